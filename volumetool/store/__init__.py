@@ -1,0 +1,1 @@
+"""Volumes on disk and in object stores: open, create, describe, validate."""

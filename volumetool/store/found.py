@@ -1,0 +1,102 @@
+"""What the metadata of a format say, before the arrays themselves are looked at.
+
+Each format's file turns its own metadata into a `Found`; `open` makes a `Volume` of it. Axes are already z, y, x here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from volumetool.errors import InputError
+from volumetool.geometry.box import Size
+from volumetool.store.kvstore import join_url, read_key
+from volumetool.store.volume import Driver, Format
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FoundLevel:
+    """A level as its metadata place it.
+
+    Attributes
+    ----------
+    path : str
+        Below the volume's URL.
+    scale, translation : tuple of float
+        z, y, x, in the units of `Found.unit`.
+    """
+
+    path: str
+    scale: Size
+    translation: Size = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A volume as its metadata describe it.
+
+    Attributes
+    ----------
+    url, format, driver, axes
+        As in `Volume`.
+    levels : tuple of FoundLevel
+        Finest first.
+    unit : tuple of float, or None
+        Nanometres per unit of scale, for z, y, x. None if the metadata name no unit of length: then scales are
+        relative.
+    attributes : mapping
+        The attributes of the volume, as stored.
+    """
+
+    url: str
+    format: Format
+    driver: Driver
+    axes: tuple[str, ...]
+    levels: tuple[FoundLevel, ...]
+    unit: Size | None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_json(url: str, key: str) -> Json | None:
+    """Return a JSON object, or None if the file does not exist.
+
+    Raises
+    ------
+    InputError
+        ``input.broken-metadata``: the file is not a JSON object.
+    """
+    data = read_key(url, key)
+    if data is None:
+        return None
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise broken(join_url(url, key), f"is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise broken(join_url(url, key), f"holds a {type(value).__name__} where a JSON object is wanted")
+    return value
+
+
+def broken(url: str, what: str) -> InputError:
+    """Return the error for metadata that contradict their own format."""
+    return InputError("input.broken-metadata", f"{url} {what}", hint="Restore or correct this file.", where=url)
+
+
+def wrong_axes(url: str, found: object) -> InputError:
+    """Return the error for an array whose axes are not those of a volume."""
+    shown = ", ".join(map(str, found)) if isinstance(found, list | tuple) else str(found)
+    return InputError(
+        "input.axes",
+        f"{url} has the axes {shown}; wanted are z, y, x, with at most one c and a t of length 1",
+        hint="Select one time point, or convert the data to a z, y, x volume first.",
+        where=url,
+    )
+
+
+def zyx(values: Mapping[str, float]) -> Size:
+    """Return the values of the axes z, y, x, in this order."""
+    return (float(values["z"]), float(values["y"]), float(values["x"]))

@@ -1,0 +1,271 @@
+"""Places: a local path or a URL, and the keys below it.
+
+Arrays are read and written through tensorstore drivers that get their place from `kvstore_spec`; small files (metadata,
+the ledger of a job) go through `read_key` and `write_key`, so that a local disk and a bucket behave alike. Writes are
+atomic and synced to disk, which is tensorstore's default for files.
+
+S3 takes its settings from the usual environment: ``AWS_ENDPOINT_URL``, ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, ...
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import tensorstore as ts
+
+from volumetool.errors import DataError, InputError, OutputError
+
+# What a viewer puts around a plain URL: "zarr://..." in front (older), "|zarr3:" behind (newer).
+_VIEWER_PREFIX = re.compile(r"^(zarr|zarr2|zarr3|n5)://(?=\w+://|/)")
+_VIEWER_SUFFIX = re.compile(r"\|(auto|zarr|zarr2|zarr3|n5):?.*$")
+_SCHEMES = ("file", "s3", "gs", "http", "https")
+# Files that a killed writer leaves behind; they never hold data.
+_LEFTOVER = ".__lock"
+
+
+def canonical_url(url: str | os.PathLike[str]) -> str:
+    """Return one spelling for a place: an absolute path if it is local, otherwise a URL without trailing slash.
+
+    Parameters
+    ----------
+    url : str or path
+        A path, or a URL with the scheme file, s3, gs, http or https.
+
+    Raises
+    ------
+    InputError
+        ``input.url``: the scheme is not one that volumetool reads.
+    """
+    text = _VIEWER_SUFFIX.sub("", _VIEWER_PREFIX.sub("", os.fspath(url)))
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return str(Path(text).expanduser().absolute())
+    if scheme not in _SCHEMES:
+        raise InputError(
+            "input.url",
+            f"'{url}' has the scheme '{scheme}', which is none of {', '.join(_SCHEMES)}",
+            hint="Give a local path or a URL with one of these schemes.",
+            where=text,
+        )
+    if scheme == "file":
+        return str(Path(unquote(urlsplit(text).path)).absolute())
+    return text.rstrip("/")
+
+
+def is_local(url: str) -> bool:
+    """Say whether a place lies in the local file system."""
+    return "://" not in url or url.startswith("file://")
+
+
+def local_path(url: str) -> Path:
+    """Return a local place as a path.
+
+    Raises
+    ------
+    InputError
+        ``input.not-local``: the place is in an object store or behind HTTP.
+    """
+    if not is_local(url):
+        raise InputError("input.not-local", f"'{url}' is not a local path", hint="Copy it to a local disk.", where=url)
+    return Path(canonical_url(url))
+
+
+def join_url(url: str, *parts: str) -> str:
+    """Return the place below `url` that the parts name; empty parts add nothing."""
+    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts if part.strip("/"))])
+
+
+def parent_url(url: str) -> tuple[str, str]:
+    """Split a place into the one above it and its own name; the name is empty where nothing is above."""
+    head, _, name = url.rstrip("/").rpartition("/")
+    return ("", "") if not head or head.endswith((":/", ":")) else (head, name)
+
+
+def kvstore_spec(url: str) -> dict[str, Any]:
+    """Return tensorstore's description of a place that is used like a directory.
+
+    Parameters
+    ----------
+    url : str
+        A path or URL.
+
+    Returns
+    -------
+    dict
+        JSON for the ``kvstore`` member of a tensorstore spec.
+    """
+    url = canonical_url(url)
+    if is_local(url):
+        return {"driver": "file", "path": f"{url.rstrip('/')}/"}
+    parts = urlsplit(url)
+    path = f"{parts.path.strip('/')}/".lstrip("/")
+    if parts.scheme == "s3":
+        return {"driver": "s3", "bucket": parts.netloc, "path": path, **_s3_settings()}
+    if parts.scheme == "gs":
+        return {"driver": "gcs", "bucket": parts.netloc, "path": path}
+    query = f"?{parts.query}" if parts.query else ""
+    return {"driver": "http", "base_url": f"{parts.scheme}://{parts.netloc}{query}", "path": f"/{path}"}
+
+
+def _s3_settings() -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        settings["endpoint"] = endpoint
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if settings else None)
+    if region:
+        settings["aws_region"] = region
+    # Left to itself, the AWS library looks for configuration files first and prints many lines when there are none.
+    if "AWS_ACCESS_KEY_ID" in os.environ:
+        settings["aws_credentials"] = {"type": "environment"}
+    return settings
+
+
+@functools.cache
+def shared_context(concurrency: int = 0) -> ts.Context:
+    """Return this process's tensorstore context: one pool of I/O and copy threads, no cache.
+
+    Parameters
+    ----------
+    concurrency : int, optional
+        Upper bound of threads for files, for copies and codecs, and of requests in flight; 0 means the number of cores,
+        at most 16. Several workers on one machine should each be given their share.
+    """
+    limit = concurrency or min(16, os.cpu_count() or 1)
+    pools = ("file_io", "data_copy", "http_request", "gcs_request", "s3_request")
+    bounds: dict[str, Any] = {f"{pool}_concurrency": {"limit": limit} for pool in pools}
+    # Each voxel is read once or twice, by design; a cache would only hold memory that the plan has given to something
+    # else.
+    return ts.Context({**bounds, "cache_pool": {"total_bytes_limit": 0}})
+
+
+def _open(url: str) -> ts.KvStore:
+    return ts.KvStore.open(kvstore_spec(url), context=shared_context()).result()
+
+
+def read_key(url: str, key: str) -> bytes | None:
+    """Return the bytes of a small file, or None if it does not exist.
+
+    Parameters
+    ----------
+    url : str
+        The place that holds the file.
+    key : str
+        Its name, parts separated by slashes.
+
+    Raises
+    ------
+    InputError
+        ``input.unreadable``: the place exists but cannot be read, or the server does not answer.
+    """
+    try:
+        found = _open(url).read(key).result()
+    except (ValueError, OSError) as error:
+        # Public buckets behind HTTP answer "forbidden" for keys that do not exist.
+        if url.startswith("http") and "PERMISSION_DENIED" in str(error):
+            return None
+        raise InputError(
+            "input.unreadable",
+            f"{join_url(url, key)} cannot be read: {brief(error)}",
+            hint="Check that the place exists, that you may read it, and (for s3) AWS_ENDPOINT_URL and AWS_REGION.",
+            where=url,
+        ) from error
+    return bytes(found.value) if found.state == "value" else None
+
+
+def write_key(url: str, key: str, data: bytes) -> None:
+    """Write a small file: atomic and synced, so that a reader sees either the old bytes or the new ones.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``: no permission, no space, or a store that cannot be written.
+    """
+    try:
+        _open(url).write(key, data).result()
+    except (ValueError, OSError) as error:
+        raise unwritable(join_url(url, key), error) from error
+
+
+def list_keys(url: str, prefix: str = "") -> list[str]:
+    """Return the sorted keys below a place that start with a prefix; lock files of killed writers are left out.
+
+    Raises
+    ------
+    InputError
+        ``input.unlistable``: the store (plain HTTP) has no listing.
+    """
+    end = prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix else ""
+    try:
+        keys = _open(url).list(ts.KvStore.KeyRange(prefix, end)).result()
+    except (ValueError, OSError, NotImplementedError) as error:
+        raise InputError(
+            "input.unlistable",
+            f"{url} cannot be listed: {brief(error)}",
+            hint="Give the URL of one volume; plain HTTP servers have no listing.",
+            where=url,
+        ) from error
+    return sorted(key for key in (key.decode() for key in keys) if not key.endswith(_LEFTOVER))
+
+
+def delete_prefix(url: str) -> None:
+    """Delete everything below a place, and the place itself if it is a local directory.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``: something cannot be deleted.
+    """
+    try:
+        if is_local(url):
+            shutil.rmtree(local_path(url), ignore_errors=False)
+        else:
+            _open(url).delete_range(ts.KvStore.KeyRange()).result()
+    except FileNotFoundError:
+        return
+    except (ValueError, OSError) as error:
+        raise unwritable(url, error) from error
+
+
+def delete_key(url: str, key: str) -> None:
+    """Delete one file; nothing happens if it does not exist.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``: it cannot be deleted.
+    """
+    try:
+        _open(url).write(key, None).result()
+    except (ValueError, OSError) as error:
+        raise unwritable(join_url(url, key), error) from error
+
+
+def unwritable(url: str, error: Exception) -> OutputError:
+    """Return the error for a place that refused a write."""
+    return OutputError(
+        "output.unwritable",
+        f"{url} cannot be written: {brief(error)}",
+        hint="Check permission, free space, and that the store can be written (plain HTTP cannot).",
+        where=url,
+    )
+
+
+def unreadable(url: str, error: Exception) -> DataError:
+    """Return the error for an array whose description is there but which cannot be opened."""
+    return DataError(
+        "data.unreadable",
+        f"{url} is there but cannot be opened: {brief(error)}",
+        hint="The metadata may be damaged, or the array may use a codec that volumetool does not have.",
+        where=url,
+    )
+
+
+def brief(error: Exception) -> str:
+    """Return the first part of a tensorstore message, without the spec and source lines that it appends."""
+    return str(error).split(" [", 1)[0]

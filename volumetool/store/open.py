@@ -1,0 +1,201 @@
+"""Open any volume that volumetool reads; the format is found by looking."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from volumetool.errors import InputError
+from volumetool.geometry.box import Size, Triple
+from volumetool.store.found import Found, FoundLevel, broken, read_json, wrong_axes
+from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path
+from volumetool.store.ome_zarr import find_level, find_ome_zarr
+from volumetool.store.volume import DTYPES, SPACE, Driver, Level, Volume, identity_of, open_array
+from volumetool.store.zarr_array import find_zarr_array, is_zarr_array
+
+# The members that decide how stored bytes become voxels. Attributes are left out: notes may be added to a finished
+# input.
+_STRUCTURE: dict[Driver, tuple[str, tuple[str, ...]]] = {
+    "zarr": (
+        ".zarray",
+        ("shape", "chunks", "dtype", "compressor", "filters", "fill_value", "order", "dimension_separator"),
+    ),
+    "zarr3": ("zarr.json", ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs", "fill_value")),
+    "n5": ("attributes.json", ("dimensions", "blockSize", "dataType", "compression")),
+}
+
+
+def open_volume(url: str | os.PathLike[str], *, voxel_size: Size | None = None) -> Volume:
+    """Open a volume for reading.
+
+    Parameters
+    ----------
+    url : str or path
+        Local path, or URL with the scheme file, s3, gs, http or https. It may name a multiscale volume, or one of its
+        levels.
+    voxel_size : tuple of float, optional
+        Nanometres, z, y, x, of the finest level. Needed if the metadata have none; otherwise it corrects them: coarser
+        levels and all translations are scaled along.
+
+    Returns
+    -------
+    Volume
+        OME-Zarr 0.4 or 0.5, N5, or a bare Zarr array.
+
+    Raises
+    ------
+    InputError
+        ``input.not-found``, ``input.not-a-volume``, ``input.labels``, ``input.version``, ``input.axes``,
+        ``input.dtype``, ``input.no-voxel-size``, ``input.voxel-size``, ``input.broken-metadata``,
+        ``input.level-missing``, ``input.unreadable``, ``input.url``.
+    """
+    place = canonical_url(url)
+    found = _find(place)
+    if found is None:
+        raise _nothing_here(place)
+    return _volume(found, _check_voxel_size(voxel_size))
+
+
+def _find(url: str) -> Found | None:
+    if is_local(url) and not local_path(url).is_dir():
+        return None
+    if is_zarr_array(url):
+        return find_level(url) or find_zarr_array(url)
+    return find_ome_zarr(url)
+
+
+def _volume(found: Found, voxel_size: Size | None) -> Volume:
+    arrays = [_array(found, level) for level in found.levels]
+    dtype = _dtype(found.url, arrays)
+    correction = _correction(found, voxel_size)
+    levels = tuple(_level(found, *pair, correction) for pair in zip(found.levels, arrays, strict=True))
+    channels = _channels(found, arrays)
+    ours = found.attributes.get("volumetool")
+    facts = {"dtype": dtype.name, "axes": found.axes, "channels": channels, "arrays": _structures(found)}
+    return Volume(
+        url=found.url,
+        format=found.format,
+        driver=found.driver,
+        axes=found.axes,
+        dtype=dtype,
+        channels=channels,
+        levels=levels,
+        attributes=ours if isinstance(ours, dict) else {},
+        identity=identity_of(levels, facts),
+    )
+
+
+def _array(found: Found, level: FoundLevel) -> ts.TensorStore:
+    url = join_url(found.url, level.path)
+    if read_json(url, _STRUCTURE[found.driver][0]) is None:
+        raise InputError(
+            "input.level-missing",
+            f"{found.url} lists the level '{level.path}', but no array is there",
+            hint="The copy may be incomplete: copy it again, or remove the level from the metadata.",
+            where=url,
+        )
+    array = open_array(url, found.driver)
+    if array.rank != len(found.axes):
+        raise wrong_axes(url, f"{', '.join(found.axes)} by its metadata but {array.rank} dimensions")
+    return array
+
+
+def _dtype(url: str, arrays: list[ts.TensorStore]) -> np.dtype[Any]:
+    names = [array.dtype.name for array in arrays]
+    if len(set(names)) > 1:
+        raise broken(url, f"has levels of different dtypes: {', '.join(names)}")
+    if names[0] not in DTYPES:
+        raise InputError(
+            "input.dtype",
+            f"{url} holds {names[0]}; volumetool works on {', '.join(DTYPES)}",
+            hint="Convert the data to one of these first.",
+            where=url,
+        )
+    return np.dtype(names[0])
+
+
+def _correction(found: Found, voxel_size: Size | None) -> Size:
+    """Return by what to multiply the scales of the metadata to get nanometres."""
+    first = found.levels[0].scale
+    if min(first) <= 0:
+        raise broken(found.url, f"has the scale {first}; it must be greater than 0")
+    if voxel_size is not None:
+        return (voxel_size[0] / first[0], voxel_size[1] / first[1], voxel_size[2] / first[2])
+    if found.unit is None:
+        said = "" if first == (1.0, 1.0, 1.0) else f" (its scale is {first} in no unit of length)"
+        raise InputError(
+            "input.no-voxel-size",
+            f"{found.url} does not say how large its voxels are{said}",
+            hint="Give it in nanometres: --voxel-size z,y,x",
+            where=found.url,
+        )
+    return found.unit
+
+
+def _level(found: Found, level: FoundLevel, array: ts.TensorStore, correction: Size) -> Level:
+    layout = array.chunk_layout
+    shard = _spatial(layout.write_chunk.shape or (), found.axes)
+    chunk = _spatial(layout.read_chunk.shape or (), found.axes)
+    return Level(
+        path=level.path,
+        shape=_spatial(array.shape, found.axes),
+        voxel_size=_times(level.scale, correction),
+        translation=_times(level.translation, correction),
+        chunk=chunk,
+        shard=shard if found.driver == "zarr3" and shard != chunk else None,
+    )
+
+
+def _channels(found: Found, arrays: list[ts.TensorStore]) -> int | None:
+    for array in arrays:
+        if "t" in found.axes and (length := array.shape[found.axes.index("t")]) != 1:
+            raise wrong_axes(found.url, f"{', '.join(found.axes)} with {length} time points")
+    return arrays[0].shape[found.axes.index("c")] if "c" in found.axes else None
+
+
+def _structures(found: Found) -> list[dict[str, Any]]:
+    key, members = _STRUCTURE[found.driver]
+    described = [read_json(join_url(found.url, level.path), key) or {} for level in found.levels]
+    return [{name: array[name] for name in members if name in array} for array in described]
+
+
+def _spatial(values: Sequence[int | None], axes: tuple[str, ...]) -> Triple:
+    by_axis = dict(zip(axes, values, strict=True))
+    return (int(by_axis["z"] or 1), int(by_axis["y"] or 1), int(by_axis["x"] or 1))
+
+
+def _times(left: Size, right: Size) -> Size:
+    return (left[0] * right[0], left[1] * right[1], left[2] * right[2])
+
+
+def _check_voxel_size(voxel_size: Size | None) -> Size | None:
+    if voxel_size is None:
+        return None
+    if len(voxel_size) != len(SPACE) or not all(0 < float(size) < float("inf") for size in voxel_size):
+        raise InputError(
+            "input.voxel-size",
+            f"the voxel size {voxel_size} is not three positive numbers",
+            hint="Give nanometres for z, y and x, such as --voxel-size 30,8,8",
+        )
+    return (float(voxel_size[0]), float(voxel_size[1]), float(voxel_size[2]))
+
+
+def _nothing_here(url: str) -> InputError:
+    wanted = "wanted is OME-Zarr 0.4 or 0.5, N5 or a Zarr array"
+    path = local_path(url) if is_local(url) else None
+    if path is None or not path.exists():
+        return InputError(
+            "input.not-found",
+            f"nothing to read at {url}; {wanted}",
+            hint="Check the spelling, and that it is the directory that holds zarr.json, .zattrs or attributes.json.",
+            where=url,
+        )
+    names = [path.name] if path.is_file() else sorted(entry.name for entry in path.iterdir())
+    images = [name for name in names if name.lower().endswith((".tif", ".tiff"))]
+    seen = f"TIFF images ({images[0]})" if images else f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+    hint = f"Convert it first: volumetool convert {url} OUTPUT.zarr" if images else "Give the volume's own directory."
+    return InputError("input.not-a-volume", f"{url} holds {seen or 'nothing'}; {wanted}", hint=hint, where=url)

@@ -1,0 +1,181 @@
+"""What volumetool knows of a volume: where it is, how large, how fine.
+
+A `Volume` holds plain values and no open handle: it travels to workers by pickle, and each process opens the arrays
+itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import tensorstore as ts
+
+from volumetool.errors import InputError
+from volumetool.geometry.box import Size, Triple
+from volumetool.store.kvstore import join_url, kvstore_spec, shared_context, unreadable
+
+Format = Literal["ome-zarr-0.4", "ome-zarr-0.5", "n5", "zarr"]
+Driver = Literal["zarr", "zarr3", "n5"]
+SPACE = ("z", "y", "x")
+DTYPES = ("uint8", "int8", "uint16", "int16", "float32")
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a volume; triples are z, y, x.
+
+    Attributes
+    ----------
+    path : str
+        Where the array is below the volume's URL; empty if the URL is the array itself.
+    shape : tuple of int
+        Voxels.
+    voxel_size, translation : tuple of float
+        Nanometres; the translation is that of the centre of voxel 0.
+    chunk : tuple of int
+        The unit of compression, in voxels.
+    shard : tuple of int or None
+        The unit of storage, in voxels; None if each chunk is stored on its own.
+    """
+
+    path: str
+    shape: Triple
+    voxel_size: Size
+    translation: Size
+    chunk: Triple
+    shard: Triple | None
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A multiscale image, as coordinates only.
+
+    Attributes
+    ----------
+    url : str
+        Absolute path, or URL.
+    format : str
+        ``"ome-zarr-0.4"``, ``"ome-zarr-0.5"``, ``"n5"`` or ``"zarr"`` (a bare array).
+    driver : str
+        The tensorstore driver that reads the arrays.
+    axes : tuple of str
+        The axes in the order in which the driver gives them: x, y, z for N5. `open` always gives z, y, x.
+    dtype : numpy.dtype
+        One of uint8, int8, uint16, int16, float32, in native byte order.
+    channels : int or None
+        Length of the c axis; None if there is none.
+    levels : tuple of Level
+        Finest first.
+    attributes : mapping
+        What volumetool wrote of its own (provenance); empty for volumes of other origin.
+    identity : str
+        SHA-256 of everything above that describes voxels: the metadata part of an input's fingerprint. A copy of the
+        volume at another place has the same identity.
+    """
+
+    url: str
+    format: Format
+    driver: Driver
+    axes: tuple[str, ...]
+    dtype: np.dtype[Any]
+    channels: int | None
+    levels: tuple[Level, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    identity: str = ""
+
+    @property
+    def shape(self) -> Triple:
+        """Voxels of the finest level."""
+        return self.levels[0].shape
+
+    @property
+    def voxel_size(self) -> Size:
+        """Voxel size of the finest level, in nanometres."""
+        return self.levels[0].voxel_size
+
+    @property
+    def translation(self) -> Size:
+        """Position of the centre of the first voxel of the finest level, in nanometres."""
+        return self.levels[0].translation
+
+    def open(self, level: int = 0, channel: int = 0, context: ts.Context | None = None) -> ts.TensorStore:
+        """Open one level for reading.
+
+        Parameters
+        ----------
+        level : int
+            0 is the finest.
+        channel : int
+            Which channel; 0 where the volume has no c axis.
+        context : tensorstore.Context, optional
+            Thread pools; by default those of `shared_context`.
+
+        Returns
+        -------
+        tensorstore.TensorStore
+            Read-only view with axes z, y, x and the volume's dtype. Reading a damaged chunk raises ValueError.
+
+        Raises
+        ------
+        InputError
+            ``input.level`` or ``input.channel``: the volume has no such level or channel.
+        DataError
+            ``data.unreadable``: the array is gone or its metadata damaged.
+        """
+        self._check(level, channel)
+        array = open_array(join_url(self.url, self.levels[level].path), self.driver, context)
+        return spatial_view(array, self.axes, channel)
+
+    def _check(self, level: int, channel: int) -> None:
+        if not 0 <= level < len(self.levels):
+            raise InputError(
+                "input.level",
+                f"level {level} was asked for; {self.url} has levels 0 to {len(self.levels) - 1}",
+                hint="Choose one of these levels.",
+                where=self.url,
+            )
+        if not 0 <= channel < (self.channels or 1):
+            raise InputError(
+                "input.channel",
+                f"channel {channel} was asked for; {self.url} has {self.channels or 1}",
+                hint="Channels count from 0.",
+                where=self.url,
+            )
+
+
+def open_array(url: str, driver: Driver, context: ts.Context | None = None) -> ts.TensorStore:
+    """Open an existing array for reading, with the axes as stored.
+
+    Raises
+    ------
+    DataError
+        ``data.unreadable``: not there, damaged metadata, or an unknown codec.
+    """
+    spec = {"driver": driver, "kvstore": kvstore_spec(url)}
+    try:
+        return ts.open(spec, read=True, open=True, context=context or shared_context()).result()
+    except (ValueError, OSError) as error:
+        raise unreadable(url, error) from error
+
+
+def spatial_view(array: ts.TensorStore, axes: tuple[str, ...], channel: int) -> ts.TensorStore:
+    """Return the z, y, x view of a stored array: one channel, first time point, axes in the project's order."""
+    fixed = {"c": channel}
+    view = array[tuple(slice(None) if axis in SPACE else fixed.get(axis, 0) for axis in axes)]
+    stored = [axis for axis in axes if axis in SPACE]
+    order = tuple(stored.index(axis) for axis in SPACE)
+    return view if order == (0, 1, 2) else view.transpose(order)
+
+
+def identity_of(levels: tuple[Level, ...], facts: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of canonical JSON of the levels and of what else describes the stored voxels."""
+    described = [
+        {"shape": level.shape, "voxel_size": level.voxel_size, "translation": level.translation} for level in levels
+    ]
+    text = json.dumps({"levels": described, **facts}, sort_keys=True, separators=(",", ":"), allow_nan=True)
+    return hashlib.sha256(text.encode()).hexdigest()

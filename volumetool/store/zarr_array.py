@@ -1,0 +1,54 @@
+"""A bare Zarr array, version 2 or 3: axes from its dimension names if it has them, otherwise by rank."""
+
+from __future__ import annotations
+
+from volumetool.store.found import Found, FoundLevel, Json, broken, read_json, wrong_axes
+from volumetool.store.volume import SPACE, Driver
+
+
+def is_zarr_array(url: str) -> bool:
+    """Say whether a Zarr array, version 2 or 3, is at a place."""
+    return _description(url) is not None
+
+
+def find_zarr_array(url: str) -> Found | None:
+    """Describe a bare Zarr array; its scale is 1 in no unit, as Zarr itself knows no voxel size.
+
+    Raises
+    ------
+    InputError
+        ``input.axes``: neither three axes, nor four with channels.
+    """
+    described = _description(url)
+    if described is None:
+        return None
+    array, driver = described
+    shape = array.get("shape")
+    if not isinstance(shape, list):
+        raise broken(url, "describes an array without a shape")
+    names = array.get("dimension_names")
+    if names is None and driver == "zarr":
+        names = (read_json(url, ".zattrs") or {}).get("_ARRAY_DIMENSIONS")
+    axes = _axes(url, len(shape), names)
+    return Found(url, "zarr", driver, axes, (FoundLevel("", (1.0, 1.0, 1.0)),), None)
+
+
+def _description(url: str) -> tuple[Json, Driver] | None:
+    node = read_json(url, "zarr.json")
+    if node is not None:
+        return (node, "zarr3") if node.get("node_type") == "array" else None
+    array = read_json(url, ".zarray")
+    return None if array is None else (array, "zarr")
+
+
+def _axes(url: str, rank: int, names: object) -> tuple[str, ...]:
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        axes = tuple(str(name).lower() for name in names)
+        if len(axes) == rank and len(set(axes)) == rank and set(SPACE) <= set(axes) <= {*SPACE, "c", "t"}:
+            return axes
+        # Names such as dim_0 say nothing; names that speak of space say what the array is.
+        if set(axes) & {*SPACE, "c", "t"}:
+            raise wrong_axes(url, axes)
+    if rank in (3, 4):
+        return ("c", *SPACE)[-rank:]
+    raise wrong_axes(url, f"of an array of {rank} dimensions")
