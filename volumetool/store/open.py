@@ -13,6 +13,7 @@ from volumetool.errors import InputError
 from volumetool.geometry.box import Size, Triple
 from volumetool.store.found import Found, FoundLevel, broken, read_json, wrong_axes
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path
+from volumetool.store.n5 import find_n5
 from volumetool.store.ome_zarr import find_level, find_ome_zarr
 from volumetool.store.volume import DTYPES, SPACE, Driver, Level, Volume, identity_of, open_array
 from volumetool.store.zarr_array import find_zarr_array, is_zarr_array
@@ -65,7 +66,7 @@ def _find(url: str) -> Found | None:
         return None
     if is_zarr_array(url):
         return find_level(url) or find_zarr_array(url)
-    return find_ome_zarr(url)
+    return find_ome_zarr(url) or find_n5(url)
 
 
 def _volume(found: Found, voxel_size: Size | None) -> Volume:

@@ -1,0 +1,236 @@
+"""N5 and the ways in which software notes voxel sizes in it.
+
+N5 lists dimensions fastest first (x, y, z), and so do all its attributes except COSEM's, which are slowest first. The
+axes are named here once, in the driver's order; after this file everything is z, y, x.
+
+Coarser levels of N5 are means of whole blocks whose corners coincide, so that the centre of the first voxel of a level
+with factor f lies (f - 1)/2 voxels of level 0 further in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from volumetool.errors import InputError
+from volumetool.geometry.box import Size
+from volumetool.store.found import Found, FoundLevel, Json, broken, read_json, wrong_axes, zyx
+from volumetool.store.kvstore import join_url, parent_url
+from volumetool.store.units import nanometres_per
+from volumetool.store.volume import SPACE
+
+_KEY = "attributes.json"
+_DEFAULT_AXES = ("x", "y", "z", "c")
+_MOST_LEVELS = 32
+# BigDataViewer nests setup/timepoint, n5-viewer has one group per channel, Paintera keeps voxels in "data".
+_CHILDREN = ("data", "timepoint{}", "setup{}", "c{}")
+# A level lies at most this deep below the group that describes it (setup0/timepoint0/s0).
+_DEEPEST_LEVEL = 3
+
+
+def find_n5(url: str) -> Found | None:
+    """Describe the N5 dataset or multiscale group at a place.
+
+    Returns
+    -------
+    Found or None
+        None if no N5 dataset is there or in a known place below. Where exactly one is below, the result names that one.
+
+    Raises
+    ------
+    InputError
+        ``input.not-a-volume``: several setups, time points or channels. ``input.labels``, ``input.axes``,
+        ``input.broken-metadata``.
+    """
+    own = read_json(url, _KEY) or {}
+    try:
+        if _is_dataset(own):
+            return _dataset(url, own)
+        return _group(url, own) or _only_child(url, _CHILDREN)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise broken(join_url(url, _KEY), f"has attributes that make no sense: {error!r}") from error
+
+
+def _is_dataset(own: Json) -> bool:
+    return "dimensions" in own and "dataType" in own
+
+
+def _dataset(url: str, own: Json) -> Found:
+    """Describe one dataset: by its own attributes, otherwise by those of the group that lists it as a level."""
+    _refuse_labels(url, own)
+    axes = _axes(url, own, len(own["dimensions"]))
+    if "transform" in own:
+        level, unit = _cosem_level("", own["transform"])
+        return Found(url, "n5", "n5", axes, (level,), unit, own)
+    resolution = _resolution(own, axes)
+    if resolution is not None:
+        scale, unit = resolution
+        level = _downsampled("", scale, own.get("downsamplingFactors") or [1] * len(axes), axes)
+        return Found(url, "n5", "n5", axes, (level,), unit, own)
+    return _as_level(url) or Found(url, "n5", "n5", axes, (FoundLevel("", (1.0, 1.0, 1.0)),), None, own)
+
+
+def _as_level(url: str) -> Found | None:
+    group, path = parent_url(url)
+    for _ in range(_DEEPEST_LEVEL):
+        if not group:
+            return None
+        image = _group(group, read_json(group, _KEY) or {})
+        for level in image.levels if image else ():
+            if image and level.path == path:
+                alone = FoundLevel("", level.scale, level.translation)
+                return Found(url, "n5", "n5", image.axes, (alone,), image.unit)
+        group, name = parent_url(group)
+        path = f"{name}/{path}"
+    return None
+
+
+def _group(url: str, own: Json) -> Found | None:
+    """Describe a multiscale group by whichever dialect it speaks."""
+    multiscales = own.get("multiscales")
+    if isinstance(multiscales, list) and multiscales and "transform" in multiscales[0]["datasets"][0]:
+        return _cosem(url, own, [(each["path"], each["transform"]) for each in multiscales[0]["datasets"]])
+    datasets = _datasets(url)
+    if not datasets:
+        return None
+    _refuse_labels(url, own)
+    if all("transform" in each for each in datasets):
+        return _cosem(url, datasets[0], [(f"s{n}", each["transform"]) for n, each in enumerate(datasets)])
+    described = {**_of_setup(url), **own}
+    axes = _axes(url, described, len(datasets[0]["dimensions"]))
+    factors = _factors(described, datasets)
+    scale, unit = _resolution(described, axes) or _resolution(datasets[0], axes) or ((1.0, 1.0, 1.0), None)
+    levels = [_downsampled(f"s{n}", scale, factor, axes) for n, factor in enumerate(factors)]
+    if offset := described.get("offset"):
+        shift = zyx(dict(zip(axes, offset, strict=True)))
+        levels = [FoundLevel(level.path, level.scale, _plus(level.translation, shift)) for level in levels]
+    return Found(url, "n5", "n5", axes, tuple(levels), unit, own)
+
+
+def _datasets(url: str) -> list[Json]:
+    """Return the attributes of the datasets s0, s1, ... of a group."""
+    found: list[Json] = []
+    for number in range(_MOST_LEVELS):
+        own = read_json(join_url(url, f"s{number}"), _KEY)
+        if own is None or not _is_dataset(own):
+            break
+        found.append(own)
+    return found
+
+
+def _of_setup(url: str) -> Json:
+    """Return what BigDataViewer notes on the setup, one above the time point that holds the levels."""
+    setup, name = parent_url(url)
+    return (read_json(setup, _KEY) or {}) if name.startswith("timepoint") else {}
+
+
+def _factors(described: Json, datasets: Sequence[Json]) -> list[Sequence[float]]:
+    """Return each level's factor from level 0: as the group says, as the levels say, or as their sizes show."""
+    listed = described.get("downsamplingFactors") or described.get("scales")
+    if listed:
+        return list(listed)
+    first = datasets[0]["dimensions"]
+    shown = [[round(a / b) for a, b in zip(first, each["dimensions"], strict=True)] for each in datasets]
+    return [each.get("downsamplingFactors") or ratio for each, ratio in zip(datasets, shown, strict=True)]
+
+
+def _downsampled(path: str, scale: Size, factor: Sequence[float], axes: tuple[str, ...]) -> FoundLevel:
+    by = zyx(dict(zip(axes, factor, strict=True)))
+    size = (scale[0] * by[0], scale[1] * by[1], scale[2] * by[2])
+    return FoundLevel(path, size, ((size[0] - scale[0]) / 2, (size[1] - scale[1]) / 2, (size[2] - scale[2]) / 2))
+
+
+def _resolution(own: Json, axes: tuple[str, ...]) -> tuple[Size, Size | None] | None:
+    """Return scale and unit from ``resolution`` (Neuroglancer, Paintera) or ``pixelResolution`` (n5-viewer)."""
+    if "resolution" in own:
+        # Paintera, the one writer that names no units, means nanometres.
+        units = own.get("units") or ["nm"] * len(axes)
+        return zyx(dict(zip(axes, own["resolution"], strict=True))), _unit(axes, units)
+    pixel = own.get("pixelResolution")
+    if isinstance(pixel, dict):
+        return _per_space_axis(pixel["dimensions"], axes), _unit(axes, [pixel.get("unit")] * len(axes))
+    if isinstance(pixel, list):
+        # A bare list names no unit, and readers disagree on what it is.
+        return _per_space_axis(pixel, axes), _unit(axes, own.get("units") or [None] * len(axes))
+    return None
+
+
+def _per_space_axis(values: Sequence[float], axes: tuple[str, ...]) -> Size:
+    """Name values that n5-viewer may give for the space axes alone."""
+    names = axes if len(values) == len(axes) else [axis for axis in axes if axis in SPACE]
+    return zyx(dict(zip(names, values, strict=True)))
+
+
+def _unit(axes: tuple[str, ...], units: Sequence[object]) -> Size | None:
+    known = {axis: size for axis, unit in zip(axes, units, strict=True) if (size := nanometres_per(unit)) is not None}
+    return zyx(known) if set(SPACE) <= set(known) else None
+
+
+def _cosem(url: str, own: Json, transforms: Sequence[tuple[str, Json]]) -> Found:
+    placed = [_cosem_level(path, transform) for path, transform in transforms]
+    axes = _axes(url, {"transform": transforms[0][1]}, len(transforms[0][1]["axes"]))
+    return Found(url, "n5", "n5", axes, tuple(level for level, _ in placed), placed[0][1], own)
+
+
+def _cosem_level(path: str, transform: Json) -> tuple[FoundLevel, Size | None]:
+    axes = tuple(str(axis).lower() for axis in transform["axes"])
+    scale = zyx(dict(zip(axes, transform["scale"], strict=True)))
+    translation = zyx(dict(zip(axes, transform.get("translate") or [0.0] * len(axes), strict=True)))
+    return FoundLevel(path, scale, translation), _unit(axes, transform.get("units") or [None] * len(axes))
+
+
+def _axes(url: str, own: Json, rank: int) -> tuple[str, ...]:
+    """Return the names of the dimensions in N5's own order, fastest first."""
+    transform: Any = own.get("transform")
+    if isinstance(transform, dict) and "axes" in transform:
+        listed = [str(axis).lower() for axis in transform["axes"]]
+        # COSEM lists axes as NumPy shows them unless it says otherwise.
+        names = tuple(listed if transform.get("order") == "F" else reversed(listed))
+    elif "axes" in own:
+        names = tuple(str(axis).lower() for axis in own["axes"])
+    else:
+        names = _DEFAULT_AXES[:rank]
+    if len(names) != rank or len(set(names)) != rank or not set(SPACE) <= set(names) <= {*SPACE, "c", "t"}:
+        raise wrong_axes(url, names if len(names) == rank else f"of an array of {rank} dimensions")
+    return names
+
+
+def _plus(left: Size, right: Size) -> Size:
+    return (left[0] + right[0], left[1] + right[1], left[2] + right[2])
+
+
+def _refuse_labels(url: str, own: Json) -> None:
+    paintera = own.get("painteraData")
+    if own.get("isLabelMultiset") or (isinstance(paintera, dict) and paintera.get("type") == "label"):
+        raise InputError(
+            "input.labels",
+            f"{url} holds labels; wanted is an intensity image",
+            hint="Give the image that the labels belong to.",
+            where=url,
+        )
+
+
+def _only_child(url: str, children: Sequence[str]) -> Found | None:
+    """Describe the one dataset in a known place below, and refuse to choose between several."""
+    for pattern in children:
+        below = ("timepoint{}",) if pattern == "setup{}" else ()
+        first = _below(join_url(url, pattern.format(0)), below)
+        if first is None:
+            continue
+        second = pattern.format(1)
+        if second != pattern and _below(join_url(url, second), below) is not None:
+            raise InputError(
+                "input.not-a-volume",
+                f"{url} holds {pattern.format(0)}, {second}, ...: several volumes, not one",
+                hint=f"Give one of them, such as {first.url}.",
+                where=url,
+            )
+        return first
+    return None
+
+
+def _below(url: str, children: Sequence[str]) -> Found | None:
+    own = read_json(url, _KEY) or {}
+    if _is_dataset(own):
+        return _dataset(url, own)
+    return _group(url, own) or _only_child(url, children)
