@@ -1,0 +1,86 @@
+"""An independent whole-volume reference: every patch of the lattice by plain loops, blended over the whole volume at once.
+
+It shares no code with the product beyond the fake networks: positions, mirroring, ramps and rounding are written out again
+from their definitions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Lattice of a reference run; triples are z, y, x in input voxels."""
+
+    stride: Triple
+    overlap: Triple
+    trim: Triple
+    scale: Triple
+    dims: int
+    context: int = 0
+
+
+def mirrored(position: int, size: int) -> int:
+    """Walk a position back and forth between the faces until it lies inside."""
+    if size == 1:
+        return 0
+    while not 0 <= position < size:
+        position = -position if position < 0 else 2 * (size - 1) - position
+    return position
+
+
+def enhance_whole(volume: NDArray[np.generic], network: nn.Module, geometry: Geometry) -> NDArray[np.float32]:
+    """Return network values of the whole volume, blended z, then y, then x."""
+    g = geometry
+    counts = [-(-(n + o) // s) for n, o, s in zip(volume.shape, g.overlap, g.stride, strict=True)]
+    padded_shape = [(c * s + o) * f for c, s, o, f in zip(counts, g.stride, g.overlap, g.scale, strict=True)]
+    lines = []
+    for x in range(counts[2]):
+        planes = []
+        for y in range(counts[1]):
+            stack = [_predict(volume, network, g, (z, y, x)) for z in range(counts[0])]
+            planes.append(_join(stack, 0, g, padded_shape[0]))
+        lines.append(_join(planes, 1, g, padded_shape[1]))
+    whole = _join(lines, 2, g, padded_shape[2])
+    cut = tuple(slice(o * f, (o + n) * f) for n, o, f in zip(volume.shape, g.overlap, g.scale, strict=True))
+    return whole[cut]
+
+
+def _predict(volume: NDArray[np.generic], network: nn.Module, g: Geometry, index: Triple) -> NDArray[np.float32]:
+    grids = []
+    for axis, (i, s, o, n) in enumerate(zip(index, g.stride, g.overlap, volume.shape, strict=True)):
+        more = g.context if axis == 0 else 0
+        grids.append([mirrored(p, n) for p in range(i * s - o - more, i * s + s + more)])
+    patch = volume[np.ix_(*grids)].astype(np.float32)
+    x = torch.from_numpy(patch)[None] if g.dims == 2 else torch.from_numpy(patch)[None, None]
+    with torch.inference_mode():
+        y = network(x)
+    return y[0].numpy() if g.dims == 2 else y[0, 0].numpy()
+
+
+def _join(pieces: list[NDArray[np.float32]], axis: int, g: Geometry, length: int) -> NDArray[np.float32]:
+    s, o, t, f = g.stride[axis] * g.scale[axis], g.overlap[axis] * g.scale[axis], g.trim[axis] * g.scale[axis], g.scale[axis]
+    assert f >= 1
+    shape = list(pieces[0].shape)
+    shape[axis] = length
+    result = np.zeros(shape, np.float32)
+    for number, piece in enumerate(pieces):
+        source, target = np.moveaxis(piece, axis, -1), np.moveaxis(result, axis, -1)
+        for column in range(t, s + o - t):
+            at = number * s + column
+            position = column - t
+            if number == 0 or position >= o - 2 * t:
+                target[..., at] = source[..., column]
+            else:
+                w = np.float32((position + 0.5) / (o - 2 * t))
+                a, b = target[..., at], source[..., column]
+                target[..., at] = a + w * (b - a)
+    return result

@@ -1,0 +1,1 @@
+"""The heart: statistics, columns, network, blending, pyramid, and `enhance_region` that joins them."""

@@ -1,0 +1,81 @@
+"""Stages that run ahead of each other: the pipeline of a region in one small function."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from queue import Empty, Full, Queue
+from typing import TypeVar
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.05
+"""How often a stage whose neighbour is slower looks whether it was given up."""
+
+
+class _End:
+    """Marks the end of a stage, with the error that ended it, if any."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+def ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
+    """Yield `items` in order while a thread of its own makes the next `depth` of them.
+
+    An error in the thread is raised where its item would have come. When the consumer stops early, the thread is told, and
+    waited for.
+
+    Parameters
+    ----------
+    items : iterable
+        The stage; iterated in the new thread alone.
+    depth : int, default 1
+        Items that may wait; one more is in the making.
+    """
+    queue: Queue[T | _End] = Queue(maxsize=depth)
+    stopped = threading.Event()
+    thread = threading.Thread(target=_fill, args=(items, queue, stopped), daemon=True, name="volumetool-ahead")
+    thread.start()
+    try:
+        while True:
+            item = queue.get()
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
+                return
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _fill(items: Iterable[T], queue: Queue[T | _End], stopped: threading.Event) -> None:
+    end = _End()
+    iterator = iter(items)
+    try:
+        for item in iterator:
+            if not _put(queue, item, stopped):
+                break
+    except BaseException as error:  # noqa: BLE001  (raised again in the consumer's thread)
+        end = _End(error)
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+    _put(queue, end, stopped)
+
+
+def _put(queue: Queue[T | _End], item: T | _End, stopped: threading.Event) -> bool:
+    while not stopped.is_set():
+        try:
+            queue.put(item, timeout=POLL_SECONDS)
+        except Full:
+            continue
+        return True
+    # Nobody will read on: let go of what waits, so that its memory does not outlive the stage.
+    try:
+        while True:
+            queue.get_nowait()
+    except Empty:
+        return False

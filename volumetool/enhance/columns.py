@@ -1,0 +1,195 @@
+"""Columns: the input of all patches at one position along x, read, filled, normalised and cut.
+
+A region is swept along x. Where patches of neighbouring sections do not overlap, a column is dealt out in groups of sections,
+so that a group's output stays small enough for the caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from volumetool.enhance.recipe import Recipe
+from volumetool.enhance.statistics import valid_voxels
+from volumetool.errors import DataError
+from volumetool.geometry import Box, Lattice, Region, Triple, mirror_index
+
+
+@dataclass(frozen=True)
+class Column:
+    """Patches at one position along x, of one group of sections.
+
+    Attributes
+    ----------
+    x : int
+        Patch index along x.
+    z, y : range
+        Patch indices; patch (z, y) is number ``(z - z.start) * len(y) + y - y.start``.
+    patches : numpy.ndarray of float32, shape (n, depth, y, x)
+        Normalised input; depth counts the patch's sections and its z context.
+    active : numpy.ndarray of bool, shape (n,)
+        Whether the network is asked; a skipped patch counts as its input, enlarged.
+    missing : numpy.ndarray of bool, shape (sections, y, x), optional
+        Input voxels without data, of the whole block that was read; its first voxel is `missing_start`.
+    missing_start : tuple of int
+        In input voxels.
+    """
+
+    x: int
+    z: range
+    y: range
+    patches: NDArray[np.float32]
+    active: NDArray[np.bool_]
+    missing: NDArray[np.bool_] | None
+    missing_start: Triple
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a region's input comes from.
+
+    Parameters
+    ----------
+    voxels : tensorstore.TensorStore
+        Input of the region's channel, z, y, x.
+    mask : tensorstore.TensorStore, optional
+        Zero where nothing needs enhancing; its grid is `mask_factor` times coarser than the input's.
+    mask_factor : tuple of int
+        Input voxels per mask voxel.
+    """
+
+    voxels: ts.TensorStore
+    mask: ts.TensorStore | None = None
+    mask_factor: Triple = (1, 1, 1)
+
+
+def section_groups(lattice: Lattice, core: Box, batch: int) -> list[range]:
+    """Return the patch indices along z, in groups that can be finished one after the other.
+
+    Patches that overlap along z belong together. Otherwise a group is as many as make one batch.
+    """
+    touching = lattice.z.touching(core.start[0], core.stop[0])
+    if lattice.z.overlap:
+        return [touching]
+    rows = len(lattice.y.touching(core.start[1], core.stop[1]))
+    size = max(1, batch // rows)
+    return [touching[start : start + size] for start in range(0, len(touching), size)]
+
+
+def read_columns(recipe: Recipe, region: Region, source: Source, batch: int) -> Iterator[Column]:
+    """Yield the columns of a region in sweep order: x outermost, then groups of sections.
+
+    Raises
+    ------
+    DataError
+        ``data.unreadable`` where stored input cannot be decoded; ``data.not-finite`` where it holds NaN or infinity that
+        was not declared as nodata.
+    """
+    lattice = recipe.lattice
+    core = recipe.core(region)
+    rows = lattice.y.touching(core.start[1], core.stop[1])
+    groups = section_groups(lattice, core, batch)
+    for x in lattice.x.touching(core.start[2], core.stop[2]):
+        start = (lattice.z.start(groups[0].start), lattice.y.start(rows.start), lattice.x.start(x))
+        stop = tuple(line.start(last) + line.patch for line, last in zip(lattice.axes, (groups[-1][-1], rows[-1], x), strict=True))
+        block = _read(source.voxels, lattice, Box(start, (stop[0], stop[1], stop[2])))
+        wanted = _read_mask(source, lattice, Box(start, (stop[0], stop[1], stop[2])))
+        for group in groups:
+            first = group.start - groups[0].start
+            sections = slice(first * lattice.z.stride, (group[-1] - groups[0].start) * lattice.z.stride + lattice.z.patch)
+            context = slice(sections.start, sections.stop + 2 * lattice.context)
+            yield _cut(recipe, region, (x, group, rows), block[context], None if wanted is None else wanted[sections])
+
+
+def _read(store: ts.TensorStore, lattice: Lattice, box: Box) -> NDArray[np.generic]:
+    """Read a box of input voxels with its z context, mirrored at the faces."""
+    context = (lattice.context, 0, 0)
+    indices = [
+        mirror_index(start - more, stop + more, size)
+        for start, stop, size, more in zip(box.start, box.stop, lattice.shape, context, strict=True)
+    ]
+    window = tuple(slice(int(index.min()), int(index.max()) + 1) for index in indices)
+    try:
+        voxels = np.asarray(store[window].read().result())
+    except (ValueError, OSError) as error:
+        raise DataError(
+            "data.unreadable",
+            f"input voxels {','.join(f'{s.start}:{s.stop}' for s in window)} (z,y,x) cannot be read: {error}",
+            hint="the chunk named above is damaged or unreachable; mend it and run the same command again",
+        ) from error
+    return voxels[np.ix_(*(index - part.start for index, part in zip(indices, window, strict=True)))]
+
+
+def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[np.bool_] | None:
+    """Read where enhancement is wanted, on the input's grid, mirrored like the input."""
+    if source.mask is None:
+        return None
+    indices = [
+        mirror_index(start, stop, size) // factor
+        for start, stop, size, factor in zip(box.start, box.stop, lattice.shape, source.mask_factor, strict=True)
+    ]
+    window = tuple(slice(int(index.min()), int(index.max()) + 1) for index in indices)
+    voxels = np.asarray(source.mask[window].read().result())
+    return voxels[np.ix_(*(index - part.start for index, part in zip(indices, window, strict=True)))] != 0
+
+
+def _cut(
+    recipe: Recipe,
+    region: Region,
+    position: tuple[int, range, range],
+    block: NDArray[np.generic],
+    wanted: NDArray[np.bool_] | None,
+) -> Column:
+    """Fill, normalise and cut the patches of one group out of its block of input."""
+    x, group, rows = position
+    lattice = recipe.lattice
+    depth, height, _ = lattice.patch
+    reach = depth + 2 * lattice.context
+    valid = None if recipe.nodata is None else valid_voxels(block, recipe.nodata)
+    first = lattice.z.start(group.start) - lattice.context
+    sections = mirror_index(first, first + len(block), lattice.z.size)
+    zero, span = (values[sections, None, None] for values in recipe.input_scale(region.channel))
+    normal = (block.astype(np.float32) - zero) / span
+    if np.issubdtype(block.dtype, np.floating):
+        _check_finite(normal if valid is None else normal[valid], recipe, position)
+
+    patches = np.empty((len(group) * len(rows), reach, height, lattice.x.patch), np.float32)
+    active = np.ones(len(patches), bool)
+    for number in range(len(patches)):
+        z, y = divmod(number, len(rows))
+        z, y = z * lattice.z.stride, y * lattice.y.stride
+        cut = (slice(z, z + reach), slice(y, y + height))
+        patches[number] = normal[cut]
+        if valid is not None and not valid[cut].all():
+            _fill_missing(patches[number], valid[cut])
+        seen = block[cut] if valid is None else block[cut][valid[cut]]
+        flat = seen.size == 0 or seen.min() == seen.max()  # type: ignore[operator]  # generic numbers do compare
+        active[number] = not flat and (wanted is None or bool(wanted[z : z + depth, y : y + height].any()))
+    inner = slice(lattice.context, len(block) - lattice.context)
+    missing_start = (lattice.z.start(group.start), lattice.y.start(rows.start), lattice.x.start(x))
+    return Column(x, group, rows, patches, active, None if valid is None else ~valid[inner], missing_start)
+
+
+def _check_finite(values: NDArray[np.float32], recipe: Recipe, position: tuple[int, range, range]) -> None:
+    if not np.isfinite(values).all():
+        start = recipe.lattice.x.start(position[0])
+        raise DataError(
+            "data.not-finite",
+            f"the input holds NaN or infinity near x {start}, sections from {recipe.lattice.z.start(position[1].start)}",
+            hint="if these voxels mean 'no data', run with --nodata nan",
+        )
+
+
+def _fill_missing(patch: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
+    """Fill missing voxels of each section from the nearest valid one; a section without any becomes 0, the low percentile."""
+    for section, has in zip(patch, valid, strict=True):
+        if not has.any():
+            section[...] = 0.0
+        elif not has.all():
+            nearest = ndimage.distance_transform_edt(~has, return_distances=False, return_indices=True)
+            section[...] = section[tuple(nearest)]

@@ -1,0 +1,78 @@
+"""The device that the network runs on, and arrays that live there.
+
+The array work around the network is written once, against the functions that NumPy and CuPy share. This is the one module
+that imports CuPy.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from volumetool.errors import ResourceError
+
+Array = Any
+"""A NumPy array on the CPU or a CuPy array on the GPU; both have the operations used here."""
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+def resolve_device(name: DeviceName) -> torch.device:
+    """Return the torch device for a name; ``auto`` takes the GPU where there is one.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.no-gpu`` where ``cuda`` was asked for and no usable GPU is there.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ResourceError(
+            "resource.no-gpu",
+            "--device cuda was asked for, but torch sees no usable NVIDIA GPU",
+            hint="check `nvidia-smi` and that torch was installed with CUDA, or run with --device cpu",
+        )
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+
+
+def array_module(device: torch.device) -> ModuleType:
+    """Return ``numpy`` for the CPU and ``cupy`` for a GPU.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.no-cupy`` where CuPy is not installed.
+    """
+    if device.type == "cpu":
+        return np
+    try:
+        import cupy
+    except ImportError as error:
+        raise ResourceError(
+            "resource.no-cupy", "the GPU path needs CuPy, which is not installed", hint="pip install 'volumetool[cuda12]' or [cuda13]"
+        ) from error
+    module: ModuleType = cupy
+    return module
+
+
+def module_of(array: Array) -> ModuleType:
+    """Return the module, ``numpy`` or ``cupy``, whose functions work on an array."""
+    return sys.modules[type(array).__module__.partition(".")[0]]
+
+
+def as_array(tensor: torch.Tensor) -> Array:
+    """Return a view of a tensor as an array of its device; no byte is copied."""
+    return array_module(tensor.device).from_dlpack(tensor)
+
+
+def to_host(array: Array) -> NDArray[Any]:
+    """Return an array in the memory of the host; NumPy arrays pass as they are."""
+    if isinstance(array, np.ndarray):
+        return array
+    host: NDArray[Any] = array.get()
+    return host

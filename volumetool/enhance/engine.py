@@ -1,0 +1,158 @@
+"""The engine: a network on its device, asked for batches of patches."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from volumetool.enhance.columns import Column
+from volumetool.enhance.device import Array, DeviceName, array_module, as_array, resolve_device, to_host
+from volumetool.errors import NumericsError
+from volumetool.models.model import Model
+
+PROBE_SEED = 20
+"""Seed of the probe patches; any fixed number would do."""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How the network is computed, as far as it can change a byte.
+
+    Parameters
+    ----------
+    precision : str
+        ``float32`` or ``bfloat16``, of the network's body.
+    batch : int
+        Patches per call of the network.
+    pad : bool
+        Fill the last batch up, because on this class of machine a smaller one gives other bytes.
+    """
+
+    precision: str
+    batch: int
+    pad: bool
+
+
+class Engine:
+    """A network on its device.
+
+    Parameters
+    ----------
+    model : Model
+        What to compute.
+    numerics : Numerics
+        How.
+    device : {"auto", "cpu", "cuda"}
+        Where.
+    threads : int, optional
+        CPU threads of the network; torch's own choice without it.
+
+    Attributes
+    ----------
+    seconds : float
+        Time spent inside the network so far.
+    """
+
+    def __init__(self, model: Model, numerics: Numerics, device: DeviceName = "auto", threads: int | None = None) -> None:
+        self.card = model.card
+        self.numerics = numerics
+        self.device = resolve_device(device)
+        self.xp = array_module(self.device)
+        self.seconds = 0.0
+        if threads is not None:
+            torch.set_num_threads(threads)
+        layout = torch.channels_last if self.card.dims == 2 else torch.channels_last_3d
+        self._network = model.network().to(self.device).to(memory_format=layout)  # type: ignore[call-overload]  # stubs lack it
+
+    def predict(self, patches: NDArray[np.float32]) -> list[Array]:
+        """Enhance patches.
+
+        Parameters
+        ----------
+        patches : numpy.ndarray of float32, shape (n, depth, y, x)
+            Normalised input. Depth is channels for a 2D network, sections for a 3D one.
+
+        Returns
+        -------
+        list of array of float32, shape (z, y, x)
+            One output patch each, on the device.
+
+        Raises
+        ------
+        NumericsError
+            ``numerics.not-finite`` where the network made NaN or infinity.
+        """
+        started = time.perf_counter()
+        outputs: list[Array] = []
+        batch = self.numerics.batch
+        # Threads start with gradients switched on, so the mode is entered here, in the thread that computes.
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.numerics.precision == "bfloat16"):
+            for start in range(0, len(patches), batch):
+                part = patches[start : start + batch]
+                outputs.extend(as_array(self._call(part))[: len(part)])
+        self.seconds += time.perf_counter() - started
+        return outputs
+
+    def _call(self, part: NDArray[np.float32]) -> torch.Tensor:
+        if self.numerics.pad and len(part) < self.numerics.batch:
+            part = np.concatenate([part, np.zeros((self.numerics.batch - len(part), *part.shape[1:]), np.float32)])
+        x = torch.from_numpy(part).to(self.device, non_blocking=True)  # (b, depth, y, x)
+        if self.card.dims == 3:
+            x = x.unsqueeze(1)  # (b, 1, z, y, x)
+        y = self._network(x)  # (b, 1, [z*fz,] y*fy, x*fx)
+        if self.card.dims == 3:
+            y = y.squeeze(1)  # (b, z*fz, y*fy, x*fx)
+        # A sum is finite only if all its terms are.
+        if not torch.isfinite(y.sum()):
+            raise NumericsError(
+                "numerics.not-finite",
+                f"the network {self.card.name} made NaN or infinity in {self.numerics.precision}",
+                hint="nothing of this region was written; try --precision float32, and check the model with `volumetool model show`",
+            )
+        return y
+
+    def predict_columns(self, columns: Iterator[Column]) -> Iterator[tuple[Column, list[Array]]]:
+        """Yield each column with its output patches; a skipped patch counts as its input, enlarged."""
+        for column in columns:
+            asked = iter(self.predict(column.patches[column.active]))
+            yield column, [next(asked) if active else self.enlarge(patch) for patch, active in zip(column.patches, column.active, strict=True)]
+
+    def enlarge(self, patch: NDArray[np.float32]) -> Array:
+        """Return the patch's own sections with every voxel repeated by the model's scale."""
+        context = self.card.z_context
+        centre = self.xp.asarray(patch[context : len(patch) - context])  # (z, y, x)
+        for axis, factor in enumerate(self.card.scale):
+            centre = centre.repeat(factor, axis=axis)  # one axis grows by its factor
+        return centre
+
+    def probe(self, patch: tuple[int, int, int]) -> str:
+        """Return the digest of the network on fixed patches: equal digests are one numerics class.
+
+        The patches come as one whole batch, as a short last batch and one by one, as the live view asks for them.
+        """
+        digest = hashlib.sha256()
+        for count in sorted({self.numerics.batch, max(1, self.numerics.batch - 1), 1}, reverse=True):
+            for output in self.predict(probe_patches(self.card.z_context, patch, count)):
+                digest.update(np.ascontiguousarray(to_host(output)).tobytes())
+        return digest.hexdigest()
+
+    def batch_matters(self, patch: tuple[int, int, int]) -> bool:
+        """Say whether a patch gets other bytes in a short batch or alone than in a whole batch."""
+        patches = probe_patches(self.card.z_context, patch, self.numerics.batch)
+        whole = [to_host(output) for output in self.predict(patches)]
+        short = [to_host(output) for output in self.predict(patches[:-1])] if len(patches) > 1 else []
+        alone = [to_host(self.predict(patches[n : n + 1])[0]) for n in range(len(patches))]
+        return any(not np.array_equal(a, b) for a, b in [*zip(whole, short, strict=False), *zip(whole, alone, strict=True)])
+
+
+def probe_patches(context: int, patch: tuple[int, int, int], count: int) -> NDArray[np.float32]:
+    """Return `count` fixed patches of noise between 0 and 1, with z context; the n-th is the same whatever `count`."""
+    depth, height, width = patch
+    random = np.random.default_rng(PROBE_SEED)
+    return np.stack([random.random((depth + 2 * context, height, width), dtype=np.float32) for _ in range(count)])

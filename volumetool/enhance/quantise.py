@@ -1,0 +1,73 @@
+"""Quantise: network values back to intensities, rounded once, with missing voxels written as such."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from volumetool.enhance.columns import Column
+from volumetool.enhance.device import Array, module_of
+from volumetool.enhance.recipe import Recipe
+from volumetool.geometry import Box
+
+
+def quantise(recipe: Recipe, channel: int, column: Column, box: Box, values: Array) -> Array:
+    """Turn blended network values into voxels of the output.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The job's recipe.
+    channel : int
+        Which channel's statistics apply.
+    column : Column
+        The column that the values come from.
+    box : Box
+        Where the values lie, in voxels of the full output.
+    values : array of float32, shape of the box
+        Network values; overwritten.
+
+    Returns
+    -------
+    array
+        In the output's dtype: integers rounded half to even and clipped to the dtype's range.
+    """
+    xp = module_of(values)
+    factor = recipe.lattice.z.scale
+    sections = np.arange(box.start[0], box.stop[0]) // factor
+    zero, span = (xp.asarray(part[sections, None, None]) for part in recipe.output_scale(channel))
+    values *= span
+    values += zero
+    dtype = np.dtype(recipe.dtype)
+    if dtype.kind in "iu":
+        low, high = _valid_range(recipe, dtype)
+        xp.rint(values, out=values)
+        xp.clip(values, low, high, out=values)
+    voxels = values.astype(dtype)
+    if column.missing is not None:
+        _write_missing(recipe, column, box, voxels)
+    return voxels
+
+
+def _valid_range(recipe: Recipe, dtype: np.dtype[np.generic]) -> tuple[float, float]:
+    """Return the range of valid voxels: where `fill` is an end of the dtype's range, no valid voxel may take it."""
+    limits = np.iinfo(cast("np.dtype[np.integer]", dtype))
+    low, high = float(limits.min), float(limits.max)
+    if recipe.nodata is not None:
+        low += recipe.fill == low
+        high -= recipe.fill == high
+    return low, high
+
+
+def _write_missing(recipe: Recipe, column: Column, box: Box, voxels: Array) -> None:
+    assert column.missing is not None  # noqa: S101  (the caller asked)
+    index = [
+        np.arange(start, stop) // factor - first
+        for start, stop, factor, first in zip(box.start, box.stop, recipe.lattice.scale, column.missing_start, strict=True)
+    ]
+    missing = column.missing[np.ix_(*index)]
+    if missing.any():
+        xp = module_of(voxels)
+        voxels[xp.asarray(missing)] = recipe.fill
+

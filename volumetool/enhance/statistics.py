@@ -1,0 +1,183 @@
+"""Intensity statistics: two percentiles per section, fitted once for the whole volume.
+
+The low percentile becomes 0 and the high one 1 before the network, and back after it. They come from a fixed sample whose
+positions follow from the seed and the shape alone, so that no chunk layout, worker or region of interest moves them.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volumetool.errors import ConfigError
+from volumetool.geometry import Triple
+from volumetool.store.volume import Volume
+
+QUANTILE_RULE = "inverted_cdf"
+"""NumPy's name of the quantile rule: the smallest sample that at least that share does not exceed, never between two."""
+
+WHOLE_SECTION = 2**20
+"""Voxels up to which a section is read whole."""
+
+TILE = 64
+TILES = 32
+BLOCK = 16
+"""A larger section is sampled by 32 tiles of 64 x 64 voxels, the same tiles for 16 sections, so that few chunks are read."""
+
+SMOOTHING = (1.0, 4.0, 6.0, 4.0, 1.0)
+"""Binomial weights along z: damps one section's chance, follows a drift of several."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Percentiles of every section.
+
+    Parameters
+    ----------
+    low, high : numpy.ndarray of float64, shape (channels, sections)
+        In the units of the volume's voxels; ``high > low`` everywhere.
+    """
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    def to_csv(self) -> str:
+        """Return the table that users read and edit: channel, z, low, high."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["channel", "z", "low", "high"])
+        for channel in range(self.low.shape[0]):
+            for z in range(self.low.shape[1]):
+                writer.writerow([channel, z, repr(float(self.low[channel, z])), repr(float(self.high[channel, z]))])
+        return text.getvalue()
+
+    @classmethod
+    def from_csv(cls, text: str, channels: int, sections: int) -> Statistics:
+        """Read the table back.
+
+        Raises
+        ------
+        ConfigError
+            ``config.sections`` where rows are missing, a number is not one, or ``high <= low``.
+        """
+        low = np.full((channels, sections), np.nan)
+        high = np.full((channels, sections), np.nan)
+        try:
+            for row in csv.DictReader(io.StringIO(text)):
+                at = int(row["channel"]), int(row["z"])
+                low[at], high[at] = float(row["low"]), float(row["high"])
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise ConfigError(
+                "config.sections", f"the table of section statistics cannot be read: {error}", hint="columns: channel,z,low,high"
+            ) from error
+        wrong = np.argwhere(~(high > low))
+        if len(wrong):
+            channel, z = (int(n) for n in wrong[0])
+            raise ConfigError(
+                "config.sections",
+                f"channel {channel}, section {z}: low {low[channel, z]} and high {high[channel, z]}; high must be above low",
+                hint=f"the table needs one row for each of {channels} channels x {sections} sections",
+            )
+        return cls(low, high)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the table: statistics are part of the job's fingerprint."""
+        return hashlib.sha256(self.to_csv().encode()).hexdigest()
+
+
+def no_normalisation(channels: int, sections: int) -> Statistics:
+    """Return statistics that leave every voxel as it is."""
+    return Statistics(np.zeros((channels, sections)), np.ones((channels, sections)))
+
+
+def fit_statistics(
+    volume: Volume,
+    level: int,
+    percentiles: tuple[float, float],
+    *,
+    seed: int = 0,
+    nodata: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Statistics:
+    """Fit the percentiles of every section on a fixed sample.
+
+    Parameters
+    ----------
+    volume : Volume
+        The input.
+    level : int
+        Its level that will be enhanced.
+    percentiles : tuple of float
+        Low and high, in per cent.
+    seed : int
+        Moves the sample's tiles.
+    nodata : float, optional
+        Value left out; ``nan`` leaves out NaN.
+    progress : callable, optional
+        Called with (sections done, sections in all).
+    """
+    channels = volume.channels or 1
+    depth, height, width = volume.levels[level].shape
+    low = np.full((channels, depth), np.nan)
+    high = np.full((channels, depth), np.nan)
+    for channel in range(channels):
+        store = volume.open(level, channel)
+        for start in range(0, depth, BLOCK):
+            stop = min(start + BLOCK, depth)
+            tiles = _tiles((depth, height, width), (seed, channel, start // BLOCK))
+            reads = [store[start:stop, ys, xs].read() for ys, xs in tiles]
+            blocks = [np.asarray(read.result()).reshape(stop - start, -1) for read in reads]
+            sample = np.concatenate(blocks, axis=1)
+            for z in range(start, stop):
+                low[channel, z], high[channel, z] = _percentiles(sample[z - start], percentiles, nodata)
+            if progress is not None:
+                progress(channel * depth + stop, channels * depth)
+        low[channel], high[channel] = _smooth(low[channel]), _smooth(high[channel])
+    return Statistics(low, np.where(high > low, high, low + 1.0))
+
+
+def valid_voxels(voxels: NDArray[np.generic], nodata: float | None) -> NDArray[np.bool_]:
+    """Return where `voxels` hold data rather than `nodata`."""
+    if nodata is None:
+        return np.ones(voxels.shape, bool)
+    return ~np.isnan(voxels) if np.isnan(nodata) else voxels != nodata  # type: ignore[arg-type,unused-ignore]
+
+
+def _tiles(shape: Triple, key: tuple[int, int, int]) -> list[tuple[slice, slice]]:
+    _, height, width = shape
+    if height * width <= WHOLE_SECTION:
+        return [(slice(0, height), slice(0, width))]
+    tiles = []
+    for number in range(TILES):
+        digest = hashlib.blake2b(repr((shape, key, number)).encode(), digest_size=16).digest()
+        y = int.from_bytes(digest[:8], "little") % max(1, height - TILE + 1)
+        x = int.from_bytes(digest[8:], "little") % max(1, width - TILE + 1)
+        tiles.append((slice(y, min(y + TILE, height)), slice(x, min(x + TILE, width))))
+    return tiles
+
+
+def _percentiles(sample: NDArray[np.generic], percentiles: tuple[float, float], nodata: float | None) -> tuple[float, float]:
+    data = sample[valid_voxels(sample, nodata)]
+    if data.size == 0 or data.min() == data.max():  # type: ignore[operator]  # a blank section says nothing about contrast
+        return np.nan, np.nan
+    low, high = np.quantile(data, np.asarray(percentiles) / 100, method=QUANTILE_RULE)  # type: ignore[arg-type]
+    return (float(low), float(high)) if high > low else (float(data.min()), float(data.max()))  # type: ignore[arg-type]
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average along z with binomial weights over the sections that have a value; blank ones take their neighbours'."""
+    known = np.isfinite(values)
+    if not known.any():
+        return np.zeros_like(values)
+    sections = np.arange(len(values))
+    filled = np.interp(sections, sections[known], values[known])
+    reach = len(SMOOTHING) // 2
+    padded = np.pad(filled, reach, mode="edge")
+    return np.convolve(padded, np.asarray(SMOOTHING) / sum(SMOOTHING), mode="valid")

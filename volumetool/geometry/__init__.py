@@ -1,0 +1,36 @@
+"""Pure integer geometry: boxes, the patch lattice, ramps, regions, levels.
+
+Nothing in this package reads a voxel. Axes are z, y, x; positions and sizes are voxels, voxel sizes and translations are
+nanometres.
+"""
+
+from __future__ import annotations
+
+from volumetool.geometry.box import Box, Size, Triple
+from volumetool.geometry.lattice import AxisLattice, Lattice, Placement, balanced_stride
+from volumetool.geometry.levels import LevelGrid, default_chunk, default_shard, fused_count, plan_levels
+from volumetool.geometry.mirror import mirror_index
+from volumetool.geometry.ramps import ramp
+from volumetool.geometry.regions import Region, RegionGrid
+from volumetool.geometry.transforms import downscaled_translation, upscaled
+
+__all__ = [
+    "AxisLattice",
+    "Box",
+    "Lattice",
+    "LevelGrid",
+    "Placement",
+    "Region",
+    "RegionGrid",
+    "Size",
+    "Triple",
+    "balanced_stride",
+    "default_chunk",
+    "default_shard",
+    "downscaled_translation",
+    "fused_count",
+    "mirror_index",
+    "plan_levels",
+    "ramp",
+    "upscaled",
+]

@@ -1,0 +1,26 @@
+"""Pixel-centred transforms: voxel centres are the origin, every factor is an integer.
+
+A voxel of size s whose centre is at t covers ``t - s/2 .. t + s/2``. Cutting it into f parts puts the centre of the first part
+at ``t - s/2 + s/(2f)``; taking the mean over f voxels puts the centre of the first block at ``t - s/2 + f*s/2``. Both are
+``t + (s_new - s)/2`` (OME-NGFF 0.6, section on binning, gives the second).
+"""
+
+from __future__ import annotations
+
+from volumetool.geometry.box import Size, Triple
+
+
+def upscaled(voxel_size: Size, translation: Size, scale: Triple) -> tuple[Size, Size]:
+    """Return voxel size and translation, in nm, of a volume cut `scale` times finer."""
+    fine = (voxel_size[0] / scale[0], voxel_size[1] / scale[1], voxel_size[2] / scale[2])
+    return fine, _recentred(translation, voxel_size, fine)
+
+
+def downscaled_translation(voxel_size: Size, translation: Size, coarse: Size) -> Size:
+    """Return the translation, in nm, of a mean-downsampled level with voxels of size `coarse` nm."""
+    return _recentred(translation, voxel_size, coarse)
+
+
+def _recentred(translation: Size, old: Size, new: Size) -> Size:
+    z, y, x = (t + (b - a) / 2 for t, a, b in zip(translation, old, new, strict=True))
+    return z, y, x
