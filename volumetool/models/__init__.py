@@ -1,0 +1,34 @@
+"""Models: cards, networks, files.
+
+A model is a `ModelCard` and the weights of a `UNet`, stored together in one safetensors file. Nothing in a model file is
+ever executed.
+"""
+
+from __future__ import annotations
+
+from volumetool.models.card import Metric, ModelCard, Normalisation, Provenance, VoxelSizeRange
+from volumetool.models.fakes import Fake, FakeConfig
+from volumetool.models.model import Model, fake_model, make_network
+from volumetool.models.package import fitting_models, list_models, load_model, save_model
+from volumetool.models.receptive_field import measure_receptive_field
+from volumetool.models.unet import UNet, UNetConfig
+
+__all__ = [
+    "Fake",
+    "FakeConfig",
+    "Metric",
+    "Model",
+    "ModelCard",
+    "Normalisation",
+    "Provenance",
+    "UNet",
+    "UNetConfig",
+    "VoxelSizeRange",
+    "fake_model",
+    "fitting_models",
+    "list_models",
+    "load_model",
+    "make_network",
+    "measure_receptive_field",
+    "save_model",
+]

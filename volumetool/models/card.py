@@ -1,0 +1,231 @@
+"""The model card: what a model says of itself, so that a plan can be made before a weight is read.
+
+The card travels inside the model file. It is data alone: the architecture is a configuration of a network that
+volumetool knows, never code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from volumetool.models.fakes import FakeConfig
+from volumetool.models.unet import UNetConfig
+
+ZYX = tuple[int, int, int]
+Nanometres = tuple[float, float, float]
+Precision = Literal["float32", "bfloat16"]
+
+
+class Normalisation(BaseModel):
+    """How grey values become network values and back.
+
+    Parameters
+    ----------
+    kind : {"percentiles", "none"}
+        ``percentiles``: v becomes (v - lo) / (hi - lo), where lo and hi are the percentiles `low` and `high` of the
+        volume's own coarse, noisy sections; the output goes back the same way. ``none``: values pass unscaled.
+    low, high : float
+        Percentiles in 0..100.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["percentiles", "none"] = "percentiles"
+    low: float = Field(1.0, ge=0, le=100)
+    high: float = Field(99.0, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _check(self) -> Normalisation:
+        if self.low >= self.high:
+            raise ValueError(f"the low percentile {self.low} must be below the high one {self.high}")
+        return self
+
+
+class VoxelSizeRange(BaseModel):
+    """The coarse voxel sizes a model is meant for.
+
+    Parameters
+    ----------
+    smallest, largest : tuple of float
+        Nanometres along z, y, x, both included. A 2D model that takes any section thickness says so by a wide z range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    smallest: Nanometres
+    largest: Nanometres
+
+    @model_validator(mode="after")
+    def _check(self) -> VoxelSizeRange:
+        if any(not 0 < low <= high for low, high in zip(self.smallest, self.largest, strict=True)):
+            raise ValueError(f"voxel sizes need 0 < smallest <= largest, not {self.smallest} and {self.largest}")
+        return self
+
+    def holds(self, voxel_size: Sequence[float]) -> bool:
+        """Whether a voxel size in nm along z, y, x lies in the range."""
+        return all(a <= v <= b for a, v, b in zip(self.smallest, voxel_size, self.largest, strict=True))
+
+
+class Metric(BaseModel):
+    """One measured figure.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of the set, never seen in training.
+    protocol : str
+        How it was degraded and compared, in a sentence.
+    method : str
+        ``net``, or the classical method it is compared with.
+    psnr, ssim : float
+        In dB; and -1..1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    protocol: str
+    method: str
+    psnr: float
+    ssim: float
+
+
+class Provenance(BaseModel):
+    """Where a model comes from.
+
+    Parameters
+    ----------
+    data : tuple of str
+        Training data: name, licence, how to cite.
+    recipe : str
+        How the training pairs were made, in a sentence or two.
+    training : dict
+        The training configuration, as it was.
+    metrics : tuple of Metric
+        What it reaches on sets that it has not seen.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: tuple[str, ...] = ()
+    recipe: str = ""
+    training: dict[str, Any] = Field(default_factory=dict)
+    metrics: tuple[Metric, ...] = ()
+
+
+class ModelCard(BaseModel):
+    """What a model says of itself. All lengths are input voxels along z, y, x unless another unit is named.
+
+    Parameters
+    ----------
+    name : str
+        What the user calls it: lower-case letters, digits, dots and dashes.
+    description : str
+        One or two sentences for ``model list``.
+    licence : str
+        Licence of the weights, an SPDX expression where there is one.
+    dims : {2, 3}
+        2 works section by section, 3 on blocks.
+    scale : tuple of int
+        Output voxels per input voxel.
+    z_context : int
+        Neighbouring sections on each side that a 2D model takes as channels; 0 for 3D.
+    patch, overlap : tuple of int
+        Size of one patch, and the voxels it shares with the next; stride = patch - overlap.
+    trim : tuple of int
+        Outermost voxels of each patch whose output has weight zero where a neighbour overlaps; the
+        overlap - 2 * trim voxels between are blended.
+    granularity : tuple of int
+        Patch starts and sizes are multiples of this.
+    receptive_field : tuple of int
+        Farthest input voxel, on one side, that can change an output voxel; measured.
+    normalisation : Normalisation
+        How grey values become network values.
+    polarity : str
+        What dark and bright mean in the data it was trained on.
+    voxel_size : VoxelSizeRange or None
+        Coarse voxel sizes it is meant for; None takes any.
+    precision_safe : tuple of str
+        Precisions whose results are known to be good.
+    architecture : UNetConfig or FakeConfig
+        The network's configuration.
+    provenance : Provenance
+        Where it comes from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.\-]*$")
+    description: str
+    licence: str
+    dims: Literal[2, 3]
+    scale: ZYX
+    z_context: int = Field(0, ge=0)
+    patch: ZYX
+    overlap: ZYX
+    trim: ZYX
+    granularity: ZYX
+    receptive_field: ZYX
+    normalisation: Normalisation
+    polarity: str = ""
+    voxel_size: VoxelSizeRange | None = None
+    precision_safe: tuple[Precision, ...] = ("float32",)
+    architecture: Annotated[UNetConfig | FakeConfig, Field(discriminator="kind")]
+    provenance: Provenance = Provenance()
+
+    @property
+    def stride(self) -> ZYX:
+        """Distance between the starts of neighbouring patches, input voxels along z, y, x."""
+        z, y, x = (size - shared for size, shared in zip(self.patch, self.overlap, strict=True))
+        return z, y, x
+
+    def semantic(self) -> dict[str, Any]:
+        """Return the fields that can change an output voxel, as plain JSON values."""
+        return self.model_dump(mode="json", include=_SEMANTIC)
+
+    @model_validator(mode="after")
+    def _check_architecture(self) -> ModelCard:
+        for field in ("dims", "scale", "z_context"):
+            mine, its = getattr(self, field), getattr(self.architecture, field)
+            if mine != its:
+                raise ValueError(f"the card says {field} {mine}, its architecture {its}")
+        if any(g < 1 or g % a for g, a in zip(self.granularity, self.architecture.granularity, strict=True)):
+            raise ValueError(
+                f"granularity {self.granularity} must be a multiple of the network's {self.architecture.granularity}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_lattice(self) -> ModelCard:
+        for axis, patch, overlap, trim, grain in zip(
+            "zyx", self.patch, self.overlap, self.trim, self.granularity, strict=True
+        ):
+            if patch < 1 or patch % grain or overlap % grain:
+                raise ValueError(f"{axis}: patch {patch} and overlap {overlap} must be multiples of {grain}")
+            if not 0 <= 2 * trim <= overlap:
+                raise ValueError(f"{axis}: trim {trim} on both sides must fit into the overlap {overlap}")
+            if overlap > patch - overlap:
+                raise ValueError(
+                    f"{axis}: overlap {overlap} exceeds the stride {patch - overlap}; more than two patches would meet"
+                )
+        if min(self.receptive_field) < 0:
+            raise ValueError(f"the receptive field {self.receptive_field} cannot be negative")
+        if self.dims == 2 and (self.patch[0], self.overlap[0]) != (1, 0):
+            raise ValueError(f"a 2D model has patch 1 and overlap 0 along z, not {self.patch[0]} and {self.overlap[0]}")
+        return self
+
+
+_SEMANTIC = {
+    "architecture",
+    "dims",
+    "granularity",
+    "normalisation",
+    "overlap",
+    "patch",
+    "scale",
+    "trim",
+    "z_context",
+}

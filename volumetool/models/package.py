@@ -1,0 +1,205 @@
+"""Models in and out of files, and by name.
+
+A model file is safetensors with the card as JSON in its metadata: numbers and text, nothing that could run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from volumetool.errors import ModelError
+from volumetool.models.card import ZYX, ModelCard
+from volumetool.models.fakes import FakeConfig
+from volumetool.models.model import Model, fake_model, make_network
+
+CARD_KEY = "volumetool.card"
+"""Where in the metadata of a safetensors file the card stands."""
+
+_FAKE_HINT = "for example fake:box?dims=2&scale=1,4,4&radius=2&patch=1,32,32&overlap=0,8,8&trim=0,2,2"
+
+
+def save_model(path: Path | str, network: nn.Module, card: ModelCard) -> None:
+    """Write a model file.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file, by custom ``*.safetensors``; one that exists is replaced.
+    network : nn.Module
+        The trained network; its weights are stored as float32.
+    card : ModelCard
+        What the model says of itself. Its architecture must be the network's.
+    """
+    state = {name: tensor.detach().cpu().float().contiguous() for name, tensor in network.state_dict().items()}
+    _check_weights(state, card, where=str(path))
+    save_file(state, path, metadata={CARD_KEY: card.model_dump_json()})
+
+
+def load_model(spec: str | Path) -> Model:
+    """Load a model.
+
+    Parameters
+    ----------
+    spec : str or Path
+        A built-in name such as ``em-x4``, the path or ``file://`` URL of a model file, or ``fake:BEHAVIOUR?OPTION=VALUE&...``
+        with the fields of `FakeConfig` and patch, overlap, trim as options (see `volumetool.models.fakes`).
+
+    Returns
+    -------
+    Model
+        The card and the weights.
+
+    Raises
+    ------
+    ModelError
+        ``model.unknown``, ``model.broken``, ``model.no-card``, ``model.fake``.
+    """
+    spec = str(spec)
+    if spec.startswith("fake:"):
+        return _load_fake(spec)
+    if spec in builtin_names():
+        with resources.as_file(resources.files(_BUILTIN) / f"{spec}.safetensors") as path:
+            return _load_file(path, spec)
+    path = Path(unquote(urlsplit(spec).path) if spec.startswith("file://") else spec)
+    if path.is_file():
+        return _load_file(path, str(path.resolve()))
+    raise _unknown(spec)
+
+
+def reload_model(spec: str, weights_sha256: str) -> Model:
+    """Load a model again and refuse it if it is no longer the one whose hash is given."""
+    model = load_model(spec)
+    if model.weights_sha256 != weights_sha256:
+        raise ModelError(
+            "model.changed",
+            f"{spec} holds the model {model.weights_sha256[:12]}, wanted {weights_sha256[:12]}",
+            hint="the file was replaced while it was in use; give each version a name of its own",
+            where=spec,
+        )
+    return model
+
+
+@cache
+def builtin_names() -> tuple[str, ...]:
+    """Return the names of the models that come with volumetool."""
+    files = (Path(entry.name) for entry in resources.files(_BUILTIN).iterdir())
+    return tuple(sorted(file.stem for file in files if file.suffix == ".safetensors"))
+
+
+def list_models() -> tuple[ModelCard, ...]:
+    """Return the cards of the models that come with volumetool, by name."""
+    return tuple(load_model(name).card for name in builtin_names())
+
+
+def fitting_models(voxel_size_nm: Sequence[float]) -> tuple[ModelCard, ...]:
+    """Return the cards of the built-in models that are meant for a voxel size.
+
+    Parameters
+    ----------
+    voxel_size_nm : sequence of float
+        Voxel size of the coarse volume in nm along z, y, x.
+
+    Returns
+    -------
+    tuple of ModelCard
+        By name; empty if none fits.
+    """
+    return tuple(card for card in list_models() if card.voxel_size is None or card.voxel_size.holds(voxel_size_nm))
+
+
+_BUILTIN = "volumetool.models.builtin"
+
+
+def _load_file(path: Path, spec: str) -> Model:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise _broken(spec, f"it is not a safetensors file ({error})") from error
+    if CARD_KEY not in metadata:
+        raise ModelError(
+            "model.no-card",
+            f"{spec} is a safetensors file without a model card",
+            hint=f"volumetool writes the card under {CARD_KEY!r} in the metadata; save the model with save_model",
+            where=spec,
+        )
+    try:
+        card = ModelCard.model_validate_json(metadata[CARD_KEY])
+    except ValidationError as error:
+        raise _broken(spec, f"its card does not hold: {error}") from error
+    _check_weights(state, card, where=spec)
+    return Model(card, spec, state)
+
+
+def _check_weights(state: dict[str, Tensor], card: ModelCard, where: str) -> None:
+    try:
+        with torch.device("meta"):  # shapes alone: a card that promises a huge network costs no memory
+            wanted = {name: tuple(t.shape) for name, t in make_network(card.architecture).state_dict().items()}
+    except RuntimeError as error:
+        raise _broken(where, f"its architecture cannot be built ({error})") from error
+    stored = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if stored != wanted:
+        odd = sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
+        name = odd[0]
+        raise _broken(
+            where,
+            f"its weights are not those of its architecture: {len(odd)} tensors differ, first {name}: "
+            f"stored {stored.get(name)}, wanted {wanted.get(name)}",
+        )
+    for name, tensor in state.items():
+        if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
+            raise _broken(where, f"the tensor {name} is not made of finite float32 values ({tensor.dtype})")
+
+
+def _load_fake(spec: str) -> Model:
+    behaviour, _, query = spec.removeprefix("fake:").partition("?")
+    try:
+        options = dict(parse_qsl(query, strict_parsing=True)) if query else {}
+        triples = {
+            name: _triple(options.pop(name)) for name in ("scale", "patch", "overlap", "trim") if name in options
+        }
+        shape = {"scale": triples.pop("scale")} if "scale" in triples else {}
+        dims = {"dims": int(options.pop("dims"))} if "dims" in options else {}
+        config = FakeConfig.model_validate({"behaviour": behaviour, **options, **shape, **dims})
+        return fake_model(config, **triples)
+    except ValueError as error:  # pydantic's ValidationError is one too
+        raise ModelError(
+            "model.fake", f"{spec} does not describe a fake model: {error}", hint=_FAKE_HINT, where=spec
+        ) from error
+
+
+def _triple(text: str) -> ZYX:
+    parts = [int(part) for part in text.split(",")]
+    if len(parts) != 3:
+        raise ValueError(f"{text!r} is not three whole numbers z,y,x")
+    return parts[0], parts[1], parts[2]
+
+
+def _unknown(spec: str) -> ModelError:
+    names = builtin_names()
+    near = difflib.get_close_matches(spec, names, n=1, cutoff=0.0)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return ModelError(
+        "model.unknown",
+        f"there is no model {spec!r}: neither a built-in name ({', '.join(names)}) nor a file",
+        hint=f"{meant}`volumetool model list` shows the built-in models",
+        where=spec,
+    )
+
+
+def _broken(where: str, why: str) -> ModelError:
+    return ModelError(
+        "model.broken", f"the model {where} cannot be used: {why}", hint="fetch or export the file again", where=where
+    )

@@ -1,0 +1,64 @@
+"""The receptive field, measured: how far an input voxel can reach into the output.
+
+The table formulas for convolutions and pooling are easy to get wrong by the pooling's phase, so the reach is read off the
+gradient of the very network that will run.
+"""
+
+from __future__ import annotations
+
+import copy
+from itertools import product
+
+import torch
+from torch import nn
+
+from volumetool.models.card import ZYX
+from volumetool.models.fakes import FakeConfig
+from volumetool.models.unet import UNetConfig
+
+
+def measure_receptive_field(network: nn.Module, architecture: UNetConfig | FakeConfig, *, reach: int = 64) -> ZYX:
+    """Measure the largest one-sided reach of any input voxel, over all phases of the pooling grid.
+
+    All weights are replaced by positive ones in a copy of the network, so that no ReLU is shut and nothing cancels: a
+    gradient is zero only where no path leads.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network; it is not changed.
+    architecture : UNetConfig or FakeConfig
+        Its configuration.
+    reach : int
+        Input voxels on each side that are looked at; along z in 3D a quarter of it. Must exceed the true reach.
+
+    Returns
+    -------
+    tuple of int
+        Input voxels along z, y, x. Along z a 2D network reaches its z_context.
+    """
+    probe = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in probe.parameters():
+            parameter.fill_(1 / max(1, parameter[0].numel()))
+    grain = architecture.granularity[3 - architecture.dims :]
+    reaches = [reach // 4, reach, reach][3 - architecture.dims :]
+    sizes = [(2 * r // g + 2) * g for r, g in zip(reaches, grain, strict=True)]
+    x = torch.ones(1, 2 * architecture.z_context + 1, *sizes, requires_grad=True)
+    out = probe(x)[0, 0]  # (z*fz, y*fy, x*fx)
+
+    widest = [0] * architecture.dims
+    scale = architecture.scale[3 - architecture.dims :]
+    starts = [size // 2 // g * g for size, g in zip(sizes, grain, strict=True)]
+    for phase in product(*(range(g) for g in grain)):
+        voxel = [start + p for start, p in zip(starts, phase, strict=True)]
+        block = tuple(slice(v * f, v * f + f) for v, f in zip(voxel, scale, strict=True))
+        (gradient,) = torch.autograd.grad(out[block].sum(), x, retain_graph=True)
+        touched = gradient[0].abs().sum(0).nonzero()  # (voxels, dims)
+        for axis, place in enumerate(voxel):
+            if len(touched):
+                widest[axis] = max(widest[axis], int((touched[:, axis] - place).abs().max()))
+    if any(far >= start - step for far, start, step in zip(widest, starts, grain, strict=True)):
+        raise ValueError(f"the receptive field fills the {tuple(sizes)} voxels of the probe: raise reach above {reach}")
+    z, y, far_x = widest if architecture.dims == 3 else (architecture.z_context, *widest)
+    return z, y, far_x

@@ -1,0 +1,113 @@
+"""The training loop: draw pairs, descend, keep a running mean of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from volumetool.training.pairs import PairsConfig, draw_batch
+
+
+class FitConfig(BaseModel):
+    """How to train.
+
+    Parameters
+    ----------
+    pairs : PairsConfig
+        What the network learns from.
+    steps : int
+        Optimiser steps.
+    learning_rate : float
+        Peak of the schedule: linear rise over the first 2 %, then half a cosine to a hundredth of the peak.
+    weight_decay : float
+        AdamW's decay.
+    clip : float
+        Largest norm of the gradient.
+    ema : float
+        Decay of the running mean of the weights that is returned.
+    bfloat16 : bool
+        Whether convolutions run in bfloat16; weights and loss stay float32.
+    seed : int
+        Seeds the pairs and the first weights.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pairs: PairsConfig = PairsConfig()
+    steps: int = Field(8000, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-3, ge=0)
+    clip: float = Field(1.0, gt=0)
+    ema: float = Field(0.999, ge=0, lt=1)
+    bfloat16: bool = True
+    seed: int = 0
+
+
+def fit(
+    make_network: Callable[[], nn.Module],
+    sources: Sequence[NDArray[np.uint8]],
+    config: FitConfig,
+    *,
+    device: str = "cpu",
+    progress: Callable[[int, float], None] = lambda _step, _loss: None,
+) -> nn.Module:
+    """Train a 2D network on crappified sections.
+
+    The loss is the mean squared error, because PSNR is what the result is judged by; a loss that rewards sharpness would
+    draw detail that the data does not hold.
+
+    Parameters
+    ----------
+    make_network : callable
+        Makes the untrained network; called once, after seeding.
+    sources : sequence of ndarray
+        uint8 (z, y, x) fine volumes, see `draw_batch`.
+    config : FitConfig
+        How to train.
+    device : str
+        Where to train, such as ``"cpu"`` or ``"cuda"``.
+    progress : callable
+        Told the step (from 1) and its loss.
+
+    Returns
+    -------
+    nn.Module
+        The trained network, in eval mode on the CPU, with the running mean of the weights.
+    """
+    torch.manual_seed(config.seed)
+    rng = np.random.default_rng(config.seed)
+    network = make_network().to(device, memory_format=torch.channels_last).train()
+    mean = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
+
+    for step in range(1, config.steps + 1):
+        coarse, fine = (torch.from_numpy(part).to(device) for part in draw_batch(sources, config.pairs, rng))
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bfloat16):
+            restored = network(coarse.to(memory_format=torch.channels_last))  # (b, 1, y*f, x*f)
+        loss = F.mse_loss(restored, fine)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+        optimizer.step()
+        schedule.step()
+        mean.update_parameters(network)
+        progress(step, float(loss.detach()))
+    trained: nn.Module = mean.module
+    return trained.to("cpu", memory_format=torch.contiguous_format).eval()
+
+
+def _rate(step: int, steps: int) -> float:
+    rise = max(1, steps // 50)
+    if step < rise:
+        return (step + 1) / rise
+    done = (step - rise) / max(1, steps - rise)
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
