@@ -18,6 +18,7 @@ from yaozarrs import v05
 
 from volumetool.errors import InputError, OutputError
 from volumetool.geometry.levels import LevelGrid
+from volumetool.store.arrays import SPACE, spatial_view
 from volumetool.store.found import Json, read_json
 from volumetool.store.kvstore import (
     brief,
@@ -31,7 +32,7 @@ from volumetool.store.kvstore import (
     write_key,
 )
 from volumetool.store.open import open_volume
-from volumetool.store.volume import DTYPES, SPACE, Volume, spatial_view
+from volumetool.store.volume import DTYPES, Volume
 
 OWN_KEY = "volumetool"
 # Any of these says that something else lives at a place.

@@ -12,8 +12,9 @@ from typing import Any
 
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
+from volumetool.store.arrays import Driver
 from volumetool.store.kvstore import join_url, read_key
-from volumetool.store.volume import Driver, Format
+from volumetool.store.volume import Format
 
 Json = dict[str, Any]
 

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import tensorstore as ts
 
-from volumetool.errors import DataError, InputError, OutputError
+from volumetool.errors import InputError, OutputError
 
 # What a viewer puts around a plain URL: "zarr://..." in front (older), "|zarr3:" behind (newer).
 _VIEWER_PREFIX = re.compile(r"^(zarr|zarr2|zarr3|n5)://(?=\w+://|/)")
@@ -252,16 +252,6 @@ def unwritable(url: str, error: Exception) -> OutputError:
         "output.unwritable",
         f"{url} cannot be written: {brief(error)}",
         hint="Check permission, free space, and that the store can be written (plain HTTP cannot).",
-        where=url,
-    )
-
-
-def unreadable(url: str, error: Exception) -> DataError:
-    """Return the error for an array whose description is there but which cannot be opened."""
-    return DataError(
-        "data.unreadable",
-        f"{url} is there but cannot be opened: {brief(error)}",
-        hint="The metadata may be damaged, or the array may use a codec that volumetool does not have.",
         where=url,
     )
 

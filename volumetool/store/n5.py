@@ -14,10 +14,10 @@ from typing import Any
 
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
+from volumetool.store.arrays import SPACE
 from volumetool.store.found import Found, FoundLevel, Json, broken, read_json, wrong_axes, zyx
 from volumetool.store.kvstore import join_url, parent_url
 from volumetool.store.units import nanometres_per
-from volumetool.store.volume import SPACE
 
 _KEY = "attributes.json"
 _DEFAULT_AXES = ("x", "y", "z", "c")

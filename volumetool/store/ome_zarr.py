@@ -10,10 +10,11 @@ from typing import Any
 
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
+from volumetool.store.arrays import SPACE, Driver
 from volumetool.store.found import Found, FoundLevel, Json, broken, read_json, wrong_axes, zyx
 from volumetool.store.kvstore import join_url, parent_url
 from volumetool.store.units import nanometres_per
-from volumetool.store.volume import SPACE, Driver, Format
+from volumetool.store.volume import Format
 
 _FORMATS: dict[str, tuple[Format, Driver]] = {"0.4": ("ome-zarr-0.4", "zarr"), "0.5": ("ome-zarr-0.5", "zarr3")}
 # Levels of one volume lie at most this deep below its group in any layout seen ("scale0/image").

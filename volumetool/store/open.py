@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from volumetool.errors import InputError
+from volumetool.errors import DataError, InputError
 from volumetool.geometry.box import Size, Triple
+from volumetool.store.arrays import SPACE, Driver, open_array
 from volumetool.store.found import Found, FoundLevel, broken, read_json, wrong_axes
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path
 from volumetool.store.n5 import find_n5
 from volumetool.store.ome_zarr import find_level, find_ome_zarr
-from volumetool.store.volume import DTYPES, SPACE, Driver, Level, Volume, identity_of, open_array
+from volumetool.store.volume import DTYPES, Level, Volume, identity_of
 from volumetool.store.zarr_array import find_zarr_array, is_zarr_array
 
 # The members that decide how stored bytes become voxels. Attributes are left out: notes may be added to a finished
@@ -52,7 +53,7 @@ def open_volume(url: str | os.PathLike[str], *, voxel_size: Size | None = None) 
     InputError
         ``input.not-found``, ``input.not-a-volume``, ``input.labels``, ``input.version``, ``input.axes``,
         ``input.dtype``, ``input.no-voxel-size``, ``input.voxel-size``, ``input.broken-metadata``,
-        ``input.level-missing``, ``input.unreadable``, ``input.url``.
+        ``input.level-missing``, ``input.unreadable``, ``input.unsupported``, ``input.url``.
     """
     place = canonical_url(url)
     found = _find(place)
@@ -99,7 +100,10 @@ def _array(found: Found, level: FoundLevel) -> ts.TensorStore:
             hint="The copy may be incomplete: copy it again, or remove the level from the metadata.",
             where=url,
         )
-    array = open_array(url, found.driver)
+    try:
+        array = open_array(url, found.driver)
+    except DataError as error:
+        raise InputError("input.unsupported", error.message, hint=error.hint, where=url) from error
     if array.rank != len(found.axes):
         raise wrong_axes(url, f"{', '.join(found.axes)} by its metadata but {array.rank} dimensions")
     return array
@@ -147,8 +151,14 @@ def _level(found: Found, level: FoundLevel, array: ts.TensorStore, correction: S
         voxel_size=_times(level.scale, correction),
         translation=_times(level.translation, correction),
         chunk=chunk,
-        shard=shard if found.driver == "zarr3" and shard != chunk else None,
+        shard=shard if _is_sharded(array) else None,
     )
+
+
+def _is_sharded(array: ts.TensorStore) -> bool:
+    codec = array.codec
+    codecs = [] if codec is None else codec.to_json().get("codecs", [])
+    return any(isinstance(each, dict) and each.get("name") == "sharding_indexed" for each in codecs)
 
 
 def _channels(found: Found, arrays: list[ts.TensorStore]) -> int | None:

@@ -45,3 +45,8 @@ def nanometres_per(unit: object) -> float | None:
     if len(name) > 2:
         name = name.removesuffix("s")
     return _NANOMETRES.get(_SHORT.get(name, name))
+
+
+def is_long_name(unit: object) -> bool:
+    """Say whether a unit is spelled as OME-Zarr asks ("nanometer", never "nm")."""
+    return unit in _NANOMETRES

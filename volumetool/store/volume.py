@@ -17,11 +17,10 @@ import tensorstore as ts
 
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size, Triple
-from volumetool.store.kvstore import join_url, kvstore_spec, shared_context, unreadable
+from volumetool.store.arrays import Driver, open_array, spatial_view
+from volumetool.store.kvstore import join_url
 
 Format = Literal["ome-zarr-0.4", "ome-zarr-0.5", "n5", "zarr"]
-Driver = Literal["zarr", "zarr3", "n5"]
-SPACE = ("z", "y", "x")
 DTYPES = ("uint8", "int8", "uint16", "int16", "float32")
 
 
@@ -146,30 +145,6 @@ class Volume:
                 hint="Channels count from 0.",
                 where=self.url,
             )
-
-
-def open_array(url: str, driver: Driver, context: ts.Context | None = None) -> ts.TensorStore:
-    """Open an existing array for reading, with the axes as stored.
-
-    Raises
-    ------
-    DataError
-        ``data.unreadable``: not there, damaged metadata, or an unknown codec.
-    """
-    spec = {"driver": driver, "kvstore": kvstore_spec(url)}
-    try:
-        return ts.open(spec, read=True, open=True, context=context or shared_context()).result()
-    except (ValueError, OSError) as error:
-        raise unreadable(url, error) from error
-
-
-def spatial_view(array: ts.TensorStore, axes: tuple[str, ...], channel: int) -> ts.TensorStore:
-    """Return the z, y, x view of a stored array: one channel, first time point, axes in the project's order."""
-    fixed = {"c": channel}
-    view = array[tuple(slice(None) if axis in SPACE else fixed.get(axis, 0) for axis in axes)]
-    stored = [axis for axis in axes if axis in SPACE]
-    order = tuple(stored.index(axis) for axis in SPACE)
-    return view if order == (0, 1, 2) else view.transpose(order)
 
 
 def identity_of(levels: tuple[Level, ...], facts: Mapping[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from volumetool.store.arrays import SPACE, Driver
 from volumetool.store.found import Found, FoundLevel, Json, broken, read_json, wrong_axes
-from volumetool.store.volume import SPACE, Driver
 
 
 def is_zarr_array(url: str) -> bool:
