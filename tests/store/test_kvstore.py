@@ -1,0 +1,143 @@
+"""Places and keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from volumetool.errors import InputError, OutputError
+from volumetool.store.kvstore import (
+    canonical_url,
+    delete_key,
+    delete_prefix,
+    is_local,
+    join_url,
+    kvstore_spec,
+    list_keys,
+    local_path,
+    parent_url,
+    read_key,
+    shared_context,
+    write_key,
+)
+
+
+def test_a_key_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    write_key(str(tmp_path), "a/b c.json", b"\x00{}")
+    assert read_key(str(tmp_path), "a/b c.json") == b"\x00{}"
+    assert (tmp_path / "a" / "b c.json").read_bytes() == b"\x00{}"
+
+
+def test_a_missing_key_is_none_also_where_its_folder_is_missing(tmp_path: Path) -> None:
+    assert read_key(str(tmp_path), "nothing") is None
+    assert read_key(str(tmp_path / "no" / "folder"), "nothing") is None
+
+
+def test_keys_are_listed_sorted_by_prefix_and_without_the_locks_of_killed_writers(tmp_path: Path) -> None:
+    for key in ("r/10", "r/2", "s/1", "top"):
+        write_key(str(tmp_path), key, b"x")
+    (tmp_path / "r" / "3.__lock").write_bytes(b"")
+    assert list_keys(str(tmp_path)) == ["r/10", "r/2", "s/1", "top"]
+    assert list_keys(str(tmp_path), "r/") == ["r/10", "r/2"]
+    assert list_keys(str(tmp_path / "missing")) == []
+
+
+def test_deleting_a_place_takes_everything_below_and_nothing_beside(tmp_path: Path) -> None:
+    write_key(str(tmp_path), "out/a/b", b"x")
+    write_key(str(tmp_path), "out2/a", b"x")
+    (tmp_path / "out" / "stale.__lock").write_bytes(b"")
+    delete_prefix(str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    assert list_keys(str(tmp_path)) == ["out2/a"]
+    delete_prefix(str(tmp_path / "out"))
+
+
+def test_deleting_a_key_twice_is_harmless(tmp_path: Path) -> None:
+    write_key(str(tmp_path), "a", b"x")
+    delete_key(str(tmp_path), "a")
+    delete_key(str(tmp_path), "a")
+    assert read_key(str(tmp_path), "a") is None
+
+
+def test_a_place_that_refuses_writes_gives_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError) as caught:
+        write_key(str(tmp_path / "file"), "a", b"x")
+    assert caught.value.code == "output.unwritable"
+
+
+def test_an_unreachable_server_gives_an_input_error() -> None:
+    with pytest.raises(InputError) as caught:
+        list_keys("http://127.0.0.1:9/volume")
+    assert caught.value.code == "input.unlistable"
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("/a/b/", "/a/b"),
+        ("file:///a/b%20c", "/a/b c"),
+        ("s3://bucket/key/", "s3://bucket/key"),
+        ("zarr://s3://bucket/key", "s3://bucket/key"),
+        ("n5:///a/b", "/a/b"),
+        ("https://host/v.zarr/|zarr3:", "https://host/v.zarr"),
+    ],
+)
+def test_one_place_has_one_spelling(given: str, wanted: str) -> None:
+    assert canonical_url(given) == wanted
+
+
+def test_an_unknown_scheme_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match="s3") as caught:
+        canonical_url("ftp://host/volume")
+    assert caught.value.code == "input.url"
+
+
+def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert canonical_url("v.zarr") == str(tmp_path / "v.zarr")
+    assert local_path("v.zarr") == tmp_path / "v.zarr"
+
+
+def test_only_paths_and_file_urls_are_local() -> None:
+    assert is_local("/a")
+    assert is_local("file:///a")
+    assert not is_local("s3://bucket/a")
+    with pytest.raises(InputError):
+        local_path("s3://bucket/a")
+
+
+def test_joining_and_parting_are_opposites() -> None:
+    assert join_url("s3://bucket/a/", "", "/b/", "c") == "s3://bucket/a/b/c"
+    assert parent_url("s3://bucket/a/b") == ("s3://bucket/a", "b")
+    assert parent_url("s3://bucket") == ("", "")
+    assert parent_url("/a") == ("", "")
+
+
+def test_specs_name_the_driver_of_each_kind_of_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert kvstore_spec("/a/b") == {"driver": "file", "path": "/a/b/"}
+    assert kvstore_spec("s3://bucket/a/b") == {"driver": "s3", "bucket": "bucket", "path": "a/b/"}
+    assert kvstore_spec("s3://bucket") == {"driver": "s3", "bucket": "bucket", "path": ""}
+    assert kvstore_spec("gs://bucket/a") == {"driver": "gcs", "bucket": "bucket", "path": "a/"}
+    assert kvstore_spec("https://h:8/a?t=1") == {"driver": "http", "base_url": "https://h:8?t=1", "path": "/a/"}
+
+
+def test_s3_takes_endpoint_region_and_credentials_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    spec = kvstore_spec("s3://bucket/a")
+    assert spec["endpoint"] == "http://127.0.0.1:9000"
+    assert spec["aws_region"] == "us-east-1"
+    assert spec["aws_credentials"] == {"type": "environment"}
+
+
+def test_a_process_has_one_context_per_bound() -> None:
+    assert shared_context(2) is shared_context(2)
+    assert shared_context(2) is not shared_context(3)
+    assert shared_context(2)["file_io_concurrency"].to_json() == {"limit": 2}
+    assert shared_context(2)["cache_pool"].to_json() in ({}, {"total_bytes_limit": 0})
