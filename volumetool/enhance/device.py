@@ -76,3 +76,12 @@ def to_host(array: Array) -> NDArray[Any]:
         return array
     host: NDArray[Any] = array.get()
     return host
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Say whether a device multiplies bfloat16 in hardware, so that it is worth using."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    # torch knows the CPU's instruction sets only through these private names; without them float32 is the safe answer.
+    tests = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(test() for test in tests if test is not None)

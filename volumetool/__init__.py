@@ -1,0 +1,63 @@
+"""Super-resolution of whole-brain electron-microscopy volumes: seamless, resumable, chunk by chunk.
+
+>>> import volumetool as vt
+>>> vt.enhance("volume.zarr", "enhanced.zarr", model="em-x4")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from volumetool.errors import VolumetoolError
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from volumetool.jobs.api import enhance, plan, run, verify
+    from volumetool.jobs.job import Job
+    from volumetool.jobs.plan import Plan
+    from volumetool.jobs.run import Outcome
+    from volumetool.models import Model, load_model
+    from volumetool.store.convert import convert
+    from volumetool.store.open import open_volume
+    from volumetool.store.volume import Volume
+
+_HOMES = {
+    "Job": "volumetool.jobs.job",
+    "Model": "volumetool.models",
+    "Outcome": "volumetool.jobs.run",
+    "Plan": "volumetool.jobs.plan",
+    "Volume": "volumetool.store.volume",
+    "convert": "volumetool.store.convert",
+    "enhance": "volumetool.jobs.api",
+    "load_model": "volumetool.models",
+    "open_volume": "volumetool.store.open",
+    "plan": "volumetool.jobs.api",
+    "run": "volumetool.jobs.api",
+    "verify": "volumetool.jobs.api",
+}
+
+__all__ = [
+    "Job",
+    "Model",
+    "Outcome",
+    "Plan",
+    "Volume",
+    "VolumetoolError",
+    "__version__",
+    "convert",
+    "enhance",
+    "load_model",
+    "open_volume",
+    "plan",
+    "run",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import volumetool` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'volumetool' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

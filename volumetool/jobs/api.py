@@ -1,0 +1,77 @@
+"""The functions that users call: `plan`, `run`, `enhance`, `verify`, with options by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from volumetool.jobs.folder import job_url, read_plan, read_statistics
+from volumetool.jobs.job import Job, make_job
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.planning import plan, plan_with_statistics
+from volumetool.jobs.run import Outcome, Watcher
+from volumetool.jobs.run import run as run_with_statistics
+from volumetool.jobs.verify import Report, verify
+
+__all__ = ["Report", "enhance", "plan", "run", "verify"]
+
+
+def enhance(input: str, output: str, *, watcher: Watcher | None = None, **options: Any) -> Outcome:  # noqa: A002  (the user's word)
+    """Enhance a volume; calling it again goes on where it stopped.
+
+    Parameters
+    ----------
+    input, output : str
+        Paths or URLs of the volume to read and of the one to write.
+    watcher : Watcher, optional
+        Sees the run go by.
+    **options
+        Any field of :class:`volumetool.Job`, such as ``model="em-x4"`` or ``roi="0:64,:,:"``.
+
+    Returns
+    -------
+    Outcome
+        What is done by now; ``outcome.complete`` says whether all of it is.
+
+    Raises
+    ------
+    VolumetoolError
+        With a stable ``code``; see :mod:`volumetool.errors`.
+    """
+    return run(make_job(input=input, output=output, **options), watcher=watcher)
+
+
+def run(job: Job | Plan, *, watcher: Watcher | None = None) -> Outcome:
+    """Run a job or a plan.
+
+    Parameters
+    ----------
+    job : Job or Plan
+        A plan is planned anew from its job: between planning and running the input may have changed.
+    watcher : Watcher, optional
+        Sees the run go by.
+    """
+    decided, statistics = plan_with_statistics(job.job if isinstance(job, Plan) else job)
+    return run_with_statistics(decided, statistics, watcher)
+
+
+def stored_plan(output: str) -> Plan:
+    """Return the plan of the job that wrote an output.
+
+    Raises
+    ------
+    InputError
+        ``input.no-job``: there is no job's folder beside it.
+    """
+    from volumetool.errors import InputError
+
+    found = read_plan(job_url(output))
+    if found is None:
+        raise InputError(
+            "input.no-job", f"there is no job at {job_url(output)}", hint="give the OUTPUT of `volumetool enhance`; `volumetool info` describes any volume"
+        )
+    return found.model_copy(update={"job": found.job.model_copy(update={"output": output})})
+
+
+def stored_statistics(plan: Plan) -> Any:
+    """Return the section statistics of a stored plan."""
+    return read_statistics(job_url(plan.job.output), plan)

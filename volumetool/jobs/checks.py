@@ -1,0 +1,143 @@
+"""Checks before work: what cannot be is refused here, with both values and what to do next."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from volumetool.errors import ConfigError, ModelError, OutputError, ResourceError
+from volumetool.geometry import Size, Triple
+from volumetool.jobs.job import Job, integer_limits
+from volumetool.models import ModelCard, fitting_models
+from volumetool.store.kvstore import canonical_url
+from volumetool.store.volume import Volume
+
+TOLERATED_FACTOR = 2.0
+"""A voxel size at most this far outside the card's range is warned of; beyond it is refused."""
+
+
+def check_voxel_size(job: Job, card: ModelCard, voxel_size: Size) -> tuple[bool, tuple[str, ...]]:
+    """Compare the input's voxel size with what the model was trained on.
+
+    Returns
+    -------
+    tuple
+        Whether the result extrapolates, and the warnings.
+
+    Raises
+    ------
+    ModelError
+        ``model.voxel-size``: further than a factor of 2 outside, and not forced.
+    """
+    trained = card.voxel_size
+    if trained is None or trained.holds(voxel_size):
+        return False, ()
+    pairs = zip(trained.smallest, voxel_size, trained.largest, strict=True)
+    factor = max(max(low / size, size / high) for low, size, high in pairs)
+    range_text = f"{show_size(trained.smallest)} to {show_size(trained.largest)}"
+    clash = f"the input's voxels are {show_size(voxel_size)}, {card.name} was trained on {range_text}"
+    if factor > TOLERATED_FACTOR and not job.force_voxel_size:
+        fitting = ", ".join(other.name for other in fitting_models(voxel_size)) or "none"
+        raise ModelError(
+            "model.voxel-size",
+            clash,
+            hint=f"built-in models that fit: {fitting}; --level N takes a coarser level, --voxel-size corrects wrong metadata, "
+            "--force-voxel-size goes on and stamps the output as extrapolated",
+        )
+    return True, (f"{clash}: the output is stamped as extrapolated",)
+
+
+def show_size(size: Size) -> str:
+    """Write a voxel size for people: ``8 x 32 x 32 nm``."""
+    return " x ".join(f"{value:.4g}" for value in size) + " nm"
+
+
+def check_place(job: Job) -> None:
+    """Refuse an output inside the input, and the other way round.
+
+    Raises
+    ------
+    OutputError
+        ``output.inside-input``.
+    """
+    source, target = canonical_url(job.input).rstrip("/") + "/", canonical_url(job.output).rstrip("/") + "/"
+    if source.startswith(target) or target.startswith(source):
+        raise OutputError(
+            "output.inside-input",
+            f"the output {job.output} and the input {job.input} lie in one another",
+            hint="give the output a place of its own",
+        )
+
+
+def check_dtype(job: Job, volume: Volume, window: tuple[float, float]) -> str:
+    """Return the output's dtype.
+
+    Raises
+    ------
+    ConfigError
+        ``config.dtype``: the dtype cannot hold the volume's intensities; ``config.nodata``: nodata or fill is not a value of
+        the dtype.
+    """
+    dtype = job.dtype or volume.dtype.name
+    low, high = integer_limits(dtype)
+    if not low <= window[0] <= window[1] <= high:
+        raise ConfigError(
+            "config.dtype",
+            f"--dtype {dtype} holds {low:g} to {high:g}, the volume's intensities span {window[0]:g} to {window[1]:g}",
+            hint="intensities keep their scale: choose a dtype that holds them",
+        )
+    fill = job.output_fill
+    if fill is not None and not (low <= fill <= high and (np.dtype(dtype).kind == "f" or fill == int(fill))):
+        raise ConfigError(
+            "config.nodata", f"voxels without data would become {fill:g}, which is no {dtype}", hint="name a value of that dtype with --fill"
+        )
+    return dtype
+
+
+def mask_factor(job: Job, mask: Volume, shape: Triple) -> Triple:
+    """Return the input voxels per voxel of the mask.
+
+    Raises
+    ------
+    ConfigError
+        ``config.mask``: the mask's shape is not the input's divided by whole numbers.
+    """
+    for factor in np.ndindex(64, 64, 64):
+        z, y, x = (n + 1 for n in factor)
+        if mask.shape == (-(-shape[0] // z), -(-shape[1] // y), -(-shape[2] // x)):
+            return z, y, x
+    raise ConfigError(
+        "config.mask",
+        f"the mask {job.mask} has {mask.shape} voxels, the input {shape}",
+        hint="the mask covers the same volume, on the same grid or one a whole number coarser",
+    )
+
+
+def check_resources(free: int | None, written: int, worker: int, allowed: int) -> None:
+    """Refuse what does not fit.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.disk`` or ``resource.memory``.
+    """
+    if free is not None and written > free:
+        raise ResourceError(
+            "resource.disk",
+            f"the output takes about {show_bytes(written)}, the disk has {show_bytes(free)} free",
+            hint="make room, write to another place, or enhance a part with --roi and --crop",
+        )
+    if worker > allowed:
+        raise ResourceError(
+            "resource.memory",
+            f"a worker needs about {show_bytes(worker)}, it may use {show_bytes(allowed)}",
+            hint="take smaller shards (--shard), fewer --workers, or more --memory",
+        )
+
+
+def show_bytes(number: float) -> str:
+    """Write an amount of bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(number) < 1024:
+            return f"{number:.3g} {unit}" if unit != "B" else f"{number:.0f} B"
+        number /= 1024
+    return f"{number:.3g} PiB"

@@ -1,0 +1,40 @@
+"""One worker per GPU of this machine, by dask-cuda. The one module that imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from volumetool.errors import ClusterError
+from volumetool.jobs.clusters import Cluster
+from volumetool.jobs.clusters.through_dask import ThroughDask, connect
+from volumetool.jobs.plan import Plan
+
+
+@contextmanager
+def cuda_cluster(plan: Plan) -> Iterator[Cluster]:
+    """Yield a cluster with one worker process pinned to each GPU, all sockets on loopback.
+
+    Raises
+    ------
+    ClusterError
+        ``cluster.no-dask-cuda``: not installed. ``cluster.no-gpu``: the driver shows no GPU.
+    """
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        raise ClusterError(
+            "cluster.no-dask-cuda",
+            f"--cluster cuda needs dask-cuda, which does not import: {error}",
+            hint="pip install 'volumetool[cuda12]' or 'volumetool[cuda13]', as your driver asks; or run with --cluster local",
+        ) from error
+    try:
+        cluster = LocalCUDACluster(n_workers=plan.workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
+    except Exception as error:  # the driver's library raises its own classes, which cannot be named without it
+        raise ClusterError(
+            "cluster.no-gpu",
+            f"--cluster cuda found no usable NVIDIA GPU: {type(error).__name__}: {error}",
+            hint="check `nvidia-smi`, or run with --cluster local",
+        ) from error
+    with cluster, connect(cluster, plan) as client:
+        yield ThroughDask(client, plan)

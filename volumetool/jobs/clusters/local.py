@@ -1,0 +1,31 @@
+"""Several worker processes on this machine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from distributed import LocalCluster
+
+from volumetool.jobs.clusters import Cluster
+from volumetool.jobs.clusters.through_dask import ThroughDask, connect
+from volumetool.jobs.plan import Plan
+
+
+@contextmanager
+def local_cluster(plan: Plan) -> Iterator[Cluster]:
+    """Yield a cluster of `plan.workers` spawned processes, all sockets on loopback.
+
+    Memory limits are off: the plan bounds memory, and a worker that dask pauses would only be slower.
+    """
+    with LocalCluster(
+        n_workers=plan.workers,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        memory_limit=0,
+        silence_logs=logging.ERROR,
+    ) as cluster, connect(cluster, plan) as client:
+        yield ThroughDask(client, plan)

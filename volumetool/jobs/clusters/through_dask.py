@@ -1,0 +1,95 @@
+"""Regions through a dask scheduler: one task per region, coordinates in, a record out, a bounded number in flight."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from distributed import Client, as_completed
+
+from volumetool.errors import ClusterError, VolumetoolError
+from volumetool.jobs.folder import job_url
+from volumetool.jobs.ledger import Record
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.worker import run_region
+
+WINDOW = 2
+"""Regions in flight per worker: one that runs and one that waits for it."""
+
+
+class ThroughDask:
+    """Runs regions on the workers of a dask client.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected.
+    plan : Plan
+        The job's plan; workers read it from the job's folder.
+    """
+
+    def __init__(self, client: Client, plan: Plan) -> None:
+        self.link: str | None = client.dashboard_link or None
+        self._client = client
+        self._url = job_url(plan.job.output)
+        self._runtime = json.dumps({"job": plan.job.model_dump(mode="json"), "threads": plan.threads})
+        self._workers = plan.workers
+
+    def records(self, regions: Iterator[int]) -> Iterator[Record]:
+        """Run regions and yield their records in the order in which they end."""
+        running = {self._submit(index): index for index in itertools.islice(regions, WINDOW * self._workers)}
+        if not running:
+            return
+        ended = as_completed(list(running), with_results=True, raise_errors=False)
+        for future, result in ended:
+            index = running.pop(future)
+            following = next(regions, None)
+            if following is not None:
+                future = self._submit(following)
+                running[future] = following
+                ended.add(future)
+            yield result if isinstance(result, Record) else _failed(index, result)
+
+    def _submit(self, index: int) -> Any:
+        # Retries are the ledger's business: a dead worker's region is tried on another one by dask itself.
+        return self._client.submit(run_region, self._url, self._runtime, index, pure=False, key=f"region-{index}-{time.monotonic_ns()}")
+
+
+def _failed(index: int, result: Any) -> Record:
+    """Turn what dask gives for a failed task, (type, exception, traceback), into a record.
+
+    Raises
+    ------
+    VolumetoolError
+        An error that is the worker's and not the region's, such as a wrong numerics class: it ends the run.
+    """
+    error = result[1] if isinstance(result, tuple) else result
+    if isinstance(error, VolumetoolError):
+        raise error
+    return Record(
+        region=index,
+        state="failed",
+        error={"code": "region.worker-died", "message": f"{type(error).__name__}: {error}", "hint": "see the worker's log; the region runs again with the next run"},
+        finished=time.time(),
+    )
+
+
+def connect(address: Any, plan: Plan) -> Client:
+    """Return a client of a scheduler or cluster object.
+
+    Raises
+    ------
+    ClusterError
+        ``cluster.unreachable``.
+    """
+    try:
+        return Client(address, timeout=30, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ClusterError(
+            "cluster.unreachable",
+            f"no dask scheduler answers at {plan.job.cluster}: {error}",
+            hint="check the address, and that the scheduler's and workers' versions of dask are this one's",
+        ) from error

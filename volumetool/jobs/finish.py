@@ -1,0 +1,69 @@
+"""The last pass: the levels too coarse for a region to own, and the word that the volume is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from volumetool.enhance.pyramid import build_level, shard_boxes
+from volumetool.enhance.writer import output_nodata
+from volumetool.geometry import Box
+from volumetool.jobs.ledger import DONE, Ledger
+from volumetool.jobs.plan import Plan
+from volumetool.enhance.statistics import no_normalisation
+from volumetool.store.create import open_for_writing, write_attributes
+
+Step = Callable[[], None]
+
+
+def coarse_shards(plan: Plan, within: Box | None = None) -> int:
+    """Return the number of shards that the last pass writes."""
+    return sum(len(list(shard_boxes(level, box))) for _, level, box in _coarse(plan, within)) * (plan.terms.channels or 1)
+
+
+def build_coarse_levels(plan: Plan, within: Box | None = None, step: Step | None = None) -> None:
+    """Write the coarse levels, each from the stored level before it.
+
+    Parameters
+    ----------
+    plan : Plan
+        The job's plan.
+    within : Box, optional
+        Voxels of level 0 that changed; only shards that hold a shadow of them are written.
+    step : callable, optional
+        Called after each shard.
+    """
+    output, layout = plan.job.output, plan.layout
+    nodata = output_nodata(plan.recipe(no_normalisation(1, 1)))
+    for channel in range(plan.terms.channels or 1):
+        for number, level, box in _coarse(plan, within):
+            fine = open_for_writing(output, layout, number - 1, channel)
+            coarse = open_for_writing(output, layout, number, channel)
+            build_level(fine, coarse, level, nodata=nodata, within=box, step=step)
+
+
+def finish(plan: Plan, ledger: Ledger) -> bool:
+    """Write into the volume whether it is complete; return whether it is.
+
+    A job with failed regions is complete only if it was told to accept them; they are then listed.
+    """
+    open_regions = len(ledger.states) - ledger.done
+    accepted = plan.job.accept_failed and open_regions == len(ledger.failures)
+    complete = open_regions == 0 or accepted
+    holes = [{"region": index, "box": str(plan.grid.region(index).box)} for index in sorted(ledger.failures)] if accepted else []
+    numerics = sorted({record.numerics for record in ledger.records()} - {""})
+    write_attributes(plan.job.output, plan.provenance("complete" if complete else "unfinished", holes=holes, numerics=numerics))
+    return complete
+
+
+def is_done(ledger: Ledger, regions: list[int]) -> bool:
+    """Say whether all of some regions are finished."""
+    return all(ledger.states[index] == DONE for index in regions)
+
+
+def _coarse(plan: Plan, within: Box | None):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    box = within
+    for number, level in enumerate(plan.terms.levels):
+        if number and box is not None:
+            box = box.coarsened(level.factor)
+        if not level.fused:
+            yield number, level, box

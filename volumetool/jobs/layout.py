@@ -1,0 +1,192 @@
+"""Layout: from the input and the model's card to lattice, output levels and regions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from volumetool.errors import ConfigError
+from volumetool.geometry import (
+    AxisLattice,
+    Box,
+    Lattice,
+    LevelGrid,
+    RegionGrid,
+    Size,
+    Triple,
+    balanced_stride,
+    plan_levels,
+    upscaled,
+)
+from volumetool.jobs.job import Job
+from volumetool.models import ModelCard
+
+RECOMPUTED_LIMIT = 0.10
+"""Share of patches computed twice that splitting for more workers may cost."""
+
+REGIONS_PER_WORKER = 4
+"""Regions per worker that the planner aims at, so that no worker waits long for the last one."""
+
+REGION_SECONDS = 60.0
+"""Work in a region that the planner aims at: little to lose when a worker dies."""
+
+
+def make_lattice(job: Job, card: ModelCard, shape: Triple) -> Lattice:
+    """Return the lattice: a function of the volume's shape, the model's card and the options that override it.
+
+    Raises
+    ------
+    ConfigError
+        ``config.patch``: patch or overlap are not multiples of the network's granularity.
+    """
+    overlap, trim = _margins(job, card)
+    patch = job.patch or (card.patch if job.overlap is None and not job.exact else _enlarged(card, overlap))
+    axes = []
+    for axis, size, n, o, t, g, f in zip("zyx", patch, shape, overlap, trim, card.granularity, card.scale, strict=True):
+        if size % g or o % g or size <= o:
+            raise ConfigError(
+                "config.patch",
+                f"along {axis}: patch {size} and overlap {o}; this model needs multiples of {g}, and a patch above its overlap",
+                hint=f"the model's own are patch {card.patch} and overlap {card.overlap}",
+            )
+        stride = balanced_stride(n, max(size - o, o), (o, t), g)
+        axes.append(AxisLattice(n, stride, o, t, f))
+    return Lattice(axes[0], axes[1], axes[2], card.z_context)
+
+
+def _margins(job: Job, card: ModelCard) -> tuple[Triple, Triple]:
+    """Return overlap and trim."""
+    if not job.exact:
+        if job.overlap is None:
+            return card.overlap, card.trim
+        trim = (min(card.trim[0], job.overlap[0] // 2), min(card.trim[1], job.overlap[1] // 2), min(card.trim[2], job.overlap[2] // 2))
+        return job.overlap, trim
+    margin = [-(-r // g) * g for r, g in zip(card.receptive_field, card.granularity, strict=True)]
+    z = 0 if card.dims == 2 else margin[0]
+    return (2 * z, 2 * margin[1], 2 * margin[2]), (z, margin[1], margin[2])
+
+
+def _enlarged(card: ModelCard, overlap: Triple) -> Triple:
+    """Keep the card's stride under another overlap."""
+    return card.stride[0] + overlap[0], card.stride[1] + overlap[1], card.stride[2] + overlap[2]
+
+
+def output_box(job: Job, lattice: Lattice) -> Box:
+    """Return the voxels of the full output that this output holds: all of them, or with ``crop`` those of the box.
+
+    Raises
+    ------
+    ConfigError
+        ``config.roi``: the box lies outside the volume, or ``crop`` came without one.
+    """
+    whole = Box.whole(lattice.output_shape)
+    if job.roi is not None:
+        inside = job.roi.intersection(Box.whole(lattice.shape))
+        if inside.voxels == 0:
+            raise ConfigError(
+                "config.roi", f"the box {job.roi} (z,y,x) lies outside the volume of {lattice.shape} voxels", hint="give it in input voxels"
+            )
+        if job.crop:
+            return inside.enlarged(lattice.scale)
+    if job.crop:
+        raise ConfigError("config.roi", "--crop needs the box to crop to", hint="add --roi z0:z1,y0:y1,x0:x1")
+    return whole
+
+
+def make_levels(job: Job, box: Box, scale: Triple, voxel_size: Size, translation: Size) -> tuple[LevelGrid, ...]:
+    """Return the levels of the output; `voxel_size` and `translation` are the input's, in nm."""
+    fine, origin = upscaled(voxel_size, translation, scale)
+    moved = (origin[0] + box.start[0] * fine[0], origin[1] + box.start[1] * fine[1], origin[2] + box.start[2] * fine[2])
+    return plan_levels(box.shape, fine, moved, job.chunk, job.shard)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the planner weighs a region shape by.
+
+    Parameters
+    ----------
+    workers : int
+        Workers that will share the regions.
+    memory : int
+        Bytes that one worker may use.
+    patch_seconds : float
+        Measured time of one patch.
+    """
+
+    workers: int
+    memory: int
+    patch_seconds: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """The geometry that regions are cut from.
+
+    Parameters
+    ----------
+    lattice : Lattice
+        The job's lattice.
+    box : Box
+        Voxels of the full output that the output holds.
+    levels : tuple of LevelGrid
+        Of the output.
+    channels : int
+        At least 1.
+    """
+
+    lattice: Lattice
+    box: Box
+    levels: tuple[LevelGrid, ...]
+    channels: int
+
+    def grid(self, span: Triple) -> RegionGrid:
+        """Return the regions of `span` shards each."""
+        return RegionGrid(self.box.shape, self.levels[0].shard, span, self.channels)
+
+    @property
+    def shards(self) -> Triple:
+        """Shards of level 0 per axis."""
+        return self.grid((1, 1, 1)).grid
+
+    def recomputed(self, span: Triple) -> float:
+        """Return the share of patches that are computed more than once."""
+        distinct = self.grid(self.shards).patches(self.lattice, self.box.start)
+        return self.grid(span).patches(self.lattice, self.box.start) / distinct - 1
+
+
+def choose_span(work: Work, demand: Demand, memory_of: Callable[[Work, Triple], int]) -> Triple:
+    """Return the shards per region: bands as wide as memory allows, cut further while workers would lack work.
+
+    A region is one shard deep where sections are independent: more depth would save nothing.
+    """
+    shards = work.shards
+    span = [shards[0] if work.lattice.z.overlap else 1, shards[1], shards[2]]
+    while memory_of(work, _triple(span)) > demand.memory and span[0] * span[1] > 1:
+        axis = 0 if span[0] > span[1] else 1
+        span[axis] = -(-span[axis] // 2)
+    while (axis_to_cut := _next_cut(work, span, demand)) is not None:
+        span[axis_to_cut] = -(-span[axis_to_cut] // 2)
+    return _triple(span)
+
+
+def _next_cut(work: Work, span: list[int], demand: Demand) -> int | None:
+    """Return the axis to halve: where regions are too few or too long, and the cut stays cheap."""
+    grid = work.grid(_triple(span))
+    seconds = grid.patches(work.lattice, work.box.start) * demand.patch_seconds / grid.count
+    few = grid.count < REGIONS_PER_WORKER * demand.workers and demand.workers > 1
+    if not few and seconds <= 2 * REGION_SECONDS:
+        return None
+    # A cut across the sweep costs columns, one along it costs rows: take the cheaper one.
+    options = []
+    for axis in (2, 1, 0):
+        halved = [-(-n // 2) if a == axis else n for a, n in enumerate(span)]
+        if halved != span:
+            options.append((work.recomputed(_triple(halved)), -axis))
+    if not options or min(options)[0] > RECOMPUTED_LIMIT:
+        return None
+    return -min(options)[1]
+
+
+def _triple(span: list[int]) -> Triple:
+    return span[0], span[1], span[2]

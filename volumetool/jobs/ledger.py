@@ -1,0 +1,216 @@
+"""The ledger: which regions are done, skipped by failure, or still to do.
+
+A job's folder holds ``ledger/00000001.jsonl`` and so on: segments of records, one record a line, each line with the CRC-32 of
+its text in front. A segment is one key, written atomically and never changed; only the driver writes. A later record of a
+region replaces an earlier one. Where a line is damaged its region simply runs again: a region run twice gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volumetool.errors import LedgerError
+from volumetool.store.kvstore import delete_key, list_keys, read_key, write_key
+
+State = Literal["done", "failed"]
+
+TODO, DONE, FAILED = 0, 1, 2
+"""States in the array over the region grid."""
+
+FOLDER = "ledger"
+FLUSH_RECORDS = 256
+FLUSH_SECONDS = 1.0
+"""Records wait at most this long for their segment: the work that a dead driver loses."""
+
+COMPACT_SEGMENTS = 64
+"""From so many segments on, opening the ledger for writing merges them."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one region; written after its shards.
+
+    Attributes
+    ----------
+    region : int
+        Index in the job's region grid.
+    state : {"done", "failed"}
+        A failed region runs again with the next run.
+    checksums : tuple of int
+        CRC-32 of the voxels of each fused level, in the order of the sweep.
+    patches, recomputed, skipped : int
+        Patches that the region needed, that an earlier region needs too, that the network was not asked for.
+    seconds, network_seconds : float
+        Spent in all, and inside the network.
+    worker : str
+        Host and process.
+    numerics : str
+        Digest of the worker's probe.
+    error : dict
+        Code, message and hint of a failure.
+    finished : float
+        Unix time.
+    """
+
+    region: int
+    state: State
+    checksums: tuple[int, ...] = ()
+    patches: int = 0
+    recomputed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    network_seconds: float = 0.0
+    worker: str = ""
+    numerics: str = ""
+    error: dict[str, str] = field(default_factory=dict)
+    finished: float = 0.0
+
+
+@dataclass
+class Totals:
+    """Sums over the records of finished regions."""
+
+    done: int = 0
+    patches: int = 0
+    recomputed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    network_seconds: float = 0.0
+
+    def add(self, record: Record, sign: int = 1) -> None:
+        """Count a finished region in, or out again with ``sign=-1``."""
+        self.done += sign
+        for name in ("patches", "recomputed", "skipped", "seconds", "network_seconds"):
+            setattr(self, name, getattr(self, name) + sign * getattr(record, name))
+
+
+class Ledger:
+    """The records of a job. One process, the driver, writes; any may read.
+
+    Parameters
+    ----------
+    url : str
+        The job's folder.
+    regions : int
+        Regions of the job.
+
+    Attributes
+    ----------
+    states : numpy.ndarray of uint8, shape (regions,)
+        0 to do, 1 done, 2 failed.
+    failures : dict of int to Record
+        The failed regions.
+    damaged : int
+        Lines that were not read because their checksum is wrong.
+    """
+
+    def __init__(self, url: str, regions: int) -> None:
+        self.url = url
+        self.states: NDArray[np.uint8] = np.zeros(regions, np.uint8)
+        self.failures: dict[int, Record] = {}
+        self.damaged = 0
+        self.last_finished = 0.0
+        self._waiting: list[Record] = []
+        self._flushed = time.monotonic()
+        self._segments = 0
+        for record in self.records():
+            self._note(record)
+
+    @property
+    def done(self) -> int:
+        """Number of finished regions."""
+        return int(np.count_nonzero(self.states == DONE))
+
+    def records(self) -> Iterator[Record]:
+        """Yield every record on disk in the order of writing; of a region's records the last one counts."""
+        self.damaged = 0
+        for key in segment_keys(self.url):
+            self._segments = max(self._segments, int(key.rpartition("/")[2].partition(".")[0]))
+            for line in (read_key(self.url, key) or b"").splitlines():
+                record = _parse(line)
+                if record is None or not 0 <= record.region < len(self.states):
+                    self.damaged += 1
+                    continue
+                yield record
+
+    def latest(self) -> dict[int, Record]:
+        """Return the last record of every region that has one."""
+        return {record.region: record for record in self.records()}
+
+    def totals(self) -> Totals:
+        """Return the sums over finished regions."""
+        totals = Totals()
+        for record in self.latest().values():
+            if record.state == "done":
+                totals.add(record)
+        return totals
+
+    def append(self, record: Record) -> None:
+        """Take a record in; it is on disk within a second or with the next flush."""
+        self._note(record)
+        self._waiting.append(record)
+        if len(self._waiting) >= FLUSH_RECORDS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the waiting records as a new segment, atomically and synced."""
+        if self._waiting:
+            self._segments += 1
+            write_key(self.url, _segment(self._segments), b"".join(map(_line, self._waiting)))
+            self._waiting = []
+        self._flushed = time.monotonic()
+
+    def compact(self) -> None:
+        """Merge many small segments into one: the new one is written before the old ones go."""
+        keys = segment_keys(self.url)
+        if len(keys) < COMPACT_SEGMENTS:
+            return
+        latest = self.latest()
+        self._segments += 1
+        write_key(self.url, _segment(self._segments), b"".join(_line(latest[index]) for index in sorted(latest)))
+        for key in keys:
+            delete_key(self.url, key)
+
+    def _note(self, record: Record) -> None:
+        self.states[record.region] = DONE if record.state == "done" else FAILED
+        self.failures.pop(record.region, None)
+        if record.state == "failed":
+            self.failures[record.region] = record
+        self.last_finished = max(self.last_finished, record.finished)
+
+
+def segment_keys(url: str) -> list[str]:
+    """Return the keys of a ledger's segments, oldest first."""
+    return sorted(key for key in list_keys(url, FOLDER + "/") if key.endswith(".jsonl"))
+
+
+def _segment(number: int) -> str:
+    return f"{FOLDER}/{number:08d}.jsonl"
+
+
+def _line(record: Record) -> bytes:
+    text = json.dumps(asdict(record), separators=(",", ":")).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _parse(line: bytes) -> Record | None:
+    checksum, _, text = line.partition(b" ")
+    if checksum != b"%08x" % zlib.crc32(text):
+        return None
+    try:
+        fields: dict[str, Any] = json.loads(text)
+        return Record(**fields | {"checksums": tuple(fields["checksums"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise LedgerError(
+            "ledger.version",
+            f"a record of this ledger has other fields than this version of volumetool writes: {error}",
+            hint="go on with the version that began the job, or start anew with --overwrite",
+        ) from error

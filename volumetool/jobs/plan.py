@@ -1,0 +1,161 @@
+"""The plan: everything decided before a voxel is touched. Frozen, printable, refusable."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from volumetool.enhance.engine import Numerics
+from volumetool.enhance.recipe import Recipe
+from volumetool.enhance.statistics import Statistics
+from volumetool.geometry import Box, RegionGrid, Size, Triple
+from volumetool.jobs.job import Job
+from volumetool.jobs.terms import Terms
+from volumetool.store.create import VolumeLayout
+
+
+class Estimates(BaseModel):
+    """What the plan costs.
+
+    Parameters
+    ----------
+    patches : int
+        Patches that all regions evaluate.
+    recomputed : int
+        Those of them that another region evaluates too.
+    read_bytes : int
+        Input voxels, halo included, before compression.
+    written_bytes : int
+        Output of all levels, compressed as a sample of it was.
+    objects : int
+        Files or objects of the output.
+    free_bytes : int, optional
+        Free space where the output goes; unknown for object stores.
+    worker_bytes, allowed_bytes : int
+        Memory that one worker needs, and that it may use.
+    seconds : float
+        From a measured sample of this machine.
+    compression : float
+        Stored bytes per byte of voxels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    patches: int
+    recomputed: int
+    read_bytes: int
+    written_bytes: int
+    objects: int
+    free_bytes: int | None
+    worker_bytes: int
+    allowed_bytes: int
+    seconds: float
+    compression: float
+
+
+class Plan(BaseModel):
+    """A job, decided.
+
+    Parameters
+    ----------
+    job : Job
+        As asked for.
+    terms : Terms
+        Everything that decides a byte.
+    fingerprint : str
+        Digest of the terms.
+    grid : RegionGrid
+        The regions; kept for the life of the job.
+    numerics : Numerics
+        How the network is computed; kept for the life of the job.
+    probe : str
+        Digest of the network on fixed patches, as this machine computes it.
+    workers, threads : int
+        Processes or GPUs, and CPU threads in each.
+    model, model_spec : str
+        Name and where it is loaded from.
+    input_shape, voxel_size : tuple
+        Of the input's level, in voxels and nm.
+    input_dtype : str
+        Of the input.
+    mask_factor : tuple of int
+        Input voxels per voxel of the mask.
+    estimates : Estimates
+        What it costs.
+    notes : tuple of str
+        Warnings for the user.
+    extrapolated : bool
+        The voxel size is outside the range that the model was trained on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    job: Job
+    terms: Terms
+    fingerprint: str
+    grid: RegionGrid
+    numerics: Numerics
+    probe: str
+    workers: int
+    threads: int
+    model: str
+    model_spec: str
+    input_shape: Triple
+    input_dtype: str
+    voxel_size: Size
+    mask_factor: Triple
+    estimates: Estimates
+    notes: tuple[str, ...] = ()
+    extrapolated: bool = False
+
+    @property
+    def roi(self) -> Box | None:
+        """Voxels of the output that are asked for now, or None for all."""
+        if self.job.roi is None or self.job.crop:
+            return None
+        return self.job.roi.intersection(Box.whole(self.input_shape)).enlarged(self.terms.lattice.scale)
+
+    @property
+    def layout(self) -> VolumeLayout:
+        """Return the output volume before it exists."""
+        fill = self.job.output_fill or 0.0
+        return VolumeLayout(self.terms.dtype, self.terms.levels, self.terms.channels, fill_value=fill)
+
+    def recipe(self, statistics: Statistics) -> Recipe:
+        """Return what decides the voxels."""
+        return Recipe(
+            lattice=self.terms.lattice,
+            statistics=statistics,
+            levels=self.terms.levels,
+            dtype=self.terms.dtype,
+            origin=self.terms.box.start,
+            nodata=self.job.nodata,
+            fill=self.job.output_fill or 0.0,
+            flatten=self.job.flatten,
+            invert=self.job.invert,
+        )
+
+    def provenance(self, status: str, **more: Any) -> dict[str, Any]:
+        """Return what the output volume says of its own making.
+
+        Parameters
+        ----------
+        status : str
+            ``unfinished`` or ``complete``.
+        more : JSON values
+            Added as they are.
+        """
+        from volumetool import __version__
+
+        return {
+            "version": __version__,
+            "status": status,
+            "model": {"name": self.model, "sha256": self.terms.model},
+            "fingerprint": self.fingerprint,
+            "extrapolated": self.extrapolated,
+            "terms": self.terms.plain(),
+            "host": socket.gethostname(),
+            **more,
+        }

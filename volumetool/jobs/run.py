@@ -1,0 +1,215 @@
+"""Running a plan: regions that are not in the ledger, on some worker, until none is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import tensorstore as ts
+
+from volumetool.enhance.statistics import Statistics
+from volumetool.errors import OutputError
+from volumetool.geometry import Box
+from volumetool.jobs.clusters import open_cluster
+from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish
+from volumetool.jobs.folder import job_url, open_ledger, read_plan, read_statistics, write_plan
+from volumetool.jobs.job import Job
+from volumetool.jobs.ledger import DONE, Ledger, Record
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.planning import plan_with_statistics
+from volumetool.store.create import create_volume
+from volumetool.store.kvstore import canonical_url, delete_prefix, join_url, kvstore_spec, read_key
+
+
+class Watcher(Protocol):
+    """Sees a run go by: progress bars, logs, histories. The engine knows no other way to speak."""
+
+    def started(self, plan: Plan, todo: int, link: str | None) -> None:
+        """Regions begin to run; `todo` of them, with a dashboard at `link`."""
+
+    def recorded(self, record: Record) -> None:
+        """A region ended."""
+
+    def finishing(self, shards: int) -> None:
+        """The coarse levels begin: so many shards."""
+
+    def stepped(self) -> None:
+        """A shard of the coarse levels was written."""
+
+
+class Silence:
+    """The watcher that says nothing."""
+
+    def started(self, plan: Plan, todo: int, link: str | None) -> None:
+        """Do nothing."""
+
+    def recorded(self, record: Record) -> None:
+        """Do nothing."""
+
+    def finishing(self, shards: int) -> None:
+        """Do nothing."""
+
+    def stepped(self) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes
+    ----------
+    plan : Plan
+        What was run.
+    complete : bool
+        Every voxel of the output is there.
+    done, failed, regions : int
+        Regions finished by now, failed, and in all.
+    ran : int
+        Regions that this run finished.
+    failures : tuple of Record
+        The failed regions.
+    """
+
+    plan: Plan
+    complete: bool
+    done: int
+    failed: int
+    regions: int
+    ran: int
+    failures: tuple[Record, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 where all that was asked for is there, 3 where running again goes on."""
+        return 0 if self.complete or (self.plan.roi is not None and not self.failed) else 3
+
+
+def enhance(job: Job, watcher: Watcher | None = None) -> Outcome:
+    """Plan a job and run it; an interrupted one goes on.
+
+    Parameters
+    ----------
+    job : Job
+        What is asked for.
+    watcher : Watcher, optional
+        Sees the run go by.
+
+    Raises
+    ------
+    VolumetoolError
+        As :func:`volumetool.plan`, and ``cluster.*`` where workers cannot be had.
+    """
+    plan, statistics = plan_with_statistics(job)
+    return run(plan, statistics, watcher)
+
+
+def run(plan: Plan, statistics: Statistics, watcher: Watcher | None = None) -> Outcome:
+    """Run the regions of a plan that its ledger does not call done.
+
+    Parameters
+    ----------
+    plan : Plan
+        From :func:`volumetool.plan`.
+    statistics : Statistics
+        The table that the plan's fingerprint names.
+    watcher : Watcher, optional
+        Sees the run go by.
+    """
+    watcher = watcher or Silence()
+    prepare(plan, statistics)
+    ledger = open_ledger(plan)
+    ledger.compact()
+    todo = sum(1 for _ in to_do(plan, ledger))
+    before = ledger.done
+    try:
+        if todo:
+            with open_cluster(plan) as cluster:
+                watcher.started(plan, todo, cluster.link)
+                for record in cluster.records(to_do(plan, ledger)):
+                    ledger.append(record)
+                    watcher.recorded(record)
+    finally:
+        ledger.flush()
+        write_maps(plan, ledger)
+    _finish(plan, ledger, watcher, changed=ledger.done > before)
+    return Outcome(
+        plan=plan,
+        complete=_finished_volume(plan, ledger),
+        done=ledger.done,
+        failed=len(ledger.failures),
+        regions=plan.grid.count,
+        ran=ledger.done - before,
+        failures=tuple(ledger.failures[index] for index in sorted(ledger.failures)),
+    )
+
+
+def prepare(plan: Plan, statistics: Statistics) -> None:
+    """Create the output and the job's folder, or find them as this plan left them.
+
+    Raises
+    ------
+    OutputError
+        ``output.foreign``: with ``overwrite``, what stands at the output was not made by volumetool.
+    """
+    place, folder = canonical_url(plan.job.output), job_url(plan.job.output)
+    if plan.job.overwrite:
+        _delete_earlier(place, folder)
+    elif (stored := read_plan(folder)) is not None:
+        read_statistics(folder, stored)
+        return
+    create_volume(place, plan.layout, plan.provenance("unfinished"))
+    write_plan(plan, statistics)
+
+
+def to_do(plan: Plan, ledger: Ledger) -> Iterator[int]:
+    """Yield the regions that are asked for and not done."""
+    for index in plan.grid.touching(plan.roi):
+        if ledger.states[index] != DONE:
+            yield index
+
+
+def _delete_earlier(place: str, folder: str) -> None:
+    ours = read_key(folder, "plan.json") is not None
+    if not ours and read_key(place, "zarr.json") is not None:
+        raise OutputError(
+            "output.foreign",
+            f"{place} was not made by a volumetool job, so --overwrite leaves it alone",
+            hint="choose another output, or delete it yourself",
+            where=place,
+        )
+    # The folder's plan makes the output ours: it goes last, so that an interrupted deletion can be taken up again.
+    delete_prefix(place)
+    delete_prefix(folder)
+
+
+def _finish(plan: Plan, ledger: Ledger, watcher: Watcher, *, changed: bool) -> None:
+    """Write the coarse levels over what was computed; on a complete output also those that an earlier run left open."""
+    complete = _finished_volume(plan, ledger)
+    if not changed and not (complete and not _says_complete(plan)):
+        return
+    within: Box | None = None if complete else plan.roi
+    watcher.finishing(coarse_shards(plan, within))
+    build_coarse_levels(plan, within, watcher.stepped)
+    finish(plan, ledger)
+
+
+def _finished_volume(plan: Plan, ledger: Ledger) -> bool:
+    left = plan.grid.count - ledger.done
+    return left == 0 or (plan.job.accept_failed and left == len(ledger.failures))
+
+
+def _says_complete(plan: Plan) -> bool:
+    from volumetool.store.open import open_volume
+
+    return open_volume(plan.job.output).attributes.get("status") == "complete"
+
+
+def write_maps(plan: Plan, ledger: Ledger) -> None:
+    """Write the states of all regions as a small array on the region grid, for views; the ledger stays the truth."""
+    shape = (plan.grid.channels, *plan.grid.grid)
+    spec = {"driver": "zarr3", "kvstore": kvstore_spec(join_url(job_url(plan.job.output), "maps/state"))}
+    array = ts.open(spec, create=True, delete_existing=True, dtype="uint8", shape=shape).result()
+    array.write(np.asarray(ledger.states).reshape(shape)).result()

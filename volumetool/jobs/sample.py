@@ -1,0 +1,79 @@
+"""A sample of the job, run in memory: how long a patch takes here, and how well the output compresses."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from volumetool.enhance.blend import blend
+from volumetool.enhance.columns import Source, read_columns
+from volumetool.enhance.engine import Engine, probe_patches
+from volumetool.enhance.recipe import Recipe
+from volumetool.geometry import Box, Region
+from volumetool.store.create import VolumeLayout, array_metadata
+
+ROUNDS = 5
+"""Batches that are timed; their median counts."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the sample showed.
+
+    Attributes
+    ----------
+    patch_seconds : float
+        Time of one patch in the network.
+    compression : float
+        Stored bytes per byte of voxels.
+    """
+
+    patch_seconds: float
+    compression: float
+
+
+def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: VolumeLayout) -> Sample:
+    """Time a few batches, and enhance the chunk in the middle of the volume in memory.
+
+    Parameters
+    ----------
+    recipe, engine
+        As the job will use them.
+    voxels : tensorstore.TensorStore
+        The input, z, y, x.
+    layout : VolumeLayout
+        Of the output; its codecs compress the sample.
+    """
+    level = recipe.levels[0]
+    z, y, x = ((n // 2) // c * c for n, c in zip(level.shape, level.chunk, strict=True))
+    stop = (z + level.chunk[0], y + level.chunk[1], x + level.chunk[2])
+    region = Region(0, 0, Box((z, y, x), stop).intersection(Box.whole(level.shape)))
+    columns = read_columns(recipe, region, Source(voxels), engine.numerics.batch)
+    slabs = [slab.voxels for slab in blend(recipe, region, engine.predict_columns(columns), engine.xp)]
+    return Sample(_patch_seconds(recipe, engine), _compression(slabs[0], layout))
+
+
+def _patch_seconds(recipe: Recipe, engine: Engine) -> float:
+    patches = probe_patches(recipe.lattice.context, recipe.lattice.patch, engine.numerics.batch)
+    engine.predict(patches)
+    rounds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        engine.predict(patches)
+        rounds.append(time.perf_counter() - started)
+    return statistics.median(rounds) / len(patches)
+
+
+def _compression(voxels: NDArray[np.generic], layout: VolumeLayout) -> float:
+    metadata = array_metadata(layout, 0)
+    channels = metadata["shape"][:-3]
+    metadata |= {"shape": [*channels, *voxels.shape]}
+    array = ts.open({"driver": "zarr3", "kvstore": "memory://", "metadata": metadata}, create=True).result()
+    array[(0,) * len(channels)].write(voxels).result()
+    keys = [key for key in array.kvstore.list().result() if not key.endswith(b"zarr.json")]
+    return sum(len(array.kvstore.read(key).result().value) for key in keys) / voxels.nbytes

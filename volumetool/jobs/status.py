@@ -1,0 +1,72 @@
+"""Status: how far a job is, from its folder alone."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from volumetool.jobs.folder import open_ledger
+from volumetool.jobs.plan import Plan
+from volumetool.store.open import open_volume
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a job stands.
+
+    Attributes
+    ----------
+    state : {"complete", "unfinished"}
+        As the volume's own attributes say.
+    done, failed, regions : int
+        Regions finished, failed, in all.
+    patches, recomputed, skipped : int
+        Sums over finished regions.
+    seconds, network_seconds : float
+        Sums over finished regions, of all workers.
+    idle_seconds : float, optional
+        Since the last region ended; None before the first.
+    failures : list of dict
+        Region, box and error of each failed one.
+    next_command : str
+        What to type next.
+    """
+
+    state: str
+    done: int
+    failed: int
+    regions: int
+    patches: int
+    recomputed: int
+    skipped: int
+    seconds: float
+    network_seconds: float
+    idle_seconds: float | None
+    failures: list[dict[str, Any]]
+    next_command: str
+
+
+def job_status(plan: Plan) -> Status:
+    """Return where the job of a stored plan stands."""
+    ledger = open_ledger(plan)
+    totals = ledger.totals()
+    state = str(open_volume(plan.job.output).attributes.get("status", "unfinished"))
+    failures = [
+        {"region": index, "box": str(plan.grid.region(index).box), **record.error} for index, record in sorted(ledger.failures.items())
+    ]
+    again = f"volumetool enhance {plan.job.input} {plan.job.output}"
+    return Status(
+        state=state,
+        done=ledger.done,
+        failed=len(ledger.failures),
+        regions=plan.grid.count,
+        patches=totals.patches,
+        recomputed=totals.recomputed,
+        skipped=totals.skipped,
+        seconds=totals.seconds,
+        network_seconds=totals.network_seconds,
+        idle_seconds=time.time() - ledger.last_finished if ledger.last_finished else None,
+        failures=failures,
+        next_command=f"volumetool verify {plan.job.output}" if state == "complete" else again,
+    )

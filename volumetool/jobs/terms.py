@@ -1,0 +1,82 @@
+"""Terms: everything that decides the bytes of an output. Their digest is the job's fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from volumetool.geometry import Box, Lattice, LevelGrid
+
+NUMERICS_VERSION = 1
+"""Raised whenever a change of the code changes an output byte: blending, rounding, statistics, mirroring, pyramid."""
+
+
+class Terms(BaseModel):
+    """The resolved settings of a job, as far as they change a byte; every field counts.
+
+    Parameters
+    ----------
+    input : str
+        Identity of the input's metadata; not its path, so that a volume may move.
+    level : int
+        Level of the input.
+    model : str
+        SHA-256 of weights and of the card's fields that change a voxel.
+    lattice : Lattice
+        Positions of all patches.
+    precision : str
+        Of the network's body.
+    padded_batch : int, optional
+        Patches per call, where that number changes bytes.
+    statistics : str
+        SHA-256 of the table of section statistics.
+    box : Box
+        Voxels of the full output that this output holds.
+    levels : tuple of LevelGrid
+        Layout of the output.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: str
+    level: int
+    model: str
+    lattice: Lattice
+    precision: str
+    padded_batch: int | None
+    statistics: str
+    seed: int
+    flatten: bool
+    invert: bool
+    nodata: str | None
+    fill: str | None
+    mask: str | None
+    dtype: str
+    box: Box
+    channels: int | None
+    levels: tuple[LevelGrid, ...]
+    numerics_version: int = NUMERICS_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the terms' canonical JSON."""
+        return hashlib.sha256(json.dumps(self.plain(), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def plain(self) -> dict[str, Any]:
+        """Return the terms as JSON values."""
+        return self.model_dump(mode="json")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Return (field, old value, new value) for every field in which two sets of terms differ, nested ones by dotted name."""
+    found: list[tuple[str, Any, Any]] = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            found.append((prefix + name, before, after))
+    return found

@@ -1,0 +1,135 @@
+"""A worker: it gets the number of a region and returns a record. No voxel leaves it but to the store."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import time
+import traceback
+from collections.abc import Sequence
+
+import tensorstore as ts
+
+from volumetool.enhance.columns import Source
+from volumetool.enhance.engine import Engine
+from volumetool.enhance.region import enhance_region
+from volumetool.errors import LedgerError, NumericsError, VolumetoolError
+from volumetool.jobs.folder import job_url, read_plan, read_statistics
+from volumetool.jobs.ledger import Record
+from volumetool.jobs.plan import Plan
+from volumetool.models import load_model
+from volumetool.store.create import open_for_writing
+from volumetool.store.open import open_volume
+
+
+class Worker:
+    """Runs regions of one job in this process.
+
+    Parameters
+    ----------
+    plan : Plan
+        The job's plan.
+
+    Raises
+    ------
+    NumericsError
+        ``numerics.other-class``: this machine computes other bytes than the plan's probe.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.recipe = plan.recipe(read_statistics(job_url(plan.job.output), plan))
+        self.engine = Engine(load_model(plan.model_spec), plan.numerics, plan.job.device, plan.threads)
+        self.probe = self.engine.probe(plan.terms.lattice.patch)
+        if self.probe != plan.probe and not plan.job.allow_mixed_numerics:
+            raise NumericsError(
+                "numerics.other-class",
+                f"worker {self.name} computes other bytes than the job began with: probe {self.probe[:12]}, the plan's is {plan.probe[:12]}",
+                hint="use workers with the same processor, device and torch version; --allow-mixed-numerics records the class per region instead",
+            )
+        self._volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
+        self._mask = None if plan.job.mask is None else open_volume(plan.job.mask, voxel_size=(1.0, 1.0, 1.0))
+
+    def run(self, index: int) -> Record:
+        """Enhance a region; an error becomes a failed record, so that one bad region never stops the others."""
+        started = time.time()
+        region = self.plan.grid.region(index)
+        try:
+            made = enhance_region(self.recipe, region, self.engine, self._source(region.channel), self._targets(region.channel))
+        except Exception as error:  # noqa: BLE001  (whatever went wrong belongs into the ledger)
+            return Record(
+                region=index,
+                state="failed",
+                seconds=time.time() - started,
+                worker=self.name,
+                numerics=self.probe,
+                error=describe(error),
+                finished=time.time(),
+            )
+        return Record(
+            region=index,
+            state="done",
+            checksums=made.checksums,
+            patches=made.patches,
+            recomputed=made.recomputed,
+            skipped=made.skipped,
+            seconds=round(made.seconds, 4),
+            network_seconds=round(made.network_seconds, 4),
+            worker=self.name,
+            numerics=self.probe,
+            finished=time.time(),
+        )
+
+    @functools.cache  # noqa: B019  (a process has one worker, for the life of the process)
+    def _source(self, channel: int) -> Source:
+        mask = None if self._mask is None else self._mask.open(0, 0)
+        return Source(self._volume.open(self.plan.job.level, channel), mask, self.plan.mask_factor)
+
+    @functools.cache  # noqa: B019
+    def _targets(self, channel: int) -> Sequence[ts.TensorStore]:
+        layout = self.plan.layout
+        return [open_for_writing(self.plan.job.output, layout, level, channel) for level in range(len(self.recipe.fused))]
+
+
+def describe(error: Exception) -> dict[str, str]:
+    """Return an error as plain strings for the ledger."""
+    if isinstance(error, VolumetoolError):
+        return error.as_dict()
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" ({last[0].filename.rpartition('/')[2]}:{last[0].lineno})" if last else ""
+    return {"code": "region.unexpected", "message": f"{type(error).__name__}: {error}{place}"}
+
+
+@functools.lru_cache(maxsize=1)
+def _worker(plan_text: str) -> Worker:
+    return Worker(Plan.model_validate_json(plan_text))
+
+
+def run_region(url: str, runtime: str, index: int) -> Record:
+    """Run a region in a dask worker.
+
+    Parameters
+    ----------
+    url : str
+        The job's folder.
+    runtime : str
+        JSON of the job as this run asked for it, and the threads per worker: what may differ from the stored plan.
+    index : int
+        The region.
+    """
+    return _worker(_plan_text(url, runtime)).run(index)
+
+
+@functools.lru_cache(maxsize=1)
+def _plan_text(url: str, runtime: str) -> str:
+    import json
+
+    from volumetool.jobs.job import Job
+
+    stored = read_plan(url)
+    if stored is None:
+        raise LedgerError("ledger.plan", f"{url} holds no plan", hint="the job's folder must be readable by every worker", where=url)
+    update = json.loads(runtime)
+    return stored.model_copy(update={"job": Job.model_validate(update["job"]), "threads": update["threads"]}).model_dump_json()
