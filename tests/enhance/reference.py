@@ -67,7 +67,12 @@ def _predict(volume: NDArray[np.generic], network: nn.Module, g: Geometry, index
 
 
 def _join(pieces: list[NDArray[np.float32]], axis: int, g: Geometry, length: int) -> NDArray[np.float32]:
-    s, o, t, f = g.stride[axis] * g.scale[axis], g.overlap[axis] * g.scale[axis], g.trim[axis] * g.scale[axis], g.scale[axis]
+    s, o, t, f = (
+        g.stride[axis] * g.scale[axis],
+        g.overlap[axis] * g.scale[axis],
+        g.trim[axis] * g.scale[axis],
+        g.scale[axis],
+    )
     assert f >= 1
     shape = list(pieces[0].shape)
     shape[axis] = length

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class Slab:
     """
 
     box: Box
-    voxels: NDArray[np.generic]
+    voxels: NDArray[Any]
 
 
 @dataclass
@@ -48,7 +49,7 @@ class _Band:
     """The part of a region that is open: strips that wait for the next column, slabs that are not full."""
 
     strips: dict[int, Array] = field(default_factory=dict)
-    slabs: dict[int, NDArray[np.generic]] = field(default_factory=dict)
+    slabs: dict[int, NDArray[Any]] = field(default_factory=dict)
 
 
 def blend(recipe: Recipe, region: Region, predicted: Iterator[tuple[Column, list[Array]]], xp: ModuleType) -> Iterator[Slab]:
@@ -120,7 +121,11 @@ def _lay(target: Array, patch: Array, where: Placement, axis: int, weights: Arra
     along = (slice(None),) * axis
     shape = [1, 1, 1]
     shape[axis] = -1
-    _mix(target[(*along, where.ramp_target)], patch[(*along, where.ramp_source)], weights[where.ramp_weight].reshape(shape))
+    _mix(
+        target[(*along, where.ramp_target)],
+        patch[(*along, where.ramp_source)],
+        weights[where.ramp_weight].reshape(shape),
+    )
     target[(*along, where.copy_target)] = patch[(*along, where.copy_source)]
 
 
@@ -144,7 +149,7 @@ def _blend_strip(line: AxisLattice, band: _Band, column: Column, slab: Array, we
     return slab
 
 
-def _collect(recipe: Recipe, region: Region, band: _Band, box: Box, voxels: NDArray[np.generic]) -> None:
+def _collect(recipe: Recipe, region: Region, band: _Band, box: Box, voxels: NDArray[Any]) -> None:
     """Put finished voxels into the slabs that they belong to."""
     core = recipe.core(region)
     own = box.shifted((-core.start[0], -core.start[1], -core.start[2]))
@@ -171,4 +176,3 @@ def _finished(recipe: Recipe, region: Region, band: _Band, reached: int) -> Iter
         z, y, x = region.box.start
         (z_stop, y_stop, _) = region.box.stop
         yield Slab(Box((z, y, x + number * shard), (z_stop, y_stop, x + stop)), band.slabs.pop(number))
-

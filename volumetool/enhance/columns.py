@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
@@ -96,7 +97,9 @@ def read_columns(recipe: Recipe, region: Region, source: Source, batch: int) -> 
     groups = section_groups(lattice, core, batch)
     for x in lattice.x.touching(core.start[2], core.stop[2]):
         start = (lattice.z.start(groups[0].start), lattice.y.start(rows.start), lattice.x.start(x))
-        stop = tuple(line.start(last) + line.patch for line, last in zip(lattice.axes, (groups[-1][-1], rows[-1], x), strict=True))
+        stop = tuple(
+            line.start(last) + line.patch for line, last in zip(lattice.axes, (groups[-1][-1], rows[-1], x), strict=True)
+        )
         block = _read(source.voxels, lattice, Box(start, (stop[0], stop[1], stop[2])))
         wanted = _read_mask(source, lattice, Box(start, (stop[0], stop[1], stop[2])))
         for group in groups:
@@ -106,7 +109,7 @@ def read_columns(recipe: Recipe, region: Region, source: Source, batch: int) -> 
             yield _cut(recipe, region, (x, group, rows), block[context], None if wanted is None else wanted[sections])
 
 
-def _read(store: ts.TensorStore, lattice: Lattice, box: Box) -> NDArray[np.generic]:
+def _read(store: ts.TensorStore, lattice: Lattice, box: Box) -> NDArray[Any]:
     """Read a box of input voxels with its z context, mirrored at the faces."""
     context = (lattice.context, 0, 0)
     indices = [
@@ -135,14 +138,15 @@ def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[np.bool_] 
     ]
     window = tuple(slice(int(index.min()), int(index.max()) + 1) for index in indices)
     voxels = np.asarray(source.mask[window].read().result())
-    return voxels[np.ix_(*(index - part.start for index, part in zip(indices, window, strict=True)))] != 0
+    mask: NDArray[np.bool_] = voxels[np.ix_(*(index - part.start for index, part in zip(indices, window, strict=True)))] != 0
+    return mask
 
 
 def _cut(
     recipe: Recipe,
     region: Region,
     position: tuple[int, range, range],
-    block: NDArray[np.generic],
+    block: NDArray[Any],
     wanted: NDArray[np.bool_] | None,
 ) -> Column:
     """Fill, normalise and cut the patches of one group out of its block of input."""
@@ -168,7 +172,7 @@ def _cut(
         if valid is not None and not valid[cut].all():
             _fill_missing(patches[number], valid[cut])
         seen = block[cut] if valid is None else block[cut][valid[cut]]
-        flat = seen.size == 0 or seen.min() == seen.max()  # type: ignore[operator]  # generic numbers do compare
+        flat = seen.size == 0 or bool(seen.min() == seen.max())
         active[number] = not flat and (wanted is None or bool(wanted[z : z + depth, y : y + height].any()))
     inner = slice(lattice.context, len(block) - lattice.context)
     missing_start = (lattice.z.start(group.start), lattice.y.start(rows.start), lattice.x.start(x))

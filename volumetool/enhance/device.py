@@ -54,7 +54,9 @@ def array_module(device: torch.device) -> ModuleType:
         import cupy
     except ImportError as error:
         raise ResourceError(
-            "resource.no-cupy", "the GPU path needs CuPy, which is not installed", hint="pip install 'volumetool[cuda12]' or [cuda13]"
+            "resource.no-cupy",
+            "the GPU path needs CuPy, which is not installed",
+            hint="pip install 'volumetool[cuda12]' or [cuda13]",
         ) from error
     module: ModuleType = cupy
     return module
@@ -81,7 +83,7 @@ def to_host(array: Array) -> NDArray[Any]:
 def computes_bfloat16(device: torch.device) -> bool:
     """Say whether a device multiplies bfloat16 in hardware, so that it is worth using."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     # torch knows the CPU's instruction sets only through these private names; without them float32 is the safe answer.
     tests = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return any(test() for test in tests if test is not None)
+    return any(bool(test()) for test in tests if test is not None)

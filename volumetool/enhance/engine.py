@@ -92,7 +92,10 @@ class Engine:
         outputs: list[Array] = []
         batch = self.numerics.batch
         # Threads start with gradients switched on, so the mode is entered here, in the thread that computes.
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.numerics.precision == "bfloat16"):
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.numerics.precision == "bfloat16"),
+        ):
             for start in range(0, len(patches), batch):
                 part = patches[start : start + batch]
                 outputs.extend(as_array(self._call(part))[: len(part)])
@@ -105,7 +108,7 @@ class Engine:
         x = torch.from_numpy(part).to(self.device, non_blocking=True)  # (b, depth, y, x)
         if self.card.dims == 3:
             x = x.unsqueeze(1)  # (b, 1, z, y, x)
-        y = self._network(x)  # (b, 1, [z*fz,] y*fy, x*fx)
+        y: torch.Tensor = self._network(x)  # (b, 1, [z*fz,] y*fy, x*fx)
         if self.card.dims == 3:
             y = y.squeeze(1)  # (b, z*fz, y*fy, x*fx)
         # A sum is finite only if all its terms are.
@@ -113,7 +116,7 @@ class Engine:
             raise NumericsError(
                 "numerics.not-finite",
                 f"the network {self.card.name} made NaN or infinity in {self.numerics.precision}",
-                hint="nothing of this region was written; try --precision float32, and check the model with `volumetool model show`",
+                hint="nothing wrong reached the disk; try --precision float32, and look at `volumetool model show`",
             )
         return y
 
@@ -121,7 +124,13 @@ class Engine:
         """Yield each column with its output patches; a skipped patch counts as its input, enlarged."""
         for column in columns:
             asked = iter(self.predict(column.patches[column.active]))
-            yield column, [next(asked) if active else self.enlarge(patch) for patch, active in zip(column.patches, column.active, strict=True)]
+            yield (
+                column,
+                [
+                    next(asked) if active else self.enlarge(patch)
+                    for patch, active in zip(column.patches, column.active, strict=True)
+                ],
+            )
 
     def enlarge(self, patch: NDArray[np.float32]) -> Array:
         """Return the patch's own sections with every voxel repeated by the model's scale."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import product
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
@@ -20,7 +21,7 @@ SPAN_VOXELS = 2**26
 """Voxels of the finer level that the pass over coarse levels holds at once."""
 
 
-def downsample(voxels: NDArray[np.generic], factor: Triple, nodata: float | None = None) -> NDArray[np.generic]:
+def downsample(voxels: NDArray[Any], factor: Triple, nodata: float | None = None) -> NDArray[Any]:
     """Return the mean over blocks of `factor` voxels.
 
     Parameters
@@ -43,7 +44,7 @@ def downsample(voxels: NDArray[np.generic], factor: Triple, nodata: float | None
     return _mean_of_valid(voxels, factor, nodata)
 
 
-def _mean_of_valid(voxels: NDArray[np.generic], factor: Triple, nodata: float) -> NDArray[np.generic]:
+def _mean_of_valid(voxels: NDArray[Any], factor: Triple, nodata: float) -> NDArray[Any]:
     valid = valid_voxels(voxels, nodata)
     count = _block_sums(valid.astype(np.float64), factor)
     sums = _block_sums(np.where(valid, voxels, 0).astype(np.float64), factor)
@@ -64,7 +65,7 @@ def _block_sums(values: NDArray[np.float64], factor: Triple) -> NDArray[np.float
     return values
 
 
-def shadows(voxels: NDArray[np.generic], levels: tuple[LevelGrid, ...], nodata: float | None = None) -> Iterator[NDArray[np.generic]]:
+def shadows(voxels: NDArray[Any], levels: tuple[LevelGrid, ...], nodata: float | None = None) -> Iterator[NDArray[Any]]:
     """Yield a block of level 0 and its means on the following levels, each made from the one before."""
     yield voxels
     for level in levels[1:]:
@@ -97,15 +98,23 @@ def build_level(
         Called after each shard.
     """
     for box in shard_boxes(level, within):
-        fine_box = box.enlarged(level.factor).intersection(Box.whole(tuple(fine.shape)))
+        fine_box = box.enlarged(level.factor).intersection(box_of(fine))
         target = np.empty(box.shape, fine.dtype.numpy_dtype)
         for part in _parts(box, level):
             source = part.enlarged(level.factor).intersection(fine_box)
             voxels = np.asarray(fine[source.slices].read().result())
-            target[part.shifted((-box.start[0], -box.start[1], -box.start[2])).slices] = downsample(voxels, level.factor, nodata)
+            target[part.shifted((-box.start[0], -box.start[1], -box.start[2])).slices] = downsample(
+                voxels, level.factor, nodata
+            )
         coarse[box.slices].write(target).result()
         if step is not None:
             step()
+
+
+def box_of(store: ts.TensorStore) -> Box:
+    """Return the box of a whole stored level."""
+    z, y, x = store.shape
+    return Box.whole((z, y, x))
 
 
 def shard_boxes(level: LevelGrid, within: Box | None = None) -> Iterator[Box]:

@@ -70,4 +70,3 @@ def _write_missing(recipe: Recipe, column: Column, box: Box, voxels: Array) -> N
     if missing.any():
         xp = module_of(voxels)
         voxels[xp.asarray(missing)] = recipe.fill
-

@@ -11,6 +11,7 @@ import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from volumetool.errors import ConfigError
 from volumetool.geometry import Triple
 from volumetool.store.volume import Volume
 
-QUANTILE_RULE = "inverted_cdf"
+QUANTILE_RULE: Final = "inverted_cdf"
 """NumPy's name of the quantile rule: the smallest sample that at least that share does not exceed, never between two."""
 
 WHOLE_SECTION = 2**20
@@ -74,7 +75,9 @@ class Statistics:
                 low[at], high[at] = float(row["low"]), float(row["high"])
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise ConfigError(
-                "config.sections", f"the table of section statistics cannot be read: {error}", hint="columns: channel,z,low,high"
+                "config.sections",
+                f"the table of section statistics cannot be read: {error}",
+                hint="columns: channel,z,low,high",
             ) from error
         wrong = np.argwhere(~(high > low))
         if len(wrong):
@@ -143,11 +146,12 @@ def fit_statistics(
     return Statistics(low, np.where(high > low, high, low + 1.0))
 
 
-def valid_voxels(voxels: NDArray[np.generic], nodata: float | None) -> NDArray[np.bool_]:
+def valid_voxels(voxels: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
     """Return where `voxels` hold data rather than `nodata`."""
     if nodata is None:
         return np.ones(voxels.shape, bool)
-    return ~np.isnan(voxels) if np.isnan(nodata) else voxels != nodata  # type: ignore[arg-type,unused-ignore]
+    valid: NDArray[np.bool_] = ~np.isnan(voxels) if np.isnan(nodata) else voxels != nodata
+    return valid
 
 
 def _tiles(shape: Triple, key: tuple[int, int, int]) -> list[tuple[slice, slice]]:
@@ -163,12 +167,12 @@ def _tiles(shape: Triple, key: tuple[int, int, int]) -> list[tuple[slice, slice]
     return tiles
 
 
-def _percentiles(sample: NDArray[np.generic], percentiles: tuple[float, float], nodata: float | None) -> tuple[float, float]:
+def _percentiles(sample: NDArray[Any], percentiles: tuple[float, float], nodata: float | None) -> tuple[float, float]:
     data = sample[valid_voxels(sample, nodata)]
-    if data.size == 0 or data.min() == data.max():  # type: ignore[operator]  # a blank section says nothing about contrast
+    if data.size == 0 or data.min() == data.max():  # a blank section says nothing about contrast
         return np.nan, np.nan
-    low, high = np.quantile(data, np.asarray(percentiles) / 100, method=QUANTILE_RULE)  # type: ignore[arg-type]
-    return (float(low), float(high)) if high > low else (float(data.min()), float(data.max()))  # type: ignore[arg-type]
+    low, high = (np.quantile(data, percent / 100, method=QUANTILE_RULE) for percent in percentiles)
+    return (float(low), float(high)) if high > low else (float(data.min()), float(data.max()))
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:

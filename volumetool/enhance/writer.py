@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
@@ -20,7 +21,7 @@ from volumetool.geometry import Box, LevelGrid, Triple
 @dataclass(frozen=True)
 class _Written:
     box: Box
-    voxels: NDArray[np.generic]
+    voxels: NDArray[Any]
     write: ts.WriteFutures
 
 
@@ -59,7 +60,10 @@ def write_slabs(recipe: Recipe, slabs: Iterable[Slab], targets: Sequence[ts.Tens
 def _start(recipe: Recipe, slab: Slab, targets: Sequence[ts.TensorStore]) -> list[_Written]:
     started = []
     for box, voxels, target in zip(
-        slab_boxes(slab.box, recipe.fused), shadows(slab.voxels, recipe.fused, output_nodata(recipe)), targets, strict=True
+        slab_boxes(slab.box, recipe.fused),
+        shadows(slab.voxels, recipe.fused, output_nodata(recipe)),
+        targets,
+        strict=True,
     ):
         write = target[box.slices].write(voxels, can_reference_source_data_indefinitely=True)
         started.append(_Written(box, voxels, write))
@@ -80,12 +84,12 @@ def _finish(written: list[_Written], targets: Sequence[ts.TensorStore], checksum
         checksums[level] = extend_checksum(checksums[level], one.voxels)
 
 
-def extend_checksum(checksum: int, voxels: NDArray[np.generic]) -> int:
+def extend_checksum(checksum: int, voxels: NDArray[Any]) -> int:
     """Return the CRC-32 of everything so far and of `voxels` in C order."""
-    return zlib.crc32(_as_bytes(voxels), checksum)
+    return zlib.crc32(_as_bytes(voxels).data, checksum)
 
 
-def _as_bytes(voxels: NDArray[np.generic]) -> NDArray[np.uint8]:
+def _as_bytes(voxels: NDArray[Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(voxels).reshape(-1).view(np.uint8)
 
 

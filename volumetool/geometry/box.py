@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import starmap
 
@@ -87,6 +88,6 @@ class Box:
         return ",".join(f"{start}:{stop}" for start, stop in zip(self.start, self.stop, strict=True))
 
 
-def _triple(values: object) -> Triple:
-    z, y, x = values  # type: ignore[misc]  # any iterable of three integers
+def _triple(values: Iterable[int]) -> Triple:
+    z, y, x = values
     return z, y, x

@@ -1,10 +1,10 @@
-"""The lattice: the positions of all patches of a volume, one per job, anchored at the volume's origin.
+r"""The lattice: the positions of all patches of a volume, one per job, anchored at the volume's origin.
 
 Along one axis, with stride s, overlap o and trim t, patch i covers the input voxels ``[i*s - o, i*s + s)`` and is given weight
 on ``[i*s - o + t, i*s + s - t)``::
 
-    patch i-1   ....________________________\\....
-    patch i                             ..../________________________\\....
+    patch i-1   ....________________________\....
+    patch i                             ..../________________________\....
                                         |  ||  |
                                         o  trim, ramp, trim
 

@@ -86,7 +86,9 @@ def plan_levels(
     first_shard = shard or default_shard(first_chunk, shape)
     if any(a % b for a, b in zip(first_shard, first_chunk, strict=True)):
         raise ConfigError(
-            "config.shard", f"shard {first_shard} is not a whole number of chunks {first_chunk}", hint="take a multiple of the chunk"
+            "config.shard",
+            f"shard {first_shard} is not a whole number of chunks {first_chunk}",
+            hint="take a multiple of the chunk",
         )
     levels = [LevelGrid(shape, first_chunk, first_shard, voxel_size, translation, (1, 1, 1), fused=True)]
     while any(n > c for n, c in zip(levels[-1].shape, levels[-1].chunk, strict=True)):

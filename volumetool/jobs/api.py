@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from volumetool.enhance.statistics import Statistics
+from volumetool.errors import InputError
 from volumetool.jobs.folder import job_url, read_plan, read_statistics
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
@@ -62,16 +64,16 @@ def stored_plan(output: str) -> Plan:
     InputError
         ``input.no-job``: there is no job's folder beside it.
     """
-    from volumetool.errors import InputError
-
     found = read_plan(job_url(output))
     if found is None:
         raise InputError(
-            "input.no-job", f"there is no job at {job_url(output)}", hint="give the OUTPUT of `volumetool enhance`; `volumetool info` describes any volume"
+            "input.no-job",
+            f"there is no job at {job_url(output)}",
+            hint="give the OUTPUT of `volumetool enhance`; `volumetool info` describes any volume",
         )
     return found.model_copy(update={"job": found.job.model_copy(update={"output": output})})
 
 
-def stored_statistics(plan: Plan) -> Any:
+def stored_statistics(plan: Plan) -> Statistics:
     """Return the section statistics of a stored plan."""
     return read_statistics(job_url(plan.job.output), plan)

@@ -88,7 +88,9 @@ def check_dtype(job: Job, volume: Volume, window: tuple[float, float]) -> str:
     fill = job.output_fill
     if fill is not None and not (low <= fill <= high and (np.dtype(dtype).kind == "f" or fill == int(fill))):
         raise ConfigError(
-            "config.nodata", f"voxels without data would become {fill:g}, which is no {dtype}", hint="name a value of that dtype with --fill"
+            "config.nodata",
+            f"voxels without data would become {fill:g}, which is no {dtype}",
+            hint="name a value of that dtype with --fill",
         )
     return dtype
 

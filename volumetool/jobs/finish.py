@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from volumetool.enhance.pyramid import build_level, shard_boxes
-from volumetool.enhance.writer import output_nodata
-from volumetool.geometry import Box
-from volumetool.jobs.ledger import DONE, Ledger
-from volumetool.jobs.plan import Plan
 from volumetool.enhance.statistics import no_normalisation
+from volumetool.enhance.writer import output_nodata
+from volumetool.geometry import Box, LevelGrid
+from volumetool.jobs.ledger import Ledger
+from volumetool.jobs.plan import Plan
 from volumetool.store.create import open_for_writing, write_attributes
 
 Step = Callable[[], None]
@@ -49,18 +49,16 @@ def finish(plan: Plan, ledger: Ledger) -> bool:
     open_regions = len(ledger.states) - ledger.done
     accepted = plan.job.accept_failed and open_regions == len(ledger.failures)
     complete = open_regions == 0 or accepted
-    holes = [{"region": index, "box": str(plan.grid.region(index).box)} for index in sorted(ledger.failures)] if accepted else []
+    holes = (
+        [{"region": index, "box": str(plan.grid.region(index).box)} for index in sorted(ledger.failures)] if accepted else []
+    )
     numerics = sorted({record.numerics for record in ledger.records()} - {""})
     write_attributes(plan.job.output, plan.provenance("complete" if complete else "unfinished", holes=holes, numerics=numerics))
     return complete
 
 
-def is_done(ledger: Ledger, regions: list[int]) -> bool:
-    """Say whether all of some regions are finished."""
-    return all(ledger.states[index] == DONE for index in regions)
-
-
-def _coarse(plan: Plan, within: Box | None):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _coarse(plan: Plan, within: Box | None) -> Iterator[tuple[int, LevelGrid, Box | None]]:
+    """Yield number, grid and changed box of every level that regions do not write."""
     box = within
     for number, level in enumerate(plan.terms.levels):
         if number and box is not None:

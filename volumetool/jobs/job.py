@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
@@ -193,7 +193,9 @@ def make_job(**options: Any) -> Job:
     try:
         return Job(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        raise ConfigError("config.option", explain(error, Job), hint="see `volumetool enhance --help`, or `volumetool schema job`") from error
+        raise ConfigError(
+            "config.option", explain(error, Job), hint="see `volumetool enhance --help`, or `volumetool schema job`"
+        ) from error
 
 
 def read_job(path: Path, **options: Any) -> Job:
@@ -207,9 +209,15 @@ def read_job(path: Path, **options: Any) -> Job:
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError("config.file", f"{path} cannot be read: {error}", hint="a job file is YAML: one `option: value` a line") from error
+        raise ConfigError(
+            "config.file", f"{path} cannot be read: {error}", hint="a job file is YAML: one `option: value` a line"
+        ) from error
     if not isinstance(content, dict):
-        raise ConfigError("config.file", f"{path} holds {type(content).__name__}, not options", hint="write one `option: value` a line")
+        raise ConfigError(
+            "config.file",
+            f"{path} holds {type(content).__name__}, not options",
+            hint="write one `option: value` a line",
+        )
     content.pop("$schema", None)
     return make_job(**content | {name: value for name, value in options.items() if value is not None})
 
@@ -234,6 +242,3 @@ def integer_limits(dtype: str) -> tuple[float, float]:
         return -np.inf, np.inf
     limits = np.iinfo(dtype)
     return float(limits.min), float(limits.max)
-
-
-__all__ = ["RUNTIME", "SEMANTIC", "Job", "Kind", "explain", "field_kinds", "get_args", "integer_limits", "make_job", "read_job"]

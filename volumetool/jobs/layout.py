@@ -59,7 +59,11 @@ def _margins(job: Job, card: ModelCard) -> tuple[Triple, Triple]:
     if not job.exact:
         if job.overlap is None:
             return card.overlap, card.trim
-        trim = (min(card.trim[0], job.overlap[0] // 2), min(card.trim[1], job.overlap[1] // 2), min(card.trim[2], job.overlap[2] // 2))
+        trim = (
+            min(card.trim[0], job.overlap[0] // 2),
+            min(card.trim[1], job.overlap[1] // 2),
+            min(card.trim[2], job.overlap[2] // 2),
+        )
         return job.overlap, trim
     margin = [-(-r // g) * g for r, g in zip(card.receptive_field, card.granularity, strict=True)]
     z = 0 if card.dims == 2 else margin[0]
@@ -84,7 +88,9 @@ def output_box(job: Job, lattice: Lattice) -> Box:
         inside = job.roi.intersection(Box.whole(lattice.shape))
         if inside.voxels == 0:
             raise ConfigError(
-                "config.roi", f"the box {job.roi} (z,y,x) lies outside the volume of {lattice.shape} voxels", hint="give it in input voxels"
+                "config.roi",
+                f"the box {job.roi} (z,y,x) lies outside the volume of {lattice.shape} voxels",
+                hint="give it in input voxels",
             )
         if job.crop:
             return inside.enlarged(lattice.scale)

@@ -79,11 +79,18 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
     extrapolated, notes = check_voxel_size(job, card, level.voxel_size)
     lattice = make_lattice(job, card, level.shape)
     box = output_box(job, lattice)
-    work = Work(lattice, box, make_levels(job, box, card.scale, level.voxel_size, level.translation), inputs.volume.channels or 1)
+    work = Work(
+        lattice,
+        box,
+        make_levels(job, box, card.scale, level.voxel_size, level.translation),
+        inputs.volume.channels or 1,
+    )
     workers, threads = _workers(job)
     engine = make_engine(inputs.model, _numerics(inputs, lattice.patch), job, threads)
     statistics = _statistics(inputs, progress)
-    window = (float(statistics.low.min()), float(statistics.high.max())) if card.normalisation.kind == "percentiles" else (0.0, 0.0)
+    window = (
+        (float(statistics.low.min()), float(statistics.high.max())) if card.normalisation.kind == "percentiles" else (0.0, 0.0)
+    )
     terms = _terms(inputs, work, engine.numerics, statistics, check_dtype(job, inputs.volume, window))
     if inputs.existing is not None:
         _check_same(inputs.existing, terms)
@@ -132,7 +139,11 @@ def _open(job: Job) -> _Inputs:
 
 def _level(job: Job, volume: Volume) -> int:
     if job.level >= len(volume.levels):
-        raise ConfigError("config.level", f"--level {job.level}: {job.input} has levels 0 to {len(volume.levels) - 1}", hint="see `volumetool info`")
+        raise ConfigError(
+            "config.level",
+            f"--level {job.level}: {job.input} has levels 0 to {len(volume.levels) - 1}",
+            hint="see `volumetool info`",
+        )
     return job.level
 
 
@@ -153,7 +164,9 @@ def _choose_model(job: Job, volume: Volume) -> Model:
 def _refuse_foreign_output(job: Job) -> None:
     place = canonical_url(job.output)
     foreign = any(read_key(place, key) is not None for key in ("zarr.json", ".zgroup", ".zarray", "attributes.json"))
-    if foreign or (is_local(place) and local_path(place).exists() and (local_path(place).is_file() or any(local_path(place).iterdir()))):
+    if foreign or (
+        is_local(place) and local_path(place).exists() and (local_path(place).is_file() or any(local_path(place).iterdir()))
+    ):
         raise OutputError(
             "output.exists",
             f"{job.output} exists and is not the output of a volumetool job",
@@ -182,7 +195,9 @@ def _numerics(inputs: _Inputs, patch: tuple[int, int, int]) -> Numerics:
     device = resolve_device(job.device)
     precision = job.precision
     if precision == "auto":
-        precision = "bfloat16" if "bfloat16" in card.precision_safe and not job.exact and computes_bfloat16(device) else "float32"
+        precision = (
+            "bfloat16" if "bfloat16" in card.precision_safe and not job.exact and computes_bfloat16(device) else "float32"
+        )
     numerics = Numerics(precision, job.batch or (CPU_BATCH if device.type == "cpu" else GPU_BATCH), pad=False)
     engine = Engine(inputs.model, numerics, job.device)
     return replace(numerics, pad=engine.batch_matters(patch))
@@ -196,7 +211,9 @@ def _statistics(inputs: _Inputs, progress: Progress | None) -> Statistics:
         try:
             text = Path(job.sections).read_text()
         except OSError as error:
-            raise ConfigError("config.sections", f"--sections {job.sections} cannot be read: {error}", hint="give a CSV file") from error
+            raise ConfigError(
+                "config.sections", f"--sections {job.sections} cannot be read: {error}", hint="give a CSV file"
+            ) from error
         return Statistics.from_csv(text, channels, sections)
     if normalisation.kind == "none":
         return no_normalisation(channels, sections)
@@ -268,11 +285,19 @@ def _with_grid(decided: Plan, card: ModelCard, work: Work, sample: Sample) -> Pl
     share = sum(grid.region(i).box.voxels for i in grid.touching(asked)) / (work.box.voxels * work.channels) if asked else 1.0
     patches = int(grid.patches(work.lattice, work.box.start) * share)
     distinct = int(work.grid(work.shards).patches(work.lattice, work.box.start) * share)
-    stored = sum(level.shape[0] * level.shape[1] * level.shape[2] for level in levels) * work.channels * _itemsize(decided.terms.dtype)
+    stored = (
+        sum(level.shape[0] * level.shape[1] * level.shape[2] for level in levels)
+        * work.channels
+        * _itemsize(decided.terms.dtype)
+    )
     estimates = Estimates(
         patches=patches,
         recomputed=patches - distinct,
-        read_bytes=patches * work.lattice.patch[0] * work.lattice.patch[1] * work.lattice.patch[2] * _itemsize(decided.input_dtype),
+        read_bytes=patches
+        * work.lattice.patch[0]
+        * work.lattice.patch[1]
+        * work.lattice.patch[2]
+        * _itemsize(decided.input_dtype),
         written_bytes=int(stored * sample.compression * share),
         objects=work.channels * sum(_shards(RegionGrid(level.shape, level.shard, (1, 1, 1))) for level in levels),
         free_bytes=_free_bytes(job.output),

@@ -27,16 +27,16 @@ class Watcher(Protocol):
     """Sees a run go by: progress bars, logs, histories. The engine knows no other way to speak."""
 
     def started(self, plan: Plan, todo: int, link: str | None) -> None:
-        """Regions begin to run; `todo` of them, with a dashboard at `link`."""
+        """Take in that `todo` regions begin to run, with a dashboard at `link`."""
 
     def recorded(self, record: Record) -> None:
-        """A region ended."""
+        """Take in that a region ended."""
 
     def finishing(self, shards: int) -> None:
-        """The coarse levels begin: so many shards."""
+        """Take in that the coarse levels begin: so many shards."""
 
     def stepped(self) -> None:
-        """A shard of the coarse levels was written."""
+        """Take in that a shard of the coarse levels was written."""
 
 
 class Silence:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
@@ -69,11 +69,14 @@ def _patch_seconds(recipe: Recipe, engine: Engine) -> float:
     return statistics.median(rounds) / len(patches)
 
 
-def _compression(voxels: NDArray[np.generic], layout: VolumeLayout) -> float:
+def _compression(voxels: NDArray[Any], layout: VolumeLayout) -> float:
     metadata = array_metadata(layout, 0)
     channels = metadata["shape"][:-3]
     metadata |= {"shape": [*channels, *voxels.shape]}
     array = ts.open({"driver": "zarr3", "kvstore": "memory://", "metadata": metadata}, create=True).result()
     array[(0,) * len(channels)].write(voxels).result()
-    keys = [key for key in array.kvstore.list().result() if not key.endswith(b"zarr.json")]
-    return sum(len(array.kvstore.read(key).result().value) for key in keys) / voxels.nbytes
+    store = array.kvstore
+    assert store is not None  # noqa: S101  (zarr3 always has one)
+    shards = [key for key in store.list().result() if not key.endswith(b"zarr.json")]
+    stored: int = sum(len(store.read(key).result().value) for key in shards)
+    return stored / voxels.nbytes

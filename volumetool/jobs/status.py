@@ -53,7 +53,8 @@ def job_status(plan: Plan) -> Status:
     totals = ledger.totals()
     state = str(open_volume(plan.job.output).attributes.get("status", "unfinished"))
     failures = [
-        {"region": index, "box": str(plan.grid.region(index).box), **record.error} for index, record in sorted(ledger.failures.items())
+        {"region": index, "box": str(plan.grid.region(index).box), **record.error}
+        for index, record in sorted(ledger.failures.items())
     ]
     again = f"volumetool enhance {plan.job.input} {plan.job.output}"
     return Status(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
+from numpy.typing import NDArray
 
-from volumetool.enhance.pyramid import downsample, shard_boxes
-from volumetool.enhance.writer import extend_checksum, output_nodata, slab_boxes, slabs_of
+from volumetool.enhance.pyramid import box_of, downsample, shard_boxes
 from volumetool.enhance.statistics import no_normalisation
+from volumetool.enhance.writer import extend_checksum, output_nodata, slab_boxes, slabs_of
 from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.plan import Plan
@@ -73,7 +75,13 @@ def condemn(plan: Plan, report: Report) -> int:
     ledger = open_ledger(plan)
     regions = sorted({int(entry["region"]) for entry in report.damaged if "region" in entry})
     for index in regions:
-        ledger.append(Record(region=index, state="failed", error={"code": "data.damaged", "message": "stored bytes are not those that were written"}))
+        ledger.append(
+            Record(
+                region=index,
+                state="failed",
+                error={"code": "data.damaged", "message": "stored bytes are not those that were written"},
+            )
+        )
     ledger.flush()
     return len(regions)
 
@@ -97,7 +105,12 @@ def _verify_region(plan: Plan, record: Record, report: Report) -> None:
     for level, (now, then) in enumerate(zip(checksums, record.checksums, strict=True)):
         if now != then:
             report.damaged.append(
-                {"region": str(record.region), "level": str(level), "box": str(region.box), "what": "voxels are not those that were recorded"}
+                {
+                    "region": str(record.region),
+                    "level": str(level),
+                    "box": str(region.box),
+                    "what": "voxels are not those that were recorded",
+                }
             )
 
 
@@ -116,11 +129,16 @@ def _verify_coarse(plan: Plan, report: Report, step: Callable[[], None] | None) 
 
 
 def _verify_shard(
-    fine: ts.TensorStore, coarse: ts.TensorStore, level: LevelGrid, box: Box, about: tuple[int, float | None], report: Report
+    fine: ts.TensorStore,
+    coarse: ts.TensorStore,
+    level: LevelGrid,
+    box: Box,
+    about: tuple[int, float | None],
+    report: Report,
 ) -> None:
     number, nodata = about
     report.shards += 1
-    source = box.enlarged(level.factor).intersection(Box.whole(tuple(fine.shape)))
+    source = box.enlarged(level.factor).intersection(box_of(fine))
     finer = _read(fine, source, report, {"level": str(number - 1)})
     voxels = _read(coarse, box, report, {"level": str(number)})
     if finer is None or voxels is None:
@@ -129,7 +147,7 @@ def _verify_shard(
         report.damaged.append({"level": str(number), "box": str(box), "what": "voxels are not the mean of the level before"})
 
 
-def _read(store: ts.TensorStore, box: Box, report: Report, where: dict[str, str]) -> np.ndarray | None:  # type: ignore[type-arg]
+def _read(store: ts.TensorStore, box: Box, report: Report, where: dict[str, str]) -> NDArray[Any] | None:
     try:
         return np.asarray(store[box.slices].read().result())
     except (ValueError, OSError) as error:

@@ -46,8 +46,10 @@ class Worker:
         if self.probe != plan.probe and not plan.job.allow_mixed_numerics:
             raise NumericsError(
                 "numerics.other-class",
-                f"worker {self.name} computes other bytes than the job began with: probe {self.probe[:12]}, the plan's is {plan.probe[:12]}",
-                hint="use workers with the same processor, device and torch version; --allow-mixed-numerics records the class per region instead",
+                f"worker {self.name} computes other bytes than the job began with: "
+                f"its probe is {self.probe[:12]}, the plan's {plan.probe[:12]}",
+                hint="use workers with the same processor, device and torch version; "
+                "--allow-mixed-numerics records the class per region instead",
             )
         self._volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
         self._mask = None if plan.job.mask is None else open_volume(plan.job.mask, voxel_size=(1.0, 1.0, 1.0))
@@ -130,6 +132,8 @@ def _plan_text(url: str, runtime: str) -> str:
 
     stored = read_plan(url)
     if stored is None:
-        raise LedgerError("ledger.plan", f"{url} holds no plan", hint="the job's folder must be readable by every worker", where=url)
+        raise LedgerError(
+            "ledger.plan", f"{url} holds no plan", hint="the job's folder must be readable by every worker", where=url
+        )
     update = json.loads(runtime)
     return stored.model_copy(update={"job": Job.model_validate(update["job"]), "threads": update["threads"]}).model_dump_json()

@@ -24,6 +24,8 @@ def address_cluster(plan: Plan) -> Iterator[Cluster]:
         threads = sum(client.nthreads().values())
         if not threads:
             raise ClusterError(
-                "cluster.no-workers", f"the scheduler at {plan.job.cluster} has no workers", hint=f"start some: dask worker {plan.job.cluster}"
+                "cluster.no-workers",
+                f"the scheduler at {plan.job.cluster} has no workers",
+                hint=f"start some: dask worker {plan.job.cluster}",
             )
         yield ThroughDask(client, plan.model_copy(update={"workers": threads}))

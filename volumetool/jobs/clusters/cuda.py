@@ -29,7 +29,9 @@ def cuda_cluster(plan: Plan) -> Iterator[Cluster]:
             hint="pip install 'volumetool[cuda12]' or 'volumetool[cuda13]', as your driver asks; or run with --cluster local",
         ) from error
     try:
-        cluster = LocalCUDACluster(n_workers=plan.workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
+        cluster = LocalCUDACluster(
+            n_workers=plan.workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        )
     except Exception as error:  # the driver's library raises its own classes, which cannot be named without it
         raise ClusterError(
             "cluster.no-gpu",

@@ -19,13 +19,16 @@ def local_cluster(plan: Plan) -> Iterator[Cluster]:
 
     Memory limits are off: the plan bounds memory, and a worker that dask pauses would only be slower.
     """
-    with LocalCluster(
-        n_workers=plan.workers,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        memory_limit=0,
-        silence_logs=logging.ERROR,
-    ) as cluster, connect(cluster, plan) as client:
+    with (
+        LocalCluster(
+            n_workers=plan.workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            memory_limit=0,
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        connect(cluster, plan) as client,
+    ):
         yield ThroughDask(client, plan)

@@ -55,7 +55,9 @@ class ThroughDask:
 
     def _submit(self, index: int) -> Any:
         # Retries are the ledger's business: a dead worker's region is tried on another one by dask itself.
-        return self._client.submit(run_region, self._url, self._runtime, index, pure=False, key=f"region-{index}-{time.monotonic_ns()}")
+        return self._client.submit(
+            run_region, self._url, self._runtime, index, pure=False, key=f"region-{index}-{time.monotonic_ns()}"
+        )
 
 
 def _failed(index: int, result: Any) -> Record:
@@ -72,7 +74,11 @@ def _failed(index: int, result: Any) -> Record:
     return Record(
         region=index,
         state="failed",
-        error={"code": "region.worker-died", "message": f"{type(error).__name__}: {error}", "hint": "see the worker's log; the region runs again with the next run"},
+        error={
+            "code": "region.worker-died",
+            "message": f"{type(error).__name__}: {error}",
+            "hint": "see the worker's log; the region runs again with the next run",
+        },
         finished=time.time(),
     )
 
