@@ -18,7 +18,7 @@ from volumetool.store.volume import Volume
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The folder with real EM data and format fixtures."""
+    """Give the folder with real EM data and format fixtures."""
     beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
     folder = Path(os.environ.get("VOLUMETOOL_TEST_DATA", beside))
     if not folder.is_dir():
@@ -43,14 +43,14 @@ def fixture(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 
 @pytest.fixture
 def layout() -> VolumeLayout:
-    """An anisotropic layout with ragged edges, several shards and fused and unfused levels."""
+    """Give an anisotropic layout with ragged edges, several shards and fused and unfused levels."""
     levels = plan_levels((20, 70, 45), (8.0, 4.0, 4.0), (4.0, -1.0, 0.5), (4, 8, 8), (8, 32, 16))
     return VolumeLayout("uint8", levels, name="sample")
 
 
 @pytest.fixture
 def filled(tmp_path: Path, layout: VolumeLayout) -> tuple[Volume, np.ndarray[Any, Any]]:
-    """A volume on disk, all levels written, and the voxels of its level 0."""
+    """Give a volume on disk, all levels written, and the voxels of its level 0."""
     volume = create_volume(str(tmp_path / "filled.zarr"), layout, {"made": "for a test"})
     voxels = np.random.default_rng(7).integers(1, 255, layout.levels[0].shape, dtype=np.uint8)
     for number, level in enumerate(layout.levels):

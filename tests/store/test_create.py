@@ -46,14 +46,11 @@ def test_yaozarrs_and_ome_zarr_models_accept_a_created_volume(
     assert validate_volume(volume.url) == []
 
 
-def test_the_strict_official_schema_accepts_the_metadata(
-    tmp_path: Path, layout: VolumeLayout, data: Path
-) -> None:
+def test_the_strict_official_schema_accepts_the_metadata(tmp_path: Path, layout: VolumeLayout, data: Path) -> None:
     group = _group(create_volume(str(tmp_path / "v.zarr"), layout, {}).url)
     schemas = [json.loads(file.read_text()) for file in (data / "ngff-spec-suites" / "0.5" / "schemas").iterdir()]
     registry = referencing.Registry().with_resources(
-        (schema["$id"], referencing.Resource.from_contents(schema, default_specification=DRAFT202012))
-        for schema in schemas
+        (schema["$id"], referencing.Resource.from_contents(schema, default_specification=DRAFT202012)) for schema in schemas
     )
     strict = next(schema for schema in schemas if schema["$id"].endswith("strict_image.schema"))
     jsonschema.Draft202012Validator(strict, registry=registry).validate(group["attributes"])
@@ -89,10 +86,10 @@ def test_every_flipped_byte_in_a_shard_is_noticed(filled: tuple[Volume, Voxels])
         damaged[position] ^= 1 << (position % 8)
         shard.write_bytes(damaged)
         try:
-            np.testing.assert_array_equal(volume.open()[box].read().result(), voxels[box])
-            missed.append(position)
-        except (ValueError, AssertionError) as error:
-            assert not isinstance(error, AssertionError), f"byte {position} reads as a wrong voxel"
+            volume.open()[box].read().result()
+        except ValueError:
+            continue
+        missed.append(position)
     assert missed == []
     shard.write_bytes(intact)
     np.testing.assert_array_equal(volume.open()[box].read().result(), voxels[box])
@@ -181,9 +178,7 @@ def test_a_file_is_never_overwritten(tmp_path: Path, layout: VolumeLayout) -> No
         ({"fill_value": math.nan}, "output.fill-value"),
     ],
 )
-def test_what_cannot_be_stored_is_refused(
-    tmp_path: Path, layout: VolumeLayout, change: dict[str, Any], code: str
-) -> None:
+def test_what_cannot_be_stored_is_refused(tmp_path: Path, layout: VolumeLayout, change: dict[str, Any], code: str) -> None:
     with pytest.raises(OutputError) as caught:
         create_volume(str(tmp_path / "v.zarr"), dataclasses.replace(layout, **change), {})
     assert caught.value.code == code
@@ -208,9 +203,7 @@ def test_provenance_needs_a_volume(tmp_path: Path) -> None:
     assert caught.value.code == "input.not-a-volume"
 
 
-def test_writing_refuses_an_array_that_is_not_what_the_layout_says(
-    filled: tuple[Volume, Voxels], layout: VolumeLayout
-) -> None:
+def test_writing_refuses_an_array_that_is_not_what_the_layout_says(filled: tuple[Volume, Voxels], layout: VolumeLayout) -> None:
     volume, _ = filled
     with pytest.raises(OutputError, match="data_type") as caught:
         open_for_writing(volume.url, dataclasses.replace(layout, dtype="uint16"))
