@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-import tensorstore as ts
 
-from volumetool.errors import InputError, OutputError
+from volumetool.errors import DataError, InputError, OutputError
 from volumetool.geometry.box import Box, Size, Triple
 from volumetool.geometry.levels import LevelGrid, plan_levels
 from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
 from volumetool.store.images import ImageStack, holds_images, open_images
-from volumetool.store.kvstore import canonical_url, is_local, unwritable
+from volumetool.store.kvstore import brief, canonical_url, is_local, unwritable
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
 
@@ -65,6 +64,8 @@ def convert(
         As `open_volume` and `open_images`; ``input.no-voxel-size``.
     OutputError
         As `create_volume`; ``output.inside-input``.
+    DataError
+        ``data.unreadable``: damaged chunks in the source.
     """
     origin = _origin(source, voxel_size)
     if isinstance(origin, Volume):
@@ -96,8 +97,9 @@ def _copy(
     each = grid.shape[0] * grid.shape[1] * grid.shape[2]
     done = channel * each
     for box in shard_groups(grid, memory // volume.dtype.itemsize):
+        voxels = read(box)
         try:
-            target[box.slices].write(read(box)).result()
+            target[box.slices].write(voxels).result()
         except (ValueError, OSError) as error:
             raise unwritable(volume.url, error) from error
         done += box.voxels
@@ -105,12 +107,24 @@ def _copy(
             progress(done, each * (layout.channels or 1))
 
 
-def _reader(origin: Volume | ImageStack, channel: int) -> Callable[[Box], npt.NDArray[Any] | ts.TensorStore]:
+def _reader(origin: Volume | ImageStack, channel: int) -> Callable[[Box], npt.NDArray[Any]]:
     if isinstance(origin, ImageStack):
         return lambda box: origin.read(box.start[0], box.stop[0], box.slices[1])[:, :, box.slices[2]]
     array = origin.open(0, channel)
-    # A tensorstore is read straight into the one that is written, piece by piece.
-    return lambda box: array[box.slices]
+
+    def read(box: Box) -> npt.NDArray[Any]:
+        try:
+            voxels: npt.NDArray[Any] = array[box.slices].read().result()
+        except (ValueError, OSError) as error:
+            raise DataError(
+                "data.unreadable",
+                f"{origin.url} cannot be read in the voxels {box}: {brief(error)}",
+                hint="The data may be damaged or incomplete; copy them again.",
+                where=origin.url,
+            ) from error
+        return voxels
+
+    return read
 
 
 def shard_groups(grid: LevelGrid, voxels: int) -> Iterator[Box]:

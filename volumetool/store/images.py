@@ -88,7 +88,8 @@ class ImageStack:
             series = tiff.series[0]
             if series.dataoffset is not None:
                 # Uncompressed and in one piece; ImageJ writes large stacks so, with one page for all sections.
-                yield from np.memmap(self.files[0], series.dtype, "r", series.dataoffset, self.shape)[start:stop]
+                stored = self.dtype.newbyteorder(tiff.byteorder)
+                yield from np.memmap(self.files[0], stored, "r", series.dataoffset, self.shape)[start:stop]
                 return
             for number in range(start, stop):
                 yield _page(series, number).asarray()

@@ -86,11 +86,16 @@ def validate_volume(url: str) -> list[Finding]:
 
 
 class _Keys(Mapping[str, bytes]):
-    """The files below a place, as yaozarrs wants them."""
+    """The files below a place, as yaozarrs wants them: an fsspec mapping, of whose file system it asks two names."""
+
+    protocol = "place"
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self.root = url
+        self._url = self.root = url
+        self.fs = self
+
+    def unstrip_protocol(self, path: str) -> str:
+        return path
 
     def __getitem__(self, key: str) -> bytes:
         data = read_key(self._url, key)
@@ -188,8 +193,7 @@ def _translations(levels: Sequence[FoundLevel]) -> Iterator[Finding]:
 
 def _averaged(first: FoundLevel, level: FoundLevel) -> Size:
     z, y, x = (
-        origin + (coarse - fine) / 2
-        for origin, coarse, fine in zip(first.translation, level.scale, first.scale, strict=True)
+        origin + (coarse - fine) / 2 for origin, coarse, fine in zip(first.translation, level.scale, first.scale, strict=True)
     )
     return (z, y, x)
 
