@@ -1,0 +1,1 @@
+"""JSON Schemas, generated from the models by ``python -m volumetool.schemas``; a test keeps them equal."""

@@ -1,0 +1,76 @@
+"""``volumetool status``, ``verify``, ``clean`` and ``validate``: what is there, and whether it is right."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from volumetool.cli.options import Json
+from volumetool.cli.progress import counting
+
+Output = Annotated[str, typer.Argument(help="OUTPUT of `volumetool enhance`.")]
+
+
+def status(output: Output, as_json: Json = False) -> None:
+    """Say how far a job is, what failed and why, and what to type next."""
+    from volumetool.jobs.api import stored_plan
+    from volumetool.jobs.status import job_status
+
+    found = job_status(stored_plan(output))
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    from volumetool.cli.tables import print_facts
+
+    print_facts(asdict(found))
+
+
+def verify(
+    output: Output,
+    repair: Annotated[bool, typer.Option("--repair", help="Mark damaged regions, so that `enhance` makes them again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read every stored shard again and compare it with the ledger."""
+    from volumetool.jobs.api import stored_plan
+    from volumetool.jobs.verify import condemn
+    from volumetool.jobs.verify import verify as verify_output
+
+    plan = stored_plan(output)
+    with counting("verifying") as progress:
+        steps = iter(range(1, 2**62))
+        report = verify_output(plan, lambda: progress(next(steps), None))
+    marked = condemn(plan, report) if repair else 0
+    if as_json:
+        print(json.dumps({"ok": report.ok, "regions": report.regions, "shards": report.shards, "damaged": report.damaged}))
+    for damage in report.damaged:
+        print("damaged: " + ", ".join(f"{name} {value}" for name, value in damage.items()), file=sys.stderr)
+    verdict = "all as recorded" if report.ok else f"{len(report.damaged)} damages; {marked} regions marked for the next run"
+    print(f"{report.regions} regions and {report.shards} coarse shards read: {verdict}", file=sys.stderr)
+    raise typer.Exit(0 if report.ok else 4)
+
+
+def clean(output: Output, as_json: Json = False) -> None:
+    """Remove what killed writers left behind: temporary files that belong to no shard."""
+    from volumetool.jobs.api import stored_plan
+    from volumetool.jobs.clean import clean_output
+
+    removed = clean_output(stored_plan(output))
+    if as_json:
+        print(json.dumps({"removed": removed}))
+    print(f"removed {len(removed)} leftover files", file=sys.stderr)
+
+
+def validate(volume: Annotated[str, typer.Argument(help="Volume: path or URL.")], as_json: Json = False) -> None:
+    """Say whether a volume is conformant OME-Zarr that viewers show in the right place."""
+    from volumetool.store.validate import validate_volume
+
+    findings = validate_volume(volume)
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+    for finding in findings:
+        print(f"{finding.code} at {finding.path or '/'}: {finding.message}", file=sys.stderr)
+    print(f"{volume}: {'conformant' if not findings else f'{len(findings)} findings'}", file=sys.stderr)
+    raise typer.Exit(4 if findings else 0)

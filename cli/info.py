@@ -1,0 +1,27 @@
+"""``volumetool info``: what a volume is."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from volumetool.cli.options import Json, VoxelSize, numbers
+
+
+def info(
+    volume: Annotated[str, typer.Argument(help="Volume: path or URL.")],
+    voxel_size: VoxelSize = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a volume is: format, axes, shape, dtype, voxel size, levels, chunks, shards, size on disk."""
+    from volumetool.store.describe import describe_volume
+    from volumetool.store.open import open_volume
+
+    facts = describe_volume(open_volume(volume, voxel_size=numbers(voxel_size, "--voxel-size")))
+    if as_json:
+        print(json.dumps(facts))
+        return
+    from volumetool.cli.tables import print_facts
+
+    print_facts(facts)

@@ -1,0 +1,81 @@
+"""The program ``volumetool``: its commands, and how every error ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+from volumetool.cli import bench, check, convert, demo, enhance, info, model, schema
+
+from volumetool.errors import VolumetoolError
+
+app = typer.Typer(
+    name="volumetool",
+    help="Super-resolution of whole-brain electron-microscopy volumes: seamless, resumable, chunk by chunk.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.command("info")(info.info)
+app.command("convert")(convert.convert)
+app.command("enhance")(enhance.enhance)
+app.command("status")(check.status)
+app.command("verify")(check.verify)
+app.command("clean")(check.clean)
+app.command("validate")(check.validate)
+app.command("bench")(bench.bench)
+app.command("schema")(schema.schema)
+app.add_typer(model.app, name="model")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from volumetool import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program and exit with its code: 0 done, 1 failed, 2 usage, 3 partial, 4 not conformant, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(arguments, standalone_mode=True)
+    except VolumetoolError as error:
+        code = _report(error, as_json="--json" in arguments)
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output has gone; Python would complain once more while flushing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        code = _report_bug(error)
+    sys.exit(code)
+
+
+def _report(error: VolumetoolError, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"error": error.as_dict()}))
+    print(f"error [{error.code}]: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _report_bug(error: Exception) -> int:
+    print(f"error [internal]: {type(error).__name__}: {error}", file=sys.stderr)
+    if os.environ.get("VOLUMETOOL_TRACEBACK"):
+        traceback.print_exception(error)
+    else:
+        print("  This is a bug in volumetool. Set VOLUMETOOL_TRACEBACK=1 to see where, and please report it.", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from volumetool.errors import ConfigError
+
+Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout; everything else goes to stderr.")]
+VoxelSize = Annotated[
+    str | None,
+    typer.Option("--voxel-size", metavar="Z,Y,X", help="Voxel size in nm: given to, or correcting, the input's metadata."),
+]
+
+
+def numbers(text: str | None, option: str) -> tuple[float, float, float] | None:
+    """Read ``8,32,32``.
+
+    Raises
+    ------
+    ConfigError
+        ``config.option``: not three numbers above 0.
+    """
+    if text is None:
+        return None
+    try:
+        z, y, x = (float(part) for part in text.split(","))
+    except ValueError:
+        z = y = x = 0.0
+    if min(z, y, x) <= 0:
+        raise ConfigError(
+            "config.option", f"{option} {text!r} is not three numbers above 0", hint=f"write {option} z,y,x, such as 8,32,32"
+        )
+    return z, y, x

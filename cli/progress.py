@@ -1,0 +1,159 @@
+"""Progress on stderr: bars on a terminal, else one plain line a minute or one JSON line an event."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from volumetool.jobs.ledger import Record
+    from volumetool.jobs.plan import Plan
+    from volumetool.jobs.run import Watcher
+
+LogFormat = Literal["auto", "json"]
+LINE_SECONDS = 60.0
+
+
+class Lines:
+    """Plain lines, at most one a minute, or JSON lines, one per event.
+
+    Parameters
+    ----------
+    as_json : bool
+        Write JSON lines.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._json = as_json
+        self._todo = self._done = self._failed = 0
+        self._voxels = 0
+        self._plan: Plan | None = None
+        self._began = self._said = time.monotonic()
+
+    def started(self, plan: Plan, todo: int, link: str | None) -> None:
+        """Note what is to do."""
+        self._plan, self._todo = plan, todo
+        self._began = self._said = time.monotonic()
+        self._say("started", force=True, regions=todo, of=plan.grid.count, dashboard=link)
+
+    def recorded(self, record: Record) -> None:
+        """Count a region."""
+        assert self._plan is not None  # noqa: S101  (regions follow the start)
+        if record.state == "failed":
+            self._failed += 1
+            self._say("failed", force=True, region=record.region, error=record.error.get("message"))
+            return
+        self._done += 1
+        self._voxels += self._plan.grid.region(record.region).box.voxels
+        seconds = time.monotonic() - self._began
+        left = seconds / self._done * (self._todo - self._done)
+        facts = {
+            "done": self._done,
+            "of": self._todo,
+            "mvox_per_s": round(self._voxels / seconds / 1e6, 2),
+            "seconds_left": round(left),
+        }
+        self._say("progress", force=self._json, region=record.region, **facts)
+
+    def finishing(self, shards: int) -> None:
+        """Say that the last pass begins."""
+        self._say("finishing", force=True, shards=shards)
+
+    def stepped(self) -> None:
+        """Say nothing of single shards."""
+
+    def _say(self, event: str, *, force: bool, **facts: Any) -> None:
+        now = time.monotonic()
+        if not force and now - self._said < LINE_SECONDS:
+            return
+        self._said = now
+        known = {name: value for name, value in facts.items() if value is not None}
+        if self._json:
+            line = json.dumps({"time": round(time.time(), 3), "event": event, **known})
+        else:
+            line = f"{time.strftime('%H:%M:%S')} {event} " + " ".join(f"{name}={value}" for name, value in known.items())
+        print(line, file=sys.stderr, flush=True)
+
+
+class Bars:
+    """Bars of rich on a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._plan: Plan | None = None
+        self._voxels = 0
+        self._began = time.monotonic()
+
+    def started(self, plan: Plan, todo: int, link: str | None) -> None:
+        """Show the bar of regions."""
+        self._plan, self._began = plan, time.monotonic()
+        if link:
+            self._console.print(f"dashboard: {link}")
+        self._regions = self._bars.add_task("regions", total=todo, rate="")
+        self._bars.start()
+
+    def recorded(self, record: Record) -> None:
+        """Move the bar of regions."""
+        assert self._plan is not None  # noqa: S101  (regions follow the start)
+        if record.state == "failed":
+            self._console.print(f"region {record.region} failed: {record.error.get('message', '')}")
+        else:
+            self._voxels += self._plan.grid.region(record.region).box.voxels
+        rate = self._voxels / (time.monotonic() - self._began) / 1e6
+        self._bars.update(self._regions, advance=1, rate=f"{rate:.1f} Mvox/s")
+
+    def finishing(self, shards: int) -> None:
+        """Show the bar of the last pass."""
+        self._coarse = self._bars.add_task("coarse levels", total=shards, rate="")
+        self._bars.start()
+
+    def stepped(self) -> None:
+        """Move the bar of the last pass."""
+        self._bars.advance(self._coarse)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._bars.stop()
+
+
+@contextmanager
+def watching(log_format: LogFormat) -> Iterator[Watcher]:
+    """Yield the watcher that suits stderr."""
+    if log_format == "json" or not sys.stderr.isatty():
+        yield Lines(as_json=log_format == "json")
+        return
+    bars = Bars()
+    try:
+        yield bars
+    finally:
+        bars.close()
+
+
+@contextmanager
+def counting(label: str) -> Iterator[Any]:
+    """Yield a function that is told (done, in all); it moves a bar on a terminal and is silent elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bars:
+        task = bars.add_task(label, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -1,0 +1,111 @@
+"""The demonstration: the main job on a small EM-like volume that volumetool makes itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volumetool.enhance.pyramid import build_level
+from volumetool.geometry import Size, plan_levels
+from volumetool.jobs.job import make_job
+from volumetool.jobs.run import Outcome, Watcher, enhance
+from volumetool.quality.metrics import psnr
+from volumetool.quality.pictures import Panel, draw_row, enlarge_bilinear
+from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
+from volumetool.store.open import open_volume
+from volumetool.training.crappify import crappify
+from volumetool.training.phantom import phantom
+
+SHAPE = (32, 512, 512)
+SCALE = 4
+FINE: Size = (8.0, 8.0, 8.0)
+COARSE: Size = (8.0, 32.0, 32.0)
+SEED = 7
+CROP = 256
+"""Side of the field that the picture shows, in fine voxels."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demonstration made.
+
+    Attributes
+    ----------
+    low, enhanced, truth, picture : Path
+        The degraded volume, the result, the volume before it was degraded, and a picture of all.
+    psnr_bilinear, psnr_enhanced : float
+        Raw PSNR against the truth over all sections, in dB.
+    outcome : Outcome
+        Of the job.
+    """
+
+    low: Path
+    enhanced: Path
+    truth: Path
+    picture: Path
+    psnr_bilinear: float
+    psnr_enhanced: float
+    outcome: Outcome
+
+
+def run_demo(folder: Path, model: str = "em-x4", watcher: Watcher | None = None) -> Demo:
+    """Make an EM-like volume, degrade it as a fast scan would, enhance it, and draw both beside the truth.
+
+    Parameters
+    ----------
+    folder : Path
+        Where everything goes. What a former demonstration left there is used again.
+    model : str
+        Model to use.
+    watcher : Watcher, optional
+        Sees the job go by.
+    """
+    truth, low, enhanced = (folder / name for name in ("truth.zarr", "low.zarr", "enhanced.zarr"))
+    fine = phantom(SHAPE, SEED)
+    coarse = np.stack([crappify(section, "pssr-em", np.random.default_rng([SEED, z])) for z, section in enumerate(fine)])
+    write_volume(truth, fine, FINE)
+    write_volume(low, coarse, COARSE)
+    outcome = enhance(make_job(input=str(low), output=str(enhanced), model=model), watcher)
+    result = np.asarray(open_volume(str(enhanced)).open().read().result())
+    bilinear = np.stack([enlarge_bilinear(section, SCALE) for section in coarse])
+    picture = folder / "picture.png"
+    _draw(picture, coarse, bilinear, result, fine)
+    return Demo(low, enhanced, truth, picture, psnr(bilinear, fine), psnr(result, fine), outcome)
+
+
+def write_volume(path: Path, voxels: NDArray[Any], voxel_size: Size) -> None:
+    """Write an array as an OME-Zarr volume with all its levels; writing the same again changes nothing.
+
+    Parameters
+    ----------
+    path : Path
+        The new volume.
+    voxels : numpy.ndarray, shape (z, y, x)
+        One of the dtypes that volumetool writes.
+    voxel_size : tuple of float
+        In nm.
+    """
+    z, y, x = voxels.shape
+    layout = VolumeLayout(voxels.dtype.name, plan_levels((z, y, x), voxel_size, (0.0, 0.0, 0.0)))
+    create_volume(str(path), layout, {})
+    open_for_writing(str(path), layout).write(voxels).result()
+    for number, grid in enumerate(layout.levels[1:], start=1):
+        build_level(open_for_writing(str(path), layout, number - 1), open_for_writing(str(path), layout, number), grid)
+
+
+def _draw(path: Path, coarse: NDArray[Any], bilinear: NDArray[Any], result: NDArray[Any], fine: NDArray[Any]) -> None:
+    middle = len(fine) // 2
+    field = slice(CROP // 2, CROP // 2 + CROP)
+    small = slice(field.start // SCALE, field.stop // SCALE)
+    panels = (
+        Panel("input, 16x fewer pixels", coarse[middle][small, small]),
+        Panel("bilinear", bilinear[middle][field, field]),
+        Panel("volumetool", result[middle][field, field]),
+        Panel("truth", fine[middle][field, field]),
+    )
+    low, high = np.percentile(fine, (0.5, 99.5))
+    draw_row(panels, CROP, (float(low), float(high))).save(path)

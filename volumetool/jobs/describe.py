@@ -1,0 +1,50 @@
+"""Words for a plan: what a person reads before saying yes."""
+
+from __future__ import annotations
+
+from volumetool.geometry import fused_count
+from volumetool.jobs.checks import show_bytes, show_size
+from volumetool.jobs.plan import Plan
+
+
+def describe_plan(plan: Plan) -> list[tuple[str, str]]:
+    """Return the lines of a plan as (name, text)."""
+    terms, cost, lattice = plan.terms, plan.estimates, plan.terms.lattice
+    first = terms.levels[0]
+    span = _shape(plan.grid.region(0).box.shape)
+    share = cost.recomputed / max(1, cost.patches - cost.recomputed)
+    lines = [
+        ("input", f"{plan.job.input}: {_shape(plan.input_shape)} {plan.input_dtype}, voxels {show_size(plan.voxel_size)}"),
+        ("model", f"{plan.model}, scale {_shape(lattice.scale)}, {plan.numerics.precision}"),
+        ("output", f"{plan.job.output}: {_shape(first.shape)} {terms.dtype}, voxels {show_size(first.voxel_size)}"),
+        ("levels", f"{len(terms.levels)}, of which {fused_count(terms.levels)} written with the regions"),
+        ("storage", f"chunks {_shape(first.chunk)}, shards {_shape(first.shard)}, {cost.objects} objects"),
+        ("patches", f"{cost.patches} of {_shape(lattice.patch)} voxels, overlap {_axes(plan)}; {share:.1%} computed twice"),
+        (
+            "regions",
+            f"{plan.grid.count} of {span} voxels, {plan.workers} worker(s) of {plan.threads} thread(s), batch {plan.numerics.batch}",
+        ),
+        ("read", f"{show_bytes(cost.read_bytes)} of voxels, halo included"),
+        ("write", f"about {show_bytes(cost.written_bytes)} (voxels compress to {cost.compression:.0%} in a sample)"),
+        ("disk", "unknown (object store)" if cost.free_bytes is None else f"{show_bytes(cost.free_bytes)} free"),
+        ("memory", f"{show_bytes(cost.worker_bytes)} per worker, {show_bytes(cost.allowed_bytes)} allowed"),
+        ("time", f"about {_duration(cost.seconds)}, from a sample on this machine"),
+        ("fingerprint", plan.fingerprint),
+    ]
+    return lines + [("warning", note) for note in plan.notes]
+
+
+def _axes(plan: Plan) -> str:
+    return ",".join(str(axis.overlap) for axis in plan.terms.lattice.axes)
+
+
+def _shape(shape: tuple[int, int, int]) -> str:
+    return " x ".join(str(n) for n in shape)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,75 @@
+"""Pictures: the same crop of several volumes side by side, for people who would rather look than read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+MARGIN = 22
+"""Pixels above each panel, for its label."""
+
+GAP = 6
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a row.
+
+    Attributes
+    ----------
+    label : str
+        What stands above it.
+    section : numpy.ndarray, shape (y, x)
+        Grey values; smaller sections are shown with square pixels.
+    """
+
+    label: str
+    section: NDArray[Any]
+
+
+def enlarge_bilinear(section: NDArray[Any], scale: int) -> NDArray[np.float32]:
+    """Enlarge a section by a whole factor, bilinear and pixel-centred.
+
+    Parameters
+    ----------
+    section : numpy.ndarray, shape (y, x)
+        Grey values.
+    scale : int
+        Output pixels per input pixel.
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape (y * scale, x * scale)
+    """
+    enlarged: NDArray[np.float32] = ndimage.zoom(section.astype(np.float32), scale, order=1, mode="nearest", grid_mode=True)
+    return enlarged
+
+
+def draw_row(panels: Sequence[Panel], size: int, limits: tuple[float, float]) -> Image.Image:
+    """Draw panels beside each other.
+
+    Parameters
+    ----------
+    panels : sequence of Panel
+        From left to right; all show the same field.
+    size : int
+        Side of a panel in pixels.
+    limits : tuple of float
+        Grey values shown as black and white, the same for all panels.
+    """
+    width = len(panels) * (size + GAP) - GAP
+    picture = Image.new("L", (width, size + MARGIN), 255)
+    pen = ImageDraw.Draw(picture)
+    low, high = limits
+    for number, panel in enumerate(panels):
+        grey = np.clip((panel.section.astype(np.float32) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+        left = number * (size + GAP)
+        picture.paste(Image.fromarray(grey).resize((size, size), Image.Resampling.NEAREST), (left, MARGIN))
+        pen.text((left + 2, 3), panel.label, fill=0, font=ImageFont.load_default(14))
+    return picture

@@ -1,0 +1,49 @@
+"""What a volume is, as plain facts for people and machines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from volumetool.store.kvstore import is_local, local_path
+from volumetool.store.volume import Volume
+
+
+def describe_volume(volume: Volume) -> dict[str, Any]:
+    """Return format, dtype, levels, size on disk and provenance as JSON values.
+
+    Parameters
+    ----------
+    volume : Volume
+        From `open_volume`.
+    """
+    levels = [
+        {
+            "path": level.path,
+            "shape": list(level.shape),
+            "voxel size nm": list(level.voxel_size),
+            "translation nm": list(level.translation),
+            "chunk": list(level.chunk),
+            "shard": None if level.shard is None else list(level.shard),
+        }
+        for level in volume.levels
+    ]
+    own = volume.attributes
+    return {
+        "url": volume.url,
+        "format": volume.format,
+        "axes": ", ".join(volume.axes),
+        "dtype": volume.dtype.name,
+        "channels": volume.channels,
+        "bytes on disk": _stored_bytes(volume.url),
+        "status": own.get("status"),
+        "model": own.get("model"),
+        "extrapolated": own.get("extrapolated") or None,
+        "levels": levels,
+    }
+
+
+def _stored_bytes(url: str) -> int | None:
+    """Return the size of a local volume; listing an object store could take hours."""
+    if not is_local(url):
+        return None
+    return sum(file.stat().st_size for file in local_path(url).rglob("*") if file.is_file())
