@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from volumetool.errors import InputError, OutputError
+from volumetool.store import kvstore
 from volumetool.store.kvstore import (
     canonical_url,
     delete_key,
@@ -115,21 +117,43 @@ def test_joining_and_parting_are_opposites() -> None:
     assert parent_url("/a") == ("", "")
 
 
-def test_specs_name_the_driver_of_each_kind_of_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID"):
-        monkeypatch.delenv(name, raising=False)
+@pytest.fixture
+def _no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Take away every AWS setting of the machine."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(kvstore, "_VENDOR", tmp_path / "nobody")
+
+
+@pytest.mark.usefixtures("_no_aws")
+def test_specs_name_the_driver_of_each_kind_of_place() -> None:
     assert kvstore_spec("/a/b") == {"driver": "file", "path": "/a/b/"}
-    assert kvstore_spec("s3://bucket/a/b") == {"driver": "s3", "bucket": "bucket", "path": "a/b/"}
-    assert kvstore_spec("s3://bucket") == {"driver": "s3", "bucket": "bucket", "path": ""}
+    anonymous = {"aws_credentials": {"type": "anonymous"}}
+    assert kvstore_spec("s3://bucket/a/b") == {"driver": "s3", "bucket": "bucket", "path": "a/b/", **anonymous}
+    assert kvstore_spec("s3://bucket") == {"driver": "s3", "bucket": "bucket", "path": "", **anonymous}
     assert kvstore_spec("gs://bucket/a") == {"driver": "gcs", "bucket": "bucket", "path": "a/"}
     assert kvstore_spec("https://h:8/a?t=1") == {"driver": "http", "base_url": "https://h:8?t=1", "path": "/a/"}
 
 
+@pytest.mark.usefixtures("_no_aws")
+@pytest.mark.parametrize("source", ["AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "~/.aws", "EC2"])
+def test_s3_searches_for_credentials_where_there_may_be_some(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
+) -> None:
+    if source.startswith("AWS"):
+        monkeypatch.setenv(source, "x")
+    elif source == "EC2":
+        (tmp_path / "nobody").write_text("Amazon EC2\n")
+    else:
+        (tmp_path / ".aws").mkdir()
+    assert "aws_credentials" not in kvstore_spec("s3://bucket/a")
+
+
+@pytest.mark.usefixtures("_no_aws")
 def test_s3_takes_endpoint_region_and_credentials_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.delenv("AWS_REGION", raising=False)
-    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
     spec = kvstore_spec("s3://bucket/a")
     assert spec["endpoint"] == "http://127.0.0.1:9000"
     assert spec["aws_region"] == "us-east-1"

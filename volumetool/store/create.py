@@ -174,9 +174,7 @@ def open_for_writing(
     return spatial_view(opened, target.axes, channel)
 
 
-def _open_level(
-    place: str, layout: VolumeLayout, level: int, context: ts.Context | None, *, create: bool
-) -> ts.TensorStore:
+def _open_level(place: str, layout: VolumeLayout, level: int, context: ts.Context | None, *, create: bool) -> ts.TensorStore:
     array = join_url(place, str(level))
     spec = {"driver": "zarr3", "kvstore": kvstore_spec(array), "metadata": array_metadata(layout, level)}
     pools = context or shared_context()

@@ -27,6 +27,16 @@ _VIEWER_SUFFIX = re.compile(r"\|(auto|zarr|zarr2|zarr3|n5):?.*$")
 _SCHEMES = ("file", "s3", "gs", "http", "https")
 # Files that a killed writer leaves behind; they never hold data.
 _LEFTOVER = ".__lock"
+_CREDENTIAL_SOURCES = (
+    "AWS_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+)
+# Linux tells here whose machine it runs on.
+_VENDOR = Path("/sys/class/dmi/id/sys_vendor")
 
 
 def canonical_url(url: str | os.PathLike[str]) -> str:
@@ -120,10 +130,18 @@ def _s3_settings() -> dict[str, Any]:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if settings else None)
     if region:
         settings["aws_region"] = region
-    # Left to itself, the AWS library looks for configuration files first and prints many lines when there are none.
+    # Left to itself, the AWS library prints many lines about every place where it finds no credentials.
     if "AWS_ACCESS_KEY_ID" in os.environ:
         settings["aws_credentials"] = {"type": "environment"}
+    elif not _may_have_credentials():
+        settings["aws_credentials"] = {"type": "anonymous"}
     return settings
+
+
+def _may_have_credentials() -> bool:
+    """Say whether the AWS library could find credentials by itself: profile, container, web identity or EC2 role."""
+    named = any(name in os.environ for name in _CREDENTIAL_SOURCES)
+    return named or Path("~/.aws").expanduser().is_dir() or (_VENDOR.is_file() and "Amazon" in _VENDOR.read_text())
 
 
 @functools.cache

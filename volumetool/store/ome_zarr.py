@@ -134,9 +134,7 @@ def _level(url: str, dataset: Json, shared: Sequence[Json], axes: tuple[str, ...
         if kind == "identity":
             continue
         if kind not in ("scale", "translation") or not isinstance(values, list) or len(values) != len(axes):
-            raise broken(
-                url, f"has the transformation {step}; wanted are scale and translation with {len(axes)} numbers"
-            )
+            raise broken(url, f"has the transformation {step}; wanted are scale and translation with {len(axes)} numbers")
         if kind == "scale":
             scale = [old * float(factor) for old, factor in zip(scale, values, strict=True)]
             translation = [old * float(factor) for old, factor in zip(translation, values, strict=True)]

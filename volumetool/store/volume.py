@@ -149,8 +149,6 @@ class Volume:
 
 def identity_of(levels: tuple[Level, ...], facts: Mapping[str, Any]) -> str:
     """Return the SHA-256 of canonical JSON of the levels and of what else describes the stored voxels."""
-    described = [
-        {"shape": level.shape, "voxel_size": level.voxel_size, "translation": level.translation} for level in levels
-    ]
+    described = [{"shape": level.shape, "voxel_size": level.voxel_size, "translation": level.translation} for level in levels]
     text = json.dumps({"levels": described, **facts}, sort_keys=True, separators=(",", ":"), allow_nan=True)
     return hashlib.sha256(text.encode()).hexdigest()

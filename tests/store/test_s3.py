@@ -1,0 +1,104 @@
+"""Volumes and small files in a bucket."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from volumetool.errors import InputError, OutputError
+from volumetool.store.convert import convert
+from volumetool.store.create import VolumeLayout, create_volume, open_for_writing, write_attributes
+from volumetool.store.kvstore import delete_prefix, list_keys, read_key, write_key
+from volumetool.store.open import open_volume
+from volumetool.store.validate import validate_volume
+from volumetool.store.volume import Volume
+
+pytestmark = pytest.mark.s3
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """Run moto's server, from whatever environment has it."""
+    program = shutil.which("moto_server")
+    if program is None:
+        pytest.skip("moto_server is not on the PATH: pip install 'moto[server]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([program, "-H", "127.0.0.1", "-p", str(port)], **quiet) as server:
+        try:
+            yield _answering(f"http://127.0.0.1:{port}")
+        finally:
+            server.terminate()
+
+
+def _answering(url: str) -> str:
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(url, timeout=1).close()  # noqa: S310  (a server on loopback)
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return url
+    raise TimeoutError(url)
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """Give the URL of an empty bucket."""
+    name = f"bucket-{abs(hash(request.node.name))}"
+    put = urllib.request.Request(f"{endpoint}/{name}", method="PUT")  # noqa: S310
+    urllib.request.urlopen(put, timeout=10).close()  # noqa: S310
+    for key, value in (
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(key, value)
+    return f"s3://{name}"
+
+
+def test_small_files_in_a_bucket(bucket: str) -> None:
+    write_key(f"{bucket}/job", "records/1.json", b"{}")
+    write_key(f"{bucket}/job2", "records/1.json", b"{}")
+    assert read_key(f"{bucket}/job", "records/1.json") == b"{}"
+    assert read_key(f"{bucket}/job", "records/2.json") is None
+    assert list_keys(f"{bucket}/job") == ["records/1.json"]
+    delete_prefix(f"{bucket}/job")
+    assert list_keys(bucket) == ["job2/records/1.json"]
+
+
+def test_a_volume_in_a_bucket_is_created_written_read_and_valid(bucket: str, layout: VolumeLayout) -> None:
+    url = f"{bucket}/v.zarr"
+    volume = create_volume(url, layout, {"n": 1})
+    voxels = np.random.default_rng(0).integers(0, 255, volume.shape, dtype=np.uint8)
+    open_for_writing(url, layout).write(voxels).result()
+    write_attributes(url, {"n": 2})
+    again = open_volume(url)
+    assert (again, again.attributes) == (volume, {"n": 2})
+    np.testing.assert_array_equal(again.open().read().result(), voxels)
+    assert validate_volume(url) == []
+    with pytest.raises(OutputError) as caught:
+        create_volume(url, layout, {"n": 1})
+    assert caught.value.code == "output.exists"
+
+
+def test_a_local_volume_moves_to_a_bucket_with_its_voxels(bucket: str, filled: tuple[Volume, np.ndarray[Any, Any]]) -> None:
+    volume = convert(filled[0], f"{bucket}/copy.zarr")
+    np.testing.assert_array_equal(volume.open().read().result(), filled[1])
+
+
+def test_nothing_in_a_bucket_is_not_found(bucket: str) -> None:
+    with pytest.raises(InputError) as caught:
+        open_volume(f"{bucket}/nowhere")
+    assert caught.value.code == "input.not-found"
