@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         # The reader of our output has gone; Python would complain once more while flushing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (the last resort: no user should meet a traceback)
         code = _report_bug(error)
     sys.exit(code)
 

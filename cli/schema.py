@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from importlib import resources
 from typing import Annotated
 
 import typer
 
 
-class Name(str, Enum):
+class Name(StrEnum):
     """Configurations that have a schema."""
 
     JOB = "job"

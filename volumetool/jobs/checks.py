@@ -6,6 +6,7 @@ import numpy as np
 
 from volumetool.errors import ConfigError, ModelError, OutputError, ResourceError
 from volumetool.geometry import Size, Triple
+from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job, integer_limits
 from volumetool.models import ModelCard, fitting_models
 from volumetool.store.kvstore import canonical_url
@@ -68,8 +69,8 @@ def check_place(job: Job) -> None:
         )
 
 
-def check_dtype(job: Job, volume: Volume, window: tuple[float, float]) -> str:
-    """Return the output's dtype.
+def check_dtype(job: Job, dtype: str, window: tuple[float, float]) -> None:
+    """Check that the output's dtype holds the intensities and the value of missing voxels.
 
     Raises
     ------
@@ -77,7 +78,6 @@ def check_dtype(job: Job, volume: Volume, window: tuple[float, float]) -> str:
         ``config.dtype``: the dtype cannot hold the volume's intensities; ``config.nodata``: nodata or fill is not a value of
         the dtype.
     """
-    dtype = job.dtype or volume.dtype.name
     low, high = integer_limits(dtype)
     if not low <= window[0] <= window[1] <= high:
         raise ConfigError(
@@ -92,7 +92,6 @@ def check_dtype(job: Job, volume: Volume, window: tuple[float, float]) -> str:
             f"voxels without data would become {fill:g}, which is no {dtype}",
             hint="name a value of that dtype with --fill",
         )
-    return dtype
 
 
 def mask_factor(job: Job, mask: Volume, shape: Triple) -> Triple:
@@ -114,7 +113,7 @@ def mask_factor(job: Job, mask: Volume, shape: Triple) -> Triple:
     )
 
 
-def check_resources(free: int | None, written: int, worker: int, allowed: int) -> None:
+def check_resources(cost: Estimates) -> None:
     """Refuse what does not fit.
 
     Raises
@@ -122,16 +121,16 @@ def check_resources(free: int | None, written: int, worker: int, allowed: int) -
     ResourceError
         ``resource.disk`` or ``resource.memory``.
     """
-    if free is not None and written > free:
+    if cost.free_bytes is not None and cost.written_bytes > cost.free_bytes:
         raise ResourceError(
             "resource.disk",
-            f"the output takes about {show_bytes(written)}, the disk has {show_bytes(free)} free",
+            f"the output takes about {show_bytes(cost.written_bytes)}, the disk has {show_bytes(cost.free_bytes)} free",
             hint="make room, write to another place, or enhance a part with --roi and --crop",
         )
-    if worker > allowed:
+    if cost.worker_bytes > cost.allowed_bytes:
         raise ResourceError(
             "resource.memory",
-            f"a worker needs about {show_bytes(worker)}, it may use {show_bytes(allowed)}",
+            f"a worker needs about {show_bytes(cost.worker_bytes)}, it may use {show_bytes(cost.allowed_bytes)}",
             hint="take smaller shards (--shard), fewer --workers, or more --memory",
         )
 

@@ -22,7 +22,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         ("patches", f"{cost.patches} of {_shape(lattice.patch)} voxels, overlap {_axes(plan)}; {share:.1%} computed twice"),
         (
             "regions",
-            f"{plan.grid.count} of {span} voxels, {plan.workers} worker(s) of {plan.threads} thread(s), batch {plan.numerics.batch}",
+            f"{plan.grid.count} of {span} voxels; {plan.workers} workers x {plan.threads} threads, batch {plan.numerics.batch}",
         ),
         ("read", f"{show_bytes(cost.read_bytes)} of voxels, halo included"),
         ("write", f"about {show_bytes(cost.written_bytes)} (voxels compress to {cost.compression:.0%} in a sample)"),

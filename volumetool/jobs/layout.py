@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from volumetool.errors import ConfigError
 from volumetool.geometry import (
     AxisLattice,
@@ -139,12 +141,20 @@ class Work:
         Of the output.
     channels : int
         At least 1.
+    dtype : str
+        Of the output.
     """
 
     lattice: Lattice
     box: Box
     levels: tuple[LevelGrid, ...]
     channels: int
+    dtype: str
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per output voxel."""
+        return np.dtype(self.dtype).itemsize
 
     def grid(self, span: Triple) -> RegionGrid:
         """Return the regions of `span` shards each."""

@@ -14,15 +14,12 @@ class MemoryModel:
     ----------
     card : ModelCard
         The network.
-    itemsize : int
-        Bytes per output voxel.
     batch : int
         Patches per call.
     """
 
-    def __init__(self, card: ModelCard, itemsize: int, batch: int) -> None:
+    def __init__(self, card: ModelCard, batch: int) -> None:
         self.card = card
-        self.itemsize = itemsize
         self.batch = batch
 
     BASE = 700 * 2**20
@@ -46,7 +43,7 @@ class MemoryModel:
         outputs = 3 * group * rows * patch_out * 4
         slabs = 2 * group_depth * size[1] * lattice.x.patch * lattice.x.scale * 4
         strips = size[0] * size[1] * lattice.x.ramp_length * 4
-        shard = size[0] * size[1] * work.levels[0].shard[2] * self.itemsize
+        shard = size[0] * size[1] * work.levels[0].shard[2] * work.itemsize
         # Open, waiting, being written with its encoded shadow, and read back.
         stored = int(6 * shard * 1.33)
         width = getattr(self.card.architecture, "width", 1)

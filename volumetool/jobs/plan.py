@@ -11,48 +11,10 @@ from volumetool.enhance.engine import Numerics
 from volumetool.enhance.recipe import Recipe
 from volumetool.enhance.statistics import Statistics
 from volumetool.geometry import Box, RegionGrid, Size, Triple
+from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job
 from volumetool.jobs.terms import Terms
 from volumetool.store.create import VolumeLayout
-
-
-class Estimates(BaseModel):
-    """What the plan costs.
-
-    Parameters
-    ----------
-    patches : int
-        Patches that all regions evaluate.
-    recomputed : int
-        Those of them that another region evaluates too.
-    read_bytes : int
-        Input voxels, halo included, before compression.
-    written_bytes : int
-        Output of all levels, compressed as a sample of it was.
-    objects : int
-        Files or objects of the output.
-    free_bytes : int, optional
-        Free space where the output goes; unknown for object stores.
-    worker_bytes, allowed_bytes : int
-        Memory that one worker needs, and that it may use.
-    seconds : float
-        From a measured sample of this machine.
-    compression : float
-        Stored bytes per byte of voxels.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    patches: int
-    recomputed: int
-    read_bytes: int
-    written_bytes: int
-    objects: int
-    free_bytes: int | None
-    worker_bytes: int
-    allowed_bytes: int
-    seconds: float
-    compression: float
 
 
 class Plan(BaseModel):
@@ -125,17 +87,7 @@ class Plan(BaseModel):
 
     def recipe(self, statistics: Statistics) -> Recipe:
         """Return what decides the voxels."""
-        return Recipe(
-            lattice=self.terms.lattice,
-            statistics=statistics,
-            levels=self.terms.levels,
-            dtype=self.terms.dtype,
-            origin=self.terms.box.start,
-            nodata=self.job.nodata,
-            fill=self.job.output_fill or 0.0,
-            flatten=self.job.flatten,
-            invert=self.job.invert,
-        )
+        return make_recipe(self.job, self.terms, statistics)
 
     def provenance(self, status: str, **more: Any) -> dict[str, Any]:
         """Return what the output volume says of its own making.
@@ -159,3 +111,18 @@ class Plan(BaseModel):
             "host": socket.gethostname(),
             **more,
         }
+
+
+def make_recipe(job: Job, terms: Terms, statistics: Statistics) -> Recipe:
+    """Return what decides the voxels of a job."""
+    return Recipe(
+        lattice=terms.lattice,
+        statistics=statistics,
+        levels=terms.levels,
+        dtype=terms.dtype,
+        origin=terms.box.start,
+        nodata=job.nodata,
+        fill=job.output_fill or 0.0,
+        flatten=job.flatten,
+        invert=job.invert,
+    )

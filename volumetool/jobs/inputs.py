@@ -1,0 +1,131 @@
+"""What a job names, opened: the input volume, the model, the mask, and what an earlier run left at the output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from volumetool.enhance.statistics import Statistics, fit_statistics, no_normalisation
+from volumetool.errors import ConfigError, ModelError, OutputError
+from volumetool.geometry import Triple
+from volumetool.jobs.checks import check_place, mask_factor, show_size
+from volumetool.jobs.folder import job_url, read_plan, read_statistics
+from volumetool.jobs.job import Job
+from volumetool.jobs.plan import Plan
+from volumetool.models import Model, fitting_models, load_model
+from volumetool.store.convert import Progress
+from volumetool.store.kvstore import canonical_url, is_local, local_path, read_key
+from volumetool.store.open import open_volume
+from volumetool.store.volume import Level, Volume
+
+METADATA_KEYS = ("zarr.json", ".zgroup", ".zarray", "attributes.json")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a job names.
+
+    Attributes
+    ----------
+    job : Job
+        The job.
+    volume : Volume
+        Its input.
+    model : Model
+        The network.
+    mask : Volume, optional
+        Where to enhance.
+    existing : Plan, optional
+        Of the job that the output belongs to already.
+    """
+
+    job: Job
+    volume: Volume
+    model: Model
+    mask: Volume | None
+    existing: Plan | None
+
+    @property
+    def level(self) -> Level:
+        """The level of the input that is enhanced."""
+        return self.volume.levels[self.job.level]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels, at least 1."""
+        return self.volume.channels or 1
+
+    @property
+    def mask_factor(self) -> Triple:
+        """Input voxels per voxel of the mask."""
+        return (1, 1, 1) if self.mask is None else mask_factor(self.job, self.mask, self.level.shape)
+
+
+def open_inputs(job: Job) -> Inputs:
+    """Open what a job names.
+
+    Raises
+    ------
+    InputError, ModelError, OutputError, ConfigError
+        Something is missing, or not what it should be.
+    """
+    volume = open_volume(job.input, voxel_size=job.voxel_size)
+    if job.level >= len(volume.levels):
+        last = len(volume.levels) - 1
+        raise ConfigError(
+            "config.level", f"--level {job.level}: {job.input} has levels 0 to {last}", hint="see `volumetool info`"
+        )
+    check_place(job)
+    existing = None if job.overwrite else read_plan(job_url(job.output))
+    if existing is None and not job.overwrite:
+        _refuse_foreign_output(job)
+    mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
+    return Inputs(job, volume, _choose_model(job, volume), mask, existing)
+
+
+def section_statistics(inputs: Inputs, progress: Progress | None = None) -> Statistics:
+    """Return the table of section statistics: given, frozen by an earlier run, or fitted now."""
+    job = inputs.job
+    normalisation, sections = inputs.model.card.normalisation, inputs.level.shape[0]
+    if job.sections is not None:
+        try:
+            text = Path(job.sections).read_text()
+        except OSError as error:
+            raise ConfigError(
+                "config.sections", f"--sections {job.sections} cannot be read: {error}", hint="give a CSV file"
+            ) from error
+        return Statistics.from_csv(text, inputs.channels, sections)
+    if normalisation.kind == "none":
+        return no_normalisation(inputs.channels, sections)
+    if inputs.existing is not None and inputs.existing.input_shape[0] == sections:
+        return read_statistics(job_url(job.output), inputs.existing)
+    percentiles = (normalisation.low, normalisation.high)
+    return fit_statistics(inputs.volume, job.level, percentiles, seed=job.seed, nodata=job.nodata, progress=progress)
+
+
+def _choose_model(job: Job, volume: Volume) -> Model:
+    if job.model != "auto":
+        return load_model(job.model)
+    size = volume.levels[job.level].voxel_size
+    fitting = fitting_models(size)
+    if not fitting:
+        raise ModelError(
+            "model.none-fits",
+            f"no built-in model was trained on voxels of {show_size(size)}",
+            hint="choose one with --model NAME (see `volumetool model list`), take another --level, "
+            "or correct the metadata with --voxel-size",
+        )
+    return load_model(fitting[0].name)
+
+
+def _refuse_foreign_output(job: Job) -> None:
+    place = canonical_url(job.output)
+    foreign = any(read_key(place, key) is not None for key in METADATA_KEYS)
+    if is_local(place) and local_path(place).exists():
+        foreign = foreign or local_path(place).is_file() or any(local_path(place).iterdir())
+    if foreign:
+        raise OutputError(
+            "output.exists",
+            f"{job.output} exists and is not the output of a volumetool job",
+            hint="choose another output; nothing was touched",
+        )
