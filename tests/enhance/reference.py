@@ -6,6 +6,7 @@ from their definitions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 Triple = tuple[int, int, int]
+Places = tuple[list[int], list[int], list[int]]
+"""Which voxels of the volume a patch sees along z (with context), y and x."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,27 @@ def mirrored(position: int, size: int) -> int:
     return position
 
 
-def enhance_whole(volume: NDArray[np.generic], network: nn.Module, geometry: Geometry) -> NDArray[np.float32]:
-    """Return network values of the whole volume, blended z, then y, then x."""
+def varied(volume: NDArray[np.generic]) -> Callable[[Places], bool]:
+    """Ask the network for patches that see more than one value of `volume`."""
+    return lambda places: len(np.unique(volume[np.ix_(*places)])) > 1
+
+
+def enhance_whole(
+    volume: NDArray[np.generic], network: nn.Module, geometry: Geometry, asked: Callable[[Places], bool] | None = None
+) -> NDArray[np.float32]:
+    """Return network values of the whole volume, blended z, then y, then x.
+
+    A patch that is not `asked` for counts as its input, enlarged; by default those are the patches of one value.
+    """
     g = geometry
+    asked = asked or varied(volume)
     counts = [-(-(n + o) // s) for n, o, s in zip(volume.shape, g.overlap, g.stride, strict=True)]
     padded_shape = [(c * s + o) * f for c, s, o, f in zip(counts, g.stride, g.overlap, g.scale, strict=True)]
     lines = []
     for x in range(counts[2]):
         planes = []
         for y in range(counts[1]):
-            stack = [_predict(volume, network, g, (z, y, x)) for z in range(counts[0])]
+            stack = [_predict(volume, network, g, (z, y, x), asked) for z in range(counts[0])]
             planes.append(_join(stack, 0, g, padded_shape[0]))
         lines.append(_join(planes, 1, g, padded_shape[1]))
     whole = _join(lines, 2, g, padded_shape[2])
@@ -54,12 +68,23 @@ def enhance_whole(volume: NDArray[np.generic], network: nn.Module, geometry: Geo
     return whole[cut]
 
 
-def _predict(volume: NDArray[np.generic], network: nn.Module, g: Geometry, index: Triple) -> NDArray[np.float32]:
-    grids = []
-    for axis, (i, s, o, n) in enumerate(zip(index, g.stride, g.overlap, volume.shape, strict=True)):
-        more = g.context if axis == 0 else 0
-        grids.append([mirrored(p, n) for p in range(i * s - o - more, i * s + s + more)])
-    patch = volume[np.ix_(*grids)].astype(np.float32)
+def places_of(index: Triple, shape: tuple[int, ...], g: Geometry) -> Places:
+    """Return the voxels that patch `index` sees."""
+    z, y, x = (
+        [mirrored(p, n) for p in range(i * s - o - more, i * s + s + more)]
+        for i, s, o, n, more in zip(index, g.stride, g.overlap, shape, (g.context, 0, 0), strict=True)
+    )
+    return z, y, x
+
+
+def _predict(
+    volume: NDArray[np.generic], network: nn.Module, g: Geometry, index: Triple, asked: Callable[[Places], bool]
+) -> NDArray[np.float32]:
+    places = places_of(index, volume.shape, g)
+    patch = volume[np.ix_(*places)].astype(np.float32)
+    if not asked(places):
+        own = patch[g.context : len(patch) - g.context]
+        return np.kron(own, np.ones(g.scale, np.float32))
     x = torch.from_numpy(patch)[None] if g.dims == 2 else torch.from_numpy(patch)[None, None]
     with torch.inference_mode():
         y = network(x)
@@ -67,13 +92,7 @@ def _predict(volume: NDArray[np.generic], network: nn.Module, g: Geometry, index
 
 
 def _join(pieces: list[NDArray[np.float32]], axis: int, g: Geometry, length: int) -> NDArray[np.float32]:
-    s, o, t, f = (
-        g.stride[axis] * g.scale[axis],
-        g.overlap[axis] * g.scale[axis],
-        g.trim[axis] * g.scale[axis],
-        g.scale[axis],
-    )
-    assert f >= 1
+    s, o, t = (values[axis] * g.scale[axis] for values in (g.stride, g.overlap, g.trim))
     shape = list(pieces[0].shape)
     shape[axis] = length
     result = np.zeros(shape, np.float32)
