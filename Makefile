@@ -1,0 +1,35 @@
+# Every target makes its own environment first. PYTHON chooses the interpreter, VENV the place.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+.PHONY: demo test test-slow lint schemas clean
+
+demo: $(READY)  ## the main job on an embedded volume
+	$(BIN)/volumetool demo demo
+
+test: lint  ## everything that CI checks
+	$(PYTEST) -m "not slow and not gpu and not browser"
+
+test-slow: $(READY)  ## the long proofs
+	$(BIN)/python -m pytest -m "slow and not gpu and not browser" --timeout 3600
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+schemas: $(READY)  ## write schemas/*.json anew from the models
+	$(BIN)/python -m volumetool.schemas
+
+$(READY):
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,81 @@
+"""Promises of the repository itself: schemas, public names, sizes, start-up time, the README's commands."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import volumetool
+from volumetool.schemas.generate import MODELS, schema_texts
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted([*ROOT.glob("volumetool/**/*.py"), *ROOT.glob("cli/*.py"), *ROOT.glob("schemas/*.py")])
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_the_committed_schema_is_the_generated_one(name: str) -> None:
+    assert (ROOT / "schemas" / f"{name}.json").read_text() == schema_texts()[name], "run `make schemas`"
+
+
+def test_the_public_names_are_these_and_all_of_them_import() -> None:
+    assert sorted(volumetool.__all__) == volumetool.__all__
+    for name in volumetool.__all__:
+        assert getattr(volumetool, name) is not None
+    with pytest.raises(AttributeError):
+        volumetool.no_such_name  # noqa: B018
+
+
+def test_nothing_lands_at_the_top_of_an_environment() -> None:
+    for name in ("cli", "schemas"):
+        code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({name!r}) is not None)"
+        assert subprocess.run([sys.executable, "-c", code], cwd="/", check=False).returncode == 0
+        importlib.import_module(f"volumetool.{name}")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef) and path.parent.name != "cli":
+            assert (node.end_lineno or 0) - node.body[0].lineno < 60, f"{node.name} is long"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """The time of `--help` is the time of its imports; what may be imported is bounded instead of the clock."""
+    code = "import sys, volumetool.cli.main; print([m for m in %r if m in sys.modules])"
+    heavy = ["torch", "numpy", "tensorstore", "dask", "distributed", "pydantic", "scipy", "zarr"]
+    found = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "[]"
+
+
+def test_importing_volumetool_imports_nothing_heavy() -> None:
+    code = "import sys, volumetool; print('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_error_codes_are_unique_in_their_meaning() -> None:
+    """A code belongs to one class of error: handlers may rely on either."""
+    homes: dict[str, set[str]] = {}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("Error") and node.args:
+                first = node.args[0]
+                if isinstance(first, ast.Constant) and isinstance(first.value, str) and re.fullmatch(r"[a-z]+\.[a-z0-9-]+", first.value):
+                    homes.setdefault(first.value, set()).add(node.func.id)
+    assert len(homes) > 20
+    assert {code: kinds for code, kinds in homes.items() if len(kinds) > 1} == {}
+
+
+def test_schemas_are_json_schemas() -> None:
+    from jsonschema import Draft202012Validator
+
+    for text in schema_texts().values():
+        Draft202012Validator.check_schema(json.loads(text))
