@@ -71,9 +71,7 @@ def test_integers_are_the_reference_rounded_once(case: Case, dtype: str, seed: i
 
 @settings(generated, max_examples=60)
 @given(case=cases(), span=st.tuples(*[st.integers(1, 3)] * 3), batch=st.integers(1, 9), seed=SEEDS)
-def test_region_shape_and_batch_change_no_byte(
-    case: Case, span: tuple[int, int, int], batch: int, seed: int
-) -> None:
+def test_region_shape_and_batch_change_no_byte(case: Case, span: tuple[int, int, int], batch: int, seed: int) -> None:
     """Two cuts of one job into regions, with other batches, agree on every fused level."""
     voxels = random_voxels(seed, case.lattice.shape, np.dtype("uint16"))
     recipe = case.recipe("uint16", section_statistics(seed, case.lattice.z.size, voxels.dtype))

@@ -78,11 +78,11 @@ class Box:
         )
 
     def coarsened(self, factor: Triple) -> Box:
-        """Return the smallest box on a grid `factor` times coarser that covers this one."""
-        return Box(
-            _triple(a // f for a, f in zip(self.start, factor, strict=True)),
-            _triple(-(-a // f) for a, f in zip(self.stop, factor, strict=True)),
-        )
+        """Return the smallest box on a grid `factor` times coarser that covers this one; an empty box stays empty."""
+        start = _triple(a // f for a, f in zip(self.start, factor, strict=True))
+        if self.voxels == 0:
+            return Box(start, start)
+        return Box(start, _triple(-(-b // f) for b, f in zip(self.stop, factor, strict=True)))
 
     def __str__(self) -> str:
         return ",".join(f"{start}:{stop}" for start, stop in zip(self.start, self.stop, strict=True))
