@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from volumetool.errors import ModelError
@@ -43,7 +43,7 @@ def save_model(path: Path | str, network: nn.Module, card: ModelCard) -> None:
     """
     state = {name: tensor.detach().cpu().float().contiguous() for name, tensor in network.state_dict().items()}
     _check_weights(state, card, where=str(path))
-    save_file(state, path, metadata={CARD_KEY: card.model_dump_json()})
+    Path(path).write_bytes(save(state, metadata={CARD_KEY: card.model_dump_json()}))
 
 
 def load_model(spec: str | Path) -> Model:
