@@ -11,6 +11,7 @@ from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.ledger import Ledger
 from volumetool.jobs.plan import Plan
 from volumetool.store.create import open_for_writing, write_attributes
+from volumetool.store.open import open_volume
 
 Step = Callable[[], None]
 
@@ -55,6 +56,16 @@ def finish(plan: Plan, ledger: Ledger) -> bool:
     numerics = sorted({record.numerics for record in ledger.records()} - {""})
     write_attributes(plan.job.output, plan.provenance("complete" if complete else "unfinished", holes=holes, numerics=numerics))
     return complete
+
+
+def says_complete(plan: Plan) -> bool:
+    """Say whether the volume calls itself complete."""
+    return open_volume(plan.job.output).attributes.get("status") == "complete"
+
+
+def mark_unfinished(plan: Plan) -> None:
+    """Take a volume's word back that it is complete, so that the next run writes its coarse levels again."""
+    write_attributes(plan.job.output, plan.provenance("unfinished"))
 
 
 def _coarse(plan: Plan, within: Box | None) -> Iterator[tuple[int, LevelGrid, Box | None]]:

@@ -9,7 +9,7 @@ from volumetool.enhance.statistics import Statistics, fit_statistics, no_normali
 from volumetool.errors import ConfigError, ModelError, OutputError
 from volumetool.geometry import Triple
 from volumetool.jobs.checks import check_place, mask_factor, show_size
-from volumetool.jobs.folder import job_url, read_plan, read_statistics
+from volumetool.jobs.folder import PLAN, job_url, read_plan, read_statistics
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.models import Model, fitting_models, load_model
@@ -77,7 +77,7 @@ def open_inputs(job: Job) -> Inputs:
         )
     check_place(job)
     existing = None if job.overwrite else read_plan(job_url(job.output))
-    if existing is None and not job.overwrite:
+    if existing is None:
         _refuse_foreign_output(job)
     mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
     return Inputs(job, volume, _choose_model(job, volume), mask, existing)
@@ -119,13 +119,16 @@ def _choose_model(job: Job, volume: Volume) -> Model:
 
 
 def _refuse_foreign_output(job: Job) -> None:
+    if read_key(job_url(job.output), PLAN) is not None:  # a job's own, which --overwrite may delete
+        return
     place = canonical_url(job.output)
     foreign = any(read_key(place, key) is not None for key in METADATA_KEYS)
     if is_local(place) and local_path(place).exists():
         foreign = foreign or local_path(place).is_file() or any(local_path(place).iterdir())
     if foreign:
         raise OutputError(
-            "output.exists",
+            "output.foreign" if job.overwrite else "output.exists",
             f"{job.output} exists and is not the output of a volumetool job",
-            hint="choose another output; nothing was touched",
+            hint="choose another output, or delete it yourself; nothing was touched",
+            where=place,
         )

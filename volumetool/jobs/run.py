@@ -10,13 +10,12 @@ import numpy as np
 import tensorstore as ts
 
 from volumetool.enhance.statistics import Statistics
-from volumetool.errors import OutputError
 from volumetool.geometry import Box
 from volumetool.jobs.clusters import open_cluster
-from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish
-from volumetool.jobs.folder import job_url, open_ledger, read_plan, read_statistics, write_plan
+from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete
+from volumetool.jobs.folder import PLAN, job_url, open_ledger, read_plan, read_statistics, write_plan
 from volumetool.jobs.job import Job
-from volumetool.jobs.ledger import DONE, Ledger, Record
+from volumetool.jobs.ledger import DONE, FOLDER, Ledger, Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.store.create import create_volume
@@ -126,6 +125,8 @@ def run(plan: Plan, statistics: Statistics, watcher: Watcher | None = None) -> O
     before = ledger.done
     try:
         if todo:
+            if says_complete(plan):  # regions that failed before, or were found damaged
+                mark_unfinished(plan)
             with open_cluster(plan) as cluster:
                 watcher.started(plan, todo, cluster.link)
                 for record in cluster.records(to_do(plan, ledger)):
@@ -147,21 +148,21 @@ def run(plan: Plan, statistics: Statistics, watcher: Watcher | None = None) -> O
 
 
 def prepare(plan: Plan, statistics: Statistics) -> None:
-    """Create the output and the job's folder, or find them as this plan left them.
+    """Create the job's folder and the output, or find them as this plan left them.
 
-    Raises
-    ------
-    OutputError
-        ``output.foreign``: with ``overwrite``, what stands at the output was not made by volumetool.
+    The folder comes first: whatever a killed run leaves at the output is known as this job's.
     """
     place, folder = canonical_url(plan.job.output), job_url(plan.job.output)
     if plan.job.overwrite:
         _delete_earlier(place, folder)
-    elif (stored := read_plan(folder)) is not None:
+    if (stored := read_plan(folder)) is None:
+        write_plan(plan, statistics)
+    else:
         read_statistics(folder, stored)
-        return
-    create_volume(place, plan.layout, plan.provenance("unfinished"))
-    write_plan(plan, statistics)
+    if read_key(place, "zarr.json") is None:
+        # No record is true without the volume that it speaks of.
+        delete_prefix(join_url(folder, FOLDER))
+        create_volume(place, plan.layout, plan.provenance("unfinished"))
 
 
 def to_do(plan: Plan, ledger: Ledger) -> Iterator[int]:
@@ -172,39 +173,35 @@ def to_do(plan: Plan, ledger: Ledger) -> Iterator[int]:
 
 
 def _delete_earlier(place: str, folder: str) -> None:
-    ours = read_key(folder, "plan.json") is not None
-    if not ours and read_key(place, "zarr.json") is not None:
-        raise OutputError(
-            "output.foreign",
-            f"{place} was not made by a volumetool job, so --overwrite leaves it alone",
-            hint="choose another output, or delete it yourself",
-            where=place,
-        )
-    # The folder's plan makes the output ours: it goes last, so that an interrupted deletion can be taken up again.
-    delete_prefix(place)
-    delete_prefix(folder)
+    """Delete what an earlier job left; planning has made sure that nothing else is there."""
+    if read_key(folder, PLAN) is not None:
+        # The records go first, because they speak of the volume, and the plan last, because it makes all of this the job's:
+        # an interrupted deletion can be taken up again.
+        delete_prefix(join_url(folder, FOLDER))
+        delete_prefix(place)
+        delete_prefix(folder)
 
 
 def _finish(plan: Plan, ledger: Ledger, watcher: Watcher, *, changed: bool) -> None:
     """Write the coarse levels over what was computed; on a complete output also those that an earlier run left open."""
     complete = _finished_volume(plan, ledger)
-    if not changed and not (complete and not _says_complete(plan)):
+    if not changed and not (complete and not says_complete(plan)):
         return
-    within: Box | None = None if complete else plan.roi
+    within = None if complete else _computed_box(plan)
     watcher.finishing(coarse_shards(plan, within))
     build_coarse_levels(plan, within, watcher.stepped)
     finish(plan, ledger)
 
 
+def _computed_box(plan: Plan) -> Box | None:
+    """Return the box of all regions that touch the region of interest, or None for the whole output."""
+    size = plan.grid.size
+    return None if plan.roi is None else plan.roi.coarsened(size).enlarged(size)
+
+
 def _finished_volume(plan: Plan, ledger: Ledger) -> bool:
     left = plan.grid.count - ledger.done
     return left == 0 or (plan.job.accept_failed and left == len(ledger.failures))
-
-
-def _says_complete(plan: Plan) -> bool:
-    from volumetool.store.open import open_volume
-
-    return open_volume(plan.job.output).attributes.get("status") == "complete"
 
 
 def write_maps(plan: Plan, ledger: Ledger) -> None:

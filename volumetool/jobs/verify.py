@@ -14,7 +14,8 @@ from volumetool.enhance.pyramid import box_of, downsample, shard_boxes
 from volumetool.enhance.statistics import no_normalisation
 from volumetool.enhance.writer import extend_checksum, output_nodata, slab_boxes, slabs_of
 from volumetool.geometry import Box, LevelGrid
-from volumetool.jobs.ledger import Ledger, Record
+from volumetool.jobs.finish import mark_unfinished, says_complete
+from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.store.create import open_for_writing
 
@@ -63,13 +64,13 @@ def verify(plan: Plan, step: Callable[[], None] | None = None) -> Report:
             _verify_region(plan, record, report)
             if step is not None:
                 step()
-    if _complete(ledger):
+    if says_complete(plan):
         _verify_coarse(plan, report, step)
     return report
 
 
 def condemn(plan: Plan, report: Report) -> int:
-    """Mark damaged regions as failed in the ledger, so that the next run makes them again; return how many."""
+    """Mark damaged regions as failed, so that the next run makes them and the coarse levels again; return how many."""
     from volumetool.jobs.folder import open_ledger
 
     ledger = open_ledger(plan)
@@ -83,11 +84,9 @@ def condemn(plan: Plan, report: Report) -> int:
             )
         )
     ledger.flush()
+    if report.damaged:
+        mark_unfinished(plan)
     return len(regions)
-
-
-def _complete(ledger: Ledger) -> bool:
-    return ledger.done == len(ledger.states)
 
 
 def _verify_region(plan: Plan, record: Record, report: Report) -> None:
