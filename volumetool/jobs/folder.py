@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 from pydantic import ValidationError
@@ -25,6 +26,11 @@ def write_plan(plan: Plan, statistics: Statistics) -> None:
     url = job_url(plan.job.output)
     write_key(url, SECTIONS, statistics.to_csv().encode())
     write_key(url, PLAN, plan.model_dump_json(indent=1).encode())
+
+
+def plan_digest(url: str) -> str:
+    """Return the SHA-256 of the plan in a job's folder, of nothing where there is none."""
+    return hashlib.sha256(read_key(url, PLAN) or b"").hexdigest()
 
 
 def read_plan(url: str) -> Plan | None:

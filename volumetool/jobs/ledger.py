@@ -8,6 +8,8 @@ region replaces an earlier one. Where a line is damaged its region simply runs a
 from __future__ import annotations
 
 import json
+import re
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ TODO, DONE, FAILED = 0, 1, 2
 """States in the array over the region grid."""
 
 FOLDER = "ledger"
+SEGMENT = re.compile(rf"{FOLDER}/[0-9]{{8}}\.jsonl")
 FLUSH_RECORDS = 256
 FLUSH_SECONDS = 1.0
 """Records wait at most this long for their segment: the work that a dead driver loses."""
@@ -121,6 +124,8 @@ class Ledger:
         self._waiting: list[Record] = []
         self._flushed = time.monotonic()
         self._segments = 0
+        self._lock = threading.RLock()
+        self._timer: threading.Timer | None = None
         for record in self.records():
             self._note(record)
 
@@ -155,21 +160,31 @@ class Ledger:
 
     def append(self, record: Record) -> None:
         """Take a record in; it is on disk within a second or with the next flush."""
-        self._note(record)
-        self._waiting.append(record)
-        if len(self._waiting) >= FLUSH_RECORDS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
-            self.flush()
+        with self._lock:
+            self._note(record)
+            self._waiting.append(record)
+            if len(self._waiting) >= FLUSH_RECORDS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
+                self.flush()
+            elif self._timer is None:  # the next region may be an hour away
+                self._timer = threading.Timer(FLUSH_SECONDS, self.flush)
+                self._timer.daemon = True
+                self._timer.start()
 
     def flush(self) -> None:
         """Write the waiting records as a new segment, atomically and synced."""
-        if self._waiting:
-            self._segments += 1
-            write_key(self.url, _segment(self._segments), b"".join(map(_line, self._waiting)))
-            self._waiting = []
-        self._flushed = time.monotonic()
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._waiting:
+                self._segments += 1
+                write_key(self.url, _segment(self._segments), b"".join(map(_line, self._waiting)))
+                self._waiting = []
+            self._flushed = time.monotonic()
 
     def compact(self) -> None:
         """Merge many small segments into one: the new one is written before the old ones go."""
+        self.flush()
         keys = segment_keys(self.url)
         if len(keys) < COMPACT_SEGMENTS:
             return
@@ -189,7 +204,7 @@ class Ledger:
 
 def segment_keys(url: str) -> list[str]:
     """Return the keys of a ledger's segments, oldest first."""
-    return sorted(key for key in list_keys(url, FOLDER + "/") if key.endswith(".jsonl"))
+    return sorted(key for key in list_keys(url, FOLDER + "/") if SEGMENT.fullmatch(key))
 
 
 def _segment(number: int) -> str:

@@ -70,13 +70,18 @@ class Terms(BaseModel):
         return self.model_dump(mode="json")
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """Return (field, old value, new value) for every field in which two sets of terms differ, nested ones by dotted name."""
-    found: list[tuple[str, Any, Any]] = []
-    for name in sorted(old.keys() | new.keys()):
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += differences(before, after, f"{prefix}{name}.")
-        elif before != after:
-            found.append((prefix + name, before, after))
+def differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    """Return (field, old value, new value) for every value in which two sets of terms differ, by dotted name."""
+    before, after = _members(old), _members(new)
+    if before is None or after is None or (isinstance(old, list) and len(old) != len(new)):
+        return [] if old == new else [(name, old, new)]
+    found = []
+    for member in sorted(before.keys() | after.keys()):
+        found += differences(before.get(member), after.get(member), f"{name}.{member}" if name else member)
     return found
+
+
+def _members(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return {str(number): member for number, member in enumerate(value)}
+    return value if isinstance(value, dict) else None

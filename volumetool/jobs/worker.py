@@ -14,11 +14,11 @@ import tensorstore as ts
 from volumetool.enhance.columns import Source
 from volumetool.enhance.engine import Engine
 from volumetool.enhance.region import enhance_region
-from volumetool.errors import LedgerError, NumericsError, VolumetoolError
-from volumetool.jobs.folder import job_url, read_plan, read_statistics
+from volumetool.errors import InputError, LedgerError, NumericsError, VolumetoolError
+from volumetool.jobs.folder import job_url, plan_digest, read_plan, read_statistics
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
-from volumetool.models import load_model
+from volumetool.models.package import reload_model
 from volumetool.store.create import open_for_writing
 from volumetool.store.open import open_volume
 
@@ -41,7 +41,7 @@ class Worker:
         self.plan = plan
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.recipe = plan.recipe(read_statistics(job_url(plan.job.output), plan))
-        self.engine = Engine(load_model(plan.model_spec), plan.numerics, plan.job.device, plan.threads)
+        self.engine = Engine(reload_model(plan.model_spec, plan.terms.model), plan.numerics, plan.job.device, plan.threads)
         self.probe = self.engine.probe(plan.terms.lattice.patch)
         if self.probe != plan.probe and not plan.job.allow_mixed_numerics:
             raise NumericsError(
@@ -52,6 +52,13 @@ class Worker:
                 "--allow-mixed-numerics records the class per region instead",
             )
         self._volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
+        if self._volume.identity != plan.terms.input:
+            raise InputError(
+                "input.changed",
+                f"worker {self.name} finds another volume at {plan.job.input} than the plan was made for",
+                hint="give a path that is the same volume on every worker, and leave it as it is while the job runs",
+                where=plan.job.input,
+            )
         self._mask = None if plan.job.mask is None else open_volume(plan.job.mask, voxel_size=(1.0, 1.0, 1.0))
 
     def run(self, index: int) -> Record:
@@ -117,7 +124,8 @@ def run_region(url: str, runtime: str, index: int) -> Record:
     url : str
         The job's folder.
     runtime : str
-        JSON of the job as this run asked for it, and the threads per worker: what may differ from the stored plan.
+        JSON of the job as this run asked for it and the threads per worker, which may differ from the stored plan, and of
+        that plan's digest: a worker that outlives a run never works by an old plan.
     index : int
         The region.
     """
@@ -130,10 +138,13 @@ def _plan_text(url: str, runtime: str) -> str:
 
     from volumetool.jobs.job import Job
 
-    stored = read_plan(url)
-    if stored is None:
-        raise LedgerError(
-            "ledger.plan", f"{url} holds no plan", hint="the job's folder must be readable by every worker", where=url
-        )
     update = json.loads(runtime)
+    stored = read_plan(url)
+    if stored is None or plan_digest(url) != update["plan"]:
+        raise LedgerError(
+            "ledger.plan",
+            f"{url} holds {'no plan' if stored is None else 'another plan'} for worker {socket.gethostname()}",
+            hint="every worker must see the job's folder, and no other run may begin it anew meanwhile",
+            where=url,
+        )
     return stored.model_copy(update={"job": Job.model_validate(update["job"]), "threads": update["threads"]}).model_dump_json()

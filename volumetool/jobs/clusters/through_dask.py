@@ -11,13 +11,16 @@ from typing import Any
 from distributed import Client, as_completed
 
 from volumetool.errors import ClusterError, VolumetoolError
-from volumetool.jobs.folder import job_url
+from volumetool.jobs.folder import job_url, plan_digest
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.worker import run_region
+from volumetool.store.kvstore import canonical_url
 
 WINDOW = 2
 """Regions in flight per worker: one that runs and one that waits for it."""
+
+CONNECT_SECONDS = 30
 
 
 class ThroughDask:
@@ -35,7 +38,10 @@ class ThroughDask:
         self.link: str | None = client.dashboard_link or None
         self._client = client
         self._url = job_url(plan.job.output)
-        self._runtime = json.dumps({"job": plan.job.model_dump(mode="json"), "threads": plan.threads})
+        job = plan.job.model_dump(mode="json")
+        # Workers may have been started in another directory.
+        job |= {name: canonical_url(job[name]) for name in ("input", "output", "mask") if job[name] is not None}
+        self._runtime = json.dumps({"job": job, "threads": plan.threads, "plan": plan_digest(self._url)})
         self._workers = plan.workers
 
     def records(self, regions: Iterator[int]) -> Iterator[Record]:
@@ -92,7 +98,7 @@ def connect(address: Any, plan: Plan) -> Client:
         ``cluster.unreachable``.
     """
     try:
-        return Client(address, timeout=30, set_as_default=False)
+        return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise ClusterError(
             "cluster.unreachable",
