@@ -16,11 +16,16 @@ test: lint  ## everything that CI checks
 test-slow: $(READY)  ## the long proofs
 	$(BIN)/python -m pytest -m "slow and not gpu and not browser" --timeout 3600
 
+# mypy and import-linter look at the installed package: there cli/ and schemas/ stand where users find them.
+INSTALLED := build/installed
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	rm -rf build
+	$(BIN)/python -m pip install --quiet --no-deps --target $(INSTALLED) .
+	cd $(INSTALLED) && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml
+	cd $(INSTALLED) && $(abspath $(BIN))/lint-imports --config $(CURDIR)/pyproject.toml
 
 schemas: $(READY)  ## write schemas/*.json anew from the models
 	$(BIN)/python -m volumetool.schemas

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from volumetool.schemas.generate import MODELS, schema_texts
 
 import volumetool
-from volumetool.schemas.generate import MODELS, schema_texts
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("volumetool/**/*.py"), *ROOT.glob("cli/*.py"), *ROOT.glob("schemas/*.py")])
@@ -68,7 +68,11 @@ def test_error_codes_are_unique_in_their_meaning() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("Error") and node.args:
                 first = node.args[0]
-                if isinstance(first, ast.Constant) and isinstance(first.value, str) and re.fullmatch(r"[a-z]+\.[a-z0-9-]+", first.value):
+                if (
+                    isinstance(first, ast.Constant)
+                    and isinstance(first.value, str)
+                    and re.fullmatch(r"[a-z]+\.[a-z0-9-]+", first.value)
+                ):
                     homes.setdefault(first.value, set()).add(node.func.id)
     assert len(homes) > 20
     assert {code: kinds for code, kinds in homes.items() if len(kinds) > 1} == {}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +30,7 @@ pytestmark = pytest.mark.s3
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """Run moto's server, from whatever environment has it."""
-    program = shutil.which("moto_server")
+    program = shutil.which("moto_server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if program is None:
         pytest.skip("moto_server is not on the PATH: pip install 'moto[server]'")
     with socket.socket() as free:
