@@ -49,7 +49,7 @@ class ThroughDask:
         running = {self._submit(index): index for index in itertools.islice(regions, WINDOW * self._workers)}
         if not running:
             return
-        ended = as_completed(list(running), with_results=True, raise_errors=False)
+        ended = as_completed(list(running), loop=self._client.loop, with_results=True, raise_errors=False)
         for future, result in ended:
             index = running.pop(future)
             following = next(regions, None)
