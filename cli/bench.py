@@ -1,2 +1,87 @@
-def bench() -> None:
-    """Placeholder until bench lands."""
+"""``volumetool bench``: the share of this machine that a job turns into output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from volumetool.cli.options import Json, VoxelSize, numbers
+from volumetool.cli.progress import counting
+
+if TYPE_CHECKING:
+    from volumetool.jobs.bench import BenchResult
+
+
+def bench(
+    input: Annotated[str | None, typer.Argument(help="Volume to measure with; without it one is made.")] = None,  # noqa: A002
+    model: Annotated[str, typer.Option(help="Built-in name or model file.")] = "em-x4",
+    pairs: Annotated[int, typer.Option(help="Floors and jobs, run in turns.")] = 5,
+    size: Annotated[str, typer.Option(metavar="Z,Y,X", help="Voxels of the volume that is made.")] = "64,512,512",
+    roi: Annotated[str | None, typer.Option(metavar="Z0:Z1,Y0:Y1,X0:X1", help="Only this box, in input voxels.")] = None,
+    scratch: Annotated[Path | None, typer.Option(help="Folder on the disk to measure; what is written there is deleted.")] = None,
+    voxel_size: VoxelSize = None,
+    workers: Annotated[int | None, typer.Option(help="Processes of the job.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    batch: Annotated[int | None, typer.Option(help="Patches per call of the network.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what a job reaches of what network and disk alone would.
+
+    The floor is the network on each patch once, plus compressing and writing each byte of the output once. The job is the
+    real one, from disk to disk; planning is not counted, and the process is warm. Both use all cores, and run in turns.
+    """
+    from volumetool.jobs.bench import bench as measure
+
+    z, y, x = (int(n) for n in numbers(size, "--size") or ())
+    options = {"model": model, "roi": roi, "workers": workers, "device": device, "precision": precision, "batch": batch}
+    with counting("measuring") as progress:
+        result = measure(
+            input, pairs=pairs, size=(z, y, x), scratch=scratch, progress=progress, voxel_size=voxel_size, **options
+        )
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    else:
+        _print(result)
+    if result.void:
+        print("void: the job took less than its floor, so the two did not meet the same conditions", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _print(result: BenchResult) -> None:
+    from volumetool.cli.tables import print_facts
+
+    facts = result.as_dict()
+    seconds, ratio, rates = facts["seconds"], facts["ratio"], facts["rates"]
+    rows = [
+        {
+            "pair": str(number),
+            "network s": f"{pair.network:.2f}",
+            "write s": f"{pair.write:.2f}",
+            "floor s": f"{pair.floor:.2f}",
+            "job s": f"{pair.job:.2f}",
+            "in network s": f"{pair.job_network:.2f}",
+            "job / floor": f"{pair.ratio:.3f}",
+        }
+        for number, pair in enumerate(result.pairs, start=1)
+    ]
+    print_facts(
+        {
+            "model": f"{result.model}, {result.precision}, {result.device}",
+            "job": f"{result.workers} workers of {result.threads} threads, {result.batch} patches per call",
+            "input": result.input_shape,
+            "output": result.output_shape,
+            "network": f"{rates['network_mvox_per_s']:.2f} Mvox/s of output, {rates['network_patches_per_s']:.1f} patches/s",
+            "write": f"{rates['write_mb_per_s']:.0f} MB/s of voxels, all levels, compressed and synced",
+            "pairs": rows,
+            "job / floor": f"{ratio['median']:.3f} median, {ratio['min']:.3f} to {ratio['max']:.3f}",
+            "share": f"{result.share:.3f} of the floor's speed",
+            "end to end": f"{rates['job_mvox_per_s']:.2f} Mvox/s of output",
+            "the job's time": f"{seconds['job']:.2f} s, of it {seconds['job_network']:.2f} s in the network of all workers together",
+            "twice": f"{result.computed - result.patches} of {result.computed} patches computed more than once",
+        }
+    )

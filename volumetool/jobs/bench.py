@@ -1,0 +1,379 @@
+"""The benchmark: which share of this machine a real job turns into output.
+
+The floor is the work that no program can leave out: the network once on each patch of the lattice, and every byte of the output
+compressed and written once. Floor and job run in turns, because a machine's speed drifts by more than what is measured. What
+the floor takes and what the job takes is defined in `floor_seconds` and `job_seconds`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from volumetool.enhance.ahead import ahead
+from volumetool.enhance.columns import Source, read_columns
+from volumetool.enhance.engine import Engine
+from volumetool.enhance.statistics import Statistics
+from volumetool.errors import ConfigError, DataError, ResourceError
+from volumetool.geometry import Box, Region, Size, Triple
+from volumetool.jobs.checks import show_bytes
+from volumetool.jobs.demo import write_volume
+from volumetool.jobs.folder import job_url, open_ledger
+from volumetool.jobs.job import make_job
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.run import run
+from volumetool.models import load_model
+from volumetool.store.create import create_volume, open_for_writing
+from volumetool.store.kvstore import canonical_url, delete_prefix
+from volumetool.store.open import open_volume
+from volumetool.training.phantom import phantom
+
+SIZE: Triple = (64, 512, 512)
+"""Input voxels of the made-up volume."""
+
+TILE: Triple = (32, 256, 256)
+"""The made-up volume is drawn up to this size and mirrored on from there."""
+
+VOXEL_SIZE: Size = (8.0, 32.0, 32.0)
+NOISE = 10.0
+"""Grey levels of noise in the made-up volume, so that its output compresses about as badly as a real one."""
+
+MEMORY_SHARE = 0.5
+"""Share of the free memory that the output, kept for the floor's writing, may take."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One floor and one job, one right after the other.
+
+    Attributes
+    ----------
+    network, write : float
+        Seconds of the floor: every patch through the network, every byte of the output compressed and written.
+    floor, job : float
+        Seconds.
+    job_network : float
+        Seconds that the job's workers spent inside the network, added up: waiting for a core included.
+    """
+
+    network: float
+    write: float
+    floor: float
+    job: float
+    job_network: float
+
+    @property
+    def ratio(self) -> float:
+        """Time of the job in times of the floor."""
+        return self.job / self.floor
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What was measured.
+
+    Attributes
+    ----------
+    model, device, precision : str
+        What computed.
+    batch, threads, workers : int
+        Patches per call; CPU threads per worker; workers of the job.
+    input_shape, output_shape : tuple of int
+        Of the job, in voxels.
+    patches : int
+        Patches that the floor's network saw: each of the lattice once, but none that a job skips.
+    computed : int
+        Patches that the job's network saw: those that several regions need count several times.
+    stored_bytes : int
+        All levels of the output, before compression.
+    pairs : tuple of Pair
+        In the order in which they ran.
+    """
+
+    model: str
+    device: str
+    precision: str
+    batch: int
+    threads: int
+    workers: int
+    input_shape: Triple
+    output_shape: Triple
+    patches: int
+    computed: int
+    stored_bytes: int
+    pairs: tuple[Pair, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Median of job / floor over the pairs."""
+        return statistics.median(pair.ratio for pair in self.pairs)
+
+    @property
+    def share(self) -> float:
+        """The machine's speed that arrives in the output: median of floor / job."""
+        return statistics.median(pair.floor / pair.job for pair in self.pairs)
+
+    @property
+    def void(self) -> bool:
+        """Whether the run says nothing: a job below its floor was not measured under the same conditions."""
+        return self.ratio < 1
+
+    def median(self, name: str) -> float:
+        """Return the median of one field of the pairs."""
+        return statistics.median(getattr(pair, name) for pair in self.pairs)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Rates by name: of the network, of writing, and from end to end."""
+        voxels = self.output_shape[0] * self.output_shape[1] * self.output_shape[2]
+        network = self.median("network")
+        return {
+            "network_mvox_per_s": voxels / 1e6 / network if network else 0.0,
+            "network_patches_per_s": self.patches / network if network else 0.0,
+            "write_mb_per_s": self.stored_bytes / 1e6 / self.median("write"),
+            "job_mvox_per_s": voxels / 1e6 / self.median("job"),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, the medians and spreads with it."""
+        ratios = [pair.ratio for pair in self.pairs]
+        medians = {name: self.median(name) for name in ("network", "write", "floor", "job", "job_network")}
+        return asdict(self) | {
+            "seconds": medians,
+            "rates": self.rates,
+            "ratio": {"median": self.ratio, "min": min(ratios), "max": max(ratios)},
+            "share": self.share,
+            "void": self.void,
+        }
+
+
+def bench(
+    volume: str | None = None,
+    *,
+    pairs: int = 5,
+    size: Triple = SIZE,
+    scratch: Path | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> BenchResult:
+    """Measure job against floor, in turns, after one job that is not counted: it loads and warms everything.
+
+    Parameters
+    ----------
+    volume : str, optional
+        The input; without it an EM-like volume is made.
+    pairs : int, default 5
+        Floors and jobs.
+    size : tuple of int
+        Input voxels of the volume that is made.
+    scratch : Path, optional
+        Folder on the disk to measure; outputs there are deleted again. By default the system's temporary folder.
+    progress : callable, optional
+        Called with (runs done, runs in all).
+    **options
+        Any field of :class:`volumetool.Job`, such as ``model="em-x4"``. A ``roi`` is the whole output.
+
+    Raises
+    ------
+    ConfigError
+        ``config.pairs``: fewer than one.
+    ResourceError
+        ``resource.memory``: the output, which the floor writes from memory, is too large for it.
+    DataError
+        ``data.incomplete``: the job failed.
+    """
+    if pairs < 1:
+        raise ConfigError("config.pairs", f"{pairs} pairs measure nothing", hint="--pairs 5 gives a median and a spread")
+    done = progress or (lambda _done, _total: None)
+    with tempfile.TemporaryDirectory(prefix="volumetool-bench-", dir=scratch) as folder:
+        if volume is None:
+            volume = str(Path(folder) / "input.zarr")
+            write_volume(Path(volume), made_up(size), VOXEL_SIZE)
+        options |= {"input": volume, "output": str(Path(folder) / "warm.zarr"), "crop": options.get("roi") is not None}
+        plan, table = plan_with_statistics(make_job(**options))
+        _check_memory(plan)
+        job_seconds(plan, table)
+        totals = open_ledger(plan).totals()
+        levels = _stored(plan)
+        _delete(plan)
+        done(1, 1 + 2 * pairs)
+        bed = _Bed(plan, table, levels, Path(folder))
+        measured = []
+        for number in range(pairs):
+            measured.append(bed.pair(number))
+            done(3 + 2 * number, 1 + 2 * pairs)
+    return BenchResult(
+        model=plan.model,
+        device=bed.engine.device.type,
+        precision=plan.numerics.precision,
+        batch=plan.numerics.batch,
+        threads=plan.threads,
+        workers=plan.workers,
+        input_shape=_input_shape(plan),
+        output_shape=plan.terms.box.shape,
+        patches=bed.patches,
+        computed=totals.patches - totals.skipped,
+        stored_bytes=sum(voxels.nbytes for voxels in levels.values()),
+        pairs=tuple(measured),
+    )
+
+
+def made_up(size: Triple, seed: int = 0) -> NDArray[np.uint8]:
+    """Return an EM-like volume with noise: a drawn block, mirrored on over its faces."""
+    block = phantom((min(size[0], TILE[0]), min(size[1], TILE[1]), min(size[2], TILE[2])), seed)
+    whole = np.pad(block, [(0, n - drawn) for n, drawn in zip(size, block.shape, strict=True)], mode="symmetric")
+    noise = np.random.default_rng(seed).normal(0, NOISE, size).astype(np.float32)
+    return np.clip(np.rint(whole + noise), 0, 255).astype(np.uint8)
+
+
+def job_seconds(plan: Plan, table: Statistics) -> float:
+    """Run a job from disk to disk into a fresh output; planning is not counted, everything else is.
+
+    Raises
+    ------
+    DataError
+        ``data.incomplete``: regions failed.
+    """
+    started = time.perf_counter()
+    outcome = run(plan, table)
+    seconds = time.perf_counter() - started
+    if not outcome.complete:
+        error = outcome.failures[0].error if outcome.failures else {}
+        raise DataError(
+            "data.incomplete",
+            f"{outcome.failed} of {outcome.regions} regions failed, the first with: {error.get('message', 'no message')}",
+            hint=error.get("hint", "run `volumetool enhance` on the same input to see more"),
+        )
+    return seconds
+
+
+def network_seconds(plan: Plan, table: Statistics, engine: Engine) -> tuple[float, int]:
+    """Ask the network for each patch of the job once, in full batches; return its seconds and the patches.
+
+    The patches are the job's own. Reading, cutting and normalising them is not counted. As in a job the network runs in a
+    thread of its own: OpenMP's threads wait in another way for the main thread, which costs much on a busy machine.
+    """
+    before = engine.seconds
+    patches = sum(ahead(len(engine.predict(batch)) for batch in _batches(plan, table, engine.numerics.batch)))
+    return engine.seconds - before, patches
+
+
+def write_seconds(plan: Plan, levels: dict[tuple[int, int], NDArray[Any]]) -> float:
+    """Compress and write every level from memory, all shards at once, synced; creating the volume is not counted.
+
+    Parameters
+    ----------
+    plan : Plan
+        Its output is written.
+    levels : dict of (level, channel) to numpy.ndarray
+        The voxels.
+    """
+    create_volume(plan.job.output, plan.layout, {})
+    targets = {key: open_for_writing(plan.job.output, plan.layout, *key) for key in levels}
+    started = time.perf_counter()
+    writes = [targets[key].write(levels[key], can_reference_source_data_indefinitely=True) for key in levels]
+    for write in writes:
+        write.result()
+    return time.perf_counter() - started
+
+
+def floor_seconds(network: float, write: float, device: str) -> float:
+    """Return the floor: on a CPU both parts want the same cores, beside a GPU the cores are free to write."""
+    return network + write if device == "cpu" else max(network, write)
+
+
+class _Bed:
+    """What all pairs share: the engine, the bytes to write, a folder for outputs."""
+
+    def __init__(self, plan: Plan, table: Statistics, levels: dict[tuple[int, int], NDArray[Any]], folder: Path) -> None:
+        self.plan, self.table, self.levels, self.folder = plan, table, levels, folder
+        self.engine = Engine(load_model(plan.model_spec), plan.numerics, plan.job.device)
+        self.patches = 0
+
+    def pair(self, number: int) -> Pair:
+        """Run a floor and a job; every second pair begins with the job, so that a drift favours neither."""
+        if number % 2:
+            job, job_network = self._job(number)
+        network, write = self._floor(number)
+        if number % 2 == 0:
+            job, job_network = self._job(number)
+        return Pair(network, write, floor_seconds(network, write, self.engine.device.type), job, job_network)
+
+    def _job(self, number: int) -> tuple[float, float]:
+        plan = self._fresh(f"job-{number}")
+        seconds = job_seconds(plan, self.table)
+        network = open_ledger(plan).totals().network_seconds
+        _delete(plan)
+        return seconds, network
+
+    def _floor(self, number: int) -> tuple[float, float]:
+        import torch
+
+        plan = self._fresh(f"floor-{number}")
+        torch.set_num_threads(plan.threads * plan.workers)  # a job of several workers has less of them in each
+        network, self.patches = network_seconds(plan, self.table, self.engine)
+        write = write_seconds(plan, self.levels)
+        _delete(plan)
+        return network, write
+
+    def _fresh(self, name: str) -> Plan:
+        output = str(self.folder / f"{name}.zarr")
+        return self.plan.model_copy(update={"job": self.plan.job.model_copy(update={"output": output})})
+
+
+def _batches(plan: Plan, table: Statistics, size: int) -> Iterator[NDArray[np.float32]]:
+    """Yield the patches that a job asks the network for, each once, in batches."""
+    recipe = plan.recipe(table)
+    volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
+    waiting: list[NDArray[np.float32]] = []
+    for channel in range(plan.terms.channels or 1):
+        whole = Region(0, channel, Box.whole(plan.terms.box.shape))
+        for column in read_columns(recipe, whole, Source(volume.open(plan.job.level, channel)), size):
+            waiting.extend(column.patches[column.active])
+            while len(waiting) >= size:
+                yield np.stack(waiting[:size])
+                del waiting[:size]
+    if waiting:
+        yield np.stack(waiting)
+
+
+def _stored(plan: Plan) -> dict[tuple[int, int], NDArray[Any]]:
+    """Return the voxels of a finished output by level and channel."""
+    keys = [(level, channel) for level in range(len(plan.layout.levels)) for channel in range(plan.terms.channels or 1)]
+    stores: dict[tuple[int, int], ts.TensorStore] = {key: open_for_writing(plan.job.output, plan.layout, *key) for key in keys}
+    return {key: np.asarray(store.read().result()) for key, store in stores.items()}
+
+
+def _check_memory(plan: Plan) -> None:
+    voxels = sum(level.shape[0] * level.shape[1] * level.shape[2] for level in plan.terms.levels)
+    needed = voxels * (plan.terms.channels or 1) * np.dtype(plan.terms.dtype).itemsize
+    allowed = int(MEMORY_SHARE * psutil.virtual_memory().available)
+    if needed > allowed:
+        raise ResourceError(
+            "resource.memory",
+            f"the output of {show_bytes(needed)} has to stay in memory to be written in one go, {show_bytes(allowed)} may be used",
+            hint="measure a part of the volume with --roi z0:z1,y0:y1,x0:x1",
+        )
+
+
+def _input_shape(plan: Plan) -> Triple:
+    z, y, x = (n // f for n, f in zip(plan.terms.box.shape, plan.terms.lattice.scale, strict=True))
+    return z, y, x
+
+
+def _delete(plan: Plan) -> None:
+    delete_prefix(canonical_url(plan.job.output))
+    delete_prefix(job_url(plan.job.output))
