@@ -1,0 +1,118 @@
+"""The command line as its users meet it: a real process, its streams and its exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+FAKE = "fake:identity?scale=1,2,2"
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    """Return a function that runs ``volumetool`` with arguments."""
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "volumetool.cli.main", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def volume(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Convert a small stack into a volume."""
+    folder = tmp_path_factory.mktemp("cli")
+    stack = np.random.default_rng(1).integers(1, 255, (5, 30, 41)).astype(np.uint8)
+    tifffile.imwrite(folder / "stack.tif", stack)
+    done = run("convert", folder / "stack.tif", folder / "volume.zarr", "--voxel-size", "8,32,32")
+    assert done.returncode == 0, done.stderr
+    return folder / "volume.zarr"
+
+
+def test_help_names_every_command(run: Run) -> None:
+    text = run("--help").stdout
+    for name in ("demo", "info", "convert", "enhance", "status", "verify", "clean", "validate", "bench", "model", "schema"):
+        assert f" {name} " in text
+
+
+def test_info_speaks_json_on_stdout_alone(run: Run, volume: Path) -> None:
+    done = run("info", volume, "--json")
+    facts = json.loads(done.stdout)
+    assert (facts["dtype"], facts["levels"][0]["shape"]) == ("uint8", [5, 30, 41])
+    assert done.stderr == ""
+
+
+def test_a_dry_run_writes_nothing(run: Run, volume: Path) -> None:
+    before = sorted(volume.parent.rglob("*"))
+    done = run("enhance", volume, volume.parent / "dry.zarr", "--model", FAKE, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "patches" in done.stderr
+    assert sorted(volume.parent.rglob("*")) == before
+
+
+def test_enhance_status_verify_validate_in_turn(run: Run, volume: Path) -> None:
+    output = volume.parent / "enhanced.zarr"
+    done = run("enhance", volume, output, "--model", FAKE, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["complete"] is True
+    state = json.loads(run("status", output, "--json").stdout)
+    assert (state["state"], state["done"], state["failed"]) == ("complete", state["regions"], 0)
+    assert run("verify", output).returncode == 0
+    assert run("validate", output).returncode == 0
+    again = run("enhance", volume, output, "--model", FAKE, "--json")
+    assert json.loads(again.stdout)["ran"] == 0
+
+
+def test_other_settings_are_refused_with_their_name_and_exit_2(run: Run, volume: Path) -> None:
+    output = volume.parent / "mine.zarr"
+    assert run("enhance", volume, output, "--model", FAKE).returncode == 0
+    done = run("enhance", volume, output, "--model", FAKE, "--invert")
+    assert done.returncode == 2
+    assert "[job.fingerprint]" in done.stderr
+    assert "invert" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("info", "nowhere.zarr"), "input.not-found"),
+        (("enhance", "nowhere.zarr", "out.zarr"), "input.not-found"),
+        (("enhance",), "config.option"),
+        (("status", "nowhere.zarr"), "input.no-job"),
+        (("enhance", "--config", "nowhere.yaml"), "config.file"),
+        (("model", "show", "em-x44"), "model.unknown"),
+    ],
+)
+def test_a_wrong_command_ends_with_a_code_a_hint_and_no_traceback(run: Run, arguments: tuple[str, ...], code: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert f"[{code}]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_option_names_the_option(run: Run, volume: Path) -> None:
+    done = run("enhance", volume, "out.zarr", "--roi", "1:2,3", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["code"] == "config.option"
+    assert "roi" in done.stderr
+
+
+def test_log_format_json_gives_one_object_a_line(run: Run, volume: Path) -> None:
+    done = run("enhance", volume, volume.parent / "logged.zarr", "--model", FAKE, "--log-format", "json")
+    lines = done.stderr.splitlines()
+    events = [json.loads(line)["event"] for line in lines if line.startswith("{")]
+    assert events[0] == "started"
+    assert "progress" in events
+
+
+def test_schema_is_printed_as_json(run: Run) -> None:
+    assert json.loads(run("schema", "job").stdout)["title"] == "Job"
