@@ -86,7 +86,7 @@ def check_dtype(job: Job, dtype: str, window: tuple[float, float]) -> None:
             hint="intensities keep their scale: choose a dtype that holds them",
         )
     fill = job.output_fill
-    if fill is not None and not (low <= fill <= high and (np.dtype(dtype).kind == "f" or fill == int(fill))):
+    if fill is not None and np.dtype(dtype).kind != "f" and not (low <= fill <= high and fill == int(fill)):
         raise ConfigError(
             "config.nodata",
             f"voxels without data would become {fill:g}, which is no {dtype}",

@@ -69,8 +69,10 @@ def estimate(job: Job, work: Work, grid: RegionGrid, sample: Sample, memory: tup
     memory : tuple of int
         Bytes that a worker needs, and that it may use.
     """
-    share = _asked_share(job, work, grid)
-    patches = round(grid.patches(work.lattice, work.box.start) * share)
+    every = grid.patches(work.lattice, work.box.start)
+    asked = _asked(job, work)
+    patches = every if asked is None else sum(_patches(work, grid.region(index).box) for index in grid.touching(asked))
+    share = patches / every
     distinct = round(work.grid(work.shards).patches(work.lattice, work.box.start) * share)
     voxels = sum(math.prod(level.shape) for level in work.levels) * work.channels
     shards = sum(math.prod(RegionGrid(level.shape, level.shard, (1, 1, 1)).grid) for level in work.levels)
@@ -88,12 +90,16 @@ def estimate(job: Job, work: Work, grid: RegionGrid, sample: Sample, memory: tup
     )
 
 
-def _asked_share(job: Job, work: Work, grid: RegionGrid) -> float:
-    """Return the share of the output's voxels in regions that touch the region of interest."""
+def _asked(job: Job, work: Work) -> Box | None:
+    """Return the voxels of the output that are asked for, or None for all."""
     if job.roi is None or job.crop:
-        return 1.0
-    asked = job.roi.intersection(Box.whole(work.lattice.shape)).enlarged(work.lattice.scale)
-    return sum(grid.region(index).box.voxels for index in grid.touching(asked)) / (work.box.voxels * work.channels)
+        return None
+    return job.roi.intersection(Box.whole(work.lattice.shape)).enlarged(work.lattice.scale)
+
+
+def _patches(work: Work, box: Box) -> int:
+    core = box.shifted(work.box.start)
+    return math.prod(len(axis.touching(*ends)) for axis, *ends in zip(work.lattice.axes, core.start, core.stop, strict=True))
 
 
 def free_bytes(output: str) -> int | None:

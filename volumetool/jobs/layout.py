@@ -196,12 +196,20 @@ def _next_cut(work: Work, span: list[int], demand: Demand) -> int | None:
     # A cut across the sweep costs columns, one along it costs rows: take the cheaper one.
     options = []
     for axis in (2, 1, 0):
-        halved = [-(-n // 2) if a == axis else n for a, n in enumerate(span)]
-        if halved != span:
-            options.append((work.recomputed(_triple(halved)), -axis))
-    if not options or min(options)[0] > RECOMPUTED_LIMIT:
+        halved = _triple([-(-n // 2) if a == axis else n for a, n in enumerate(span)])
+        if halved != _triple(span):
+            options.append((work.recomputed(halved), -axis, halved))
+    if not options:
         return None
-    return -min(options)[1]
+    recomputed, axis, halved = min(options)
+    # A worker without work costs more than patches computed twice.
+    faster = _speed(work, halved, demand.workers) > _speed(work, _triple(span), demand.workers)
+    return -axis if recomputed <= RECOMPUTED_LIMIT or faster else None
+
+
+def _speed(work: Work, span: Triple, workers: int) -> float:
+    """Return how many times faster than one worker, nothing twice, the regions of a span can be done."""
+    return min(work.grid(span).count, workers) / (1 + work.recomputed(span))
 
 
 def _triple(span: list[int]) -> Triple:

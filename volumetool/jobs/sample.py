@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorstore as ts
@@ -14,6 +14,7 @@ from volumetool.enhance.blend import blend
 from volumetool.enhance.columns import Source, read_columns
 from volumetool.enhance.engine import Engine, probe_patches
 from volumetool.enhance.recipe import Recipe
+from volumetool.errors import DataError
 from volumetool.geometry import Box, Region
 from volumetool.store.create import VolumeLayout, array_metadata
 
@@ -54,8 +55,13 @@ def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: 
     stop = (z + level.chunk[0], y + level.chunk[1], x + level.chunk[2])
     region = Region(0, 0, Box((z, y, x), stop).intersection(Box.whole(level.shape)))
     columns = read_columns(recipe, region, Source(voxels), engine.numerics.batch)
-    slabs = [slab.voxels for slab in blend(recipe, region, engine.predict_columns(columns), engine.xp)]
-    return Sample(_patch_seconds(recipe, engine), _compression(slabs[0], layout))
+    try:
+        slabs = [slab.voxels for slab in blend(recipe, region, engine.predict_columns(columns), engine.xp)]
+        compression = _compression(slabs[0], layout)
+    except DataError:  # the region with this chunk will fail and say why
+        compression = 0.0
+    # Where the sample is blank or damaged, nothing is known: the rest is taken as incompressible.
+    return Sample(_patch_seconds(recipe, engine), compression or 1.0)
 
 
 def _patch_seconds(recipe: Recipe, engine: Engine) -> float:
@@ -70,7 +76,9 @@ def _patch_seconds(recipe: Recipe, engine: Engine) -> float:
 
 
 def _compression(voxels: NDArray[Any], layout: VolumeLayout) -> float:
-    metadata = array_metadata(layout, 0)
+    # One chunk as a shard of its own: the index of a whole shard would outweigh a small chunk.
+    single = replace(layout.levels[0], shard=layout.levels[0].chunk)
+    metadata = array_metadata(replace(layout, levels=(single,)), 0)
     channels = metadata["shape"][:-3]
     metadata |= {"shape": [*channels, *voxels.shape]}
     array = ts.open({"driver": "zarr3", "kvstore": "memory://", "metadata": metadata}, create=True).result()

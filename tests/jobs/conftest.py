@@ -1,0 +1,93 @@
+"""What the tests of jobs share: real data where they are at hand, and the helper file of this folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from volumetool.models import ModelCard, Normalisation, UNet, UNetConfig, VoxelSizeRange, save_model
+
+
+def _share(name: str) -> None:
+    """Make a helper file importable: tests belong to no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+_share("small_jobs")
+
+from small_jobs import SMALL, noise, write_input  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Give the folder with real EM data and the official schemas."""
+    beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    folder = Path(os.environ.get("VOLUMETOOL_TEST_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"the test data are not at {folder}; set VOLUMETOOL_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the file of a U-Net with random weights that is done in a moment, for voxels of 16 to 64 nm."""
+    config = UNetConfig(width=4, pools=((1, 2, 2),))
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = UNet(config)
+        for parameter in network.parameters():  # the head of a fresh U-Net is zero
+            torch.nn.init.normal_(parameter, std=0.1)
+    card = ModelCard(
+        name="tiny",
+        description="For tests.",
+        licence="BSD-3-Clause",
+        dims=2,
+        scale=config.scale,
+        patch=(1, 16, 16),
+        overlap=(0, 4, 4),
+        trim=(0, 1, 1),
+        granularity=config.granularity,
+        receptive_field=(0, 12, 12),
+        normalisation=Normalisation(),
+        voxel_size=VoxelSizeRange(smallest=(1.0, 16.0, 16.0), largest=(100.0, 64.0, 64.0)),
+        architecture=config,
+    )
+    file = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_model(file, network, card)
+    return file
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """Give a small noise volume on disk."""
+    return write_input(tmp_path / "in.zarr", noise((10, 37, 45)))
+
+
+@pytest.fixture
+def options(volume: Path, tmp_path: Path) -> dict[str, Any]:
+    """Give the options of a small job: 10 regions of 6 shards, ragged edges, three fused levels and two coarse ones."""
+    return {"input": str(volume), "output": str(tmp_path / "out.zarr"), **SMALL}
+
+
+@pytest.fixture
+def change() -> Callable[[Path, int], None]:
+    """Give a function that flips one bit of a file."""
+
+    def flip(file: Path, position: int) -> None:
+        damaged = bytearray(file.read_bytes())
+        damaged[position] ^= 1 << (position % 8)
+        file.write_bytes(damaged)
+
+    return flip

@@ -1,0 +1,179 @@
+"""Small jobs to test with: volumes made here, and independent ways of looking at outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from volumetool.geometry import plan_levels
+from volumetool.jobs.folder import open_ledger
+from volumetool.jobs.job import make_job
+from volumetool.jobs.ledger import Record
+from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.run import Outcome, Silence, Watcher
+from volumetool.jobs.run import run as run_plan
+from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
+
+Voxels = NDArray[Any]
+Triple = tuple[int, int, int]
+Size = tuple[float, float, float]
+
+COARSE: Size = (8.0, 32.0, 32.0)
+
+SMALL: dict[str, Any] = {
+    "model": "fake:identity?patch=1,16,16&overlap=0,4,4&trim=0,1,1",
+    "chunk": "2,8,8",
+    "shard": "8,32,32",
+    "region": "1,1,5",
+    "memory": "4GiB",
+    "device": "cpu",
+}
+"""Options of a small job: over a few dozen voxels a side it has ragged edges, three fused levels and coarse ones."""
+
+
+def noise(shape: tuple[int, ...], dtype: str = "uint8", seed: int = 0) -> Voxels:
+    """Return noise that fills an integer dtype's range, or some real numbers; never 0."""
+    random = np.random.default_rng(seed)
+    if np.dtype(dtype).kind == "f":
+        return random.normal(100, 30, shape).astype(dtype)
+    limits = np.iinfo(dtype)
+    voxels = random.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+    return np.where(voxels == 0, np.asarray(1, dtype), voxels)
+
+
+def write_input(
+    path: Path,
+    voxels: Voxels,
+    *,
+    voxel_size: Size = COARSE,
+    chunk: Triple = (4, 16, 16),
+    levels: int = 1,
+) -> Path:
+    """Write a volume of shape (z, y, x) or (c, z, y, x), one chunk a shard; level n is level 0 thinned out."""
+    z, y, x = voxels.shape[-3:]
+    channels = voxels.shape[0] if voxels.ndim == 4 else None
+    layout = VolumeLayout(
+        voxels.dtype.name, plan_levels((z, y, x), voxel_size, (0.0, 0.0, 0.0), chunk, chunk)[:levels], channels
+    )
+    create_volume(str(path), layout, {})
+    for channel, level in itertools.product(range(channels or 1), range(levels)):
+        part = voxels if channels is None else voxels[channel]
+        fz, fy, fx = (-(-a // b) for a, b in zip(layout.levels[0].shape, layout.levels[level].shape, strict=True))
+        open_for_writing(str(path), layout, level, channel).write(part[::fz, ::fy, ::fx]).result()
+    return path
+
+
+def run(watcher: Watcher | None = None, **options: Any) -> Outcome:
+    """Plan and run a job."""
+    plan, statistics = plan_with_statistics(make_job(**options))
+    return run_plan(plan, statistics, watcher)
+
+
+def read_levels(path: Path | str) -> list[Voxels]:
+    """Return all levels of a volume, read by zarr-python."""
+    group = zarr.open_group(str(path), mode="r")
+    names = sorted((name for name, _ in group.arrays()), key=int)
+    return [np.asarray(group[name]) for name in names]  # type: ignore[arg-type]
+
+
+def digest(path: Path | str) -> str:
+    """Return one digest of all decoded levels."""
+    total = hashlib.sha256()
+    for level in read_levels(path):
+        total.update(f"{level.dtype} {level.shape}".encode())
+        total.update(np.ascontiguousarray(level).tobytes())
+    return total.hexdigest()
+
+
+def replicated(voxels: Voxels, scale: Triple) -> Voxels:
+    """Repeat every voxel along the last three axes."""
+    for axis, factor in enumerate(scale, start=voxels.ndim - 3):
+        voxels = np.repeat(voxels, factor, axis=axis)
+    return voxels
+
+
+def block_means(voxels: Voxels, factor: Triple, nodata: int | None = None) -> Voxels:
+    """Return means over blocks, written from the definition: for integers half to even in whole numbers alone."""
+    integer = voxels.dtype.kind in "iu"
+    wide = voxels.astype(np.int64 if integer else np.float64)
+    valid = np.ones(voxels.shape, np.int64) if nodata is None else (voxels != nodata).astype(np.int64)
+    sums, counts = (_block_sums(values, factor) for values in (wide * valid, valid))
+    if not integer:
+        means: Voxels = (sums / counts).astype(voxels.dtype)
+        return means
+    quotient, rest = np.divmod(sums, np.maximum(counts, 1))
+    up = (2 * rest > counts) | ((2 * rest == counts) & (quotient % 2 == 1))
+    means = quotient + up
+    if nodata is not None:
+        means = np.where(counts == 0, nodata, means)
+    return means.astype(voxels.dtype)
+
+
+def _block_sums(values: Voxels, factor: Triple) -> Voxels:
+    padded = np.pad(values, [(0, -n % f) for n, f in zip(values.shape, factor, strict=True)])
+    (z, y, x), (fz, fy, fx) = padded.shape, factor
+    sums: Voxels = padded.reshape(z // fz, fz, y // fy, fy, x // fx, fx).sum(axis=(1, 3, 5))
+    return sums
+
+
+def factors(path: Path | str) -> list[Triple]:
+    """Return the factor between each level and the next, from the voxel sizes in the metadata alone."""
+    ome = json.loads((Path(path) / "zarr.json").read_text())["attributes"]["ome"]
+    sizes = [dataset["coordinateTransformations"][0]["scale"][-3:] for dataset in ome["multiscales"][0]["datasets"]]
+    steps = [[round(b / a) for a, b in zip(fine, coarse, strict=True)] for fine, coarse in itertools.pairwise(sizes)]
+    return [(z, y, x) for z, y, x in steps]
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return size and time of change of everything below a folder."""
+    stats = {str(entry.relative_to(folder)): entry.stat() for entry in folder.rglob("*")}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def shard_files(path: Path | str) -> list[Path]:
+    """Return the stored shards of a volume, in a fixed order."""
+    return sorted(file for file in Path(path).rglob("*") if file.is_file() and file.name != "zarr.json")
+
+
+def attributes(path: Path | str) -> dict[str, Any]:
+    """Return what volumetool wrote into a volume."""
+    own: dict[str, Any] = json.loads((Path(path) / "zarr.json").read_text())["attributes"]["volumetool"]
+    return own
+
+
+def states(outcome: Outcome) -> list[int]:
+    """Return the states of all regions as the ledger on disk has them."""
+    stored: list[int] = open_ledger(outcome.plan).states.tolist()
+    return stored
+
+
+class Recording(Silence):
+    """Keeps the records that go by."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def recorded(self, record: Record) -> None:
+        """Keep a record."""
+        self.records.append(record)
+
+
+class Interrupting(Recording):
+    """Presses Ctrl-C once a number of regions ended."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def recorded(self, record: Record) -> None:
+        """Interrupt the run."""
+        super().recorded(record)
+        if len(self.records) == self.after:
+            raise KeyboardInterrupt

@@ -1,0 +1,193 @@
+"""A job is its fingerprint: every setting that changes a byte is refused by name, every other one may change."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_jobs import SMALL, noise, run, write_input
+
+from volumetool.enhance.statistics import no_normalisation
+from volumetool.errors import FingerprintError, LedgerError
+from volumetool.jobs.job import RUNTIME, SEMANTIC, field_kinds, make_job
+from volumetool.jobs.planning import plan
+from volumetool.jobs.terms import differences
+
+# Of every semantic field: another value, and a term that the refusal must name. A path stands for a file made by `world`.
+OTHER: dict[str, tuple[Any, str]] = {
+    "input": ("other.zarr", "input"),
+    "model": ("fake:box?patch=1,16,16&overlap=0,4,4&trim=0,1,1", "model"),
+    "level": (1, "level"),
+    "voxel_size": ("8,30,30", "levels.0.voxel_size"),
+    "patch": ("1,12,12", "lattice.y.stride"),
+    "overlap": ("0,6,6", "lattice.x.overlap"),
+    "exact": (True, "lattice.y.overlap"),
+    "precision": ("bfloat16", "precision"),
+    "sections": ("sections.csv", "statistics"),
+    "seed": (1, "seed"),
+    "flatten": (True, "flatten"),
+    "invert": (True, "invert"),
+    "nodata": (0, "nodata"),
+    "fill": (7, "fill"),
+    "mask": ("mask.zarr", "mask"),
+    "dtype": ("uint16", "dtype"),
+    "chunk": ("4,8,8", "levels.0.chunk"),
+    "shard": ("8,16,32", "levels.0.shard"),
+    "crop": (True, "box.stop"),
+}
+
+# Of every runtime field: another value.
+FREE: dict[str, Any] = {
+    "output": "moved.zarr",
+    "roi": "0:2,:,:",
+    "workers": 2,
+    "cluster": "tcp://127.0.0.1:1",
+    "device": "auto",
+    "memory": "3GiB",
+    "region": "1,2,2",
+    "batch": 3,
+    "force_voxel_size": True,
+    "allow_mixed_numerics": True,
+    "accept_failed": True,
+    "overwrite": True,
+}
+
+PATHS = ("input", "sections", "mask", "output")
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with a job that was begun, and files beside it that another one could name."""
+    folder = tmp_path_factory.mktemp("begun")
+    voxels = noise((10, 37, 45))
+    write_input(folder / "in.zarr", voxels, levels=2, chunk=(4, 32, 32))
+    write_input(folder / "other.zarr", voxels, levels=2, chunk=(4, 32, 64))
+    write_input(folder / "mask.zarr", voxels, chunk=(4, 32, 64))
+    statistics = no_normalisation(1, 10)
+    statistics.high[:] = 2.0
+    (folder / "sections.csv").write_text(statistics.to_csv())
+    run(**job_options(folder))
+    return folder
+
+
+@pytest.fixture
+def world(begun: Path, tmp_path: Path) -> dict[str, Any]:
+    """Give the options of the begun job, in a folder of its own."""
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
+    return job_options(tmp_path)
+
+
+def job_options(folder: Path) -> dict[str, Any]:
+    paths = {"input": str(folder / "in.zarr"), "output": str(folder / "out.zarr")}
+    return paths | SMALL | {"roi": "0:4,0:20,0:20"}
+
+
+def changed(world: dict[str, Any], tmp_path: Path, name: str, value: Any) -> dict[str, Any]:
+    return world | {name: str(tmp_path / value) if name in PATHS else value}
+
+
+def test_every_field_is_either_semantic_or_runtime_and_has_another_value_here() -> None:
+    kinds = field_kinds()
+    assert {name for name, kind in kinds.items() if kind is SEMANTIC} == set(OTHER)
+    assert {name for name, kind in kinds.items() if kind is RUNTIME} == set(FREE)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_job_with_another_semantic_field_is_refused_and_the_field_named(
+    world: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    value, term = OTHER[name]
+    with pytest.raises(FingerprintError) as caught:
+        plan(make_job(**changed(world, tmp_path, name, value)))
+    assert caught.value.code == "job.fingerprint"
+    named = {line.strip().partition(":")[0] for line in caught.value.message.splitlines()[1:]}
+    assert term in named
+    assert all(" then, " in line for line in caught.value.message.splitlines()[1:])
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_a_job_with_another_runtime_field_goes_on(world: dict[str, Any], tmp_path: Path, name: str) -> None:
+    before = plan(make_job(**world))
+    if name == "output":
+        for suffix in ("", ".job"):
+            shutil.copytree(f"{world['output']}{suffix}", tmp_path / f"moved.zarr{suffix}")
+    now = plan(make_job(**changed(world, tmp_path, name, FREE[name])))
+    assert now.fingerprint == before.fingerprint
+    assert getattr(now.job, name) != getattr(before.job, name)
+    if name != "overwrite":
+        assert (now.grid, now.numerics, now.probe) == (before.grid, before.numerics, before.probe)
+
+
+def test_a_copied_input_is_the_same_input(world: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(world["input"], tmp_path / "copy.zarr")
+    assert plan(make_job(**world | {"input": str(tmp_path / "copy.zarr")})).fingerprint == plan(make_job(**world)).fingerprint
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda array: array["shape"].__setitem__(0, 9),
+        lambda array: array.update(data_type="int8"),
+        lambda array: array.update(fill_value=3),
+    ],
+    ids=["shape", "dtype", "fill"],
+)
+def test_an_input_with_other_metadata_is_refused(world: dict[str, Any], edit: Callable[[Any], None]) -> None:
+    file = Path(world["input"]) / "0" / "zarr.json"
+    array = json.loads(file.read_text())
+    edit(array)
+    file.write_text(json.dumps(array))
+    if array["data_type"] != "uint8":  # all levels alike, or the input is refused for that
+        second = Path(world["input"]) / "1" / "zarr.json"
+        second.write_text(second.read_text().replace('"uint8"', '"int8"'))
+    with pytest.raises(FingerprintError) as caught:
+        plan(make_job(**world))
+    assert "\n  input: " in caught.value.message
+
+
+def test_a_note_in_the_inputs_attributes_changes_nothing(world: dict[str, Any]) -> None:
+    before = plan(make_job(**world)).fingerprint
+    file = Path(world["input"]) / "zarr.json"
+    group = json.loads(file.read_text())
+    group["attributes"]["note"] = "seen by somebody"
+    file.write_text(json.dumps(group))
+    assert plan(make_job(**world)).fingerprint == before
+
+
+@pytest.mark.parametrize("how", ["edited", "deleted"])
+def test_a_table_of_statistics_that_was_touched_is_refused(world: dict[str, Any], how: str) -> None:
+    table = Path(f"{world['output']}.job") / "sections.csv"
+    if how == "deleted":
+        table.unlink()
+    else:
+        rows = list(csv.DictReader(table.read_text().splitlines()))
+        rows[3]["high"] = "9.0"
+        lines = [",".join(row.values()) for row in rows]
+        table.write_text("\n".join(["channel,z,low,high", *lines]) + "\n")
+    with pytest.raises(LedgerError) as caught:
+        run(**world)
+    assert caught.value.code == "ledger.sections"
+
+
+def test_a_plan_of_another_version_is_refused_and_can_be_overwritten(world: dict[str, Any]) -> None:
+    file = Path(f"{world['output']}.job") / "plan.json"
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps(stored | {"mood": "good"}))
+    with pytest.raises(LedgerError) as caught:
+        plan(make_job(**world))
+    assert caught.value.code == "ledger.plan"
+    assert run(**world | {"overwrite": True, "roi": ":,:,:"}).complete
+
+
+def test_differences_are_named_down_to_the_value() -> None:
+    old = {"a": 1, "levels": [{"chunk": [1, 2], "shard": 3}, {"chunk": [1, 2], "shard": 3}], "b": {"c": {"d": 1}}}
+    new = {"a": 1, "levels": [{"chunk": [1, 2], "shard": 3}, {"chunk": [1, 9], "shard": 3}], "b": {"c": {"d": 2}}, "e": None}
+    assert differences(old, new) == [("b.c.d", 1, 2), ("levels.1.chunk", [1, 2], [1, 9])]
+    shorter = {**old, "levels": old["levels"][:1]}  # type: ignore[index]
+    assert [name for name, _, _ in differences(old, shorter)] == ["levels"]
+    assert differences(old, old) == []
