@@ -193,18 +193,16 @@ def _next_cut(work: Work, span: list[int], demand: Demand) -> int | None:
     few = grid.count < REGIONS_PER_WORKER * demand.workers and demand.workers > 1
     if not few and seconds <= 2 * REGION_SECONDS:
         return None
-    # A cut across the sweep costs columns, one along it costs rows: take the cheaper one.
+    # A cut across the sweep costs columns, one along it costs rows: take the cheaper one, unless workers stand idle.
     options = []
     for axis in (2, 1, 0):
         halved = _triple([-(-n // 2) if a == axis else n for a, n in enumerate(span)])
         if halved != _triple(span):
-            options.append((work.recomputed(halved), -axis, halved))
+            options.append((_speed(work, halved, demand.workers), -axis, work.recomputed(halved)))
     if not options:
         return None
-    recomputed, axis, halved = min(options)
-    # A worker without work costs more than patches computed twice.
-    faster = _speed(work, halved, demand.workers) > _speed(work, _triple(span), demand.workers)
-    return -axis if recomputed <= RECOMPUTED_LIMIT or faster else None
+    speed, axis, recomputed = max(options)
+    return -axis if recomputed <= RECOMPUTED_LIMIT or speed > _speed(work, _triple(span), demand.workers) else None
 
 
 def _speed(work: Work, span: Triple, workers: int) -> float:
