@@ -65,13 +65,15 @@ class Statistics:
         Raises
         ------
         ConfigError
-            ``config.sections`` where rows are missing, a number is not one, or ``high <= low``.
+            ``config.sections`` where rows are missing or doubled, a number is not one, or ``high <= low``.
         """
         low = np.full((channels, sections), np.nan)
         high = np.full((channels, sections), np.nan)
         try:
             for row in csv.DictReader(io.StringIO(text)):
                 at = int(row["channel"]), int(row["z"])
+                if min(at) < 0 or not np.isnan(low[at]):
+                    raise ValueError(f"channel {at[0]}, section {at[1]} is below 0 or stands there twice")
                 low[at], high[at] = float(row["low"]), float(row["high"])
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise ConfigError(
@@ -79,12 +81,12 @@ class Statistics:
                 f"the table of section statistics cannot be read: {error}",
                 hint="columns: channel,z,low,high",
             ) from error
-        wrong = np.argwhere(~(high > low))
+        wrong = np.argwhere(~((high > low) & np.isfinite(low) & np.isfinite(high)))
         if len(wrong):
             channel, z = (int(n) for n in wrong[0])
             raise ConfigError(
                 "config.sections",
-                f"channel {channel}, section {z}: low {low[channel, z]} and high {high[channel, z]}; high must be above low",
+                f"channel {channel}, section {z}: low {low[channel, z]} and high {high[channel, z]}; high must be above low, both finite",
                 hint=f"the table needs one row for each of {channels} channels x {sections} sections",
             )
         return cls(low, high)
