@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
 from volumetool.cli.options import Json, VoxelSize, numbers
 from volumetool.cli.progress import counting
 
@@ -22,7 +21,7 @@ def bench(
     pairs: Annotated[int, typer.Option(help="Floors and jobs, run in turns.")] = 5,
     size: Annotated[str, typer.Option(metavar="Z,Y,X", help="Voxels of the volume that is made.")] = "64,512,512",
     roi: Annotated[str | None, typer.Option(metavar="Z0:Z1,Y0:Y1,X0:X1", help="Only this box, in input voxels.")] = None,
-    scratch: Annotated[Path | None, typer.Option(help="Folder on the disk to measure; what is written there is deleted.")] = None,
+    scratch: Annotated[Path | None, typer.Option(help="Folder on the disk to measure; emptied again.")] = None,
     voxel_size: VoxelSize = None,
     workers: Annotated[int | None, typer.Option(help="Processes of the job.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -81,7 +80,7 @@ def _print(result: BenchResult) -> None:
             "job / floor": f"{ratio['median']:.3f} median, {ratio['min']:.3f} to {ratio['max']:.3f}",
             "share": f"{result.share:.3f} of the floor's speed",
             "end to end": f"{rates['job_mvox_per_s']:.2f} Mvox/s of output",
-            "the job's time": f"{seconds['job']:.2f} s, of it {seconds['job_network']:.2f} s in the network of all workers together",
+            "the job's time": f"{seconds['job']:.2f} s, {seconds['job_network']:.2f} s of its workers in the network",
             "twice": f"{result.computed - result.patches} of {result.computed} patches computed more than once",
         }
     )

@@ -133,7 +133,7 @@ class BenchResult:
 
     def median(self, name: str) -> float:
         """Return the median of one field of the pairs."""
-        return statistics.median(getattr(pair, name) for pair in self.pairs)
+        return float(statistics.median(getattr(pair, name) for pair in self.pairs))
 
     @property
     def rates(self) -> dict[str, float]:
@@ -236,7 +236,8 @@ def made_up(size: Triple, seed: int = 0) -> NDArray[np.uint8]:
     block = phantom((min(size[0], TILE[0]), min(size[1], TILE[1]), min(size[2], TILE[2])), seed)
     whole = np.pad(block, [(0, n - drawn) for n, drawn in zip(size, block.shape, strict=True)], mode="symmetric")
     noise = np.random.default_rng(seed).normal(0, NOISE, size).astype(np.float32)
-    return np.clip(np.rint(whole + noise), 0, 255).astype(np.uint8)
+    voxels: NDArray[np.uint8] = np.clip(np.rint(whole + noise), 0, 255).astype(np.uint8)
+    return voxels
 
 
 def job_seconds(plan: Plan, table: Statistics) -> float:
@@ -364,7 +365,7 @@ def _check_memory(plan: Plan) -> None:
     if needed > allowed:
         raise ResourceError(
             "resource.memory",
-            f"the output of {show_bytes(needed)} has to stay in memory to be written in one go, {show_bytes(allowed)} may be used",
+            f"the output of {show_bytes(needed)} has to stay in memory to be written at once, {show_bytes(allowed)} may be used",
             hint="measure a part of the volume with --roi z0:z1,y0:y1,x0:x1",
         )
 

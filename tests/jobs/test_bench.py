@@ -1,0 +1,136 @@
+"""The benchmark: its arithmetic, and that it measures what it says. Never a speed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from volumetool.errors import ConfigError, DataError, ResourceError
+from volumetool.jobs import bench as module
+from volumetool.jobs.bench import BenchResult, Pair, bench, floor_seconds, made_up
+from volumetool.jobs.demo import write_volume
+
+MODEL = "fake:identity?patch=1,32,32&overlap=0,8,8&trim=0,2,2"
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> str:
+    write_volume(tmp_path / "in.zarr", made_up((3, 50, 60), seed=1), (8.0, 32.0, 32.0))
+    return str(tmp_path / "in.zarr")
+
+
+def result(*pairs: Pair) -> BenchResult:
+    return BenchResult(
+        model="m",
+        device="cpu",
+        precision="float32",
+        batch=4,
+        threads=2,
+        workers=1,
+        input_shape=(1, 1000, 1000),
+        output_shape=(1, 4000, 4000),
+        patches=80,
+        computed=100,
+        stored_bytes=20_000_000,
+        pairs=pairs,
+    )
+
+
+def test_medians_and_spread_over_the_pairs() -> None:
+    found = result(Pair(3, 1, 4, 5, 4), Pair(6, 2, 8, 8, 4), Pair(8, 2, 10, 12, 4))
+    assert found.ratio == 1.2
+    assert found.share == pytest.approx(10 / 12)
+    assert not found.void
+    facts = found.as_dict()
+    assert facts["ratio"] == {"median": 1.2, "min": 1.0, "max": 1.25}
+    assert facts["seconds"] == {"network": 6, "write": 2, "floor": 8, "job": 8, "job_network": 4}
+    assert len(facts["pairs"]) == 3
+    json.dumps(facts)
+
+
+def test_rates_come_from_medians() -> None:
+    rates = result(Pair(4, 2, 6, 8, 4)).rates
+    assert rates == {
+        "network_mvox_per_s": 4.0,
+        "network_patches_per_s": 20.0,
+        "write_mb_per_s": 10.0,
+        "job_mvox_per_s": 2.0,
+    }
+
+
+def test_a_median_below_the_floor_voids_the_run() -> None:
+    below, above = Pair(4, 0, 4, 3, 3), Pair(4, 0, 4, 5, 3)
+    assert result(below, below, above).void
+    assert not result(below, above, above).void
+
+
+def test_beside_a_gpu_the_cores_write_while_it_computes() -> None:
+    assert floor_seconds(5, 2, "cpu") == 7
+    assert floor_seconds(5, 2, "cuda") == 5
+
+
+def test_made_up_volumes_have_their_size_and_depend_on_the_seed() -> None:
+    assert np.array_equal(made_up((2, 20, 300)), made_up((2, 20, 300)))
+    assert made_up((2, 20, 300)).shape == (2, 20, 300)
+    assert not np.array_equal(made_up((2, 20, 30), seed=1), made_up((2, 20, 30), seed=2))
+
+
+def test_a_small_run_measures_both_and_leaves_nothing(volume: str, tmp_path: Path) -> None:
+    scratch, steps = tmp_path / "scratch", []
+    scratch.mkdir()
+    found = bench(volume, pairs=2, model=MODEL, scratch=scratch, progress=lambda done, total: steps.append((done, total)))
+    assert len(found.pairs) == 2
+    for pair in found.pairs:
+        assert min(pair.network, pair.write, pair.job, pair.job_network) > 0
+        assert pair.floor == pair.network + pair.write
+    assert found.input_shape == (3, 50, 60)
+    assert found.output_shape == (3, 200, 240)
+    assert found.ratio > 0
+    assert steps == [(1, 5), (3, 5), (5, 5)]
+    assert list(scratch.iterdir()) == []
+
+
+def test_the_floor_asks_for_each_patch_once_however_often_the_job_does(volume: str) -> None:
+    whole = bench(volume, pairs=1, model=MODEL, chunk=(1, 32, 32), shard=(1, 64, 64))
+    cut = bench(volume, pairs=1, model=MODEL, chunk=(1, 32, 32), shard=(1, 64, 64), region=(1, 1, 1), batch=5)
+    assert cut.patches == whole.patches == whole.computed
+    assert cut.computed > cut.patches
+
+
+def test_the_floor_writes_every_level(volume: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    monkeypatch.setattr(module, "_delete", written.append)
+    found = bench(volume, pairs=1, model=MODEL, roi="0:2,0:32,0:32")
+    levels = written[0].terms.levels
+    assert found.output_shape == (2, 128, 128)
+    assert found.stored_bytes == sum(int(np.prod(level.shape)) for level in levels)
+
+
+def test_no_pairs_are_refused(volume: str) -> None:
+    with pytest.raises(ConfigError, match="0 pairs"):
+        bench(volume, pairs=0, model=MODEL)
+
+
+def test_an_output_that_memory_cannot_hold_is_refused(volume: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MEMORY_SHARE", 1e-9)
+    with pytest.raises(ResourceError, match="stay in memory") as caught:
+        bench(volume, pairs=1, model=MODEL)
+    assert "--roi" in caught.value.hint
+
+
+def test_a_job_that_fails_is_no_measurement(tmp_path: Path) -> None:
+    voxels = np.ones((2, 40, 40), np.float32)
+    voxels[1, 3, 3] = np.nan
+    write_volume(tmp_path / "in.zarr", voxels, (8.0, 32.0, 32.0))
+    with pytest.raises(DataError) as caught:
+        bench(str(tmp_path / "in.zarr"), pairs=1, model=MODEL, dtype="float32")
+    assert caught.value.code in {"data.incomplete", "data.not-finite"}
+
+
+def test_results_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        result().model = "other"  # type: ignore[misc]
