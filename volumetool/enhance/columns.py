@@ -116,16 +116,7 @@ def _read(store: ts.TensorStore, lattice: Lattice, box: Box) -> NDArray[Any]:
         mirror_index(start - more, stop + more, size)
         for start, stop, size, more in zip(box.start, box.stop, lattice.shape, context, strict=True)
     ]
-    window = tuple(slice(int(index.min()), int(index.max()) + 1) for index in indices)
-    try:
-        voxels = np.asarray(store[window].read().result())
-    except (ValueError, OSError) as error:
-        raise DataError(
-            "data.unreadable",
-            f"input voxels {','.join(f'{s.start}:{s.stop}' for s in window)} (z,y,x) cannot be read: {error}",
-            hint="the chunk named above is damaged or unreachable; mend it and run the same command again",
-        ) from error
-    return voxels[np.ix_(*(index - part.start for index, part in zip(indices, window, strict=True)))]
+    return _gather(store, indices, "input")
 
 
 def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[np.bool_] | None:
@@ -136,10 +127,21 @@ def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[np.bool_] 
         mirror_index(start, stop, size) // factor
         for start, stop, size, factor in zip(box.start, box.stop, lattice.shape, source.mask_factor, strict=True)
     ]
+    return _gather(source.mask, indices, "mask") != 0
+
+
+def _gather(store: ts.TensorStore, indices: list[NDArray[np.intp]], what: str) -> NDArray[Any]:
+    """Read the window that holds the given places of each axis, and lay its voxels out in their order."""
     window = tuple(slice(int(index.min()), int(index.max()) + 1) for index in indices)
-    voxels = np.asarray(source.mask[window].read().result())
-    mask: NDArray[np.bool_] = voxels[np.ix_(*(index - part.start for index, part in zip(indices, window, strict=True)))] != 0
-    return mask
+    try:
+        voxels = np.asarray(store[window].read().result())
+    except (ValueError, OSError) as error:
+        raise DataError(
+            "data.unreadable",
+            f"{what} voxels {','.join(f'{s.start}:{s.stop}' for s in window)} (z,y,x) cannot be read: {error}",
+            hint="the chunk named above is damaged or unreachable; mend it and run the same command again",
+        ) from error
+    return voxels[np.ix_(*(index - part.start for index, part in zip(indices, window, strict=True)))]
 
 
 def _cut(

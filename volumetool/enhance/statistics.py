@@ -86,8 +86,8 @@ class Statistics:
             channel, z = (int(n) for n in wrong[0])
             raise ConfigError(
                 "config.sections",
-                f"channel {channel}, section {z}: low {low[channel, z]} and high {high[channel, z]}; high must be above low, both finite",
-                hint=f"the table needs one row for each of {channels} channels x {sections} sections",
+                f"channel {channel}, section {z}: low {low[channel, z]} and high {high[channel, z]}; high must be above low",
+                hint=f"both finite; the table needs one row for each of {channels} channels x {sections} sections",
             )
         return cls(low, high)
 

@@ -1,0 +1,109 @@
+"""The engine: batches, padding, probes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from harness import engine_of, flat_case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from volumetool.enhance.engine import Engine, Numerics, probe_patches
+from volumetool.models import FakeConfig, Model, UNetConfig, fake_model, make_network
+from volumetool.models.fakes import Fake
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """Give a small U-Net with random weights."""
+    torch.manual_seed(1)
+    architecture = UNetConfig(width=8, pools=((1, 2, 2),))
+    card = fake_model(FakeConfig(behaviour="identity")).card.model_copy(
+        update={"name": "small", "architecture": architecture, "granularity": architecture.granularity}
+    )
+    return Model(card, "small", make_network(architecture).state_dict())
+
+
+@settings(max_examples=10, deadline=None)
+@given(count=st.integers(1, 7), batch=st.integers(1, 5))
+def test_a_padded_batch_gives_every_patch_the_same_bytes(model: Model, count: int, batch: int) -> None:
+    """However many patches are asked for at once, each gets what it gets in a call of its own."""
+    engine = engine_of(model, batch, pad=True)
+    patches = probe_patches(0, (1, 32, 32), count)
+    together = engine.predict(patches)
+    assert len(together) == count
+    for patch, output in zip(patches, together, strict=True):
+        (alone,) = engine.predict(patch[None])
+        assert output.shape == (1, 128, 128)
+        np.testing.assert_array_equal(output, alone)
+
+
+def test_no_patch_is_no_call(model: Model) -> None:
+    engine = engine_of(model, 2, pad=True)
+    assert engine.predict(probe_patches(0, (1, 32, 32), 1)[:0]) == []
+
+
+def test_the_probe_is_stable_and_tells_networks_apart(model: Model) -> None:
+    """Two engines alike have one digest, another network has another."""
+    patch = (1, 48, 48)
+    assert engine_of(model, 3, pad=True).probe(patch) == engine_of(model, 3, pad=True).probe(patch)
+    other = Model(model.card, "other", make_network(model.card.architecture).state_dict())
+    assert engine_of(other, 3, pad=True).probe(patch) != engine_of(model, 3, pad=True).probe(patch)
+
+
+def test_probe_patches_are_a_growing_series() -> None:
+    """The n-th patch is the same however many are asked for, within 0 and 1, with z context."""
+    few, many = probe_patches(2, (1, 8, 9), 2), probe_patches(2, (1, 8, 9), 5)
+    assert many.shape == (5, 5, 8, 9)
+    np.testing.assert_array_equal(few, many[:2])
+    assert 0 <= many.min() < many.max() < 1
+
+
+@pytest.mark.parametrize("behaviour", ["identity", "constant", "box", "position"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_batch_never_matters_to_a_network_of_known_answer(behaviour: str, dims: int) -> None:
+    config = FakeConfig.model_validate({"behaviour": behaviour, "dims": dims, "scale": (1, 2, 3), "radius": 1})
+    engine = engine_of(fake_model(config), 4)
+    patch = (1, 9, 11) if dims == 2 else (5, 9, 11)
+    assert not engine.batch_matters(patch)
+
+
+class Crowded(Model):
+    """A model whose answer depends on how many patches come along."""
+
+    def network(self) -> Fake:
+        class Counting(Fake):
+            def forward(self, x: object) -> object:  # type: ignore[override]
+                y = super().forward(x)  # type: ignore[arg-type]
+                return y + len(y)
+
+        assert isinstance(self.card.architecture, FakeConfig)
+        return Counting(self.card.architecture)
+
+
+def test_a_network_that_minds_its_batch_is_found_out_and_cured_by_padding() -> None:
+    plain = flat_case((1, 9, 9)).model()
+    model = Crowded(plain.card, "crowded", {})
+    assert engine_of(model, 4).batch_matters((1, 8, 8))
+    assert not engine_of(model, 4, pad=True).batch_matters((1, 8, 8))
+    assert not engine_of(model, 1).batch_matters((1, 8, 8))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    scale=st.tuples(*[st.integers(1, 4)] * 3),
+    shape=st.tuples(*[st.integers(1, 5)] * 3),
+    context=st.integers(0, 2),
+)
+def test_enlarging_repeats_the_patchs_own_sections(
+    scale: tuple[int, int, int], shape: tuple[int, int, int], context: int
+) -> None:
+    """What a skipped patch counts as: its own sections without context, pixel-centred."""
+    dims = 2 if context else 3
+    scale = (1, *scale[1:]) if dims == 2 else scale
+    config = FakeConfig.model_validate({"behaviour": "identity", "dims": dims, "scale": scale, "z_context": context})
+    engine = Engine(fake_model(config), Numerics("float32", 1, pad=False), "cpu")
+    patch = np.random.default_rng(0).random((shape[0] + 2 * context, *shape[1:]), np.float32)
+    expected = np.kron(patch[context : context + shape[0]], np.ones(scale, np.float32))
+    np.testing.assert_array_equal(engine.enlarge(patch), expected, strict=True)
