@@ -365,7 +365,7 @@ def _check_memory(plan: Plan) -> None:
     if needed > allowed:
         raise ResourceError(
             "resource.memory",
-            f"the output of {show_bytes(needed)} has to stay in memory to be written at once, {show_bytes(allowed)} may be used",
+            f"the output of {show_bytes(needed)} has to stay in memory to be written at once, {show_bytes(allowed)} may be",
             hint="measure a part of the volume with --roi z0:z1,y0:y1,x0:x1",
         )
 
