@@ -200,9 +200,7 @@ class ModelCard(BaseModel):
 
     @model_validator(mode="after")
     def _check_lattice(self) -> ModelCard:
-        for axis, patch, overlap, trim, grain in zip(
-            "zyx", self.patch, self.overlap, self.trim, self.granularity, strict=True
-        ):
+        for axis, patch, overlap, trim, grain in zip("zyx", self.patch, self.overlap, self.trim, self.granularity, strict=True):
             if patch < 1 or patch % grain or overlap % grain:
                 raise ValueError(f"{axis}: patch {patch} and overlap {overlap} must be multiples of {grain}")
             if not 0 <= 2 * trim <= overlap:

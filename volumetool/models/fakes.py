@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-RAMP = (0.5, 0.125, 0.25)
+RAMP: tuple[float, ...] = (0.5, 0.125, 0.25)
 """What `position` adds per output voxel along z, y, x: powers of two, so that every value is exact in float32."""
 
 
@@ -81,7 +81,7 @@ class Fake(nn.Module):
     def __init__(self, config: FakeConfig) -> None:
         super().__init__()
         self.config = config
-        self.axes = slice(3 - config.dims, 3)
+        self.first = 3 - config.dims  # of a (z, y, x) triple, the first axis that this network has
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the known answer.
@@ -102,7 +102,7 @@ class Fake(nn.Module):
             centre = self._box(x)
         if self.config.behaviour == "constant":
             centre = torch.full_like(centre, self.config.value)
-        for axis, factor in enumerate(self.config.scale[self.axes], start=2):
+        for axis, factor in enumerate(self.config.scale[self.first :], start=2):
             centre = centre.repeat_interleave(factor, dim=axis)  # one axis grows by its factor
         return centre + self._ramp(centre) if self.config.behaviour == "position" else centre
 
@@ -115,7 +115,7 @@ class Fake(nn.Module):
 
     def _ramp(self, like: Tensor) -> Tensor:
         ramp = torch.zeros_like(like[:1])
-        for axis, step in enumerate(RAMP[self.axes], start=2):
+        for axis, step in enumerate(RAMP[self.first :], start=2):
             shape = [1] * like.ndim
             shape[axis] = like.shape[axis]
             ramp = ramp + step * torch.arange(like.shape[axis], dtype=like.dtype, device=like.device).reshape(shape)

@@ -81,9 +81,7 @@ def model_sha256(card: ModelCard, state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def fake_model(
-    config: FakeConfig, *, patch: ZYX | None = None, overlap: ZYX | None = None, trim: ZYX | None = None
-) -> Model:
+def fake_model(config: FakeConfig, *, patch: ZYX | None = None, overlap: ZYX | None = None, trim: ZYX | None = None) -> Model:
     """Make a model of known answer, see `volumetool.models.fakes`.
 
     Parameters

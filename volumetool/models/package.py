@@ -167,9 +167,7 @@ def _load_fake(spec: str) -> Model:
     behaviour, _, query = spec.removeprefix("fake:").partition("?")
     try:
         options = dict(parse_qsl(query, strict_parsing=True)) if query else {}
-        triples = {
-            name: _triple(options.pop(name)) for name in ("scale", "patch", "overlap", "trim") if name in options
-        }
+        triples = {name: _triple(options.pop(name)) for name in ("scale", "patch", "overlap", "trim") if name in options}
         shape = {"scale": triples.pop("scale")} if "scale" in triples else {}
         dims = {"dims": int(options.pop("dims"))} if "dims" in options else {}
         config = FakeConfig.model_validate({"behaviour": behaviour, **options, **shape, **dims})

@@ -1,0 +1,1 @@
+"""The method: fine images are degraded on purpose, and a network learns the way back."""

@@ -48,7 +48,7 @@ def crappify(
         raise ConfigError(
             "config.recipe", f"there is no crappifier {recipe!r}", hint=f"take one of: {', '.join(sorted(RECIPES))}"
         )
-    degraded = RECIPES[recipe](image.astype(np.float32) / 255, scale, strength, rng)
+    degraded = RECIPES[recipe](image.astype(np.float32) / np.float32(255), scale, strength, rng)
     return np.rint(np.clip(degraded, 0, 1) * 255).astype(np.uint8)
 
 
@@ -72,7 +72,7 @@ def pssr_em(image: Floats, scale: int, strength: float, rng: np.random.Generator
     """
     in_plane = (0,) * (image.ndim - 2) + (3, 3)
     sd = strength * np.sqrt(0.05 * ndimage.gaussian_filter(image, in_plane))
-    noisy = image + sd * rng.standard_normal(image.shape, dtype=np.float32)
+    noisy = (image + sd * rng.standard_normal(image.shape, dtype=np.float32)).astype(np.float32)
     return sample_centres(np.clip(noisy, 0, 1), scale)
 
 
@@ -92,8 +92,9 @@ def pssr2_poisson(image: Floats, scale: int, strength: float, rng: np.random.Gen
         float32 (..., y // scale, x // scale); may exceed 1.
     """
     coarse = block_mean(image, scale)
-    drawn = rng.poisson(coarse * 255).astype(np.float32) / 255
-    return coarse + np.float32(strength) * (drawn - coarse)
+    drawn = rng.poisson(coarse * 255).astype(np.float32) / np.float32(255)
+    mixed: Floats = coarse + np.float32(strength) * (drawn - coarse)
+    return mixed
 
 
 def sample_centres(image: Floats, scale: int) -> Floats:
@@ -116,7 +117,8 @@ def sample_centres(image: Floats, scale: int) -> Floats:
     """
     blocks = _blocks(image, scale)  # (..., y, f, x, f)
     low, high = (scale - 1) // 2, scale // 2 + 1
-    return blocks[..., :, low:high, :, low:high].mean(axis=(-3, -1), dtype=np.float32)  # (..., y, x)
+    centres: Floats = blocks[..., low:high, :, low:high].mean(axis=(-3, -1), dtype=np.float32)  # (..., y, x)
+    return centres
 
 
 def block_mean(image: Floats, scale: int) -> Floats:
@@ -134,7 +136,8 @@ def block_mean(image: Floats, scale: int) -> Floats:
     ndarray
         float32 (..., y // scale, x // scale).
     """
-    return _blocks(image, scale).mean(axis=(-3, -1), dtype=np.float32)  # (..., y, x)
+    means: Floats = _blocks(image, scale).mean(axis=(-3, -1), dtype=np.float32)  # (..., y, x)
+    return means
 
 
 def _blocks(image: Floats, scale: int) -> Floats:

@@ -25,7 +25,7 @@ class FitConfig(BaseModel):
     steps : int
         Optimiser steps.
     learning_rate : float
-        Peak of the schedule: linear rise over the first 2 %, then half a cosine to a hundredth of the peak.
+        Peak of the schedule: linear rise over the first 5 %, then half a cosine to a hundredth of the peak.
     weight_decay : float
         AdamW's decay.
     clip : float
@@ -42,7 +42,7 @@ class FitConfig(BaseModel):
 
     pairs: PairsConfig = PairsConfig()
     steps: int = Field(8000, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
     weight_decay: float = Field(1e-3, ge=0)
     clip: float = Field(10.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
@@ -84,7 +84,7 @@ def fit(
     """
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
-    network = make_network().to(device, memory_format=torch.channels_last).train()
+    network = make_network().to(device).train()
     mean = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
@@ -95,14 +95,14 @@ def fit(
             restored = network(coarse.to(memory_format=torch.channels_last))  # (b, 1, y*f, x*f)
         loss = minus_psnr(restored, fine)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), config.clip)
         optimizer.step()
         schedule.step()
         mean.update_parameters(network)
         progress(step, float(loss.detach()), mean.module)
     trained: nn.Module = mean.module
-    return trained.to("cpu", memory_format=torch.contiguous_format).eval()
+    return trained.to("cpu").eval()
 
 
 def minus_psnr(restored: Tensor, fine: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def minus_psnr(restored: Tensor, fine: Tensor) -> Tensor:
 
 
 def _rate(step: int, steps: int) -> float:
-    rise = max(1, steps // 50)
+    rise = max(1, steps // 20)
     if step < rise:
         return (step + 1) / rise
     done = (step - rise) / max(1, steps - rise)

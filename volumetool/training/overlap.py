@@ -123,9 +123,7 @@ def _restore_patches(
     network: nn.Module, section: NDArray[np.uint8], limits: tuple[float, float], stride: int, overlap: int
 ) -> list[list[Floats]]:
     counts = [-(-(size + overlap) // stride) for size in section.shape]
-    rows, columns = (
-        mirror_index(-overlap, count * stride, size) for count, size in zip(counts, section.shape, strict=True)
-    )
+    rows, columns = (mirror_index(-overlap, count * stride, size) for count, size in zip(counts, section.shape, strict=True))
     grey = section[np.ix_(rows, columns)].astype(np.float32)
 
     def row(i: int) -> Iterator[Floats]:

@@ -56,9 +56,7 @@ class PairsConfig(BaseModel):
     jitter: float = Field(0.03, ge=0)
 
 
-def draw_batch(
-    sources: Sequence[NDArray[np.uint8]], config: PairsConfig, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
+def draw_batch(sources: Sequence[NDArray[np.uint8]], config: PairsConfig, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Draw one batch of pairs.
 
     Parameters
@@ -83,11 +81,8 @@ def draw_batch(
     return coarse, fine
 
 
-def _acquisition(
-    sources: Sequence[NDArray[np.uint8]], config: PairsConfig, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    sizes = np.array([source.size for source in sources], np.float64)
-    source = sources[rng.choice(len(sources), p=sizes**0.5 / (sizes**0.5).sum())]
+def _acquisition(sources: Sequence[NDArray[np.uint8]], config: PairsConfig, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    source = sources[int(rng.integers(len(sources)))]
     side = config.crop * config.scale
     fine = np.stack([_crop(source, side, rng) for _ in range(config.crops)])  # (crops, side, side)
     fine = _recontrast(fine, config, rng)
@@ -106,7 +101,7 @@ def _crop(source: NDArray[np.uint8], side: int, rng: np.random.Generator) -> NDA
     across = [axis for axis in range(3) if min(np.delete(source.shape, axis)) >= side]
     volume = np.moveaxis(source, across[rng.integers(len(across))], 0)
     z, y, x = (int(rng.integers(size)) for size in np.subtract(volume.shape, (1, side, side)) + 1)
-    crop = np.rot90(volume[z, y : y + side, x : x + side], rng.integers(4))
+    crop: NDArray[np.uint8] = np.rot90(volume[z, y : y + side, x : x + side], int(rng.integers(4)))
     return crop[:, ::-1] if rng.integers(2) else crop
 
 
@@ -114,4 +109,6 @@ def _recontrast(fine: NDArray[np.uint8], config: PairsConfig, rng: np.random.Gen
     gamma, contrast, brightness = (rng.uniform(*span) for span in (config.gamma, config.contrast, config.brightness))
     grey = np.arange(256, dtype=np.float32) / 255
     curve = (grey**gamma - 0.5) * contrast + 0.5 + brightness
-    return np.rint(np.clip(curve, 0, 1) * 255).astype(np.uint8)[fine]
+    table = np.rint(np.clip(curve, 0, 1) * 255).astype(np.uint8)  # (256,)
+    recontrasted: NDArray[np.uint8] = table[fine]
+    return recontrasted

@@ -45,7 +45,8 @@ def phantom(shape: tuple[int, int, int], seed: int = 0) -> NDArray[np.uint8]:
     _draw_synapses(grey, border, label, rng)
     _stain(grey, 58 + 8 * _noise(shape, 14, rng), np.exp(-0.5 * np.square(border / 1.45)))
     grey = ndimage.gaussian_filter(grey, 0.7)
-    return np.rint(np.clip(grey, 8, 235)).astype(np.uint8)
+    drawn: NDArray[np.uint8] = np.rint(np.clip(grey, 8, 235)).astype(np.uint8)
+    return drawn
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class _Chains:
 def _grow(shape: tuple[int, int, int], rng: np.random.Generator) -> _Chains:
     room = np.array(shape) + 4 * _SPACING  # the tissue goes on beyond the faces
     volume = float(np.prod(room))
-    points, labels, thick = [], [], []
+    points: list[Floats] = []
+    labels: list[int] = []
+    thick: list[bool] = []
     filled = 0.0
     while filled < 1.0:
         radius = _SPACING * min(1.8, float(rng.lognormal(-0.15, 0.65)))
@@ -68,7 +71,7 @@ def _grow(shape: tuple[int, int, int], rng: np.random.Generator) -> _Chains:
         for _ in range(int(rng.integers(4, 40))):
             # A thick chain is a bundle of points around its axis, so that it claims a wider territory.
             count = max(1, round((radius / _SPACING) ** 2 * 2))
-            points.append(spot + rng.normal(0, 0.45 * radius, (count, 3)))
+            points.append((spot + rng.normal(0, 0.45 * radius, (count, 3))).astype(np.float32))
             labels += [len(thick)] * count
             filled += count * (0.95 * _SPACING) ** 3 / volume
             heading += 0.28 * rng.normal(size=3)
@@ -77,16 +80,14 @@ def _grow(shape: tuple[int, int, int], rng: np.random.Generator) -> _Chains:
             if np.any(spot < -2 * _SPACING) or np.any(spot > room - 2 * _SPACING):
                 break
         thick.append(radius > 0.95 * _SPACING)
-    return _Chains(np.concatenate(points).astype(np.float32), np.array(labels), np.array(thick))
+    return _Chains(np.concatenate(points), np.array(labels), np.array(thick))
 
 
-def _partition(
-    shape: tuple[int, int, int], chains: _Chains, rng: np.random.Generator
-) -> tuple[Floats, NDArray[np.intp]]:
+def _partition(shape: tuple[int, int, int], chains: _Chains, rng: np.random.Generator) -> tuple[Floats, NDArray[np.intp]]:
     coarse = [-(-size // _COARSE) + 1 for size in shape]
     place = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) * _COARSE for n in coarse), indexing="ij"), axis=-1)
     for axis in range(3):
-        place[..., axis] += 5 * _noise(tuple(coarse), 8, rng) + 1.8 * _noise(tuple(coarse), 3.5, rng)
+        place[..., axis] += 4.5 * _noise(tuple(coarse), 8, rng) + 1.4 * _noise(tuple(coarse), 3.5, rng)
     tree = cKDTree(chains.points)
     voxels = place.reshape(-1, 3)
     border, label = _border(tree, voxels, chains, near=6)
@@ -101,7 +102,7 @@ def _partition(
 
 
 def _border(tree: cKDTree, voxels: Floats, chains: _Chains, near: int) -> tuple[Floats, NDArray[np.intp]]:
-    distance, index = tree.query(voxels, k=near, workers=-1)  # (voxels, near)
+    distance, index = map(np.asarray, tree.query(voxels, k=near, workers=-1))  # (voxels, near)
     labels = chains.labels[index]
     other = np.argmax(labels != labels[:, :1], axis=1)  # the nearest point of another chain; 0 if there is none
     rows = np.arange(len(other))
@@ -166,14 +167,11 @@ def _draw_vesicle(grey: Floats, centre: NDArray[np.intp], rng: np.random.Generat
     _stain(grey[box], 105.0, 0.9 * np.exp(-0.5 * np.square((far - rng.uniform(2.2, 3.0)) / 0.8)))
 
 
-def _box(
-    centre: NDArray[np.intp], reach: float, shape: tuple[int, ...]
-) -> tuple[tuple[slice, ...], NDArray[np.float64]]:
-    box = tuple(
-        slice(max(0, int(c - reach)), min(n, int(c + reach) + 1)) for c, n in zip(centre, shape, strict=True)
-    )
+def _box(centre: NDArray[np.intp], reach: float, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], NDArray[np.float64]]:
+    box = tuple(slice(max(0, int(c - reach)), min(n, int(c + reach) + 1)) for c, n in zip(centre, shape, strict=True))
     grid = np.meshgrid(*(np.arange(part.start, part.stop) for part in box), indexing="ij")
-    return box, np.stack(grid, axis=-1) - centre
+    offset = (np.stack(grid, axis=-1) - centre).astype(np.float64)
+    return box, offset
 
 
 def _noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> Floats:

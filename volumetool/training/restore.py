@@ -41,7 +41,9 @@ def restore(network: nn.Module, patches: Floats, limits: tuple[float, float]) ->
     low, high = limits
     x = torch.from_numpy((patches - np.float32(low)) / np.float32(high - low))[:, None]  # (b, 1, y, x)
     restored: Floats = network(x)[:, 0].numpy()  # (b, y*fy, x*fx)
-    return restored * np.float32(high - low) + np.float32(low)
+    restored *= np.float32(high - low)
+    restored += np.float32(low)
+    return restored
 
 
 def restore_section(
@@ -72,4 +74,5 @@ def restore_section(
     whole = restore(network, mirrored[None], grey_limits(section, normalisation))[0]
     f = whole.shape[0] // mirrored.shape[0]
     y, x = section.shape
-    return whole[margin * f : (margin + y) * f, margin * f : (margin + x) * f]
+    inside: Floats = whole[margin * f : (margin + y) * f, margin * f : (margin + x) * f]
+    return inside

@@ -1,0 +1,73 @@
+"""The measured receptive field is the true one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from volumetool.models import FakeConfig, UNet, UNetConfig, load_model, make_network, measure_receptive_field
+
+
+@pytest.mark.parametrize(
+    ("pools", "wanted"),
+    [
+        ((), 4),  # stem 1, bottom 2, head 1
+        (((1, 2, 2),), 11),  # 1 + 2 + phase 1, then 2 * 2 at half resolution, then 2 + 1
+        (((1, 2, 2), (1, 2, 2)), 25),
+    ],
+)
+def test_reach_of_the_2d_unet_is_that_counted_by_hand(pools: tuple[tuple[int, int, int], ...], wanted: int) -> None:
+    config = UNetConfig(pools=pools, width=2)
+    assert measure_receptive_field(UNet(config), config) == (0, wanted, wanted)
+
+
+def test_axes_are_measured_apart() -> None:
+    config = UNetConfig(dims=3, scale=(1, 2, 2), pools=((1, 2, 2),), width=2)
+    assert measure_receptive_field(UNet(config), config, reach=40) == (8, 11, 11)
+
+
+def test_section_context_is_the_reach_along_z() -> None:
+    config = UNetConfig(z_context=2, pools=(), width=2)
+    assert measure_receptive_field(UNet(config), config) == (2, 4, 4)
+
+
+def test_no_voxel_beyond_it_changes_the_output_and_one_at_it_does() -> None:
+    config = UNetConfig(width=8)
+    torch.manual_seed(3)
+    network = UNet(config).eval().requires_grad_(requires_grad=False)
+    _, _, reach = measure_receptive_field(network, config)
+    x = torch.rand(1, 1, 8, 120)
+    before = network(x)
+    farthest = 0
+    for column in range(56, 60):  # all phases of the pooling grid
+        other = x.clone()
+        other[..., column] += 100
+        touched = (network(other) != before).any(dim=2)[0, 0].nonzero() // 4  # input columns whose output changed
+        farthest = max(farthest, int((touched - column).abs().max()))
+    assert farthest == reach
+
+
+@pytest.mark.parametrize("spec", ["fake:box?radius=3", "fake:box?radius=2&dims=3&scale=2,2,2", "fake:box?z_context=1"])
+def test_fakes_reach_as_far_as_they_say(spec: str) -> None:
+    card = load_model(spec).card
+    network = make_network(card.architecture)
+    assert measure_receptive_field(network, card.architecture) == card.receptive_field
+
+
+def test_identity_reaches_nowhere() -> None:
+    config = FakeConfig(behaviour="identity")
+    assert measure_receptive_field(make_network(config), config) == (0, 0, 0)
+
+
+def test_a_probe_that_is_too_small_is_refused() -> None:
+    config = UNetConfig(width=2)
+    with pytest.raises(ValueError, match="raise reach"):
+        measure_receptive_field(UNet(config), config, reach=16)
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    config = UNetConfig(width=2, pools=())
+    network = UNet(config)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    measure_receptive_field(network, config)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

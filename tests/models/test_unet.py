@@ -1,0 +1,127 @@
+"""The network keeps its promises of shape, geometry, locality and precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.nn import functional as F  # noqa: N812
+
+from volumetool.models import UNet, UNetConfig
+from volumetool.models.unet import PixelShuffle, enlarge_linear
+
+SMALL = {"width": 4}
+
+
+def make(seed: int = 0, **fields: object) -> UNet:
+    torch.manual_seed(seed)
+    return UNet(UNetConfig.model_validate(SMALL | fields)).eval().requires_grad_(requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "given", "got"),
+    [
+        ({"scale": (1, 4, 4)}, (2, 1, 16, 24), (2, 1, 64, 96)),
+        ({"scale": (1, 2, 3)}, (1, 1, 16, 16), (1, 1, 32, 48)),
+        ({"scale": (1, 1, 1)}, (1, 1, 16, 16), (1, 1, 16, 16)),
+        ({"scale": (1, 4, 4), "z_context": 2}, (2, 5, 16, 16), (2, 1, 64, 64)),
+        ({"dims": 3, "scale": (2, 4, 3)}, (1, 1, 6, 16, 16), (1, 1, 12, 64, 48)),
+        ({"dims": 3, "scale": (1, 1, 1), "pools": ((2, 2, 2),)}, (1, 1, 6, 8, 8), (1, 1, 6, 8, 8)),
+        ({"pools": ((1, 2, 2), (1, 2, 3), (1, 2, 1))}, (1, 1, 16, 12), (1, 1, 64, 48)),
+        ({"pools": ()}, (1, 1, 7, 5), (1, 1, 28, 20)),
+    ],
+)
+def test_output_has_scale_times_the_input_size(fields: dict[str, object], given: tuple[int, ...], got: tuple[int, ...]) -> None:
+    assert tuple(make(**fields)(torch.rand(given)).shape) == got
+
+
+def test_em_x4_architecture_stays_small() -> None:
+    assert sum(parameter.numel() for parameter in UNet(UNetConfig()).parameters()) == 567_312
+
+
+def test_pixel_shuffle_in_2d_is_pytorch_s_own() -> None:
+    x = torch.rand(2, 3 * 16, 5, 6)
+    assert torch.equal(PixelShuffle((4, 4))(x), F.pixel_shuffle(x, 4))
+
+
+def test_pixel_shuffle_in_3d_puts_each_channel_at_its_place_in_the_block() -> None:
+    fz, fy, fx = 2, 3, 4
+    x = torch.arange(fz * fy * fx, dtype=torch.float32).reshape(1, -1, 1, 1, 1).expand(1, -1, 2, 2, 2)
+    out = PixelShuffle((fz, fy, fx))(x)[0, 0]
+    assert out.shape == (4, 6, 8)
+    for z, y, x_ in ((0, 0, 0), (1, 2, 3), (2, 3, 4), (3, 5, 7), (1, 4, 6)):
+        assert out[z, y, x_] == (z % fz) * fy * fx + (y % fy) * fx + x_ % fx
+
+
+def test_enlargement_is_pixel_centred() -> None:
+    # On a ramp, output voxel j of block i lies at i + (j + 0.5) / f - 0.5 of the input's own coordinate.
+    ramp = torch.arange(8, dtype=torch.float32).expand(1, 1, 8, 8)
+    out = enlarge_linear(ramp, (4, 4))[0, 0, 0]
+    wanted = (torch.arange(32) + 0.5) / 4 - 0.5
+    assert torch.allclose(out[2:-2], wanted[2:-2], atol=1e-6)
+
+
+def test_without_learned_detail_the_output_is_the_enlarged_centre_section() -> None:
+    network = make(z_context=1)
+    network.head.weight.zero_()
+    network.head.bias.zero_()
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.equal(network(x), enlarge_linear(x[:, 1:2], (4, 4)))
+
+
+def test_a_fresh_network_does_add_detail() -> None:
+    # Otherwise every test of seams that uses fresh weights would be a test of linear enlargement.
+    x = torch.rand(1, 1, 32, 32)
+    assert (make()(x) - enlarge_linear(x, (4, 4))).abs().max() > 0.02
+
+
+def test_neighbouring_sections_matter_in_25d() -> None:
+    network, x = make(z_context=1), torch.rand(1, 3, 16, 16)
+    other = x.clone()
+    other[:, 0] += 0.5
+    assert not torch.allclose(network(x), network(other))
+
+
+def test_far_voxels_do_not_matter() -> None:
+    # No layer sees the whole tile: a change in one corner ends within the receptive field.
+    network, x = make(), torch.rand(1, 1, 96, 96)
+    other = x.clone()
+    other[..., :8, :8] += 10
+    same = network(x)[..., (8 + 25) * 4 :, :] == network(other)[..., (8 + 25) * 4 :, :]
+    assert same.all()
+    assert not torch.equal(network(x)[..., : 8 * 4, :], network(other)[..., : 8 * 4, :])
+
+
+def test_a_shift_by_the_granularity_shifts_the_output() -> None:
+    network, x = make(), torch.rand(1, 1, 80, 80)
+    whole, cut = network(x), network(x[..., 4:, 4:])
+    inner = slice(26 * 4, -26 * 4)
+    assert torch.allclose(whole[..., 16:, 16:][..., inner, inner], cut[..., inner, inner], atol=1e-5)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_bfloat16_keeps_a_float32_output_close_to_float32(dims: int) -> None:
+    network = make(dims=dims)
+    x = torch.rand(1, 1, 32, 32) if dims == 2 else torch.rand(1, 1, 4, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network(x)
+    assert half.dtype == torch.float32
+    # Were the skip in bfloat16 too, the output would lie on its coarse grid of steps.
+    assert not torch.equal(half, half.bfloat16().float())
+    assert (half - network(x)).abs().max() < 0.02
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"scale": (2, 4, 4)},
+        {"scale": (1, 0, 4)},
+        {"pools": ((2, 2, 2),)},
+        {"dims": 3, "z_context": 1},
+        {"width": 0},
+        {"unknown": 1},
+    ],
+)
+def test_impossible_shapes_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        UNetConfig.model_validate(fields)
