@@ -77,7 +77,7 @@ def volume(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def options(volume: Path, tmp_path: Path) -> dict[str, Any]:
-    """Give the options of a small job: 10 regions of 6 shards, ragged edges, three fused levels and two coarse ones."""
+    """Give the options of a small job: 12 regions of 1 or 2 shards, ragged edges, three fused levels and two coarse ones."""
     return {"input": str(volume), "output": str(tmp_path / "out.zarr"), **SMALL}
 
 

@@ -30,8 +30,8 @@ COARSE: Size = (8.0, 32.0, 32.0)
 SMALL: dict[str, Any] = {
     "model": "fake:identity?patch=1,16,16&overlap=0,4,4&trim=0,1,1",
     "chunk": "2,8,8",
-    "shard": "8,32,32",
-    "region": "1,1,5",
+    "shard": "8,64,64",
+    "region": "1,1,2",
     "memory": "4GiB",
     "device": "cpu",
 }
@@ -129,6 +129,20 @@ def factors(path: Path | str) -> list[Triple]:
     sizes = [dataset["coordinateTransformations"][0]["scale"][-3:] for dataset in ome["multiscales"][0]["datasets"]]
     steps = [[round(b / a) for a, b in zip(fine, coarse, strict=True)] for fine, coarse in itertools.pairwise(sizes)]
     return [(z, y, x) for z, y, x in steps]
+
+
+def assert_means(output: str, nodata: int | None = None) -> None:
+    """Every level is the mean of the stored one before it, by other code: integers bit for bit, floats closely."""
+    levels = read_levels(output)
+    steps = factors(output)
+    assert len(levels) == len(steps) + 1
+    for fine, coarse, factor in zip(levels, levels[1:], steps, strict=False):
+        for channel in np.ndindex(fine.shape[:-3]):
+            expected = block_means(fine[channel], factor, nodata)
+            if fine.dtype.kind == "f":
+                np.testing.assert_allclose(coarse[channel], expected, rtol=1e-4)
+            else:
+                np.testing.assert_array_equal(coarse[channel], expected, strict=True)
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:

@@ -179,7 +179,7 @@ REFUSED = {
     "negative level": Refused("config.option", {"level": -1}),
     "sections that are missing": Refused("config.sections", {"sections": "nothing.csv"}),
     "sections that are no table": Refused("config.sections", {"sections": "file"}),
-    "shard that is no chunks": Refused("config.shard", {"shard": "8,32,36"}),
+    "shard that is no chunks": Refused("config.shard", {"shard": "8,64,36"}),
     "cluster": Refused("config.option", {"cluster": "slurm"}),
     "workers": Refused("config.option", {"workers": 0}),
     "unknown option": Refused("config.option", {"mood": "good"}),

@@ -1,7 +1,11 @@
-"""Cleaning: leftovers of killed writers."""
+"""Cleaning: leftovers of killed writers, and shards that are about to be written again."""
 
 from __future__ import annotations
 
+import tensorstore as ts
+
+from volumetool.enhance.pyramid import shard_boxes
+from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.plan import Plan
 from volumetool.store.kvstore import canonical_url, is_local, local_path
@@ -22,3 +26,28 @@ def clean_output(plan: Plan) -> list[str]:
                 file.unlink()
                 removed.append(str(file))
     return removed
+
+
+def delete_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None, channel: int | None) -> None:
+    """Delete the shards of one level that share a voxel with a box.
+
+    A shard that the volume's face cuts is read before it is written; a torn one could never be mended.
+
+    Parameters
+    ----------
+    array : tensorstore.TensorStore
+        The level.
+    level : LevelGrid
+        Its grid.
+    box : Box, optional
+        In the level's voxels; without it every shard goes.
+    channel : int, optional
+        None where the volume has no channels.
+    """
+    store = array.kvstore
+    assert store is not None  # noqa: S101  (zarr3 always has one)
+    first = () if channel is None else (channel,)
+    places = (tuple(a // n for a, n in zip(shard.start, level.shard, strict=True)) for shard in shard_boxes(level, box))
+    deletions = [store.write("/".join(map(str, ("c", *first, *place))), None) for place in places]
+    for deletion in deletions:
+        deletion.result()

@@ -8,6 +8,7 @@ from volumetool.enhance.pyramid import build_level, shard_boxes
 from volumetool.enhance.statistics import no_normalisation
 from volumetool.enhance.writer import output_nodata
 from volumetool.geometry import Box, LevelGrid
+from volumetool.jobs.clean import delete_shards
 from volumetool.jobs.ledger import Ledger
 from volumetool.jobs.plan import Plan
 from volumetool.store.create import open_for_writing, write_attributes
@@ -39,6 +40,7 @@ def build_coarse_levels(plan: Plan, within: Box | None = None, step: Step | None
         for number, level, box in _coarse(plan, within):
             fine = open_for_writing(output, layout, number - 1, channel)
             coarse = open_for_writing(output, layout, number, channel)
+            delete_shards(coarse, level, box, None if plan.terms.channels is None else channel)
             build_level(fine, coarse, level, nodata=nodata, within=box, step=step)
 
 

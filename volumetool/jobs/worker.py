@@ -13,8 +13,11 @@ import tensorstore as ts
 
 from volumetool.enhance.columns import Source
 from volumetool.enhance.engine import Engine
-from volumetool.enhance.region import enhance_region
+from volumetool.enhance.region import Enhanced, enhance_region
+from volumetool.enhance.writer import slab_boxes
 from volumetool.errors import InputError, LedgerError, NumericsError, VolumetoolError
+from volumetool.geometry import Region
+from volumetool.jobs.clean import delete_shards
 from volumetool.jobs.folder import job_url, plan_digest, read_plan, read_statistics
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
@@ -66,7 +69,7 @@ class Worker:
         started = time.time()
         region = self.plan.grid.region(index)
         try:
-            made = enhance_region(self.recipe, region, self.engine, self._source(region.channel), self._targets(region.channel))
+            made = self._enhance(region)
         except Exception as error:  # noqa: BLE001  (whatever went wrong belongs into the ledger)
             return Record(
                 region=index,
@@ -90,6 +93,13 @@ class Worker:
             numerics=self.probe,
             finished=time.time(),
         )
+
+    def _enhance(self, region: Region) -> Enhanced:
+        targets = self._targets(region.channel)
+        channel = None if self.plan.terms.channels is None else region.channel
+        for target, level, box in zip(targets, self.recipe.fused, slab_boxes(region.box, self.recipe.fused), strict=True):
+            delete_shards(target, level, box, channel)
+        return enhance_region(self.recipe, region, self.engine, self._source(region.channel), targets)
 
     @functools.cache  # noqa: B019  (a process has one worker, for the life of the process)
     def _source(self, channel: int) -> Source:

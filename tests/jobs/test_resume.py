@@ -1,0 +1,250 @@
+"""A job goes on where it stopped, however it was stopped, and ends with the same bytes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_jobs import (
+    SMALL,
+    Interrupting,
+    Recording,
+    assert_means,
+    attributes,
+    digest,
+    noise,
+    read_levels,
+    run,
+    shard_files,
+    states,
+    tree,
+    write_input,
+)
+
+from volumetool.jobs import run as module
+from volumetool.jobs.folder import open_ledger
+from volumetool.jobs.ledger import DONE, FAILED
+from volumetool.jobs.status import job_status
+
+Options = dict[str, Any]
+Flip = Callable[[Path, int], None]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Give the digest of the job done in one go."""
+    folder = tmp_path_factory.mktemp("straight")
+    write_input(folder / "in.zarr", noise((10, 37, 45)))
+    assert run(input=str(folder / "in.zarr"), output=str(folder / "out.zarr"), **SMALL).complete
+    return digest(folder / "out.zarr")
+
+
+def test_a_part_first_and_then_the_whole(options: Options, straight: str) -> None:
+    first, second = Recording(), Recording()
+    part = run(first, **options | {"roi": "0:3,0:9,0:9"})
+    assert (part.complete, part.exit_code) == (False, 0)
+    assert 0 < len(first.records) < part.regions
+    assert attributes(options["output"])["status"] == "unfinished"
+    whole = run(second, **options)
+    assert (whole.complete, whole.exit_code) == (True, 0)
+    assert {r.region for r in first.records} | {r.region for r in second.records} == set(range(whole.regions))
+    assert not {r.region for r in first.records} & {r.region for r in second.records}
+    assert attributes(options["output"])["status"] == "complete"
+    assert digest(options["output"]) == straight
+
+
+def test_the_levels_over_a_part_are_there_before_the_whole_is(options: Options) -> None:
+    """Coarse levels hold the shadows of every region that was computed, also beyond the box that was asked for."""
+    run(**options | {"roi": "4:5,20:21,22:23"})
+    assert (read_levels(options["output"])[-1] != 0).any()
+    assert_means(options["output"])
+
+
+def test_running_twice_finds_nothing_to_do(options: Options) -> None:
+    run(**options)
+    before = tree(Path(options["output"]))
+    again = Recording()
+    outcome = run(again, **options)
+    assert (outcome.complete, outcome.ran, again.records) == (True, 0, [])
+    assert tree(Path(options["output"])) == before
+
+
+@pytest.mark.parametrize("chunk", ["0/0/0", "1/1/1"], ids=["corner", "the middle, which the plan samples"])
+def test_a_damaged_input_chunk_costs_its_regions_alone(options: Options, change: Flip, straight: str, chunk: str) -> None:
+    file = Path(options["input"]) / "0" / "c" / chunk
+    sound = file.read_bytes()
+    change(file, len(sound) // 2)
+    outcome = run(**options)
+    assert (outcome.complete, outcome.exit_code) == (False, 3)
+    assert 0 < outcome.failed < outcome.regions
+    assert outcome.done == outcome.regions - outcome.failed
+    for record in outcome.failures:
+        assert record.error["code"] == "data.unreadable"
+        assert "input voxels " in record.error["message"]
+        assert record.error["hint"]
+    assert [index for index, state in enumerate(states(outcome)) if state == FAILED] == [r.region for r in outcome.failures]
+    assert attributes(options["output"])["status"] == "unfinished"
+
+    file.write_bytes(sound)
+    again = Recording()
+    outcome = run(again, **options)
+    assert (outcome.complete, outcome.exit_code, outcome.failed) == (True, 0, 0)
+    assert len(again.records) == outcome.ran < outcome.regions
+    assert digest(options["output"]) == straight
+
+
+def test_accepted_failures_are_listed_as_holes_and_can_still_be_filled(options: Options, change: Flip, straight: str) -> None:
+    file = Path(options["input"]) / "0" / "c" / "0" / "0" / "0"
+    sound = file.read_bytes()
+    change(file, 40)
+    outcome = run(**options | {"accept_failed": True})
+    assert (outcome.complete, outcome.exit_code) == (True, 0)
+    own = attributes(options["output"])
+    assert own["status"] == "complete"
+    assert own["holes"] == [{"region": r.region, "box": str(outcome.plan.grid.region(r.region).box)} for r in outcome.failures]
+    assert own["holes"]
+
+    file.write_bytes(sound)
+    assert run(**options).complete
+    assert attributes(options["output"])["holes"] == []
+    assert digest(options["output"]) == straight
+
+
+def test_a_hole_filled_by_a_run_that_dies_early_still_reaches_the_coarse_levels(
+    options: Options, change: Flip, straight: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path(options["input"]) / "0" / "c" / "0" / "0" / "0"
+    sound = file.read_bytes()
+    change(file, 40)
+    run(**options | {"accept_failed": True})
+    file.write_bytes(sound)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "build_coarse_levels", _die)
+        with pytest.raises(KeyboardInterrupt):
+            run(**options)
+    assert run(**options).complete
+    assert attributes(options["output"])["holes"] == []
+    assert digest(options["output"]) == straight
+
+
+def _die(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", ["write_plan", "create_volume", "open_cluster", "build_coarse_levels", "finish", "write_maps"])
+def test_a_run_that_dies_at_any_step_can_be_taken_up(
+    options: Options, straight: str, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(module, step, _die)
+        with pytest.raises(KeyboardInterrupt):
+            run(**options)
+    assert run(**options).complete
+    assert digest(options["output"]) == straight
+
+
+@pytest.mark.parametrize("after", [1, 7])
+def test_ctrl_c_keeps_what_was_finished(options: Options, straight: str, after: int) -> None:
+    stopped = Interrupting(after)
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, **options)
+    again = Recording()
+    outcome = run(again, **options)
+    assert outcome.complete
+    assert len(again.records) == outcome.regions - after
+    assert not {r.region for r in again.records} & {r.region for r in stopped.records}
+    assert digest(options["output"]) == straight
+
+
+def test_overwriting_starts_anew(options: Options, straight: str) -> None:
+    other = "fake:constant?value=3&patch=1,16,16&overlap=0,4,4&trim=0,1,1"
+    run(**options | {"model": other, "shard": "4,16,16", "chunk": "4,16,16", "region": "1,1,1"})
+    again = Recording()
+    outcome = run(again, **options | {"overwrite": True})
+    assert (outcome.complete, len(again.records)) == (True, outcome.regions)
+    assert digest(options["output"]) == straight
+    assert {file.parts[0] for file in _below(options["output"])} == {
+        "zarr.json",
+        *map(str, range(len(outcome.plan.terms.levels))),
+    }
+
+
+def _below(folder: str) -> list[Path]:
+    return [file.relative_to(folder) for file in Path(folder).rglob("*") if file.is_file()]
+
+
+def test_overwriting_that_dies_half_way_never_leaves_records_without_voxels(
+    options: Options, straight: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(**options)
+    for dying in range(3):
+        done: list[str] = []
+
+        def delete_some(url: str, dying: int = dying, done: list[str] = done) -> None:
+            if len(done) == dying:
+                raise KeyboardInterrupt
+            done.append(url)
+            shutil.rmtree(url, ignore_errors=True)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "delete_prefix", delete_some)
+            with pytest.raises(KeyboardInterrupt):
+                run(**options | {"overwrite": True})
+        assert run(**options).complete
+        assert digest(options["output"]) == straight
+
+
+def test_records_without_their_volume_count_for_nothing(options: Options, straight: str) -> None:
+    run(**options)
+    shutil.rmtree(options["output"])
+    outcome = run(**options)
+    assert (outcome.complete, outcome.ran) == (True, outcome.regions)
+    assert digest(options["output"]) == straight
+
+
+def test_a_damaged_ledger_line_costs_its_region_alone(options: Options, change: Flip, straight: str) -> None:
+    run(**options)
+    (segment,) = (Path(f"{options['output']}.job") / "ledger").glob("*.jsonl")
+    change(segment, 3)
+    again = Recording()
+    assert run(again, **options).complete
+    assert len(again.records) == 1
+    assert digest(options["output"]) == straight
+
+
+def test_a_torn_shard_is_written_anew(options: Options, straight: str) -> None:
+    """What a power cut leaves, a shard that is short and a region without a record, does not trouble the next run."""
+    run(**options)
+    torn = [file for file in shard_files(Path(options["output"]) / "0") if file.name == "0"]
+    for file in torn:
+        file.write_bytes(file.read_bytes()[:-30])
+    shutil.rmtree(Path(f"{options['output']}.job") / "ledger")
+    outcome = run(**options)
+    assert outcome.complete, outcome.failures
+    assert digest(options["output"]) == straight
+
+
+def test_status_tells_what_is_and_what_to_do(options: Options, change: Flip) -> None:
+    change(Path(options["input"]) / "0" / "c" / "0" / "0" / "0", 40)
+    outcome = run(**options)
+    status = job_status(outcome.plan)
+    assert (status.state, status.done, status.failed) == ("unfinished", outcome.done, outcome.failed)
+    assert status.regions == outcome.regions
+    assert {failure["code"] for failure in status.failures} == {"data.unreadable"}
+    assert status.patches == open_ledger(outcome.plan).totals().patches
+    assert status.next_command.startswith("volumetool enhance ")
+
+
+def test_the_map_of_states_is_the_ledgers(options: Options, change: Flip) -> None:
+    import tensorstore as ts
+
+    change(Path(options["input"]) / "0" / "c" / "0" / "0" / "0", 40)
+    outcome = run(**options)
+    stored = ts.open({"driver": "zarr3", "kvstore": f"file://{options['output']}.job/maps/state/"}).result().read().result()
+    assert stored.shape == (1, *outcome.plan.grid.grid)
+    assert stored.ravel().tolist() == states(outcome)
+    assert DONE in stored
+    assert FAILED in stored
