@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--unseen", type=Path)
     parser.add_argument("--threads", type=int, default=1)
@@ -80,7 +80,7 @@ def train(options: argparse.Namespace) -> None:
         recent.append(loss)
         if step % 100 == 0:
             print(f"step {step}  {time.monotonic() - started:.0f} s  PSNR {-np.mean(recent[-100:]):.3f} dB", flush=True)
-        if step % 1000 == 0 or step == config.steps:
+        if step % 500 == 0 or step == config.steps:
             save_model(options.output, network, make_card(network, architecture, config))
 
     fit(lambda: UNet(architecture), read_sources(options.data), config, device=options.device, progress=progress)
@@ -119,7 +119,7 @@ def measure(path: Path, unseen: dict[str, list[NDArray[np.uint8]]]) -> None:
     coarse = [
         crappify(section, recipe, rng) for fine in unseen.values() for section, recipe in zip(fine, RECIPES, strict=False)
     ]
-    cuts = measure_cuts(network, card.normalisation, coarse, range(4, 52, 4))
+    cuts = measure_cuts(network, card.normalisation, coarse, range(8, 52, 4))
     for cut in cuts:
         print(
             f"overlap {cut.overlap:3d} trim {cut.trim:3d}  largest {cut.largest:8.4f}  rms {cut.rms:.5f}  cost {cut.cost:.3f}"

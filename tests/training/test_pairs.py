@@ -63,4 +63,4 @@ def test_membranes_stay_dark() -> None:
     volume[:, :, ::8] = 60
     _, fine = draw_batch([volume], PairsConfig(crop=16), np.random.default_rng(0))
     for crop in fine[:, 0]:
-        assert np.median(crop) >= crop.mean()
+        assert np.median(crop) >= crop.mean() - 1e-4

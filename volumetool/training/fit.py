@@ -42,7 +42,7 @@ class FitConfig(BaseModel):
 
     pairs: PairsConfig = PairsConfig()
     steps: int = Field(8000, ge=1)
-    learning_rate: float = Field(3e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(1e-3, ge=0)
     clip: float = Field(10.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)

@@ -45,7 +45,7 @@ class PairsConfig(BaseModel):
 
     scale: int = Field(4, ge=1)
     crop: int = Field(60, ge=8)
-    acquisitions: int = Field(8, ge=1)
+    acquisitions: int = Field(4, ge=1)
     crops: int = Field(2, ge=1)
     recipes: tuple[str, ...] = tuple(sorted(RECIPES))
     strength: tuple[float, float] = (0.5, 2.0)
