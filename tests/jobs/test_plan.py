@@ -135,6 +135,7 @@ def test_a_plan_survives_json(options: dict[str, Any], tmp_path: Path) -> None:
         again = Plan.model_validate_json(decided.model_dump_json())
         assert again.model_dump_json() == decided.model_dump_json()
         assert again.fingerprint == again.terms.fingerprint == decided.fingerprint
+        assert repr(again.job) == repr(decided.job)
 
 
 class Refused(NamedTuple):

@@ -120,7 +120,7 @@ class Job(BaseModel):
         Delete what an earlier job left at the output.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     input: Annotated[str, SEMANTIC]
     output: Annotated[str, RUNTIME]

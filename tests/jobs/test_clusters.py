@@ -1,0 +1,232 @@
+"""Workers anywhere: the same bytes from processes, a scheduler's workers and GPUs; clear words where there are none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import distributed
+import pytest
+from distributed import LocalCluster
+from small_jobs import Recording, digest, noise, run, write_input
+
+from volumetool.errors import ClusterError, LedgerError, NumericsError, VolumetoolError
+from volumetool.jobs.clusters import cuda, open_cluster, through_dask
+from volumetool.jobs.folder import job_url, plan_digest
+from volumetool.jobs.job import make_job
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.run import prepare
+from volumetool.jobs.worker import Worker, run_region
+from volumetool.models import load_model
+
+Options = dict[str, Any]
+
+
+@pytest.fixture
+def local_only(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Collect the addresses that schedulers listen on; all must be on loopback."""
+    seen: list[str] = []
+    begin = LocalCluster.__init__
+
+    def watched(self: LocalCluster, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        seen.append(self.scheduler_address)
+        seen.extend(worker["host"] for worker in self.scheduler_info["workers"].values())
+
+    monkeypatch.setattr(LocalCluster, "__init__", watched)
+    return seen
+
+
+def prepared(options: Options) -> Plan:
+    plan, statistics = plan_with_statistics(make_job(**options))
+    prepare(plan, statistics)
+    return plan
+
+
+def runtime(plan: Plan, digest_of_plan: str | None = None) -> str:
+    known = digest_of_plan or plan_digest(job_url(plan.job.output))
+    return json.dumps({"job": plan.job.model_dump(mode="json"), "threads": 1, "plan": known})
+
+
+def test_two_processes_write_the_bytes_of_one(
+    options: Options, tmp_path: Path, tiny_model: Path, local_only: list[str]
+) -> None:
+    options |= {"model": str(tiny_model)}
+    run(**options)
+    seen = Recording()
+    outcome = run(seen, **options | {"output": str(tmp_path / "two.zarr"), "workers": 2})
+    assert (outcome.complete, outcome.plan.workers) == (True, 2)
+    assert len({record.worker for record in seen.records}) == 2
+    assert digest(tmp_path / "two.zarr") == digest(options["output"])
+    assert local_only
+    assert all("127.0.0.1" in address for address in local_only)
+
+
+def test_without_dask_cuda_the_cuda_cluster_says_what_to_install(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dask_cuda", None)  # as if it were not installed
+    with pytest.raises(ClusterError) as caught:
+        run(**options | {"cluster": "cuda"})
+    assert caught.value.code == "cluster.no-dask-cuda"
+    assert "pip install" in caught.value.hint
+
+
+def fake_dask_cuda(monkeypatch: pytest.MonkeyPatch, cluster: Any) -> None:
+    module = types.ModuleType("dask_cuda")
+    module.LocalCUDACluster = cluster  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dask_cuda", module)
+
+
+def test_without_a_gpu_the_cuda_cluster_says_so(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver(**_: Any) -> None:
+        raise RuntimeError("NVML Shared Library Not Found")
+
+    fake_dask_cuda(monkeypatch, no_driver)
+    with pytest.raises(ClusterError) as caught:
+        run(**options | {"cluster": "cuda"})
+    assert caught.value.code == "cluster.no-gpu"
+    assert "NVML Shared Library Not Found" in caught.value.message
+
+
+def test_the_cuda_path_runs_on_a_cluster_that_stands_in_for_gpus(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Options] = []
+
+    class Stand(LocalCluster):  # type: ignore[misc]  # distributed ships no types
+        def __init__(self, **kwargs: Any) -> None:
+            asked.append(kwargs)
+            super().__init__(**kwargs, processes=True)
+
+    fake_dask_cuda(monkeypatch, Stand)
+    run(**options)
+    outcome = run(**options | {"output": str(tmp_path / "gpu.zarr"), "cluster": "cuda", "workers": 1})
+    assert outcome.complete
+    assert digest(tmp_path / "gpu.zarr") == digest(options["output"])
+    (kwargs,) = asked
+    assert (kwargs["n_workers"], kwargs["threads_per_worker"], kwargs["host"]) == (1, 1, "127.0.0.1")
+    assert cuda.__doc__
+    assert "The one module that imports it" in cuda.__doc__
+
+
+def test_an_address_that_nobody_answers_at_is_named(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(through_dask, "CONNECT_SECONDS", 0.5)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(ClusterError) as caught:
+            run(**options | {"cluster": address})
+    assert caught.value.code == "cluster.unreachable"
+    assert address in caught.value.message
+
+
+def test_the_workers_of_an_address_do_the_job_from_any_directory(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First a scheduler without workers, which is refused; then with one, for a job whose paths are relative."""
+    run(**options)
+    monkeypatch.chdir(tmp_path)
+    with LocalCluster(
+        n_workers=0, processes=False, dashboard_address="127.0.0.1:0", protocol="tcp", host="127.0.0.1"
+    ) as cluster:
+        relative = options | {"input": "in.zarr", "output": "far.zarr", "cluster": cluster.scheduler_address}
+        with pytest.raises(ClusterError) as caught:
+            run(**relative)
+        assert caught.value.code == "cluster.no-workers"
+
+        cluster.scale(1)
+        with distributed.Client(cluster, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+            assert run(**relative).complete
+    assert digest(tmp_path / "far.zarr") == digest(options["output"])
+
+
+def test_a_worker_that_computes_other_bytes_is_refused(options: Options) -> None:
+    plan = prepared(options).model_copy(update={"probe": "0" * 64})
+    with pytest.raises(NumericsError) as caught, open_cluster(plan):
+        pass
+    assert caught.value.code == "numerics.other-class"
+    mixed = plan.model_copy(update={"job": make_job(**options, allow_mixed_numerics=True)})
+    assert Worker(mixed).run(0).numerics not in ("", "0" * 64)
+
+
+def test_a_worker_never_works_by_an_old_plan(options: Options) -> None:
+    """A worker that outlives a job which began anew, with the same settings but other regions, notices."""
+    plan = prepared(options)
+    url, first = job_url(plan.job.output), runtime(plan)
+    assert run_region(url, first, 0).state == "done"
+    again = prepared(options | {"overwrite": True, "region": "1,1,1"})
+    assert again.fingerprint == plan.fingerprint
+    second = runtime(again)
+    assert second != first
+    record = run_region(url, second, 0)
+    assert record.patches < Worker(plan).run(0).patches
+    with pytest.raises(LedgerError) as caught:
+        run_region(url, runtime(plan, "0" * 64), 0)
+    assert caught.value.code == "ledger.plan"
+
+
+def test_a_worker_that_finds_another_model_at_the_path_is_refused(options: Options, tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.safetensors"
+    shutil.copy(tiny_model, model)
+    plan = prepared(options | {"model": str(model)})
+    from volumetool.models import save_model
+
+    network = load_model(str(model)).network()
+    network.head.bias += 1  # type: ignore[operator, union-attr]
+    save_model(model, network, load_model(str(model)).card)
+    with pytest.raises(VolumetoolError) as caught:
+        Worker(plan)
+    assert caught.value.code == "model.changed"
+
+
+def test_a_worker_that_finds_another_volume_at_the_path_is_refused(options: Options) -> None:
+    plan = prepared(options)
+    shutil.rmtree(options["input"])
+    write_input(Path(options["input"]), noise((10, 37, 46)))
+    with pytest.raises(VolumetoolError) as caught:
+        Worker(plan)
+    assert caught.value.code == "input.changed"
+
+
+def test_nan_as_nodata_reaches_a_worker(options: Options, tmp_path: Path) -> None:
+    source = str(write_input(tmp_path / "float.zarr", noise((10, 37, 45), "float32")))
+    plan = prepared(options | {"input": source, "nodata": float("nan")})
+    record = run_region(job_url(plan.job.output), runtime(plan), 0)
+    assert record.state == "done", record.error
+
+
+def test_a_dead_workers_region_is_a_failed_one_and_a_workers_own_error_ends_the_run() -> None:
+    record = through_dask._failed(5, (distributed.KilledWorker, RuntimeError("gone"), None))
+    assert (record.region, record.state, record.error["code"]) == (5, "failed", "region.worker-died")
+    error = NumericsError("numerics.other-class", "other bytes")
+    with pytest.raises(NumericsError):
+        through_dask._failed(5, (NumericsError, error, None))
+
+
+def test_a_bounded_number_of_regions_is_in_flight(options: Options) -> None:
+    """Tasks are taken from the list as others end: never more than two a worker."""
+    plan = prepared(options)
+    taken = 0
+    ended = 0
+
+    def regions() -> Any:
+        nonlocal taken
+        for index in range(plan.grid.count):
+            taken += 1
+            assert taken - ended <= through_dask.WINDOW + 1
+            yield index
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        through_dask.connect(cluster, plan) as client,
+    ):
+        for record in through_dask.ThroughDask(client, plan).records(regions()):
+            assert record.state == "done", record.error
+            ended += 1
+    assert (taken, ended) == (plan.grid.count, plan.grid.count)

@@ -1,0 +1,64 @@
+"""Memory does not grow with the output, and stays below what the plan said."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_jobs import write_input
+
+# Runs in a process of its own: peak memory is the process's, and nothing gives it back.
+JOB = """
+import json, resource, sys
+from volumetool.jobs.job import make_job
+from volumetool.jobs.run import enhance
+outcome = enhance(make_job(**json.loads(sys.argv[1])))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"complete": outcome.complete, "peak": peak, "planned": outcome.plan.estimates.worker_bytes,
+                  "regions": outcome.regions}))
+"""
+
+
+def measure(folder: Path, depth: int, width: int) -> dict[str, int]:
+    """Enhance a volume of repeated noise to 16 times its size, in a process of its own; return what it took."""
+    tile = np.random.default_rng(0).integers(1, 255, (32, 64, 64), dtype=np.uint8)
+    shape = (depth, 512, width)
+    voxels = np.tile(tile, tuple(-(-n // t) for n, t in zip(shape, tile.shape, strict=True)))
+    source = write_input(folder / "in.zarr", voxels, chunk=(64, 128, 128))
+    options = {
+        "input": str(source),
+        "output": str(folder / "out.zarr"),
+        "model": "fake:identity?patch=1,144,144&overlap=0,16,16&trim=0,4,4",
+        "memory": "4GiB",
+        "device": "cpu",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", JOB, json.dumps(options)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    measured: dict[str, int] = json.loads(ran.stdout)
+    assert measured["complete"]
+    return measured
+
+
+@pytest.mark.slow
+def test_eight_times_the_output_takes_no_more_memory(tmp_path: Path) -> None:
+    """0.5 GiB and 4 GiB of output, longer along the sweep: peaks within 15 %, both below the plan's figure."""
+    (tmp_path / "half").mkdir()
+    (tmp_path / "four").mkdir()
+    half = measure(tmp_path / "half", 256, 256)
+    four = measure(tmp_path / "four", 256, 2048)
+    print(
+        f"peak for 0.5 GiB {half['peak'] / GIB:.2f} GiB, for 4 GiB {four['peak'] / GIB:.2f} GiB, planned {four['planned'] / GIB:.2f}"
+    )
+    assert abs(four["peak"] / half["peak"] - 1) <= 0.15, figures
+    assert half["peak"] <= half["planned"], figures
+    assert four["peak"] <= four["planned"], figures
