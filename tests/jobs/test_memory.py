@@ -56,9 +56,7 @@ def test_eight_times_the_output_takes_no_more_memory(tmp_path: Path) -> None:
     (tmp_path / "four").mkdir()
     half = measure(tmp_path / "half", 256, 256)
     four = measure(tmp_path / "four", 256, 2048)
-    print(
-        f"peak for 0.5 GiB {half['peak'] / GIB:.2f} GiB, for 4 GiB {four['peak'] / GIB:.2f} GiB, planned {four['planned'] / GIB:.2f}"
-    )
+    figures = f"0.5 GiB: {half}, 4 GiB: {four}"
     assert abs(four["peak"] / half["peak"] - 1) <= 0.15, figures
     assert half["peak"] <= half["planned"], figures
     assert four["peak"] <= four["planned"], figures
