@@ -6,6 +6,12 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no failure.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+
 
 def _share(name: str) -> None:
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))

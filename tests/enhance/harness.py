@@ -63,8 +63,8 @@ class Case:
     def model(self, behaviour: str = "identity") -> Model:
         """Return a fake network for this lattice."""
         config = FakeConfig(
-            behaviour=behaviour,  # type: ignore[arg-type]
-            dims=self.dims,  # type: ignore[arg-type]
+            behaviour=behaviour,
+            dims=self.dims,
             scale=self.lattice.scale,
             z_context=self.lattice.context,
             radius=1,
@@ -196,7 +196,8 @@ def half_even_means(voxels: Voxels, factor: Triple) -> Voxels:
                 counts[inside] += 1
     whole, rest = np.divmod(sums, counts)
     up = (2 * rest > counts) | ((2 * rest == counts) & (whole % 2 == 1))
-    return (whole + up).astype(voxels.dtype)
+    means: Voxels = (whole + up).astype(voxels.dtype)
+    return means
 
 
 def replicated(voxels: Voxels, scale: Triple) -> Voxels:

@@ -65,7 +65,8 @@ def enhance_whole(
         lines.append(_join(planes, 1, g, padded_shape[1]))
     whole = _join(lines, 2, g, padded_shape[2])
     cut = tuple(slice(o * f, (o + n) * f) for n, o, f in zip(volume.shape, g.overlap, g.scale, strict=True))
-    return whole[cut]
+    inside: NDArray[np.float32] = whole[cut]
+    return inside
 
 
 def places_of(index: Triple, shape: tuple[int, ...], g: Geometry) -> Places:
@@ -88,7 +89,8 @@ def _predict(
     x = torch.from_numpy(patch)[None] if g.dims == 2 else torch.from_numpy(patch)[None, None]
     with torch.inference_mode():
         y = network(x)
-    return y[0].numpy() if g.dims == 2 else y[0, 0].numpy()
+    result: NDArray[np.float32] = y[0].numpy() if g.dims == 2 else y[0, 0].numpy()
+    return result
 
 
 def _join(pieces: list[NDArray[np.float32]], axis: int, g: Geometry, length: int) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ def stage_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "volumetool-ahead"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers()), st.integers(1, 4))
 def test_items_come_in_order_and_all_of_them(items: list[int], depth: int) -> None:
     assert list(ahead(ahead(items, depth), depth)) == items

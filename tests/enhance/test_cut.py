@@ -6,18 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tensorstore as ts
 from harness import Case, cases, flat_case, half_even_means, random_voxels, replicated, run_case, section_statistics
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import enhance_whole, varied
+from reference import enhance_whole, places_of, varied
+
+from volumetool.enhance.columns import Source, read_columns
 
 INTEGERS = ("uint8", "int8", "uint16", "int16")
 SEEDS = st.integers(0, 2**32 - 1)
 
-generated = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
-
-@settings(generated, max_examples=300)
+@settings(max_examples=300)
 @given(case=cases(), behaviour=st.sampled_from(["position", "box"]), seed=SEEDS)
 def test_the_cut_equals_the_whole_volume_reference(case: Case, behaviour: str, seed: int) -> None:
     """300 geometries: every voxel is the reference's, and every patch is counted."""
@@ -32,7 +33,7 @@ def test_the_cut_equals_the_whole_volume_reference(case: Case, behaviour: str, s
         assert outcome.patches - outcome.recomputed == case.lattice.count
 
 
-@settings(generated, max_examples=300)
+@settings(max_examples=300)
 @given(case=cases(), dtype=st.sampled_from([*INTEGERS, "float32"]), seed=SEEDS)
 def test_identity_repeats_every_voxel(case: Case, dtype: str, seed: int) -> None:
     """300 geometries: normalised per section, blended and turned back, every voxel is its own again, bit for bit."""
@@ -49,7 +50,7 @@ def test_identity_repeats_every_voxel(case: Case, dtype: str, seed: int) -> None
             np.testing.assert_array_equal(outcome.levels[number], means, strict=True)
 
 
-@settings(generated, max_examples=60)
+@settings(max_examples=60)
 @given(case=cases(), dtype=st.sampled_from(INTEGERS), seed=SEEDS)
 def test_integers_are_the_reference_rounded_once(case: Case, dtype: str, seed: int) -> None:
     """With a network that depends on the place in its patch, integers are the blended floats rounded half to even."""
@@ -69,7 +70,7 @@ def test_integers_are_the_reference_rounded_once(case: Case, dtype: str, seed: i
     np.testing.assert_array_equal(outcome.levels[0], expected, strict=True)
 
 
-@settings(generated, max_examples=60)
+@settings(max_examples=60)
 @given(case=cases(), span=st.tuples(*[st.integers(1, 3)] * 3), batch=st.integers(1, 9), seed=SEEDS)
 def test_region_shape_and_batch_change_no_byte(case: Case, span: tuple[int, int, int], batch: int, seed: int) -> None:
     """Two cuts of one job into regions, with other batches, agree on every fused level."""
@@ -81,7 +82,7 @@ def test_region_shape_and_batch_change_no_byte(case: Case, span: tuple[int, int,
         np.testing.assert_array_equal(a, b, strict=True)
 
 
-@settings(generated, max_examples=30)
+@settings(max_examples=30)
 @given(case=cases(), seed=SEEDS)
 def test_floats_average_alike_whatever_the_regions(case: Case, seed: int) -> None:
     """The float means of a region's shards are those of one region that holds everything, bit for bit."""
@@ -101,3 +102,20 @@ def test_running_a_region_twice_gives_the_same_checksums(behaviour: str) -> None
     first = run_case(case, behaviour, case.recipe("uint8"), voxels)
     again = run_case(case, behaviour, case.recipe("uint8"), voxels)
     assert first.checksums == again.checksums
+
+
+@settings(max_examples=60)
+@given(case=cases(crop=False), seed=SEEDS)
+def test_the_network_sees_real_neighbours_each_normalised_by_its_own_section(case: Case, seed: int) -> None:
+    """Every patch, z context and mirrored faces included, is cut from the volume normalised section by section."""
+    voxels = random_voxels(seed, case.lattice.shape, np.dtype("uint8"))
+    statistics = section_statistics(seed, case.lattice.z.size, voxels.dtype)
+    low, high = (part[0, :, None, None] for part in (statistics.low, statistics.high))
+    normal = (voxels - low) / (high - low)
+    for index in range(case.grid().count):
+        source = Source(ts.array(voxels))
+        for column in read_columns(case.recipe("uint8", statistics), case.grid().region(index), source, case.batch):
+            for number, patch in enumerate(column.patches):
+                z, y = column.z[number // len(column.y)], column.y[number % len(column.y)]
+                expected = normal[np.ix_(*places_of((z, y, column.x), voxels.shape, case.geometry))]
+                np.testing.assert_allclose(patch, expected, rtol=1e-5, atol=1e-5)

@@ -25,7 +25,7 @@ def model() -> Model:
     return Model(card, "small", make_network(architecture).state_dict())
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(count=st.integers(1, 7), batch=st.integers(1, 5))
 def test_a_padded_batch_gives_every_patch_the_same_bytes(model: Model, count: int, batch: int) -> None:
     """However many patches are asked for at once, each gets what it gets in a call of its own."""
@@ -90,7 +90,7 @@ def test_a_network_that_minds_its_batch_is_found_out_and_cured_by_padding() -> N
     assert not engine_of(model, 1).batch_matters((1, 8, 8))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     scale=st.tuples(*[st.integers(1, 4)] * 3),
     shape=st.tuples(*[st.integers(1, 5)] * 3),

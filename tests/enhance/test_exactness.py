@@ -32,14 +32,15 @@ def awake(model: Model) -> Model:
     """Give the built-in architecture with random weights, of which every level matters: nothing may hide in a trained one."""
     torch.manual_seed(5)
     network = make_network(model.card.architecture)
-    torch.nn.init.kaiming_normal_(network.head.weight)  # type: ignore[arg-type]
+    torch.nn.init.kaiming_normal_(network.get_parameter("head.weight"))
     return Model(model.card, "random", network.state_dict())
 
 
 def _coarse(voxels: Voxels) -> Voxels:
     """Return the mean over 4 x 4 pixels: what a microscope with coarse pixels sees."""
     depth, height, width = voxels.shape
-    return np.rint(voxels.reshape(depth, height // 4, 4, width // 4, 4).mean((2, 4))).astype(np.uint8)
+    means: Voxels = np.rint(voxels.reshape(depth, height // 4, 4, width // 4, 4).mean((2, 4))).astype(np.uint8)
+    return means
 
 
 @pytest.fixture(scope="module", params=["phantom", "brain"])

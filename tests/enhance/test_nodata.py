@@ -20,7 +20,7 @@ from harness import (
     section_statistics,
     wholly,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Places, enhance_whole, places_of
 
@@ -28,8 +28,6 @@ from volumetool.enhance.columns import Source, read_columns
 from volumetool.enhance.statistics import Statistics
 
 SEEDS = st.integers(0, 2**32 - 1)
-generated = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-
 ENDS = [("uint8", 0, 0), ("uint8", 0, 255), ("int16", -32768, -32768), ("int8", 7, -128), ("uint16", 3, 0)]
 """dtype, value of missing voxels in the input, and in the output: an end of the dtype's range."""
 
@@ -41,12 +39,14 @@ def ragged(seed: int, voxels: Voxels, nodata: float) -> Voxels:
     a, b = random.uniform(-1, 1, 2)
     missing = a * (y - voxels.shape[1] / 2) + b * (x - voxels.shape[2] / 2) > random.uniform(-2, 6)
     missing |= random.random(voxels.shape) < 0.05
-    missing |= (random.random(voxels.shape[0]) < 0.15)[z]
+    lost = random.random(voxels.shape[0]) < 0.15
+    missing |= lost[z]
     return np.where(missing, nodata, voxels).astype(voxels.dtype)
 
 
 def is_missing(voxels: Voxels, nodata: float) -> Voxels:
-    return np.isnan(voxels) if math.isnan(nodata) else voxels == nodata
+    missing: Voxels = np.isnan(voxels) if math.isnan(nodata) else np.equal(voxels, nodata)
+    return missing
 
 
 def mean_of_valid(voxels: Voxels, factor: tuple[int, int, int], nodata: float) -> tuple[Voxels, Voxels]:
@@ -62,7 +62,7 @@ def mean_of_valid(voxels: Voxels, factor: tuple[int, int, int], nodata: float) -
     return means, counts
 
 
-@settings(generated, max_examples=60)
+@settings(max_examples=60)
 @given(case=cases(), kind=st.sampled_from(ENDS), seed=SEEDS)
 def test_valid_voxels_stay_valid_and_missing_ones_missing(case: Case, kind: tuple[str, int, int], seed: int) -> None:
     """Identity: every valid voxel is its own, but for the one value that means missing; every missing one is `fill`."""
@@ -78,7 +78,7 @@ def test_valid_voxels_stay_valid_and_missing_ones_missing(case: Case, kind: tupl
     np.testing.assert_array_equal(level0, expected)
 
 
-@settings(generated, max_examples=30)
+@settings(max_examples=30)
 @given(case=cases(), seed=SEEDS)
 def test_nan_is_written_back_as_nan(case: Case, seed: int) -> None:
     """A float volume whose missing voxels are NaN keeps exactly those, and every other voxel bit for bit."""
@@ -88,7 +88,7 @@ def test_nan_is_written_back_as_nan(case: Case, seed: int) -> None:
     np.testing.assert_array_equal(level0, replicated(voxels, case.lattice.scale)[case.box.slices], strict=True)
 
 
-@settings(generated, max_examples=60)
+@settings(max_examples=60)
 @given(case=cases(), nodata=st.sampled_from([0.0, math.nan]), span=st.tuples(*[st.integers(1, 3)] * 3), seed=SEEDS)
 def test_regions_cannot_be_seen_in_what_was_filled(case: Case, nodata: float, span: tuple[int, int, int], seed: int) -> None:
     """With a network that looks around, two cuts of a ragged volume agree on every fused level."""
@@ -100,7 +100,7 @@ def test_regions_cannot_be_seen_in_what_was_filled(case: Case, nodata: float, sp
         np.testing.assert_array_equal(a, b, strict=True)
 
 
-@settings(generated, max_examples=40)
+@settings(max_examples=40)
 @given(case=cases(crop=False), nodata=st.sampled_from([0.0, math.nan]), seed=SEEDS)
 def test_missing_voxels_take_the_nearest_valid_value_of_their_section(case: Case, nodata: float, seed: int) -> None:
     """By brute force over every patch: filled with a valid voxel at the least distance; 0 where a section has none."""
@@ -142,7 +142,7 @@ def test_the_network_sees_the_filled_patch() -> None:
     assert (level0[..., border * fx :] == -1).all()
 
 
-@settings(generated, max_examples=40)
+@settings(max_examples=40)
 @given(case=cases(), seed=SEEDS)
 def test_patches_without_two_values_are_skipped(case: Case, seed: int) -> None:
     """A patch whose valid voxels are all alike, or that has none, is not asked of the network; each is counted."""
@@ -161,7 +161,7 @@ def test_patches_without_two_values_are_skipped(case: Case, seed: int) -> None:
     assert skipped == expected
 
 
-@settings(generated, max_examples=30)
+@settings(max_examples=30)
 @given(case=cases(), kind=st.sampled_from(ENDS), seed=SEEDS)
 def test_missing_voxels_are_left_out_of_every_mean(case: Case, kind: tuple[str, int, int], seed: int) -> None:
     """Fused levels: the mean of valid voxels, half to even; missing where there is none, and only there."""
@@ -185,7 +185,7 @@ def background(seed: int, voxels: Voxels) -> Voxels:
     return result
 
 
-@settings(generated, max_examples=60)
+@settings(max_examples=60)
 @given(case=cases(), masked=st.booleans(), seed=SEEDS)
 def test_whether_a_patch_is_skipped_depends_on_its_input_alone(case: Case, masked: bool, seed: int) -> None:  # noqa: FBT001
     """Constant patches and those outside the mask count as their input, enlarged, wherever regions are cut."""

@@ -127,7 +127,8 @@ def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[np.bool_] 
         mirror_index(start, stop, size) // factor
         for start, stop, size, factor in zip(box.start, box.stop, lattice.shape, source.mask_factor, strict=True)
     ]
-    return _gather(source.mask, indices, "mask") != 0
+    mask: NDArray[np.bool_] = _gather(source.mask, indices, "mask") != 0
+    return mask
 
 
 def _gather(store: ts.TensorStore, indices: list[NDArray[np.intp]], what: str) -> NDArray[Any]:
