@@ -59,7 +59,7 @@ def straight(source: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("region", "workers"), itertools.product(SHAPES, (1, 2, 3)))
+@pytest.mark.parametrize(("region", "workers"), list(itertools.product(SHAPES, (1, 2, 3))))
 def test_region_shapes_and_workers_make_one_digest(
     source: str, straight: str, tmp_path: Path, region: str, workers: int
 ) -> None:

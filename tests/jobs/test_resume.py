@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +26,10 @@ from small_jobs import (
 )
 
 from volumetool.jobs import run as module
+from volumetool.jobs.api import stored_plan
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.ledger import DONE, FAILED
-from volumetool.jobs.status import job_status
+from volumetool.jobs.status import job_status, resume_command
 
 Options = dict[str, Any]
 Flip = Callable[[Path, int], None]
@@ -236,6 +238,17 @@ def test_status_tells_what_is_and_what_to_do(options: Options, change: Flip) -> 
     assert {failure["code"] for failure in status.failures} == {"data.unreadable"}
     assert status.patches == open_ledger(outcome.plan).totals().patches
     assert status.next_command.startswith("volumetool enhance ")
+
+
+@pytest.mark.parametrize("more", [{}, {"nodata": 0, "fill": 7, "flatten": True}, {"roi": "1:9,2:30,:", "crop": True}])
+def test_the_command_that_status_names_goes_on_with_the_job(options: Options, more: Options) -> None:
+    first = run(**options | {"roi": "0:4,:,:"} | more).plan
+    program, command, source, output, *words = shlex.split(resume_command(stored_plan(options["output"]).job))
+    assert (program, command) == ("volumetool", "enhance")
+    given = (word.removeprefix("--").partition("=") for word in words)
+    again = {name.replace("-", "_"): value if equals else True for name, equals, value in given}
+    outcome = run(**again, input=source, output=output)
+    assert (outcome.complete, outcome.plan.fingerprint) == (True, first.fingerprint)
 
 
 def test_the_map_of_states_is_the_ledgers(options: Options, change: Flip) -> None:

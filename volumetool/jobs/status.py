@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from volumetool.jobs.folder import open_ledger
+from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.store.open import open_volume
 
@@ -56,7 +58,6 @@ def job_status(plan: Plan) -> Status:
         {"region": index, "box": str(plan.grid.region(index).box), **record.error}
         for index, record in sorted(ledger.failures.items())
     ]
-    again = f"volumetool enhance {plan.job.input} {plan.job.output}"
     return Status(
         state=state,
         done=ledger.done,
@@ -69,5 +70,17 @@ def job_status(plan: Plan) -> Status:
         network_seconds=totals.network_seconds,
         idle_seconds=time.time() - ledger.last_finished if ledger.last_finished else None,
         failures=failures,
-        next_command=f"volumetool verify {plan.job.output}" if state == "complete" else again,
+        next_command=f"volumetool verify {plan.job.output}" if state == "complete" else resume_command(plan.job),
     )
+
+
+def resume_command(job: Job) -> str:
+    """Return the command that goes on with a job: with every option that it was begun with, over the whole of it."""
+    words = ["volumetool", "enhance", job.input, job.output]
+    given = job.model_dump(mode="json", exclude_defaults=True, exclude={"input", "output", "roi", "overwrite"})
+    for name, value in given.items():
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        words.append(f"--{name.replace('_', '-')}" if value is True else f"--{name.replace('_', '-')}={text}")
+    if job.crop and job.roi is not None:
+        words.append(f"--roi={job.roi}")
+    return shlex.join(words)
