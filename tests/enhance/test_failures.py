@@ -94,6 +94,14 @@ def test_a_network_that_fails_later_leaves_no_wrong_voxel(case: Case) -> None:
     assert ((level0 == UNTOUCHED) | (level0 == right)).all()
 
 
+def test_large_numbers_are_not_taken_for_infinity(case: Case) -> None:
+    """Voxels whose sum overflows are finite all the same."""
+    voxels = np.random.default_rng(1).uniform(2e38, 3e38, case.lattice.shape).astype(np.float32)
+    targets = targets_of(case)
+    enhance(case, case.model(), Source(ts.array(voxels)), targets)
+    assert np.asarray(targets[0]).max() > 2.9e38
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_undeclared_nan_in_the_input_is_refused(case: Case, bad: float) -> None:
     voxels = random_voxels(1, case.lattice.shape, np.dtype("float32"))

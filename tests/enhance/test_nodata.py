@@ -39,7 +39,7 @@ def ragged(seed: int, voxels: Voxels, nodata: float) -> Voxels:
     a, b = random.uniform(-1, 1, 2)
     missing = a * (y - voxels.shape[1] / 2) + b * (x - voxels.shape[2] / 2) > random.uniform(-2, 6)
     missing |= random.random(voxels.shape) < 0.05
-    lost = random.random(voxels.shape[0]) < 0.15
+    lost: Voxels = np.less(random.random(voxels.shape[0]), 0.15)
     missing |= lost[z]
     return np.where(missing, nodata, voxels).astype(voxels.dtype)
 
@@ -252,3 +252,16 @@ def test_a_volume_without_data_comes_back_as_such() -> None:
     outcome = run_case(case, "box", case.recipe("uint8", nodata=0.0, fill=255.0), voxels)
     assert (outcome.levels[0] == 255).all()
     assert outcome.skipped == outcome.patches
+
+
+@pytest.mark.parametrize("nodata", [float(np.finfo(np.float32).min), math.inf, -math.inf, math.nan])
+def test_extreme_marks_of_missing_voxels_do_no_harm(nodata: float) -> None:
+    """The lowest float32, infinity, NaN: whatever marks a missing voxel, no number is made of it."""
+    case = flat_case((2, 9, 17))
+    voxels = np.random.default_rng(6).random(case.lattice.shape, np.float32)
+    statistics = Statistics(np.full((1, 2), 0.1), np.full((1, 2), 0.6))
+    recipe = case.recipe("float32", statistics, nodata=nodata, fill=-1.0)
+    level0 = run_case(case, "box", recipe, ragged(2, voxels, nodata)).levels[0]
+    marked = replicated(ragged(2, voxels, -1.0) == -1, case.lattice.scale)
+    np.testing.assert_array_equal(level0 == -1, marked)
+    assert np.isfinite(level0).all()

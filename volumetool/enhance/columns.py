@@ -161,9 +161,11 @@ def _cut(
     first = lattice.z.start(group.start) - lattice.context
     sections = mirror_index(first, first + len(block), lattice.z.size)
     zero, span = (values[sections, None, None] for values in recipe.input_scale(region.channel))
+    if valid is not None:
+        block = np.where(valid, block, 0)  # NaN is no input, and the lowest float32 would overflow
     normal = (block.astype(np.float32) - zero) / span
     if np.issubdtype(block.dtype, np.floating):
-        _check_finite(normal if valid is None else normal[valid], recipe, position)
+        _check_finite(normal, recipe, position)
 
     patches = np.empty((len(group) * len(rows), reach, height, lattice.x.patch), np.float32)
     active = np.ones(len(patches), bool)

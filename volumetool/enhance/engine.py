@@ -111,8 +111,8 @@ class Engine:
         y: torch.Tensor = self._network(x)  # (b, 1, [z*fz,] y*fy, x*fx)
         if self.card.dims == 3:
             y = y.squeeze(1)  # (b, z*fz, y*fy, x*fx)
-        # A sum is finite only if all its terms are.
-        if not torch.isfinite(y.sum()):
+        # A sum is finite only if all its terms are; one that is not may be an overflow.
+        if not torch.isfinite(y.sum()) and not torch.isfinite(y).all():
             raise NumericsError(
                 "numerics.not-finite",
                 f"the network {self.card.name} made NaN or infinity in {self.numerics.precision}",
