@@ -6,6 +6,9 @@ dependency of volumetool, and pytest does not collect this file. To run it::
     pip install monai==1.6.1
     python tests/benchmarks/compare_monai.py VOLUME --sections 24 --rounds 5 --json figures.json
 
+Planning costs the same for any volume, so a short one says little about the speed; ``--only monai-bf16 --sections 200`` leaves
+out the slow one.
+
 What is compared
     ours
         ``volumetool enhance`` at its defaults, planning included.
@@ -79,7 +82,11 @@ def main() -> None:
         write_volume(source, voxels, volume.levels[0].voxel_size)
         batches = _spawn("tune", source, Path(folder), options.model)
         print_error(f"windows per call that suit MONAI best: {batches}")
-        rounds = [_round(number, source, Path(folder), options.model, batches) for number in range(options.rounds)]
+        methods = METHODS if options.only is None else ("ours", options.only)
+        rounds = []
+        for number in range(options.rounds):
+            order = methods if number % 2 == 0 else methods[::-1]
+            rounds.append({name: _run(name, source, Path(folder), options.model, batches) for name in order})
         seams = _spawn("seams", source, Path(folder), options.model, sections=options.seam_sections)
     figures = _figures(rounds, voxels.shape, batches, seams)
     _print(figures)
@@ -93,6 +100,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="em-x4")
     parser.add_argument("--sections", type=int, default=24, help="take so many sections from the volume's beginning")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default=None, choices=METHODS[1:], help="leave the other way of MONAI out")
     parser.add_argument("--seam-sections", type=int, default=3, help="sections on which the seam error is measured")
     parser.add_argument("--scratch", default=None, help="folder on the disk to write to; emptied again")
     parser.add_argument("--json", default=None, help="file for the figures")
@@ -110,11 +118,9 @@ def print_error(line: str) -> None:
 # The parent: rounds of child processes, and what they amount to.
 
 
-def _round(number: int, source: Path, folder: Path, model: str, batches: dict[str, int]) -> dict[str, dict[str, float]]:
-    found = {}
-    for method in METHODS if number % 2 == 0 else reversed(METHODS):
-        found[method] = _spawn(method, source, folder, model, batch=batches.get(method, 1))
-        print_error(f"round {number + 1} {method}: {found[method]['seconds']:.2f} s")
+def _run(method: str, source: Path, folder: Path, model: str, batches: dict[str, int]) -> dict[str, float]:
+    found = _spawn(method, source, folder, model, batch=batches.get(method, 1))
+    print_error(f"{method}: {found['seconds']:.2f} s")
     return found
 
 
@@ -131,7 +137,7 @@ def _figures(
     rounds: list[dict[str, dict[str, float]]], shape: tuple[int, ...], batches: dict[str, int], seams: dict[str, Any]
 ) -> dict[str, Any]:
     methods = {}
-    for method in METHODS:
+    for method in rounds[0]:
         ratios = [found[method]["seconds"] / found["ours"]["seconds"] for found in rounds]
         methods[method] = {
             "seconds": statistics.median(found[method]["seconds"] for found in rounds),
