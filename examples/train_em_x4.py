@@ -47,9 +47,11 @@ UNSEEN = {  # name: file, every how manieth section, border in voxels that is le
     "cdeep3m-sbem": ("cdeep3m_sbem_z020-037.tif", 4, 0),
     "temca": ("tiles_col0060-0061_row0140-0141_level1.tif", 1, 60),
 }
+STRIDE = 256  # coarse voxels; larger patches fall out of the processor's caches, smaller ones spend more on their overlap
 RECIPE = (
-    "Crops along all three planes at 8 nm, and of the volumes halved to 16 nm; random gamma, contrast, brightness; degraded "
-    "4x by pssr-em or pssr2-poisson (PSSR's and PSSR2's crappifiers, pixel-centred) at 0.5 to 2 times their noise."
+    "Crops along all three planes at 8 nm, and of the volumes halved to 16 nm; random gamma, contrast, brightness, "
+    "grain; degraded 4x by pssr-em or pssr2-poisson (PSSR's and PSSR2's crappifiers, pixel-centred) at 0.5 to 2 times their "
+    "noise."
 )
 
 
@@ -60,6 +62,8 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--start", type=Path, help="a trained model to go on from")
+    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--unseen", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -73,7 +77,7 @@ def main() -> None:
 def train(options: argparse.Namespace) -> None:
     """Train, and save the model every thousand steps."""
     architecture = UNetConfig(dims=2, scale=(1, 4, 4), width=32, pools=((1, 2, 2), (1, 2, 2)))
-    config = FitConfig(steps=options.steps, ema=0.999 if options.steps > 2000 else 0.99)
+    config = FitConfig(steps=options.steps, learning_rate=options.rate)
     started, recent = time.monotonic(), []
 
     def progress(step: int, loss: float, network: nn.Module) -> None:
@@ -83,7 +87,10 @@ def train(options: argparse.Namespace) -> None:
         if step % 500 == 0 or step == config.steps:
             save_model(options.output, network, make_card(network, architecture, config))
 
-    fit(lambda: UNet(architecture), read_sources(options.data), config, device=options.device, progress=progress)
+    def untrained() -> nn.Module:
+        return load_model(options.start).network().requires_grad_() if options.start else UNet(architecture)
+
+    fit(untrained, read_sources(options.data), config, device=options.device, progress=progress)
 
 
 def read_sources(folder: Path) -> list[NDArray[np.uint8]]:
@@ -119,7 +126,7 @@ def measure(path: Path, unseen: dict[str, list[NDArray[np.uint8]]]) -> None:
     coarse = [
         crappify(section, recipe, rng) for fine in unseen.values() for section, recipe in zip(fine, RECIPES, strict=False)
     ]
-    cuts = measure_cuts(network, card.normalisation, coarse, range(8, 52, 4))
+    cuts = measure_cuts(network, card.normalisation, coarse, range(8, 52, 4), cost_stride=STRIDE)
     for cut in cuts:
         print(
             f"overlap {cut.overlap:3d} trim {cut.trim:3d}  largest {cut.largest:8.4f}  rms {cut.rms:.5f}  cost {cut.cost:.3f}"
@@ -131,7 +138,7 @@ def measure(path: Path, unseen: dict[str, list[NDArray[np.uint8]]]) -> None:
             metrics += evaluate(network, name, sections, recipe)
     for m in metrics:
         print(f"{m.dataset:14s} {m.protocol:60s} {m.method:16s} {m.psnr:.2f} dB  {m.ssim:.3f}")
-    side = 128 + best.overlap
+    side = STRIDE + best.overlap
     update = {
         "patch": (1, side, side),
         "overlap": (0, best.overlap, best.overlap),
@@ -149,9 +156,9 @@ def make_card(network: nn.Module, architecture: UNetConfig, config: FitConfig) -
         licence="CC-BY-4.0",
         dims=2,
         scale=architecture.scale,
-        patch=(1, 144, 144),
-        overlap=(0, 16, 16),
-        trim=(0, 4, 4),
+        patch=(1, STRIDE + 40, STRIDE + 40),
+        overlap=(0, 40, 40),  # until `measure` knows better
+        trim=(0, 16, 16),
         granularity=architecture.granularity,
         receptive_field=measure_receptive_field(network, architecture),
         normalisation=Normalisation(low=config.pairs.percentiles[0], high=config.pairs.percentiles[1]),

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from volumetool.training.crappify import block_mean
 from volumetool.training.pairs import PairsConfig, draw_batch
 
-QUIET = PairsConfig(crop=16, acquisitions=2, crops=3, strength=(0.01, 0.011), jitter=0, recipes=("pssr2-poisson",))
+QUIET = PairsConfig(
+    crop=16, acquisitions=2, crops=3, strength=(0.01, 0.011), jitter=0, grain=(0, 0), recipes=("pssr2-poisson",)
+)
 
 
 def source(seed: int = 0, shape: tuple[int, int, int] = (80, 96, 88)) -> NDArray[np.uint8]:
@@ -61,6 +63,6 @@ def test_membranes_stay_dark() -> None:
     volume = np.full((64, 64, 64), 180, np.uint8)
     volume[:, ::8] = 60
     volume[:, :, ::8] = 60
-    _, fine = draw_batch([volume], PairsConfig(crop=16), np.random.default_rng(0))
+    _, fine = draw_batch([volume], PairsConfig(crop=16, grain=(0, 0)), np.random.default_rng(0))
     for crop in fine[:, 0]:
         assert np.median(crop) >= crop.mean() - 1e-4

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from volumetool.training.pairs import PairsConfig, draw_batch
 
@@ -85,7 +85,7 @@ def fit(
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     network = make_network().to(device).train()
-    mean = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+    mean = AveragedModel(network, avg_fn=_running_mean(config.ema))
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
 
@@ -120,6 +120,14 @@ def minus_psnr(restored: Tensor, fine: Tensor) -> Tensor:
     """
     errors = (restored - fine).square().mean(dim=(1, 2, 3))  # (b,)
     return 10 * (errors + 1e-6).log10().mean()
+
+
+def _running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    def mean(so_far: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
+        # Shorter at first, or the untrained weights would weigh on it for thousands of steps.
+        return so_far + (new - so_far) * max(1 - decay, 9 / (10 + int(count)))
+
+    return mean
 
 
 def _rate(step: int, steps: int) -> float:

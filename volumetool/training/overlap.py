@@ -50,7 +50,7 @@ def measure_cuts(
     overlaps: Sequence[int],
     *,
     stride: int = 48,
-    cost_stride: int = 128,
+    cost_stride: int = 256,
 ) -> tuple[Cut, ...]:
     """Measure every overlap with every trim that leaves a ramp, or a plain cut.
 

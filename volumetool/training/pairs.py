@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from scipy import ndimage
 
 from volumetool.training.crappify import RECIPES, crappify
 
@@ -35,6 +36,10 @@ class PairsConfig(BaseModel):
         Crappifiers to draw from.
     strength, gamma, contrast, brightness : tuple of float
         Ranges to draw from: noise strength, exponent, factor around mid grey, offset on 0..1.
+    grain : tuple of float
+        Range of the standard deviation, in grey levels, of fine texture that is added to the truth. Other tissue, stains
+        and detectors are grainier than the training data; a network that has seen smooth data alone takes their texture
+        for noise and wipes it off.
     percentiles : tuple of float
         Percentiles of the coarse image that become 0 and 1.
     jitter : float
@@ -52,6 +57,7 @@ class PairsConfig(BaseModel):
     gamma: tuple[float, float] = (0.7, 1.4)
     contrast: tuple[float, float] = (0.6, 1.2)
     brightness: tuple[float, float] = (-0.1, 0.1)
+    grain: tuple[float, float] = (0.0, 16.0)
     percentiles: tuple[float, float] = (1.0, 99.0)
     jitter: float = Field(0.03, ge=0)
 
@@ -85,7 +91,7 @@ def _acquisition(sources: Sequence[NDArray[np.uint8]], config: PairsConfig, rng:
     source = sources[int(rng.integers(len(sources)))]
     side = config.crop * config.scale
     fine = np.stack([_crop(source, side, rng) for _ in range(config.crops)])  # (crops, side, side)
-    fine = _recontrast(fine, config, rng)
+    fine = _add_grain(_recontrast(fine, config, rng), config, rng)
     strength = float(np.exp(rng.uniform(*np.log(config.strength))))
     recipe = config.recipes[rng.integers(len(config.recipes))]
     coarse = crappify(fine, recipe, rng, scale=config.scale, strength=strength)  # (crops, crop, crop)
@@ -112,3 +118,11 @@ def _recontrast(fine: NDArray[np.uint8], config: PairsConfig, rng: np.random.Gen
     table = np.rint(np.clip(curve, 0, 1) * 255).astype(np.uint8)  # (256,)
     recontrasted: NDArray[np.uint8] = table[fine]
     return recontrasted
+
+
+def _add_grain(fine: NDArray[np.uint8], config: PairsConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
+    width = rng.uniform(0.7, 2.5)  # fine voxels
+    grain = ndimage.gaussian_filter(rng.standard_normal(fine.shape, dtype=np.float32), (0, width, width))
+    grain *= rng.uniform(*config.grain) / max(float(grain.std()), 1e-6)
+    grainy: NDArray[np.uint8] = np.rint(np.clip(fine + grain, 0, 255)).astype(np.uint8)
+    return grainy
