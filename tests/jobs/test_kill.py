@@ -93,6 +93,7 @@ def test_a_job_that_is_killed_twenty_times_makes_the_same_digest(source: str, st
     assert process.wait() == 0, (tmp_path / "log").read_text()
 
     decided = stored_plan(output)
+    assert decided.fingerprint == plan(make_job(**job)).fingerprint  # the command line asked for the same job
     ledger = open_ledger(decided)
     times = Counter(record.region for record in ledger.records())
     assert set(times.values()) == {1}
