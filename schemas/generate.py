@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+from pydantic import BaseModel
+
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.models import ModelCard
 
-MODELS = {"job": Job, "model-card": ModelCard, "plan": Plan}
+MODELS: dict[str, type[BaseModel]] = {"job": Job, "model-card": ModelCard, "plan": Plan}
 
 
 def schema_texts() -> dict[str, str]:

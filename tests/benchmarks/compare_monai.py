@@ -52,7 +52,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from volumetool.enhance.statistics import Statistics, fit_statistics
+from volumetool.enhancement.statistics import Statistics, fit_statistics
 from volumetool.geometry import AxisLattice, Lattice, mirror_index, plan_levels, upscaled
 from volumetool.jobs.api import enhance
 from volumetool.jobs.demo import write_volume

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from small_jobs import SMALL, noise, run, write_input
 
-from volumetool.enhance.statistics import no_normalisation
+from volumetool.enhancement.statistics import no_normalisation
 from volumetool.errors import FingerprintError, LedgerError
 from volumetool.jobs.job import RUNTIME, SEMANTIC, field_kinds, make_job
 from volumetool.jobs.planning import plan

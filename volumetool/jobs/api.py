@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from volumetool.enhance.statistics import Statistics
+from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import InputError
 from volumetool.jobs.folder import job_url, read_plan, read_statistics
 from volumetool.jobs.job import Job, make_job

@@ -20,10 +20,10 @@ import psutil
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhance.ahead import ahead
-from volumetool.enhance.columns import Source, read_columns
-from volumetool.enhance.engine import Engine
-from volumetool.enhance.statistics import Statistics
+from volumetool.enhancement.ahead import ahead
+from volumetool.enhancement.columns import Source, read_columns
+from volumetool.enhancement.engine import Engine
+from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import ConfigError, DataError, ResourceError
 from volumetool.geometry import Box, Region, Size, Triple
 from volumetool.jobs.checks import show_bytes

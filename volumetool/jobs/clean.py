@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorstore as ts
 
-from volumetool.enhance.pyramid import shard_boxes
+from volumetool.enhancement.pyramid import shard_boxes
 from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.plan import Plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from volumetool.enhance.pyramid import build_level
+from volumetool.enhancement.pyramid import build_level
 from volumetool.geometry import LevelGrid, Size, plan_levels
 from volumetool.store.convert import Progress, convert
 from volumetool.store.create import open_for_writing

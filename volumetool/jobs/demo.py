@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetool.enhance.pyramid import build_level
+from volumetool.enhancement.pyramid import build_level
 from volumetool.geometry import Size, plan_levels
 from volumetool.jobs.job import make_job
 from volumetool.jobs.run import Outcome, Watcher, enhance

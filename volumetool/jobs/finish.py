@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from volumetool.enhance.pyramid import build_level, shard_boxes
-from volumetool.enhance.statistics import no_normalisation
-from volumetool.enhance.writer import output_nodata
+from volumetool.enhancement.pyramid import build_level, shard_boxes
+from volumetool.enhancement.statistics import no_normalisation
+from volumetool.enhancement.writer import output_nodata
 from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.clean import delete_shards
 from volumetool.jobs.ledger import Ledger

@@ -7,7 +7,7 @@ import json
 
 from pydantic import ValidationError
 
-from volumetool.enhance.statistics import Statistics
+from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import LedgerError
 from volumetool.jobs.ledger import Ledger
 from volumetool.jobs.plan import Plan

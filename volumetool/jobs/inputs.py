@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from volumetool.enhance.statistics import Statistics, fit_statistics, no_normalisation
+from volumetool.enhancement.statistics import Statistics, fit_statistics, no_normalisation
 from volumetool.errors import ConfigError, ModelError, OutputError
 from volumetool.geometry import Triple
 from volumetool.jobs.checks import check_place, mask_factor, show_size

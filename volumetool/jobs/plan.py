@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from volumetool.enhance.engine import Numerics
-from volumetool.enhance.recipe import Recipe
-from volumetool.enhance.statistics import Statistics
+from volumetool.enhancement.engine import Numerics
+from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import Box, RegionGrid, Size, Triple
 from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job

@@ -8,9 +8,9 @@ from typing import Any
 
 import psutil
 
-from volumetool.enhance.device import computes_bfloat16, resolve_device
-from volumetool.enhance.engine import Engine, Numerics
-from volumetool.enhance.statistics import Statistics
+from volumetool.enhancement.device import computes_bfloat16, resolve_device
+from volumetool.enhancement.engine import Engine, Numerics
+from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import FingerprintError
 from volumetool.jobs.checks import check_dtype, check_resources, check_voxel_size
 from volumetool.jobs.estimate import estimate

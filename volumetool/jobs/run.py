@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import tensorstore as ts
 
-from volumetool.enhance.statistics import Statistics
+from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import Box
 from volumetool.jobs.clusters import open_cluster
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete

@@ -10,13 +10,16 @@ from typing import Any
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhance.blend import blend
-from volumetool.enhance.columns import Source, read_columns
-from volumetool.enhance.engine import Engine, probe_patches
-from volumetool.enhance.recipe import Recipe
+from volumetool.enhancement.blend import blend
+from volumetool.enhancement.columns import Source, read_columns
+from volumetool.enhancement.engine import Engine, probe_patches
+from volumetool.enhancement.recipe import Recipe
 from volumetool.errors import DataError
 from volumetool.geometry import Box, Region
 from volumetool.store.create import VolumeLayout, array_metadata
+
+SECTIONS = 4
+"""Sections that are enough to see how independent ones compress."""
 
 ROUNDS = 5
 """Batches that are timed; their median counts."""
@@ -52,7 +55,8 @@ def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: 
     """
     level = recipe.levels[0]
     z, y, x = ((n // 2) // c * c for n, c in zip(level.shape, level.chunk, strict=True))
-    stop = (z + level.chunk[0], y + level.chunk[1], x + level.chunk[2])
+    depth = level.chunk[0] if recipe.lattice.z.overlap else min(level.chunk[0], SECTIONS)
+    stop = (z + depth, y + level.chunk[1], x + level.chunk[2])
     region = Region(0, 0, Box((z, y, x), stop).intersection(Box.whole(level.shape)))
     columns = read_columns(recipe, region, Source(voxels), engine.numerics.batch)
     try:

@@ -10,9 +10,9 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhance.pyramid import box_of, downsample, shard_boxes
-from volumetool.enhance.statistics import no_normalisation
-from volumetool.enhance.writer import extend_checksum, output_nodata, slab_boxes, slabs_of
+from volumetool.enhancement.pyramid import box_of, downsample, shard_boxes
+from volumetool.enhancement.statistics import no_normalisation
+from volumetool.enhancement.writer import extend_checksum, output_nodata, slab_boxes, slabs_of
 from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.finish import mark_unfinished, says_complete
 from volumetool.jobs.ledger import Record

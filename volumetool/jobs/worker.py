@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import tensorstore as ts
 
-from volumetool.enhance.columns import Source
-from volumetool.enhance.engine import Engine
-from volumetool.enhance.region import Enhanced, enhance_region
-from volumetool.enhance.writer import slab_boxes
+from volumetool.enhancement.columns import Source
+from volumetool.enhancement.engine import Engine
+from volumetool.enhancement.region import Enhanced, enhance_region
+from volumetool.enhancement.writer import slab_boxes
 from volumetool.errors import InputError, LedgerError, NumericsError, VolumetoolError
 from volumetool.geometry import Region
 from volumetool.jobs.clean import delete_shards

@@ -106,9 +106,13 @@ class UNet(nn.Module):
         self.decoders = nn.ModuleList(Block(conv, width) for width in widths[:-1])
         self.head = conv(widths[0], prod(config.scale), 3, padding=1)
         self.enlarge = PixelShuffle(config.spatial(config.scale))
-        self.apply(_start)
-        with torch.no_grad():
-            self.head.weight.mul_(0.2)  # training starts near linear enlargement
+        if not self.head.weight.is_meta:  # a network of shapes alone has nothing to start from
+            self._start()
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        self.apply(_start_convolution)
+        self.head.weight.mul_(0.2)  # training starts near linear enlargement
 
     def forward(self, x: Tensor) -> Tensor:
         """Enhance a batch of patches.
@@ -156,11 +160,11 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Refine (b, c, z, y, x); the shape stays."""
-        detail: Tensor = self.second(F.relu(self.first(F.relu(h))))
+        detail: Tensor = self.second(F.relu(self.first(F.relu(h)), inplace=True))
         return h + detail
 
 
-def _start(module: nn.Module) -> None:
+def _start_convolution(module: nn.Module) -> None:
     # Without normalisation layers, PyTorch's own start would shrink the signal by a factor of 1.7 at every convolution.
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="linear")

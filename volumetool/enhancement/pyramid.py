@@ -1,7 +1,8 @@
 """The pyramid: every level is the mean of the stored level before it.
 
-Integers are rounded half to even. Floats are averaged in float32 by the same routine whatever the block, and agree with a
-float64 mean within 1e-4 of the largest value. Blocks begin at voxel 0; the last block of an odd axis is what is left of it.
+Integers are rounded half to even. Floats are averaged in float32 (in float64 where voxels are missing) by the same routine
+whatever the block, and agree with a float64 mean within 1e-4 of the largest value. Blocks begin at voxel 0; the last block of
+an odd axis is what is left of it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhance.statistics import valid_voxels
+from volumetool.enhancement.statistics import valid_voxels
+from volumetool.enhancement.stored import Write, read_voxels
 from volumetool.geometry import Box, LevelGrid, Triple
 
 SPAN_VOXELS = 2**26
@@ -96,17 +98,22 @@ def build_level(
         Write only shards that share a voxel with this box of the coarse level.
     step : callable, optional
         Called after each shard.
+
+    Raises
+    ------
+    DataError, OutputError
+        Voxels that cannot be read or written, or do not read back as written.
     """
     for box in shard_boxes(level, within):
         fine_box = box.enlarged(level.factor).intersection(box_of(fine))
         target = np.empty(box.shape, fine.dtype.numpy_dtype)
         for part in _parts(box, level):
             source = part.enlarged(level.factor).intersection(fine_box)
-            voxels = np.asarray(fine[source.slices].read().result())
+            voxels = read_voxels(fine, source, "finer level:")
             target[part.shifted((-box.start[0], -box.start[1], -box.start[2])).slices] = downsample(
                 voxels, level.factor, nodata
             )
-        coarse[box.slices].write(target).result()
+        Write(coarse, box, target, "coarser level:").finish()
         if step is not None:
             step()
 

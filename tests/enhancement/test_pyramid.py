@@ -11,8 +11,8 @@ from harness import Voxels, half_even_means, random_voxels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volumetool.enhance import pyramid
-from volumetool.enhance.pyramid import build_level, downsample, shadows, shard_boxes
+from volumetool.enhancement import pyramid
+from volumetool.enhancement.pyramid import build_level, downsample, shadows, shard_boxes
 from volumetool.geometry import Box, LevelGrid, RegionGrid, Triple, plan_levels
 
 SHAPES = st.tuples(*[st.integers(1, 13)] * 3)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from volumetool.enhance.statistics import SMOOTHING, Statistics, fit_statistics, no_normalisation
+from volumetool.enhancement.statistics import SMOOTHING, Statistics, fit_statistics, no_normalisation
 from volumetool.errors import ConfigError
 from volumetool.geometry import Triple, plan_levels
 from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
@@ -24,7 +24,7 @@ Voxels = np.ndarray[Any, Any]
 TABLES = st.tuples(st.integers(1, 2), st.integers(1, 6)).flatmap(
     lambda shape: st.tuples(
         hnp.arrays(np.float64, shape, elements=st.floats(-1e6, 1e6)),
-        hnp.arrays(np.float64, shape, elements=st.floats(1e-3, 1e6)),
+        hnp.arrays(np.float64, shape, elements=st.floats(1.0, 1e6)),
     ).map(lambda parts: Statistics(parts[0], parts[0] + parts[1]))
 )
 

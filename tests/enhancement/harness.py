@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from reference import Geometry
 
-from volumetool.enhance.columns import Source
-from volumetool.enhance.engine import Engine, Numerics
-from volumetool.enhance.recipe import Recipe
-from volumetool.enhance.region import enhance_region
-from volumetool.enhance.statistics import Statistics, no_normalisation
+from volumetool.enhancement.columns import Source
+from volumetool.enhancement.engine import Engine, Numerics
+from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.region import enhance_region
+from volumetool.enhancement.statistics import Statistics, no_normalisation
 from volumetool.geometry import AxisLattice, Box, Lattice, RegionGrid, Triple, plan_levels
 from volumetool.models import FakeConfig, Model, fake_model
 

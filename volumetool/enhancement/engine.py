@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from volumetool.enhance.columns import Column
-from volumetool.enhance.device import Array, DeviceName, array_module, as_array, resolve_device, to_host
+from volumetool.enhancement.columns import Column
+from volumetool.enhancement.device import Array, DeviceName, array_module, as_array, resolve_device, to_host
 from volumetool.errors import NumericsError
 from volumetool.models.model import Model
 

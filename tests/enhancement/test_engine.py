@@ -9,7 +9,7 @@ from harness import engine_of, flat_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volumetool.enhance.engine import Engine, Numerics, probe_patches
+from volumetool.enhancement.engine import Engine, Numerics, probe_patches
 from volumetool.models import FakeConfig, Model, UNetConfig, fake_model, make_network
 from volumetool.models.fakes import Fake
 

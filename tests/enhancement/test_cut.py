@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import enhance_whole, places_of, varied
 
-from volumetool.enhance.columns import Source, read_columns
+from volumetool.enhancement.columns import Source, read_columns
 
 INTEGERS = ("uint8", "int8", "uint16", "int16")
 SEEDS = st.integers(0, 2**32 - 1)

@@ -15,8 +15,8 @@ import torch
 from harness import Case, Voxels, engine_of, flat_case, random_voxels
 from torch import Tensor, nn
 
-from volumetool.enhance.columns import Source
-from volumetool.enhance.region import Enhanced, enhance_region
+from volumetool.enhancement.columns import Source
+from volumetool.enhancement.region import Enhanced, enhance_region
 from volumetool.errors import DataError, NumericsError
 from volumetool.geometry import plan_levels
 from volumetool.models import Model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from queue import Empty, Full, Queue
 from typing import TypeVar
 
@@ -52,17 +52,14 @@ def ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
 
 def _fill(items: Iterable[T], queue: Queue[T | _End], stopped: threading.Event) -> None:
     end = _End()
-    iterator = iter(items)
     try:
-        for item in iterator:
+        for item in items:
             if not _put(queue, item, stopped):
                 break
     except BaseException as error:  # noqa: BLE001  (raised again in the consumer's thread)
         end = _End(error)
-    finally:
-        close = getattr(iterator, "close", None)
-        if close is not None:
-            close()
+    if isinstance(items, Generator):
+        items.close()  # the stages before this one are told to stop, too
     _put(queue, end, stopped)
 
 

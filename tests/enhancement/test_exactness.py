@@ -13,7 +13,7 @@ from harness import Case, Voxels, engine_of, run
 from numpy.typing import NDArray
 from reference import mirrored
 
-from volumetool.enhance.statistics import Statistics
+from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import AxisLattice, Box, Lattice, balanced_stride
 from volumetool.models import Model, load_model, make_network
 from volumetool.training.phantom import phantom

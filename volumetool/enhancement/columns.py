@@ -15,8 +15,9 @@ import tensorstore as ts
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from volumetool.enhance.recipe import Recipe
-from volumetool.enhance.statistics import valid_voxels
+from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.statistics import valid_voxels
+from volumetool.enhancement.stored import read_voxels
 from volumetool.errors import DataError
 from volumetool.geometry import Box, Lattice, Region, Triple, mirror_index
 
@@ -133,16 +134,9 @@ def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[np.bool_] 
 
 def _gather(store: ts.TensorStore, indices: list[NDArray[np.intp]], what: str) -> NDArray[Any]:
     """Read the window that holds the given places of each axis, and lay its voxels out in their order."""
-    window = tuple(slice(int(index.min()), int(index.max()) + 1) for index in indices)
-    try:
-        voxels = np.asarray(store[window].read().result())
-    except (ValueError, OSError) as error:
-        raise DataError(
-            "data.unreadable",
-            f"{what} voxels {','.join(f'{s.start}:{s.stop}' for s in window)} (z,y,x) cannot be read: {error}",
-            hint="the chunk named above is damaged or unreachable; mend it and run the same command again",
-        ) from error
-    return voxels[np.ix_(*(index - part.start for index, part in zip(indices, window, strict=True)))]
+    start, stop = zip(*((int(index.min()), int(index.max()) + 1) for index in indices), strict=True)
+    voxels = read_voxels(store, Box(start, stop), what)
+    return voxels[np.ix_(*(index - first for index, first in zip(indices, start, strict=True)))]
 
 
 def _cut(

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetool.enhance.statistics import Statistics
+from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import Box, Lattice, LevelGrid, Region, Triple
 
 

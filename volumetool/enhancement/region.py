@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import tensorstore as ts
 
-from volumetool.enhance.ahead import ahead
-from volumetool.enhance.blend import blend
-from volumetool.enhance.columns import Column, Source, read_columns
-from volumetool.enhance.engine import Engine
-from volumetool.enhance.recipe import Recipe
-from volumetool.enhance.writer import write_slabs
+from volumetool.enhancement.ahead import ahead
+from volumetool.enhancement.blend import blend
+from volumetool.enhancement.columns import Column, Source, read_columns
+from volumetool.enhancement.engine import Engine
+from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.writer import write_slabs
 from volumetool.geometry import AxisLattice, Region
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetool.enhance.columns import Column
-from volumetool.enhance.device import Array, module_of, to_host
-from volumetool.enhance.quantise import quantise
-from volumetool.enhance.recipe import Recipe
+from volumetool.enhancement.columns import Column
+from volumetool.enhancement.device import Array, module_of, to_host
+from volumetool.enhancement.quantise import quantise
+from volumetool.enhancement.recipe import Recipe
 from volumetool.geometry import AxisLattice, Box, Lattice, Placement, Region, ramp
 
 AXES = ("z", "y", "x")
@@ -72,13 +72,13 @@ def blend(recipe: Recipe, region: Region, predicted: Iterator[tuple[Column, list
     for column, patches in predicted:
         part = _sections(recipe.lattice, core, column)
         slab = _blend_column(recipe.lattice, part, column, patches, weights)
-        final = _blend_strip(recipe.lattice.x, band, column, slab, weights["x"])
+        _blend_strip(recipe.lattice.x, band, column, slab, weights["x"])
         low = max(core.start[2], recipe.lattice.x.weight_start(column.x))
         high = min(core.stop[2], recipe.lattice.x.weight_start(column.x + 1))
         skip = low - recipe.lattice.x.weight_start(column.x)
         box = Box((part.start[0], part.start[1], low), (part.stop[0], part.stop[1], high))
         if high > low:
-            voxels = quantise(recipe, region.channel, column, box, final[:, :, skip : skip + high - low])
+            voxels = quantise(recipe, region.channel, column, box, slab[:, :, skip : skip + high - low])
             _collect(recipe, region, band, box, to_host(voxels))
         if part.stop[0] == core.stop[0]:
             yield from _finished(recipe, region, band, high)
@@ -137,8 +137,8 @@ def _mix(earlier: Array, later: Array, weights: Array) -> None:
         earlier += difference
 
 
-def _blend_strip(line: AxisLattice, band: _Band, column: Column, slab: Array, weights: Array) -> Array:
-    """Blend a column with the strip that the column before it left, and leave one for the next."""
+def _blend_strip(line: AxisLattice, band: _Band, column: Column, slab: Array, weights: Array) -> None:
+    """Blend a column, in place, with the strip that the column before it left, and leave one for the next."""
     length, step = line.ramp_length, line.stride * line.scale
     strip = band.strips.get(column.z.start)
     if strip is not None and length:
@@ -146,7 +146,6 @@ def _blend_strip(line: AxisLattice, band: _Band, column: Column, slab: Array, we
         slab[:, :, :length] = strip
     if length:
         band.strips[column.z.start] = slab[:, :, step : step + length].copy()
-    return slab
 
 
 def _collect(recipe: Recipe, region: Region, band: _Band, box: Box, voxels: NDArray[Any]) -> None:

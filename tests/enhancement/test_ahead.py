@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volumetool.enhance.ahead import ahead
+from volumetool.enhancement.ahead import ahead
 
 
 def stage_threads() -> list[threading.Thread]:

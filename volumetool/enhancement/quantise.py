@@ -6,9 +6,9 @@ from typing import cast
 
 import numpy as np
 
-from volumetool.enhance.columns import Column
-from volumetool.enhance.device import Array, module_of
-from volumetool.enhance.recipe import Recipe
+from volumetool.enhancement.columns import Column
+from volumetool.enhancement.device import Array, module_of
+from volumetool.enhancement.recipe import Recipe
 from volumetool.geometry import Box
 
 
@@ -41,23 +41,16 @@ def quantise(recipe: Recipe, channel: int, column: Column, box: Box, values: Arr
     values += zero
     dtype = np.dtype(recipe.dtype)
     if dtype.kind in "iu":
-        low, high = _valid_range(recipe, dtype)
+        limits = np.iinfo(cast("np.dtype[np.integer]", dtype))
         xp.rint(values, out=values)
-        xp.clip(values, low, high, out=values)
+        xp.clip(values, limits.min, limits.max, out=values)
+        if recipe.nodata is not None:
+            # A valid voxel never takes the value that means "no data": it moves by one, as in the pyramid.
+            values[values == recipe.fill] += 1 if recipe.fill <= 0 else -1
     voxels = values.astype(dtype)
     if column.missing is not None:
         _write_missing(recipe, column, box, voxels)
     return voxels
-
-
-def _valid_range(recipe: Recipe, dtype: np.dtype[np.generic]) -> tuple[float, float]:
-    """Return the range of valid voxels: where `fill` is an end of the dtype's range, no valid voxel may take it."""
-    limits = np.iinfo(cast("np.dtype[np.integer]", dtype))
-    low, high = float(limits.min), float(limits.max)
-    if recipe.nodata is not None:
-        low += recipe.fill == low
-        high -= recipe.fill == high
-    return low, high
 
 
 def _write_missing(recipe: Recipe, column: Column, box: Box, voxels: Array) -> None:

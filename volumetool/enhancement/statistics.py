@@ -81,7 +81,7 @@ class Statistics:
                 f"the table of section statistics cannot be read: {error}",
                 hint="columns: channel,z,low,high",
             ) from error
-        wrong = np.argwhere(~((high > low) & np.isfinite(low) & np.isfinite(high)))
+        wrong = np.argwhere(~(_apart(low, high) & np.isfinite(low) & np.isfinite(high)))
         if len(wrong):
             channel, z = (int(n) for n in wrong[0])
             raise ConfigError(
@@ -145,7 +145,12 @@ def fit_statistics(
             if progress is not None:
                 progress(channel * depth + stop, channels * depth)
         low[channel], high[channel] = _smooth(low[channel]), _smooth(high[channel])
-    return Statistics(low, np.where(high > low, high, low + 1.0))
+    return Statistics(low, np.where(_apart(low, high), high, low + np.maximum(1.0, np.abs(low))))
+
+
+def _apart(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Say where two percentiles differ in float32, which is what voxels are normalised in."""
+    return high.astype(np.float32) > low.astype(np.float32)
 
 
 def valid_voxels(voxels: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:

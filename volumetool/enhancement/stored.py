@@ -1,0 +1,92 @@
+"""Stored voxels: what is written is read back, and every trouble of the storage names the voxels that it is about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from volumetool.errors import DataError, OutputError
+from volumetool.geometry import Box
+
+
+def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
+    """Read a box of voxels.
+
+    Parameters
+    ----------
+    store : tensorstore.TensorStore
+        z, y, x.
+    box : Box
+        Inside the store.
+    what : str
+        Whose voxels they are, for the error.
+
+    Raises
+    ------
+    DataError
+        ``data.unreadable``: a chunk is damaged or unreachable.
+    """
+    try:
+        return np.asarray(store[box.slices].read().result())
+    except (ValueError, OSError) as error:
+        raise DataError(
+            "data.unreadable",
+            f"{what} voxels {box} (z,y,x) cannot be read: {error}",
+            hint="the chunk named above is damaged or unreachable; mend it and run the same command again",
+        ) from error
+
+
+class Write:
+    """A write under way; it counts when `finish` has returned.
+
+    Parameters
+    ----------
+    store : tensorstore.TensorStore
+        z, y, x.
+    box : Box
+        Whole shards of the store.
+    voxels : numpy.ndarray, shape of the box
+        Not to be changed until `finish`.
+    what : str
+        Whose voxels they are, for the error.
+    """
+
+    def __init__(self, store: ts.TensorStore, box: Box, voxels: NDArray[Any], what: str) -> None:
+        self.voxels = voxels
+        self._store, self._box, self._what = store, box, what
+        self._future = store[box.slices].write(voxels, can_reference_source_data_indefinitely=True)
+
+    def finish(self) -> None:
+        """Wait for the write, which is atomic and synced per shard, and read it back.
+
+        Raises
+        ------
+        OutputError
+            ``output.unwritable``: no space, no permission, no network.
+        DataError
+            ``data.read-back``: other voxels came back.
+        """
+        try:
+            self._future.result()
+        except (ValueError, OSError) as error:
+            raise OutputError(
+                "output.unwritable",
+                f"{self._what} voxels {self._box} (z,y,x) cannot be written: {error}",
+                hint="make room or mend the storage, and run the same command again; nothing of them was recorded",
+            ) from error
+        back = read_voxels(self._store, self._box, self._what)
+        # Bytes are compared, so that NaN equals NaN.
+        if not np.array_equal(as_bytes(back), as_bytes(self.voxels)):
+            raise DataError(
+                "data.read-back",
+                f"{self._what} voxels {self._box} (z,y,x) were written, but other ones came back",
+                hint="the storage changes bytes: check the disk or network file system; nothing of them was recorded",
+            )
+
+
+def as_bytes(voxels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the bytes of an array in C order."""
+    return np.ascontiguousarray(voxels).reshape(-1).view(np.uint8)

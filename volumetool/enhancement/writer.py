@@ -1,0 +1,89 @@
+"""The writer: slabs become shards on all fused levels, one step behind the sweep, and are read back before they count."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from volumetool.enhancement.blend import Slab
+from volumetool.enhancement.pyramid import shadows
+from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.stored import Write, as_bytes
+from volumetool.geometry import Box, LevelGrid, Triple
+
+
+def write_slabs(recipe: Recipe, slabs: Iterable[Slab], targets: Sequence[ts.TensorStore]) -> list[int]:
+    """Write the slabs of a region on every fused level and read each back.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The job's recipe.
+    slabs : iterable of Slab
+        In the order of the sweep.
+    targets : sequence of tensorstore.TensorStore
+        The fused levels of the output, finest first; z, y, x of the region's channel.
+
+    Returns
+    -------
+    list of int
+        For each fused level the CRC-32 of its voxels: slab after slab, each in C order.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable`` where the storage refuses.
+    DataError
+        ``data.read-back`` where the stored bytes are not those that were written.
+    """
+    checksums = [0] * len(targets)
+    behind: list[Write] = []
+    for slab in slabs:
+        current = _begin(recipe, slab, targets)
+        _finish(behind, checksums)
+        behind = current
+    _finish(behind, checksums)
+    return checksums
+
+
+def _begin(recipe: Recipe, slab: Slab, targets: Sequence[ts.TensorStore]) -> list[Write]:
+    boxes = slab_boxes(slab.box, recipe.fused)
+    levels = shadows(slab.voxels, recipe.fused, output_nodata(recipe))
+    return [
+        Write(target, box, voxels, f"level {number} of the output:")
+        for number, (target, box, voxels) in enumerate(zip(targets, boxes, levels, strict=True))
+    ]
+
+
+def _finish(writes: list[Write], checksums: list[int]) -> None:
+    for level, write in enumerate(writes):
+        write.finish()
+        checksums[level] = extend_checksum(checksums[level], write.voxels)
+
+
+def extend_checksum(checksum: int, voxels: NDArray[Any]) -> int:
+    """Return the CRC-32 of everything so far and of `voxels` in C order."""
+    return zlib.crc32(as_bytes(voxels).data, checksum)
+
+
+def slab_boxes(box: Box, levels: Sequence[LevelGrid]) -> list[Box]:
+    """Return a slab of level 0 and its shadows on the following levels."""
+    boxes = [box]
+    for level in levels[1:]:
+        boxes.append(boxes[-1].coarsened(level.factor))
+    return boxes
+
+
+def slabs_of(box: Box, shard: Triple) -> list[Box]:
+    """Return the slabs of a region's box, in the order of the sweep."""
+    starts = range(box.start[2], box.stop[2], shard[2])
+    return [Box((*box.start[:2], x), (*box.stop[:2], min(x + shard[2], box.stop[2]))) for x in starts]
+
+
+def output_nodata(recipe: Recipe) -> float | None:
+    """Return the value of missing voxels in the output, or None where there are none."""
+    return None if recipe.nodata is None else recipe.fill
