@@ -83,3 +83,8 @@ def test_schemas_are_json_schemas() -> None:
 
     for text in schema_texts().values():
         Draft202012Validator.check_schema(json.loads(text))
+
+
+def test_the_function_enhance_stays_a_function_when_everything_is_imported() -> None:
+    code = "import volumetool as vt, volumetool.enhancement.region, volumetool.jobs.api; print(callable(vt.enhance), callable(vt.plan))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "True True"
