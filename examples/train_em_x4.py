@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train, and save the model every thousand steps."""
+    """Train, and save the model every 500 steps."""
     architecture = UNetConfig(dims=2, scale=(1, 4, 4), width=32, pools=((1, 2, 2), (1, 2, 2)))
     config = FitConfig(steps=options.steps, learning_rate=options.rate)
     started, recent = time.monotonic(), []

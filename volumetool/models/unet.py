@@ -7,7 +7,7 @@ Three decisions set it apart from a textbook U-Net, and each serves volumes that
 - No layer looks at the whole tile (no batch, instance or group norm, no attention, no global pooling), so a voxel depends
   on its neighbourhood alone and patches of one volume agree where they overlap.
 - The network learns what linear enlargement misses: its output is added to the enlarged input. The last convolution and
-  that sum stay in float32 even when the body runs in bfloat16, which keeps the result within 0.2 grey levels of 255.
+  that sum stay in float32 even when the body runs in bfloat16, which keeps the result within half a grey level of 255.
 
 Letters of the shape comments: b batch, c channels, n input channels, w width, z y x input voxels, fz fy fx the scale.
 2D models leave z out.
