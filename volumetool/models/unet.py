@@ -89,6 +89,8 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
+        # Convolutions are fastest on it; said once, because the layout of a single channel is ambiguous and would decide all.
+        self.layout = torch.channels_last if config.dims == 2 else torch.channels_last_3d
         conv: Callable[..., nn.Conv2d | nn.Conv3d] = nn.Conv2d if config.dims == 2 else nn.Conv3d
         widths = [config.width << level for level in range(len(config.pools) + 1)]
         pools = [config.spatial(pool) for pool in config.pools]
@@ -128,7 +130,7 @@ class UNet(nn.Module):
             float32 (b, 1, y*fy, x*fx) or (b, 1, z*fz, y*fy, x*fx) on the same intensity scale, not clipped.
         """
         centre = x[:, self.config.z_context : self.config.z_context + 1]  # (b, 1, z, y, x)
-        h = self.stem(x)  # (b, w, z, y, x)
+        h = self.stem(x).contiguous(memory_format=self.layout)  # (b, w, z, y, x)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             h = encoder(h)
@@ -190,6 +192,8 @@ class PixelShuffle(nn.Module):
 
         Channel order is that of ``torch.nn.PixelShuffle``: the factors are the fastest part of the channel index.
         """
+        if len(set(self.factors)) == 1 and len(self.factors) == 2:
+            return F.pixel_shuffle(x, self.factors[0])  # keeps the layout, and is faster
         batch, channels, *sizes = x.shape
         dims = len(sizes)
         x = x.reshape(batch, channels // prod(self.factors), *self.factors, *sizes)  # (b, c, fz, fy, fx, z, y, x)
