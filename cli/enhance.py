@@ -121,7 +121,9 @@ def _job(params: dict[str, Any], config: Path | None) -> Job:
     from volumetool.errors import ConfigError
     from volumetool.jobs.job import Job, make_job, read_job
 
-    options = {name: value for name, value in params.items() if name in Job.model_fields and value not in (None, False)}
+    options = {
+        name: value for name, value in params.items() if name in Job.model_fields and value is not None and value is not False
+    }
     if config is not None:
         return read_job(config, **options)
     if "input" not in options or "output" not in options:

@@ -86,5 +86,6 @@ def test_schemas_are_json_schemas() -> None:
 
 
 def test_the_function_enhance_stays_a_function_when_everything_is_imported() -> None:
-    code = "import volumetool as vt, volumetool.enhancement.region, volumetool.jobs.api; print(callable(vt.enhance), callable(vt.plan))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "True True"
+    code = "import volumetool as vt, volumetool.enhancement.region, volumetool.jobs.api; print(callable(vt.enhance))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "True"

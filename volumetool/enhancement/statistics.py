@@ -9,16 +9,20 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.errors import ConfigError
-from volumetool.geometry import Triple
+from volumetool.geometry import Box, Triple
 from volumetool.store.volume import Volume
+
+_log = logging.getLogger(__name__)
 
 QUANTILE_RULE: Final = "inverted_cdf"
 """NumPy's name of the quantile rule: the smallest sample that at least that share does not exceed, never between two."""
@@ -137,9 +141,7 @@ def fit_statistics(
         for start in range(0, depth, BLOCK):
             stop = min(start + BLOCK, depth)
             tiles = _tiles((depth, height, width), (seed, channel, start // BLOCK))
-            reads = [store[start:stop, ys, xs].read() for ys, xs in tiles]
-            blocks = [np.asarray(read.result()).reshape(stop - start, -1) for read in reads]
-            sample = np.concatenate(blocks, axis=1)
+            sample = _sample(store, (start, stop), tiles)
             for z in range(start, stop):
                 low[channel, z], high[channel, z] = _percentiles(sample[z - start], percentiles, nodata)
             if progress is not None:
@@ -159,6 +161,20 @@ def valid_voxels(voxels: NDArray[Any], nodata: float | None) -> NDArray[np.bool_
         return np.ones(voxels.shape, bool)
     valid: NDArray[np.bool_] = ~np.isnan(voxels) if np.isnan(nodata) else voxels != nodata
     return valid
+
+
+def _sample(store: ts.TensorStore, sections: tuple[int, int], tiles: list[tuple[slice, slice]]) -> NDArray[Any]:
+    """Return the tiles' voxels, one row per section; a tile that cannot be read is left out, and said."""
+    start, stop = sections
+    blocks = [np.empty((stop - start, 0), store.dtype.numpy_dtype)]
+    reads = [(ys, xs, store[start:stop, ys, xs].read()) for ys, xs in tiles]
+    for ys, xs, read in reads:
+        try:
+            blocks.append(np.asarray(read.result()).reshape(stop - start, -1))
+        except (ValueError, OSError) as error:
+            box = Box((start, ys.start, xs.start), (stop, ys.stop, xs.stop))
+            _log.warning("input voxels %s (z,y,x) cannot be read and are left out of the statistics: %s", box, error)
+    return np.concatenate(blocks, axis=1)
 
 
 def _tiles(shape: Triple, key: tuple[int, int, int]) -> list[tuple[slice, slice]]:

@@ -83,7 +83,10 @@ class Outcome:
     @property
     def exit_code(self) -> int:
         """0 where all that was asked for is there, 3 where running again goes on."""
-        return 0 if self.complete or (self.plan.roi is not None and not self.failed) else 3
+        if self.complete:
+            return 0
+        asked = set(self.plan.grid.touching(self.plan.roi)) if self.plan.roi is not None else None
+        return 3 if asked is None or any(record.region in asked for record in self.failures) else 0
 
 
 def enhance(job: Job, watcher: Watcher | None = None) -> Outcome:
