@@ -1,27 +1,26 @@
-"""What all tests share: where real data is, and quiet threads."""
+"""What all tests share: where real data are, quiet threads, patience on busy machines."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Several pytest workers share the cores; libraries that take all of them would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-DATA = Path(os.environ.get("VOLUMETOOL_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+# A busy machine is no failure.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Callable[[str], Path]:
-    """Return a function from the name of a data file to its path; the test skips where it is absent."""
-
-    def find(name: str) -> Path:
-        path = DATA / name
-        if not path.exists():
-            pytest.skip(f"{name} is not in the test data at {DATA}; set VOLUMETOOL_TEST_DATA")
-        return path
-
-    return find
+def data() -> Path:
+    """Give the folder with real EM data, format fixtures and the official schemas; the test skips where it is absent."""
+    beside = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("VOLUMETOOL_TEST_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"the test data are not at {folder}; set VOLUMETOOL_TEST_DATA")
+    return folder

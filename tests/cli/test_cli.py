@@ -116,3 +116,9 @@ def test_log_format_json_gives_one_object_a_line(run: Run, volume: Path) -> None
 
 def test_schema_is_printed_as_json(run: Run) -> None:
     assert json.loads(run("schema", "job").stdout)["title"] == "Job"
+
+
+def test_an_option_of_zero_is_an_option(run: Run, volume: Path) -> None:
+    arguments = ("--model", FAKE, "--nodata", 0, "--fill", 0, "--seed", 0, "--dry-run", "--json")
+    plan = json.loads(run("enhance", volume, volume.parent / "zero.zarr", *arguments).stdout)
+    assert (plan["terms"]["nodata"], plan["terms"]["fill"]) == ("0.0", "0.0")

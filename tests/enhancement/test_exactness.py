@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tifffile
@@ -48,10 +45,7 @@ def sections(request: pytest.FixtureRequest) -> Voxels:
     """Give made-up tissue, and real sections (mouse brain, serial block-face SEM) where they are at hand."""
     if request.param == "phantom":
         return phantom(SECTIONS, seed=3)
-    beside = Path(__file__).parents[2].parent / "shared" / "data"
-    file = Path(os.environ.get("VOLUMETOOL_TEST_DATA", beside)) / "cdeep3m-sbem" / "cdeep3m_sbem_z020-037.tif"
-    if not file.is_file():
-        pytest.skip(f"no real sections at {file}; set VOLUMETOOL_TEST_DATA")
+    file = request.getfixturevalue("data") / "cdeep3m-sbem" / "cdeep3m_sbem_z020-037.tif"
     depth, height, width = SECTIONS
     return _coarse(tifffile.imread(file)[:depth])[:, :height, :width]
 

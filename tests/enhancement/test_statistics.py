@@ -185,3 +185,14 @@ def test_a_bad_table_is_refused_by_name(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Statistics.from_csv(text, 1, 2)
     assert caught.value.code == "config.sections"
+
+
+def test_a_chunk_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    voxels = np.random.default_rng(5).integers(0, 200, (20, 16, 16)).astype(np.uint8)
+    volume = stored(tmp_path / "v", voxels, (4, 16, 16), (4, 16, 16))
+    whole = fit_statistics(volume, 0, (1, 99))
+    (tmp_path / "v" / "0" / "c" / "4" / "0" / "0").write_bytes(b"torn")
+    found = fit_statistics(volume, 0, (1, 99))
+    assert "16:20,0:16,0:16" in caplog.text
+    np.testing.assert_array_equal(found.low[0, :14], whole.low[0, :14])
+    assert (found.high > found.low).all()

@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_jobs import SMALL, noise, write_input
 
 from volumetool.models import ModelCard, Normalisation, UNet, UNetConfig, VoxelSizeRange, save_model
-
-
-def _share(name: str) -> None:
-    """Make a helper file importable: tests belong to no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-
-
-_share("small_jobs")
-
-from small_jobs import SMALL, noise, write_input  # noqa: E402
-
-
-@pytest.fixture(scope="session")
-def data() -> Path:
-    """Give the folder with real EM data and the official schemas."""
-    beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    folder = Path(os.environ.get("VOLUMETOOL_TEST_DATA", beside))
-    if not folder.is_dir():
-        pytest.skip(f"the test data are not at {folder}; set VOLUMETOOL_TEST_DATA")
-    return folder
 
 
 @pytest.fixture(scope="session")

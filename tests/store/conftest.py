@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,16 +13,6 @@ import pytest
 from volumetool.geometry.levels import plan_levels
 from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
 from volumetool.store.volume import Volume
-
-
-@pytest.fixture(scope="session")
-def data() -> Path:
-    """Give the folder with real EM data and format fixtures."""
-    beside = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-    folder = Path(os.environ.get("VOLUMETOOL_TEST_DATA", beside))
-    if not folder.is_dir():
-        pytest.skip(f"the test data are not at {folder}; set VOLUMETOOL_TEST_DATA")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +22,15 @@ UNSEEN = {
 
 @pytest.mark.parametrize("recipe", ["pssr-em", "pssr2-poisson"])
 @pytest.mark.parametrize("name", sorted(UNSEEN))
-def test_em_x4_gains_psnr_over_bilinear(name: str, recipe: str, real_data: Callable[[str], Path]) -> None:
-    section = tifffile.imread(real_data(UNSEEN[name]), key=3)[:384, :512]
+def test_em_x4_gains_psnr_over_bilinear(name: str, recipe: str, data: Path) -> None:
+    section = tifffile.imread(data / UNSEEN[name], key=3)[:384, :512]
     psnr = {m.method: m.psnr for m in evaluate(load_model("em-x4").network(), name, [section], recipe)}
     assert psnr["net"] > psnr["bilinear"]
 
 
-def test_the_overlap_on_the_card_leaves_less_than_a_tenth_of_a_grey_level(real_data: Callable[[str], Path]) -> None:
+def test_the_overlap_on_the_card_leaves_less_than_a_tenth_of_a_grey_level(data: Path) -> None:
     model = load_model("em-x4")
-    fine = tifffile.imread(real_data(UNSEEN["isbi2012"]), key=7)
+    fine = tifffile.imread(data / UNSEEN["isbi2012"], key=7)
     coarse = crappify(fine, "pssr2-poisson", np.random.default_rng(0))
     cuts = measure_cuts(model.network(), model.card.normalisation, [coarse], (model.card.overlap[1],))
     assert {cut.trim: cut.largest for cut in cuts}[model.card.trim[1]] < 0.1
