@@ -152,12 +152,13 @@ class Engine:
         return digest.hexdigest()
 
     def batch_matters(self, patch: tuple[int, int, int]) -> bool:
-        """Say whether a patch gets other bytes in a short batch or alone than in a whole batch."""
+        """Say whether patches get other bytes in a short batch, or one alone, than in a whole batch."""
         patches = probe_patches(self.card.z_context, patch, self.numerics.batch)
         whole = [to_host(output) for output in self.predict(patches)]
-        short = [to_host(output) for output in self.predict(patches[:-1])] if len(patches) > 1 else []
-        alone = [to_host(self.predict(patches[n : n + 1])[0]) for n in range(len(patches))]
-        return any(not np.array_equal(a, b) for a, b in [*zip(whole, short, strict=False), *zip(whole, alone, strict=True)])
+        fewer = {1, len(patches) - 1} - {0, len(patches)}
+        return any(
+            not np.array_equal(a, to_host(b)) for n in fewer for a, b in zip(whole, self.predict(patches[:n]), strict=False)
+        )
 
 
 def probe_patches(context: int, patch: tuple[int, int, int], count: int) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ from volumetool.store.create import VolumeLayout
 MEMORY_SHARE = 0.7
 """Share of the free memory that a job takes unless told otherwise."""
 
-CPU_BATCH, GPU_BATCH = 4, 32
+CPU_BATCH, GPU_BATCH = 2, 32
 """Patches per call: on a CPU small batches stay in the caches, a GPU wants many."""
 
 
@@ -60,19 +60,18 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
     extrapolated, notes = check_voxel_size(job, inputs.model.card, inputs.level.voxel_size)
     work = _lay_out(inputs)
     workers, threads = _workers(job)
-    numerics = _numerics(inputs, work)
+    engine = _engine(inputs, work, threads)
     statistics = section_statistics(inputs, progress)
     check_dtype(job, work.dtype, _window(inputs, statistics))
-    terms = _terms(inputs, work, numerics, statistics)
+    terms = _terms(inputs, work, engine.numerics, statistics)
     if inputs.existing is not None:
         _check_same(inputs.existing, terms)
         return inputs.existing.model_copy(update={"job": job, "workers": workers, "threads": threads}), statistics
 
-    engine = Engine(inputs.model, numerics, job.device, threads)
     layout = VolumeLayout(terms.dtype, terms.levels, terms.channels)
     sample = take_sample(make_recipe(job, terms, statistics), engine, inputs.volume.open(job.level), layout)
     allowed = (job.memory or int(MEMORY_SHARE * psutil.virtual_memory().available)) // workers
-    memory_of = MemoryModel(inputs.model.card, numerics.batch)
+    memory_of = MemoryModel(inputs.model.card, engine.numerics.batch)
     span = job.region or choose_span(work, Demand(workers, allowed, sample.patch_seconds), memory_of)
     estimates = estimate(job, work, work.grid(span), sample, (memory_of(work, span), allowed))
     check_resources(estimates)
@@ -81,7 +80,7 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
         terms=terms,
         fingerprint=terms.fingerprint,
         grid=work.grid(span),
-        numerics=numerics,
+        numerics=engine.numerics,
         probe=engine.probe(work.lattice.patch),
         workers=workers,
         threads=threads,
@@ -116,18 +115,21 @@ def _workers(job: Job) -> tuple[int, int]:
     return workers, max(1, cores // workers)
 
 
-def _numerics(inputs: Inputs, work: Work) -> Numerics:
-    """Return the existing job's numerics, or those that suit model and machine."""
+def _engine(inputs: Inputs, work: Work, threads: int) -> Engine:
+    """Return the engine with the existing job's numerics, or with those that suit model and machine."""
     job, existing = inputs.job, inputs.existing
     if existing is not None and job.precision in ("auto", existing.numerics.precision):
-        return existing.numerics
+        return Engine(inputs.model, existing.numerics, job.device, threads)
     device = resolve_device(job.device)
     precision = job.precision
     if precision == "auto":
         safe = "bfloat16" in inputs.model.card.precision_safe and not job.exact
         precision = "bfloat16" if safe and computes_bfloat16(device) else "float32"
-    numerics = Numerics(precision, job.batch or (CPU_BATCH if device.type == "cpu" else GPU_BATCH), pad=False)
-    return replace(numerics, pad=Engine(inputs.model, numerics, job.device).batch_matters(work.lattice.patch))
+    batch = job.batch or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
+    engine = Engine(inputs.model, Numerics(precision, batch, pad=False), job.device, threads)
+    if engine.batch_matters(work.lattice.patch):
+        engine.numerics = replace(engine.numerics, pad=True)
+    return engine
 
 
 def _window(inputs: Inputs, statistics: Statistics) -> tuple[float, float]:
