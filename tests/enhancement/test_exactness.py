@@ -16,15 +16,13 @@ from volumetool.models import Model, load_model, make_network
 from volumetool.training.phantom import phantom
 
 SECTIONS = (1, 171, 230)  # odd, and no multiple of anything: mirrored at all faces, with seams both ways
+STRIDE = 104
 
 
 @pytest.fixture(scope="module")
 def model() -> Model:
     """Give the built-in model."""
     return load_model("em-x4")
-
-
-STRIDE = 104
 
 
 @pytest.fixture(scope="module")
