@@ -54,7 +54,7 @@ def test_the_example_trains_measures_and_fills_the_card(tmp_path: Path, monkeypa
     example.main()
 
     card = load_model(output).card
-    assert card.stride == (1, 256, 256)
+    assert card.stride == (1, 384, 384)
     assert {m.dataset for m in card.provenance.metrics} == {"isbi2012"}
     assert {m.method for m in card.provenance.metrics} >= {"bilinear", "net"}
     assert card.provenance.training["steps"] == 2
