@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import InputError
-from volumetool.jobs.folder import job_url, read_plan, read_statistics
+from volumetool.jobs.folder import job_url, read_plan
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan, plan_with_statistics
@@ -72,8 +71,3 @@ def stored_plan(output: str) -> Plan:
             hint="give the OUTPUT of `volumetool enhance`; `volumetool info` describes any volume",
         )
     return found.model_copy(update={"job": found.job.model_copy(update={"output": output})})
-
-
-def stored_statistics(plan: Plan) -> Statistics:
-    """Return the section statistics of a stored plan."""
-    return read_statistics(job_url(plan.job.output), plan)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
 from pydantic import ValidationError
 
@@ -79,8 +78,3 @@ def read_statistics(url: str, plan: Plan) -> Statistics:
 def open_ledger(plan: Plan) -> Ledger:
     """Open the ledger of a plan's job."""
     return Ledger(job_url(plan.job.output), plan.grid.count)
-
-
-def plain_plan(plan: Plan) -> str:
-    """Return the plan as JSON text for machines."""
-    return json.dumps(plan.model_dump(mode="json"), indent=1)
