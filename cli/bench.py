@@ -47,7 +47,7 @@ def bench(
     else:
         _print(result)
     if result.void:
-        print("void: the job took less than its floor, so the two did not meet the same conditions", file=sys.stderr)
+        print("void: a job took less than its floor, so the two did not meet the same conditions", file=sys.stderr)
         raise typer.Exit(1)
 
 

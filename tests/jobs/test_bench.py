@@ -62,10 +62,11 @@ def test_rates_come_from_medians() -> None:
     }
 
 
-def test_a_median_below_the_floor_voids_the_run() -> None:
+def test_one_job_below_its_floor_voids_the_run() -> None:
     below, above = Pair(4, 0, 4, 3, 3), Pair(4, 0, 4, 5, 3)
     assert result(below, below, above).void
-    assert not result(below, above, above).void
+    assert result(below, above, above).void
+    assert not result(above, above, above).void
 
 
 def test_beside_a_gpu_the_cores_write_while_it_computes() -> None:

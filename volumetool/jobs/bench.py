@@ -129,7 +129,7 @@ class BenchResult:
     @property
     def void(self) -> bool:
         """Whether the run says nothing: a job below its floor was not measured under the same conditions."""
-        return self.ratio < 1
+        return any(pair.ratio < 1 for pair in self.pairs)
 
     def median(self, name: str) -> float:
         """Return the median of one field of the pairs."""
