@@ -1,0 +1,80 @@
+"""The recipes that come with volumetool."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from volumetool.errors import ConfigError
+from volumetool.training.crappifiers.crappifier import Crappifier, read_recipe
+from volumetool.training.crappifiers.noise import Clip, Gaussian, LineOffset, LocalGaussian, Poisson, SaltAndPepper, Shot
+from volumetool.training.crappifiers.optics import Blur, Reduce
+from volumetool.training.crappifiers.scan import Jitter, Lag
+from volumetool.training.crappifiers.tone import Drift
+
+PSSR_EM = Crappifier(
+    name="pssr-em",
+    description="PSSR's EM recipe (Fang et al., Nature Methods 2021; em_AG_D_sameas_preprint): Gaussian noise whose variance "
+    "is 0.05 x the blurred image, on the fine grid, then sampling without a filter; here pixel-centred.",
+    steps=(LocalGaussian(factor=0.05, sigma=3.0), Clip(), Reduce(mode="centre")),
+)
+
+PSSR2_POISSON = Crappifier(
+    name="pssr2-poisson",
+    description="PSSR2's default: antialiased reduction, here the mean of each block, then Poisson noise on 0..255.",
+    steps=(Reduce(mode="mean"), Poisson(intensity=1.0)),
+)
+
+PSSR2_MIX = Crappifier(
+    name="pssr2-mix",
+    description="The chain of PSSR2's notebook: reduction, Poisson noise of intensity 1.2, salt and pepper on 0.5 % of the "
+    "pixels.",
+    steps=(Reduce(mode="mean"), Poisson(intensity=1.2), Clip(), SaltAndPepper(share=0.005)),
+)
+
+SEM_FAST = Crappifier(
+    name="sem-fast",
+    description="A fast scan of a scanning electron microscope.",
+    steps=(
+        Blur(sigma=1.0),
+        Reduce(mode="centre"),
+        Jitter(sd=0.1),
+        Shot(dose=100.0),
+        Lag(time=0.3),
+        Gaussian(sd=4.0),
+        LineOffset(sd=1.0),
+        Drift(contrast=0.03, brightness=2.0),
+        Clip(),
+    ),
+)
+
+RECIPES: Mapping[str, Crappifier] = MappingProxyType(
+    {recipe.name: recipe for recipe in (PSSR_EM, PSSR2_POISSON, PSSR2_MIX, SEM_FAST)}
+)
+
+
+def load_recipe(recipe: str | os.PathLike[str]) -> Crappifier:
+    """Return a crappifier by its name or from a YAML file.
+
+    Parameters
+    ----------
+    recipe : str or path
+        One of `RECIPES`, or a file that ends in ``.yaml`` or ``.yml``.
+
+    Raises
+    ------
+    ConfigError
+        ``config.recipe``: neither; ``config.file``: the file cannot be read.
+    """
+    name = os.fspath(recipe)
+    if name in RECIPES:
+        return RECIPES[name]
+    if Path(name).suffix in {".yaml", ".yml"}:
+        return read_recipe(name)
+    raise ConfigError(
+        "config.recipe",
+        f"there is no crappifier {name!r}",
+        hint=f"take one of: {', '.join(sorted(RECIPES))}; or a YAML file",
+    )
