@@ -24,7 +24,7 @@ STEPS: tuple[Any, ...] = (
     Blur(sigma=1.3, sigma_z=0.6),
     Poisson(intensity=1.1),
     Shot(dose=30),
-    Shot(dose=3000),
+    Shot(dose=3000, background=20, inverted=True),
     Gaussian(sd=9),
     LocalGaussian(),
     SaltAndPepper(share=0.1),

@@ -34,7 +34,7 @@ class Poisson(Step):
 
     def apply(self, image: Array, place: Place) -> Array:
         """Draw and mix."""
-        drawn = _counted(image, WHITE, place)
+        drawn = _counted(image, WHITE, 0, place)
         return image + module_of(image).float32(self.intensity) * (drawn - image)
 
     def varied(self, noise: float, blur: float) -> Self:
@@ -50,25 +50,39 @@ class Shot(Step):
     kind : {"shot"}
         Names the step.
     dose : float
-        Electrons detected per voxel at white; variance over mean, on 0..1, is 1 / dose. Infinite: no noise.
+        Electrons detected per voxel between black and white; the variance, on 0..1, rises by 1 / dose from the one to the
+        other. Infinite: no noise.
+    background : float
+        Electrons detected per voxel where the signal is 0, such as those of bare resin.
+    inverted : bool
+        The image is shown inverted, as backscattered electrons are where membranes shall be dark: black is where most
+        electrons come from.
     """
 
     kind: Literal["shot"] = "shot"
     dose: float = Field(gt=0)
+    background: float = Field(0.0, ge=0)
+    inverted: bool = False
 
     def apply(self, image: Array, place: Place) -> Array:
         """Count."""
-        return image if math.isinf(self.dose) else _counted(image, self.dose, place)
+        if math.isinf(self.dose):
+            return image
+        one = module_of(image).float32(1)
+        counted = _counted(one - image if self.inverted else image, self.dose, self.background, place)
+        return one - counted if self.inverted else counted
 
     def varied(self, noise: float, blur: float) -> Self:
         """Count so many fewer electrons that the noise is `noise` times as strong."""
-        return self.model_copy(update={"dose": self.dose / noise**2 if noise > 0 else math.inf})
+        if noise == 0:
+            return self.model_copy(update={"dose": math.inf})
+        return self.model_copy(update={"dose": self.dose / noise**2, "background": self.background / noise**2})
 
 
-def _counted(image: Array, white: float, place: Place) -> Array:
+def _counted(image: Array, white: float, black: float, place: Place) -> Array:
     xp = module_of(image)
-    mean = xp.maximum(image, xp.float32(0)) * xp.float32(white)
-    return poisson(mean, hashes(image, place)) / xp.float32(white)
+    mean = xp.maximum(image * xp.float32(white) + xp.float32(black), xp.float32(0))
+    return (poisson(mean, hashes(image, place)) - xp.float32(black)) / xp.float32(white)
 
 
 class Gaussian(Step):
