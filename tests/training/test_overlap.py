@@ -23,7 +23,7 @@ def by_trim(cuts: tuple[Cut, ...]) -> dict[tuple[int, int], float]:
 
 
 def test_patches_of_a_local_network_join_exactly(section: NDArray[np.uint8]) -> None:
-    cuts = measure_cuts(load_model("fake:identity").network(), Normalisation(kind="none"), [section], (0, 4, 8), stride=16)
+    cuts = measure_cuts(load_model("fake:identity").network(), Normalisation(kind="none"), [section[None]], (0, 4, 8), stride=16)
     assert {cut.largest for cut in cuts} == {0.0}
 
 
@@ -31,7 +31,7 @@ def test_a_trim_of_the_receptive_field_is_exact_and_less_is_not(
     section: NDArray[np.uint8],
 ) -> None:
     network = load_model("fake:box?radius=4").network()
-    largest = by_trim(measure_cuts(network, Normalisation(kind="none"), [section], (8,), stride=16))
+    largest = by_trim(measure_cuts(network, Normalisation(kind="none"), [section[None]], (8,), stride=16))
     assert largest[8, 4] == 0
     assert largest[8, 0] > largest[8, 2] > 1
 
@@ -41,14 +41,14 @@ def test_a_u_net_joins_exactly_once_the_trim_covers_its_reach(
 ) -> None:
     torch.manual_seed(0)
     network = UNet(UNetConfig(width=4, pools=((1, 2, 2),))).eval().requires_grad_(requires_grad=False)
-    largest = by_trim(measure_cuts(network, Normalisation(), [section], (24,), stride=24))
+    largest = by_trim(measure_cuts(network, Normalisation(), [section[None]], (24,), stride=24))
     assert largest[24, 12] < 1e-3  # kernels for other tile sizes may round differently
     assert largest[24, 0] > 10 * largest[24, 12]
 
 
 def test_a_patch_that_sees_its_place_is_betrayed(section: NDArray[np.uint8]) -> None:
     network = load_model("fake:position").network()
-    cuts = measure_cuts(network, Normalisation(kind="none"), [section], (4,), stride=16)
+    cuts = measure_cuts(network, Normalisation(kind="none"), [section[None]], (4,), stride=16)
     assert min(cut.largest for cut in cuts) > 5
 
 
@@ -60,7 +60,7 @@ def test_the_whole_section_is_restored_at_its_own_place(
 
 
 def test_the_least_sufficient_overlap_is_chosen() -> None:
-    cuts = [Cut(8, 2, 0.2, 0, 1), Cut(12, 4, 0.09, 0, 1), Cut(12, 2, 0.05, 0, 1), Cut(12, 6, 0.0, 0, 1), Cut(16, 4, 0.0, 0, 1)]
-    assert least_cut(cuts) == Cut(12, 2, 0.05, 0, 1)  # 12/6 has no ramp left
+    cuts = [Cut(8, 2, 0.2, 0), Cut(12, 4, 0.09, 0), Cut(12, 2, 0.05, 0), Cut(12, 6, 0.0, 0), Cut(16, 4, 0.0, 0)]
+    assert least_cut(cuts) == Cut(12, 2, 0.05, 0)  # 12/6 has no ramp left
     with pytest.raises(ValueError, match="no overlap up to 16"):
         least_cut(cuts, limit=0.0)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from volumetool.configuration import Nanometres, Numbers, explain, parse_box, parse_bytes, read_options
 from volumetool.errors import ConfigError
-from volumetool.geometry import Box, Triple
+from volumetool.geometry import Box
 
 
 class Kind(Enum):
@@ -23,38 +22,6 @@ class Kind(Enum):
 
 
 SEMANTIC, RUNTIME = Kind.SEMANTIC, Kind.RUNTIME
-
-_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
-
-def parse_triple(value: object) -> object:
-    """Read ``"1,4,4"`` as three numbers; anything else passes to pydantic."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-def parse_bytes(value: object) -> object:
-    """Read ``"8GiB"`` as bytes; numbers pass."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?i?)b?\s*", value.lower())
-    if match is None or match[2] not in _BYTES:
-        raise ValueError(f"{value!r} is no amount of memory; write 8GiB or 500MB")
-    return int(float(match[1]) * _BYTES[match[2]])
-
-
-def parse_box(value: object) -> object:
-    """Read ``"z0:z1,y0:y1,x0:x1"`` as a box; an empty end stands for the volume's face."""
-    if not isinstance(value, str):
-        return value
-    parts = [part.split(":") for part in value.split(",")]
-    if len(parts) != 3 or any(len(part) != 2 for part in parts):
-        raise ValueError(f"{value!r} is no box; write z0:z1,y0:y1,x0:x1 in input voxels, such as 0:64,100:300,:")
-    start, stop = zip(*((int(a or 0), int(b) if b.strip() else 2**62) for a, b in parts), strict=True)
-    return {"start": start, "stop": stop}
-
-
-Numbers = Annotated[Triple, BeforeValidator(parse_triple)]
-Nanometres = Annotated[tuple[float, float, float], BeforeValidator(parse_triple)]
 
 
 class Job(BaseModel):
@@ -206,33 +173,8 @@ def read_job(path: Path, **options: Any) -> Job:
     ConfigError
         ``config.file``: the file is missing or no YAML mapping; ``config.option`` as in :func:`make_job`.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(
-            "config.file", f"{path} cannot be read: {error}", hint="a job file is YAML: one `option: value` a line"
-        ) from error
-    if not isinstance(content, dict):
-        raise ConfigError(
-            "config.file",
-            f"{path} holds {type(content).__name__}, not options",
-            hint="write one `option: value` a line",
-        )
-    content.pop("$schema", None)
+    content = read_options(path)
     return make_job(**content | {name: value for name, value in options.items() if value is not None})
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say in one line per problem which field is wrong, what it holds, and for a typo which name is near."""
-    import difflib
-
-    lines = []
-    for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("function-"))
-        near = difflib.get_close_matches(name, model.model_fields, n=1)
-        meant = f"; did you mean {near[0]}?" if problem["type"] == "extra_forbidden" and near else ""
-        lines.append(f"{name} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}{meant}")
-    return "\n".join(lines)
 
 
 def integer_limits(dtype: str) -> tuple[float, float]:

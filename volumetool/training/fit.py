@@ -1,138 +1,226 @@
-"""The training loop: draw pairs, descend, keep a running mean of the weights."""
+"""The training loop: draw pairs, descend, keep a running mean of the weights, survive being killed."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-from volumetool.training.pairs import PairsConfig, draw_batch
+from volumetool.models import load_model
+from volumetool.models.model import make_network
+from volumetool.models.unet import UNet, enlarge_linear
+from volumetool.training.blind_spot import blind_spot_loss, mask_batch
+from volumetool.training.checkpoint import Point, State, load_checkpoint, read_checkpoint, save_checkpoint
+from volumetool.training.config import OptimiserConfig, TrainConfig
+from volumetool.training.losses import make_loss, minus_psnr
+from volumetool.training.pairs import Sampler
+from volumetool.training.sources import open_sources
 
-
-class FitConfig(BaseModel):
-    """How to train.
-
-    Parameters
-    ----------
-    pairs : PairsConfig
-        What the network learns from.
-    steps : int
-        Optimiser steps.
-    learning_rate : float
-        Peak of the schedule: linear rise over the first 5 %, then half a cosine to a hundredth of the peak.
-    weight_decay : float
-        AdamW's decay.
-    clip : float
-        Largest norm of the gradient of the loss in dB.
-    ema : float
-        Decay of the running mean of the weights that is returned.
-    bfloat16 : bool
-        Whether convolutions run in bfloat16; weights and loss stay float32.
-    seed : int
-        Seeds the pairs and the first weights.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pairs: PairsConfig = PairsConfig()
-    steps: int = Field(8000, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(1e-3, ge=0)
-    clip: float = Field(10.0, gt=0)
-    ema: float = Field(0.999, ge=0, lt=1)
-    bfloat16: bool = True
-    seed: int = 0
+_POINTS = 80  # along a training: enough for a curve
+_VALIDATION = 1_000_003  # key of the validation batches, beyond any number of devices
 
 
-def fit(
-    make_network: Callable[[], nn.Module],
-    sources: Sequence[NDArray[np.uint8]],
-    config: FitConfig,
-    *,
-    device: str = "cpu",
-    progress: Callable[[int, float, nn.Module], None] = lambda _step, _loss, _mean: None,
-) -> nn.Module:
-    """Train a 2D network on crappified sections.
+class Watcher(Protocol):
+    """Told how a training goes; with several devices it is sent to the first of them, so it must pickle before it is used."""
 
-    The loss is minus the PSNR of each crop, meaned, because that is what the result is judged by: the mean squared error
-    alone would let the noisiest acquisitions outweigh the rest, and a loss that rewards sharpness would draw detail that
-    the data does not hold.
+    def stepped(self, step: int, steps: int, loss: float) -> None:
+        """Take note of one optimiser step."""
+
+    def measured(self, point: Point) -> None:
+        """Take note of a point of the curves."""
+
+
+def fit(config: TrainConfig, folder: Path, watcher: Watcher, on_point: Callable[[State, Sampler], None]) -> None:
+    """Train, from the checkpoint in the folder if there is one, to the last step; the last checkpoint holds the result.
 
     Parameters
     ----------
-    make_network : callable
-        Makes the untrained network; called once, after seeding.
-    sources : sequence of ndarray
-        uint8 (z, y, x) fine volumes, see `draw_batch`.
-    config : FitConfig
-        How to train.
-    device : str
-        Where to train, such as ``"cpu"`` or ``"cuda"``.
-    progress : callable
-        Told the step (from 1), its loss in dB, and the network with the running mean of the weights.
+    config : TrainConfig
+        What to train.
+    folder : Path
+        Where the checkpoint is kept.
+    watcher : Watcher
+        Told about every step.
+    on_point : callable
+        Called whenever a checkpoint was written, on the first device: draws curves and previews.
 
-    Returns
-    -------
-    nn.Module
-        The trained network, in eval mode on the CPU, with the running mean of the weights.
+    Raises
+    ------
+    FingerprintError
+        The folder holds another training.
+    ConfigError, InputError
+        A source cannot be used.
     """
-    torch.manual_seed(config.seed)
-    rng = np.random.default_rng(config.seed)
-    network = make_network().to(device).train()
-    mean = AveragedModel(network, avg_fn=_running_mean(config.ema))
-    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config.steps))
-
-    for step in range(1, config.steps + 1):
-        coarse, fine = (torch.from_numpy(part).to(device) for part in draw_batch(sources, config.pairs, rng))
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.bfloat16):
-            restored = network(coarse.to(memory_format=torch.channels_last))  # (b, 1, y*f, x*f)
-        loss = minus_psnr(restored, fine)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-        optimizer.step()
-        schedule.step()
-        mean.update_parameters(network)
-        progress(step, float(loss.detach()), mean.module)
-    trained: nn.Module = mean.module
-    return trained.to("cpu").eval()
+    accelerator = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(config.device, config.device)
+    fabric = Fabric(accelerator=accelerator, devices=config.devices, strategy="ddp_spawn" if config.devices > 1 else "auto")
+    fabric.launch(_fit, config, folder, watcher, on_point)
 
 
-def minus_psnr(restored: Tensor, fine: Tensor) -> Tensor:
-    """Return minus the PSNR in dB, meaned over the batch.
+def _fit(
+    fabric: Fabric, config: TrainConfig, folder: Path, watcher: Watcher, on_point: Callable[[State, Sampler], None]
+) -> None:
+    facts, _ = read_checkpoint(folder)
+    threads = facts["threads"] if facts else config.threads or torch.get_num_threads()
+    with _reproducible(threads, fabric.device):
+        torch.manual_seed(config.seed)
+        state = _begin(config, fabric.device)
+        load_checkpoint(folder, state, config)
+        network, optimizer = fabric.setup(state.network, state.optimizer)
+        sampler = Sampler(open_sources(config), config)
+        first = fabric.global_rank == 0
+        validation = _validation(sampler) if first else []
+        every = max(1, config.steps // _POINTS)
+        began = saved = time.monotonic() - state.seconds
+        for coarse, fine in _batches(sampler, state.step, fabric.global_rank):
+            loss = _descend(fabric, network, optimizer, (coarse, fine), config, state.step)
+            state.step += 1
+            _follow(state, config.optimiser.ema)
+            if not first:
+                continue
+            state.losses.append(loss)
+            state.seconds = time.monotonic() - began
+            watcher.stepped(state.step, config.steps, loss)
+            last = state.step == config.steps
+            if last or state.step % every == 0:
+                state.history.append(_measure(state, validation, fabric.device))
+                state.losses.clear()
+                watcher.measured(state.history[-1])
+            if last or time.monotonic() - saved > 60 * config.checkpoint_minutes:
+                save_checkpoint(folder, state, config, threads)
+                on_point(state, sampler)
+                saved = time.monotonic()
 
-    Parameters
-    ----------
-    restored, fine : Tensor
-        float32 (b, 1, y, x), where 0..1 is the data range.
 
-    Returns
-    -------
-    Tensor
-        float32 scalar.
-    """
-    errors = (restored - fine).square().mean(dim=(1, 2, 3))  # (b,)
-    return 10 * (errors + 1e-6).log10().mean()
+def begin_network(config: TrainConfig) -> UNet:
+    """Make the network to train, with the weights of the model it starts from wherever their shape fits."""
+    network = make_network(config.architecture)
+    assert isinstance(network, UNet)  # noqa: S101  (the architecture is a UNetConfig)
+    if config.start is not None:
+        state = load_model(config.start).state
+        mine = network.state_dict()
+        network.load_state_dict({name: _fitting(name, state, fresh) for name, fresh in mine.items()})
+    return network
 
 
-def _running_mean(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    def mean(so_far: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-        # Shorter at first, or the untrained weights would weigh on it for thousands of steps.
-        return so_far + (new - so_far) * max(1 - decay, 9 / (10 + int(count)))
+def _fitting(name: str, state: Any, fresh: Tensor) -> Tensor:
+    old = state.get(name)
+    if old is None:
+        return fresh
+    if old.shape == fresh.shape:
+        return old  # type: ignore[no-any-return]
+    if name == "stem.weight" and old.shape[1] == 1 and old.shape[2:] == fresh.shape[2:] and old.shape[0] == fresh.shape[0]:
+        grown = fresh * 0.1  # neighbouring sections join quietly
+        grown[:, fresh.shape[1] // 2] = old[:, 0]
+        return grown
+    return fresh
 
-    return mean
+
+def _begin(config: TrainConfig, device: torch.device) -> State:
+    network = begin_network(config).to(device).train()
+    mean = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
+    options = config.optimiser
+    optimizer = torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+    return State(network, mean, optimizer)
 
 
-def _rate(step: int, steps: int) -> float:
-    rise = max(1, steps // 20)
+def _descend(fabric: Fabric, network: Any, optimizer: Any, batch: tuple[Any, Any], config: TrainConfig, step: int) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config.optimiser, step, config.steps)
+    coarse, fine = (torch.from_numpy(part).to(fabric.device) for part in batch)
+    mask = None
+    if config.blind_spot is not None:
+        rng = np.random.default_rng([config.seed, step, fabric.global_rank, 1])
+        coarse, mask = mask_batch(coarse, rng, config.blind_spot)
+    with torch.autocast(fabric.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        restored = network(coarse)  # (b, 1, [z*fz,] y*fy, x*fx)
+    loss = make_loss(config.loss)(restored, fine) if mask is None else blind_spot_loss(restored, fine, mask)
+    optimizer.zero_grad(set_to_none=True)
+    fabric.backward(loss)
+    nn.utils.clip_grad_norm_(network.parameters(), config.optimiser.clip)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _follow(state: State, decay: float) -> None:
+    # Shorter at first, or the untrained weights would weigh on it for thousands of steps.
+    share = max(1 - decay, 9 / (9 + state.step))
+    means = [parameter.data for parameter in state.mean.parameters()]
+    torch._foreach_lerp_(means, [parameter.data for parameter in state.network.parameters()], share)
+
+
+def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
+    """Return the learning rate of a step, counted from 0."""
+    rise = max(1, round(steps * (0.05 if config.schedule == "cosine" else 0.3)))
+    low, end = (1 / 25, 1e-4) if config.schedule == "one-cycle" else (0.0, 0.01)
     if step < rise:
-        return (step + 1) / rise
+        share = (step + 1) / rise
+        if config.schedule == "one-cycle":
+            share = low + (1 - low) * (1 - math.cos(math.pi * share)) / 2
+        return config.learning_rate * share
     done = (step - rise) / max(1, steps - rise)
-    return 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
+    return config.learning_rate * (end + (1 - end) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def _batches(sampler: Sampler, start: int, rank: int) -> Iterator[tuple[Any, Any]]:
+    """Yield the batches of all steps to come, drawn ahead in threads of their own."""
+    steps, workers = sampler.config.steps, sampler.config.workers
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[Future[tuple[Any, Any]]] = deque()
+        for step in range(start, steps + workers):
+            if step < steps:
+                ahead.append(pool.submit(sampler.draw, "training", step, rank))
+            if len(ahead) > workers or step >= steps:
+                if not ahead:
+                    return
+                yield ahead.popleft().result()
+
+
+def _validation(sampler: Sampler) -> list[tuple[Any, Any]]:
+    if not any(source.parts["validation"] for source in sampler.sources):
+        return []
+    count = sampler.config.validation.batches
+    return [sampler.draw("validation", number, _VALIDATION) for number in range(count)]
+
+
+@torch.no_grad()
+def _measure(state: State, validation: list[tuple[Any, Any]], device: torch.device) -> Point:
+    ours, enlarged = [], []
+    for batch in validation:
+        coarse, fine = (torch.from_numpy(part).to(device) for part in batch)
+        ours.append(-float(minus_psnr(state.mean(coarse), fine)))
+        network = state.mean
+        assert isinstance(network, UNet)  # noqa: S101
+        z_context = network.config.z_context
+        centre = coarse[:, z_context : z_context + 1]
+        enlarged.append(-float(minus_psnr(enlarge_linear(centre, network.enlarge.factors), fine)))
+    return Point(
+        step=state.step,
+        loss=float(np.mean(state.losses)),
+        psnr=float(np.mean(ours)) if ours else None,
+        enlarged=float(np.mean(enlarged)) if enlarged else None,
+        seconds=round(state.seconds, 1),
+    )
+
+
+@contextmanager
+def _reproducible(threads: int, device: torch.device) -> Iterator[None]:
+    """Compute the same bytes in every run: fixed threads, and on a CPU deterministic algorithms."""
+    before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(strict)

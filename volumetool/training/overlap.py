@@ -1,8 +1,8 @@
 """How much overlap a trained network needs: the cut, measured.
 
-A patch sees its network's zero padding at its border, a whole section does not. The larger the overlap, the farther from the
-border is every voxel that is used. What remains is measured on real sections, in grey levels of 255, as the largest
-difference between the patches of a lattice, blended, and one pass over the whole mirrored section.
+A patch sees its network's zero padding at its border, a whole volume does not. The larger the overlap, the farther from the
+border is every voxel that is used. What remains is measured on real volumes, in grey levels of 255, as the largest
+difference between patches along one axis, blended, and one pass over the whole mirrored volume.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
-from volumetool.geometry import mirror_index, ramp
-from volumetool.models.card import Normalisation
-from volumetool.training.restore import grey_limits, restore, restore_section
+from volumetool.geometry import ramp
+from volumetool.models import Normalisation
+from volumetool.training.restore import Network, cut, grey_limits, restore, restore_volume, safe_margin
 
 Floats = NDArray[np.float32]
 
@@ -29,45 +29,42 @@ class Cut:
     Parameters
     ----------
     overlap, trim : int
-        Input voxels, equal along y and x.
+        Input voxels along the axis that was cut.
     largest, rms : float
-        Difference from the whole section, in grey levels, before rounding.
-    cost : float
-        Voxels computed per voxel kept, both axes, at the stride that the cost was asked for.
+        Difference from the whole volume, in grey levels, before rounding.
     """
 
     overlap: int
     trim: int
     largest: float
     rms: float
-    cost: float
 
 
 def measure_cuts(
-    network: nn.Module,
+    network: Network,
     normalisation: Normalisation,
-    sections: Sequence[NDArray[np.uint8]],
+    volumes: Sequence[NDArray[Any]],
     overlaps: Sequence[int],
     *,
+    axis: int = 2,
     stride: int = 48,
-    cost_stride: int = 256,
 ) -> tuple[Cut, ...]:
-    """Measure every overlap with every trim that leaves a ramp, or a plain cut.
+    """Cut volumes into patches along one axis, with every overlap and every trim that leaves a ramp, or a plain cut.
 
     Parameters
     ----------
-    network : nn.Module
-        2D, float32, in eval mode.
+    network : UNet or Fake
+        float32, in eval mode.
     normalisation : Normalisation
         The card's.
-    sections : sequence of ndarray
-        uint8 (y, x) real coarse sections.
+    volumes : sequence of ndarray
+        (z, y, x) real coarse volumes, in grey values of 8 bits.
     overlaps : sequence of int
         Input voxels, multiples of the network's granularity, at most the stride.
+    axis : int
+        0, 1, 2 for z, y, x; z only for 3D networks.
     stride : int
-        Input voxels; small, so that a section of modest size holds many seams.
-    cost_stride : int
-        Stride for which the cost is stated.
+        Input voxels; small, so that a volume of modest size holds many seams.
 
     Returns
     -------
@@ -75,14 +72,15 @@ def measure_cuts(
         By overlap, then trim (in steps of 2 voxels).
     """
     errors: dict[tuple[int, int], list[Floats]] = {}
-    for section in sections:
-        whole = restore_section(network, section, normalisation)
-        limits = grey_limits(section, normalisation)
+    scale = network.config.scale[axis]
+    for volume in volumes:
+        limits = grey_limits(volume, normalisation)
+        whole = restore_volume(network, volume, normalisation, limits=limits)
         for overlap in overlaps:
-            patches = _restore_patches(network, section, limits, stride, overlap)
+            patches = list(_restore_patches(network, volume, limits, (axis, stride, overlap)))
             for trim in range(0, overlap // 2 + 1, 2):
-                blended = _blend(patches, whole.shape[0] // section.shape[0], overlap, trim)
-                error = blended[: whole.shape[0], : whole.shape[1]] - whole
+                joined = _join(patches, scale, overlap, trim, axis)
+                error = np.take(joined, range(whole.shape[axis]), axis) - whole
                 errors.setdefault((overlap, trim), []).append(error.ravel())
     return tuple(
         Cut(
@@ -90,7 +88,6 @@ def measure_cuts(
             trim=trim,
             largest=float(max(np.abs(error).max() for error in parts)),
             rms=float(np.sqrt(np.mean(np.square(np.concatenate(parts), dtype=np.float64)))),
-            cost=((cost_stride + overlap) / cost_stride) ** 2,
         )
         for (overlap, trim), parts in sorted(errors.items())
     )
@@ -120,24 +117,20 @@ def least_cut(cuts: Sequence[Cut], *, limit: float = 0.1, shortest_ramp: int = 4
 
 
 def _restore_patches(
-    network: nn.Module, section: NDArray[np.uint8], limits: tuple[float, float], stride: int, overlap: int
-) -> list[list[Floats]]:
-    counts = [-(-(size + overlap) // stride) for size in section.shape]
-    rows, columns = (mirror_index(-overlap, count * stride, size) for count, size in zip(counts, section.shape, strict=True))
-    grey = section[np.ix_(rows, columns)].astype(np.float32)
-
-    def row(i: int) -> Iterator[Floats]:
-        for j in range(counts[1]):
-            patch = grey[i * stride : (i + 1) * stride + overlap, j * stride : (j + 1) * stride + overlap]
-            yield restore(network, patch[None], limits)[0]
-
-    return [list(row(i)) for i in range(counts[0])]
-
-
-def _blend(patches: list[list[Floats]], scale: int, overlap: int, trim: int) -> Floats:
-    # First along x within each row of patches, then the rows along y; the margin before the section's face is cut off.
-    rows = [_join(row, scale, overlap, trim, axis=1) for row in patches]
-    return _join(rows, scale, overlap, trim, axis=0)
+    network: Network, volume: NDArray[Any], limits: tuple[float, float], along: tuple[int, int, int]
+) -> Iterator[Floats]:
+    """Restore patches along one axis, each with what the other axes need to be whole."""
+    axis, stride, overlap = along
+    config = network.config
+    margin = [0 if a == axis else m for a, m in enumerate(safe_margin(config))]
+    ends = [n + m + -n % g for n, m, g in zip(volume.shape, margin, config.granularity, strict=True)]
+    inside = [slice(m * f, (m + n) * f) for m, n, f in zip(margin, volume.shape, config.scale, strict=True)]
+    inside[axis] = slice(None)
+    for number in range(-(-(volume.shape[axis] + overlap) // stride)):
+        start, stop = [-m for m in margin], list(ends)
+        start[axis], stop[axis] = number * stride - overlap, (number + 1) * stride
+        box = cut(network, volume, (start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+        yield restore(network, box, limits)[tuple(inside)]
 
 
 def _join(parts: list[Floats], scale: int, overlap: int, trim: int, axis: int) -> Floats:

@@ -1,6 +1,6 @@
 """Training pairs, made on the fly: random fine crops and what a fast microscope would have seen of them.
 
-A batch holds a few simulated acquisitions. Each draws a source volume, a viewing direction, a recipe, a noise strength and a
+A batch holds a few simulated acquisitions. Each draws a source, a viewing direction, a recipe, a noise strength and a
 contrast, and each is normalised by percentiles of its own coarse, noisy crops: at inference too, statistics come from the
 coarse image, not from the patch.
 """
@@ -8,121 +8,168 @@ coarse image, not from the patch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
-from scipy import ndimage
 
-from volumetool.training.crappify import RECIPES, crappify
+from volumetool.geometry import Box, Triple
+from volumetool.training.augment import augment, draw_log, resize
+from volumetool.training.config import TrainConfig
+from volumetool.training.crappifiers import Crappifier, load_recipe
+from volumetool.training.sources import Part, Source, weights
 
 Floats = NDArray[np.float32]
 
 
-class PairsConfig(BaseModel):
-    """What the training pairs look like.
+@dataclass(frozen=True)
+class Sampler:
+    """Everything that batches are drawn from.
 
     Parameters
     ----------
-    scale : int
-        Fine voxels per coarse one along y and x.
-    crop : int
-        Side of a crop in coarse voxels.
-    acquisitions : int
-        Simulated acquisitions per batch.
-    crops : int
-        Crops per acquisition; the batch size is acquisitions x crops.
-    recipes : tuple of str
-        Crappifiers to draw from.
-    strength, gamma, contrast, brightness : tuple of float
-        Ranges to draw from: noise strength, exponent, factor around mid grey, offset on 0..1.
-    grain : tuple of float
-        Range of the standard deviation, in grey levels, of fine texture that is added to the truth. Other tissue, stains
-        and detectors are grainier than the training data; a network that has seen smooth data alone takes their texture
-        for noise and wipes it off.
-    percentiles : tuple of float
-        Percentiles of the coarse image that become 0 and 1.
-    jitter : float
-        Standard deviation of a random error of these two, as a share of their distance.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    scale: int = Field(4, ge=1)
-    crop: int = Field(60, ge=8)
-    acquisitions: int = Field(4, ge=1)
-    crops: int = Field(2, ge=1)
-    recipes: tuple[str, ...] = tuple(sorted(RECIPES))
-    strength: tuple[float, float] = (0.5, 2.0)
-    gamma: tuple[float, float] = (0.7, 1.4)
-    contrast: tuple[float, float] = (0.6, 1.2)
-    brightness: tuple[float, float] = (-0.1, 0.1)
-    grain: tuple[float, float] = (0.0, 16.0)
-    percentiles: tuple[float, float] = (1.0, 99.0)
-    jitter: float = Field(0.03, ge=0)
-
-
-def draw_batch(sources: Sequence[NDArray[np.uint8]], config: PairsConfig, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Draw one batch of pairs.
-
-    Parameters
-    ----------
-    sources : sequence of ndarray
-        uint8 (z, y, x) fine volumes with dark membranes. Those that are deep enough are cut along all three planes, so
-        they should be isotropic; a single section is cut in its own plane alone.
-    config : PairsConfig
+    sources : sequence of Source
+        Open volumes.
+    config : TrainConfig
         What the pairs look like.
-    rng : numpy.random.Generator
-        Decides everything that is random.
-
-    Returns
-    -------
-    coarse : ndarray
-        float32 (batch, 1, crop, crop), normalised.
-    fine : ndarray
-        float32 (batch, 1, crop * scale, crop * scale), on the same intensity scale.
     """
-    pairs = [_acquisition(sources, config, rng) for _ in range(config.acquisitions)]
-    coarse, fine = (np.concatenate(part)[:, None] for part in zip(*pairs, strict=True))
-    return coarse, fine
+
+    sources: Sequence[Source]
+    config: TrainConfig
+    crappifiers: tuple[Crappifier, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        recipes = self.config.degradation.recipes
+        object.__setattr__(self, "crappifiers", tuple(load_recipe(name) for name in recipes))
+
+    def draw(self, part: Part, *key: int) -> tuple[Floats, Floats]:
+        """Draw one batch; the same key gives the same bytes, whatever was drawn before.
+
+        Parameters
+        ----------
+        part : {"training", "validation"}
+            Of every source.
+        *key : int
+            For example the step and the number of the device.
+
+        Returns
+        -------
+        coarse : ndarray
+            float32 (batch, channels, y, x) for 2D models, else (batch, 1, z, y, x); normalised.
+        fine : ndarray
+            float32 (batch, 1, y*fy, x*fx) or (batch, 1, z*fz, y*fy, x*fx), on the same intensity scale.
+        """
+        rng = np.random.default_rng([self.config.seed, *key])
+        pairs = [self._acquire(part, rng) for _ in range(self.config.sampling.acquisitions)]
+        coarse, fine = (np.concatenate(each) for each in zip(*pairs, strict=True))
+        if self.config.architecture.dims == 3:
+            return coarse[:, None], fine[:, None]
+        return coarse, fine  # (b, channels, y, x), (b, 1, y*fy, x*fx)
+
+    @property
+    def _side(self) -> Triple:
+        """Fine voxels of a crop."""
+        return _triple(n * f for n, f in zip(self.config.sampling.crop, self.config.architecture.scale, strict=True))
+
+    def _acquire(self, part: Part, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        source = self.sources[rng.choice(len(self.sources), p=weights(self.sources, part))]
+        crops = self.config.sampling.crops
+        if self.config.blind_spot is not None:
+            coarse = fine = np.stack([self._crop(source, part, rng)[0] for _ in range(crops)])  # (crops, z, y, x)
+        elif source.noisy is not None:
+            both = [self._crop(source, part, rng) for _ in range(crops)]
+            fine, coarse = (np.stack(each) for each in zip(*both, strict=True))
+        else:
+            fine = self._slabs(source, part, rng)  # (crops, z*fz, y*fy, x*fx)
+            fine = augment(fine.reshape(-1, *fine.shape[-2:]), self.config.augmentation, rng).reshape(fine.shape)
+            coarse = self._crappify(fine, rng)  # (crops, z, y, x)
+        if self.config.architecture.dims == 2 and fine.shape[1] > 1:
+            middle = fine.shape[1] // 2
+            fine = fine[:, middle : middle + 1]  # (crops, 1, y*fy, x*fx)
+        return self._normalise(coarse, fine, rng)
+
+    def _slabs(self, source: Source, part: Part, rng: np.random.Generator) -> Floats:
+        slab, step = (int(rng.integers(low, high + 1)) for low, high in (source.config.slab, source.config.z_step))
+        architecture = self.config.architecture
+        if architecture.dims == 3:
+            slab = step = 1
+            sections = self.config.sampling.crop[0] * architecture.scale[0]
+        else:
+            sections = architecture.channels
+        depth = (sections - 1) * step + slab
+        zoom, side = draw_log(self.config.augmentation.zoom, rng), self._side
+        size = (depth, round(side[1] / zoom), round(side[2] / zoom))
+        crops = [resize(self._crop(source, part, rng, size)[0], side[1:]) for _ in range(self.config.sampling.crops)]
+        if depth == sections:
+            return np.stack(crops)
+        return np.stack([[crop[i * step : i * step + slab].mean(axis=0) for i in range(sections)] for crop in crops])
+
+    def _crop(
+        self, source: Source, part: Part, rng: np.random.Generator, size: Triple | None = None
+    ) -> tuple[Floats, Floats | None]:
+        """Cut one crop of `size` fine voxels, turned and flipped at random; of a real pair, its noisy partner too."""
+        scale, size = self.config.architecture.scale, size or self._side
+        boxes = source.parts[part]
+        box = boxes[rng.choice(len(boxes), p=_volumes(boxes))]
+        first = _plane(source, box, size, rng)
+        order = (first, *(axis for axis in range(3) if axis != first))
+        along = np.argsort(order)  # where each of the volume's axes stands in the crop
+        extent = _triple(size[i] for i in along)
+        start = _triple(
+            rng.integers(min(0, n - s), max(0, n - s) + 1) // f * f if source.noisy is not None else
+            rng.integers(min(0, n - s), max(0, n - s) + 1)
+            for n, s, f in zip(box.shape, extent, scale, strict=True)
+        )  # fmt: skip
+        turns = int(rng.integers(4)) if size[1] == size[2] and self.config.blind_spot is None else 2 * int(rng.integers(2))
+        flips = rng.integers(2, size=2)
+        fine = source.read(box, start, extent).transpose(order)  # (z, y, x)
+        if source.noisy is None:
+            return _turn(fine, turns, flips), None
+        noisy = source.read_noisy(box, start, extent, scale).transpose(order)
+        return _turn(fine, turns, flips), _turn(noisy, turns, flips)
+
+    def _crappify(self, fine: Floats, rng: np.random.Generator) -> Floats:
+        config, scale = self.config.degradation, self.config.architecture.scale
+        recipe = self.crappifiers[rng.integers(len(self.crappifiers))]
+        recipe = recipe.varied(noise=draw_log(config.noise, rng), blur=draw_log(config.blur, rng))
+        seed = int(rng.integers(2**62))
+        # Sections of 2D crops do not touch each other in any recipe, so all go through as one stack.
+        blocks = fine.reshape(1, -1, *fine.shape[-2:]) if self.config.architecture.dims == 2 else fine
+        coarse = [recipe.apply(block, scale=scale, seed=seed + number) for number, block in enumerate(blocks)]
+        grey = np.rint(np.stack(coarse) * np.float32(255)) / np.float32(255)
+        return grey.reshape(len(fine), -1, *grey.shape[-2:])
+
+    def _normalise(self, coarse: Floats, fine: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        normalisation = self.config.normalisation
+        if normalisation.kind == "none":
+            return coarse, fine
+        low, high = np.percentile(coarse, (normalisation.low, normalisation.high))
+        span = max(high - low, 1 / 255)
+        low, high = np.array([low, low + span]) + rng.normal(0, self.config.jitter * span, 2)
+        unit = [(np.asarray(part, np.float32) - np.float32(low)) / np.float32(high - low) for part in (coarse, fine)]
+        return unit[0], unit[1]
 
 
-def _acquisition(sources: Sequence[NDArray[np.uint8]], config: PairsConfig, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    source = sources[int(rng.integers(len(sources)))]
-    side = config.crop * config.scale
-    fine = np.stack([_crop(source, side, rng) for _ in range(config.crops)])  # (crops, side, side)
-    fine = _add_grain(_recontrast(fine, config, rng), config, rng)
-    strength = float(np.exp(rng.uniform(*np.log(config.strength))))
-    recipe = config.recipes[rng.integers(len(config.recipes))]
-    coarse = crappify(fine, recipe, rng, scale=config.scale, strength=strength)  # (crops, crop, crop)
-
-    low, high = np.percentile(coarse, config.percentiles)
-    span = max(high - low, 1.0)
-    low, high = np.array([low, high]) + rng.normal(0, config.jitter * span, 2)
-    unit = [(np.asarray(part, np.float32) - np.float32(low)) / np.float32(high - low) for part in (coarse, fine)]
-    return unit[0], unit[1]
+def _plane(source: Source, box: Box, size: Triple, rng: np.random.Generator) -> int:
+    """Draw the axis to look along, of those across which at least half a crop fits: the rest would be mostly mirror."""
+    if source.config.planes == "z":
+        return 0
+    room = [min(n / s for n, s in zip(np.delete(box.shape, axis), size[1:], strict=True)) for axis in range(3)]
+    good = [axis for axis in range(3) if room[axis] >= 0.5] or [int(np.argmax(room))]
+    return good[int(rng.integers(len(good)))]
 
 
-def _crop(source: NDArray[np.uint8], side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    across = [axis for axis in range(3) if min(np.delete(source.shape, axis)) >= side]
-    volume = np.moveaxis(source, across[rng.integers(len(across))], 0)
-    z, y, x = (int(rng.integers(size)) for size in np.subtract(volume.shape, (1, side, side)) + 1)
-    crop: NDArray[np.uint8] = np.rot90(volume[z, y : y + side, x : x + side], int(rng.integers(4)))
-    return crop[:, ::-1] if rng.integers(2) else crop
+def _volumes(boxes: Sequence[Box]) -> NDArray[np.float64]:
+    voxels = np.array([box.voxels for box in boxes], float)
+    shares: NDArray[np.float64] = voxels / voxels.sum()
+    return shares
 
 
-def _recontrast(fine: NDArray[np.uint8], config: PairsConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
-    gamma, contrast, brightness = (rng.uniform(*span) for span in (config.gamma, config.contrast, config.brightness))
-    grey = np.arange(256, dtype=np.float32) / 255
-    curve = (grey**gamma - 0.5) * contrast + 0.5 + brightness
-    table = np.rint(np.clip(curve, 0, 1) * 255).astype(np.uint8)  # (256,)
-    recontrasted: NDArray[np.uint8] = table[fine]
-    return recontrasted
+def _turn(crop: Floats, turns: int, flips: NDArray[np.int64]) -> Floats:
+    turned = np.rot90(crop, turns, axes=(1, 2))
+    return turned[:: -1 if flips[0] else 1, :, :: -1 if flips[1] else 1].copy()
 
 
-def _add_grain(fine: NDArray[np.uint8], config: PairsConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
-    width = rng.uniform(0.7, 2.5)  # fine voxels
-    grain = ndimage.gaussian_filter(rng.standard_normal(fine.shape, dtype=np.float32), (0, width, width))
-    grain *= rng.uniform(*config.grain) / max(float(grain.std()), 1e-6)
-    grainy: NDArray[np.uint8] = np.rint(np.clip(fine + grain, 0, 255)).astype(np.uint8)
-    return grainy
+def _triple(values: object) -> Triple:
+    z, y, x = (int(v) for v in values)  # type: ignore[attr-defined]
+    return z, y, x

@@ -1,78 +1,120 @@
-"""Restoring one whole section at once: the reference for everything that is measured on a trained network."""
+"""Restoring a small volume in one piece: the reference for everything that is measured on a trained network."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from volumetool.models.card import Normalisation
+from volumetool.geometry import Triple, mirror_index
+from volumetool.models import Fake, FakeConfig, Normalisation, UNet, UNetConfig
 
 Floats = NDArray[np.float32]
+Network = UNet | Fake
 
 
-def grey_limits(section: NDArray[np.uint8], normalisation: Normalisation) -> tuple[float, float]:
-    """Return the grey values that become 0 and 1: float, in units of the section."""
+def grey_limits(image: NDArray[Any], normalisation: Normalisation) -> tuple[float, float]:
+    """Return the grey values that become 0 and 1: float, in units of the image."""
     if normalisation.kind == "none":
         return 0.0, 1.0
-    low, high = np.percentile(section, (normalisation.low, normalisation.high))
-    return float(low), max(float(high), float(low) + 1.0)
+    low, high = np.percentile(image, (normalisation.low, normalisation.high))
+    return float(low), max(float(high), float(low) + 1e-6)
 
 
-@torch.inference_mode()
-def restore(network: nn.Module, patches: Floats, limits: tuple[float, float]) -> Floats:
-    """Run a 2D network on patches of grey values.
+def safe_margin(config: UNetConfig | FakeConfig) -> Triple:
+    """Return input voxels z, y, x beyond which nothing reaches into the output; multiples of the granularity."""
+    convolutions = 4 * len(config.pools) + 4 if isinstance(config, UNetConfig) else max(config.receptive_field)
+    # An axis that is pooled reaches less than 7 steps of its coarsest level, one that is not a voxel per convolution.
+    z, y, x = (7 * grain if grain > 1 else convolutions for grain in config.granularity)
+    return (z if config.dims == 3 else 0), y, x
+
+
+def cut(network: Network, volume: NDArray[Any], start: Triple, stop: Triple) -> Floats:
+    """Cut a box out of a mirrored volume, as the network's input.
 
     Parameters
     ----------
-    network : nn.Module
+    network : UNet or Fake
+        Decides the layout of the input.
+    volume : ndarray
+        (z, y, x) grey values.
+    start, stop : tuple of int
+        Corners of the box in voxels; may lie outside the volume.
+
+    Returns
+    -------
+    ndarray
+        float32 (z, channels, y, x) for 2D networks, one section with its neighbours per z; else (1, 1, z, y, x).
+    """
+    reach = network.config.z_context
+    start, stop = (start[0] - reach, *start[1:]), (stop[0] + reach, *stop[1:])
+    index = [mirror_index(a, b, n) for a, b, n in zip(start, stop, volume.shape, strict=True)]
+    box = np.asarray(volume[np.ix_(*index)], np.float32)  # (z, y, x)
+    if network.config.dims == 3:
+        return box[None, None]
+    return np.stack([box[z : z + 2 * reach + 1] for z in range(len(box) - 2 * reach)])  # (z, channels, y, x)
+
+
+@torch.inference_mode()
+def restore(network: Network, patches: Floats, limits: tuple[float, float]) -> Floats:
+    """Run a network on grey values.
+
+    Parameters
+    ----------
+    network : UNet or Fake
         In eval mode.
     patches : ndarray
-        float32 (batch, y, x), grey values; sizes are multiples of the network's granularity.
+        float32, as `cut` makes them; sizes are multiples of the network's granularity.
     limits : tuple of float
         Grey values that become 0 and 1, see `grey_limits`.
 
     Returns
     -------
     ndarray
-        float32 (batch, y*fy, x*fx), grey values, neither clipped nor rounded.
+        float32 (z*fz, y*fy, x*fx), grey values, neither clipped nor rounded.
     """
     low, high = limits
-    x = torch.from_numpy((patches - np.float32(low)) / np.float32(high - low))[:, None]  # (b, 1, y, x)
-    restored: Floats = network(x)[:, 0].numpy()  # (b, y*fy, x*fx)
+    unit = (patches - np.float32(low)) / np.float32(high - low)
+    # Section by section: memory stays that of one.
+    parts = [network(torch.from_numpy(each[None]))[0, 0].numpy() for each in unit]
+    restored: Floats = np.stack(parts) if network.config.dims == 2 else parts[0]  # (z*fz, y*fy, x*fx)
     restored *= np.float32(high - low)
     restored += np.float32(low)
     return restored
 
 
-def restore_section(
-    network: nn.Module, section: NDArray[np.uint8], normalisation: Normalisation, *, margin: int = 28, grain: int = 4
+def restore_volume(
+    network: Network, volume: NDArray[Any], normalisation: Normalisation, *, limits: tuple[float, float] | None = None
 ) -> Floats:
-    """Run a 2D network once over a whole section that is mirrored at its faces.
+    """Run a network once over a whole small volume that is mirrored at its faces.
 
     Parameters
     ----------
-    network : nn.Module
-        In eval mode, with equal scale along y and x.
-    section : ndarray
-        uint8 (y, x), coarse, larger than the margin.
+    network : UNet or Fake
+        In eval mode.
+    volume : ndarray
+        (z, y, x) coarse grey values.
     normalisation : Normalisation
-        The model card's; its percentiles are taken of this section.
-    margin : int
-        Voxels mirrored at each face, a multiple of `grain`; from the receptive field up nothing changes.
-    grain : int
-        The network's granularity.
+        The model card's; its percentiles are taken of this volume.
+    limits : tuple of float, optional
+        Grey values that become 0 and 1 instead.
 
     Returns
     -------
     ndarray
-        float32 (y*fy, x*fx), grey values, neither clipped nor rounded.
+        float32 (z*fz, y*fy, x*fx), grey values, neither clipped nor rounded.
     """
-    padding = [(margin, margin + -size % grain) for size in section.shape]
-    mirrored = np.pad(section.astype(np.float32), padding, mode="reflect")
-    whole = restore(network, mirrored[None], grey_limits(section, normalisation))[0]
-    f = whole.shape[0] // mirrored.shape[0]
-    y, x = section.shape
-    inside: Floats = whole[margin * f : (margin + y) * f, margin * f : (margin + x) * f]
-    return inside
+    margin, grain = safe_margin(network.config), network.config.granularity
+    z, y, x = (n + m + -n % g for n, m, g in zip(volume.shape, margin, grain, strict=True))
+    low = (-margin[0], -margin[1], -margin[2])
+    whole = restore(network, cut(network, volume, low, (z, y, x)), limits or grey_limits(volume, normalisation))
+    inside = (slice(m * f, (m + n) * f) for m, n, f in zip(margin, volume.shape, network.config.scale, strict=True))
+    return np.ascontiguousarray(whole[tuple(inside)])
+
+
+def restore_section(network: Network, section: NDArray[Any], normalisation: Normalisation) -> Floats:
+    """Run a 2D network over one section (y, x), as `restore_volume` does: float32 (y*fy, x*fx)."""
+    section_restored: Floats = restore_volume(network, section[None], normalisation)[0]
+    return section_restored

@@ -1,0 +1,191 @@
+"""Checkpoints: everything that a training needs to go on as if it had never been interrupted.
+
+One safetensors file: the weights, their running mean and the optimiser's moments as tensors, the rest as JSON in its
+metadata. It is replaced as a whole, so that a training killed while writing finds the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from volumetool.errors import DataError, FingerprintError
+from volumetool.training.config import TrainConfig
+
+NAME = "checkpoint.safetensors"
+_KEY = "volumetool.training"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a training stood.
+
+    Attributes
+    ----------
+    step : int
+        Optimiser steps done.
+    loss : float
+        Mean of the training loss since the point before.
+    psnr : float or None
+        Of the running mean of the weights on the fixed validation batches, dB; None without a validation part.
+    enlarged : float or None
+        The same of plain linear enlargement.
+    seconds : float
+        Since the training began, pauses left out.
+    """
+
+    step: int
+    loss: float
+    psnr: float | None
+    enlarged: float | None
+    seconds: float
+
+
+@dataclass
+class State:
+    """A training under way.
+
+    Attributes
+    ----------
+    network : nn.Module
+        With the weights of the last step.
+    mean : nn.Module
+        With their running mean; what becomes the model.
+    optimizer : torch.optim.AdamW
+        Of the network's parameters.
+    step : int
+        Optimiser steps done.
+    history : list of Point
+        Oldest first.
+    losses : list of float
+        Of the steps since the last point.
+    seconds : float
+        Spent before this process began.
+    """
+
+    network: nn.Module
+    mean: nn.Module
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    history: list[Point] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def save_checkpoint(folder: Path, state: State, config: TrainConfig, threads: int) -> None:
+    """Replace the checkpoint of a training.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the training.
+    state : State
+        What to keep.
+    config : TrainConfig
+        Kept beside it, so that another training does not go on from here.
+    threads : int
+        CPU threads that the sums were split over.
+    """
+    tensors = {f"network/{name}": t for name, t in state.network.state_dict().items()}
+    tensors |= {f"mean/{name}": t for name, t in state.mean.state_dict().items()}
+    for name, parameter in state.network.named_parameters():
+        moments = state.optimizer.state.get(parameter, {})
+        tensors |= {f"{moment}/{name}": moments[moment] for moment in _MOMENTS if moment in moments}
+    facts = {
+        "step": state.step,
+        "seconds": state.seconds,
+        "losses": state.losses,
+        "history": [vars(point) for point in state.history],
+        "threads": threads,
+        "config": config.semantic(),
+    }
+    content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, {_KEY: json.dumps(facts)})
+    replace_file(folder / NAME, content)
+
+
+def load_checkpoint(folder: Path, state: State, config: TrainConfig) -> bool:
+    """Bring a fresh state to where the checkpoint of its training stood.
+
+    Returns
+    -------
+    bool
+        False if there is none yet.
+
+    Raises
+    ------
+    FingerprintError
+        ``job.fingerprint``: the checkpoint belongs to a training with other settings; they are listed.
+    DataError
+        ``data.checkpoint``: the file is damaged.
+    """
+    facts, tensors = read_checkpoint(folder)
+    if facts is None:
+        return False
+    _require_same(folder, facts["config"], config.semantic())
+    state.network.load_state_dict(_below("network", tensors))
+    state.mean.load_state_dict(_below("mean", tensors))
+    state.step, state.seconds, state.losses = facts["step"], facts["seconds"], facts["losses"]
+    state.history = [Point(**point) for point in facts["history"]]
+    for name, parameter in state.network.named_parameters():
+        moments = {moment: tensors[f"{moment}/{name}"].to(parameter.device) for moment in _MOMENTS}
+        state.optimizer.state[parameter] = {"step": torch.tensor(float(state.step)), **moments}
+    return True
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+    """Read the facts and the tensors of a checkpoint; no facts if there is none."""
+    path = folder / NAME
+    if not path.exists():
+        return None, {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()[_KEY])
+            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            "data.checkpoint",
+            f"{path} cannot be read: {error}",
+            hint="remove it to begin the training anew",
+            where=str(path),
+        ) from error
+
+
+def mean_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the running mean of the weights, by name, from the tensors of a checkpoint."""
+    return _below("mean", tensors)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that at every moment it is whole: the old one or the new one."""
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix + "/"): t for name, t in tensors.items() if name.startswith(prefix + "/")}
+
+
+def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
+    if stored == asked:
+        return
+    names = sorted(name for name in stored.keys() | asked.keys() if stored.get(name) != asked.get(name))
+    lines = [f"{name}: was {stored.get(name)}, is {asked.get(name)}" for name in names]
+    raise FingerprintError(
+        "job.fingerprint",
+        f"{folder} holds a training with other settings:\n  " + "\n  ".join(lines),
+        hint="go on with the same settings, choose another output, or start over with --overwrite",
+        where=str(folder),
+    )

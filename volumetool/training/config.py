@@ -1,0 +1,315 @@
+"""What a training is: one YAML file, checked before a voxel is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from volumetool.configuration import Nanometres, Numbers, explain, parse_box, read_options
+from volumetool.errors import ConfigError
+from volumetool.geometry import Box
+from volumetool.models import Normalisation, UNetConfig
+from volumetool.training.blind_spot import BlindSpotConfig
+from volumetool.training.losses import LossConfig
+
+Range = tuple[float, float]
+Whole = Annotated[tuple[int, int], Field(description="First and last of the whole numbers to draw from.")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceConfig(_Part):
+    """One volume to learn from.
+
+    Parameters
+    ----------
+    path : str
+        Fine, clean volume or TIFF stack; of a training without clean images, the noisy one. Relative to the configuration.
+    noisy : str, optional
+        What a real fast microscope saw of the same field: a registered or nearly registered stack with as many sections,
+        whose voxels are `scale` times larger. Without it, pairs are made by crappifying.
+    weight : float
+        How often it is drawn, relative to the others.
+    boxes : tuple of Box
+        Parts to learn from, ``z0:z1,y0:y1,x0:x1`` in voxels; empty for all of it.
+    level : int
+        Level of a multiscale volume.
+    voxel_size : tuple of float, optional
+        nm, z, y, x; needed where the files do not say it.
+    limits : tuple of float, optional
+        Grey values taken as black and white of an 8-bit detector. By default 0 and 255 for 8-bit data; for others the range
+        in which percentiles 1 and 99 stand at a tenth and nine tenths.
+    planes : {"z", "all"}
+        ``all`` also cuts across x and y: for volumes with cubic voxels, which then teach three times as much.
+    mean : tuple of int
+        Blocks of this many voxels are meaned first: the same volume as a coarser scanner would give it.
+    slab : tuple of int
+        For 2D models, the fewest and most neighbouring sections that are meaned into one: thick sections.
+    z_step : tuple of int
+        For 2.5D models, the least and largest distance of neighbouring input sections, in sections of the source.
+    cite, licence : str
+        What the model card says of the data.
+    """
+
+    path: str
+    noisy: str | None = None
+    weight: float = Field(1.0, gt=0)
+    boxes: tuple[Annotated[Box, BeforeValidator(parse_box)], ...] = ()
+    level: int = Field(0, ge=0)
+    voxel_size: Nanometres | None = None
+    limits: Range | None = None
+    planes: Literal["z", "all"] = "z"
+    mean: Numbers = (1, 1, 1)
+    slab: Whole = (1, 1)
+    z_step: Whole = (1, 1)
+    cite: str = ""
+    licence: str = ""
+
+
+class DegradationConfig(_Part):
+    """How fine crops become coarse, noisy ones.
+
+    Parameters
+    ----------
+    recipes : tuple of str
+        Crappifiers to draw from: names, or YAML files.
+    noise, blur : tuple of float
+        Ranges of the factors on the recipe's noise (its standard deviation; drawn evenly on a log scale) and blur.
+    """
+
+    recipes: tuple[str, ...] = ("pssr-em", "pssr2-poisson", "sem-fast")
+    noise: Range = (0.5, 2.0)
+    blur: Range = (1.0, 1.0)
+
+    @field_validator("noise", "blur")
+    @classmethod
+    def _positive(cls, value: Range) -> Range:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"{value} is no range above 0")
+        return value
+
+
+class AugmentationConfig(_Part):
+    """How the fine crops are varied, so that other tissue, stains and detectors are no surprise. Flips and rotations are free.
+
+    Parameters
+    ----------
+    zoom : tuple of float
+        Enlargement in plane before anything else, 2D models only, drawn evenly on a log scale: the structures of other
+        tissue, and of other voxel sizes, are larger or smaller in voxels.
+    gamma, contrast, brightness : tuple of float
+        Exponent on 0..1; factor around mid grey, drawn evenly on a log scale; offset.
+    sharpness : tuple of float
+        Gain of an unsharp mask of 0.7 to 2 voxels; negative values blur.
+    grain : tuple of float
+        Standard deviation, in grey levels of 255, of fine texture that belongs to the truth: a network that has seen smooth
+        data alone takes other tissue's texture for noise and wipes it off.
+    """
+
+    zoom: Range = (1.0, 1.0)
+    gamma: Range = (0.7, 1.4)
+    contrast: Range = (0.6, 1.8)
+    brightness: Range = (-0.1, 0.1)
+    sharpness: Range = (0.0, 0.0)
+    grain: Range = (0.0, 16.0)
+
+
+class SamplingConfig(_Part):
+    """What one step of the training looks at.
+
+    Parameters
+    ----------
+    crop : tuple of int
+        Coarse voxels along z, y, x; z is 1 for 2D models.
+    acquisitions : int
+        Simulated acquisitions per step: each draws a source, a recipe, a noise and a contrast.
+    crops : int
+        Crops per acquisition.
+    """
+
+    crop: Numbers = (1, 60, 60)
+    acquisitions: int = Field(4, ge=1)
+    crops: int = Field(2, ge=1)
+
+
+class ValidationConfig(_Part):
+    """The part of every source that is kept apart.
+
+    Parameters
+    ----------
+    share : float
+        Of the longest axis of each box, at its end.
+    gap : int
+        Voxels between the parts that belong to neither, so that no structure reaches into both.
+    batches : int
+        How many fixed batches measure the progress.
+    """
+
+    share: float = Field(0.1, ge=0, lt=0.9)
+    gap: int = Field(16, ge=0)
+    batches: int = Field(4, ge=0)
+
+
+class OptimiserConfig(_Part):
+    """AdamW and its schedule.
+
+    Parameters
+    ----------
+    learning_rate : float
+        The peak.
+    schedule : {"cosine", "one-cycle"}
+        ``cosine``: linear rise over the first 5 %, then half a cosine to a hundredth of the peak. ``one-cycle`` (Smith and
+        Topin 2018): cosine from a 25th of the peak over the first 30 %, then down to next to nothing.
+    weight_decay : float
+        AdamW's decay.
+    clip : float
+        Largest norm of the gradient.
+    ema : float
+        Decay of the running mean of the weights, which becomes the model.
+    """
+
+    learning_rate: float = Field(2e-3, gt=0)
+    schedule: Literal["cosine", "one-cycle"] = "cosine"
+    weight_decay: float = Field(1e-3, ge=0)
+    clip: float = Field(10.0, gt=0)
+    ema: float = Field(0.999, ge=0, lt=1)
+
+
+class CardConfig(_Part):
+    """What the trainer cannot know of the model.
+
+    Parameters
+    ----------
+    description : str
+        One or two sentences for ``volumetool model list``.
+    licence : str
+        Of the weights; an SPDX expression where there is one.
+    polarity : str
+        What dark and bright mean.
+    smallest, largest : tuple of float, optional
+        Coarse voxel sizes it is meant for, nm, z, y, x. By default half to twice of those trained on.
+    stride : tuple of int
+        Patch without its overlap, coarse voxels; the overlap itself is measured.
+    """
+
+    description: str = ""
+    licence: str = "unknown"
+    polarity: str = "dark membranes on bright cytoplasm"
+    smallest: Nanometres | None = None
+    largest: Nanometres | None = None
+    stride: Numbers | None = None
+
+
+class TrainConfig(_Part):
+    """One training.
+
+    Parameters
+    ----------
+    name : str
+        Of the model: lower-case letters, digits, dots and dashes. The file is NAME.safetensors in the output folder.
+    architecture : UNetConfig
+        The network; its scale decides what is learnt: (1,4,4), or (1,1,1) to remove noise alone.
+    start : str, optional
+        Model to go on from: a built-in name or a file. Tensors of another shape, such as a head for another scale, start
+        afresh.
+    sources : tuple of SourceConfig
+        What to learn from.
+    blind_spot : BlindSpotConfig, optional
+        Learn to denoise from noisy images alone, hiding voxels from the network (Noise2Void); needs scale (1,1,1).
+    steps : int
+        Optimiser steps.
+    precision : {"bfloat16", "float32"}
+        Of the convolutions; weights, loss and optimiser are float32.
+    device : {"auto", "cpu", "cuda"}
+        Where to train.
+    devices : int
+        How many GPUs, or processes on a CPU; each draws batches of its own, so that a step sees that many times more.
+    threads : int, optional
+        CPU threads; a resumed training keeps those it began with, since they decide how sums are rounded.
+    workers : int
+        Threads that draw the next batches meanwhile.
+    checkpoint_minutes : float
+        How much work a killed training can lose.
+    seed : int
+        Decides first weights and all crops, noise and contrasts; they are drawn per step, so a resumed training draws what an
+        uninterrupted one would have.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.\-]*$")
+    architecture: UNetConfig = UNetConfig()
+    start: str | None = None
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    degradation: DegradationConfig = DegradationConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    validation: ValidationConfig = ValidationConfig()
+    normalisation: Normalisation = Normalisation()
+    jitter: float = Field(0.03, ge=0, description="Random error of the percentiles, as a share of their distance.")
+    loss: LossConfig = LossConfig()
+    blind_spot: BlindSpotConfig | None = None
+    optimiser: OptimiserConfig = OptimiserConfig()
+    card: CardConfig = CardConfig()
+    steps: int = Field(8000, ge=1)
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1)
+    threads: int | None = Field(None, ge=1)
+    workers: int = Field(1, ge=1)
+    checkpoint_minutes: float = Field(5.0, ge=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        scale, crop = self.architecture.scale, self.sampling.crop
+        if self.blind_spot is not None and scale != (1, 1, 1):
+            raise ValueError(f"blind_spot removes noise and keeps the scale (1,1,1), not {scale}")
+        if self.architecture.dims == 2 and crop[0] != 1:
+            raise ValueError(f"a 2D model takes crops of one section, not sampling.crop {crop}; neighbours are z_context")
+        if any(n % g for n, g in zip(crop, self.architecture.granularity, strict=True)):
+            raise ValueError(f"sampling.crop {crop} must be multiples of the network's {self.architecture.granularity}")
+        if self.architecture.dims == 3 and self.augmentation.zoom != (1.0, 1.0):
+            raise ValueError(f"augmentation.zoom {self.augmentation.zoom} stretches sections, which 3D models do not look at")
+        return self
+
+    def semantic(self) -> dict[str, Any]:
+        """Return what decides the weights, as plain JSON values; two trainings that differ here must not be mixed."""
+        runtime = {"card", "checkpoint_minutes", "threads", "device", "workers"}
+        content = self.model_dump(mode="json", exclude=runtime)
+        for source in content["sources"]:
+            for key in ("path", "noisy"):
+                source[key] = source[key] and source[key].rstrip("/").rsplit("/", 1)[-1]  # data may move
+        return content
+
+
+def make_config(content: dict[str, Any]) -> TrainConfig:
+    """Check a training's options.
+
+    Raises
+    ------
+    ConfigError
+        ``config.option``: unknown option, or a value that cannot be.
+    """
+    try:
+        return TrainConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError("config.option", explain(error, TrainConfig), hint="see `volumetool schema train`") from error
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Read a training's YAML file; paths in it are relative to its folder.
+
+    Raises
+    ------
+    ConfigError
+        ``config.file`` and ``config.option``.
+    """
+    content = read_options(path)
+    for source in content.get("sources") or ():
+        for key in ("path", "noisy"):
+            if isinstance(source, dict) and isinstance(source.get(key), str) and "://" not in source[key]:
+                source[key] = str(path.parent / Path(source[key]).expanduser())
+    return make_config(content)
