@@ -9,7 +9,7 @@ import traceback
 from typing import Annotated
 
 import typer
-from volumetool.cli import bench, check, convert, demo, enhance, info, model, schema
+from volumetool.cli import bench, check, convert, crappify, demo, enhance, info, model, schema, train
 
 from volumetool.errors import VolumetoolError
 
@@ -22,10 +22,12 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("info")(info.info)
 app.command("convert")(convert.convert)
+app.command("crappify")(crappify.crappify)
 app.command("enhance")(enhance.enhance)
 app.command("status")(check.status)
 app.command("verify")(check.verify)
 app.command("clean")(check.clean)
+app.command("train")(train.train)
 app.command("validate")(check.validate)
 app.command("bench")(bench.bench)
 app.command("schema")(schema.schema)

@@ -17,7 +17,7 @@ from volumetool.quality.metrics import psnr
 from volumetool.quality.pictures import Panel, draw_row, enlarge_bilinear
 from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
 from volumetool.store.open import open_volume
-from volumetool.training.crappify import crappify
+from volumetool.training.crappifiers import load_recipe
 from volumetool.training.phantom import phantom
 
 SHAPE = (32, 512, 512)
@@ -66,7 +66,8 @@ def run_demo(folder: Path, model: str = "em-x4", watcher: Watcher | None = None)
     """
     truth, low, enhanced = (folder / name for name in ("truth.zarr", "low.zarr", "enhanced.zarr"))
     fine = phantom(SHAPE, SEED)
-    coarse = np.stack([crappify(section, "pssr-em", np.random.default_rng([SEED, z])) for z, section in enumerate(fine)])
+    degraded = load_recipe("pssr-em").apply(fine.astype(np.float32) / 255, scale=(1, SCALE, SCALE), seed=SEED)
+    coarse = np.rint(degraded * 255).astype(np.uint8)
     write_volume(truth, fine, FINE)
     write_volume(low, coarse, COARSE)
     outcome = enhance(make_job(input=str(low), output=str(enhanced), model=model), watcher)

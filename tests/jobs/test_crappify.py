@@ -1,0 +1,174 @@
+"""A crappified volume is the crappified array, whatever the parts, with its levels, geometry and origin written down."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from volumetool.errors import ConfigError, InputError, OutputError
+from volumetool.geometry import plan_levels
+from volumetool.jobs import crappify as job
+from volumetool.jobs.crappify import Crappification, crappify_volume, plan_crappification
+from volumetool.jobs.demo import write_volume
+from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
+from volumetool.store.open import open_volume
+from volumetool.store.validate import validate_volume
+from volumetool.training.crappifiers import RECIPES, Crappifier, load_recipe, save_recipe
+from volumetool.training.crappifiers.compression import Jpeg
+
+SHAPE = (6, 83, 122)
+SCALE = (1, 4, 4)
+
+
+def grey(dtype: str) -> NDArray[Any]:
+    smooth = np.random.default_rng(0).random((6, 12, 16)).repeat(8, 1).repeat(8, 2)[:, : SHAPE[1], : SHAPE[2]]
+    span = {"uint8": 255, "uint16": 40000, "float32": 3.5}[dtype]
+    return (smooth * span).astype(dtype)
+
+
+@pytest.fixture(params=["uint8", "uint16", "float32"])
+def fine(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    write_volume(tmp_path / "fine.zarr", grey(request.param), (8.0, 2.0, 2.0))
+    return tmp_path / "fine.zarr"
+
+
+def asked(fine: Path, recipe: str | Crappifier = "pssr-em", **options: Any) -> Crappification:
+    crappifier = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    return Crappification(str(fine), str(fine.parent / "low.zarr"), crappifier, **{"scale": SCALE, "seed": 4, **options})
+
+
+def voxels(path: Path | str, level: int = 0) -> NDArray[Any]:
+    return np.asarray(open_volume(str(path)).open(level).read().result())
+
+
+@pytest.mark.parametrize("recipe", [*sorted(RECIPES), "jpeg"])
+@pytest.mark.parametrize("part", [1, 3000, 2**22])
+def test_the_volume_is_the_array_crappified_at_once(
+    fine: Path, recipe: str, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "PART_VOXELS", max(part, 600))
+    crappifier = RECIPES.get(recipe) or Crappifier(name="jpeg", steps=(*RECIPES["sem-fast"].steps, Jpeg(quality=50)))
+    plan = plan_crappification(asked(fine, crappifier))
+    made = crappify_volume(plan)
+    stored = voxels(fine)
+    low, high = (np.float32(limit) for limit in plan.limits)
+    whole = crappifier.apply((stored.astype(np.float32) - low) / (high - low), scale=SCALE, seed=4)
+    expected = whole * (high - low) + low
+    expected = expected if stored.dtype.kind == "f" else np.rint(expected)
+    assert made.dtype == stored.dtype
+    assert made.shape == (6, 20, 30)
+    assert np.array_equal(voxels(made.url), expected.astype(stored.dtype))
+
+
+def test_geometry_is_pixel_centred_and_every_level_is_there(fine: Path) -> None:
+    made = crappify_volume(plan_crappification(asked(fine, scale=(2, 4, 4))))
+    assert made.voxel_size == (16.0, 8.0, 8.0)
+    assert made.translation == (4.0, 3.0, 3.0)
+    assert [level.shape for level in made.levels] == [grid.shape for grid in plan_levels((3, 20, 30), (16, 8, 8), (4, 3, 3))]
+    assert voxels(made.url, len(made.levels) - 1).any()
+    assert validate_volume(made.url) == []
+
+
+def test_a_coarser_level_can_be_degraded(tmp_path: Path) -> None:
+    write_volume(tmp_path / "fine.zarr", np.tile(grey("uint8"), (1, 2, 3)), (8.0, 2.0, 2.0))
+    source = open_volume(str(tmp_path / "fine.zarr"))
+    made = crappify_volume(plan_crappification(asked(tmp_path / "fine.zarr", level=1, scale=(1, 2, 2))))
+    assert made.shape[1:] == tuple(n // 2 for n in source.levels[1].shape[1:])
+    assert made.voxel_size == (8.0, 8.0, 8.0)
+    assert made.translation == (0.0, 3.0, 3.0)
+
+
+def test_the_volume_says_where_it_comes_from(fine: Path) -> None:
+    made = crappify_volume(plan_crappification(asked(fine, "sem-fast")))
+    facts = made.attributes["crappification"]
+    assert Crappifier.model_validate(facts["recipe"]) == RECIPES["sem-fast"]
+    assert (facts["scale"], facts["seed"], facts["level"]) == ([1, 4, 4], 4, 0)
+    assert facts["source_identity"] == open_volume(str(fine)).identity
+    assert made.attributes["status"] == "complete"
+
+
+def test_limits_come_from_percentiles_unless_given(fine: Path) -> None:
+    dtype = voxels(fine).dtype
+    low, high = plan_crappification(asked(fine)).limits
+    if dtype == np.uint8:
+        assert (low, high) == (0, 255)
+    else:
+        assert low < np.percentile(voxels(fine), 1)
+        assert high > np.percentile(voxels(fine), 99)
+    assert plan_crappification(asked(fine, limits=(1.0, 3.0))).limits == (1.0, 3.0)
+    with pytest.raises(ConfigError, match="black"):
+        plan_crappification(asked(fine, limits=(3.0, 3.0)))
+
+
+def test_an_interrupted_run_goes_on_and_other_settings_are_refused(fine: Path) -> None:
+    plan = plan_crappification(asked(fine))
+
+    def stop(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        crappify_volume(plan, progress=stop)
+    assert open_volume(plan.request.output).attributes["status"] == "unfinished"
+    first = voxels(crappify_volume(plan).url)
+    assert np.array_equal(voxels(crappify_volume(plan).url), first)
+    other = plan_crappification(asked(fine, seed=5))
+    with pytest.raises(OutputError, match="already"):
+        crappify_volume(other)
+    assert not np.array_equal(voxels(crappify_volume(other, overwrite=True).url), first)
+
+
+def test_overwriting_leaves_alone_what_is_no_crappification(fine: Path) -> None:
+    write_volume(fine.parent / "low.zarr", grey("uint8"), (8.0, 2.0, 2.0))
+    for overwrite in (False, True):
+        with pytest.raises(OutputError):
+            crappify_volume(plan_crappification(asked(fine)), overwrite=overwrite)
+    assert np.array_equal(voxels(fine.parent / "low.zarr"), grey("uint8"))
+
+
+def test_what_cannot_be_is_refused_before_anything_is_written(fine: Path) -> None:
+    for options in ({"scale": (1, 84, 4)}, {"scale": (0, 4, 4)}):
+        with pytest.raises(ConfigError, match="reduced"):
+            plan_crappification(asked(fine, **options))
+    with pytest.raises(InputError, match="level"):
+        plan_crappification(asked(fine, level=9))
+    for inside in (fine / "low.zarr", fine.parent):
+        with pytest.raises(OutputError, match="inside"):
+            plan_crappification(Crappification(str(fine), str(inside), RECIPES["pssr-em"], SCALE))
+    assert [path.name for path in fine.parent.iterdir()] == ["fine.zarr"]
+
+
+def test_every_channel_has_noise_of_its_own(tmp_path: Path) -> None:
+    layout = VolumeLayout("uint8", plan_levels((2, 40, 40), (8, 2, 2), (0, 0, 0)), channels=2)
+    create_volume(str(tmp_path / "fine.zarr"), layout, {})
+    for channel in range(2):
+        open_for_writing(str(tmp_path / "fine.zarr"), layout, 0, channel).write(np.full((2, 40, 40), 128, np.uint8)).result()
+    made = crappify_volume(plan_crappification(asked(tmp_path / "fine.zarr")))
+    first, second = (np.asarray(made.open(0, channel).read().result()) for channel in range(2))
+    assert first.std() > 10
+    assert second.std() > 10
+    assert not np.array_equal(first, second)
+
+
+def test_the_command_line_makes_the_same_volume(tmp_path: Path) -> None:
+    fine = tmp_path / "fine.zarr"
+    write_volume(fine, grey("uint8"), (8.0, 2.0, 2.0))
+    recipe = Crappifier(name="own", steps=(*RECIPES["pssr2-poisson"].steps, Jpeg(quality=70)))
+    save_recipe(tmp_path / "own.yaml", recipe)
+    command = [sys.executable, "-m", "volumetool.cli.main", "crappify", str(fine), str(tmp_path / "cli.zarr")]
+    options = ["--recipe", str(tmp_path / "own.yaml"), "--scale", "1,4,4", "--seed", "4", "--json"]
+    dry = subprocess.run([*command, *options, "--dry-run"], capture_output=True, text=True, check=False)
+    assert dry.returncode == 0, dry.stderr
+    assert not (tmp_path / "cli.zarr").exists()
+    assert "left out  0 x 3 x 2" in dry.stderr
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["shape"], facts["limits"], facts["recipe"]["name"]) == ([6, 20, 30], [0.0, 255.0], "own")
+    assert np.array_equal(voxels(tmp_path / "cli.zarr"), voxels(crappify_volume(plan_crappification(asked(fine, recipe))).url))
