@@ -7,7 +7,6 @@ drawn with replacement is therefore the block, a field much larger than the dist
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,7 +45,7 @@ def bootstrap(
     Returns
     -------
     tuple of float
-        Lower and upper end.
+        Lower and upper end. Draws for which the statistic is not a number are left out; without others both are NaN.
 
     Examples
     --------
@@ -57,19 +56,38 @@ def bootstrap(
     if statistic is None:
         weight = np.ones(len(sums)) if weights is None else np.asarray(weights, np.float64)
         sums, statistic = np.stack([sums * weight, weight], axis=1), _ratio
-    table = sums if sums.ndim == 2 else sums[:, None]
-    values = np.concatenate([statistic(draws @ table) for draws in _draws(len(table), seed)])
-    low, high = np.quantile(values, ((1 - level) / 2, (1 + level) / 2))
-    return float(low), float(high)
+    return interval(statistic(draw_sums(sums if sums.ndim == 2 else sums[:, None], seed)), level)
 
 
-def _draws(blocks: int, seed: int) -> Any:
-    """Yield float64 (some resamples, blocks): how often each block was drawn."""
+def draw_sums(table: Doubles, seed: int) -> Doubles:
+    """Draw blocks with replacement, as many as there are, and add up their columns.
+
+    Parameters
+    ----------
+    table : numpy.ndarray of float64, shape (blocks, columns)
+    seed : int
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (RESAMPLES, columns)
+    """
+    blocks = len(table)
     rng = np.random.default_rng(seed)
     at_once = max(1, _AT_ONCE // blocks)
+    drawn = []
     for start in range(0, RESAMPLES, at_once):
-        count = min(at_once, RESAMPLES - start)
-        yield rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=count).astype(np.float64)
+        counts = rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=min(at_once, RESAMPLES - start))
+        drawn.append(counts.astype(np.float64) @ table)
+    return np.concatenate(drawn)
+
+
+def interval(values: Doubles, level: float = 0.95) -> tuple[float, float]:
+    """Return the middle `level` of the values that are numbers; NaN where there are none."""
+    defined = values[~np.isnan(values)]
+    if not defined.size:
+        return float("nan"), float("nan")
+    low, high = np.quantile(defined, ((1 - level) / 2, (1 + level) / 2), method="inverted_cdf")  # PSNR may be infinite
+    return float(low), float(high)
 
 
 def _ratio(sums: Doubles) -> Doubles:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.errors import InputError
-from volumetool.quality.structure import TAPS, combine_scales, ms_ssim_maps, scales_that_fit, ssim_map
+from volumetool.quality.structure import TAPS, combine_scales, ms_ssim_maps, scales_that_fit, ssim_maps
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,14 @@ def score(restored: NDArray[Any], truth: NDArray[Any], *, data_range: float) -> 
         )
     stored = as_stored(restored, truth.dtype)
     gain, offset = fit_affine(stored, truth)
-    maps = ms_ssim_maps(stored, truth, data_range=data_range, scales=scales_that_fit(truth.shape))
+    raw, fitted = ssim_maps(stored, truth, data_range=data_range, affines=((1.0, 0.0), (gain, offset)))
+    scales = ms_ssim_maps(stored, truth, data_range=data_range, scales=scales_that_fit(truth.shape))
     return Scores(
         psnr=psnr(stored, truth, data_range),
-        ssim=float(ssim_map(stored, truth, data_range=data_range).mean()),
-        ms_ssim=float(combine_scales([float(each.mean()) for each in maps])),
+        ssim=float(raw.mean()),
+        ms_ssim=float(combine_scales([float(each.mean()) for each in scales])),
         psnr_affine=psnr(gain * stored.astype(np.float64) + offset, truth, data_range),
-        ssim_affine=float(ssim_map(stored, truth, data_range=data_range, affine=(gain, offset)).mean()),
+        ssim_affine=float(fitted.mean()),
     )
 
 

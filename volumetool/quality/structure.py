@@ -28,10 +28,10 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _K1, _K2, _SIGMA = 0.01, 0.03, 1.5
 
 
-def ssim_map(
-    restored: NDArray[Any], truth: NDArray[Any], *, data_range: float, affine: tuple[float, float] = (1.0, 0.0)
-) -> Doubles:
-    """Return the SSIM at every position whose window lies inside.
+def ssim_maps(
+    restored: NDArray[Any], truth: NDArray[Any], *, data_range: float, affines: Sequence[tuple[float, float]]
+) -> list[Doubles]:
+    """Return the SSIM at every position whose window lies inside, after each of several affine maps.
 
     Parameters
     ----------
@@ -39,20 +39,22 @@ def ssim_map(
         Grey values of the same scale, at least 7 x 7.
     data_range : float
         Difference between the largest and the smallest possible value.
-    affine : tuple of float
-        Gain and offset applied to `restored`. Local moments follow in closed form.
+    affines : sequence of tuple
+        Gain and offset applied to `restored`; (1, 0) for raw. Local moments follow in closed form.
 
     Returns
     -------
-    numpy.ndarray of float64, shape (y - 6, x - 6)
+    list of numpy.ndarray
+        float64 (y - 6, x - 6), one per affine map.
     """
-    gain, offset = affine
     mean_r, mean_t, var_r, var_t, cov = (_inside(part, WINDOW) for part in _moments(restored, truth, _uniform))
     sample = WINDOW**2 / (WINDOW**2 - 1)
-    mean_r = gain * mean_r + offset
-    var_r, var_t, cov = gain * gain * sample * var_r, sample * var_t, gain * sample * cov
-    luminance, structure = _terms((mean_r, mean_t, var_r, var_t, cov), data_range)
-    return luminance * structure
+    maps = []
+    for gain, offset in affines:
+        moments = (gain * mean_r + offset, mean_t, gain**2 * sample * var_r, sample * var_t, gain * sample * cov)
+        luminance, structure = _terms(moments, data_range)
+        maps.append(luminance * structure)
+    return maps
 
 
 def scales_that_fit(shape: Sequence[int]) -> int:
