@@ -37,7 +37,19 @@ MARKER_DEPTH = 16.0
 """nm: two parts of a cell are two markers if the neck between them is narrower than either by this much."""
 
 SHELL_RADIUS = 26.0
-"""nm: outer radius of a vesicle."""
+"""nm: outer radius of a vesicle; a spot nearer to a centre is on that vesicle."""
+
+SPOT_BLUR = 12.0
+"""nm: sigma of the derivatives that find dark spots."""
+
+SPOT_WINDOW = 5
+"""Voxels: a spot is the strongest one in a square of this side."""
+
+CLEARANCE = 24.0
+"""nm: spots nearer to the border of a cell do not count."""
+
+FALSE_ALARMS = 10.0
+"""Per square micrometre: the truth itself then shows a good part of its vesicles."""
 
 
 @dataclass(frozen=True)
@@ -125,27 +137,65 @@ def compare_partitions(found: Labels, truth: Labels) -> Partition:
     return Partition(error, float(split), float(merged))
 
 
+@dataclass(frozen=True)
+class Vesicles:
+    """Where the vesicles are, and where they are looked for.
+
+    Attributes
+    ----------
+    centres : numpy.ndarray of float32, shape (vesicles, 3)
+        Along z, y, x in voxels.
+    depths : tuple of int
+        The z of each section that is searched, in voxels.
+    inside : numpy.ndarray of bool, shape (sections, y, x)
+        Where spots count.
+    """
+
+    centres: Floats
+    depths: tuple[int, ...]
+    inside: NDArray[np.bool_]
+
+
+def place_vesicles(centres: Floats, labels: NDArray[Any], depths: Sequence[int], voxel_size: float) -> Vesicles:
+    """Look for vesicles where an analyst would: inside cells, `CLEARANCE` away from their borders.
+
+    Parameters
+    ----------
+    centres : numpy.ndarray of float32, shape (vesicles, 3)
+        Along z, y, x in voxels.
+    labels : numpy.ndarray of int, shape (z, y, x)
+        True neurites.
+    depths : sequence of int
+        Sections to search.
+    voxel_size : float
+        nm, isotropic.
+    """
+    from skimage.segmentation import find_boundaries
+
+    away = ndimage.distance_transform_edt(~find_boundaries(labels, mode="inner"))  # voxels
+    return Vesicles(centres, tuple(depths), away[list(depths)] * voxel_size >= CLEARANCE)
+
+
 def vesicle_recall(
-    sections: NDArray[Any], depths: Sequence[float], vesicles: Floats, *, voxel_size: float, false_alarms: float = 2.0
+    sections: NDArray[Any], vesicles: Vesicles, voxel_size: float, *, false_alarms: float = FALSE_ALARMS
 ) -> float:
     """Return the share of the vesicles that a spot detector finds at a given rate of false alarms.
 
-    The detector is a Laplacian of Gaussian of the size of a vesicle. Its threshold, one for all sections, is where the false
-    alarms reach the given rate. A vesicle counts whose centre lies within one voxel of the section; spots on one that is cut
-    farther from its centre are neither found nor false.
+    The detector looks for places that are dark along every direction: the smaller eigenvalue of the Hessian, so that membranes,
+    dark along one, do not count. Its threshold, one for all sections, is where the false alarms reach the given rate. A vesicle
+    counts whose centre lies within one voxel of the section; spots on one that is cut farther from its centre are neither found
+    nor false.
 
     Parameters
     ----------
     sections : numpy.ndarray, shape (sections, y, x)
         Grey values; vesicles are dark.
-    depths : sequence of float
-        The z of each section, in voxels.
-    vesicles : numpy.ndarray of float32, shape (vesicles, 3)
-        True centres along z, y, x in voxels.
+    vesicles : Vesicles
+        Where they are.
     voxel_size : float
         nm, isotropic.
     false_alarms : float
-        Per square micrometre of all sections together.
+        Per square micrometre of the searched area of all sections together.
 
     Returns
     -------
@@ -159,17 +209,17 @@ def vesicle_recall(
     """
     radius = SHELL_RADIUS / voxel_size
     strengths, verdicts, targets = [], [], 0
-    for section, z in zip(sections, depths, strict=True):
-        away = np.abs(vesicles[:, 0] - z)
-        whole, cut = vesicles[away <= 1, 1:], vesicles[(away > 1) & (away <= radius), 1:]
-        spots, strength = _find_spots(section, radius)
+    for section, z, inside in zip(sections, vesicles.depths, vesicles.inside, strict=True):
+        away = np.abs(vesicles.centres[:, 0] - z)
+        whole, cut = (vesicles.centres[near, 1:] for near in (away <= 1, (away > 1) & (away <= radius)))
+        spots, strength = _find_spots(section, inside, voxel_size)
         strengths.append(strength)
         verdicts.append(_judge(spots, whole, cut, radius))
         targets += len(whole)
     if not targets:
         raise InputError("input.no-vesicles", "no section shows a vesicle", hint="take more sections, or a larger phantom")
     verdict = np.concatenate(verdicts)[np.argsort(-np.concatenate(strengths), kind="stable")]
-    area = sections.size * (voxel_size / 1000) ** 2  # square micrometres
+    area = np.count_nonzero(vesicles.inside) * (voxel_size / 1000) ** 2  # square micrometres
     allowed = np.cumsum(verdict == _FALSE) <= false_alarms * area
     return float(np.count_nonzero(allowed & (verdict == _FOUND))) / targets
 
@@ -209,13 +259,16 @@ def _normalised(section: NDArray[Any]) -> Floats:
     return unit
 
 
-def _find_spots(section: NDArray[Any], radius: float) -> tuple[NDArray[np.intp], Floats]:
+def _find_spots(section: NDArray[Any], inside: NDArray[np.bool_], voxel_size: float) -> tuple[NDArray[np.intp], Floats]:
     """Return dark spots, (spots, 2) along y, x, and how strongly each stands out."""
-    response = ndimage.gaussian_laplace(_normalised(section), radius / np.sqrt(2))  # largest for discs of that radius
-    peak = (response == ndimage.maximum_filter(response, size=2 * round(radius / 2) + 1)) & (response > 0)
-    spots = np.argwhere(peak)
-    strength: Floats = response[peak]
-    return spots, strength
+    from skimage.feature import hessian_matrix, hessian_matrix_eigvals
+
+    sigma = SPOT_BLUR / voxel_size
+    hessian = hessian_matrix(_normalised(section), sigma, mode="reflect", order="rc", use_gaussian_derivatives=True)
+    curvature = hessian_matrix_eigvals(hessian)[1]  # the smaller one
+    peak = (curvature == ndimage.maximum_filter(curvature, size=SPOT_WINDOW)) & (curvature > 0) & inside
+    strength: Floats = curvature[peak]
+    return np.argwhere(peak), strength
 
 
 def _judge(spots: NDArray[np.intp], whole: Floats, cut: Floats, radius: float) -> NDArray[np.int8]:
@@ -228,6 +281,6 @@ def _judge(spots: NDArray[np.intp], whole: Floats, cut: Floats, radius: float) -
             distance, _ = cKDTree(centres).query(spots)
             verdict[distance <= radius] = _NEITHER
     if len(whole):
-        distance, nearest = cKDTree(spots).query(whole)
+        distance, nearest = map(np.asarray, cKDTree(spots).query(whole))
         verdict[nearest[distance <= radius]] = _FOUND
     return verdict

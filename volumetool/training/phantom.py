@@ -20,8 +20,27 @@ _SPACING = 19.0  # voxels between the points of a chain
 _COARSE = 2  # the border distance is found on every second voxel and interpolated
 
 
+@dataclass(frozen=True)
+class Phantom:
+    """An EM-like volume and what it shows.
+
+    Attributes
+    ----------
+    grey : ndarray
+        uint8 (z, y, x); membranes dark (about 60), cytoplasm bright (about 165), isotropic, without acquisition noise.
+    labels : ndarray
+        int32 (z, y, x), the neurite that each voxel belongs to, from 1; borders are known to two voxels.
+    vesicles : ndarray
+        float32 (vesicles, 3), their centres along z, y, x in voxels; each is a dark shell of radius 2.2 to 3.0.
+    """
+
+    grey: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+    vesicles: Floats
+
+
 def phantom(shape: tuple[int, int, int], seed: int = 0) -> NDArray[np.uint8]:
-    """Draw an EM-like volume.
+    """Draw an EM-like volume: the grey values of `draw_phantom`.
 
     Parameters
     ----------
@@ -35,6 +54,25 @@ def phantom(shape: tuple[int, int, int], seed: int = 0) -> NDArray[np.uint8]:
     ndarray
         uint8 (z, y, x); membranes dark (about 60), cytoplasm bright (about 165), isotropic, without acquisition noise.
     """
+    return draw_phantom(shape, seed).grey
+
+
+def draw_phantom(shape: tuple[int, int, int], seed: int = 0, *, room: float = 0.0) -> Phantom:
+    """Draw an EM-like volume and say what it shows.
+
+    Parameters
+    ----------
+    shape, seed
+        As for `phantom`.
+    room : float
+        Smallest distance between the centres of two vesicles of a cluster, in voxels. At 0 they overlap to a dark cloud; from
+        about 7 on they only touch and can be told apart.
+
+    Returns
+    -------
+    Phantom
+        Grey values, labels, vesicles.
+    """
     rng = np.random.default_rng(seed)
     chains = _grow(shape, rng)
     border, label = _partition(shape, chains, rng)
@@ -42,11 +80,11 @@ def phantom(shape: tuple[int, int, int], seed: int = 0) -> NDArray[np.uint8]:
     tone[rng.random(tone.size) < 0.06] -= 30  # some cells are dark all over
     grey = tone[label] + 5 * _noise(shape, 5, rng) + 5 * _noise(shape, 2.2, rng) + 9 * _noise(shape, 1.1, rng)
     _draw_mitochondria(grey, border, label, chains, rng)
-    _draw_synapses(grey, border, label, rng)
+    vesicles = _draw_synapses(grey, border, label, rng, room)
     _stain(grey, 58 + 8 * _noise(shape, 14, rng), np.exp(-0.5 * np.square(border / 1.45)))
     grey = ndimage.gaussian_filter(grey, 0.7)
-    drawn: NDArray[np.uint8] = np.rint(np.clip(grey, 8, 235)).astype(np.uint8)
-    return drawn
+    drawn = np.rint(np.clip(grey, 8, 235)).astype(np.uint8)
+    return Phantom(drawn, (label + 1).astype(np.int32), vesicles)
 
 
 @dataclass(frozen=True)
@@ -147,7 +185,8 @@ def _draw_mitochondria(
         _stain(grey[box], 62.0, 0.85 * np.exp(-0.5 * np.square(depth / 1.4)))
 
 
-def _draw_synapses(grey: Floats, border: Floats, label: NDArray[np.intp], rng: np.random.Generator) -> None:
+def _draw_synapses(grey: Floats, border: Floats, label: NDArray[np.intp], rng: np.random.Generator, room: float) -> Floats:
+    centres: list[Floats] = []
     close = np.argwhere(np.abs(border[2::4, 4::8, 4::8] - 7) < 2) * (4, 8, 8) + (2, 4, 4)
     for spot in rng.permutation(close)[: round(grey.size / 250_000)]:
         box, offset = _box(spot, 26, grey.shape)
@@ -156,15 +195,30 @@ def _draw_synapses(grey: Floats, border: Floats, label: NDArray[np.intp], rng: n
         # The membrane near the cluster thickens and darkens towards the cluster's side.
         active = np.exp(-0.5 * np.square(far / 8)) * np.exp(-0.5 * np.square(border[box] / 4))
         _stain(grey[box], 42.0, 0.9 * active)
-        room = np.argwhere(mine & (border[box] > 4.5) & (far < 25)) + [part.start for part in box]
-        for vesicle in rng.permutation(room)[: int(rng.integers(30, 120))]:
-            _draw_vesicle(grey, vesicle, rng)
+        places = np.argwhere(mine & (border[box] > 4.5) & (far < 25)) + [part.start for part in box]
+        order, count = rng.permutation(places), int(rng.integers(30, 120))
+        cluster = order[:count] if room <= 0 else _spread(order, count, room)
+        centres += [_draw_vesicle(grey, voxel, rng) for voxel in cluster]
+    return np.reshape(centres, (-1, 3)).astype(np.float32)
 
 
-def _draw_vesicle(grey: Floats, centre: NDArray[np.intp], rng: np.random.Generator) -> None:
-    box, offset = _box(centre, 6, grey.shape)
-    far = np.linalg.norm(offset + rng.uniform(-0.5, 0.5, 3), axis=-1)
+def _spread(order: NDArray[np.intp], count: int, room: float) -> list[NDArray[np.intp]]:
+    chosen: list[NDArray[np.intp]] = []
+    for voxel in order:
+        if len(chosen) == count:
+            break
+        if all(np.sum((voxel - other) ** 2) >= room**2 for other in chosen):
+            chosen.append(voxel)
+    return chosen
+
+
+def _draw_vesicle(grey: Floats, voxel: NDArray[np.intp], rng: np.random.Generator) -> Floats:
+    box, offset = _box(voxel, 6, grey.shape)
+    shift = rng.uniform(-0.5, 0.5, 3)
+    far = np.linalg.norm(offset + shift, axis=-1)
     _stain(grey[box], 105.0, 0.9 * np.exp(-0.5 * np.square((far - rng.uniform(2.2, 3.0)) / 0.8)))
+    centre: Floats = (voxel - shift).astype(np.float32)
+    return centre
 
 
 def _box(centre: NDArray[np.intp], reach: float, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], NDArray[np.float64]]:
