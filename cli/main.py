@@ -9,7 +9,7 @@ import traceback
 from typing import Annotated
 
 import typer
-from volumetool.cli import bench, check, convert, crappify, demo, enhance, info, model, schema, train
+from volumetool.cli import bench, check, convert, crappify, demo, enhance, evaluate, info, model, schema, train
 
 from volumetool.errors import VolumetoolError
 
@@ -28,6 +28,7 @@ app.command("status")(check.status)
 app.command("verify")(check.verify)
 app.command("clean")(check.clean)
 app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
 app.command("validate")(check.validate)
 app.command("bench")(bench.bench)
 app.command("schema")(schema.schema)

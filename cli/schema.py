@@ -15,6 +15,7 @@ class Name(StrEnum):
     JOB = "job"
     MODEL_CARD = "model-card"
     PLAN = "plan"
+    TRAIN = "train"
 
 
 def schema(name: Annotated[Name, typer.Argument(help="Which configuration.")]) -> None:

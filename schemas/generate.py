@@ -9,8 +9,9 @@ from pydantic import BaseModel
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.models import ModelCard
+from volumetool.training.config import TrainConfig
 
-MODELS: dict[str, type[BaseModel]] = {"job": Job, "model-card": ModelCard, "plan": Plan}
+MODELS: dict[str, type[BaseModel]] = {"job": Job, "model-card": ModelCard, "plan": Plan, "train": TrainConfig}
 
 
 def schema_texts() -> dict[str, str]:

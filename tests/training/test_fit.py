@@ -1,76 +1,163 @@
-"""The loop learns, repeats itself, and says where it is."""
+"""The loop learns, repeats itself, says where it is, and a killed training goes on as if nothing had happened."""
 
 from __future__ import annotations
 
-import numpy as np
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from numpy.typing import NDArray
-from torch import nn
+import yaml
+from safetensors.torch import load_file
+from small import Told, small_options, small_training
 
-from volumetool.models import UNet, UNetConfig
-from volumetool.models.unet import enlarge_linear
-from volumetool.training.fit import FitConfig, fit, minus_psnr
-from volumetool.training.pairs import PairsConfig, draw_batch
-from volumetool.training.phantom import phantom
-
-SMALL = UNetConfig(width=4, pools=((1, 2, 2),))
-
-
-@pytest.fixture(scope="module")
-def source() -> NDArray[np.uint8]:
-    return phantom((64, 64, 64), seed=1)
+from volumetool.errors import DataError, FingerprintError
+from volumetool.models import UNetConfig, load_model, save_model
+from volumetool.models.unet import UNet
+from volumetool.training.checkpoint import NAME, read_checkpoint
+from volumetool.training.config import OptimiserConfig, TrainConfig, make_config
+from volumetool.training.fit import begin_network, fit, learning_rate
 
 
-def config(steps: int, **changes: object) -> FitConfig:
-    pairs = PairsConfig(crop=16, acquisitions=2, crops=2)
-    return FitConfig.model_validate({"pairs": pairs, "steps": steps, "ema": 0.9, "bfloat16": False} | changes)
+def train(folder: Path, config: TrainConfig, told: Told | None = None) -> dict[str, torch.Tensor]:
+    """Train, and return everything that the last checkpoint holds."""
+    folder.mkdir(exist_ok=True)
+    fit(config, folder, told or Told(), lambda *_: None)
+    return load_file(folder / NAME)
 
 
-def test_loss_is_minus_the_psnr() -> None:
-    fine = torch.zeros(2, 1, 8, 8)
-    assert float(minus_psnr(fine + 0.1, fine)) == pytest.approx(-20, abs=1e-2)
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_moment_of_training_beats_enlarging(source: NDArray[np.uint8]) -> None:
-    noisy = PairsConfig(crop=16, acquisitions=4, crops=2, strength=(1.5, 2.0), grain=(0, 0), recipes=("pssr-em",))
-    told: list[tuple[int, float]] = []
-    network = fit(
-        lambda: UNet(SMALL),
-        [source],
-        config(80, pairs=noisy, learning_rate=1e-2),
-        progress=lambda step, loss, _mean: told.append((step, loss)),
+def test_a_moment_of_training_beats_enlarging(tmp_path: Path) -> None:
+    config = small_training(
+        tmp_path,
+        steps=80,
+        optimiser={"ema": 0.9, "learning_rate": 1e-2},
+        degradation={"recipes": ["pssr-em"], "noise": [1.5, 2.0]},
+        augmentation={"grain": [0, 0]},
+        sampling={"crop": [1, 16, 16], "acquisitions": 4, "crops": 2},
     )
-    assert [step for step, _ in told] == list(range(1, 81))
-    coarse, fine = (torch.from_numpy(part) for part in draw_batch([source], noisy, np.random.default_rng(99)))
-    with torch.no_grad():
-        trained, enlarged = minus_psnr(network(coarse), fine), minus_psnr(enlarge_linear(coarse, (4, 4)), fine)
-    assert trained < enlarged - 0.2
+    told = Told()
+    train(tmp_path / "run", config, told)
+    assert told.steps == list(range(1, 81))
+    last = told.points[-1]
+    assert last.step == 80
+    assert last.psnr > last.enlarged + 0.2
 
 
-def test_the_same_seed_trains_the_same_network(source: NDArray[np.uint8]) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    first, again, other = (fit(lambda: UNet(SMALL), [source], config(3, seed=seed)) for seed in (1, 1, 2))
-    torch.set_num_threads(threads)
-    assert torch.equal(weights(first), weights(again))
-    assert not torch.equal(weights(first), weights(other))
+def test_the_same_seed_trains_the_same_network_and_another_another(tmp_path: Path) -> None:
+    first, again, other = (
+        train(tmp_path / name, small_training(tmp_path, steps=3, seed=seed)) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert same(first, again)
+    assert not same(first, other)
 
 
-def test_what_comes_back_is_the_running_mean_in_eval_mode(
-    source: NDArray[np.uint8],
-) -> None:
-    seen: list[torch.Tensor] = []
-    trained = fit(lambda: UNet(SMALL), [source], config(2), progress=lambda _s, _l, mean: seen.append(weights(mean)))
-    assert not trained.training
-    assert torch.equal(weights(trained), seen[-1])
+def test_bfloat16_trains_float32_weights(tmp_path: Path) -> None:
+    weights = train(tmp_path / "run", small_training(tmp_path, steps=2, precision="bfloat16"))
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
 
 
-def test_bfloat16_trains_too(source: NDArray[np.uint8]) -> None:
-    trained = fit(lambda: UNet(SMALL), [source], config(2, bfloat16=True))
-    assert weights(trained).dtype == torch.float32
-    assert torch.isfinite(weights(trained)).all()
+def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    config = small_training(tmp_path, steps=8, checkpoint_minutes=0)
+    whole = train(tmp_path / "whole", config)
+
+    class Stops(Told):
+        def stepped(self, step: int, steps: int, loss: float) -> None:
+            super().stepped(step, steps, loss)
+            if step in (3, 6) and len(self.steps) > 1:
+                signal.raise_signal(signal.SIGINT)
+
+    (tmp_path / "parts").mkdir()
+    told = Stops()
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, tmp_path / "parts", told, lambda *_: None)
+    parts = train(tmp_path / "parts", config, told)
+    assert told.steps == list(range(1, 9))  # no step was done twice
+    assert same(whole, parts)
 
 
-def weights(network: nn.Module) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()]).clone()
+def test_another_training_is_not_gone_on_with(tmp_path: Path) -> None:
+    train(tmp_path / "run", small_training(tmp_path))
+    with pytest.raises(FingerprintError, match=r"seed: was 0, is 7"):
+        train(tmp_path / "run", small_training(tmp_path, seed=7))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    train(tmp_path / "run", small_training(tmp_path))
+    path = tmp_path / "run" / NAME
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match="cannot be read"):
+        train(tmp_path / "run", small_training(tmp_path))
+
+
+def test_fine_tuning_begins_where_the_shapes_fit(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    card = load_model("em-x4").card
+    path = tmp_path / "start.safetensors"
+    save_model(path, load_model("em-x4").network(), card)
+    deeper = UNetConfig(scale=(1, 2, 2), z_context=1, width=32)
+    network = begin_network(small_training(tmp_path, architecture=deeper.model_dump(), start=str(path)))
+    old, new = load_model(path).state, network.state_dict()
+    assert torch.equal(new["bottom.first.weight"], old["bottom.first.weight"])
+    assert torch.equal(new["stem.weight"][:, 1], old["stem.weight"][:, 0])  # the section itself, between its neighbours
+    assert new["head.weight"].shape != old["head.weight"].shape
+
+
+def test_a_blind_spot_learns_from_noise_alone(tmp_path: Path) -> None:
+    architecture = {"width": 8, "pools": [[1, 2, 2]], "scale": [1, 1, 1]}
+    config = small_training(tmp_path, architecture=architecture, blind_spot={}, loss={"kind": "mse"})
+    told = Told()
+    weights = train(tmp_path / "run", config, told)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
+    assert told.points
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
+def test_the_learning_rate_rises_to_its_peak_and_falls(schedule: Any) -> None:
+    config = OptimiserConfig(learning_rate=1.0, schedule=schedule)
+    rates = [learning_rate(config, step, 200) for step in range(200)]
+    top = rates.index(max(rates))
+    assert max(rates) == pytest.approx(1.0, abs=1e-3)
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[-1] < 0.02
+
+
+def run_and_kill(folder: Path, file: Path, at: int | None) -> int:
+    """Run the training as a user does, and kill it without warning once its checkpoint has reached a step."""
+    command = [sys.executable, "-m", "volumetool.cli.main", "train", str(file), "--output", str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    while at is not None and process.poll() is None:
+        facts, _ = read_checkpoint(folder)
+        if facts is not None and facts["step"] >= at:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.01)
+    process.communicate()
+    return process.returncode
+
+
+@pytest.mark.parametrize(
+    "kills", [pytest.param((7,), id="once"), pytest.param((3, 11, 12, 20, 31), id="5-times", marks=pytest.mark.slow)]
+)
+def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(kills: tuple[int, ...], tmp_path: Path) -> None:
+    options = small_options(tmp_path, steps=40, checkpoint_minutes=0)
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(options))
+    for at in kills:
+        assert run_and_kill(tmp_path / "killed", tmp_path / "train.yaml", at) == -signal.SIGKILL
+    assert run_and_kill(tmp_path / "killed", tmp_path / "train.yaml", None) == 0
+    whole = train(tmp_path / "whole", make_config(options))
+    assert same(load_file(tmp_path / "killed" / NAME), whole)
+    network = load_model(tmp_path / "killed" / "small.safetensors").network()
+    assert isinstance(network, UNet)
+    assert all(torch.equal(tensor, whole[f"mean/{name}"]) for name, tensor in network.state_dict().items())

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -179,6 +181,8 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
+    with suppress(ValidationError):  # options that were added since have the value that they had then
+        stored = TrainConfig.model_validate(stored).semantic()
     if stored == asked:
         return
     names = sorted(name for name in stored.keys() | asked.keys() if stored.get(name) != asked.get(name))

@@ -282,6 +282,7 @@ class TrainConfig(_Part):
         for source in content["sources"]:
             for key in ("path", "noisy"):
                 source[key] = source[key] and source[key].rstrip("/").rsplit("/", 1)[-1]  # data may move
+            del source["cite"], source["licence"]
         return content
 
 
@@ -313,3 +314,14 @@ def read_config(path: Path) -> TrainConfig:
             if isinstance(source, dict) and isinstance(source.get(key), str) and "://" not in source[key]:
                 source[key] = str(path.parent / Path(source[key]).expanduser())
     return make_config(content)
+
+
+def change_config(config: TrainConfig, **changes: Any) -> TrainConfig:
+    """Return a configuration with some options replaced; None keeps what it has.
+
+    Raises
+    ------
+    ConfigError
+        ``config.option``: a value that cannot be.
+    """
+    return make_config(config.model_dump() | {name: value for name, value in changes.items() if value is not None})

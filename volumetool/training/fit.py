@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +30,7 @@ from volumetool.training.pairs import Sampler
 from volumetool.training.sources import open_sources
 
 _POINTS = 80  # along a training: enough for a curve
+_PICTURE_SECONDS = 120.0
 _VALIDATION = 1_000_003  # key of the validation batches, beyond any number of devices
 
 
@@ -41,7 +44,7 @@ class Watcher(Protocol):
         """Take note of a point of the curves."""
 
 
-def fit(config: TrainConfig, folder: Path, watcher: Watcher, on_point: Callable[[State, Sampler], None]) -> None:
+def fit(config: TrainConfig, folder: Path, watcher: Watcher, on_picture: Callable[[State, Sampler], None]) -> None:
     """Train, from the checkpoint in the folder if there is one, to the last step; the last checkpoint holds the result.
 
     Parameters
@@ -52,8 +55,8 @@ def fit(config: TrainConfig, folder: Path, watcher: Watcher, on_point: Callable[
         Where the checkpoint is kept.
     watcher : Watcher
         Told about every step.
-    on_point : callable
-        Called whenever a checkpoint was written, on the first device: draws curves and previews.
+    on_picture : callable
+        Called every other minute and at the end, on the first device: draws curves and previews.
 
     Raises
     ------
@@ -64,15 +67,16 @@ def fit(config: TrainConfig, folder: Path, watcher: Watcher, on_point: Callable[
     """
     accelerator = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(config.device, config.device)
     fabric = Fabric(accelerator=accelerator, devices=config.devices, strategy="ddp_spawn" if config.devices > 1 else "auto")
-    fabric.launch(_fit, config, folder, watcher, on_point)
+    fabric.launch(_fit, config, folder, watcher, on_picture)
 
 
 def _fit(
-    fabric: Fabric, config: TrainConfig, folder: Path, watcher: Watcher, on_point: Callable[[State, Sampler], None]
+    fabric: Fabric, config: TrainConfig, folder: Path, watcher: Watcher, on_picture: Callable[[State, Sampler], None]
 ) -> None:
     facts, _ = read_checkpoint(folder)
     threads = facts["threads"] if facts else config.threads or torch.get_num_threads()
-    with _reproducible(threads, fabric.device):
+    with ExitStack() as stack:
+        stack.enter_context(_reproducible(threads, fabric.device))
         torch.manual_seed(config.seed)
         state = _begin(config, fabric.device)
         load_checkpoint(folder, state, config)
@@ -81,7 +85,9 @@ def _fit(
         first = fabric.global_rank == 0
         validation = _validation(sampler) if first else []
         every = max(1, config.steps // _POINTS)
-        began = saved = time.monotonic() - state.seconds
+        saved = drawn = time.monotonic()
+        began = saved - state.seconds
+        stop = stack.enter_context(_stoppable())
         for coarse, fine in _batches(sampler, state.step, fabric.global_rank):
             loss = _descend(fabric, network, optimizer, (coarse, fine), config, state.step)
             state.step += 1
@@ -96,10 +102,14 @@ def _fit(
                 state.history.append(_measure(state, validation, fabric.device))
                 state.losses.clear()
                 watcher.measured(state.history[-1])
-            if last or time.monotonic() - saved > 60 * config.checkpoint_minutes:
+            if last or stop.is_set() or time.monotonic() - saved > 60 * config.checkpoint_minutes:
                 save_checkpoint(folder, state, config, threads)
-                on_point(state, sampler)
                 saved = time.monotonic()
+            if stop.is_set():
+                raise KeyboardInterrupt
+            if state.history and (last or time.monotonic() - drawn > _PICTURE_SECONDS):
+                on_picture(state, sampler)
+                drawn = time.monotonic()
 
 
 def begin_network(config: TrainConfig) -> UNet:
@@ -138,13 +148,16 @@ def _descend(fabric: Fabric, network: Any, optimizer: Any, batch: tuple[Any, Any
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config.optimiser, step, config.steps)
     coarse, fine = (torch.from_numpy(part).to(fabric.device) for part in batch)
-    mask = None
+    scored: Tensor | None = None
     if config.blind_spot is not None:
-        rng = np.random.default_rng([config.seed, step, fabric.global_rank, 1])
-        coarse, mask = mask_batch(coarse, rng, config.blind_spot)
+        key = np.random.SeedSequence([config.seed, step, fabric.global_rank]).generate_state(1)[0]
+        coarse, scored = mask_batch(coarse, torch.Generator().manual_seed(int(key)), config.blind_spot)
     with torch.autocast(fabric.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         restored = network(coarse)  # (b, 1, [z*fz,] y*fy, x*fx)
-    loss = make_loss(config.loss)(restored, fine) if mask is None else blind_spot_loss(restored, fine, mask)
+    if scored is None:
+        loss = make_loss(config.loss)(restored, fine)
+    else:
+        loss = blind_spot_loss(restored, fine, scored, config.blind_spot)
     optimizer.zero_grad(set_to_none=True)
     fabric.backward(loss)
     nn.utils.clip_grad_norm_(network.parameters(), config.optimiser.clip)
@@ -211,6 +224,21 @@ def _measure(state: State, validation: list[tuple[Any, Any]], device: torch.devi
         enlarged=float(np.mean(enlarged)) if enlarged else None,
         seconds=round(state.seconds, 1),
     )
+
+
+@contextmanager
+def _stoppable() -> Iterator[threading.Event]:
+    """Turn an interrupt into a flag, so that the step under way ends before the checkpoint is written."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from volumetool.geometry import Box, Size, Triple, mirror_index
 from volumetool.store.images import holds_images, open_images
 from volumetool.store.open import open_volume
 from volumetool.training.config import SourceConfig, TrainConfig, ValidationConfig
-from volumetool.training.registration import align_pairs
+from volumetool.training.registration import align_pairs, match_contrast
 
 Floats = NDArray[np.float32]
 Part = Literal["training", "validation"]
@@ -161,9 +161,9 @@ def _pair(source: Source, path: str, scale: Triple) -> Source:
         raise _wrong(source.config, f"{len(fine)} clean sections against {len(whole)} noisy ones at scale {scale}")
     black, white = _limits(noisy)
     pairs = align_pairs((whole.astype(np.float32) - black) / (white - black), fine, scale=scale[1])
-    if not len(pairs.kept):
-        raise _wrong(source.config, f"none of {len(fine)} pairs could be registered: {pairs.dropped[0][1]}")
-    clean = pairs.clean
+    # The detector's gain differs between a fast and a slow scan; what is to be learnt is the detail.
+    matched = [match_contrast(a, b, scale=scale[1]) for a, b in zip(pairs.noisy, pairs.clean, strict=True)]
+    clean = np.stack(matched)
     return replace(
         source, array=clean, limits=(0.0, 1.0), shape=clean.shape, noisy=pairs.noisy, dropped=len(pairs.dropped),
         config=source.config.model_copy(update={"mean": (1, 1, 1), "planes": "z"}),

@@ -1,0 +1,51 @@
+"""``volumetool train``: a model for one's own microscope."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from volumetool.cli.options import Json
+from volumetool.cli.progress import LogFormat
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file; `volumetool schema train` describes it.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the training; by default the model's name, here.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Instead of the file's.", min=1)] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, instead of the file's.")] = None,
+    devices: Annotated[int | None, typer.Option(help="How many GPUs, instead of the file's.", min=1)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Open the sources and say what would be learnt.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over instead of going on.")] = False,
+    log_format: Annotated[LogFormat, typer.Option(help="auto: bars or plain lines; json: one line an event.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a model from a YAML file. Run again = go on where it stopped."""
+    from volumetool.cli.training import following
+
+    from volumetool.training.config import change_config, read_config
+
+    asked = change_config(read_config(config), steps=steps, device=device, devices=devices)
+    folder = output or Path(asked.name)
+    if dry_run:
+        from volumetool.cli.tables import print_facts
+
+        from volumetool.training.train import describe
+
+        facts = describe(asked)
+        print(json.dumps(facts)) if as_json else print_facts(facts)
+        return
+    from volumetool.training.train import train as run
+
+    with following(log_format) as watcher:
+        path = run(asked, folder, watcher, overwrite=overwrite)
+    if as_json:
+        from volumetool.models import load_model
+
+        print(json.dumps({"model": str(path), "card": load_model(path).card.model_dump(mode="json")}))
+    print(f"wrote {path}; pictures and curves are beside it. `volumetool model show {path}`", file=sys.stderr)

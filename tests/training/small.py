@@ -1,0 +1,56 @@
+"""A training that is over in a moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tifffile
+
+from volumetool.training.config import TrainConfig, make_config
+from volumetool.training.phantom import phantom
+
+ARCHITECTURE: dict[str, Any] = {"width": 4, "pools": [[1, 2, 2]]}
+
+
+def write_source(folder: Path, shape: tuple[int, int, int] = (64, 64, 64), seed: int = 1) -> str:
+    path = folder / f"source{seed}.tif"
+    if not path.exists():
+        tifffile.imwrite(path, phantom(shape, seed=seed))
+    return str(path)
+
+
+def small_options(folder: Path, **changes: Any) -> dict[str, Any]:
+    source = {"path": write_source(folder), "voxel_size": [8, 8, 8], "planes": "all"}
+    return {
+        "name": "small",
+        "architecture": ARCHITECTURE,
+        "sources": [source],
+        "sampling": {"crop": [1, 16, 16], "acquisitions": 2, "crops": 2},
+        "validation": {"share": 0.25, "gap": 4, "batches": 1},
+        "optimiser": {"ema": 0.9},
+        "steps": 4,
+        "threads": 1,
+        "precision": "float32",
+        "card": {"stride": [1, 32, 32]},
+    } | changes
+
+
+def small_training(folder: Path, **changes: Any) -> TrainConfig:
+    return make_config(small_options(folder, **changes))
+
+
+class Told:
+    """Keeps what a training says."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.points: list[Any] = []
+
+    def stepped(self, step: int, steps: int, loss: float) -> None:
+        assert loss == loss
+        assert step <= steps
+        self.steps.append(step)
+
+    def measured(self, point: Any) -> None:
+        self.points.append(point)

@@ -1,0 +1,122 @@
+"""A training ends with a model that enhances, a card that is complete, and pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import yaml
+from PIL import Image
+from small import ARCHITECTURE, Told, small_options, small_training, write_source
+
+from volumetool.cli.main import main
+from volumetool.errors import ConfigError
+from volumetool.jobs.api import enhance
+from volumetool.jobs.convert import convert_volume
+from volumetool.models import load_model
+from volumetool.store.open import open_volume
+from volumetool.training.train import train
+
+KINDS: dict[str, dict[str, Any]] = {
+    "2d": {},
+    "2.5d": {"architecture": ARCHITECTURE | {"z_context": 1}},
+    "3d": {
+        "architecture": {"dims": 3, "scale": [2, 2, 2], "width": 4, "pools": [[2, 2, 2]]},
+        "sampling": {"crop": [8, 16, 16], "acquisitions": 1, "crops": 1},
+        "card": {"stride": [16, 16, 16]},
+    },
+    "thick": {
+        "architecture": {"dims": 3, "scale": [4, 1, 1], "width": 4, "pools": [[1, 2, 2]]},
+        "sampling": {"crop": [4, 16, 16], "acquisitions": 1, "crops": 1},
+        "card": {"stride": [16, 16, 16]},
+    },
+    "denoise": {"architecture": ARCHITECTURE | {"scale": [1, 1, 1]}},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_trained_enhances(kind: str, tmp_path: Path) -> None:
+    config = small_training(tmp_path, **KINDS[kind], steps=2)
+    path = train(config, tmp_path / "run", Told())
+    card = load_model(path).card
+    assert card.scale == config.architecture.scale
+    stack = tifffile.imread(write_source(tmp_path))[:8, :40, :48]
+    tifffile.imwrite(tmp_path / "coarse.tif", stack)
+    convert_volume(str(tmp_path / "coarse.tif"), str(tmp_path / "coarse.zarr"), voxel_size=(16, 16, 16))
+    enhance(str(tmp_path / "coarse.zarr"), str(tmp_path / "fine.zarr"), model=str(path), force_voxel_size=True)
+    fine = open_volume(str(tmp_path / "fine.zarr"))
+    assert fine.shape == tuple(np.multiply(stack.shape, card.scale))
+
+
+def test_the_card_says_what_the_model_was_made_of(tmp_path: Path) -> None:
+    source = small_options(tmp_path)["sources"][0] | {"cite": "A phantom", "licence": "CC0"}
+    card_options = {"description": "For tests.", "licence": "CC0-1.0", "stride": [1, 32, 32]}
+    config = small_training(tmp_path, sources=[source], card=card_options)
+    card = load_model(train(config, tmp_path / "run", Told())).card
+    assert (card.name, card.description, card.licence) == ("small", "For tests.", "CC0-1.0")
+    assert card.provenance.data == ("A phantom (CC0), voxels of 8 x 8 x 8 nm",)
+    assert card.voxel_size is not None
+    assert card.voxel_size.smallest == (1, 16, 16)
+    assert card.voxel_size.largest == (1000, 64, 64)
+    assert "pssr-em" in card.provenance.recipe
+    assert card.provenance.training == config.semantic()
+    methods = {(metric.protocol.split()[0], metric.method) for metric in card.provenance.metrics}
+    assert methods == {(recipe, method) for recipe in config.degradation.recipes for method in ("linear", "net")}
+    assert card.overlap[1] - 2 * card.trim[1] > 0
+
+
+def test_curves_and_pictures_lie_beside_the_model(tmp_path: Path) -> None:
+    train(small_training(tmp_path), tmp_path / "run", Told())
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert [point["step"] for point in history] == [1, 2, 3, 4]
+    with Image.open(tmp_path / "run" / "preview.png") as picture:
+        assert np.ptp(np.asarray(picture)) > 200
+    with Image.open(tmp_path / "run" / "curves.png") as picture:
+        assert picture.width > 500
+
+
+def test_a_finished_training_run_again_changes_nothing_and_overwrite_begins_anew(tmp_path: Path) -> None:
+    config = small_training(tmp_path)
+    first = load_model(train(config, tmp_path / "run", Told())).weights_sha256
+    told = Told()
+    assert load_model(train(config, tmp_path / "run", told)).weights_sha256 == first
+    assert told.steps == []
+    train(small_training(tmp_path, seed=3), tmp_path / "run", told, overwrite=True)
+    assert told.steps == [1, 2, 3, 4]
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(ConfigError, match="is a file"):
+        train(small_training(tmp_path), tmp_path / "run", Told())
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text(yaml.safe_dump(small_options(tmp_path, steps=9)))
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(file), "--dry-run", "--json"])
+    assert ended.value.code == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["sources"][0]["validation"] > 0
+    assert not (tmp_path / "small").exists()
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(file), "--output", str(tmp_path / "run"), "--steps", "2", "--json"])
+    assert ended.value.code == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["model"] == str(tmp_path / "run" / "small.safetensors")
+    assert said["card"]["name"] == "small"
+
+
+def test_a_wrong_option_ends_with_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text("name: x\nsources: [{path: nowhere.tif}]\nstepz: 3\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(file)])
+    assert ended.value.code == 2
+    assert "did you mean steps" in capsys.readouterr().err

@@ -1,0 +1,198 @@
+"""Training from a configuration to a model file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from volumetool.errors import ConfigError
+from volumetool.geometry import Size, Triple
+from volumetool.models import ModelCard, Provenance, UNet, VoxelSizeRange, measure_receptive_field, save_model
+from volumetool.models.model import make_network
+from volumetool.training.checkpoint import mean_weights, read_checkpoint
+from volumetool.training.config import CardConfig, TrainConfig
+from volumetool.training.fit import Watcher, fit
+from volumetool.training.held_out import measure, measure_overlap
+from volumetool.training.pairs import Sampler
+from volumetool.training.preview import write_progress
+from volumetool.training.sources import Source, open_sources
+
+_ANY_SECTION = (1.0, 1000.0)  # nm along z: a 2D model takes sections of any thickness
+_STRIDE = {2: (1, 384, 384), 3: (32, 96, 96)}  # coarse voxels; rates are flat around them, larger ones cost memory
+
+
+def train(config: TrainConfig, folder: Path, watcher: Watcher, *, overwrite: bool = False) -> Path:
+    """Train a model; run again, an interrupted training goes on from its last checkpoint.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        What to train.
+    folder : Path
+        Gets ``NAME.safetensors``, the checkpoint, ``history.json``, ``curves.png`` and ``preview.png``.
+    watcher : Watcher
+        Told about every step.
+    overwrite : bool
+        Start over, whatever the folder holds of an earlier training.
+
+    Returns
+    -------
+    Path
+        The model file.
+
+    Raises
+    ------
+    FingerprintError
+        ``job.fingerprint``: the folder holds a training with other settings.
+    ConfigError, InputError
+        A source or a recipe cannot be used.
+    """
+    if overwrite and folder.exists():
+        for name in ("checkpoint.safetensors", "history.json", "curves.png", "preview.png", f"{config.name}.safetensors"):
+            (folder / name).unlink(missing_ok=True)
+    if folder.is_file():
+        raise ConfigError("config.option", f"{folder} is a file", hint="name a folder for the training")
+    folder.mkdir(parents=True, exist_ok=True)
+    fit(config, folder, watcher, partial(write_progress, folder))
+    return finish(config, folder)
+
+
+def finish(config: TrainConfig, folder: Path) -> Path:
+    """Write the model file of a training that has reached its last step: weights, measured overlap, scores, provenance."""
+    _, tensors = read_checkpoint(folder)
+    network = make_network(config.architecture)
+    assert isinstance(network, UNet)  # noqa: S101  (the architecture is a UNetConfig)
+    network.load_state_dict(mean_weights(tensors))
+    network.eval().requires_grad_(requires_grad=False)
+    path = folder / f"{config.name}.safetensors"
+    save_model(path, network, make_card(network, Sampler(open_sources(config), config)))
+    return path
+
+
+def describe(config: TrainConfig) -> dict[str, Any]:
+    """Open the sources of a training and say what would be learnt from them, as plain values."""
+    sampler = Sampler(open_sources(config), config)
+    crop, scale = config.sampling.crop, config.architecture.scale
+    return {
+        "model": config.name,
+        "parameters": sum(parameter.numel() for parameter in make_network(config.architecture).parameters()),
+        "scale": list(scale),
+        "steps": config.steps,
+        "crops a step": config.sampling.acquisitions * config.sampling.crops * config.devices,
+        "voxels a crop": [n * f for n, f in zip(crop, scale, strict=True)],
+        "pairs": describe_recipe(config, sampler.sources),
+        "sources": [
+            {
+                "path": source.config.path,
+                "voxels": list(source.shape),
+                "training": sum(box.voxels for box in source.parts["training"]),
+                "validation": sum(box.voxels for box in source.parts["validation"]),
+                "pairs dropped": source.dropped,
+            }
+            for source in sampler.sources
+        ],
+    }
+
+
+def make_card(network: UNet, sampler: Sampler) -> ModelCard:
+    """Describe a trained network, measuring what can be measured.
+
+    Parameters
+    ----------
+    network : UNet
+        With the trained weights, in eval mode.
+    sampler : Sampler
+        Of its training.
+    """
+    config, architecture = sampler.config, sampler.config.architecture
+    overlap, trim = measure_overlap(network, sampler)
+    stride = config.card.stride or _STRIDE[architecture.dims]
+    stride = _longer(stride, overlap, architecture.granularity)
+    z, y, x = (a + b for a, b in zip(stride, overlap, strict=True))
+    return ModelCard(
+        name=config.name,
+        description=config.card.description or f"{_times(architecture.scale)} finer; trained by `volumetool train`.",
+        licence=config.card.licence,
+        dims=architecture.dims,
+        scale=architecture.scale,
+        z_context=architecture.z_context,
+        patch=(z, y, x),
+        overlap=overlap,
+        trim=trim,
+        granularity=architecture.granularity,
+        receptive_field=measure_receptive_field(network, architecture),
+        normalisation=config.normalisation,
+        polarity=config.card.polarity,
+        voxel_size=_voxel_size(config.card, sampler),
+        precision_safe=("float32", "bfloat16") if config.precision == "bfloat16" else ("float32",),
+        architecture=architecture,
+        provenance=Provenance(
+            data=tuple(dict.fromkeys(_citation(source) for source in sampler.sources)),
+            recipe=describe_recipe(config, sampler.sources),
+            training=config.semantic(),
+            metrics=measure(network, sampler),
+        ),
+    )
+
+
+def describe_recipe(config: TrainConfig, sources: Sequence[Source]) -> str:
+    """Say in a few sentences how the pairs were made."""
+    scale = _times(config.architecture.scale)
+    if config.blind_spot is not None:
+        return "Noisy images alone, with voxels hidden from the network (Noise2Void)."
+    real = sum(source.noisy is not None for source in sources)
+    told = []
+    if real:
+        dropped = sum(source.dropped for source in sources)
+        told.append(f"Registered real pairs from {real} of {len(sources)} sources ({dropped} sections dropped).")
+    if real < len(sources):
+        degradation, augmentation = config.degradation, config.augmentation
+        told.append(
+            f"Semi-synthetic pairs: random crops, degraded {scale} by {', '.join(degradation.recipes)} "
+            f"at {_span(degradation.noise)} times their noise and {_span(degradation.blur)} times their blur."
+        )
+        varied = {name: span for name, span in augmentation.model_dump().items() if span[0] != span[1]}
+        told.append("Varied: " + ", ".join(f"{name} {_span(span)}" for name, span in varied.items()) + ".")
+    return " ".join(told)
+
+
+def _citation(source: Source) -> str:
+    name = source.config.cite or source.config.path.rstrip("/").rsplit("/", 1)[-1]
+    size = "" if source.voxel_size is None else f", voxels of {' x '.join(f'{v:g}' for v in source.voxel_size)} nm"
+    return f"{name} ({source.config.licence or 'licence not stated'}){size}"
+
+
+def _voxel_size(card: CardConfig, sampler: Sampler) -> VoxelSizeRange | None:
+    if card.smallest is not None and card.largest is not None:
+        return VoxelSizeRange(smallest=card.smallest, largest=card.largest)
+    known = [source.voxel_size for source in sampler.sources if source.voxel_size is not None]
+    if not known:
+        return None
+    architecture = sampler.config.architecture
+    low, high = (
+        [pick(size[axis] for size in known) * f * factor for axis, f in enumerate(architecture.scale)]
+        for pick, factor in ((min, 0.5), (max, 2.0))
+    )
+    if architecture.dims == 2 and architecture.z_context == 0:
+        low[0], high[0] = _ANY_SECTION
+    return VoxelSizeRange(smallest=_size(card.smallest or low), largest=_size(card.largest or high))
+
+
+def _longer(stride: Triple, overlap: Triple, grain: Triple) -> Triple:
+    z, y, x = (-(-max(s, o) // g) * g for s, o, g in zip(stride, overlap, grain, strict=True))
+    return z, y, x
+
+
+def _size(values: list[float] | Size) -> Size:
+    z, y, x = values
+    return z, y, x
+
+
+def _times(scale: Triple) -> str:
+    return " x ".join(map(str, scale))
+
+
+def _span(span: tuple[float, float]) -> str:
+    return f"{span[0]:g}" if span[0] == span[1] else f"{span[0]:g} to {span[1]:g}"
