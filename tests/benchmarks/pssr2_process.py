@@ -7,8 +7,8 @@ at 1e-3 falling by 0.7 after each of ten epochs, batches of 16, flips and rotati
 
 - Crops have 192 fine pixels instead of 512, because the training volumes are no wider than 250; the window of the loss is the
   one that PSSR2 chooses for them.
-- An epoch is a tenth of the CPU time that was granted. Pairs are drawn fresh instead of coming round, and one of each 129 serves
-  as validation instead of one in ten.
+- An epoch is a tenth of the CPU time that was granted. Pairs are drawn fresh instead of coming round, and one in 129 serves as
+  validation instead of one in ten.
 - Memory is channels-last, which changes no result and saves PSSR2 a third of its time.
 """
 
@@ -36,6 +36,7 @@ EPOCHS = 10
 RATE, DECAY = 1e-3, 0.7
 SAVE_EVERY = 300.0  # seconds
 GRAIN = 16  # four poolings
+CHECKPOINT = "checkpoint.pt"
 MARGIN = 48  # mirrored coarse pixels around a section
 
 Floats = NDArray[np.float32]
@@ -44,8 +45,9 @@ Floats = NDArray[np.float32]
 def main() -> None:
     """Do the one thing that was asked for; the answer, if any, is the last line of stdout, as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("train", "restore", "rate"))
-    parser.add_argument("folder", type=Path, help="train and rate: of the checkpoint; restore: of the sections, too")
+    parser.add_argument("task", choices=("train", "progress", "restore", "rate"))
+    parser.add_argument("folder", type=Path, help="of the pairs and the checkpoint")
+    parser.add_argument("--sections", type=Path, help="restore: folder of the sections")
     parser.add_argument("--minutes", type=float, default=40.0, help="CPU time to train in all, over all starts")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bfloat16", action="store_true")
@@ -53,10 +55,15 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.task == "train":
         train(options.folder, 60 * options.minutes)
-    elif options.task == "restore":
-        restore(options.folder)
+        return
+    if options.task == "restore":
+        answer: dict[str, Any] = {"sections": restore(options.folder, options.sections)}
+    elif options.task == "rate":
+        answer = rate(options.folder, bfloat16=options.bfloat16)
     else:
-        sys.stdout.write(json.dumps(rate(options.folder, bfloat16=options.bfloat16)) + "\n")
+        state = torch.load(options.folder / CHECKPOINT, weights_only=True)
+        answer = {"cpu_seconds": state["spent"], "batches": state["batches"], "batch": BATCH}
+    sys.stdout.write(json.dumps(answer) + "\n")
 
 
 def make_network() -> nn.Module:
@@ -90,7 +97,8 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         return len(self.places)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        turn, flip = bool(random.getrandbits(1)), random.choice((0, 1, (0, 1)))  # noqa: S311  PSSR2's own choices
+        # PSSR2's own choices: every pair is flipped, every other one turned before.
+        turn, flip = bool(random.getrandbits(1)), random.choice((0, 1, (0, 1)))  # noqa: S311
         place = self.places[index]
         pair = []
         for image in (self.fine[place], self.coarse[place]):
@@ -105,7 +113,7 @@ def train(folder: Path, budget: float) -> None:
     Parameters
     ----------
     folder : Path
-        Holds fine.npy and coarse.npy, uint8 (pairs, y, x); gets checkpoint.pt, and weights.pt and training.json at the end.
+        Holds fine.npy and coarse.npy, uint8 (pairs, y, x); gets checkpoint.pt.
     budget : float
         CPU seconds, all starts together.
     """
@@ -117,7 +125,7 @@ def train(folder: Path, budget: float) -> None:
     random.seed(0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
     spent, batches, saved = 0.0, 0, time.monotonic()
-    checkpoint = folder / "checkpoint.pt"
+    checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(state["network"])
@@ -139,21 +147,21 @@ def train(folder: Path, budget: float) -> None:
             torch.save(state, checkpoint.with_suffix(".new"))
             checkpoint.with_suffix(".new").replace(checkpoint)
             saved = time.monotonic()
-    torch.save(network.state_dict(), folder / "weights.pt")
-    record = {"cpu_seconds": spent, "batches": batches, "batch": BATCH, "threads": torch.get_num_threads()}
-    (folder / "training.json").write_text(json.dumps(record))
 
 
-def restore(folder: Path) -> None:
-    """Restore each section that lies in the folder, whole and mirrored at its faces.
+def restore(folder: Path, sections: Path) -> int:
+    """Restore sections, whole and mirrored at their faces, and return how many there were.
 
     Parameters
     ----------
     folder : Path
-        Holds weights.pt; each NAME.coarse.npy, uint8 (y, x), gets NAME.pssr2.npy, uint8 (4 y, 4 x).
+        Holds checkpoint.pt.
+    sections : Path
+        Holds NAME.coarse.npy, uint8 (y, x); each gets NAME.pssr2.npy beside it, uint8 (4 y, 4 x).
     """
     network = _trained(folder)
-    for place in sorted(folder.glob("*.coarse.npy")):
+    places = sorted(sections.glob("*.coarse.npy"))
+    for place in places:
         coarse = np.load(place)
         y, x = coarse.shape
         padding = [(MARGIN, MARGIN + -size % GRAIN) for size in coarse.shape]
@@ -163,6 +171,7 @@ def restore(folder: Path) -> None:
         inside = whole[4 * MARGIN : 4 * (MARGIN + y), 4 * MARGIN : 4 * (MARGIN + x)]
         grey = inside.round().clamp(0, 255).to(torch.uint8).numpy()
         np.save(place.with_name(place.name.replace(".coarse.", ".pssr2.")), grey)
+    return len(places)
 
 
 def rate(folder: Path, *, bfloat16: bool) -> dict[str, Any]:
@@ -171,7 +180,7 @@ def rate(folder: Path, *, bfloat16: bool) -> dict[str, Any]:
     Parameters
     ----------
     folder : Path
-        Holds weights.pt and rate.npy, uint8 (y, x).
+        Holds checkpoint.pt and rate.npy, uint8 (y, x).
     bfloat16 : bool
         Whether to run under autocast.
 
@@ -194,7 +203,7 @@ def rate(folder: Path, *, bfloat16: bool) -> dict[str, Any]:
 
 def _trained(folder: Path) -> nn.Module:
     network = make_network()
-    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    network.load_state_dict(torch.load(folder / CHECKPOINT, weights_only=True)["network"])
     return network.eval().requires_grad_(requires_grad=False)
 
 
