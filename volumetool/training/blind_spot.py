@@ -1,21 +1,21 @@
 """Training without a clean image: hide single voxels and let the network guess them from their surroundings.
 
-Noise2Void (Krull et al., CVPR 2019): where noise is independent from voxel to voxel, the surroundings tell about the signal of a
-voxel
-and nothing about its noise, so the best guess of the noisy voxel is the clean one. A voxel is hidden by replacing it in the input
-and scoring the output there alone.
+Noise2Void (Krull et al., CVPR 2019): where noise is independent from voxel to voxel, the surroundings tell about a voxel's
+signal and nothing about its noise, so the best guess of the noisy voxel is the clean one. A voxel is hidden by replacing it in
+the input and scoring the output there alone.
 
-How blind it is. Our network adds its input to its output (`volumetool.models.unet`); with a scale of (1, 1, 1), which this kind of
-training needs, that path carries the replaced value of a hidden voxel, not the true one. And no hidden voxel takes part in the
-replacement of another, or the true value would come back through its neighbours. So nothing of a scored voxel reaches its guess.
+How blind it is. Our network adds its input to its output (`volumetool.models.unet`); with a scale of (1, 1, 1), which this kind
+of training needs, that path carries the replaced value of a hidden voxel, not the true one. And no hidden voxel takes part in
+the replacement of another, or the true value would come back through its neighbours. So nothing of a scored voxel reaches its
+guess.
 
 What the network does with a voxel that is *not* hidden, as all are when it is used, it learns from replacements alone. A median
 (N2V2, Hoeck et al., ECCVW 2022) is nearly clean, so a network with a path past its body learns to trust the centre and lets the
 noise through later; a neighbour's own noisy value teaches it not to. Hence the default here is ``uniform``; ``median`` is for
 networks without that path.
 
-Noise that is correlated along the scan line, as a slow detector makes it, tells about its neighbours; then a run along x must be
-hidden around each scored voxel (StructN2V, Broaddus et al., ISBI 2020), and the voxel in its middle alone is scored.
+Noise that is correlated along the scan line, as a slow detector makes it, tells about its neighbours; then a run along x must
+be hidden around each scored voxel (StructN2V, Broaddus et al., ISBI 2020), and the voxel in its middle alone is scored.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ class BlindSpotConfig(BaseModel):
     Parameters
     ----------
     share : float
-        Share of the voxels that is scored, one per square cell of 1 / share voxels; Noise2Void takes 1 to 2 %.
+        Share of the voxels that is scored, spread evenly; Noise2Void takes 1 to 2 %.
     replacement : {"uniform", "median"}
         A neighbour picked at random, or the median of all neighbours.
     radius : int
         Voxels from a hidden voxel to the edge of its neighbourhood, along y and x.
     run : int
-        Voxels along x that are hidden around each scored one, odd; 1 hides it alone. Twice as many as the noise reaches, plus 1.
+        Voxels along x that are hidden around each scored one, odd; 1 hides it alone. Noise that reaches two voxels to either
+        side needs 5.
     loss : {"mse", "l1"}
         Mean square, whose best guess is the mean of what the voxel may be, or mean absolute difference, whose is the median.
     """
@@ -113,14 +114,15 @@ def blind_spot_loss(restored: Tensor, noisy: Tensor, scored: Tensor, config: Bli
 
 
 def _positions(shape: torch.Size, generator: torch.Generator, share: float) -> Tensor:
-    """One voxel in each cell of a grid that starts anywhere: random, but never two close together in one cell."""
-    side = round(share**-0.5)
+    """At most one voxel in each square cell of a grid that starts anywhere: random, but spread evenly."""
+    side = int(share**-0.5)
     count, *sizes = shape
     start = torch.randint(side, (2,), generator=generator)
     cells = [-(-(size + int(first)) // side) for size, first in zip(sizes, start, strict=True)]
     corner = torch.cartesian_prod(*(torch.arange(n) for n in cells)) * side - start  # (cells, 2)
     spots = corner + torch.randint(side, (count, len(corner), 2), generator=generator)  # (n, cells, 2)
     inside = ((spots >= 0) & (spots < torch.tensor(sizes))).all(dim=2)  # (n, cells)
+    inside &= torch.rand(inside.shape, generator=generator) < share * side**2  # cells have whole sides, shares are as they are
     section = torch.arange(count)[:, None].expand_as(inside)
     scored = torch.zeros(shape, dtype=torch.bool)
     scored[section[inside], spots[..., 0][inside], spots[..., 1][inside]] = True
