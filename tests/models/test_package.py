@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from pathlib import Path
 
@@ -236,5 +237,12 @@ def test_the_card_of_em_x4_tells_its_true_receptive_field() -> None:
 
 
 def test_models_are_offered_for_the_voxel_sizes_they_are_meant_for() -> None:
-    assert "em-x4" in [card.name for card in fitting_models((40, 32, 32))]
+    assert fitting_models((40, 32, 32))[0].name == "em-x4"
     assert fitting_models((40, 500, 500)) == ()
+
+
+def test_the_model_that_gains_most_is_offered_first_and_of_equals_the_simpler() -> None:
+    cards = fitting_models((16, 16, 16))
+    gains = [math.prod(card.scale) for card in cards]
+    assert gains == sorted(gains, reverse=True)
+    assert cards[0].name == "em-x4"

@@ -32,7 +32,8 @@ class Job(BaseModel):
     input, output : str
         Paths or URLs (file, s3, gs; http for input).
     model : str
-        Name of a built-in model, path of a model file, or ``auto``: the built-in that fits the voxel size.
+        Name of a built-in model, path of a model file, or ``auto``: of the built-in ones that fit the voxel
+        size the one that gains most voxels.
     level : int
         Level of the input to enhance; 0 is the finest.
     voxel_size : tuple of float, optional

@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from math import prod
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -113,9 +114,11 @@ def fitting_models(voxel_size_nm: Sequence[float]) -> tuple[ModelCard, ...]:
     Returns
     -------
     tuple of ModelCard
-        By name; empty if none fits.
+        First the one that gains most voxels, of equals the simpler one: 2D, without context; then by name. Empty if none
+        fits.
     """
-    return tuple(card for card in list_models() if card.voxel_size is None or card.voxel_size.holds(voxel_size_nm))
+    fitting = (card for card in list_models() if card.voxel_size is None or card.voxel_size.holds(voxel_size_nm))
+    return tuple(sorted(fitting, key=lambda card: (-prod(card.scale), card.dims, card.z_context, card.name)))
 
 
 _BUILTIN = "volumetool.models.builtin"
