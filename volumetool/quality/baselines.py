@@ -43,8 +43,8 @@ class Method:
         Without tuning.
     grid : tuple of float
         Strengths that `tune` tries.
-    needs : str
-        Package that is not among volumetool's dependencies; empty if none.
+    needs : tuple of str
+        Modules of packages that are not among volumetool's dependencies.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Method:
     meaning: str = ""
     strength: float | None = None
     grid: tuple[float, ...] = ()
-    needs: str = ""
+    needs: tuple[str, ...] = ()
 
     @property
     def installed(self) -> bool:
-        """Whether the package it needs can be imported."""
-        return not self.needs or all(find_spec(name) is not None for name in self.needs.split())
+        """Whether everything it needs can be imported."""
+        return all(find_spec(name) is not None for name in self.needs)
 
 
 def restore(method_name: str, section: NDArray[Any], scale: int | tuple[int, int], strength: float | None = None) -> Floats:
@@ -96,7 +96,9 @@ def filtered(method: Method, section: NDArray[Any], strength: float | None = Non
     """Return the coarse section, float32 (y, x), as the method's filter leaves it."""
     if not method.installed:
         raise ConfigError(
-            "config.method", f"{method.name} needs the package {method.needs}", hint=f"pip install 'volumetool[{method.name}]'"
+            "config.method",
+            f"{method.name} needs the modules {' and '.join(method.needs)}",
+            hint=f"pip install 'volumetool[{method.name}]'",
         )
     grey = section.astype(np.float32)
     if method.filter is None:
@@ -189,7 +191,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method("unsharp+bicubic", "cubic", _unsharp, "gain, blur 0.6 coarse voxels", 0.5, (0.1, 0.25, 0.5, 1.0, 1.5, 2.0)),
             Method("nlm", "cubic", _non_local_means, f"h {_IN_NOISE}", 0.6, (0.2, 0.4, 0.6, 0.8, 1.0)),
             Method("tv", "cubic", _total_variation, f"weight {_IN_NOISE}", 0.5, (0.1, 0.25, 0.5, 1.0, 1.5)),
-            Method("bm3d", "cubic", _bm3d, f"sigma {_IN_NOISE}", 1.0, (0.25, 0.5, 0.75, 1.0, 1.5), needs="bm3d bm4d"),
+            Method("bm3d", "cubic", _bm3d, f"sigma {_IN_NOISE}", 1.0, (0.25, 0.5, 0.75, 1.0, 1.5), needs=("bm3d", "bm4d")),
         )
     }
 )

@@ -136,12 +136,13 @@ class _Run:
             self.progress(number + 1, steps)
         draws = self._draws()
         rows = tuple(self._row(name, drawn) for name, drawn in draws.items())
+        protocol = self._protocol()
         return Evaluation(
-            protocol=self._protocol(),
+            protocol=protocol,
             rows=rows,
             gains=tuple(self._gain(metric, rows, draws) for metric in METRICS if len(rows) > 1),
-            frc=self._frc(),
-            fsc=self._fsc(),
+            frc=self._frc(protocol),
+            fsc=self._fsc(protocol),
             spectrum=self._spectrum(),
             picks=self._picks(),
         )
@@ -206,17 +207,17 @@ class _Run:
             value = float(np.subtract(getattr(ours.scores, metric), getattr(best.scores, metric)))
             return Gain(metric, best.name, value, interval(mine - its))
 
-    def _frc(self) -> Correlation | NotAvailable:
+    def _frc(self, protocol: Protocol) -> Correlation | NotAvailable:
         if self.request.volumes.second is None:
             return NotAvailable(_ALONE)
-        found = self.ring_correlation.result()
+        found = self.ring_correlation.result(protocol.input_limit((1, 2)))
         if found.patches == 0:
             return NotAvailable("no square patch fits the sections")
         if min(found.correlation[1:]) > 1 - 1e-9:
             return NotAvailable("both restored volumes hold the same voxels, so they are no independent acquisitions")
         return found
 
-    def _fsc(self) -> Correlation | NotAvailable:
+    def _fsc(self, protocol: Protocol) -> Correlation | NotAvailable:
         if self.request.volumes.second is None:
             return NotAvailable(_ALONE.replace("FRC", "FSC"))
         sizes = self.matched.volumes.truth.voxel_size
@@ -226,7 +227,7 @@ class _Run:
         total = FourierCorrelation(Shells(boxes[0].shape, sizes))
         for box in boxes:
             total.add(self.matched.read(RESTORED, box), self.matched.read("second", box))
-        found = total.result()
+        found = total.result(protocol.input_limit((0, 1, 2)))
         same = min(found.correlation[1:]) > 1 - 1e-9
         return NotAvailable("both restored volumes hold the same voxels") if same else found
 

@@ -148,6 +148,10 @@ class Protocol:
     same_corner: bool
     not_installed: tuple[str, ...]
 
+    def input_limit(self, axes: tuple[int, ...]) -> float | None:
+        """Return the Nyquist frequency of the low-resolution volume along the coarsest of these axes, in 1/nm."""
+        return None if self.scale is None else 1 / (2 * max(self.voxel_size[axis] * self.scale[axis] for axis in axes))
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -180,8 +184,8 @@ def verdict(evaluation: Evaluation) -> list[str]:
     else:
         raw, fitted, structure = gains["psnr"], gains["psnr_affine"], gains["ssim_affine"]
         said = [
-            f"By raw PSNR the restored volume is {_compare(raw, 'dB', 2)}.",
-            f"After an affine fit it is {_compare(fitted, 'dB', 2)} by PSNR and {_compare(structure, '', 4)} by SSIM.",
+            f"By raw PSNR the restored volume is {_compare(raw, 'the best classical method, ', 'dB', 2)}.",
+            f"After an affine fit it is by PSNR {_compare(fitted, '', 'dB', 2)}, and by SSIM {_compare(structure, '', '', 4)}.",
         ]
     if evaluation.protocol.blocks < FEW_BLOCKS:
         said.append(f"There are only {evaluation.protocol.blocks} blocks, so the intervals are rough.")
@@ -238,15 +242,15 @@ def dB(value: float) -> str:  # noqa: N802  (the unit is written so)
     return "infinitely many dB (equal)" if math.isinf(value) else f"{value:.2f} dB"
 
 
-def _compare(gain: Gain, unit: str, digits: int) -> str:
+def _compare(gain: Gain, title: str, unit: str, digits: int) -> str:
     low, high = gain.interval
     size = f"{abs(gain.value):.{digits}f} {unit}".strip()
-    between = f"(95 % interval {low:+.{digits}f} to {high:+.{digits}f})"
+    tail = f"{title}{gain.rival} (95 % interval {low:+.{digits}f} to {high:+.{digits}f})"
     if low > 0:
-        return f"{size} better than the best classical method, {gain.rival} {between}"
+        return f"{size} better than {tail}"
     if high < 0:
-        return f"{size} worse than the best classical method, {gain.rival} {between}"
-    return f"not distinguishable from the best classical method, {gain.rival} {between}"
+        return f"{size} worse than {tail}"
+    return f"not distinguishable from {tail}"
 
 
 def _plain(value: Any) -> Any:

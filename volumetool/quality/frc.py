@@ -111,7 +111,7 @@ class Shells:
         self._index = np.rint(radius / width).astype(np.intp).ravel()
         windows = np.meshgrid(*(np.hanning(n + 1)[:-1] for n in shape), indexing="ij", sparse=True)
         self._window = math.prod(windows[1:], start=windows[0])
-        self.per_nm = np.arange(self._last + 1) * width
+        self.per_nm = (np.arange(self._last + 1) * width).astype(np.float64)
         self.per_voxel = self.per_nm * max(voxel_size)
         self.counts = self.sum(np.ones(self.shape))
 
@@ -122,7 +122,7 @@ class Shells:
 
     def sum(self, values: Doubles) -> Doubles:
         """Return the sum over each shell."""
-        return np.bincount(self._index, values.ravel(), minlength=self._last + 1)[: self._last + 1]
+        return np.bincount(self._index, values.ravel(), minlength=self._last + 1)[: self._last + 1].astype(np.float64)
 
     def power(self, patch: NDArray[Any]) -> Doubles:
         """Return the mean power of each shell, in squared grey levels per coefficient of white noise."""
@@ -150,11 +150,18 @@ class FourierCorrelation:
         self._sums += [self._shells.sum(cross), self._shells.sum(np.abs(a) ** 2), self._shells.sum(np.abs(b) ** 2)]
         self.patches += 1
 
-    def result(self) -> Correlation:
-        """Return the curve."""
+    def result(self, input_limit: float | None = None) -> Correlation:
+        """Return the curve.
+
+        Parameters
+        ----------
+        input_limit : float, optional
+            Nyquist frequency of what was restored, in 1/nm. Two restored images agree beyond it on what restoring makes of the
+            same structure, such as the spectral copies of an enlarged image; a crossing there says so.
+        """
         cross, first, second = self._sums
         norm = np.sqrt(first * second)
-        values = np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
+        values: Doubles = np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
         shells = self._shells
         # Of a real image half of the coefficients are independent, and fewer under a window.
         independent = shells.counts / 2 * HANN_INDEPENDENT ** len(shells.shape) * max(self.patches, 1)
@@ -165,8 +172,8 @@ class FourierCorrelation:
             correlation=tuple(values.tolist()),
             half_bit=tuple(limit.tolist()),
             crossings=(
-                _crossing("1/7", shells.per_nm, values, np.full_like(values, ONE_SEVENTH)),
-                _crossing("half-bit", shells.per_nm, values, limit),
+                _crossing("1/7", shells.per_nm, values - ONE_SEVENTH, input_limit),
+                _crossing("half-bit", shells.per_nm, values - limit, input_limit),
             ),
             patches=self.patches,
             shape=shells.shape,
@@ -209,14 +216,16 @@ def spread_boxes(box: Box, voxel_size: Sequence[float], count: int = 8) -> list[
     return boxes
 
 
-def _crossing(name: str, per_nm: Doubles, values: Doubles, limit: Doubles) -> Crossing:
-    above = values - limit
+def _crossing(name: str, per_nm: Doubles, above: NDArray[Any], input_limit: float | None) -> Crossing:
     first = next((k for k in range(_LEAST_SHELL, len(above)) if above[k] >= 0), None)
     if first is None:
         return Crossing(name, None, "no frequency at which the two agree")
     for k in range(first + 1, len(above)):
         if above[k] < 0:
             share = above[k - 1] / (above[k - 1] - above[k])
-            nm = 1 / float(per_nm[k - 1] + share * (per_nm[k] - per_nm[k - 1]))
-            return Crossing(name, nm, f"{nm:.4g} nm")
+            frequency = float(per_nm[k - 1] + share * (per_nm[k] - per_nm[k - 1]))
+            words = f"{1 / frequency:.4g} nm"
+            if input_limit is not None and frequency > input_limit:
+                words += f", beyond the {1 / input_limit:.4g} nm that the input can carry"
+            return Crossing(name, 1 / frequency, words)
     return Crossing(name, None, f"finer than {1 / per_nm[-1]:.4g} nm, the limit of sampling")

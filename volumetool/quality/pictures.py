@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,10 +68,34 @@ def draw_row(panels: Sequence[Panel], size: int, limits: tuple[float, float]) ->
     width = len(panels) * (size + GAP) - GAP
     picture = Image.new("L", (width, size + MARGIN), 255)
     pen = ImageDraw.Draw(picture)
-    low, high = limits
     for number, panel in enumerate(panels):
-        grey = np.clip((panel.section.astype(np.float32) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+        grey = to_grey(panel.section, limits)
         left = number * (size + GAP)
         picture.paste(Image.fromarray(grey).resize((size, size), Image.Resampling.NEAREST), (left, MARGIN))
         pen.text((left + 2, 3), panel.label, fill=0, font=ImageFont.load_default(14))
     return picture
+
+
+def to_grey(section: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.uint8]:
+    """Return grey values as uint8; the two limits become black and white."""
+    low, high = limits
+    grey: NDArray[np.uint8] = np.clip((section.astype(np.float32) - low) / (high - low) * 255, 0, 255).astype(np.uint8)
+    return grey
+
+
+def grey_limits(section: NDArray[Any]) -> tuple[float, float]:
+    """Return grey values to show as black and white: percentiles 0.5 and 99.5, never equal."""
+    low, high = np.percentile(section, (0.5, 99.5)).tolist()
+    return low, max(high, low + 1e-6)
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return a picture, uint8 (y, x) or (y, x, 3), as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def data_uri(png: bytes) -> str:
+    """Return a PNG file as an address that holds it, for pages that need no other file."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -94,7 +94,8 @@ class Sums:
     @property
     def blocks(self) -> Doubles:
         """Sums per block, float64 (blocks, columns)."""
-        return self.table.reshape(-1, self.table.shape[-1])
+        blocks: Doubles = self.table.reshape(-1, self.table.shape[-1])
+        return blocks
 
     def score(self, sums: Doubles, metric: str) -> Doubles:
         """Return a score from sums.
@@ -128,7 +129,7 @@ class Sums:
         gain, offset = affine
         n, r, t, rr, tt, rt = np.moveaxis(sums[..., :_SSIM_N], -1, 0)
         error = gain * gain * rr + tt + offset * offset * n + 2 * (gain * offset * r - gain * rt - offset * t)
-        return np.maximum(error, 0.0)
+        return np.asarray(np.maximum(error, 0.0))
 
     def _local(self, tile: Tile) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return the owned rows and columns, counted from the corner of what is evaluated."""

@@ -98,7 +98,8 @@ class Restorer:
             Voxels of the truth.
         """
         if name not in METHODS:
-            return self._matched.read(name, seen)[0]
+            section: NDArray[Any] = self._matched.read(name, seen)[0]
+            return section
         return as_stored(self.grey(METHODS[name], seen), self._matched.volumes.truth.dtype)
 
     def grey(self, method: Method, seen: Box) -> Floats:
@@ -129,7 +130,8 @@ class Restorer:
 
     def _filtered(self, method: Method, box: Box) -> Floats:
         if method.filter is None:
-            return self._matched.read("low", box)[0].astype(np.float32)
+            coarse: Floats = self._matched.read("low", box)[0].astype(np.float32)
+            return coarse
         key = (method.name, box)
         if key not in self._kept:
             found = filtered(method, self._matched.read("low", box)[0], self._strengths.get(method.name))

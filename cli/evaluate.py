@@ -1,0 +1,150 @@
+"""``volumetool evaluate``: how good a restored volume is, and what that claim rests on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from volumetool.cli.options import Json
+from volumetool.cli.progress import counting
+
+if TYPE_CHECKING:
+    from volumetool.geometry import Box, Triple
+    from volumetool.quality.evaluation import Request
+    from volumetool.quality.findings import Evaluation
+
+
+def evaluate(
+    restored: Annotated[str | None, typer.Argument(help="Restored volume; with --unblind, a CSV of ratings.")] = None,
+    truth: Annotated[str | None, typer.Argument(help="Fine volume of the same field; with --unblind, more ratings.")] = None,
+    low: Annotated[str | None, typer.Option(help="What was restored: classical methods start from it.")] = None,
+    second: Annotated[
+        str | None, typer.Option(help="A second acquisition of the field, restored separately: for FRC and FSC.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML file to write: one page that holds everything.")] = None,
+    blind: Annotated[Path | None, typer.Option(help="Folder for a kit for human raters; no scores unless --report.")] = None,
+    unblind: Annotated[Path | None, typer.Option(help="Kit whose ratings to count.")] = None,
+    roi: Annotated[str | None, typer.Option(metavar="Z0:Z1,Y0:Y1,X0:X1", help="Only this box, in voxels of TRUTH.")] = None,
+    data_range: Annotated[float | None, typer.Option(help="Largest minus smallest possible value; 255 for 8 bit.")] = None,
+    sections: Annotated[int, typer.Option(min=1, help="Sections to score at most, evenly spread.")] = 32,
+    tune: Annotated[bool, typer.Option("--tune", help="Give each classical method its best strength for these data.")] = False,
+    same_corner: Annotated[
+        bool, typer.Option("--same-corner", help="All volumes begin at the same corner, whatever their translations say.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap and of the kit.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Score a restored volume against the truth, beside every classical method that it has to beat."""
+    from volumetool.errors import ConfigError
+
+    if unblind is not None:
+        _count(unblind, [Path(each) for each in (restored, truth) if each], as_json=as_json)
+        return
+    if restored is None or truth is None:
+        raise ConfigError("config.option", "two volumes are needed", hint="volumetool evaluate RESTORED TRUTH [--low LOW]")
+    from volumetool.quality.evaluation import Request
+    from volumetool.quality.matching import Volumes
+    from volumetool.store.open import open_volume
+
+    truth_volume = open_volume(truth)
+    opened = [None if url is None else open_volume(url) for url in (low, second)]
+    request = Request(
+        volumes=Volumes(open_volume(restored), truth_volume, *opened),
+        roi=None if roi is None else _box(roi, truth_volume.shape),
+        data_range=data_range,
+        sections=sections,
+        tune=tune,
+        seed=seed,
+        same_corner=same_corner,
+    )
+    if blind is not None:
+        _write_kit(request, blind, as_json=as_json and report is None)
+    if blind is None or report is not None:
+        _score(request, report, as_json=as_json)
+
+
+def _box(text: str, shape: Triple) -> Box:
+    """Read a box of voxels of a volume; what reaches over its faces is left out."""
+    from volumetool.configuration import parse_box
+    from volumetool.errors import ConfigError
+    from volumetool.geometry import Box
+
+    try:
+        ends: Any = parse_box(text)
+    except ValueError as error:
+        raise ConfigError("config.option", f"--roi: {error}", hint="it counts voxels of TRUTH") from error
+    return Box(ends["start"], ends["stop"]).intersection(Box.whole(shape))
+
+
+def _score(request: Request, report: Path | None, *, as_json: bool) -> None:
+    from volumetool.quality.evaluation import evaluate as evaluate_volumes
+    from volumetool.quality.findings import protocol_words
+
+    with counting("scoring") as progress:
+        found = evaluate_volumes(request, progress)
+    if as_json:
+        print(json.dumps(found.as_dict()))
+    else:
+        _print(found)
+        for sentence in protocol_words(found):
+            print(f"- {sentence}", file=sys.stderr)
+    if report is not None:
+        from volumetool.quality.report import write_report
+
+        write_report(found, request, report)
+        print(f"wrote {report}", file=sys.stderr)
+
+
+def _print(found: Evaluation) -> None:
+    from volumetool.cli.tables import print_facts
+
+    from volumetool.quality.findings import NotAvailable, verdict
+    from volumetool.quality.sums import METRICS
+
+    rows = []
+    for row in found.rows:
+        cells = {"method": row.name, "strength": "" if row.strength is None else f"{row.strength:g}"}
+        for metric in METRICS:
+            digits = 2 if metric.startswith("psnr") else 4
+            cells[metric.replace("_affine", " affine")] = f"{getattr(row.scores, metric):.{digits}f}"
+        rows.append(cells)
+    print(f"{' '.join(verdict(found))}\n")
+    facts: dict[str, object] = {"scores": rows}
+    for name in ("frc", "fsc"):
+        curve = getattr(found, name)
+        words = "; ".join(f"{crossing.threshold}: {crossing.words}" for crossing in getattr(curve, "crossings", ()))
+        facts[name] = f"n/a: {curve.reason}" if isinstance(curve, NotAvailable) else words
+    print_facts(facts)
+
+
+def _write_kit(request: Request, folder: Path, *, as_json: bool) -> None:
+    from volumetool.quality.blind import PAGE, write_kit
+
+    trials = write_kit(request, folder)
+    if as_json:
+        print(json.dumps({"folder": str(folder), "trials": trials}))
+    print(f"wrote {trials} trials; raters open {folder / PAGE}", file=sys.stderr)
+
+
+def _count(folder: Path, ratings: list[Path], *, as_json: bool) -> None:
+    from volumetool.errors import ConfigError
+    from volumetool.quality.blind import read_ratings
+
+    if not ratings:
+        raise ConfigError(
+            "config.option", "--unblind without ratings", hint=f"volumetool evaluate --unblind {folder} ratings.csv"
+        )
+    found = read_ratings(folder, ratings)
+    if as_json:
+        print(json.dumps([asdict(each) for each in found]))
+        return
+    for each in found:
+        words = f"{each.first} {each.for_first}, {each.second} {each.for_second}, no difference {each.equal}"
+        if each.share is not None and each.interval is not None:
+            low, high = each.interval
+            words += f"; {each.share:.0%} of the decided for {each.first} (95 % interval {low:.0%} to {high:.0%})"
+        print(words)
