@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,12 +14,14 @@ from volumetool.cli.progress import counting
 if TYPE_CHECKING:
     from volumetool.jobs.crappify import CrappifyPlan
 
+FIT = "Fitting a recipe"
+
 
 def crappify(
-    input: Annotated[str, typer.Argument(help="Fine volume: path or URL.")],  # noqa: A002
-    output: Annotated[str, typer.Argument(help="OME-Zarr volume to write.")],
+    input: Annotated[str | None, typer.Argument(help="Fine volume: path or URL.")] = None,  # noqa: A002
+    output: Annotated[str | None, typer.Argument(help="OME-Zarr volume to write.")] = None,
     recipe: Annotated[str, typer.Option(help="pssr-em, pssr2-poisson, pssr2-mix, sem-fast, or a YAML file.")] = "pssr-em",
-    scale: Annotated[str, typer.Option(metavar="Z,Y,X", help="Fine voxels per coarse one.")] = "1,4,4",
+    scale: Annotated[str | None, typer.Option(metavar="Z,Y,X", help="Fine voxels per coarse one; 1,4,4 without it.")] = None,
     seed: Annotated[int, typer.Option(help="Names the noise.")] = 0,
     level: Annotated[int, typer.Option(help="Level of the input; 0 is the finest.")] = 0,
     limits: Annotated[
@@ -28,18 +31,38 @@ def crappify(
     noise: Annotated[float, typer.Option(help="Factor on the noise of the recipe.", min=0)] = 1.0,
     blur: Annotated[float, typer.Option(help="Factor on the width of its probe.", min=0)] = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier crappification there.")] = False,
+    fit: Annotated[
+        str | None,
+        typer.Option(metavar="LOW", help="Fit a recipe to this volume, as a microscope made it.", rich_help_panel=FIT),
+    ] = None,
+    truth: Annotated[
+        str | None, typer.Option("--from", metavar="TRUTH", help="Clean fine volume of such tissue.", rich_help_panel=FIT)
+    ] = None,
+    recipe_out: Annotated[
+        Path | None, typer.Option("--recipe-out", "-o", help="YAML file of the fitted recipe.", rich_help_panel=FIT)
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Degrade a volume as a fast scan would, chunk by chunk, for training and for tests."""
+    """Degrade a volume as a fast scan would, chunk by chunk; or fit such a recipe to a microscope's volume."""
+    if fit is not None:
+        _fit(fit, truth, recipe_out, None if scale is None else factors(scale), as_json=as_json)
+        return
+    from volumetool.errors import ConfigError
     from volumetool.jobs.crappify import Crappification, crappify_volume, plan_crappification
     from volumetool.training.crappifiers import load_recipe
 
+    if input is None or output is None:
+        raise ConfigError(
+            "config.option",
+            "INPUT and OUTPUT are needed",
+            hint="volumetool crappify INPUT OUTPUT, or volumetool crappify --fit LOW --from TRUTH -o recipe.yaml",
+        )
     asked = Crappification(
         input=input,
         output=output,
         crappifier=load_recipe(recipe).varied(noise, blur),
-        scale=factors(scale),
+        scale=factors(scale or "1,4,4"),
         seed=seed,
         level=level,
         limits=_limits(limits),
@@ -57,6 +80,28 @@ def crappify(
         print(f"wrote {output}", file=sys.stderr)
 
 
+def _fit(low: str, truth: str | None, recipe_out: Path | None, scale: tuple[int, int, int] | None, *, as_json: bool) -> None:
+    from volumetool.errors import ConfigError
+    from volumetool.jobs.fit_crappifier import fit_recipe
+    from volumetool.training.crappifiers import save_recipe
+
+    if truth is None or recipe_out is None:
+        raise ConfigError(
+            "config.option",
+            "--fit needs a fine volume and a file to write",
+            hint="volumetool crappify --fit LOW --from TRUTH -o recipe.yaml",
+        )
+    found = fit_recipe(low, truth, scale=scale, name=recipe_out.stem)
+    save_recipe(recipe_out, found.crappifier)
+    if as_json:
+        rows = {name: {"value": value, "error": error, "unit": unit} for name, value, error, unit in found.table}
+        print(json.dumps({"recipe": str(recipe_out), "misfit": found.misfit, "parameters": rows}))
+    for name, value, error, unit in found.table:
+        print(f"{name:<12}{value:>9.4g} +- {error:<8.2g}{unit}", file=sys.stderr)
+    print(f"misfit      {found.misfit:>9.2f} standard errors; above 2 the recipe lacks something", file=sys.stderr)
+    print(f"wrote {recipe_out}", file=sys.stderr)
+
+
 def factors(text: str) -> tuple[int, int, int]:
     """Read ``1,4,4``.
 
@@ -68,9 +113,9 @@ def factors(text: str) -> tuple[int, int, int]:
     from volumetool.errors import ConfigError
 
     read = numbers(text, "--scale") or (0.0, 0.0, 0.0)
-    z, y, x = (int(value) for value in read)
-    if (z, y, x) != read:
+    if any(not value.is_integer() for value in read):
         raise ConfigError("config.option", f"--scale {text!r} is not three whole numbers", hint="write --scale 1,4,4")
+    z, y, x = (int(value) for value in read)
     return z, y, x
 
 

@@ -12,6 +12,7 @@ import typer
 class Name(StrEnum):
     """Configurations that have a schema."""
 
+    CRAPPIFIER = "crappifier"
     JOB = "job"
     MODEL_CARD = "model-card"
     PLAN = "plan"

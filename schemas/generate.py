@@ -10,8 +10,15 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.models import ModelCard
 from volumetool.training.config import TrainConfig
+from volumetool.training.crappifiers import Crappifier
 
-MODELS: dict[str, type[BaseModel]] = {"job": Job, "model-card": ModelCard, "plan": Plan, "train": TrainConfig}
+MODELS: dict[str, type[BaseModel]] = {
+    "crappifier": Crappifier,
+    "job": Job,
+    "model-card": ModelCard,
+    "plan": Plan,
+    "train": TrainConfig,
+}
 
 
 def schema_texts() -> dict[str, str]:

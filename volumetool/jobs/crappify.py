@@ -279,24 +279,22 @@ def _refuse_nested(asked: Crappification, source: Volume) -> None:
         )
 
 
+def grey_limits(source: Volume, level: int) -> tuple[float, float]:
+    """Return the grey values of black and white: uint8's whole range, else percentiles of a coarse level."""
+    if source.dtype == np.uint8:
+        return 0.0, 255.0
+    small = [n for n, grid in enumerate(source.levels) if n >= level and Box.whole(grid.shape).voxels <= LIMITS_VOXELS]
+    statistics = fit_statistics(source, small[0] if small else len(source.levels) - 1, LIMITS_PERCENTILES)
+    return float(statistics.low.min()), float(statistics.high.max())
+
+
 def _limits(asked: Crappification, source: Volume) -> tuple[float, float]:
-    if asked.limits is not None:
-        low, high = asked.limits
-    elif source.dtype == np.uint8:
-        low, high = 0.0, 255.0
-    else:
-        low, high = _percentiles(source, asked.level)
+    low, high = asked.limits or grey_limits(source, asked.level)
     if not np.float32(low) < np.float32(high):
         raise ConfigError(
             "config.limits", f"black {low} is not below white {high}", hint="give both: --limits black,white, in grey values"
         )
     return float(low), float(high)
-
-
-def _percentiles(source: Volume, level: int) -> tuple[float, float]:
-    small = [n for n, grid in enumerate(source.levels) if n >= level and Box.whole(grid.shape).voxels <= LIMITS_VOXELS]
-    statistics = fit_statistics(source, small[0] if small else len(source.levels) - 1, LIMITS_PERCENTILES)
-    return float(statistics.low.min()), float(statistics.high.max())
 
 
 def _memory(asked: Crappification, grid: LevelGrid, dtype: np.dtype[Any]) -> int:

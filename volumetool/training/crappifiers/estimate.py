@@ -17,7 +17,7 @@ from scipy import linalg, optimize
 
 from volumetool.geometry import Triple
 from volumetool.training.crappifiers.crappifier import AnyStep, Crappifier
-from volumetool.training.crappifiers.moments import Moments, grain_against_brightness, moments
+from volumetool.training.crappifiers.moments import figures, grain_against_brightness, moments
 from volumetool.training.crappifiers.noise import Clip, Gaussian, Shot
 from volumetool.training.crappifiers.optics import Blur, Reduce
 from volumetool.training.crappifiers.scan import Lag
@@ -140,13 +140,13 @@ class _Simulation:
             self._blurred[number] = optics.apply(self._truth, scale=self._scale, seed=_SEED)
         return self._blurred[number]
 
-    def figures(self, parameters: Parameters) -> Moments:
-        """Return the figures that the parameters lead to."""
+    def image(self, parameters: Parameters) -> Floats:
+        """Return the fine volume crappified."""
         after = Crappifier(name="after", steps=(Reduce(), *parameters.steps()))
-        image = after.apply(self.reduced(parameters.blur), scale=(1, 1, 1), seed=_SEED)
+        image: Floats = after.apply(self.reduced(parameters.blur), scale=(1, 1, 1), seed=_SEED)
         if self._step:
             image = np.rint(image / np.float32(self._step)) * np.float32(self._step)
-        return moments(image)
+        return image
 
 
 def fit_crappifier(low: Floats, truth: Floats, scale: Triple, *, step: float = 0.0, name: str = "fitted") -> Fit:
@@ -186,14 +186,14 @@ def fit_crappifier(low: Floats, truth: Floats, scale: Triple, *, step: float = 0
 
 def _search(simulation: _Simulation, start: list[float]) -> optimize.OptimizeResult:
     target = simulation.target
-    covariance = target.covariance + simulation.figures(Parameters(*start)).covariance
+    covariance = target.covariance + moments(simulation.image(Parameters(*start))).covariance
     # Few parts tell the errors' correlations badly: they are taken for half of what they seem.
     spread = _SHRUNK * covariance + np.diag((1 - _SHRUNK) * np.diag(covariance) + _LEAST_ERROR**2)
     root = np.linalg.cholesky(spread)
 
     def differences(point: Point) -> Point:
-        made = simulation.figures(Parameters(*(float(value) for value in point)))
-        weighted: Point = linalg.solve_triangular(root, made.values - target.values, lower=True)
+        made = figures(simulation.image(Parameters(*(float(value) for value in point))))
+        weighted: Point = linalg.solve_triangular(root, made - target.values, lower=True)
         return weighted
 
     def slopes(point: Point) -> Point:
@@ -223,7 +223,7 @@ def _misfit(found: optimize.OptimizeResult) -> float:
 
 def _start(low: Floats, simulation: _Simulation) -> list[float]:
     clean = simulation.reduced(1.0)
-    variance, brightness = grain_against_brightness(simulation.target)
+    variance, brightness = grain_against_brightness(simulation.target.values)
     slope, level = np.polyfit(brightness, variance, 1)
     black, white = (math.sqrt(max(1e-5, value)) for value in (level, level + slope))
     contrast = math.sqrt(max(1e-4, float(low.var()) - float(variance.mean())) / max(1e-6, float(clean.var())))

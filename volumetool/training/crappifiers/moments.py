@@ -71,21 +71,22 @@ def moments(image: NDArray[np.float32]) -> Moments:
             f"sections of {image.shape[1]} x {image.shape[2]} coarse voxels say too little of an image",
             hint=f"both volumes need {2 * TILE} x {2 * TILE} coarse voxels at least, and rather {8 * TILE} x {8 * TILE}",
         )
-    parts = np.array([_figures(part) for part in _parts(image)])  # (parts, figures)
-    return Moments(_figures(image), np.cov(parts, rowvar=False) / len(parts))
+    parts = np.array([figures(part) for part in _parts(image)])  # (parts, figures)
+    return Moments(figures(image), np.cov(parts, rowvar=False) / len(parts))
 
 
-def grain_against_brightness(figures: Moments) -> tuple[Floats, Floats]:
-    """Return the variance of the fine grain, as of white noise, and the mean brightness of each class."""
+def figures(image: NDArray[np.float32]) -> Floats:
+    """Return the figures of a volume alone; see `moments`."""
+    return np.concatenate([np.log(_band_powers(image)), np.log(_grain(image)), _tone(image)])
+
+
+def grain_against_brightness(values: Floats) -> tuple[Floats, Floats]:
+    """Return, of figures, the variance of the fine grain, as of white noise, and the mean brightness of each class."""
     first = (len(BANDS) - 1) ** 2 - 1
-    median = np.exp(figures.values[first : first + CLASSES])
-    quantiles = figures.values[first + CLASSES :]
+    median = np.exp(values[first : first + CLASSES])
+    quantiles = values[first + CLASSES :]
     place = (np.arange(CLASSES) + 0.5) / CLASSES
     return np.square(median / 0.6745), np.interp(place, SHARES, quantiles)  # a normal number's median size is 0.6745 sd
-
-
-def _figures(image: NDArray[np.float32]) -> Floats:
-    return np.concatenate([np.log(_band_powers(image)), np.log(_grain(image)), _tone(image)])
 
 
 def _parts(image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -96,8 +97,8 @@ def _parts(image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 
 def _band_powers(image: NDArray[np.float32]) -> Floats:
     """Mean power in bands of |fy| and |fx|, the lowest of both apart, per voxel: that of white noise is its variance."""
-    window = signal.windows.hann(TILE, sym=False)
-    window = np.outer(window, window)
+    hann = signal.windows.hann(TILE, sym=False)
+    window = np.outer(hann, hann)
     views = np.lib.stride_tricks.sliding_window_view(image, (TILE, TILE), axis=(1, 2))[:, :: TILE // 2, :: TILE // 2]
     tiles = (views - views.mean(axis=(-2, -1), keepdims=True)) * window  # (z, tiles, tiles, TILE, TILE)
     power = np.square(np.abs(np.fft.fft2(tiles))).mean(axis=(0, 1, 2)) / np.square(window).sum()  # (TILE, TILE)

@@ -17,7 +17,7 @@ class Blur(Step):
     """The probe's point-spread function: the current density of a focused beam, taken as a Gaussian.
 
     A scanning microscope's resolution is the width of its spot, where the signal leaves a thin layer; a Gaussian is the usual
-    first model (Reimer, *Scanning Electron Microscopy*, 1998, section 2.2).
+    first model (Reimer, *Scanning Electron Microscopy*, 1998).
 
     Parameters
     ----------
