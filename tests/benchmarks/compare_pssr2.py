@@ -54,7 +54,7 @@ TRAINING_SET = (
 TRAINED_ON = ("pssr-em", "pssr2-poisson", "sem-fast")
 CROP = 192  # fine pixels: four poolings, and the five scales of MS-SSIM, fit; 256 would not fit into the cubes
 PAIRS = 9600
-RATE_SIDE = 512  # coarse pixels of the section on which the rates are taken
+RATE_SIDE = 256  # coarse pixels of the section on which the rates are taken
 GAMMA, CONTRAST, BRIGHTNESS = (0.7, 1.4), (0.6, 1.2), (-0.1, 0.1)
 
 Bytes = NDArray[np.uint8]
