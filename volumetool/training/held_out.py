@@ -23,7 +23,8 @@ Floats = NDArray[np.float32]
 
 _SIDE = 96  # coarse voxels in plane; along z as many as make a like volume for 3D models
 _DEPTH = {2: 3, 3: 32}
-_WIDTH, _VOLUMES = 40, 3  # for the overlap: coarse voxels across the axis that is cut, and how many volumes
+# For the overlap: coarse voxels across the axis that is cut, and how many volumes; blocks are costly, and hold more seam.
+_WIDTH, _VOLUMES = {2: 40, 3: 8}, {2: 3, 3: 1}
 _CUT_LIMIT = 0.05  # grey levels of 255; leaves room below a tenth where two axes are cut
 
 
@@ -127,10 +128,11 @@ def _least(network: Network, sampler: Sampler, axis: int) -> Cut:
     config = sampler.config.architecture
     grain, reach = config.granularity[axis], safe_margin(config)[axis]
     stride = -(-2 * reach // grain) * grain
-    size = [_WIDTH if config.dims == 3 else 1, _WIDTH, _WIDTH]
+    width = _WIDTH[config.dims]
+    size = [width if config.dims == 3 else 1, width, width]
     size[axis] = 2 * stride + grain  # two seams at least
     part: Part = "validation" if any(source.parts["validation"] for source in sampler.sources) else "training"
-    volumes = [volume.coarse for volume in held_out(sampler, part, (size[0], size[1], size[2]))][:_VOLUMES]
+    volumes = [volume.coarse for volume in held_out(sampler, part, (size[0], size[1], size[2]))][: _VOLUMES[config.dims]]
     step = 2 * grain if config.dims == 3 else max(grain, 2)
     cuts: list[Cut] = []
     for overlap in range(2 * grain, stride + 1, step):  # the error falls as the overlap grows: the first that will do is it
