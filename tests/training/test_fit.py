@@ -161,3 +161,16 @@ def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(kills: 
     network = load_model(tmp_path / "killed" / "small.safetensors").network()
     assert isinstance(network, UNet)
     assert all(torch.equal(tensor, whole[f"mean/{name}"]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.slow
+def test_two_devices_train_one_network(tmp_path: Path) -> None:
+    """Two processes on the CPU stand for two GPUs: each draws crops of its own, and the gradients are meaned."""
+    options = small_options(tmp_path, steps=3)
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(options | {"devices": 2}))
+    assert run_and_kill(tmp_path / "two", tmp_path / "train.yaml", None) == 0
+    two = load_file(tmp_path / "two" / NAME)
+    one = train(tmp_path / "one", make_config(options))
+    assert two.keys() == one.keys()
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in two.values())
+    assert not same(one, two)

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, signal
+from scipy import fft, ndimage, signal
 
 from volumetool.errors import ConfigError
 
@@ -97,15 +97,16 @@ def _parts(image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 
 def _band_powers(image: NDArray[np.float32]) -> Floats:
     """Mean power in bands of |fy| and |fx|, the lowest of both apart, per voxel: that of white noise is its variance."""
-    hann = signal.windows.hann(TILE, sym=False)
+    hann = signal.windows.hann(TILE, sym=False).astype(np.float32)
     window = np.outer(hann, hann)
     views = np.lib.stride_tricks.sliding_window_view(image, (TILE, TILE), axis=(1, 2))[:, :: TILE // 2, :: TILE // 2]
     tiles = (views - views.mean(axis=(-2, -1), keepdims=True)) * window  # (z, tiles, tiles, TILE, TILE)
-    power = np.square(np.abs(np.fft.fft2(tiles))).mean(axis=(0, 1, 2)) / np.square(window).sum()  # (TILE, TILE)
-    wave = np.abs(np.fft.fftfreq(TILE, 1 / TILE))
-    band = np.digitize(wave, BANDS) - 1
+    waves = fft.rfft2(tiles)  # (z, tiles, tiles, TILE, TILE // 2 + 1)
+    power = (np.square(waves.real) + np.square(waves.imag)).mean(axis=(0, 1, 2), dtype=np.float64) / np.square(window).sum()
+    rows = np.digitize(np.abs(fft.fftfreq(TILE, 1 / TILE)), BANDS) - 1
+    columns = np.digitize(fft.rfftfreq(TILE, 1 / TILE), BANDS) - 1
     each = len(BANDS) - 1
-    number = band[:, None] * each + band[None, :]
+    number = rows[:, None] * each + columns[None, :]
     sums = np.bincount(number.ravel(), power.ravel(), minlength=each * each)
     means: Floats = (sums / np.bincount(number.ravel(), minlength=each * each))[1:]
     return means
@@ -120,12 +121,12 @@ def _grain(image: NDArray[np.float32]) -> Floats:
     rough = np.abs(ndimage.correlate1d(ndimage.correlate1d(image, _SECOND_DIFFERENCE, axis=1), _SECOND_DIFFERENCE, axis=2)) / 6
     smooth = _smooth(image)
     steep = np.abs(ndimage.correlate1d(smooth, _SLOPE, axis=1)) + np.abs(ndimage.correlate1d(smooth, _SLOPE, axis=2))
-    order = np.argsort(smooth, axis=None)
+    number = np.searchsorted(np.quantile(smooth, np.arange(1, CLASSES) / CLASSES), smooth)  # (z, y, x)
     sizes = []
-    for members in np.array_split(order, CLASSES):
-        slopes = steep.ravel()[members]
-        flat = members[slopes <= np.quantile(slopes, FLAT)]
-        sizes.append(np.median(rough.ravel()[flat]))
+    for each in range(CLASSES):
+        members = number == each
+        slopes = steep[members]
+        sizes.append(np.median(rough[members][slopes <= np.quantile(slopes, FLAT)]))
     return np.array(sizes) + 1e-6
 
 
