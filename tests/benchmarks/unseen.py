@@ -40,11 +40,11 @@ class Source:
 
 
 SOURCES = {
-    "fib25-val": Source(("fib25-fibsem/fib25_val_z0-199_y0-339.tif",), 25, voxel_size=8.0),
-    "isbi2012": Source(("isbi2012-sstem/isbi2012_train.tif",), 4, voxel_size=4.0),
-    "cdeep3m-sbem": Source(("cdeep3m-sbem/cdeep3m_sbem_z020-037.tif",), 5),
+    "fib25-val": Source(("fib25-fibsem/fib25_val_z0-199_y0-339.tif",), 50, voxel_size=8.0),
+    "isbi2012": Source(("isbi2012-sstem/isbi2012_train.tif",), 8, voxel_size=4.0),
+    "cdeep3m-sbem": Source(("cdeep3m-sbem/cdeep3m_sbem_z020-037.tif",), 9),
     "temca": Source(("temca-fly-tiles/tiles_col0060-0061_row0140-0141_level1.tif",), 2, border=60, neighbours=False),
-    "kriss": Source(("kriss-sem-pairs/line_clean.tif", "kriss-sem-pairs/time_clean.tif"), 16, neighbours=False),
+    "kriss": Source(("kriss-sem-pairs/line_clean.tif", "kriss-sem-pairs/time_clean.tif"), 32, neighbours=False),
 }
 
 PHANTOM_SEEDS = (1000, 1001, 1002)

@@ -23,7 +23,9 @@ def by_trim(cuts: tuple[Cut, ...]) -> dict[tuple[int, int], float]:
 
 
 def test_patches_of_a_local_network_join_exactly(section: NDArray[np.uint8]) -> None:
-    cuts = measure_cuts(load_model("fake:identity").network(), Normalisation(kind="none"), [section[None]], (0, 4, 8), stride=16)
+    cuts = measure_cuts(
+        load_model("fake:identity").network(), Normalisation(kind="none"), [section[None]], (0, 4, 8), stride=16
+    )
     assert {cut.largest for cut in cuts} == {0.0}
 
 

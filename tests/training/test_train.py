@@ -12,8 +12,8 @@ import tifffile
 import yaml
 from PIL import Image
 from small import ARCHITECTURE, Told, small_options, small_training, write_source
-
 from volumetool.cli.main import main
+
 from volumetool.errors import ConfigError
 from volumetool.jobs.api import enhance
 from volumetool.jobs.convert import convert_volume

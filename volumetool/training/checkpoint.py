@@ -17,9 +17,10 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from volumetool.errors import DataError, FingerprintError
+from volumetool.models import UNet
 from volumetool.training.config import TrainConfig
 
 NAME = "checkpoint.safetensors"
@@ -58,9 +59,9 @@ class State:
 
     Attributes
     ----------
-    network : nn.Module
+    network : UNet
         With the weights of the last step.
-    mean : nn.Module
+    mean : UNet
         With their running mean; what becomes the model.
     optimizer : torch.optim.AdamW
         Of the network's parameters.
@@ -74,8 +75,8 @@ class State:
         Spent before this process began.
     """
 
-    network: nn.Module
-    mean: nn.Module
+    network: UNet
+    mean: UNet
     optimizer: torch.optim.AdamW
     step: int = 0
     history: list[Point] = field(default_factory=list)

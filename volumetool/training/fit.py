@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,7 +68,7 @@ def fit(config: TrainConfig, folder: Path, watcher: Watcher, on_picture: Callabl
     """
     accelerator = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(config.device, config.device)
     fabric = Fabric(accelerator=accelerator, devices=config.devices, strategy="ddp_spawn" if config.devices > 1 else "auto")
-    fabric.launch(_fit, config, folder, watcher, on_picture)
+    fabric.launch(partial(_fit, config=config, folder=folder, watcher=watcher, on_picture=on_picture))
 
 
 def _fit(
@@ -212,11 +213,9 @@ def _measure(state: State, validation: list[tuple[Any, Any]], device: torch.devi
     for batch in validation:
         coarse, fine = (torch.from_numpy(part).to(device) for part in batch)
         ours.append(-float(minus_psnr(state.mean(coarse), fine)))
-        network = state.mean
-        assert isinstance(network, UNet)  # noqa: S101
-        z_context = network.config.z_context
+        z_context = state.mean.config.z_context
         centre = coarse[:, z_context : z_context + 1]
-        enlarged.append(-float(minus_psnr(enlarge_linear(centre, network.enlarge.factors), fine)))
+        enlarged.append(-float(minus_psnr(enlarge_linear(centre, state.mean.enlarge.factors), fine)))
     return Point(
         step=state.step,
         loss=float(np.mean(state.losses)),
