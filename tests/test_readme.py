@@ -43,6 +43,8 @@ def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.xdist_group("readme")
 def test_the_commands_of_the_readme_run(folder: Path) -> None:
     ran = 0
+    (training,) = blocks("yaml")
+    (folder / "train.yaml").write_text(training)
     for block in blocks("sh"):
         if any(block.startswith(words) for words in NOT_HERE):
             continue
