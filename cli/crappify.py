@@ -45,6 +45,10 @@ def crappify(
     as_json: Json = False,
 ) -> None:
     """Degrade a volume as a fast scan would, chunk by chunk; or fit such a recipe to a microscope's volume."""
+    if fit is not None and dry_run:
+        from volumetool.errors import ConfigError
+
+        raise ConfigError("config.option", "--fit has nothing to plan", hint="leave --dry-run out; it writes only -o")
     if fit is not None:
         _fit(fit, truth, recipe_out, None if scale is None else factors(scale), as_json=as_json)
         return

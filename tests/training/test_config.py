@@ -26,7 +26,12 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     options = small_options(tmp_path)
     options["sources"] = [{"path": "here.tif", "noisy": "there.tif"}, {"path": "s3://bucket/volume.zarr"}]
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(options))
-    here, far = read_config(tmp_path / "train.yaml").sources
+    options |= {"degradation": {"recipes": ["pssr-em", "mine.yaml"]}, "start": "old.safetensors"}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(options))
+    config = read_config(tmp_path / "train.yaml")
+    assert config.degradation.recipes == ("pssr-em", str(tmp_path / "mine.yaml"))
+    assert config.start == str(tmp_path / "old.safetensors")
+    here, far = config.sources
     assert (here.path, here.noisy) == (str(tmp_path / "here.tif"), str(tmp_path / "there.tif"))
     assert far.path == "s3://bucket/volume.zarr"
 
@@ -45,7 +50,14 @@ def test_boxes_and_triples_are_read_as_on_the_command_line(tmp_path: Path) -> No
         ({"sampling": {"crop": [1, 15, 16]}}, "multiples of the network's"),
         ({"sampling": {"crop": [4, 16, 16]}}, "z_context"),
         ({"blind_spot": {}}, "keeps the scale"),
-        ({"degradation": {"noise": [2, 1]}}, "no range above 0"),
+        ({"degradation": {"noise": [2, 1]}}, "from the smaller to the larger"),
+        ({"augmentation": {"contrast": [0, 1]}}, "above 0"),
+        ({"normalisation": {"kind": "none"}}, "needs percentiles"),
+        ({"blind_spot": {}, "architecture": {"scale": [1, 1, 1], "z_context": 1}}, "neighbouring sections"),
+        ({"card": {"smallest": [9, 9, 9], "largest": [8, 8, 8]}}, "smallest <= largest"),
+        ({"card": {"stride": [4, 32, 32]}}, "stride of 1 along z"),
+        ({"sources": [{"path": "a.tif", "noisy": "b.tif", "planes": "all"}]}, "without planes"),
+        ({"seed": -1}, "greater than or equal to 0"),
         ({"sources": []}, "at least 1"),
     ],
 )

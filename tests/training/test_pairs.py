@@ -22,6 +22,12 @@ QUIET: dict[str, Any] = {
 }
 
 
+@pytest.fixture
+def unscaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave grey values as they are, so that they can be told from each other."""
+    monkeypatch.setattr(Sampler, "_normalise", lambda _self, coarse, fine, _rng: (coarse, fine))
+
+
 def sampler(folder: Path, **changes: Any) -> Sampler:
     config = small_training(folder, **changes)
     return Sampler(open_sources(config), config)
@@ -105,19 +111,21 @@ def test_neighbouring_sections_come_in_order_and_at_one_distance(tmp_path: Path)
     assert np.allclose(means[:, 1], fine.mean(axis=(1, 2, 3)), atol=0.02)
 
 
+@pytest.mark.usefixtures("unscaled")
 def test_thick_sections_are_means(tmp_path: Path) -> None:
     volume = np.zeros((64, 64, 64), np.uint8)
     volume[::2] = 200
     source = source_of(tmp_path, volume, planes="z", slab=[2, 2])
-    fine = sampler(tmp_path, **QUIET, sources=[source], normalisation={"kind": "none"}).draw("training", 0)[1]
+    fine = sampler(tmp_path, **QUIET, sources=[source]).draw("training", 0)[1]
     assert np.allclose(fine * 255, 100, atol=0.5)
 
 
+@pytest.mark.usefixtures("unscaled")
 def test_a_zoom_enlarges_what_is_seen(tmp_path: Path) -> None:
     volume = np.zeros((64, 64, 64), np.uint8)
     volume[:, :, 32:] = 200  # one edge; twice as far from the next mirrored one when enlarged
     source = source_of(tmp_path, volume, planes="z")
-    options = QUIET | {"sources": [source], "normalisation": {"kind": "none"}, "validation": {"share": 0}}
+    options = QUIET | {"sources": [source], "validation": {"share": 0}}
     for zoom, share in ((1.0, 0.5), (4.0, None)):
         fine = sampler(tmp_path, **options | {"augmentation": PLAIN | {"zoom": [zoom, zoom]}}).draw("training", 0)[1]
         filled = (fine > 0.4).mean(axis=(1, 2, 3))
@@ -128,11 +136,12 @@ def test_a_zoom_enlarges_what_is_seen(tmp_path: Path) -> None:
             assert np.ptp(filled) > 0.1  # a quarter of the field: now here, now there
 
 
+@pytest.mark.usefixtures("unscaled")
 def test_validation_crops_come_from_the_validation_part(tmp_path: Path) -> None:
     volume = np.full((64, 64, 64), 50, np.uint8)
     volume[40:] = 150
     source = source_of(tmp_path, volume, planes="z")
-    options = QUIET | {"sources": [source], "normalisation": {"kind": "none"}, "validation": {"share": 0.25, "gap": 8}}
+    options = QUIET | {"sources": [source], "validation": {"share": 0.25, "gap": 8}}
     drawn = sampler(tmp_path, **options)
     assert np.allclose(drawn.draw("training", 0)[1] * 255, 50, atol=0.5)
     assert np.allclose(drawn.draw("validation", 0)[1] * 255, 150, atol=0.5)
@@ -142,7 +151,7 @@ def test_real_pairs_are_cut_at_one_place(tmp_path: Path) -> None:
     clean = tifffile.imread(small_options(tmp_path)["sources"][0]["path"])[:2]
     noisy = np.clip(clean + np.random.default_rng(0).normal(0, 3, clean.shape), 0, 255).astype(np.uint8)
     tifffile.imwrite(tmp_path / "noisy.tif", noisy)
-    source = source_of(tmp_path, clean, noisy=str(tmp_path / "noisy.tif"))
+    source = source_of(tmp_path, clean, noisy=str(tmp_path / "noisy.tif"), planes="z")
     architecture = ARCHITECTURE | {"scale": [1, 1, 1]}
     coarse, fine = sampler(tmp_path, sources=[source], architecture=architecture, jitter=0).draw("training", 0)
     for a, b in zip(coarse, fine, strict=True):

@@ -106,7 +106,7 @@ def test_real_pairs_are_registered_and_the_unlike_ones_dropped(tmp_path: Path) -
     noisy = np.stack([np.roll(clean[0], 3, 1), clean[1], rng.normal(120, 40, section.shape)])
     noisy[:2] += rng.normal(0, 8, noisy[:2].shape)
     for name, stack in (("clean", clean), ("noisy", noisy)):
-        tifffile.imwrite(tmp_path / f"{name}.tif", np.clip(stack, 0, 255).astype(np.uint8))
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.clip(stack, 0, 255).astype(np.uint8), photometric="minisblack")
     source = {"path": str(tmp_path / "clean.tif"), "noisy": str(tmp_path / "noisy.tif"), "voxel_size": [8, 8, 8]}
     config = small_training(tmp_path, sources=[source], architecture={"width": 4, "pools": [[1, 2, 2]], "scale": [1, 1, 1]})
     (opened,) = open_sources(config)
@@ -121,4 +121,29 @@ def test_a_pair_whose_stacks_do_not_match_is_refused(tmp_path: Path) -> None:
     path = small_options(tmp_path)["sources"][0]["path"]
     write_ramp(tmp_path)
     with pytest.raises(ConfigError, match="64 clean sections against 12 noisy ones"):
-        open_one(tmp_path, path=path, noisy=str(tmp_path / "ramp.tif"))
+        open_one(tmp_path, path=path, noisy=str(tmp_path / "ramp.tif"), planes="z")
+
+
+def test_boxes_that_let_training_see_what_validates_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is to validate"):
+        open_one(tmp_path, boxes=["0:64,0:40,0:30", "40:64,:,:"])
+
+
+def test_values_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).normal(size=(8, 20, 24)).astype(np.float32)
+    volume[3, 4, 5] = np.nan
+    tifffile.imwrite(tmp_path / "nan.tif", volume, photometric="minisblack")
+    source = open_one(tmp_path, path=str(tmp_path / "nan.tif"), limits=[-3, 3])
+    assert source.read(Box.whole(source.shape), (4, 0, 0), (2, 20, 24)).shape == (2, 20, 24)
+    with pytest.raises(VolumetoolError) as caught:
+        source.read(Box.whole(source.shape), (2, 0, 0), (4, 20, 24))
+    assert caught.value.code == "input.not-finite"
+
+
+def test_a_real_pair_smaller_than_a_crop_is_refused(tmp_path: Path) -> None:
+    path = small_options(tmp_path)["sources"][0]["path"]
+    architecture = {"width": 4, "pools": [[1, 2, 2]], "scale": [1, 1, 1]}
+    source = {"path": path, "noisy": path, "voxel_size": [8, 8, 8]}
+    sampling = {"crop": [1, 128, 128]}
+    with pytest.raises(ConfigError, match="smaller than a crop"):
+        open_sources(small_training(tmp_path, sources=[source], architecture=architecture, sampling=sampling))

@@ -20,8 +20,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from volumetool.errors import DataError, FingerprintError
-from volumetool.models import UNet
+from volumetool.models import UNet, load_model
 from volumetool.training.config import TrainConfig
+from volumetool.training.crappifiers import load_recipe
 
 NAME = "checkpoint.safetensors"
 _KEY = "volumetool.training"
@@ -110,6 +111,7 @@ def save_checkpoint(folder: Path, state: State, config: TrainConfig, threads: in
         "history": [vars(point) for point in state.history],
         "threads": threads,
         "config": config.semantic(),
+        "inputs": read_inputs(config),
     }
     content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, {_KEY: json.dumps(facts)})
     replace_file(folder / NAME, content)
@@ -134,6 +136,8 @@ def load_checkpoint(folder: Path, state: State, config: TrainConfig) -> bool:
     if facts is None:
         return False
     _require_same(folder, facts["config"], config.semantic())
+    inputs = read_inputs(config)
+    _require_same(folder, facts.get("inputs", inputs), inputs)
     state.network.load_state_dict(_below("network", tensors))
     state.mean.load_state_dict(_below("mean", tensors))
     state.step, state.seconds, state.losses = facts["step"], facts["seconds"], facts["losses"]
@@ -162,6 +166,13 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Tens
         ) from error
 
 
+def read_inputs(config: TrainConfig) -> dict[str, Any]:
+    """Return what a training reads beside its sources: the recipes' steps, and the hash of the model it goes on from."""
+    names = config.degradation.recipes
+    recipes = {name.rsplit("/", 1)[-1]: load_recipe(name).model_dump(mode="json", include={"steps"}) for name in names}
+    return {"recipes": recipes, "start": load_model(config.start).weights_sha256 if config.start else None}
+
+
 def mean_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the running mean of the weights, by name, from the tensors of a checkpoint."""
     return _below("mean", tensors)
@@ -182,7 +193,7 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _require_same(folder: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
-    with suppress(ValidationError):  # options that were added since have the value that they had then
+    with suppress(ValidationError):  # of the configuration: options that were added since have the value that they had then
         stored = TrainConfig.model_validate(stored).semantic()
     if stored == asked:
         return

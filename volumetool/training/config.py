@@ -5,17 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from volumetool.configuration import Nanometres, Numbers, explain, parse_box, read_options
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box
-from volumetool.models import Normalisation, UNetConfig
+from volumetool.models import Normalisation, UNetConfig, VoxelSizeRange
 from volumetool.training.blind_spot import BlindSpotConfig
 from volumetool.training.losses import LossConfig
 
-Range = tuple[float, float]
-Whole = Annotated[tuple[int, int], Field(description="First and last of the whole numbers to draw from.")]
+
+def _ordered(span: tuple[float, float]) -> tuple[float, float]:
+    if not span[0] <= span[1]:
+        raise ValueError(f"{span} does not run from the smaller to the larger value")
+    return span
+
+
+def _above_zero(values: tuple[float, ...]) -> tuple[float, ...]:
+    if min(values) <= 0:
+        raise ValueError(f"{values} must be above 0")
+    return values
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+Factors = Annotated[Range, AfterValidator(_above_zero)]
+Whole = Annotated[tuple[int, int], AfterValidator(_ordered), AfterValidator(_above_zero)]
+Counts = Annotated[Numbers, AfterValidator(_above_zero)]
 
 
 class _Part(BaseModel):
@@ -63,11 +78,19 @@ class SourceConfig(_Part):
     voxel_size: Nanometres | None = None
     limits: Range | None = None
     planes: Literal["z", "all"] = "z"
-    mean: Numbers = (1, 1, 1)
+    mean: Counts = (1, 1, 1)
     slab: Whole = (1, 1)
     z_step: Whole = (1, 1)
     cite: str = ""
     licence: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> SourceConfig:
+        cut = {"boxes": (), "planes": "z", "mean": (1, 1, 1), "slab": (1, 1), "z_step": (1, 1)}
+        odd = [name for name, plain in cut.items() if getattr(self, name) != plain]
+        if self.noisy is not None and odd:
+            raise ValueError(f"a real pair is learnt from as it is, without {', '.join(odd)}; cut the stacks themselves")
+        return self
 
 
 class DegradationConfig(_Part):
@@ -82,15 +105,8 @@ class DegradationConfig(_Part):
     """
 
     recipes: tuple[str, ...] = ("pssr-em", "pssr2-poisson", "sem-fast")
-    noise: Range = (0.5, 2.0)
-    blur: Range = (1.0, 1.0)
-
-    @field_validator("noise", "blur")
-    @classmethod
-    def _positive(cls, value: Range) -> Range:
-        if not 0 < value[0] <= value[1]:
-            raise ValueError(f"{value} is no range above 0")
-        return value
+    noise: Factors = (0.5, 2.0)
+    blur: Factors = (1.0, 1.0)
 
 
 class AugmentationConfig(_Part):
@@ -110,9 +126,9 @@ class AugmentationConfig(_Part):
         data alone takes other tissue's texture for noise and wipes it off.
     """
 
-    zoom: Range = (1.0, 1.0)
-    gamma: Range = (0.7, 1.4)
-    contrast: Range = (0.6, 1.8)
+    zoom: Factors = (1.0, 1.0)
+    gamma: Factors = (0.7, 1.4)
+    contrast: Factors = (0.6, 1.8)
     brightness: Range = (-0.1, 0.1)
     sharpness: Range = (0.0, 0.0)
     grain: Range = (0.0, 16.0)
@@ -131,7 +147,7 @@ class SamplingConfig(_Part):
         Crops per acquisition.
     """
 
-    crop: Numbers = (1, 60, 60)
+    crop: Counts = (1, 60, 60)
     acquisitions: int = Field(4, ge=1)
     crops: int = Field(2, ge=1)
 
@@ -201,7 +217,13 @@ class CardConfig(_Part):
     polarity: str = "dark membranes on bright cytoplasm"
     smallest: Nanometres | None = None
     largest: Nanometres | None = None
-    stride: Numbers | None = None
+    stride: Counts | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> CardConfig:
+        if self.smallest is not None and self.largest is not None:
+            VoxelSizeRange(smallest=self.smallest, largest=self.largest)
+        return self
 
 
 class TrainConfig(_Part):
@@ -260,13 +282,22 @@ class TrainConfig(_Part):
     threads: int | None = Field(None, ge=1)
     workers: int = Field(1, ge=1)
     checkpoint_minutes: float = Field(5.0, ge=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         scale, crop = self.architecture.scale, self.sampling.crop
         if self.blind_spot is not None and scale != (1, 1, 1):
             raise ValueError(f"blind_spot removes noise and keeps the scale (1,1,1), not {scale}")
+        if self.normalisation.kind == "none":
+            raise ValueError("normalisation.kind none is for networks of known answer; what is trained needs percentiles")
+        unpaired = self.blind_spot is None and all(source.noisy is None for source in self.sources)
+        if self.architecture.z_context and not unpaired:
+            raise ValueError("z_context wants neighbouring sections, which neither real pairs nor blind_spot give")
+        if self.blind_spot is not None and any(source.noisy is not None for source in self.sources):
+            raise ValueError("blind_spot learns from noisy images alone: name them as path, and leave `noisy` out")
+        if self.architecture.dims == 2 and self.card.stride is not None and self.card.stride[0] != 1:
+            raise ValueError(f"a 2D model has a stride of 1 along z, not card.stride {self.card.stride}")
         if self.architecture.dims == 2 and crop[0] != 1:
             raise ValueError(f"a 2D model takes crops of one section, not sampling.crop {crop}; neighbours are z_context")
         if any(n % g for n, g in zip(crop, self.architecture.granularity, strict=True)):
@@ -283,6 +314,9 @@ class TrainConfig(_Part):
             for key in ("path", "noisy"):
                 source[key] = source[key] and source[key].rstrip("/").rsplit("/", 1)[-1]  # data may move
             del source["cite"], source["licence"]
+        recipes = content["degradation"]["recipes"]
+        content["degradation"]["recipes"] = [name.rsplit("/", 1)[-1] for name in recipes]
+        content["start"] = content["start"] and content["start"].rsplit("/", 1)[-1]
         return content
 
 
@@ -301,7 +335,7 @@ def make_config(content: dict[str, Any]) -> TrainConfig:
 
 
 def read_config(path: Path) -> TrainConfig:
-    """Read a training's YAML file; paths in it are relative to its folder.
+    """Read a training's YAML file; paths in it, also of recipes and of a model to start from, are relative to its folder.
 
     Raises
     ------
@@ -311,9 +345,19 @@ def read_config(path: Path) -> TrainConfig:
     content = read_options(path)
     for source in content.get("sources") or ():
         for key in ("path", "noisy"):
-            if isinstance(source, dict) and isinstance(source.get(key), str) and "://" not in source[key]:
-                source[key] = str(path.parent / Path(source[key]).expanduser())
+            if isinstance(source, dict) and isinstance(source.get(key), str):
+                source[key] = _beside(path, source[key])
+    if str(content.get("start", "")).endswith(".safetensors"):
+        content["start"] = _beside(path, content["start"])
+    degradation = content.get("degradation")
+    if isinstance(degradation, dict) and isinstance(degradation.get("recipes"), list):
+        recipes = degradation["recipes"]
+        degradation["recipes"] = [_beside(path, r) if str(r).endswith((".yaml", ".yml")) else r for r in recipes]
     return make_config(content)
+
+
+def _beside(file: Path, place: str) -> str:
+    return place if "://" in place else str(file.parent / Path(place).expanduser())
 
 
 def change_config(config: TrainConfig, **changes: Any) -> TrainConfig:

@@ -20,6 +20,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from volumetool.errors import ConfigError, NumericsError, ResourceError
 from volumetool.models import load_model
 from volumetool.models.model import make_network
 from volumetool.models.unet import UNet, enlarge_linear
@@ -67,6 +68,13 @@ def fit(config: TrainConfig, folder: Path, watcher: Watcher, on_picture: Callabl
         A source cannot be used.
     """
     accelerator = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(config.device, config.device)
+    if accelerator == "cuda" and torch.cuda.device_count() < config.devices:
+        raise ResourceError(
+            "resource.device",
+            f"{config.devices} GPUs were asked for, {torch.cuda.device_count()} are here",
+            hint="take --device cpu, or fewer --devices",
+        )
+    Sampler(open_sources(config), config)  # what cannot be used is said here, not in a process of its own
     fabric = Fabric(accelerator=accelerator, devices=config.devices, strategy="ddp_spawn" if config.devices > 1 else "auto")
     fabric.launch(partial(_fit, config=config, folder=folder, watcher=watcher, on_picture=on_picture))
 
@@ -95,6 +103,10 @@ def _fit(
             _follow(state, config.optimiser.ema)
             if not first:
                 continue
+            if not math.isfinite(loss):
+                raise NumericsError(
+                    "numerics.loss", f"the loss of step {state.step} is {loss}", hint="take a smaller optimiser.learning_rate"
+                )
             state.losses.append(loss)
             state.seconds = time.monotonic() - began
             watcher.stepped(state.step, config.steps, loss)
@@ -120,7 +132,12 @@ def begin_network(config: TrainConfig) -> UNet:
     if config.start is not None:
         state = load_model(config.start).state
         mine = network.state_dict()
-        network.load_state_dict({name: _fitting(name, state, fresh) for name, fresh in mine.items()})
+        begun = {name: _fitting(name, state, fresh) for name, fresh in mine.items()}
+        if all(begun[name] is mine[name] for name in mine):
+            raise ConfigError(
+                "config.start", f"nothing of {config.start} fits this architecture", hint="take its dims and width, or no start"
+            )
+        network.load_state_dict(begun)
     return network
 
 

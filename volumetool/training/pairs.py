@@ -141,8 +141,6 @@ class Sampler:
 
     def _normalise(self, coarse: Floats, fine: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
         normalisation = self.config.normalisation
-        if normalisation.kind == "none":
-            return coarse, fine
         low, high = np.percentile(coarse, (normalisation.low, normalisation.high))
         span = max(high - low, 1 / 255)
         low, high = np.array([low, low + span]) + rng.normal(0, self.config.jitter * span, 2)

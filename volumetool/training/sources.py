@@ -10,7 +10,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.errors import ConfigError
+from volumetool.errors import ConfigError, InputError
 from volumetool.geometry import Box, Size, Triple, mirror_index
 from volumetool.store.images import holds_images, open_images
 from volumetool.store.open import open_volume
@@ -84,12 +84,22 @@ class Source:
             z, y, x = (b - a for a, b in zip(low, high, strict=True))
             grey = grey.reshape(z, mean[0], y, mean[1], x, mean[2]).mean(axis=(1, 3, 5), dtype=np.float32)  # (z, y, x)
         grey = grey[np.ix_(*(i - a for i, a in zip(index, low, strict=True)))]
+        if not np.isfinite(grey).all():
+            raise InputError(
+                "input.not-finite",
+                f"{self.config.path} holds NaN or infinite values at {tuple(low)} to {tuple(high)}",
+                hint="leave that part out with `boxes`",
+                where=self.config.path,
+            )
         black, white = self.limits
         unit: Floats = np.clip((grey - np.float32(black)) / np.float32(white - black), 0, 1)
         return unit
 
     def read_noisy(self, box: Box, start: Triple, size: Triple, scale: Triple) -> Floats:
-        """Read the same crop of the noisy partner; arguments are those of `read`, in fine voxels, multiples of the scale."""
+        """Read the same crop of the noisy partner; arguments are those of `read`, in fine voxels, multiples of the scale.
+
+        Beyond the box it is mirrored about coarse voxels, where `read` mirrors about fine ones: only inside it do both agree.
+        """
         assert self.noisy is not None  # noqa: S101  (asked of real pairs alone)
         coarse = (
             mirror_index(a // f, (a + n) // f, whole // f) + first // f
@@ -107,9 +117,28 @@ def open_sources(config: TrainConfig) -> tuple[Source, ...]:
     InputError
         A volume is missing or is none.
     ConfigError
-        ``config.source``: a box lies outside, limits are no range, or a pair does not match.
+        ``config.source``: a box lies outside, boxes let training see what validates, limits are no range, or a pair does not
+        match or is smaller than a crop.
     """
-    return tuple(_open(source, config) for source in config.sources)
+    sources = tuple(_open(source, config) for source in config.sources)
+    for source in sources:
+        for other in sources:
+            if source.config.path == other.config.path:
+                _require_apart(source, other, config.validation.gap if source is other else 0)
+    return sources
+
+
+def _require_apart(source: Source, other: Source, gap: int) -> None:
+    for held in source.parts["validation"]:
+        grown = Box(_triple(a - gap for a in held.start), _triple(b + gap for b in held.stop))
+        for seen in other.parts["training"]:
+            if _stored(grown, source.config.mean).touches(_stored(seen, other.config.mean)):
+                raise _wrong(source.config, f"the part {held} is to validate, but {seen} of another box or source trains on it")
+
+
+def _stored(box: Box, mean: Triple) -> Box:
+    start = _triple(a * m for a, m in zip(box.start, mean, strict=True))
+    return Box(start, _triple(b * m for b, m in zip(box.stop, mean, strict=True)))
 
 
 def _open(source: SourceConfig, config: TrainConfig) -> Source:
@@ -130,12 +159,24 @@ def _open(source: SourceConfig, config: TrainConfig) -> Source:
     )
     if source.noisy is not None:
         opened = _pair(opened, source.noisy, config.architecture.scale)
-    return replace(opened, parts=_split(opened, config.validation, config.architecture.scale))
+    parts = _split(opened, config.validation, config.architecture.scale)
+    return replace(opened, parts=parts if source.noisy is None else _large_enough(opened, parts, config))
+
+
+def _large_enough(source: Source, parts: dict[Part, tuple[Box, ...]], config: TrainConfig) -> dict[Part, tuple[Box, ...]]:
+    """Keep of a real pair what holds a crop: mirrored fine and coarse voxels would not lie on top of each other."""
+    crop = _triple(n * f for n, f in zip(config.sampling.crop, config.architecture.scale, strict=True))
+    kept = {part: tuple(box for box in boxes if all(np.greater_equal(box.shape, crop))) for part, boxes in parts.items()}
+    if not kept["training"]:
+        raise _wrong(source.config, f"its {parts['training'][0].shape} voxels to train on are smaller than a crop of {crop}")
+    return kept
 
 
 def _array(path: str, level: int, voxel_size: Size | None) -> tuple[Any, Size | None]:
     if "://" not in path and holds_images(path):
         stack = open_images(path)
+        if level:
+            raise ConfigError("config.source", f"{path}: images have level 0 alone, not {level}", hint="leave `level` out")
         return stack.read(0, stack.shape[0]), voxel_size or stack.voxel_size
     volume = open_volume(path, voxel_size=voxel_size)
     context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})

@@ -9,9 +9,9 @@ from typing import Any
 
 from volumetool.errors import ConfigError
 from volumetool.geometry import Size, Triple
-from volumetool.models import ModelCard, Provenance, UNet, VoxelSizeRange, measure_receptive_field, save_model
+from volumetool.models import ModelCard, Provenance, UNet, VoxelSizeRange, load_model, measure_receptive_field, save_model
 from volumetool.models.model import make_network
-from volumetool.training.checkpoint import mean_weights, read_checkpoint
+from volumetool.training.checkpoint import mean_weights, read_checkpoint, read_inputs
 from volumetool.training.config import CardConfig, TrainConfig
 from volumetool.training.fit import Watcher, fit
 from volumetool.training.held_out import measure, measure_overlap
@@ -129,9 +129,9 @@ def make_card(network: UNet, sampler: Sampler) -> ModelCard:
         precision_safe=("float32", "bfloat16") if config.precision == "bfloat16" else ("float32",),
         architecture=architecture,
         provenance=Provenance(
-            data=tuple(dict.fromkeys(_citation(source) for source in sampler.sources)),
+            data=tuple(dict.fromkeys([*map(_citation, sampler.sources), *_started_from(config)])),
             recipe=describe_recipe(config, sampler.sources),
-            training=config.semantic(),
+            training=config.semantic() | read_inputs(config),
             metrics=measure(network, sampler),
         ),
     )
@@ -156,6 +156,10 @@ def describe_recipe(config: TrainConfig, sources: Sequence[Source]) -> str:
         varied = {name: span for name, span in augmentation.model_dump().items() if span[0] != span[1]}
         told.append("Varied: " + ", ".join(f"{name} {_span(span)}" for name, span in varied.items()) + ".")
     return " ".join(told)
+
+
+def _started_from(config: TrainConfig) -> tuple[str, ...]:
+    return load_model(config.start).card.provenance.data if config.start else ()
 
 
 def _citation(source: Source) -> str:
