@@ -136,7 +136,7 @@ class Sampler:
         # Sections of 2D crops do not touch each other in any recipe, so all go through as one stack.
         blocks = fine.reshape(1, -1, *fine.shape[-2:]) if self.config.architecture.dims == 2 else fine
         coarse = [recipe.apply(block, scale=scale, seed=seed + number) for number, block in enumerate(blocks)]
-        grey = (np.rint(np.stack(coarse) * 255) / 255).astype(np.float32)
+        grey: Floats = (np.rint(np.stack(coarse) * 255) / 255).astype(np.float32)
         return grey.reshape(len(fine), -1, *grey.shape[-2:])
 
     def _normalise(self, coarse: Floats, fine: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
