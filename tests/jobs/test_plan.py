@@ -159,7 +159,7 @@ REFUSED = {
     "overwriting a volume that is no job's": Refused("output.foreign", {"output": "mask3.zarr", "overwrite": True}),
     "overwriting a file": Refused("output.foreign", {"output": "file", "overwrite": True}),
     "voxel size": Refused("model.voxel-size", {"model": "tiny", "voxel_size": "8,4,4"}),
-    "no model fits": Refused("model.none-fits", {"model": "auto", "voxel_size": "8,4,4"}),
+    "no model fits": Refused("model.none-fits", {"model": "auto", "voxel_size": "8,1,1"}),
     "unknown model": Refused("model.unknown", {"model": "em-x5"}),
     "fake of nonsense": Refused("model.fake", {"model": "fake:identity?mood=good"}),
     "model that is no model": Refused("model.broken", {"model": "file"}),
