@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from distributed.protocol import deserialize, serialize
 from safetensors.torch import save_file
 
 from volumetool.errors import ModelError
@@ -90,18 +90,18 @@ def test_saving_to_a_file_with_other_permissions_than_the_user_s_is_not_forced(f
     assert file.stat().st_mode == plain.stat().st_mode
 
 
-def test_a_pickled_model_is_its_spec_alone_and_comes_back(file: Path) -> None:
+def test_a_model_travels_to_a_worker_as_its_spec_alone_and_comes_back(file: Path) -> None:
     model = load_model(file)
-    pickled = pickle.dumps(model)
-    assert len(pickled) < 1000
-    assert pickle.loads(pickled).weights_sha256 == model.weights_sha256  # noqa: S301
+    header, frames = serialize(model, on_error="raise")
+    assert sum(map(len, frames)) < 1000
+    assert deserialize(header, frames).weights_sha256 == model.weights_sha256
 
 
 def test_a_worker_refuses_a_file_that_was_replaced_meanwhile(file: Path, card: ModelCard) -> None:
-    pickled = pickle.dumps(load_model(file))
+    header, frames = serialize(load_model(file), on_error="raise")
     save_model(file, UNet(CONFIG), card)
     with pytest.raises(ModelError) as caught:
-        pickle.loads(pickled)  # noqa: S301
+        deserialize(header, frames)
     assert caught.value.code == "model.changed"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import referencing
 import yaozarrs
 import zarr
+from distributed.protocol import deserialize, serialize
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ome_zarr_models.v05 import Image
@@ -225,9 +225,9 @@ def test_channels_are_written_apart(tmp_path: Path, layout: VolumeLayout) -> Non
     assert volume.open(0, 1).read().result().min() == 5
 
 
-def test_a_volume_travels_by_pickle(filled: tuple[Volume, Voxels]) -> None:
+def test_a_volume_travels_to_a_worker_and_opens_there(filled: tuple[Volume, Voxels]) -> None:
     volume, voxels = filled
-    travelled = pickle.loads(pickle.dumps(volume))  # noqa: S301  (our own bytes)
+    travelled = deserialize(*serialize(volume, on_error="raise"))
     assert travelled == volume
     np.testing.assert_array_equal(travelled.open().read().result(), voxels)
 
