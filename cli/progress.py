@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -132,17 +132,19 @@ class Bars:
         self._bars.stop()
 
 
+def watching(log_format: LogFormat) -> AbstractContextManager[Watcher]:
+    """Give the watcher of a job that suits stderr."""
+    return suiting(log_format, Lines, Bars)
+
+
 @contextmanager
-def watching(log_format: LogFormat) -> Iterator[Watcher]:
-    """Yield the watcher that suits stderr."""
+def suiting(log_format: LogFormat, lines: Callable[..., Any], bars: Callable[[], Any]) -> Iterator[Any]:
+    """Yield bars on a terminal, else lines, as JSON where that is asked for; bars are closed at the end."""
     if log_format == "json" or not sys.stderr.isatty():
-        yield Lines(as_json=log_format == "json")
+        yield lines(as_json=log_format == "json")
         return
-    bars = Bars()
-    try:
-        yield bars
-    finally:
-        bars.close()
+    with closing(bars()) as shown:
+        yield shown
 
 
 @contextmanager

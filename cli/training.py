@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from volumetool.cli.progress import LINE_SECONDS, LogFormat
+from volumetool.cli.progress import LINE_SECONDS, LogFormat, suiting
 
 if TYPE_CHECKING:
     from volumetool.training.checkpoint import Point
@@ -69,17 +68,9 @@ class Bars:
             self._bars.stop()
 
 
-@contextmanager
-def following(log_format: LogFormat) -> Iterator[Watcher]:
-    """Yield the watcher that suits stderr."""
-    if log_format == "json" or not sys.stderr.isatty():
-        yield Lines(as_json=log_format == "json")
-        return
-    bars = Bars()
-    try:
-        yield bars
-    finally:
-        bars.close()
+def following(log_format: LogFormat) -> AbstractContextManager[Watcher]:
+    """Give the watcher of a training that suits stderr."""
+    return suiting(log_format, Lines, Bars)
 
 
 def _bar() -> Any:

@@ -20,6 +20,7 @@ from volumetool.geometry import (
     fused_count,
     plan_levels,
     upscaled,
+    whole_ratio,
 )
 
 SHAPES = st.tuples(*[st.integers(1, 3000)] * 3)
@@ -158,3 +159,10 @@ def test_a_region_owns_the_same_shards_on_all_fused_levels() -> None:
         for index in range(grid.count):
             owners += shards.touching(grid.region(index).box.coarsened(total))
         assert sorted(owners) == list(range(shards.count))
+
+
+def test_voxels_that_fit_a_whole_number_of_times_give_that_number_and_others_none() -> None:
+    assert whole_ratio((40, 32, 32), (40, 8, 8), 1e-3) == (1, 4, 4)
+    assert whole_ratio((40, 32.01, 32), (40, 8, 8), 1e-3) == (1, 4, 4)  # rounded where it was written
+    assert whole_ratio((40, 33, 32), (40, 8, 8), 1e-3) is None
+    assert whole_ratio((40, 4, 8), (40, 8, 8), 1e-3) is None  # the coarse one is the finer

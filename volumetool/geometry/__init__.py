@@ -12,7 +12,7 @@ from volumetool.geometry.levels import LevelGrid, default_chunk, default_shard, 
 from volumetool.geometry.mirror import mirror_index
 from volumetool.geometry.ramps import ramp
 from volumetool.geometry.regions import Region, RegionGrid
-from volumetool.geometry.transforms import downscaled_translation, upscaled
+from volumetool.geometry.transforms import downscaled_translation, upscaled, whole_ratio
 
 __all__ = [
     "AxisLattice",
@@ -33,4 +33,5 @@ __all__ = [
     "plan_levels",
     "ramp",
     "upscaled",
+    "whole_ratio",
 ]

@@ -21,6 +21,23 @@ def downscaled_translation(voxel_size: Size, translation: Size, coarse: Size) ->
     return _recentred(translation, voxel_size, coarse)
 
 
+def whole_ratio(coarse: Size, fine: Size, tolerance: float) -> Triple | None:
+    """Return how many fine voxels make a coarse one along z, y, x; None if that is no whole number.
+
+    Parameters
+    ----------
+    coarse, fine : tuple of float
+        Voxel sizes, nm, z, y, x.
+    tolerance : float
+        Share by which a ratio may differ from a whole number, since voxel sizes are rounded where they are written.
+    """
+    ratios = [a / b for a, b in zip(coarse, fine, strict=True)]
+    z, y, x = (max(1, round(ratio)) for ratio in ratios)
+    if any(abs(ratio / whole - 1) > tolerance for ratio, whole in zip(ratios, (z, y, x), strict=True)):
+        return None
+    return z, y, x
+
+
 def _recentred(translation: Size, old: Size, new: Size) -> Size:
     z, y, x = (t + (b - a) / 2 for t, a, b in zip(translation, old, new, strict=True))
     return z, y, x

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from volumetool.enhancement.stored import read_voxels
 from volumetool.errors import ConfigError
-from volumetool.geometry import Box, Triple
+from volumetool.geometry import Box, Triple, whole_ratio
 from volumetool.jobs.crappify import grey_limits
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
@@ -54,15 +54,14 @@ def fit_recipe(low: str, truth: str, *, scale: Triple | None = None, name: str =
 
 
 def _ratio(coarse: Volume, fine: Volume) -> Triple:
-    ratios = [a / b for a, b in zip(coarse.voxel_size, fine.voxel_size, strict=True)]
-    z, y, x = (max(1, round(ratio)) for ratio in ratios)
-    if any(abs(ratio / whole - 1) > _OFF for ratio, whole in zip(ratios, (z, y, x), strict=True)):
+    ratio = whole_ratio(coarse.voxel_size, fine.voxel_size, _OFF)
+    if ratio is None:
         raise ConfigError(
             "config.scale",
             f"voxels of {coarse.voxel_size} nm are not whole multiples of voxels of {fine.voxel_size} nm (z, y, x)",
             hint="give the factors: --scale z,y,x; or convert one volume with the right --voxel-size",
         )
-    return z, y, x
+    return ratio
 
 
 def _sample(volume: Volume, scale: Triple) -> NDArray[np.float32]:

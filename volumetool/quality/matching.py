@@ -10,7 +10,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.errors import ConfigError, DataError, InputError
-from volumetool.geometry import Box, Size, Triple, upscaled
+from volumetool.geometry import Box, Size, Triple, upscaled, whole_ratio
 from volumetool.quality.structure import TAPS
 from volumetool.store.kvstore import brief
 from volumetool.store.volume import Volume
@@ -148,16 +148,15 @@ class Matched:
 
 
 def _scale(low: Volume, truth: Volume) -> Triple:
-    ratios = [a / b for a, b in zip(low.voxel_size, truth.voxel_size, strict=True)]
-    z, y, x = (max(1, round(ratio)) for ratio in ratios)
-    if any(abs(ratio / whole - 1) > _SAME_SIZE for ratio, whole in zip(ratios, (z, y, x), strict=True)):
+    ratio = whole_ratio(low.voxel_size, truth.voxel_size, _SAME_SIZE)
+    if ratio is None:
         raise InputError(
             "input.scale",
-            f"{low.url} has voxels of {_by(low.voxel_size)} nm, which are {_by(ratios)} times the truth's",
+            f"{low.url} has voxels of {_by(low.voxel_size)} nm, the truth {truth.url} of {_by(truth.voxel_size)} nm",
             hint="the low-resolution voxels must be a whole number of times the truth's, per axis",
             where=low.url,
         )
-    return z, y, x
+    return ratio
 
 
 def _check_grid(other: Volume, truth: Volume, *, same_corner: bool) -> None:
