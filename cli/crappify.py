@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from volumetool.jobs.crappify import CrappifyPlan
 
 FIT = "Fitting a recipe"
+BOTH = {"scale", "as_json"}
+FITTING = {"fit", "truth", "recipe_out"} | BOTH
 
 
 def crappify(
+    context: typer.Context,
     input: Annotated[str | None, typer.Argument(help="Fine volume: path or URL.")] = None,  # noqa: A002
     output: Annotated[str | None, typer.Argument(help="OME-Zarr volume to write.")] = None,
     recipe: Annotated[str, typer.Option(help="pssr-em, pssr2-poisson, pssr2-mix, sem-fast, or a YAML file.")] = "pssr-em",
@@ -45,10 +48,7 @@ def crappify(
     as_json: Json = False,
 ) -> None:
     """Degrade a volume as a fast scan would, chunk by chunk; or fit such a recipe to a microscope's volume."""
-    if fit is not None and dry_run:
-        from volumetool.errors import ConfigError
-
-        raise ConfigError("config.option", "--fit has nothing to plan", hint="leave --dry-run out; it writes only -o")
+    _refuse_mixed(context, fitting=fit is not None)
     if fit is not None:
         _fit(fit, truth, recipe_out, None if scale is None else factors(scale), as_json=as_json)
         return
@@ -82,6 +82,22 @@ def crappify(
         print(json.dumps({**facts, "left_out": plan.left_out, "memory": plan.memory, **plan.provenance}))
     if not dry_run:
         print(f"wrote {output}", file=sys.stderr)
+
+
+def _refuse_mixed(context: typer.Context, *, fitting: bool) -> None:
+    """Refuse options that only the other of the two tasks would heed."""
+    from volumetool.errors import ConfigError
+
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    idle = given - FITTING if fitting else given & (FITTING - BOTH)
+    if idle:
+        names = [p.opts[0] if p.opts[0].startswith("-") else p.opts[0].upper() for p in context.command.params if p.name in idle]
+        raise ConfigError(
+            "config.option",
+            f"{', '.join(names)}: of no effect {'beside' if fitting else 'without'} --fit",
+            hint="volumetool crappify INPUT OUTPUT, or volumetool crappify --fit LOW --from TRUTH -o recipe.yaml",
+        )
 
 
 def _fit(low: str, truth: str | None, recipe_out: Path | None, scale: tuple[int, int, int] | None, *, as_json: bool) -> None:

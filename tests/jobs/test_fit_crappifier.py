@@ -62,3 +62,17 @@ def test_fit_needs_its_two_companions(folder: Path, capsys: pytest.CaptureFixtur
         main(["crappify", "--fit", str(folder / "low.zarr")])
     assert ended.value.code == 2
     assert "--from TRUTH -o" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--fit", "low.zarr", "--from", "truth.zarr", "-o", "r.yaml", "--noise", "2"], "--noise: of no effect beside --fit"),
+        (["fine.zarr", "low.zarr", "-o", "r.yaml"], "--recipe-out: of no effect without --fit"),
+    ],
+)
+def test_options_of_the_other_task_are_refused(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["crappify", *words])
+    assert ended.value.code == 2
+    assert named in capsys.readouterr().err

@@ -54,6 +54,8 @@ def test_boxes_and_triples_are_read_as_on_the_command_line(tmp_path: Path) -> No
         ({"augmentation": {"contrast": [0, 1]}}, "above 0"),
         ({"normalisation": {"kind": "none"}}, "needs percentiles"),
         ({"blind_spot": {}, "architecture": {"scale": [1, 1, 1], "z_context": 1}}, "neighbouring sections"),
+        ({"blind_spot": {}, "architecture": {"scale": [1, 1, 1]}, "degradation": {"noise": [1, 2]}}, "leave degradation out"),
+        ({"sources": [{"path": "a.tif", "noisy": "b.tif"}], "augmentation": {"grain": [0, 1]}}, "leave augmentation out"),
         ({"card": {"smallest": [9, 9, 9], "largest": [8, 8, 8]}}, "smallest <= largest"),
         ({"card": {"stride": [4, 32, 32]}}, "stride of 1 along z"),
         ({"sources": [{"path": "a.tif", "noisy": "b.tif", "planes": "all"}]}, "without planes"),

@@ -296,6 +296,10 @@ class TrainConfig(_Part):
             raise ValueError("z_context wants neighbouring sections, which neither real pairs nor blind_spot give")
         if self.blind_spot is not None and any(source.noisy is not None for source in self.sources):
             raise ValueError("blind_spot learns from noisy images alone: name them as path, and leave `noisy` out")
+        ignored = sorted({"degradation", "augmentation"} & self.model_fields_set)
+        if ignored and (self.blind_spot is not None or all(source.noisy is not None for source in self.sources)):
+            why = "blind_spot takes" if self.blind_spot is not None else "registered pairs are taken"
+            raise ValueError(f"{why} noisy images as they are: leave {' and '.join(ignored)} out")
         if self.architecture.dims == 2 and self.card.stride is not None and self.card.stride[0] != 1:
             raise ValueError(f"a 2D model has a stride of 1 along z, not card.stride {self.card.stride}")
         if self.architecture.dims == 2 and crop[0] != 1:
@@ -368,4 +372,4 @@ def change_config(config: TrainConfig, **changes: Any) -> TrainConfig:
     ConfigError
         ``config.option``: a value that cannot be.
     """
-    return make_config(config.model_dump() | {name: value for name, value in changes.items() if value is not None})
+    return make_config(config.model_dump(exclude_unset=True) | {name: value for name, value in changes.items() if value is not None})

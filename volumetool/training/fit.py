@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +30,7 @@ from volumetool.training.checkpoint import Point, State, load_checkpoint, read_c
 from volumetool.training.config import OptimiserConfig, TrainConfig
 from volumetool.training.losses import make_loss, minus_psnr
 from volumetool.training.pairs import Sampler
+from volumetool.training.processes import OneMachine
 from volumetool.training.sources import open_sources
 
 _POINTS = 80  # along a training: enough for a curve
@@ -75,8 +77,10 @@ def fit(config: TrainConfig, folder: Path, watcher: Watcher, on_picture: Callabl
             hint="take --device cpu, or fewer --devices",
         )
     Sampler(open_sources(config), config)  # what cannot be used is said here, not in a process of its own
-    fabric = Fabric(accelerator=accelerator, devices=config.devices, strategy="ddp_spawn" if config.devices > 1 else "auto")
-    fabric.launch(partial(_fit, config=config, folder=folder, watcher=watcher, on_picture=on_picture))
+    with TemporaryDirectory() as meeting:
+        strategy = OneMachine(Path(meeting) / "processes") if config.devices > 1 else "auto"
+        fabric = Fabric(accelerator=accelerator, devices=config.devices, strategy=strategy)
+        fabric.launch(partial(_fit, config=config, folder=folder, watcher=watcher, on_picture=on_picture))
 
 
 def _fit(
