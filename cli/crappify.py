@@ -92,7 +92,9 @@ def _refuse_mixed(context: typer.Context, *, fitting: bool) -> None:
     given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
     idle = given - FITTING if fitting else given & (FITTING - BOTH)
     if idle:
-        names = [p.opts[0] if p.opts[0].startswith("-") else p.opts[0].upper() for p in context.command.params if p.name in idle]
+        names = [
+            p.opts[0] if p.opts[0].startswith("-") else p.opts[0].upper() for p in context.command.params if p.name in idle
+        ]
         raise ConfigError(
             "config.option",
             f"{', '.join(names)}: of no effect {'beside' if fitting else 'without'} --fit",

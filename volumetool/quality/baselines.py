@@ -194,7 +194,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             Method("nlm", "cubic", _non_local_means, f"h {_IN_NOISE}", 0.6, (0.2, 0.4, 0.6, 0.8, 1.0, 1.5)),
             Method("tv", "cubic", _total_variation, f"weight {_IN_NOISE}", 0.5, (0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 4.0, 6.0)),
             Method(
-                "bm3d", "cubic", _bm3d, f"sigma {_IN_NOISE}", 1.0, (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0), needs=("bm3d", "bm4d")
+                "bm3d",
+                "cubic",
+                _bm3d,
+                f"sigma {_IN_NOISE}",
+                1.0,
+                (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0),
+                needs=("bm3d", "bm4d"),
             ),
         )
     }

@@ -372,4 +372,6 @@ def change_config(config: TrainConfig, **changes: Any) -> TrainConfig:
     ConfigError
         ``config.option``: a value that cannot be.
     """
-    return make_config(config.model_dump(exclude_unset=True) | {name: value for name, value in changes.items() if value is not None})
+    return make_config(
+        config.model_dump(exclude_unset=True) | {name: value for name, value in changes.items() if value is not None}
+    )
