@@ -9,7 +9,7 @@ import traceback
 from typing import Annotated
 
 import typer
-from volumetool.cli import bench, check, convert, crappify, demo, enhance, evaluate, info, model, schema, train
+from volumetool.cli import bench, check, convert, crappify, demo, enhance, evaluate, info, model, pyramid, schema, train
 
 from volumetool.errors import VolumetoolError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("info")(info.info)
 app.command("convert")(convert.convert)
+app.command("pyramid")(pyramid.pyramid)
 app.command("crappify")(crappify.crappify)
 app.command("enhance")(enhance.enhance)
 app.command("status")(check.status)

@@ -8,6 +8,7 @@ an odd axis is what is left of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import product
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from volumetool.enhancement.ahead import ahead
 from volumetool.enhancement.statistics import valid_voxels
 from volumetool.enhancement.stored import Write, read_voxels
 from volumetool.geometry import Box, LevelGrid, Triple
@@ -104,6 +106,27 @@ def build_level(
     DataError, OutputError
         Voxels that cannot be read or written, or do not read back as written.
     """
+    behind: Write | None = None
+    means = ahead(_means(fine, level, nodata, within))
+    with closing(means):  # type: ignore[type-var]  # generators have close
+        for box, voxels in means:
+            write = Write(coarse, box, voxels, "coarser level:")
+            _finish(behind, step)
+            behind = write
+        _finish(behind, step)
+
+
+def _finish(write: Write | None, step: Callable[[], None] | None) -> None:
+    if write is not None:
+        write.finish()
+        if step is not None:
+            step()
+
+
+def _means(
+    fine: ts.TensorStore, level: LevelGrid, nodata: float | None, within: Box | None
+) -> Iterator[tuple[Box, NDArray[Any]]]:
+    """Yield the shards of a level, each with its voxels: means of the stored level before."""
     for box in shard_boxes(level, within):
         fine_box = box.enlarged(level.factor).intersection(box_of(fine))
         target = np.empty(box.shape, fine.dtype.numpy_dtype)
@@ -113,9 +136,7 @@ def build_level(
             target[part.shifted((-box.start[0], -box.start[1], -box.start[2])).slices] = downsample(
                 voxels, level.factor, nodata
             )
-        Write(coarse, box, target, "coarser level:").finish()
-        if step is not None:
-            step()
+        yield box, target
 
 
 def box_of(store: ts.TensorStore) -> Box:

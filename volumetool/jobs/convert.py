@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from volumetool.enhancement.pyramid import build_level
-from volumetool.geometry import LevelGrid, Size, plan_levels
+from volumetool.geometry import Size
+from volumetool.jobs.pyramid import build_pyramid
 from volumetool.store.convert import Progress, convert
-from volumetool.store.create import open_for_writing
 from volumetool.store.volume import Volume
 
 
@@ -28,14 +27,4 @@ def convert_volume(source: str, url: str, *, voxel_size: Size | None = None, pro
     InputError, OutputError
         As `volumetool.store.convert.convert`.
     """
-    volume = convert(source, url, voxel_size=voxel_size, progress=progress)
-    for channel in range(volume.channels or 1):
-        for number, grid in enumerate(_grids(volume)):
-            if number:
-                fine = open_for_writing(url, volume, number - 1, channel)
-                build_level(fine, open_for_writing(url, volume, number, channel), grid)
-    return volume
-
-
-def _grids(volume: Volume) -> tuple[LevelGrid, ...]:
-    return plan_levels(volume.shape, volume.voxel_size, volume.translation)
+    return build_pyramid(convert(source, url, voxel_size=voxel_size, progress=progress).url)

@@ -128,6 +128,51 @@ def write_attributes(url: str, attributes: Mapping[str, Any]) -> None:
     write_key(place, "zarr.json", _encode(group))
 
 
+def add_levels(volume: Volume, levels: tuple[LevelGrid, ...]) -> Volume:
+    """Create the coarser levels of an OME-Zarr 0.5 volume that has level 0 alone, empty; all else it says stays.
+
+    Parameters
+    ----------
+    volume : Volume
+        With one level.
+    levels : tuple of LevelGrid
+        All levels, that of the volume first; the others stand in the arrays "1", "2" and so on.
+
+    Raises
+    ------
+    OutputError
+        ``output.exists``: something else stands where a level should; ``output.unwritable``.
+    """
+    layout = VolumeLayout(volume.dtype.name, levels, volume.channels)
+    for number in range(1, len(levels)):
+        _open_level(volume.url, layout, number, None, create=True)
+    group = read_json(volume.url, "zarr.json") or {}
+    multiscale = group["attributes"]["ome"]["multiscales"][0]
+    first = multiscale["datasets"][0]
+    for number, level in enumerate(levels[1:], start=1):
+        times = [a / b for a, b in zip(level.voxel_size, levels[0].voxel_size, strict=True)]
+        multiscale["datasets"].append(_coarser(first, str(number), times))
+    write_key(volume.url, "zarr.json", _encode(group))
+    return open_volume(volume.url)
+
+
+def _coarser(dataset: Json, path: str, times: list[float]) -> Json:
+    """Return a level's entry from that of level 0, in whatever unit it is written."""
+    scale: list[float] = []
+    shift: list[float] = []
+    for transformation in dataset["coordinateTransformations"]:
+        scale = transformation.get("scale", scale)
+        shift = transformation.get("translation", shift)
+    factors = [1.0] * (len(scale) - len(times)) + times
+    start = shift or [0.0] * len(scale)
+    moved = [t + s * (f - 1) / 2 for t, s, f in zip(start, scale, factors, strict=True)]
+    transformations = [
+        {"type": "scale", "scale": [s * f for s, f in zip(scale, factors, strict=True)]},
+        {"type": "translation", "translation": moved},
+    ]
+    return {"path": path, "coordinateTransformations": transformations}
+
+
 def open_for_writing(
     url: str, target: VolumeLayout | Volume, level: int = 0, channel: int = 0, context: ts.Context | None = None
 ) -> ts.TensorStore:

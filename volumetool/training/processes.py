@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 import torch
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 
 class OneMachine(DDPStrategy):

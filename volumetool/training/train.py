@@ -149,8 +149,9 @@ def describe_recipe(config: TrainConfig, sources: Sequence[Source]) -> str:
         told.append(f"Registered real pairs from {real} of {len(sources)} sources ({dropped} sections dropped).")
     if real < len(sources):
         degradation, augmentation = config.degradation, config.augmentation
+        recipes = ", ".join(Path(name).name for name in degradation.recipes)
         told.append(
-            f"Semi-synthetic pairs: random crops, degraded {scale} by {', '.join(degradation.recipes)} "
+            f"Semi-synthetic pairs: random crops, degraded {scale} by {recipes} "
             f"at {_span(degradation.noise)} times their noise and {_span(degradation.blur)} times their blur."
         )
         varied = {name: span for name, span in augmentation.model_dump().items() if span[0] != span[1]}

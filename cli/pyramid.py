@@ -1,0 +1,27 @@
+"""``volumetool pyramid``: the levels of a volume."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from volumetool.cli.options import Json
+from volumetool.cli.progress import counting
+
+
+def pyramid(
+    volume: Annotated[str, typer.Argument(help="OME-Zarr 0.5 volume; its finest level stays as it is.")],
+    nodata: Annotated[float | None, typer.Option(help="Value that means leave out: voxels without data.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the levels of a volume anew, each the mean of the one before; a volume of one level gets the others."""
+    from volumetool.jobs.pyramid import build_pyramid
+
+    with counting("building levels") as progress:
+        built = build_pyramid(volume, nodata=nodata, progress=progress)
+    if as_json:
+        levels = [{"path": level.path, "shape": level.shape, "voxel_size": level.voxel_size} for level in built.levels]
+        print(json.dumps({"volume": built.url, "levels": levels}))
+    print(f"wrote {built.url}: {len(built.levels)} levels", file=sys.stderr)
