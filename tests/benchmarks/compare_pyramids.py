@@ -10,9 +10,10 @@ Each peer lives in an environment of its own, given as a Python interpreter. pyt
 
 All make means of 2 x 2 x 2 voxels of one FIB-SEM volume, mirrored to 256 x 1024 x 1024 voxels of 8 bit, in chunks of 64 x 64 x
 64. ngff-zarr and ome-zarr-py write level 0, too, and are compared with `convert`; tinybrain makes means in memory that
-tensorstore writes, and is compared with `pyramid`. In the peers' favour: they read plain voxels from the page cache, ours are
-decompressed; they neither read back what they wrote nor wait for the disk. Whether the means are right is said beside the times:
-the share of voxels of level 1 that are the exact mean, rounded half to even, and the largest difference.
+tensorstore reads and writes, and is compared with `pyramid`. In the peers' favour: ngff-zarr and ome-zarr-py read plain voxels
+from the page cache, ours are decompressed; none of them reads back what it wrote, or waits for the disk. Whether the means are
+right is said beside the times: the share of voxels of level 1 that are the exact mean, rounded half to even, and the largest
+difference.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def write_source(data: Path, place: Path) -> NDArray[np.float64]:
 
 def run(name: str, python: str, place: Path, output: Path) -> float:
     """Run one program once; return its seconds."""
-    source = place / ("finest.zarr" if name in OURS else "source.npy")
+    source = place / ("finest.zarr" if name in (*OURS, "tinybrain") else "source.npy")
     side = Path(__file__).with_name("pyramid_process.py")
     command = [python, str(side), name, str(source), str(output), str(LEVELS)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -1,6 +1,6 @@
 """One program's side of `compare_pyramids.py`, run by the interpreter of its own environment: one pyramid, timed, as JSON.
 
-    python pyramid_process.py PEER SOURCE.npy OUTPUT LEVELS
+    python pyramid_process.py PEER SOURCE OUTPUT LEVELS
 
 What is imported counts as little as anybody's start does: the clock runs from the first voxel read to the last byte written.
 """
@@ -48,12 +48,13 @@ def ome_zarr(source: str, output: str, levels: int) -> Callable[[], None]:
 
 
 def tinybrain(source: str, output: str, levels: int) -> Callable[[], None]:
-    """Prepare tinybrain, which makes means in memory; they are written by tensorstore. Level 0 is not written."""
+    """Prepare tinybrain, which makes means in memory, with tensorstore to read and write. Level 0 is not written."""
     import tensorstore as ts
     import tinybrain as tb  # type: ignore[import-not-found, unused-ignore]
 
     def work() -> None:
-        data = np.load(source)
+        finest = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{source}/0"}}
+        data = ts.open(finest).result().read().result()
         turned = np.asfortranarray(data.transpose(2, 1, 0))  # it wants x, y, z in Fortran order
         writes = []
         for level, mean in enumerate(tb.downsample_with_averaging(turned, factor=(2, 2, 2), num_mips=levels - 1), start=1):
