@@ -257,6 +257,7 @@ def test_the_ledger_is_a_dictionary_that_survives_crashes(steps: list[tuple[str,
         patch.setattr(module, "FLUSH_SECONDS", 1e9)
         patch.setattr(module, "FLUSH_RECORDS", 1000)
         patch.setattr(module, "COMPACT_SEGMENTS", 2)
+        patch.setattr(module, "MERGED_RECORDS", 2)
         patch.setattr(threading, "Timer", NeverTimer)
         ledger = Ledger(folder, REGIONS)
         stored: dict[int, Record] = {}

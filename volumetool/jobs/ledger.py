@@ -12,8 +12,9 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +35,10 @@ FLUSH_SECONDS = 1.0
 """Records wait at most this long for their segment: the work that a dead driver loses."""
 
 COMPACT_SEGMENTS = 64
-"""From so many segments on, opening the ledger for writing merges them."""
+"""From so many segments on, beside those that are merged already, opening the ledger for writing merges them."""
+
+MERGED_RECORDS = 2**16
+"""Records in a merged segment: some 25 MB."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +141,28 @@ class Ledger:
     def records(self) -> Iterator[Record]:
         """Yield every record on disk in the order of writing; of a region's records the last one counts."""
         self.damaged = 0
-        for key in segment_keys(self.url):
+        for record, _ in self._lines(segment_keys(self.url)):
+            yield record
+
+    def _lines(self, keys: Iterable[str]) -> Iterator[tuple[Record, bytes]]:
+        """Yield every record of some segments, with its line."""
+        for key in keys:
             self._segments = max(self._segments, int(key.rpartition("/")[2].partition(".")[0]))
-            for line in (read_key(self.url, key) or b"").splitlines():
-                record = _parse(line)
+            for line in (read_key(self.url, key) or b"").splitlines(keepends=True):
+                record = _parse(line.rstrip(b"\n"))
                 if record is None or not 0 <= record.region < len(self.states):
                     self.damaged += 1
                     continue
-                yield record
+                yield record, line
+
+    def _last(self, keys: list[str]) -> Iterator[tuple[Record, bytes]]:
+        """Yield the last record of every region that has one, with its line: in two passes, in bounded memory."""
+        last = np.zeros(len(self.states), np.int64)  # for each region the number of its last record, from 1
+        for number, (record, _) in enumerate(self._lines(keys), start=1):
+            last[record.region] = number
+        for number, (record, line) in enumerate(self._lines(keys), start=1):
+            if last[record.region] == number:
+                yield record, line
 
     def latest(self) -> dict[int, Record]:
         """Return the last record of every region that has one."""
@@ -153,7 +171,7 @@ class Ledger:
     def totals(self) -> Totals:
         """Return the sums over finished regions."""
         totals = Totals()
-        for record in self.latest().values():
+        for record, _ in self._last(segment_keys(self.url)):
             if record.state == "done":
                 totals.add(record)
         return totals
@@ -183,16 +201,22 @@ class Ledger:
             self._flushed = time.monotonic()
 
     def compact(self) -> None:
-        """Merge many small segments into one: the new one is written before the old ones go."""
+        """Merge many small segments into few large ones: the new ones are written before the old ones go.
+
+        Records are copied line by line, so that memory does not grow with their number.
+        """
         self.flush()
         keys = segment_keys(self.url)
-        if len(keys) < COMPACT_SEGMENTS:
+        if len(keys) < COMPACT_SEGMENTS + len(self.states) // MERGED_RECORDS:
             return
-        latest = self.latest()
-        self._segments += 1
-        write_key(self.url, _segment(self._segments), b"".join(_line(latest[index]) for index in sorted(latest)))
+        damaged = self.damaged
+        kept = (line for _, line in self._last(keys))
+        while merged := b"".join(islice(kept, MERGED_RECORDS)):
+            self._segments += 1
+            write_key(self.url, _segment(self._segments), merged)
         for key in keys:
             delete_key(self.url, key)
+        self.damaged = damaged
 
     def _note(self, record: Record) -> None:
         self.states[record.region] = DONE if record.state == "done" else FAILED
