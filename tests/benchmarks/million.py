@@ -1,0 +1,135 @@
+"""What a job of a million regions costs beside its regions: planning, scheduling, the ledger, going on with half of it done.
+
+The regions do nothing (they return a record), so what is timed is driver and scheduler alone, on one machine. Each size is
+driven for as many regions as `--sample` says, from the job's middle on, with the states and the ledger of the whole job. pytest
+does not collect this file. To run it::
+
+    python tests/benchmarks/million.py --regions 1000 --regions 1000000 --sample 10000
+
+The input is a volume of which no chunk is stored: all voxels are the fill value, and reading them costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from unittest import mock
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from volumetool.geometry import plan_levels
+from volumetool.jobs.clusters import local, through_dask
+from volumetool.jobs.folder import job_url, open_ledger
+from volumetool.jobs.job import make_job
+from volumetool.jobs.ledger import DONE, Ledger, Record
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.run import prepare, to_do
+from volumetool.store.create import VolumeLayout, create_volume
+
+SHARD = (8, 64, 64)
+VOXEL_SIZE = (8.0, 8.0, 8.0)
+WORKERS = 2
+
+
+def main() -> None:
+    """Plan, drive and take up again a job of each size; print what each cost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--regions", type=int, action="append", help="may be given several times")
+    parser.add_argument("--sample", type=int, default=10_000, help="regions that are driven of each size")
+    options = parser.parse_args()
+    table = Table(title=f"driver and scheduler, {WORKERS} workers that do nothing", title_justify="left")
+    columns = ("regions", "planned in s", "ms per region", "half of it done: open and count, s", "largest memory, MiB")
+    for column in columns:
+        table.add_column(column)
+    for regions in options.regions or (1_000, 10_000, 100_000, 1_000_000):
+        with tempfile.TemporaryDirectory() as folder:
+            table.add_row(*measure(Path(folder), regions, options.sample))
+    Console(width=140).print(table)
+
+
+def measure(folder: Path, regions: int, sample: int) -> tuple[str, ...]:
+    """Return a row of the table."""
+    started = time.perf_counter()
+    plan = plan_job(folder, regions)
+    planned = time.perf_counter() - started
+
+    half = plan.grid.count // 2
+    write_half(plan, half)
+    started = time.perf_counter()
+    ledger = open_ledger(plan)
+    ledger.compact()
+    left = sum(1 for _ in to_do(plan, ledger))
+    resumed = time.perf_counter() - started
+    assert left == plan.grid.count - half
+
+    driven, seconds = drive(plan, ledger, sample)
+    memory = psutil.Process().memory_info().rss / 2**20
+    return f"{plan.grid.count}", f"{planned:.1f}", f"{1000 * seconds / driven:.2f}", f"{resumed:.1f}", f"{memory:.0f}"
+
+
+def plan_job(folder: Path, regions: int) -> Plan:
+    """Plan a job of about so many regions of one shard, over a volume that holds no chunk."""
+    side = round((regions / 4) ** (1 / 2))
+    shape = (4 * SHARD[0], side * SHARD[1], side * SHARD[2])
+    levels = plan_levels(shape, VOXEL_SIZE, (0.0, 0.0, 0.0))
+    create_volume(str(folder / "in.zarr"), VolumeLayout("uint8", levels[:1]), {})
+    job = make_job(
+        input=str(folder / "in.zarr"),
+        output=str(folder / "out.zarr"),
+        model="fake:identity?scale=1,1,1&patch=1,16,16&overlap=0,4,4&trim=0,1,1",
+        chunk="2,8,8",
+        shard=",".join(map(str, SHARD)),
+        region="1,1,1",
+        device="cpu",
+        workers=WORKERS,
+        force_voxel_size=True,
+    )
+    plan, statistics = plan_with_statistics(job)
+    prepare(plan, statistics)
+    return plan
+
+
+def nothing(_url: str, _runtime: str, index: int) -> Record:
+    """Stand in for `run_region`: a record as a real region would give."""
+    return done(index)
+
+
+def done(index: int) -> Record:
+    """Return the record of a finished region."""
+    return Record(index, "done", (1, 2, 3), 4, 0, 0, 61.2345, 59.1234, "node0123:123456", "a" * 64, {}, time.time())
+
+
+def write_half(plan: Plan, half: int) -> None:
+    """Write the ledger of a job that was killed in its middle, as the driver writes it."""
+    ledger = Ledger(job_url(plan.job.output), plan.grid.count)
+    for index in range(half):
+        ledger.append(done(index))
+    ledger.flush()
+
+
+def drive(plan: Plan, ledger: Ledger, sample: int) -> tuple[int, float]:
+    """Run a sample of what is left through dask, as `run` does; return how many, and the seconds."""
+    regions: Iterator[int] = islice(to_do(plan, ledger), sample)
+    before = ledger.done
+    with mock.patch.object(through_dask, "run_region", nothing), local.local_cluster(plan) as cluster:
+        for record in cluster.records(islice(regions, 100)):  # workers import what they need
+            ledger.append(record)
+        warm = ledger.done
+        started = time.perf_counter()
+        for record in cluster.records(regions):
+            ledger.append(record)
+        ledger.flush()
+        seconds = time.perf_counter() - started
+    assert int((ledger.states == DONE).sum()) == ledger.done > warm > before
+    return ledger.done - warm, seconds
+
+
+if __name__ == "__main__":
+    main()
