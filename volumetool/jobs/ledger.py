@@ -13,7 +13,8 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from dataclasses import fields as fields_of
 from itertools import islice
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from volumetool.errors import LedgerError
 from volumetool.store.kvstore import delete_key, list_keys, read_key, write_key
 
 State = Literal["done", "failed"]
+Fields = dict[str, Any]
+"""Those of a record, as they stand in its line."""
 
 TODO, DONE, FAILED = 0, 1, 2
 """States in the array over the region grid."""
@@ -81,6 +84,9 @@ class Record:
     finished: float = 0.0
 
 
+_FIELDS = {each.name for each in fields_of(Record)}
+
+
 @dataclass
 class Totals:
     """Sums over the records of finished regions."""
@@ -130,8 +136,8 @@ class Ledger:
         self._segments = 0
         self._lock = threading.RLock()
         self._timer: threading.Timer | None = None
-        for record in self.records():
-            self._note(record)
+        for fields, _ in self._lines(segment_keys(url)):
+            self._note(fields["region"], fields["state"], fields.get("finished", 0.0), fields)
 
     @property
     def done(self) -> int:
@@ -141,28 +147,28 @@ class Ledger:
     def records(self) -> Iterator[Record]:
         """Yield every record on disk in the order of writing; of a region's records the last one counts."""
         self.damaged = 0
-        for record, _ in self._lines(segment_keys(self.url)):
-            yield record
+        for fields, _ in self._lines(segment_keys(self.url)):
+            yield _record(fields)
 
-    def _lines(self, keys: Iterable[str]) -> Iterator[tuple[Record, bytes]]:
-        """Yield every record of some segments, with its line."""
+    def _lines(self, keys: Iterable[str]) -> Iterator[tuple[Fields, bytes]]:
+        """Yield the fields of every record of some segments, with its line."""
         for key in keys:
             self._segments = max(self._segments, int(key.rpartition("/")[2].partition(".")[0]))
             for line in (read_key(self.url, key) or b"").splitlines(keepends=True):
-                record = _parse(line.rstrip(b"\n"))
-                if record is None or not 0 <= record.region < len(self.states):
+                fields = _parse(line.rstrip(b"\n"))
+                if fields is None or not 0 <= fields["region"] < len(self.states):
                     self.damaged += 1
                     continue
-                yield record, line
+                yield fields, line
 
-    def _last(self, keys: list[str]) -> Iterator[tuple[Record, bytes]]:
-        """Yield the last record of every region that has one, with its line: in two passes, in bounded memory."""
+    def _last(self, keys: list[str]) -> Iterator[tuple[Fields, bytes]]:
+        """Yield the fields of the last record of every region that has one, with its line: two passes, bounded memory."""
         last = np.zeros(len(self.states), np.int64)  # for each region the number of its last record, from 1
-        for number, (record, _) in enumerate(self._lines(keys), start=1):
-            last[record.region] = number
-        for number, (record, line) in enumerate(self._lines(keys), start=1):
-            if last[record.region] == number:
-                yield record, line
+        for number, (fields, _) in enumerate(self._lines(keys), start=1):
+            last[fields["region"]] = number
+        for number, (fields, line) in enumerate(self._lines(keys), start=1):
+            if last[fields["region"]] == number:
+                yield fields, line
 
     def latest(self) -> dict[int, Record]:
         """Return the last record of every region that has one."""
@@ -171,15 +177,15 @@ class Ledger:
     def totals(self) -> Totals:
         """Return the sums over finished regions."""
         totals = Totals()
-        for record, _ in self._last(segment_keys(self.url)):
-            if record.state == "done":
-                totals.add(record)
+        for fields, _ in self._last(segment_keys(self.url)):
+            if fields["state"] == "done":
+                totals.add(_record(fields))
         return totals
 
     def append(self, record: Record) -> None:
         """Take a record in; it is on disk within a second or with the next flush."""
         with self._lock:
-            self._note(record)
+            self._note(record.region, record.state, record.finished, record)
             self._waiting.append(record)
             if len(self._waiting) >= FLUSH_RECORDS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
                 self.flush()
@@ -218,12 +224,12 @@ class Ledger:
             delete_key(self.url, key)
         self.damaged = damaged
 
-    def _note(self, record: Record) -> None:
-        self.states[record.region] = DONE if record.state == "done" else FAILED
-        self.failures.pop(record.region, None)
-        if record.state == "failed":
-            self.failures[record.region] = record
-        self.last_finished = max(self.last_finished, record.finished)
+    def _note(self, region: int, state: State, finished: float, content: Record | Fields) -> None:
+        self.states[region] = DONE if state == "done" else FAILED
+        self.failures.pop(region, None)
+        if state == "failed":
+            self.failures[region] = content if isinstance(content, Record) else _record(content)
+        self.last_finished = max(self.last_finished, finished)
 
 
 def segment_keys(url: str) -> list[str]:
@@ -236,20 +242,27 @@ def _segment(number: int) -> str:
 
 
 def _line(record: Record) -> bytes:
-    text = json.dumps(asdict(record), separators=(",", ":")).encode()
+    text = json.dumps(vars(record), separators=(",", ":")).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _parse(line: bytes) -> Record | None:
+def _parse(line: bytes) -> Fields | None:
+    """Return the fields of a record, None where the line is damaged."""
     checksum, _, text = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         return None
     try:
-        fields: dict[str, Any] = json.loads(text)
-        return Record(**fields | {"checksums": tuple(fields["checksums"])})
-    except (ValueError, TypeError, KeyError) as error:
+        fields: Fields = json.loads(text)
+        if not {"region", "state"} <= fields.keys() <= _FIELDS:
+            raise ValueError(f"{sorted(fields.keys() - _FIELDS)}")
+    except (ValueError, AttributeError) as error:
         raise LedgerError(
             "ledger.version",
             f"a record of this ledger has other fields than this version of volumetool writes: {error}",
             hint="go on with the version that began the job, or start anew with --overwrite",
         ) from error
+    return fields
+
+
+def _record(fields: Fields) -> Record:
+    return Record(**fields | {"checksums": tuple(fields.get("checksums", ()))})
