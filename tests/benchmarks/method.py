@@ -17,8 +17,8 @@ Figures
         The same on phantoms, whose truth is free of noise.
     3
         Real pairs at equal voxel size, where no recipe stands between: noisy and clean scans of one field. Their contrast
-        differs, hence PSNR raw and after an affine fit. The clean brain image is among the training images, its noisy partner
-        is not; the KRISS pairs show metal spheres, and no part of them was learned from.
+        differs, hence PSNR raw and after an affine fit. No part of them was learned from by em-denoise; the KRISS pairs show
+        metal spheres.
     5
         Tasks, see `volumetool.quality.tasks`: cells on membranes, vesicles, correlation of neighbouring sections. The share is
         how much of what bilinear enlargement loses is lost all the same. Where the truth itself is noisy (isbi2012), restored
