@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,16 +15,18 @@ from volumetool.geometry import (
     Lattice,
     LevelGrid,
     RegionGrid,
-    Size,
     Triple,
     balanced_stride,
+    default_chunk,
+    default_shard,
     plan_levels,
     upscaled,
 )
 from volumetool.jobs.job import Job
 from volumetool.models import ModelCard
+from volumetool.store.volume import Level
 
-RECOMPUTED_LIMIT = 0.10
+RECOMPUTED_LIMIT = 0.05
 """Share of patches computed twice that splitting for more workers may cost."""
 
 REGIONS_PER_WORKER = 4
@@ -101,11 +104,37 @@ def output_box(job: Job, lattice: Lattice) -> Box:
     return whole
 
 
-def make_levels(job: Job, box: Box, scale: Triple, voxel_size: Size, translation: Size) -> tuple[LevelGrid, ...]:
-    """Return the levels of the output; `voxel_size` and `translation` are the input's, in nm."""
-    fine, origin = upscaled(voxel_size, translation, scale)
+def make_levels(job: Job, box: Box, card: ModelCard, level: Level) -> tuple[LevelGrid, ...]:
+    """Return the levels of the output.
+
+    Parameters
+    ----------
+    job : Job
+        May say chunk and shard.
+    box : Box
+        Voxels of the full output that this output holds.
+    card : ModelCard
+        Its scale, and whether it looks at single sections.
+    level : Level
+        The input.
+    """
+    fine, origin = upscaled(level.voxel_size, level.translation, card.scale)
     moved = (origin[0] + box.start[0] * fine[0], origin[1] + box.start[1] * fine[1], origin[2] + box.start[2] * fine[2])
-    return plan_levels(box.shape, fine, moved, job.chunk, job.shard)
+    shard = job.shard
+    if shard is None and card.dims == 2:
+        shard = upright_shard(job.chunk or default_chunk(fine), box.shape)
+    return plan_levels(box.shape, fine, moved, job.chunk, shard)
+
+
+def upright_shard(chunk: Triple, shape: Triple) -> Triple:
+    """Return a shard as large as the default one, two chunks deep and wide and the rest high.
+
+    A region of a 2D model is one shard deep, and several slabs of one shard's width are in memory: what is saved in depth
+    and width makes the region's band higher, so that fewer patches are computed twice.
+    """
+    default = default_shard(chunk, shape)
+    chunks = math.prod(default) // math.prod(chunk)
+    return 2 * chunk[0], chunks // 4 * chunk[1], 2 * chunk[2]
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,14 @@ class MemoryModel:
         The network.
     batch : int
         Patches per call.
+    itemsize : int
+        Bytes per input voxel.
     """
 
-    def __init__(self, card: ModelCard, batch: int) -> None:
+    def __init__(self, card: ModelCard, batch: int, itemsize: int) -> None:
         self.card = card
         self.batch = batch
+        self.itemsize = itemsize
 
     BASE = 700 * 2**20
     """Python, torch, tensorstore and their code."""
@@ -38,8 +41,10 @@ class MemoryModel:
         patch = lattice.patch[0] * lattice.patch[1] * lattice.patch[2]
         patch_out = patch * lattice.scale[0] * lattice.scale[1] * lattice.scale[2]
         group_depth = size[0] if lattice.z.overlap else group * lattice.z.stride * lattice.z.scale
-        # Three columns are under way at once: one being read, one in the network, one being blended.
-        inputs = 3 * stacks * rows * patch * 16
+        # One column is read ahead, whole, while it is cut out of the window that was read: three copies at worst.
+        raw = 3 * stacks * lattice.z.stride * rows * lattice.y.stride * lattice.x.patch * self.itemsize
+        # Three groups are under way at once: one being cut, one in the network, one being blended.
+        inputs = 4 * group * rows * patch * 4
         outputs = 3 * group * rows * patch_out * 4
         slabs = 2 * group_depth * size[1] * lattice.x.patch * lattice.x.scale * 4
         strips = size[0] * size[1] * lattice.x.ramp_length * 4
@@ -48,4 +53,4 @@ class MemoryModel:
         stored = int(6 * shard * 1.33)
         width = getattr(self.card.architecture, "width", 1)
         network = self.batch * patch * width * 4 * self.ACTIVATIONS
-        return int(self.BASE + inputs + outputs + slabs + strips + stored + network)
+        return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + network)

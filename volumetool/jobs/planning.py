@@ -71,7 +71,7 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
     layout = VolumeLayout(terms.dtype, terms.levels, terms.channels)
     sample = take_sample(make_recipe(job, terms, statistics), engine, inputs.volume.open(job.level), layout)
     allowed = (job.memory or int(MEMORY_SHARE * psutil.virtual_memory().available)) // workers
-    memory_of = MemoryModel(inputs.model.card, engine.numerics.batch)
+    memory_of = MemoryModel(inputs.model.card, engine.numerics.batch, inputs.volume.dtype.itemsize)
     span = job.region or choose_span(work, Demand(workers, allowed, sample.patch_seconds), memory_of)
     estimates = estimate(job, work, work.grid(span), sample, (memory_of(work, span), allowed))
     check_resources(estimates)
@@ -100,7 +100,7 @@ def _lay_out(inputs: Inputs) -> Work:
     job, card, level = inputs.job, inputs.model.card, inputs.level
     lattice = make_lattice(job, card, level.shape)
     box = output_box(job, lattice)
-    levels = make_levels(job, box, card.scale, level.voxel_size, level.translation)
+    levels = make_levels(job, box, card, level)
     return Work(lattice, box, levels, inputs.channels, job.dtype or inputs.volume.dtype.name)
 
 
