@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from volumetool.cli.options import Json, VoxelSize, numbers
@@ -27,6 +27,8 @@ def bench(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
     batch: Annotated[int | None, typer.Option(help="Patches per call of the network.")] = None,
+    history: Annotated[Path | None, typer.Option(help="File that keeps a line a run; in your cache folder by default.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Say how the last run like this one did.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure what a job reaches of what network and disk alone would.
@@ -35,6 +37,7 @@ def bench(
     real one, from disk to disk; planning is not counted, and the process is warm. Both use all cores, and run in turns.
     """
     from volumetool.jobs.bench import bench as measure
+    from volumetool.jobs.bench_history import default_history, describe_run, remember
 
     z, y, x = (int(n) for n in numbers(size, "--size") or ())
     options = {"model": model, "roi": roi, "workers": workers, "device": device, "precision": precision, "batch": batch}
@@ -42,10 +45,14 @@ def bench(
         result = measure(
             input, pairs=pairs, size=(z, y, x), scratch=scratch, progress=progress, voxel_size=voxel_size, **options
         )
+    run = describe_run(result)
+    before = remember(history or default_history(), run)
     if as_json:
-        print(json.dumps(result.as_dict()))
+        print(json.dumps({**run, "before": before} if compare else run))
     else:
         _print(result)
+        if compare:
+            _print_comparison(run, before)
     if result.void:
         print("void: a job took less than its floor, so the two did not meet the same conditions", file=sys.stderr)
         raise typer.Exit(1)
@@ -81,6 +88,28 @@ def _print(result: BenchResult) -> None:
             "share": f"{result.share:.3f} of the floor's speed",
             "end to end": f"{rates['job_mvox_per_s']:.2f} Mvox/s of output",
             "the job's time": f"{seconds['job']:.2f} s, {seconds['job_network']:.2f} s of its workers in the network",
+            "busy": _bars(result.stages, seconds["job"] * result.workers),
             "twice": f"{result.computed - result.patches} of {result.computed} patches computed more than once",
         }
     )
+
+
+def _print_comparison(run: dict[str, Any], before: dict[str, Any] | None) -> None:
+    from datetime import datetime
+
+    if before is None:
+        print("compared      there is no earlier run like this one in the history")
+        return
+    when = datetime.fromtimestamp(before["time"]).astimezone().strftime("%Y-%m-%d %H:%M")
+    print(f"compared with {when}, volumetool {before['version']}: now in times of then")
+    rows = {name: (run["rates"][name], before["rates"][name]) for name in run["rates"]} | {
+        "share": (run["share"], before["share"])
+    }
+    for name, (now, then) in rows.items():
+        print(f"  {name:<24}{now:>9.3g}{then:>9.3g}{now / then if then else float('nan'):>8.2f}x")
+
+
+def _bars(stages: dict[str, float], whole: float) -> str:
+    """Return a bar a stage: how much of the job's time it had something to do."""
+    shares = [(stage, seconds / whole) for stage, seconds in stages.items()]
+    return "\n" + "\n".join(f"  {stage:<8} {'#' * round(40 * share):<40} {share:6.1%}" for stage, share in shares)

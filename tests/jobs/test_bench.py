@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from volumetool.cli.main import main
 
+from volumetool.enhancement.stopwatch import STAGES
 from volumetool.errors import ConfigError, DataError, ResourceError
 from volumetool.jobs import bench as module
 from volumetool.jobs.bench import BenchResult, Pair, bench, floor_seconds, made_up
@@ -40,20 +42,25 @@ def result(*pairs: Pair) -> BenchResult:
     )
 
 
+def pair(network: float, write: float, floor: float, job: float, job_network: float) -> Pair:
+    return Pair(network, write, floor, job, job_network, dict.fromkeys(STAGES, job / 2))
+
+
 def test_medians_and_spread_over_the_pairs() -> None:
-    found = result(Pair(3, 1, 4, 5, 4), Pair(6, 2, 8, 8, 4), Pair(8, 2, 10, 12, 4))
+    found = result(pair(3, 1, 4, 5, 4), pair(6, 2, 8, 8, 4), pair(8, 2, 10, 12, 4))
     assert found.ratio == 1.2
     assert found.share == pytest.approx(10 / 12)
     assert not found.void
     facts = found.as_dict()
     assert facts["ratio"] == {"median": 1.2, "min": 1.0, "max": 1.25}
     assert facts["seconds"] == {"network": 6, "write": 2, "floor": 8, "job": 8, "job_network": 4}
+    assert facts["stages"] == dict.fromkeys(STAGES, 4)
     assert len(facts["pairs"]) == 3
     json.dumps(facts)
 
 
 def test_rates_come_from_medians() -> None:
-    rates = result(Pair(4, 2, 6, 8, 4)).rates
+    rates = result(pair(4, 2, 6, 8, 4)).rates
     assert rates == {
         "network_mvox_per_s": 4.0,
         "network_patches_per_s": 20.0,
@@ -63,7 +70,7 @@ def test_rates_come_from_medians() -> None:
 
 
 def test_one_job_below_its_floor_voids_the_run() -> None:
-    below, above = Pair(4, 0, 4, 3, 3), Pair(4, 0, 4, 5, 3)
+    below, above = pair(4, 0, 4, 3, 3), pair(4, 0, 4, 5, 3)
     assert result(below, below, above).void
     assert result(below, above, above).void
     assert not result(above, above, above).void
@@ -85,9 +92,11 @@ def test_a_small_run_measures_both_and_leaves_nothing(volume: str, tmp_path: Pat
     scratch.mkdir()
     found = bench(volume, pairs=2, model=MODEL, scratch=scratch, progress=lambda done, total: steps.append((done, total)))
     assert len(found.pairs) == 2
-    for pair in found.pairs:
-        assert min(pair.network, pair.write, pair.job, pair.job_network) > 0
-        assert pair.floor == pair.network + pair.write
+    for each in found.pairs:
+        assert min(each.network, each.write, each.job, each.job_network) > 0
+        assert each.floor == each.network + each.write
+        assert min(each.stages.values()) > 0
+        assert max(each.stages.values()) < each.job
     assert found.input_shape == (3, 50, 60)
     assert found.output_shape == (3, 200, 240)
     assert found.ratio > 0
@@ -135,3 +144,17 @@ def test_a_job_that_fails_is_no_measurement(tmp_path: Path) -> None:
 def test_results_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         result().model = "other"  # type: ignore[misc]
+
+
+def test_the_command_draws_the_stages_and_compares_with_the_run_before(
+    volume: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.BenchResult, "void", property(lambda _: False))  # a job this small is mostly noise
+    words = ["bench", volume, "--pairs", "1", "--model", MODEL, "--history", str(tmp_path / "h.jsonl"), "--compare"]
+    for said in ("no earlier run like this one", "now in times of then"):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code in (0, None)
+        printed = capsys.readouterr().out
+        assert said in printed
+        assert all(f"  {stage}" in printed for stage in STAGES)

@@ -14,6 +14,7 @@ from volumetool.enhancement.blend import blend
 from volumetool.enhancement.columns import Column, Source, read_columns
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.stopwatch import STAGES, Stopwatch
 from volumetool.enhancement.writer import write_slabs
 from volumetool.geometry import AxisLattice, Region
 
@@ -31,6 +32,8 @@ class Enhanced:
         asked for.
     seconds, network_seconds : float
         From start to end, and inside the network.
+    stages : dict of str to float
+        Seconds in which each stage had something to do; they run beside each other.
     """
 
     checksums: tuple[int, ...]
@@ -39,6 +42,7 @@ class Enhanced:
     skipped: int
     seconds: float
     network_seconds: float
+    stages: dict[str, float]
 
 
 def enhance_region(
@@ -70,11 +74,14 @@ def enhance_region(
     """
     started, network = time.perf_counter(), engine.seconds
     tally = _Tally()
-    columns = ahead(read_columns(recipe, region, source, engine.numerics.batch))
-    predicted = ahead(engine.predict_columns(tally.count(columns)))
-    slabs = ahead(blend(recipe, region, predicted, engine.xp))
+    watch = Stopwatch()
+    columns = ahead(watch.busy("read", read_columns(recipe, region, source, engine.numerics.batch)))
+    predicted = ahead(watch.busy("network", engine.predict_columns(watch.waiting("network", tally.count(columns)))))
+    slabs = ahead(watch.busy("blend", blend(recipe, region, watch.waiting("blend", predicted), engine.xp)))
     with closing(columns), closing(predicted), closing(slabs):  # type: ignore[type-var]  # generators have close
-        checksums = write_slabs(recipe, slabs, targets)
+        writing = time.perf_counter()
+        checksums = write_slabs(recipe, watch.waiting("write", slabs), targets, watch)
+        watch.seconds["write"] += time.perf_counter() - writing
     return Enhanced(
         checksums=tuple(checksums),
         patches=tally.patches,
@@ -82,6 +89,7 @@ def enhance_region(
         skipped=tally.skipped,
         seconds=time.perf_counter() - started,
         network_seconds=engine.seconds - network,
+        stages={stage: watch.seconds[stage] for stage in STAGES},
     )
 
 

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from volumetool.enhancement.blend import Slab
 from volumetool.enhancement.pyramid import shadows
 from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.stopwatch import Stopwatch
 from volumetool.enhancement.stored import Write, as_bytes
 from volumetool.geometry import Box, LevelGrid, Triple
 
 
-def write_slabs(recipe: Recipe, slabs: Iterable[Slab], targets: Sequence[ts.TensorStore]) -> list[int]:
+def write_slabs(
+    recipe: Recipe, slabs: Iterable[Slab], targets: Sequence[ts.TensorStore], watch: Stopwatch | None = None
+) -> list[int]:
     """Write the slabs of a region on every fused level and read each back.
 
     Parameters
@@ -27,6 +30,8 @@ def write_slabs(recipe: Recipe, slabs: Iterable[Slab], targets: Sequence[ts.Tens
         In the order of the sweep.
     targets : sequence of tensorstore.TensorStore
         The fused levels of the output, finest first; z, y, x of the region's channel.
+    watch : Stopwatch, optional
+        Told what the pyramid takes of the writing.
 
     Returns
     -------
@@ -42,17 +47,19 @@ def write_slabs(recipe: Recipe, slabs: Iterable[Slab], targets: Sequence[ts.Tens
     """
     checksums = [0] * len(targets)
     behind: list[Write] = []
+    watch = watch or Stopwatch()
     for slab in slabs:
-        current = _begin(recipe, slab, targets)
+        with watch.part("pyramid", "write"):
+            levels = list(shadows(slab.voxels, recipe.fused, output_nodata(recipe)))
+        current = _begin(recipe, slab.box, levels, targets)
         _finish(behind, checksums)
         behind = current
     _finish(behind, checksums)
     return checksums
 
 
-def _begin(recipe: Recipe, slab: Slab, targets: Sequence[ts.TensorStore]) -> list[Write]:
-    boxes = slab_boxes(slab.box, recipe.fused)
-    levels = shadows(slab.voxels, recipe.fused, output_nodata(recipe))
+def _begin(recipe: Recipe, box: Box, levels: list[NDArray[Any]], targets: Sequence[ts.TensorStore]) -> list[Write]:
+    boxes = slab_boxes(box, recipe.fused)
     return [
         Write(target, box, voxels, f"level {number} of the output:")
         for number, (target, box, voxels) in enumerate(zip(targets, boxes, levels, strict=True))

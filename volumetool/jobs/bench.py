@@ -24,12 +24,14 @@ from volumetool.enhancement.ahead import ahead
 from volumetool.enhancement.columns import Source, read_columns
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.statistics import Statistics
+from volumetool.enhancement.stopwatch import STAGES
 from volumetool.errors import ConfigError, DataError, ResourceError
 from volumetool.geometry import Box, Region, Size, Triple
 from volumetool.jobs.checks import show_bytes
 from volumetool.jobs.demo import write_volume
 from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import make_job
+from volumetool.jobs.ledger import Totals
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import run
@@ -67,6 +69,8 @@ class Pair:
         Seconds.
     job_network : float
         Seconds that the job's workers spent inside the network, added up: waiting for a core included.
+    stages : dict of str to float
+        Seconds in which each stage of the job had something to do, added up over workers; stages run beside each other.
     """
 
     network: float
@@ -74,6 +78,7 @@ class Pair:
     floor: float
     job: float
     job_network: float
+    stages: dict[str, float]
 
     @property
     def ratio(self) -> float:
@@ -136,6 +141,11 @@ class BenchResult:
         return float(statistics.median(getattr(pair, name) for pair in self.pairs))
 
     @property
+    def stages(self) -> dict[str, float]:
+        """Medians over the pairs of the seconds in which each stage of the job had something to do."""
+        return {stage: float(statistics.median(pair.stages[stage] for pair in self.pairs)) for stage in STAGES}
+
+    @property
     def rates(self) -> dict[str, float]:
         """Rates by name: of the network, of writing, and from end to end."""
         voxels = self.output_shape[0] * self.output_shape[1] * self.output_shape[2]
@@ -153,6 +163,7 @@ class BenchResult:
         medians = {name: self.median(name) for name in ("network", "write", "floor", "job", "job_network")}
         return asdict(self) | {
             "seconds": medians,
+            "stages": self.stages,
             "rates": self.rates,
             "ratio": {"median": self.ratio, "min": min(ratios), "max": max(ratios)},
             "share": self.share,
@@ -307,18 +318,19 @@ class _Bed:
     def pair(self, number: int) -> Pair:
         """Run a floor and a job; every second pair begins with the job, so that a drift favours neither."""
         if number % 2:
-            job, job_network = self._job(number)
+            job, totals = self._job(number)
         network, write = self._floor(number)
         if number % 2 == 0:
-            job, job_network = self._job(number)
-        return Pair(network, write, floor_seconds(network, write, self.engine.device.type), job, job_network)
+            job, totals = self._job(number)
+        floor = floor_seconds(network, write, self.engine.device.type)
+        return Pair(network, write, floor, job, totals.network_seconds, totals.stages)
 
-    def _job(self, number: int) -> tuple[float, float]:
+    def _job(self, number: int) -> tuple[float, Totals]:
         plan = self._fresh(f"job-{number}")
         seconds = job_seconds(plan, self.table)
-        network = open_ledger(plan).totals().network_seconds
+        totals = open_ledger(plan).totals()
         _delete(plan)
-        return seconds, network
+        return seconds, totals
 
     def _floor(self, number: int) -> tuple[float, float]:
         import torch

@@ -60,6 +60,8 @@ class Record:
         Patches that the region needed, that an earlier region needs too, that the network was not asked for.
     seconds, network_seconds : float
         Spent in all, and inside the network.
+    stages : dict of str to float
+        Seconds in which each stage had something to do; they run beside each other.
     worker : str
         Host and process.
     numerics : str
@@ -78,6 +80,7 @@ class Record:
     skipped: int = 0
     seconds: float = 0.0
     network_seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
     worker: str = ""
     numerics: str = ""
     error: dict[str, str] = field(default_factory=dict)
@@ -97,12 +100,15 @@ class Totals:
     skipped: int = 0
     seconds: float = 0.0
     network_seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
 
     def add(self, record: Record, sign: int = 1) -> None:
         """Count a finished region in, or out again with ``sign=-1``."""
         self.done += sign
         for name in ("patches", "recomputed", "skipped", "seconds", "network_seconds"):
             setattr(self, name, getattr(self, name) + sign * getattr(record, name))
+        for stage, seconds in record.stages.items():
+            self.stages[stage] = self.stages.get(stage, 0.0) + sign * seconds
 
 
 class Ledger:

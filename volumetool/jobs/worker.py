@@ -89,6 +89,7 @@ class Worker:
             skipped=made.skipped,
             seconds=round(made.seconds, 4),
             network_seconds=round(made.network_seconds, 4),
+            stages={stage: round(seconds, 4) for stage, seconds in made.stages.items()},
             worker=self.name,
             numerics=self.probe,
             finished=time.time(),

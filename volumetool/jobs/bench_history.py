@@ -1,0 +1,79 @@
+"""The benchmark's history: one line a run, so that a change of code or machine can be told from the weather."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from volumetool.errors import OutputError
+from volumetool.jobs.bench import BenchResult
+
+SAME = ("model", "device", "precision", "batch", "threads", "workers", "input_shape", "output_shape", "machine")
+"""Facts in which two runs must agree to be compared."""
+
+
+def default_history() -> Path:
+    """Return the user's history file: ``volumetool/bench.jsonl`` in the cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "volumetool" / "bench.jsonl"
+
+
+def describe_run(result: BenchResult) -> dict[str, Any]:
+    """Return what the history keeps of a run: plain JSON values."""
+    from volumetool import __version__
+
+    facts = {**result.as_dict(), "version": __version__, "machine": machine(), "time": round(time.time())}
+    plain: dict[str, Any] = json.loads(json.dumps(facts))
+    return plain
+
+
+def machine() -> str:
+    """Name this machine: its processor and how many of its cores may be used."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        named = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = named[0] if named else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model}, {cores} cores"
+
+
+def remember(file: Path, run: dict[str, Any]) -> dict[str, Any] | None:
+    """Append a run; return the last one before it that can be compared with it.
+
+    A line that is no JSON, such as one cut short, is passed over.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        before = file.read_text().splitlines() if file.exists() else []
+        with file.open("a") as lines:
+            lines.write(json.dumps(run) + "\n")
+    except OSError as error:
+        raise OutputError(
+            "output.unwritable",
+            f"the history {file} cannot be written: {error.strerror}",
+            hint="name another file with --history",
+            where=str(file),
+        ) from error
+    return next((found for found in map(_parsed, reversed(before)) if found is not None and _alike(found, run)), None)
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one.get(name) == other.get(name) for name in SAME) and not one.get("void")
