@@ -110,12 +110,12 @@ def test_a_built_level_is_the_mean_of_the_whole_one(
     voxels = random_voxels(seed, shape, np.dtype("uint8")) % 5
     level = level_of(shape, factor, shard)
     coarse = ts.array(np.full(level.shape, 99, np.uint8))
-    steps: list[None] = []
+    steps: list[Box] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pyramid, "SPAN_VOXELS", span)
-        build_level(ts.array(voxels), coarse, level, nodata=nodata, step=lambda: steps.append(None))
+        build_level(ts.array(voxels), coarse, level, nodata=nodata, ready=steps.append)
     np.testing.assert_array_equal(np.asarray(coarse), downsample(voxels, factor, nodata))
-    assert len(steps) == len(list(shard_boxes(level)))
+    assert steps == list(shard_boxes(level))
 
 
 @settings(max_examples=50)

@@ -281,3 +281,28 @@ def test_the_ledger_is_a_dictionary_that_survives_crashes(steps: list[tuple[str,
             assert ledger.failures == {index: each for index, each in known.items() if each.state == "failed"}
             assert ledger.latest() == stored
             assert ledger.damaged == 0
+
+
+@pytest.mark.usefixtures("no_time")
+def test_a_segment_that_lost_its_last_newline_survives_compaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COMPACT_SEGMENTS", 2)
+    ledger = Ledger(str(tmp_path), REGIONS)
+    for region in (0, 1):
+        ledger.append(record(region, "done"))
+        ledger.flush()
+    first = segments(tmp_path)[0]
+    first.write_bytes(first.read_bytes()[:-1])
+    Ledger(str(tmp_path), REGIONS).compact()
+    again = Ledger(str(tmp_path), REGIONS)
+    assert (again.done, again.damaged) == (2, 0)
+
+
+def test_totals_count_a_damaged_line_once(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path), REGIONS)
+    ledger.append(record(0, "done"))
+    ledger.flush()
+    segment = segments(tmp_path)[0]
+    segment.write_bytes(segment.read_bytes() + b"00000000 {}\n")
+    again = Ledger(str(tmp_path), REGIONS)
+    assert again.totals().done == 1
+    assert again.damaged == 1

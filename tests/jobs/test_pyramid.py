@@ -11,9 +11,10 @@ import tensorstore as ts
 import tifffile
 from small_jobs import SMALL, noise, run, write_input
 
-from volumetool.errors import OutputError
+from volumetool.errors import ConfigError, OutputError
 from volumetool.jobs.convert import convert_volume
 from volumetool.jobs.pyramid import build_pyramid
+from volumetool.store.open import open_volume
 from volumetool.store.validate import validate_volume
 
 VOXELS = np.random.default_rng(3).integers(0, 65535, (21, 150, 170)).astype(np.uint16)
@@ -74,6 +75,73 @@ def test_a_foreign_volume_of_one_level_gets_the_others_and_keeps_what_it_says(tm
     group = json.loads((tmp_path / "zarr.json").read_text())
     assert group["attributes"]["mine"] == 1
     assert group["attributes"]["ome"]["multiscales"][0]["axes"][1]["unit"] == "micrometer"
+
+
+def one_level(folder: Path, axes: str, path: str = "full") -> Path:
+    """Write the metadata and an empty array of a volume of one level, with any axes."""
+    kvstore = {"driver": "file", "path": str(folder / path)}
+    shape = [1 if axis in "tc" else 80 for axis in axes]
+    spec = {"driver": "zarr3", "kvstore": kvstore, "metadata": {"dimension_names": list(axes)}}
+    ts.open(spec, create=True, dtype="uint8", shape=shape).result()
+    kinds = {"t": {"type": "time"}, "c": {"type": "channel"}}
+    named = [{"name": axis, **kinds.get(axis, {"type": "space", "unit": "nanometer"})} for axis in axes]
+    datasets = [{"path": path, "coordinateTransformations": [{"type": "scale", "scale": [8.0] * len(axes)}]}]
+    ome = {"version": "0.5", "multiscales": [{"axes": named, "datasets": datasets}]}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
+    (folder / "zarr.json").write_text(json.dumps(group))
+    return folder
+
+
+@pytest.mark.parametrize(("axes", "path"), [("tczyx", "full"), ("xyz", "full"), ("zyx", "1")])
+def test_a_volume_that_cannot_be_extended_is_left_as_it_was(axes: str, path: str, tmp_path: Path) -> None:
+    folder = one_level(tmp_path, axes, path)
+    before = files(folder)
+    with pytest.raises(OutputError, match="volumetool convert") as caught:
+        build_pyramid(str(folder))
+    assert caught.value.code == "output.levels"
+    assert files(folder) == before
+
+
+def test_one_level_of_a_volume_is_not_taken_for_a_volume(tmp_path: Path) -> None:
+    write_input(tmp_path / "in.zarr", noise((18, 40, 52)))
+    before = files(tmp_path / "in.zarr")
+    with pytest.raises(OutputError, match="single array"):
+        build_pyramid(str(tmp_path / "in.zarr" / "0"))
+    assert files(tmp_path / "in.zarr") == before
+
+
+def test_a_killed_build_leaves_a_volume_of_one_level_and_goes_on(tmp_path: Path) -> None:
+    write_one_level(tmp_path, VOXELS)
+
+    def die(_done: int, _every: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_pyramid(str(tmp_path), progress=die)
+    assert len(open_volume(str(tmp_path)).levels) == 1
+    assert len(build_pyramid(str(tmp_path)).levels) > 1
+    mean = VOXELS.reshape(21, 150, 85, 2).astype(np.float64).mean(axis=3)
+    np.testing.assert_array_equal(open_volume(str(tmp_path)).open(1).read().result(), np.rint(mean))
+
+
+def test_the_levels_of_a_job_with_missing_voxels_leave_them_out_unasked(tmp_path: Path) -> None:
+    voxels = noise((18, 40, 52))
+    voxels[:, :13] = 0
+    source = write_input(tmp_path / "in.zarr", voxels)
+    output = tmp_path / "out.zarr"
+    assert run(input=str(source), output=str(output), nodata=0, **SMALL).complete
+    before = files(output)
+    build_pyramid(str(output))
+    assert files(output) == before
+    with pytest.raises(ConfigError, match="knows its own"):
+        build_pyramid(str(output), nodata=7)
+
+
+def test_the_output_of_an_unfinished_job_is_refused(tmp_path: Path) -> None:
+    source = write_input(tmp_path / "in.zarr", noise((18, 40, 52)))
+    run(input=str(source), output=str(tmp_path / "out.zarr"), roi="0:4,0:16,0:16", **SMALL)
+    with pytest.raises(OutputError, match="run the job to its end"):
+        build_pyramid(str(tmp_path / "out.zarr"))
 
 
 def test_levels_that_are_no_means_of_whole_blocks_are_refused_and_stay(tmp_path: Path) -> None:

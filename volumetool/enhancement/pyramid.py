@@ -84,7 +84,7 @@ def build_level(
     *,
     nodata: float | None = None,
     within: Box | None = None,
-    step: Callable[[], None] | None = None,
+    ready: Callable[[Box], None] | None = None,
 ) -> None:
     """Write one level from the stored level before it, whole shards at a time.
 
@@ -98,8 +98,8 @@ def build_level(
         Value left out of means.
     within : Box, optional
         Write only shards that share a voxel with this box of the coarse level.
-    step : callable, optional
-        Called after each shard.
+    ready : callable, optional
+        Called with the box of each shard right before it is written.
 
     Raises
     ------
@@ -110,17 +110,14 @@ def build_level(
     means = ahead(_means(fine, level, nodata, within))
     with closing(means):  # type: ignore[type-var]  # generators have close
         for box, voxels in means:
+            if ready is not None:
+                ready(box)
             write = Write(coarse, box, voxels, "coarser level:")
-            _finish(behind, step)
+            if behind is not None:
+                behind.finish()
             behind = write
-        _finish(behind, step)
-
-
-def _finish(write: Write | None, step: Callable[[], None] | None) -> None:
-    if write is not None:
-        write.finish()
-        if step is not None:
-            step()
+        if behind is not None:
+            behind.finish()
 
 
 def _means(

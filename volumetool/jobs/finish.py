@@ -32,7 +32,7 @@ def build_coarse_levels(plan: Plan, within: Box | None = None, step: Step | None
     within : Box, optional
         Voxels of level 0 that changed; only shards that hold a shadow of them are written.
     step : callable, optional
-        Called after each shard.
+        Called for each shard.
     """
     output, layout = plan.job.output, plan.layout
     nodata = output_nodata(plan.recipe(no_normalisation(1, 1)))
@@ -41,7 +41,7 @@ def build_coarse_levels(plan: Plan, within: Box | None = None, step: Step | None
             fine = open_for_writing(output, layout, number - 1, channel)
             coarse = open_for_writing(output, layout, number, channel)
             delete_shards(coarse, level, box, None if plan.terms.channels is None else channel)
-            build_level(fine, coarse, level, nodata=nodata, within=box, step=step)
+            build_level(fine, coarse, level, nodata=nodata, within=box, ready=lambda _box: step() if step is not None else None)
 
 
 def finish(plan: Plan, ledger: Ledger) -> bool:

@@ -29,6 +29,9 @@ from volumetool.store.volume import Level
 RECOMPUTED_LIMIT = 0.05
 """Share of patches computed twice that splitting for more workers may cost."""
 
+SHORT_SIDE = 4
+"""Chunks of a 2D model's shard along z and x."""
+
 REGIONS_PER_WORKER = 4
 """Regions per worker that the planner aims at, so that no worker waits long for the last one."""
 
@@ -127,14 +130,15 @@ def make_levels(job: Job, box: Box, card: ModelCard, level: Level) -> tuple[Leve
 
 
 def upright_shard(chunk: Triple, shape: Triple) -> Triple:
-    """Return a shard as large as the default one, two chunks deep and wide and the rest high.
+    """Return a shard of as many chunks as the default one, four deep and wide and the rest high.
 
     A region of a 2D model is one shard deep, and several slabs of one shard's width are in memory: what is saved in depth
-    and width makes the region's band higher, so that fewer patches are computed twice.
+    and width makes the region's band higher, so that fewer patches are computed twice. Fewer than four chunks would leave
+    more of the pyramid to the last pass.
     """
     default = default_shard(chunk, shape)
     chunks = math.prod(default) // math.prod(chunk)
-    return 2 * chunk[0], chunks // 4 * chunk[1], 2 * chunk[2]
+    return SHORT_SIDE * chunk[0], chunks // SHORT_SIDE**2 * chunk[1], SHORT_SIDE * chunk[2]
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ class Ledger:
         self._segments = 0
         self._lock = threading.RLock()
         self._timer: threading.Timer | None = None
-        for fields, _ in self._lines(segment_keys(url)):
+        for fields in self._fields():
             self._note(fields["region"], fields["state"], fields.get("finished", 0.0), fields)
 
     @property
@@ -152,28 +152,34 @@ class Ledger:
 
     def records(self) -> Iterator[Record]:
         """Yield every record on disk in the order of writing; of a region's records the last one counts."""
+        yield from map(_record, self._fields())
+
+    def _fields(self) -> Iterator[Fields]:
+        """Yield the fields of every record on disk, and count the lines that are none."""
         self.damaged = 0
         for fields, _ in self._lines(segment_keys(self.url)):
-            yield _record(fields)
+            if fields is None:
+                self.damaged += 1
+            else:
+                yield fields
 
-    def _lines(self, keys: Iterable[str]) -> Iterator[tuple[Fields, bytes]]:
-        """Yield the fields of every record of some segments, with its line."""
+    def _lines(self, keys: Iterable[str]) -> Iterator[tuple[Fields | None, bytes]]:
+        """Yield the fields of every line of some segments, None where it is damaged, with the line itself."""
         for key in keys:
             self._segments = max(self._segments, int(key.rpartition("/")[2].partition(".")[0]))
-            for line in (read_key(self.url, key) or b"").splitlines(keepends=True):
-                fields = _parse(line.rstrip(b"\n"))
-                if fields is None or not 0 <= fields["region"] < len(self.states):
-                    self.damaged += 1
-                    continue
-                yield fields, line
+            for line in (read_key(self.url, key) or b"").splitlines():
+                fields = _parse(line)
+                known = fields is not None and 0 <= fields["region"] < len(self.states)
+                yield fields if known else None, line + b"\n"
 
     def _last(self, keys: list[str]) -> Iterator[tuple[Fields, bytes]]:
         """Yield the fields of the last record of every region that has one, with its line: two passes, bounded memory."""
-        last = np.zeros(len(self.states), np.int64)  # for each region the number of its last record, from 1
+        last = np.zeros(len(self.states), np.int64)  # for each region the number of its last line, from 1
         for number, (fields, _) in enumerate(self._lines(keys), start=1):
-            last[fields["region"]] = number
+            if fields is not None:
+                last[fields["region"]] = number
         for number, (fields, line) in enumerate(self._lines(keys), start=1):
-            if last[fields["region"]] == number:
+            if fields is not None and last[fields["region"]] == number:
                 yield fields, line
 
     def latest(self) -> dict[int, Record]:
@@ -221,14 +227,12 @@ class Ledger:
         keys = segment_keys(self.url)
         if len(keys) < COMPACT_SEGMENTS + len(self.states) // MERGED_RECORDS:
             return
-        damaged = self.damaged
         kept = (line for _, line in self._last(keys))
         while merged := b"".join(islice(kept, MERGED_RECORDS)):
             self._segments += 1
             write_key(self.url, _segment(self._segments), merged)
         for key in keys:
             delete_key(self.url, key)
-        self.damaged = damaged
 
     def _note(self, region: int, state: State, finished: float, content: Record | Fields) -> None:
         self.states[region] = DONE if state == "done" else FAILED
@@ -259,8 +263,8 @@ def _parse(line: bytes) -> Fields | None:
         return None
     try:
         fields: Fields = json.loads(text)
-        if not {"region", "state"} <= fields.keys() <= _FIELDS:
-            raise ValueError(f"{sorted(fields.keys() - _FIELDS)}")
+        if strange := fields.keys() - _FIELDS or {"region", "state"} - fields.keys():
+            raise ValueError(", ".join(sorted(strange)))
     except (ValueError, AttributeError) as error:
         raise LedgerError(
             "ledger.version",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from volumetool.geometry import Triple
 from volumetool.jobs.layout import Work
 from volumetool.models import ModelCard
@@ -41,16 +43,19 @@ class MemoryModel:
         patch = lattice.patch[0] * lattice.patch[1] * lattice.patch[2]
         patch_out = patch * lattice.scale[0] * lattice.scale[1] * lattice.scale[2]
         group_depth = size[0] if lattice.z.overlap else group * lattice.z.stride * lattice.z.scale
-        # One column is read ahead, whole, while it is cut out of the window that was read: three copies at worst.
-        raw = 3 * stacks * lattice.z.stride * rows * lattice.y.stride * lattice.x.patch * self.itemsize
-        # Three groups are under way at once: one being cut, one in the network, one being blended.
-        inputs = 4 * group * rows * patch * 4
+        context = 2 * lattice.context
+        # One column is read ahead, whole, while it is cut out of the window that was read: three copies at worst, and a mask.
+        sides = [(n - 1) * line.stride + line.patch for n, line in ((stacks, lattice.z), (rows, lattice.y))]
+        raw = (sides[0] + context) * sides[1] * lattice.x.patch * (3 * self.itemsize + 2)
+        # Groups under way at once: one being cut out of its block in float32, one waiting, one in the network with a copy.
+        inputs = 6 * group * rows * (patch + context * lattice.patch[1] * lattice.patch[2]) * 4
         outputs = 3 * group * rows * patch_out * 4
         slabs = 2 * group_depth * size[1] * lattice.x.patch * lattice.x.scale * 4
         strips = size[0] * size[1] * lattice.x.ramp_length * 4
         shard = size[0] * size[1] * work.levels[0].shard[2] * work.itemsize
-        # Open, waiting, being written with its encoded shadow, and read back.
-        stored = int(6 * shard * 1.33)
+        # A column touches several shards; finished ones wait, are written with their shadows, and are read back.
+        touched = math.ceil(lattice.x.stride * lattice.x.scale / work.levels[0].shard[2]) + 1
+        stored = int((touched + 4.7) * shard)
         width = getattr(self.card.architecture, "width", 1)
         network = self.batch * patch * width * 4 * self.ACTIVATIONS
         return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + network)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
 
 from volumetool.enhancement.pyramid import build_level, shard_boxes
-from volumetool.errors import OutputError
-from volumetool.geometry import LevelGrid, plan_levels, whole_ratio
+from volumetool.errors import ConfigError, OutputError
+from volumetool.geometry import Box, LevelGrid, plan_levels, whole_ratio
 from volumetool.jobs.clean import delete_shards
 from volumetool.store.convert import Progress
-from volumetool.store.create import add_levels, open_for_writing
+from volumetool.store.create import VolumeLayout, open_for_writing
+from volumetool.store.extend import announce_levels, create_coarser
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Level, Volume
 
@@ -20,14 +25,15 @@ _ROUNDED = 1e-3
 def build_pyramid(url: str, *, nodata: float | None = None, progress: Progress | None = None) -> Volume:
     """Write every level of an OME-Zarr 0.5 volume from the level before it; a volume of one level gets the others.
 
-    Level 0 is not touched. Building again gives the same bytes.
+    Level 0 is not touched. Building again gives the same bytes. Levels that are new are named in the volume's metadata when
+    they are complete; of a level that is there one shard after the other is replaced.
 
     Parameters
     ----------
     url : str
         The volume.
     nodata : float, optional
-        Value that means leave out; a block of nothing else becomes `nodata` itself.
+        Value that means leave out; a block of nothing else becomes `nodata` itself. A volume that a job made knows its own.
     progress : callable, optional
         Called with shards written and shards in all.
 
@@ -36,12 +42,56 @@ def build_pyramid(url: str, *, nodata: float | None = None, progress: Progress |
     InputError
         As `open_volume`.
     OutputError
-        ``output.format``: another format; ``output.levels``: the levels there are not means of whole blocks;
-        ``output.unwritable``.
+        ``output.format``: another format; ``output.levels``: levels cannot be added, or those there are not means of whole
+        blocks; ``output.unfinished``: a job is not through with it; ``output.unwritable``.
+    ConfigError
+        ``config.option``: a job made the volume with another `nodata`.
     DataError
         Voxels that cannot be read, or do not read back as written.
     """
     volume = open_volume(url)
+    _check(volume)
+    missing = _missing_value(volume, nodata)
+    new = len(volume.levels) == 1
+    target: Volume | VolumeLayout = volume
+    if new:
+        grids = plan_levels(volume.shape, volume.voxel_size, volume.translation)
+        target = create_coarser(volume, grids)
+    else:
+        grids = level_grids(volume)
+    every = sum(len(list(shard_boxes(grid))) for grid in grids[1:]) * (volume.channels or 1)
+    told = _counted(progress, every)
+    for channel in range(volume.channels or 1):
+        fine = open_for_writing(volume.url, volume, 0, channel)
+        for number, grid in enumerate(grids[1:], start=1):
+            coarse = open_for_writing(volume.url, target, number, channel)
+            clear = partial(delete_shards, coarse, grid, channel=None if volume.channels is None else channel)
+            build_level(fine, coarse, grid, nodata=missing, ready=_Ready(clear, told))
+            fine = coarse
+    if new:
+        announce_levels(volume, grids)
+    return open_volume(volume.url)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Makes room for a shard, and counts it."""
+
+    clear: Callable[[Box], None]
+    count: Callable[[], None]
+
+    def __call__(self, box: Box) -> None:
+        self.clear(box)
+        self.count()
+
+
+def _counted(progress: Progress | None, every: int) -> Callable[[], None]:
+    """Return a function that tells `progress` how often it was called, of how many times."""
+    numbers = count(1)
+    return lambda: progress(next(numbers), every) if progress is not None else None
+
+
+def _check(volume: Volume) -> None:
     if volume.format != "ome-zarr-0.5":
         raise OutputError(
             "output.format",
@@ -49,24 +99,28 @@ def build_pyramid(url: str, *, nodata: float | None = None, progress: Progress |
             hint="copy it with all its levels: volumetool convert VOLUME NEW.zarr",
             where=volume.url,
         )
-    if len(volume.levels) == 1:
-        volume = add_levels(volume, plan_levels(volume.shape, volume.voxel_size, volume.translation))
-    grids = level_grids(volume)
-    every = sum(len(list(shard_boxes(grid))) for grid in grids[1:]) * (volume.channels or 1)
-    done = 0
+    if volume.attributes.get("status") == "unfinished":
+        raise OutputError(
+            "output.unfinished",
+            f"{volume.url} is the output of a job that is not finished",
+            hint="run the job to its end: it writes the levels",
+            where=volume.url,
+        )
 
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, every)
 
-    for channel in range(volume.channels or 1):
-        for number in range(1, len(grids)):
-            fine, coarse = (open_for_writing(volume.url, volume, level, channel) for level in (number - 1, number))
-            delete_shards(coarse, grids[number], None, None if volume.channels is None else channel)
-            build_level(fine, coarse, grids[number], nodata=nodata, step=step)
-    return volume
+def _missing_value(volume: Volume, asked: float | None) -> float | None:
+    """Return the value to leave out: of a job's output the one that the job wrote."""
+    terms = volume.attributes.get("terms")
+    if not terms:
+        return asked
+    own = None if terms["nodata"] is None else float(terms["fill"])
+    if asked is not None and asked != own and not (own is not None and math.isnan(asked) and math.isnan(own)):
+        raise ConfigError(
+            "config.option",
+            f"--nodata {asked:g}, but the job that made {volume.url} wrote {'none' if own is None else f'{own:g}'}",
+            hint="leave --nodata out: the volume knows its own",
+        )
+    return own
 
 
 def level_grids(volume: Volume) -> tuple[LevelGrid, ...]:

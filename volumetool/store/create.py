@@ -6,9 +6,8 @@ writes one small file per level, however large the volume.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from volumetool.store.found import Json, read_json
 from volumetool.store.kvstore import (
     brief,
     canonical_url,
+    encode_json,
     is_local,
     join_url,
     kvstore_spec,
@@ -99,10 +99,21 @@ def create_volume(url: str, layout: VolumeLayout, attributes: Mapping[str, Any])
     _check_layout(place, layout)
     group = _group(layout, attributes)
     _refuse_other(place, group)
-    for level in range(len(layout.levels)):
-        _open_level(place, layout, level, None, create=True)
-    write_key(place, "zarr.json", _encode(group))
+    create_levels(place, layout, range(len(layout.levels)))
+    write_key(place, "zarr.json", encode_json(group))
     return open_volume(place)
+
+
+def create_levels(url: str, layout: VolumeLayout, numbers: Iterable[int]) -> None:
+    """Create the arrays of some levels, empty; those that are there already and are the same stay as they are.
+
+    Raises
+    ------
+    OutputError
+        ``output.exists``: another array is there. ``output.unwritable``.
+    """
+    for level in numbers:
+        _open_level(canonical_url(url), layout, level, None, create=True)
 
 
 def write_attributes(url: str, attributes: Mapping[str, Any]) -> None:
@@ -125,52 +136,7 @@ def write_attributes(url: str, attributes: Mapping[str, Any]) -> None:
             where=place,
         )
     group["attributes"] = {**group.get("attributes", {}), OWN_KEY: dict(attributes)}
-    write_key(place, "zarr.json", _encode(group))
-
-
-def add_levels(volume: Volume, levels: tuple[LevelGrid, ...]) -> Volume:
-    """Create the coarser levels of an OME-Zarr 0.5 volume that has level 0 alone, empty; all else it says stays.
-
-    Parameters
-    ----------
-    volume : Volume
-        With one level.
-    levels : tuple of LevelGrid
-        All levels, that of the volume first; the others stand in the arrays "1", "2" and so on.
-
-    Raises
-    ------
-    OutputError
-        ``output.exists``: something else stands where a level should; ``output.unwritable``.
-    """
-    layout = VolumeLayout(volume.dtype.name, levels, volume.channels)
-    for number in range(1, len(levels)):
-        _open_level(volume.url, layout, number, None, create=True)
-    group = read_json(volume.url, "zarr.json") or {}
-    multiscale = group["attributes"]["ome"]["multiscales"][0]
-    first = multiscale["datasets"][0]
-    for number, level in enumerate(levels[1:], start=1):
-        times = [a / b for a, b in zip(level.voxel_size, levels[0].voxel_size, strict=True)]
-        multiscale["datasets"].append(_coarser(first, str(number), times))
-    write_key(volume.url, "zarr.json", _encode(group))
-    return open_volume(volume.url)
-
-
-def _coarser(dataset: Json, path: str, times: list[float]) -> Json:
-    """Return a level's entry from that of level 0, in whatever unit it is written."""
-    scale: list[float] = []
-    shift: list[float] = []
-    for transformation in dataset["coordinateTransformations"]:
-        scale = transformation.get("scale", scale)
-        shift = transformation.get("translation", shift)
-    factors = [1.0] * (len(scale) - len(times)) + times
-    start = shift or [0.0] * len(scale)
-    moved = [t + s * (f - 1) / 2 for t, s, f in zip(start, scale, factors, strict=True)]
-    transformations = [
-        {"type": "scale", "scale": [s * f for s, f in zip(scale, factors, strict=True)]},
-        {"type": "translation", "translation": moved},
-    ]
-    return {"path": path, "coordinateTransformations": transformations}
+    write_key(place, "zarr.json", encode_json(group))
 
 
 def open_for_writing(
@@ -339,7 +305,3 @@ def _exists(place: str, what: str) -> OutputError:
         hint="Choose another place, or delete what is there (--overwrite does).",
         where=place,
     )
-
-
-def _encode(value: Json) -> bytes:
-    return json.dumps(value, indent=2, allow_nan=False).encode()

@@ -10,6 +10,7 @@ S3 takes its settings from the usual environment: ``AWS_ENDPOINT_URL``, ``AWS_RE
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import shutil
@@ -208,6 +209,11 @@ def write_key(url: str, key: str, data: bytes) -> None:
         _open(url).write(key, data).result()
     except (ValueError, OSError) as error:
         raise unwritable(join_url(url, key), error) from error
+
+
+def encode_json(value: dict[str, Any]) -> bytes:
+    """Return a metadata document as bytes."""
+    return json.dumps(value, indent=2, allow_nan=False).encode()
 
 
 def list_keys(url: str, prefix: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import psutil
 import torch
 from lightning_fabric.strategies.ddp import DDPStrategy
+from torch._C._distributed_c10d import FileStore
 
 
 class OneMachine(DDPStrategy):
@@ -34,12 +36,18 @@ class OneMachine(DDPStrategy):
         device: dict[str, Any] = {"device_id": self.root_device} if cuda else {}
         torch.distributed.init_process_group(
             "nccl" if cuda else "gloo",
-            init_method=self._meeting.as_uri(),
+            store=FileStore(str(self._meeting), self.num_processes),
             rank=self.local_rank,
             world_size=self.num_processes,
             **device,
         )
+        atexit.register(_leave)
         super().setup_environment()
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _loopback() -> str:

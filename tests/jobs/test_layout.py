@@ -1,0 +1,59 @@
+"""Shards and regions: whole chunks, and few patches computed twice in the memory that is given."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_jobs import SMALL
+
+from volumetool.geometry import default_shard, plan_levels
+from volumetool.jobs import estimate
+from volumetool.jobs.job import make_job
+from volumetool.jobs.layout import upright_shard
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.planning import plan
+from volumetool.store.create import VolumeLayout, create_volume
+
+POWERS = st.integers(0, 8).map(lambda power: 2**power)
+
+
+@given(chunk=st.tuples(POWERS, POWERS, POWERS), shape=st.tuples(*[st.integers(1, 50_000)] * 3))
+def test_an_upright_shard_holds_the_chunks_of_the_default_one(chunk: tuple[int, int, int], shape: tuple[int, int, int]) -> None:
+    upright, default = upright_shard(chunk, shape), default_shard(chunk, shape)
+    assert math.prod(upright) == math.prod(default)
+    assert all(a % b == 0 for a, b in zip(upright, chunk, strict=True))
+    assert upright[0] <= default[0]
+    assert upright[2] <= default[2]
+
+
+def plan_large(folder: Path, **options: object) -> Plan:
+    """Plan a 2D job at 4x over 3.2 Tvox of output; of the input no chunk is stored."""
+    levels = plan_levels((2000, 10_000, 10_000), (30.0, 32.0, 32.0), (0.0, 0.0, 0.0))
+    create_volume(str(folder / "in.zarr"), VolumeLayout("uint8", levels[:1]), {})
+    model = "fake:identity?patch=1,432,432&overlap=0,48,48&trim=0,22,22"
+    places = {"input": str(folder / "in.zarr"), "output": str(folder / "out.zarr")}
+    return plan(make_job(**{**places, "model": model, "device": "cpu", "memory": "16GiB", **options}))
+
+
+def test_a_large_2d_job_computes_few_patches_twice_in_16_gib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "free_bytes", lambda _output: None)
+    upright = plan_large(tmp_path).estimates
+    cubes = plan_large(tmp_path, shard="256,512,1024").estimates
+    assert upright.recomputed <= 0.05 * (upright.patches - upright.recomputed)
+    assert cubes.recomputed > 2 * upright.recomputed
+    assert max(upright.worker_bytes, cubes.worker_bytes) <= 16 * 2**30
+
+
+def test_more_voxels_and_wider_types_are_planned_with_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "free_bytes", lambda _output: None)
+    levels = plan_levels((256, 4096, 4096), (8.0, 32.0, 32.0), (0.0, 0.0, 0.0))
+    needs = []
+    for dtype, region in (("uint8", "1,8,1"), ("uint8", "1,64,1"), ("float32", "1,64,1")):
+        create_volume(str(tmp_path / f"{dtype}.zarr"), VolumeLayout(dtype, levels[:1]), {})
+        places = {"input": str(tmp_path / f"{dtype}.zarr"), "output": str(tmp_path / f"{dtype}-out.zarr")}
+        needs.append(plan(make_job(**{**SMALL, **places, "memory": "64GiB", "region": region})).estimates.worker_bytes)
+    assert needs == sorted(set(needs))
