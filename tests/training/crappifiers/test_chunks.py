@@ -90,3 +90,11 @@ def test_steps_in_any_order_are_the_same_in_any_cut(draw: st.DataObject) -> None
     before = draw.draw(st.lists(st.sampled_from(STEPS), max_size=2))
     after = draw.draw(st.lists(st.sampled_from((*STEPS, Jpeg(quality=40))), max_size=3))
     check_any_cut(Crappifier(name="any", steps=(*before, Reduce(), *after)), draw)
+
+
+@pytest.mark.parametrize("size", [9, 12, 15, 17])
+def test_a_block_of_jpeg_that_a_face_cuts_depends_on_itself_alone(size: int) -> None:
+    volume = np.random.default_rng(5).random((1, 4 * size, 4 * size), dtype=np.float32)
+    crappifier = Crappifier(name="one", steps=(Reduce(), Jpeg(quality=40)))
+    whole = crappifier.apply(volume, scale=(1, 4, 4), seed=3)
+    assert np.array_equal(crappified_in_chunks(crappifier, volume, (1, 4, 4), ([], [32], [32])), whole)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from volumetool.training.crappifiers.arrays import Array, Place, mirrored, module_of
+from volumetool.training.crappifiers.arrays import Array, Place, module_of
 from volumetool.training.crappifiers.step import Step
 
 BLOCK = 8
@@ -56,7 +56,8 @@ class Jpeg(Step):
         """Compress and decompress; the block must begin on a multiple of 8 along y and x."""
         xp = module_of(image)
         depth, height, width = image.shape
-        padded = mirrored(mirrored(image, 1, 0, -height % BLOCK), 2, 0, -width % BLOCK)
+        # A block at the face repeats its own last voxel, as encoders do: mirrored it would depend on the block before.
+        padded = xp.pad(image, ((0, 0), (0, -height % BLOCK), (0, -width % BLOCK)), mode="edge")
         grey = xp.rint(padded.clip(0, 1) * xp.float32(255)) - xp.float32(128)
         blocks = grey.reshape(depth, padded.shape[1] // BLOCK, BLOCK, padded.shape[2] // BLOCK, BLOCK)  # (z, by, 8, bx, 8)
         table = xp.asarray(self.table()).reshape(BLOCK, 1, BLOCK)
