@@ -7,7 +7,7 @@ an odd axis is what is left of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import product
 from typing import Any
@@ -21,7 +21,7 @@ from volumetool.enhancement.statistics import valid_voxels
 from volumetool.enhancement.stored import Write, read_voxels
 from volumetool.geometry import Box, LevelGrid, Triple
 
-SPAN_VOXELS = 2**26
+SPAN_VOXELS = 2**24
 """Voxels of the finer level that the pass over coarse levels holds at once."""
 
 
@@ -127,7 +127,7 @@ def _means(
     for box in shard_boxes(level, within):
         fine_box = box.enlarged(level.factor).intersection(box_of(fine))
         target = np.empty(box.shape, fine.dtype.numpy_dtype)
-        for part in _parts(box, level):
+        for part in _parts(box, level, fine.chunk_layout.read_chunk.shape):
             source = part.enlarged(level.factor).intersection(fine_box)
             voxels = read_voxels(fine, source, "finer level:")
             target[part.shifted((-box.start[0], -box.start[1], -box.start[2])).slices] = downsample(
@@ -152,9 +152,10 @@ def shard_boxes(level: LevelGrid, within: Box | None = None) -> Iterator[Box]:
         yield Box(start, stop).intersection(whole)
 
 
-def _parts(box: Box, level: LevelGrid) -> Iterator[Box]:
-    """Cut a shard along z so that its finer voxels stay within `SPAN_VOXELS`."""
+def _parts(box: Box, level: LevelGrid, chunk: Sequence[int] | None) -> Iterator[Box]:
+    """Cut a shard along z so that its finer voxels stay within `SPAN_VOXELS`, but no finer chunk is read twice."""
     _, height, width = box.enlarged(level.factor).shape
-    depth = max(1, SPAN_VOXELS // (height * width * level.factor[0]))
+    whole = max(1, (chunk[0] if chunk else 1) // level.factor[0])
+    depth = max(1, SPAN_VOXELS // (height * width * level.factor[0]) // whole) * whole
     for z in range(box.start[0], box.stop[0], depth):
         yield Box((z, *box.start[1:]), (min(z + depth, box.stop[0]), *box.stop[1:]))

@@ -10,7 +10,6 @@ from typing import Any
 import psutil
 import torch
 from lightning_fabric.strategies.ddp import DDPStrategy
-from torch._C._distributed_c10d import FileStore
 
 
 class OneMachine(DDPStrategy):
@@ -36,7 +35,7 @@ class OneMachine(DDPStrategy):
         device: dict[str, Any] = {"device_id": self.root_device} if cuda else {}
         torch.distributed.init_process_group(
             "nccl" if cuda else "gloo",
-            store=FileStore(str(self._meeting), self.num_processes),
+            store=torch.distributed.FileStore(str(self._meeting), self.num_processes),  # type: ignore[attr-defined]  # stubs lack it
             rank=self.local_rank,
             world_size=self.num_processes,
             **device,
