@@ -152,10 +152,10 @@ def shard_boxes(level: LevelGrid, within: Box | None = None) -> Iterator[Box]:
         yield Box(start, stop).intersection(whole)
 
 
-def _parts(box: Box, level: LevelGrid, chunk: Sequence[int] | None) -> Iterator[Box]:
+def _parts(box: Box, level: LevelGrid, chunk: Sequence[int | None] | None) -> Iterator[Box]:
     """Cut a shard along z so that its finer voxels stay within `SPAN_VOXELS`, but no finer chunk is read twice."""
     _, height, width = box.enlarged(level.factor).shape
-    whole = max(1, (chunk[0] if chunk else 1) // level.factor[0])
+    whole = max(1, ((chunk[0] if chunk else None) or 1) // level.factor[0])
     depth = max(1, SPAN_VOXELS // (height * width * level.factor[0]) // whole) * whole
     for z in range(box.start[0], box.stop[0], depth):
         yield Box((z, *box.start[1:]), (min(z + depth, box.stop[0]), *box.stop[1:]))
