@@ -1,0 +1,1 @@
+"""Viewing: Neuroglancer on volumes, and volumes that are enhanced while one looks."""
