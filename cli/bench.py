@@ -78,7 +78,8 @@ def _print(result: BenchResult) -> None:
     print_facts(
         {
             "model": f"{result.model}, {result.precision}, {result.device}",
-            "job": f"{result.workers} workers of {result.threads} threads, {result.batch} patches per call",
+            "job": f"{result.workers} workers of {result.threads} threads",
+            "calls": f"{result.streams} side by side, of {result.batch} patches",
             "input": result.input_shape,
             "output": result.output_shape,
             "network": f"{rates['network_mvox_per_s']:.2f} Mvox/s of output, {rates['network_patches_per_s']:.1f} patches/s",

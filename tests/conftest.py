@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from hypothesis import HealthCheck, settings
 
 # Several pytest workers share the cores; libraries that take all of them would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What tests find out about this machine is not the user's; processes that they start see the same folder.
+os.environ.setdefault("VOLUMETOOL_CACHE", tempfile.mkdtemp(prefix="volumetool-tests-"))
 
 # A busy machine is no failure.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

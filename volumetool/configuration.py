@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,13 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 from volumetool.errors import ConfigError
 
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be found out again: ``VOLUMETOOL_CACHE``, or ``volumetool`` in the user's cache folder."""
+    if own := os.environ.get("VOLUMETOOL_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "volumetool"
 
 
 def parse_triple(value: object) -> object:

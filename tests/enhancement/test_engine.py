@@ -9,7 +9,9 @@ from harness import engine_of, flat_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from volumetool.enhancement.columns import Column
 from volumetool.enhancement.engine import Engine, Numerics, probe_patches
+from volumetool.errors import NumericsError
 from volumetool.models import FakeConfig, Model, UNetConfig, fake_model, make_network
 from volumetool.models.fakes import Fake
 
@@ -107,3 +109,44 @@ def test_enlarging_repeats_the_patchs_own_sections(
     patch = np.random.default_rng(0).random((shape[0] + 2 * context, *shape[1:]), np.float32)
     expected = np.kron(patch[context : context + shape[0]], np.ones(scale, np.float32))
     np.testing.assert_array_equal(engine.enlarge(patch), expected, strict=True)
+
+
+def column_of(patches: np.ndarray, number: int) -> Column:
+    every = np.ones(len(patches), bool)
+    return Column(number, range(len(patches)), range(1), patches, every, None, (0, 0, 0))
+
+
+@settings(max_examples=15)
+@given(sizes=st.lists(st.integers(0, 5), max_size=6), batch=st.integers(1, 3), streams=st.integers(1, 4))
+def test_streams_change_neither_bytes_nor_order(model: Model, sizes: list[int], batch: int, streams: int) -> None:
+    """Columns come in order, each with its own patches' answers, however many batches run side by side."""
+    engine = Engine(model, Numerics("float32", batch, pad=True), "cpu", threads=2, streams=streams)
+    patches = probe_patches(0, (1, 32, 32), sum(sizes) + 1)
+    starts = np.cumsum([0, *sizes])
+    columns = (column_of(patches[start : start + size], n) for n, (start, size) in enumerate(zip(starts, sizes, strict=False)))
+    expected = engine_of(model, batch, pad=True).predict(patches)
+    seen = 0
+    for number, (column, outputs) in enumerate(engine.predict_columns(columns)):
+        assert (column.x, len(outputs)) == (number, sizes[number])
+        for output in outputs:
+            np.testing.assert_array_equal(output, expected[seen])
+            seen += 1
+    assert seen == sum(sizes)
+
+
+def test_an_error_in_one_stream_ends_the_others_work(model: Model) -> None:
+    """The error arrives, and batches that did not begin are not computed."""
+    calls: list[int] = []
+
+    class Watched(Engine):
+        def _call(self, part: np.ndarray) -> torch.Tensor:
+            calls.append(len(part))
+            return super()._call(part)
+
+    engine = Watched(model, Numerics("float32", 1, pad=False), "cpu", threads=1, streams=1)
+    patches = probe_patches(0, (1, 64, 64), 200)
+    patches[0] = np.nan
+    with pytest.raises(NumericsError):
+        engine.predict(patches)
+    engine.predict(patches[1:2])  # waits behind whatever was not given up
+    assert sum(calls) < 200

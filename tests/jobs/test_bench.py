@@ -31,6 +31,7 @@ def result(*pairs: Pair) -> BenchResult:
         device="cpu",
         precision="float32",
         batch=4,
+        streams=1,
         threads=2,
         workers=1,
         input_shape=(1, 1000, 1000),

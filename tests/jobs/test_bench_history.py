@@ -39,5 +39,6 @@ def test_a_history_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_the_history_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VOLUMETOOL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert default_history() == Path("/somewhere/volumetool/bench.jsonl")

@@ -51,7 +51,7 @@ def prepared(options: Options) -> Plan:
 
 def runtime(plan: Plan, digest_of_plan: str | None = None) -> str:
     known = digest_of_plan or plan_digest(job_url(plan.job.output))
-    return json.dumps({"job": plan.job.model_dump(mode="json"), "threads": 1, "plan": known})
+    return json.dumps({"job": plan.job.model_dump(mode="json"), "running": {"threads": 1}, "plan": known})
 
 
 def test_two_processes_write_the_bytes_of_one(

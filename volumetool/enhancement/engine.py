@@ -1,10 +1,17 @@
-"""The engine: a network on its device, asked for batches of patches."""
+"""The engine: a network on its device, asked for batches of patches.
+
+On a CPU several batches are computed side by side, each with a part of the threads: threads that share one layer wait for each
+other at its end, and twice as long when another stage of the region takes a core meanwhile.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,21 +59,27 @@ class Engine:
         Where.
     threads : int, optional
         CPU threads of the network; torch's own choice without it.
+    streams : int, default 1
+        Batches that are computed side by side; they share the threads.
 
     Attributes
     ----------
     seconds : float
-        Time spent inside the network so far.
+        Time spent inside the network so far; of several streams the mean.
     """
 
-    def __init__(self, model: Model, numerics: Numerics, device: DeviceName = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self, model: Model, numerics: Numerics, device: DeviceName = "auto", threads: int | None = None, streams: int = 1
+    ) -> None:
         self.card = model.card
         self.numerics = numerics
         self.device = resolve_device(device)
         self.xp = array_module(self.device)
         self.seconds = 0.0
-        if threads is not None:
-            torch.set_num_threads(threads)
+        self.streams = streams
+        self._share = None if threads is None else max(1, threads // streams)
+        self._pool = ThreadPoolExecutor(streams, "volumetool-network", initializer=self._begin_stream)
+        self._clock = threading.Lock()
         layout = torch.channels_last if self.card.dims == 2 else torch.channels_last_3d
         self._network = model.network().to(self.device).to(memory_format=layout)  # type: ignore[call-overload]  # stubs lack it
 
@@ -88,18 +101,35 @@ class Engine:
         NumericsError
             ``numerics.not-finite`` where the network made NaN or infinity.
         """
-        started = time.perf_counter()
-        outputs: list[Array] = []
+        return self._gather(self._submit(patches))
+
+    def _begin_stream(self) -> None:
+        # torch keeps the number of threads for each thread that asks it for work.
+        if self._share is not None:
+            torch.set_num_threads(self._share)
+
+    def _submit(self, patches: NDArray[np.float32]) -> list[Future[list[Array]]]:
         batch = self.numerics.batch
+        return [self._pool.submit(self._compute, patches[start : start + batch]) for start in range(0, len(patches), batch)]
+
+    @staticmethod
+    def _gather(batches: list[Future[list[Array]]]) -> list[Array]:
+        try:
+            return [output for batch in batches for output in batch.result()]
+        except BaseException:
+            _cancel(batches)
+            raise
+
+    def _compute(self, part: NDArray[np.float32]) -> list[Array]:
+        started = time.perf_counter()
         # Threads start with gradients switched on, so the mode is entered here, in the thread that computes.
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.numerics.precision == "bfloat16"),
         ):
-            for start in range(0, len(patches), batch):
-                part = patches[start : start + batch]
-                outputs.extend(as_array(self._call(part))[: len(part)])
-        self.seconds += time.perf_counter() - started
+            outputs = list(as_array(self._call(part))[: len(part)])
+        with self._clock:
+            self.seconds += (time.perf_counter() - started) / self.streams
         return outputs
 
     def _call(self, part: NDArray[np.float32]) -> torch.Tensor:
@@ -121,16 +151,26 @@ class Engine:
         return y
 
     def predict_columns(self, columns: Iterator[Column]) -> Iterator[tuple[Column, list[Array]]]:
-        """Yield each column with its output patches; a skipped patch counts as its input, enlarged."""
-        for column in columns:
-            asked = iter(self.predict(column.patches[column.active]))
-            yield (
-                column,
-                [
-                    next(asked) if active else self.enlarge(patch)
-                    for patch, active in zip(column.patches, column.active, strict=True)
-                ],
-            )
+        """Yield each column with its output patches; a skipped patch counts as its input, enlarged.
+
+        A column is waited for once the columns after it hold a batch for every stream.
+        """
+        waiting: deque[tuple[Column, list[Future[list[Array]]]]] = deque()
+        try:
+            for column in columns:
+                waiting.append((column, self._submit(column.patches[column.active])))
+                while sum(len(batches) for _, batches in list(waiting)[1:]) >= self.streams:
+                    yield self._answer(*waiting.popleft())
+            while waiting:
+                yield self._answer(*waiting.popleft())
+        finally:
+            for _, batches in waiting:
+                _cancel(batches)
+
+    def _answer(self, column: Column, batches: list[Future[list[Array]]]) -> tuple[Column, list[Array]]:
+        asked = iter(self._gather(batches))
+        pairs = zip(column.patches, column.active, strict=True)
+        return column, [next(asked) if active else self.enlarge(patch) for patch, active in pairs]
 
     def enlarge(self, patch: NDArray[np.float32]) -> Array:
         """Return the patch's own sections with every voxel repeated by the model's scale."""
@@ -159,6 +199,11 @@ class Engine:
         return any(
             not np.array_equal(a, to_host(b)) for n in fewer for a, b in zip(whole, self.predict(patches[:n]), strict=False)
         )
+
+
+def _cancel(batches: list[Future[list[Array]]]) -> None:
+    for batch in batches:
+        batch.cancel()
 
 
 def probe_patches(context: int, patch: tuple[int, int, int], count: int) -> NDArray[np.float32]:

@@ -20,7 +20,6 @@ import psutil
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhancement.ahead import ahead
 from volumetool.enhancement.columns import Source, read_columns
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.statistics import Statistics
@@ -50,6 +49,9 @@ TILE: Triple = (32, 256, 256)
 VOXEL_SIZE: Size = (8.0, 32.0, 32.0)
 NOISE = 10.0
 """Grey levels of noise in the made-up volume, so that its output compresses about as badly as a real one."""
+
+AT_ONCE = 4
+"""Batches per stream that the floor hands to the network at once."""
 
 MEMORY_SHARE = 0.5
 """Share of the free memory that the output, kept for the floor's writing, may take."""
@@ -94,8 +96,8 @@ class BenchResult:
     ----------
     model, device, precision : str
         What computed.
-    batch, threads, workers : int
-        Patches per call; CPU threads per worker; workers of the job.
+    batch, streams, threads, workers : int
+        Patches per call; calls side by side; CPU threads per worker; workers of the job.
     input_shape, output_shape : tuple of int
         Of the job, in voxels.
     patches : int
@@ -112,6 +114,7 @@ class BenchResult:
     device: str
     precision: str
     batch: int
+    streams: int
     threads: int
     workers: int
     input_shape: Triple
@@ -231,6 +234,7 @@ def bench(
         device=bed.engine.device.type,
         precision=plan.numerics.precision,
         batch=plan.numerics.batch,
+        streams=plan.streams,
         threads=plan.threads,
         workers=plan.workers,
         input_shape=_input_shape(plan),
@@ -275,11 +279,11 @@ def job_seconds(plan: Plan, table: Statistics) -> float:
 def network_seconds(plan: Plan, table: Statistics, engine: Engine) -> tuple[float, int]:
     """Ask the network for each patch of the job once, in full batches; return its seconds and the patches.
 
-    The patches are the job's own. Reading, cutting and normalising them is not counted. As in a job the network runs in a
-    thread of its own: OpenMP's threads wait in another way for the main thread, which costs much on a busy machine.
+    The patches are the job's own. Reading, cutting and normalising them is not counted.
     """
     before = engine.seconds
-    patches = sum(ahead(len(engine.predict(batch)) for batch in _batches(plan, table, engine.numerics.batch)))
+    size = AT_ONCE * engine.streams * engine.numerics.batch
+    patches = sum(len(engine.predict(batch)) for batch in _batches(plan, table, size))
     return engine.seconds - before, patches
 
 
@@ -312,7 +316,9 @@ class _Bed:
 
     def __init__(self, plan: Plan, table: Statistics, levels: dict[tuple[int, int], NDArray[Any]], folder: Path) -> None:
         self.plan, self.table, self.levels, self.folder = plan, table, levels, folder
-        self.engine = Engine(load_model(plan.model_spec), plan.numerics, plan.job.device)
+        # One engine with what the workers of the job have together.
+        threads, streams = plan.threads * plan.workers, plan.streams * plan.workers
+        self.engine = Engine(load_model(plan.model_spec), plan.numerics, plan.job.device, threads, streams)
         self.patches = 0
 
     def pair(self, number: int) -> Pair:
@@ -333,10 +339,7 @@ class _Bed:
         return seconds, totals
 
     def _floor(self, number: int) -> tuple[float, float]:
-        import torch
-
         plan = self._fresh(f"floor-{number}")
-        torch.set_num_threads(plan.threads * plan.workers)  # a job of several workers has less of them in each
         network, self.patches = network_seconds(plan, self.table, self.engine)
         write = write_seconds(plan, self.levels)
         _delete(plan)

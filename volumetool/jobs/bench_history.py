@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
+from volumetool.configuration import cache_folder
 from volumetool.errors import OutputError
 from volumetool.jobs.bench import BenchResult
+from volumetool.jobs.pace import machine
 
-SAME = ("model", "device", "precision", "batch", "threads", "workers", "input_shape", "output_shape", "machine")
+SAME = ("model", "device", "precision", "batch", "threads", "streams", "workers", "input_shape", "output_shape", "machine")
 """Facts in which two runs must agree to be compared."""
 
 
 def default_history() -> Path:
-    """Return the user's history file: ``volumetool/bench.jsonl`` in the cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "volumetool" / "bench.jsonl"
+    """Return the user's history file: ``bench.jsonl`` in the cache folder."""
+    return cache_folder() / "bench.jsonl"
 
 
 def describe_run(result: BenchResult) -> dict[str, Any]:
@@ -29,17 +28,6 @@ def describe_run(result: BenchResult) -> dict[str, Any]:
     facts = {**result.as_dict(), "version": __version__, "machine": machine(), "time": round(time.time())}
     plain: dict[str, Any] = json.loads(json.dumps(facts))
     return plain
-
-
-def machine() -> str:
-    """Name this machine: its processor and how many of its cores may be used."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        named = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = named[0] if named else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores"
 
 
 def remember(file: Path, run: dict[str, Any]) -> dict[str, Any] | None:

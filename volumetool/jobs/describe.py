@@ -22,8 +22,9 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         ("patches", f"{cost.patches} of {_shape(lattice.patch)} voxels, overlap {_axes(plan)}; {share:.1%} computed twice"),
         (
             "regions",
-            f"{plan.grid.count} of {span} voxels; {plan.workers} workers x {plan.threads} threads, batch {plan.numerics.batch}",
+            f"{plan.grid.count} of {span} voxels; {plan.workers} workers x {plan.threads} threads",
         ),
+        ("network", _way(plan)),
         ("read", f"{show_bytes(cost.read_bytes)} of voxels, halo included"),
         ("write", f"about {show_bytes(cost.written_bytes)} (voxels compress to {cost.compression:.0%} in a sample)"),
         ("disk", "unknown (object store)" if cost.free_bytes is None else f"{show_bytes(cost.free_bytes)} free"),
@@ -32,6 +33,13 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         ("fingerprint", plan.fingerprint),
     ]
     return lines + [("warning", note) for note in plan.notes]
+
+
+def _way(plan: Plan) -> str:
+    """Say how the network runs, and why so."""
+    chosen = f"{plan.streams} calls of {plan.numerics.batch} patches side by side"
+    tried = ", ".join(f"{pace.streams} x {pace.batch} {1 / pace.patch_seconds:.3g}/s" for pace in plan.paces)
+    return f"{chosen}; patches of the card's size tried here, calls x patches: {tried}"
 
 
 def _axes(plan: Plan) -> str:

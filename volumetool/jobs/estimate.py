@@ -53,7 +53,9 @@ class Estimates(BaseModel):
     compression: float
 
 
-def estimate(job: Job, work: Work, grid: RegionGrid, sample: Sample, memory: tuple[int, int]) -> Estimates:
+def estimate(
+    job: Job, work: Work, grid: RegionGrid, sample: Sample, memory: tuple[int, int], cores: tuple[int, int]
+) -> Estimates:
     """Return what the regions of a grid cost.
 
     Parameters
@@ -68,6 +70,8 @@ def estimate(job: Job, work: Work, grid: RegionGrid, sample: Sample, memory: tup
         What a sample showed.
     memory : tuple of int
         Bytes that a worker needs, and that it may use.
+    cores : tuple of int
+        Workers, and CPU threads of each.
     """
     every = grid.patches(work.lattice, work.box.start)
     asked = _asked(job, work)
@@ -76,6 +80,9 @@ def estimate(job: Job, work: Work, grid: RegionGrid, sample: Sample, memory: tup
     distinct = round(work.grid(work.shards).patches(work.lattice, work.box.start) * share)
     voxels = sum(math.prod(level.shape) for level in work.levels) * work.channels
     shards = sum(math.prod(RegionGrid(level.shape, level.shard, (1, 1, 1)).grid) for level in work.levels)
+    workers, threads = cores
+    network = patches * sample.patch_seconds
+    outside = work.box.voxels * work.channels * share * sample.voxel_seconds / threads
     return Estimates(
         patches=patches,
         recomputed=patches - distinct,
@@ -85,7 +92,7 @@ def estimate(job: Job, work: Work, grid: RegionGrid, sample: Sample, memory: tup
         free_bytes=free_bytes(job.output),
         worker_bytes=memory[0],
         allowed_bytes=memory[1],
-        seconds=patches * sample.patch_seconds,
+        seconds=(network + outside) / workers,
         compression=sample.compression,
     )
 

@@ -16,16 +16,19 @@ class MemoryModel:
     ----------
     card : ModelCard
         The network.
-    batch : int
-        Patches per call.
     itemsize : int
         Bytes per input voxel.
+    batch : int
+        Patches per call.
+    streams : int
+        Calls side by side.
     """
 
-    def __init__(self, card: ModelCard, batch: int, itemsize: int) -> None:
+    def __init__(self, card: ModelCard, itemsize: int, batch: int, streams: int = 1) -> None:
         self.card = card
-        self.batch = batch
         self.itemsize = itemsize
+        self.batch = batch
+        self.streams = streams
 
     BASE = 700 * 2**20
     """Python, torch, tensorstore and their code."""
@@ -48,14 +51,19 @@ class MemoryModel:
         sides = [(n - 1) * line.stride + line.patch for n, line in ((stacks, lattice.z), (rows, lattice.y))]
         raw = (sides[0] + context) * sides[1] * lattice.x.patch * (3 * self.itemsize + 2)
         # Groups under way at once: one being cut out of its block in float32, one waiting, one in the network with a copy.
-        inputs = 6 * group * rows * (patch + context * lattice.patch[1] * lattice.patch[2]) * 4
-        outputs = 3 * group * rows * patch_out * 4
+        # While streams are fed, the next groups' patches wait inside the network's stage.
+        fed = self.batch * self.streams
+        inputs = (6 * group * rows + 2 * fed) * (patch + context * lattice.patch[1] * lattice.patch[2]) * 4
+        outputs = (3 * group * rows + fed) * patch_out * 4
         slabs = 2 * group_depth * size[1] * lattice.x.patch * lattice.x.scale * 4
         strips = size[0] * size[1] * lattice.x.ramp_length * 4
         shard = size[0] * size[1] * work.levels[0].shard[2] * work.itemsize
         # A column touches several shards; finished ones wait, are written with their shadows, and are read back.
         touched = math.ceil(lattice.x.stride * lattice.x.scale / work.levels[0].shard[2]) + 1
         stored = int((touched + 4.7) * shard)
-        width = getattr(self.card.architecture, "width", 1)
-        network = self.batch * patch * width * 4 * self.ACTIVATIONS
-        return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + network)
+        return int(self.BASE + raw + inputs + outputs + slabs + strips + stored) + self.network(work)
+
+    def network(self, work: Work) -> int:
+        """Return the bytes that the network takes of them."""
+        width: int = getattr(self.card.architecture, "width", 1)
+        return self.streams * self.batch * math.prod(work.lattice.patch) * width * 4 * self.ACTIVATIONS

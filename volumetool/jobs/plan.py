@@ -13,6 +13,7 @@ from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import Box, RegionGrid, Size, Triple
 from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job
+from volumetool.jobs.pace import Pace
 from volumetool.jobs.terms import Terms
 from volumetool.store.create import VolumeLayout
 
@@ -34,8 +35,10 @@ class Plan(BaseModel):
         How the network is computed; kept for the life of the job.
     probe : str
         Digest of the network on fixed patches, as this machine computes it.
-    workers, threads : int
-        Processes or GPUs, and CPU threads in each.
+    workers, threads, streams : int
+        Processes or GPUs, CPU threads in each, and batches that the network computes side by side in each.
+    paces : tuple of Pace
+        The ways to run the network that were tried on this machine.
     model, model_spec : str
         Name and where it is loaded from.
     input_shape, voxel_size : tuple
@@ -62,6 +65,8 @@ class Plan(BaseModel):
     probe: str
     workers: int
     threads: int
+    streams: int = 1
+    paces: tuple[Pace, ...] = ()
     model: str
     model_spec: str
     input_shape: Triple

@@ -18,6 +18,7 @@ from volumetool.jobs.inputs import Inputs, open_inputs, section_statistics
 from volumetool.jobs.job import Job
 from volumetool.jobs.layout import Demand, Work, choose_span, make_lattice, make_levels, output_box
 from volumetool.jobs.memory import MemoryModel
+from volumetool.jobs.pace import Pace, choose_pace, find_paces
 from volumetool.jobs.plan import Plan, make_recipe
 from volumetool.jobs.sample import take_sample
 from volumetool.jobs.terms import Terms, differences
@@ -27,8 +28,8 @@ from volumetool.store.create import VolumeLayout
 MEMORY_SHARE = 0.7
 """Share of the free memory that a job takes unless told otherwise."""
 
-CPU_BATCH, GPU_BATCH = 2, 32
-"""Patches per call: on a CPU small batches stay in the caches, a GPU wants many."""
+NETWORK_SHARE = 0.5
+"""Share of a worker's memory that patches in the network may take: the rest makes bands wide."""
 
 
 def plan(job: Job, progress: Progress | None = None) -> Plan:
@@ -60,20 +61,23 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
     extrapolated, notes = check_voxel_size(job, inputs.model.card, inputs.level.voxel_size)
     work = _lay_out(inputs)
     workers, threads = _workers(job)
-    engine = _engine(inputs, work, threads)
+    allowed = (job.memory or int(MEMORY_SHARE * psutil.virtual_memory().available)) // workers
+    precision = _precision(inputs)
+    paces = find_paces(inputs.model, precision, job.device, threads)
+    engine = _engine(inputs, work, _pace(inputs, work, paces, allowed), (precision, threads))
     statistics = section_statistics(inputs, progress)
     check_dtype(job, work.dtype, _window(inputs, statistics))
     terms = _terms(inputs, work, engine.numerics, statistics)
+    running = {"workers": workers, "threads": threads, "streams": engine.streams, "paces": paces}
     if inputs.existing is not None:
         _check_same(inputs.existing, terms)
-        return inputs.existing.model_copy(update={"job": job, "workers": workers, "threads": threads}), statistics
+        return inputs.existing.model_copy(update={**running, "job": job}), statistics
 
     layout = VolumeLayout(terms.dtype, terms.levels, terms.channels)
     sample = take_sample(make_recipe(job, terms, statistics), engine, inputs.volume.open(job.level), layout)
-    allowed = (job.memory or int(MEMORY_SHARE * psutil.virtual_memory().available)) // workers
-    memory_of = MemoryModel(inputs.model.card, engine.numerics.batch, inputs.volume.dtype.itemsize)
+    memory_of = _memory(inputs, engine.numerics.batch, engine.streams)
     span = job.region or choose_span(work, Demand(workers, allowed, sample.patch_seconds), memory_of)
-    estimates = estimate(job, work, work.grid(span), sample, (memory_of(work, span), allowed))
+    estimates = estimate(job, work, work.grid(span), sample, (memory_of(work, span), allowed), (workers, threads))
     check_resources(estimates)
     return Plan(
         job=job,
@@ -82,8 +86,7 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
         grid=work.grid(span),
         numerics=engine.numerics,
         probe=engine.probe(work.lattice.patch),
-        workers=workers,
-        threads=threads,
+        **running,
         model=inputs.model.card.name,
         model_spec=inputs.model.spec,
         input_shape=inputs.level.shape,
@@ -115,18 +118,35 @@ def _workers(job: Job) -> tuple[int, int]:
     return workers, max(1, cores // workers)
 
 
-def _engine(inputs: Inputs, work: Work, threads: int) -> Engine:
-    """Return the engine with the existing job's numerics, or with those that suit model and machine."""
+def _precision(inputs: Inputs) -> str:
+    """Return the existing job's precision, or the one that suits model and machine."""
     job, existing = inputs.job, inputs.existing
-    if existing is not None and job.precision in ("auto", existing.numerics.precision):
-        return Engine(inputs.model, existing.numerics, job.device, threads)
-    device = resolve_device(job.device)
-    precision = job.precision
-    if precision == "auto":
-        safe = "bfloat16" in inputs.model.card.precision_safe and not job.exact
-        precision = "bfloat16" if safe and computes_bfloat16(device) else "float32"
-    batch = job.batch or (CPU_BATCH if device.type == "cpu" else GPU_BATCH)
-    engine = Engine(inputs.model, Numerics(precision, batch, pad=False), job.device, threads)
+    if job.precision != "auto":
+        return job.precision
+    if existing is not None:
+        return existing.numerics.precision
+    safe = "bfloat16" in inputs.model.card.precision_safe and not job.exact
+    return "bfloat16" if safe and computes_bfloat16(resolve_device(job.device)) else "float32"
+
+
+def _memory(inputs: Inputs, batch: int, streams: int) -> MemoryModel:
+    return MemoryModel(inputs.model.card, inputs.volume.dtype.itemsize, batch, streams)
+
+
+def _pace(inputs: Inputs, work: Work, paces: tuple[Pace, ...], allowed: int) -> Pace:
+    """Return the fastest way to run the network that leaves memory for the rest."""
+    room = NETWORK_SHARE * allowed
+    return choose_pace(paces, lambda pace: _memory(inputs, pace.batch, pace.streams).network(work) <= room)
+
+
+def _engine(inputs: Inputs, work: Work, pace: Pace, how: tuple[str, int]) -> Engine:
+    """Return the engine with the existing job's numerics, or with those of the fastest way."""
+    job, existing = inputs.job, inputs.existing
+    precision, threads = how
+    if existing is not None and precision == existing.numerics.precision:
+        return Engine(inputs.model, existing.numerics, job.device, threads, pace.streams)
+    numerics = Numerics(precision, job.batch or pace.batch, pad=False)
+    engine = Engine(inputs.model, numerics, job.device, threads, pace.streams)
     if engine.batch_matters(work.lattice.patch):
         engine.numerics = replace(engine.numerics, pad=True)
     return engine

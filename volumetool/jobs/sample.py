@@ -11,17 +11,15 @@ from numpy.typing import NDArray
 
 from volumetool.enhancement.blend import blend
 from volumetool.enhancement.columns import Source, read_columns
-from volumetool.enhancement.engine import Engine, probe_patches
+from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.recipe import Recipe
 from volumetool.errors import DataError
 from volumetool.geometry import Box, Region
+from volumetool.jobs.pace import patch_seconds
 from volumetool.store.create import VolumeLayout, array_metadata
 
 SECTIONS = 2
 """Sections that are enough to see how independent ones compress."""
-
-ROUNDS = 2
-"""Batches that are timed; the faster one counts."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,13 @@ class Sample:
         Time of one patch in the network.
     compression : float
         Stored bytes per byte of voxels.
+    voxel_seconds : float
+        Time of one core for one voxel of the output, outside the network: read, blended, compressed.
     """
 
     patch_seconds: float
     compression: float
+    voxel_seconds: float = 0.0
 
 
 def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: VolumeLayout) -> Sample:
@@ -58,23 +59,16 @@ def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: 
     stop = (z + depth, y + level.chunk[1], x + level.chunk[2])
     region = Region(0, 0, Box((z, y, x), stop).intersection(Box.whole(level.shape)))
     columns = read_columns(recipe, region, Source(voxels), engine.numerics.batch)
+    started, network = time.perf_counter(), engine.seconds
     try:
         slabs = [slab.voxels for slab in blend(recipe, region, engine.predict_columns(columns), engine.xp)]
         compression = _compression(slabs[0], layout)
+        outside = (time.perf_counter() - started - (engine.seconds - network)) / slabs[0].size
     except DataError:  # the region with this chunk will fail and say why
-        compression = 0.0
+        compression = outside = 0.0
+    asked = engine.streams * engine.numerics.batch
     # Where the sample is blank or damaged, nothing is known: the rest is taken as incompressible.
-    return Sample(_patch_seconds(recipe, engine), compression or 1.0)
-
-
-def _patch_seconds(recipe: Recipe, engine: Engine) -> float:
-    patches = probe_patches(recipe.lattice.context, recipe.lattice.patch, engine.numerics.batch)
-    rounds = []
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        engine.predict(patches)
-        rounds.append(time.perf_counter() - started)
-    return min(rounds) / len(patches)
+    return Sample(patch_seconds(engine, recipe.lattice.patch, asked), compression or 1.0, outside)
 
 
 def _compression(voxels: NDArray[Any], layout: VolumeLayout) -> float:

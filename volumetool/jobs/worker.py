@@ -44,7 +44,9 @@ class Worker:
         self.plan = plan
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.recipe = plan.recipe(read_statistics(job_url(plan.job.output), plan))
-        self.engine = Engine(reload_model(plan.model_spec, plan.terms.model), plan.numerics, plan.job.device, plan.threads)
+        self.engine = Engine(
+            reload_model(plan.model_spec, plan.terms.model), plan.numerics, plan.job.device, plan.threads, plan.streams
+        )
         self.probe = self.engine.probe(plan.terms.lattice.patch)
         if self.probe != plan.probe and not plan.job.allow_mixed_numerics:
             raise NumericsError(
@@ -135,8 +137,8 @@ def run_region(url: str, runtime: str, index: int) -> Record:
     url : str
         The job's folder.
     runtime : str
-        JSON of the job as this run asked for it and the threads per worker, which may differ from the stored plan, and of
-        that plan's digest: a worker that outlives a run never works by an old plan.
+        JSON of the job as this run asked for it and how each worker runs the network, which may differ from the stored
+        plan, and of that plan's digest: a worker that outlives a run never works by an old plan.
     index : int
         The region.
     """
@@ -158,4 +160,4 @@ def _plan_text(url: str, runtime: str) -> str:
             hint="every worker must see the job's folder, and no other run may begin it anew meanwhile",
             where=url,
         )
-    return stored.model_copy(update={"job": Job.model_validate(update["job"]), "threads": update["threads"]}).model_dump_json()
+    return stored.model_copy(update={**update["running"], "job": Job.model_validate(update["job"])}).model_dump_json()

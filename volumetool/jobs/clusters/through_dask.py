@@ -41,7 +41,8 @@ class ThroughDask:
         job = plan.job.model_dump(mode="json")
         # Workers may have been started in another directory.
         job |= {name: canonical_url(job[name]) for name in ("input", "output", "mask") if job[name] is not None}
-        self._runtime = json.dumps({"job": job, "threads": plan.threads, "plan": plan_digest(self._url)})
+        running = {"threads": plan.threads, "streams": plan.streams}
+        self._runtime = json.dumps({"job": job, "running": running, "plan": plan_digest(self._url)})
         self._workers = plan.workers
 
     def records(self, regions: Iterator[int]) -> Iterator[Record]:

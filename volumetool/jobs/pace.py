@@ -1,0 +1,176 @@
+"""The pace of the network here: how many patches to compute side by side, found by trying.
+
+Which way is fastest depends on processor and network: threads that share a layer wait for each other, patches side by side want
+memory and caches. So each way is tried once per machine and model, and what was found is kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from volumetool.configuration import cache_folder
+from volumetool.enhancement.device import DeviceName
+from volumetool.enhancement.engine import Engine, Numerics, probe_patches
+from volumetool.geometry import Triple
+from volumetool.models.model import Model
+
+GPU_BATCHES = (1, 2, 4, 8, 16, 32)
+"""Patches per call that are tried on a GPU."""
+
+ROUNDS, ROUND_SECONDS = 3, 2.0
+"""Times that a way is tried; the fastest counts. No new round begins after so many seconds."""
+
+ALIKE = 0.97
+"""A way this close to the fastest is as good, if it holds fewer patches at once."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A way to run the network, and how fast it is.
+
+    Attributes
+    ----------
+    streams : int
+        Batches computed side by side; they share the worker's threads.
+    batch : int
+        Patches per call.
+    patch_seconds : float
+        Time per patch.
+    """
+
+    streams: int
+    batch: int
+    patch_seconds: float
+
+    @property
+    def patches(self) -> int:
+        """Patches in the network at once."""
+        return self.streams * self.batch
+
+
+def ways(device: str, threads: int) -> list[tuple[int, int]]:
+    """Return the (streams, batch) worth trying on a device with so many CPU threads, those that hold least first."""
+    if device != "cpu":
+        return [(1, batch) for batch in GPU_BATCHES]
+    streams = sorted({1, max(1, threads // 4), threads})
+    return [(1, 1), (1, 2), *((n, 1) for n in streams if n > 1)]
+
+
+def find_paces(model: Model, precision: str, device: DeviceName, threads: int, cache: Path | None = None) -> tuple[Pace, ...]:
+    """Return the pace of every way, from the cache or by trying.
+
+    Parameters
+    ----------
+    model : Model
+        The network; it is tried on its card's patch.
+    precision : str
+        ``float32`` or ``bfloat16``.
+    device : str
+        Where; a GPU's ways end where its memory does.
+    threads : int
+        CPU threads that the network may use.
+    cache : Path, optional
+        File of what was found before, a line each; ``paces.jsonl`` in the cache folder without it.
+    """
+    cache = cache or cache_folder() / "paces.jsonl"
+    key = {
+        "machine": machine(),
+        "device": _device_name(device),
+        "torch": torch.__version__,
+        "model": model.weights_sha256,
+        "precision": precision,
+        "threads": threads,
+    }
+    found = _recall(cache, key)
+    if found is None:
+        found = measure_paces(model, precision, device, threads)
+        _keep(cache, key, found)
+    return found
+
+
+def measure_paces(
+    model: Model, precision: str, device: DeviceName, threads: int, patch: Triple | None = None
+) -> tuple[Pace, ...]:
+    """Try every way on patches of noise.
+
+    Parameters
+    ----------
+    model, precision, device, threads
+        As for :func:`find_paces`.
+    patch : tuple of int, optional
+        Another patch than the card's.
+    """
+    paces: list[Pace] = []
+    shape = patch or model.card.patch
+    for streams, batch in ways(Engine(model, Numerics(precision, 1, pad=False), device).device.type, threads):
+        engine = Engine(model, Numerics(precision, batch, pad=False), device, threads, streams)
+        count = max(threads, batch) if engine.device.type == "cpu" else batch
+        try:
+            paces.append(Pace(streams, batch, patch_seconds(engine, shape, count)))
+        except torch.OutOfMemoryError:
+            break
+    return tuple(paces)
+
+
+def patch_seconds(engine: Engine, patch: Triple, count: int) -> float:
+    """Return the seconds per patch of an engine, asked for `count` patches of noise at once."""
+    patches = probe_patches(engine.card.z_context, patch, count)
+    rounds: list[float] = []
+    while len(rounds) < ROUNDS and sum(rounds) < ROUND_SECONDS:
+        started = time.perf_counter()
+        engine.predict(patches)
+        rounds.append(time.perf_counter() - started)
+    return min(rounds) / count
+
+
+def choose_pace(paces: tuple[Pace, ...], fits: Callable[[Pace], bool]) -> Pace:
+    """Return the way with the fewest patches at once among the fastest that fit; the smallest of all if none does."""
+    fitting = [pace for pace in paces if fits(pace)] or [min(paces, key=lambda pace: pace.patches)]
+    fastest = min(pace.patch_seconds for pace in fitting)
+    return min((pace for pace in fitting if pace.patch_seconds * ALIKE <= fastest), key=lambda pace: pace.patches)
+
+
+def machine() -> str:
+    """Name this machine: its processor and how many of its cores may be used."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        named = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = named[0] if named else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model}, {cores} cores"
+
+
+def _device_name(device: DeviceName) -> str:
+    return "cpu" if device == "cpu" or not torch.cuda.is_available() else torch.cuda.get_device_name()
+
+
+def _recall(cache: Path, key: dict[str, Any]) -> tuple[Pace, ...] | None:
+    """Return what was found last for a key; a line that is none, such as one cut short, is passed over."""
+    lines = cache.read_text().splitlines() if cache.exists() else []
+    for line in reversed(lines):
+        try:
+            kept = json.loads(line)
+            if kept["key"] == key:
+                return tuple(Pace(**pace) for pace in kept["paces"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def _keep(cache: Path, key: dict[str, Any], paces: tuple[Pace, ...]) -> None:
+    # Where nothing can be kept, the next plan tries again: slower, not wrong.
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with cache.open("a") as lines:
+            lines.write(json.dumps({"key": key, "paces": [asdict(pace) for pace in paces]}) + "\n")
