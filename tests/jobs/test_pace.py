@@ -31,7 +31,7 @@ def test_the_choice_fits_and_nothing_that_fits_is_clearly_faster(paces: tuple[Pa
         return
     assert chosen in fitting
     assert all(pace.patch_seconds >= chosen.patch_seconds * ALIKE for pace in fitting)
-    assert all(pace.patches >= chosen.patches for pace in fitting if pace.patch_seconds <= chosen.patch_seconds)
+    assert all(pace.streams <= chosen.streams for pace in fitting if pace.patch_seconds <= chosen.patch_seconds)
 
 
 @given(threads=st.integers(1, 200))

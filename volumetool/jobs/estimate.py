@@ -53,9 +53,7 @@ class Estimates(BaseModel):
     compression: float
 
 
-def estimate(
-    job: Job, work: Work, grid: RegionGrid, sample: Sample, memory: tuple[int, int], cores: tuple[int, int]
-) -> Estimates:
+def estimate(job: Job, work: Work, grid: RegionGrid, sample: Sample, memory: tuple[int, int], workers: int) -> Estimates:
     """Return what the regions of a grid cost.
 
     Parameters
@@ -70,8 +68,8 @@ def estimate(
         What a sample showed.
     memory : tuple of int
         Bytes that a worker needs, and that it may use.
-    cores : tuple of int
-        Workers, and CPU threads of each.
+    workers : int
+        Workers that share the patches.
     """
     every = grid.patches(work.lattice, work.box.start)
     asked = _asked(job, work)
@@ -80,9 +78,6 @@ def estimate(
     distinct = round(work.grid(work.shards).patches(work.lattice, work.box.start) * share)
     voxels = sum(math.prod(level.shape) for level in work.levels) * work.channels
     shards = sum(math.prod(RegionGrid(level.shape, level.shard, (1, 1, 1)).grid) for level in work.levels)
-    workers, threads = cores
-    network = patches * sample.patch_seconds
-    outside = work.box.voxels * work.channels * share * sample.voxel_seconds / threads
     return Estimates(
         patches=patches,
         recomputed=patches - distinct,
@@ -92,7 +87,7 @@ def estimate(
         free_bytes=free_bytes(job.output),
         worker_bytes=memory[0],
         allowed_bytes=memory[1],
-        seconds=(network + outside) / workers,
+        seconds=patches * sample.patch_seconds / workers + voxels * work.itemsize * share * sample.store_seconds,
         compression=sample.compression,
     )
 

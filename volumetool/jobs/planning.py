@@ -77,7 +77,7 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
     sample = take_sample(make_recipe(job, terms, statistics), engine, inputs.volume.open(job.level), layout)
     memory_of = _memory(inputs, engine.numerics.batch, engine.streams)
     span = job.region or choose_span(work, Demand(workers, allowed, sample.patch_seconds), memory_of)
-    estimates = estimate(job, work, work.grid(span), sample, (memory_of(work, span), allowed), (workers, threads))
+    estimates = estimate(job, work, work.grid(span), sample, (memory_of(work, span), allowed), workers)
     check_resources(estimates)
     return Plan(
         job=job,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
@@ -21,6 +23,9 @@ from volumetool.store.create import VolumeLayout, array_metadata
 SECTIONS = 2
 """Sections that are enough to see how independent ones compress."""
 
+STORED = 2**22
+"""Voxels that are compressed to see how long it takes."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -32,13 +37,13 @@ class Sample:
         Time of one patch in the network.
     compression : float
         Stored bytes per byte of voxels.
-    voxel_seconds : float
-        Time of one core for one voxel of the output, outside the network: read, blended, compressed.
+    store_seconds : float
+        Time of this machine, all cores at it, to compress a byte of voxels.
     """
 
     patch_seconds: float
     compression: float
-    voxel_seconds: float = 0.0
+    store_seconds: float = 0.0
 
 
 def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: VolumeLayout) -> Sample:
@@ -59,19 +64,37 @@ def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: 
     stop = (z + depth, y + level.chunk[1], x + level.chunk[2])
     region = Region(0, 0, Box((z, y, x), stop).intersection(Box.whole(level.shape)))
     columns = read_columns(recipe, region, Source(voxels), engine.numerics.batch)
-    started, network = time.perf_counter(), engine.seconds
     try:
         slabs = [slab.voxels for slab in blend(recipe, region, engine.predict_columns(columns), engine.xp)]
         compression = _compression(slabs[0], layout)
-        outside = (time.perf_counter() - started - (engine.seconds - network)) / slabs[0].size
     except DataError:  # the region with this chunk will fail and say why
-        compression = outside = 0.0
+        compression = 0.0
     asked = engine.streams * engine.numerics.batch
     # Where the sample is blank or damaged, nothing is known: the rest is taken as incompressible.
-    return Sample(patch_seconds(engine, recipe.lattice.patch, asked), compression or 1.0, outside)
+    return Sample(patch_seconds(engine, recipe.lattice.patch, asked), compression or 1.0, _store_seconds(layout))
 
 
 def _compression(voxels: NDArray[Any], layout: VolumeLayout) -> float:
+    array = _stored(voxels, layout)
+    store = array.kvstore
+    assert store is not None  # noqa: S101  (zarr3 always has one)
+    shards = [key for key in store.list().result() if not key.endswith(b"zarr.json")]
+    stored: int = sum(len(store.read(key).result().value) for key in shards)
+    return stored / voxels.nbytes
+
+
+def _store_seconds(layout: VolumeLayout) -> float:
+    chunk = layout.levels[0].chunk
+    shape = (chunk[0], chunk[1], max(1, STORED // math.prod(chunk)) * chunk[2])
+    # About as hard to compress as an enhanced volume.
+    voxels = np.random.default_rng(0).normal(128, 10, shape).astype(layout.dtype)
+    started = time.perf_counter()
+    _stored(voxels, layout)
+    return (time.perf_counter() - started) / voxels.nbytes
+
+
+def _stored(voxels: NDArray[Any], layout: VolumeLayout) -> ts.TensorStore:
+    """Store voxels in memory as the job will on disk."""
     # One chunk as a shard of its own: the index of a whole shard would outweigh a small chunk.
     single = replace(layout.levels[0], shard=layout.levels[0].chunk)
     metadata = array_metadata(replace(layout, levels=(single,)), 0)
@@ -79,8 +102,4 @@ def _compression(voxels: NDArray[Any], layout: VolumeLayout) -> float:
     metadata |= {"shape": [*channels, *voxels.shape]}
     array = ts.open({"driver": "zarr3", "kvstore": "memory://", "metadata": metadata}, create=True).result()
     array[(0,) * len(channels)].write(voxels).result()
-    store = array.kvstore
-    assert store is not None  # noqa: S101  (zarr3 always has one)
-    shards = [key for key in store.list().result() if not key.endswith(b"zarr.json")]
-    stored: int = sum(len(store.read(key).result().value) for key in shards)
-    return stored / voxels.nbytes
+    return array
