@@ -28,6 +28,9 @@ def bench(
     precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
     batch: Annotated[int | None, typer.Option(help="Patches per call of the network.")] = None,
     history: Annotated[Path | None, typer.Option(help="File that keeps a line a run; in your cache folder by default.")] = None,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="Measure network, codecs and disk instead; say which patch would be fastest.")
+    ] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Say how the last run like this one did.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -39,6 +42,9 @@ def bench(
     from volumetool.jobs.bench import bench as measure
     from volumetool.jobs.bench_history import default_history, describe_run, remember
 
+    if curves:
+        _curves(model, device, scratch, as_json=as_json)
+        return
     z, y, x = (int(n) for n in numbers(size, "--size") or ())
     options = {"model": model, "roi": roi, "workers": workers, "device": device, "precision": precision, "batch": batch}
     with counting("measuring") as progress:
@@ -56,6 +62,55 @@ def bench(
     if result.void:
         print("void: a job took less than its floor, so the two did not meet the same conditions", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _curves(model: str, device: str, scratch: Path | None, *, as_json: bool) -> None:
+    from dataclasses import asdict
+    from typing import cast
+
+    from volumetool.cli.tables import print_facts
+
+    from volumetool.enhancement.device import DeviceName
+    from volumetool.jobs.curves import measure_curves
+    from volumetool.jobs.planning import usable_cores
+    from volumetool.models import load_model
+
+    found = measure_curves(load_model(model), cast("DeviceName", device), usable_cores(), scratch)
+    usual, best = found.liked
+    gain = best.mvox_per_s / usual.mvox_per_s - 1
+    if as_json:
+        liked = {"patch": best.patch, "gain": gain}
+        print(json.dumps({**asdict(found), "liked": liked}))
+        return
+    patch = ",".join(map(str, best.patch))
+    print_facts(
+        {
+            "model": found.model,
+            "network": [
+                {
+                    "precision": rate.precision,
+                    "calls x patches": f"{rate.streams} x {rate.batch}",
+                    "patch": rate.patch,
+                    "patches/s": f"{rate.patches_per_s:.2f}",
+                    "new Mvox/s of output": f"{rate.mvox_per_s:.2f}",
+                }
+                for rate in found.network
+            ],
+            "codecs": [
+                {
+                    "codec": rate.name,
+                    "stored": f"{rate.stored:.0%}",
+                    "write MB/s": f"{rate.write_mb_per_s:.0f}",
+                    "read MB/s": f"{rate.read_mb_per_s:.0f}",
+                }
+                for rate in found.codecs
+            ],
+            "disk": f"{found.disk_write_mb_per_s:.0f} MB/s written and synced, {found.disk_read_mb_per_s:.0f} MB/s read",
+            "patch": "the card's is the fastest here"
+            if best.patch == usual.patch
+            else f"--patch {patch} would be {gain:.0%} faster than the card's; its voxels differ where patches meet",
+        }
+    )
 
 
 def _print(result: BenchResult) -> None:

@@ -107,9 +107,14 @@ def _lay_out(inputs: Inputs) -> Work:
     return Work(lattice, box, levels, inputs.channels, job.dtype or inputs.volume.dtype.name)
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _workers(job: Job) -> tuple[int, int]:
     """Return workers, and CPU threads of each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     workers = job.workers or 1
     if job.workers is None and job.cluster == "cuda":
         import torch
