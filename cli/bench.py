@@ -12,7 +12,7 @@ from volumetool.cli.options import Json, VoxelSize, numbers
 from volumetool.cli.progress import counting
 
 if TYPE_CHECKING:
-    from volumetool.jobs.bench import BenchResult
+    from volumetool.jobs.bench_result import BenchResult
 
 
 def bench(

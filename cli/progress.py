@@ -34,6 +34,10 @@ class Lines:
         self._plan: Plan | None = None
         self._began = self._said = time.monotonic()
 
+    def waiting(self, reason: str) -> None:
+        """Say why it does not begin yet."""
+        self._say("waiting", force=True, reason=reason)
+
     def started(self, plan: Plan, todo: int, link: str | None) -> None:
         """Note what is to do."""
         self._plan, self._todo = plan, todo
@@ -99,6 +103,10 @@ class Bars:
         self._plan: Plan | None = None
         self._voxels = 0
         self._began = time.monotonic()
+
+    def waiting(self, reason: str) -> None:
+        """Say why it does not begin yet."""
+        self._console.print(reason)
 
     def started(self, plan: Plan, todo: int, link: str | None) -> None:
         """Show the bar of regions."""

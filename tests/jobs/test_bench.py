@@ -13,7 +13,8 @@ from volumetool.cli.main import main
 from volumetool.enhancement.stopwatch import STAGES
 from volumetool.errors import ConfigError, DataError, ResourceError
 from volumetool.jobs import bench as module
-from volumetool.jobs.bench import BenchResult, Pair, bench, floor_seconds, made_up
+from volumetool.jobs.bench import bench, floor_seconds, made_up
+from volumetool.jobs.bench_result import BenchResult, Pair
 from volumetool.jobs.demo import write_volume
 
 MODEL = "fake:identity?patch=1,32,32&overlap=0,8,8&trim=0,2,2"
@@ -150,7 +151,7 @@ def test_results_are_frozen() -> None:
 def test_the_command_draws_the_stages_and_compares_with_the_run_before(
     volume: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.BenchResult, "void", property(lambda _: False))  # a job this small is mostly noise
+    monkeypatch.setattr(BenchResult, "void", property(lambda _: False))  # a job this small is mostly noise
     words = ["bench", volume, "--pairs", "1", "--model", MODEL, "--history", str(tmp_path / "h.jsonl"), "--compare"]
     for said in ("no earlier run like this one", "now in times of then"):
         with pytest.raises(SystemExit) as ended:

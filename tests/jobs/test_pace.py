@@ -40,6 +40,7 @@ def test_every_way_on_a_cpu_gives_each_call_a_thread(threads: int) -> None:
     assert len(set(tried)) == len(tried)
     assert all(streams <= threads for streams, _ in tried)
     assert (threads, 1) in tried
+    assert all(batch == 1 for _, batch in tried)  # bytes may depend on it
 
 
 def test_what_was_found_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

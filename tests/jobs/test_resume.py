@@ -209,7 +209,8 @@ def test_records_without_their_volume_count_for_nothing(options: Options, straig
 
 def test_a_damaged_ledger_line_costs_its_region_alone(options: Options, change: Flip, straight: str) -> None:
     run(**options)
-    (segment,) = (Path(f"{options['output']}.job") / "ledger").glob("*.jsonl")
+    fence, segment = sorted((Path(f"{options['output']}.job") / "ledger").glob("*.jsonl"))
+    assert fence.stat().st_size == 0
     change(segment, 3)
     again = Recording()
     assert run(again, **options).complete

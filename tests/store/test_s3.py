@@ -19,7 +19,7 @@ import pytest
 from volumetool.errors import InputError, OutputError
 from volumetool.store.convert import convert
 from volumetool.store.create import VolumeLayout, create_volume, open_for_writing, write_attributes
-from volumetool.store.kvstore import delete_prefix, list_keys, read_key, write_key
+from volumetool.store.kvstore import create_key, delete_prefix, list_keys, read_key, read_version, replace_key, write_key
 from volumetool.store.open import open_volume
 from volumetool.store.validate import validate_volume
 from volumetool.store.volume import Volume
@@ -105,3 +105,17 @@ def test_nothing_in_a_bucket_is_not_found(bucket: str) -> None:
     with pytest.raises(InputError) as caught:
         open_volume(f"{bucket}/nowhere")
     assert caught.value.code == "input.not-found"
+
+
+def test_a_key_is_created_and_replaced_by_one_writer_alone(bucket: str) -> None:
+    """Compare-and-swap: what was read decides; whoever comes second writes nothing."""
+    assert create_key(bucket, "k", b"1")
+    assert not create_key(bucket, "k", b"2")
+    value, generation = read_version(bucket, "k")
+    assert value == b"1"
+    assert replace_key(bucket, "k", b"3", generation) is not None
+    assert replace_key(bucket, "k", b"4", generation) is None
+    assert read_key(bucket, "k") == b"3"
+    missing, absent = read_version(bucket, "other")
+    assert missing is None
+    assert replace_key(bucket, "other", b"5", absent) is not None

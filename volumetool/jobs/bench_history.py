@@ -9,7 +9,7 @@ from typing import Any
 
 from volumetool.configuration import cache_folder
 from volumetool.errors import OutputError
-from volumetool.jobs.bench import BenchResult
+from volumetool.jobs.bench_result import BenchResult
 from volumetool.jobs.pace import machine
 
 SAME = ("model", "device", "precision", "batch", "threads", "streams", "workers", "input_shape", "output_shape", "machine")

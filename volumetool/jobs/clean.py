@@ -7,6 +7,7 @@ import tensorstore as ts
 from volumetool.enhancement.pyramid import shard_boxes
 from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.folder import job_url
+from volumetool.jobs.ownership import OWNER, own
 from volumetool.jobs.plan import Plan
 from volumetool.store.kvstore import canonical_url, is_local, local_path
 
@@ -17,14 +18,22 @@ LEFTOVER = ".__lock"
 def clean_output(plan: Plan) -> list[str]:
     """Remove temporary files of an output and its job's folder; return their paths.
 
-    Call it only while no run of the job is going on. Object stores hold no such files.
+    Object stores hold no such files.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.owned``: a run writes this job, and those may be its files.
     """
     removed = []
-    for url in (canonical_url(plan.job.output), job_url(plan.job.output)):
-        if is_local(url):
-            for file in sorted(local_path(url).rglob(f"*{LEFTOVER}")):
-                file.unlink()
-                removed.append(str(file))
+    with own(job_url(plan.job.output)):
+        for url in (canonical_url(plan.job.output), job_url(plan.job.output)):
+            if is_local(url):
+                own_lock = local_path(url) / f"{OWNER}{LEFTOVER}"
+                for file in sorted(local_path(url).rglob(f"*{LEFTOVER}")):
+                    if file != own_lock:
+                        file.unlink()
+                        removed.append(str(file))
     return removed
 
 

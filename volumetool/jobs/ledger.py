@@ -1,8 +1,11 @@
 """The ledger: which regions are done, skipped by failure, or still to do.
 
 A job's folder holds ``ledger/00000001.jsonl`` and so on: segments of records, one record a line, each line with the CRC-32 of
-its text in front. A segment is one key, written atomically and never changed; only the driver writes. A later record of a
+its text in front. A segment is one key, created atomically and never changed; only the job's owner writes. A later record of a
 region replaces an earlier one. Where a line is damaged its region simply runs again: a region run twice gives the same bytes.
+
+Segments are numbered upwards, and a writer creates the next one only if it does not exist. So a writer that has not seen all
+others cannot commit: an owner begins with an empty segment, which stays for ever, where the one before would have gone on.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.errors import LedgerError
-from volumetool.store.kvstore import delete_key, list_keys, read_key, write_key
+from volumetool.store.kvstore import create_key, delete_key, list_keys, read_key
 
 State = Literal["done", "failed"]
 Fields = dict[str, Any]
@@ -142,6 +145,9 @@ class Ledger:
         self._segments = 0
         self._lock = threading.RLock()
         self._timer: threading.Timer | None = None
+        self._read()
+
+    def _read(self) -> None:
         for fields in self._fields():
             self._note(fields["region"], fields["state"], fields.get("finished", 0.0), fields)
 
@@ -194,6 +200,13 @@ class Ledger:
                 totals.add(_record(fields))
         return totals
 
+    def begin(self) -> None:
+        """Begin to write as the job's new owner: what an earlier one still has in hand will be refused."""
+        with self._lock:
+            while not create_key(self.url, _segment(self._segments + 1), b""):
+                self._read()
+            self._segments += 1
+
     def append(self, record: Record) -> None:
         """Take a record in; it is on disk within a second or with the next flush."""
         with self._lock:
@@ -207,14 +220,19 @@ class Ledger:
                 self._timer.start()
 
     def flush(self) -> None:
-        """Write the waiting records as a new segment, atomically and synced."""
+        """Write the waiting records as a new segment, atomically and synced.
+
+        Raises
+        ------
+        LedgerError
+            ``ledger.overtaken``: another run has written meanwhile; nothing was.
+        """
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
             if self._waiting:
-                self._segments += 1
-                write_key(self.url, _segment(self._segments), b"".join(map(_line, self._waiting)))
+                self._create(b"".join(map(_line, self._waiting)))
                 self._waiting = []
             self._flushed = time.monotonic()
 
@@ -229,10 +247,16 @@ class Ledger:
             return
         kept = (line for _, line in self._last(keys))
         while merged := b"".join(islice(kept, MERGED_RECORDS)):
-            self._segments += 1
-            write_key(self.url, _segment(self._segments), merged)
+            self._create(merged)
         for key in keys:
-            delete_key(self.url, key)
+            if read_key(self.url, key):  # an empty one keeps its number taken
+                delete_key(self.url, key)
+
+    def _create(self, lines: bytes) -> None:
+        number = self._segments + 1
+        if not create_key(self.url, _segment(number), lines):
+            raise overtaken(self.url)
+        self._segments = number
 
     def _note(self, region: int, state: State, finished: float, content: Record | Fields) -> None:
         self.states[region] = DONE if state == "done" else FAILED
@@ -240,6 +264,16 @@ class Ledger:
         if state == "failed":
             self.failures[region] = content if isinstance(content, Record) else _record(content)
         self.last_finished = max(self.last_finished, finished)
+
+
+def overtaken(url: str) -> LedgerError:
+    """Return the error of a run that is no longer the owner."""
+    return LedgerError(
+        "ledger.overtaken",
+        f"another run took over {url} while this one stood still",
+        hint="nothing is lost: that run goes on with what this one recorded",
+        where=url,
+    )
 
 
 def segment_keys(url: str) -> list[str]:

@@ -1,7 +1,8 @@
 """The pace of the network here: how many patches to compute side by side, found by trying.
 
 Which way is fastest depends on processor and network: threads that share a layer wait for each other, patches side by side want
-memory and caches. So each way is tried once per machine and model, and what was found is kept in the cache folder.
+memory and caches. So each way is tried once per machine and model, and what was found is kept in the cache folder. On a CPU a
+call holds one patch, so that no byte depends on what was tried.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def ways(device: str, threads: int) -> list[tuple[int, int]]:
     if device != "cpu":
         return [(1, batch) for batch in GPU_BATCHES]
     streams = sorted({1, max(1, threads // 4), threads})
-    return [(1, 1), (1, 2), *((n, 1) for n in streams if n > 1)]
+    return [(n, 1) for n in streams]
 
 
 def find_paces(model: Model, precision: str, device: DeviceName, threads: int, cache: Path | None = None) -> tuple[Pace, ...]:

@@ -28,6 +28,9 @@ from volumetool.store.create import VolumeLayout
 MEMORY_SHARE = 0.7
 """Share of the free memory that a job takes unless told otherwise."""
 
+FIXED_BATCH = 16
+"""Patches per call where their number changes bytes, which must not depend on what was tried."""
+
 NETWORK_SHARE = 0.5
 """Share of a worker's memory that patches in the network may take: the rest makes bands wide."""
 
@@ -153,7 +156,7 @@ def _engine(inputs: Inputs, work: Work, pace: Pace, how: tuple[str, int]) -> Eng
     numerics = Numerics(precision, job.batch or pace.batch, pad=False)
     engine = Engine(inputs.model, numerics, job.device, threads, pace.streams)
     if engine.batch_matters(work.lattice.patch):
-        engine.numerics = replace(engine.numerics, pad=True)
+        engine.numerics = replace(engine.numerics, batch=job.batch or FIXED_BATCH, pad=True)
     return engine
 
 

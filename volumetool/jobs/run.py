@@ -10,20 +10,25 @@ import numpy as np
 import tensorstore as ts
 
 from volumetool.enhancement.statistics import Statistics
+from volumetool.errors import LedgerError
 from volumetool.geometry import Box
 from volumetool.jobs.clusters import open_cluster
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete
 from volumetool.jobs.folder import PLAN, job_url, open_ledger, read_plan, read_statistics, write_plan
 from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import DONE, FOLDER, Ledger, Record
+from volumetool.jobs.ownership import OWNER, Claim, own
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.store.create import create_volume
-from volumetool.store.kvstore import canonical_url, delete_prefix, join_url, kvstore_spec, read_key
+from volumetool.store.kvstore import canonical_url, delete_key, delete_prefix, join_url, kvstore_spec, list_keys, read_key
 
 
 class Watcher(Protocol):
     """Sees a run go by: progress bars, logs, histories. The engine knows no other way to speak."""
+
+    def waiting(self, reason: str) -> None:
+        """Take in why the run does not begin yet."""
 
     def started(self, plan: Plan, todo: int, link: str | None) -> None:
         """Take in that `todo` regions begin to run, with a dashboard at `link`."""
@@ -40,6 +45,9 @@ class Watcher(Protocol):
 
 class Silence:
     """The watcher that says nothing."""
+
+    def waiting(self, reason: str) -> None:
+        """Do nothing."""
 
     def started(self, plan: Plan, todo: int, link: str | None) -> None:
         """Do nothing."""
@@ -119,10 +127,21 @@ def run(plan: Plan, statistics: Statistics, watcher: Watcher | None = None) -> O
         The table that the plan's fingerprint names.
     watcher : Watcher, optional
         Sees the run go by.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.owned``: another run writes this job. ``ledger.overtaken``: another one took it over meanwhile.
     """
     watcher = watcher or Silence()
+    with own(job_url(plan.job.output), watcher.waiting) as claim:
+        return _run(plan, statistics, watcher, claim)
+
+
+def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> Outcome:
     prepare(plan, statistics)
     ledger = open_ledger(plan)
+    ledger.begin()
     ledger.compact()
     todo = sum(1 for _ in to_do(plan, ledger))
     before = ledger.done
@@ -133,6 +152,7 @@ def run(plan: Plan, statistics: Statistics, watcher: Watcher | None = None) -> O
             with open_cluster(plan) as cluster:
                 watcher.started(plan, todo, cluster.link)
                 for record in cluster.records(to_do(plan, ledger)):
+                    claim.check()
                     ledger.append(record)
                     watcher.recorded(record)
     finally:
@@ -162,6 +182,13 @@ def prepare(plan: Plan, statistics: Statistics) -> None:
         write_plan(plan, statistics)
     else:
         read_statistics(folder, stored)
+        if (stored.fingerprint, stored.grid) != (plan.fingerprint, plan.grid):
+            raise LedgerError(
+                "ledger.plan",
+                f"another run began {plan.job.output} with a plan of its own while this one was planned",
+                hint="run again: what that job has done is taken up, or refused with the difference",
+                where=folder,
+            )
     if read_key(place, "zarr.json") is None:
         # No record is true without the volume that it speaks of.
         delete_prefix(join_url(folder, FOLDER))
@@ -182,7 +209,10 @@ def _delete_earlier(place: str, folder: str) -> None:
         # an interrupted deletion can be taken up again.
         delete_prefix(join_url(folder, FOLDER))
         delete_prefix(place)
-        delete_prefix(folder)
+        for key in list_keys(folder):
+            if key not in (PLAN, OWNER):  # this run owns the folder
+                delete_key(folder, key)
+        delete_key(folder, PLAN)
 
 
 def _finish(plan: Plan, ledger: Ledger, watcher: Watcher, *, changed: bool) -> None:

@@ -7,8 +7,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from volumetool.jobs.folder import open_ledger
+from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import Job
+from volumetool.jobs.ownership import current_owner
 from volumetool.jobs.plan import Plan
 from volumetool.store.open import open_volume
 
@@ -29,6 +30,8 @@ class Status:
         Sums over finished regions, of all workers.
     idle_seconds : float, optional
         Since the last region ended; None before the first.
+    owner : str, optional
+        The run that writes the job, and where; None where nobody is known to.
     failures : list of dict
         Region, box and error of each failed one.
     next_command : str
@@ -45,6 +48,7 @@ class Status:
     seconds: float
     network_seconds: float
     idle_seconds: float | None
+    owner: str | None
     failures: list[dict[str, Any]]
     next_command: str
 
@@ -53,6 +57,7 @@ def job_status(plan: Plan) -> Status:
     """Return where the job of a stored plan stands."""
     ledger = open_ledger(plan)
     totals = ledger.totals()
+    owner = current_owner(job_url(plan.job.output))
     state = str(open_volume(plan.job.output).attributes.get("status", "unfinished"))
     failures = [
         {"region": index, "box": str(plan.grid.region(index).box), **record.error}
@@ -69,6 +74,7 @@ def job_status(plan: Plan) -> Status:
         seconds=totals.seconds,
         network_seconds=totals.network_seconds,
         idle_seconds=time.time() - ledger.last_finished if ledger.last_finished else None,
+        owner=None if owner is None else owner.identity,
         failures=failures,
         next_command=f"volumetool verify {plan.job.output}" if state == "complete" else resume_command(plan.job),
     )

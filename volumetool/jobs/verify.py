@@ -70,22 +70,26 @@ def verify(plan: Plan, step: Callable[[], None] | None = None) -> Report:
 
 
 def condemn(plan: Plan, report: Report) -> int:
-    """Mark damaged regions as failed, so that the next run makes them and the coarse levels again; return how many."""
-    from volumetool.jobs.folder import open_ledger
+    """Mark damaged regions as failed, so that the next run makes them and the coarse levels again; return how many.
 
-    ledger = open_ledger(plan)
+    Raises
+    ------
+    LedgerError
+        ``ledger.owned``: a run writes this job.
+    """
+    from volumetool.jobs.folder import job_url, open_ledger
+    from volumetool.jobs.ownership import own
+
     regions = sorted({int(entry["region"]) for entry in report.damaged if "region" in entry})
-    for index in regions:
-        ledger.append(
-            Record(
-                region=index,
-                state="failed",
-                error={"code": "data.damaged", "message": "stored bytes are not those that were written"},
-            )
-        )
-    ledger.flush()
-    if report.damaged:
-        mark_unfinished(plan)
+    error = {"code": "data.damaged", "message": "stored bytes are not those that were written"}
+    with own(job_url(plan.job.output)):
+        ledger = open_ledger(plan)
+        ledger.begin()
+        for index in regions:
+            ledger.append(Record(region=index, state="failed", error=error))
+        ledger.flush()
+        if report.damaged:
+            mark_unfinished(plan)
     return len(regions)
 
 

@@ -40,6 +40,10 @@ _CREDENTIAL_SOURCES = (
 _VENDOR = Path("/sys/class/dmi/id/sys_vendor")
 
 
+ABSENT = b"\x02"
+"""Tensorstore's generation of a key that does not exist."""
+
+
 def canonical_url(url: str | os.PathLike[str]) -> str:
     """Return one spelling for a place: an absolute path if it is local, otherwise a URL without trailing slash.
 
@@ -209,6 +213,57 @@ def write_key(url: str, key: str, data: bytes) -> None:
         _open(url).write(key, data).result()
     except (ValueError, OSError) as error:
         raise unwritable(join_url(url, key), error) from error
+
+
+def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
+    """Return the bytes of a small file, None if it does not exist, and the generation that :func:`replace_key` asks for.
+
+    Raises
+    ------
+    InputError
+        ``input.unreadable``.
+    """
+    try:
+        found = _open(url).read(key).result()
+    except (ValueError, OSError) as error:
+        raise InputError(
+            "input.unreadable",
+            f"{join_url(url, key)} cannot be read: {brief(error)}",
+            hint="Check that the place exists, and that you may read it.",
+            where=url,
+        ) from error
+    return bytes(found.value) if found.state == "value" else None, bytes(found.stamp.generation)
+
+
+def replace_key(url: str, key: str, data: bytes, generation: bytes) -> bytes | None:
+    """Write a small file, atomic and synced, if nobody wrote it since `generation` was read.
+
+    Returns
+    -------
+    bytes or None
+        The new generation; None where somebody else was first, and nothing was written.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``.
+    """
+    try:
+        stamp = _open(url).write(key, data, if_equal=generation).result()
+    except (ValueError, OSError) as error:
+        raise unwritable(join_url(url, key), error) from error
+    return bytes(stamp.generation) or None
+
+
+def create_key(url: str, key: str, data: bytes) -> bool:
+    """Write a small file, atomic and synced, if there is none; say whether it was written.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``.
+    """
+    return replace_key(url, key, data, ABSENT) is not None
 
 
 def encode_json(value: dict[str, Any]) -> bytes:

@@ -1,0 +1,278 @@
+"""Ownership: one run at a time writes a job.
+
+The job's folder holds ``owner.json``: who writes, how often that run's heart has beaten, and a fencing number that grows with
+every owner. It changes by compare-and-swap alone, so of several runs that start at once one wins. A run that finds an owner
+watches its heart by its own clock, never comparing clocks of two machines: a beat means that the owner lives, none for
+`LEASE_SECONDS` that it is dead. On the same machine a dead process is known at once.
+
+An owner that was stopped and wakes up too late cannot commit either: see `Ledger.begin`.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from volumetool.errors import LedgerError, VolumetoolError
+from volumetool.jobs.ledger import overtaken
+from volumetool.store.kvstore import read_version, replace_key
+
+OWNER = "owner.json"
+BEAT_SECONDS = 5.0
+LEASE_SECONDS = 30.0
+"""An owner whose heart does not beat for so long is dead: time for a storage that stalls."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who writes a job.
+
+    Attributes
+    ----------
+    run : str
+        Of this run alone.
+    fence : int
+        Grows by one with every owner.
+    beat : int
+        Heartbeats so far.
+    released : bool
+        The run ended and gave the job up.
+    user, host : str
+        Who and where.
+    place : str
+        The machine's boot and process namespace, in which `pid` means something.
+    pid : int
+        Process.
+    born : float
+        When that process started, by its own machine's clock.
+    """
+
+    run: str
+    fence: int
+    beat: int
+    released: bool
+    user: str
+    host: str
+    place: str
+    pid: int
+    born: float
+
+    @property
+    def identity(self) -> str:
+        """The owner in words."""
+        return f"{self.user}@{self.host}, process {self.pid}"
+
+    def known_dead(self) -> bool:
+        """Say whether this machine can tell that the owner's process is gone."""
+        if self.place != _place():
+            return False
+        try:
+            return abs(psutil.Process(self.pid).create_time() - self.born) > 1
+        except psutil.NoSuchProcess:
+            return True
+
+
+class Claim:
+    """A run's hold on a job; its heart beats in a thread of its own.
+
+    Parameters
+    ----------
+    url : str
+        The job's folder.
+    owner : Owner
+        As it stands there.
+    generation : bytes
+        Of the file.
+    """
+
+    def __init__(self, url: str, owner: Owner, generation: bytes) -> None:
+        self.url, self.owner = url, owner
+        self._generation: bytes | None = generation
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._heart = threading.Thread(target=self._beat_on, daemon=True, name="volumetool-heart")
+
+    @property
+    def lost(self) -> bool:
+        """Whether another run took the job over."""
+        return self._generation is None
+
+    def check(self) -> None:
+        """Make sure that no other run took the job over.
+
+        Raises
+        ------
+        LedgerError
+            ``ledger.overtaken``.
+        """
+        if self.lost:
+            raise overtaken(self.url)
+
+    def beat(self) -> None:
+        """Let the heart beat once; where another run is the owner by now, the claim is lost."""
+        self._write(replace(self.owner, beat=self.owner.beat + 1))
+
+    def start(self) -> None:
+        """Let the heart beat from now on."""
+        self._heart.start()
+
+    def release(self) -> None:
+        """Give the job up."""
+        self._ended.set()
+        if self._heart.is_alive():
+            self._heart.join()
+        self._write(replace(self.owner, released=True))
+
+    def _write(self, owner: Owner) -> None:
+        with self._lock:
+            if self._generation is not None:
+                self._generation = replace_key(self.url, OWNER, _encode(owner), self._generation) or self._regained()
+                self.owner = owner
+
+    def _regained(self) -> bytes | None:
+        """Return the file's generation if it is this run's still: a write may take effect and yet be reported as failed."""
+        raw, generation = read_version(self.url, OWNER)
+        return generation if raw is not None and _decode(raw, self.url).run == self.owner.run else None
+
+    def _beat_on(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS) and not self.lost:
+            try:
+                self.beat()
+            except VolumetoolError:
+                continue  # a storage that stumbles may be back for the next beat; others wait for a whole lease
+
+
+@contextmanager
+def own(url: str, say: Say | None = None) -> Iterator[Claim]:
+    """Own a job for as long as the context lasts.
+
+    Parameters
+    ----------
+    url : str
+        The job's folder.
+    say : callable, optional
+        Told why it takes a while.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.owned``: another run writes this job, and lives.
+    """
+    claim = acquire(url, say)
+    claim.start()
+    try:
+        yield claim
+    finally:
+        claim.release()
+
+
+def acquire(
+    url: str, say: Say | None = None, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+) -> Claim:
+    """Become a job's owner, if need be after watching the one before for a lease.
+
+    Parameters
+    ----------
+    url, say
+        As for :func:`own`.
+    clock, sleep : callable
+        This machine's monotonic clock, and how to wait.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.owned``.
+    """
+    watched, since = None, clock()
+    while True:
+        raw, generation = read_version(url, OWNER)
+        found = None if raw is None else _decode(raw, url)
+        free = found is None or found.released or found.known_dead()
+        if not free and watched is not None and clock() - since >= LEASE_SECONDS:
+            free = found == watched
+        if free:
+            owner = _myself(fence=1 if found is None else found.fence + 1)
+            taken = replace_key(url, OWNER, _encode(owner), generation)
+            if taken is not None:
+                return Claim(url, owner, taken)
+            watched = None  # somebody else was faster
+            continue
+        assert found is not None  # noqa: S101  (else it were free)
+        if watched is None:
+            watched, since = found, clock()
+            if say is not None:
+                say(f"{found.identity} was writing this job; looking for {LEASE_SECONDS:.0f} s whether it still does")
+        elif found != watched:
+            raise LedgerError(
+                "ledger.owned",
+                f"{url} is being written by another run: {found.identity}",
+                hint="wait for it, or stop it and run again; `volumetool status` shows how far it is",
+                where=url,
+            )
+        sleep(BEAT_SECONDS / 5)
+
+
+def current_owner(url: str) -> Owner | None:
+    """Return who writes a job, None where nobody does; an owner may have died without a word."""
+    raw, _ = read_version(url, OWNER)
+    found = None if raw is None else _decode(raw, url)
+    return None if found is None or found.released or found.known_dead() else found
+
+
+def _myself(fence: int) -> Owner:
+    process = psutil.Process()
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in many containers
+        user = str(os.getuid())
+    return Owner(
+        run=uuid.uuid4().hex,
+        fence=fence,
+        beat=0,
+        released=False,
+        user=user,
+        host=socket.gethostname(),
+        place=_place(),
+        pid=process.pid,
+        born=process.create_time(),
+    )
+
+
+def _place() -> str:
+    """Name the set of processes that this one can see: a boot of a machine, and a namespace in it."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    space = Path("/proc/self/ns/pid")
+    parts = [
+        boot.read_text().strip() if boot.exists() else f"{socket.gethostname()} {psutil.boot_time():.0f}",
+        str(space.stat().st_ino) if space.exists() else "",
+    ]
+    return "/".join(parts)
+
+
+def _encode(owner: Owner) -> bytes:
+    return json.dumps(asdict(owner), indent=1).encode()
+
+
+def _decode(raw: bytes, url: str) -> Owner:
+    try:
+        return Owner(**json.loads(raw))
+    except (ValueError, TypeError) as error:
+        raise LedgerError(
+            "ledger.owner",
+            f"{url}/{OWNER} does not say who writes the job: {error}",
+            hint="make sure that no run of this job is going on, then delete that file",
+            where=url,
+        ) from error
