@@ -7,6 +7,7 @@ wrong lattice, patch order or crop (its output depends on where in the patch a v
 
 from __future__ import annotations
 
+import time
 from typing import Literal
 
 import torch
@@ -34,6 +35,8 @@ class FakeConfig(BaseModel):
         2D only: neighbouring sections on each side that come along as channels; the box averages over them too.
     value : float
         What ``constant`` gives, in grey values of the volume.
+    seconds : float
+        How long each call takes at least: a device to wait for.
     radius : int
         The box covers 2 * radius + 1 voxels along each axis of the network.
     """
@@ -47,6 +50,7 @@ class FakeConfig(BaseModel):
     z_context: int = Field(0, ge=0)
     value: float = Field(100.0, allow_inf_nan=False)
     radius: int = Field(2, ge=0)
+    seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _check(self) -> FakeConfig:
@@ -96,6 +100,7 @@ class Fake(nn.Module):
         Tensor
             float32 (b, 1, y*fy, x*fx) or (b, 1, z*fz, y*fy, x*fx).
         """
+        time.sleep(self.config.seconds)
         context = self.config.z_context
         centre = x[:, context : context + 1]  # (b, 1, z, y, x)
         if self.config.behaviour == "box":

@@ -1,0 +1,40 @@
+"""Being told to stop: what a cluster's scheduler sends before it takes the machine away."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+TRY_AGAIN = 75
+"""Exit code that means "start me again": EX_TEMPFAIL of sysexits.h."""
+
+SIGNALS = ("SIGTERM", "SIGUSR1")
+"""SLURM sends the first before it kills, or the second where a job asked for it; Windows knows only the first."""
+
+
+class Stopped(BaseException):
+    """The process was told to stop; like Ctrl-C it passes every handler of errors."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Raise :class:`Stopped` at the first signal to stop; a second one ends the process at once, with nothing lost."""
+    told = False
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal told
+        if told:
+            os._exit(TRY_AGAIN)
+        told = True
+        raise Stopped(signal.Signals(number).name)
+
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
