@@ -48,7 +48,10 @@ def _version(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program and exit with its code: 0 done, 1 failed, 2 usage, 3 partial, 4 not conformant, 75 told to stop, 130 interrupted."""
+    """Run the program and exit with its code.
+
+    0 done, 1 failed, 2 usage, 3 partial, 4 not conformant, 75 told to stop, 130 interrupted.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = app(arguments, standalone_mode=True)

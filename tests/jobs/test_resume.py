@@ -25,6 +25,7 @@ from small_jobs import (
     write_input,
 )
 
+from volumetool.errors import DataError
 from volumetool.jobs import run as module
 from volumetool.jobs.api import stored_plan
 from volumetool.jobs.folder import open_ledger
@@ -96,6 +97,22 @@ def test_a_damaged_input_chunk_costs_its_regions_alone(options: Options, change:
     assert (outcome.complete, outcome.exit_code, outcome.failed) == (True, 0, 0)
     assert len(again.records) == outcome.ran < outcome.regions
     assert digest(options["output"]) == straight
+
+
+def test_a_job_in_which_nothing_works_stops_soon_and_says_why(tmp_path: Path, change: Flip) -> None:
+    """Sixteen regions in a row are no bad luck; accepted failures go to the end."""
+    source = write_input(tmp_path / "in.zarr", noise((8, 80, 80)), chunk=(8, 40, 40))
+    for file in (source / "0" / "c").rglob("*"):
+        if file.is_file():
+            change(file, file.stat().st_size // 2)
+    options = SMALL | {"input": str(source), "output": str(tmp_path / "out.zarr"), "region": "1,1,1"}
+    with pytest.raises(DataError, match="16 regions in a row failed") as caught:
+        run(**options)
+    assert caught.value.code == "data.failing"
+    ledger = open_ledger(stored_plan(options["output"]))
+    assert (len(ledger.failures), ledger.done) == (16, 0)
+    outcome = run(**options | {"accept_failed": True})
+    assert outcome.failed == outcome.regions > 16
 
 
 def test_accepted_failures_are_listed_as_holes_and_can_still_be_filled(options: Options, change: Flip, straight: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorstore as ts
 
 from volumetool.enhancement.statistics import Statistics
-from volumetool.errors import LedgerError
+from volumetool.errors import DataError, LedgerError
 from volumetool.geometry import Box
 from volumetool.jobs.clusters import open_cluster
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete
@@ -41,6 +41,10 @@ class Watcher(Protocol):
 
     def stepped(self) -> None:
         """Take in that a shard of the coarse levels was written."""
+
+
+BRAKE = 16
+"""Failed regions in a row that end a run: what fails so often is not a region's own trouble."""
 
 
 class Silence:
@@ -132,6 +136,8 @@ def run(plan: Plan, statistics: Statistics, watcher: Watcher | None = None) -> O
     ------
     LedgerError
         ``ledger.owned``: another run writes this job. ``ledger.overtaken``: another one took it over meanwhile.
+    DataError
+        ``data.failing``: `BRAKE` regions in a row failed.
     """
     watcher = watcher or Silence()
     with own(job_url(plan.job.output), watcher.waiting) as claim:
@@ -151,7 +157,7 @@ def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> 
                 mark_unfinished(plan)
             with open_cluster(plan) as cluster:
                 watcher.started(plan, todo, cluster.link)
-                for record in cluster.records(to_do(plan, ledger)):
+                for record in _braked(cluster.records(to_do(plan, ledger)), plan):
                     claim.check()
                     ledger.append(record)
                     watcher.recorded(record)
@@ -168,6 +174,27 @@ def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> 
         ran=ledger.done - before,
         failures=tuple(ledger.failures[index] for index in sorted(ledger.failures)),
     )
+
+
+def _braked(records: Iterator[Record], plan: Plan) -> Iterator[Record]:
+    """Yield records until too many regions in a row have failed.
+
+    Raises
+    ------
+    DataError
+        ``data.failing``.
+    """
+    failed = 0
+    for record in records:
+        failed = failed + 1 if record.state == "failed" else 0
+        yield record
+        if failed >= BRAKE and not plan.job.accept_failed:
+            raise DataError(
+                "data.failing",
+                f"{failed} regions in a row failed, the last one with: {record.error.get('message', 'no message')}",
+                hint=record.error.get("hint", "see `volumetool status` for each of them; what was finished is kept"),
+                where=plan.job.output,
+            )
 
 
 def prepare(plan: Plan, statistics: Statistics) -> None:
