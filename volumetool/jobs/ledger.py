@@ -188,16 +188,17 @@ class Ledger:
             if fields is not None and last[fields["region"]] == number:
                 yield fields, line
 
-    def latest(self) -> dict[int, Record]:
-        """Return the last record of every region that has one."""
-        return {record.region: record for record in self.records()}
+    def latest(self) -> Iterator[Record]:
+        """Yield the last record of every region that has one; memory does not grow with their number."""
+        for fields, _ in self._last(segment_keys(self.url)):
+            yield _record(fields)
 
     def totals(self) -> Totals:
         """Return the sums over finished regions."""
         totals = Totals()
-        for fields, _ in self._last(segment_keys(self.url)):
-            if fields["state"] == "done":
-                totals.add(_record(fields))
+        for record in self.latest():
+            if record.state == "done":
+                totals.add(record)
         return totals
 
     def begin(self) -> None:

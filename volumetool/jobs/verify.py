@@ -59,7 +59,7 @@ def verify(plan: Plan, step: Callable[[], None] | None = None) -> Report:
 
     report = Report()
     ledger = open_ledger(plan)
-    for record in ledger.latest().values():
+    for record in ledger.latest():
         if record.state == "done":
             _verify_region(plan, record, report)
             if step is not None:
