@@ -14,6 +14,7 @@ from volumetool.geometry import Box
 from volumetool.jobs.clusters import open_cluster
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete
 from volumetool.jobs.folder import PLAN, job_url, open_ledger, read_plan, read_statistics, write_plan
+from volumetool.jobs.in_flight import InFlight
 from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import DONE, FOLDER, Ledger, Record
 from volumetool.jobs.plan import Plan
@@ -130,10 +131,11 @@ def run(plan: Plan, statistics: Statistics, watcher: Watcher | None = None) -> O
         if todo:
             if says_complete(plan):  # regions that failed before, or were found damaged
                 mark_unfinished(plan)
-            with open_cluster(plan) as cluster:
+            with open_cluster(plan) as cluster, InFlight(job_url(plan.job.output)) as in_flight:
                 watcher.started(plan, todo, cluster.link)
-                for record in cluster.records(to_do(plan, ledger)):
+                for record in cluster.records(in_flight.handing_out(to_do(plan, ledger))):
                     ledger.append(record)
+                    in_flight.ended(record.region)
                     watcher.recorded(record)
     finally:
         ledger.flush()
