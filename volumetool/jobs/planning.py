@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
 
 from volumetool.enhancement.device import computes_bfloat16, resolve_device
 from volumetool.enhancement.engine import Engine, Numerics
+from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import FingerprintError
 from volumetool.jobs.checks import check_dtype, check_resources, check_voxel_size
@@ -56,20 +57,15 @@ def plan(job: Job, progress: Progress | None = None) -> Plan:
 
 def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Plan, Statistics]:
     """Return the plan together with the table that its fingerprint names."""
-    inputs = open_inputs(job)
-    extrapolated, notes = check_voxel_size(job, inputs.model.card, inputs.level.voxel_size)
-    work = _lay_out(inputs)
+    ground = lay_ground(job, progress)
+    inputs, engine, terms, statistics = ground.inputs, ground.engine, ground.terms, ground.statistics
+    work = Work(terms.lattice, terms.box, terms.levels, inputs.channels, terms.dtype)
     workers, threads = _workers(job)
-    engine = _engine(inputs, work, threads)
-    statistics = section_statistics(inputs, progress)
-    check_dtype(job, work.dtype, _window(inputs, statistics))
-    terms = _terms(inputs, work, engine.numerics, statistics)
     if inputs.existing is not None:
-        _check_same(inputs.existing, terms)
         return inputs.existing.model_copy(update={"job": job, "workers": workers, "threads": threads}), statistics
 
     layout = VolumeLayout(terms.dtype, terms.levels, terms.channels)
-    sample = take_sample(make_recipe(job, terms, statistics), engine, inputs.volume.open(job.level), layout)
+    sample = take_sample(ground.recipe, engine, inputs.volume.open(job.level), layout)
     allowed = (job.memory or int(MEMORY_SHARE * psutil.virtual_memory().available)) // workers
     memory_of = MemoryModel(inputs.model.card, engine.numerics.batch, inputs.volume.dtype.itemsize)
     span = job.region or choose_span(work, Demand(workers, allowed, sample.patch_seconds), memory_of)
@@ -91,9 +87,62 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
         voxel_size=inputs.level.voxel_size,
         mask_factor=inputs.mask_factor,
         estimates=estimates,
-        notes=notes,
-        extrapolated=extrapolated,
+        notes=ground.notes,
+        extrapolated=ground.extrapolated,
     ), statistics
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What decides every voxel of a job, before anybody asks what the job costs.
+
+    Attributes
+    ----------
+    inputs : Inputs
+        What the job names.
+    engine : Engine
+        The network on its device.
+    terms : Terms
+        Everything that decides a byte.
+    statistics : Statistics
+        The table that the terms name.
+    notes : tuple of str
+        Warnings for the user.
+    extrapolated : bool
+        The voxel size is outside the range that the model was trained on.
+    """
+
+    inputs: Inputs
+    engine: Engine
+    terms: Terms
+    statistics: Statistics
+    notes: tuple[str, ...]
+    extrapolated: bool
+
+    @property
+    def recipe(self) -> Recipe:
+        """What decides the voxels."""
+        return make_recipe(self.inputs.job, self.terms, self.statistics)
+
+
+def lay_ground(job: Job, progress: Progress | None = None) -> Ground:
+    """Decide what a job computes, and check it against what an earlier run began at the output.
+
+    Raises
+    ------
+    VolumetoolError
+        As :func:`plan`.
+    """
+    inputs = open_inputs(job)
+    extrapolated, notes = check_voxel_size(job, inputs.model.card, inputs.level.voxel_size)
+    work = _lay_out(inputs)
+    engine = _engine(inputs, work, _workers(job)[1])
+    statistics = section_statistics(inputs, progress)
+    check_dtype(job, work.dtype, _window(inputs, statistics))
+    terms = _terms(inputs, work, engine.numerics, statistics)
+    if inputs.existing is not None:
+        _check_same(inputs.existing, terms)
+    return Ground(inputs, engine, terms, statistics, notes, extrapolated)
 
 
 def _lay_out(inputs: Inputs) -> Work:
