@@ -19,6 +19,7 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import DONE, FOLDER, Ledger, Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.sole_writer import sole_writer
 from volumetool.store.create import create_volume
 from volumetool.store.kvstore import canonical_url, delete_prefix, join_url, kvstore_spec, read_key
 
@@ -122,25 +123,20 @@ def run(plan: Plan, statistics: Statistics, watcher: Watcher | None = None) -> O
         Sees the run go by.
     """
     watcher = watcher or Silence()
-    prepare(plan, statistics)
-    ledger = open_ledger(plan)
-    ledger.compact()
-    todo = sum(1 for _ in to_do(plan, ledger))
-    before = ledger.done
-    try:
-        if todo:
-            if says_complete(plan):  # regions that failed before, or were found damaged
-                mark_unfinished(plan)
-            with open_cluster(plan) as cluster, InFlight(job_url(plan.job.output)) as in_flight:
-                watcher.started(plan, todo, cluster.link)
-                for record in cluster.records(in_flight.handing_out(to_do(plan, ledger))):
-                    ledger.append(record)
-                    in_flight.ended(record.region)
-                    watcher.recorded(record)
-    finally:
-        ledger.flush()
-        write_maps(plan, ledger)
-    _finish(plan, ledger, watcher, changed=ledger.done > before)
+    folder = job_url(plan.job.output)
+    with sole_writer(folder):
+        prepare(plan, statistics)
+    # Starting anew deletes the folder, and the lock with it.
+    with sole_writer(folder):
+        ledger = open_ledger(plan)
+        ledger.compact()
+        before = ledger.done
+        try:
+            _run_regions(plan, ledger, watcher)
+        finally:
+            ledger.flush()
+            write_maps(plan, ledger)
+        finish_run(plan, ledger, watcher, changed=ledger.done > before)
     return Outcome(
         plan=plan,
         complete=_finished_volume(plan, ledger),
@@ -150,6 +146,20 @@ def run(plan: Plan, statistics: Statistics, watcher: Watcher | None = None) -> O
         ran=ledger.done - before,
         failures=tuple(ledger.failures[index] for index in sorted(ledger.failures)),
     )
+
+
+def _run_regions(plan: Plan, ledger: Ledger, watcher: Watcher) -> None:
+    todo = sum(1 for _ in to_do(plan, ledger))
+    if not todo:
+        return
+    if says_complete(plan):  # regions that failed before, or were found damaged
+        mark_unfinished(plan)
+    with open_cluster(plan) as cluster, InFlight(job_url(plan.job.output)) as in_flight:
+        watcher.started(plan, todo, cluster.link)
+        for record in cluster.records(in_flight.handing_out(to_do(plan, ledger))):
+            ledger.append(record)
+            in_flight.ended(record.region)
+            watcher.recorded(record)
 
 
 def prepare(plan: Plan, statistics: Statistics) -> None:
@@ -187,7 +197,7 @@ def _delete_earlier(place: str, folder: str) -> None:
         delete_prefix(folder)
 
 
-def _finish(plan: Plan, ledger: Ledger, watcher: Watcher, *, changed: bool) -> None:
+def finish_run(plan: Plan, ledger: Ledger, watcher: Watcher, *, changed: bool) -> None:
     """Write the coarse levels over what was computed; on a complete output also those that an earlier run left open."""
     complete = _finished_volume(plan, ledger)
     if not changed and not (complete and not says_complete(plan)):

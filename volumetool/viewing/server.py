@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from volumetool.errors import ConfigError, VolumetoolError
+from volumetool.errors import ConfigError, InputError, OutputError, VolumetoolError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -131,7 +131,9 @@ async def _answer(request: Request, volumes: Mapping[str, KeyReader], token: str
     try:
         content = await volumes[name](key)
     except VolumetoolError as error:
-        return JSONResponse({"error": error.message, **error.as_dict()}, 503)
+        # What cannot be reached may be asked for again, and clients do so on 503; what cannot be computed stays so.
+        status = 503 if isinstance(error, InputError | OutputError) else 500
+        return JSONResponse({"error": error.message, **error.as_dict()}, status)
     if content is None:
         return _failure(404, "the volume has no such key, or nothing is stored under it")
     return _send(content, request)
