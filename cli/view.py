@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from volumetool.cli.options import Json, VoxelSize, numbers
+from volumetool.cli.staying import stay
 
 from volumetool.errors import ConfigError
 
@@ -91,36 +92,11 @@ def _take_picture(shown: View, file: Path, look: Look, *, as_json: bool) -> None
 
 
 def _stay(shown: View, listen: Listen, *, open_browser: bool, as_json: bool) -> None:
-    from volumetool.viewing.server import is_loopback
-
-    if not is_loopback(listen.host):
-        print(
-            f"warning: everybody who reaches {listen.host} and has the link can read these volumes, unencrypted",
-            file=sys.stderr,
-        )
     _print_link(shown.link, shown.tunnel, as_json=as_json)
     if shown.overlay is not None:
         counts = ", ".join(f"{count} {name}" for name, count in shown.overlay.counts().items() if count)
         print(f"regions: {counts}; followed while the job runs", file=sys.stderr)
-    print("Ctrl-C ends", file=sys.stderr)
-    if open_browser:
-        import webbrowser
-
-        webbrowser.open(shown.link)
-    _wait()
-
-
-def _wait() -> None:
-    """Wait for Ctrl-C, or for the signal by which service managers end a program."""
-    import signal
-    import threading
-
-    over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: over.set())
-    try:
-        over.wait()
-    except KeyboardInterrupt:
-        print("", file=sys.stderr)
+    stay(listen.host, shown.link, open_browser=open_browser)
 
 
 def _print_link(link: str, tunnel: str | None = None, *, as_json: bool) -> None:

@@ -1,0 +1,36 @@
+"""Commands that stay: what they warn of, and how they end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+
+
+def stay(host: str, link: str, *, open_browser: bool) -> None:
+    """Stay until Ctrl-C, or the signal by which service managers end a program.
+
+    Parameters
+    ----------
+    host : str
+        What is listened on; anything but loopback is warned of.
+    link : str
+        What a browser opens.
+    open_browser : bool
+        Open it.
+    """
+    from volumetool.viewing.server import is_loopback
+
+    if not is_loopback(host):
+        print(f"warning: everybody who reaches {host} and has the link can read these volumes, unencrypted", file=sys.stderr)
+    print("Ctrl-C ends", file=sys.stderr)
+    if open_browser:
+        import webbrowser
+
+        webbrowser.open(link)
+    over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: over.set())
+    try:
+        over.wait()
+    except KeyboardInterrupt:
+        print("", file=sys.stderr)
