@@ -25,9 +25,7 @@ from volumetool.jobs.terms import Terms
 from volumetool.jobs.worker import Worker
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
-
-CACHED_INPUT = 2**28
-"""Bytes of the input's chunks to keep: chunks are many sections deep, and are looked at section by section."""
+from volumetool.viewing.live.cached import cached_context
 
 
 def nowhere() -> str:
@@ -92,7 +90,7 @@ class Basis:
     @functools.cached_property
     def input_of(self) -> Callable[[int, int], ts.TensorStore]:
         """Opens a level and channel of the input, with a cache of chunks."""
-        context = ts.Context({"cache_pool": {"total_bytes_limit": CACHED_INPUT}})
+        context = cached_context()
         return functools.cache(lambda level, channel: self.volume.open(level, channel, context))
 
     @functools.cached_property

@@ -16,6 +16,7 @@ from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.ledger import DONE, Ledger, segment_keys
 from volumetool.jobs.plan import Plan
 from volumetool.store.create import open_for_writing
+from volumetool.viewing.live.cached import cached_context
 from volumetool.viewing.live.levels import below
 
 REFRESH_SECONDS = 2.0
@@ -83,4 +84,4 @@ class Finished:
 
     @functools.cache  # noqa: B019  (lives as long as the live volume)
     def _open(self, level: int, channel: int) -> ts.TensorStore:
-        return open_for_writing(self._plan.job.output, self._plan.layout, level, channel)
+        return open_for_writing(self._plan.job.output, self._plan.layout, level, channel, cached_context())
