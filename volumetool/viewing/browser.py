@@ -61,8 +61,8 @@ def browser_flags() -> list[str]:
 
 
 @contextmanager
-def _browsing(link: str, picture: Picture) -> Iterator[subprocess.Popen[bytes]]:
-    """Yield a browser that shows a link; it and its profile are gone afterwards."""
+def browsing(link: str, picture: Picture) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield a browser without window that shows a link; it and its profile are gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="volumetool-", ignore_cleanup_errors=True) as profile:
         size = f"--window-size={picture[0]},{picture[1]}"
         command = [find_browser(), *browser_flags(), size, f"--user-data-dir={profile}", link]
@@ -99,7 +99,7 @@ def take_picture(page: Page, file: Path, picture: Picture, patience: float = PAT
         config.show_ui_controls = False
         config.show_panel_borders = False
         config.viewer_size = list(picture)
-    with _browsing(page.link, picture) as browser:
+    with browsing(page.link, picture) as browser:
         image = _image(page, browser, picture, patience)
     file.write_bytes(image)
 

@@ -35,7 +35,7 @@ LEGEND = {
 
 POLL_SECONDS = 2.0
 REGIONS, SECONDS = "regions", "seconds per region"
-_ALPHA = 0.3
+_ALPHA = 0.2
 _FINE = 256
 """Voxels of the overlay per axis where regions can be divided so finely: what of it stands over the volume's end is thin."""
 

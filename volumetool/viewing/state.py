@@ -71,7 +71,7 @@ def build_state(layers: Sequence[Layer], sources: Sequence[dict[str, Any]], look
         "dimensions": {axis: [length * _METRES, "m"] for axis, length in zip("xyz", reversed(size), strict=True)},
         "position": [at / length for at, length in zip(reversed(position), reversed(size), strict=True)],
         "crossSectionScale": zoom / min(size),
-        "projectionScale": _largest_extent(layers) * 1.5 / min(size),
+        "projectionScale": _largest_extent(layers) / min(size),
         "showAxisLines": False,
         "showDefaultAnnotations": False,
         "crossSectionBackgroundColor": "#000000",
