@@ -138,7 +138,7 @@ def files_of(volume: Volume | Precomputed) -> FilesOfVolume:
         ``input.broken-metadata``: the metadata place a level outside the volume.
     """
     for level in volume.levels:
-        if {".", ".."} & set(level.path.split("/")) or level.path.startswith("/"):
+        if {".", ".."} & set(level.path.split("/")):
             raise InputError(
                 "input.broken-metadata",
                 f"{volume.url} places a level at '{level.path}', outside of itself",
