@@ -61,8 +61,8 @@ def browser_flags() -> list[str]:
 
 
 @contextmanager
-def _browsing(link: str, picture: Picture) -> Iterator[subprocess.Popen[bytes]]:
-    """Yield a browser that shows a link; it and its profile are gone afterwards."""
+def browsing(link: str, picture: Picture) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield a browser without window that shows a link; it and its profile are gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="volumetool-", ignore_cleanup_errors=True) as profile:
         size = f"--window-size={picture[0]},{picture[1]}"
         command = [find_browser(), *browser_flags(), size, f"--user-data-dir={profile}", link]
@@ -95,17 +95,35 @@ def take_picture(page: Page, file: Path, picture: Picture, patience: float = PAT
     ViewError
         ``view.no-browser``, ``view.browser-ended``, ``view.incomplete``.
     """
+    with browsing(page.link, picture) as browser:
+        file.write_bytes(capture(page, browser, picture, patience))
+
+
+def capture(page: Page, browser: subprocess.Popen[bytes], picture: Picture, patience: float = PATIENCE_SECONDS) -> bytes:
+    """Return what a browser shows of a page as PNG, once every chunk of it is drawn.
+
+    Asks until the picture has its size: the first may be of a page that is being laid out.
+
+    Parameters
+    ----------
+    page : Page
+        What is shown. It loses its controls.
+    browser : process
+        From :func:`browsing`.
+    picture : tuple of int
+        Width and height, in pixels.
+    patience : float
+        Seconds to wait.
+
+    Raises
+    ------
+    ViewError
+        ``view.browser-ended``, ``view.incomplete``.
+    """
     with page.config_state.txn() as config:
         config.show_ui_controls = False
         config.show_panel_borders = False
         config.viewer_size = list(picture)
-    with _browsing(page.link, picture) as browser:
-        image = _image(page, browser, picture, patience)
-    file.write_bytes(image)
-
-
-def _image(page: Page, browser: subprocess.Popen[bytes], picture: Picture, patience: float) -> bytes:
-    """Ask the page for its picture until it has the size that was asked for: the first may be of a page being laid out."""
     left = patience
     while True:
         done = threading.Event()

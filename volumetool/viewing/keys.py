@@ -7,19 +7,21 @@ the format spells it. What lies beside the volume has no name here. A link that 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from volumetool.errors import DataError, InputError
 from volumetool.store.found import read_json
-from volumetool.store.kvstore import join_url, local_path
+from volumetool.store.kvstore import encode_json, join_url, local_path
 from volumetool.store.volume import Volume
 from volumetool.viewing.precomputed import Precomputed
+from volumetool.viewing.server import Content, InMemory
 
 _ZARR2, _ZARR3, _N5 = (".zgroup", ".zattrs", ".zarray", ".zmetadata"), ("zarr.json",), ("attributes.json",)
 _METADATA = {"zarr": _ZARR2, "zarr3": _ZARR3, "n5": _N5}
@@ -101,18 +103,23 @@ class FilesOfVolume:
         Keys of its metadata.
     chunks : callable
         Says whether a key is a chunk's.
+    instead : mapping of str to bytes
+        Metadata that are given in place of those on disk.
     """
 
     root: Path
     metadata: frozenset[str]
     chunks: Callable[[str], bool] = field(repr=False)
+    instead: Mapping[str, bytes] = field(default_factory=dict)
 
-    async def __call__(self, key: str) -> StoredFile | None:
-        """Find the file of a key."""
+    async def __call__(self, key: str) -> Content | None:
+        """Find the content of a key."""
         return await asyncio.to_thread(self.find, key)
 
-    def find(self, key: str) -> StoredFile | None:
-        """Return the file of a key; None where the volume has no such key, or nothing is stored under it."""
+    def find(self, key: str) -> Content | None:
+        """Return the content of a key; None where the volume has no such key, or nothing is stored under it."""
+        if key in self.instead:
+            return InMemory(self.instead[key])
         if key not in self.metadata and not self.chunks(key):
             return None
         try:
@@ -131,7 +138,7 @@ def files_of(volume: Volume | Precomputed) -> FilesOfVolume:
         ``input.broken-metadata``: the metadata place a level outside the volume.
     """
     for level in volume.levels:
-        if {".", ".."} & set(level.path.split("/")) or level.path.startswith("/"):
+        if {".", ".."} & set(level.path.split("/")):
             raise InputError(
                 "input.broken-metadata",
                 f"{volume.url} places a level at '{level.path}', outside of itself",
@@ -149,6 +156,17 @@ def files_of(volume: Volume | Precomputed) -> FilesOfVolume:
 
     names = _METADATA[volume.driver]
     return FilesOfVolume(root, frozenset(_below(group) + name for group in _groups(paths) for name in names), is_chunk)
+
+
+def with_finest(files: FilesOfVolume, levels: int) -> FilesOfVolume:
+    """Return the reader of an OME-Zarr 0.5 volume that tells of its finest levels alone.
+
+    The coarse levels of a volume that is being written are still empty: from afar all of it would look black.
+    """
+    metadata = json.loads((files.root / "zarr.json").read_bytes())
+    image = metadata["attributes"]["ome"]["multiscales"][0]
+    image["datasets"] = image["datasets"][:levels]
+    return replace(files, instead={"zarr.json": encode_json(metadata)})
 
 
 def _below(path: str) -> str:

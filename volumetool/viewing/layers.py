@@ -19,7 +19,8 @@ from volumetool.viewing.window import Window, fitted_window, job_of, sampled_win
 
 Kind = Literal["image", "segmentation"]
 _CLIENT_FORMATS = {"zarr": "zarr2:", "zarr3": "zarr3:", "n5": "n5:"}
-_METRES = 1e-9
+_PER_METRE = 1e9
+"""Nanometres: dividing by it keeps round numbers round."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Layer:
         assert isinstance(self.volume, Volume)  # noqa: S101
         size, low = dict(zip("zyx", self.voxel_size, strict=True)), dict(zip("zyx", self.corners[0], strict=True))
         axes = self.volume.axes
-        dimensions = {axis: [size[axis] * _METRES, "m"] if axis in size else [1, ""] for axis in map(_client_axis, axes)}
+        dimensions = {axis: [size[axis] / _PER_METRE, "m"] if axis in size else [1, ""] for axis in map(_client_axis, axes)}
         matrix = [
             [*(float(row == column) for column in range(len(axes))), low[axis] / size[axis] if axis in size else 0.0]
             for row, axis in enumerate(axes)

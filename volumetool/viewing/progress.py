@@ -35,11 +35,12 @@ LEGEND = {
 
 POLL_SECONDS = 2.0
 REGIONS, SECONDS = "regions", "seconds per region"
-_ALPHA = 0.3
+_ALPHA = 0.2
 _FINE = 256
 """Voxels of the overlay per axis where regions can be divided so finely: what of it stands over the volume's end is thin."""
 
-_METRES = 1e-9
+_PER_METRE = 1e9
+"""Nanometres: dividing by it keeps round numbers round."""
 _HEAT = """#uicontrol invlerp normalized
 void main() {
   if (toRaw(getDataValue()) < 0.0) { emitTransparent(); } else { emitRGBA(vec4(colormapJet(normalized()), 0.5)); }
@@ -178,7 +179,7 @@ class Overlay:
         return {name: int(np.count_nonzero(self._map.states == state)) for state, (name, _) in LEGEND.items()}
 
     def _local(self, values: Callable[[], NDArray[Any]], kind: str) -> neuroglancer.LocalVolume:
-        scales = [step * size * _METRES for step, size in zip(self._step, self._layer.voxel_size, strict=True)]
+        scales = [step * size / _PER_METRE for step, size in zip(self._step, self._layer.voxel_size, strict=True)]
         dimensions = neuroglancer.CoordinateSpace(names=["z", "y", "x"], units="m", scales=scales)
         return neuroglancer.LocalVolume(PerRegion(values, self._shape, self._region), dimensions, volume_type=kind)
 
@@ -186,7 +187,7 @@ class Overlay:
         lengths = [step * size for step, size in zip(self._step, self._layer.voxel_size, strict=True)]
         shifts = [low / length for low, length in zip(self._layer.corners[0], lengths, strict=True)]
         matrix = [[*(float(row == column) for column in range(3)), shift] for row, shift in enumerate(shifts)]
-        dimensions = {axis: [length * _METRES, "m"] for axis, length in zip("zyx", lengths, strict=True)}
+        dimensions = {axis: [length / _PER_METRE, "m"] for axis, length in zip("zyx", lengths, strict=True)}
         transform = {"outputDimensions": dimensions, "matrix": matrix}
         # Without meshes: regions are boxes.
         return {"url": volume, "transform": transform, "enableDefaultSubsources": False, "subsources": {"default": True}}

@@ -21,7 +21,8 @@ _SHADER = "#uicontrol invlerp normalized\nvoid main() { emitGrayscale(normalized
 _MARGIN = 1.04
 """The volume leaves this much of the panel free."""
 
-_METRES = 1e-9
+_PER_METRE = 1e9
+"""Nanometres: dividing by it keeps round numbers round."""
 _PER_ROW = 3
 
 
@@ -68,10 +69,10 @@ def build_state(layers: Sequence[Layer], sources: Sequence[dict[str, Any]], look
         for above in drawn[1:]:
             above["opacity"] = 0.5
     return {
-        "dimensions": {axis: [length * _METRES, "m"] for axis, length in zip("xyz", reversed(size), strict=True)},
+        "dimensions": {axis: [length / _PER_METRE, "m"] for axis, length in zip("xyz", reversed(size), strict=True)},
         "position": [at / length for at, length in zip(reversed(position), reversed(size), strict=True)],
         "crossSectionScale": zoom / min(size),
-        "projectionScale": _largest_extent(layers) * 1.5 / min(size),
+        "projectionScale": _largest_extent(layers) / min(size),
         "showAxisLines": False,
         "showDefaultAnnotations": False,
         "crossSectionBackgroundColor": "#000000",

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volumetool.errors import ConfigError
-from volumetool.geometry import Size
-from volumetool.viewing.keys import files_of
+from volumetool.geometry import Size, fused_count
+from volumetool.jobs.finish import says_complete
+from volumetool.viewing.keys import FilesOfVolume, files_of, with_finest
 from volumetool.viewing.layers import Layer, make_layers
 from volumetool.viewing.server import LOOPBACK, Gate, KeyReader, Serving, accepted_hosts, base_url, bind, build_app
 from volumetool.viewing.state import Look, build_state, with_overlay
@@ -119,7 +120,7 @@ def view(
 
     look, listen = look or Look(), listen or Listen()
     layers = make_layers(volumes, voxel_size)
-    readers: dict[str, KeyReader] = {str(n): files_of(each.volume) for n, each in enumerate(layers) if each.is_local}
+    readers: dict[str, KeyReader] = {str(n): _files(each) for n, each in enumerate(layers) if each.is_local}
     with ExitStack() as stack:
         page = stack.enter_context(Page(listen.host, listen.port))
         bound = stack.enter_context(bind(listen.host, listen.port + 1 if listen.port else 0))
@@ -138,6 +139,13 @@ def view(
         stack.enter_context(Serving(build_app(readers, gate), bound))
         page.show(state)
         yield View(page, layers, (page.port, port) if readers else (page.port,), overlay)
+
+
+def _files(layer: Layer) -> FilesOfVolume:
+    files = files_of(layer.volume)
+    if layer.job is None or says_complete(layer.job):
+        return files
+    return with_finest(files, fused_count(layer.job.terms.levels))
 
 
 class _Refreshed:

@@ -51,15 +51,14 @@ def fitted_window(plan: Plan) -> Window | None:
 def sampled_window(volume: Volume | Precomputed) -> Window:
     """Return percentiles of a sample of a coarse level.
 
-    Zeros are left out where there is anything else: they are margins, and regions that are still to come.
+    Zeros are left out: they are margins, and regions that are still to come. A blank volume is shown in the range of its dtype.
     """
     shapes = [level.shape for level in volume.levels]
     chosen = max((number for number, shape in enumerate(shapes) if np.prod(shape) >= _ENOUGH), default=0)
     array = volume.open(chosen)
     samples = [each for place in _PLACES if (each := _read(array, place)) is not None]
     values = np.concatenate(samples) if samples else np.empty(0)
-    if np.any(values):
-        values = values[values != 0]
+    values = values[values != 0]
     if not values.size:
         low, high = integer_limits(volume.dtype.name)
         return (low, high) if np.isfinite(high) else (0.0, 1.0)

@@ -1,0 +1,34 @@
+"""Volumes in the formats that volumetool reads and does not write, and ways of looking at pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+
+def write_n5(path: Path, voxels: NDArray[Any], voxel_size: tuple[float, float, float]) -> Path:
+    """Write a volume as one N5 dataset."""
+    placed = {"axes": ["x", "y", "z"], "units": ["nm"] * 3, "resolution": list(reversed(voxel_size))}
+    return _write(path, voxels.T, {"driver": "n5", "metadata": {**placed, "blockSize": [8, 4, 2]}})
+
+
+def write_precomputed(path: Path, voxels: NDArray[Any], voxel_size: tuple[float, float, float]) -> Path:
+    """Write a volume as precomputed."""
+    scale = {"resolution": list(reversed(voxel_size)), "encoding": "raw", "chunk_size": [8, 4, 2]}
+    return _write(path, voxels.T[..., None], {"driver": "neuroglancer_precomputed", "scale_metadata": scale})
+
+
+def write_zarr2(path: Path, voxels: NDArray[Any]) -> Path:
+    """Write a volume as a bare Zarr array, which knows no voxel size."""
+    return _write(path, voxels, {"driver": "zarr", "metadata": {"chunks": [2, 4, 8]}})
+
+
+def _write(path: Path, voxels: NDArray[Any], spec: dict[str, Any]) -> Path:
+    place = {"kvstore": {"driver": "file", "path": f"{path}/"}}
+    array = ts.open({**spec, **place}, create=True, dtype=voxels.dtype.name, shape=voxels.shape).result()
+    array[...] = np.ascontiguousarray(voxels)
+    return path
