@@ -77,7 +77,7 @@ def measure(path: Path, model: str, voxels: np.ndarray, asked: argparse.Namespac
             "of_that_network": round(first_network, 2),
             "seconds_per_section_median": round(statistics.median(seconds[1:]), 2),
             "seconds_per_section_most": round(max(seconds[1:]), 2),
-            "share_outside_network": round(1 - network / (wall - asked.pause * asked.sections), 3),
+            "share_outside_network": None if asked.pause else round(1 - network / wall, 3),
             "patches": desk.made,
         }
 
