@@ -119,6 +119,7 @@ class Desk:
             self._changed.notify_all()
 
     def _forget_known(self) -> None:
+        """See to it that the next guess, if there is one, is worth making."""
         while self._guesses and self._guesses[-1] in self._kept:
             self._guesses.pop()
 
@@ -128,7 +129,10 @@ class Desk:
 
     def _work(self) -> None:
         while batch := self._next():
-            made = self._maker.make(batch)
+            try:
+                made = self._maker.make(batch)
+            except Exception as error:  # noqa: BLE001  (told to those who wait; the next batch may do)
+                made = [error] * len(batch)
             with self._changed:
                 for place, patch in zip(batch, made, strict=True):
                     self._hand_out(place, patch)
@@ -142,11 +146,14 @@ class Desk:
             if self._closed:
                 return []
             self._taken = True
-            if not self._wishes:
-                return [self._guesses.pop()]
-            # A batch is filled up from older wishes, so that the network is not called half-empty.
-            wanted = (place for wish in reversed(self._wishes) for place in sorted(wish.lacks))
-            return list(islice(_distinct(wanted), self._maker.engine.numerics.batch))
+            wanted: Iterator[Place]
+            if self._wishes:
+                # A batch is filled up from older wishes, so that the network is not called half-empty.
+                wanted = _distinct(place for wish in reversed(self._wishes) for place in sorted(wish.lacks))
+            else:
+                guessed = (self._guesses.pop() for _ in range(len(self._guesses)))
+                wanted = (place for place in guessed if place not in self._kept)
+            return list(islice(wanted, self._maker.engine.numerics.batch))
 
     def _hand_out(self, place: Place, patch: Patch | Exception) -> None:
         self.made += 1

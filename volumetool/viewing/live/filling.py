@@ -102,14 +102,20 @@ class Filling:
         self._thread.join()
 
     def _work(self) -> None:
-        before = self._ledger.done
         try:
-            self._run_regions()
-            finish_run(self._plan, self._ledger, _Interrupted(self._closing), changed=self._ledger.done > before)
+            self._fill()
         except Closed:
             return
         except VolumetoolError as error:
             LOG.error("%s is no longer filled: [%s] %s", self._plan.job.output, error.code, error.message)
+        except Exception:
+            LOG.exception("%s is no longer filled", self._plan.job.output)
+
+    def _fill(self) -> None:
+        before = self._ledger.done
+        try:
+            self._run_regions()
+            finish_run(self._plan, self._ledger, _Interrupted(self._closing), changed=self._ledger.done > before)
         finally:
             self._ledger.flush()
             write_maps(self._plan, self._ledger)
