@@ -143,3 +143,20 @@ def test_metadata_are_the_jobs_but_for_shards_and_coarse_levels(
             assert isinstance(b, zarr.Array)
             assert (a.shape, a.dtype, a.chunks, a.fill_value) == (b.shape, b.dtype, b.chunks, b.fill_value)
             assert a.shards is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_real_network_gives_the_jobs_bytes_in_whatever_batches(serve: Any, tmp_path: Path, precision: str) -> None:
+    smooth = np.kron(np.random.default_rng(1).integers(60, 200, (3, 40, 50)), np.ones((1, 15, 12)))
+    voxels = np.clip(smooth + np.random.default_rng(2).normal(0, 12, smooth.shape), 1, 255).astype("uint8")
+    path = write_input(tmp_path / "in.zarr", voxels, voxel_size=(30.0, 32.0, 32.0), chunk=(4, 64, 64))
+    options = {"model": "em-x4", "precision": precision, "batch": 3, "device": "cpu"}
+    run(input=str(path), output=str(tmp_path / "out.zarr"), **options)
+    with serve(path, **options) as served:
+        for level in _computed(served):
+            keys = _random_keys(served, 1000, seed=3)
+            batch = read_levels(tmp_path / "out.zarr")[level.number]
+            for _, place in (key for key in keys if key[0] == level):
+                where = level.box(place).slices
+                np.testing.assert_array_equal(served.array(level.name)[where].read().result(), batch[where], strict=True)
