@@ -15,7 +15,7 @@ import neuroglancer
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from small_jobs import SMALL, Interrupting, run, write_input
+from small_jobs import SMALL, Interrupting, noise, run, write_input
 from small_views import alter_levels, bright_box, pixels, write_n5, write_zarr2
 
 from volumetool.jobs.api import stored_plan
@@ -83,10 +83,10 @@ def test_the_client_reads_the_voxels_of_every_level(job: Outcome, tmp_path: Path
                 np.testing.assert_array_equal(through[box].read().result(), stored[box].read().result())
 
 
-def cube(voxels: int) -> NDArray[np.uint8]:
-    """Return a bright cube in the middle half of a dark one."""
-    made = np.full((voxels,) * 3, DARK, np.uint8)
-    made[(slice(voxels // 4, -voxels // 4),) * 3] = BRIGHT
+def cube(*shape: int) -> NDArray[np.uint8]:
+    """Return a bright box in the middle half of a dark one: its faces lie on voxels of every level."""
+    made = np.full(shape, DARK, np.uint8)
+    made[tuple(slice(n // 4, -n // 4) for n in shape)] = BRIGHT
     return made
 
 
@@ -128,7 +128,7 @@ def largest_difference(boxes: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> 
 def test_edges_of_raw_and_enhanced_coincide_on_every_level(
     tmp_path: Path, scale: tuple[int, int, int], model: str, voxel_size: tuple[float, float, float]
 ) -> None:
-    raw = write_input(tmp_path / "raw.zarr", cube(32), voxel_size=voxel_size, levels=2)
+    raw = write_input(tmp_path / "raw.zarr", cube(64 // scale[0], 32, 32), voxel_size=voxel_size, levels=2)
     output = tmp_path / "out.zarr"
     assert run(
         **{**SMALL, "input": str(raw), "output": str(output), "model": model, "chunk": "4,8,8", "shard": "16,32,32"}
@@ -162,9 +162,9 @@ def _without_translation(levels: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_edges_coincide_in_every_format(tmp_path: Path) -> None:
     size = (8.0, 16.0, 16.0)
-    ome = write_input(tmp_path / "ome.zarr", cube(32), voxel_size=size)
-    others = [write_n5(tmp_path / "volume.n5", cube(32), size), write_zarr2(tmp_path / "bare.zarr", cube(32)), ome / "0"]
-    with opened([ome, *others], voxel_size=size) as screen:
+    ome = write_input(tmp_path / "ome.zarr", cube(32, 32, 32), voxel_size=size)
+    n5, bare = write_n5(tmp_path / "volume.n5", cube(32, 32, 32), size), write_zarr2(tmp_path / "bare.zarr", cube(32, 32, 32))
+    with opened([ome, n5, bare, ome / "0"], voxel_size=size) as screen:
         for name in ("volume.n5", "bare.zarr", "0"):
             assert largest_difference(boxes_of(screen, "ome.zarr", name)) <= 1, name
 
@@ -192,7 +192,7 @@ def test_a_picture_shows_raw_beside_enhanced(job: Outcome, tmp_path: Path) -> No
 
 
 def test_the_overlay_shows_the_regions_of_a_running_job_and_follows_it(tmp_path: Path) -> None:
-    raw = write_input(tmp_path / "in.zarr", np.full((8, 64, 64), 120, np.uint8))
+    raw = write_input(tmp_path / "in.zarr", noise((8, 64, 64)))
     output = tmp_path / "out.zarr"
     options = {**SMALL, "input": str(raw), "output": str(output), "chunk": "8,32,32", "shard": "8,64,64", "region": "1,1,1"}
     with pytest.raises(KeyboardInterrupt):
