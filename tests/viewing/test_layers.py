@@ -42,11 +42,13 @@ def test_formats_that_place_corners_are_put_where_ome_zarr_puts_centres(formats:
     assert precomputed.corners == ((0.0, 0.0, 0.0), (180.0, 80.0, 56.0))
     assert "transform" not in ome.source(None)
     assert "transform" not in precomputed.source(None)
+    voxels = {"x": [4e-9, "m"], "y": [8e-9, "m"], "z": [3e-8, "m"]}
     assert n5.source(None)["transform"] == {
-        "outputDimensions": {"x": [4e-9, "m"], "y": [8e-9, "m"], "z": [3e-8, "m"]},
+        "outputDimensions": voxels,
         "matrix": [[1, 0, 0, -0.5], [0, 1, 0, -0.5], [0, 0, 1, -0.5]],
     }
-    assert list(bare.source(None)["transform"]["outputDimensions"]) == ["z", "y", "x"]
+    # The client takes a voxel without a size for a metre.
+    assert bare.source(None)["transform"]["matrix"] == [[3e-8, 0, 0, -0.5], [0, 8e-9, 0, -0.5], [0, 0, 4e-9, -0.5]]
 
 
 def test_a_single_level_of_an_image_is_placed_though_the_client_does_not_see_the_images_metadata(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def browser_flags() -> list[str]:
         "--disable-background-networking",
         "--disable-component-update",
         "--disable-sync",
+        "--disable-breakpad",
         "--disable-dev-shm-usage",
         "--mute-audio",
     ]

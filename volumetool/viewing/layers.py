@@ -11,7 +11,8 @@ from typing import Any, Literal
 from volumetool.errors import InputError
 from volumetool.geometry import Size, Triple
 from volumetool.jobs.plan import Plan
-from volumetool.store.kvstore import is_local
+from volumetool.store.found import read_json
+from volumetool.store.kvstore import is_local, join_url
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
 from volumetool.viewing.precomputed import Precomputed, find_precomputed
@@ -104,11 +105,25 @@ class Layer:
         size, low = dict(zip("zyx", self.voxel_size, strict=True)), dict(zip("zyx", self.corners[0], strict=True))
         axes = self.volume.axes
         dimensions = {axis: [size[axis] / _PER_METRE, "m"] if axis in size else [1, ""] for axis in map(_client_axis, axes)}
+        # Of an array that names no unit, the client takes a voxel for one metre.
+        scaled = _client_sees_voxel_size(self.volume)
+        lengths = [1.0 if scaled or axis not in size else size[axis] / _PER_METRE for axis in axes]
         matrix = [
-            [*(float(row == column) for column in range(len(axes))), low[axis] / size[axis] if axis in size else 0.0]
+            [
+                *(lengths[row] if row == column else 0.0 for column in range(len(axes))),
+                low[axis] / size[axis] if axis in size else 0.0,
+            ]
             for row, axis in enumerate(axes)
         ]
         return {"outputDimensions": dimensions, "matrix": matrix}
+
+
+def _client_sees_voxel_size(volume: Volume) -> bool:
+    """Say whether the client finds a voxel size in the metadata at or below the volume's URL."""
+    if volume.driver != "n5":
+        return False
+    stored = [read_json(url, "attributes.json") or {} for url in (volume.url, join_url(volume.url, volume.levels[0].path))]
+    return any({"resolution", "pixelResolution"} & set(each) for each in stored)
 
 
 def _client_axis(axis: str) -> str:
