@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from small_jobs import Recording, digest, read_levels, run
 
 from volumetool.errors import FingerprintError, LedgerError
@@ -124,6 +126,25 @@ def test_a_job_that_somebody_else_writes_is_only_looked_at(
         assert served.array("0")[9].read().result().any()
         assert served.opened.desk.made > 0
     assert sorted(str(file) for file in Path(job_url(str(output))).rglob("*")) == before
+
+
+def test_what_another_process_finishes_meanwhile_is_shown_from_the_store(
+    serve: Any, volume: Path, tmp_path: Path, flat: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("volumetool.viewing.live.finished.REFRESH_SECONDS", 0.0)
+    output = tmp_path / "out.zarr"
+    run(input=str(volume), output=str(output), roi="0:2,0:37,0:45", **flat)
+    with ExitStack() as other:
+        other.enter_context(sole_writer(job_url(str(output))))
+        with serve(volume, output, **flat) as served:
+            before = list(zarr.open_group(served.url, mode="r").attrs["volumetool"]["levels"])  # type: ignore[index,call-overload,arg-type]
+            assert before == ["0", "1", "input-mean-1"]
+            other.close()
+            run(input=str(volume), output=str(output), **flat)
+            after = list(zarr.open_group(served.url, mode="r").attrs["volumetool"]["levels"])  # type: ignore[index,call-overload,arg-type]
+            assert after == [str(number) for number in range(len(read_levels(output)))]
+            assert_levels(served, output)
+            assert served.opened.desk.made == 0
 
 
 def test_enhance_is_refused_while_a_live_view_fills_the_job(

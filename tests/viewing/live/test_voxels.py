@@ -89,6 +89,21 @@ def test_channels_have_their_own_voxels(serve: Any, tmp_path: Path, flat: dict[s
             )
 
 
+def test_a_cropped_job_and_one_with_a_mask_have_their_voxels_live(
+    serve: Any, volume: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    wanted = np.zeros((10, 37, 45), "uint8")
+    wanted[:, :20, :20] = 1
+    mask = write_input(tmp_path / "mask.zarr", wanted)
+    options = {"model": str(tiny_model), "chunk": "2,16,16", "shard": "4,64,64", "device": "cpu", "memory": "4GiB"}
+    for number, more in enumerate(({"roi": "2:7,5:30,3:40", "crop": True}, {"mask": str(mask)})):
+        output = tmp_path / f"out{number}.zarr"
+        run(input=str(volume), output=str(output), **options, **more)
+        with serve(volume, **options, **more) as served:
+            finest, *_ = read_levels(output)
+            np.testing.assert_array_equal(served.read("0"), finest, strict=True)
+
+
 def test_sections_are_chunks_of_their_own_without_a_chunk_that_was_asked_for(
     serve: Any, volume: Path, flat: dict[str, Any]
 ) -> None:
