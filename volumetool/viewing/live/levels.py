@@ -17,8 +17,9 @@ from volumetool.store.volume import Level, Volume
 
 Kind = Literal["computed", "stored", "input"]
 
-SECTION: Triple = (1, 2**9, 2**9)
-"""Live chunk where sections are independent: one look at a section computes no other."""
+NEAR = 2**7
+"""Side of a live chunk, in input voxels, where sections are independent: a view asks for little beyond its edges, and for
+patches beyond them rarely. One look at a section computes no other."""
 
 MOST_INPUT = 2**26
 """Voxels of the input that one chunk of a level made on the fly may be the mean of; coarser levels are not made."""
@@ -71,7 +72,9 @@ def computed_levels(terms: Terms, voxel_size: Size, chunk: Triple | None = None)
     """
     thin = not terms.lattice.z.overlap and terms.lattice.z.patch == 1
     return tuple(
-        LiveLevel(str(number), "computed", _rechunked(grid, chunk or (SECTION if thin else grid.chunk)), number)
+        LiveLevel(
+            str(number), "computed", _rechunked(grid, chunk or (_section(grid, voxel_size) if thin else grid.chunk)), number
+        )
         for number, grid in enumerate(terms.levels)
         if math.prod(grid.voxel_size) <= math.prod(voxel_size) * SAME
     )
@@ -108,6 +111,11 @@ def _made(level: Level, number: int) -> Iterator[LiveLevel]:
 def _own_grid(level: Level) -> LevelGrid:
     chunk = _clipped(default_chunk(level.voxel_size), level.shape)
     return LevelGrid(level.shape, chunk, chunk, level.voxel_size, level.translation, (1, 1, 1), fused=False)
+
+
+def _section(grid: LevelGrid, voxel_size: Size) -> Triple:
+    y, x = (round(NEAR * coarse / fine) for coarse, fine in zip(voxel_size[1:], grid.voxel_size[1:], strict=True))
+    return 1, max(NEAR, y), max(NEAR, x)
 
 
 def _rechunked(grid: LevelGrid, chunk: Triple) -> LevelGrid:

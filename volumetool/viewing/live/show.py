@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from volumetool.geometry import AxisLattice, Lattice
 from volumetool.jobs.job import Job
 from volumetool.store.kvstore import is_local
 from volumetool.store.volume import Level, Volume
@@ -94,7 +95,8 @@ def live(job: Job, listen: Listen | None = None, *, into: bool = False, ahead: i
         layers = _layers(opened, url)
         sources = [layers[0].source(f"{base}/{RAW}" if RAW in readers else None), layers[1].source(None)]
         stack.enter_context(Serving(dropping(build_app(readers, gate)), bound))
-        page.show(build_state(layers, sources, _first_look(layers[0])))
+        look = first_look(volume.levels[opened.basis.job.level], opened.basis.terms.lattice)
+        page.show(build_state(layers, sources, look))
         yield Live(page.link, url, (page.port, port), opened, page)
 
 
@@ -119,8 +121,33 @@ def describe_live(opened: Opened, url: str) -> Volume:
     return Volume(url, "ome-zarr-0.5", "zarr3", layout.axes, opened.basis.dtype, layout.channels, levels)
 
 
-def _first_look(raw: Layer) -> Look:
-    """Return a look that is near enough to be enhanced, at the middle of the volume."""
-    panel = DEFAULT_PICTURE[0] / 2
-    far = raw.shape[2] > FIRST_LOOK or raw.shape[1] > FIRST_LOOK
-    return Look(zoom=raw.voxel_size[2] * FIRST_LOOK / panel) if far else Look()
+def first_look(level: Level, lattice: Lattice) -> Look:
+    """Return a look at the middle of a volume that is near enough to be enhanced.
+
+    It is moved to the next border of two patches: around one a view needs two patches along an axis, elsewhere often three.
+
+    Parameters
+    ----------
+    level : Level
+        Of the input, that is enhanced.
+    lattice : Lattice
+        Its patches.
+    """
+    if max(level.shape[1:]) <= FIRST_LOOK:
+        return Look()
+    z, y, x = (
+        at + size * where
+        for at, size, where in zip(
+            level.translation,
+            level.voxel_size,
+            (level.shape[0] // 2, *(_next_border(line) - 0.5 for line in lattice.axes[1:])),
+            strict=True,
+        )
+    )
+    return Look(position=(z, y, x), zoom=level.voxel_size[2] * FIRST_LOOK / (DEFAULT_PICTURE[0] / 2))
+
+
+def _next_border(line: AxisLattice) -> float:
+    """Return where, next to the middle of an axis, one patch takes over from another: in voxels from the axis's face."""
+    middle, half = line.size / 2, line.overlap / 2
+    return middle if line.size <= FIRST_LOOK else round((middle + half) / line.stride) * line.stride - half
