@@ -10,8 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from volumetool.errors import VolumetoolError
-
-__version__ = "0.1.0"
+from volumetool.version import __version__
 
 if TYPE_CHECKING:
     from volumetool.jobs.api import enhance, plan, run, verify
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from volumetool.store.convert import convert
     from volumetool.store.open import open_volume
     from volumetool.store.volume import Volume
+    from volumetool.viewing.view import view
 
 _HOMES = {
     "Job": "volumetool.jobs.job",
@@ -36,6 +36,7 @@ _HOMES = {
     "plan": "volumetool.jobs.api",
     "run": "volumetool.jobs.api",
     "verify": "volumetool.jobs.api",
+    "view": "volumetool.viewing.view",
 }
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "plan",
     "run",
     "verify",
+    "view",
 ]
 
 
