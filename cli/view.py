@@ -76,6 +76,7 @@ def view(
         raise ConfigError(
             "config.option", f"--neuroglancer {neuroglancer} is for --url-only", hint="give both, or leave it away"
         )
+    _end_like_ctrl_c()
     with show(volumes, look, Listen(host, port), progress=progress, voxel_size=voxels) as shown:
         if screenshot is not None:
             _take_picture(shown, screenshot, look, as_json=as_json)
@@ -110,15 +111,21 @@ def _stay(shown: View, listen: Listen, *, open_browser: bool, as_json: bool) -> 
     _wait()
 
 
-def _wait() -> None:
-    """Wait for Ctrl-C, or for the signal by which service managers end a program."""
+def _end_like_ctrl_c() -> None:
+    """Make the signal by which service managers end a program end it as tidily: browser and servers too."""
     import signal
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def _wait() -> None:
     import threading
 
-    over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: over.set())
     try:
-        over.wait()
+        threading.Event().wait()
     except KeyboardInterrupt:
         print("", file=sys.stderr)
 
