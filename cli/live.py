@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from volumetool.cli.options import Json, VoxelSize
-from volumetool.cli.staying import stay
+from volumetool.cli.staying import end_like_ctrl_c, stay
 
 if TYPE_CHECKING:
     from volumetool.viewing.live.show import Live
@@ -61,6 +61,7 @@ def live(
     from volumetool.viewing.live.show import live as show
     from volumetool.viewing.view import Listen
 
+    end_like_ctrl_c()
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     job = make_job(
         input=input,

@@ -7,8 +7,17 @@ import sys
 import threading
 
 
+def end_like_ctrl_c() -> None:
+    """Make the signal by which service managers end a program end it as tidily: browser and servers too."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
 def stay(host: str, link: str, *, open_browser: bool) -> None:
-    """Stay until Ctrl-C, or the signal by which service managers end a program.
+    """Stay until Ctrl-C.
 
     Parameters
     ----------
@@ -28,9 +37,7 @@ def stay(host: str, link: str, *, open_browser: bool) -> None:
         import webbrowser
 
         webbrowser.open(link)
-    over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: over.set())
     try:
-        over.wait()
+        threading.Event().wait()
     except KeyboardInterrupt:
         print("", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from volumetool.cli.options import Json, VoxelSize, numbers
-from volumetool.cli.staying import stay
+from volumetool.cli.staying import end_like_ctrl_c, stay
 
 from volumetool.errors import ConfigError
 
@@ -77,6 +77,7 @@ def view(
         raise ConfigError(
             "config.option", f"--neuroglancer {neuroglancer} is for --url-only", hint="give both, or leave it away"
         )
+    end_like_ctrl_c()
     with show(volumes, look, Listen(host, port), progress=progress, voxel_size=voxels) as shown:
         if screenshot is not None:
             _take_picture(shown, screenshot, look, as_json=as_json)

@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[1]
 
 NOT_HERE = {
     "git clone": "needs the network; its `make demo` and `make test` are what continuous integration runs",
-    "volumetool live": "stays until Ctrl-C; tests/viewing/live/test_command.py types it",
 }
 """First words of blocks that are not run, with the reason."""
 

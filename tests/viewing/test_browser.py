@@ -32,7 +32,7 @@ from volumetool.viewing.view import View, view
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("chromium"), pytest.mark.xdist_group("browser")]
 
-PICTURE = (1120, 560)
+PICTURE = (720, 360)
 DARK, BRIGHT = 50, 200
 NM_PER_PIXEL = 2.0
 
@@ -42,6 +42,7 @@ class Screen:
     """A view in a running browser."""
 
     shown: View
+    state: dict[str, Any]
     browser: subprocess.Popen[bytes]
 
     @property
@@ -53,9 +54,14 @@ class Screen:
 
 
 @contextmanager
-def opened(volumes: list[Path], **options: Any) -> Iterator[Screen]:
-    with view(list(map(str, volumes)), Look(picture=PICTURE), **options) as shown, browsing(shown.link, PICTURE) as browser:
-        yield Screen(shown, browser)
+def opened(volumes: list[Path], *, blank: bool = False, **options: Any) -> Iterator[Screen]:
+    """Open volumes in a browser; `blank` waits for somebody to say what is drawn."""
+    with view(list(map(str, volumes)), Look(picture=PICTURE), **options) as shown:
+        state = shown.page.state.to_json()
+        if blank:
+            shown.page.show(state | {"layers": [], "layout": "xy"})
+        with browsing(shown.link, PICTURE) as browser:
+            yield Screen(shown, state, browser)
 
 
 def test_the_client_reads_the_voxels_of_every_level(job: Outcome, tmp_path: Path) -> None:
@@ -92,7 +98,7 @@ def cube(*shape: int) -> NDArray[np.uint8]:
 
 def boxes_of(screen: Screen, red: str, green: str) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Draw one layer in red and one in green, in an xy and an xz panel; return where each panel is red and where green."""
-    state = screen.page.state.to_json()
+    state = screen.state
     layers = {layer["name"]: layer for layer in state["layers"]}
     drawn = []
     for name, colour in ((red, "normalized(), 0.0, 0.0"), (green, "0.0, normalized(), 0.0")):
@@ -108,9 +114,7 @@ def boxes_of(screen: Screen, red: str, green: str) -> list[tuple[tuple[int, ...]
     finest = min(scale for scale, _ in state["dimensions"].values()) * 1e9
     shown = {"layers": drawn, "layout": {"type": "row", "children": panels}, "showScaleBar": False}
     screen.page.show(state | shown | {"crossSectionScale": NM_PER_PIXEL / finest})
-    picture = screen.picture()
-    screen.page.show(state)
-    halves = np.split(picture, 2, axis=1)
+    halves = np.split(screen.picture(), 2, axis=1)
     return [(bright_box(half[..., 0]), bright_box(half[..., 1])) for half in halves]
 
 
@@ -142,7 +146,7 @@ def test_edges_of_raw_and_enhanced_coincide_on_every_level(
     levels = [alone(output, number) for number in range(count)]
     misplaced = alter_levels(levels[0], tmp_path / "misplaced.zarr", _without_translation)
     half = min(open_volume(output).voxel_size) / 2 / NM_PER_PIXEL
-    with opened([raw, alone(raw, 1), *levels, misplaced]) as screen:
+    with opened([raw, alone(raw, 1), *levels, misplaced], blank=True) as screen:
         for level in levels:
             assert largest_difference(boxes_of(screen, "raw.zarr", level.name)) <= half, level.name
         boxes = boxes_of(screen, "raw-1.zarr", "out-0.zarr")
@@ -164,7 +168,7 @@ def test_edges_coincide_in_every_format(tmp_path: Path) -> None:
     size = (8.0, 16.0, 16.0)
     ome = write_input(tmp_path / "ome.zarr", cube(32, 32, 32), voxel_size=size)
     n5, bare = write_n5(tmp_path / "volume.n5", cube(32, 32, 32), size), write_zarr2(tmp_path / "bare.zarr", cube(32, 32, 32))
-    with opened([ome, n5, bare, ome / "0"], voxel_size=size) as screen:
+    with opened([ome, n5, bare, ome / "0"], blank=True, voxel_size=size) as screen:
         for name in ("volume.n5", "bare.zarr", "0"):
             assert largest_difference(boxes_of(screen, "ome.zarr", name)) <= 1, name
 

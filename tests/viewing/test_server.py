@@ -88,6 +88,13 @@ def test_every_stored_key_of_the_volume_is_served_as_it_is_stored(client: httpx.
         assert (answer.status_code, answer.content) == (200, file.read_bytes())
 
 
+def test_other_programs_read_the_served_volume_as_if_it_were_on_their_disk(client: httpx.Client, folder: Path) -> None:
+    served, stored = open_volume(str(client.base_url.join("/token/v"))), open_volume(folder)
+    assert served.identity == stored.identity
+    for number in range(len(stored.levels)):
+        assert (served.open(number).read().result() == stored.open(number).read().result()).all()
+
+
 @pytest.mark.parametrize("shape", TRAVERSALS)
 def test_no_spelling_of_a_path_leads_out_of_the_volume(files: FilesOfVolume, shape: str) -> None:
     bound = bind()

@@ -11,6 +11,7 @@ from typing import Any
 
 from volumetool.errors import OutputError
 from volumetool.jobs.bench import BenchResult
+from volumetool.version import __version__
 
 SAME = ("model", "device", "precision", "batch", "threads", "workers", "input_shape", "output_shape", "machine")
 """Facts in which two runs must agree to be compared."""
@@ -24,8 +25,6 @@ def default_history() -> Path:
 
 def describe_run(result: BenchResult) -> dict[str, Any]:
     """Return what the history keeps of a run: plain JSON values."""
-    from volumetool import __version__
-
     facts = {**result.as_dict(), "version": __version__, "machine": machine(), "time": round(time.time())}
     plain: dict[str, Any] = json.loads(json.dumps(facts))
     return plain

@@ -15,6 +15,7 @@ from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job
 from volumetool.jobs.terms import Terms
 from volumetool.store.create import VolumeLayout
+from volumetool.version import __version__
 
 
 class Plan(BaseModel):
@@ -99,8 +100,6 @@ class Plan(BaseModel):
         more : JSON values
             Added as they are.
         """
-        from volumetool import __version__
-
         return {
             "version": __version__,
             "status": status,

@@ -9,8 +9,7 @@ import neuroglancer
 import neuroglancer.server
 import neuroglancer.viewer_base
 
-from volumetool.errors import ConfigError
-from volumetool.viewing.server import LOOPBACK, base_url
+from volumetool.viewing.server import LOOPBACK, base_url, bind
 
 
 class Page(neuroglancer.viewer_base.ViewerBase):  # type: ignore[misc]  # neuroglancer is annotated in parts
@@ -32,14 +31,9 @@ class Page(neuroglancer.viewer_base.ViewerBase):  # type: ignore[misc]  # neurog
     def __init__(self, host: str = LOOPBACK, port: int = 0) -> None:
         # Nobody who reaches the page is given this user's credentials.
         super().__init__(allow_credentials=False)
-        try:
-            self._server = neuroglancer.server.Server(bind_address=host, bind_port=port)
-        except (OSError, OverflowError) as error:
-            raise ConfigError(
-                "config.address",
-                f"cannot listen on {host}, port {port}: {error}",
-                hint="choose another --port (0 takes a free one), or leave --host away for this machine alone",
-            ) from error
+        # Tornado would leave an open socket behind where it cannot listen.
+        bind(host, port).close()
+        self._server = neuroglancer.server.Server(bind_address=host, bind_port=port)
         self._server.viewers[self.token] = self
         self.port: int = self._server.port
         self.origin = base_url(host, self.port)

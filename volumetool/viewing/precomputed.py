@@ -122,7 +122,7 @@ def find_precomputed(url: str) -> Precomputed | None:
     InputError
         ``input.broken-metadata``: its ``info`` is not what the format asks for.
     """
-    place = canonical_url(url.removeprefix("precomputed://"))
+    place = canonical_url(url.removeprefix("precomputed://").partition("|neuroglancer-precomputed:")[0])
     if is_local(place) and not local_path(place).is_dir():
         return None
     info = read_json(place, _INFO)

@@ -6,6 +6,7 @@ Everything comes from the ledger, whose segments never change: a refresh reads t
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -34,6 +35,9 @@ LEGEND = {
 """Names and colours that also the colour-blind tell apart."""
 
 POLL_SECONDS = 2.0
+FRESH_SECONDS = 10.0
+"""New voxels are shown at most so often: the page reads all that is in sight again."""
+
 REGIONS, SECONDS = "regions", "seconds per region"
 _ALPHA = 0.2
 _FINE = 256
@@ -138,7 +142,7 @@ class Overlay:
     plan : Plan
         The job's plan.
     on_finished : callable
-        Called when more regions are finished than before: their voxels can be seen now.
+        Called when more regions are finished than before: their voxels can be seen now. At most every 10 s.
     """
 
     def __init__(self, layer: Layer, plan: Plan, on_finished: Callable[[], None]) -> None:
@@ -193,12 +197,13 @@ class Overlay:
         return {"url": volume, "transform": transform, "enableDefaultSubsources": False, "subsources": {"default": True}}
 
     def _follow(self) -> None:
+        told, at = self._map.finished, -FRESH_SECONDS
         while not self._over.wait(POLL_SECONDS):
-            before = self._map.finished
             if self._map.refresh():
                 self._states.invalidate()
                 self._seconds.invalidate()
-            if self._map.finished > before:
+            if self._map.finished > told and time.monotonic() - at >= FRESH_SECONDS:
+                told, at = self._map.finished, time.monotonic()
                 self._on_finished()
 
     def __enter__(self) -> Overlay:

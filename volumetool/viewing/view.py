@@ -88,7 +88,7 @@ class View:
 
 @contextmanager
 def view(
-    volumes: Sequence[str],
+    volumes: str | Sequence[str],
     look: Look | None = None,
     listen: Listen | None = None,
     *,
@@ -99,7 +99,7 @@ def view(
 
     Parameters
     ----------
-    volumes : sequence of str
+    volumes : str or sequence of str
         Paths or URLs of OME-Zarr, N5, Zarr or precomputed volumes. What is on this machine's disks is served key by key; URLs
         are read by the browser itself.
     look : Look, optional
@@ -119,7 +119,8 @@ def view(
     from volumetool.viewing.page import Page
 
     look, listen = look or Look(), listen or Listen()
-    layers = make_layers(volumes, voxel_size)
+    layers = make_layers([volumes] if isinstance(volumes, str) else volumes, voxel_size)
+    followed = _with_job(layers) if progress else None
     readers: dict[str, KeyReader] = {str(n): _files(each) for n, each in enumerate(layers) if each.is_local}
     with ExitStack() as stack:
         page = stack.enter_context(Page(listen.host, listen.port))
@@ -130,11 +131,10 @@ def view(
         sources = [layer.source(f"{base}/{n}" if str(n) in readers else None) for n, layer in enumerate(layers)]
         state = build_state(layers, sources, look)
         overlay = None
-        if progress:
-            number = _with_job(layers)
-            refreshed = _Refreshed(page, layers[number], str(number), readers, base)
-            overlay = _overlay(layers[number], refreshed)
-            state = with_overlay(state, layers[number].name, overlay.layers())
+        if followed is not None:
+            refreshed = _Refreshed(page, layers[followed], str(followed), readers, base)
+            overlay = _overlay(layers[followed], refreshed)
+            state = with_overlay(state, layers[followed].name, overlay.layers())
             stack.enter_context(overlay)
         stack.enter_context(Serving(build_app(readers, gate), bound))
         page.show(state)
