@@ -25,6 +25,7 @@ from volumetool.jobs.terms import Terms
 from volumetool.jobs.worker import Worker
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
+from volumetool.version import __version__
 from volumetool.viewing.live.cached import cached_context
 
 
@@ -109,8 +110,6 @@ def basis_of_job(job: Job) -> tuple[Basis, tuple[str, ...]]:
     VolumetoolError
         As :func:`volumetool.plan`.
     """
-    from volumetool import __version__
-
     ground = lay_ground(job)
     model = {"name": ground.inputs.model.card.name, "sha256": ground.terms.model}
     provenance = {
