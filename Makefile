@@ -10,8 +10,8 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 demo: $(READY)  ## the main job on an embedded volume
 	$(BIN)/volumetool demo demo
 
-test: lint  ## everything that CI checks
-	$(PYTEST) -m "not slow and not gpu and not browser"
+test: lint  ## everything that CI checks; the tests in a browser skip where there is no chromium
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(READY)  ## the long proofs
 	$(BIN)/python -m pytest -m "slow and not gpu and not browser" --timeout 3600

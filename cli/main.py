@@ -9,7 +9,22 @@ import traceback
 from typing import Annotated
 
 import typer
-from volumetool.cli import bench, check, convert, crappify, demo, enhance, evaluate, info, model, pyramid, schema, train
+from volumetool.cli import (
+    bench,
+    check,
+    convert,
+    crappify,
+    demo,
+    enhance,
+    evaluate,
+    info,
+    live,
+    model,
+    pyramid,
+    schema,
+    train,
+    view,
+)
 
 from volumetool.errors import VolumetoolError
 
@@ -28,6 +43,8 @@ app.command("enhance")(enhance.enhance)
 app.command("status")(check.status)
 app.command("verify")(check.verify)
 app.command("clean")(check.clean)
+app.command("view")(view.view)
+app.command("live")(live.live)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("validate")(check.validate)

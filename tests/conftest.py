@@ -28,3 +28,36 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the test data are not at {folder}; set VOLUMETOOL_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the file of a U-Net with random weights that is done in a moment, for voxels of 16 to 64 nm."""
+    import torch
+
+    from volumetool.models import ModelCard, Normalisation, UNet, UNetConfig, VoxelSizeRange, save_model
+
+    config = UNetConfig(width=4, pools=((1, 2, 2),))
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = UNet(config)
+        for parameter in network.parameters():  # the head of a fresh U-Net is zero
+            torch.nn.init.normal_(parameter, std=0.1)
+    card = ModelCard(
+        name="tiny",
+        description="For tests.",
+        licence="BSD-3-Clause",
+        dims=2,
+        scale=config.scale,
+        patch=(1, 16, 16),
+        overlap=(0, 4, 4),
+        trim=(0, 1, 1),
+        granularity=config.granularity,
+        receptive_field=(0, 12, 12),
+        normalisation=Normalisation(),
+        voxel_size=VoxelSizeRange(smallest=(1.0, 16.0, 16.0), largest=(100.0, 64.0, 64.0)),
+        architecture=config,
+    )
+    file = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_model(file, network, card)
+    return file

@@ -10,8 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from volumetool.errors import VolumetoolError
-
-__version__ = "0.1.0"
+from volumetool.version import __version__
 
 if TYPE_CHECKING:
     from volumetool.jobs.api import enhance, plan, run, verify
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from volumetool.store.convert import convert
     from volumetool.store.open import open_volume
     from volumetool.store.volume import Volume
+    from volumetool.viewing.live.show import live
+    from volumetool.viewing.view import view
 
 _HOMES = {
     "Job": "volumetool.jobs.job",
@@ -31,11 +32,13 @@ _HOMES = {
     "Volume": "volumetool.store.volume",
     "convert": "volumetool.store.convert",
     "enhance": "volumetool.jobs.api",
+    "live": "volumetool.viewing.live.show",
     "load_model": "volumetool.models",
     "open_volume": "volumetool.store.open",
     "plan": "volumetool.jobs.api",
     "run": "volumetool.jobs.api",
     "verify": "volumetool.jobs.api",
+    "view": "volumetool.viewing.view",
 }
 
 __all__ = [
@@ -48,11 +51,13 @@ __all__ = [
     "__version__",
     "convert",
     "enhance",
+    "live",
     "load_model",
     "open_volume",
     "plan",
     "run",
     "verify",
+    "view",
 ]
 
 

@@ -13,6 +13,7 @@
       NumericsError     numerics.* 1   a network that makes NaN, or a worker that computes other bytes
       LedgerError       ledger.*   1   the job's records are damaged or contradict each other
       ClusterError      cluster.*  1   workers cannot be started or reached
+      ViewError         view.*     1   a picture cannot be taken: no browser, or a page that is never complete
       NotConformant     validate.* 4   a volume that breaks its format's rules
 
 A code names one cause for ever: codes are added, never changed. A message says what clashed, both values, and what to do
@@ -120,6 +121,10 @@ class LedgerError(VolumetoolError):
 
 class ClusterError(VolumetoolError):
     """Workers cannot be started or reached."""
+
+
+class ViewError(VolumetoolError):
+    """A picture cannot be taken: there is no browser, or its page is never complete."""
 
 
 class NotConformant(VolumetoolError):  # noqa: N818  (it names a verdict of `validate`, not a failure of the program)

@@ -21,6 +21,9 @@ from volumetool.enhancement.stored import read_voxels
 from volumetool.errors import DataError
 from volumetool.geometry import Box, Lattice, Region, Triple, mirror_index
 
+Position = tuple[int, range, range]
+"""Patch index along x, patch indices along z, patch indices along y."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -97,17 +100,35 @@ def read_columns(recipe: Recipe, region: Region, source: Source, batch: int) -> 
     rows = lattice.y.touching(core.start[1], core.stop[1])
     groups = section_groups(lattice, core, batch)
     for x in lattice.x.touching(core.start[2], core.stop[2]):
-        start = (lattice.z.start(groups[0].start), lattice.y.start(rows.start), lattice.x.start(x))
-        stop = tuple(
-            line.start(last) + line.patch for line, last in zip(lattice.axes, (groups[-1][-1], rows[-1], x), strict=True)
-        )
-        block = _read(source.voxels, lattice, Box(start, (stop[0], stop[1], stop[2])))
-        wanted = _read_mask(source, lattice, Box(start, (stop[0], stop[1], stop[2])))
+        whole = _reach(lattice, (x, range(groups[0].start, groups[-1].stop), rows))
+        block = _read(source.voxels, lattice, whole)
+        wanted = _read_mask(source, lattice, whole)
         for group in groups:
             first = group.start - groups[0].start
             sections = slice(first * lattice.z.stride, (group[-1] - groups[0].start) * lattice.z.stride + lattice.z.patch)
             context = slice(sections.start, sections.stop + 2 * lattice.context)
-            yield _cut(recipe, region, (x, group, rows), block[context], None if wanted is None else wanted[sections])
+            yield _cut(recipe, region.channel, (x, group, rows), block[context], None if wanted is None else wanted[sections])
+
+
+def read_column(recipe: Recipe, channel: int, source: Source, position: Position) -> Column:
+    """Return the patches at one position along x, of any rows and sections: the same values as in the sweep of a region.
+
+    Raises
+    ------
+    DataError
+        As :func:`read_columns`.
+    """
+    box = _reach(recipe.lattice, position)
+    block = _read(source.voxels, recipe.lattice, box)
+    return _cut(recipe, channel, position, block, _read_mask(source, recipe.lattice, box))
+
+
+def _reach(lattice: Lattice, position: Position) -> Box:
+    """Return the input voxels of all patches at a position; it may lie over the faces."""
+    x, group, rows = position
+    start = (lattice.z.start(group.start), lattice.y.start(rows.start), lattice.x.start(x))
+    z, y, x = (line.start(last) + line.patch for line, last in zip(lattice.axes, (group[-1], rows[-1], x), strict=True))
+    return Box(start, (z, y, x))
 
 
 def _read(store: ts.TensorStore, lattice: Lattice, box: Box) -> NDArray[Any]:
@@ -141,8 +162,8 @@ def _gather(store: ts.TensorStore, indices: list[NDArray[np.intp]], what: str) -
 
 def _cut(
     recipe: Recipe,
-    region: Region,
-    position: tuple[int, range, range],
+    channel: int,
+    position: Position,
     block: NDArray[Any],
     wanted: NDArray[np.bool_] | None,
 ) -> Column:
@@ -154,7 +175,7 @@ def _cut(
     valid = None if recipe.nodata is None else valid_voxels(block, recipe.nodata)
     first = lattice.z.start(group.start) - lattice.context
     sections = mirror_index(first, first + len(block), lattice.z.size)
-    zero, span = (values[sections, None, None] for values in recipe.input_scale(region.channel))
+    zero, span = (values[sections, None, None] for values in recipe.input_scale(channel))
     if valid is not None:
         block = np.where(valid, block, 0)  # NaN is no input, and the lowest float32 would overflow
     normal = (block.astype(np.float32) - zero) / span
@@ -178,7 +199,7 @@ def _cut(
     return Column(x, group, rows, patches, active, None if valid is None else ~valid[inner], missing_start)
 
 
-def _check_finite(values: NDArray[np.float32], recipe: Recipe, position: tuple[int, range, range]) -> None:
+def _check_finite(values: NDArray[np.float32], recipe: Recipe, position: Position) -> None:
     if not np.isfinite(values).all():
         start = recipe.lattice.x.start(position[0])
         raise DataError(

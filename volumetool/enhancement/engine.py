@@ -103,6 +103,11 @@ class Engine:
         """
         return self._gather(self._submit(patches))
 
+    @property
+    def at_once(self) -> int:
+        """Patches that keep all streams busy."""
+        return self.streams * self.numerics.batch
+
     def _begin_stream(self) -> None:
         # torch keeps the number of threads for each thread that asks it for work.
         if self._share is not None:
@@ -160,15 +165,18 @@ class Engine:
             for column in columns:
                 waiting.append((column, self._submit(column.patches[column.active])))
                 while sum(len(batches) for _, batches in list(waiting)[1:]) >= self.streams:
-                    yield self._answer(*waiting.popleft())
+                    first, batches = waiting.popleft()
+                    yield self.answer(first, self._gather(batches))
             while waiting:
-                yield self._answer(*waiting.popleft())
+                first, batches = waiting.popleft()
+                yield self.answer(first, self._gather(batches))
         finally:
             for _, batches in waiting:
                 _cancel(batches)
 
-    def _answer(self, column: Column, batches: list[Future[list[Array]]]) -> tuple[Column, list[Array]]:
-        asked = iter(self._gather(batches))
+    def answer(self, column: Column, outputs: list[Array]) -> tuple[Column, list[Array]]:
+        """Return a column with the network's outputs for its active patches, and the others enlarged."""
+        asked = iter(outputs)
         pairs = zip(column.patches, column.active, strict=True)
         return column, [next(asked) if active else self.enlarge(patch) for patch, active in pairs]
 

@@ -11,6 +11,7 @@ from volumetool.configuration import cache_folder
 from volumetool.errors import OutputError
 from volumetool.jobs.bench_result import BenchResult
 from volumetool.jobs.pace import machine
+from volumetool.version import __version__
 
 SAME = ("model", "device", "precision", "batch", "threads", "streams", "workers", "input_shape", "output_shape", "machine")
 """Facts in which two runs must agree to be compared."""
@@ -23,8 +24,6 @@ def default_history() -> Path:
 
 def describe_run(result: BenchResult) -> dict[str, Any]:
     """Return what the history keeps of a run: plain JSON values."""
-    from volumetool import __version__
-
     facts = {**result.as_dict(), "version": __version__, "machine": machine(), "time": round(time.time())}
     plain: dict[str, Any] = json.loads(json.dumps(facts))
     return plain

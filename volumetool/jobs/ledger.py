@@ -282,6 +282,13 @@ def segment_keys(url: str) -> list[str]:
     return sorted(key for key in list_keys(url, FOLDER + "/") if SEGMENT.fullmatch(key))
 
 
+def read_segment(url: str, key: str) -> Iterator[Record]:
+    """Yield the records of one segment; damaged lines are left out, and so is a segment that was merged meanwhile."""
+    for line in (read_key(url, key) or b"").splitlines():
+        if (fields := _parse(line)) is not None:
+            yield _record(fields)
+
+
 def _segment(number: int) -> str:
     return f"{FOLDER}/{number:08d}.jsonl"
 

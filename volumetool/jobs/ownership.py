@@ -211,18 +211,24 @@ def acquire(
             watched = None  # somebody else was faster
             continue
         assert found is not None  # noqa: S101  (else it were free)
+        if found.place == _place():  # its process is there to be seen
+            raise _owned(url, found)
         if watched is None:
             watched, since = found, clock()
             if say is not None:
                 say(f"{found.identity} was writing this job; looking for {LEASE_SECONDS:.0f} s whether it still does")
         elif found != watched:
-            raise LedgerError(
-                "ledger.owned",
-                f"{url} is being written by another run: {found.identity}",
-                hint="wait for it, or stop it and run again; `volumetool status` shows how far it is",
-                where=url,
-            )
+            raise _owned(url, found)
         sleep(BEAT_SECONDS / 5)
+
+
+def _owned(url: str, owner: Owner) -> LedgerError:
+    return LedgerError(
+        "ledger.owned",
+        f"{url} is being written by another run: {owner.identity}",
+        hint="wait for it, or stop it and run again; `volumetool status` shows how far it is",
+        where=url,
+    )
 
 
 def current_owner(url: str) -> Owner | None:

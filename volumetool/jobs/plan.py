@@ -16,6 +16,7 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.pace import Pace
 from volumetool.jobs.terms import Terms
 from volumetool.store.create import VolumeLayout
+from volumetool.version import __version__
 
 
 class Plan(BaseModel):
@@ -104,8 +105,6 @@ class Plan(BaseModel):
         more : JSON values
             Added as they are.
         """
-        from volumetool import __version__
-
         return {
             "version": __version__,
             "status": status,

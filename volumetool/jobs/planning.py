@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
 
 from volumetool.enhancement.device import computes_bfloat16, resolve_device
 from volumetool.enhancement.engine import Engine, Numerics
+from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import FingerprintError
 from volumetool.jobs.checks import check_dtype, check_resources, check_voxel_size
@@ -60,24 +61,17 @@ def plan(job: Job, progress: Progress | None = None) -> Plan:
 
 def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Plan, Statistics]:
     """Return the plan together with the table that its fingerprint names."""
-    inputs = open_inputs(job)
-    extrapolated, notes = check_voxel_size(job, inputs.model.card, inputs.level.voxel_size)
-    work = _lay_out(inputs)
+    ground = lay_ground(job, progress)
+    inputs, engine, terms, statistics = ground.inputs, ground.engine, ground.terms, ground.statistics
+    work = Work(terms.lattice, terms.box, terms.levels, inputs.channels, terms.dtype)
     workers, threads = _workers(job)
-    allowed = (job.memory or int(MEMORY_SHARE * psutil.virtual_memory().available)) // workers
-    precision = _precision(inputs)
-    paces = find_paces(inputs.model, precision, job.device, threads)
-    engine = _engine(inputs, work, _pace(inputs, work, paces, allowed), (precision, threads))
-    statistics = section_statistics(inputs, progress)
-    check_dtype(job, work.dtype, _window(inputs, statistics))
-    terms = _terms(inputs, work, engine.numerics, statistics)
-    running = {"workers": workers, "threads": threads, "streams": engine.streams, "paces": paces}
+    running = {"workers": workers, "threads": threads, "streams": engine.streams, "paces": ground.paces}
     if inputs.existing is not None:
-        _check_same(inputs.existing, terms)
         return inputs.existing.model_copy(update={**running, "job": job}), statistics
 
     layout = VolumeLayout(terms.dtype, terms.levels, terms.channels)
-    sample = take_sample(make_recipe(job, terms, statistics), engine, inputs.volume.open(job.level), layout)
+    sample = take_sample(ground.recipe, engine, inputs.volume.open(job.level), layout)
+    allowed = _allowed(job, workers)
     memory_of = _memory(inputs, engine.numerics.batch, engine.streams)
     span = job.region or choose_span(work, Demand(workers, allowed, sample.patch_seconds), memory_of)
     estimates = estimate(job, work, work.grid(span), sample, (memory_of(work, span), allowed), workers)
@@ -97,9 +91,68 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
         voxel_size=inputs.level.voxel_size,
         mask_factor=inputs.mask_factor,
         estimates=estimates,
-        notes=notes,
-        extrapolated=extrapolated,
+        notes=ground.notes,
+        extrapolated=ground.extrapolated,
     ), statistics
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What decides every voxel of a job, before anybody asks what the job costs.
+
+    Attributes
+    ----------
+    inputs : Inputs
+        What the job names.
+    engine : Engine
+        The network on its device.
+    terms : Terms
+        Everything that decides a byte.
+    statistics : Statistics
+        The table that the terms name.
+    notes : tuple of str
+        Warnings for the user.
+    extrapolated : bool
+        The voxel size is outside the range that the model was trained on.
+    paces : tuple of Pace
+        The ways to run the network that were tried on this machine.
+    """
+
+    inputs: Inputs
+    engine: Engine
+    terms: Terms
+    statistics: Statistics
+    notes: tuple[str, ...]
+    extrapolated: bool
+    paces: tuple[Pace, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        """What decides the voxels."""
+        return make_recipe(self.inputs.job, self.terms, self.statistics)
+
+
+def lay_ground(job: Job, progress: Progress | None = None) -> Ground:
+    """Decide what a job computes, and check it against what an earlier run began at the output.
+
+    Raises
+    ------
+    VolumetoolError
+        As :func:`plan`.
+    """
+    inputs = open_inputs(job)
+    extrapolated, notes = check_voxel_size(job, inputs.model.card, inputs.level.voxel_size)
+    work = _lay_out(inputs)
+    workers, threads = _workers(job)
+    precision = _precision(inputs)
+    paces = find_paces(inputs.model, precision, job.device, threads)
+    engine = _engine(inputs, work, _pace(inputs, work, paces, _allowed(job, workers)), (precision, threads))
+    statistics = section_statistics(inputs, progress)
+    check_dtype(job, work.dtype, _window(inputs, statistics))
+    terms = _terms(inputs, work, engine.numerics, statistics)
+    if inputs.existing is not None:
+        _check_same(inputs.existing, terms)
+    return Ground(inputs, engine, terms, statistics, notes, extrapolated, paces)
 
 
 def _lay_out(inputs: Inputs) -> Work:
@@ -113,6 +166,11 @@ def _lay_out(inputs: Inputs) -> Work:
 def usable_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _allowed(job: Job, workers: int) -> int:
+    """Return the bytes that one worker may use."""
+    return (job.memory or int(MEMORY_SHARE * psutil.virtual_memory().available)) // workers
 
 
 def _workers(job: Job) -> tuple[int, int]:

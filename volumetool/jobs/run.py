@@ -15,6 +15,7 @@ from volumetool.geometry import Box
 from volumetool.jobs.clusters import open_cluster
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete
 from volumetool.jobs.folder import PLAN, job_url, open_ledger, read_plan, read_statistics, write_plan
+from volumetool.jobs.in_flight import InFlight
 from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import DONE, FOLDER, Ledger, Record
 from volumetool.jobs.ownership import OWNER, Claim, own
@@ -149,22 +150,13 @@ def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> 
     ledger = open_ledger(plan)
     ledger.begin()
     ledger.compact()
-    todo = sum(1 for _ in to_do(plan, ledger))
     before = ledger.done
     try:
-        if todo:
-            if says_complete(plan):  # regions that failed before, or were found damaged
-                mark_unfinished(plan)
-            with open_cluster(plan) as cluster:
-                watcher.started(plan, todo, cluster.link)
-                for record in _braked(cluster.records(to_do(plan, ledger)), plan):
-                    claim.check()
-                    ledger.append(record)
-                    watcher.recorded(record)
+        _run_regions(plan, ledger, watcher, claim)
     finally:
         ledger.flush()
         write_maps(plan, ledger)
-    _finish(plan, ledger, watcher, changed=ledger.done > before)
+    finish_run(plan, ledger, watcher, changed=ledger.done > before)
     return Outcome(
         plan=plan,
         complete=_finished_volume(plan, ledger),
@@ -174,6 +166,21 @@ def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> 
         ran=ledger.done - before,
         failures=tuple(ledger.failures[index] for index in sorted(ledger.failures)),
     )
+
+
+def _run_regions(plan: Plan, ledger: Ledger, watcher: Watcher, claim: Claim) -> None:
+    todo = sum(1 for _ in to_do(plan, ledger))
+    if not todo:
+        return
+    if says_complete(plan):  # regions that failed before, or were found damaged
+        mark_unfinished(plan)
+    with open_cluster(plan) as cluster, InFlight(job_url(plan.job.output)) as in_flight:
+        watcher.started(plan, todo, cluster.link)
+        for record in _braked(cluster.records(in_flight.handing_out(to_do(plan, ledger))), plan):
+            claim.check()
+            ledger.append(record)
+            in_flight.ended(record.region)
+            watcher.recorded(record)
 
 
 def _braked(records: Iterator[Record], plan: Plan) -> Iterator[Record]:
@@ -242,7 +249,7 @@ def _delete_earlier(place: str, folder: str) -> None:
         delete_key(folder, PLAN)
 
 
-def _finish(plan: Plan, ledger: Ledger, watcher: Watcher, *, changed: bool) -> None:
+def finish_run(plan: Plan, ledger: Ledger, watcher: Watcher, *, changed: bool) -> None:
     """Write the coarse levels over what was computed; on a complete output also those that an earlier run left open."""
     complete = _finished_volume(plan, ledger)
     if not changed and not (complete and not says_complete(plan)):

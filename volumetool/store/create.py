@@ -97,7 +97,7 @@ def create_volume(url: str, layout: VolumeLayout, attributes: Mapping[str, Any])
     """
     place = canonical_url(url)
     _check_layout(place, layout)
-    group = _group(layout, attributes)
+    group = group_metadata(layout, attributes)
     _refuse_other(place, group)
     create_levels(place, layout, range(len(layout.levels)))
     write_key(place, "zarr.json", encode_json(group))
@@ -234,7 +234,8 @@ def _fill_value(layout: VolumeLayout) -> int | float | str:
     return "NaN" if math.isnan(layout.fill_value) else float(layout.fill_value)
 
 
-def _group(layout: VolumeLayout, attributes: Mapping[str, Any]) -> Json:
+def group_metadata(layout: VolumeLayout, attributes: Mapping[str, Any]) -> Json:
+    """Return the Zarr 3 metadata of a volume's group: its levels as OME-Zarr 0.5, and its provenance."""
     image = v05.Image(multiscales=[_multiscale(layout)])
     ome = image.model_dump(mode="json", exclude_none=True)
     return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, OWN_KEY: dict(attributes)}}

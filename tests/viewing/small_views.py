@@ -1,0 +1,61 @@
+"""Volumes in the formats that volumetool reads and does not write, and ways of looking at pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def write_n5(path: Path, voxels: NDArray[Any], voxel_size: tuple[float, float, float]) -> Path:
+    """Write a volume as one N5 dataset."""
+    placed = {"axes": ["x", "y", "z"], "units": ["nm"] * 3, "resolution": list(reversed(voxel_size))}
+    return _write(path, voxels.T, {"driver": "n5", "metadata": {**placed, "blockSize": [8, 4, 2]}})
+
+
+def write_precomputed(path: Path, voxels: NDArray[Any], voxel_size: tuple[float, float, float]) -> Path:
+    """Write a volume as precomputed."""
+    scale = {"resolution": list(reversed(voxel_size)), "encoding": "raw", "chunk_size": [8, 4, 2]}
+    return _write(path, voxels.T[..., None], {"driver": "neuroglancer_precomputed", "scale_metadata": scale})
+
+
+def write_zarr2(path: Path, voxels: NDArray[Any]) -> Path:
+    """Write a volume as a bare Zarr array, which knows no voxel size."""
+    return _write(path, voxels, {"driver": "zarr", "metadata": {"chunks": [2, 4, 8]}})
+
+
+def _write(path: Path, voxels: NDArray[Any], spec: dict[str, Any]) -> Path:
+    place = {"kvstore": {"driver": "file", "path": f"{path}/"}}
+    array = ts.open({**spec, **place}, create=True, dtype=voxels.dtype.name, shape=voxels.shape).result()
+    array[...] = np.ascontiguousarray(voxels)
+    return path
+
+
+def pixels(png: bytes) -> NDArray[np.uint8]:
+    """Return a picture as an array of shape (height, width, 3)."""
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def bright_box(channel: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """Return where a picture is brighter than half: top, bottom, left, right, half-open."""
+    rows, columns = (np.flatnonzero((channel > 127).any(axis=axis)) for axis in (1, 0))
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+def alter_levels(source: Path, target: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> Path:
+    """Copy an OME-Zarr volume and change its list of levels."""
+    shutil.copytree(source, target)
+    metadata = json.loads((target / "zarr.json").read_text())
+    image = metadata["attributes"]["ome"]["multiscales"][0]
+    image["datasets"] = change(image["datasets"])
+    (target / "zarr.json").write_text(json.dumps(metadata))
+    return target

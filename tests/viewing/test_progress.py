@@ -1,0 +1,150 @@
+"""The overlay says of every region what the ledger and the driver say of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_jobs import SMALL, Interrupting, noise, run, write_input
+
+from volumetool.errors import ConfigError
+from volumetool.jobs.api import stored_plan
+from volumetool.jobs.folder import job_url, open_ledger
+from volumetool.jobs.in_flight import KEY, InFlight, read_in_flight
+from volumetool.jobs.ledger import Record
+from volumetool.jobs.run import Silence
+from volumetool.viewing.layers import make_layers
+from volumetool.viewing.progress import DONE, FAILED, RUNNING, SKIPPED, TODO, Overlay, PerRegion, RegionMap
+from volumetool.viewing.view import view
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> str:
+    """Give the output of a job that was interrupted after 3 of 12 regions."""
+    source = write_input(tmp_path / "in.zarr", noise((10, 37, 45)))
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupting(3), input=str(source), output=str(tmp_path / "out.zarr"), **SMALL)
+    return str(tmp_path / "out.zarr")
+
+
+def test_every_state_is_told_apart(begun: str) -> None:
+    plan = stored_plan(begun)
+    states = RegionMap(plan)
+    states.refresh()
+    assert states.states.ravel().tolist() == [DONE] * 3 + [TODO] * 9
+    ledger = open_ledger(plan)
+    ledger.append(Record(3, "failed", seconds=2.0))
+    ledger.append(Record(4, "done", patches=6, skipped=6, seconds=0.5))
+    ledger.append(Record(5, "done", patches=6, skipped=5, seconds=4.0))
+    ledger.flush()
+    with InFlight(job_url(begun)) as in_flight:
+        assert list(in_flight.handing_out(iter([7, 8]))) == [7, 8]
+        in_flight._write()
+        assert states.refresh()
+        assert states.states.ravel().tolist() == [DONE] * 3 + [FAILED, SKIPPED, DONE, TODO, RUNNING, RUNNING, TODO, TODO, TODO]
+        assert states.finished == 5
+        assert not states.refresh()
+    assert states.refresh()
+    assert states.states.ravel().tolist()[7:9] == [TODO, TODO]
+    assert states.seconds.ravel()[3:6].tolist() == [2.0, 0.5, 4.0]
+    assert (states.seconds.ravel()[6:] == -1).all()
+
+
+def test_a_merged_ledger_says_the_same(begun: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = stored_plan(begun)
+    states = RegionMap(plan)
+    states.refresh()
+    ledger = open_ledger(plan)
+    ledger.append(Record(0, "failed"))
+    ledger.flush()
+    monkeypatch.setattr("volumetool.jobs.ledger.COMPACT_SEGMENTS", 0)
+    ledger.compact()
+    states.refresh()
+    assert states.states.ravel().tolist() == [FAILED, DONE, DONE] + [TODO] * 9
+
+
+def test_the_driver_notes_what_it_handed_out_and_takes_the_note_away(begun: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("volumetool.jobs.in_flight.SECONDS", 0.0)
+    seen: list[tuple[int, ...]] = []
+
+    class Looking(Silence):
+        def recorded(self, record: Record) -> None:  # noqa: ARG002
+            # In-process, the next region is handed out when this call returns: the note may hold none or one.
+            seen.append(tuple(read_in_flight(job_url(begun))))
+
+    source = stored_plan(begun).job.input
+    run(Looking(), input=source, output=begun, **SMALL)
+    assert len(seen) == 9
+    assert all(len(each) <= 1 for each in seen)
+    assert not Path(job_url(begun), KEY).exists()
+
+
+def test_a_killed_drivers_note_is_not_believed(tmp_path: Path) -> None:
+    with InFlight(str(tmp_path)) as in_flight:
+        next(in_flight.handing_out(iter([4])))
+        in_flight._write()
+        note = json.loads((tmp_path / KEY).read_text())
+        assert (note["pid"], note["regions"]) == (os.getpid(), [4])
+        assert read_in_flight(str(tmp_path)) == {4}
+        (tmp_path / KEY).write_text(json.dumps({**note, "began": note["began"] - 60}))
+        assert read_in_flight(str(tmp_path)) == frozenset()
+        (tmp_path / KEY).write_text(json.dumps({**note, "host": "another", "began": note["began"] - 60}))
+        assert read_in_flight(str(tmp_path)) == {4}
+        (tmp_path / KEY).write_text("{torn")
+        assert read_in_flight(str(tmp_path)) == frozenset()
+
+
+def test_the_overlay_covers_the_volume_region_by_region(begun: str) -> None:
+    (layer,) = make_layers([begun])
+    assert layer.job is not None
+    overlay = Overlay(layer, layer.job, lambda: None)
+    regions, seconds = overlay.layers()
+    transform = regions["source"]["transform"]
+    lengths = [scale * 1e9 for scale, _ in transform["outputDimensions"].values()]
+    low = [row[-1] * length for row, length in zip(transform["matrix"], lengths, strict=True)]
+    assert low == pytest.approx(layer.corners[0])
+    covered = [at + n * length for at, n, length in zip(low, overlay._shape, lengths, strict=True)]
+    assert covered == pytest.approx(layer.corners[1])
+    for region in map(layer.job.grid.region, range(layer.job.grid.count)):
+        box = region.box
+        part = overlay._states.data[
+            tuple(slice(a // s, -(-b // s)) for a, b, s in zip(box.start, box.stop, overlay._step, strict=True))
+        ]
+        assert np.unique(part).tolist() == [overlay._map.states.ravel()[region.index]]
+    assert set(regions["segmentColors"]) == set(regions["segments"]) == {"1", "2", "3", "4", "5"}
+    assert not seconds["visible"]
+
+
+def test_an_array_per_region_is_made_where_it_is_asked_for() -> None:
+    values = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
+    array = PerRegion(lambda: values, (1, 4, 8), (2, 2, 3))
+    expected = np.kron(values, np.ones((2, 2, 3), np.uint8))[:1, :4, :8]
+    np.testing.assert_array_equal(array[0:1, 0:4, 0:8], expected)
+    np.testing.assert_array_equal(array[0:1, 1:3, 2:7], expected[:, 1:3, 2:7])
+
+
+def test_the_page_follows_the_job(begun: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("volumetool.viewing.progress.POLL_SECONDS", 0.05)
+    with view([begun], progress=True) as shown:
+        assert shown.overlay is not None
+        assert shown.overlay.counts() == {"skipped": 0, "done": 3, "to do": 9, "running": 0, "failed": 0}
+        before = shown.page.state.layers["out.zarr"].layer.source[0].url
+        ledger = open_ledger(stored_plan(begun))
+        ledger.append(Record(6, "done"))
+        ledger.flush()
+        until = time.monotonic() + 30
+        while shown.page.state.layers["out.zarr"].layer.source[0].url == before and time.monotonic() < until:
+            time.sleep(0.05)
+        assert shown.overlay.counts()["done"] == 4
+        # The client keeps what it has read: new voxels are seen under another name alone.
+        assert shown.page.state.layers["out.zarr"].layer.source[0].url == before.replace("/0/|", "/0.1/|")
+
+
+def test_progress_wants_a_job(tmp_path: Path) -> None:
+    path = write_input(tmp_path / "in.zarr", noise((2, 8, 8)))
+    with pytest.raises(ConfigError, match="no job wrote"), view([str(path)], progress=True):
+        pass

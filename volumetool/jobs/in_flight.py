@@ -1,0 +1,97 @@
+"""Which regions are handed out: a note in the job's folder for whoever looks on, never part of the truth.
+
+The driver rewrites ``running.json`` at most once a second and deletes it at the end. A killed driver leaves it behind; the note
+names the process, so that a reader on the same machine knows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from types import TracebackType
+
+import psutil
+
+from volumetool.errors import OutputError
+from volumetool.store.kvstore import delete_key, read_key, write_key
+
+KEY = "running.json"
+SECONDS = 1.0
+
+
+class InFlight:
+    """Keeps the note while a run goes on.
+
+    Parameters
+    ----------
+    url : str
+        The job's folder.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._regions: set[int] = set()
+        self._driver = {"host": socket.gethostname(), "pid": os.getpid(), "began": psutil.Process().create_time()}
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._over = False
+
+    def __enter__(self) -> InFlight:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._lock:
+            self._over = True
+            if self._timer is not None:
+                self._timer.cancel()
+            # A run whose store fails says so by its ledger; this note is nobody's loss.
+            with suppress(OutputError):
+                delete_key(self._url, KEY)
+
+    def handing_out(self, regions: Iterator[int]) -> Iterator[int]:
+        """Pass regions on, and note each as it goes to a worker."""
+        for index in regions:
+            with self._lock:
+                self._regions.add(index)
+                self._changed()
+            yield index
+
+    def ended(self, region: int) -> None:
+        """Take a region out."""
+        with self._lock:
+            self._regions.discard(region)
+            self._changed()
+
+    def _changed(self) -> None:
+        if self._timer is None and not self._over:
+            self._timer = threading.Timer(SECONDS, self._write)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _write(self) -> None:
+        with self._lock:
+            self._timer = None
+            if not self._over:
+                note = {**self._driver, "regions": sorted(self._regions)}
+                with suppress(OutputError):
+                    write_key(self._url, KEY, json.dumps(note).encode())
+
+
+def read_in_flight(url: str) -> frozenset[int]:
+    """Return the regions that a driver has handed out and not got back; none where its process is known to be gone."""
+    try:
+        note = json.loads(read_key(url, KEY) or b"{}")
+        regions, here = frozenset(map(int, note["regions"])), note["host"] == socket.gethostname()
+        return frozenset() if here and not _alive(int(note["pid"]), float(note["began"])) else regions
+    except (KeyError, ValueError, TypeError):
+        return frozenset()
+
+
+def _alive(pid: int, began: float) -> bool:
+    with suppress(psutil.Error):
+        return abs(psutil.Process(pid).create_time() - began) < SECONDS
+    return False

@@ -1,0 +1,198 @@
+"""The keys that a volume on disk is made of: its metadata, and the chunks of its grids.
+
+A key is looked up, never trusted: it is one of the metadata keys, or the name of a chunk inside a grid, letter by letter as
+the format spells it. What lies beside the volume has no name here. A link that leads out of the volume is not followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from volumetool.errors import DataError, InputError
+from volumetool.store.found import read_json
+from volumetool.store.kvstore import encode_json, join_url, local_path
+from volumetool.store.volume import Volume
+from volumetool.viewing.precomputed import Precomputed
+from volumetool.viewing.server import Content, InMemory
+
+_ZARR2, _ZARR3, _N5 = (".zgroup", ".zattrs", ".zarray", ".zmetadata"), ("zarr.json",), ("attributes.json",)
+_METADATA = {"zarr": _ZARR2, "zarr3": _ZARR3, "n5": _N5}
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+
+
+@dataclass(frozen=True)
+class ChunkGrid:
+    """How an array names its chunks: a prefix, then one number per axis.
+
+    Attributes
+    ----------
+    prefix : str
+        What stands before the first number.
+    separator : str
+        What stands between two numbers.
+    counts : tuple of int
+        Chunks per axis, in the array's own order.
+    """
+
+    prefix: str
+    separator: str
+    counts: tuple[int, ...]
+
+    def __contains__(self, key: str) -> bool:
+        if not key.startswith(self.prefix):
+            return False
+        numbers = key.removeprefix(self.prefix).split(self.separator)
+        if len(numbers) != len(self.counts) or not all(_NUMBER.fullmatch(each) for each in numbers):
+            return False
+        return all(int(each) < count for each, count in zip(numbers, self.counts, strict=True))
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file as it was when its key was found.
+
+    Attributes
+    ----------
+    path : Path
+        Where it is.
+    stat : os.stat_result
+        What it was: a file that was replaced in the meantime is not read on, so that no answer mixes two.
+    """
+
+    path: Path
+    stat: os.stat_result
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return self.stat.st_size
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes `start` to `stop`.
+
+        Raises
+        ------
+        DataError
+            ``data.changed``: the file was replaced since its key was found.
+        """
+        with self.path.open("rb") as file:
+            now = os.fstat(file.fileno())
+            if (now.st_ino, now.st_mtime_ns, now.st_size) != (self.stat.st_ino, self.stat.st_mtime_ns, self.stat.st_size):
+                raise DataError("data.changed", f"{self.path} was replaced while it was read", hint="ask again")
+            file.seek(start)
+            return file.read(stop - start)
+
+
+@dataclass(frozen=True)
+class FilesOfVolume:
+    """Reads the keys of one volume on a local disk; a `KeyReader`.
+
+    Attributes
+    ----------
+    root : Path
+        Where the volume is.
+    metadata : frozenset of str
+        Keys of its metadata.
+    chunks : callable
+        Says whether a key is a chunk's.
+    instead : mapping of str to bytes
+        Metadata that are given in place of those on disk.
+    """
+
+    root: Path
+    metadata: frozenset[str]
+    chunks: Callable[[str], bool] = field(repr=False)
+    instead: Mapping[str, bytes] = field(default_factory=dict)
+
+    async def __call__(self, key: str) -> Content | None:
+        """Find the content of a key."""
+        return await asyncio.to_thread(self.find, key)
+
+    def find(self, key: str) -> Content | None:
+        """Return the content of a key; None where the volume has no such key, or nothing is stored under it."""
+        if key in self.instead:
+            return InMemory(self.instead[key])
+        if key not in self.metadata and not self.chunks(key):
+            return None
+        try:
+            path = (self.root / key).resolve(strict=True)
+        except OSError:
+            return None
+        return StoredFile(path, path.stat()) if path.is_file() and path.is_relative_to(self.root.resolve()) else None
+
+
+def files_of(volume: Volume | Precomputed) -> FilesOfVolume:
+    """Return the reader of a local volume's keys.
+
+    Raises
+    ------
+    InputError
+        ``input.broken-metadata``: the metadata place a level outside the volume.
+    """
+    for level in volume.levels:
+        if {".", ".."} & set(level.path.split("/")):
+            raise InputError(
+                "input.broken-metadata",
+                f"{volume.url} places a level at '{level.path}', outside of itself",
+                hint="Only what lies below the volume is shown; correct its metadata.",
+                where=volume.url,
+            )
+    root = local_path(volume.url)
+    if isinstance(volume, Precomputed):
+        return FilesOfVolume(root, frozenset({"info"}), volume.has_chunk)
+    paths = [level.path.strip("/") for level in volume.levels]
+    grids = {path: _grid(volume, path) for path in paths}
+
+    def is_chunk(key: str) -> bool:
+        return any(key.startswith(_below(path)) and key.removeprefix(_below(path)) in grid for path, grid in grids.items())
+
+    names = _METADATA[volume.driver]
+    return FilesOfVolume(root, frozenset(_below(group) + name for group in _groups(paths) for name in names), is_chunk)
+
+
+def with_finest(files: FilesOfVolume, levels: int) -> FilesOfVolume:
+    """Return the reader of an OME-Zarr 0.5 volume that tells of its finest levels alone.
+
+    The coarse levels of a volume that is being written are still empty: from afar all of it would look black.
+    """
+    metadata = json.loads((files.root / "zarr.json").read_bytes())
+    image = metadata["attributes"]["ome"]["multiscales"][0]
+    image["datasets"] = image["datasets"][:levels]
+    return replace(files, instead={"zarr.json": encode_json(metadata)})
+
+
+def _below(path: str) -> str:
+    return f"{path}/" if path else ""
+
+
+def _groups(paths: list[str]) -> set[str]:
+    """Return the arrays and every group above them, down from the volume itself."""
+    return {""} | {group for path in paths for group in accumulate(path.split("/"), "{}/{}".format)}
+
+
+def _grid(volume: Volume, path: str) -> ChunkGrid:
+    url = join_url(volume.url, path)
+    if volume.driver == "zarr3":
+        array = read_json(url, "zarr.json") or {}
+        keys: dict[str, Any] = array["chunk_key_encoding"]
+        default = keys["name"] == "default"
+        separator = keys.get("configuration", {}).get("separator", "/" if default else ".")
+        counts = _counts(array["shape"], array["chunk_grid"]["configuration"]["chunk_shape"])
+        return ChunkGrid(f"c{separator}" if default else "", separator, counts)
+    if volume.driver == "zarr":
+        array = read_json(url, ".zarray") or {}
+        return ChunkGrid("", array.get("dimension_separator", "."), _counts(array["shape"], array["chunks"]))
+    array = read_json(url, "attributes.json") or {}
+    return ChunkGrid("", "/", _counts(array["dimensions"], array["blockSize"]))
+
+
+def _counts(shape: list[int], chunk: list[int]) -> tuple[int, ...]:
+    return tuple(-(-n // size) for n, size in zip(shape, chunk, strict=True))

@@ -1,0 +1,1 @@
+"""The live volume: enhanced where one looks, byte for byte as the batch job would."""

@@ -1,0 +1,132 @@
+"""What a live volume is made from: a job's plan where there is a job, else the same decisions without the costs."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from volumetool.enhancement.columns import Source
+from volumetool.enhancement.engine import Engine
+from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.statistics import Statistics
+from volumetool.geometry import Size, Triple
+from volumetool.jobs.job import Job
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.planning import lay_ground
+from volumetool.jobs.terms import Terms
+from volumetool.jobs.worker import Worker
+from volumetool.store.open import open_volume
+from volumetool.store.volume import Volume
+from volumetool.version import __version__
+from volumetool.viewing.live.cached import cached_context
+
+
+def nowhere() -> str:
+    """Return an output for a job that never writes: a place where nothing is."""
+    return str(Path(tempfile.gettempdir()) / f"volumetool-live-{secrets.token_hex(8)}.zarr")
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Everything that decides the voxels of a live volume.
+
+    Attributes
+    ----------
+    job : Job
+        What was asked for.
+    terms : Terms
+        Everything that decides a byte.
+    recipe : Recipe
+        The same for the code that blends.
+    engine : Engine
+        The network.
+    volume : Volume
+        The input.
+    provenance : dict
+        What the volume says of itself.
+    mask_factor : tuple of int
+        Input voxels per voxel of the mask.
+    """
+
+    job: Job
+    terms: Terms
+    recipe: Recipe
+    engine: Engine
+    volume: Volume
+    provenance: dict[str, Any]
+    mask_factor: Triple
+
+    @property
+    def voxel_size(self) -> Size:
+        """Of the input's level, in nm."""
+        return self.volume.levels[self.job.level].voxel_size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the output."""
+        return np.dtype(self.recipe.dtype)
+
+    @property
+    def chunk(self) -> Triple | None:
+        """The chunk that was asked for, if any."""
+        asked = self.job.chunk
+        return None if asked is None else (int(asked[0]), int(asked[1]), int(asked[2]))
+
+    @property
+    def window(self) -> tuple[float, float] | None:
+        """Grey values of black and white; None where the model takes no statistics."""
+        statistics: Statistics = self.recipe.statistics
+        if self.recipe.flatten or (not statistics.low.any() and (statistics.high == 1).all()):
+            return None
+        return float(np.median(statistics.low)), float(np.median(statistics.high))
+
+    @functools.cached_property
+    def input_of(self) -> Callable[[int, int], ts.TensorStore]:
+        """Opens a level and channel of the input, with a cache of chunks."""
+        context = cached_context()
+        return functools.cache(lambda level, channel: self.volume.open(level, channel, context))
+
+    @functools.cached_property
+    def source_of(self) -> Callable[[int], Source]:
+        """Opens what the patches of a channel are cut from."""
+        place = self.job.mask
+        mask = None if place is None else open_volume(place, voxel_size=(1.0, 1.0, 1.0)).open(0, 0)
+        return functools.cache(lambda channel: Source(self.input_of(self.job.level, channel), mask, self.mask_factor))
+
+
+def basis_of_job(job: Job) -> tuple[Basis, tuple[str, ...]]:
+    """Decide what a job computes, and nothing of what it costs; return warnings, too.
+
+    Raises
+    ------
+    VolumetoolError
+        As :func:`volumetool.plan`.
+    """
+    ground = lay_ground(job)
+    model = {"name": ground.inputs.model.card.name, "sha256": ground.terms.model}
+    provenance = {
+        "version": __version__,
+        "status": "live",
+        "model": model,
+        "fingerprint": ground.terms.fingerprint,
+        "extrapolated": ground.extrapolated,
+        "terms": ground.terms.plain(),
+    }
+    inputs = ground.inputs
+    basis = Basis(job, ground.terms, ground.recipe, ground.engine, inputs.volume, provenance, inputs.mask_factor)
+    return basis, ground.notes
+
+
+def basis_of_worker(worker: Worker) -> Basis:
+    """Take over what a job has decided."""
+    plan: Plan = worker.plan
+    volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
+    return Basis(plan.job, plan.terms, worker.recipe, worker.engine, volume, plan.provenance("live"), plan.mask_factor)

@@ -1,0 +1,154 @@
+"""Filling a job: its regions run while nobody waits for the network, those that were looked at first."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volumetool.enhancement.columns import Column
+from volumetool.enhancement.device import Array
+from volumetool.enhancement.engine import Engine
+from volumetool.errors import VolumetoolError
+from volumetool.geometry import Box
+from volumetool.jobs.finish import mark_unfinished, says_complete
+from volumetool.jobs.folder import job_url
+from volumetool.jobs.in_flight import InFlight
+from volumetool.jobs.ledger import DONE, Ledger
+from volumetool.jobs.run import Silence, finish_run, to_do, write_maps
+from volumetool.jobs.worker import Worker
+from volumetool.viewing.live.desk import Closed, Desk
+
+LOG = logging.getLogger("volumetool.live")
+
+
+class PoliteEngine(Engine):
+    """The same network, which gives way to whoever looks, batch by batch.
+
+    Parameters
+    ----------
+    engine : Engine
+        Whose network it is.
+    desk : Desk
+        Lends it.
+    """
+
+    def __init__(self, engine: Engine, desk: Desk) -> None:
+        vars(self).update(vars(engine))
+        self._desk = desk
+
+    def predict(self, patches: NDArray[np.float32]) -> list[Array]:
+        """Enhance patches, as :meth:`Engine.predict` does."""
+        outputs: list[Array] = []
+        for start in range(0, len(patches), self.at_once):
+            with self._desk.spare():
+                outputs += super().predict(patches[start : start + self.at_once])
+        return outputs
+
+    def predict_columns(self, columns: Iterator[Column]) -> Iterator[tuple[Column, list[Array]]]:
+        """Yield each column with its output patches; none waits in the network while somebody looks."""
+        for column in columns:
+            yield self.answer(column, self.predict(column.patches[column.active]))
+
+
+class _Interrupted(Silence):
+    """Ends the last pass between two shards once the desk is closed."""
+
+    def __init__(self, closing: threading.Event) -> None:
+        self._closing = closing
+
+    def stepped(self) -> None:
+        """Stop where that was asked for."""
+        if self._closing.is_set():
+            raise Closed
+
+
+class Filling:
+    """Runs the regions of a job in a thread, as a worker would, and records them.
+
+    Parameters
+    ----------
+    worker : Worker
+        Of the job; its engine is replaced.
+    ledger : Ledger
+        Of the job; the process owns it.
+    desk : Desk
+        Whose network it is.
+    """
+
+    def __init__(self, worker: Worker, ledger: Ledger, desk: Desk) -> None:
+        self._worker, self._plan, self._ledger = worker, worker.plan, ledger
+        worker.engine = PoliteEngine(worker.engine, desk)
+        self._looked: dict[int, None] = {}  # the newest last
+        self._tried: set[int] = set()
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="volumetool-filling", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def looked_at(self, channel: int, box: Box) -> None:
+        """Move the regions of a box of level 0 to the front."""
+        grid = self._plan.grid
+        per_channel = grid.count // grid.channels
+        for index in grid.touching(box):
+            if index // per_channel == channel:
+                with self._lock:
+                    self._looked.pop(index, None)
+                    self._looked[index] = None
+
+    def close(self) -> None:
+        """End the thread; call it after the desk was closed. A region that was under way leaves no record."""
+        self._closing.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            self._fill()
+        except Closed:
+            return
+        except VolumetoolError as error:
+            LOG.error("%s is no longer filled: [%s] %s", self._plan.job.output, error.code, error.message)
+        except Exception:
+            LOG.exception("%s is no longer filled", self._plan.job.output)
+
+    def _fill(self) -> None:
+        before = self._ledger.done
+        try:
+            self._run_regions()
+            finish_run(self._plan, self._ledger, _Interrupted(self._closing), changed=self._ledger.done > before)
+        finally:
+            self._ledger.flush()
+            write_maps(self._plan, self._ledger)
+
+    def _run_regions(self) -> None:
+        if self._ledger.done < self._plan.grid.count and says_complete(self._plan):
+            mark_unfinished(self._plan)
+        with InFlight(job_url(self._plan.job.output)) as in_flight:
+            for index in in_flight.handing_out(self._order()):
+                record = self._worker.run(index)
+                self._ledger.append(record)
+                in_flight.ended(index)
+                if record.state == "failed":
+                    LOG.warning("region %d failed: [%s] %s", index, record.error.get("code"), record.error.get("message"))
+
+    def _order(self) -> Iterator[int]:
+        """Yield regions that are not done: the one looked at last before all others; a failed one not again."""
+        rest = to_do(self._plan, self._ledger)
+        while not self._closing.is_set():
+            with self._lock:
+                looked = next((index for index in reversed(self._looked) if self._is_open(index)), None)
+            index = next(filter(self._is_open, rest), None) if looked is None else looked
+            if index is None:
+                return
+            self._tried.add(index)
+            yield index
+        raise Closed
+
+    def _is_open(self, index: int) -> bool:
+        return index not in self._tried and self._ledger.states[index] != DONE

@@ -1,0 +1,87 @@
+"""What a job has stored already: regions that its ledger calls done, and all levels once it is complete."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any
+
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from volumetool.enhancement.stored import read_voxels
+from volumetool.geometry import Box
+from volumetool.jobs.finish import says_complete
+from volumetool.jobs.folder import job_url, open_ledger
+from volumetool.jobs.ledger import DONE, Ledger, segment_keys
+from volumetool.jobs.plan import Plan
+from volumetool.store.create import open_for_writing
+from volumetool.viewing.live.cached import cached_context
+from volumetool.viewing.live.levels import below
+
+REFRESH_SECONDS = 2.0
+"""How often the ledger of a job that another process runs is looked at."""
+
+
+class Finished:
+    """The stored part of a job's output.
+
+    Parameters
+    ----------
+    plan : Plan
+        The job's plan.
+    ledger : Ledger, optional
+        Of the process that runs the job; without it the one on disk is followed.
+    """
+
+    def __init__(self, plan: Plan, ledger: Ledger | None) -> None:
+        self._plan = plan
+        self._own = ledger is not None
+        self._ledger = ledger or open_ledger(plan)
+        self._keys = segment_keys(job_url(plan.job.output))
+        self._looked = time.monotonic()
+        self.complete = says_complete(plan)
+
+    def refresh(self) -> None:
+        """Look for what was finished since; reads files."""
+        if time.monotonic() - self._looked < REFRESH_SECONDS:
+            return
+        self._looked = time.monotonic()
+        if not self._own and (keys := segment_keys(job_url(self._plan.job.output))) != self._keys:
+            self._keys, self._ledger = keys, open_ledger(self._plan)
+        self.complete = self.complete or (self._ledger.done == self._plan.grid.count and says_complete(self._plan))
+
+    def holds(self, level: int, channel: int, box: Box) -> bool:
+        """Say whether every voxel of a box is stored and recorded.
+
+        Parameters
+        ----------
+        level, channel : int
+            Of the output.
+        box : Box
+            In the level's voxels.
+        """
+        if self.complete:
+            return True
+        levels, grid = self._plan.terms.levels, self._plan.grid
+        if not levels[level].fused:
+            return False
+        states = self._ledger.states
+        first = channel * (grid.count // grid.channels)
+        of_channel = range(first, first + grid.count // grid.channels)
+        regions = grid.touching(below(levels, level, box))
+        return all(states[index] == DONE for index in regions if index in of_channel)
+
+    def read(self, level: int, channel: int, box: Box) -> NDArray[Any]:
+        """Return stored voxels.
+
+        Raises
+        ------
+        DataError
+            ``data.unreadable``: the store lost or damaged them; `volumetool verify` says where.
+        """
+        return read_voxels(self._open(level, channel), box, f"level {level} of the output:")
+
+    @functools.cache  # noqa: B019  (lives as long as the live volume)
+    def _open(self, level: int, channel: int) -> ts.TensorStore:
+        return open_for_writing(self._plan.job.output, self._plan.layout, level, channel, cached_context())

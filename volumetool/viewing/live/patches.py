@@ -1,0 +1,170 @@
+"""Single patches of a job's lattice, read, predicted and blended by the same code as in a job.
+
+A chunk of the output is a small region: the patches with weight in it are laid over each other as in the sweep of a band.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volumetool.enhancement.blend import blend
+from volumetool.enhancement.columns import Column, Source, read_column, section_groups
+from volumetool.enhancement.device import Array
+from volumetool.enhancement.engine import Engine
+from volumetool.enhancement.recipe import Recipe
+from volumetool.geometry import Box, Lattice, Region
+
+Blocks = tuple[range, range, range]
+"""Patch indices along z, y, x."""
+
+
+class Place(NamedTuple):
+    """A patch of the lattice: its channel, and its index along each axis."""
+
+    channel: int
+    z: int
+    y: int
+    x: int
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What the network made of a patch.
+
+    Attributes
+    ----------
+    values : array of float32, shape (z, y, x)
+        On the engine's device.
+    missing : numpy.ndarray of bool, optional
+        Input voxels without data, on the patch's input grid.
+    """
+
+    values: Array
+    missing: NDArray[np.bool_] | None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return int(self.values.nbytes) + (0 if self.missing is None else self.missing.nbytes)
+
+
+class PatchMaker:
+    """Makes patches of a job.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The job's recipe.
+    engine : Engine
+        The network.
+    source_of : callable
+        Opens the input of a channel.
+    """
+
+    def __init__(self, recipe: Recipe, engine: Engine, source_of: Callable[[int], Source]) -> None:
+        self.recipe = recipe
+        self.engine = engine
+        self._source_of = source_of
+
+    def make(self, places: Sequence[Place]) -> list[Patch | Exception]:
+        """Return a patch for each place, or why there is none: one bad patch never spoils another.
+
+        All are asked of the network together, in batches of the plan's size.
+        """
+        columns = [self._read(place) for place in places]
+        asked = [column.patches for column in columns if isinstance(column, Column) and column.active[0]]
+        predicted = iter(self._predict(asked))
+        made: list[Patch | Exception] = []
+        for column in columns:
+            if isinstance(column, Exception):
+                made.append(column)
+                continue
+            values = next(predicted) if column.active[0] else self.engine.enlarge(column.patches[0])
+            made.append(values if isinstance(values, Exception) else Patch(values, column.missing))
+        return made
+
+    def _read(self, place: Place) -> Column | Exception:
+        position = (place.x, range(place.z, place.z + 1), range(place.y, place.y + 1))
+        try:
+            return read_column(self.recipe, place.channel, self._source_of(place.channel), position)
+        except Exception as error:  # noqa: BLE001  (told to whoever wants this patch)
+            return error
+
+    def _predict(self, asked: list[NDArray[np.float32]]) -> list[Array | Exception]:
+        if not asked:
+            return []
+        try:
+            # A patch that is kept must not keep the rest of its batch in memory.
+            return [values.copy() for values in self.engine.predict(np.concatenate(asked))]
+        except Exception as error:  # noqa: BLE001  (as above)
+            return [error] if len(asked) == 1 else [one for patch in asked for one in self._predict([patch])]
+
+
+def places_of(recipe: Recipe, channel: int, box: Box) -> list[Place]:
+    """Return the patches that a box of the output's level 0 needs, sweep order."""
+    return [Place(channel, z, y, x) for z, y, x in product(*_touching(recipe, box))]
+
+
+def _touching(recipe: Recipe, box: Box) -> Blocks:
+    core = box.shifted(recipe.origin)
+    z, y, x = (line.touching(*ends) for line, *ends in zip(recipe.lattice.axes, core.start, core.stop, strict=True))
+    return z, y, x
+
+
+def blend_box(recipe: Recipe, channel: int, box: Box, patches: Mapping[Place, Patch], engine: Engine) -> NDArray[Any]:
+    """Return the voxels of a box of the output's level 0.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The job's recipe.
+    channel : int
+        Which channel.
+    box : Box
+        In voxels of level 0.
+    patches : mapping of Place to Patch
+        At least those of :func:`places_of`.
+    engine : Engine
+        That made them.
+
+    Returns
+    -------
+    numpy.ndarray, shape of the box
+        In the output's dtype: the bytes of the batch job.
+    """
+    voxels = np.empty(box.shape, recipe.dtype)
+    back = (-box.start[0], -box.start[1], -box.start[2])
+    for slab in blend(recipe, Region(0, channel, box), _columns(recipe, channel, box, patches), engine.xp):
+        voxels[slab.box.shifted(back).slices] = slab.voxels
+    return voxels
+
+
+def _columns(recipe: Recipe, channel: int, box: Box, patches: Mapping[Place, Patch]) -> Iterator[tuple[Column, list[Array]]]:
+    """Yield the columns of a box in sweep order; blending needs their places and gaps, and no more input."""
+    lattice = recipe.lattice
+    _, rows, columns = _touching(recipe, box)
+    nothing: tuple[NDArray[np.float32], NDArray[np.bool_]] = np.empty((0, 0, 0, 0), np.float32), np.empty(0, bool)
+    for x in columns:
+        for group in section_groups(lattice, recipe.core(Region(0, channel, box)), 1):
+            found = [patches[Place(channel, z, y, x)] for z in group for y in rows]
+            start = (lattice.z.start(group.start), lattice.y.start(rows.start), lattice.x.start(x))
+            missing = None if recipe.nodata is None else _missing(lattice, group, rows, found)
+            yield Column(x, group, rows, *nothing, missing, start), [patch.values for patch in found]
+
+
+def _missing(lattice: Lattice, group: range, rows: range, found: list[Patch]) -> NDArray[np.bool_]:
+    """Return where a column's input has no data; patches that overlap agree."""
+    depth, height, width = lattice.patch
+    deep, high = (len(group) - 1) * lattice.z.stride, (len(rows) - 1) * lattice.y.stride
+    whole = np.zeros((deep + depth, high + height, width), bool)
+    for number, patch in enumerate(found):
+        z, y = divmod(number, len(rows))
+        z, y = z * lattice.z.stride, y * lattice.y.stride
+        whole[z : z + depth, y : y + height] = patch.missing
+    return whole

@@ -1,0 +1,142 @@
+"""Where the voxels of a live volume come from: the job's store, the network, or the input."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from volumetool.enhancement.pyramid import downsample, shadows
+from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.statistics import valid_voxels
+from volumetool.enhancement.stored import read_voxels
+from volumetool.enhancement.writer import output_nodata
+from volumetool.geometry import Box
+from volumetool.jobs.job import integer_limits
+from volumetool.viewing.live.desk import Desk, Patches
+from volumetool.viewing.live.finished import Finished
+from volumetool.viewing.live.levels import LiveLevel, below
+from volumetool.viewing.live.lookahead import Lookahead
+from volumetool.viewing.live.patches import PatchMaker, blend_box, places_of
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+THREADS = 4
+"""Answers that are blended, read or compressed at a time; the network has a thread of its own."""
+
+
+@dataclass(frozen=True)
+class JobSoFar:
+    """The job that a live volume belongs to.
+
+    Attributes
+    ----------
+    finished : Finished
+        What it has stored.
+    looked_at : callable
+        Told the channel and the voxels of level 0 that somebody looks at.
+    """
+
+    finished: Finished
+    looked_at: Callable[[int, Box], None]
+
+
+class LiveVoxels:
+    """Gives the voxels of a box as soon as they are there.
+
+    Parameters
+    ----------
+    maker : PatchMaker
+        Makes patches.
+    desk : Desk
+        Has them made.
+    lookahead : Lookahead
+        Guesses the next ones.
+    input_of : callable
+        Opens a level and channel of the input.
+    job : JobSoFar, optional
+        Whose store is read where it has the voxels.
+    """
+
+    def __init__(
+        self,
+        maker: PatchMaker,
+        desk: Desk,
+        lookahead: Lookahead,
+        input_of: Callable[[int, int], ts.TensorStore],
+        job: JobSoFar | None = None,
+    ) -> None:
+        self._recipe, self._engine = maker.recipe, maker.engine
+        self._desk, self._lookahead, self._input_of, self._job = desk, lookahead, input_of, job
+        self._threads = ThreadPoolExecutor(THREADS, "volumetool-answers")
+
+    async def read(self, level: LiveLevel, channel: int, box: Box) -> NDArray[Any]:
+        """Return voxels of a level, in the output's dtype.
+
+        When the caller is cancelled, patches that nobody else waits for are not made.
+        """
+        if level.kind == "input":
+            return await self.in_thread(self._from_input, level, channel, box)
+        if self._job is not None and await self.in_thread(self._is_stored, self._job, level, channel, box):
+            return await self.in_thread(self._job.finished.read, level.number, channel, box)
+        fine = below(self._recipe.levels, level.number, box)
+        if self._job is not None:
+            self._job.looked_at(channel, fine)
+        places = places_of(self._recipe, channel, fine)
+        wish = self._desk.want(places)
+        self._desk.guess(self._lookahead.seen(places))
+        patches = await asyncio.wrap_future(wish)
+        return await self.in_thread(self._blend, level.number, channel, fine, patches)
+
+    async def is_complete(self) -> bool:
+        """Say whether the job's store has every voxel of every level."""
+        if self._job is None:
+            return False
+        await self.in_thread(self._job.finished.refresh)
+        return self._job.finished.complete
+
+    async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what a function returns that would hold up other answers."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(function, *args, **kwargs))
+
+    def close(self) -> None:
+        """End the threads; what is under way is finished first."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _is_stored(self, job: JobSoFar, level: LiveLevel, channel: int, box: Box) -> bool:
+        job.finished.refresh()
+        return job.finished.holds(level.number, channel, box)
+
+    def _blend(self, number: int, channel: int, box: Box, patches: Patches) -> NDArray[Any]:
+        voxels = blend_box(self._recipe, channel, box, patches, self._engine)
+        *_, coarse = shadows(voxels, self._recipe.levels[: number + 1], output_nodata(self._recipe))
+        return coarse
+
+    def _from_input(self, level: LiveLevel, channel: int, box: Box) -> NDArray[Any]:
+        store = self._input_of(level.number, channel)
+        z, y, x = store.shape
+        voxels = read_voxels(store, box.enlarged(level.factor).intersection(Box.whole((z, y, x))), "input")
+        if level.factor != (1, 1, 1):
+            voxels = downsample(voxels, level.factor, self._recipe.nodata)
+        return as_output(self._recipe, voxels)
+
+
+def as_output(recipe: Recipe, voxels: NDArray[Any]) -> NDArray[Any]:
+    """Return intensities of the input as the output would store them: rounded, clipped, missing voxels filled."""
+    dtype = np.dtype(recipe.dtype)
+    valid = np.isfinite(voxels) if recipe.nodata is None else valid_voxels(voxels, recipe.nodata)
+    if dtype.kind != "f" and voxels.dtype != dtype:
+        limits = integer_limits(recipe.dtype)
+        known = np.where(valid, voxels, 0).astype(np.float64)
+        voxels = np.clip(np.rint(known), *limits)
+    same = voxels.astype(dtype)
+    same[~valid] = recipe.fill
+    return same

@@ -1,0 +1,58 @@
+"""The client's page: neuroglancer's own bundled one, with its state on this side."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import neuroglancer
+import neuroglancer.server
+import neuroglancer.viewer_base
+
+from volumetool.viewing.server import LOOPBACK, base_url, bind
+
+
+class Page(neuroglancer.viewer_base.ViewerBase):  # type: ignore[misc]  # neuroglancer is annotated in parts
+    """A viewer with a server of its own, which ends with it: neuroglancer's shared one would stay.
+
+    Parameters
+    ----------
+    host : str
+        What to listen on.
+    port : int
+        0 chooses a free one.
+
+    Raises
+    ------
+    ConfigError
+        ``config.address``: no such address here, or the port is taken.
+    """
+
+    def __init__(self, host: str = LOOPBACK, port: int = 0) -> None:
+        # Nobody who reaches the page is given this user's credentials.
+        super().__init__(allow_credentials=False)
+        # Tornado would leave an open socket behind where it cannot listen.
+        bind(host, port).close()
+        self._server = neuroglancer.server.Server(bind_address=host, bind_port=port)
+        self._server.viewers[self.token] = self
+        self.port: int = self._server.port
+        self.origin = base_url(host, self.port)
+
+    @property
+    def link(self) -> str:
+        """What a browser opens."""
+        return f"{self.origin}/v/{self.token}/"
+
+    def get_viewer_url(self) -> str:
+        """Return the link, as neuroglancer's own tools ask for it."""
+        return self.link
+
+    def show(self, state: dict[str, Any]) -> None:
+        """Replace what is shown."""
+        self.set_state(neuroglancer.ViewerState(state))
+
+    def __enter__(self) -> Page:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._server.stop()

@@ -1,0 +1,225 @@
+"""How far a job is, as layers over its output: the states of its regions, and what each of them took.
+
+Everything comes from the ledger, whose segments never change: a refresh reads the new ones alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import neuroglancer
+import numpy as np
+from numpy.typing import NDArray
+
+from volumetool.geometry import Triple
+from volumetool.jobs.folder import job_url
+from volumetool.jobs.in_flight import read_in_flight
+from volumetool.jobs.ledger import read_segment, segment_keys
+from volumetool.jobs.plan import Plan
+from volumetool.viewing.layers import Layer
+
+SKIPPED, DONE, TODO, RUNNING, FAILED = 1, 2, 3, 4, 5
+"""States in the overlay. Where channels differ the largest is shown: what needs an eye hides what does not."""
+
+LEGEND = {
+    SKIPPED: ("skipped", "#56b4e9"),
+    DONE: ("done", "#009e73"),
+    TODO: ("to do", "#999999"),
+    RUNNING: ("running", "#f0e442"),
+    FAILED: ("failed", "#d55e00"),
+}
+"""Names and colours that also the colour-blind tell apart."""
+
+POLL_SECONDS = 2.0
+FRESH_SECONDS = 10.0
+"""New voxels are shown at most so often: the page reads all that is in sight again."""
+
+REGIONS, SECONDS = "regions", "seconds per region"
+_ALPHA = 0.2
+_FINE = 256
+"""Voxels of the overlay per axis where regions can be divided so finely: what of it stands over the volume's end is thin."""
+
+_PER_METRE = 1e9
+"""Nanometres: dividing by it keeps round numbers round."""
+_HEAT = """#uicontrol invlerp normalized
+void main() {
+  if (toRaw(getDataValue()) < 0.0) { emitTransparent(); } else { emitRGBA(vec4(colormapJet(normalized()), 0.5)); }
+}
+"""
+
+
+class RegionMap:
+    """The states and times of a job's regions.
+
+    Parameters
+    ----------
+    plan : Plan
+        The job's plan.
+
+    Attributes
+    ----------
+    states : numpy.ndarray of uint8, shape (z, y, x) of the region grid
+        The largest of all channels; see `LEGEND`.
+    seconds : numpy.ndarray of float32, same shape
+        Of the slowest channel; -1 where no record is.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._url = job_url(plan.job.output)
+        self._shape = (plan.grid.channels, *plan.grid.grid)
+        self._read: set[str] = set()
+        self._recorded: NDArray[np.uint8] = np.full(plan.grid.count, TODO, np.uint8)
+        self._seconds: NDArray[np.float32] = np.full(plan.grid.count, -1, np.float32)
+        self.states: NDArray[np.uint8] = self._recorded.reshape(self._shape).max(axis=0)
+        self.seconds: NDArray[np.float32] = self._seconds.reshape(self._shape).max(axis=0)
+
+    @property
+    def finished(self) -> int:
+        """Regions of all channels that are done or skipped."""
+        return int(np.count_nonzero(self._recorded <= DONE))
+
+    def refresh(self) -> bool:
+        """Read what is new; say whether anything changed."""
+        keys = segment_keys(self._url)
+        if self._read - set(keys):  # segments were merged, or the job began anew
+            self._read.clear()
+            self._recorded[:], self._seconds[:] = TODO, -1
+        for key in keys:
+            if key not in self._read:
+                self._take_in(key)
+        now = self._recorded.copy()
+        running = [index for index in read_in_flight(self._url) if index < len(now)]
+        now[running] = RUNNING
+        states, seconds = now.reshape(self._shape).max(axis=0), self._seconds.reshape(self._shape).max(axis=0)
+        changed = not (np.array_equal(states, self.states) and np.array_equal(seconds, self.seconds))
+        self.states, self.seconds = states, seconds
+        return changed
+
+    def _take_in(self, key: str) -> None:
+        self._read.add(key)
+        for record in read_segment(self._url, key):
+            if 0 <= record.region < len(self._recorded):
+                done = SKIPPED if record.patches and record.skipped == record.patches else DONE
+                self._recorded[record.region] = done if record.state == "done" else FAILED
+                self._seconds[record.region] = record.seconds
+
+
+class PerRegion:
+    """An array that repeats a value per region over the voxels of an output, made when it is asked for.
+
+    Parameters
+    ----------
+    values : callable
+        Returns the values on the region grid, as they are now.
+    shape : tuple of int
+        Voxels of this array.
+    region : tuple of int
+        Its voxels per region.
+    """
+
+    def __init__(self, values: Callable[[], NDArray[Any]], shape: Triple, region: Triple) -> None:
+        self._values, self._region = values, region
+        self.shape, self.dtype = shape, values().dtype
+
+    def __getitem__(self, box: tuple[slice, slice, slice]) -> NDArray[Any]:
+        """Return the values in a box of voxels."""
+        at = (np.arange(part.start, part.stop) // size for part, size in zip(box, self._region, strict=True))
+        part: NDArray[Any] = self._values()[np.ix_(*at)]
+        return part
+
+
+class Overlay:
+    """The layers of a job's progress, which follow the job while the block runs.
+
+    Parameters
+    ----------
+    layer : Layer
+        The job's output.
+    plan : Plan
+        The job's plan.
+    on_finished : callable
+        Called when more regions are finished than before: their voxels can be seen now. At most every 10 s.
+    """
+
+    def __init__(self, layer: Layer, plan: Plan, on_finished: Callable[[], None]) -> None:
+        self._map, self._layer, self._on_finished = RegionMap(plan), layer, on_finished
+        self._map.refresh()
+        size, shape = plan.grid.size, plan.grid.shape
+        self._step = _triple(_step(region, n) for region, n in zip(size, shape, strict=True))
+        self._shape = _triple(-(-n // step) for n, step in zip(shape, self._step, strict=True))
+        self._region = _triple(n // step for n, step in zip(size, self._step, strict=True))
+        self._states = self._local(lambda: self._map.states, "segmentation")
+        self._seconds = self._local(lambda: self._map.seconds, "image")
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="volumetool-progress", daemon=True)
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Return the layers as the client's state has them; the heat map is there, but off."""
+        regions = {
+            "type": "segmentation",
+            "name": REGIONS,
+            "source": self._source(self._states),
+            "segments": [str(state) for state in LEGEND],
+            "segmentColors": {str(state): colour for state, (_, colour) in LEGEND.items()},
+            "selectedAlpha": _ALPHA,
+        }
+        slowest = max(float(self._map.seconds.max()), 1.0)
+        seconds = {
+            "type": "image",
+            "name": SECONDS,
+            "source": self._source(self._seconds),
+            "shader": _HEAT,
+            "shaderControls": {"normalized": {"range": [0.0, slowest]}},
+            "visible": False,
+        }
+        return [regions, seconds]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many regions are in each state."""
+        return {name: int(np.count_nonzero(self._map.states == state)) for state, (name, _) in LEGEND.items()}
+
+    def _local(self, values: Callable[[], NDArray[Any]], kind: str) -> neuroglancer.LocalVolume:
+        scales = [step * size / _PER_METRE for step, size in zip(self._step, self._layer.voxel_size, strict=True)]
+        dimensions = neuroglancer.CoordinateSpace(names=["z", "y", "x"], units="m", scales=scales)
+        return neuroglancer.LocalVolume(PerRegion(values, self._shape, self._region), dimensions, volume_type=kind)
+
+    def _source(self, volume: neuroglancer.LocalVolume) -> dict[str, Any]:
+        lengths = [step * size for step, size in zip(self._step, self._layer.voxel_size, strict=True)]
+        shifts = [low / length for low, length in zip(self._layer.corners[0], lengths, strict=True)]
+        matrix = [[*(float(row == column) for column in range(3)), shift] for row, shift in enumerate(shifts)]
+        dimensions = {axis: [length / _PER_METRE, "m"] for axis, length in zip("zyx", lengths, strict=True)}
+        transform = {"outputDimensions": dimensions, "matrix": matrix}
+        # Without meshes: regions are boxes.
+        return {"url": volume, "transform": transform, "enableDefaultSubsources": False, "subsources": {"default": True}}
+
+    def _follow(self) -> None:
+        told, at = self._map.finished, -FRESH_SECONDS
+        while not self._over.wait(POLL_SECONDS):
+            if self._map.refresh():
+                self._states.invalidate()
+                self._seconds.invalidate()
+            if self._map.finished > told and time.monotonic() - at >= FRESH_SECONDS:
+                told, at = self._map.finished, time.monotonic()
+                self._on_finished()
+
+    def __enter__(self) -> Overlay:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def _step(region: int, n: int) -> int:
+    """Return the largest divisor of a region's size that still cuts the volume's `n` voxels finely."""
+    return max(step for step in range(1, region + 1) if region % step == 0 and (step == 1 or step * _FINE <= n))
+
+
+def _triple(values: Any) -> Triple:
+    z, y, x = values
+    return int(z), int(y), int(x)

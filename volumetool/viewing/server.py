@@ -1,0 +1,303 @@
+"""A closed HTTP server: it gives out keys of named volumes, and nothing else.
+
+Whatever a volume is made of, a reader answers for its keys; a path is never joined to a directory here. In front of the
+readers stand four checks: the Host header (against DNS rebinding), the Origin header (against other websites in the same
+browser), a random token in the path, and the method.
+
+    http://127.0.0.1:PORT/TOKEN/NAME/KEY
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from volumetool.errors import ConfigError, InputError, OutputError, VolumetoolError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+LOOPBACK = "127.0.0.1"
+_LOCAL_NAMES = (LOOPBACK, "localhost", "[::1]")
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  (recognised, so that it can be warned of)
+_METHODS = "GET, HEAD, OPTIONS"
+_BLOCK = 2**22
+"""Bytes in memory per answer: a whole shard may be asked for."""
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+_LEAVE_SECONDS = 2
+"""How long open answers may take to end when the server stops."""
+
+
+class Content(Protocol):
+    """The bytes behind a key."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes `start` to `stop`; called in a thread."""
+
+
+KeyReader = Callable[[str], Awaitable[Content | None]]
+"""Finds the content of a key; None where the volume has no such key, or nothing is stored under it."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Who may ask.
+
+    Attributes
+    ----------
+    hosts : frozenset of str
+        Accepted Host headers, with the port.
+    origins : frozenset of str
+        Accepted Origin headers. A request without one comes from no web page, and needs the token alone.
+    token : str
+        First part of every path.
+    """
+
+    hosts: frozenset[str]
+    origins: frozenset[str] = frozenset()
+    token: str = field(default_factory=secrets.token_urlsafe)
+
+    def refusal(self, request: Request) -> Response | None:
+        """Return the answer to a request that may not be made, None where it may."""
+        hosts, origins = request.headers.getlist("host"), request.headers.getlist("origin")
+        if len(hosts) != 1 or hosts[0].lower() not in self.hosts:
+            return _failure(421, f"this server is not {', '.join(hosts) or 'without a name'}")
+        if origins and (len(origins) > 1 or origins[0] not in self.origins):
+            return _failure(403, f"pages of {', '.join(origins)} may not read here")
+        return None
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Content that is small, or was computed."""
+
+    data: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return len(self.data)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes `start` to `stop`."""
+        return self.data[start:stop]
+
+
+def build_app(volumes: Mapping[str, KeyReader], gate: Gate) -> ASGIApp:
+    """Return the ASGI application that serves some volumes.
+
+    Parameters
+    ----------
+    volumes : mapping of str to KeyReader
+        By the name that stands in the path.
+    gate : Gate
+        Who may ask.
+    """
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        response = gate.refusal(request)
+        if response is None:
+            response = await _answer(request, volumes, gate.token)
+            _allow_origin(request, response)
+        await response(scope, receive, send)
+
+    return app
+
+
+async def _answer(request: Request, volumes: Mapping[str, KeyReader], token: str) -> Response:
+    if request.method == "OPTIONS":
+        headers = {"Access-Control-Allow-Methods": _METHODS, "Access-Control-Allow-Headers": "range"}
+        return Response(status_code=204, headers=headers | {"Access-Control-Max-Age": "600"})
+    if request.method not in ("GET", "HEAD"):
+        return _failure(405, f"only {_METHODS}", {"Allow": _METHODS})
+    asked, _, rest = request.scope["path"].removeprefix("/").partition("/")
+    name, _, key = rest.partition("/")
+    if not secrets.compare_digest(asked.encode(), token.encode()) or name not in volumes:
+        return _failure(404, "nothing is here")
+    try:
+        content = await volumes[name](key)
+    except VolumetoolError as error:
+        # What cannot be reached may be asked for again, and clients do so on 503; what cannot be computed stays so.
+        status = 503 if isinstance(error, InputError | OutputError) else 500
+        return JSONResponse({"error": error.message, **error.as_dict()}, status)
+    if content is None:
+        return _failure(404, "the volume has no such key, or nothing is stored under it")
+    return _send(content, request)
+
+
+def _send(content: Content, request: Request) -> Response:
+    size = content.size
+    wanted = parse_range(request.headers.get("range"), size)
+    headers = {"Accept-Ranges": "bytes", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    if wanted is None:
+        return _failure(416, f"the content has {size} bytes", {"Content-Range": f"bytes */{size}"})
+    start, stop, partial = wanted
+    if partial:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    headers["Content-Length"] = str(stop - start)
+    blocks = iter(()) if request.method == "HEAD" else _blocks(content, start, stop)
+    return StreamingResponse(blocks, 206 if partial else 200, headers, "application/octet-stream")
+
+
+def _blocks(content: Content, start: int, stop: int) -> Iterator[bytes]:
+    for begin in range(start, stop, _BLOCK):
+        yield content.read(begin, min(begin + _BLOCK, stop))
+
+
+def parse_range(header: str | None, size: int) -> tuple[int, int, bool] | None:
+    """Return what a Range header asks of a content.
+
+    Parameters
+    ----------
+    header : str or None
+        ``bytes=a-b``, ``bytes=a-`` or ``bytes=-n``. Anything else, several ranges too, asks for everything, as RFC 9110
+        allows.
+    size : int
+        Bytes of the content.
+
+    Returns
+    -------
+    (start, stop, partial) or None
+        None where no byte is in the range.
+    """
+    match = _RANGE.fullmatch((header or "").strip())
+    first, last = match.groups() if match else ("", "")
+    if not first and not last:
+        return 0, size, False
+    if not first:
+        start, stop = max(0, size - int(last)), size
+    else:
+        start, stop = int(first), min(size, int(last) + 1) if last else size
+        if last and int(last) < int(first):
+            return 0, size, False
+    return (start, stop, True) if start < stop else None
+
+
+def _allow_origin(request: Request, response: Response) -> None:
+    """Let the page of an accepted origin read the answer, and see what part of the content it is."""
+    response.headers["Vary"] = "Origin"
+    if origin := request.headers.get("origin"):
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Access-Control-Expose-Headers"] = "Content-Length, Content-Range"
+
+
+def _failure(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse({"error": reason}, status, headers)
+
+
+def bind(host: str = LOOPBACK, port: int = 0) -> socket.socket:
+    """Return a socket that listens.
+
+    Parameters
+    ----------
+    host : str
+        An address or name of this machine.
+    port : int
+        0 chooses a free one.
+
+    Raises
+    ------
+    ConfigError
+        ``config.address``: no such address here, or the port is taken.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=128)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            "config.address",
+            f"cannot listen on {host}, port {port}: {error}",
+            hint="choose another --port (0 takes a free one), or leave --host away for this machine alone",
+        ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only programs on this machine reach an address."""
+    return host in ("localhost", "::1") or re.fullmatch(r"127\.\d+\.\d+\.\d+", host) is not None
+
+
+def accepted_hosts(host: str, port: int) -> frozenset[str]:
+    """Return the Host headers of requests that were really meant for this server.
+
+    Parameters
+    ----------
+    host : str
+        What the server listens on. Beside the names of loopback that name is accepted; of a wildcard, every address and
+        the name of this machine.
+    port : int
+        The port that it listens on.
+    """
+    names = set(_LOCAL_NAMES)
+    if host in _WILDCARDS:
+        import psutil
+
+        names |= {socket.gethostname(), socket.getfqdn()}
+        names |= {_in_url(each.address) for of in psutil.net_if_addrs().values() for each in of if each.family in _FAMILIES}
+    else:
+        names.add(_in_url(host))
+    return frozenset(f"{name.lower()}:{port}" for name in names)
+
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+def _in_url(address: str) -> str:
+    return f"[{address.partition('%')[0]}]" if ":" in address else address
+
+
+def base_url(host: str, port: int) -> str:
+    """Return the URL, without path, under which a browser finds a server that listens on `host`."""
+    return f"http://{socket.getfqdn() if host in _WILDCARDS else _in_url(host)}:{port}"
+
+
+class Serving:
+    """An application that is served from a thread while the block runs.
+
+    Parameters
+    ----------
+    app : ASGI application
+        From :func:`build_app`.
+    bound : socket
+        From :func:`bind`; closed at the end.
+    """
+
+    def __init__(self, app: ASGIApp, bound: socket.socket) -> None:
+        import uvicorn
+
+        # Nothing is logged: requests hold the token.
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_LEAVE_SECONDS,
+        )
+        self._server = uvicorn.Server(config)
+        self._bound = bound
+        self._thread = threading.Thread(target=self._server.run, args=([bound],), name="volumetool-server", daemon=True)
+
+    def __enter__(self) -> Serving:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._server.should_exit = True
+        self._thread.join(_LEAVE_SECONDS + 1)
+        self._bound.close()

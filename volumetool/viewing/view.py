@@ -1,0 +1,235 @@
+"""Looking at volumes: the page, and the server that gives it the volumes on this machine's disks."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from volumetool.errors import ConfigError
+from volumetool.geometry import Size, fused_count
+from volumetool.jobs.finish import says_complete
+from volumetool.viewing.keys import FilesOfVolume, files_of, with_finest
+from volumetool.viewing.layers import Layer, make_layers
+from volumetool.viewing.server import LOOPBACK, Gate, KeyReader, Serving, accepted_hosts, base_url, bind, build_app
+from volumetool.viewing.state import Look, build_state, with_overlay
+
+if TYPE_CHECKING:
+    from volumetool.viewing.page import Page
+    from volumetool.viewing.progress import Overlay
+
+HOSTED = "https://neuroglancer-demo.appspot.com/"
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where to listen.
+
+    Attributes
+    ----------
+    host : str
+        An address of this machine; loopback is for this machine alone.
+    port : int
+        Of the page; volumes are served on the next one. 0 chooses free ones.
+    """
+
+    host: str = LOOPBACK
+    port: int = 0
+
+
+@dataclass
+class View:
+    """Volumes that are being shown.
+
+    Attributes
+    ----------
+    page : Page
+        The client's page.
+    layers : list of Layer
+        What is shown.
+    ports : tuple of int
+        Of the page and of the volumes.
+    overlay : Overlay, optional
+        The progress of a job.
+    """
+
+    page: Page
+    layers: list[Layer]
+    ports: tuple[int, ...]
+    overlay: Overlay | None = None
+
+    @property
+    def link(self) -> str:
+        """What a browser opens."""
+        return self.page.link
+
+    @property
+    def tunnel(self) -> str | None:
+        """The command that makes the link work at the other end of an SSH connection; None where this is no such end."""
+        return tunnel_command(self.ports, os.environ.get("SSH_CONNECTION"))
+
+    def take_picture(self, file: Path, look: Look) -> None:
+        """Write what is shown as PNG, of the look's size, once every chunk is drawn.
+
+        Raises
+        ------
+        ViewError
+            ``view.no-browser``, ``view.browser-ended``, ``view.incomplete``.
+        """
+        from volumetool.viewing.browser import take_picture
+
+        take_picture(self.page, file, look.picture)
+
+
+@contextmanager
+def view(
+    volumes: str | Sequence[str],
+    look: Look | None = None,
+    listen: Listen | None = None,
+    *,
+    progress: bool = False,
+    voxel_size: Size | None = None,
+) -> Iterator[View]:
+    """Show volumes in Neuroglancer while the block runs.
+
+    Parameters
+    ----------
+    volumes : str or sequence of str
+        Paths or URLs of OME-Zarr, N5, Zarr or precomputed volumes. What is on this machine's disks is served key by key; URLs
+        are read by the browser itself.
+    look : Look, optional
+        Panels, position, zoom.
+    listen : Listen, optional
+        Where to listen; on loopback by default.
+    progress : bool
+        Lay the states of a job's regions over its output, and follow the job.
+    voxel_size : tuple of float, optional
+        Nanometres, z, y, x, of volumes whose metadata do not say it.
+
+    Raises
+    ------
+    VolumetoolError
+        ``input.*`` as :func:`volumetool.open_volume`, ``config.address``, ``config.no-progress``.
+    """
+    from volumetool.viewing.page import Page
+
+    look, listen = look or Look(), listen or Listen()
+    layers = make_layers([volumes] if isinstance(volumes, str) else volumes, voxel_size)
+    followed = _with_job(layers) if progress else None
+    readers: dict[str, KeyReader] = {str(n): _files(each) for n, each in enumerate(layers) if each.is_local}
+    with ExitStack() as stack:
+        page = stack.enter_context(Page(listen.host, listen.port))
+        bound = stack.enter_context(bind(listen.host, listen.port + 1 if listen.port else 0))
+        port = int(bound.getsockname()[1])
+        gate = Gate(accepted_hosts(listen.host, port), frozenset({page.origin}))
+        base = f"{base_url(listen.host, port)}/{gate.token}"
+        sources = [layer.source(f"{base}/{n}" if str(n) in readers else None) for n, layer in enumerate(layers)]
+        state = build_state(layers, sources, look)
+        overlay = None
+        if followed is not None:
+            refreshed = _Refreshed(page, layers[followed], str(followed), readers, base)
+            overlay = _overlay(layers[followed], refreshed)
+            state = with_overlay(state, layers[followed].name, overlay.layers())
+            stack.enter_context(overlay)
+        stack.enter_context(Serving(build_app(readers, gate), bound))
+        page.show(state)
+        yield View(page, layers, (page.port, port) if readers else (page.port,), overlay)
+
+
+def _files(layer: Layer) -> FilesOfVolume:
+    files = files_of(layer.volume)
+    if layer.job is None or says_complete(layer.job):
+        return files
+    return with_finest(files, fused_count(layer.job.terms.levels))
+
+
+class _Refreshed:
+    """Makes the page read a growing volume again: under another name, since it keeps what it has read and what was not there.
+
+    Called when regions were finished.
+    """
+
+    def __init__(self, page: Page, layer: Layer, name: str, readers: dict[str, KeyReader], base: str) -> None:
+        self._page, self._layer, self._name, self._readers, self._base = page, layer, name, readers, base
+        self._times = 0
+
+    def __call__(self) -> None:
+        if self._name not in self._readers:
+            return
+        self._times += 1
+        fresh = f"{self._name}.{self._times}"
+        self._readers[fresh] = self._readers[self._name]
+        self._readers.pop(f"{self._name}.{self._times - 2}", None)
+        url = self._layer.source(f"{self._base}/{fresh}")["url"]
+
+        def change(state: Any) -> None:
+            for shown in state.layers:
+                if shown.name == self._layer.name:  # the user may have removed it
+                    shown.layer.source[0].url = url
+
+        self._page.retry_txn(change)
+
+
+def _with_job(layers: Sequence[Layer]) -> int:
+    for number, layer in enumerate(layers):
+        if layer.job is not None:
+            return number
+    raise ConfigError(
+        "config.no-progress",
+        f"--progress was asked for, and no job wrote {' or '.join(layer.name for layer in layers)}",
+        hint="give the OUTPUT of `volumetool enhance`; its job's folder stands beside it",
+    )
+
+
+def _overlay(layer: Layer, on_finished: _Refreshed) -> Overlay:
+    from volumetool.viewing.progress import Overlay
+
+    assert layer.job is not None  # noqa: S101  (_with_job has looked)
+    return Overlay(layer, layer.job, on_finished)
+
+
+def tunnel_command(ports: Sequence[int], connection: str | None) -> str | None:
+    """Return the SSH command for the user's own machine, from the environment's SSH_CONNECTION; None without one."""
+    if not connection:
+        return None
+    forwards = " ".join(f"-L {port}:{LOOPBACK}:{port}" for port in ports)
+    here = connection.split()[2:3] or [socket.gethostname()]
+    return f"ssh -N {forwards} {getpass.getuser()}@{here[0]}"
+
+
+def hosted_link(volumes: Sequence[str], look: Look | None = None, hosted: str = HOSTED, voxel_size: Size | None = None) -> str:
+    """Return a link to a hosted Neuroglancer that shows public volumes; everything is in the link.
+
+    Parameters
+    ----------
+    volumes : sequence of str
+        URLs that everybody who gets the link can read.
+    look : Look, optional
+        Panels, position, zoom.
+    hosted : str
+        Where the client is.
+    voxel_size : tuple of float, optional
+        Nanometres, z, y, x, of volumes whose metadata do not say it.
+
+    Raises
+    ------
+    ConfigError
+        ``config.local-volume``: a volume is on this machine's disks.
+    """
+    import neuroglancer
+
+    layers = make_layers(volumes, voxel_size)
+    if local := [layer.volume.url for layer in layers if layer.is_local]:
+        raise ConfigError(
+            "config.local-volume",
+            f"--url-only makes a link for others, and {local[0]} is on this machine's disks",
+            hint="copy it to a public bucket and give its URL, or leave --url-only away",
+        )
+    state = build_state(layers, [layer.source(None) for layer in layers], look or Look())
+    link: str = neuroglancer.to_url(state, prefix=hosted)
+    return link
