@@ -121,16 +121,16 @@ class Engine:
         return y
 
     def predict_columns(self, columns: Iterator[Column]) -> Iterator[tuple[Column, list[Array]]]:
-        """Yield each column with its output patches; a skipped patch counts as its input, enlarged."""
+        """Yield each column with its output patches: known, asked for, or skipped, which counts as its input, enlarged."""
         for column in columns:
             asked = iter(self.predict(column.patches[column.active]))
-            yield (
-                column,
-                [
-                    next(asked) if active else self.enlarge(patch)
-                    for patch, active in zip(column.patches, column.active, strict=True)
-                ],
-            )
+            yield column, [next(asked) if active else self._spared(column, n) for n, active in enumerate(column.active)]
+
+    def _spared(self, column: Column, number: int) -> Array:
+        """Return the output of a patch that the network is not asked for."""
+        if number in column.known:
+            return self.xp.asarray(column.known.pop(number))
+        return self.enlarge(column.patches[number])
 
     def enlarge(self, patch: NDArray[np.float32]) -> Array:
         """Return the patch's own sections with every voxel repeated by the model's scale."""

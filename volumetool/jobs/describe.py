@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from volumetool.geometry import fused_count
 from volumetool.jobs.checks import show_bytes, show_size
+from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.plan import Plan
+
+KEPT = {
+    "none": "no patches for later regions",
+    "sides": "patches that regions of a layer share",
+    "all": "patches that regions share",
+}
 
 
 def describe_plan(plan: Plan) -> list[tuple[str, str]]:
@@ -24,6 +31,10 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
             "regions",
             f"{plan.grid.count} of {span} voxels; {plan.workers} workers x {plan.threads} threads, batch {plan.numerics.batch}",
         ),
+        (
+            "kept",
+            _kept(cost),
+        ),
         ("read", f"{show_bytes(cost.read_bytes)} of voxels, halo included"),
         ("write", f"about {show_bytes(cost.written_bytes)} (voxels compress to {cost.compression:.0%} in a sample)"),
         ("disk", "unknown (object store)" if cost.free_bytes is None else f"{show_bytes(cost.free_bytes)} free"),
@@ -32,6 +43,11 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         ("fingerprint", plan.fingerprint),
     ]
     return lines + [("warning", note) for note in plan.notes]
+
+
+def _kept(cost: Estimates) -> str:
+    size = f", at most {show_bytes(cost.kept_bytes)} on disk at once" if cost.kept_bytes else ""
+    return f"{KEPT[cost.kept]}{size} ({cost.kept_why})"
 
 
 def _axes(plan: Plan) -> str:

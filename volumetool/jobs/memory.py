@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from volumetool.geometry import Triple
-from volumetool.jobs.layout import Work
+from volumetool.enhancement.kept import BEHIND, kept_bytes
+from volumetool.geometry import Lattice, Triple
+from volumetool.jobs.layout import Keep, Work
 from volumetool.models import ModelCard
 
 
@@ -33,8 +34,18 @@ class MemoryModel:
     ACTIVATIONS = 10
     """Feature maps of the finest level that the network holds at once, in float32; measured on the U-Net."""
 
-    def __call__(self, work: Work, span: Triple) -> int:
-        """Return the bytes for one region of `span` shards."""
+    def __call__(self, work: Work, span: Triple, keep: Keep = "none") -> int:
+        """Return the bytes for one region of `span` shards.
+
+        Parameters
+        ----------
+        work : Work
+            The geometry.
+        span : tuple of int
+            Shards per region and axis.
+        keep : {"none", "sides", "all"}
+            Which patches that several regions need are kept.
+        """
         lattice = work.lattice
         size = [min(n * s, whole) for n, s, whole in zip(work.levels[0].shard, span, work.box.shape, strict=True)]
         rows = len(lattice.y.touching(0, min(size[1], lattice.y.size * lattice.y.scale)))
@@ -58,4 +69,11 @@ class MemoryModel:
         stored = int((touched + 4.7) * shard)
         width = getattr(self.card.architecture, "width", 1)
         network = self.batch * patch * width * 4 * self.ACTIVATIONS
-        return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + network)
+        kept = 0 if keep == "none" else self._kept(lattice, group * rows, patch_out)
+        return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + network + kept)
+
+    @staticmethod
+    def _kept(lattice: Lattice, column: int, patch_out: int) -> int:
+        """Return the bytes of kept patches under way: whole columns found, at worst, and writes with a copy each."""
+        found = column * kept_bytes(lattice) + 2 * column * patch_out * 4
+        return found + 2 * (BEHIND + 1) * kept_bytes(lattice)

@@ -13,10 +13,11 @@ from volumetool.enhancement.engine import Engine, Numerics
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import FingerprintError
 from volumetool.jobs.checks import check_dtype, check_resources, check_voxel_size
-from volumetool.jobs.estimate import estimate
+from volumetool.jobs.estimate import estimate, patch_facts
 from volumetool.jobs.inputs import Inputs, open_inputs, section_statistics
 from volumetool.jobs.job import Job
-from volumetool.jobs.layout import Demand, Work, choose_span, make_lattice, make_levels, output_box
+from volumetool.jobs.keeping import kept_anew, plan_keeping
+from volumetool.jobs.layout import Demand, Work, make_lattice, make_levels, output_box
 from volumetool.jobs.memory import MemoryModel
 from volumetool.jobs.plan import Plan, make_recipe
 from volumetool.jobs.sample import take_sample
@@ -66,20 +67,20 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
     terms = _terms(inputs, work, engine.numerics, statistics)
     if inputs.existing is not None:
         _check_same(inputs.existing, terms)
-        return inputs.existing.model_copy(update={"job": job, "workers": workers, "threads": threads}), statistics
+        return _taken_up(inputs.existing, job, work, (workers, threads)), statistics
 
     layout = VolumeLayout(terms.dtype, terms.levels, terms.channels)
     sample = take_sample(make_recipe(job, terms, statistics), engine, inputs.volume.open(job.level), layout)
     allowed = (job.memory or int(MEMORY_SHARE * psutil.virtual_memory().available)) // workers
     memory_of = MemoryModel(inputs.model.card, engine.numerics.batch, inputs.volume.dtype.itemsize)
-    span = job.region or choose_span(work, Demand(workers, allowed, sample.patch_seconds), memory_of)
-    estimates = estimate(job, work, work.grid(span), sample, (memory_of(work, span), allowed))
+    keeping = plan_keeping(job, work, Demand(workers, allowed, sample.patch_seconds), sample, memory_of)
+    estimates = estimate(job, work, keeping, sample, (memory_of(work, keeping.span, keeping.keep), allowed))
     check_resources(estimates)
     return Plan(
         job=job,
         terms=terms,
         fingerprint=terms.fingerprint,
-        grid=work.grid(span),
+        grid=work.grid(keeping.span),
         numerics=engine.numerics,
         probe=engine.probe(work.lattice.patch),
         workers=workers,
@@ -94,6 +95,14 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
         notes=notes,
         extrapolated=extrapolated,
     ), statistics
+
+
+def _taken_up(existing: Plan, job: Job, work: Work, workers: tuple[int, int]) -> Plan:
+    """Return an existing plan for another run of its job."""
+    keeping = kept_anew(job, work, existing.grid.span, workers[0])
+    facts = {} if keeping is None else patch_facts(job, work, keeping)
+    estimates = existing.estimates.model_copy(update=facts)
+    return existing.model_copy(update={"job": job, "workers": workers[0], "threads": workers[1], "estimates": estimates})
 
 
 def _lay_out(inputs: Inputs) -> Work:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,13 +10,15 @@ import tensorstore as ts
 
 from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import Box
+from volumetool.jobs.clean import delete_kept
 from volumetool.jobs.clusters import open_cluster
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete
 from volumetool.jobs.folder import PLAN, job_url, open_ledger, read_plan, read_statistics, write_plan
 from volumetool.jobs.job import Job
-from volumetool.jobs.ledger import DONE, FOLDER, Ledger, Record
+from volumetool.jobs.ledger import FOLDER, Ledger, Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.turns import Turns
 from volumetool.store.create import create_volume
 from volumetool.store.kvstore import canonical_url, delete_prefix, join_url, kvstore_spec, read_key
 
@@ -124,20 +125,21 @@ def run(plan: Plan, statistics: Statistics, watcher: Watcher | None = None) -> O
     prepare(plan, statistics)
     ledger = open_ledger(plan)
     ledger.compact()
-    todo = sum(1 for _ in to_do(plan, ledger))
+    turns = Turns(plan, ledger)
     before = ledger.done
     try:
-        if todo:
+        if turns.count:
             if says_complete(plan):  # regions that failed before, or were found damaged
                 mark_unfinished(plan)
             with open_cluster(plan) as cluster:
-                watcher.started(plan, todo, cluster.link)
-                for record in cluster.records(to_do(plan, ledger)):
+                watcher.started(plan, turns.count, cluster.link)
+                for record in cluster.records(turns):
                     ledger.append(record)
                     watcher.recorded(record)
     finally:
         ledger.flush()
         write_maps(plan, ledger)
+    delete_kept(plan)
     _finish(plan, ledger, watcher, changed=ledger.done > before)
     return Outcome(
         plan=plan,
@@ -166,13 +168,6 @@ def prepare(plan: Plan, statistics: Statistics) -> None:
         # No record is true without the volume that it speaks of.
         delete_prefix(join_url(folder, FOLDER))
         create_volume(place, plan.layout, plan.provenance("unfinished"))
-
-
-def to_do(plan: Plan, ledger: Ledger) -> Iterator[int]:
-    """Yield the regions that are asked for and not done."""
-    for index in plan.grid.touching(plan.roi):
-        if ledger.states[index] != DONE:
-            yield index
 
 
 def _delete_earlier(place: str, folder: str) -> None:

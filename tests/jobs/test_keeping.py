@@ -1,0 +1,409 @@
+"""Kept patches: what several regions need is computed once, and no output byte depends on it."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_jobs import SMALL, Interrupting, Recording, digest, noise, run, tree, write_input
+
+from volumetool.enhancement.engine import Engine
+from volumetool.enhancement.kept import KeptPatches, kept_bytes
+from volumetool.geometry import Sharing, Triple
+from volumetool.jobs import estimate, keeping
+from volumetool.jobs.clean import clean_output
+from volumetool.jobs.folder import open_ledger
+from volumetool.jobs.job import make_job
+from volumetool.jobs.ledger import DONE, Record
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.planning import plan
+from volumetool.jobs.sample import Sample
+
+Options = dict[str, Any]
+
+FLAT = SMALL | {"region": "1,1,1", "keep_patches": "always"}
+BLOCKS = FLAT | {
+    "model": "fake:position?dims=3&scale=2,2,2&patch=8,16,16&overlap=4,4,4&trim=1,1,1",
+    "shard": "8,32,32",
+}
+KINDS = {"2d": FLAT, "3d": BLOCKS, "spread": BLOCKS | {"shard": "4,16,16"}}
+"""Patches of the last one reach over more than two regions along an axis."""
+
+
+class Counting(Recording):
+    """Counts the patches that regions ask the network for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, stop: int | None = None) -> None:
+        super().__init__()
+        self.asked = 0
+        self.stop = stop
+        predict = Engine.predict
+
+        def counted(engine: Engine, patches: Any) -> Any:
+            self.asked += len(patches)
+            return predict(engine, patches)
+
+        monkeypatch.setattr(Engine, "predict", counted)
+
+    def started(self, _plan: Plan, _todo: int, _link: str | None) -> None:
+        """Forget what planning and the worker's probe asked for."""
+        self.asked = 0
+
+    def recorded(self, record: Record) -> None:
+        """Interrupt the run after `stop` regions."""
+        super().recorded(record)
+        if len(self.records) == self.stop:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, volume: Path, tmp_path: Path) -> Options:
+    """Give the options of a job that keeps patches, of regions of one shard."""
+    return {"input": str(volume), "output": str(tmp_path / "out.zarr"), **KINDS[request.param]}
+
+
+@pytest.fixture
+def blocks(volume: Path, tmp_path: Path) -> Options:
+    """Give the options of a 3D job that keeps patches."""
+    return {"input": str(volume), "output": str(tmp_path / "out.zarr"), **BLOCKS}
+
+
+def without(options: Options) -> str:
+    """Return the digest of the same job when it keeps nothing."""
+    plain = f"{options['output']}.plain"
+    assert run(**options | {"output": plain, "keep_patches": "never", "region": None}).complete
+    return digest(plain)
+
+
+def kept_folder(options: Options) -> Path:
+    return Path(f"{options['output']}.job", "patches")
+
+
+def kept_files(options: Options) -> list[Path]:
+    """Return the patches that are kept now."""
+    return sorted(file for file in kept_folder(options).rglob("*") if file.is_file())
+
+
+def patches_of(decided: Plan, regions: list[int]) -> set[Triple]:
+    """Return the patches that some regions need, by trying every patch of the lattice along each axis."""
+    lattice, found = decided.terms.lattice, set()
+    for index in regions:
+        box = decided.grid.region(index).box
+        axes = [
+            [i for i in range(line.count) if line.weight_start(i) < high and low < line.weight_stop(i)]
+            for line, low, high in zip(lattice.axes, box.start, box.stop, strict=True)
+        ]
+        found.update(itertools.product(*axes))
+    return found
+
+
+def test_the_network_is_asked_once_for_each_patch_of_the_lattice(kind: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Counting(monkeypatch)
+    outcome = run(seen, **kind)
+    assert outcome.complete, outcome.failures
+    distinct = outcome.plan.terms.lattice.count
+    totals, planned = open_ledger(outcome.plan).totals(), outcome.plan.estimates
+    assert seen.asked == totals.patches == planned.patches == distinct
+    assert totals.recomputed == planned.recomputed == 0
+    assert not kept_folder(kind).exists()
+    assert digest(kind["output"]) == without(kind)
+
+
+def test_what_is_on_disk_at_once_stays_within_the_estimate(kind: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    last = KeptPatches._last
+
+    def counted(self: KeptPatches) -> Any:
+        counts.append(len(kept_files(kind)))
+        return last(self)
+
+    monkeypatch.setattr(KeptPatches, "_last", counted)
+    outcome = run(**kind)
+    size = kept_bytes(outcome.plan.terms.lattice)
+    assert 0 < max(counts) * size <= outcome.plan.estimates.kept_bytes
+    assert outcome.plan.estimates.kept_bytes <= outcome.plan.estimates.patches * size * 4
+    assert f"at most {outcome.plan.estimates.kept_bytes}"  # a number, not None
+
+
+@pytest.mark.parametrize("after", [1, 9])
+def test_a_run_that_goes_on_finds_what_was_kept(kind: Options, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    first = Counting(monkeypatch, stop=after)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, **kind)
+    assert kept_files(kind)
+    asked = first.asked
+    again = Counting(monkeypatch)
+    outcome = run(again, **kind)
+    assert asked + again.asked == outcome.plan.terms.lattice.count
+    assert not kept_folder(kind).exists()
+    assert digest(kind["output"]) == without(kind)
+
+
+def flip(position: int) -> Callable[[Path], None]:
+    def change(file: Path) -> None:
+        damaged = bytearray(file.read_bytes())
+        damaged[position] ^= 1
+        file.write_bytes(damaged)
+
+    return change
+
+
+def swap_with(file: Path) -> None:
+    """Put another patch's bytes in the place of a patch."""
+    other = next(each for each in sorted(file.parent.iterdir()) if each != file)
+    file.write_bytes(other.read_bytes())
+
+
+DAMAGES = {
+    "gone": lambda file: file.unlink(),
+    "torn": lambda file: file.write_bytes(file.read_bytes()[:-5]),
+    "empty": lambda file: file.write_bytes(b""),
+    "too long": lambda file: file.write_bytes(file.read_bytes() + b"\0"),
+    "a bit of its head": flip(2),
+    "a bit of its checksum": flip(6),
+    "a bit of its voxels": flip(500),
+    "another patch": swap_with,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_patch_is_computed_again(blocks: Options, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    first = Counting(monkeypatch, stop=9)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, **blocks)
+    asked = first.asked
+    files = kept_files(blocks)[:-1]  # the last one is whole, so that it can take the place of the others
+    for file in files:
+        DAMAGES[damage](file)
+    again = Counting(monkeypatch)
+    outcome = run(again, **blocks)
+    assert outcome.complete, outcome.failures
+    assert asked + again.asked == outcome.plan.terms.lattice.count + len(files)
+    assert sum(record.recomputed for record in again.records) == len(files)
+    assert digest(blocks["output"]) == without(blocks)
+
+
+def test_without_its_kept_patches_a_run_that_goes_on_computes_the_frontier_again(
+    blocks: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Counting(monkeypatch, stop=9)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, **blocks)
+    shutil.rmtree(kept_folder(blocks))
+    again = Counting(monkeypatch)
+    outcome = run(again, **blocks)
+    done = patches_of(outcome.plan, [record.region for record in first.records])
+    left = patches_of(outcome.plan, [record.region for record in again.records])
+    assert again.asked == len(left)
+    assert sum(record.recomputed for record in again.records) == len(done & left)
+    assert digest(blocks["output"]) == without(blocks)
+
+
+@pytest.mark.parametrize("choices", [("always", "never"), ("never", "always")])
+def test_keeping_may_change_from_run_to_run(blocks: Options, choices: tuple[str, str]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupting(9), **blocks | {"keep_patches": choices[0]})
+    outcome = run(**blocks | {"keep_patches": choices[1]})
+    assert outcome.complete
+    assert not kept_folder(blocks).exists()
+    assert digest(blocks["output"]) == without(blocks)
+
+
+def test_a_part_first_and_then_the_whole(blocks: Options) -> None:
+    part = run(**blocks | {"roi": "0:7,0:21,0:21"})
+    assert part.plan.estimates.patches == open_ledger(part.plan).totals().patches
+    assert not kept_folder(blocks).exists()
+    assert run(**blocks).complete
+    assert digest(blocks["output"]) == without(blocks)
+
+
+def test_a_region_that_fails_leaves_no_patch_and_is_made_later(blocks: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunk = Path(blocks["input"]) / "0" / "c" / "1" / "1" / "1"
+    sound = chunk.read_bytes()
+    chunk.write_bytes(sound[:-3])
+    outcome = run(**blocks)
+    assert 0 < outcome.failed < outcome.regions
+    assert not kept_folder(blocks).exists()
+    chunk.write_bytes(sound)
+    again = run(**blocks)
+    assert again.complete
+    assert open_ledger(again.plan).totals().patches >= again.plan.terms.lattice.count
+    assert digest(blocks["output"]) == without(blocks)
+
+
+def test_skipped_patches_are_neither_kept_nor_counted_twice(
+    blocks: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voxels = noise((10, 37, 45))
+    voxels[:, :, 12:40] = 9
+    blocks["input"] = str(write_input(tmp_path / "flat.zarr", voxels))
+    seen = Counting(monkeypatch)
+    outcome = run(seen, **blocks)
+    totals = open_ledger(outcome.plan).totals()
+    assert totals.skipped > 0
+    assert totals.patches == outcome.plan.terms.lattice.count
+    assert (seen.asked, totals.recomputed) == (totals.patches - totals.skipped, 0)
+    assert digest(blocks["output"]) == without(blocks)
+
+
+def test_cleaning_and_overwriting_remove_kept_patches(blocks: Options) -> None:
+    for remove in (lambda: clean_output(plan(make_job(**blocks))), lambda: run(**blocks | {"overwrite": True})):
+        with pytest.raises(KeyboardInterrupt):
+            run(Interrupting(5), **blocks | {"overwrite": True})
+        files = {str(file) for file in kept_files(blocks)}
+        assert files
+        removed = remove()
+        assert not kept_folder(blocks).exists()
+        assert not isinstance(removed, list) or files <= set(removed)
+    assert digest(blocks["output"]) == without(blocks)
+
+
+def test_two_processes_share_patches_and_write_the_bytes_of_one(blocks: Options) -> None:
+    blocks |= {"shard": "8,16,16"}
+    seen = Recording()
+    outcome = run(seen, **blocks | {"workers": 2})
+    assert outcome.complete, outcome.failures
+    assert len({record.worker for record in seen.records}) == 2
+    plain = plan(make_job(**blocks | {"output": f"{blocks['output']}.other", "keep_patches": "never"})).estimates
+    totals = open_ledger(outcome.plan).totals()
+    assert totals.patches - totals.recomputed == outcome.plan.terms.lattice.count
+    assert totals.recomputed < 0.5 * plain.recomputed
+    assert not kept_folder(blocks).exists()
+    assert digest(blocks["output"]) == without(blocks)
+
+
+def test_an_unwritable_shelf_fails_the_region_by_name(blocks: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: KeptPatches, key: str, stored: bytes | None) -> None:
+        self._await(Refused())
+
+    class Refused:
+        def result(self) -> None:
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(KeptPatches, "_begin", refuse)
+    outcome = run(**blocks)
+    assert {record.error["code"] for record in outcome.failures} == {"output.unwritable"}
+    assert "--keep-patches never" in outcome.failures[0].error["hint"]
+
+
+class TestDecision:
+    """Patches are kept where that pays and fits; the plan says why."""
+
+    @pytest.fixture(autouse=True)
+    def slow_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let a patch take 10 s, and the disk no time."""
+        monkeypatch.setattr("volumetool.jobs.planning.take_sample", lambda *_: Sample(patch_seconds=10.0, compression=0.8))
+        monkeypatch.setattr(keeping, "trial_seconds", lambda *_: 0.001)
+        monkeypatch.setattr(estimate, "free_bytes", lambda _: None)
+
+    @pytest.fixture
+    def auto(self, blocks: Options) -> Options:
+        """Give the options of a job that may keep patches."""
+        return blocks | {"keep_patches": "auto"}
+
+    def test_where_it_pays_all_are_kept(self, auto: Options) -> None:
+        decided = plan(make_job(**auto))
+        assert decided.keep == decided.estimates.kept == "all"
+        assert "computed twice without" in decided.estimates.kept_why
+        assert decided.estimates.recomputed == 0
+        assert decided.estimates.kept_bytes > 0
+
+    def test_one_region_keeps_nothing(self, auto: Options) -> None:
+        decided = plan(make_job(**auto | {"region": "9,9,9"}))
+        assert (decided.keep, decided.estimates.kept_bytes) == ("none", 0)
+
+    def test_a_short_job_keeps_nothing(self, auto: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("volumetool.jobs.planning.take_sample", lambda *_: Sample(patch_seconds=0.001, compression=0.8))
+        decided = plan(make_job(**auto))
+        assert decided.keep == "none"
+        assert "it would save" in decided.estimates.kept_why
+
+    def test_a_disk_slower_than_the_network_keeps_nothing(self, auto: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(keeping, "trial_seconds", lambda *_: 11.0)
+        decided = plan(make_job(**auto))
+        assert decided.keep == "none"
+        assert "11000 ms" in decided.estimates.kept_why
+
+    def test_with_less_room_only_sides_are_kept_and_with_none_nothing(
+        self, auto: Options, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        every = plan(make_job(**auto)).estimates
+        monkeypatch.setattr(estimate, "free_bytes", lambda _: every.written_bytes + every.kept_bytes - 1)
+        sides = plan(make_job(**auto))
+        assert sides.keep == "sides"
+        assert 0 < sides.estimates.kept_bytes < every.kept_bytes
+        assert sides.estimates.recomputed > 0
+        assert "all would take" in sides.estimates.kept_why
+        monkeypatch.setattr(estimate, "free_bytes", lambda _: every.written_bytes)
+        nothing = plan(make_job(**auto))
+        assert nothing.keep == "none"
+        assert "sides would take" in nothing.estimates.kept_why
+
+    def test_sides_alone_compute_again_what_layers_share(self, auto: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+        every = plan(make_job(**auto)).estimates
+        monkeypatch.setattr(estimate, "free_bytes", lambda _: every.written_bytes + every.kept_bytes - 1)
+        seen = Counting(monkeypatch)
+        outcome = run(seen, **auto)
+        totals = open_ledger(outcome.plan).totals()
+        assert outcome.plan.keep == "sides"
+        assert seen.asked == totals.patches == outcome.plan.estimates.patches
+        assert totals.recomputed == outcome.plan.estimates.recomputed > 0
+        assert digest(auto["output"]) == without(auto)
+
+    def test_a_run_that_goes_on_keeps_to_the_decision(self, auto: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            run(Interrupting(3), **auto)
+        monkeypatch.setattr(keeping, "trial_seconds", lambda *_: 11.0)
+        assert plan(make_job(**auto)).keep == "all"
+
+    def test_what_must_be_kept_and_does_not_fit_is_refused(self, blocks: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+        from volumetool.errors import ResourceError
+
+        every = plan(make_job(**blocks)).estimates
+        monkeypatch.setattr(estimate, "free_bytes", lambda _: every.written_bytes + every.kept_bytes - 1)
+        with pytest.raises(ResourceError) as caught:
+            plan(make_job(**blocks))
+        assert caught.value.code == "resource.disk"
+        assert "kept patches" in caught.value.message
+
+    def test_keeping_is_planned_with_more_memory(self, blocks: Options) -> None:
+        kept, plain = (plan(make_job(**blocks | {"keep_patches": choice})).estimates for choice in ("always", "never"))
+        assert kept.worker_bytes > plain.worker_bytes + 2 * kept_bytes(plan(make_job(**blocks)).terms.lattice)
+
+    def test_regions_are_about_a_minute_where_patches_are_kept(self, auto: Options, tmp_path: Path) -> None:
+        """At 10 s a patch: of a few strides each, not below two along a blended axis."""
+        source = write_input(tmp_path / "large.zarr", noise((24, 120, 120)))
+        decided = plan(make_job(**auto | {"input": str(source), "region": None}))
+        lattice = decided.terms.lattice
+        assert decided.keep == "all"
+        assert decided.grid.count >= 64
+        for line, size in zip(lattice.axes, decided.grid.size, strict=True):
+            assert size >= 2 * line.stride * line.scale
+
+
+def test_trying_the_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    before = tree(tmp_path / "there")
+    assert keeping.trial_seconds(str(tmp_path / "there" / "not" / "yet" / "out.zarr"), 1000) > 0
+    assert tree(tmp_path / "there") == before
+
+
+def test_a_region_done_before_needs_no_patch(blocks: Options) -> None:
+    """Patches are kept for regions that this run will still come to, and for no other."""
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupting(9), **blocks)
+    decided = plan(make_job(**blocks))
+    done = [index for index, state in enumerate(open_ledger(decided).states) if state == DONE]
+    left = [index for index in range(decided.grid.count) if index not in done]
+    frontier = patches_of(decided, done) & patches_of(decided, left)
+    assert {tuple(map(int, file.name.split("-"))) for file in kept_files(blocks)} == frontier
+    sharing = Sharing(decided.grid, decided.terms.lattice)
+    assert frontier == {
+        patch
+        for patch in patches_of(decided, done)
+        if {DONE} < {int(open_ledger(decided).states[owner]) for owner in sharing.owners(0, patch)}
+    }

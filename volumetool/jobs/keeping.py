@@ -1,0 +1,169 @@
+"""Keeping: whether a patch that several regions need is kept on disk, or computed again by each of them."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from volumetool.enhancement.kept import FOLDER, kept_bytes
+from volumetool.geometry import Box, Sharing, Triple
+from volumetool.jobs import estimate
+from volumetool.jobs.checks import show_bytes
+from volumetool.jobs.folder import job_url
+from volumetool.jobs.job import Job
+from volumetool.jobs.layout import RECOMPUTED_LIMIT, REGION_SECONDS, Demand, Keep, Keeping, Work, choose_span
+from volumetool.jobs.sample import Sample
+from volumetool.jobs.turns import LOOK_AHEAD
+from volumetool.store.kvstore import canonical_url, delete_key, is_local, join_url, local_path, read_key, write_key
+
+ROUNDS = 2
+"""Trials of the disk; the faster one counts."""
+
+Choose = Callable[[Keep], Triple]
+
+
+def plan_keeping(
+    job: Job, work: Work, demand: Demand, sample: Sample, memory_of: Callable[[Work, Triple, Keep], int]
+) -> Keeping:
+    """Return the regions, and whether patches are kept between them, with the reason.
+
+    They are where regions of about a minute would compute too much twice, where the disk is faster than the network, and
+    where there is room: for all of them, else for those that a layer of regions along z shares.
+
+    Parameters
+    ----------
+    job : Job
+        May ask for it, forbid it, or fix the regions.
+    work : Work
+        The geometry.
+    demand : Demand
+        Workers, memory, and the time of a patch.
+    sample : Sample
+        How the output compresses, which decides what room it leaves.
+    memory_of : callable
+        Bytes that a worker needs for regions of a span.
+    """
+
+    def span(keep: Keep) -> Triple:
+        return job.region or choose_span(work, replace(demand, keep=keep), memory_of)
+
+    if job.keep_patches == "never":
+        return Keeping(span("none"), "none", "as asked for")
+    if job.keep_patches == "always":
+        return _kept(job, work, demand.workers, (span("all"), "all"), "as asked for")
+    if (why := _not_worth(job, work, demand, span("all"))) is not None:
+        return Keeping(span("none"), "none", why)
+    return _fitting(job, work, demand, sample, span)
+
+
+def kept_anew(job: Job, work: Work, span: Triple, workers: int) -> Keeping | None:
+    """Return what a run that goes on was asked for anew, or None where it keeps to the plan."""
+    if job.keep_patches == "auto":
+        return None
+    keep: Keep = "all" if job.keep_patches == "always" else "none"
+    return _kept(job, work, workers, (span, keep), "as asked for")
+
+
+def _not_worth(job: Job, work: Work, demand: Demand, span: Triple) -> str | None:
+    """Say why keeping would gain nothing, None where it gains."""
+    share = work.recomputed(span)
+    if share <= RECOMPUTED_LIMIT:
+        return f"{share:.1%} computed twice without"
+    asked = estimate.asked_box(job, work)
+    saved = (work.patches(span, "none", asked) - work.patches(span, "all", asked)) * demand.patch_seconds / demand.workers
+    if saved < REGION_SECONDS:
+        return f"it would save {saved:.0f} s"
+    # All workers share the disk; of their patches only some are kept.
+    disk = trial_seconds(job.output, kept_bytes(work.lattice)) * max(1.0, demand.workers * share)
+    if disk >= demand.patch_seconds:
+        return f"to write and read a patch takes {disk * 1000:.0f} ms, to compute it {demand.patch_seconds * 1000:.0f} ms"
+    return None
+
+
+def _fitting(job: Job, work: Work, demand: Demand, sample: Sample, span: Choose) -> Keeping:
+    """Return the most that the disk has room for beside the output."""
+    free = estimate.free_bytes(job.output)
+    wanted: list[Keep] = ["all", "sides"]
+    needs: list[str] = []
+    for keep in wanted:
+        shape = span(keep)
+        why = f"{work.recomputed(shape):.1%} computed twice without"
+        kept = _kept(job, work, demand.workers, (shape, keep), f"{why}, {'; '.join(needs)}" if needs else why)
+        room = None if free is None else free - estimate.written_bytes(job, work, shape, sample.compression)
+        if room is None or kept.peak <= room:
+            return kept
+        needs.append(f"{keep} would take {show_bytes(kept.peak)}, the output leaves {show_bytes(max(0, room))} free")
+    return Keeping(span("none"), "none", "; ".join(needs))
+
+
+def _kept(job: Job, work: Work, workers: int, what: tuple[Triple, Keep], why: str) -> Keeping:
+    span, keep = what
+    ahead = LOOK_AHEAD * workers if workers > 1 else 0
+    patches = peak_patches(work.sharing(span), keep, ahead, estimate.asked_box(job, work))
+    return Keeping(span, keep, why, patches * kept_bytes(work.lattice))
+
+
+def peak_patches(sharing: Sharing, keep: Keep, ahead: int = 0, within: Box | None = None) -> int:
+    """Return an upper bound of the patches that are kept at once.
+
+    In raster order a patch over a face along z waits for a whole layer of regions, one over a face along y for a row. While a
+    row is under way, both the layer's faces count for its own patches.
+
+    Parameters
+    ----------
+    sharing : Sharing
+        Which regions need which patches.
+    keep : {"none", "sides", "all"}
+        Which patches are kept.
+    ahead : int
+        Regions that may run before an earlier one has ended.
+    within : Box, optional
+        Voxels that are asked for.
+    """
+    if keep == "none":
+        return 0
+    all_of, most, crossing = [], [], []
+    for axis, numbers in enumerate(sharing.numbers(within)):
+        needed = [sharing.patches(axis, number) for number in numbers]
+        all_of.append(needed[-1].stop - needed[0].start)
+        most.append(max(map(len, needed)))
+        crossing.append(max((a.stop - b.start for a, b in itertools.pairwise(needed)), default=0))
+    layer = crossing[0] * all_of[2] * (all_of[1] + most[1]) if keep == "all" else 0
+    row = most[0] * crossing[1] * (all_of[2] + most[2])
+    near = most[0] * most[1] * 2 * crossing[2]
+    inner = [max(0, n - 2 * shared) for n, shared in zip(most, crossing, strict=True)]
+    shared = most[0] * most[1] * most[2] - inner[0] * inner[1] * inner[2]
+    return layer + row + near + ahead * shared
+
+
+def trial_seconds(output: str, size: int) -> float:
+    """Return how long an object of `size` bytes takes to be written to the place of an output, synced, and read again.
+
+    Patches are kept without waiting for the disk, but it has to take them sooner or later. The object is deleted.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``: the place takes no object.
+    """
+    content = np.random.default_rng(0).bytes(size)
+    if not is_local(canonical_url(output)):
+        return _trial(join_url(job_url(output), FOLDER), content)
+    with tempfile.TemporaryDirectory(prefix="volumetool-", dir=estimate.existing_folder(local_path(output))) as folder:
+        return _trial(folder, content)
+
+
+def _trial(url: str, content: bytes) -> float:
+    rounds = []
+    for number in range(ROUNDS):
+        started = time.perf_counter()
+        write_key(url, f"trial-{number}", content)
+        read_key(url, f"trial-{number}")
+        rounds.append(time.perf_counter() - started)
+        delete_key(url, f"trial-{number}")
+    return min(rounds)
