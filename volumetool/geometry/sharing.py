@@ -85,6 +85,33 @@ class Sharing:
         z, y, x = map(range, box.start, box.stop)
         return z, y, x
 
+    def peak(self, kept: tuple[bool, bool, bool], ahead: int = 0, within: Box | None = None) -> int:
+        """Return an upper bound of the patches that are kept at once, each from its first region to its last.
+
+        In raster order a patch over a face along z waits for a whole layer of regions, one over a face along y for a row.
+        While a row is under way, both faces of its layer count for the row's own patches; so do both faces of a region.
+
+        Parameters
+        ----------
+        kept : tuple of bool
+            Axes, z, y, x, over whose faces patches are kept.
+        ahead : int
+            Regions that may run before an earlier one has ended.
+        within : Box, optional
+            Voxels of the grid; only the regions that touch them run. All regions without it.
+        """
+        all_of, most, over = [], [], []
+        for axis, numbers in enumerate(self.numbers(within)):
+            needed = [self.patches(axis, number) for number in numbers]
+            all_of.append(needed[-1].stop - needed[0].start)
+            most.append(max(map(len, needed)))
+            over.append(max((a.stop - b.start for a, b in itertools.pairwise(needed)), default=0) if kept[axis] else 0)
+        layer = over[0] * all_of[2] * (all_of[1] + most[1])
+        row = most[0] * over[1] * (all_of[2] + most[2])
+        near = most[0] * most[1] * 2 * over[2]
+        inner = [max(0, n - 2 * shared) for n, shared in zip(most, over, strict=True)]
+        return layer + row + near + ahead * (most[0] * most[1] * most[2] - inner[0] * inner[1] * inner[2])
+
     def position(self, index: int) -> tuple[int, Triple]:
         """Return a region's channel, and its number along each axis."""
         _, height, width = self.grid.grid

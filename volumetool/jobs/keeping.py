@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 import time
 from collections.abc import Callable
@@ -11,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 
 from volumetool.enhancement.kept import FOLDER, kept_bytes
-from volumetool.geometry import Box, Sharing, Triple
+from volumetool.geometry import Triple
 from volumetool.jobs import estimate
 from volumetool.jobs.checks import show_bytes
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job
-from volumetool.jobs.layout import RECOMPUTED_LIMIT, REGION_SECONDS, Demand, Keep, Keeping, Work, choose_span
+from volumetool.jobs.layout import KEPT_AXES, RECOMPUTED_LIMIT, REGION_SECONDS, Demand, Keep, Keeping, Work, choose_span
 from volumetool.jobs.sample import Sample
 from volumetool.jobs.turns import LOOK_AHEAD
 from volumetool.store.kvstore import canonical_url, delete_key, is_local, join_url, local_path, read_key, write_key
@@ -104,41 +103,8 @@ def _fitting(job: Job, work: Work, demand: Demand, sample: Sample, span: Choose)
 def _kept(job: Job, work: Work, workers: int, what: tuple[Triple, Keep], why: str) -> Keeping:
     span, keep = what
     ahead = LOOK_AHEAD * workers if workers > 1 else 0
-    patches = peak_patches(work.sharing(span), keep, ahead, estimate.asked_box(job, work))
+    patches = work.sharing(span).peak(KEPT_AXES[keep], ahead, estimate.asked_box(job, work))
     return Keeping(span, keep, why, patches * kept_bytes(work.lattice))
-
-
-def peak_patches(sharing: Sharing, keep: Keep, ahead: int = 0, within: Box | None = None) -> int:
-    """Return an upper bound of the patches that are kept at once.
-
-    In raster order a patch over a face along z waits for a whole layer of regions, one over a face along y for a row. While a
-    row is under way, both the layer's faces count for its own patches.
-
-    Parameters
-    ----------
-    sharing : Sharing
-        Which regions need which patches.
-    keep : {"none", "sides", "all"}
-        Which patches are kept.
-    ahead : int
-        Regions that may run before an earlier one has ended.
-    within : Box, optional
-        Voxels that are asked for.
-    """
-    if keep == "none":
-        return 0
-    all_of, most, crossing = [], [], []
-    for axis, numbers in enumerate(sharing.numbers(within)):
-        needed = [sharing.patches(axis, number) for number in numbers]
-        all_of.append(needed[-1].stop - needed[0].start)
-        most.append(max(map(len, needed)))
-        crossing.append(max((a.stop - b.start for a, b in itertools.pairwise(needed)), default=0))
-    layer = crossing[0] * all_of[2] * (all_of[1] + most[1]) if keep == "all" else 0
-    row = most[0] * crossing[1] * (all_of[2] + most[2])
-    near = most[0] * most[1] * 2 * crossing[2]
-    inner = [max(0, n - 2 * shared) for n, shared in zip(most, crossing, strict=True)]
-    shared = most[0] * most[1] * most[2] - inner[0] * inner[1] * inner[2]
-    return layer + row + near + ahead * shared
 
 
 def trial_seconds(output: str, size: int) -> float:
