@@ -66,8 +66,8 @@ def test_patches_count_once_along_the_axes_that_are_named(sharing: Sharing, once
 
 
 @settings(max_examples=60)
-@given(sharings(), st.booleans(), st.tuples(*[st.integers(0, 9)] * 3))
-def test_no_more_patches_are_kept_at_once_than_the_bound_says(sharing: Sharing, layers: bool, start: Triple) -> None:
+@given(sharing=sharings(), layers=st.booleans(), start=st.tuples(*[st.integers(0, 9)] * 3))
+def test_no_more_patches_are_kept_at_once_than_the_bound_says(sharing: Sharing, *, layers: bool, start: Triple) -> None:
     """Regions run in order; each keeps what a later one needs and, at its end, deletes what none needs any more."""
     start = (min(start[0], sharing.grid.shape[0] - 1), start[1] % sharing.grid.shape[1], start[2] % sharing.grid.shape[2])
     asked = Box(start, sharing.grid.shape)

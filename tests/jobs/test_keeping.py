@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_jobs import SMALL, Interrupting, Recording, digest, noise, run, tree, write_input
+from small_jobs import SMALL, Interrupting, Recording, digest, noise, read_levels, run, tree, write_input
 
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, kept_bytes
+from volumetool.errors import ResourceError
 from volumetool.geometry import Sharing, Triple
 from volumetool.jobs import estimate, keeping
 from volumetool.jobs.clean import clean_output
@@ -22,6 +23,8 @@ from volumetool.jobs.ledger import DONE, Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan
 from volumetool.jobs.sample import Sample
+from volumetool.store.kvstore import list_keys
+from volumetool.store.open import open_volume
 
 Options = dict[str, Any]
 
@@ -290,6 +293,24 @@ def test_an_unwritable_shelf_fails_the_region_by_name(blocks: Options, monkeypat
     assert "--keep-patches never" in outcome.failures[0].error["hint"]
 
 
+@pytest.mark.s3
+def test_patches_are_kept_in_a_bucket(blocks: Options, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = blocks | {"output": f"{bucket}/out.zarr"}
+    first = Counting(monkeypatch, stop=5)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, **remote)
+    assert list_keys(f"{bucket}/out.zarr.job", "patches/")
+    asked = first.asked
+    again = Counting(monkeypatch)
+    outcome = run(again, **remote)
+    assert outcome.complete, outcome.failures
+    assert asked + again.asked == outcome.plan.terms.lattice.count
+    assert list_keys(f"{bucket}/out.zarr.job", "patches/") == []
+    run(**blocks)
+    stored = open_volume(remote["output"]).open().read().result()
+    assert (stored == read_levels(blocks["output"])[0]).all()
+
+
 class TestDecision:
     """Patches are kept where that pays and fits; the plan says why."""
 
@@ -361,8 +382,6 @@ class TestDecision:
         assert plan(make_job(**auto)).keep == "all"
 
     def test_what_must_be_kept_and_does_not_fit_is_refused(self, blocks: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-        from volumetool.errors import ResourceError
-
         every = plan(make_job(**blocks)).estimates
         monkeypatch.setattr(estimate, "free_bytes", lambda _: every.written_bytes + every.kept_bytes - 1)
         with pytest.raises(ResourceError) as caught:

@@ -41,7 +41,8 @@ class Column:
     missing_start : tuple of int
         In input voxels.
     known : dict of int to numpy.ndarray
-        Outputs of patches that an earlier region kept, by number; the network is not asked for them.
+        Outputs of patches that an earlier region kept, by number: the part in their middle that has weight. The network is
+        not asked for them.
     repeated : numpy.ndarray of bool, shape (n,), optional
         Patches that an earlier region needs too.
     """

@@ -128,9 +128,13 @@ class Engine:
 
     def _spared(self, column: Column, number: int) -> Array:
         """Return the output of a patch that the network is not asked for."""
-        if number in column.known:
-            return self.xp.asarray(column.known.pop(number))
-        return self.enlarge(column.patches[number])
+        if number not in column.known:
+            return self.enlarge(column.patches[number])
+        kept = self.xp.asarray(column.known.pop(number))
+        context = self.card.z_context
+        patch = column.patches[number][context : len(column.patches[number]) - context]
+        margins = [(n * factor - m) // 2 for n, factor, m in zip(patch.shape, self.card.scale, kept.shape, strict=True)]
+        return self.xp.pad(kept, [(margin, margin) for margin in margins])  # what has no weight is 0
 
     def enlarge(self, patch: NDArray[np.float32]) -> Array:
         """Return the patch's own sections with every voxel repeated by the model's scale."""

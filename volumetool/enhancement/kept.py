@@ -162,16 +162,7 @@ class KeptPatches:
             found = read.result()
         except (ValueError, OSError):  # a disk that refuses it has lost it
             return None
-        return None if found.state != "value" else self._whole(self.shelf.decode(key, found.value))
-
-    def _whole(self, kept: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
-        """Return a patch of full size; what has no weight is 0."""
-        if kept is None:
-            return None
-        lattice = self.shelf.sharing.lattice
-        whole = np.zeros([line.patch * line.scale for line in lattice.axes], np.float32)
-        whole[_inner(lattice)] = kept
-        return whole
+        return None if found.state != "value" else self.shelf.decode(key, found.value)
 
     def _write(self, key: str, output: Array) -> None:
         self._begin(key, self.shelf.encode(key, to_host(output[_inner(self.shelf.sharing.lattice)])))

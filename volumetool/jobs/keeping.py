@@ -24,11 +24,10 @@ ROUNDS = 2
 """Trials of the disk; the faster one counts."""
 
 Choose = Callable[[Keep], Triple]
+MemoryOf = Callable[[Work, Triple, Keep], int]
 
 
-def plan_keeping(
-    job: Job, work: Work, demand: Demand, sample: Sample, memory_of: Callable[[Work, Triple, Keep], int]
-) -> Keeping:
+def plan_keeping(job: Job, work: Work, demand: Demand, sample: Sample, memory_of: MemoryOf) -> Keeping:
     """Return the regions, and whether patches are kept between them, with the reason.
 
     They are where regions of about a minute would compute too much twice, where the disk is faster than the network, and
@@ -57,7 +56,7 @@ def plan_keeping(
         return _kept(job, work, demand.workers, (span("all"), "all"), "as asked for")
     if (why := _not_worth(job, work, demand, span("all"))) is not None:
         return Keeping(span("none"), "none", why)
-    return _fitting(job, work, demand, sample, span)
+    return _fitting(job, work, demand, sample, (span, memory_of))
 
 
 def kept_anew(job: Job, work: Work, span: Triple, workers: int) -> Keeping | None:
@@ -84,13 +83,17 @@ def _not_worth(job: Job, work: Work, demand: Demand, span: Triple) -> str | None
     return None
 
 
-def _fitting(job: Job, work: Work, demand: Demand, sample: Sample, span: Choose) -> Keeping:
-    """Return the most that the disk has room for beside the output."""
+def _fitting(job: Job, work: Work, demand: Demand, sample: Sample, models: tuple[Choose, MemoryOf]) -> Keeping:
+    """Return the most that memory and, beside the output, the disk have room for."""
+    span, memory_of = models
     free = estimate.free_bytes(job.output)
     wanted: list[Keep] = ["all", "sides"]
     needs: list[str] = []
     for keep in wanted:
         shape = span(keep)
+        if (memory := memory_of(work, shape, keep)) > demand.memory:
+            needs.append(f"{keep} would take {show_bytes(memory)} of memory")
+            continue
         why = f"{work.recomputed(shape):.1%} computed twice without"
         kept = _kept(job, work, demand.workers, (shape, keep), f"{why}, {'; '.join(needs)}" if needs else why)
         room = None if free is None else free - estimate.written_bytes(job, work, shape, sample.compression)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from volumetool.enhancement.kept import BEHIND, kept_bytes
-from volumetool.geometry import Lattice, Triple
+from volumetool.geometry import Triple
 from volumetool.jobs.layout import Keep, Work
 from volumetool.models import ModelCard
 
@@ -69,11 +69,6 @@ class MemoryModel:
         stored = int((touched + 4.7) * shard)
         width = getattr(self.card.architecture, "width", 1)
         network = self.batch * patch * width * 4 * self.ACTIVATIONS
-        kept = 0 if keep == "none" else self._kept(lattice, group * rows, patch_out)
+        # Whole columns of kept patches, at worst, wait and are read; each patch on its way to the disk has a copy.
+        kept = 0 if keep == "none" else (2 * group * rows + 2 * (BEHIND + 1)) * kept_bytes(lattice)
         return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + network + kept)
-
-    @staticmethod
-    def _kept(lattice: Lattice, column: int, patch_out: int) -> int:
-        """Return the bytes of kept patches under way: whole columns found, at worst, and writes with a copy each."""
-        found = column * kept_bytes(lattice) + 2 * column * patch_out * 4
-        return found + 2 * (BEHIND + 1) * kept_bytes(lattice)
