@@ -24,7 +24,7 @@ from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import prepare
-from volumetool.jobs.turns import Turns
+from volumetool.jobs.turns import WINDOW, Turns
 from volumetool.jobs.worker import Worker, run_region
 from volumetool.models import load_model
 
@@ -223,7 +223,7 @@ def test_a_bounded_number_of_regions_is_in_flight(options: Options) -> None:
             nonlocal taken
             turn = super().take(flying)
             taken += turn is not None
-            assert taken - ended <= through_dask.WINDOW
+            assert taken - ended <= WINDOW
             return turn
 
     with (

@@ -24,7 +24,8 @@ class Estimates(BaseModel):
     patches : int
         Patches that all regions asked for evaluate.
     recomputed : int
-        Those of them that an earlier region evaluates too.
+        Those of them that an earlier region evaluates too. Where patches are kept, several workers add those that neighbours
+        compute at the same time.
     kept : {"none", "sides", "all"}
         Which patches that several regions need are kept on disk meanwhile: none, those between regions of one layer, all.
     kept_why : str

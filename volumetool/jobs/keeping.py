@@ -17,7 +17,7 @@ from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job
 from volumetool.jobs.layout import KEPT_AXES, RECOMPUTED_LIMIT, REGION_SECONDS, Demand, Keep, Keeping, Work, choose_span
 from volumetool.jobs.sample import Sample
-from volumetool.jobs.turns import LOOK_AHEAD
+from volumetool.jobs.turns import LOOK_AHEAD, WINDOW
 from volumetool.store.kvstore import canonical_url, delete_key, is_local, join_url, local_path, read_key, write_key
 
 ROUNDS = 2
@@ -105,7 +105,7 @@ def _fitting(job: Job, work: Work, demand: Demand, sample: Sample, models: tuple
 
 def _kept(job: Job, work: Work, workers: int, what: tuple[Triple, Keep], why: str) -> Keeping:
     span, keep = what
-    ahead = LOOK_AHEAD * workers if workers > 1 else 0
+    ahead = LOOK_AHEAD * WINDOW * workers if workers > 1 else 0
     patches = work.sharing(span).peak(KEPT_AXES[keep], ahead, estimate.asked_box(job, work))
     return Keeping(span, keep, why, patches * kept_bytes(work.lattice))
 

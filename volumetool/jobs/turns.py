@@ -11,8 +11,11 @@ from volumetool.geometry import Turn
 from volumetool.jobs.ledger import DONE, Ledger
 from volumetool.jobs.plan import Plan
 
-LOOK_AHEAD = 16
-"""Regions per worker that may be passed over: two in flight each, one of eight in a grid of 2 x 2 x n."""
+WINDOW = 2
+"""Regions in flight per worker: one that runs and one that waits for it."""
+
+LOOK_AHEAD = 8
+"""Regions that may be passed over for each one in flight: in a grid of 2 x 2 x n regions, one of eight is no neighbour."""
 
 
 class LookAhead:
@@ -22,24 +25,30 @@ class LookAhead:
     ----------
     regions : iterator of int
         In order.
-    reach : int
-        How far ahead of the first region that waits another one may be.
     """
 
-    def __init__(self, regions: Iterator[int], reach: int) -> None:
+    def __init__(self, regions: Iterator[int]) -> None:
         self._regions = enumerate(regions)
-        self._reach = reach
         self._waiting: deque[tuple[int, int]] = deque()
         self._beyond: tuple[int, int] | None = next(self._regions, None)
 
-    def take(self, avoid: Callable[[int], bool]) -> int | None:
-        """Return the first region within reach that is not to be avoided, else the first; None when all were given out."""
-        while self._beyond is not None and (not self._waiting or self._beyond[0] < self._waiting[0][0] + self._reach):
+    def take(self, avoid: Callable[[int], bool], reach: int = 1) -> int | None:
+        """Return the first region that is not to be avoided, else the very first; None when all were given out.
+
+        Parameters
+        ----------
+        avoid : callable
+            Says of a region whether it should rather wait.
+        reach : int, default 1
+            How far the first region that waits looks ahead, itself included.
+        """
+        while self._beyond is not None and (not self._waiting or self._beyond[0] < self._waiting[0][0] + reach):
             self._waiting.append(self._beyond)
             self._beyond = next(self._regions, None)
         if not self._waiting:
             return None
-        chosen = next((entry for entry in self._waiting if not avoid(entry[1])), self._waiting[0])
+        first = self._waiting[0]
+        chosen = next((entry for entry in self._waiting if entry[0] < first[0] + reach and not avoid(entry[1])), first)
         self._waiting.remove(chosen)
         return chosen[1]
 
@@ -67,7 +76,7 @@ class Turns:
             self._to_come[index] = True
         self.count = int(np.count_nonzero(self._to_come))
         regions = (int(index) for index in np.flatnonzero(self._to_come))
-        self._order = LookAhead(regions, LOOK_AHEAD * plan.workers if plan.keep != "none" else 1)
+        self._order = LookAhead(regions)
 
     def take(self, flying: Collection[int]) -> Turn | None:
         """Return whose turn it is: where patches are kept, not a neighbour of a region that is under way if it can be helped.
@@ -81,7 +90,7 @@ class Turns:
             index = self._order.take(lambda _: False)
             return None if index is None else Turn(index)
         crowded = {near for region in flying for near in self._sharing.neighbours(region)}
-        index = self._order.take(crowded.__contains__)
+        index = self._order.take(crowded.__contains__, LOOK_AHEAD * max(1, len(flying)))
         if index is None:
             return None
         self._to_come[index] = False

@@ -13,12 +13,9 @@ from volumetool.errors import ClusterError, VolumetoolError
 from volumetool.jobs.folder import job_url, plan_digest
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.turns import Turns
+from volumetool.jobs.turns import WINDOW, Turns
 from volumetool.jobs.worker import run_region
 from volumetool.store.kvstore import canonical_url
-
-WINDOW = 2
-"""Regions in flight per worker: one that runs and one that waits for it."""
 
 CONNECT_SECONDS = 30
 
