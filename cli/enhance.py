@@ -85,6 +85,10 @@ def enhance(
     ] = None,
     memory: Annotated[str | None, typer.Option(help="For all workers together, such as 8GiB.", rich_help_panel=RUN)] = None,
     region: Annotated[str | None, typer.Option(metavar="Z,Y,X", help="Shards per region.", rich_help_panel=RUN)] = None,
+    keep_patches: Annotated[
+        str | None,
+        typer.Option(help="auto, always or never: patches that several regions need, on disk.", rich_help_panel=RUN),
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Patches per call of the network.", rich_help_panel=RUN)] = None,
     allow_mixed_numerics: Annotated[
         bool,

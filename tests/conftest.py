@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import subprocess
+import sys
 import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,3 +68,47 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     save_model(file, network, card)
     return file
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[str]:
+    """Run moto's server, from whatever environment has it."""
+    program = shutil.which("moto_server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("moto_server is not on the PATH: pip install 'moto[server]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([program, "-H", "127.0.0.1", "-p", str(port)], **quiet) as server:
+        try:
+            yield _answering(f"http://127.0.0.1:{port}")
+        finally:
+            server.terminate()
+
+
+def _answering(url: str) -> str:
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(url, timeout=1).close()  # noqa: S310  (a server on loopback)
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return url
+    raise TimeoutError(url)
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """Give the URL of an empty bucket."""
+    name = f"bucket-{abs(hash(request.node.name))}"
+    put = urllib.request.Request(f"{endpoint}/{name}", method="PUT")  # noqa: S310
+    urllib.request.urlopen(put, timeout=10).close()  # noqa: S310
+    for key, value in (
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(key, value)
+    return f"s3://{name}"

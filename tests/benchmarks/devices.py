@@ -24,17 +24,18 @@ from pathlib import Path
 from unittest import mock
 
 from distributed import LocalCluster
-from million import done, plan_job
+from million import Some, done, plan_job
 from rich.console import Console
 from rich.table import Table
 
+from volumetool.geometry import Turn
 from volumetool.jobs.clusters import through_dask
 from volumetool.jobs.clusters.through_dask import ThroughDask, connect
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.planning import plan_with_statistics
-from volumetool.jobs.run import run, to_do
+from volumetool.jobs.run import run
 
 PROCESSES = 8
 
@@ -69,7 +70,8 @@ def simulated(options: argparse.Namespace) -> Table:
 def drive(folder: Path, devices: int, regions: int, seconds: float) -> float:
     """Drive regions through simulated devices, with a ledger; return the seconds from the first region to the last record."""
     plan = plan_job(folder, 2 * regions).model_copy(update={"workers": devices})
-    ledger, todo = open_ledger(plan), to_do(plan, open_ledger(plan))
+    ledger = open_ledger(plan)
+    turns = Some(plan, ledger)
     processes = min(PROCESSES, devices)
     with (
         LocalCluster(
@@ -84,19 +86,21 @@ def drive(folder: Path, devices: int, regions: int, seconds: float) -> float:
     ):
         cluster = ThroughDask(client, plan)
         with mock.patch.object(through_dask, "run_region", functools.partial(sleep, 0.0)):
-            for record in cluster.records(iter([next(todo) for _ in range(4 * devices)])):  # workers import what they need
+            turns.more = 4 * devices
+            for record in cluster.records(turns):  # workers import what they need
                 ledger.append(record)
         with mock.patch.object(through_dask, "run_region", functools.partial(sleep, seconds)):
             started = time.perf_counter()
-            for record in cluster.records(iter([next(todo) for _ in range(regions)])):
+            turns.more = regions
+            for record in cluster.records(turns):
                 ledger.append(record)
             return time.perf_counter() - started
 
 
-def sleep(seconds: float, _url: str, _runtime: str, index: int) -> Record:
+def sleep(seconds: float, _url: str, _runtime: str, turn: Turn) -> Record:
     """Stand in for `run_region`."""
     time.sleep(seconds)
-    return done(index)
+    return done(turn.region)
 
 
 def real(options: argparse.Namespace) -> Table:

@@ -14,8 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Collection
 from pathlib import Path
 from unittest import mock
 
@@ -23,14 +22,15 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from volumetool.geometry import plan_levels
+from volumetool.geometry import Turn, plan_levels
 from volumetool.jobs.clusters import local, through_dask
 from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import DONE, Ledger, Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
-from volumetool.jobs.run import prepare, to_do
+from volumetool.jobs.run import prepare
+from volumetool.jobs.turns import Turns
 from volumetool.store.create import VolumeLayout, create_volume
 
 SHARD = (8, 64, 64)
@@ -65,7 +65,7 @@ def measure(folder: Path, regions: int, sample: int) -> tuple[str, ...]:
     started = time.perf_counter()
     ledger = open_ledger(plan)
     ledger.compact()
-    left = sum(1 for _ in to_do(plan, ledger))
+    left = Turns(plan, ledger).count
     resumed = time.perf_counter() - started
     assert left == plan.grid.count - half
 
@@ -96,9 +96,26 @@ def plan_job(folder: Path, regions: int) -> Plan:
     return plan
 
 
-def nothing(_url: str, _runtime: str, index: int) -> Record:
+class Some(Turns):
+    """Gives out only so many regions at a time.
+
+    Attributes
+    ----------
+    more : int
+        Regions that may still be given out.
+    """
+
+    more = 0
+
+    def take(self, flying: Collection[int]) -> Turn | None:
+        """Return whose turn it is."""
+        self.more -= 1
+        return super().take(flying) if self.more >= 0 else None
+
+
+def nothing(_url: str, _runtime: str, turn: Turn) -> Record:
     """Stand in for `run_region`: a record as a real region would give."""
-    return done(index)
+    return done(turn.region)
 
 
 def done(index: int) -> Record:
@@ -116,14 +133,16 @@ def write_half(plan: Plan, half: int) -> None:
 
 def drive(plan: Plan, ledger: Ledger, sample: int) -> tuple[int, float]:
     """Run a sample of what is left through dask, as `run` does; return how many, and the seconds."""
-    regions: Iterator[int] = islice(to_do(plan, ledger), sample)
+    turns = Some(plan, ledger)
     before = ledger.done
     with mock.patch.object(through_dask, "run_region", nothing), local.local_cluster(plan) as cluster:
-        for record in cluster.records(islice(regions, 100)):  # workers import what they need
+        turns.more = 100
+        for record in cluster.records(turns):  # workers import what they need
             ledger.append(record)
         warm = ledger.done
         started = time.perf_counter()
-        for record in cluster.records(regions):
+        turns.more = sample - 100
+        for record in cluster.records(turns):
             ledger.append(record)
         ledger.flush()
         seconds = time.perf_counter() - started

@@ -38,6 +38,14 @@ SMALL: dict[str, Any] = {
 """Options of a small job: over a few dozen voxels a side it has ragged edges, three fused levels and coarse ones."""
 
 
+SMALL_3D: dict[str, Any] = SMALL | {
+    "model": "fake:position?dims=3&scale=2,2,2&patch=8,16,16&overlap=4,4,4&trim=1,1,1",
+    "shard": "8,32,32",
+    "region": "1,1,1",
+}
+"""The same of a 3D model that betrays any patch in a wrong place; regions share patches along all axes."""
+
+
 def noise(shape: tuple[int, ...], dtype: str = "uint8", seed: int = 0) -> Voxels:
     """Return noise that fills an integer dtype's range, or some real numbers; never 0."""
     random = np.random.default_rng(seed)

@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import types
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from distributed import LocalCluster
 from small_jobs import Recording, digest, noise, run, write_input
 
 from volumetool.errors import ClusterError, LedgerError, NumericsError, VolumetoolError
+from volumetool.geometry import Turn
 from volumetool.jobs.clusters import cuda, open_cluster, through_dask
-from volumetool.jobs.folder import job_url, plan_digest
+from volumetool.jobs.folder import job_url, open_ledger, plan_digest
 from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import prepare
+from volumetool.jobs.turns import WINDOW, Turns
 from volumetool.jobs.worker import Worker, run_region
 from volumetool.models import load_model
 
@@ -152,22 +155,22 @@ def test_a_worker_that_computes_other_bytes_is_refused(options: Options) -> None
         pass
     assert caught.value.code == "numerics.other-class"
     mixed = plan.model_copy(update={"job": make_job(**options, allow_mixed_numerics=True)})
-    assert Worker(mixed).run(0).numerics not in ("", "0" * 64)
+    assert Worker(mixed).run(Turn(0)).numerics not in ("", "0" * 64)
 
 
 def test_a_worker_never_works_by_an_old_plan(options: Options) -> None:
     """A worker that outlives a job which began anew, with the same settings but other regions, notices."""
     plan = prepared(options)
     url, first = job_url(plan.job.output), runtime(plan)
-    assert run_region(url, first, 0).state == "done"
+    assert run_region(url, first, Turn(0)).state == "done"
     again = prepared(options | {"overwrite": True, "region": "1,1,1"})
     assert again.fingerprint == plan.fingerprint
     second = runtime(again)
     assert second != first
-    record = run_region(url, second, 0)
-    assert record.patches < Worker(plan).run(0).patches
+    record = run_region(url, second, Turn(0))
+    assert record.patches < Worker(plan).run(Turn(0)).patches
     with pytest.raises(LedgerError) as caught:
-        run_region(url, runtime(plan, "0" * 64), 0)
+        run_region(url, runtime(plan, "0" * 64), Turn(0))
     assert caught.value.code == "ledger.plan"
 
 
@@ -197,7 +200,7 @@ def test_a_worker_that_finds_another_volume_at_the_path_is_refused(options: Opti
 def test_nan_as_nodata_reaches_a_worker(options: Options, tmp_path: Path) -> None:
     source = str(write_input(tmp_path / "float.zarr", noise((10, 37, 45), "float32")))
     plan = prepared(options | {"input": source, "nodata": float("nan")})
-    record = run_region(job_url(plan.job.output), runtime(plan), 0)
+    record = run_region(job_url(plan.job.output), runtime(plan), Turn(0))
     assert record.state == "done", record.error
 
 
@@ -215,18 +218,19 @@ def test_a_bounded_number_of_regions_is_in_flight(options: Options) -> None:
     taken = 0
     ended = 0
 
-    def regions() -> Any:
-        nonlocal taken
-        for index in range(plan.grid.count):
-            taken += 1
-            assert taken - ended <= through_dask.WINDOW + 1
-            yield index
+    class Counted(Turns):
+        def take(self, flying: Collection[int]) -> Turn | None:
+            nonlocal taken
+            turn = super().take(flying)
+            taken += turn is not None
+            assert taken - ended <= WINDOW
+            return turn
 
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         through_dask.connect(cluster, plan) as client,
     ):
-        for record in through_dask.ThroughDask(client, plan).records(regions()):
+        for record in through_dask.ThroughDask(client, plan).records(Counted(plan, open_ledger(plan))):
             assert record.state == "done", record.error
             ended += 1
     assert (taken, ended) == (plan.grid.count, plan.grid.count)

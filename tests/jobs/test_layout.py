@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from small_jobs import SMALL
 
 from volumetool.geometry import default_shard, plan_levels
-from volumetool.jobs import estimate
+from volumetool.jobs import estimate, keeping
 from volumetool.jobs.job import make_job
 from volumetool.jobs.layout import upright_shard
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan
+from volumetool.jobs.sample import Sample
 from volumetool.store.create import VolumeLayout, create_volume
 
 POWERS = st.integers(0, 8).map(lambda power: 2**power)
@@ -36,7 +37,7 @@ def plan_large(folder: Path, **options: object) -> Plan:
     create_volume(str(folder / "in.zarr"), VolumeLayout("uint8", levels[:1]), {})
     model = "fake:identity?patch=1,432,432&overlap=0,48,48&trim=0,22,22"
     places = {"input": str(folder / "in.zarr"), "output": str(folder / "out.zarr")}
-    return plan(make_job(**{**places, "model": model, "device": "cpu", "memory": "16GiB", **options}))
+    return plan(make_job(**{**places, "model": model, "device": "cpu", "memory": "16GiB", "keep_patches": "never", **options}))
 
 
 def test_a_large_2d_job_computes_few_patches_twice_in_16_gib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +47,23 @@ def test_a_large_2d_job_computes_few_patches_twice_in_16_gib(tmp_path: Path, mon
     assert upright.recomputed <= 0.05 * (upright.patches - upright.recomputed)
     assert cubes.recomputed > 2 * upright.recomputed
     assert max(upright.worker_bytes, cubes.worker_bytes) <= 16 * 2**30
+
+
+def test_with_kept_patches_a_large_3d_job_computes_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the lattice of em-iso2, in 16 GiB: regions are short, and what is kept at once is a fraction of the output."""
+    monkeypatch.setattr(estimate, "free_bytes", lambda _output: 2**41)
+    monkeypatch.setattr(keeping, "trial_seconds", lambda *_: 0.1)
+    monkeypatch.setattr("volumetool.jobs.planning.take_sample", lambda *_: Sample(patch_seconds=1.0, compression=1.0))
+    levels = plan_levels((2000, 8000, 8000), (16.0, 16.0, 16.0), (0.0, 0.0, 0.0))
+    create_volume(str(tmp_path / "in.zarr"), VolumeLayout("uint8", levels[:1]), {})
+    model = "fake:identity?dims=3&scale=2,2,2&patch=64,128,128&overlap=32,32,32&trim=14,14,14"
+    places = {"input": str(tmp_path / "in.zarr"), "output": str(tmp_path / "out.zarr")}
+    decided = plan(make_job(**places, model=model, device="cpu", memory="16GiB"))
+    cost = decided.estimates
+    assert (cost.kept, cost.recomputed) == ("all", 0)
+    assert cost.seconds / decided.grid.count <= 120
+    assert cost.kept_bytes < 0.1 * cost.written_bytes
+    assert cost.worker_bytes <= 16 * 2**30
 
 
 def test_more_voxels_and_wider_types_are_planned_with_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

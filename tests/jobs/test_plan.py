@@ -102,8 +102,8 @@ def test_the_default_plan_computes_little_twice_and_leaves_no_worker_idle(
     monkeypatch.setattr("volumetool.jobs.planning.take_sample", lambda *_: Sample(patch_seconds=0.1, compression=0.8))
     source = empty_input(tmp_path / "in.zarr", (200, 340, 520), (8.0, 32.0, 32.0))
     model = "fake:identity?patch=1,144,144&overlap=0,16,16&trim=0,4,4"
-    job = make_job(input=source, output=str(tmp_path / "out.zarr"), model=model, device="cpu", workers=workers, memory="16GiB")
-    decided = plan(job)
+    options = {"input": source, "output": str(tmp_path / "out.zarr"), "model": model, "device": "cpu", "memory": "16GiB"}
+    decided = plan(make_job(**options, workers=workers, keep_patches="never"))
     assert decided.estimates.patches == counted_patches(decided)
     distinct = decided.estimates.patches - decided.estimates.recomputed
     assert distinct == decided.terms.lattice.count

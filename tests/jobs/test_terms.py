@@ -50,6 +50,7 @@ FREE: dict[str, Any] = {
     "device": "auto",
     "memory": "3GiB",
     "region": "1,2,2",
+    "keep_patches": "always",
     "batch": 3,
     "force_voxel_size": True,
     "allow_mixed_numerics": True,

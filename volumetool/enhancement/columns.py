@@ -7,8 +7,8 @@ so that a group's output stays small enough for the caches.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import tensorstore as ts
@@ -43,6 +43,11 @@ class Column:
         Input voxels without data, of the whole block that was read; its first voxel is `missing_start`.
     missing_start : tuple of int
         In input voxels.
+    known : dict of int to numpy.ndarray
+        Outputs of patches that an earlier region kept, by number: the part in their middle that has weight. The network is
+        not asked for them.
+    repeated : numpy.ndarray of bool, shape (n,), optional
+        Patches that an earlier region needs too.
     """
 
     x: int
@@ -52,6 +57,12 @@ class Column:
     active: NDArray[np.bool_]
     missing: NDArray[np.bool_] | None
     missing_start: Triple
+    known: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    repeated: NDArray[np.bool_] | None = None
+
+    def position(self, number: int) -> Triple:
+        """Return a patch's indices along z, y, x."""
+        return self.z[number // len(self.y)], self.y[number % len(self.y)], self.x
 
 
 @dataclass(frozen=True)
@@ -86,8 +97,31 @@ def section_groups(lattice: Lattice, core: Box, batch: int) -> list[range]:
     return [touching[start : start + size] for start in range(0, len(touching), size)]
 
 
-def read_columns(recipe: Recipe, region: Region, source: Source, batch: int) -> Iterator[Column]:
+class Finder(Protocol):
+    """Looks up what is known of a column's outputs already."""
+
+    def ask(self, x: int, zs: range, ys: range) -> dict[int, Any]:
+        """Begin to look for the patches of a column; return what is under way, by patch number."""
+
+    def found(self, column: Column, reads: dict[int, Any]) -> Column:
+        """Return the column with what was found."""
+
+
+def read_columns(recipe: Recipe, region: Region, source: Source, batch: int, kept: Finder | None = None) -> Iterator[Column]:
     """Yield the columns of a region in sweep order: x outermost, then groups of sections.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The job's recipe.
+    region : Region
+        Which region.
+    source : Source
+        Its input.
+    batch : int
+        Patches per call of the network.
+    kept : Finder, optional
+        Knows outputs that an earlier region kept.
 
     Raises
     ------
@@ -107,7 +141,11 @@ def read_columns(recipe: Recipe, region: Region, source: Source, batch: int) -> 
             first = group.start - groups[0].start
             sections = slice(first * lattice.z.stride, (group[-1] - groups[0].start) * lattice.z.stride + lattice.z.patch)
             context = slice(sections.start, sections.stop + 2 * lattice.context)
-            yield _cut(recipe, region.channel, (x, group, rows), block[context], None if wanted is None else wanted[sections])
+            reads = {} if kept is None else kept.ask(x, group, rows)
+            column = _cut(
+                recipe, region.channel, (x, group, rows), block[context], None if wanted is None else wanted[sections]
+            )
+            yield column if kept is None else kept.found(column, reads)
 
 
 def read_column(recipe: Recipe, channel: int, source: Source, position: Position) -> Column:

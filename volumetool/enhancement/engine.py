@@ -156,7 +156,7 @@ class Engine:
         return y
 
     def predict_columns(self, columns: Iterator[Column]) -> Iterator[tuple[Column, list[Array]]]:
-        """Yield each column with its output patches; a skipped patch counts as its input, enlarged.
+        """Yield each column with its output patches: known, asked for, or skipped, which counts as its input, enlarged.
 
         A column is waited for once the columns after it hold a batch for every stream.
         """
@@ -175,10 +175,19 @@ class Engine:
                 _cancel(batches)
 
     def answer(self, column: Column, outputs: list[Array]) -> tuple[Column, list[Array]]:
-        """Return a column with the network's outputs for its active patches, and the others enlarged."""
+        """Return a column with the network's outputs for its active patches, and what the others are without it."""
         asked = iter(outputs)
-        pairs = zip(column.patches, column.active, strict=True)
-        return column, [next(asked) if active else self.enlarge(patch) for patch, active in pairs]
+        return column, [next(asked) if active else self._spared(column, n) for n, active in enumerate(column.active)]
+
+    def _spared(self, column: Column, number: int) -> Array:
+        """Return the output of a patch that the network is not asked for."""
+        if number not in column.known:
+            return self.enlarge(column.patches[number])
+        kept = self.xp.asarray(column.known.pop(number))
+        context = self.card.z_context
+        patch = column.patches[number][context : len(column.patches[number]) - context]
+        margins = [(n * factor - m) // 2 for n, factor, m in zip(patch.shape, self.card.scale, kept.shape, strict=True)]
+        return self.xp.pad(kept, [(margin, margin) for margin in margins])  # what has no weight is 0
 
     def enlarge(self, patch: NDArray[np.float32]) -> Array:
         """Return the patch's own sections with every voxel repeated by the model's scale."""

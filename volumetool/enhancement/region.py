@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+import numpy as np
 import tensorstore as ts
 
 from volumetool.enhancement.ahead import ahead
 from volumetool.enhancement.blend import blend
 from volumetool.enhancement.columns import Column, Source, read_columns
 from volumetool.enhancement.engine import Engine
+from volumetool.enhancement.kept import KeptPatches
 from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.stopwatch import STAGES, Stopwatch
 from volumetool.enhancement.writer import write_slabs
@@ -28,8 +30,8 @@ class Enhanced:
     checksums : tuple of int
         CRC-32 of the voxels of each fused level.
     patches, recomputed, skipped : int
-        Lattice patches that the region needed; how many of them an earlier region needs too; how many the network was not
-        asked for.
+        Lattice patches that the region needed and did not find kept; how many of them an earlier region needs too; how many
+        the network was not asked for.
     seconds, network_seconds : float
         From start to end, and inside the network.
     stages : dict of str to float
@@ -46,7 +48,12 @@ class Enhanced:
 
 
 def enhance_region(
-    recipe: Recipe, region: Region, engine: Engine, source: Source, targets: Sequence[ts.TensorStore]
+    recipe: Recipe,
+    region: Region,
+    engine: Engine,
+    source: Source,
+    targets: Sequence[ts.TensorStore],
+    kept: KeptPatches | None = None,
 ) -> Enhanced:
     """Read, enhance, blend and write one region; every stage runs beside the others.
 
@@ -64,6 +71,8 @@ def enhance_region(
         The input, and the mask if there is one.
     targets : sequence of tensorstore.TensorStore
         The fused levels of the output, finest first.
+    kept : KeptPatches, optional
+        What earlier regions kept, and where to keep patches for later ones; without it every patch is computed.
 
     Raises
     ------
@@ -75,17 +84,20 @@ def enhance_region(
     started, network = time.perf_counter(), engine.seconds
     tally = _Tally()
     watch = Stopwatch()
-    columns = ahead(watch.busy("read", read_columns(recipe, region, source, engine.numerics.batch)))
+    columns = ahead(watch.busy("read", read_columns(recipe, region, source, engine.numerics.batch, kept)))
     predicted = ahead(watch.busy("network", engine.predict_columns(watch.waiting("network", tally.count(columns)))))
-    slabs = ahead(watch.busy("blend", blend(recipe, region, watch.waiting("blend", predicted), engine.xp)))
+    awaited = watch.waiting("blend", predicted)
+    slabs = ahead(watch.busy("blend", blend(recipe, region, kept.keeping(awaited) if kept else awaited, engine.xp)))
     with closing(columns), closing(predicted), closing(slabs):  # type: ignore[type-var]  # generators have close
         writing = time.perf_counter()
         checksums = write_slabs(recipe, watch.waiting("write", slabs), targets, watch)
+        if kept is not None:
+            kept.finish()
         watch.seconds["write"] += time.perf_counter() - writing
     return Enhanced(
         checksums=tuple(checksums),
         patches=tally.patches,
-        recomputed=tally.patches - first_patches(recipe, region),
+        recomputed=tally.patches - first_patches(recipe, region) if kept is None else tally.repeated,
         skipped=tally.skipped,
         seconds=time.perf_counter() - started,
         network_seconds=engine.seconds - network,
@@ -94,16 +106,20 @@ def enhance_region(
 
 
 class _Tally:
-    """Counts patches as they pass."""
+    """Counts patches as they pass: not those that were found kept, nor those that two regions skip, which cost nothing."""
 
     def __init__(self) -> None:
         self.patches = 0
+        self.repeated = 0
         self.skipped = 0
 
     def count(self, columns: Iterator[Column]) -> Iterator[Column]:
         for column in columns:
-            self.patches += len(column.active)
-            self.skipped += len(column.active) - int(column.active.sum())
+            active, repeated = column.active, column.repeated
+            first = np.ones(len(active), bool) if repeated is None else ~repeated
+            self.patches += int((active | first).sum())
+            self.repeated += int((active & ~first).sum())
+            self.skipped += int((~active & first).sum())
             yield column
 
 

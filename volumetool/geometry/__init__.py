@@ -12,6 +12,7 @@ from volumetool.geometry.levels import LevelGrid, default_chunk, default_shard, 
 from volumetool.geometry.mirror import mirror_index
 from volumetool.geometry.ramps import ramp
 from volumetool.geometry.regions import Region, RegionGrid
+from volumetool.geometry.sharing import Sharing, Turn
 from volumetool.geometry.transforms import downscaled_translation, upscaled, whole_ratio
 
 __all__ = [
@@ -22,8 +23,10 @@ __all__ = [
     "Placement",
     "Region",
     "RegionGrid",
+    "Sharing",
     "Size",
     "Triple",
+    "Turn",
     "balanced_stride",
     "default_chunk",
     "default_shard",

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from volumetool.geometry.box import Box, Triple
-from volumetool.geometry.lattice import Lattice
 
 
 @dataclass(frozen=True)
@@ -88,19 +87,3 @@ class RegionGrid:
                 for y in range(inside.start[1], inside.stop[1]):
                     row = ((channel * grid_z + z) * grid_y + y) * grid_x
                     yield from range(row + inside.start[2], row + inside.stop[2])
-
-    def patches(self, lattice: Lattice, origin: Triple = (0, 0, 0)) -> int:
-        """Return how many patches all regions evaluate together; a patch that k regions need counts k times.
-
-        Parameters
-        ----------
-        lattice : Lattice
-            The job's lattice.
-        origin : tuple of int
-            Voxel of the lattice's output at which this grid begins (a cropped output).
-        """
-        total = self.channels
-        for axis, (start, size, n) in enumerate(zip(origin, self.size, self.shape, strict=True)):
-            line = lattice.axes[axis]
-            total *= sum(len(line.touching(start + a, start + min(a + size, n))) for a in range(0, n, size))
-        return total

@@ -121,10 +121,11 @@ def check_resources(cost: Estimates) -> None:
     ResourceError
         ``resource.disk`` or ``resource.memory``.
     """
-    if cost.free_bytes is not None and cost.written_bytes > cost.free_bytes:
+    if cost.free_bytes is not None and cost.written_bytes + cost.kept_bytes > cost.free_bytes:
+        kept = f" and kept patches {show_bytes(cost.kept_bytes)}" if cost.kept_bytes else ""
         raise ResourceError(
             "resource.disk",
-            f"the output takes about {show_bytes(cost.written_bytes)}, the disk has {show_bytes(cost.free_bytes)} free",
+            f"the output takes about {show_bytes(cost.written_bytes)}{kept}, the disk has {show_bytes(cost.free_bytes)} free",
             hint="make room, write to another place, or enhance a part with --roi and --crop",
         )
     if cost.worker_bytes > cost.allowed_bytes:

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import tensorstore as ts
 
+from volumetool.enhancement.kept import FOLDER
 from volumetool.enhancement.pyramid import shard_boxes
 from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.ownership import OWNER, own
 from volumetool.jobs.plan import Plan
-from volumetool.store.kvstore import canonical_url, is_local, local_path
+from volumetool.store.kvstore import canonical_url, delete_prefix, is_local, join_url, list_keys, local_path
 
 LEFTOVER = ".__lock"
 """How tensorstore's file driver ends the names of files that it is still writing; a finished write renames them away."""
 
 
 def clean_output(plan: Plan) -> list[str]:
-    """Remove temporary files of an output and its job's folder; return their paths.
+    """Remove the kept patches of a job, and temporary files of its output and folder; return their places.
 
-    Object stores hold no such files.
+    Object stores hold no temporary files.
 
     Raises
     ------
     LedgerError
         ``ledger.owned``: a run writes this job, and those may be its files.
     """
-    removed = []
-    with own(job_url(plan.job.output)):
-        for url in (canonical_url(plan.job.output), job_url(plan.job.output)):
+    folder = job_url(plan.job.output)
+    with own(folder):
+        removed = [join_url(folder, key) for key in list_keys(folder, FOLDER + "/")]
+        delete_kept(plan)
+        for url in (canonical_url(plan.job.output), folder):
             if is_local(url):
                 own_lock = local_path(url) / f"{OWNER}{LEFTOVER}"
                 for file in sorted(local_path(url).rglob(f"*{LEFTOVER}")):
@@ -35,6 +38,11 @@ def clean_output(plan: Plan) -> list[str]:
                         file.unlink()
                         removed.append(str(file))
     return removed
+
+
+def delete_kept(plan: Plan) -> None:
+    """Delete all patches that were kept for regions to come."""
+    delete_prefix(join_url(job_url(plan.job.output), FOLDER))
 
 
 def delete_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None, channel: int | None) -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from volumetool.geometry import fused_count
 from volumetool.jobs.checks import show_bytes, show_size
+from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.plan import Plan
+
+KEPT = {
+    "none": "no patches for later regions",
+    "sides": "patches that regions of a layer share",
+    "all": "patches that regions share",
+}
 
 
 def describe_plan(plan: Plan) -> list[tuple[str, str]]:
@@ -25,6 +32,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
             f"{plan.grid.count} of {span} voxels; {plan.workers} workers x {plan.threads} threads",
         ),
         ("network", _way(plan)),
+        ("kept", _kept(cost)),
         ("read", f"{show_bytes(cost.read_bytes)} of voxels, halo included"),
         ("write", f"about {show_bytes(cost.written_bytes)} (voxels compress to {cost.compression:.0%} in a sample)"),
         ("disk", "unknown (object store)" if cost.free_bytes is None else f"{show_bytes(cost.free_bytes)} free"),
@@ -40,6 +48,11 @@ def _way(plan: Plan) -> str:
     chosen = f"{plan.streams} calls of {plan.numerics.batch} patches side by side"
     tried = ", ".join(f"{pace.streams} x {pace.batch} {1 / pace.patch_seconds:.3g}/s" for pace in plan.paces)
     return f"{chosen}; patches of the card's size tried here, calls x patches: {tried}"
+
+
+def _kept(cost: Estimates) -> str:
+    size = f", at most {show_bytes(cost.kept_bytes)} on disk at once" if cost.kept_bytes else ""
+    return f"{KEPT[cost.kept]}{size} ({cost.kept_why})"
 
 
 def _axes(plan: Plan) -> str:

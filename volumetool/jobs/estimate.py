@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import shutil
+from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from volumetool.geometry import Box, RegionGrid
+from volumetool.geometry import Box, RegionGrid, Triple
 from volumetool.jobs.job import Job
-from volumetool.jobs.layout import Work
+from volumetool.jobs.layout import Keep, Keeping, Work
 from volumetool.jobs.sample import Sample
 from volumetool.store.kvstore import canonical_url, is_local, local_path
 
@@ -22,7 +24,14 @@ class Estimates(BaseModel):
     patches : int
         Patches that all regions asked for evaluate.
     recomputed : int
-        Those of them that an earlier region evaluates too.
+        Those of them that an earlier region evaluates too. Where patches are kept, several workers add those that neighbours
+        compute at the same time.
+    kept : {"none", "sides", "all"}
+        Which patches that several regions need are kept on disk meanwhile: none, those between regions of one layer, all.
+    kept_why : str
+        Why.
+    kept_bytes : int
+        Upper bound of what they take on disk at once.
     read_bytes : int
         Input voxels, halo included, before compression.
     written_bytes : int
@@ -43,6 +52,9 @@ class Estimates(BaseModel):
 
     patches: int
     recomputed: int
+    kept: Keep = "none"
+    kept_why: str = ""
+    kept_bytes: int = 0
     read_bytes: int
     written_bytes: int
     objects: int
@@ -53,8 +65,8 @@ class Estimates(BaseModel):
     compression: float
 
 
-def estimate(job: Job, work: Work, grid: RegionGrid, sample: Sample, memory: tuple[int, int], workers: int) -> Estimates:
-    """Return what the regions of a grid cost.
+def estimate(job: Job, work: Work, keeping: Keeping, sample: Sample, memory: tuple[int, int], workers: int) -> Estimates:
+    """Return what the regions of a plan cost.
 
     Parameters
     ----------
@@ -62,8 +74,8 @@ def estimate(job: Job, work: Work, grid: RegionGrid, sample: Sample, memory: tup
         What is asked for.
     work : Work
         The geometry.
-    grid : RegionGrid
-        The regions.
+    keeping : Keeping
+        The regions, and which patches are kept between them.
     sample : Sample
         What a sample showed.
     memory : tuple of int
@@ -71,37 +83,47 @@ def estimate(job: Job, work: Work, grid: RegionGrid, sample: Sample, memory: tup
     workers : int
         Workers that share the patches.
     """
-    every = grid.patches(work.lattice, work.box.start)
-    asked = _asked(job, work)
-    patches = every if asked is None else sum(_patches(work, grid.region(index).box) for index in grid.touching(asked))
-    share = patches / every
-    distinct = round(work.grid(work.shards).patches(work.lattice, work.box.start) * share)
-    voxels = sum(math.prod(level.shape) for level in work.levels) * work.channels
+    facts = patch_facts(job, work, keeping)
+    patches = facts["patches"]
     shards = sum(math.prod(RegionGrid(level.shape, level.shard, (1, 1, 1)).grid) for level in work.levels)
     return Estimates(
-        patches=patches,
-        recomputed=patches - distinct,
+        **facts,
         read_bytes=patches * math.prod(work.lattice.patch) * work.itemsize,
-        written_bytes=int(voxels * work.itemsize * sample.compression * share),
+        written_bytes=written_bytes(job, work, keeping.span, sample.compression),
         objects=shards * work.channels,
         free_bytes=free_bytes(job.output),
         worker_bytes=memory[0],
         allowed_bytes=memory[1],
-        seconds=patches * sample.patch_seconds / workers + voxels * work.itemsize * share * sample.store_seconds,
+        seconds=patches * sample.patch_seconds / workers + written_bytes(job, work, keeping.span, 1.0) * sample.store_seconds,
         compression=sample.compression,
     )
 
 
-def _asked(job: Job, work: Work) -> Box | None:
+def patch_facts(job: Job, work: Work, keeping: Keeping) -> dict[str, Any]:
+    """Return what the estimates say of patches and of keeping them."""
+    asked = asked_box(job, work)
+    patches = work.patches(keeping.span, keeping.keep, asked)
+    return {
+        "patches": patches,
+        "recomputed": patches - work.patches(keeping.span, "all", asked),
+        "kept": keeping.keep,
+        "kept_why": keeping.why,
+        "kept_bytes": keeping.peak,
+    }
+
+
+def written_bytes(job: Job, work: Work, span: Triple, compression: float) -> int:
+    """Return the bytes of all levels over the regions asked for, compressed as a sample of them was."""
+    voxels = sum(math.prod(level.shape) for level in work.levels) * work.channels
+    share = work.patches(span, "none", asked_box(job, work)) / work.patches(span)
+    return int(voxels * work.itemsize * compression * share)
+
+
+def asked_box(job: Job, work: Work) -> Box | None:
     """Return the voxels of the output that are asked for, or None for all."""
     if job.roi is None or job.crop:
         return None
     return job.roi.intersection(Box.whole(work.lattice.shape)).enlarged(work.lattice.scale)
-
-
-def _patches(work: Work, box: Box) -> int:
-    core = box.shifted(work.box.start)
-    return math.prod(len(axis.touching(*ends)) for axis, *ends in zip(work.lattice.axes, core.start, core.stop, strict=True))
 
 
 def free_bytes(output: str) -> int | None:
@@ -109,7 +131,11 @@ def free_bytes(output: str) -> int | None:
     place = canonical_url(output)
     if not is_local(place):
         return None
-    folder = local_path(place)
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(existing_folder(local_path(place))).free
+
+
+def existing_folder(place: Path) -> Path:
+    """Return a place, or the nearest folder above it that exists."""
+    while not place.exists():
+        place = place.parent
+    return place

@@ -55,10 +55,14 @@ class InFlight:
     def handing_out(self, regions: Iterator[int]) -> Iterator[int]:
         """Pass regions on, and note each as it goes to a worker."""
         for index in regions:
-            with self._lock:
-                self._regions.add(index)
-                self._changed()
+            self.handed_out(index)
             yield index
+
+    def handed_out(self, region: int) -> None:
+        """Take a region in."""
+        with self._lock:
+            self._regions.add(region)
+            self._changed()
 
     def ended(self, region: int) -> None:
         """Take a region out."""

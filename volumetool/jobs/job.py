@@ -76,6 +76,9 @@ class Job(BaseModel):
         Bytes for all workers of this machine together; by default 70 % of what is free.
     region : tuple of int, optional
         Shards per region and axis, instead of the planner's choice. Kept for the life of a job.
+    keep_patches : {"auto", "always", "never"}
+        Keep what the network gave for patches that several regions need on disk, until the last of them is done; auto
+        does so where it pays and fits.
     batch : int, optional
         Patches per call of the network, instead of the planner's choice. Kept for the life of a job.
     force_voxel_size : bool
@@ -116,6 +119,7 @@ class Job(BaseModel):
     device: Annotated[Literal["auto", "cpu", "cuda"], RUNTIME] = "auto"
     memory: Annotated[Annotated[int, BeforeValidator(parse_bytes)] | None, RUNTIME] = None
     region: Annotated[Numbers | None, RUNTIME] = None
+    keep_patches: Annotated[Literal["auto", "always", "never"], RUNTIME] = "auto"
     batch: Annotated[int | None, RUNTIME, Field(ge=1)] = None
     force_voxel_size: Annotated[bool, RUNTIME] = False
     allow_mixed_numerics: Annotated[bool, RUNTIME] = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from volumetool.geometry import (
     Lattice,
     LevelGrid,
     RegionGrid,
+    Sharing,
     Triple,
     balanced_stride,
     default_chunk,
@@ -25,6 +27,19 @@ from volumetool.geometry import (
 from volumetool.jobs.job import Job
 from volumetool.models import ModelCard
 from volumetool.store.volume import Level
+
+Keep = Literal["none", "sides", "all"]
+"""Which patches that several regions need are kept on disk: none, those between regions of one layer along z, or all."""
+
+KEPT_AXES: dict[Keep, tuple[bool, bool, bool]] = {
+    "none": (False, False, False),
+    "sides": (False, True, True),
+    "all": (True, True, True),
+}
+"""Along which axes, z, y, x, a patch that several regions need is computed once."""
+
+LEAST_STRIDES = 2
+"""Strides of a region along a blended axis below which it is not cut where patches are kept: so a patch has few owners."""
 
 RECOMPUTED_LIMIT = 0.05
 """Share of patches computed twice that splitting for more workers may cost."""
@@ -153,11 +168,14 @@ class Demand:
         Bytes that one worker may use.
     patch_seconds : float
         Measured time of one patch.
+    keep : {"none", "sides", "all"}
+        Which patches that several regions need are kept.
     """
 
     workers: int
     memory: int
     patch_seconds: float
+    keep: Keep = "none"
 
 
 @dataclass(frozen=True)
@@ -193,25 +211,65 @@ class Work:
         """Return the regions of `span` shards each."""
         return RegionGrid(self.box.shape, self.levels[0].shard, span, self.channels)
 
+    def sharing(self, span: Triple) -> Sharing:
+        """Return which regions of `span` shards each need which patches."""
+        return Sharing(self.grid(span), self.lattice, self.box.start)
+
     @property
     def shards(self) -> Triple:
         """Shards of level 0 per axis."""
         return self.grid((1, 1, 1)).grid
 
-    def recomputed(self, span: Triple) -> float:
+    def patches(self, span: Triple, keep: Keep = "none", asked: Box | None = None) -> int:
+        """Return how many patches the regions of a span evaluate, those included that are evaluated more than once.
+
+        Parameters
+        ----------
+        span : tuple of int
+            Shards per region and axis.
+        keep : {"none", "sides", "all"}
+            Which patches that several regions need are kept.
+        asked : Box, optional
+            Voxels of the output; regions that touch them count. All regions without it.
+        """
+        return self.sharing(span).count(KEPT_AXES[keep], asked)
+
+    def recomputed(self, span: Triple, keep: Keep = "none") -> float:
         """Return the share of patches that are computed more than once."""
-        distinct = self.grid(self.shards).patches(self.lattice, self.box.start)
-        return self.grid(span).patches(self.lattice, self.box.start) / distinct - 1
+        return self.patches(span, keep) / self.patches(span, "all") - 1
 
 
-def choose_span(work: Work, demand: Demand, memory_of: Callable[[Work, Triple], int]) -> Triple:
+@dataclass(frozen=True)
+class Keeping:
+    """Regions, and which patches are kept between them.
+
+    Parameters
+    ----------
+    span : tuple of int
+        Shards per region and axis.
+    keep : {"none", "sides", "all"}
+        Which patches that several regions need are kept.
+    why : str
+        Why.
+    peak : int
+        Upper bound of the bytes that kept patches take at once.
+    """
+
+    span: Triple
+    keep: Keep
+    why: str
+    peak: int = 0
+
+
+def choose_span(work: Work, demand: Demand, memory_of: Callable[[Work, Triple, Keep], int]) -> Triple:
     """Return the shards per region: bands as wide as memory allows, cut further while workers would lack work.
 
-    A region is one shard deep where sections are independent: more depth would save nothing.
+    A region is one shard deep where sections are independent: more depth would save nothing. Where patches are kept, cuts
+    cost disk alone, and regions are about as small as suits their time.
     """
     shards = work.shards
     span = [shards[0] if work.lattice.z.overlap else 1, shards[1], shards[2]]
-    while memory_of(work, _triple(span)) > demand.memory and span[0] * span[1] > 1:
+    while memory_of(work, _triple(span), demand.keep) > demand.memory and span[0] * span[1] > 1:
         axis = 0 if span[0] > span[1] else 1
         span[axis] = -(-span[axis] // 2)
     while (axis_to_cut := _next_cut(work, span, demand)) is not None:
@@ -221,8 +279,8 @@ def choose_span(work: Work, demand: Demand, memory_of: Callable[[Work, Triple], 
 
 def _next_cut(work: Work, span: list[int], demand: Demand) -> int | None:
     """Return the axis to halve: where regions are too few or too long, and the cut stays cheap."""
-    grid = work.grid(_triple(span))
-    seconds = grid.patches(work.lattice, work.box.start) * demand.patch_seconds / grid.count
+    grid, keep = work.grid(_triple(span)), demand.keep
+    seconds = work.patches(_triple(span), keep) * demand.patch_seconds / grid.count
     few = grid.count < REGIONS_PER_WORKER * demand.workers and demand.workers > 1
     if not few and seconds <= 2 * REGION_SECONDS:
         return None
@@ -230,17 +288,23 @@ def _next_cut(work: Work, span: list[int], demand: Demand) -> int | None:
     options = []
     for axis in (2, 1, 0):
         halved = _triple([-(-n // 2) if a == axis else n for a, n in enumerate(span)])
-        if halved != _triple(span):
-            options.append((_speed(work, halved, demand.workers), -axis, work.recomputed(halved)))
+        if halved != _triple(span) and not (KEPT_AXES[keep][axis] and _short(work, halved, axis)):
+            shared = work.recomputed(halved)  # equally fast cuts: the one with fewer patches to keep
+            options.append((_speed(work, halved, demand), -shared, -axis, work.recomputed(halved, keep)))
     if not options:
         return None
-    speed, axis, recomputed = max(options)
-    return -axis if recomputed <= RECOMPUTED_LIMIT or speed > _speed(work, _triple(span), demand.workers) else None
+    speed, _, axis, recomputed = max(options)
+    return -axis if recomputed <= RECOMPUTED_LIMIT or speed > _speed(work, _triple(span), demand) else None
 
 
-def _speed(work: Work, span: Triple, workers: int) -> float:
+def _short(work: Work, span: Triple, axis: int) -> bool:
+    line = work.lattice.axes[axis]
+    return work.grid(span).size[axis] < LEAST_STRIDES * line.stride * line.scale and line.overlap > 0
+
+
+def _speed(work: Work, span: Triple, demand: Demand) -> float:
     """Return how many times faster than one worker, nothing twice, the regions of a span can be done."""
-    return min(work.grid(span).count, workers) / (1 + work.recomputed(span))
+    return min(work.grid(span).count, demand.workers) / (1 + work.recomputed(span, demand.keep))
 
 
 def _triple(span: list[int]) -> Triple:

@@ -60,7 +60,8 @@ class Record:
     checksums : tuple of int
         CRC-32 of the voxels of each fused level, in the order of the sweep.
     patches, recomputed, skipped : int
-        Patches that the region needed, that an earlier region needs too, that the network was not asked for.
+        Patches that the region needed and did not find kept, those of them that an earlier region needs too, and those that
+        the network was not asked for.
     seconds, network_seconds : float
         Spent in all, and inside the network.
     stages : dict of str to float

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from volumetool.enhancement.kept import BEHIND, kept_bytes
 from volumetool.geometry import Triple
-from volumetool.jobs.layout import Work
+from volumetool.jobs.layout import Keep, Work
 from volumetool.models import ModelCard
 
 
@@ -36,8 +37,18 @@ class MemoryModel:
     ACTIVATIONS = 10
     """Feature maps of the finest level that the network holds at once, in float32; measured on the U-Net."""
 
-    def __call__(self, work: Work, span: Triple) -> int:
-        """Return the bytes for one region of `span` shards."""
+    def __call__(self, work: Work, span: Triple, keep: Keep = "none") -> int:
+        """Return the bytes for one region of `span` shards.
+
+        Parameters
+        ----------
+        work : Work
+            The geometry.
+        span : tuple of int
+            Shards per region and axis.
+        keep : {"none", "sides", "all"}
+            Which patches that several regions need are kept.
+        """
         lattice = work.lattice
         size = [min(n * s, whole) for n, s, whole in zip(work.levels[0].shard, span, work.box.shape, strict=True)]
         rows = len(lattice.y.touching(0, min(size[1], lattice.y.size * lattice.y.scale)))
@@ -61,7 +72,9 @@ class MemoryModel:
         # A column touches several shards; finished ones wait, are written with their shadows, and are read back.
         touched = math.ceil(lattice.x.stride * lattice.x.scale / work.levels[0].shard[2]) + 1
         stored = int((touched + 4.7) * shard)
-        return int(self.BASE + raw + inputs + outputs + slabs + strips + stored) + self.network(work)
+        # Whole columns of kept patches, at worst, wait and are read; each patch on its way to the disk has a copy.
+        kept = 0 if keep == "none" else (2 * group * rows + 2 * (BEHIND + 1)) * kept_bytes(lattice)
+        return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + kept) + self.network(work)
 
     def network(self, work: Work) -> int:
         """Return the bytes that the network takes of them."""

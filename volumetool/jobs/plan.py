@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from volumetool.enhancement.engine import Numerics
 from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
-from volumetool.geometry import Box, RegionGrid, Size, Triple
+from volumetool.geometry import Box, RegionGrid, Sharing, Size, Triple
 from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job
+from volumetool.jobs.layout import Keep
 from volumetool.jobs.pace import Pace
 from volumetool.jobs.terms import Terms
 from volumetool.store.create import VolumeLayout
@@ -84,6 +85,17 @@ class Plan(BaseModel):
         if self.job.roi is None or self.job.crop:
             return None
         return self.job.roi.intersection(Box.whole(self.input_shape)).enlarged(self.terms.lattice.scale)
+
+    @property
+    def keep(self) -> Keep:
+        """For which neighbours patches are kept: as the job says, else as was planned."""
+        asked: dict[str, Keep] = {"always": "all", "never": "none"}
+        return asked.get(self.job.keep_patches, self.estimates.kept)
+
+    @property
+    def sharing(self) -> Sharing:
+        """Which regions need which patches."""
+        return Sharing(self.grid, self.terms.lattice, self.terms.box.start)
 
     @property
     def layout(self) -> VolumeLayout:

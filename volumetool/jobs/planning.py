@@ -14,10 +14,11 @@ from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import FingerprintError
 from volumetool.jobs.checks import check_dtype, check_resources, check_voxel_size
-from volumetool.jobs.estimate import estimate
+from volumetool.jobs.estimate import estimate, patch_facts
 from volumetool.jobs.inputs import Inputs, open_inputs, section_statistics
 from volumetool.jobs.job import Job
-from volumetool.jobs.layout import Demand, Work, choose_span, make_lattice, make_levels, output_box
+from volumetool.jobs.keeping import kept_anew, plan_keeping
+from volumetool.jobs.layout import Demand, Work, make_lattice, make_levels, output_box
 from volumetool.jobs.memory import MemoryModel
 from volumetool.jobs.pace import Pace, choose_pace, find_paces
 from volumetool.jobs.plan import Plan, make_recipe
@@ -67,20 +68,20 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
     workers, threads = _workers(job)
     running = {"workers": workers, "threads": threads, "streams": engine.streams, "paces": ground.paces}
     if inputs.existing is not None:
-        return inputs.existing.model_copy(update={**running, "job": job}), statistics
+        return _taken_up(inputs.existing, job, work, running), statistics
 
     layout = VolumeLayout(terms.dtype, terms.levels, terms.channels)
     sample = take_sample(ground.recipe, engine, inputs.volume.open(job.level), layout)
     allowed = _allowed(job, workers)
     memory_of = _memory(inputs, engine.numerics.batch, engine.streams)
-    span = job.region or choose_span(work, Demand(workers, allowed, sample.patch_seconds), memory_of)
-    estimates = estimate(job, work, work.grid(span), sample, (memory_of(work, span), allowed), workers)
+    keeping = plan_keeping(job, work, Demand(workers, allowed, sample.patch_seconds), sample, memory_of)
+    estimates = estimate(job, work, keeping, sample, (memory_of(work, keeping.span, keeping.keep), allowed), workers)
     check_resources(estimates)
     return Plan(
         job=job,
         terms=terms,
         fingerprint=terms.fingerprint,
-        grid=work.grid(span),
+        grid=work.grid(keeping.span),
         numerics=engine.numerics,
         probe=engine.probe(work.lattice.patch),
         **running,
@@ -153,6 +154,14 @@ def lay_ground(job: Job, progress: Progress | None = None) -> Ground:
     if inputs.existing is not None:
         _check_same(inputs.existing, terms)
     return Ground(inputs, engine, terms, statistics, notes, extrapolated, paces)
+
+
+def _taken_up(existing: Plan, job: Job, work: Work, running: dict[str, Any]) -> Plan:
+    """Return an existing plan for another run of its job."""
+    keeping = kept_anew(job, work, existing.grid.span, running["workers"])
+    facts = {} if keeping is None else patch_facts(job, work, keeping)
+    estimates = existing.estimates.model_copy(update=facts)
+    return existing.model_copy(update={**running, "job": job, "estimates": estimates})
 
 
 def _lay_out(inputs: Inputs) -> Work:

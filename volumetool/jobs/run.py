@@ -12,15 +12,17 @@ import tensorstore as ts
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import DataError, LedgerError
 from volumetool.geometry import Box
+from volumetool.jobs.clean import delete_kept
 from volumetool.jobs.clusters import open_cluster
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete
 from volumetool.jobs.folder import PLAN, job_url, open_ledger, read_plan, read_statistics, write_plan
 from volumetool.jobs.in_flight import InFlight
 from volumetool.jobs.job import Job
-from volumetool.jobs.ledger import DONE, FOLDER, Ledger, Record
+from volumetool.jobs.ledger import FOLDER, Ledger, Record
 from volumetool.jobs.ownership import OWNER, Claim, own
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.turns import Turns
 from volumetool.store.create import create_volume
 from volumetool.store.kvstore import canonical_url, delete_key, delete_prefix, join_url, kvstore_spec, list_keys, read_key
 
@@ -156,6 +158,7 @@ def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> 
     finally:
         ledger.flush()
         write_maps(plan, ledger)
+    delete_kept(plan)
     finish_run(plan, ledger, watcher, changed=ledger.done > before)
     return Outcome(
         plan=plan,
@@ -169,14 +172,15 @@ def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> 
 
 
 def _run_regions(plan: Plan, ledger: Ledger, watcher: Watcher, claim: Claim) -> None:
-    todo = sum(1 for _ in to_do(plan, ledger))
-    if not todo:
+    turns = Turns(plan, ledger)
+    if not turns.count:
         return
     if says_complete(plan):  # regions that failed before, or were found damaged
         mark_unfinished(plan)
     with open_cluster(plan) as cluster, InFlight(job_url(plan.job.output)) as in_flight:
-        watcher.started(plan, todo, cluster.link)
-        for record in _braked(cluster.records(in_flight.handing_out(to_do(plan, ledger))), plan):
+        turns.told = in_flight.handed_out
+        watcher.started(plan, turns.count, cluster.link)
+        for record in _braked(cluster.records(turns), plan):
             claim.check()
             ledger.append(record)
             in_flight.ended(record.region)
@@ -227,13 +231,6 @@ def prepare(plan: Plan, statistics: Statistics) -> None:
         # No record is true without the volume that it speaks of.
         delete_prefix(join_url(folder, FOLDER))
         create_volume(place, plan.layout, plan.provenance("unfinished"))
-
-
-def to_do(plan: Plan, ledger: Ledger) -> Iterator[int]:
-    """Yield the regions that are asked for and not done."""
-    for index in plan.grid.touching(plan.roi):
-        if ledger.states[index] != DONE:
-            yield index
 
 
 def _delete_earlier(place: str, folder: str) -> None:

@@ -13,16 +13,18 @@ import tensorstore as ts
 
 from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine
+from volumetool.enhancement.kept import KeptPatches, Shelf
 from volumetool.enhancement.region import Enhanced, enhance_region
 from volumetool.enhancement.writer import slab_boxes
 from volumetool.errors import InputError, LedgerError, NumericsError, VolumetoolError
-from volumetool.geometry import Region
+from volumetool.geometry import Turn
 from volumetool.jobs.clean import delete_shards
 from volumetool.jobs.folder import job_url, plan_digest, read_plan, read_statistics
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.models.package import reload_model
 from volumetool.store.create import open_for_writing
+from volumetool.store.kvstore import open_unsynced
 from volumetool.store.open import open_volume
 
 
@@ -66,12 +68,12 @@ class Worker:
             )
         self._mask = None if plan.job.mask is None else open_volume(plan.job.mask, voxel_size=(1.0, 1.0, 1.0))
 
-    def run(self, index: int) -> Record:
+    def run(self, turn: Turn) -> Record:
         """Enhance a region; an error becomes a failed record, so that one bad region never stops the others."""
         started = time.time()
-        region = self.plan.grid.region(index)
+        index = turn.region
         try:
-            made = self._enhance(region)
+            made = self._enhance(turn)
         except Exception as error:  # noqa: BLE001  (whatever went wrong belongs into the ledger)
             return Record(
                 region=index,
@@ -97,12 +99,19 @@ class Worker:
             finished=time.time(),
         )
 
-    def _enhance(self, region: Region) -> Enhanced:
+    def _enhance(self, turn: Turn) -> Enhanced:
+        region = self.plan.grid.region(turn.region)
         targets = self._targets(region.channel)
         channel = None if self.plan.terms.channels is None else region.channel
         for target, level, box in zip(targets, self.recipe.fused, slab_boxes(region.box, self.recipe.fused), strict=True):
             delete_shards(target, level, box, channel)
-        return enhance_region(self.recipe, region, self.engine, self._source(region.channel), targets)
+        kept = None if self.plan.keep == "none" else KeptPatches(self._shelf, turn)
+        return enhance_region(self.recipe, region, self.engine, self._source(region.channel), targets, kept)
+
+    @functools.cached_property
+    def _shelf(self) -> Shelf:
+        folder = open_unsynced(job_url(self.plan.job.output))
+        return Shelf(folder, self.probe, self.plan.fingerprint, self.plan.sharing)
 
     @functools.cache  # noqa: B019  (a process has one worker, for the life of the process)
     def _source(self, channel: int) -> Source:
@@ -129,7 +138,7 @@ def _worker(plan_text: str) -> Worker:
     return Worker(Plan.model_validate_json(plan_text))
 
 
-def run_region(url: str, runtime: str, index: int) -> Record:
+def run_region(url: str, runtime: str, turn: Turn) -> Record:
     """Run a region in a dask worker.
 
     Parameters
@@ -139,10 +148,10 @@ def run_region(url: str, runtime: str, index: int) -> Record:
     runtime : str
         JSON of the job as this run asked for it and how each worker runs the network, which may differ from the stored
         plan, and of that plan's digest: a worker that outlives a run never works by an old plan.
-    index : int
+    turn : Turn
         The region.
     """
-    return _worker(_plan_text(url, runtime)).run(index)
+    return _worker(_plan_text(url, runtime)).run(turn)
 
 
 @functools.lru_cache(maxsize=1)

@@ -167,6 +167,16 @@ def shared_context(concurrency: int = 0) -> ts.Context:
     return ts.Context({**bounds, "cache_pool": {"total_bytes_limit": 0}})
 
 
+def open_unsynced(url: str) -> ts.KvStore:
+    """Open a place for files that may be lost: writes are atomic, but do not wait for the disk."""
+    return ts.KvStore.open(kvstore_spec(url), context=_unsynced_context()).result()
+
+
+@functools.cache
+def _unsynced_context() -> ts.Context:
+    return ts.Context({**shared_context().spec.to_json(), "file_io_sync": False})
+
+
 def _open(url: str) -> ts.KvStore:
     return ts.KvStore.open(kvstore_spec(url), context=shared_context()).result()
 

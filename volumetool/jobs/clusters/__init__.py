@@ -8,6 +8,7 @@ from typing import Protocol
 
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.turns import Turns
 
 
 class Cluster(Protocol):
@@ -21,8 +22,8 @@ class Cluster(Protocol):
 
     link: str | None
 
-    def records(self, regions: Iterator[int]) -> Iterator[Record]:
-        """Run regions and yield their records in the order in which they end."""
+    def records(self, turns: Turns) -> Iterator[Record]:
+        """Run the regions whose turn comes and yield their records in the order in which they end."""
         ...
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from volumetool.jobs.clusters import Cluster
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.turns import Turns
 from volumetool.jobs.worker import Worker
 
 
@@ -25,9 +26,10 @@ class InProcess:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
-    def records(self, regions: Iterator[int]) -> Iterator[Record]:
-        """Run regions and yield their records."""
-        return map(self._worker.run, regions)
+    def records(self, turns: Turns) -> Iterator[Record]:
+        """Run the regions whose turn comes and yield their records."""
+        while (turn := turns.take(())) is not None:
+            yield self._worker.run(turn)
 
 
 @contextmanager

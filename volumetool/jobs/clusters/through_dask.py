@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -14,11 +13,9 @@ from volumetool.errors import ClusterError, VolumetoolError
 from volumetool.jobs.folder import job_url, plan_digest
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.turns import WINDOW, Turns
 from volumetool.jobs.worker import run_region
 from volumetool.store.kvstore import canonical_url
-
-WINDOW = 2
-"""Regions in flight per worker: one that runs and one that waits for it."""
 
 CONNECT_SECONDS = 30
 
@@ -45,26 +42,31 @@ class ThroughDask:
         self._runtime = json.dumps({"job": job, "running": running, "plan": plan_digest(self._url)})
         self._workers = plan.workers
 
-    def records(self, regions: Iterator[int]) -> Iterator[Record]:
-        """Run regions and yield their records in the order in which they end."""
-        running = {self._submit(index): index for index in itertools.islice(regions, WINDOW * self._workers)}
+    def records(self, turns: Turns) -> Iterator[Record]:
+        """Run the regions whose turn comes and yield their records in the order in which they end."""
+        running: dict[Any, int] = {}
+        while len(running) < WINDOW * self._workers and (future := self._next(turns, running)) is not None:
+            pass
         if not running:
             return
         ended = as_completed(list(running), loop=self._client.loop, with_results=True, raise_errors=False)
         for future, result in ended:
             index = running.pop(future)
-            following = next(regions, None)
-            if following is not None:
-                future = self._submit(following)
-                running[future] = following
-                ended.add(future)
             yield result if isinstance(result, Record) else _failed(index, result)
+            # Only now: whose turn it is depends on what is recorded.
+            if (future := self._next(turns, running)) is not None:
+                ended.add(future)
 
-    def _submit(self, index: int) -> Any:
+    def _next(self, turns: Turns, running: dict[Any, int]) -> Any:
+        """Submit the region whose turn it is and note it as running; return its future, None where none is left."""
+        turn = turns.take(running.values())
+        if turn is None:
+            return None
         # Retries are the ledger's business: a dead worker's region is tried on another one by dask itself.
-        return self._client.submit(
-            run_region, self._url, self._runtime, index, pure=False, key=f"region-{index}-{time.monotonic_ns()}"
-        )
+        key = f"region-{turn.region}-{time.monotonic_ns()}"
+        future = self._client.submit(run_region, self._url, self._runtime, turn, pure=False, key=key)
+        running[future] = turn.region
+        return future
 
 
 def _failed(index: int, result: Any) -> Record:

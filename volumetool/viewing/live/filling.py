@@ -13,12 +13,13 @@ from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array
 from volumetool.enhancement.engine import Engine
 from volumetool.errors import VolumetoolError
-from volumetool.geometry import Box
+from volumetool.geometry import Box, Turn
 from volumetool.jobs.finish import mark_unfinished, says_complete
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.in_flight import InFlight
 from volumetool.jobs.ledger import DONE, Ledger
-from volumetool.jobs.run import Silence, finish_run, to_do, write_maps
+from volumetool.jobs.run import Silence, finish_run, write_maps
+from volumetool.jobs.turns import to_do
 from volumetool.jobs.worker import Worker
 from volumetool.viewing.live.desk import Closed, Desk
 
@@ -131,7 +132,7 @@ class Filling:
             mark_unfinished(self._plan)
         with InFlight(job_url(self._plan.job.output)) as in_flight:
             for index in in_flight.handing_out(self._order()):
-                record = self._worker.run(index)
+                record = self._worker.run(Turn(index))
                 self._ledger.append(record)
                 in_flight.ended(index)
                 if record.state == "failed":

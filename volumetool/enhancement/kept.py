@@ -1,0 +1,200 @@
+"""Kept patches: what the network gave for a patch that a region still to come needs too, on disk until then.
+
+A kept patch is worth its time alone: where it is missing, torn or another one, the network is asked again and gives the same
+bytes. So it is written without waiting for the disk, and never trusted without its checksum.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from volumetool.enhancement.columns import Column
+from volumetool.enhancement.device import Array, to_host
+from volumetool.errors import OutputError
+from volumetool.geometry import Lattice, Sharing, Triple, Turn
+
+FOLDER = "patches"
+"""Kept patches lie below this name in the job's folder."""
+
+HEADER = struct.Struct("<4sI")
+MAGIC = b"vtkp"
+
+BEHIND = 8
+"""Kept patches that may be on their way to the disk at once."""
+
+
+def kept_shape(lattice: Lattice) -> Triple:
+    """Return the output voxels of a patch that have weight: all that is kept of it."""
+    z, y, x = ((line.patch - 2 * line.trim) * line.scale for line in lattice.axes)
+    return z, y, x
+
+
+def kept_bytes(lattice: Lattice) -> int:
+    """Return the bytes of a kept patch."""
+    z, y, x = kept_shape(lattice)
+    return HEADER.size + z * y * x * 4
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where the patches of a job are kept.
+
+    Parameters
+    ----------
+    store : tensorstore.KvStore
+        The job's folder.
+    probe : str
+        Digest of the numerics class; classes never mix.
+    fingerprint : str
+        Of the job.
+    sharing : Sharing
+        Which regions need which patches.
+    """
+
+    store: ts.KvStore
+    probe: str
+    fingerprint: str
+    sharing: Sharing
+
+    def key(self, channel: int, patch: Triple) -> str:
+        """Return the name of a kept patch."""
+        return f"{FOLDER}/{self.probe[:12]}/{channel}/{'-'.join(map(str, patch))}"
+
+    def encode(self, key: str, output: NDArray[np.float32]) -> bytes:
+        """Return the bytes that are stored: a magic word, a checksum that knows whose patch it is, the voxels."""
+        voxels = np.ascontiguousarray(output).tobytes()
+        return HEADER.pack(MAGIC, self._checksum(key, voxels)) + voxels
+
+    def decode(self, key: str, stored: bytes) -> NDArray[np.float32] | None:
+        """Return the voxels, or None where these are not the bytes that were stored for this patch."""
+        shape = kept_shape(self.sharing.lattice)
+        if len(stored) != kept_bytes(self.sharing.lattice):
+            return None
+        voxels = memoryview(stored)[HEADER.size :]
+        if HEADER.unpack_from(stored) != (MAGIC, self._checksum(key, voxels)):
+            return None
+        return np.frombuffer(voxels, "<f4").reshape(shape)
+
+    def _checksum(self, key: str, voxels: bytes | memoryview) -> int:
+        whose = f"{self.fingerprint} {self.probe} {key} {kept_shape(self.sharing.lattice)}"
+        return zlib.crc32(voxels, zlib.crc32(whose.encode()))
+
+
+@dataclass
+class KeptPatches:
+    """The kept patches of one region: found before the network is asked, written behind it, deleted after the last use.
+
+    Parameters
+    ----------
+    shelf : Shelf
+        Where they are.
+    turn : Turn
+        The region, and which of its neighbours come before and after it.
+    """
+
+    shelf: Shelf
+    turn: Turn
+    _writes: deque[Any] = field(default_factory=deque)
+
+    def ask(self, x: int, zs: range, ys: range) -> dict[int, Any]:
+        """Begin to read the patches of a column that earlier regions may have kept; return the reads by patch number."""
+        reads = {}
+        for number, patch in enumerate((z, y, x) for z in zs for y in ys):
+            if self._needed(patch, self.turn.earlier):
+                reads[number] = self.shelf.store.read(self.shelf.key(self._channel, patch))
+        return reads
+
+    def found(self, column: Column, reads: dict[int, Any]) -> Column:
+        """Return the column with what was kept of it, so that the network is asked for the rest alone."""
+        known: dict[int, NDArray[np.float32]] = {}
+        active = column.active.copy()
+        repeated = np.zeros(len(active), bool)
+        for number, read in reads.items():
+            repeated[number] = True
+            key = self.shelf.key(self._channel, column.position(number))
+            if active[number] and (output := self._read(key, read)) is not None:
+                known[number] = output
+                active[number] = False
+        return replace(column, active=active, known=known, repeated=repeated)
+
+    def keeping(self, predicted: Iterator[tuple[Column, list[Array]]]) -> Iterator[tuple[Column, list[Array]]]:
+        """Hand columns on, and begin to write what the network gave for patches that later regions need."""
+        for column, outputs in predicted:
+            for number in np.flatnonzero(column.active):
+                if self._needed(patch := column.position(int(number)), self.turn.later):
+                    self._write(self.shelf.key(self._channel, patch), outputs[number])
+            yield column, outputs
+
+    def finish(self) -> None:
+        """Wait for the writes, and delete what no later region needs. To be called when the region's shards are stored.
+
+        Raises
+        ------
+        OutputError
+            ``output.unwritable``: no space, no permission, no network.
+        """
+        while self._writes:
+            self._await(self._writes.popleft())
+        for key in self._last():
+            self._begin(key, None)
+        while self._writes:
+            self._await(self._writes.popleft())
+
+    @property
+    def _channel(self) -> int:
+        return self.shelf.sharing.position(self.turn.region)[0]
+
+    def _needed(self, patch: Triple, regions: tuple[int, ...]) -> bool:
+        """Say whether one of some neighbours needs a patch."""
+        return bool(regions) and any(owner in regions for owner in self.shelf.sharing.owners(self._channel, patch))
+
+    def _read(self, key: str, read: Any) -> NDArray[np.float32] | None:
+        try:
+            found = read.result()
+        except (ValueError, OSError):  # a disk that refuses it has lost it
+            return None
+        return None if found.state != "value" else self.shelf.decode(key, found.value)
+
+    def _write(self, key: str, output: Array) -> None:
+        self._begin(key, self.shelf.encode(key, to_host(output[_inner(self.shelf.sharing.lattice)])))
+
+    def _begin(self, key: str, stored: bytes | None) -> None:
+        if len(self._writes) >= BEHIND:
+            self._await(self._writes.popleft())
+        self._writes.append(self.shelf.store.write(key, stored))
+
+    def _await(self, write: Any) -> None:
+        try:
+            write.result()
+        except (ValueError, OSError) as error:
+            raise OutputError(
+                "output.unwritable",
+                f"a patch cannot be kept for the regions to come: {error}",
+                hint="make room or mend the storage and run the same command again, or run it with --keep-patches never",
+            ) from error
+
+    def _last(self) -> Iterator[str]:
+        """Yield the names of the patches that may be there and that no later region needs."""
+        sharing = self.shelf.sharing
+        _, position = sharing.position(self.turn.region)
+        zs, ys, xs = (sharing.patches(axis, number) for axis, number in enumerate(position))
+        for z in zs:
+            for y in ys:
+                for x in xs:
+                    patch = (z, y, x)
+                    if self._needed(patch, self.turn.earlier) and not self._needed(patch, self.turn.later):
+                        yield self.shelf.key(self._channel, patch)
+
+
+def _inner(lattice: Lattice) -> tuple[slice, slice, slice]:
+    z, y, x = (slice(line.trim * line.scale, (line.patch - line.trim) * line.scale) for line in lattice.axes)
+    return z, y, x

@@ -1,0 +1,138 @@
+"""Keeping: whether a patch that several regions need is kept on disk, or computed again by each of them."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from volumetool.enhancement.kept import FOLDER, kept_bytes
+from volumetool.geometry import Triple
+from volumetool.jobs import estimate
+from volumetool.jobs.checks import show_bytes
+from volumetool.jobs.folder import job_url
+from volumetool.jobs.job import Job
+from volumetool.jobs.layout import KEPT_AXES, RECOMPUTED_LIMIT, REGION_SECONDS, Demand, Keep, Keeping, Work, choose_span
+from volumetool.jobs.sample import Sample
+from volumetool.jobs.turns import LOOK_AHEAD, WINDOW
+from volumetool.store.kvstore import canonical_url, delete_key, is_local, join_url, local_path, read_key, write_key
+
+ROUNDS = 2
+"""Trials of the disk; the faster one counts."""
+
+Choose = Callable[[Keep], Triple]
+MemoryOf = Callable[[Work, Triple, Keep], int]
+
+
+def plan_keeping(job: Job, work: Work, demand: Demand, sample: Sample, memory_of: MemoryOf) -> Keeping:
+    """Return the regions, and whether patches are kept between them, with the reason.
+
+    They are where regions of about a minute would compute too much twice, where the disk is faster than the network, and
+    where there is room: for all of them, else for those that a layer of regions along z shares.
+
+    Parameters
+    ----------
+    job : Job
+        May ask for it, forbid it, or fix the regions.
+    work : Work
+        The geometry.
+    demand : Demand
+        Workers, memory, and the time of a patch.
+    sample : Sample
+        How the output compresses, which decides what room it leaves.
+    memory_of : callable
+        Bytes that a worker needs for regions of a span.
+    """
+
+    def span(keep: Keep) -> Triple:
+        return job.region or choose_span(work, replace(demand, keep=keep), memory_of)
+
+    if job.keep_patches == "never":
+        return Keeping(span("none"), "none", "as asked for")
+    if job.keep_patches == "always":
+        return _kept(job, work, demand.workers, (span("all"), "all"), "as asked for")
+    if (why := _not_worth(job, work, demand, span("all"))) is not None:
+        return Keeping(span("none"), "none", why)
+    return _fitting(job, work, demand, sample, (span, memory_of))
+
+
+def kept_anew(job: Job, work: Work, span: Triple, workers: int) -> Keeping | None:
+    """Return what a run that goes on was asked for anew, or None where it keeps to the plan."""
+    if job.keep_patches == "auto":
+        return None
+    keep: Keep = "all" if job.keep_patches == "always" else "none"
+    return _kept(job, work, workers, (span, keep), "as asked for")
+
+
+def _not_worth(job: Job, work: Work, demand: Demand, span: Triple) -> str | None:
+    """Say why keeping would gain nothing, None where it gains."""
+    share = work.recomputed(span)
+    if share <= RECOMPUTED_LIMIT:
+        return f"{share:.1%} computed twice without"
+    asked = estimate.asked_box(job, work)
+    saved = (work.patches(span, "none", asked) - work.patches(span, "all", asked)) * demand.patch_seconds / demand.workers
+    if saved < REGION_SECONDS:
+        return f"it would save {saved:.0f} s"
+    # All workers share the disk; of their patches only some are kept.
+    disk = trial_seconds(job.output, kept_bytes(work.lattice)) * max(1.0, demand.workers * share)
+    if disk >= demand.patch_seconds:
+        return f"to write and read a patch takes {disk * 1000:.0f} ms, to compute it {demand.patch_seconds * 1000:.0f} ms"
+    return None
+
+
+def _fitting(job: Job, work: Work, demand: Demand, sample: Sample, models: tuple[Choose, MemoryOf]) -> Keeping:
+    """Return the most that memory and, beside the output, the disk have room for."""
+    span, memory_of = models
+    free = estimate.free_bytes(job.output)
+    wanted: list[Keep] = ["all", "sides"]
+    needs: list[str] = []
+    for keep in wanted:
+        shape = span(keep)
+        if (memory := memory_of(work, shape, keep)) > demand.memory:
+            needs.append(f"{keep} would take {show_bytes(memory)} of memory")
+            continue
+        why = f"{work.recomputed(shape):.1%} computed twice without"
+        kept = _kept(job, work, demand.workers, (shape, keep), f"{why}, {'; '.join(needs)}" if needs else why)
+        room = None if free is None else free - estimate.written_bytes(job, work, shape, sample.compression)
+        if room is None or kept.peak <= room:
+            return kept
+        needs.append(f"{keep} would take {show_bytes(kept.peak)}, the output leaves {show_bytes(max(0, room))} free")
+    return Keeping(span("none"), "none", "; ".join(needs))
+
+
+def _kept(job: Job, work: Work, workers: int, what: tuple[Triple, Keep], why: str) -> Keeping:
+    span, keep = what
+    ahead = LOOK_AHEAD * WINDOW * workers if workers > 1 else 0
+    patches = work.sharing(span).peak(KEPT_AXES[keep], ahead, estimate.asked_box(job, work))
+    return Keeping(span, keep, why, patches * kept_bytes(work.lattice))
+
+
+def trial_seconds(output: str, size: int) -> float:
+    """Return how long an object of `size` bytes takes to be written to the place of an output, synced, and read again.
+
+    Patches are kept without waiting for the disk, but it has to take them sooner or later. The object is deleted.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``: the place takes no object.
+    """
+    content = np.random.default_rng(0).bytes(size)
+    if not is_local(canonical_url(output)):
+        return _trial(join_url(job_url(output), FOLDER), content)
+    with tempfile.TemporaryDirectory(prefix="volumetool-", dir=estimate.existing_folder(local_path(output))) as folder:
+        return _trial(folder, content)
+
+
+def _trial(url: str, content: bytes) -> float:
+    rounds = []
+    for number in range(ROUNDS):
+        started = time.perf_counter()
+        write_key(url, f"trial-{number}", content)
+        read_key(url, f"trial-{number}")
+        rounds.append(time.perf_counter() - started)
+        delete_key(url, f"trial-{number}")
+    return min(rounds)
