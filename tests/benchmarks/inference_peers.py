@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from inference_bioimageio import bioimageio
 from inference_chunkflow import DAMPED
 from inference_task import Floats, Network, Task, ceil_to, padded
 from numpy.typing import NDArray
@@ -220,4 +221,10 @@ def _set_threads(task: Task, calls: int = 1) -> None:
         torch.set_num_threads(max(1, task.threads // calls))
 
 
-PEERS: dict[str, Callable[[Task], Work]] = {"monai": monai, "chunkflow": chunkflow, "dask": dask, "pssr2": pssr2}
+PEERS: dict[str, Callable[[Task], Work]] = {
+    "bioimageio": bioimageio,
+    "chunkflow": chunkflow,
+    "dask": dask,
+    "monai": monai,
+    "pssr2": pssr2,
+}
