@@ -218,6 +218,7 @@ def _room(place: Path) -> Iterator[Path]:
 
 def _task(room: Path, way: Way, made: Plan, grey: tuple[tuple[float, ...], tuple[float, ...]]) -> Task:
     lattice, card = made.terms.lattice, load_model(made.model_spec).card
+    overlap = (lattice.z.overlap, lattice.y.overlap, lattice.x.overlap)
     return Task(
         peer=way.peer,
         place=str(room),
@@ -229,7 +230,7 @@ def _task(room: Path, way: Way, made: Plan, grey: tuple[tuple[float, ...], tuple
         high=grey[1],
         precision=made.terms.precision if way.as_ours else "float32",
         patch=lattice.patch if way.as_ours else card.patch,
-        overlap=tuple(axis.overlap for axis in lattice.axes) if way.as_ours else None,
+        overlap=overlap if way.as_ours else None,
         threads=made.threads * made.workers if way.as_ours else None,
         streams=made.streams * made.workers if way.as_ours else None,
         result=None,

@@ -31,17 +31,18 @@ CHUNK = (64, 64, 64)
 
 def monai(task: Task) -> Work:
     """Prepare MONAI's sliding window with Gaussian weights: over a section in 2D, over the volume in 3D."""
-    from monai.inferers import sliding_window_inference
+    from monai.inferers.utils import sliding_window_inference
 
     _set_threads(task)
-    own = task.overlap is None
-    overlap = MONAI_OVERLAP if own else [o / p for o, p in zip(task.overlap or (), task.patch, strict=True)]
-    windows = WINDOWS if own else 1
+    windows = WINDOWS if task.overlap is None else 1
+    overlap: tuple[float, ...] = (MONAI_OVERLAP,) * 3
+    if task.overlap is not None:
+        overlap = tuple(o / p for o, p in zip(task.overlap, task.patch, strict=True))
 
     def work() -> None:
         network, voxels = task.network(), task.normalised()
         flat = task.loaded.card.dims == 2
-        roi, share = (task.patch[1:], overlap if own else overlap[1:]) if flat else (task.patch, overlap)
+        roi, share = (task.patch[1:], overlap[1:]) if flat else (task.patch, overlap)
 
         def infer(block: Floats) -> Floats:
             x = torch.from_numpy(block)

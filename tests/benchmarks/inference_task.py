@@ -86,9 +86,10 @@ class Task:
 
     def network(self) -> Network:
         """Return the network in eval mode, its memory laid out as convolutions like it."""
-        network = self.loaded.network()
-        layout = torch.channels_last if self.loaded.card.dims == 2 else torch.channels_last_3d
-        return Network(network.to(memory_format=layout), bfloat16=self.precision == "bfloat16")  # type: ignore[call-overload]
+        dims = self.loaded.card.dims
+        layout = torch.channels_last if dims == 2 else torch.channels_last_3d
+        network = self.loaded.network().to(memory_format=layout)  # type: ignore[call-overload]  # stubs lack it
+        return Network(network, dims, self.precision)
 
     def raw(self) -> NDArray[Any]:
         """Read all voxels (z, y, x)."""
@@ -146,27 +147,28 @@ class Network(nn.Module):
     ----------
     network : nn.Module
         In float32.
-    bfloat16 : bool
-        Whether its body computes in bfloat16.
+    dims : int
+        2 or 3: its spatial axes.
+    precision : str
+        Of its body.
     """
 
-    def __init__(self, network: nn.Module, *, bfloat16: bool) -> None:
+    def __init__(self, network: nn.Module, dims: int, precision: str) -> None:
         super().__init__()
-        self.network, self.bfloat16 = network, bfloat16
+        self.network, self.dims, self.precision = network, dims, precision
 
     def forward(self, x: Tensor) -> Tensor:
         """Enhance (b, 1, y, x) or (b, 1, z, y, x)."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
             found: Tensor = self.network(x)
             return found.float()
 
     def enhance(self, voxels: Floats) -> Floats:
         """Enhance one patch (z, y, x); a 2D network takes one section."""
-        section = len(voxels) == 1 and self.network.config.dims == 2
         with torch.inference_mode():
             x = torch.from_numpy(np.ascontiguousarray(voxels))
-            y = self(x[None] if section else x[None, None])
-        found: Floats = (y[0] if section else y[0, 0]).numpy()
+            y = self(x[None] if self.dims == 2 else x[None, None])
+        found: Floats = (y[0] if self.dims == 2 else y[0, 0]).numpy()
         return found
 
 
