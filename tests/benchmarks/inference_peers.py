@@ -56,8 +56,7 @@ def monai(task: Task) -> Work:
 
         result = task.empty(voxels.shape)
         low, span = task.output_range()
-        for z in range(len(voxels)) if flat else (slice(None),):
-            part = slice(z, z + 1) if isinstance(z, int) else z
+        for part in [slice(z, z + 1) for z in range(len(voxels))] if flat else [slice(None)]:
             task.put(result[part], infer(voxels[part]) * span[part] + low[part])
         task.finish(result)
 
