@@ -43,5 +43,7 @@ def seam_error(model: Model, found: Floats, truth: Floats) -> dict[str, float]:
     """
     reach = tuple(r * f for r, f in zip(model.card.receptive_field, model.card.scale, strict=True))
     inner = tuple(slice(r, n - r) for r, n in zip(reach, truth.shape, strict=True))
+    if min(n - 2 * r for n, r in zip(truth.shape, reach, strict=True)) <= 0:
+        raise SystemExit(f"faces reach all of {truth.shape} output voxels, {reach} from each: take more sections")
     away = np.abs(found[inner].clip(0, 255) - truth[inner].clip(0, 255))
     return {"largest": float(away.max()), "percentile": float(np.percentile(away, PERCENTILE)), "voxels": int(away.size)}

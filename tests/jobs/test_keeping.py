@@ -267,6 +267,7 @@ def test_cleaning_and_overwriting_remove_kept_patches(blocks: Options) -> None:
     assert digest(blocks["output"]) == without(blocks)
 
 
+@pytest.mark.slow
 def test_two_processes_share_patches_and_write_the_bytes_of_one(blocks: Options) -> None:
     seen = Recording()
     outcome = run(seen, **blocks | {"workers": 2})
