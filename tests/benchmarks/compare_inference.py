@@ -4,13 +4,8 @@ Each peer lives in an environment of its own, given as a Python interpreter. pyt
 
     python -m venv MONAI && MONAI/bin/pip install monai==1.6.1 tensorstore safetensors pydantic
     python -m venv CHUNKFLOW && CHUNKFLOW/bin/pip install --no-deps chunkflow==1.2.0
-<<<<<<< HEAD
     CHUNKFLOW/bin/pip install cloud-volume connected-components-3d h5py scipy tifffile tqdm torch
     CHUNKFLOW/bin/pip install tensorstore safetensors pydantic
-=======
-    CHUNKFLOW/bin/pip install cloud-volume connected-components-3d h5py scipy tifffile tqdm
-    CHUNKFLOW/bin/pip install torch tensorstore safetensors pydantic
->>>>>>> peers
     python -m venv PSSR && PSSR/bin/pip install pssr==2.4.0 tensorstore safetensors pydantic
     python -m venv BIO && BIO/bin/pip install bioimageio.core==0.11.0 torch tensorstore safetensors pydantic
     python tests/benchmarks/compare_inference.py VOLUME --sections 24 --rounds 3 --json figures.json \
