@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from volumetool.enhancement.allocator import keep_freed_memory
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array, DeviceName, array_module, as_array, resolve_device, to_host
 from volumetool.errors import NumericsError
@@ -74,6 +75,8 @@ class Engine:
         self.card = model.card
         self.numerics = numerics
         self.device = resolve_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.xp = array_module(self.device)
         self.seconds = 0.0
         self.streams = streams
@@ -210,9 +213,11 @@ class Engine:
 
     def batch_matters(self, patch: tuple[int, int, int]) -> bool:
         """Say whether patches get other bytes in a short batch, or one alone, than in a whole batch."""
+        fewer = {1, self.numerics.batch - 1} - {0, self.numerics.batch}
+        if not fewer:
+            return False
         patches = probe_patches(self.card.z_context, patch, self.numerics.batch)
         whole = [to_host(output) for output in self.predict(patches)]
-        fewer = {1, len(patches) - 1} - {0, len(patches)}
         return any(
             not np.array_equal(a, to_host(b)) for n in fewer for a, b in zip(whole, self.predict(patches[:n]), strict=False)
         )

@@ -6,11 +6,19 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import dask
 from distributed import LocalCluster
 
+from volumetool.enhancement.allocator import environment
 from volumetool.jobs.clusters import Cluster
 from volumetool.jobs.clusters.through_dask import ThroughDask, connect
 from volumetool.jobs.plan import Plan
+
+QUIET = {
+    "distributed.nanny.pre-spawn-environ": environment(),
+    "distributed.worker.profile.enabled": False,
+}
+"""What dask would do beside a network that wants every core: look at its stacks 100 times a second, and give memory back."""
 
 
 @contextmanager
@@ -20,6 +28,7 @@ def local_cluster(plan: Plan) -> Iterator[Cluster]:
     Memory limits are off: the plan bounds memory, and a worker that dask pauses would only be slower.
     """
     with (
+        dask.config.set(QUIET),
         LocalCluster(
             n_workers=plan.workers,
             threads_per_worker=1,
