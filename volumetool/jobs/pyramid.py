@@ -51,7 +51,28 @@ def build_pyramid(url: str, *, nodata: float | None = None, progress: Progress |
     """
     volume = open_volume(url)
     _check(volume)
-    missing = _missing_value(volume, nodata)
+    return write_levels(volume, _missing_value(volume, nodata), progress)
+
+
+def write_levels(volume: Volume, missing: float | None = None, progress: Progress | None = None) -> Volume:
+    """Write the levels of a volume whose finest one is complete, as :func:`build_pyramid` does.
+
+    Parameters
+    ----------
+    volume : Volume
+        OME-Zarr 0.5.
+    missing : float, optional
+        Value that is left out of means.
+    progress : callable, optional
+        Called with shards written and shards in all.
+
+    Raises
+    ------
+    OutputError
+        ``output.levels``, ``output.unwritable``.
+    DataError
+        Voxels that cannot be read, or do not read back as written.
+    """
     new = len(volume.levels) == 1
     target: Volume | VolumeLayout = volume
     if new:
@@ -102,8 +123,8 @@ def _check(volume: Volume) -> None:
     if volume.attributes.get("status") == "unfinished":
         raise OutputError(
             "output.unfinished",
-            f"{volume.url} is the output of a job that is not finished",
-            hint="run the job to its end: it writes the levels",
+            f"{volume.url} is not finished: what writes it was interrupted, or is still at it",
+            hint="run the command that began it to its end: it writes the levels",
             where=volume.url,
         )
 

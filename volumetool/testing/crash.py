@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from volumetool.errors import ClusterError
-from volumetool.testing.disk import DiskFault, Event, arm, library, read_events
+from volumetool.testing.disk import DiskFault, Event, arm, hits, library, read_events
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """Libraries that start threads when they are imported could not be forked."""
@@ -48,6 +48,8 @@ class Ended:
         What the process printed, with the traceback of an error.
     events : tuple of Event
         What it did to the watched folder.
+    hits : int
+        How many operations went wrong; not known of a process that was killed.
     before : dict of str to int
         The inodes of what was in the watched folder before, by path; empty without `keep`.
     graves : Path or None
@@ -59,6 +61,7 @@ class Ended:
     error: BaseException | None = None
     text: str = ""
     events: tuple[Event, ...] = ()
+    hits: int = 0
     before: dict[str, int] = field(default_factory=dict)
     graves: Path | None = None
 
@@ -162,16 +165,19 @@ class CrashRunner:
         self._send.send_bytes(pickle.dumps(order))
         code = self._answer()
         result, text = folder / "result", (folder / "text").read_text()
-        value, error = pickle.loads(result.read_bytes()) if result.exists() else (None, None)  # noqa: S301  (our own child's)
+        made = pickle.loads(result.read_bytes()) if result.exists() else (None, None, 0)  # noqa: S301  (our own child's)
         graves = folder / "graves" if keep else None
-        return Ended(code, value, error, text, read_events(folder / "events"), before, graves)
+        value, error, hits = made
+        return Ended(code, value, error, text, read_events(folder / "events"), hits, before, graves)
 
     def _answer(self) -> Any:
         try:
             return pickle.loads(self._receive.recv_bytes())  # noqa: S301  (our own child's)
         except EOFError:
             code = self._process.wait()
-            raise ClusterError("cluster.forking", f"the process that forks ended: {code}", hint="see its message above") from None
+            raise ClusterError(
+                "cluster.forking", f"the process that forks ended: {code}", hint="see its message above"
+            ) from None
 
 
 def inodes(root: Path) -> dict[str, int]:
@@ -231,7 +237,7 @@ def _obey(order: _Order) -> None:
             traceback.print_exc()
             error = raised
         fresh = order.folder / "result.new"
-        fresh.write_bytes(pickle.dumps((value, error)))
+        fresh.write_bytes(pickle.dumps((value, error, hits())))
         fresh.replace(order.folder / "result")
     finally:
         sys.stdout.flush()
@@ -243,4 +249,3 @@ def _redirect(file: Path) -> None:
     text = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(text, stream)
-

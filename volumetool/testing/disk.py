@@ -21,7 +21,16 @@ Kind = Literal["create", "write", "sync", "rename", "remove", "mkdir", "open", "
 """What a process does to files; ``open`` is that for reading, and of folders."""
 
 Action = Literal[
-    "nothing", "kill-before", "kill-after", "kill-within", "fail-before", "fail-after", "fall-short", "lie", "wait", "fail-either"
+    "nothing",
+    "kill-before",
+    "kill-after",
+    "kill-within",
+    "fail-before",
+    "fail-after",
+    "fall-short",
+    "lie",
+    "wait",
+    "fail-either",
 ]
 
 CHANGES: tuple[Kind, ...] = ("create", "write", "sync", "rename", "remove", "mkdir")
@@ -159,6 +168,13 @@ def arm(fault: DiskFault, root: Path, grave: Path | None, log: int) -> None:
         *(ctypes.c_long(fault.first), ctypes.c_long(last), ctypes.c_long(round(fault.seconds * 1000))),
         *(ctypes.c_double(fault.share), ctypes.c_uint64(fault.seed), ctypes.c_long(fault.most)),
     )
+
+
+def hits() -> int:
+    """Return how many operations of this process went wrong so far."""
+    counted = ctypes.CDLL(None).volumetool_disk_hits
+    counted.restype = ctypes.c_long
+    return int(counted())
 
 
 def read_events(log: Path) -> tuple[Event, ...]:
