@@ -1,6 +1,6 @@
 """Killed at every single thing that it does to a disk, a job leaves nothing torn and ends with the same bytes.
 
-A point is an operation below the job's folders: a file created, written, synced, renamed or deleted, a folder made; by whichever
+A point is an operation below the job's folders: a file created, written, synced, renamed or deleted, a folder made; by any
 library. The process is killed before it, after it, or in the middle of a write.
 """
 

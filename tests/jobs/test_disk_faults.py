@@ -15,7 +15,7 @@ ALL: tuple[Kind, ...] = (*CHANGES, "open", "read")
 
 
 def assert_named(ended: Ended) -> None:
-    """A failure has a code of its own, and nothing is said behind the error's back."""
+    """Make sure that a failure has a code of its own, and that nothing is said behind the error's back."""
     assert ended.error is None or isinstance(ended.error, VolumetoolError), ended.text
     assert not (ended.value or set()) & {"region.unexpected"}, ended.value
     assert "Exception in thread" not in ended.text

@@ -30,7 +30,8 @@ _SCHEMES = ("file", "s3", "gs", "http", "https")
 _LEFTOVER = ".__lock"
 # How file systems and object stores say that there is no room, or none for this user or file.
 _FULL = re.compile(
-    r"No space left on device|Disk quota exceeded|File too large|ENOSPC|EDQUOT|EFBIG|QuotaExceeded|StorageFull|InsufficientStorage"
+    r"No space left on device|Disk quota exceeded|File too large|ENOSPC|EDQUOT|EFBIG"
+    r"|QuotaExceeded|StorageFull|InsufficientStorage|HTTP response code: 507"
 )
 _CREDENTIAL_SOURCES = (
     "AWS_PROFILE",
@@ -327,7 +328,7 @@ def delete_prefix(url: str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Wait until the disk knows which names a folder holds: a deletion that is believed must not be undone by a loss of power."""
+    """Wait until the disk knows which names a folder holds: a loss of power must not undo a deletion that is believed."""
     if os.name == "posix":
         opened = os.open(folder, os.O_RDONLY)
         try:

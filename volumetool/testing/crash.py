@@ -1,7 +1,7 @@
 """Processes that die where a test wants them to.
 
-A clean process imports the libraries once, before any of them starts a thread, and forks for each run: so a run costs as much as the
-job itself.
+A clean process imports the libraries once, before any of them starts a thread, and forks for each run: so a run costs as
+much as the job itself.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What a disk holds after the power failed: all that was synced, and any part of the rest.
 
-The model is harsher than most file systems. The bytes of a file are safe once the file was synced: else it may be whole, short or
-empty. A name is safe once its folder was synced: else it may be as at any time since the last sync, each name for itself, so that
-a later change may survive where an earlier one does not. As ext4, XFS and btrfs do, syncing a folder saves the folder's own name.
+The model is harsher than most file systems. The bytes of a file are safe once the file was synced: else it may be whole, short
+or empty. A name is safe once its folder was synced: else it may be as at any time since the last sync, each name for itself,
+so that a later change may survive where an earlier one does not. As on ext4, XFS and btrfs, syncing a folder saves its own
+name.
 """
 
 from __future__ import annotations
