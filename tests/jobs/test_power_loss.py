@@ -27,7 +27,7 @@ KEPT = {"keep_patches": "always"}
     ids=["12", "200", "60 with kept patches"],
 )
 def test_whatever_was_not_synced_may_go(runner: CrashRunner, job: Job, losses: int) -> None:
-    random = Random(11)
+    random = Random(11)  # noqa: S311
     total = len(runner.run("crash_jobs:go", job, root=begin_anew(job)).events)
     at_risk = 0
     for number in range(losses):
@@ -43,7 +43,7 @@ def test_whatever_was_not_synced_may_go(runner: CrashRunner, job: Job, losses: i
 @pytest.mark.parametrize("job", ["tiny"], indirect=True)
 def test_the_model_sees_a_disk_that_does_not_sync(runner: CrashRunner, job: Job) -> None:
     """Otherwise the test above would pass for the wrong reason."""
-    random = Random(2)
+    random = Random(2)  # noqa: S311
     wrong = 0
     for _ in range(4):
         work = begin_anew(job)

@@ -118,7 +118,7 @@ def test_any_request_that_fails_once_is_absorbed(
 def test_a_store_that_fails_one_time_in_ten(
     proxy: FaultyProxy, options: Options, wanted: dict[str, bytes], faults: int
 ) -> None:
-    random = Random(13)
+    random = Random(13)  # noqa: S311
     seen = 0
 
     def sometimes(_request: Request) -> Reply | None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from volumetool.geometry import Size
-from volumetool.jobs.pyramid import write_levels
+from volumetool.jobs.pyramid import build_pyramid
 from volumetool.store.convert import Progress, convert
-from volumetool.store.create import write_attributes
-from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
 
 
 def convert_volume(source: str, url: str, *, voxel_size: Size | None = None, progress: Progress | None = None) -> Volume:
-    """Write an OME-Zarr 0.5 volume with all its levels; it calls itself unfinished until the last one is there.
+    """Write an OME-Zarr 0.5 volume with all its levels.
 
     Parameters
     ----------
@@ -29,6 +27,4 @@ def convert_volume(source: str, url: str, *, voxel_size: Size | None = None, pro
     InputError, OutputError
         As `volumetool.store.convert.convert`.
     """
-    volume = write_levels(convert(source, url, voxel_size=voxel_size, progress=progress))
-    write_attributes(volume.url, {**volume.attributes, "status": "complete"})
-    return open_volume(volume.url)
+    return build_pyramid(convert(source, url, voxel_size=voxel_size, progress=progress).url)

@@ -12,8 +12,8 @@ from volumetool.enhancement.pyramid import build_level, shard_boxes
 from volumetool.errors import ConfigError, OutputError
 from volumetool.geometry import Box, LevelGrid, plan_levels, whole_ratio
 from volumetool.jobs.clean import delete_shards
-from volumetool.store.convert import Progress
-from volumetool.store.create import VolumeLayout, open_for_writing
+from volumetool.store.convert import FINEST_ALONE, Progress
+from volumetool.store.create import VolumeLayout, open_for_writing, write_attributes
 from volumetool.store.extend import announce_levels, create_coarser
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Level, Volume
@@ -51,28 +51,7 @@ def build_pyramid(url: str, *, nodata: float | None = None, progress: Progress |
     """
     volume = open_volume(url)
     _check(volume)
-    return write_levels(volume, _missing_value(volume, nodata), progress)
-
-
-def write_levels(volume: Volume, missing: float | None = None, progress: Progress | None = None) -> Volume:
-    """Write the levels of a volume whose finest one is complete, as :func:`build_pyramid` does.
-
-    Parameters
-    ----------
-    volume : Volume
-        OME-Zarr 0.5.
-    missing : float, optional
-        Value that is left out of means.
-    progress : callable, optional
-        Called with shards written and shards in all.
-
-    Raises
-    ------
-    OutputError
-        ``output.levels``, ``output.unwritable``.
-    DataError
-        Voxels that cannot be read, or do not read back as written.
-    """
+    missing = _missing_value(volume, nodata)
     new = len(volume.levels) == 1
     target: Volume | VolumeLayout = volume
     if new:
@@ -91,6 +70,8 @@ def write_levels(volume: Volume, missing: float | None = None, progress: Progres
             fine = coarse
     if new:
         announce_levels(volume, grids)
+    if volume.attributes.get("status") == FINEST_ALONE:
+        write_attributes(volume.url, {**volume.attributes, "status": "complete"})
     return open_volume(volume.url)
 
 
@@ -124,7 +105,7 @@ def _check(volume: Volume) -> None:
         raise OutputError(
             "output.unfinished",
             f"{volume.url} is not finished: what writes it was interrupted, or is still at it",
-            hint="run the command that began it to its end: it writes the levels",
+            hint="run the command that began it to its end",
             where=volume.url,
         )
 

@@ -22,6 +22,9 @@ from volumetool.store.volume import Volume
 MEMORY_BYTES = 2**30
 """Voxels held at once while converting; a single shard may need more."""
 
+FINEST_ALONE = "finest level alone"
+"""What a converted volume says of itself until its coarser levels are built."""
+
 Progress = Callable[[int, int], None]
 """Called with the voxels written so far and the voxels in all."""
 
@@ -37,8 +40,8 @@ def convert(
 ) -> Volume:
     """Create an OME-Zarr 0.5 volume and fill its level 0; the coarser levels are created empty.
 
-    Converting again, after an interruption or not, starts over and gives the same bytes. The volume's own attributes call it
-    unfinished: it is complete with its coarser levels alone.
+    Converting again, after an interruption or not, starts over and gives the same bytes. Meanwhile the volume's own attributes
+    call it unfinished.
 
     Parameters
     ----------
@@ -80,12 +83,14 @@ def convert(
     grids = levels or plan_levels(origin.shape, size, translation)
     layout = VolumeLayout(origin.dtype.name, grids, channels, name=Path(place).name)
     begun = {"conversion": provenance, "status": "unfinished"}
-    if read_json(canonical_url(url), "zarr.json") == group_metadata(layout, {**begun, "status": "complete"}):
+    finished = [group_metadata(layout, {**begun, "status": status}) for status in (FINEST_ALONE, "complete")]
+    if read_json(canonical_url(url), "zarr.json") in finished:
         write_attributes(url, begun)
     volume = create_volume(url, layout, begun)
     for channel in range(channels or 1):
         _copy(origin, volume, layout, channel, memory, progress)
-    return volume
+    write_attributes(url, {**begun, "status": FINEST_ALONE})
+    return open_volume(url)
 
 
 def _copy(

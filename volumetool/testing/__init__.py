@@ -11,8 +11,8 @@
             assert runner.run("my_tests:enhance", options, root=folder).value == whole.value
 
 What fails is the disk below the process, not a function that stands in for it: Python, C++ and Rust are met alike.
-`CrashRunner` and `DiskFault` need Linux and a C compiler; `FaultyProxy` (object stores), `SimulatedClock` and the faults of fake
-models (`volumetool.models.faults`) run everywhere.
+`CrashRunner` and `DiskFault` need Linux and a C compiler; `FaultyProxy` (object stores), `SimulatedClock` and the faults of
+fake models (`volumetool.models.faults`) run everywhere.
 """
 
 from __future__ import annotations

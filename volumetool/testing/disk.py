@@ -55,8 +55,8 @@ class DiskFault:
     ----------
     action : str
         ``kill-before`` and ``kill-after`` an operation, ``kill-within`` a write, half of which is done; ``fail-before`` it
-        takes effect, or ``fail-after``; ``fall-short``: half of the bytes are read or written, and the process is told so; ``lie``:
-        one bit of what is written is another one, or of all that is read until the file is opened again; ``wait``.
+        takes effect, or ``fail-after``; ``fall-short``: half of the bytes are read or written, and the process is told so;
+        ``lie``: one bit of what is written is another one, or of all that is read until the file is opened again; ``wait``.
         ``fail-either`` is before or after, by chance. ``nothing`` counts alone.
     first : int
         The first operation that goes wrong.
