@@ -35,6 +35,9 @@ LEASE_SECONDS = 30.0
 
 Say = Callable[[str], None]
 
+_held: set[str] = set()
+"""The runs of this process that own a job."""
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -79,6 +82,8 @@ class Owner:
         """Say whether this machine can tell that the owner's process is gone."""
         if self.place != _place():
             return False
+        if self.pid == os.getpid() and self.run not in _held:  # this process's own, which it could not give up
+            return True
         try:
             return abs(psutil.Process(self.pid).create_time() - self.born) > 1
         except psutil.NoSuchProcess:
@@ -100,6 +105,7 @@ class Claim:
 
     def __init__(self, url: str, owner: Owner, generation: bytes) -> None:
         self.url, self.owner = url, owner
+        _held.add(owner.run)
         self._generation: bytes | None = generation
         self._ended = threading.Event()
         self._lock = threading.Lock()
@@ -136,6 +142,7 @@ class Claim:
             self._heart.join()
         with suppress(VolumetoolError):  # who cannot say goodbye is found dead
             self._write(replace(self.owner, released=True))
+        _held.discard(self.owner.run)
 
     def _write(self, owner: Owner) -> None:
         with self._lock:
