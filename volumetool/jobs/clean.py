@@ -74,7 +74,8 @@ def sweep(url: str, folder: str) -> Cleaned:
     if not is_local(url):
         return Cleaned((), ())
     now = (local_path(folder) / OWNER).stat().st_mtime
-    removed, left = [], []
+    removed: list[str] = []
+    left: list[str] = []
     for file in sorted(local_path(url).rglob(f"*{LEFTOVER}")):
         with suppress(FileNotFoundError):  # the heart beats on: its own file comes and goes
             found = file.stat()
