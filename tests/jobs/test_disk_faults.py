@@ -86,7 +86,9 @@ def test_a_disk_that_stores_other_bytes_is_found_out_at_once(runner: CrashRunner
 
 
 def _is_shard(ended: Ended, number: int) -> bool:
-    return len(ended.events) >= number and "/c/" in ended.events[number - 1].path
+    return len(ended.events) >= number and ended.events[number - 1].path.startswith(
+        tuple(f"/out.zarr/{level}/c/" for level in range(9))
+    )
 
 
 @pytest.mark.timeout(3000)
