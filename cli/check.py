@@ -57,10 +57,13 @@ def clean(output: Output, as_json: Json = False) -> None:
     from volumetool.jobs.api import stored_plan
     from volumetool.jobs.clean import clean_output
 
-    removed = clean_output(stored_plan(output))
+    cleaned = clean_output(stored_plan(output))
     if as_json:
-        print(json.dumps({"removed": removed}))
-    print(f"removed {len(removed)} leftover files", file=sys.stderr)
+        print(json.dumps(asdict(cleaned)))
+    print(f"removed {len(cleaned.removed)} leftover files", file=sys.stderr)
+    if cleaned.left:
+        left = f"left {len(cleaned.left)} temporary files, such as {cleaned.left[0]}"
+        print(f"{left}: younger than a minute, or another user's. Clean again later, or as that user.", file=sys.stderr)
 
 
 def validate(volume: Annotated[str, typer.Argument(help="Volume: path or URL.")], as_json: Json = False) -> None:

@@ -5,6 +5,7 @@
     VolumetoolError                exit code
       InputError        input.*    2   the volume to read: missing, not a volume, no voxel size, axes, dtype
       OutputError       output.*   2   the volume to write: exists, lies inside the input
+        StorageFullError  output.full  5   no room where the output goes; what was finished is kept
       ConfigError       config.*   2   an option or configuration file says something that cannot be
       ModelError        model.*    2   a model: unknown, broken file, does not fit the volume
       FingerprintError  job.*      2   the output belongs to a job with other settings
@@ -81,6 +82,12 @@ class OutputError(VolumetoolError):
     """The volume to write exists already, or cannot be where it was asked to be."""
 
     exit_code = 2
+
+
+class StorageFullError(OutputError):
+    """There is no room left where the output goes: the run ends, and goes on once there is."""
+
+    exit_code = 5
 
 
 class ConfigError(VolumetoolError):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from small_jobs import SMALL, noise, write_input
+
+if TYPE_CHECKING:
+    from crash_jobs import Job
+
+    from volumetool.testing import CrashRunner
 
 
 @pytest.fixture
@@ -32,3 +37,24 @@ def change() -> Callable[[Path, int], None]:
         file.write_bytes(damaged)
 
     return flip
+
+
+@pytest.fixture(scope="session")
+def runner() -> Iterator[CrashRunner]:
+    """Give what runs functions in processes that may die, on a disk that fails as told."""
+    from volumetool.testing import CrashRunner, can_fail
+
+    if not can_fail():
+        pytest.skip("a failing disk needs Linux and a C compiler")
+    with CrashRunner(["crash_jobs"]) as made:
+        yield made
+
+
+@pytest.fixture
+def job(runner: CrashRunner, tmp_path: Path, request: pytest.FixtureRequest) -> Job:
+    """Give a planned job of the size that the test's parameter names."""
+    size, options = request.param if isinstance(request.param, tuple) else (request.param, {})
+    made = runner.run("crash_jobs:make", str(tmp_path), size, options)
+    assert made.error is None, made.text
+    planned: Job = made.value
+    return planned

@@ -14,7 +14,7 @@ from small_jobs import SMALL, SMALL_3D, Interrupting, Recording, digest, noise, 
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, kept_bytes
 from volumetool.geometry import Sharing, Triple
-from volumetool.jobs.clean import clean_output
+from volumetool.jobs.clean import Cleaned, clean_output
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import DONE, Record
@@ -263,7 +263,7 @@ def test_cleaning_and_overwriting_remove_kept_patches(blocks: Options) -> None:
         assert files
         removed = remove()
         assert not kept_folder(blocks).exists()
-        assert not isinstance(removed, list) or files <= set(removed)
+        assert not isinstance(removed, Cleaned) or files <= set(removed.removed)
     assert digest(blocks["output"]) == without(blocks)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from small_jobs import SMALL, attributes, digest, noise, run, shard_files, tree, write_input
 
 from volumetool.jobs.api import stored_plan
-from volumetool.jobs.clean import clean_output
+from volumetool.jobs.clean import Cleaned, clean_output
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.verify import condemn, verify
 
@@ -125,7 +127,9 @@ def test_the_part_of_an_unfinished_job_that_is_done_is_verified(finished: dict[s
     assert not verify(outcome.plan).ok
 
 
-def test_cleaning_takes_lock_files_and_nothing_else(copy: dict[str, Any]) -> None:
+def test_cleaning_takes_old_lock_files_of_ones_own_and_nothing_else(
+    copy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = tree(Path(copy["output"]).parent)
     leftovers = [
         Path(copy["output"]) / "0" / "c" / "0" / "0" / "0.__lock",
@@ -133,6 +137,13 @@ def test_cleaning_takes_lock_files_and_nothing_else(copy: dict[str, Any]) -> Non
     ]
     for file in leftovers:
         file.write_bytes(b"half a shard")
-    assert sorted(clean_output(stored_plan(copy["output"]))) == sorted(map(str, leftovers))
+    plan = stored_plan(copy["output"])
+    assert clean_output(plan) == Cleaned((), tuple(map(str, leftovers)))  # a writer may be at them
+    for file in leftovers:
+        os.utime(file, (time.time() - 61,) * 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getuid", lambda: 12345)
+        assert clean_output(plan).removed == ()
+    assert clean_output(plan) == Cleaned(tuple(map(str, leftovers)), ())
     after = tree(Path(copy["output"]).parent)
     assert {name: size for name, (size, _) in after.items()} == {name: size for name, (size, _) in before.items()}

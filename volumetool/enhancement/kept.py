@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array, to_host
-from volumetool.errors import OutputError
 from volumetool.geometry import Lattice, Sharing, Triple, Turn
+from volumetool.store.kvstore import unwritable
 
 FOLDER = "patches"
 """Kept patches lie below this name in the job's folder."""
@@ -140,7 +140,7 @@ class KeptPatches:
         Raises
         ------
         OutputError
-            ``output.unwritable``: no space, no permission, no network.
+            ``output.full``; ``output.unwritable``: no permission, no network.
         """
         while self._writes:
             self._await(self._writes.popleft())
@@ -176,11 +176,7 @@ class KeptPatches:
         try:
             write.result()
         except (ValueError, OSError) as error:
-            raise OutputError(
-                "output.unwritable",
-                f"a patch cannot be kept for the regions to come: {error}",
-                hint="make room or mend the storage and run the same command again, or run it with --keep-patches never",
-            ) from error
+            raise unwritable("a patch that is kept for the regions to come (see --keep-patches)", error) from error
 
     def _last(self) -> Iterator[str]:
         """Yield the names of the patches that may be there and that no later region needs."""

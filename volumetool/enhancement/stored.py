@@ -8,8 +8,9 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.errors import DataError, OutputError
+from volumetool.errors import DataError
 from volumetool.geometry import Box
+from volumetool.store.kvstore import unwritable
 
 
 def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
@@ -65,18 +66,14 @@ class Write:
         Raises
         ------
         OutputError
-            ``output.unwritable``: no space, no permission, no network.
+            ``output.full``; ``output.unwritable``: no permission, no network.
         DataError
             ``data.read-back``: other voxels came back.
         """
         try:
             self._future.result()
         except (ValueError, OSError) as error:
-            raise OutputError(
-                "output.unwritable",
-                f"{self._what} voxels {self._box} (z,y,x) cannot be written: {error}",
-                hint="make room or mend the storage, and run the same command again; nothing of them was recorded",
-            ) from error
+            raise unwritable(f"{self._what} voxels {self._box} (z,y,x)", error) from error
         back = read_voxels(self._store, self._box, self._what)
         # Bytes are compared, so that NaN equals NaN.
         if not np.array_equal(as_bytes(back), as_bytes(self.voxels)):

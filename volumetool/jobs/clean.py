@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+
 import tensorstore as ts
 
 from volumetool.enhancement.kept import FOLDER
@@ -10,14 +14,33 @@ from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.ownership import OWNER, own
 from volumetool.jobs.plan import Plan
-from volumetool.store.kvstore import canonical_url, delete_prefix, is_local, join_url, list_keys, local_path
+from volumetool.store.kvstore import canonical_url, delete_prefix, is_local, join_url, list_keys, local_path, unwritable
 
 LEFTOVER = ".__lock"
 """How tensorstore's file driver ends the names of files that it is still writing; a finished write renames them away."""
 
+STRAY_SECONDS = 60.0
+"""Age from which a temporary file is nobody's any more: one shard is written in seconds."""
 
-def clean_output(plan: Plan) -> list[str]:
-    """Remove the kept patches of a job, and temporary files of its output and folder; return their places.
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What cleaning did.
+
+    Attributes
+    ----------
+    removed : tuple of str
+        Places that are gone.
+    left : tuple of str
+        Temporary files that may be somebody's still: younger than `STRAY_SECONDS`, or of another user.
+    """
+
+    removed: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def clean_output(plan: Plan) -> Cleaned:
+    """Remove the kept patches of a job, and temporary files that killed writers left in its output and folder.
 
     Object stores hold no temporary files.
 
@@ -28,16 +51,41 @@ def clean_output(plan: Plan) -> list[str]:
     """
     folder = job_url(plan.job.output)
     with own(folder):
-        removed = [join_url(folder, key) for key in list_keys(folder, FOLDER + "/")]
+        kept = [join_url(folder, key) for key in list_keys(folder, FOLDER + "/")]
         delete_kept(plan)
-        for url in (canonical_url(plan.job.output), folder):
-            if is_local(url):
-                own_lock = local_path(url) / f"{OWNER}{LEFTOVER}"
-                for file in sorted(local_path(url).rglob(f"*{LEFTOVER}")):
-                    if file != own_lock:
-                        file.unlink()
-                        removed.append(str(file))
-    return removed
+        swept = [sweep(url, folder) for url in (canonical_url(plan.job.output), folder)]
+    removed = (*kept, *(file for each in swept for file in each.removed))
+    return Cleaned(removed, tuple(file for each in swept for file in each.left))
+
+
+def sweep(url: str, folder: str) -> Cleaned:
+    """Remove the temporary files of dead writers below a place.
+
+    A writer that lives takes the temporary file of a dead one over; what is left is of keys that are never written again.
+
+    Parameters
+    ----------
+    url : str
+        The place; nothing happens in an object store.
+    folder : str
+        The job's folder, which this run owns: its owner's file was written just now, by the clock that the files' own times
+        are of.
+    """
+    if not is_local(url):
+        return Cleaned((), ())
+    now = (local_path(folder) / OWNER).stat().st_mtime
+    removed: list[str] = []
+    left: list[str] = []
+    for file in sorted(local_path(url).rglob(f"*{LEFTOVER}")):
+        with suppress(FileNotFoundError):  # the heart beats on: its own file comes and goes
+            found = file.stat()
+            mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+            if now - found.st_mtime >= STRAY_SECONDS and mine:
+                file.unlink()
+                removed.append(str(file))
+            elif file != local_path(folder) / f"{OWNER}{LEFTOVER}":
+                left.append(str(file))
+    return Cleaned(tuple(removed), tuple(left))
 
 
 def delete_kept(plan: Plan) -> None:
@@ -66,5 +114,8 @@ def delete_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None, chan
     first = () if channel is None else (channel,)
     places = (tuple(a // n for a, n in zip(shard.start, level.shard, strict=True)) for shard in shard_boxes(level, box))
     deletions = [store.write("/".join(map(str, ("c", *first, *place))), None) for place in places]
-    for deletion in deletions:
-        deletion.result()
+    try:
+        for deletion in deletions:
+            deletion.result()
+    except (ValueError, OSError) as error:
+        raise unwritable(f"a shard in {store.url}", error) from error

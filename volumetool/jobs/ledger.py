@@ -16,6 +16,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from dataclasses import fields as fields_of
 from itertools import islice
@@ -24,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetool.errors import LedgerError
+from volumetool.errors import LedgerError, OutputError, VolumetoolError
 from volumetool.store.kvstore import create_key, delete_key, list_keys, read_key
 
 State = Literal["done", "failed"]
@@ -142,6 +143,7 @@ class Ledger:
         self.damaged = 0
         self.last_finished = 0.0
         self._waiting: list[Record] = []
+        self._leaving: list[Record] = []
         self._flushed = time.monotonic()
         self._segments = 0
         self._lock = threading.RLock()
@@ -217,9 +219,13 @@ class Ledger:
             if len(self._waiting) >= FLUSH_RECORDS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
                 self.flush()
             elif self._timer is None:  # the next region may be an hour away
-                self._timer = threading.Timer(FLUSH_SECONDS, self.flush)
+                self._timer = threading.Timer(FLUSH_SECONDS, self._flush_in_time)
                 self._timer.daemon = True
                 self._timer.start()
+
+    def _flush_in_time(self) -> None:
+        with suppress(VolumetoolError):  # the records wait on; whoever asks next is told
+            self.flush()
 
     def flush(self) -> None:
         """Write the waiting records as a new segment, atomically and synced.
@@ -228,14 +234,19 @@ class Ledger:
         ------
         LedgerError
             ``ledger.overtaken``: another run has written meanwhile; nothing was.
+        OutputError
+            ``output.full``, ``output.unwritable``: the records wait on.
         """
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-            if self._waiting:
-                self._create(b"".join(map(_line, self._waiting)))
-                self._waiting = []
+            while self._leaving or self._waiting:
+                # A segment whose writing failed is tried again with the same records: it may be there all the same.
+                if not self._leaving:
+                    self._leaving, self._waiting = self._waiting, []
+                self._create(b"".join(map(_line, self._leaving)))
+                self._leaving = []
             self._flushed = time.monotonic()
 
     def compact(self) -> None:
@@ -255,10 +266,18 @@ class Ledger:
                 delete_key(self.url, key)
 
     def _create(self, lines: bytes) -> None:
-        number = self._segments + 1
-        if not create_key(self.url, _segment(number), lines):
-            raise overtaken(self.url)
-        self._segments = number
+        key = _segment(self._segments + 1)
+        try:
+            created = create_key(self.url, key, lines)
+        except OutputError:
+            if read_key(self.url, key) != lines:
+                raise
+        else:
+            # A write may take effect and yet be reported as failed, or as somebody else's when it is tried again; lines name
+            # process and time, and are nobody else's.
+            if not created and read_key(self.url, key) != lines:
+                raise overtaken(self.url)
+        self._segments += 1
 
     def _note(self, region: int, state: State, finished: float, content: Record | Fields) -> None:
         self.states[region] = DONE if state == "done" else FAILED

@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -34,6 +34,9 @@ LEASE_SECONDS = 30.0
 """An owner whose heart does not beat for so long is dead: time for a storage that stalls."""
 
 Say = Callable[[str], None]
+
+_held: set[str] = set()
+"""The runs of this process that own a job."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class Owner:
         """Say whether this machine can tell that the owner's process is gone."""
         if self.place != _place():
             return False
+        if self.pid == os.getpid() and self.run not in _held:  # this process's own, which it could not give up
+            return True
         try:
             return abs(psutil.Process(self.pid).create_time() - self.born) > 1
         except psutil.NoSuchProcess:
@@ -100,6 +105,7 @@ class Claim:
 
     def __init__(self, url: str, owner: Owner, generation: bytes) -> None:
         self.url, self.owner = url, owner
+        _held.add(owner.run)
         self._generation: bytes | None = generation
         self._ended = threading.Event()
         self._lock = threading.Lock()
@@ -134,18 +140,15 @@ class Claim:
         self._ended.set()
         if self._heart.is_alive():
             self._heart.join()
-        self._write(replace(self.owner, released=True))
+        with suppress(VolumetoolError):  # who cannot say goodbye is found dead
+            self._write(replace(self.owner, released=True))
+        _held.discard(self.owner.run)
 
     def _write(self, owner: Owner) -> None:
         with self._lock:
             if self._generation is not None:
-                self._generation = replace_key(self.url, OWNER, _encode(owner), self._generation) or self._regained()
+                self._generation = replace_key(self.url, OWNER, _encode(owner), self._generation) or _stored_by(self.url, owner)
                 self.owner = owner
-
-    def _regained(self) -> bytes | None:
-        """Return the file's generation if it is this run's still: a write may take effect and yet be reported as failed."""
-        raw, generation = read_version(self.url, OWNER)
-        return generation if raw is not None and _decode(raw, self.url).run == self.owner.run else None
 
     def _beat_on(self) -> None:
         while not self._ended.wait(BEAT_SECONDS) and not self.lost:
@@ -205,7 +208,7 @@ def acquire(
             free = found == watched
         if free:
             owner = _myself(fence=1 if found is None else found.fence + 1)
-            taken = replace_key(url, OWNER, _encode(owner), generation)
+            taken = replace_key(url, OWNER, _encode(owner), generation) or _stored_by(url, owner)
             if taken is not None:
                 return Claim(url, owner, taken)
             watched = None  # somebody else was faster
@@ -220,6 +223,12 @@ def acquire(
         elif found != watched:
             raise _owned(url, found)
         sleep(BEAT_SECONDS / 5)
+
+
+def _stored_by(url: str, owner: Owner) -> bytes | None:
+    """Return the file's generation if it is that run's: a write may take effect and yet be reported as failed."""
+    raw, generation = read_version(url, OWNER)
+    return generation if raw is not None and _decode(raw, url).run == owner.run else None
 
 
 def _owned(url: str, owner: Owner) -> LedgerError:

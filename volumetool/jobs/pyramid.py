@@ -12,8 +12,8 @@ from volumetool.enhancement.pyramid import build_level, shard_boxes
 from volumetool.errors import ConfigError, OutputError
 from volumetool.geometry import Box, LevelGrid, plan_levels, whole_ratio
 from volumetool.jobs.clean import delete_shards
-from volumetool.store.convert import Progress
-from volumetool.store.create import VolumeLayout, open_for_writing
+from volumetool.store.convert import FINEST_ALONE, Progress
+from volumetool.store.create import VolumeLayout, open_for_writing, write_attributes
 from volumetool.store.extend import announce_levels, create_coarser
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Level, Volume
@@ -70,6 +70,8 @@ def build_pyramid(url: str, *, nodata: float | None = None, progress: Progress |
             fine = coarse
     if new:
         announce_levels(volume, grids)
+    if volume.attributes.get("status") == FINEST_ALONE:
+        write_attributes(volume.url, {**volume.attributes, "status": "complete"})
     return open_volume(volume.url)
 
 
@@ -102,8 +104,8 @@ def _check(volume: Volume) -> None:
     if volume.attributes.get("status") == "unfinished":
         raise OutputError(
             "output.unfinished",
-            f"{volume.url} is the output of a job that is not finished",
-            hint="run the job to its end: it writes the levels",
+            f"{volume.url} is not finished: what writes it was interrupted, or is still at it",
+            hint="run the command that began it to its end",
             where=volume.url,
         )
 

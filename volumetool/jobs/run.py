@@ -12,7 +12,7 @@ import tensorstore as ts
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import DataError, LedgerError
 from volumetool.geometry import Box
-from volumetool.jobs.clean import delete_kept
+from volumetool.jobs.clean import delete_kept, sweep
 from volumetool.jobs.clusters import open_cluster
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete
 from volumetool.jobs.folder import PLAN, job_url, open_ledger, read_plan, read_statistics, write_plan
@@ -24,7 +24,16 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.turns import Turns
 from volumetool.store.create import create_volume
-from volumetool.store.kvstore import canonical_url, delete_key, delete_prefix, join_url, kvstore_spec, list_keys, read_key
+from volumetool.store.kvstore import (
+    canonical_url,
+    delete_key,
+    delete_prefix,
+    join_url,
+    kvstore_spec,
+    list_keys,
+    read_key,
+    unwritable,
+)
 
 
 class Watcher(Protocol):
@@ -149,6 +158,7 @@ def run(plan: Plan, statistics: Statistics, watcher: Watcher | None = None) -> O
 
 def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> Outcome:
     prepare(plan, statistics)
+    sweep(job_url(plan.job.output), job_url(plan.job.output))
     ledger = open_ledger(plan)
     ledger.begin()
     ledger.compact()
@@ -272,5 +282,8 @@ def write_maps(plan: Plan, ledger: Ledger) -> None:
     """Write the states of all regions as a small array on the region grid, for views; the ledger stays the truth."""
     shape = (plan.grid.channels, *plan.grid.grid)
     spec = {"driver": "zarr3", "kvstore": kvstore_spec(join_url(job_url(plan.job.output), "maps/state"))}
-    array = ts.open(spec, create=True, delete_existing=True, dtype="uint8", shape=shape).result()
-    array.write(np.asarray(ledger.states).reshape(shape)).result()
+    try:
+        array = ts.open(spec, create=True, delete_existing=True, dtype="uint8", shape=shape).result()
+        array.write(np.asarray(ledger.states).reshape(shape)).result()
+    except (ValueError, OSError) as error:
+        raise unwritable(join_url(job_url(plan.job.output), "maps/state"), error) from error

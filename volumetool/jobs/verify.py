@@ -83,13 +83,13 @@ def condemn(plan: Plan, report: Report) -> int:
     regions = sorted({int(entry["region"]) for entry in report.damaged if "region" in entry})
     error = {"code": "data.damaged", "message": "stored bytes are not those that were written"}
     with own(job_url(plan.job.output)):
+        if report.damaged:  # first: a volume that is known to be damaged calls itself complete at no moment
+            mark_unfinished(plan)
         ledger = open_ledger(plan)
         ledger.begin()
         for index in regions:
             ledger.append(Record(region=index, state="failed", error=error))
         ledger.flush()
-        if report.damaged:
-            mark_unfinished(plan)
     return len(regions)
 
 

@@ -16,7 +16,7 @@ from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, Shelf
 from volumetool.enhancement.region import Enhanced, enhance_region
 from volumetool.enhancement.writer import slab_boxes
-from volumetool.errors import InputError, LedgerError, NumericsError, VolumetoolError
+from volumetool.errors import InputError, LedgerError, NumericsError, StorageFullError, VolumetoolError
 from volumetool.geometry import Turn
 from volumetool.jobs.clean import delete_shards
 from volumetool.jobs.folder import job_url, plan_digest, read_plan, read_statistics
@@ -69,11 +69,19 @@ class Worker:
         self._mask = None if plan.job.mask is None else open_volume(plan.job.mask, voxel_size=(1.0, 1.0, 1.0))
 
     def run(self, turn: Turn) -> Record:
-        """Enhance a region; an error becomes a failed record, so that one bad region never stops the others."""
+        """Enhance a region; an error becomes a failed record, so that one bad region never stops the others.
+
+        Raises
+        ------
+        StorageFullError
+            ``output.full``: no region's own trouble, and no other would fare better.
+        """
         started = time.time()
         index = turn.region
         try:
             made = self._enhance(turn)
+        except StorageFullError:
+            raise
         except Exception as error:  # noqa: BLE001  (whatever went wrong belongs into the ledger)
             return Record(
                 region=index,

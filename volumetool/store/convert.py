@@ -12,7 +12,8 @@ import numpy.typing as npt
 from volumetool.errors import DataError, InputError, OutputError
 from volumetool.geometry.box import Box, Size, Triple
 from volumetool.geometry.levels import LevelGrid, plan_levels
-from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
+from volumetool.store.create import VolumeLayout, create_volume, group_metadata, open_for_writing, write_attributes
+from volumetool.store.found import read_json
 from volumetool.store.images import ImageStack, holds_images, open_images
 from volumetool.store.kvstore import brief, canonical_url, is_local, unwritable
 from volumetool.store.open import open_volume
@@ -20,6 +21,9 @@ from volumetool.store.volume import Volume
 
 MEMORY_BYTES = 2**30
 """Voxels held at once while converting; a single shard may need more."""
+
+FINEST_ALONE = "finest level alone"
+"""What a converted volume says of itself until its coarser levels are built."""
 
 Progress = Callable[[int, int], None]
 """Called with the voxels written so far and the voxels in all."""
@@ -36,7 +40,8 @@ def convert(
 ) -> Volume:
     """Create an OME-Zarr 0.5 volume and fill its level 0; the coarser levels are created empty.
 
-    Converting again after an interruption starts over and gives the same bytes.
+    Converting again, after an interruption or not, starts over and gives the same bytes. Meanwhile the volume's own attributes
+    call it unfinished.
 
     Parameters
     ----------
@@ -77,10 +82,15 @@ def convert(
     _refuse_inside(place, url)
     grids = levels or plan_levels(origin.shape, size, translation)
     layout = VolumeLayout(origin.dtype.name, grids, channels, name=Path(place).name)
-    volume = create_volume(url, layout, {"conversion": provenance})
+    begun = {"conversion": provenance, "status": "unfinished"}
+    finished = [group_metadata(layout, {**begun, "status": status}) for status in (FINEST_ALONE, "complete")]
+    if read_json(canonical_url(url), "zarr.json") in finished:
+        write_attributes(url, begun)
+    volume = create_volume(url, layout, begun)
     for channel in range(channels or 1):
         _copy(origin, volume, layout, channel, memory, progress)
-    return volume
+    write_attributes(url, {**begun, "status": FINEST_ALONE})
+    return open_volume(url)
 
 
 def _copy(

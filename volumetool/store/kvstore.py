@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import tensorstore as ts
 
-from volumetool.errors import InputError, OutputError
+from volumetool.errors import InputError, OutputError, StorageFullError
 
 # What a viewer puts around a plain URL: "zarr://..." in front (older), "|zarr3:" behind (newer).
 _VIEWER_PREFIX = re.compile(r"^(zarr|zarr2|zarr3|n5)://(?=\w+://|/)")
@@ -28,6 +28,11 @@ _VIEWER_SUFFIX = re.compile(r"\|(auto|zarr|zarr2|zarr3|n5):?.*$")
 _SCHEMES = ("file", "s3", "gs", "http", "https")
 # Files that a killed writer leaves behind; they never hold data.
 _LEFTOVER = ".__lock"
+# How file systems and object stores say that there is no room, or none for this user or file.
+_FULL = re.compile(
+    r"No space left on device|Disk quota exceeded|File too large|ENOSPC|EDQUOT|EFBIG"
+    r"|QuotaExceeded|StorageFull|InsufficientStorage|HTTP response code: 507"
+)
 _CREDENTIAL_SOURCES = (
     "AWS_PROFILE",
     "AWS_CONFIG_FILE",
@@ -313,12 +318,23 @@ def delete_prefix(url: str) -> None:
     try:
         if is_local(url):
             shutil.rmtree(local_path(url), ignore_errors=False)
+            _sync_folder(local_path(url).parent)
         else:
             _open(url).delete_range(ts.KvStore.KeyRange()).result()
     except FileNotFoundError:
         return
     except (ValueError, OSError) as error:
         raise unwritable(url, error) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the disk knows which names a folder holds: a loss of power must not undo a deletion that is believed."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def delete_key(url: str, key: str) -> None:
@@ -336,13 +352,26 @@ def delete_key(url: str, key: str) -> None:
 
 
 def unwritable(url: str, error: Exception) -> OutputError:
-    """Return the error for a place that refused a write."""
+    """Return the error for a place that refused a write: ``output.full`` where there is no room, else ``output.unwritable``."""
+    if is_full(error):
+        return StorageFullError(
+            "output.full",
+            f"there is no room to write {url}: {brief(error)}",
+            hint="make room there (space, quota, or the limit of a file's size) and run the same command again: "
+            "what was finished is kept",
+            where=url,
+        )
     return OutputError(
         "output.unwritable",
         f"{url} cannot be written: {brief(error)}",
         hint="Check permission, free space, and that the store can be written (plain HTTP cannot).",
         where=url,
     )
+
+
+def is_full(error: Exception) -> bool:
+    """Say whether a write failed because there is no room."""
+    return _FULL.search(str(error)) is not None
 
 
 def brief(error: Exception) -> str:

@@ -1,0 +1,160 @@
+"""What the tests of crashes run in processes of their own: a small job, and a look at what it left."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import resource
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from small_jobs import SMALL, noise, write_input
+
+from volumetool.enhancement.statistics import Statistics
+from volumetool.jobs import ledger as ledger_module
+from volumetool.jobs import worker as worker_module
+from volumetool.jobs.folder import open_ledger
+from volumetool.jobs.job import make_job
+from volumetool.jobs.ledger import DONE
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.run import run
+from volumetool.store.describe import describe_volume
+from volumetool.store.open import open_volume
+
+SHAPES = {"least": (2, 8, 14), "tiny": (3, 12, 20), "small": (10, 37, 45)}
+"""Voxels of the input, and so 2, 6 or 12 regions."""
+
+OPTIONS = {size: SMALL | {"shard": "4,32,32", "region": "1,1,1"} for size in ("least", "tiny")} | {"small": SMALL}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A planned job, and what an uninterrupted run of it makes.
+
+    Attributes
+    ----------
+    plan, statistics : Plan, Statistics
+        As `run` takes them.
+    files : dict of str to str
+        SHA-256 of every file of the output but the group's metadata, by its path: equal files are equal voxels.
+    """
+
+    plan: Plan
+    statistics: Statistics
+    files: dict[str, str]
+
+
+def make(folder: str, size: str, options: dict[str, Any]) -> Job:
+    """Write an input, plan a job, run it once, and forget its output."""
+    source = write_input(Path(folder) / "in.zarr", noise(SHAPES[size]))
+    (Path(folder) / "work").mkdir()
+    output = Path(folder) / "work" / "out.zarr"
+    plan, statistics = plan_with_statistics(
+        make_job(**{**OPTIONS[size], "input": str(source), "output": str(output), **options})
+    )
+    assert run(plan, statistics).complete
+    return Job(plan, statistics, shards(output))
+
+
+def shards(output: Path) -> dict[str, str]:
+    """Return the SHA-256 of every stored shard and piece of metadata but the group's own."""
+    files = (file for file in output.rglob("*") if file.is_file() and file != output / "zarr.json")
+    return {str(file.relative_to(output)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def begin_anew(job: Job) -> Path:
+    """Empty the folder of the output and its records; return it."""
+    work = Path(job.plan.job.output).parent
+    shutil.rmtree(work)
+    work.mkdir()
+    return work
+
+
+def go(job: Job) -> int:
+    """Run the job; return how many regions this run finished."""
+    outcome = run(job.plan, job.statistics)
+    assert outcome.complete, outcome.failures
+    return outcome.ran
+
+
+def go_without_waiting(job: Job, tally: str) -> int:
+    """Run the job with every record written at once, and a line in a file for every region that is begun."""
+    ledger_module.FLUSH_SECONDS = 0.0
+    enhance = worker_module.Worker.run
+
+    def noted(worker: Any, turn: Any) -> Any:
+        with Path(tally).open("a") as file:
+            file.write(f"{turn.region}\n")
+        return enhance(worker, turn)
+
+    worker_module.Worker.run = noted  # type: ignore[method-assign]
+    return go(job)
+
+
+def try_to_go(job: Job) -> set[str]:
+    """Run the job; return the codes of the errors of its failed regions. The run's own errors are raised."""
+    return {record.error["code"] for record in run(job.plan, job.statistics).failures}
+
+
+def go_with_small_files(job: Job, limit: int) -> None:
+    """Run the job where no file may be larger than a limit, as on a full disk or with a quota."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    go(job)
+
+
+def inspect(job: Job, *, torn: bool = False) -> None:
+    """Hold what a dead run left against the promises; `torn` where the disk lied, so that a shard on no record may be wrong."""
+    output = Path(job.plan.job.output)
+    ledger = open_ledger(job.plan)
+    # Over regions that failed the coarse levels have holes.
+    holes = {str(number) for number, level in enumerate(job.plan.terms.levels) if ledger.failures and not level.fused}
+    sound = set()
+    for name, found in shards(output).items() if output.is_dir() else ():
+        if not name.endswith(".__lock") and name.partition("/")[0] not in holes:
+            assert torn or found == job.files[name], f"{name} is torn or another shard"
+            sound |= {name} if found == job.files[name] else set()
+    finished = False
+    if (output / "zarr.json").exists():
+        status = json.loads((output / "zarr.json").read_text())["attributes"]["volumetool"]["status"]
+        assert describe_volume(open_volume(str(output)))["status"] == status
+        assert status in ("unfinished", "complete")
+        finished = status == "complete"
+    if finished:
+        assert shards(output) == job.files, "it says complete and is not"
+    assert ledger.damaged == 0
+    assert not ledger.done or (output / "zarr.json").exists()
+    for region in np.flatnonzero(ledger.states == DONE):
+        missing = sorted((region_files(job.plan, int(region)) & job.files.keys()) - sound)
+        assert not missing, f"the ledger says that region {region} is done, and these shards are not there: {missing}"
+
+
+def region_files(plan: Plan, region: int) -> set[str]:
+    """Return the shards that a region owns, by whole numbers alone; those of nothing but background are not stored."""
+    low, high = np.array(plan.grid.region(region).box.start), np.array(plan.grid.region(region).box.stop)
+    names = set()
+    for number, level in enumerate(plan.terms.levels):
+        if not level.fused:
+            break
+        low, high = low // level.factor, -(-high // np.array(level.factor))
+        places = [range(a // n, -(-b // n)) for a, b, n in zip(low, high, level.shard, strict=True)]
+        names |= {f"{number}/c/{z}/{y}/{x}" for z, y, x in itertools.product(*places)}
+    return names
+
+
+def inspect_and_resume(job: Job, torn: bool = False) -> int:  # noqa: FBT001, FBT002  (it comes by pickle)
+    """Look at what a dead run left, run the job again, and look at what that made; return the regions run again."""
+    inspect(job, torn=torn)
+    before = open_ledger(job.plan).done
+    again = go(job)
+    assert before + again >= job.plan.grid.count
+    output = Path(job.plan.job.output)
+    inspect(job)
+    assert shards(output) == job.files
+    strays = sorted(str(file) for file in output.parent.rglob("*.__lock"))
+    assert not strays, strays
+    return again

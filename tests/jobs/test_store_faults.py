@@ -1,0 +1,195 @@
+"""An object store that stumbles: no region is lost or wrong, and what cannot be helped has a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+import pytest
+import tensorstore as ts
+from crash_jobs import OPTIONS, SHAPES
+from small_jobs import noise, read_levels, run, write_input
+
+from volumetool.errors import VolumetoolError
+from volumetool.jobs.api import stored_plan
+from volumetool.jobs.folder import open_ledger
+from volumetool.jobs.ledger import Ledger, Record
+from volumetool.jobs.ownership import acquire
+from volumetool.store import kvstore
+from volumetool.store.kvstore import list_keys, read_key
+from volumetool.testing import FaultyProxy, Reply, Request
+from volumetool.testing.proxy import Decide
+
+pytestmark = pytest.mark.s3
+
+Options = dict[str, Any]
+
+ANSWERS = (0, 500, 503, 429, 409)
+"""What a store says that is busy; 0 is no word at all."""
+
+
+@pytest.fixture
+def proxy(endpoint: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """Put a proxy before the store, and let the library below wait for milliseconds where it waits for seconds."""
+    real = ts.Context
+
+    def impatient(spec: dict[str, Any]) -> Any:
+        retries = {**spec.get("s3_request_retries", {}), "initial_delay": "1ms", "max_delay": "4ms"}
+        return real({**spec, "s3_request_retries": retries})
+
+    assert bucket
+    with FaultyProxy(endpoint) as made, monkeypatch.context() as patch:
+        patch.setattr(ts, "Context", impatient)
+        patch.setenv("AWS_ENDPOINT_URL", made.url)
+        kvstore.shared_context.cache_clear()
+        kvstore._unsynced_context.cache_clear()
+        yield made
+    kvstore.shared_context.cache_clear()
+    kvstore._unsynced_context.cache_clear()
+
+
+@pytest.fixture
+def options(tmp_path: Any, bucket: str) -> Options:
+    source = write_input(tmp_path / "in.zarr", noise(SHAPES["least"]))
+    return {"input": str(source), "output": f"{bucket}/out.zarr", **OPTIONS["least"]}
+
+
+@pytest.fixture
+def wanted(tmp_path: Any, options: Options) -> dict[str, bytes]:
+    """Give the files of the same job on a disk; the group's metadata name the place."""
+    output = tmp_path / "straight.zarr"
+    assert run(**options | {"output": str(output)}).complete
+    assert len(read_levels(output)) > 1
+    files = (file for file in output.rglob("*") if file.is_file() and file != output / "zarr.json")
+    return {str(file.relative_to(output)): file.read_bytes() for file in files}
+
+
+def stumble(options: Options) -> str | None:
+    """Run the job once; return the code of its error."""
+    try:
+        outcome = run(**options)
+    except VolumetoolError as error:
+        return error.code
+    codes = {record.error["code"] for record in outcome.failures}
+    assert "region.unexpected" not in codes, outcome.failures
+    return None if outcome.complete else codes.pop()
+
+
+def assert_right(proxy: FaultyProxy, options: Options, wanted: dict[str, bytes]) -> None:
+    """Run the job on the mended store, and hold what is there against the same job on a disk."""
+    proxy.reset()
+    assert stumble(options) is None
+    keys = [key for key in list_keys(options["output"]) if key != "zarr.json"]
+    assert {key: read_key(options["output"], key) for key in keys} == wanted
+    assert open_ledger(stored_plan(options["output"])).damaged == 0
+
+
+def forget(options: Options) -> None:
+    for place in (options["output"], options["output"] + ".job"):
+        kvstore.delete_prefix(place)
+
+
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("effect", ["before", "after"])
+@pytest.mark.parametrize("step", [60, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_any_request_that_fails_once_is_absorbed(
+    proxy: FaultyProxy, options: Options, wanted: dict[str, bytes], effect: str, step: int
+) -> None:
+    """Before it took effect, or after, when the same request comes again to a store that is no longer the same."""
+    assert stumble(options) is None
+    total = len(proxy.requests)
+    for number in range(1, total + 1, step):
+        forget(options)
+        status = ANSWERS[number % len(ANSWERS)]
+
+        def once(request: Request, number: int = number, status: int = status) -> Reply | None:
+            refused = Reply(status, "after" if effect == "after" else "before")
+            return refused if request.number == number and (status != 409 or request.conditional) else None
+
+        proxy.reset(once)
+        code = stumble(options)
+        assert code is None, f"request {number} of {total}, {proxy.requests[number - 1]}, {status}: {code}"
+        assert_right(proxy, options, wanted)
+
+
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("faults", [12, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_store_that_fails_one_time_in_ten(
+    proxy: FaultyProxy, options: Options, wanted: dict[str, bytes], faults: int
+) -> None:
+    random = Random(13)  # noqa: S311
+    seen = 0
+
+    def sometimes(_request: Request) -> Reply | None:
+        nonlocal seen
+        if random.random() >= 0.1:
+            return None
+        seen += 1
+        return Reply(random.choice((0, 500, 503)), random.choice(("before", "after")))
+
+    while seen < faults:
+        proxy.reset(sometimes)
+        assert stumble(options) is None
+        assert_right(proxy, options, wanted)
+        forget(options)
+
+
+@pytest.mark.parametrize("status", [403, 400])
+def test_what_will_never_work_is_said_by_name_and_not_tried_again(proxy: FaultyProxy, options: Options, status: int) -> None:
+    proxy.reset(lambda request: Reply(status) if request.method == "PUT" and "/c/" in request.path else None)
+    assert stumble(options) == "output.unwritable"
+    asked = [request.path for request in proxy.requests if request.method == "PUT" and "/c/" in request.path]
+    assert len(asked) == len(set(asked))
+
+
+def test_a_store_without_room_is_named(proxy: FaultyProxy, options: Options, wanted: dict[str, bytes]) -> None:
+    proxy.reset(lambda request: Reply(507) if request.method == "PUT" and "/c/" in request.path else None)
+    assert stumble(options) == "output.full"
+    assert_right(proxy, options, wanted)
+
+
+@pytest.mark.parametrize("body", ["short", "wrong"])
+def test_answers_with_other_bytes_never_count(
+    proxy: FaultyProxy, options: Options, wanted: dict[str, bytes], body: Any
+) -> None:
+    """Every shard that is read back comes torn: no region is done. Then the store is itself again."""
+    proxy.reset(lambda request: Reply(effect="none", body=body) if request.method == "GET" and "/c/" in request.path else None)
+    code = stumble(options)
+    assert code is None if body == "short" else code in ("data.read-back", "data.unreadable")
+    assert_right(proxy, options, wanted)
+
+
+def test_a_claim_whose_answer_was_lost_is_ones_own(proxy: FaultyProxy, bucket: str) -> None:
+    """The library asks again and is told that somebody was faster: it was this run itself."""
+    proxy.reset(_lose_first_answers())
+    claim = acquire(f"{bucket}/job")
+    claim.beat()
+    assert not claim.lost
+    proxy.reset(_lose_first_answers())
+    claim.beat()
+    assert not claim.lost
+    claim.release()
+
+
+def test_a_segment_whose_answer_was_lost_is_ones_own(proxy: FaultyProxy, bucket: str) -> None:
+    ledger = Ledger(f"{bucket}/job", 4)
+    ledger.begin()
+    for region in range(3):
+        proxy.reset(_lose_first_answers())
+        ledger.append(Record(region=region, state="done", worker="host:1", finished=1.0 + region))
+        ledger.flush()
+    assert Ledger(f"{bucket}/job", 4).done == 3
+
+
+def _lose_first_answers() -> Decide:
+    """Lose the answer to the first conditional write of every key."""
+    lost: set[str] = set()
+
+    def decide(request: Request) -> Reply | None:
+        if not request.conditional or request.path in lost:
+            return None
+        lost.add(request.path)
+        return Reply(503, "after")
+
+    return decide

@@ -1,0 +1,42 @@
+"""Trouble on request: for tests that ask what becomes of a job when disks fill up, machines die and stores stumble.
+
+::
+
+    from volumetool.testing import CrashRunner, DiskFault, lose_power
+
+    with CrashRunner(["my_tests"]) as runner:
+        whole = runner.run("my_tests:enhance", options, root=folder)
+        for number in range(1, len(whole.events) + 1):
+            runner.run("my_tests:enhance", options, root=folder, fault=DiskFault("kill-before", number))
+            assert runner.run("my_tests:enhance", options, root=folder).value == whole.value
+
+What fails is the disk below the process, not a function that stands in for it: Python, C++ and Rust are met alike.
+`CrashRunner` and `DiskFault` need Linux and a C compiler; `FaultyProxy` (object stores), `SimulatedClock` and the faults of
+fake models (`volumetool.models.faults`) run everywhere.
+"""
+
+from __future__ import annotations
+
+from volumetool.models.faults import Fault
+from volumetool.testing.clock import SimulatedClock
+from volumetool.testing.crash import CrashRunner, Ended
+from volumetool.testing.disk import Action, DiskFault, Event, Kind, can_fail
+from volumetool.testing.power import Loss, lose_power
+from volumetool.testing.proxy import FaultyProxy, Reply, Request
+
+__all__ = [
+    "Action",
+    "CrashRunner",
+    "DiskFault",
+    "Ended",
+    "Event",
+    "Fault",
+    "FaultyProxy",
+    "Kind",
+    "Loss",
+    "Reply",
+    "Request",
+    "SimulatedClock",
+    "can_fail",
+    "lose_power",
+]

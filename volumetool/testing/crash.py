@@ -1,0 +1,251 @@
+"""Processes that die where a test wants them to.
+
+A clean process imports the libraries once, before any of them starts a thread, and forks for each run: so a run costs as
+much as the job itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from volumetool.errors import ClusterError
+from volumetool.testing.disk import DiskFault, Event, arm, hits, library, read_events
+
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Libraries that start threads when they are imported could not be forked."""
+
+LIMIT_SECONDS = 300.0
+"""A run that takes longer hangs."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended.
+
+    Attributes
+    ----------
+    code : int
+        0 where the function returned, 1 where it raised; minus a signal's number where one ended the process.
+    value : object
+        What the function returned; None where it did not.
+    error : Exception or None
+        What it raised.
+    text : str
+        What the process printed, with the traceback of an error.
+    events : tuple of Event
+        What it did to the watched folder.
+    hits : int
+        How many operations went wrong; not known of a process that was killed.
+    before : dict of str to int
+        The inodes of what was in the watched folder before, by path; empty without `keep`.
+    graves : Path or None
+        Where the bytes of replaced and deleted files are, by inode.
+    """
+
+    code: int
+    value: Any = None
+    error: BaseException | None = None
+    text: str = ""
+    events: tuple[Event, ...] = ()
+    hits: int = 0
+    before: dict[str, int] = field(default_factory=dict)
+    graves: Path | None = None
+
+    @property
+    def killed(self) -> bool:
+        """Whether the process was killed."""
+        return self.code == -signal.SIGKILL
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What the parent asks the forking process for."""
+
+    task: str
+    arguments: tuple[Any, ...]
+    folder: Path
+    root: Path | None
+    fault: DiskFault
+    keep: bool
+    kill_after: float | None
+
+
+class CrashRunner:
+    """Runs functions in processes of their own, on a disk that fails as told.
+
+    Parameters
+    ----------
+    modules : sequence of str
+        To be imported once; they are found as in the calling process, and must start no thread when imported.
+    environment : dict, optional
+        Variables for these processes beside the caller's own.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.no-compiler``: see :func:`volumetool.testing.can_fail`.
+    ClusterError
+        ``cluster.forking``: the forking process does not start.
+    """
+
+    def __init__(self, modules: Sequence[str] = (), environment: dict[str, str] | None = None) -> None:
+        here, there = os.pipe(), os.pipe()
+        self._folder = tempfile.TemporaryDirectory(prefix="volumetool-crash-")
+        paths = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
+        variables = {**_ONE_THREAD, **os.environ, **(environment or {}), "LD_PRELOAD": str(library()), "PYTHONPATH": paths}
+        command = [sys.executable, "-m", "volumetool.testing", str(here[0]), str(there[1]), *modules]
+        self._process = subprocess.Popen(command, env=variables, pass_fds=(here[0], there[1]))  # noqa: S603
+        for end in (here[0], there[1]):
+            os.close(end)
+        self._send, self._receive = Connection(here[1], readable=False), Connection(there[0], writable=False)
+        self._numbers = iter(range(sys.maxsize))
+        if (ready := self._answer()) != "ready":
+            raise ClusterError("cluster.forking", f"the process that forks says: {ready}", hint="see its message above")
+
+    def __enter__(self) -> CrashRunner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._send.close()
+        self._process.wait()
+        self._receive.close()
+        self._folder.cleanup()
+
+    def run(
+        self,
+        task: str,
+        *arguments: Any,
+        root: Path | str | None = None,
+        fault: DiskFault | None = None,
+        keep: bool = False,
+        kill_after: float | None = None,
+    ) -> Ended:
+        """Call a function in a fresh process.
+
+        Parameters
+        ----------
+        task : str
+            ``"module:function"``.
+        *arguments : object
+            For it; they are pickled, and so is what it returns.
+        root : Path, optional
+            The folder whose operations are counted and go wrong; without it none are.
+        fault : DiskFault, optional
+            What goes wrong.
+        keep : bool
+            Keep the bytes of files that are replaced or deleted, for :func:`volumetool.testing.lose_power`.
+        kill_after : float, optional
+            Kill the process after so many seconds.
+
+        Raises
+        ------
+        ClusterError
+            ``cluster.forking``: the forking process is gone.
+        """
+        folder = Path(self._folder.name) / str(next(self._numbers))
+        folder.mkdir()
+        (folder / "graves").mkdir()
+        absolute = None if root is None else Path(root).absolute()
+        before = inodes(absolute) if keep and absolute is not None else {}
+        order = _Order(task, arguments, folder, absolute, fault or DiskFault(), keep, kill_after)
+        self._send.send_bytes(pickle.dumps(order))
+        code = self._answer()
+        result, text = folder / "result", (folder / "text").read_text()
+        made = pickle.loads(result.read_bytes()) if result.exists() else (None, None, 0)  # noqa: S301  (our own child's)
+        graves = folder / "graves" if keep else None
+        value, error, hits = made
+        return Ended(code, value, error, text, read_events(folder / "events"), hits, before, graves)
+
+    def _answer(self) -> Any:
+        try:
+            return pickle.loads(self._receive.recv_bytes())  # noqa: S301  (our own child's)
+        except EOFError:
+            code = self._process.wait()
+            raise ClusterError(
+                "cluster.forking", f"the process that forks ended: {code}", hint="see its message above"
+            ) from None
+
+
+def inodes(root: Path) -> dict[str, int]:
+    """Return the inodes of everything below a folder by path, which begins with a slash; folders have -1."""
+    return {f"/{entry.relative_to(root)}": -1 if entry.is_dir() else entry.stat().st_ino for entry in root.rglob("*")}
+
+
+def serve(receive: Connection, send: Connection, modules: Sequence[str]) -> None:
+    """Import modules, and then fork for every order until the parent closes its end."""
+    for name in modules:
+        importlib.import_module(name)
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    send.send_bytes(pickle.dumps("ready" if threads == 1 else f"{threads} threads run after importing; it cannot fork"))
+    while True:
+        try:
+            order: _Order = pickle.loads(receive.recv_bytes())  # noqa: S301  (our own parent's)
+        except EOFError:
+            return
+        child = os.fork()
+        if child == 0:
+            receive.close()
+            send.close()
+            _obey(order)
+        send.send_bytes(pickle.dumps(_wait(child, order.kill_after)))
+
+
+def _wait(child: int, kill_after: float | None) -> int:
+    """Return how a child ended; one that takes too long is killed."""
+    deadline = time.monotonic() + (LIMIT_SECONDS if kill_after is None else kill_after)
+    pause = 0.0005
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return -signal.SIGKILL
+        time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+        pause = min(0.01, pause * 1.2)
+
+
+def _obey(order: _Order) -> None:
+    """Call the function, leave its result in the folder, and end the process."""
+    code = 1
+    try:
+        _redirect(order.folder / "text")
+        events = os.open(order.folder / "events", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        module, _, name = order.task.partition(":")
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        if order.root is not None:
+            arm(order.fault, order.root, order.folder / "graves" if order.keep else None, events)
+        value, error = None, None
+        try:
+            value, code = function(*order.arguments), 0
+        except BaseException as raised:  # noqa: BLE001  (it is handed on)
+            traceback.print_exc()
+            error = raised
+        fresh = order.folder / "result.new"
+        fresh.write_bytes(pickle.dumps((value, error, hits())))
+        fresh.replace(order.folder / "result")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _redirect(file: Path) -> None:
+    text = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(text, stream)
