@@ -2,7 +2,8 @@
 
 Each betrays another mistake: `identity` a shifted or wrongly enlarged voxel, `constant` a weight that does not sum to one,
 `box` a missing halo (it has a receptive field, and pads with zeros at the edge of its tile as the U-Net does), `position` a
-wrong lattice, patch order or crop (its output depends on where in the patch a voxel lies).
+wrong lattice, patch order or crop (its output depends on where in the patch a voxel lies). On top of that a fake may go wrong on
+purpose, see `volumetool.models.faults`.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ import time
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+from volumetool.models.faults import Fault, Trouble
 
 RAMP: tuple[float, ...] = (0.5, 0.125, 0.25)
 """What `position` adds per output voxel along z, y, x: powers of two, so that every value is exact in float32."""
 
 
-class FakeConfig(BaseModel):
-    """A network that computes something simple.
+class FakeConfig(Fault):
+    """A network that computes something simple, and may fail; the fields of `Fault` say how.
 
     Parameters
     ----------
@@ -86,6 +89,7 @@ class Fake(nn.Module):
         super().__init__()
         self.config = config
         self.first = 3 - config.dims  # of a (z, y, x) triple, the first axis that this network has
+        self.trouble = Trouble(config)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the known answer.
@@ -101,12 +105,14 @@ class Fake(nn.Module):
             float32 (b, 1, y*fy, x*fx) or (b, 1, z*fz, y*fy, x*fx).
         """
         time.sleep(self.config.seconds)
+        self.trouble.before(x)
         context = self.config.z_context
-        centre = x[:, context : context + 1]  # (b, 1, z, y, x)
+        section = centre = x[:, context : context + 1]  # (b, 1, z, y, x)
         if self.config.behaviour == "box":
             centre = self._box(x)
         if self.config.behaviour == "constant":
             centre = torch.full_like(centre, self.config.value)
+        centre = self.trouble.after(section, centre)
         for axis, factor in enumerate(self.config.scale[self.first :], start=2):
             centre = centre.repeat_interleave(factor, dim=axis)  # one axis grows by its factor
         return centre + self._ramp(centre) if self.config.behaviour == "position" else centre

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from volumetool.models.card import ZYX, ModelCard, Normalisation
 from volumetool.models.fakes import Fake, FakeConfig
+from volumetool.models.faults import Fault
 from volumetool.models.unet import UNet, UNetConfig
 
 
@@ -119,6 +120,8 @@ def fake_model(config: FakeConfig, *, patch: ZYX | None = None, overlap: ZYX | N
         precision_safe=("float32",),
         architecture=config,
     )
-    options = config.model_dump(exclude={"kind", "behaviour"}) | {"patch": patch, "overlap": overlap, "trim": trim}
+    faults = config.model_dump(include=set(Fault.model_fields), exclude_defaults=True)
+    shape = config.model_dump(exclude={"kind", "behaviour", *Fault.model_fields})
+    options = shape | faults | {"patch": patch, "overlap": overlap, "trim": trim}
     plain = {name: ",".join(map(str, v)) if isinstance(v, tuple) else v for name, v in options.items()}
     return Model(card, f"fake:{config.behaviour}?{urlencode(plain, safe=',')}", {})

@@ -142,6 +142,8 @@ def _load_file(path: Path, spec: str) -> Model:
         card = ModelCard.model_validate_json(metadata[CARD_KEY])
     except ValidationError as error:
         raise _broken(spec, f"its card does not hold: {error}") from error
+    if isinstance(card.architecture, FakeConfig) and card.architecture.fault != "none":
+        raise _broken(spec, f"its card asks for the fault {card.architecture.fault}, which is for tests alone")
     _check_weights(state, card, where=spec)
     return Model(card, spec, state)
 
