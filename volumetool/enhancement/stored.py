@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from volumetool.errors import DataError, OutputError
 from volumetool.geometry import Box
+from volumetool.store.arrays import read_part, reopened
+from volumetool.store.retries import STORAGE, tried
 
 
 def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
@@ -30,11 +32,11 @@ def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
         ``data.unreadable``: a chunk is damaged or unreachable.
     """
     try:
-        return np.asarray(store[box.slices].read().result())
+        return read_part(store, box.slices)
     except (ValueError, OSError) as error:
         raise DataError(
             "data.unreadable",
-            f"{what} voxels {box} (z,y,x) cannot be read: {error}",
+            f"{what} voxels {box} (z,y,x) cannot be read: {error}{tried(error)}",
             hint="the chunk named above is damaged or unreachable; mend it and run the same command again",
         ) from error
 
@@ -57,7 +59,15 @@ class Write:
     def __init__(self, store: ts.TensorStore, box: Box, voxels: NDArray[Any], what: str) -> None:
         self.voxels = voxels
         self._store, self._box, self._what = store, box, what
-        self._future = store[box.slices].write(voxels, can_reference_source_data_indefinitely=True)
+        self._future = self._begin(store)
+
+    def _begin(self, store: ts.TensorStore) -> Any:
+        return store[self._box.slices].write(self.voxels, can_reference_source_data_indefinitely=True)
+
+    def _wait(self, tries: int) -> None:
+        if tries:
+            self._future = self._begin(reopened(self._store))
+        self._future.result()
 
     def finish(self) -> None:
         """Wait for the write, which is atomic and synced per shard, and read it back.
@@ -70,11 +80,11 @@ class Write:
             ``data.read-back``: other voxels came back.
         """
         try:
-            self._future.result()
+            STORAGE.call(self._wait)
         except (ValueError, OSError) as error:
             raise OutputError(
                 "output.unwritable",
-                f"{self._what} voxels {self._box} (z,y,x) cannot be written: {error}",
+                f"{self._what} voxels {self._box} (z,y,x) cannot be written: {error}{tried(error)}",
                 hint="make room or mend the storage, and run the same command again; nothing of them was recorded",
             ) from error
         back = read_voxels(self._store, self._box, self._what)
