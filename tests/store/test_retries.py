@@ -81,7 +81,9 @@ def test_every_http_status_has_its_verdict(code: int, verdict: str) -> None:
     assert judge(ValueError(f"UNAVAILABLE: some words [HTTP code {code}] [http_response_body='']")) == verdict
 
 
-@pytest.mark.parametrize(("number", "verdict"), [(number, verdict) for verdict, numbers in SYSTEM.items() for number in numbers])
+@pytest.mark.parametrize(
+    ("number", "verdict"), [(number, verdict) for verdict, numbers in SYSTEM.items() for number in numbers]
+)
 def test_every_system_error_has_its_verdict(number: int, verdict: str) -> None:
     assert judge(OSError(number, os.strerror(number))) == verdict
     assert judge(ValueError(f"UNKNOWN: Failed to read [os_error_code='{number}']")) == verdict

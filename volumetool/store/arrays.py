@@ -48,7 +48,9 @@ def reopened(array: ts.TensorStore) -> ts.TensorStore:
     It has as many requests in flight as the store bears for now.
     """
     pools = shared_context(STORAGE.throttle.limit)
-    return ts.open(array.spec(), read=array.readable, write=array.writable, open=True, assume_metadata=True, context=pools).result()
+    return ts.open(
+        array.spec(), read=array.readable, write=array.writable, open=True, assume_metadata=True, context=pools
+    ).result()
 
 
 def read_part(array: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from volumetool.errors import DeviceError
+from volumetool.geometry import Turn
 from volumetool.jobs.clusters import Cluster
+from volumetool.jobs.alone import run_alone
+from volumetool.jobs.folder import job_url
+from volumetool.jobs.guard import Guard
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.turns import Turns
-from volumetool.jobs.worker import Worker
+from volumetool.jobs.worker import Worker, runtime_of
 
 
 class InProcess:
@@ -24,12 +31,22 @@ class InProcess:
     link: str | None = None
 
     def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+        self._plan = worker.plan
+        self._guard = Guard(worker, leave)
 
     def records(self, turns: Turns) -> Iterator[Record]:
         """Run the regions whose turn comes and yield their records."""
         while (turn := turns.take(())) is not None:
-            yield self._worker.run(turn)
+            yield self._guard.run(turn, self._alone)
+
+    def _alone(self, turn: Turn) -> Record:
+        return run_alone(job_url(self._plan.job.output), runtime_of(self._plan), turn)
+
+
+def leave(why: str) -> None:
+    """End the process, as a thread that hangs cannot be ended; what was finished is on record."""
+    print(f"{why}; what was finished is kept. Run the same command to go on.", file=sys.stderr, flush=True)
+    os._exit(DeviceError.exit_code)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from distributed import LocalCluster
 
 from volumetool.jobs.clusters import Cluster
-from volumetool.jobs.clusters.through_dask import ThroughDask, connect
+from volumetool.jobs.clusters.through_dask import ThroughDask, connect, lenient
 from volumetool.jobs.plan import Plan
 
 
@@ -20,6 +20,7 @@ def local_cluster(plan: Plan) -> Iterator[Cluster]:
     Memory limits are off: the plan bounds memory, and a worker that dask pauses would only be slower.
     """
     with (
+        lenient(),
         LocalCluster(
             n_workers=plan.workers,
             threads_per_worker=1,
