@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -145,10 +146,8 @@ def test_a_batch_that_decides_bytes_is_never_halved(model: Model) -> None:
     assert network.calls == 2
 
 
-def test_nothing_is_kept_alive_by_the_error_while_memory_is_freed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_kept_alive_by_the_error_while_memory_is_freed(model: Model) -> None:
     """The tensors of the failed call are gone before the next one begins."""
-    import weakref
-
     seen: list[weakref.ref[Tensor]] = []
 
     class Holding(Scripted):

@@ -24,8 +24,8 @@ from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import prepare
-from volumetool.jobs.turns import WINDOW, Turns
 from volumetool.jobs.task import run_region
+from volumetool.jobs.turns import WINDOW, Turns
 from volumetool.jobs.worker import Worker
 from volumetool.models import load_model
 

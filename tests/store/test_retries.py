@@ -164,7 +164,7 @@ def test_slow_down_halves_the_requests_and_success_brings_them_back_one_by_one()
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_thousand_random_faults_lose_nothing_and_try_no_more_than_allowed(seed: int) -> None:
-    """Each operation fails with 10 %, before or after its effect, and for 60 s everything fails: every write arrives or says no."""
+    """Each operation fails with 10 %, before or after its effect, for 60 s everything does: each write arrives or says no."""
     random = np.random.default_rng(seed)
     tries, time = quick(chance=random.random)
     stored: dict[int, int] = {}
@@ -255,8 +255,9 @@ def test_libraries_below_do_not_retry(server: Counting, time: Time) -> None:
         assert shared_context()[pool].to_json()["max_retries"] == 0
 
 
+@pytest.mark.usefixtures("time")
 @pytest.mark.parametrize("code", [400, 403, 404])
-def test_a_permanent_answer_is_asked_for_once(server: Counting, time: Time, code: int) -> None:
+def test_a_permanent_answer_is_asked_for_once(server: Counting, code: int) -> None:
     server.codes["/v/key"] = [code]
     if code == 404:
         assert read_key(f"{server.url}/v", "key") is None
@@ -267,7 +268,8 @@ def test_a_permanent_answer_is_asked_for_once(server: Counting, time: Time, code
     assert server.asked == ["/v/key"]
 
 
-def test_a_volume_behind_forbidden_is_not_called_missing(server: Counting, time: Time) -> None:
+@pytest.mark.usefixtures("time")
+def test_a_volume_behind_forbidden_is_not_called_missing(server: Counting) -> None:
     """Where every key of a volume answers 403, the error says so; where keys are missing it is not found."""
     with pytest.raises(InputError) as caught:
         open_volume(f"{server.url}/v")
@@ -279,7 +281,8 @@ def test_a_volume_behind_forbidden_is_not_called_missing(server: Counting, time:
     assert caught.value.code == "input.forbidden"
 
 
-def test_a_forbidden_chunk_is_not_read_as_zeros(server: Counting, time: Time) -> None:
+@pytest.mark.usefixtures("time")
+def test_a_forbidden_chunk_is_not_read_as_zeros(server: Counting) -> None:
     metadata = {"dtype": "|u1", "shape": [4, 4, 4], "chunks": [4, 4, 4], "compressor": None, "fill_value": 0, "order": "C"}
     spec = {
         "driver": "zarr",
@@ -312,8 +315,9 @@ class Handle:
         return np.ones(3)
 
 
+@pytest.mark.usefixtures("time")
 @pytest.mark.parametrize("bad", [0, 1, 2])
-def test_a_bad_read_is_read_again_through_a_fresh_handle(monkeypatch: pytest.MonkeyPatch, time: Time, bad: int) -> None:
+def test_a_bad_read_is_read_again_through_a_fresh_handle(monkeypatch: pytest.MonkeyPatch, bad: int) -> None:
     handle = Handle(bad)
 
     def reopen(array: Handle) -> Handle:
@@ -359,8 +363,9 @@ class LostAnswer:
         return made
 
 
+@pytest.mark.usefixtures("time")
 def test_a_conditional_write_whose_answer_is_lost_has_not_lost_its_race(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, time: Time
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The try after it is refused, and finds its own bytes."""
     stores: dict[str, LostAnswer] = {}

@@ -1,7 +1,7 @@
 """What a device's error means for the process that met it: it passes, it wants fewer patches, or the process must go.
 
-After some errors a CUDA context answers every call with the same error, or worse, with wrong numbers. No function brings it back;
-a new process does. Such errors are told from others by type and by their words, as no library has a code for all of them.
+After some errors a CUDA context answers every call with the same error, or worse, with wrong numbers. No function brings it
+back; a new process does. Such errors are told from others by type and by their words, as no library has a code for all of them.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
 """The guard of a worker: regions that hang, break the device or end the process cost themselves, not the job.
 
-A region that was begun twice in vain is begun a third time in a process of its own (`volumetool.jobs.alone`), which shows whether it
-was the region: workers are killed for many reasons. What ends that process too, and what twice had a known reason, is set aside:
-its record says so, the other regions go on, and only ``--retry-quarantined`` begins it again.
+A region that was begun twice in vain is begun a third time in a process of its own (`volumetool.jobs.alone`), which shows
+whether it was the region: workers are killed for many reasons. What ends that process too, and what twice had a known reason,
+is set aside: its record says so, the other regions go on, and only ``--retry-quarantined`` begins it again.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +33,13 @@ OWNER_SECONDS = 5.0
 
 Leave = Callable[[str], None]
 """Leaves the process, and says why; it does not return."""
+
+
+def leave(why: str) -> None:
+    """End this process: a thread that hangs, or a device that is lost, ends with nothing less."""
+    sys.stderr.write(f"{why}\n")
+    sys.stderr.flush()
+    os._exit(DeviceError.exit_code)
 
 
 class Watch:
@@ -165,8 +174,8 @@ def quarantined(region: int, reasons: tuple[str, ...]) -> Record:
         error={
             "code": QUARANTINED,
             "message": f"set aside, because it ended or hung its process again and again: {known}",
-            "hint": "look at this part of the input and at the worker's log; `volumetool enhance` with --retry-quarantined and the "
-            "same options tries it again",
+            "hint": "look at this part of the input and at the worker's log; the same command with --retry-quarantined tries "
+            "it again",
         },
         finished=time.time(),
     )

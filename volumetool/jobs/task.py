@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import sys
 import threading
 
 from volumetool.enhancement.trouble import kind_of
 from volumetool.errors import DeviceError
 from volumetool.geometry import Turn
 from volumetool.jobs.alone import run_alone
-from volumetool.jobs.guard import Guard
+from volumetool.jobs.guard import Guard, leave
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.worker import Worker, lost, worker_of
 
@@ -53,9 +51,3 @@ def run_region(url: str, runtime: str, turn: Turn) -> Record:
 @functools.lru_cache(maxsize=1)
 def _guard(worker: Worker, run: str | None) -> Guard:
     return Guard(worker, leave, run)
-
-
-def leave(why: str) -> None:
-    """End the process: the nanny begins another one, and dask gives its region to whoever is there."""
-    print(why, file=sys.stderr, flush=True)
-    os._exit(DeviceError.exit_code)

@@ -16,8 +16,8 @@ from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, Shelf
 from volumetool.enhancement.region import Enhanced, enhance_region
-from volumetool.enhancement.writer import slab_boxes
 from volumetool.enhancement.trouble import kind_of
+from volumetool.enhancement.writer import slab_boxes
 from volumetool.errors import DeviceError, InputError, LedgerError, NumericsError, VolumetoolError
 from volumetool.geometry import Turn
 from volumetool.jobs.clean import delete_shards

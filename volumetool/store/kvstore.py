@@ -247,8 +247,8 @@ def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
 def replace_key(url: str, key: str, data: bytes, generation: bytes) -> bytes | None:
     """Write a small file, atomic and synced, if nobody wrote it since `generation` was read.
 
-    A write may take effect though its answer is lost; the next try is then refused. So what a refusal left is read back: the same
-    bytes are this write's, wherever they name their writer.
+    A write may take effect though its answer is lost; the next try is then refused. So what a refusal left is read back: the
+    same bytes are this write's, wherever they name their writer.
 
     Returns
     -------

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from volumetool.errors import DeviceError
 from volumetool.geometry import Turn
-from volumetool.jobs.clusters import Cluster
 from volumetool.jobs.alone import run_alone
+from volumetool.jobs.clusters import Cluster
 from volumetool.jobs.folder import job_url
-from volumetool.jobs.guard import Guard
+from volumetool.jobs.guard import Guard, leave
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.turns import Turns
@@ -32,7 +29,7 @@ class InProcess:
 
     def __init__(self, worker: Worker) -> None:
         self._plan = worker.plan
-        self._guard = Guard(worker, leave)
+        self._guard = Guard(worker, _end)
 
     def records(self, turns: Turns) -> Iterator[Record]:
         """Run the regions whose turn comes and yield their records."""
@@ -43,10 +40,8 @@ class InProcess:
         return run_alone(job_url(self._plan.job.output), runtime_of(self._plan), turn)
 
 
-def leave(why: str) -> None:
-    """End the process, as a thread that hangs cannot be ended; what was finished is on record."""
-    print(f"{why}; what was finished is kept. Run the same command to go on.", file=sys.stderr, flush=True)
-    os._exit(DeviceError.exit_code)
+def _end(why: str) -> None:
+    leave(f"{why}; what was finished is kept. Run the same command to go on.")
 
 
 @contextmanager

@@ -31,7 +31,7 @@ DEATHS_IN_A_ROW = 16
 """Workers that may die while no region ends: what kills so many is not a region."""
 
 ALLOWED_FAILURES = 100
-"""Dask's own count of dead workers per task also blames tasks that only waited there; attempts at regions are counted elsewhere."""
+"""Dask's own count of dead workers per task also blames tasks that only waited there; attempts are counted elsewhere."""
 
 
 class ThroughDask:
@@ -60,7 +60,7 @@ class ThroughDask:
         Raises
         ------
         ClusterError
-            ``cluster.dying``: workers die one after the other, and no region ends.
+            ``cluster.dying``: workers die one after the other, and no region ends. ``cluster.lost``: the scheduler is gone.
         """
         running: dict[Any, Turn] = {}
         while len(running) < WINDOW * self._workers and self._next(turns, running):
@@ -81,15 +81,25 @@ class ThroughDask:
                 self._next(turns, running)
 
     def _ended(self, futures: list[Any]) -> list[Any]:
-        """Wait for regions to end, and look meanwhile who is still there."""
+        """Wait for regions to end, and look meanwhile who is still there.
+
+        Raises
+        ------
+        ClusterError
+            ``cluster.lost``: the scheduler is gone, and with it all tasks; ``cluster.dying``.
+        """
         while True:
             self._count_deaths()
             try:
                 return list(wait(futures, timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED").done)
             except TimeoutError:
                 continue
-            except CancelledError:
-                return [future for future in futures if future.done()]
+            except CancelledError as error:
+                raise ClusterError(
+                    "cluster.lost",
+                    f"the dask scheduler is gone: {error}",
+                    hint="start it again, and run the same command to go on; what was finished is kept",
+                ) from error
 
     def _count_deaths(self) -> None:
         """Notice workers that are gone.
@@ -106,8 +116,8 @@ class ThroughDask:
             raise ClusterError(
                 "cluster.dying",
                 f"{self._deaths} workers died one after the other while no region ended",
-                hint="see the workers' logs: a device or a library that fails, too little memory, or somebody who ends them; what "
-                "was finished is kept",
+                hint="see the workers' logs: a device or a library that fails, too little memory, or somebody who ends them; "
+                "what was finished is kept",
             )
 
     def _next(self, turns: Turns, running: dict[Any, Turn]) -> bool:
@@ -125,7 +135,7 @@ class ThroughDask:
 
 def _was_killed(future: Any) -> bool:
     """Say whether dask gave a region up because of its workers, which is no fault of the region's."""
-    return future.cancelled() or (future.status == "error" and isinstance(future.exception(), KilledWorker))
+    return future.status == "error" and isinstance(future.exception(), KilledWorker)
 
 
 def _failed(index: int, error: Any) -> Record:
