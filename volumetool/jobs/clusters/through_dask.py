@@ -53,6 +53,7 @@ class ThroughDask:
         self._workers = plan.workers
         self._seen: set[str] = set()
         self._deaths = 0
+        self._looked = 0.0
 
     def records(self, turns: Turns) -> Iterator[Record]:
         """Run the regions whose turn comes and yield their records in the order in which they end.
@@ -89,7 +90,9 @@ class ThroughDask:
             ``cluster.lost``: the scheduler is gone, and with it all tasks; ``cluster.dying``.
         """
         while True:
-            self._count_deaths()
+            if time.monotonic() - self._looked >= LOOK_SECONDS:
+                self._looked = time.monotonic()
+                self._count_deaths()
             try:
                 return list(wait(futures, timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED").done)
             except TimeoutError:
