@@ -93,9 +93,8 @@ def test_thirty_killed_workers_change_no_byte_and_cost_a_region_each(tmp_path: P
     shape = (8 * 24, 48, 64)
     source = str(write_input(tmp_path / "in.zarr", np.minimum(noise(shape), 250), chunk=REGION))
     options = bad_job(source, tmp_path / "out.zarr", "none", seconds=0.03)
-    assert run(
-        **options | {"output": str(tmp_path / "straight.zarr"), "model": options["model"].replace("0.03", "0.0")}
-    ).complete
+    quick = options["model"].replace("0.03", "0.0")
+    assert run(**options | {"output": str(tmp_path / "straight.zarr"), "model": quick}).complete
     watcher = Killing(KILLS, seed=1)
     with begun(tmp_path / "out.zarr") as counted:
         outcome = run(watcher, **options, workers=2)
