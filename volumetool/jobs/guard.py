@@ -55,7 +55,7 @@ class Watch:
 
     def __init__(self, seconds: float, leave: Leave) -> None:
         self._seconds, self._leave = seconds, leave
-        self._last = time.monotonic()
+        self._heard = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._wait, daemon=True, name="volumetool-watch")
 
@@ -69,11 +69,15 @@ class Watch:
 
     def beat(self) -> None:
         """Take in a sign of life."""
-        self._last = time.monotonic()
+        self._heard = True
 
     def _wait(self) -> None:
-        while not self._over.wait(min(1.0, self._seconds / 4)):
-            if time.monotonic() - self._last > self._seconds:
+        # Its own pauses are counted, no clock: a process that was stopped for an hour has not been silent.
+        pause, silent = min(1.0, self._seconds / 4), 0.0
+        while not self._over.wait(pause):
+            silent = 0.0 if self._heard else silent + pause
+            self._heard = False
+            if silent > self._seconds:
                 self._leave(f"no sign of life for {self._seconds:.0f} s")
 
 

@@ -2,8 +2,8 @@
 
 Each betrays another mistake: `identity` a shifted or wrongly enlarged voxel, `constant` a weight that does not sum to one,
 `box` a missing halo (it has a receptive field, and pads with zeros at the edge of its tile as the U-Net does), `position` a
-wrong lattice, patch order or crop (its output depends on where in the patch a voxel lies). On top of that a fake may go wrong on
-purpose, see `volumetool.models.faults`.
+wrong lattice, patch order or crop (its output depends on where in the patch a voxel lies). On top of that a fake may go wrong
+on purpose, see `volumetool.models.faults`.
 """
 
 from __future__ import annotations
