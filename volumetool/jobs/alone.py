@@ -69,7 +69,7 @@ def main() -> None:
     asked = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     worker = worker_of(asked["url"], asked["runtime"])
-    turn = Turn(**{name: tuple(value) if isinstance(value, list) else value for name, value in asked["turn"].items()})
+    turn = Turn(asked["turn"]["region"], tuple(asked["turn"]["earlier"]), tuple(asked["turn"]["later"]))
     with Watch(worker.plan.job.patience, lambda _: os._exit(HUNG)) as watch:
         worker.engine.beat = watch.beat
         try:
