@@ -90,6 +90,13 @@ def enhance(
         typer.Option(help="auto, always or never: patches that several regions need, on disk.", rich_help_panel=RUN),
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Patches per call of the network.", rich_help_panel=RUN)] = None,
+    patience: Annotated[
+        float | None, typer.Option(help="Seconds without a sign of life after which a region hangs.", rich_help_panel=RUN)
+    ] = None,
+    retry_quarantined: Annotated[
+        bool,
+        typer.Option("--retry-quarantined", help="Try regions again that ended or hung workers.", rich_help_panel=RUN),
+    ] = False,
     allow_mixed_numerics: Annotated[
         bool,
         typer.Option("--allow-mixed-numerics", help="Let workers compute other bytes than the first.", rich_help_panel=RUN),

@@ -13,7 +13,8 @@
       DataError         data.*     1   stored bytes that cannot be read or are not what was written
       NumericsError     numerics.* 1   a network that makes NaN, or a worker that computes other bytes
       LedgerError       ledger.*   1   the job's records are damaged or contradict each other
-      ClusterError      cluster.*  1   workers cannot be started or reached
+      ClusterError      cluster.*  1   workers cannot be started or reached, or die one after the other
+      DeviceError       device.*   75  a device that is lost to this process: start it again
       ViewError         view.*     1   a picture cannot be taken: no browser, or a page that is never complete
       NotConformant     validate.* 4   a volume that breaks its format's rules
 
@@ -127,7 +128,13 @@ class LedgerError(VolumetoolError):
 
 
 class ClusterError(VolumetoolError):
-    """Workers cannot be started or reached."""
+    """Workers cannot be started or reached, or die one after the other."""
+
+
+class DeviceError(VolumetoolError):
+    """The device is lost to this process; a new one may find it well."""
+
+    exit_code = 75
 
 
 class ViewError(VolumetoolError):

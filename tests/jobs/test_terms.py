@@ -51,6 +51,8 @@ FREE: dict[str, Any] = {
     "memory": "3GiB",
     "region": "1,2,2",
     "keep_patches": "always",
+    "patience": 5.0,
+    "retry_quarantined": True,
     "batch": 3,
     "force_voxel_size": True,
     "allow_mixed_numerics": True,

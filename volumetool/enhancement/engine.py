@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,8 +21,12 @@ from numpy.typing import NDArray
 from volumetool.enhancement.allocator import keep_freed_memory
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array, DeviceName, array_module, as_array, resolve_device, to_host
-from volumetool.errors import NumericsError
+from volumetool.enhancement.trouble import free_memory, kind_of
+from volumetool.errors import NumericsError, ResourceError
 from volumetool.models.model import Model
+
+HALVINGS = 4
+"""How often a call that does not fit into the device's memory is halved before it is given up."""
 
 PROBE_SEED = 20
 """Seed of the probe patches; any fixed number would do."""
@@ -67,6 +71,8 @@ class Engine:
     ----------
     seconds : float
         Time spent inside the network so far; of several streams the mean.
+    beat : callable
+        Called after every call of the network: a sign of life.
     """
 
     def __init__(
@@ -80,6 +86,8 @@ class Engine:
         self.xp = array_module(self.device)
         self.seconds = 0.0
         self.streams = streams
+        self.beat: Callable[[], None] = lambda: None
+        self._halved = 0
         self._share = None if threads is None else max(1, threads // streams)
         self._pool = ThreadPoolExecutor(streams, "volumetool-network", initializer=self._begin_stream)
         self._clock = threading.Lock()
@@ -103,6 +111,8 @@ class Engine:
         ------
         NumericsError
             ``numerics.not-finite`` where the network made NaN or infinity.
+        ResourceError
+            ``resource.device-memory`` where the device has too little memory even for a much smaller batch.
         """
         return self._gather(self._submit(patches))
 
@@ -110,6 +120,14 @@ class Engine:
     def at_once(self) -> int:
         """Patches that keep all streams busy."""
         return self.streams * self.numerics.batch
+
+    @property
+    def room(self) -> int:
+        """Patches per call that the device has memory for, as far as is known: the batch, until one did not fit.
+
+        Where a short batch gives other bytes, a call is whole or not at all.
+        """
+        return self.numerics.batch if self.numerics.pad else max(1, self.numerics.batch >> self._halved)
 
     def _begin_stream(self) -> None:
         # torch keeps the number of threads for each thread that asks it for work.
@@ -135,10 +153,48 @@ class Engine:
             torch.inference_mode(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.numerics.precision == "bfloat16"),
         ):
-            outputs = list(as_array(self._call(part))[: len(part)])
+            outputs = self._within_memory(part)
         with self._clock:
             self.seconds += (time.perf_counter() - started) / self.streams
+        self.beat()
         return outputs
+
+    def _within_memory(self, part: NDArray[np.float32]) -> list[Array]:
+        """Compute a batch in as many calls as the device has memory for; what fitted is remembered."""
+        outputs: list[Array] = []
+        failed = 0
+        while len(outputs) < len(part):
+            size = self.room
+            try:
+                outputs.extend(as_array(self._call(part[len(outputs) :][:size]))[:size])
+                continue
+            except Exception as error:
+                if kind_of(error) != "memory":
+                    raise
+                reason = str(error)
+            # Out of the except block: the error keeps the tensors of its frames alive.
+            failed += 1
+            if failed > (1 if self.numerics.pad else HALVINGS):
+                raise self._too_large(size, reason)
+            self.make_room(size)
+        return outputs[: len(part)]
+
+    def make_room(self, size: int) -> None:
+        """Halve the patches per call after one of `size` did not fit, and give unused memory back."""
+        with self._clock:
+            if self.room == size and self._halved < HALVINGS:
+                self._halved += 1
+        free_memory(self.device)
+
+    def _too_large(self, size: int, reason: str) -> ResourceError:
+        frozen = ", and a smaller batch would give other bytes here" if self.numerics.pad else ""
+        return ResourceError(
+            "resource.device-memory",
+            f"{size} patches of the network {self.card.name} at once do not fit into the memory of the device "
+            f"({self.device}){frozen}: {reason}",
+            hint="end what else uses the device, and run the same command again; or begin anew with --overwrite and a smaller "
+            "--batch or --patch",
+        )
 
     def _call(self, part: NDArray[np.float32]) -> torch.Tensor:
         if self.numerics.pad and len(part) < self.numerics.batch:

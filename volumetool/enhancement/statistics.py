@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box, Triple
+from volumetool.store.arrays import read_part
 from volumetool.store.volume import Volume
 
 _log = logging.getLogger(__name__)
@@ -170,11 +171,19 @@ def _sample(store: ts.TensorStore, sections: tuple[int, int], tiles: list[tuple[
     reads = [(ys, xs, store[start:stop, ys, xs].read()) for ys, xs in tiles]
     for ys, xs, read in reads:
         try:
-            blocks.append(np.asarray(read.result()).reshape(stop - start, -1))
+            blocks.append(_result(read, store, (slice(start, stop), ys, xs)).reshape(stop - start, -1))
         except (ValueError, OSError) as error:
             box = Box((start, ys.start, xs.start), (stop, ys.stop, xs.stop))
             _log.warning("input voxels %s (z,y,x) cannot be read and are left out of the statistics: %s", box, error)
     return np.concatenate(blocks, axis=1)
+
+
+def _result(read: Any, store: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:
+    """Wait for a read; one that fails is begun anew, because a tile left out by chance would change the table."""
+    try:
+        return np.asarray(read.result())
+    except (ValueError, OSError):
+        return read_part(store, slices)
 
 
 def _tiles(shape: Triple, key: tuple[int, int, int]) -> list[tuple[slice, slice]]:

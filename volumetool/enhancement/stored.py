@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from volumetool.errors import DataError
 from volumetool.geometry import Box
+from volumetool.store.arrays import read_part, reopened
 from volumetool.store.kvstore import unwritable
+from volumetool.store.retries import STORAGE, tried
 
 
 def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
@@ -31,11 +33,11 @@ def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
         ``data.unreadable``: a chunk is damaged or unreachable.
     """
     try:
-        return np.asarray(store[box.slices].read().result())
+        return read_part(store, box.slices)
     except (ValueError, OSError) as error:
         raise DataError(
             "data.unreadable",
-            f"{what} voxels {box} (z,y,x) cannot be read: {error}",
+            f"{what} voxels {box} (z,y,x) cannot be read: {error}{tried(error)}",
             hint="the chunk named above is damaged or unreachable; mend it and run the same command again",
         ) from error
 
@@ -58,7 +60,15 @@ class Write:
     def __init__(self, store: ts.TensorStore, box: Box, voxels: NDArray[Any], what: str) -> None:
         self.voxels = voxels
         self._store, self._box, self._what = store, box, what
-        self._future = store[box.slices].write(voxels, can_reference_source_data_indefinitely=True)
+        self._future = self._begin(store)
+
+    def _begin(self, store: ts.TensorStore) -> Any:
+        return store[self._box.slices].write(self.voxels, can_reference_source_data_indefinitely=True)
+
+    def _wait(self, tries: int) -> None:
+        if tries:
+            self._future = self._begin(reopened(self._store))
+        self._future.result()
 
     def finish(self) -> None:
         """Wait for the write, which is atomic and synced per shard, and read it back.
@@ -71,7 +81,7 @@ class Write:
             ``data.read-back``: other voxels came back.
         """
         try:
-            self._future.result()
+            STORAGE.call(self._wait)
         except (ValueError, OSError) as error:
             raise unwritable(f"{self._what} voxels {self._box} (z,y,x)", error) from error
         back = read_voxels(self._store, self._box, self._what)

@@ -81,6 +81,11 @@ class Job(BaseModel):
         does so where it pays and fits.
     batch : int, optional
         Patches per call of the network, instead of the planner's choice. Kept for the life of a job.
+    patience : float
+        Seconds without a sign of life after which a region hangs, or ten usual regions if that is longer: its process ends, and
+        another one tries it once more.
+    retry_quarantined : bool
+        Try regions again that are set aside because they ended or hung their workers.
     force_voxel_size : bool
         Go on although the voxel size is far from what the model was trained on.
     allow_mixed_numerics : bool
@@ -121,6 +126,8 @@ class Job(BaseModel):
     region: Annotated[Numbers | None, RUNTIME] = None
     keep_patches: Annotated[Literal["auto", "always", "never"], RUNTIME] = "auto"
     batch: Annotated[int | None, RUNTIME, Field(ge=1)] = None
+    patience: Annotated[float, RUNTIME, Field(gt=0, allow_inf_nan=False)] = 600.0
+    retry_quarantined: Annotated[bool, RUNTIME] = False
     force_voxel_size: Annotated[bool, RUNTIME] = False
     allow_mixed_numerics: Annotated[bool, RUNTIME] = False
     accept_failed: Annotated[bool, RUNTIME] = False

@@ -35,6 +35,9 @@ Fields = dict[str, Any]
 TODO, DONE, FAILED = 0, 1, 2
 """States in the array over the region grid."""
 
+QUARANTINED = "region.quarantined"
+"""Code of a failed region that is not tried again unless that is asked for."""
+
 FOLDER = "ledger"
 SEGMENT = re.compile(rf"{FOLDER}/[0-9]{{8}}\.jsonl")
 FLUSH_RECORDS = 256
@@ -57,7 +60,7 @@ class Record:
     region : int
         Index in the job's region grid.
     state : {"done", "failed"}
-        A failed region runs again with the next run.
+        A failed region runs again with the next run, unless its error's code is `QUARANTINED`.
     checksums : tuple of int
         CRC-32 of the voxels of each fused level, in the order of the sweep.
     patches, recomputed, skipped : int

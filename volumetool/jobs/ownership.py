@@ -247,6 +247,13 @@ def current_owner(url: str) -> Owner | None:
     return None if found is None or found.released or found.known_dead() else found
 
 
+def writing_run(url: str) -> str | None:
+    """Return the run that writes a job, as far as it has not given it up."""
+    raw, _ = read_version(url, OWNER)
+    found = None if raw is None else _decode(raw, url)
+    return None if found is None or found.released else found.run
+
+
 def _myself(fence: int) -> Owner:
     process = psutil.Process()
     try:

@@ -83,7 +83,9 @@ def job_status(plan: Plan) -> Status:
 def resume_command(job: Job) -> str:
     """Return the command that goes on with a job: with every option that it was begun with, over the whole of it."""
     words = ["volumetool", "enhance", job.input, job.output]
-    given = job.model_dump(mode="json", exclude_defaults=True, exclude={"input", "output", "roi", "overwrite"})
+    given = job.model_dump(
+        mode="json", exclude_defaults=True, exclude={"input", "output", "roi", "overwrite", "retry_quarantined"}
+    )
     for name, value in given.items():
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         words.append(f"--{name.replace('_', '-')}" if value is True else f"--{name.replace('_', '-')}={text}")

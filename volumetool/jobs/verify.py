@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.finish import mark_unfinished, says_complete
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
+from volumetool.store.arrays import read_part
 from volumetool.store.create import open_for_writing
 
 
@@ -152,7 +152,7 @@ def _verify_shard(
 
 def _read(store: ts.TensorStore, box: Box, report: Report, where: dict[str, str]) -> NDArray[Any] | None:
     try:
-        return np.asarray(store[box.slices].read().result())
+        return read_part(store, box.slices)
     except (ValueError, OSError) as error:
         report.damaged.append({**where, "box": str(box), "what": str(error).partition(" [")[0][:300]})
         return None

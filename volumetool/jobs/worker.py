@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import socket
 import time
@@ -15,16 +16,18 @@ from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, Shelf
 from volumetool.enhancement.region import Enhanced, enhance_region
+from volumetool.enhancement.trouble import kind_of
 from volumetool.enhancement.writer import slab_boxes
-from volumetool.errors import InputError, LedgerError, NumericsError, StorageFullError, VolumetoolError
+from volumetool.errors import DeviceError, InputError, LedgerError, NumericsError, StorageFullError, VolumetoolError
 from volumetool.geometry import Turn
 from volumetool.jobs.clean import delete_shards
 from volumetool.jobs.folder import job_url, plan_digest, read_plan, read_statistics
+from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.models.package import reload_model
 from volumetool.store.create import open_for_writing
-from volumetool.store.kvstore import open_unsynced
+from volumetool.store.kvstore import canonical_url, open_unsynced
 from volumetool.store.open import open_volume
 
 
@@ -75,25 +78,26 @@ class Worker:
         ------
         StorageFullError
             ``output.full``: no region's own trouble, and no other would fare better.
+        DeviceError
+            ``device.lost``: the device answers this process no more. It must not be used again.
         """
         started = time.time()
-        index = turn.region
-        try:
-            made = self._enhance(turn)
-        except StorageFullError:
-            raise
-        except Exception as error:  # noqa: BLE001  (whatever went wrong belongs into the ledger)
+        made = self._made(turn)
+        if made is None:  # short of memory beside the network: once more, with fewer patches in it
+            self.engine.make_room(self.engine.room)
+            made = self._made(turn, last=True)
+        if not isinstance(made, Enhanced):
             return Record(
-                region=index,
+                region=turn.region,
                 state="failed",
                 seconds=time.time() - started,
                 worker=self.name,
                 numerics=self.probe,
-                error=describe(error),
+                error=made or {},
                 finished=time.time(),
             )
         return Record(
-            region=index,
+            region=turn.region,
             state="done",
             checksums=made.checksums,
             patches=made.patches,
@@ -106,6 +110,18 @@ class Worker:
             numerics=self.probe,
             finished=time.time(),
         )
+
+    def _made(self, turn: Turn, *, last: bool = False) -> Enhanced | dict[str, str] | None:
+        """Return what was made of a region, or its error; None where memory was short and another try may have more."""
+        try:
+            return self._enhance(turn)
+        except StorageFullError:
+            raise
+        except Exception as error:
+            kind = kind_of(error)
+            if kind == "lost":
+                raise lost(self.name, error) from error
+            return describe(error) if last or kind != "memory" else None
 
     def _enhance(self, turn: Turn) -> Enhanced:
         region = self.plan.grid.region(turn.region)
@@ -132,6 +148,15 @@ class Worker:
         return [open_for_writing(self.plan.job.output, layout, level, channel) for level in range(len(self.recipe.fused))]
 
 
+def lost(worker: str, error: Exception) -> DeviceError:
+    """Return the error of a process whose device answers no more."""
+    return DeviceError(
+        "device.lost",
+        f"the device is lost to worker {worker}: {type(error).__name__}: {error}",
+        hint="nothing wrong was recorded; run the same command again: a new process may find the device well",
+    )
+
+
 def describe(error: Exception) -> dict[str, str]:
     """Return an error as plain strings for the ledger."""
     if isinstance(error, VolumetoolError):
@@ -146,28 +171,36 @@ def _worker(plan_text: str) -> Worker:
     return Worker(Plan.model_validate_json(plan_text))
 
 
-def run_region(url: str, runtime: str, turn: Turn) -> Record:
-    """Run a region in a dask worker.
+def runtime_of(plan: Plan, run: str | None = None) -> str:
+    """Return what a worker elsewhere must know beside the job's folder.
 
     Parameters
     ----------
-    url : str
-        The job's folder.
-    runtime : str
-        JSON of the job as this run asked for it and how each worker runs the network, which may differ from the stored
-        plan, and of that plan's digest: a worker that outlives a run never works by an old plan.
-    turn : Turn
-        The region.
+    plan : Plan
+        As this run goes by it, which may differ from the stored one.
+    run : str, optional
+        The run that owns the job; without it nobody asks whether another one took over.
+
+    Returns
+    -------
+    str
+        JSON of the job as this run asked for it, how each worker runs the network, the digest of the stored plan, so that a
+        worker that outlives a run never works by an old one, and the run.
     """
-    return _worker(_plan_text(url, runtime)).run(turn)
+    job = plan.job.model_dump(mode="json")
+    # Workers may have been started in another directory.
+    job |= {name: canonical_url(job[name]) for name in ("input", "output", "mask") if job[name] is not None}
+    running = {"threads": plan.threads, "streams": plan.streams}
+    return json.dumps({"job": job, "running": running, "plan": plan_digest(job_url(plan.job.output)), "run": run})
+
+
+def worker_of(url: str, runtime: str) -> Worker:
+    """Return this process's worker for a job: the one before, while nothing has changed."""
+    return _worker(_plan_text(url, runtime))
 
 
 @functools.lru_cache(maxsize=1)
 def _plan_text(url: str, runtime: str) -> str:
-    import json
-
-    from volumetool.jobs.job import Job
-
     update = json.loads(runtime)
     stored = read_plan(url)
     if stored is None or plan_digest(url) != update["plan"]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
+import numpy as np
 import tensorstore as ts
+from numpy.typing import NDArray
 
 from volumetool.errors import DataError
 from volumetool.store.kvstore import brief, kvstore_spec, read_key, shared_context
+from volumetool.store.retries import STORAGE
 
 Driver = Literal["zarr", "zarr3", "n5"]
 SPACE = ("z", "y", "x")
@@ -27,8 +30,9 @@ def open_array(url: str, driver: Driver, context: ts.Context | None = None) -> t
     if metadata is not None:
         spec["metadata"] = metadata
     pools = context or shared_context()
+    known = metadata is not None
     try:
-        return ts.open(spec, read=True, open=True, assume_metadata=metadata is not None, context=pools).result()
+        return STORAGE.call(lambda _: ts.open(spec, read=True, open=True, assume_metadata=known, context=pools).result())
     except (ValueError, OSError) as error:
         raise DataError(
             "data.unreadable",
@@ -36,6 +40,44 @@ def open_array(url: str, driver: Driver, context: ts.Context | None = None) -> t
             hint="The metadata may be damaged, or the array may use a codec or dtype that volumetool does not know.",
             where=url,
         ) from error
+
+
+def reopened(array: ts.TensorStore) -> ts.TensorStore:
+    """Return another handle on a stored array or a part of it, which shares no cache with the first.
+
+    It has as many requests in flight as the store bears for now.
+    """
+    pools = shared_context(STORAGE.throttle.limit)
+    return ts.open(
+        array.spec(), read=array.readable, write=array.writable, open=True, assume_metadata=True, context=pools
+    ).result()
+
+
+def read_part(array: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:
+    """Read a part of a stored array; what fails is read again through another handle.
+
+    Raises
+    ------
+    ValueError, OSError
+        From tensorstore, when it must be given up.
+    """
+
+    def read(tries: int) -> NDArray[Any]:
+        fresh = tries > 0 or STORAGE.throttle.throttled
+        return np.asarray((reopened(array) if fresh else array)[slices].read().result())
+
+    return STORAGE.call(read)
+
+
+def write_part(array: ts.TensorStore, slices: tuple[slice, ...], voxels: NDArray[Any]) -> None:
+    """Write a part of a stored array; what fails is written again through another handle.
+
+    Raises
+    ------
+    ValueError, OSError
+        From tensorstore, when it must be given up.
+    """
+    STORAGE.call(lambda tries: (reopened(array) if tries else array)[slices].write(voxels).result())
 
 
 def spatial_view(array: ts.TensorStore, axes: tuple[str, ...], channel: int) -> ts.TensorStore:

@@ -65,12 +65,20 @@ class Found:
 def read_json(url: str, key: str) -> Json | None:
     """Return a JSON object, or None if the file does not exist.
 
+    Public buckets behind HTTP answer "forbidden" for keys that do not exist, so that while formats are tried that means
+    missing; whoever cannot do without the file asks `check_allowed`.
+
     Raises
     ------
     InputError
         ``input.broken-metadata``: the file is not a JSON object.
     """
-    data = read_key(url, key)
+    try:
+        data = read_key(url, key)
+    except InputError as error:
+        if error.code != "input.forbidden":
+            raise
+        return None
     if data is None:
         return None
     try:
@@ -80,6 +88,17 @@ def read_json(url: str, key: str) -> Json | None:
     if not isinstance(value, dict):
         raise broken(join_url(url, key), f"holds a {type(value).__name__} where a JSON object is wanted")
     return value
+
+
+def check_allowed(url: str, key: str) -> None:
+    """Make sure that a file that was not found is missing, and not forbidden.
+
+    Raises
+    ------
+    InputError
+        ``input.forbidden``.
+    """
+    read_key(url, key)
 
 
 def broken(url: str, what: str) -> InputError:

@@ -12,7 +12,7 @@ import tensorstore as ts
 from volumetool.errors import DataError, InputError
 from volumetool.geometry.box import Size, Triple
 from volumetool.store.arrays import SPACE, Driver, open_array
-from volumetool.store.found import Found, FoundLevel, broken, read_json, wrong_axes
+from volumetool.store.found import Found, FoundLevel, broken, check_allowed, read_json, wrong_axes
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path
 from volumetool.store.n5 import find_n5
 from volumetool.store.ome_zarr import find_level, find_ome_zarr
@@ -53,11 +53,12 @@ def open_volume(url: str | os.PathLike[str], *, voxel_size: Size | None = None) 
     InputError
         ``input.not-found``, ``input.not-a-volume``, ``input.labels``, ``input.version``, ``input.axes``,
         ``input.dtype``, ``input.no-voxel-size``, ``input.voxel-size``, ``input.broken-metadata``,
-        ``input.level-missing``, ``input.unreadable``, ``input.unsupported``, ``input.url``.
+        ``input.forbidden``, ``input.level-missing``, ``input.unreadable``, ``input.unsupported``, ``input.url``.
     """
     place = canonical_url(url)
     found = _find(place)
     if found is None:
+        check_allowed(place, "zarr.json")
         raise _nothing_here(place)
     return _volume(found, _check_voxel_size(voxel_size))
 
@@ -94,6 +95,7 @@ def _volume(found: Found, voxel_size: Size | None) -> Volume:
 def _array(found: Found, level: FoundLevel) -> ts.TensorStore:
     url = join_url(found.url, level.path)
     if read_json(url, _STRUCTURE[found.driver][0]) is None:
+        check_allowed(url, _STRUCTURE[found.driver][0])
         raise InputError(
             "input.level-missing",
             f"{found.url} lists the level '{level.path}', but no array is there",

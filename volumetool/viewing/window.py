@@ -12,6 +12,7 @@ from volumetool.geometry import Box, Triple
 from volumetool.jobs.folder import job_url, read_plan, read_statistics
 from volumetool.jobs.job import integer_limits
 from volumetool.jobs.plan import Plan
+from volumetool.store.arrays import read_part
 from volumetool.store.volume import Volume
 from volumetool.viewing.precomputed import Precomputed
 
@@ -71,7 +72,7 @@ def _read(array: ts.TensorStore, place: float) -> NDArray[Any] | None:
     start = tuple(max(0, int(n * place) - side // 2) for n, side in zip(array.shape, _SIDE, strict=True))
     box = Box(_triple(start), _triple(a + side for a, side in zip(start, _SIDE, strict=True)))
     try:
-        voxels: NDArray[Any] = array[box.intersection(Box.whole(_triple(array.shape))).slices].read().result()
+        voxels: NDArray[Any] = read_part(array, box.intersection(Box.whole(_triple(array.shape))).slices)
     except (ValueError, OSError):
         return None
     finite: NDArray[Any] = voxels[np.isfinite(voxels)]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from volumetool.errors import ClusterError
 from volumetool.jobs.clusters import Cluster
-from volumetool.jobs.clusters.through_dask import ThroughDask, connect
+from volumetool.jobs.clusters.through_dask import ThroughDask, connect, lenient
 from volumetool.jobs.plan import Plan
 
 
@@ -29,9 +29,10 @@ def cuda_cluster(plan: Plan) -> Iterator[Cluster]:
             hint="pip install 'volumetool[cuda12]' or 'volumetool[cuda13]', as your driver asks; or run with --cluster local",
         ) from error
     try:
-        cluster = LocalCUDACluster(
-            n_workers=plan.workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        )
+        with lenient():
+            cluster = LocalCUDACluster(
+                n_workers=plan.workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+            )
     except Exception as error:  # the driver's library raises its own classes, which cannot be named without it
         raise ClusterError(
             "cluster.no-gpu",

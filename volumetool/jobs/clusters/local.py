@@ -11,7 +11,7 @@ from distributed import LocalCluster
 
 from volumetool.enhancement.allocator import environment
 from volumetool.jobs.clusters import Cluster
-from volumetool.jobs.clusters.through_dask import ThroughDask, connect
+from volumetool.jobs.clusters.through_dask import ThroughDask, connect, lenient
 from volumetool.jobs.plan import Plan
 
 QUIET = {
@@ -29,6 +29,7 @@ def local_cluster(plan: Plan) -> Iterator[Cluster]:
     """
     with (
         dask.config.set(QUIET),
+        lenient(),
         LocalCluster(
             n_workers=plan.workers,
             threads_per_worker=1,
