@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from volumetool.errors import DataError, OutputError
 from volumetool.geometry import Box
 
 
-def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
+def read_voxels(store: ts.TensorStore, box: Box, what: str, bad: Callable[[Box], str] | None = None) -> NDArray[Any]:
     """Read a box of voxels.
 
     Parameters
@@ -23,6 +24,8 @@ def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
         Inside the store.
     what : str
         Whose voxels they are, for the error.
+    bad : callable, optional
+        Names the chunks of a box that cannot be read.
 
     Raises
     ------
@@ -34,7 +37,7 @@ def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
     except (ValueError, OSError) as error:
         raise DataError(
             "data.unreadable",
-            f"{what} voxels {box} (z,y,x) cannot be read: {error}",
+            f"{what} voxels {box} (z,y,x) cannot be read: {(bad and bad(box)) or error}",
             hint="the chunk named above is damaged or unreachable; mend it and run the same command again",
         ) from error
 

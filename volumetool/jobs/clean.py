@@ -5,11 +5,11 @@ from __future__ import annotations
 import tensorstore as ts
 
 from volumetool.enhancement.kept import FOLDER
-from volumetool.enhancement.pyramid import shard_boxes
 from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.ownership import OWNER, own
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.shards import shard_keys
 from volumetool.store.kvstore import canonical_url, delete_prefix, is_local, join_url, list_keys, local_path
 
 LEFTOVER = ".__lock"
@@ -63,8 +63,6 @@ def delete_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None, chan
     """
     store = array.kvstore
     assert store is not None  # noqa: S101  (zarr3 always has one)
-    first = () if channel is None else (channel,)
-    places = (tuple(a // n for a, n in zip(shard.start, level.shard, strict=True)) for shard in shard_boxes(level, box))
-    deletions = [store.write("/".join(map(str, ("c", *first, *place))), None) for place in places]
+    deletions = [store.write(key, None) for key in shard_keys(level, box, channel)]
     for deletion in deletions:
         deletion.result()

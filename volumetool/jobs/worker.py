@@ -8,10 +8,11 @@ import socket
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import tensorstore as ts
 
-from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, Shelf
 from volumetool.enhancement.region import Enhanced, enhance_region
@@ -22,8 +23,10 @@ from volumetool.jobs.clean import delete_shards
 from volumetool.jobs.folder import job_url, plan_digest, read_plan, read_statistics
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.reads import RegionInput, Seen, note
+from volumetool.jobs.shards import region_shards
 from volumetool.models.package import reload_model
-from volumetool.store.create import open_for_writing
+from volumetool.store.create import open_for_writing, open_in_memory
 from volumetool.store.kvstore import open_unsynced
 from volumetool.store.open import open_volume
 
@@ -58,22 +61,25 @@ class Worker:
                 hint="use workers with the same processor, device and torch version; "
                 "--allow-mixed-numerics records the class per region instead",
             )
-        self._volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
-        if self._volume.identity != plan.terms.input:
+        volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
+        mask = None if plan.job.mask is None else open_volume(plan.job.mask, voxel_size=(1.0, 1.0, 1.0))
+        found = (volume.identity_of(plan.job.level), None if mask is None else mask.identity_of(0))
+        if found != (plan.terms.input, plan.terms.mask):
+            other = plan.job.input if found[0] != plan.terms.input else plan.job.mask
             raise InputError(
                 "input.changed",
-                f"worker {self.name} finds another volume at {plan.job.input} than the plan was made for",
+                f"worker {self.name} finds another volume at {other} than the plan was made for",
                 hint="give a path that is the same volume on every worker, and leave it as it is while the job runs",
                 where=plan.job.input,
             )
-        self._mask = None if plan.job.mask is None else open_volume(plan.job.mask, voxel_size=(1.0, 1.0, 1.0))
+        self._input = RegionInput(plan.job, volume, mask, plan.mask_factor)
 
     def run(self, turn: Turn) -> Record:
         """Enhance a region; an error becomes a failed record, so that one bad region never stops the others."""
         started = time.time()
         index = turn.region
         try:
-            made = self._enhance(turn)
+            made, read, stored = self._enhance(turn)
         except Exception as error:  # noqa: BLE001  (whatever went wrong belongs into the ledger)
             return Record(
                 region=index,
@@ -88,6 +94,8 @@ class Worker:
             region=index,
             state="done",
             checksums=made.checksums,
+            stored=stored,
+            read=read,
             patches=made.patches,
             recomputed=made.recomputed,
             skipped=made.skipped,
@@ -99,14 +107,32 @@ class Worker:
             finished=time.time(),
         )
 
-    def _enhance(self, turn: Turn) -> Enhanced:
+    def _enhance(self, turn: Turn) -> tuple[Enhanced, dict[str, Any], tuple[tuple[str, ...], ...]]:
         region = self.plan.grid.region(turn.region)
+        state, seen = self._input.state(self.recipe, region), Seen()
+        self._input.check_missing(region, state)
         targets = self._targets(region.channel)
         channel = None if self.plan.terms.channels is None else region.channel
         for target, level, box in zip(targets, self.recipe.fused, slab_boxes(region.box, self.recipe.fused), strict=True):
             delete_shards(target, level, box, channel)
         kept = None if self.plan.keep == "none" else KeptPatches(self._shelf, turn)
-        return enhance_region(self.recipe, region, self.engine, self._source(region.channel), targets, kept)
+        source = replace(self._input.source(region.channel), seen=seen)
+        made = enhance_region(self.recipe, region, self.engine, source, targets, kept)
+        return made, note(state, seen), region_shards(self.plan, region)
+
+    def again(self, index: int) -> list[ts.TensorStore]:
+        """Enhance a region in memory, from its input alone; return its fused levels.
+
+        Raises
+        ------
+        VolumetoolError
+            As :func:`volumetool.enhancement.region.enhance_region`.
+        """
+        region = self.plan.grid.region(index)
+        levels = range(len(self.recipe.fused))
+        targets = [open_in_memory(self.plan.layout, level, region.channel) for level in levels]
+        enhance_region(self.recipe, region, self.engine, self._input.source(region.channel), targets)
+        return targets
 
     @functools.cached_property
     def _shelf(self) -> Shelf:
@@ -114,11 +140,6 @@ class Worker:
         return Shelf(folder, self.probe, self.plan.fingerprint, self.plan.sharing)
 
     @functools.cache  # noqa: B019  (a process has one worker, for the life of the process)
-    def _source(self, channel: int) -> Source:
-        mask = None if self._mask is None else self._mask.open(0, 0)
-        return Source(self._volume.open(self.plan.job.level, channel), mask, self.plan.mask_factor)
-
-    @functools.cache  # noqa: B019
     def _targets(self, channel: int) -> Sequence[ts.TensorStore]:
         layout = self.plan.layout
         return [open_for_writing(self.plan.job.output, layout, level, channel) for level in range(len(self.recipe.fused))]
