@@ -1,4 +1,4 @@
-"""Before a run goes on: is the input still what the finished regions read?
+"""Before a run goes on, the input is compared with what finished regions read.
 
 Memory and the ledger hold one digest per region, not one per chunk. States are asked for by several threads at once; voxels are
 read again only where a state differs, or where the job wants to be strict.

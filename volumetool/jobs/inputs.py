@@ -130,10 +130,7 @@ def _refuse_foreign_output(job: Job) -> None:
     if is_local(place) and local_path(place).exists():
         something = something or local_path(place).is_file() or any(local_path(place).iterdir())
     planned = read_key(job_url(job.output), PLAN) is not None  # only with --overwrite
-    if planned:
-        ours = _made_by(place, _readable_plan(job), something=something)
-    else:
-        ours = not something
+    ours = _made_by(place, _readable_plan(job), something=something) if planned else not something
     if not ours:
         raise OutputError(
             "output.foreign" if job.overwrite else "output.exists",
@@ -154,7 +151,9 @@ def _made_by(place: str, plan: Plan | None, *, something: bool) -> bool:
     """Say whether what is at a place was made by the job whose plan lies beside it, None for a plan that cannot be read."""
     if not any(read_key(place, key) is not None for key in METADATA_KEYS):
         # What an interrupted deletion or creation leaves.
-        return plan is not None and (not something or not local_path(place).is_file())
+        levels = {str(number) for number in range(len(plan.terms.levels))} if plan is not None else set()
+        left = [] if not something or local_path(place).is_file() else [entry.name for entry in local_path(place).iterdir()]
+        return plan is not None and (not something or (bool(left) and set(left) <= levels))
     try:
         own = (read_json(place, "zarr.json") or {}).get("attributes", {}).get(OWN_KEY)
     except (InputError, AttributeError):

@@ -259,7 +259,8 @@ class Ledger:
     def compact(self) -> None:
         """Merge many small segments into few large ones: the new ones are written before the old ones go.
 
-        Damaged lines are left behind, so that they are told of once. Records are copied line by line, so that memory does not grow with their number.
+        Damaged lines are left behind, so that they are told of once. Records are copied line by line, so that memory does not
+        grow with their number.
         """
         self.flush()
         keys = segment_keys(self.url)

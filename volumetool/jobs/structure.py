@@ -48,7 +48,7 @@ def check_job(plan: Plan, ledger: Ledger, damaged: Damage) -> None:
 
 
 def says_status(plan: Plan) -> str | None:
-    """Return what a volume says of itself; where that cannot be read, whether it was complete by the record of coarse shards."""
+    """Return what a volume says of itself; where that cannot be read, what the record of its coarse shards means."""
     root = _parsed(_content(plan.job.output, METADATA))
     if (status := _own(root).get("status")) in ("complete", "unfinished"):
         return str(status)
@@ -130,7 +130,7 @@ class Shards:
         if not is_local(url):
             return (then or "?:?") if key in self._listed(level) else NOTHING
         try:
-            size = os.stat(local_path(url) / key).st_size
+            size = (local_path(url) / key).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return NOTHING
         return f"{size}:{then.partition(':')[2]}"
