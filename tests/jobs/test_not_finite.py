@@ -47,7 +47,8 @@ class Bad:
 
 
 def marked(folder: Path, dtype: str, place: tuple[int, int, int]) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
-    voxels = np.clip(noise(SHAPE, dtype), *((-100, 100) if dtype != "float32" else (1, 200))).astype(dtype)
+    voxels = np.clip(noise(SHAPE, dtype), 1, 200) if dtype == "float32" else noise(SHAPE, dtype) % 100 + 1
+    voxels = voxels.astype(dtype)
     voxels[place] = MARK[dtype]
     source = write_input(folder / "in.zarr", voxels)
     return SMALL | {"input": str(source), "output": str(folder / "out.zarr")}, voxels
