@@ -57,6 +57,8 @@ def test_every_field_of_a_record_survives_the_disk(tmp_path: Path) -> None:
         region=4,
         state="failed",
         checksums=(1, 2**32 - 1),
+        stored=(("12:00ff00ff", ""), ("1:00000000",)),
+        read={"voxels": 5, "stored": "ab", "chunks": 3, "absent": 1},
         patches=7,
         recomputed=2,
         skipped=1,

@@ -51,14 +51,13 @@ def check_input(plan: Plan, ledger: Ledger, say: Say) -> None:
         return
     if not plan.job.recompute_changed:
         raise _refused(plan, changed)
-    for record, what in changed:
-        error = {"code": "input.changed", "message": what}
-        ledger.append(Record(region=record.region, state="failed", error=error))
+    for region, what in changed:
+        ledger.append(Record(region=region, state="failed", error={"code": "input.changed", "message": what}))
     ledger.flush()
 
 
-def _changed(plan: Plan, ledger: Ledger, say: Say) -> Iterator[tuple[Record, str]]:
-    """Yield the records of regions whose input is another one now, and what is."""
+def _changed(plan: Plan, ledger: Ledger, say: Say) -> Iterator[tuple[int, str]]:
+    """Yield the regions whose input is another one now, and what is."""
     job = plan.job
     mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
     look = _Look(plan, RegionInput(job, open_volume(job.input, voxel_size=job.voxel_size), mask, plan.mask_factor))
@@ -68,7 +67,7 @@ def _changed(plan: Plan, ledger: Ledger, say: Say) -> Iterator[tuple[Record, str
         while batch := list(islice(records, BATCH)):
             for record, (now, what) in zip(batch, pool.map(look, batch), strict=True):
                 if what:
-                    yield record, what
+                    yield record.region, what
                 elif now != record.read:  # the same voxels in files of another time: not to be read again with every run
                     ledger.append(replace(record, read=now))
             seen += len(batch)
@@ -100,8 +99,8 @@ class _Look:
         return {**record.read, "stored": state.digest, "absent": len(state.absent)}, ""
 
 
-def _refused(plan: Plan, changed: list[tuple[Record, str]]) -> FingerprintError:
-    names = [f"  region {record.region} ({plan.grid.region(record.region).box}): {what}" for record, what in changed[:NAMED]]
+def _refused(plan: Plan, changed: list[tuple[int, str]]) -> FingerprintError:
+    names = [f"  region {region} ({plan.grid.region(region).box}): {what}" for region, what in changed[:NAMED]]
     more = [f"  and {len(changed) - NAMED} more"] if len(changed) > NAMED else []
     return FingerprintError(
         "job.input-changed",

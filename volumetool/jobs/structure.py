@@ -13,6 +13,7 @@ import tensorstore as ts
 
 from volumetool.errors import VolumetoolError
 from volumetool.geometry import Box
+from volumetool.jobs.clean import LEFTOVER
 from volumetool.jobs.coarse import CoarseShards, coarse_keys, read_coarse
 from volumetool.jobs.folder import SECTIONS, job_url, read_statistics
 from volumetool.jobs.ledger import TODO, Ledger, Record
@@ -25,8 +26,6 @@ Damage = list[dict[str, str]]
 
 METADATA = "zarr.json"
 STRANGER = "is no shard of this level"
-LEFTOVER = ".__lock"
-"""How files end that a killed writer leaves behind; `clean` removes them."""
 
 
 def check_job(plan: Plan, ledger: Ledger, damaged: Damage) -> None:
