@@ -14,7 +14,7 @@ import tensorstore as ts
 from volumetool.errors import VolumetoolError
 from volumetool.geometry import Box
 from volumetool.jobs.clean import LEFTOVER
-from volumetool.jobs.coarse import CoarseShards, coarse_keys, read_coarse
+from volumetool.jobs.coarse import COARSE, CoarseShards, coarse_keys, read_coarse
 from volumetool.jobs.folder import SECTIONS, job_url, read_statistics
 from volumetool.jobs.ledger import TODO, Ledger, Record
 from volumetool.jobs.plan import CHECKSUM, Plan, provenance_checksum
@@ -79,11 +79,15 @@ class Shards:
     def __init__(self, plan: Plan, damaged: Damage) -> None:
         self._plan, self._damaged = plan, damaged
         self._recorded: dict[tuple[int, int], tuple[CoarseShards, list[str]]] = {}
+        self._noted = False
+        # Arrays whose metadata are damaged cannot be opened; their shards are compared by their bytes.
+        self.decodable = not any("metadata" in entry and "level" in entry for entry in damaged)
 
     def check_region(self, record: Record, *, content: bool) -> bool:
         """Compare a region's shards with its record, by their bytes or by their sizes alone; say whether all is well."""
         if not record.stored:  # of a version that did not note them
             return True
+        self._noted = True
         region = self._plan.grid.region(record.region)
         sound = True
         for level, (keys, noted) in enumerate(zip(region_keys(self._plan, region), record.stored, strict=True)):
@@ -100,6 +104,8 @@ class Shards:
             place = str(error) if isinstance(error, ValueError) else error.message
             self._damaged.append({"place": f"{job_url(self._plan.job.output)}: {place}", "what": "a damaged record"})
             return None
+        if found is None and self._noted:
+            self._damaged.append({"place": join_url(job_url(self._plan.job.output), COARSE), "what": "is missing"})
         for part in found or ():
             keys = coarse_keys(self._plan, part.level, part.channel)
             self._recorded[part.level, part.channel] = part, keys

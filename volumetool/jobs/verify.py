@@ -204,7 +204,7 @@ def _verify_region(plan: Plan, record: Record, shards: Shards, report: Report) -
     report.regions += 1
     takes = report.extent.takes(record.region)
     sound = shards.check_region(record, content=takes)
-    if takes and (report.extent.level == "full" or not record.stored) and sound:
+    if takes and (report.extent.level == "full" or not record.stored) and sound and shards.decodable:
         _verify_voxels(plan, record, report)
 
 
@@ -237,7 +237,7 @@ def _verify_coarse(plan: Plan, shards: Shards, report: Report, step: Step) -> No
         for level, grid in enumerate(plan.terms.levels):
             if grid.fused:
                 continue
-            stores = _open(plan, (level - 1, level), channel, report, {"level": str(level)})
+            stores = _open(plan, (level - 1, level), channel, report, {"level": str(level)}) if shards.decodable else None
             for place, box in enumerate(shard_boxes(grid)):
                 report.shards += 1
                 takes = report.extent.takes(number)
