@@ -121,7 +121,7 @@ def test_every_single_flipped_byte_is_noticed(tmp_path: Path) -> None:
     ledger.flush()
     (segment,) = segments(tmp_path)
     whole = segment.read_bytes()
-    for position in range(len(whole) - 1):  # without the end of the line
+    for position in range(len(whole)):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << (position % 8)
         segment.write_bytes(damaged)

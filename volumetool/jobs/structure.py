@@ -190,7 +190,7 @@ def _compared(then: str, now: str) -> str:
 def _root(plan: Plan, damaged: Damage) -> dict[str, Any] | None:
     """Return the metadata of the volume, None where they are not what this job writes."""
     raw = _content(plan.job.output, METADATA)
-    root = _parsed(raw)
+    root: dict[str, Any] | None = _parsed(raw)
     own = _own(root)
     known = plan.provenance("")
     fixed = {name: known[name] for name in ("model", "fingerprint", "extrapolated", "terms")}

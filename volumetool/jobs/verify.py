@@ -191,7 +191,7 @@ def verify(plan: Plan, step: Step | None = None, extent: Extent | None = None) -
     if says_status(plan) == "complete":
         _verify_coarse(plan, shards, report, step)
     check_strangers(plan, report.damaged)
-    if report.extent.recompute:
+    if report.extent.recompute and shards.decodable:
         _recompute(plan, ledger, report)
     return report
 
