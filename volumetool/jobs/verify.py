@@ -276,7 +276,8 @@ def _recompute(plan: Plan, ledger: Ledger, report: Report) -> None:
         try:
             again = worker.again(index)
         except VolumetoolError as error:
-            report.damaged.append({**where, "what": f"cannot be computed again: {error.message}"})
+            # Its shards may be sound all the same: nothing is condemned.
+            report.damaged.append({"recomputed": f"region {index}", "what": f"cannot be computed again: {error.message}"})
             continue
         stores = _open(plan, range(len(again)), region.channel, report, where)
         if stores is None:
