@@ -35,6 +35,13 @@ def enhance(
     mask: Annotated[
         str | None, typer.Option(help="Volume that is 0 where nothing needs enhancing.", rich_help_panel=INPUT)
     ] = None,
+    missing: Annotated[
+        str | None,
+        typer.Option(
+            help="Input chunks that are not stored: fill (the array's fill value), fail, or skip (voxels without data).",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     nodata: Annotated[
         float | None, typer.Option(help="Input value of voxels without data; nan for NaN.", rich_help_panel=INPUT)
     ] = None,
@@ -96,6 +103,18 @@ def enhance(
     retry_quarantined: Annotated[
         bool,
         typer.Option("--retry-quarantined", help="Try regions again that ended or hung workers.", rich_help_panel=RUN),
+    ] = False,
+    input_check: Annotated[
+        str | None,
+        typer.Option(
+            help="Is the input still what finished regions read? metadata, stored (chunk sizes and times too) or strict (all "
+            "voxels).",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    recompute_changed: Annotated[
+        bool,
+        typer.Option("--recompute-changed", help="Make regions again whose input was changed.", rich_help_panel=RUN),
     ] = False,
     allow_mixed_numerics: Annotated[
         bool,

@@ -199,19 +199,33 @@ class Engine:
     def _call(self, part: NDArray[np.float32]) -> torch.Tensor:
         if self.numerics.pad and len(part) < self.numerics.batch:
             part = np.concatenate([part, np.zeros((self.numerics.batch - len(part), *part.shape[1:]), np.float32)])
+        y = self._forward(part)
+        # A sum is finite only if all its terms are; one that is not may be an overflow.
+        if torch.isfinite(y.sum()) or torch.isfinite(y).all():
+            return y
+        return self._again_in_float32(part, y)
+
+    def _forward(self, part: NDArray[np.float32]) -> torch.Tensor:
         x = torch.from_numpy(part).to(self.device, non_blocking=True)  # (b, depth, y, x)
         if self.card.dims == 3:
             x = x.unsqueeze(1)  # (b, 1, z, y, x)
         y: torch.Tensor = self._network(x)  # (b, 1, [z*fz,] y*fy, x*fx)
-        if self.card.dims == 3:
-            y = y.squeeze(1)  # (b, z*fz, y*fy, x*fx)
-        # A sum is finite only if all its terms are; one that is not may be an overflow.
-        if not torch.isfinite(y.sum()) and not torch.isfinite(y).all():
-            raise NumericsError(
-                "numerics.not-finite",
-                f"the network {self.card.name} made NaN or infinity in {self.numerics.precision}",
-                hint="nothing wrong reached the disk; try --precision float32, and look at `volumetool model show`",
-            )
+        return y.squeeze(1) if self.card.dims == 3 else y  # (b, z*fz, y*fy, x*fx)
+
+    def _again_in_float32(self, part: NDArray[np.float32], y: torch.Tensor) -> torch.Tensor:
+        """Compute the patches that are not finite again, each by itself, so that its neighbours in a batch change no byte."""
+        for number in range(len(y)):
+            if torch.isfinite(y[number]).all():
+                continue
+            if self.numerics.precision != "float32":
+                with torch.autocast(self.device.type, enabled=False):
+                    y[number] = self._forward(part[number : number + 1])[0]
+            if not torch.isfinite(y[number]).all():
+                raise NumericsError(
+                    "numerics.not-finite",
+                    f"the network {self.card.name} made NaN or infinity, in float32 too",
+                    hint="nothing wrong reached the disk; look at the input there, and at `volumetool model show`",
+                )
         return y
 
     def predict_columns(self, columns: Iterator[Column]) -> Iterator[tuple[Column, list[Array]]]:

@@ -80,7 +80,7 @@ class Statistics:
                 if min(at) < 0 or not np.isnan(low[at]):
                     raise ValueError(f"channel {at[0]}, section {at[1]} is below 0 or stands there twice")
                 low[at], high[at] = float(row["low"]), float(row["high"])
-        except (KeyError, ValueError, IndexError, TypeError) as error:
+        except (KeyError, ValueError, IndexError, TypeError, csv.Error) as error:
             raise ConfigError(
                 "config.sections",
                 f"the table of section statistics cannot be read: {error}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from volumetool.store.kvstore import unwritable
 from volumetool.store.retries import STORAGE, tried
 
 
-def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
+def read_voxels(store: ts.TensorStore, box: Box, what: str, bad: Callable[[Box], str] | None = None) -> NDArray[Any]:
     """Read a box of voxels.
 
     Parameters
@@ -26,6 +27,8 @@ def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
         Inside the store.
     what : str
         Whose voxels they are, for the error.
+    bad : callable, optional
+        Names the chunks of a box that cannot be read.
 
     Raises
     ------
@@ -37,7 +40,7 @@ def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
     except (ValueError, OSError) as error:
         raise DataError(
             "data.unreadable",
-            f"{what} voxels {box} (z,y,x) cannot be read: {error}{tried(error)}",
+            f"{what} voxels {box} (z,y,x) cannot be read: {(bad and bad(box)) or error}{tried(error)}",
             hint="the chunk named above is damaged or unreachable; mend it and run the same command again",
         ) from error
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import tensorstore as ts
 
 from volumetool.enhancement.kept import FOLDER
-from volumetool.enhancement.pyramid import shard_boxes
 from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.ownership import OWNER, own
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.shards import shard_keys
 from volumetool.store.kvstore import canonical_url, delete_prefix, is_local, join_url, list_keys, local_path, unwritable
 from volumetool.store.retries import STORAGE
 
@@ -117,9 +117,7 @@ def delete_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None, chan
     """
     store = array.kvstore
     assert store is not None  # noqa: S101  (zarr3 always has one)
-    first = () if channel is None else (channel,)
-    places = (tuple(a // n for a, n in zip(shard.start, level.shard, strict=True)) for shard in shard_boxes(level, box))
-    keys = ["/".join(map(str, ("c", *first, *place))) for place in places]
+    keys = list(shard_keys(level, box, channel))
 
     def delete(_: int) -> None:
         for deletion in [store.write(key, None) for key in keys]:

@@ -58,6 +58,9 @@ class Job(BaseModel):
         Output value of voxels without data; by default `nodata` itself.
     mask : str, optional
         Volume that is zero where nothing needs enhancing, on the input's grid or an integer factor coarser.
+    missing : {"fill", "fail", "skip"}
+        What a chunk of the input that is not stored means: ``fill``, the array's fill value, as formats say; ``fail``, that it
+        was lost: the regions that read it fail; ``skip``, voxels without data, which become `fill`.
     dtype : str, optional
         Of the output; by default the input's.
     chunk, shard : tuple of int, optional
@@ -86,6 +89,11 @@ class Job(BaseModel):
         another one tries it once more.
     retry_quarantined : bool
         Try regions again that are set aside because they ended or hung their workers.
+    input_check : {"metadata", "stored", "strict"}
+        How a run that goes on makes sure that its input is still what finished regions read: by its metadata alone; by size
+        and time (or ETag) of the chunks, too, and by the voxels where these differ; by all voxels.
+    recompute_changed : bool
+        Make regions again whose input was changed, instead of refusing.
     force_voxel_size : bool
         Go on although the voxel size is far from what the model was trained on.
     allow_mixed_numerics : bool
@@ -114,6 +122,7 @@ class Job(BaseModel):
     nodata: Annotated[float | None, SEMANTIC, Field(allow_inf_nan=True)] = None
     fill: Annotated[float | None, SEMANTIC, Field(allow_inf_nan=True)] = None
     mask: Annotated[str | None, SEMANTIC] = None
+    missing: Annotated[Literal["fill", "fail", "skip"], SEMANTIC] = "fill"
     dtype: Annotated[Literal["uint8", "int8", "uint16", "int16", "float32"] | None, SEMANTIC] = None
     chunk: Annotated[Numbers | None, SEMANTIC] = None
     shard: Annotated[Numbers | None, SEMANTIC] = None
@@ -128,6 +137,8 @@ class Job(BaseModel):
     batch: Annotated[int | None, RUNTIME, Field(ge=1)] = None
     patience: Annotated[float, RUNTIME, Field(gt=0, allow_inf_nan=False)] = 600.0
     retry_quarantined: Annotated[bool, RUNTIME] = False
+    input_check: Annotated[Literal["metadata", "stored", "strict"], RUNTIME] = "stored"
+    recompute_changed: Annotated[bool, RUNTIME] = False
     force_voxel_size: Annotated[bool, RUNTIME] = False
     allow_mixed_numerics: Annotated[bool, RUNTIME] = False
     accept_failed: Annotated[bool, RUNTIME] = False

@@ -13,6 +13,7 @@ from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import DataError, LedgerError
 from volumetool.geometry import Box
 from volumetool.jobs.attempts import given_up_in_order
+from volumetool.jobs.changed import check_input
 from volumetool.jobs.clean import delete_kept, sweep
 from volumetool.jobs.clusters import open_cluster
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete
@@ -163,6 +164,7 @@ def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> 
     ledger = open_ledger(plan)
     ledger.begin()
     ledger.compact()
+    check_input(plan, ledger, watcher.waiting)
     before = ledger.done
     try:
         _run_regions(plan, ledger, watcher, claim)

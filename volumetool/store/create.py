@@ -187,6 +187,13 @@ def open_for_writing(
     return spatial_view(opened, target.axes, channel)
 
 
+def open_in_memory(layout: VolumeLayout, level: int, channel: int) -> ts.TensorStore:
+    """Create one level in memory, gone with its handle: a view with axes z, y, x."""
+    spec = {"driver": "zarr3", "kvstore": "memory://", "metadata": array_metadata(layout, level)}
+    array = ts.open(spec, create=True, open=True, context=ts.Context({"cache_pool": {"total_bytes_limit": 0}})).result()
+    return spatial_view(array, layout.axes, channel)
+
+
 def _open_level(place: str, layout: VolumeLayout, level: int, context: ts.Context | None, *, create: bool) -> ts.TensorStore:
     array = join_url(place, str(level))
     spec = {"driver": "zarr3", "kvstore": kvstore_spec(array), "metadata": array_metadata(layout, level)}

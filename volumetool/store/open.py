@@ -78,7 +78,8 @@ def _volume(found: Found, voxel_size: Size | None) -> Volume:
     levels = tuple(_level(found, *pair, correction) for pair in zip(found.levels, arrays, strict=True))
     channels = _channels(found, arrays)
     ours = found.attributes.get("volumetool")
-    facts = {"dtype": dtype.name, "axes": found.axes, "channels": channels, "arrays": _structures(found)}
+    facts = {"dtype": dtype.name, "axes": found.axes, "channels": channels}
+    structures = _structures(found)
     return Volume(
         url=found.url,
         format=found.format,
@@ -88,7 +89,10 @@ def _volume(found: Found, voxel_size: Size | None) -> Volume:
         channels=channels,
         levels=levels,
         attributes=ours if isinstance(ours, dict) else {},
-        identity=identity_of(levels, facts),
+        identity=identity_of(levels, {**facts, "arrays": structures}),
+        level_identities=tuple(
+            identity_of((level,), {**facts, "arrays": [structure]}) for level, structure in zip(levels, structures, strict=True)
+        ),
     )
 
 
