@@ -27,6 +27,7 @@ from volumetool.cli import (
 )
 
 from volumetool.errors import VolumetoolError
+from volumetool.redaction import printable, redact
 
 app = typer.Typer(
     name="volumetool",
@@ -93,9 +94,9 @@ def _report(error: VolumetoolError, *, as_json: bool) -> int:
 
 
 def _report_bug(error: Exception) -> int:
-    print(f"error [internal]: {type(error).__name__}: {error}", file=sys.stderr)
+    print(printable(redact(f"error [internal]: {type(error).__name__}: {error}")), file=sys.stderr)
     if os.environ.get("VOLUMETOOL_TRACEBACK"):
-        traceback.print_exception(error)
+        print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
     else:
         print("  This is a bug in volumetool. Set VOLUMETOOL_TRACEBACK=1 to see where, and please report it.", file=sys.stderr)
     return 1

@@ -24,6 +24,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from volumetool.redaction import printable, redact
+
 
 class VolumetoolError(Exception):
     """Base of all errors raised on purpose.
@@ -39,6 +41,8 @@ class VolumetoolError(Exception):
     where : str, optional
         The volume, chunk, region or file that the error is about.
 
+    Texts lose what must not be repeated: secrets in URLs, and control characters.
+
     Attributes
     ----------
     exit_code : int
@@ -48,6 +52,8 @@ class VolumetoolError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, code: str, message: str, *, hint: str = "", where: str | None = None) -> None:
+        message, hint = (printable(redact(text)) for text in (message, hint))
+        where = None if where is None else printable(redact(where))
         super().__init__(code, message, hint, where)
         self.code = code
         self.message = message

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from volumetool.errors import DataError, OutputError
 from volumetool.geometry import Box
+from volumetool.store.limits import read_checked
 
 
 def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
@@ -27,10 +28,10 @@ def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
     Raises
     ------
     DataError
-        ``data.unreadable``: a chunk is damaged or unreachable.
+        ``data.unreadable``: a chunk is damaged or unreachable. ``data.oversized``: one is made to fill the memory.
     """
     try:
-        return np.asarray(store[box.slices].read().result())
+        return np.asarray(read_checked(store[box.slices]).result())
     except (ValueError, OSError) as error:
         raise DataError(
             "data.unreadable",

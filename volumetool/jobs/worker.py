@@ -23,6 +23,7 @@ from volumetool.jobs.folder import job_url, plan_digest, read_plan, read_statist
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.models.package import reload_model
+from volumetool.redaction import printable, redact
 from volumetool.store.create import open_for_writing
 from volumetool.store.kvstore import open_unsynced
 from volumetool.store.open import open_volume
@@ -130,7 +131,7 @@ def describe(error: Exception) -> dict[str, str]:
         return error.as_dict()
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = f" ({last[0].filename.rpartition('/')[2]}:{last[0].lineno})" if last else ""
-    return {"code": "region.unexpected", "message": f"{type(error).__name__}: {error}{place}"}
+    return {"code": "region.unexpected", "message": printable(redact(f"{type(error).__name__}: {error}{place}"))}
 
 
 @functools.lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ import tensorstore as ts
 
 from volumetool.errors import DataError
 from volumetool.store.kvstore import brief, kvstore_spec, read_key, shared_context
+from volumetool.store.limits import check_array
 
 Driver = Literal["zarr", "zarr3", "n5"]
 SPACE = ("z", "y", "x")
@@ -21,6 +22,8 @@ def open_array(url: str, driver: Driver, context: ts.Context | None = None) -> t
     ------
     DataError
         ``data.unreadable``: not there, damaged metadata, or an unknown codec.
+    InputError
+        ``input.too-large``, ``input.empty``: more than this machine may be asked for.
     """
     spec: dict[str, Any] = {"driver": driver, "kvstore": kvstore_spec(url)}
     metadata = _corrected(url) if driver == "zarr" else None
@@ -28,7 +31,7 @@ def open_array(url: str, driver: Driver, context: ts.Context | None = None) -> t
         spec["metadata"] = metadata
     pools = context or shared_context()
     try:
-        return ts.open(spec, read=True, open=True, assume_metadata=metadata is not None, context=pools).result()
+        array = ts.open(spec, read=True, open=True, assume_metadata=metadata is not None, context=pools).result()
     except (ValueError, OSError) as error:
         raise DataError(
             "data.unreadable",
@@ -36,6 +39,8 @@ def open_array(url: str, driver: Driver, context: ts.Context | None = None) -> t
             hint="The metadata may be damaged, or the array may use a codec or dtype that volumetool does not know.",
             where=url,
         ) from error
+    check_array(url, array)
+    return array
 
 
 def spatial_view(array: ts.TensorStore, axes: tuple[str, ...], channel: int) -> ts.TensorStore:

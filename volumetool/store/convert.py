@@ -15,6 +15,7 @@ from volumetool.geometry.levels import LevelGrid, plan_levels
 from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
 from volumetool.store.images import ImageStack, holds_images, open_images
 from volumetool.store.kvstore import brief, canonical_url, is_local, unwritable
+from volumetool.store.limits import read_checked
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
 
@@ -114,7 +115,7 @@ def _reader(origin: Volume | ImageStack, channel: int) -> Callable[[Box], npt.ND
 
     def read(box: Box) -> npt.NDArray[Any]:
         try:
-            voxels: npt.NDArray[Any] = array[box.slices].read().result()
+            voxels: npt.NDArray[Any] = read_checked(array[box.slices]).result()
         except (ValueError, OSError) as error:
             raise DataError(
                 "data.unreadable",

@@ -14,6 +14,7 @@ from volumetool.errors import InputError
 from volumetool.geometry.box import Size
 from volumetool.store.arrays import Driver
 from volumetool.store.kvstore import join_url, read_key
+from volumetool.store.limits import MOST_METADATA
 from volumetool.store.volume import Format
 
 Json = dict[str, Any]
@@ -73,9 +74,11 @@ def read_json(url: str, key: str) -> Json | None:
     data = read_key(url, key)
     if data is None:
         return None
+    if len(data) > MOST_METADATA:
+        raise broken(join_url(url, key), f"has {len(data)} bytes; metadata have at most {MOST_METADATA}")
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise broken(join_url(url, key), f"is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise broken(join_url(url, key), f"holds a {type(value).__name__} where a JSON object is wanted")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from distributed import LocalCluster
+from distributed.security import Security
 
 from volumetool.jobs.clusters import Cluster
 from volumetool.jobs.clusters.through_dask import ThroughDask, connect
@@ -17,6 +18,9 @@ from volumetool.jobs.plan import Plan
 def local_cluster(plan: Plan) -> Iterator[Cluster]:
     """Yield a cluster of `plan.workers` spawned processes, all sockets on loopback.
 
+    All users of a machine share its loopback, and who reaches a scheduler runs code as its user: scheduler and workers ask for
+    a certificate that was made for this run and is never written anywhere.
+
     Memory limits are off: the plan bounds memory, and a worker that dask pauses would only be slower.
     """
     with (
@@ -26,6 +30,7 @@ def local_cluster(plan: Plan) -> Iterator[Cluster]:
             processes=True,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
+            security=Security.temporary(),
             memory_limit=0,
             silence_logs=logging.CRITICAL,  # what happens to a region is in its record; what is left is noise at the end
         ) as cluster,

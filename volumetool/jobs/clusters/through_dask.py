@@ -15,6 +15,7 @@ from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.turns import WINDOW, Turns
 from volumetool.jobs.worker import run_region
+from volumetool.redaction import redact
 from volumetool.store.kvstore import canonical_url
 
 CONNECT_SECONDS = 30
@@ -85,7 +86,7 @@ def _failed(index: int, result: Any) -> Record:
         state="failed",
         error={
             "code": "region.worker-died",
-            "message": f"{type(error).__name__}: {error}",
+            "message": redact(f"{type(error).__name__}: {error}"),
             "hint": "see the worker's log; the region runs again with the next run",
         },
         finished=time.time(),
