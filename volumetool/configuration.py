@@ -14,6 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from volumetool.errors import ConfigError
 
+_MOST_PROBLEMS = 20
+"""That are named at once."""
+
 _MOST_BYTES = 2**18
 _DEEPEST = 20
 """Of a configuration file: bytes, and mappings and lists inside each other."""
@@ -107,9 +110,11 @@ def _load(path: Path) -> Any:
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Say in one line per problem which field is wrong, what it holds, and for a typo which name is near."""
     lines = []
-    for problem in error.errors():
+    for problem in error.errors()[:_MOST_PROBLEMS]:
         name = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("function-"))
         near = difflib.get_close_matches(name, model.model_fields, n=1)
         meant = f"; did you mean {near[0]}?" if problem["type"] == "extra_forbidden" and near else ""
         lines.append(f"{name} = {reprlib.repr(problem['input'])}: {problem['msg'].removeprefix('Value error, ')}{meant}")
+    if error.error_count() > len(lines):
+        lines.append(f"and {error.error_count() - len(lines)} more")
     return "\n".join(lines)
