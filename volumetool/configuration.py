@@ -100,7 +100,7 @@ def _load(path: Path) -> Any:
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"an alias (*{event.anchor}) in line {event.start_mark.line + 1}; write the values out")
+            raise ValueError(f"it has the alias *{event.anchor}; write the values out")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
             raise ValueError(f"more than {_DEEPEST} levels inside each other")

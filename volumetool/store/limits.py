@@ -147,12 +147,13 @@ def read_checked(view: ts.TensorStore) -> Any:
 
 def _stored_range(view: ts.TensorStore) -> list[tuple[int, int]]:
     """Return from where to where a view reaches along every axis of the stored array."""
-    ranges = []
-    for output in view.spec().transform.output:
-        if output.method == ts.OutputIndexMethod.constant:
+    transform, ranges = view.spec().transform, []
+    assert transform is not None  # noqa: S101  (an open array always has one)
+    for output in transform.output:
+        if output.input_dimension is None:
             ranges.append((output.offset, output.offset + 1))
         else:
-            axis = view.domain[output.input_dimension]
+            axis = view.domain[int(output.input_dimension)]
             ranges.append((axis.inclusive_min + output.offset, axis.exclusive_max + output.offset))
     return ranges
 
