@@ -102,7 +102,8 @@ def test_a_job_file_names_no_scheduler_and_the_user_may(cluster: str, tmp_path: 
 FORBIDDEN_CALLS = {
     "eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.full_load", "yaml.unsafe_load",
     "yaml.load_all", "torch.load", "pickle.load", "pickle.loads", "marshal.loads", "numpy.load", "np.load",
-    "shutil.unpack_archive", "importlib.import_module", "torch.hub.load", "runpy.run_path", "joblib.load", "zipfile.ZipFile", "tarfile.open",
+    "shutil.unpack_archive", "importlib.import_module", "torch.hub.load", "runpy.run_path", "joblib.load",
+    "zipfile.ZipFile", "tarfile.open",
 }  # fmt: skip
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "zipfile", "tarfile", "runpy", "code"}
 

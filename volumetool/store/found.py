@@ -13,7 +13,7 @@ from typing import Any
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
 from volumetool.store.arrays import Driver
-from volumetool.store.kvstore import join_url, read_key
+from volumetool.store.kvstore import is_local, join_url, local_path, read_key
 from volumetool.store.limits import MOST_METADATA
 from volumetool.store.volume import Format
 
@@ -71,11 +71,10 @@ def read_json(url: str, key: str) -> Json | None:
     InputError
         ``input.broken-metadata``: the file is not a JSON object.
     """
+    _check_size(url, key)
     data = read_key(url, key)
     if data is None:
         return None
-    if len(data) > MOST_METADATA:
-        raise broken(join_url(url, key), f"has {len(data)} bytes; metadata have at most {MOST_METADATA}")
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -83,6 +82,13 @@ def read_json(url: str, key: str) -> Json | None:
     if not isinstance(value, dict):
         raise broken(join_url(url, key), f"holds a {type(value).__name__} where a JSON object is wanted")
     return value
+
+
+def _check_size(url: str, key: str) -> None:
+    """Refuse a local file that is too long to be read at once; servers tell no size before."""
+    file = local_path(url) / key if is_local(url) else None
+    if file is not None and file.is_file() and (size := file.stat().st_size) > MOST_METADATA:
+        raise broken(str(file), f"has {size} bytes; metadata have at most {MOST_METADATA}")
 
 
 def broken(url: str, what: str) -> InputError:
