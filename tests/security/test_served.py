@@ -18,8 +18,10 @@ from volumetool.viewing.server import Gate, Serving, accepted_hosts, bind, build
 
 CANARY = b"what lies beside the volume"
 PARTS = (
-    "..", ".", "", "%2e%2e", "%2E%2E", "..%2f", "%2f", "%5c", "..%5c", "%252e%252e", "..;", "%c0%ae%c0%ae", "%00", "canary", "link",
-    "folder", "out.zarr.job", "plan.json", "0", "c", "0", "zarr.json", "~", "C:", "\\\\host\\share", "%u002e", "/etc/passwd", "*",
+    "..", ".", "", "%2e%2e", "%2E%2E", "..%2f", "%2f", "%5c", "..%5c", "%252e%252e", "..;", "%c0%ae%c0%ae", "%00", "canary",
+    "link",
+    "folder", "out.zarr.job", "plan.json", "0", "c", "0", "zarr.json", "~", "C:", "\\\\host\\share", "%u002e", "/etc/passwd",
+    "*",
 )  # fmt: skip
 FIXED = (
     "../canary", "%2e%2e/canary", "..%2fcanary", "%2e%2e%2fcanary", "0/../../canary", "0/c/../../../canary", "//canary",

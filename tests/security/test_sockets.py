@@ -14,10 +14,12 @@ import psutil
 import pytest
 import yaml
 from distributed import Client
+from distributed.security import Security
 from small import small_options
 from small_jobs import SMALL, noise, write_input
 
 from volumetool.jobs.clusters.local import local_cluster
+from volumetool.jobs.clusters.through_dask import ThroughDask
 from volumetool.jobs.job import make_job
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import prepare
@@ -75,14 +77,17 @@ def test_every_command_listens_on_loopback_alone(command: Callable[[Path], list[
 
 
 def test_another_user_of_the_machine_cannot_speak_to_the_scheduler(tmp_path: Path) -> None:
+    """Whoever reaches a scheduler of dask runs code as its user, and all users of a machine share its loopback."""
     source = write_input(tmp_path / "in.zarr", noise((10, 37, 45)))
-    job = make_job(input=str(source), output=str(tmp_path / "out.zarr"), workers=2, **SMALL)
-    plan, statistics = plan_with_statistics(job)
+    plan, statistics = plan_with_statistics(make_job(input=str(source), output=str(tmp_path / "out.zarr"), workers=2, **SMALL))
     prepare(plan, statistics)
-    with local_cluster(plan):
-        ports = {port for _, port in listening(psutil.Process())}
-        assert ports
-        for port in ports:
-            for scheme in ("tcp", "tls"):
-                with pytest.raises((OSError, TimeoutError, RuntimeError, TypeError, ValueError)):
-                    Client(f"{scheme}://127.0.0.1:{port}", timeout=3, set_as_default=False)
+    with local_cluster(plan) as cluster:
+        assert isinstance(cluster, ThroughDask)
+        scheduler = cluster._client.scheduler.address
+        workers = cluster._client.scheduler_info()["workers"]
+        assert len(workers) == 2
+        assert all(address.startswith("tls://127.0.0.1:") for address in [scheduler, *workers])
+        strangers = [(scheduler.replace("tls", "tcp"), None), (scheduler, Security.temporary())]
+        for address, security in strangers:
+            with pytest.raises((OSError, TimeoutError)):
+                Client(address, security=security, timeout=2, set_as_default=False)
