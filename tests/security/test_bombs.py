@@ -98,15 +98,16 @@ def _store(path: Path, key: str, metadata: dict[str, Any], chunk: str, content: 
 
 def _bombs() -> dict[str, Callable[[Path], None]]:
     zeros = bytes(BIG)
+    gzipped = _gzip(zeros)
     blosc = numcodecs.Blosc("zstd", 1).encode(zeros)
     settings = {"cname": "zstd", "clevel": 1, "blocksize": 0}
     return {
         "raw": _zarr3([], 2**29),
         "gzip-long": _zarr3([{"name": "gzip", "configuration": {"level": 1}}], 2**29),
-        "gzip": _zarr3([{"name": "gzip", "configuration": {"level": 1}}], _gzip(zeros)),
+        "gzip": _zarr3([{"name": "gzip", "configuration": {"level": 1}}], gzipped),
         "zstd": _zarr3([{"name": "zstd", "configuration": {"level": 1, "checksum": False}}], numcodecs.Zstd(1).encode(zeros)),
         "blosc": _zarr3([{"name": "blosc", "configuration": {**settings, "shuffle": "noshuffle", "typesize": 1}}], blosc),
-        "zarr2-gzip": _zarr2({"id": "gzip", "level": 1}, _gzip(zeros)),
+        "zarr2-gzip": _zarr2({"id": "gzip", "level": 1}, gzipped),
         "zarr2-bz2": _zarr2({"id": "bz2", "level": 1}, bz2.compress(zeros, 9)),
         "zarr2-blosc": _zarr2({"id": "blosc", **settings, "shuffle": 0}, blosc),
         "n5-xz": _n5({"type": "xz", "preset": 0}, lzma.compress(zeros, preset=0)),
