@@ -50,7 +50,7 @@ WITHOUT = {"demo", "schema", "model list"}
 
 def grep(folder: Path) -> list[str]:
     """Return the files below a folder that hold the canary."""
-    return [str(file) for file in folder.rglob("*") if file.is_file() and CANARY.encode() in file.read_bytes()]
+    return sorted(str(file) for file in folder.rglob("*") if file.is_file() and CANARY.encode() in file.read_bytes())
 
 
 def test_the_table_names_every_command() -> None:

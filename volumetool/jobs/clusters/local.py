@@ -19,7 +19,7 @@ def local_cluster(plan: Plan) -> Iterator[Cluster]:
     """Yield a cluster of `plan.workers` spawned processes, all sockets on loopback.
 
     All users of a machine share its loopback, and who reaches a scheduler runs code as its user: scheduler and workers ask for
-    a certificate that was made for this run and is never written anywhere.
+    a certificate that was made for this run alone.
 
     Memory limits are off: the plan bounds memory, and a worker that dask pauses would only be slower.
     """
