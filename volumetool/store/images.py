@@ -32,7 +32,7 @@ _Section = tuple[tuple[int, int], np.dtype[Any]]
 # What tifffile raises on damaged files. A header that asks for more memory than there is counts as damage.
 _BROKEN = (
     tifffile.TiffFileError, ValueError, OSError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError,
-    RecursionError, struct.error,
+    RuntimeError, struct.error,
 )  # fmt: skip
 
 

@@ -122,15 +122,32 @@ def check_stored(view: ts.TensorStore) -> None:
     """
     spec = view.spec().to_json()
     driver, kvstore = spec["driver"], spec.get("kvstore")
-    if driver not in _GRIDS or not isinstance(kvstore, dict) or kvstore.get("driver") != "file":
+    if driver not in (*_GRIDS, "neuroglancer_precomputed") or not isinstance(kvstore, dict) or kvstore.get("driver") != "file":
+        return
+    ranges = _stored_range(view)
+    if driver == "neuroglancer_precomputed":
+        _check_precomputed(Path(kvstore["path"]), spec["scale_metadata"], ranges, view.dtype.numpy_dtype.itemsize)
         return
     chunk, prefix, separator, blosc = _GRIDS[driver](spec["metadata"])
     voxels = prod(chunk) * view.dtype.numpy_dtype.itemsize
     inner = tuple(int(n or 1) for n in view.chunk_layout.read_chunk.shape or (1,))
     index = prod(chunk) // max(1, prod(inner)) * (_INDEX_ENTRY + 1024)
-    for place in product(*(range(a // n, (b - 1) // n + 1) for (a, b), n in zip(_stored_range(view), chunk, strict=True))):
+    for place in product(*(range(a // n, (b - 1) // n + 1) for (a, b), n in zip(ranges, chunk, strict=True))):
         file = Path(kvstore["path"]) / (prefix + separator.join(map(str, place)))
         _check_file(file, voxels, voxels + voxels // 8 + index + _SLACK, blosc)
+
+
+def _check_precomputed(folder: Path, scale: dict[str, Any], ranges: list[tuple[int, int]], itemsize: int) -> None:
+    """Look at the chunk files of a precomputed scale; the chunks of a sharded one are found by their own size alone."""
+    if scale.get("sharding"):
+        return
+    size, offset, chunk = scale["size"], scale.get("voxel_offset", [0, 0, 0]), scale["chunk_size"]
+    grids = [range((a - o) // n, (b - 1 - o) // n + 1) for (a, b), o, n in zip(ranges, offset, chunk, strict=False)]
+    voxels = prod(chunk) * itemsize
+    for place in product(*grids):
+        starts = [p * n for p, n in zip(place, chunk, strict=True)]
+        spans = [f"{o + a}-{o + min(a + n, m)}" for a, n, m, o in zip(starts, chunk, size, offset, strict=True)]
+        _check_file(folder / scale["key"] / "_".join(spans), voxels, 2 * voxels + _SLACK, None)
 
 
 def read_checked(view: ts.TensorStore) -> Any:
