@@ -9,8 +9,8 @@ import re
 
 HIDDEN = "***"
 # Passwords may hold slashes, so what stands before the last @ of a word goes if a colon is in it.
-_USER = re.compile(r"(\b[a-z][a-z0-9+.\-]*://)(?:[^\s/@'\"]*|[^\s@'\"/]*:[^\s@'\"]*)@", re.IGNORECASE)
-_QUERY = re.compile(r"(\b[a-z][a-z0-9+.\-]*://[^\s?'\"]*\?)[^\s'\"|<>]+", re.IGNORECASE)
+_USER = re.compile(r"(://)(?:[^\s/@'\"]*|[^\s@'\"/]*:[^\s@'\"]*)@")
+_QUERY = re.compile(r"(://[^\s?'\"]*\?)[^\s'\"|<>]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 

@@ -51,7 +51,7 @@ def watch(command: list[str]) -> set[tuple[str, int]]:
                 seen |= listening(process)
             except psutil.Error:
                 break
-            time.sleep(0.05)
+            time.sleep(0.2)
         _, errors = running.communicate(timeout=PATIENCE)
     assert running.returncode == 0, errors
     return seen
