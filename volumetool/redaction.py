@@ -9,8 +9,9 @@ import re
 
 HIDDEN = "***"
 # Passwords may hold slashes, so what stands before the last @ of a word goes if a colon is in it.
-_USER = re.compile(r"(://)(?:[^\s/@'\"]*|[^\s@'\"/]*:[^\s@'\"]*)@")
-_QUERY = re.compile(r"(://[^\s?'\"]*\?)[^\s'\"|<>]+")
+# Bounded, so that no text makes the search slow.
+_USER = re.compile(r"(://)(?:[^\s/@'\"]{0,500}|[^\s@'\"/:]{0,500}:[^\s@'\"]{0,500})@")
+_QUERY = re.compile(r"(://[^\s?'\"]{0,1000}\?)[^\s'\"|<>]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
