@@ -27,6 +27,10 @@ from typing import ClassVar
 from volumetool.redaction import printable, redact
 
 
+_LONGEST = 20_000
+"""Characters of a message: what it quotes may have been made to be long."""
+
+
 class VolumetoolError(Exception):
     """Base of all errors raised on purpose.
 
@@ -52,8 +56,8 @@ class VolumetoolError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, code: str, message: str, *, hint: str = "", where: str | None = None) -> None:
-        message, hint = (printable(redact(text)) for text in (message, hint))
-        where = None if where is None else printable(redact(where))
+        message, hint = (printable(redact(text[:_LONGEST])) for text in (message, hint))
+        where = None if where is None else printable(redact(where[:_LONGEST]))
         super().__init__(code, message, hint, where)
         self.code = code
         self.message = message
