@@ -26,7 +26,6 @@ from typing import ClassVar
 
 from volumetool.redaction import printable, redact
 
-
 _LONGEST = 20_000
 """Characters of a message: what it quotes may have been made to be long."""
 
