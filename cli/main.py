@@ -28,6 +28,7 @@ from volumetool.cli import (
 
 from volumetool.enhancement.allocator import keep_freed_memory
 from volumetool.errors import VolumetoolError
+from volumetool.redaction import printable, redact
 
 app = typer.Typer(
     name="volumetool",
@@ -95,9 +96,9 @@ def _report(error: VolumetoolError, *, as_json: bool) -> int:
 
 
 def _report_bug(error: Exception) -> int:
-    print(f"error [internal]: {type(error).__name__}: {error}", file=sys.stderr)
+    print(printable(redact(f"error [internal]: {type(error).__name__}: {error}")), file=sys.stderr)
     if os.environ.get("VOLUMETOOL_TRACEBACK"):
-        traceback.print_exception(error)
+        print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
     else:
         print("  This is a bug in volumetool. Set VOLUMETOOL_TRACEBACK=1 to see where, and please report it.", file=sys.stderr)
     return 1

@@ -26,6 +26,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from volumetool.redaction import printable, redact
+
+_LONGEST = 20_000
+"""Characters of a message: what it quotes may have been made to be long."""
+
 
 class VolumetoolError(Exception):
     """Base of all errors raised on purpose.
@@ -41,6 +46,8 @@ class VolumetoolError(Exception):
     where : str, optional
         The volume, chunk, region or file that the error is about.
 
+    Texts lose what must not be repeated: secrets in URLs, and control characters.
+
     Attributes
     ----------
     exit_code : int
@@ -50,6 +57,8 @@ class VolumetoolError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, code: str, message: str, *, hint: str = "", where: str | None = None) -> None:
+        message, hint = (printable(redact(text[:_LONGEST])) for text in (message, hint))
+        where = None if where is None else printable(redact(where[:_LONGEST]))
         super().__init__(code, message, hint, where)
         self.code = code
         self.message = message

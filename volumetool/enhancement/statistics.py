@@ -18,9 +18,10 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.errors import ConfigError
+from volumetool.errors import ConfigError, DataError
 from volumetool.geometry import Box, Triple
 from volumetool.store.arrays import read_part
+from volumetool.store.limits import read_checked
 from volumetool.store.volume import Volume
 
 _log = logging.getLogger(__name__)
@@ -168,7 +169,13 @@ def _sample(store: ts.TensorStore, sections: tuple[int, int], tiles: list[tuple[
     """Return the tiles' voxels, one row per section; a tile that cannot be read is left out, and said."""
     start, stop = sections
     blocks = [np.empty((stop - start, 0), store.dtype.numpy_dtype)]
-    reads = [(ys, xs, store[start:stop, ys, xs].read()) for ys, xs in tiles]
+    reads = []
+    for ys, xs in tiles:
+        view = store[start:stop, ys, xs]
+        try:
+            reads.append((ys, xs, read_checked(view)))
+        except DataError as error:
+            _log.warning("an input chunk is left out of the statistics: %s", error.message)
     for ys, xs, read in reads:
         try:
             blocks.append(_result(read, store, (slice(start, stop), ys, xs)).reshape(stop - start, -1))

@@ -33,7 +33,7 @@ def read_voxels(store: ts.TensorStore, box: Box, what: str, bad: Callable[[Box],
     Raises
     ------
     DataError
-        ``data.unreadable``: a chunk is damaged or unreachable.
+        ``data.unreadable``: a chunk is damaged or unreachable. ``data.oversized``: one is made to fill the memory.
     """
     try:
         return read_part(store, box.slices)

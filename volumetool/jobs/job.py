@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from volumetool.configuration import Nanometres, Numbers, explain, parse_box, parse_bytes, read_options
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box
+from volumetool.store.urls import check_foreign
 
 
 class Kind(Enum):
@@ -188,16 +190,41 @@ def make_job(**options: Any) -> Job:
         ) from error
 
 
-def read_job(path: Path, **options: Any) -> Job:
+def read_job(path: Path, allow_hosts: Collection[str] = (), **options: Any) -> Job:
     """Make a job from a YAML file; options given beside it win.
+
+    The file may have been made by others: of the network it reaches public hosts alone, and no scheduler, which may run what it
+    likes in whoever connects to it.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    allow_hosts : collection of str
+        Hosts that the file may name although they are not public.
+    options
+        As for :func:`make_job`.
 
     Raises
     ------
     ConfigError
-        ``config.file``: the file is missing or no YAML mapping; ``config.option`` as in :func:`make_job`.
+        ``config.file``: the file is missing or no YAML mapping; ``config.option`` as in :func:`make_job`;
+        ``config.private-host``, ``config.scheduler``.
+    InputError
+        ``input.url``, ``input.url-secret``.
     """
     content = read_options(path)
-    return make_job(**content | {name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in ("input", "output", "mask"):
+        if name not in given and isinstance(content.get(name), str):
+            check_foreign(content[name], allow_hosts)
+    if "cluster" not in given and "://" in str(content.get("cluster")):
+        raise ConfigError(
+            "config.scheduler",
+            f"{path} names the scheduler {content['cluster']!r}; schedulers run code in who connects to them",
+            hint="if you know it: give it yourself, --cluster ADDRESS",
+        )
+    return make_job(**content | given)
 
 
 def integer_limits(dtype: str) -> tuple[float, float]:

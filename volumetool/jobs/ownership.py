@@ -26,6 +26,7 @@ import psutil
 
 from volumetool.errors import LedgerError, VolumetoolError
 from volumetool.jobs.ledger import overtaken
+from volumetool.jobs.private import claim_folder
 from volumetool.store.kvstore import read_version, replace_key
 
 OWNER = "owner.json"
@@ -173,7 +174,10 @@ def own(url: str, say: Say | None = None) -> Iterator[Claim]:
     ------
     LedgerError
         ``ledger.owned``: another run writes this job, and lives.
+    OutputError
+        ``output.not-yours``: the folder belongs to another user.
     """
+    claim_folder(url)
     claim = acquire(url, say)
     claim.start()
     try:

@@ -29,6 +29,7 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.reads import RegionInput, Seen, note
 from volumetool.jobs.shards import region_shards
 from volumetool.models.package import reload_model
+from volumetool.redaction import printable, redact
 from volumetool.store.create import open_for_writing, open_in_memory
 from volumetool.store.kvstore import canonical_url, open_unsynced
 from volumetool.store.open import open_volume
@@ -203,7 +204,7 @@ def describe(error: Exception) -> dict[str, str]:
         return error.as_dict()
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = f" ({last[0].filename.rpartition('/')[2]}:{last[0].lineno})" if last else ""
-    return {"code": "region.unexpected", "message": f"{type(error).__name__}: {error}{place}"}
+    return {"code": "region.unexpected", "message": printable(redact(f"{type(error).__name__}: {error}{place}"))}
 
 
 @functools.lru_cache(maxsize=1)

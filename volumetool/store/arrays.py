@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from volumetool.errors import DataError
 from volumetool.store.kvstore import brief, kvstore_spec, read_key, shared_context
+from volumetool.store.limits import check_array, read_checked
 from volumetool.store.retries import STORAGE
 
 Driver = Literal["zarr", "zarr3", "n5"]
@@ -24,6 +25,8 @@ def open_array(url: str, driver: Driver, context: ts.Context | None = None) -> t
     ------
     DataError
         ``data.unreadable``: not there, damaged metadata, or an unknown codec.
+    InputError
+        ``input.too-large``, ``input.empty``: more than this machine may be asked for.
     """
     spec: dict[str, Any] = {"driver": driver, "kvstore": kvstore_spec(url)}
     metadata = _corrected(url) if driver == "zarr" else None
@@ -32,7 +35,7 @@ def open_array(url: str, driver: Driver, context: ts.Context | None = None) -> t
     pools = context or shared_context()
     known = metadata is not None
     try:
-        return STORAGE.call(lambda _: ts.open(spec, read=True, open=True, assume_metadata=known, context=pools).result())
+        array = STORAGE.call(lambda _: ts.open(spec, read=True, open=True, assume_metadata=known, context=pools).result())
     except (ValueError, OSError) as error:
         raise DataError(
             "data.unreadable",
@@ -40,6 +43,8 @@ def open_array(url: str, driver: Driver, context: ts.Context | None = None) -> t
             hint="The metadata may be damaged, or the array may use a codec or dtype that volumetool does not know.",
             where=url,
         ) from error
+    check_array(url, array)
+    return array
 
 
 def reopened(array: ts.TensorStore) -> ts.TensorStore:
@@ -58,13 +63,15 @@ def read_part(array: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:
 
     Raises
     ------
+    DataError
+        ``data.oversized``: a chunk is made to fill the memory.
     ValueError, OSError
         From tensorstore, when it must be given up.
     """
 
     def read(tries: int) -> NDArray[Any]:
         fresh = tries > 0 or STORAGE.throttle.throttled
-        return np.asarray((reopened(array) if fresh else array)[slices].read().result())
+        return np.asarray(read_checked((reopened(array) if fresh else array)[slices]).result())
 
     return STORAGE.call(read)
 

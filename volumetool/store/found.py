@@ -13,7 +13,8 @@ from typing import Any
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
 from volumetool.store.arrays import Driver
-from volumetool.store.kvstore import join_url, read_key
+from volumetool.store.kvstore import is_local, join_url, local_path, read_key
+from volumetool.store.limits import MOST_METADATA
 from volumetool.store.volume import Format
 
 Json = dict[str, Any]
@@ -73,6 +74,7 @@ def read_json(url: str, key: str) -> Json | None:
     InputError
         ``input.broken-metadata``: the file is not a JSON object.
     """
+    _check_size(url, key)
     try:
         data = read_key(url, key)
     except InputError as error:
@@ -83,7 +85,7 @@ def read_json(url: str, key: str) -> Json | None:
         return None
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise broken(join_url(url, key), f"is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise broken(join_url(url, key), f"holds a {type(value).__name__} where a JSON object is wanted")
@@ -99,6 +101,13 @@ def check_allowed(url: str, key: str) -> None:
         ``input.forbidden``.
     """
     read_key(url, key)
+
+
+def _check_size(url: str, key: str) -> None:
+    """Refuse a local file that is too long to be read at once; servers tell no size before."""
+    file = local_path(url) / key if is_local(url) else None
+    if file is not None and file.is_file() and (size := file.stat().st_size) > MOST_METADATA:
+        raise broken(str(file), f"has {size} bytes; metadata have at most {MOST_METADATA}")
 
 
 def broken(url: str, what: str) -> InputError:

@@ -21,12 +21,13 @@ from urllib.parse import unquote, urlsplit
 import tensorstore as ts
 
 from volumetool.errors import InputError, OutputError, StorageFullError
+from volumetool.redaction import redact
 from volumetool.store.retries import CONCURRENCY, STORAGE, tried
+from volumetool.store.urls import check_url, signed_query
 
 # What a viewer puts around a plain URL: "zarr://..." in front (older), "|zarr3:" behind (newer).
 _VIEWER_PREFIX = re.compile(r"^(zarr|zarr2|zarr3|n5)://(?=\w+://|/)")
 _VIEWER_SUFFIX = re.compile(r"\|(auto|zarr|zarr2|zarr3|n5):?.*$")
-_SCHEMES = ("file", "s3", "gs", "http", "https")
 # Files that a killed writer leaves behind; they never hold data.
 _LEFTOVER = ".__lock"
 # How file systems and object stores say that there is no room, or none for this user or file.
@@ -61,27 +62,20 @@ def canonical_url(url: str | os.PathLike[str]) -> str:
     Raises
     ------
     InputError
-        ``input.url``: the scheme is not one that volumetool reads.
+        ``input.url``, ``input.url-secret``: not a URL that volumetool reads, see `store.urls`.
     """
     text = _VIEWER_SUFFIX.sub("", _VIEWER_PREFIX.sub("", os.fspath(url)))
-    scheme, separator, _ = text.partition("://")
-    if not separator:
+    if "://" not in text or text.startswith("/"):
         return str(Path(text).expanduser().absolute())
-    if scheme not in _SCHEMES:
-        raise InputError(
-            "input.url",
-            f"'{url}' has the scheme '{scheme}', which is none of {', '.join(_SCHEMES)}",
-            hint="Give a local path or a URL with one of these schemes.",
-            where=text,
-        )
-    if scheme == "file":
-        return str(Path(unquote(urlsplit(text).path)).absolute())
+    parts = check_url(text)
+    if parts.scheme == "file":
+        return str(Path(unquote(parts.path)).absolute())
     return text.rstrip("/")
 
 
 def is_local(url: str) -> bool:
     """Say whether a place lies in the local file system."""
-    return "://" not in url or url.startswith("file://")
+    return "://" not in url or url.startswith(("file://", "/"))
 
 
 def local_path(url: str) -> Path:
@@ -130,8 +124,9 @@ def kvstore_spec(url: str) -> dict[str, Any]:
         return {"driver": "s3", "bucket": parts.netloc, "path": path, **_s3_settings()}
     if parts.scheme == "gs":
         return {"driver": "gcs", "bucket": parts.netloc, "path": path}
-    query = f"?{parts.query}" if parts.query else ""
-    return {"driver": "http", "base_url": f"{parts.scheme}://{parts.netloc}{query}", "path": f"/{path}"}
+    query = signed_query(url)
+    base = f"{parts.scheme}://{parts.netloc}{f'?{query}' if query else ''}"
+    return {"driver": "http", "base_url": base, "path": f"/{path}"}
 
 
 def _s3_settings() -> dict[str, Any]:
@@ -381,4 +376,4 @@ def is_full(error: Exception) -> bool:
 
 def brief(error: Exception) -> str:
     """Return the first part of a tensorstore message, without the spec and source lines that it appends."""
-    return str(error).split(" [", 1)[0] + tried(error)
+    return redact(str(error).split(" [", 1)[0]) + tried(error)

@@ -8,6 +8,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from volumetool.errors import DataError
 from volumetool.geometry import Box, Triple
 from volumetool.jobs.folder import job_url, read_plan, read_statistics
 from volumetool.jobs.job import integer_limits
@@ -73,7 +74,7 @@ def _read(array: ts.TensorStore, place: float) -> NDArray[Any] | None:
     box = Box(_triple(start), _triple(a + side for a, side in zip(start, _SIDE, strict=True)))
     try:
         voxels: NDArray[Any] = read_part(array, box.intersection(Box.whole(_triple(array.shape))).slices)
-    except (ValueError, OSError):
+    except (ValueError, OSError, DataError):
         return None
     finite: NDArray[Any] = voxels[np.isfinite(voxels)]
     return finite

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import dask
 from distributed import LocalCluster
+from distributed.security import Security
 
 from volumetool.enhancement.allocator import environment
 from volumetool.jobs.clusters import Cluster
@@ -25,6 +26,9 @@ QUIET = {
 def local_cluster(plan: Plan) -> Iterator[Cluster]:
     """Yield a cluster of `plan.workers` spawned processes, all sockets on loopback.
 
+    All users of a machine share its loopback, and who reaches a scheduler runs code as its user: scheduler and workers ask for
+    a certificate that was made for this run alone.
+
     Memory limits are off: the plan bounds memory, and a worker that dask pauses would only be slower.
     """
     with (
@@ -36,6 +40,7 @@ def local_cluster(plan: Plan) -> Iterator[Cluster]:
             processes=True,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
+            security=Security.temporary(),
             memory_limit=0,
             silence_logs=logging.CRITICAL,  # what happens to a region is in its record; what is left is noise at the end
         ) as cluster,

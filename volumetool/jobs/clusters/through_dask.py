@@ -20,6 +20,7 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.task import run_region
 from volumetool.jobs.turns import WINDOW, Turns
 from volumetool.jobs.worker import runtime_of
+from volumetool.redaction import redact
 
 CONNECT_SECONDS = 30
 
@@ -156,7 +157,7 @@ def _failed(index: int, error: Any) -> Record:
         state="failed",
         error={
             "code": "region.worker-failed",
-            "message": f"{type(error).__name__}: {error}",
+            "message": redact(f"{type(error).__name__}: {error}"),
             "hint": "see the worker's log; the region runs again with the next run",
         },
         finished=time.time(),
