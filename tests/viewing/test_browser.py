@@ -208,7 +208,7 @@ def test_the_overlay_shows_the_regions_of_a_running_job_and_follows_it(tmp_path:
     ledger.append(Record(6, "done", patches=3, skipped=3))
     ledger.flush()
     with opened([output], progress=True) as screen, InFlight(job_url(str(output))) as in_flight:
-        list(in_flight.handing_out(iter([8, 9])))
+        list(in_flight.beginning(iter([8, 9])))
         expected = ["done"] * 4 + ["to do", "failed", "skipped", "to do"] + ["running"] * 2 + ["to do"] * 6
         assert _until(screen, expected) == expected
         ledger.append(Record(8, "done"))

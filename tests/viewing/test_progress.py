@@ -42,7 +42,7 @@ def test_every_state_is_told_apart(begun: str) -> None:
     ledger.append(Record(5, "done", patches=6, skipped=5, seconds=4.0))
     ledger.flush()
     with InFlight(job_url(begun)) as in_flight:
-        assert list(in_flight.handing_out(iter([7, 8]))) == [7, 8]
+        assert list(in_flight.beginning(iter([7, 8]))) == [7, 8]
         in_flight._write()
         assert states.refresh()
         assert states.states.ravel().tolist() == [DONE] * 3 + [FAILED, SKIPPED, DONE, TODO, RUNNING, RUNNING, TODO, TODO, TODO]
@@ -85,7 +85,7 @@ def test_the_driver_notes_what_it_handed_out_and_takes_the_note_away(begun: str,
 
 def test_a_killed_drivers_note_is_not_believed(tmp_path: Path) -> None:
     with InFlight(str(tmp_path)) as in_flight:
-        next(in_flight.handing_out(iter([4])))
+        next(in_flight.beginning(iter([4])))
         in_flight._write()
         note = json.loads((tmp_path / KEY).read_text())
         assert (note["pid"], note["regions"]) == (os.getpid(), [4])

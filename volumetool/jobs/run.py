@@ -178,7 +178,7 @@ def _run_regions(plan: Plan, ledger: Ledger, watcher: Watcher, claim: Claim) -> 
     if says_complete(plan):  # regions that failed before, or were found damaged
         mark_unfinished(plan)
     with open_cluster(plan) as cluster, InFlight(job_url(plan.job.output)) as in_flight:
-        turns.told = in_flight.handed_out
+        turns.began = in_flight.began
         watcher.started(plan, turns.count, cluster.link)
         for record in _braked(cluster.records(turns), plan):
             claim.check()

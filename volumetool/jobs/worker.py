@@ -19,6 +19,7 @@ from volumetool.enhancement.writer import slab_boxes
 from volumetool.errors import InputError, LedgerError, NumericsError, VolumetoolError
 from volumetool.geometry import Turn
 from volumetool.jobs.clean import delete_shards
+from volumetool.jobs.clusters.begun import say_begun
 from volumetool.jobs.folder import job_url, plan_digest, read_plan, read_statistics
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
@@ -94,6 +95,7 @@ class Worker:
             seconds=round(made.seconds, 4),
             network_seconds=round(made.network_seconds, 4),
             stages={stage: round(seconds, 4) for stage, seconds in made.stages.items()},
+            consistency=None if made.consistency is None else round(made.consistency, 5),
             worker=self.name,
             numerics=self.probe,
             finished=time.time(),
@@ -151,7 +153,9 @@ def run_region(url: str, runtime: str, turn: Turn) -> Record:
     turn : Turn
         The region.
     """
-    return _worker(_plan_text(url, runtime)).run(turn)
+    worker = _worker(_plan_text(url, runtime))
+    say_begun(url, turn.region)
+    return worker.run(turn)
 
 
 @functools.lru_cache(maxsize=1)

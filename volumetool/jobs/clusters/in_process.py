@@ -29,6 +29,7 @@ class InProcess:
     def records(self, turns: Turns) -> Iterator[Record]:
         """Run the regions whose turn comes and yield their records."""
         while (turn := turns.take(())) is not None:
+            turns.began(turn.region)
             yield self._worker.run(turn)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from distributed import Client, as_completed
 
 from volumetool.errors import ClusterError, VolumetoolError
+from volumetool.jobs.clusters.begun import topic_of
 from volumetool.jobs.folder import job_url, plan_digest
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
@@ -45,6 +46,7 @@ class ThroughDask:
     def records(self, turns: Turns) -> Iterator[Record]:
         """Run the regions whose turn comes and yield their records in the order in which they end."""
         running: dict[Any, int] = {}
+        self._client.subscribe_topic(topic_of(self._url), lambda event: turns.began(event[1]))
         while len(running) < WINDOW * self._workers and (future := self._next(turns, running)) is not None:
             pass
         if not running:

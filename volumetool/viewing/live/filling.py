@@ -131,7 +131,7 @@ class Filling:
         if self._ledger.done < self._plan.grid.count and says_complete(self._plan):
             mark_unfinished(self._plan)
         with InFlight(job_url(self._plan.job.output)) as in_flight:
-            for index in in_flight.handing_out(self._order()):
+            for index in in_flight.beginning(self._order()):
                 record = self._worker.run(Turn(index))
                 self._ledger.append(record)
                 in_flight.ended(index)
