@@ -30,6 +30,13 @@ class Layout(StrEnum):
     FOUR = "4panel"
 
 
+class HeatMap(StrEnum):
+    """What a heat map shows of each region."""
+
+    SECONDS = "seconds"
+    CONSISTENCY = "consistency"
+
+
 def view(
     volumes: Annotated[
         list[str], typer.Argument(help="Volumes: OME-Zarr, N5, Zarr or precomputed; paths or URLs.", metavar="VOLUME...")
@@ -38,6 +45,10 @@ def view(
     progress: Annotated[
         bool, typer.Option("--progress", help="Lay the regions of a running job over its output.", rich_help_panel=LOOK)
     ] = False,
+    heat: Annotated[
+        HeatMap | None,
+        typer.Option(help="With --progress: a heat map of the regions, in a panel of its own.", rich_help_panel=LOOK),
+    ] = None,
     position: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="Centre of the view, in nm.", rich_help_panel=LOOK)
     ] = None,
@@ -77,8 +88,11 @@ def view(
         raise ConfigError(
             "config.option", f"--neuroglancer {neuroglancer} is for --url-only", hint="give both, or leave it away"
         )
+    if heat is not None and not progress:
+        raise ConfigError("config.option", f"--heat {heat.value} is for --progress", hint="give both, or leave it away")
     end_like_ctrl_c()
-    with show(volumes, look, Listen(host, port), progress=progress, voxel_size=voxels) as shown:
+    followed = progress if heat is None else heat.value
+    with show(volumes, look, Listen(host, port), progress=followed, voxel_size=voxels) as shown:
         if screenshot is not None:
             _take_picture(shown, screenshot, look, as_json=as_json)
         else:
@@ -97,6 +111,8 @@ def _stay(shown: View, listen: Listen, *, open_browser: bool, as_json: bool) -> 
     if shown.overlay is not None:
         counts = ", ".join(f"{count} {name}" for name, count in shown.overlay.counts().items() if count)
         print(f"regions: {counts}; followed while the job runs", file=sys.stderr)
+        for name, (low, high) in shown.overlay.ranges().items():
+            print(f"heat map of {name}: {low:.3g} (dark) to {high:.3g} (bright)", file=sys.stderr)
     stay(listen.host, shown.link, open_browser=open_browser)
 
 

@@ -1,9 +1,9 @@
 """Consistency: how far a region's output, averaged over each voxel of the input, departs from the input.
 
-A network that sharpens moves light about inside a voxel of the input; one that invents or loses something changes the mean. What
-remains is the root mean square of these changes in units of the data window, in which the network works: 0.05 is a twentieth of the
-range from black to white. The noise that was removed is part of it, so a place is conspicuous where it differs from its
-neighbours. It is measured on the values that are about to be rounded, while they are in memory, and decides no byte.
+A network that sharpens moves light about inside a voxel of the input; one that invents or loses something changes the mean.
+What is said is the root mean square of these changes in data windows, the network's own unit: 0.05 is a twentieth of the range
+from black to white. The noise that was removed is part of it, so a place is conspicuous where it differs from its neighbours.
+It is measured on the values that are about to be rounded, while they are in memory, and decides no byte.
 """
 
 from __future__ import annotations
@@ -101,4 +101,5 @@ def _means(values: Array, scale: Triple) -> Array:
 
 def _part(missing: NDArray[np.bool_], box: Box, column: Column) -> NDArray[np.bool_]:
     z, y, x = column.missing_start
-    return missing[box.shifted((-z, -y, -x)).slices][0]
+    part: NDArray[np.bool_] = missing[box.shifted((-z, -y, -x)).slices][0]
+    return part
