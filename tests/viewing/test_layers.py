@@ -139,6 +139,25 @@ def test_an_overlay_joins_the_panel_of_its_volume(job: Outcome) -> None:
     assert [layer["name"] for layer in state["layers"]] == ["in.zarr", "out.zarr", "regions"]
 
 
+def test_a_layer_of_an_overlay_may_stand_apart(job: Outcome) -> None:
+    names = [{"name": "regions"}, {"name": "heat"}]
+
+    def panels(count: int, look: Look) -> Any:
+        layers = make_layers([job.plan.job.output] * count)
+        return with_overlay(_state(layers, look), "out.zarr", names, "heat")["layout"]
+
+    assert [panel["layers"] for panel in panels(1, Look())["children"]] == [["out.zarr", "regions"], ["out.zarr", "heat"]]
+    assert [panel["layers"] for panel in panels(2, Look())["children"]] == [
+        ["out.zarr", "regions"],
+        ["out.zarr (2)"],
+        ["out.zarr", "heat"],
+    ]
+    rows, beside = panels(4, Look())["children"]
+    assert (rows["type"], beside["layers"]) == ("column", ["out.zarr", "heat"])
+    assert panels(2, Look("overlay")) == "xy"
+    assert panels(1, Look("4panel")) == "4panel"
+
+
 def test_a_link_for_others_refuses_what_only_this_machine_can_read(job: Outcome) -> None:
     with pytest.raises(ConfigError, match="on this machine's disks"):
         hosted_link([job.plan.job.output])
