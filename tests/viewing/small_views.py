@@ -34,7 +34,7 @@ def write_zarr2(path: Path, voxels: NDArray[Any]) -> Path:
 
 
 def without_units(source: Path, target: Path, scale: tuple[float, float, float]) -> Path:
-    """Copy an OME-Zarr volume whose finest voxels begin at 0, and make its scales relative ones: `scale` of the finest level."""
+    """Copy an OME-Zarr volume whose finest voxels begin at 0 and take its units away; `scale` is that of its finest level."""
     shutil.copytree(source, target)
     metadata = json.loads((target / "zarr.json").read_text())
     image = metadata["attributes"]["ome"]["multiscales"][0]

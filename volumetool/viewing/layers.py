@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -41,8 +42,8 @@ class Layer:
         Grey values of black and white.
     job : Plan, optional
         Of the job that wrote the volume, or is writing it.
-    relative : tuple of float, optional
-        Scales of the finest level of an OME-Zarr image whose metadata name no unit of length.
+    read_as : tuple of float, optional
+        Voxel size, in m, that the client reads from the metadata of an OME-Zarr image, where it is another one.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Layer:
     kind: Kind = "image"
     window: Window | None = None
     job: Plan | None = None
-    relative: Size | None = None
+    read_as: Size | None = None
 
     @property
     def shape(self) -> Triple:
@@ -88,20 +89,20 @@ class Layer:
         source: dict[str, Any] = {"url": f"{client_url(served or volume.url)}/|{form}"}
         if isinstance(volume, Precomputed) and self.kind == "segmentation":
             source |= {"enableDefaultSubsources": False, "subsources": {"default": True}}
-        if isinstance(volume, Volume) and not (_is_image(volume) and self.relative is None):
+        if isinstance(volume, Volume) and not (_is_image(volume) and self.read_as is None):
             source["transform"] = self._transform(volume)
         return source
 
     def _transform(self, volume: Volume) -> dict[str, Any]:
         """Return the transformation that puts the corner of the first voxel where it belongs.
 
-        The client takes OME-Zarr's positions for centres of voxels, and N5's for corners; a length without a unit it takes for
-        so many metres. Of a single level it does not see the metadata that say how large its voxels are.
+        The client takes OME-Zarr's positions for centres of voxels, and N5's for corners. Of a single level of either it does
+        not see the metadata that say how large its voxels are, and takes one for a metre.
         """
         metres = {axis: length / _PER_METRE for axis, length in zip("zyx", self.voxel_size, strict=True)}
         corner = {axis: low / size for axis, low, size in zip("zyx", self.corners[0], self.voxel_size, strict=True)}
-        if self.relative is not None:
-            stretch = {axis: metres[axis] / scale for axis, scale in zip("zyx", self.relative, strict=True)}
+        if self.read_as is not None:
+            stretch = {axis: metres[axis] / read for axis, read in zip("zyx", self.read_as, strict=True)}
             corner = {}  # placed already
         else:
             stretch = {} if _client_sees_voxel_size(volume) else metres
@@ -112,6 +113,21 @@ class Layer:
             for row, axis in enumerate(axes)
         ]
         return {"outputDimensions": dimensions, "matrix": matrix}
+
+
+def client_voxel_size(volume: Volume) -> Size | None:
+    """Return the voxel size, in m, that the client reads from the metadata of an OME-Zarr image, None where it is right.
+
+    A length without a unit it takes for so many metres.
+    """
+    image = find_ome_zarr(volume.url) if _is_image(volume) else None
+    if image is None:
+        return None
+    units = image.unit or (_PER_METRE, _PER_METRE, _PER_METRE)
+    z, y, x = (scale * unit for scale, unit in zip(image.levels[0].scale, units, strict=True))
+    if all(map(math.isclose, (z, y, x), volume.levels[0].voxel_size)):
+        return None
+    return z / _PER_METRE, y / _PER_METRE, x / _PER_METRE
 
 
 def _is_image(volume: Volume) -> bool:
@@ -159,24 +175,20 @@ def make_layers(volumes: Sequence[str], voxel_size: Size | None = None) -> list[
     layers: list[Layer] = []
     for url in volumes:
         found = find_precomputed(url)
-        opened, relative = (found, None) if found is not None else _open(url, voxel_size, volumes)
-        layers.append(Layer(_unique(PurePosixPath(opened.url).name, layers), opened, relative=relative))
+        opened = found if found is not None else _open(url, voxel_size, volumes)
+        read_as = client_voxel_size(opened) if isinstance(opened, Volume) else None
+        layers.append(Layer(_unique(PurePosixPath(opened.url).name, layers), opened, read_as=read_as))
     return _with_windows(layers)
 
 
-def _open(url: str, voxel_size: Size | None, volumes: Sequence[str]) -> tuple[Volume, Size | None]:
-    """Open a volume; a voxel size is given to those that have none, and corrects no other.
-
-    Of an image that got it, its scales in no unit are returned, too.
-    """
+def _open(url: str, voxel_size: Size | None, volumes: Sequence[str]) -> Volume:
+    """Open a volume; a voxel size is given to those that have none, and corrects no other."""
     try:
-        return open_volume(url), None
+        return open_volume(url)
     except InputError as error:
         if error.code != "input.no-voxel-size" or (known := voxel_size or _told_to_job(url, volumes)) is None:
             raise
-        volume = open_volume(url, voxel_size=known)
-    image = find_ome_zarr(volume.url) if _is_image(volume) else None
-    return volume, None if image is None else image.levels[0].scale
+        return open_volume(url, voxel_size=known)
 
 
 def _told_to_job(url: str, volumes: Sequence[str]) -> Size | None:

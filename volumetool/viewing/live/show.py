@@ -13,7 +13,7 @@ from volumetool.jobs.job import Job
 from volumetool.store.kvstore import is_local
 from volumetool.store.volume import Level, Volume
 from volumetool.viewing.keys import files_of
-from volumetool.viewing.layers import Layer
+from volumetool.viewing.layers import Layer, client_voxel_size
 from volumetool.viewing.live.opening import STEPS_AHEAD, Opened, open_live
 from volumetool.viewing.live.patience import dropping
 from volumetool.viewing.page import Page
@@ -106,7 +106,7 @@ def _layers(opened: Opened, url: str) -> list[Layer]:
     window = basis.window or sampled_window(basis.volume)
     name = PurePosixPath(basis.volume.url).name
     return [
-        Layer(name, basis.volume, window=window),
+        Layer(name, basis.volume, window=window, read_as=client_voxel_size(basis.volume)),
         Layer(f"{name} enhanced", describe_live(opened, url), window=window),
     ]
 
