@@ -71,7 +71,7 @@ class View:
     @property
     def tunnel(self) -> str | None:
         """The command that makes the link work at the other end of an SSH connection; None where this is no such end."""
-        return tunnel_command(self.ports, os.environ.get("SSH_CONNECTION"))
+        return tunnel_command(self.ports, os.environ.get("SSH_CONNECTION")) if self.page.is_private else None
 
     def take_picture(self, file: Path, look: Look) -> None:
         """Write what is shown as PNG, of the look's size, once every chunk is drawn.
