@@ -25,6 +25,7 @@ from volumetool.cli.staying import end_like_ctrl_c, stay
 from volumetool.errors import ConfigError
 
 if TYPE_CHECKING:
+    from volumetool.viewing.progress import Heat
     from volumetool.viewing.view import Listen, View
 
 REACH = "Who reaches it"
@@ -95,7 +96,7 @@ def view(
     if heat is not None and not progress:
         raise ConfigError("config.option", f"--heat {heat.value} is for --progress", hint="give both, or leave it away")
     end_like_ctrl_c()
-    followed = progress if heat is None else heat.value
+    followed: bool | Heat = progress if heat is None else heat.value
     with show(volumes, look, Listen(host, port), progress=followed, voxel_size=voxels) as shown:
         if screenshot is not None:
             take_picture(shown.page, screenshot, look, as_json=as_json)

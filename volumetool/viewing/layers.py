@@ -193,7 +193,8 @@ def _open(url: str, voxel_size: Size | None, volumes: Sequence[str]) -> Volume:
 
 def _told_to_job(url: str, volumes: Sequence[str]) -> Size | None:
     """Return the voxel size that a job was given for its input, if the output of that job is among some volumes."""
-    jobs = [plan.job for other in volumes if (plan := job_of(other)) is not None]
+    outputs = [other for other in volumes if "precomputed:" not in other]
+    jobs = [plan.job for other in outputs if (plan := job_of(other)) is not None]
     return next((job.voxel_size for job in jobs if canonical_url(job.input) == canonical_url(url)), None)
 
 

@@ -134,6 +134,7 @@ def view(
         if followed is not None:
             refreshed = _Refreshed(page, layers[followed], str(followed), readers, base)
             overlay = _overlay(layers[followed], refreshed, None if isinstance(progress, bool) else progress)
+            refreshed.ranges = overlay.ranges()
             state = with_overlay(state, layers[followed].name, overlay.layers(), overlay.shown)
             stack.enter_context(overlay)
         stack.enter_context(Serving(build_app(readers, gate), bound))
@@ -157,11 +158,11 @@ class _Refreshed:
     def __init__(self, page: Page, layer: Layer, name: str, readers: dict[str, KeyReader], base: str) -> None:
         self._page, self._layer, self._name, self._readers, self._base = page, layer, name, readers, base
         self._times = 0
-        self._ranges: Ranges = {}
+        self.ranges: Ranges = {}
 
     def __call__(self, ranges: Ranges) -> None:
         url = self._fresh() if self._name in self._readers else None
-        before, self._ranges = self._ranges, ranges
+        before, self.ranges = self.ranges, ranges
 
         def change(state: Any) -> None:
             for shown in state.layers:
@@ -169,7 +170,7 @@ class _Refreshed:
                     shown.layer.source[0].url = url
                 if shown.name in ranges:
                     control = shown.layer.shader_controls["normalized"]
-                    if tuple(control.range) == before.get(shown.name, tuple(control.range)):
+                    if tuple(control.range) == before[shown.name]:
                         control.range = list(ranges[shown.name])
 
         self._page.retry_txn(change)
