@@ -168,8 +168,7 @@ class _Refreshed:
             for shown in state.layers:
                 if shown.name == self._layer.name and url is not None:  # the user may have removed it
                     shown.layer.source[0].url = url
-                if shown.name in ranges:
-                    control = shown.layer.shader_controls["normalized"]
+                if shown.name in ranges and (control := shown.layer.shader_controls.get("normalized")) is not None:
                     if tuple(control.range) == before[shown.name]:
                         control.range = list(ranges[shown.name])
 
