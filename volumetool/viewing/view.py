@@ -168,9 +168,9 @@ class _Refreshed:
             for shown in state.layers:
                 if shown.name == self._layer.name and url is not None:  # the user may have removed it
                     shown.layer.source[0].url = url
-                if shown.name in ranges and (control := shown.layer.shader_controls.get("normalized")) is not None:
-                    if tuple(control.range) == before[shown.name]:
-                        control.range = list(ranges[shown.name])
+                control = shown.layer.shader_controls.get("normalized") if shown.name in ranges else None
+                if control is not None and tuple(control.range) == before[shown.name]:
+                    control.range = list(ranges[shown.name])
 
         self._page.retry_txn(change)
 
