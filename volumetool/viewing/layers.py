@@ -125,7 +125,7 @@ def client_voxel_size(volume: Volume) -> Size | None:
         return None
     units = image.unit or (_PER_METRE, _PER_METRE, _PER_METRE)
     z, y, x = (scale * unit for scale, unit in zip(image.levels[0].scale, units, strict=True))
-    if all(map(math.isclose, (z, y, x), volume.levels[0].voxel_size)):
+    if all(math.isclose(read, size) for read, size in zip((z, y, x), volume.levels[0].voxel_size, strict=True)):
         return None
     return z / _PER_METRE, y / _PER_METRE, x / _PER_METRE
 
