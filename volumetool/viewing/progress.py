@@ -113,7 +113,8 @@ class RegionMap:
         now[running] = RUNNING
         before = self.states, self.seconds, self.consistency
         self.states, self.seconds, self.consistency = self._on_grid(now)
-        return not all(map(np.array_equal, before, (self.states, self.seconds, self.consistency)))
+        now_known = self.states, self.seconds, self.consistency
+        return not all(np.array_equal(old, new) for old, new in zip(before, now_known, strict=True))
 
     def _on_grid(self, states: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
         """Return the largest of all channels."""
