@@ -111,10 +111,10 @@ class RegionMap:
         # The note is up to a second older than the ledger.
         running = [index for index in read_in_flight(self._url) if index < len(now) and now[index] > DONE]
         now[running] = RUNNING
-        before = self.states, self.seconds, self.consistency
+        before: list[NDArray[Any]] = [self.states, self.seconds, self.consistency]
         self.states, self.seconds, self.consistency = self._on_grid(now)
-        now_known = self.states, self.seconds, self.consistency
-        return not all(np.array_equal(old, new) for old, new in zip(before, now_known, strict=True))
+        after: list[NDArray[Any]] = [self.states, self.seconds, self.consistency]
+        return not all(np.array_equal(old, new) for old, new in zip(before, after, strict=True))
 
     def _on_grid(self, states: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
         """Return the largest of all channels."""
