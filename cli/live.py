@@ -7,13 +7,24 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from volumetool.cli.looking import (
+    LOOK,
+    PictureSize,
+    Position,
+    Screenshot,
+    Zoom,
+    as_picture,
+    as_position,
+    as_zoom,
+    take_picture,
+)
 from volumetool.cli.options import Json, VoxelSize
 from volumetool.cli.staying import end_like_ctrl_c, stay
 
 if TYPE_CHECKING:
     from volumetool.viewing.live.show import Live
 
-LOOK, RUN, REACH = "How it looks", "How it runs", "Who reaches it"
+RUN, REACH = "How it runs", "Who reaches it"
 
 
 def live(
@@ -39,6 +50,10 @@ def live(
             "--force-voxel-size", help="Go on though the model was trained on other voxel sizes.", rich_help_panel=LOOK
         ),
     ] = False,
+    position: Position = None,
+    zoom: Zoom = None,
+    screenshot: Screenshot = None,
+    size: PictureSize = "1600,800",
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", rich_help_panel=RUN)] = None,
     memory: Annotated[str | None, typer.Option(help="To use, such as 8GiB.", rich_help_panel=RUN)] = None,
     ahead: Annotated[
@@ -59,6 +74,7 @@ def live(
     from volumetool.jobs.job import make_job
     from volumetool.viewing.live.basis import nowhere
     from volumetool.viewing.live.show import live as show
+    from volumetool.viewing.state import Look
     from volumetool.viewing.view import Listen
 
     end_like_ctrl_c()
@@ -77,8 +93,11 @@ def live(
         device=device,
         memory=memory,
     )
-    listen = Listen(host, port)
-    with show(job, listen, into=into is not None, ahead=ahead) as shown:
+    look = Look(position=as_position(position), zoom=as_zoom(zoom), picture=as_picture(size))
+    with show(job, Listen(host, port), into=into is not None, ahead=ahead, look=look) as shown:
+        if screenshot is not None:
+            take_picture(shown.page, screenshot, look, as_json=as_json)
+            return
         _tell(shown, into, as_json=as_json)
         stay(host, shown.link, open_browser=open_browser)
 

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from volumetool.cli.looking import (
+    LOOK,
+    PictureSize,
+    Position,
+    Screenshot,
+    Zoom,
+    as_picture,
+    as_position,
+    as_zoom,
+    take_picture,
+)
 from volumetool.cli.options import Json, VoxelSize, numbers
 from volumetool.cli.staying import end_like_ctrl_c, stay
 
 from volumetool.errors import ConfigError
 
 if TYPE_CHECKING:
-    from volumetool.viewing.state import Look
+    from volumetool.viewing.progress import Heat
     from volumetool.viewing.view import Listen, View
 
-LOOK, REACH = "How it looks", "Who reaches it"
+REACH = "Who reaches it"
 
 
 class Layout(StrEnum):
@@ -30,6 +39,13 @@ class Layout(StrEnum):
     FOUR = "4panel"
 
 
+class HeatMap(StrEnum):
+    """What a heat map shows of each region."""
+
+    SECONDS = "seconds"
+    CONSISTENCY = "consistency"
+
+
 def view(
     volumes: Annotated[
         list[str], typer.Argument(help="Volumes: OME-Zarr, N5, Zarr or precomputed; paths or URLs.", metavar="VOLUME...")
@@ -38,15 +54,15 @@ def view(
     progress: Annotated[
         bool, typer.Option("--progress", help="Lay the regions of a running job over its output.", rich_help_panel=LOOK)
     ] = False,
-    position: Annotated[
-        str | None, typer.Option(metavar="Z,Y,X", help="Centre of the view, in nm.", rich_help_panel=LOOK)
+    heat: Annotated[
+        HeatMap | None,
+        typer.Option(help="With --progress: a heat map of the regions, in a panel of its own.", rich_help_panel=LOOK),
     ] = None,
-    zoom: Annotated[float | None, typer.Option(metavar="NM", help="Nanometres per pixel.", rich_help_panel=LOOK)] = None,
+    position: Position = None,
+    zoom: Zoom = None,
     voxel_size: VoxelSize = None,
-    screenshot: Annotated[
-        Path | None, typer.Option(help="Write a picture instead (PNG; needs chromium).", rich_help_panel=LOOK)
-    ] = None,
-    size: Annotated[str, typer.Option(metavar="W,H", help="Of the picture, in pixels.", rich_help_panel=LOOK)] = "1600,800",
+    screenshot: Screenshot = None,
+    size: PictureSize = "1600,800",
     open_browser: Annotated[bool, typer.Option("--open", help="Open a browser.", rich_help_panel=REACH)] = False,
     url_only: Annotated[
         bool, typer.Option("--url-only", help="Print a link to a hosted Neuroglancer; public URLs only.", rich_help_panel=REACH)
@@ -67,7 +83,7 @@ def view(
     from volumetool.viewing.view import HOSTED, Listen, hosted_link
     from volumetool.viewing.view import view as show
 
-    look = Look(layout.value, _position(position), _zoom(zoom), _picture(size))
+    look = Look(layout.value, as_position(position), as_zoom(zoom), as_picture(size))
     voxels = numbers(voxel_size, "--voxel-size")
     if url_only:
         _refuse_with_url_only(progress=progress, screenshot=screenshot is not None, open_browser=open_browser)
@@ -77,19 +93,15 @@ def view(
         raise ConfigError(
             "config.option", f"--neuroglancer {neuroglancer} is for --url-only", hint="give both, or leave it away"
         )
+    if heat is not None and not progress:
+        raise ConfigError("config.option", f"--heat {heat.value} is for --progress", hint="give both, or leave it away")
     end_like_ctrl_c()
-    with show(volumes, look, Listen(host, port), progress=progress, voxel_size=voxels) as shown:
+    followed: bool | Heat = progress if heat is None else heat.value
+    with show(volumes, look, Listen(host, port), progress=followed, voxel_size=voxels) as shown:
         if screenshot is not None:
-            _take_picture(shown, screenshot, look, as_json=as_json)
+            take_picture(shown.page, screenshot, look, as_json=as_json)
         else:
             _stay(shown, Listen(host, port), open_browser=open_browser, as_json=as_json)
-
-
-def _take_picture(shown: View, file: Path, look: Look, *, as_json: bool) -> None:
-    shown.take_picture(file, look)
-    if as_json:
-        print(json.dumps({"screenshot": str(file), "width": look.picture[0], "height": look.picture[1]}))
-    print(f"{file}: {look.picture[0]} x {look.picture[1]} pixels", file=sys.stderr)
 
 
 def _stay(shown: View, listen: Listen, *, open_browser: bool, as_json: bool) -> None:
@@ -97,6 +109,8 @@ def _stay(shown: View, listen: Listen, *, open_browser: bool, as_json: bool) -> 
     if shown.overlay is not None:
         counts = ", ".join(f"{count} {name}" for name, count in shown.overlay.counts().items() if count)
         print(f"regions: {counts}; followed while the job runs", file=sys.stderr)
+        for name, (low, high) in shown.overlay.ranges().items():
+            print(f"heat map of {name}: {low:.3g} (dark) to {high:.3g} (bright)", file=sys.stderr)
     stay(listen.host, shown.link, open_browser=open_browser)
 
 
@@ -114,33 +128,3 @@ def _refuse_with_url_only(**given: bool) -> None:
         raise ConfigError(
             "config.option", f"--url-only prints a link and ends; {names[0]} needs a view that stays", hint="leave one away"
         )
-
-
-def _position(text: str | None) -> tuple[float, float, float] | None:
-    if text is None:
-        return None
-    try:
-        z, y, x = (float(part) for part in text.split(","))
-    except ValueError:
-        z = y = x = math.nan
-    if not math.isfinite(z + y + x):
-        raise ConfigError("config.option", f"--position {text!r} is not three numbers", hint="write --position z,y,x, in nm")
-    return z, y, x
-
-
-def _zoom(zoom: float | None) -> float | None:
-    if zoom is not None and not 0 < zoom < math.inf:
-        raise ConfigError("config.option", f"--zoom {zoom} is not above 0", hint="give nanometres per pixel, such as --zoom 8")
-    return zoom
-
-
-def _picture(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(part) for part in text.split(","))
-    except ValueError:
-        width = height = 0
-    if min(width, height) < 64 or max(width, height) > 4096:
-        raise ConfigError(
-            "config.option", f"--size {text!r} is not two numbers from 64 to 4096", hint="write --size width,height, in pixels"
-        )
-    return width, height

@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import sys
+import threading
 import types
 from collections.abc import Collection
 from pathlib import Path
@@ -21,6 +22,7 @@ from volumetool.geometry import Turn
 from volumetool.jobs.clusters import cuda, open_cluster, through_dask
 from volumetool.jobs.folder import job_url, open_ledger, plan_digest
 from volumetool.jobs.job import make_job
+from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import prepare
@@ -210,6 +212,46 @@ def test_a_failed_task_is_a_failed_region_and_a_workers_own_error_ends_the_run()
     assert (record.region, record.state, record.error["code"]) == (5, "failed", "region.worker-failed")
     with pytest.raises(NumericsError):
         through_dask._failed(5, NumericsError("numerics.other-class", "other bytes"))
+
+
+def test_a_region_that_waits_for_its_worker_has_not_begun(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = prepared(options)
+    may, begun, taken = threading.Event(), list[int](), list[int]()
+    compute = Worker.run
+
+    def held(self: Worker, turn: Turn) -> Record:
+        assert may.wait(60)
+        return compute(self, turn)
+
+    class Noting(Turns):
+        def take(self, flying: Collection[int]) -> Turn | None:
+            turn = super().take(flying)
+            taken.extend([] if turn is None else [turn.region])
+            return turn
+
+    monkeypatch.setattr(Worker, "run", held)
+    turns = Noting(plan, open_ledger(plan))
+
+    def begin(region: int) -> None:
+        begun.append(region)
+        seen.set()
+
+    seen = threading.Event()
+    turns.began = begin
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        through_dask.connect(cluster, plan) as client,
+    ):
+        records = through_dask.ThroughDask(client, plan).records(turns)
+        first = threading.Thread(target=lambda: ended.append(next(records)))
+        ended: list[Record] = []
+        first.start()
+        assert seen.wait(60)
+        assert (taken, begun) == ([0, 1], [0])
+        may.set()
+        first.join(60)
+        ended.extend(records)
+    assert begun == [record.region for record in ended] == list(range(plan.grid.count))
 
 
 def test_a_bounded_number_of_regions_is_in_flight(options: Options) -> None:

@@ -64,6 +64,7 @@ def test_every_field_of_a_record_survives_the_disk(tmp_path: Path) -> None:
         skipped=1,
         seconds=1.25,
         network_seconds=0.5,
+        consistency=0.03125,
         worker="host:1",
         numerics="abc",
         error={"code": "data.unreadable", "message": 'voxels 1:2 — "µm"\n\u2028 gone', "hint": "mend it"},

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 
-def write_n5(path: Path, voxels: NDArray[Any], voxel_size: tuple[float, float, float]) -> Path:
-    """Write a volume as one N5 dataset."""
-    placed = {"axes": ["x", "y", "z"], "units": ["nm"] * 3, "resolution": list(reversed(voxel_size))}
+def write_n5(path: Path, voxels: NDArray[Any], voxel_size: tuple[float, float, float] | None) -> Path:
+    """Write a volume as one N5 dataset; it may know no voxel size."""
+    size = {} if voxel_size is None else {"units": ["nm"] * 3, "resolution": list(reversed(voxel_size))}
+    placed = {"axes": ["x", "y", "z"], **size}
     return _write(path, voxels.T, {"driver": "n5", "metadata": {**placed, "blockSize": [8, 4, 2]}})
 
 
@@ -30,6 +31,21 @@ def write_precomputed(path: Path, voxels: NDArray[Any], voxel_size: tuple[float,
 def write_zarr2(path: Path, voxels: NDArray[Any]) -> Path:
     """Write a volume as a bare Zarr array, which knows no voxel size."""
     return _write(path, voxels, {"driver": "zarr", "metadata": {"chunks": [2, 4, 8]}})
+
+
+def without_units(source: Path, target: Path, scale: tuple[float, float, float]) -> Path:
+    """Copy an OME-Zarr volume whose finest voxels begin at 0 and take its units away; `scale` is that of its finest level."""
+    shutil.copytree(source, target)
+    metadata = json.loads((target / "zarr.json").read_text())
+    image = metadata["attributes"]["ome"]["multiscales"][0]
+    for axis in image["axes"]:
+        del axis["unit"]
+    finest = image["datasets"][0]["coordinateTransformations"][0]["scale"]
+    factors = [new / old for new, old in zip(scale, finest, strict=True)]
+    for step in (step for level in image["datasets"] for step in level["coordinateTransformations"]):
+        step[step["type"]] = [value * factor for value, factor in zip(step[step["type"]], factors, strict=True)]
+    (target / "zarr.json").write_text(json.dumps(metadata))
+    return target
 
 
 def _write(path: Path, voxels: NDArray[Any], spec: dict[str, Any]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from small_jobs import SMALL, Interrupting, noise, run, write_input
-from small_views import alter_levels, bright_box, pixels, write_n5, write_zarr2
+from small_views import alter_levels, bright_box, pixels, without_units, write_n5, write_zarr2
 
 from volumetool.jobs.api import stored_plan
 from volumetool.jobs.folder import job_url, open_ledger
@@ -164,13 +165,16 @@ def _without_translation(levels: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return levels
 
 
-def test_edges_coincide_in_every_format(tmp_path: Path) -> None:
-    size = (8.0, 16.0, 16.0)
-    ome = write_input(tmp_path / "ome.zarr", cube(32, 32, 32), voxel_size=size)
-    n5, bare = write_n5(tmp_path / "volume.n5", cube(32, 32, 32), size), write_zarr2(tmp_path / "bare.zarr", cube(32, 32, 32))
-    with opened([ome, n5, bare, ome / "0"], blank=True, voxel_size=size) as screen:
-        for name in ("volume.n5", "bare.zarr", "0"):
-            assert largest_difference(boxes_of(screen, "ome.zarr", name)) <= 1, name
+def test_edges_coincide_in_every_format_with_and_without_voxel_size(tmp_path: Path) -> None:
+    size, voxels = (8.0, 16.0, 16.0), cube(32, 32, 32)
+    ome = write_input(tmp_path / "ome.zarr", voxels, voxel_size=size, levels=2)
+    others = [write_n5(tmp_path / "volume.n5", voxels, size), write_zarr2(tmp_path / "bare.zarr", voxels), ome / "0"]
+    others.append(write_n5(tmp_path / "bare.n5", voxels, None))
+    others.append(Path(shutil.copytree(ome / "0", tmp_path / "bare3.zarr")))
+    others.append(without_units(ome, tmp_path / "relative.zarr", (0.5, 1.0, 1.0)))
+    with opened([ome, *others], blank=True, voxel_size=size) as screen:
+        for other in others:
+            assert largest_difference(boxes_of(screen, "ome.zarr", other.name)) <= 1, other.name
 
 
 def test_a_picture_shows_raw_beside_enhanced(job: Outcome, tmp_path: Path) -> None:
@@ -208,7 +212,7 @@ def test_the_overlay_shows_the_regions_of_a_running_job_and_follows_it(tmp_path:
     ledger.append(Record(6, "done", patches=3, skipped=3))
     ledger.flush()
     with opened([output], progress=True) as screen, InFlight(job_url(str(output))) as in_flight:
-        list(in_flight.handing_out(iter([8, 9])))
+        list(in_flight.beginning(iter([8, 9])))
         expected = ["done"] * 4 + ["to do", "failed", "skipped", "to do"] + ["running"] * 2 + ["to do"] * 6
         assert _until(screen, expected) == expected
         ledger.append(Record(8, "done"))

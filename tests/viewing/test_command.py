@@ -59,6 +59,7 @@ def test_a_view_listens_on_loopback_alone_and_ends_with_ctrl_c(job: Outcome) -> 
         (["--size", "10,10"], "config.option"),
         (["--host", "192.0.2.1"], "config.address"),
         (["--progress"], "config.no-progress"),
+        (["--heat", "seconds"], "config.option"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_listens(

@@ -10,7 +10,7 @@ import neuroglancer
 import numpy as np
 import pytest
 from small_jobs import noise, write_input
-from small_views import write_n5
+from small_views import without_units, write_n5, write_zarr2
 
 from volumetool.errors import ConfigError, InputError
 from volumetool.jobs.job import make_job
@@ -49,6 +49,30 @@ def test_formats_that_place_corners_are_put_where_ome_zarr_puts_centres(formats:
     }
     # The client takes a voxel without a size for a metre.
     assert bare.source(None)["transform"]["matrix"] == [[3e-8, 0, 0, -0.5], [0, 8e-9, 0, -0.5], [0, 0, 4e-9, -0.5]]
+
+
+def test_relative_scales_become_the_voxel_size_that_is_given(tmp_path: Path) -> None:
+    ome = write_input(tmp_path / "in.zarr", noise((4, 130, 130)), voxel_size=SIZE, levels=2)
+    bare = without_units(ome, tmp_path / "bare.zarr", (0.5, 1.0, 2.0))
+    with pytest.raises(InputError, match="does not say how large"):
+        make_layers([str(bare)])
+    known, given = make_layers([str(ome), str(bare)], SIZE)
+    assert given.corners == known.corners
+    assert "transform" not in known.source(None)
+    transform = given.source(None)["transform"]
+    assert transform["outputDimensions"] == {"z": [3e-8, "m"], "y": [8e-9, "m"], "x": [4e-9, "m"]}
+    # Lengths without a unit are metres to the client.
+    assert transform["matrix"] == [[3e-8 / 0.5, 0, 0, 0], [0, 8e-9, 0, 0], [0, 0, 4e-9 / 2, 0]]
+
+
+def test_what_a_job_was_told_of_its_input_need_not_be_said_again(tmp_path: Path) -> None:
+    source, output = write_zarr2(tmp_path / "bare.zarr", noise((6, 40, 40))), tmp_path / "out.zarr"
+    options = {"input": str(source), "output": str(output), "model": "em-x4", "device": "cpu", "voxel_size": "8,32,32"}
+    prepare(*plan_with_statistics(make_job(**options)))
+    raw, enhanced = make_layers([str(source), str(output)])
+    assert raw.voxel_size == (8.0, 32.0, 32.0)
+    assert raw.corners == enhanced.corners
+    assert raw.window == enhanced.window
 
 
 def test_a_single_level_of_an_image_is_placed_though_the_client_does_not_see_the_images_metadata(tmp_path: Path) -> None:
@@ -137,6 +161,25 @@ def test_an_overlay_joins_the_panel_of_its_volume(job: Outcome) -> None:
     state = with_overlay(_state(layers, Look()), "out.zarr", [{"name": "regions"}])
     assert [panel["layers"] for panel in state["layout"]["children"]] == [["in.zarr"], ["out.zarr", "regions"]]
     assert [layer["name"] for layer in state["layers"]] == ["in.zarr", "out.zarr", "regions"]
+
+
+def test_a_layer_of_an_overlay_may_stand_apart(job: Outcome) -> None:
+    names = [{"name": "regions"}, {"name": "heat"}]
+
+    def panels(count: int, look: Look) -> Any:
+        layers = make_layers([job.plan.job.output] * count)
+        return with_overlay(_state(layers, look), "out.zarr", names, "heat")["layout"]
+
+    assert [panel["layers"] for panel in panels(1, Look())["children"]] == [["out.zarr", "regions"], ["out.zarr", "heat"]]
+    assert [panel["layers"] for panel in panels(2, Look())["children"]] == [
+        ["out.zarr", "regions"],
+        ["out.zarr (2)"],
+        ["out.zarr", "heat"],
+    ]
+    rows, beside = panels(4, Look())["children"]
+    assert (rows["type"], beside["layers"]) == ("column", ["out.zarr", "heat"])
+    assert panels(2, Look("overlay")) == "xy"
+    assert panels(1, Look("4panel")) == "4panel"
 
 
 def test_a_link_for_others_refuses_what_only_this_machine_can_read(job: Outcome) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from volumetool.jobs.ledger import Record
 from volumetool.jobs.run import Silence
 from volumetool.viewing.layers import make_layers
 from volumetool.viewing.progress import DONE, FAILED, RUNNING, SKIPPED, TODO, Overlay, PerRegion, RegionMap
-from volumetool.viewing.view import view
+from volumetool.viewing.view import View, view
 
 
 @pytest.fixture
@@ -38,11 +39,11 @@ def test_every_state_is_told_apart(begun: str) -> None:
     assert states.states.ravel().tolist() == [DONE] * 3 + [TODO] * 9
     ledger = open_ledger(plan)
     ledger.append(Record(3, "failed", seconds=2.0))
-    ledger.append(Record(4, "done", patches=6, skipped=6, seconds=0.5))
+    ledger.append(Record(4, "done", patches=6, skipped=6, seconds=0.5, consistency=0.25))
     ledger.append(Record(5, "done", patches=6, skipped=5, seconds=4.0))
     ledger.flush()
     with InFlight(job_url(begun)) as in_flight:
-        assert list(in_flight.handing_out(iter([7, 8]))) == [7, 8]
+        assert list(in_flight.beginning(iter([2, 7, 8]))) == [2, 7, 8]  # of 2 the ledger knows better
         in_flight._write()
         assert states.refresh()
         assert states.states.ravel().tolist() == [DONE] * 3 + [FAILED, SKIPPED, DONE, TODO, RUNNING, RUNNING, TODO, TODO, TODO]
@@ -52,6 +53,8 @@ def test_every_state_is_told_apart(begun: str) -> None:
     assert states.states.ravel().tolist()[7:9] == [TODO, TODO]
     assert states.seconds.ravel()[3:6].tolist() == [2.0, 0.5, 4.0]
     assert (states.seconds.ravel()[6:] == -1).all()
+    assert states.consistency.ravel()[:3].tolist() == [0.0] * 3  # the identity's
+    assert states.consistency.ravel()[3:].tolist() == [-1, 0.25] + [-1] * 7
 
 
 def test_a_merged_ledger_says_the_same(begun: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,13 +70,13 @@ def test_a_merged_ledger_says_the_same(begun: str, monkeypatch: pytest.MonkeyPat
     assert states.states.ravel().tolist() == [FAILED, DONE, DONE] + [TODO] * 9
 
 
-def test_the_driver_notes_what_it_handed_out_and_takes_the_note_away(begun: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_notes_what_is_computed_and_takes_the_note_away(begun: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("volumetool.jobs.in_flight.SECONDS", 0.0)
     seen: list[tuple[int, ...]] = []
 
     class Looking(Silence):
         def recorded(self, record: Record) -> None:  # noqa: ARG002
-            # In-process, the next region is handed out when this call returns: the note may hold none or one.
+            # In-process, the next region begins when this call returns: the note may hold none or one.
             seen.append(tuple(read_in_flight(job_url(begun))))
 
     source = stored_plan(begun).job.input
@@ -85,7 +88,7 @@ def test_the_driver_notes_what_it_handed_out_and_takes_the_note_away(begun: str,
 
 def test_a_killed_drivers_note_is_not_believed(tmp_path: Path) -> None:
     with InFlight(str(tmp_path)) as in_flight:
-        next(in_flight.handing_out(iter([4])))
+        next(in_flight.beginning(iter([4])))
         in_flight._write()
         note = json.loads((tmp_path / KEY).read_text())
         assert (note["pid"], note["regions"]) == (os.getpid(), [4])
@@ -101,8 +104,9 @@ def test_a_killed_drivers_note_is_not_believed(tmp_path: Path) -> None:
 def test_the_overlay_covers_the_volume_region_by_region(begun: str) -> None:
     (layer,) = make_layers([begun])
     assert layer.job is not None
-    overlay = Overlay(layer, layer.job, lambda: None)
-    regions, seconds = overlay.layers()
+    overlay = Overlay(layer, layer.job, lambda _: None, "consistency")
+    regions, seconds, consistency = overlay.layers()
+    assert seconds["source"]["transform"] == consistency["source"]["transform"] == regions["source"]["transform"]
     transform = regions["source"]["transform"]
     lengths = [scale * 1e9 for scale, _ in transform["outputDimensions"].values()]
     low = [row[-1] * length for row, length in zip(transform["matrix"], lengths, strict=True)]
@@ -116,7 +120,7 @@ def test_the_overlay_covers_the_volume_region_by_region(begun: str) -> None:
         ]
         assert np.unique(part).tolist() == [overlay._map.states.ravel()[region.index]]
     assert set(regions["segmentColors"]) == set(regions["segments"]) == {"1", "2", "3", "4", "5"}
-    assert not seconds["visible"]
+    assert (seconds["visible"], consistency["visible"]) == (False, True)
 
 
 def test_an_array_per_region_is_made_where_it_is_asked_for() -> None:
@@ -142,6 +146,43 @@ def test_the_page_follows_the_job(begun: str, monkeypatch: pytest.MonkeyPatch) -
         assert shown.overlay.counts()["done"] == 4
         # The client keeps what it has read: new voxels are seen under another name alone.
         assert shown.page.state.layers["out.zarr"].layer.source[0].url == before.replace("/0/|", "/0.1/|")
+
+
+def test_a_heat_map_has_a_panel_of_its_own_and_its_colours_follow_the_job(begun: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("volumetool.viewing.progress.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("volumetool.viewing.progress.FRESH_SECONDS", 0.0)
+    ledger = open_ledger(stored_plan(begun))
+
+    def finish(region: int, **found: float) -> None:
+        ledger.append(Record(region, "done", **found))
+        ledger.flush()
+
+    with view([begun], progress="seconds") as shown:
+        panels = shown.page.state.to_json()["layout"]["children"]
+        assert [panel["layers"] for panel in panels] == [
+            ["out.zarr", "regions", "consistency"],
+            ["out.zarr", "seconds per region"],
+        ]
+        finish(5, seconds=77.0, consistency=0.5)
+        assert wait_for(lambda: ends(shown, "seconds per region")[1] == 77.0)
+        assert ends(shown, "consistency") == (0.0, 0.5)
+        with shown.page.txn() as state:
+            state.layers["consistency"].layer.shader_controls["normalized"].range = [0.0, 0.1]
+        finish(6, seconds=99.0, consistency=0.75)
+        assert wait_for(lambda: ends(shown, "seconds per region")[1] == 99.0)
+        assert ends(shown, "consistency") == (0.0, 0.1)  # the user's
+
+
+def ends(shown: View, name: str) -> tuple[float, float]:
+    low, high = shown.page.state.layers[name].layer.shader_controls["normalized"].range
+    return float(low), float(high)
+
+
+def wait_for(what: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 30
+    while not what() and time.monotonic() < until:
+        time.sleep(0.05)
+    return what()
 
 
 def test_progress_wants_a_job(tmp_path: Path) -> None:

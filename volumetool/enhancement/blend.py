@@ -10,7 +10,7 @@ into intensities, rounded once, and leaves as slabs of finished shards.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -52,7 +52,13 @@ class _Band:
     slabs: dict[int, NDArray[Any]] = field(default_factory=dict)
 
 
-def blend(recipe: Recipe, region: Region, predicted: Iterator[tuple[Column, list[Array]]], xp: ModuleType) -> Iterator[Slab]:
+def blend(
+    recipe: Recipe,
+    region: Region,
+    predicted: Iterator[tuple[Column, list[Array]]],
+    xp: ModuleType,
+    seen: Callable[[Column, Box, Array], None] | None = None,
+) -> Iterator[Slab]:
     """Blend predicted columns in sweep order and yield the region's slabs along x.
 
     Parameters
@@ -65,6 +71,9 @@ def blend(recipe: Recipe, region: Region, predicted: Iterator[tuple[Column, list
         Columns with their output patches, each (z, y, x) float32.
     xp : module
         ``numpy``, or ``cupy`` if the patches are on a GPU.
+    seen : callable, optional
+        Shown what each column finishes, before it is turned into intensities: the column, the box in voxels of the full output,
+        and the network's values there.
     """
     core = recipe.core(region)
     weights = {axis: xp.asarray(ramp(line.ramp_length)) for axis, line in zip(AXES, recipe.lattice.axes, strict=True)}
@@ -78,7 +87,10 @@ def blend(recipe: Recipe, region: Region, predicted: Iterator[tuple[Column, list
         skip = low - recipe.lattice.x.weight_start(column.x)
         box = Box((part.start[0], part.start[1], low), (part.stop[0], part.stop[1], high))
         if high > low:
-            voxels = quantise(recipe, region.channel, column, box, slab[:, :, skip : skip + high - low])
+            values = slab[:, :, skip : skip + high - low]
+            if seen is not None:
+                seen(column, box, values)
+            voxels = quantise(recipe, region.channel, column, box, values)
             _collect(recipe, region, band, box, to_host(voxels))
         if part.stop[0] == core.stop[0]:
             yield from _finished(recipe, region, band, high)

@@ -13,6 +13,7 @@ import tensorstore as ts
 from volumetool.enhancement.ahead import ahead
 from volumetool.enhancement.blend import blend
 from volumetool.enhancement.columns import Column, Source, read_columns
+from volumetool.enhancement.consistency import Consistency
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches
 from volumetool.enhancement.recipe import Recipe
@@ -36,6 +37,8 @@ class Enhanced:
         From start to end, and inside the network.
     stages : dict of str to float
         Seconds in which each stage had something to do; they run beside each other.
+    consistency : float, optional
+        How far the output departs from the input, see :class:`Consistency`; None where no voxel is valid.
     """
 
     checksums: tuple[int, ...]
@@ -45,6 +48,7 @@ class Enhanced:
     seconds: float
     network_seconds: float
     stages: dict[str, float]
+    consistency: float | None
 
 
 def enhance_region(
@@ -84,10 +88,12 @@ def enhance_region(
     started, network = time.perf_counter(), engine.seconds
     tally = _Tally(engine.beat)
     watch = Stopwatch()
+    consistency = Consistency(recipe.lattice, watch)
     columns = ahead(watch.busy("read", read_columns(recipe, region, source, engine.numerics.batch, kept)))
     predicted = ahead(watch.busy("network", engine.predict_columns(watch.waiting("network", tally.count(columns)))))
     awaited = watch.waiting("blend", predicted)
-    slabs = ahead(watch.busy("blend", blend(recipe, region, kept.keeping(awaited) if kept else awaited, engine.xp)))
+    whole = kept.keeping(awaited) if kept else awaited
+    slabs = ahead(watch.busy("blend", blend(recipe, region, whole, engine.xp, consistency.add)))
     with closing(columns), closing(predicted), closing(slabs):  # type: ignore[type-var]  # generators have close
         writing = time.perf_counter()
         checksums = write_slabs(recipe, watch.waiting("write", slabs), targets, watch)
@@ -102,6 +108,7 @@ def enhance_region(
         seconds=time.perf_counter() - started,
         network_seconds=engine.seconds - network,
         stages={stage: watch.seconds[stage] for stage in STAGES},
+        consistency=consistency.rms,
     )
 
 

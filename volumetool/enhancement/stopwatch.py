@@ -10,8 +10,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-STAGES = ("read", "network", "blend", "pyramid", "write")
-"""In the order in which a voxel passes them; each but the last two runs in a thread of its own."""
+STAGES = ("read", "network", "blend", "consistency", "pyramid", "write")
+"""In the order in which a voxel passes them. Consistency runs in the thread of blend, pyramid in that of write."""
 
 
 class Stopwatch:

@@ -1,7 +1,7 @@
-"""Which regions are handed out: a note in the job's folder for whoever looks on, never part of the truth.
+"""Which regions are being computed: a note in the job's folder for whoever looks on, never part of the truth.
 
-The driver rewrites ``running.json`` at most once a second and deletes it at the end. A killed driver leaves it behind; the note
-names the process, so that a reader on the same machine knows.
+A region that waits for its worker is not in it. The driver rewrites ``running.json`` at most once a second and deletes it at
+the end. A killed driver leaves it behind; the note names the process, so that a reader on the same machine knows.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class InFlight:
         self._url = url
         self._regions: set[int] = set()
         self._driver = {"host": socket.gethostname(), "pid": os.getpid(), "began": psutil.Process().create_time()}
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
         self._timer: threading.Timer | None = None
         self._over = False
 
@@ -48,18 +48,18 @@ class InFlight:
             self._over = True
             if self._timer is not None:
                 self._timer.cancel()
-            # A run whose store fails says so by its ledger; this note is nobody's loss.
-            with suppress(OutputError):
-                delete_key(self._url, KEY)
+        # A run whose store fails says so by its ledger; this note is nobody's loss.
+        with self._writing, suppress(OutputError):
+            delete_key(self._url, KEY)
 
-    def handing_out(self, regions: Iterator[int]) -> Iterator[int]:
-        """Pass regions on, and note each as it goes to a worker."""
+    def beginning(self, regions: Iterator[int]) -> Iterator[int]:
+        """Pass regions on, and note each as it begins."""
         for index in regions:
-            self.handed_out(index)
+            self.began(index)
             yield index
 
-    def handed_out(self, region: int) -> None:
-        """Take a region in."""
+    def began(self, region: int) -> None:
+        """Take a region in; returns at once, also where the job's folder is far away."""
         with self._lock:
             self._regions.add(region)
             self._changed()
@@ -77,16 +77,18 @@ class InFlight:
             self._timer.start()
 
     def _write(self) -> None:
-        with self._lock:
-            self._timer = None
-            if not self._over:
+        with self._writing:
+            with self._lock:
+                self._timer = None
                 note = {**self._driver, "regions": sorted(self._regions)}
-                with suppress(OutputError):
-                    write_key(self._url, KEY, json.dumps(note).encode())
+                if self._over:
+                    return
+            with suppress(OutputError):
+                write_key(self._url, KEY, json.dumps(note).encode())
 
 
 def read_in_flight(url: str) -> frozenset[int]:
-    """Return the regions that a driver has handed out and not got back; none where its process is known to be gone."""
+    """Return the regions that a driver says are being computed; none where its process is known to be gone."""
     try:
         note = json.loads(read_key(url, KEY) or b"{}")
         regions, here = frozenset(map(int, note["regions"])), note["host"] == socket.gethostname()

@@ -78,6 +78,9 @@ class Record:
         Spent in all, and inside the network.
     stages : dict of str to float
         Seconds in which each stage had something to do; they run beside each other.
+    consistency : float, optional
+        How far the output, averaged over each voxel of the input, departs from the input: root mean square, in data windows.
+        None where it was not measured: in records of before, and where the region has no valid voxel.
     worker : str
         Host and process.
     numerics : str
@@ -99,6 +102,7 @@ class Record:
     seconds: float = 0.0
     network_seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
+    consistency: float | None = None
     worker: str = ""
     numerics: str = ""
     error: dict[str, str] = field(default_factory=dict)

@@ -192,7 +192,7 @@ def _run_regions(plan: Plan, ledger: Ledger, watcher: Watcher, claim: Claim) -> 
         mark_unfinished(plan)
     folder = job_url(plan.job.output)
     with given_up_in_order(folder), open_cluster(plan) as cluster, InFlight(folder) as in_flight:
-        turns.told = in_flight.handed_out
+        turns.began = in_flight.began
         watcher.started(plan, turns.count, cluster.link)
         for record in _braked(cluster.records(turns), plan):
             claim.check()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import Job
+from volumetool.jobs.ledger import Ledger, Totals
 from volumetool.jobs.ownership import current_owner
 from volumetool.jobs.plan import Plan
 from volumetool.store.open import open_volume
+
+WORST = 3
+"""Regions that are named for departing most from their input."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,11 @@ class Status:
         them.
     failures : list of dict
         Region, box and error of each failed one.
+    consistency : float, optional
+        How far the output, averaged over each voxel of the input, departs from the input: root mean square over the regions
+        that say it, in data windows. Noise that was removed is part of it.
+    least_consistent : list of dict
+        Region, box and consistency of those that depart most: where to look first.
     next_command : str
         What to type next.
     """
@@ -54,13 +65,15 @@ class Status:
     owner: str | None
     absent: int
     failures: list[dict[str, Any]]
+    consistency: float | None
+    least_consistent: list[dict[str, Any]]
     next_command: str
 
 
 def job_status(plan: Plan) -> Status:
     """Return where the job of a stored plan stands."""
     ledger = open_ledger(plan)
-    totals = ledger.totals()
+    totals, measured = _sum_up(ledger)
     owner = current_owner(job_url(plan.job.output))
     state = str(open_volume(plan.job.output).attributes.get("status", "unfinished"))
     failures = [
@@ -81,8 +94,46 @@ def job_status(plan: Plan) -> Status:
         owner=None if owner is None else owner.identity,
         absent=totals.absent,
         failures=failures,
+        consistency=measured.rms,
+        least_consistent=[
+            {"region": index, "box": str(plan.grid.region(index).box), "consistency": value} for value, index in measured.worst
+        ],
         next_command=f"volumetool verify {plan.job.output}" if state == "complete" else resume_command(plan.job),
     )
+
+
+@dataclass
+class _Measured:
+    """Consistency over all regions, whatever their number."""
+
+    count: int = 0
+    squares: float = 0.0
+    largest: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def rms(self) -> float | None:
+        return math.sqrt(self.squares / self.count) if self.count else None
+
+    @property
+    def worst(self) -> list[tuple[float, int]]:
+        return sorted(self.largest, reverse=True)
+
+    def add(self, region: int, consistency: float) -> None:
+        self.count += 1
+        self.squares += consistency**2
+        heapq.heappush(self.largest, (consistency, region))
+        if len(self.largest) > WORST:
+            heapq.heappop(self.largest)
+
+
+def _sum_up(ledger: Ledger) -> tuple[Totals, _Measured]:
+    totals, measured = Totals(), _Measured()
+    for record in ledger.latest():
+        if record.state == "done":
+            totals.add(record)
+            if record.consistency is not None:
+                measured.add(record.region, record.consistency)
+    return totals, measured
 
 
 ONCE = ("overwrite", "retry_quarantined", "recompute_changed")

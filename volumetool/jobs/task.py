@@ -10,6 +10,7 @@ from volumetool.enhancement.trouble import kind_of
 from volumetool.errors import DeviceError
 from volumetool.geometry import Turn
 from volumetool.jobs.alone import run_alone
+from volumetool.jobs.clusters.begun import say_begun
 from volumetool.jobs.guard import Guard, leave
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.worker import Worker, lost, worker_of
@@ -38,6 +39,7 @@ def run_region(url: str, runtime: str, turn: Turn) -> Record:
     with _one_at_a_time:
         try:
             guard = _guard(worker_of(url, runtime), json.loads(runtime).get("run"))
+            say_begun(url, turn.region)
             return guard.run(turn, lambda turn: run_alone(url, runtime, turn))
         except DeviceError as error:
             leave(error.message)

@@ -67,8 +67,8 @@ class Turns:
     ----------
     count : int
         Regions that this run has to do.
-    told : callable
-        Told of each region whose turn comes.
+    began : callable
+        To be told of each region that a worker begins to compute; from any thread.
     """
 
     def __init__(self, plan: Plan, ledger: Ledger) -> None:
@@ -79,7 +79,7 @@ class Turns:
         self.count = int(np.count_nonzero(self._to_come))
         regions = (int(index) for index in np.flatnonzero(self._to_come))
         self._order = LookAhead(regions)
-        self.told: Callable[[int], None] = lambda _: None
+        self.began: Callable[[int], None] = lambda _: None
 
     def take(self, flying: Collection[int]) -> Turn | None:
         """Return whose turn it is: where patches are kept, not a neighbour of a region that is under way if it can be helped.
@@ -89,12 +89,6 @@ class Turns:
         flying : collection of int
             Regions that are under way.
         """
-        turn = self._take(flying)
-        if turn is not None:
-            self.told(turn.region)
-        return turn
-
-    def _take(self, flying: Collection[int]) -> Turn | None:
         if self._plan.keep == "none":
             index = self._order.take(lambda _: False)
             return None if index is None else Turn(index)

@@ -134,6 +134,7 @@ class Worker:
             seconds=round(made.enhanced.seconds, 4),
             network_seconds=round(made.enhanced.network_seconds, 4),
             stages={stage: round(seconds, 4) for stage, seconds in made.enhanced.stages.items()},
+            consistency=None if made.enhanced.consistency is None else round(made.enhanced.consistency, 5),
             worker=self.name,
             numerics=self.probe,
             finished=time.time(),

@@ -61,20 +61,30 @@ def browser_flags() -> list[str]:
     return [*flags, "--no-sandbox"] if os.geteuid() == 0 else flags
 
 
+_WATCH = """
+exec 3<&0
+(trap '' TERM; read -r _ <&3; kill -KILL $$; kill -TERM 0; rm -rf -- "$0"; kill -KILL 0) &
+exec "$@" 3<&- </dev/null
+"""
+"""A shell that becomes the browser. Beside it waits another for the end of a pipe that only this process holds open: whoever
+ends this process, even by SIGKILL, ends the browser with all its children, and its profile goes."""
+
+
 @contextmanager
 def browsing(link: str, picture: Picture) -> Iterator[subprocess.Popen[bytes]]:
     """Yield a browser without window that shows a link; it and its profile are gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="volumetool-", ignore_cleanup_errors=True) as profile:
         size = f"--window-size={picture[0]},{picture[1]}"
         command = [find_browser(), *browser_flags(), size, f"--user-data-dir={profile}", link]
-        quiet = subprocess.DEVNULL
+        watched, quiet = ["/bin/sh", "-c", _WATCH, profile, *command], subprocess.DEVNULL
         # In a session of its own, so that its children end with it.
-        browser = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)  # noqa: S603
-        try:
-            yield browser
-        finally:
-            os.killpg(browser.pid, signal.SIGKILL)
-            browser.wait()
+        with subprocess.Popen(  # noqa: S603
+            watched, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True
+        ) as browser:
+            try:
+                yield browser
+            finally:
+                os.killpg(browser.pid, signal.SIGKILL)
 
 
 def take_picture(page: Page, file: Path, picture: Picture, patience: float = PATIENCE_SECONDS) -> None:

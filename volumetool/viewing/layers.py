@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,8 @@ from volumetool.errors import InputError
 from volumetool.geometry import Size, Triple
 from volumetool.jobs.plan import Plan
 from volumetool.store.found import read_json
-from volumetool.store.kvstore import is_local, join_url
+from volumetool.store.kvstore import canonical_url, is_local, join_url
+from volumetool.store.ome_zarr import find_ome_zarr
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
 from volumetool.viewing.precomputed import Precomputed, find_precomputed
@@ -40,6 +42,8 @@ class Layer:
         Grey values of black and white.
     job : Plan, optional
         Of the job that wrote the volume, or is writing it.
+    read_as : tuple of float, optional
+        Voxel size, in m, that the client reads from the metadata of an OME-Zarr image, where it is another one.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Layer:
     kind: Kind = "image"
     window: Window | None = None
     job: Plan | None = None
+    read_as: Size | None = None
 
     @property
     def shape(self) -> Triple:
@@ -80,42 +85,54 @@ class Layer:
             URL under which the volume is served; without it the client reads the volume's own URL.
         """
         volume = self.volume
-        precomputed = isinstance(volume, Precomputed)
         form = "neuroglancer-precomputed:" if isinstance(volume, Precomputed) else _CLIENT_FORMATS[volume.driver]
         source: dict[str, Any] = {"url": f"{client_url(served or volume.url)}/|{form}"}
-        if precomputed and self.kind == "segmentation":
+        if isinstance(volume, Precomputed) and self.kind == "segmentation":
             source |= {"enableDefaultSubsources": False, "subsources": {"default": True}}
-        if not precomputed and not self._placed_by_metadata:
-            source["transform"] = self._transform()
+        if isinstance(volume, Volume) and not (_is_image(volume) and self.read_as is None):
+            source["transform"] = self._transform(volume)
         return source
 
-    @property
-    def _placed_by_metadata(self) -> bool:
-        """Whether the client places the volume as volumetool does.
+    def _transform(self, volume: Volume) -> dict[str, Any]:
+        """Return the transformation that puts the corner of the first voxel where it belongs.
 
-        It takes OME-Zarr's positions for centres of voxels, and N5's for corners; of a single level of either it does not see
-        the metadata that say how large its voxels are.
+        The client takes OME-Zarr's positions for centres of voxels, and N5's for corners. Of a single level of either it does
+        not see the metadata that say how large its voxels are, and takes one for a metre.
         """
-        assert isinstance(self.volume, Volume)  # noqa: S101  (precomputed volumes are placed by their own metadata)
-        return self.volume.format.startswith("ome-zarr") and self.volume.levels[0].path != ""
-
-    def _transform(self) -> dict[str, Any]:
-        """Return the transformation that puts the corner of the first voxel where it belongs."""
-        assert isinstance(self.volume, Volume)  # noqa: S101
-        size, low = dict(zip("zyx", self.voxel_size, strict=True)), dict(zip("zyx", self.corners[0], strict=True))
-        axes = self.volume.axes
-        dimensions = {axis: [size[axis] / _PER_METRE, "m"] if axis in size else [1, ""] for axis in map(_client_axis, axes)}
-        # Of an array that names no unit, the client takes a voxel for one metre.
-        scaled = _client_sees_voxel_size(self.volume)
-        lengths = [1.0 if scaled or axis not in size else size[axis] / _PER_METRE for axis in axes]
+        metres = {axis: length / _PER_METRE for axis, length in zip("zyx", self.voxel_size, strict=True)}
+        corner = {axis: low / size for axis, low, size in zip("zyx", self.corners[0], self.voxel_size, strict=True)}
+        if self.read_as is not None:
+            stretch = {axis: metres[axis] / read for axis, read in zip("zyx", self.read_as, strict=True)}
+            corner = {}  # placed already
+        else:
+            stretch = {} if _client_sees_voxel_size(volume) else metres
+        axes = volume.axes
+        dimensions = {_client_axis(axis): [metres[axis], "m"] if axis in metres else [1, ""] for axis in axes}
         matrix = [
-            [
-                *(lengths[row] if row == column else 0.0 for column in range(len(axes))),
-                low[axis] / size[axis] if axis in size else 0.0,
-            ]
+            [*(stretch.get(axis, 1.0) if row == column else 0.0 for column in range(len(axes))), corner.get(axis, 0.0)]
             for row, axis in enumerate(axes)
         ]
         return {"outputDimensions": dimensions, "matrix": matrix}
+
+
+def client_voxel_size(volume: Volume) -> Size | None:
+    """Return the voxel size, in m, that the client reads from the metadata of an OME-Zarr image, None where it is right.
+
+    A length without a unit it takes for so many metres.
+    """
+    image = find_ome_zarr(volume.url) if _is_image(volume) else None
+    if image is None:
+        return None
+    units = image.unit or (_PER_METRE, _PER_METRE, _PER_METRE)
+    z, y, x = (scale * unit for scale, unit in zip(image.levels[0].scale, units, strict=True))
+    if all(math.isclose(read, size) for read, size in zip((z, y, x), volume.levels[0].voxel_size, strict=True)):
+        return None
+    return z / _PER_METRE, y / _PER_METRE, x / _PER_METRE
+
+
+def _is_image(volume: Volume) -> bool:
+    """Say whether a volume is a whole OME-Zarr image, not a single level of one."""
+    return volume.format.startswith("ome-zarr") and volume.levels[0].path != ""
 
 
 def _client_sees_voxel_size(volume: Volume) -> bool:
@@ -147,7 +164,8 @@ def make_layers(volumes: Sequence[str], voxel_size: Size | None = None) -> list[
     volumes : sequence of str
         Paths or URLs of OME-Zarr, N5, Zarr or precomputed volumes.
     voxel_size : tuple of float, optional
-        Nanometres, z, y, x, of volumes whose metadata do not say it.
+        Nanometres, z, y, x, of volumes whose metadata do not say it; by default, of the input of a job whose output is among
+        them, what the job was told.
 
     Raises
     ------
@@ -156,19 +174,28 @@ def make_layers(volumes: Sequence[str], voxel_size: Size | None = None) -> list[
     """
     layers: list[Layer] = []
     for url in volumes:
-        opened = find_precomputed(url) or _open(url, voxel_size)
-        layers.append(Layer(_unique(PurePosixPath(opened.url).name, layers), opened))
+        found = find_precomputed(url)
+        opened = found if found is not None else _open(url, voxel_size, volumes)
+        read_as = client_voxel_size(opened) if isinstance(opened, Volume) else None
+        layers.append(Layer(_unique(PurePosixPath(opened.url).name, layers), opened, read_as=read_as))
     return _with_windows(layers)
 
 
-def _open(url: str, voxel_size: Size | None) -> Volume:
+def _open(url: str, voxel_size: Size | None, volumes: Sequence[str]) -> Volume:
     """Open a volume; a voxel size is given to those that have none, and corrects no other."""
     try:
         return open_volume(url)
     except InputError as error:
-        if voxel_size is None or error.code != "input.no-voxel-size":
+        if error.code != "input.no-voxel-size" or (known := voxel_size or _told_to_job(url, volumes)) is None:
             raise
-        return open_volume(url, voxel_size=voxel_size)
+        return open_volume(url, voxel_size=known)
+
+
+def _told_to_job(url: str, volumes: Sequence[str]) -> Size | None:
+    """Return the voxel size that a job was given for its input, if the output of that job is among some volumes."""
+    outputs = [other for other in volumes if "precomputed:" not in other]
+    jobs = [plan.job for other in outputs if (plan := job_of(other)) is not None]
+    return next((job.voxel_size for job in jobs if canonical_url(job.input) == canonical_url(url)), None)
 
 
 def _unique(name: str, layers: Sequence[Layer]) -> str:

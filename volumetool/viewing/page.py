@@ -9,7 +9,7 @@ import neuroglancer
 import neuroglancer.server
 import neuroglancer.viewer_base
 
-from volumetool.viewing.server import LOOPBACK, base_url, bind
+from volumetool.viewing.server import LOOPBACK, base_url, bind, is_loopback
 
 
 class Page(neuroglancer.viewer_base.ViewerBase):  # type: ignore[misc]  # neuroglancer is annotated in parts
@@ -21,6 +21,11 @@ class Page(neuroglancer.viewer_base.ViewerBase):  # type: ignore[misc]  # neurog
         What to listen on.
     port : int
         0 chooses a free one.
+
+    Attributes
+    ----------
+    is_private : bool
+        Whether only this machine reaches it.
 
     Raises
     ------
@@ -37,6 +42,7 @@ class Page(neuroglancer.viewer_base.ViewerBase):  # type: ignore[misc]  # neurog
         self._server.viewers[self.token] = self
         self.port: int = self._server.port
         self.origin = base_url(host, self.port)
+        self.is_private = is_loopback(host)
 
     @property
     def link(self) -> str:

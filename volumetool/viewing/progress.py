@@ -1,4 +1,4 @@
-"""How far a job is, as layers over its output: the states of its regions, and what each of them took.
+"""How far a job is, as layers over its output: the states of its regions, and two heat maps of them.
 
 Everything comes from the ledger, whose segments never change: a refresh reads the new ones alone.
 """
@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import neuroglancer
 import numpy as np
@@ -38,7 +38,16 @@ POLL_SECONDS = 2.0
 FRESH_SECONDS = 10.0
 """New voxels are shown at most so often: the page reads all that is in sight again."""
 
-REGIONS, SECONDS = "regions", "seconds per region"
+REGIONS, SECONDS, CONSISTENCY = "regions", "seconds per region", "consistency"
+"""Names of the layers."""
+
+Heat = Literal["seconds", "consistency"]
+HEAT: dict[Heat, str] = {"seconds": SECONDS, "consistency": CONSISTENCY}
+"""Heat maps, and the layers that show them."""
+
+Ranges = dict[str, tuple[float, float]]
+"""By name of a layer, the values at both ends of its colours."""
+
 _ALPHA = 0.2
 _FINE = 256
 """Voxels of the overlay per axis where regions can be divided so finely: what of it stands over the volume's end is thin."""
@@ -46,14 +55,19 @@ _FINE = 256
 _PER_METRE = 1e9
 """Nanometres: dividing by it keeps round numbers round."""
 _HEAT = """#uicontrol invlerp normalized
+#uicontrol float opacity slider(min=0, max=1, default=0.5)
 void main() {
-  if (toRaw(getDataValue()) < 0.0) { emitTransparent(); } else { emitRGBA(vec4(colormapJet(normalized()), 0.5)); }
+  float heat = normalized();
+  vec3 colour = heat < 0.5 ? mix(vec3(0.1, 0.1, 0.5), vec3(0.8, 0.2, 0.5), 2.0 * heat)
+                           : mix(vec3(0.8, 0.2, 0.5), vec3(1.0, 0.95, 0.2), 2.0 * heat - 1.0);
+  if (toRaw(getDataValue()) < 0.0) { emitTransparent(); } else { emitRGBA(vec4(colour, opacity)); }
 }
 """
+"""From dark blue over red to yellow, ever brighter, so that the colour-blind see which is more."""
 
 
 class RegionMap:
-    """The states and times of a job's regions.
+    """The states, times and consistencies of a job's regions.
 
     Parameters
     ----------
@@ -66,6 +80,8 @@ class RegionMap:
         The largest of all channels; see `LEGEND`.
     seconds : numpy.ndarray of float32, same shape
         Of the slowest channel; -1 where no record is.
+    consistency : numpy.ndarray of float32, same shape
+        Of the channel that departs most from its input, in data windows; -1 where no record says it.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -74,8 +90,8 @@ class RegionMap:
         self._read: set[str] = set()
         self._recorded: NDArray[np.uint8] = np.full(plan.grid.count, TODO, np.uint8)
         self._seconds: NDArray[np.float32] = np.full(plan.grid.count, -1, np.float32)
-        self.states: NDArray[np.uint8] = self._recorded.reshape(self._shape).max(axis=0)
-        self.seconds: NDArray[np.float32] = self._seconds.reshape(self._shape).max(axis=0)
+        self._consistency: NDArray[np.float32] = np.full(plan.grid.count, -1, np.float32)
+        self.states, self.seconds, self.consistency = self._on_grid(self._recorded)
 
     @property
     def finished(self) -> int:
@@ -87,17 +103,23 @@ class RegionMap:
         keys = segment_keys(self._url)
         if self._read - set(keys):  # segments were merged, or the job began anew
             self._read.clear()
-            self._recorded[:], self._seconds[:] = TODO, -1
+            self._recorded[:], self._seconds[:], self._consistency[:] = TODO, -1, -1
         for key in keys:
             if key not in self._read:
                 self._take_in(key)
         now = self._recorded.copy()
-        running = [index for index in read_in_flight(self._url) if index < len(now)]
+        # The note is up to a second older than the ledger.
+        running = [index for index in read_in_flight(self._url) if index < len(now) and now[index] > DONE]
         now[running] = RUNNING
-        states, seconds = now.reshape(self._shape).max(axis=0), self._seconds.reshape(self._shape).max(axis=0)
-        changed = not (np.array_equal(states, self.states) and np.array_equal(seconds, self.seconds))
-        self.states, self.seconds = states, seconds
-        return changed
+        before: list[NDArray[Any]] = [self.states, self.seconds, self.consistency]
+        self.states, self.seconds, self.consistency = self._on_grid(now)
+        after: list[NDArray[Any]] = [self.states, self.seconds, self.consistency]
+        return not all(np.array_equal(old, new) for old, new in zip(before, after, strict=True))
+
+    def _on_grid(self, states: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+        """Return the largest of all channels."""
+        seconds, consistency = (values.reshape(self._shape).max(axis=0) for values in (self._seconds, self._consistency))
+        return states.reshape(self._shape).max(axis=0), seconds, consistency
 
     def _take_in(self, key: str) -> None:
         self._read.add(key)
@@ -106,6 +128,7 @@ class RegionMap:
                 done = SKIPPED if record.patches and record.skipped == record.patches else DONE
                 self._recorded[record.region] = done if record.state == "done" else FAILED
                 self._seconds[record.region] = record.seconds
+                self._consistency[record.region] = -1 if record.consistency is None else record.consistency
 
 
 class PerRegion:
@@ -142,23 +165,35 @@ class Overlay:
     plan : Plan
         The job's plan.
     on_finished : callable
-        Called when more regions are finished than before: their voxels can be seen now. At most every 10 s.
+        Called when more regions are finished than before: their voxels can be seen now. At most every 10 s. It is told the
+        ranges of the heat maps as they are now.
+    heat : {"seconds", "consistency"}, optional
+        The heat map that is shown; both are there, and can be switched on in the page.
+
+    Attributes
+    ----------
+    shown : str, optional
+        Name of the heat map's layer that is shown.
     """
 
-    def __init__(self, layer: Layer, plan: Plan, on_finished: Callable[[], None]) -> None:
+    def __init__(self, layer: Layer, plan: Plan, on_finished: Callable[[Ranges], None], heat: Heat | None = None) -> None:
         self._map, self._layer, self._on_finished = RegionMap(plan), layer, on_finished
+        self.shown = None if heat is None else HEAT[heat]
         self._map.refresh()
         size, shape = plan.grid.size, plan.grid.shape
         self._step = _triple(_step(region, n) for region, n in zip(size, shape, strict=True))
         self._shape = _triple(-(-n // step) for n, step in zip(shape, self._step, strict=True))
         self._region = _triple(n // step for n, step in zip(size, self._step, strict=True))
         self._states = self._local(lambda: self._map.states, "segmentation")
-        self._seconds = self._local(lambda: self._map.seconds, "image")
+        self._maps = {
+            SECONDS: self._local(lambda: self._map.seconds, "image"),
+            CONSISTENCY: self._local(lambda: self._map.consistency, "image"),
+        }
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="volumetool-progress", daemon=True)
 
     def layers(self) -> list[dict[str, Any]]:
-        """Return the layers as the client's state has them; the heat map is there, but off."""
+        """Return the layers as the client's state has them."""
         regions = {
             "type": "segmentation",
             "name": REGIONS,
@@ -167,16 +202,23 @@ class Overlay:
             "segmentColors": {str(state): colour for state, (_, colour) in LEGEND.items()},
             "selectedAlpha": _ALPHA,
         }
-        slowest = max(float(self._map.seconds.max()), 1.0)
-        seconds = {
-            "type": "image",
-            "name": SECONDS,
-            "source": self._source(self._seconds),
-            "shader": _HEAT,
-            "shaderControls": {"normalized": {"range": [0.0, slowest]}},
-            "visible": False,
-        }
-        return [regions, seconds]
+        maps = [
+            {
+                "type": "image",
+                "name": name,
+                "source": self._source(self._maps[name]),
+                "shader": _HEAT,
+                "shaderControls": {"normalized": {"range": list(ends)}},
+                "opacity": 1.0,
+                "visible": name == self.shown,
+            }
+            for name, ends in self.ranges().items()
+        ]
+        return [regions, *maps]
+
+    def ranges(self) -> Ranges:
+        """Return what the ends of the heat maps' colours stand for: the least and the largest value of a finished region."""
+        return {SECONDS: _ends(self._map.seconds), CONSISTENCY: _ends(self._map.consistency)}
 
     def counts(self) -> dict[str, int]:
         """Return how many regions are in each state."""
@@ -200,11 +242,11 @@ class Overlay:
         told, at = self._map.finished, -FRESH_SECONDS
         while not self._over.wait(POLL_SECONDS):
             if self._map.refresh():
-                self._states.invalidate()
-                self._seconds.invalidate()
+                for each in (self._states, *self._maps.values()):
+                    each.invalidate()
             if self._map.finished > told and time.monotonic() - at >= FRESH_SECONDS:
                 told, at = self._map.finished, time.monotonic()
-                self._on_finished()
+                self._on_finished(self.ranges())
 
     def __enter__(self) -> Overlay:
         self._thread.start()
@@ -218,6 +260,15 @@ class Overlay:
 def _step(region: int, n: int) -> int:
     """Return the largest divisor of a region's size that still cuts the volume's `n` voxels finely."""
     return max(step for step in range(1, region + 1) if region % step == 0 and (step == 1 or step * _FINE <= n))
+
+
+def _ends(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the least and the largest value that is known, apart from each other."""
+    known = values[values >= 0]
+    if not known.size:
+        return 0.0, 1.0
+    low, high = float(known.min()), float(known.max())
+    return (low, high) if high > low else (low, low + max(1e-6, abs(low)))
 
 
 def _triple(values: Any) -> Triple:

@@ -129,16 +129,41 @@ def _panels(names: list[str], layout: Layout) -> str | dict[str, Any]:
         return "xy"
     if layout == "4panel":
         return "4panel"
-    panels = [{"type": "viewer", "layers": [name], "layout": "xy"} for name in names]
+    panels = [_panel([name]) for name in names]
     rows = [panels[start : start + _PER_ROW] for start in range(0, len(panels), _PER_ROW)]
     stacks = [{"type": "row", "children": row} for row in rows]
     return stacks[0] if len(stacks) == 1 else {"type": "column", "children": stacks}
 
 
-def with_overlay(state: dict[str, Any], over: str, overlay: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return a state with more layers, in the panels that show the layer `over`."""
-    names = [layer["name"] for layer in overlay]
-    return {**state, "layers": [*state["layers"], *overlay], "layout": _with_names(state["layout"], over, names)}
+def with_overlay(
+    state: dict[str, Any], over: str, overlay: Sequence[dict[str, Any]], apart: str | None = None
+) -> dict[str, Any]:
+    """Return a state with more layers, in the panels that show the layer `over`.
+
+    Parameters
+    ----------
+    state : dict
+        From :func:`build_state`.
+    over : str
+        Name of a layer.
+    overlay : sequence of dict
+        Layers to lay over it.
+    apart : str, optional
+        One of `overlay` that gets a panel of its own, over the same layer, where panels stand side by side.
+    """
+    names = [layer["name"] for layer in overlay if layer["name"] != apart]
+    panels = state["layout"]
+    if apart is not None and len(state["layers"]) == 1 and panels == "xy":
+        panels = {"type": "row", "children": [_panel([over])]}
+    panels = _with_names(panels, over, names)
+    if apart is not None and not isinstance(panels, str):
+        stands = panels["children"] if panels["type"] == "row" else [panels]
+        panels = {"type": "row", "children": [*stands, _panel([over, apart])]}
+    return {**state, "layers": [*state["layers"], *overlay], "layout": panels}
+
+
+def _panel(names: list[str]) -> dict[str, Any]:
+    return {"type": "viewer", "layers": names, "layout": "xy"}
 
 
 def _with_names(panels: Any, over: str, names: list[str]) -> Any:

@@ -21,7 +21,7 @@ from volumetool.viewing.state import Look, build_state, with_overlay
 
 if TYPE_CHECKING:
     from volumetool.viewing.page import Page
-    from volumetool.viewing.progress import Overlay
+    from volumetool.viewing.progress import Heat, Overlay, Ranges
 
 HOSTED = "https://neuroglancer-demo.appspot.com/"
 
@@ -71,7 +71,7 @@ class View:
     @property
     def tunnel(self) -> str | None:
         """The command that makes the link work at the other end of an SSH connection; None where this is no such end."""
-        return tunnel_command(self.ports, os.environ.get("SSH_CONNECTION"))
+        return tunnel_command(self.ports, os.environ.get("SSH_CONNECTION")) if self.page.is_private else None
 
     def take_picture(self, file: Path, look: Look) -> None:
         """Write what is shown as PNG, of the look's size, once every chunk is drawn.
@@ -92,7 +92,7 @@ def view(
     look: Look | None = None,
     listen: Listen | None = None,
     *,
-    progress: bool = False,
+    progress: bool | Heat = False,
     voxel_size: Size | None = None,
 ) -> Iterator[View]:
     """Show volumes in Neuroglancer while the block runs.
@@ -106,8 +106,8 @@ def view(
         Panels, position, zoom.
     listen : Listen, optional
         Where to listen; on loopback by default.
-    progress : bool
-        Lay the states of a job's regions over its output, and follow the job.
+    progress : bool, "seconds" or "consistency"
+        Lay the states of a job's regions over its output, and follow the job. A heat map by name gets a panel of its own.
     voxel_size : tuple of float, optional
         Nanometres, z, y, x, of volumes whose metadata do not say it.
 
@@ -133,8 +133,9 @@ def view(
         overlay = None
         if followed is not None:
             refreshed = _Refreshed(page, layers[followed], str(followed), readers, base)
-            overlay = _overlay(layers[followed], refreshed)
-            state = with_overlay(state, layers[followed].name, overlay.layers())
+            overlay = _overlay(layers[followed], refreshed, None if isinstance(progress, bool) else progress)
+            refreshed.ranges = overlay.ranges()
+            state = with_overlay(state, layers[followed].name, overlay.layers(), overlay.shown)
             stack.enter_context(overlay)
         stack.enter_context(Serving(build_app(readers, gate), bound))
         page.show(state)
@@ -151,28 +152,36 @@ def _files(layer: Layer) -> FilesOfVolume:
 class _Refreshed:
     """Makes the page read a growing volume again: under another name, since it keeps what it has read and what was not there.
 
-    Called when regions were finished.
+    Called when regions were finished; heat maps get their new ranges, unless the user has chosen one.
     """
 
     def __init__(self, page: Page, layer: Layer, name: str, readers: dict[str, KeyReader], base: str) -> None:
         self._page, self._layer, self._name, self._readers, self._base = page, layer, name, readers, base
         self._times = 0
+        self.ranges: Ranges = {}
 
-    def __call__(self) -> None:
-        if self._name not in self._readers:
-            return
+    def __call__(self, ranges: Ranges) -> None:
+        url = self._fresh() if self._name in self._readers else None
+        before, self.ranges = self.ranges, ranges
+
+        def change(state: Any) -> None:
+            for shown in state.layers:
+                if shown.name == self._layer.name and url is not None:  # the user may have removed it
+                    shown.layer.source[0].url = url
+                control = shown.layer.shader_controls.get("normalized") if shown.name in ranges else None
+                if control is not None and tuple(control.range) == before[shown.name]:
+                    control.range = list(ranges[shown.name])
+
+        self._page.retry_txn(change)
+
+    def _fresh(self) -> str:
+        """Serve the volume under another name; return its URL for the client."""
         self._times += 1
         fresh = f"{self._name}.{self._times}"
         self._readers[fresh] = self._readers[self._name]
         self._readers.pop(f"{self._name}.{self._times - 2}", None)
-        url = self._layer.source(f"{self._base}/{fresh}")["url"]
-
-        def change(state: Any) -> None:
-            for shown in state.layers:
-                if shown.name == self._layer.name:  # the user may have removed it
-                    shown.layer.source[0].url = url
-
-        self._page.retry_txn(change)
+        url: str = self._layer.source(f"{self._base}/{fresh}")["url"]
+        return url
 
 
 def _with_job(layers: Sequence[Layer]) -> int:
@@ -186,11 +195,11 @@ def _with_job(layers: Sequence[Layer]) -> int:
     )
 
 
-def _overlay(layer: Layer, on_finished: _Refreshed) -> Overlay:
+def _overlay(layer: Layer, on_finished: _Refreshed, heat: Heat | None) -> Overlay:
     from volumetool.viewing.progress import Overlay
 
     assert layer.job is not None  # noqa: S101  (_with_job has looked)
-    return Overlay(layer, layer.job, on_finished)
+    return Overlay(layer, layer.job, on_finished, heat)
 
 
 def tunnel_command(ports: Sequence[int], connection: str | None) -> str | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import neuroglancer
 import numpy as np
 import pytest
 from small_jobs import noise, read_levels, run, write_input
+from small_views import pixels
 
 from volumetool.jobs.job import make_job
 from volumetool.viewing.browser import browsing
@@ -39,6 +42,16 @@ def test_the_client_reads_the_voxels_of_the_job(model: str, tmp_path: Path) -> N
             through = shown.page.volume("in.zarr enhanced", dimensions=dimensions).result(timeout=60)
             expected = stored[level.number] if level.kind == "computed" else read_levels(path)[level.number]
             np.testing.assert_array_equal(through.read().result(), expected)
+
+
+def test_a_picture_shows_raw_beside_live(volume: Path, tmp_path: Path) -> None:
+    file, model = tmp_path / "live.png", "fake:identity?patch=1,16,16&overlap=0,4,4&trim=0,1,1"
+    command = [sys.executable, "-m", "volumetool.cli.main", "live", str(volume), "--model", model, "--device", "cpu"]
+    done = subprocess.run([*command, "--size", "600,300", "--screenshot", str(file)], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    raw, enhanced = (half[40:-60, 40:-40].astype(float) for half in np.split(pixels(file.read_bytes()), 2, axis=1))
+    assert raw.shape == enhanced.shape == (200, 220, 3)
+    assert min(raw.std(), enhanced.std()) > 30
 
 
 def _put_corners_at_0(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,12 +14,16 @@ import pytest
 import zarr
 from small_jobs import Recording, digest, read_levels, run
 
+from volumetool.enhancement.engine import Engine
 from volumetool.errors import FingerprintError, LedgerError
+from volumetool.geometry import Box
 from volumetool.jobs.api import stored_plan
 from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.ledger import DONE
 from volumetool.jobs.ownership import own
 from volumetool.jobs.verify import verify
+from volumetool.viewing.live.filling import Filling
+from volumetool.viewing.live.patches import places_of
 
 PATIENCE = 60
 
@@ -81,6 +86,45 @@ def test_a_live_view_that_is_left_alone_completes_the_job(
         made = served.opened.desk.made
         assert_levels(served, whole)
         assert served.opened.desk.made == made  # all from the store
+    assert digest(output) == digest(whole)
+
+
+@pytest.mark.parametrize("kind", ["flat", "deep"])
+def test_a_region_takes_the_patches_that_were_looked_at(
+    kind: str, request: pytest.FixtureRequest, serve: Any, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network is asked for each patch of a region once: by who looked, or by the region."""
+    options = request.getfixturevalue(kind)
+    whole, output = tmp_path / "whole.zarr", tmp_path / "out.zarr"
+    run(input=str(volume), output=str(whole), **options)
+    may, order, ask = threading.Event(), Filling._order, Engine._call
+    asked = 0
+
+    def looked_at_first(self: Filling) -> Any:
+        assert may.wait(PATIENCE)
+        yield next(order(self))
+        self._closing.wait()
+
+    def count(self: Engine, part: Any) -> Any:
+        nonlocal asked
+        asked += len(part)
+        return ask(self, part)
+
+    monkeypatch.setattr(Filling, "_order", looked_at_first)
+    with serve(volume, output, **options) as served:
+        monkeypatch.setattr(Engine, "_call", count)
+        plan = stored_plan(str(output))
+        region = plan.grid.region(plan.grid.count - 1)
+        low = region.box.start
+        half = Box((low[0], low[1], (low[2] + region.box.stop[2]) // 2), region.box.stop)
+        served.array("0")[half.slices].read().result()
+        needed = set(places_of(served.opened.basis.recipe, 0, region.box))
+        looked = served.opened.desk.made
+        assert 0 < looked == asked < len(needed)
+        may.set()
+        wait_until(lambda: open_ledger(plan).done == 1)
+        assert asked == len(needed)
+    assert run(input=str(volume), output=str(output), **options).complete
     assert digest(output) == digest(whole)
 
 

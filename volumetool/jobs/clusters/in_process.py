@@ -34,6 +34,7 @@ class InProcess:
     def records(self, turns: Turns) -> Iterator[Record]:
         """Run the regions whose turn comes and yield their records."""
         while (turn := turns.take(())) is not None:
+            turns.began(turn.region)
             yield self._guard.run(turn, self._alone)
 
     def _alone(self, turn: Turn) -> Record:

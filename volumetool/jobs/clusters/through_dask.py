@@ -13,6 +13,7 @@ from distributed import Client, KilledWorker, wait
 
 from volumetool.errors import ClusterError, VolumetoolError
 from volumetool.geometry import Turn
+from volumetool.jobs.clusters.begun import topic_of
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.ownership import writing_run
@@ -65,6 +66,7 @@ class ThroughDask:
             ``cluster.dying``: workers die one after the other, and no region ends. ``cluster.lost``: the scheduler is gone.
         """
         running: dict[Any, Turn] = {}
+        self._client.subscribe_topic(topic_of(self._url), lambda event: turns.began(event[1]))
         while len(running) < WINDOW * self._workers and self._next(turns, running):
             pass
         while running:

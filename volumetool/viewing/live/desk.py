@@ -78,6 +78,11 @@ class Desk:
                 wish.future.set_result(wish.has)
             return wish.future
 
+    def kept(self, place: Place) -> Patch | None:
+        """Return a patch, None where it was not made or had to go; it gets no longer life by this."""
+        with self._changed:
+            return self._kept.get(place)
+
     def guess(self, places: Sequence[Place]) -> None:
         """Say what will probably be wished for next, nearest first; a new guess replaces the one before."""
         with self._changed:

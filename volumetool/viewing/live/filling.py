@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array
@@ -22,37 +21,50 @@ from volumetool.jobs.run import Silence, finish_run, write_maps
 from volumetool.jobs.turns import to_do
 from volumetool.jobs.worker import Worker
 from volumetool.viewing.live.desk import Closed, Desk
+from volumetool.viewing.live.patches import Place
 
 LOG = logging.getLogger("volumetool.live")
 
 
 class PoliteEngine(Engine):
-    """The same network, which gives way to whoever looks, batch by batch.
+    """The same network, which gives way to whoever looks, batch by batch, and is not asked again for what somebody looked at.
 
     Parameters
     ----------
     engine : Engine
         Whose network it is.
     desk : Desk
-        Lends it.
+        Lends it, and keeps patches.
+
+    Attributes
+    ----------
+    channel : int
+        Of the region that is computed.
     """
 
     def __init__(self, engine: Engine, desk: Desk) -> None:
         vars(self).update(vars(engine))
+        self.channel = 0
         self._desk = desk
-
-    def predict(self, patches: NDArray[np.float32]) -> list[Array]:
-        """Enhance patches, as :meth:`Engine.predict` does."""
-        outputs: list[Array] = []
-        for start in range(0, len(patches), self.at_once):
-            with self._desk.spare():
-                outputs += super().predict(patches[start : start + self.at_once])
-        return outputs
 
     def predict_columns(self, columns: Iterator[Column]) -> Iterator[tuple[Column, list[Array]]]:
         """Yield each column with its output patches; none waits in the network while somebody looks."""
         for column in columns:
-            yield self.answer(column, self.predict(column.patches[column.active]))
+            yield self.answer(column, self._outputs(column))
+
+    def _outputs(self, column: Column) -> list[Array]:
+        """Return the outputs of a column's active patches: those that the desk has kept, and the network's for the others."""
+        made: dict[int, Array] = {}
+        left = active = [int(number) for number in np.flatnonzero(column.active)]
+        while left:
+            with self._desk.spare():
+                # Looked up again before every batch: somebody may have looked at the next ones meanwhile.
+                kept = {number: self._desk.kept(Place(self.channel, *column.position(number))) for number in left}
+                made |= {number: patch.values for number, patch in kept.items() if patch is not None}
+                left = [number for number in left if number not in made]
+                batch, left = left[: self.at_once], left[self.at_once :]
+                made |= zip(batch, self.predict(column.patches[batch]), strict=True)
+        return [made[number] for number in active]
 
 
 class _Interrupted(Silence):
@@ -82,7 +94,7 @@ class Filling:
 
     def __init__(self, worker: Worker, ledger: Ledger, desk: Desk) -> None:
         self._worker, self._plan, self._ledger = worker, worker.plan, ledger
-        worker.engine = PoliteEngine(worker.engine, desk)
+        worker.engine = self._engine = PoliteEngine(worker.engine, desk)
         self._looked: dict[int, None] = {}  # the newest last
         self._tried: set[int] = set()
         self._lock = threading.Lock()
@@ -131,7 +143,8 @@ class Filling:
         if self._ledger.done < self._plan.grid.count and says_complete(self._plan):
             mark_unfinished(self._plan)
         with InFlight(job_url(self._plan.job.output)) as in_flight:
-            for index in in_flight.handing_out(self._order()):
+            for index in in_flight.beginning(self._order()):
+                self._engine.channel = self._plan.grid.region(index).channel
                 record = self._worker.run(Turn(index))
                 self._ledger.append(record)
                 in_flight.ended(index)

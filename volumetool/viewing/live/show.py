@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from volumetool.geometry import AxisLattice, Lattice
@@ -13,7 +13,7 @@ from volumetool.jobs.job import Job
 from volumetool.store.kvstore import is_local
 from volumetool.store.volume import Level, Volume
 from volumetool.viewing.keys import files_of
-from volumetool.viewing.layers import Layer
+from volumetool.viewing.layers import Layer, client_voxel_size
 from volumetool.viewing.live.opening import STEPS_AHEAD, Opened, open_live
 from volumetool.viewing.live.patience import dropping
 from volumetool.viewing.page import Page
@@ -56,11 +56,13 @@ class Live:
     @property
     def tunnel(self) -> str | None:
         """The command that makes the link work at the other end of an SSH connection; None where this is no such end."""
-        return tunnel_command(self.ports, os.environ.get("SSH_CONNECTION"))
+        return tunnel_command(self.ports, os.environ.get("SSH_CONNECTION")) if self.page.is_private else None
 
 
 @contextmanager
-def live(job: Job, listen: Listen | None = None, *, into: bool = False, ahead: int = STEPS_AHEAD) -> Iterator[Live]:
+def live(
+    job: Job, listen: Listen | None = None, *, into: bool = False, ahead: int = STEPS_AHEAD, look: Look | None = None
+) -> Iterator[Live]:
     """Show a volume beside its enhanced self, which is computed where one looks, while the block runs.
 
     Parameters
@@ -73,6 +75,8 @@ def live(job: Job, listen: Listen | None = None, *, into: bool = False, ahead: i
         Fill the job's output; see :func:`open_live`.
     ahead : int
         Sections to compute ahead of somebody who scrolls.
+    look : Look, optional
+        Position and zoom; by default the middle of the volume, near enough to be enhanced.
 
     Raises
     ------
@@ -95,8 +99,10 @@ def live(job: Job, listen: Listen | None = None, *, into: bool = False, ahead: i
         layers = _layers(opened, url)
         sources = [layers[0].source(f"{base}/{RAW}" if RAW in readers else None), layers[1].source(None)]
         stack.enter_context(Serving(dropping(build_app(readers, gate)), bound))
-        look = first_look(volume.levels[opened.basis.job.level], opened.basis.terms.lattice)
-        page.show(build_state(layers, sources, look))
+        near = first_look(volume.levels[opened.basis.job.level], opened.basis.terms.lattice)
+        asked = look or near
+        asked = replace(asked, position=asked.position or near.position, zoom=asked.zoom or near.zoom)
+        page.show(build_state(layers, sources, asked))
         yield Live(page.link, url, (page.port, port), opened, page)
 
 
@@ -106,7 +112,7 @@ def _layers(opened: Opened, url: str) -> list[Layer]:
     window = basis.window or sampled_window(basis.volume)
     name = PurePosixPath(basis.volume.url).name
     return [
-        Layer(name, basis.volume, window=window),
+        Layer(name, basis.volume, window=window, read_as=client_voxel_size(basis.volume)),
         Layer(f"{name} enhanced", describe_live(opened, url), window=window),
     ]
 
