@@ -1,8 +1,8 @@
 """The books of a watch, in the job's folder: how it began, what it computes, and which sections are there.
 
-``watch/begun.json`` says how sections are counted, ``watch/fixed.json`` what decides their voxels. Two ledgers follow, of the same
-kind as a job's: ``watch/landed`` of the sections whose voxels are safely in the raw volume, ``watch/enhanced`` of those that are in
-the growing output. A record is written after its voxels were written, synced and read back.
+``watch/begun.json`` says how sections are counted, ``watch/fixed.json`` what decides their voxels. Two ledgers follow, of the
+same kind as a job's: ``watch/landed`` of the sections whose voxels are safely in the raw volume, ``watch/enhanced`` of the steps that
+are in the growing output. A record is written after its voxels were written, synced and read back.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class Begun(BaseModel):
         The sections, by z, that the statistics are fitted to.
     count : int, optional
         Sections in all, where they were counted beforehand.
+    translation : tuple of float
+        Of the centre of the first voxel at z = 0, in nm.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +60,7 @@ class Begun(BaseModel):
     voxel_size: Size
     fitted: tuple[int, ...]
     count: int | None
+    translation: Size = (0.0, 0.0, 0.0)
 
     @property
     def pattern(self) -> Pattern:
@@ -140,8 +143,8 @@ class Tally:
         self._ledger.compact()
         self._fresh = 0
 
-    def __contains__(self, index: int) -> bool:
-        return bool(self._ledger.states[index] == DONE)
+    def __contains__(self, index: object) -> bool:
+        return isinstance(index, int) and bool(self._ledger.states[index] == DONE)
 
     @property
     def done(self) -> int:

@@ -103,9 +103,7 @@ def _write_regions(plan: Plan, statistics: Statistics, staged: ts.TensorStore, s
     build_coarse_levels(plan, step=lambda: step(next(done), every))
 
 
-def _write_region(
-    plan: Plan, recipe: Recipe, region: Region, staged: ts.TensorStore, targets: list[ts.TensorStore]
-) -> Record:
+def _write_region(plan: Plan, recipe: Recipe, region: Region, staged: ts.TensorStore, targets: list[ts.TensorStore]) -> Record:
     started = time.time()
     for target, level, box in zip(targets, recipe.fused, slab_boxes(region.box, recipe.fused), strict=True):
         delete_shards(target, level, box, None)

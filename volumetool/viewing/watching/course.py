@@ -150,9 +150,11 @@ class Course:
         self._steps = Steps(self._enhanced.lattice, self.count)
         which = ", ".join(str(z + self.begun.first) for z in self.begun.fitted)
         source = f"the median of sections {which}" if self._given is None else "as given"
-        low, high = self.fixed.low[0], self.fixed.high[0]
-        text = f"section {self.begun.first} is at z = 0; statistics: {source}, {low:g} to {high:g}"
-        self._tell(News("begun", text, {"first": self.begun.first, "low": low, "high": high}))
+        window = self.fixed.low[0], self.fixed.high[0]
+        none = ground.inputs.model.card.normalisation.kind == "none"
+        told = "none, as the model takes none" if none else f"{source}, {window[0]:g} to {window[1]:g}"
+        text = f"section {self.begun.first} is at z = 0; statistics: {told}"
+        self._tell(News("begun", text, {"first": self.begun.first, "window": None if none else window}))
 
     def _enhance(self, step: int) -> None:
         assert self._enhanced is not None  # noqa: S101  (the caller has looked)
@@ -164,8 +166,9 @@ class Course:
             text = f"{words} cannot be enhanced: {record.error.get('message')}"
             self._tell(News("failed", text, {"sections": numbers, **record.error}))
         else:
-            text = f"{words} enhanced in {record.seconds:.2g} s"
-            self._tell(News("enhanced", text, {"sections": numbers, "seconds": record.seconds}))
+            text = f"{words} enhanced in {record.seconds:.2f} s"
+            z = self._steps.sections(step)[-1]
+            self._tell(News("enhanced", text, {"sections": numbers, "z": z, "seconds": record.seconds}))
 
 
 def _check_end(dims: int, begun: Begun) -> None:

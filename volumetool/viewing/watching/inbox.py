@@ -46,6 +46,8 @@ class Section:
         In native byte order.
     voxel_size : tuple of float, optional
         In nm, z, y, x, where the file says it.
+    translation : tuple of float
+        Of the centre of the first voxel of section 0, in nm.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Section:
     number: int
     voxels: NDArray[Any]
     voxel_size: Size | None
+    translation: Size = (0.0, 0.0, 0.0)
 
 
 class Inbox(Protocol):
@@ -177,7 +180,7 @@ def is_whole(path: Path) -> bool:
         with tifffile.TiffFile(path) as tiff:
             page = tiff.pages.first
             parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
-            return bool(parts) and all(0 < start and 0 < length and start + length <= size for start, length in parts)
+            return bool(parts) and all(start > 0 and length > 0 and start + length <= size for start, length in parts)
     except Exception:  # noqa: BLE001  (half a file fails in any way)
         return False
 

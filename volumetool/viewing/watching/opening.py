@@ -50,6 +50,7 @@ def begin(sections: Sequence[Section], job: Job, asked: Asked, count: int | None
         voxel_size=_voxel_size(first, job),
         fitted=tuple(sorted(section.number - start for section in sections)),
         count=count,
+        translation=first.translation,
     )
 
 
@@ -89,7 +90,11 @@ def total_count(asked: Asked, rows: int | None, begun: Begun | None) -> int | No
         ``config.option``: they contradict each other.
     """
     table = rows if rows is not None and rows > 1 else None
-    said = {"--count": asked.count, "the table of statistics": table, "the watch that was begun": begun.count if begun else None}
+    said = {
+        "--count": asked.count,
+        "the table of statistics": table,
+        "the watch that was begun": begun.count if begun else None,
+    }
     known = {name: count for name, count in said.items() if count is not None}
     if len(set(known.values())) > 1:
         clash = ", ".join(f"{name} says {count} sections" for name, count in known.items())

@@ -26,8 +26,6 @@ from volumetool.viewing.watching.ground import recipe_for
 from volumetool.viewing.watching.growing import STAGED, Growing, section_levels
 from volumetool.viewing.watching.steps import Steps
 
-ORIGIN = (0.0, 0.0, 0.0)
-
 
 class RawShelf:
     """The raw volume, section by section.
@@ -44,7 +42,7 @@ class RawShelf:
 
     def __init__(self, url: str, begun: Begun, tally: Tally) -> None:
         self.url, self.tally = url, tally
-        levels = section_levels((1, *begun.shape), 1, begun.voxel_size, ORIGIN, most=1)
+        levels = section_levels((1, *begun.shape), 1, begun.voxel_size, begun.translation, most=1)
         self._volume = Growing(url, "", VolumeLayout(begun.dtype, levels)).deeper(begun.count or max(1, tally.stop))
 
     def prepare(self) -> None:

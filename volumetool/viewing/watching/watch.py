@@ -23,6 +23,7 @@ from volumetool.viewing.watching.course import Course
 from volumetool.viewing.watching.ground import final_plan, given_statistics
 from volumetool.viewing.watching.inbox import Inbox, Section, TiffFolder
 from volumetool.viewing.watching.opening import begin, total_count, unlike
+from volumetool.viewing.watching.volume_inbox import GrowingVolume, is_volume
 
 Changes = Iterator[Sequence[str]]
 """Places that changed, whenever some did; from time to time none, so that what waits is looked at."""
@@ -45,8 +46,8 @@ def default_output(folder: str) -> str:
     return f"{canonical_url(folder).removesuffix('.zarr')}-enhanced.zarr"
 
 
-def changes_in(folder: Path) -> Changes:
-    """Yield what changes in a folder, for ever."""
+def changes_in(folder: Path, *, deep: bool = False) -> Changes:
+    """Yield what changes in a folder, and with `deep` in the folders below it, for ever."""
     from watchfiles import watch as changes
 
     ticks = changes(
@@ -56,7 +57,7 @@ def changes_in(folder: Path) -> Changes:
         debounce=LONGEST_MS,
         rust_timeout=TICK_MS,
         yield_on_timeout=True,
-        recursive=False,
+        recursive=deep,
     )
     for some in ticks:
         yield [place for _, place in some]
@@ -79,8 +80,8 @@ def watch(job: Job, asked: Asked, tell: Listener, changes: Changes | None = None
     Raises
     ------
     VolumetoolError
-        ``input.*``, ``output.*``, ``config.*``, ``model.*``: it cannot be begun. ``ledger.owned``: another run writes the output.
-        Whatever ended it, the same call goes on.
+        ``input.*``, ``output.*``, ``config.*``, ``model.*``: it cannot be begun. ``ledger.owned``: another run writes the
+        output. Whatever ended it, the same call goes on.
     """
     folder, raw = _folder(job.input), raw_place(job.input, job.output)
     inner = job.model_copy(update={"input": raw})
@@ -93,8 +94,12 @@ def watch(job: Job, asked: Asked, tell: Listener, changes: Changes | None = None
         if is_complete(job.output):
             clear(job.output)
             return Watched(complete=True, enhanced=open_volume(raw).shape[0])
-        loop = _Loop(inner, asked, tell, TiffFolder(folder, asked.settle, report))
-        return loop.run(changes or changes_in(folder))
+        inbox: Inbox = TiffFolder(folder, asked.settle, report)
+        if deep := is_volume(job.input):
+            inbox = GrowingVolume(job.input, asked.settle, report, job.voxel_size)
+            asked = replace(asked, first=asked.first or 0)
+        loop = _Loop(inner, asked, tell, inbox)
+        return loop.run(changes or changes_in(folder, deep=deep))
 
 
 class _Loop:
@@ -201,7 +206,9 @@ class _Loop:
     def _finish(self, course: Course) -> Watched:
         """Make an ordinary job's output of the growing volume."""
         count = course.count or 0
-        self._tell(News("finishing", f"all {count} sections are enhanced; writing the volume's own shards", {"sections": count}))
+        self._tell(
+            News("finishing", f"all {count} sections are enhanced; writing the volume's own shards", {"sections": count})
+        )
         outcome = course.outcome(complete=True)
         if len(open_volume(self._job.input).levels) == 1:
             build_pyramid(self._job.input)
@@ -221,7 +228,9 @@ def _folder(place: str) -> Path:
     """
     path = local_path(place)
     if not path.is_dir():
-        raise InputError("input.not-found", f"there is no folder {path}", hint="make it, or check the spelling", where=str(path))
+        raise InputError(
+            "input.not-found", f"there is no folder {path}", hint="make it, or check the spelling", where=str(path)
+        )
     return path
 
 
