@@ -113,7 +113,7 @@ def test_the_volume_has_no_more_sections_than_have_landed(folder: Path) -> None:
             depths.append(growing(job.output).shape[0])
 
     drops = [lambda number=number: drop(folder, number) for number in range(1, COUNT + 1)]
-    assert watch(job, Asked(idle=0.3, settle=0.0, fit_on=1), look, ticking(*drops)).complete
+    assert watch(job, Asked(idle=1.0, settle=0.0, fit_on=1), look, ticking(*drops)).complete
     assert depths == sorted(depths)
     assert depths[0] < depths[-1] == COUNT
 
@@ -126,7 +126,7 @@ def test_a_section_waits_for_its_context_and_the_last_for_the_end(folder: Path) 
         before.append(told.numbers("enhanced"))
 
     steps = [lambda number=number: (count_so_far(), drop(folder, number)) for number in range(1, COUNT + 1)]
-    assert finish(job, told, Asked(idle=0.3, settle=0.0, fit_on=1), *steps, count_so_far).complete
+    assert finish(job, told, Asked(idle=1.0, settle=0.0, fit_on=1), *steps, count_so_far).complete
     for landed, enhanced in enumerate(before[1:], start=1):
         assert enhanced == list(range(1, max(1, landed - 1)))  # two sections behind
     assert told.numbers("enhanced") == list(range(1, COUNT + 1))
@@ -137,7 +137,7 @@ def test_a_missing_number_is_told_and_waits_at_its_place(folder: Path, monkeypat
     monkeypatch.setattr(course, "GAP_SECONDS", 0.05)
     job, told = job_of(folder), Told()
     drop(folder, 1, 2, 4, 7)
-    first = finish(job, told, Asked(idle=0.3, settle=0.0))
+    first = finish(job, told, Asked(idle=1.0, settle=0.0))
     assert not first.complete
     assert first.missing == (3, 5, 6)
     assert told.numbers("missing") == [3, 5, 6]
@@ -146,7 +146,7 @@ def test_a_missing_number_is_told_and_waits_at_its_place(folder: Path, monkeypat
     assert not np.asarray(growing(job.output)[2]).any()
     drop(folder, 5, 3, 6)
     told = Told()
-    assert finish(job, told, Asked(idle=0.3, settle=0.0)).complete
+    assert finish(job, told, Asked(idle=1.0, settle=0.0)).complete
     assert told.numbers("enhanced") == [3, 5, 6]
     assert_batch(job)
 

@@ -1,8 +1,8 @@
 """The books of a watch, in the job's folder: how it began, what it computes, and which sections are there.
 
 ``watch/begun.json`` says how sections are counted, ``watch/fixed.json`` what decides their voxels. Two ledgers follow, of the
-same kind as a job's: ``watch/landed`` of the sections whose voxels are safely in the raw volume, ``watch/enhanced`` of the steps that
-are in the growing output. A record is written after its voxels were written, synced and read back.
+same kind as a job's: ``watch/landed`` of the sections whose voxels are safely in the raw volume, ``watch/enhanced`` of the
+steps that are in the growing output. A record is written after its voxels were written, synced and read back.
 """
 
 from __future__ import annotations

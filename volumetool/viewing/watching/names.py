@@ -32,7 +32,7 @@ class Pattern:
 
 
 def may_hold_a_section(name: str) -> bool:
-    """Say whether a file has the name of a finished TIFF image: it is not hidden, and no program says by it that it still writes."""
+    """Say whether a file has the name of a finished TIFF image: it is not hidden, and tells of no writer."""
     path = Path(name)
     return is_tiff(path) and name[0] not in ".~" and not TEMPORARY & {each.lower() for each in path.suffixes}
 
