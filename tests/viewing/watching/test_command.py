@@ -18,16 +18,15 @@ import psutil
 import pytest
 import tensorstore as ts
 import tifffile
-from arriving import FLAT, assert_batch, job_of, sections, write_section
+from arriving import FLAT, QUICK, assert_batch, job_of, sections, ticking, write_section
 from small_jobs import read_levels, run
 
 from volumetool.jobs.api import stored_plan
 from volumetool.jobs.verify import verify
-from volumetool.viewing.live.basis import nowhere
 from volumetool.viewing.view import Listen
 from volumetool.viewing.watching.asked import News
 from volumetool.viewing.watching.show import WatchPage
-from volumetool.viewing.watching.watch import raw_place
+from volumetool.viewing.watching.watch import raw_place, watch
 
 PATIENCE = 120
 OPTIONS = ["--model", FLAT["model"], "--voxel-size", FLAT["voxel_size"], "--device", "cpu"]
@@ -115,10 +114,6 @@ def test_the_page_shows_each_new_section_of_both_volumes(tmp_path: Path) -> None
         write_section(folder, number, sections(3)[number])
     job = job_of(folder)
     raw, moved = raw_place(job.input, job.output), list[tuple[float, list[str]]]()
-    from arriving import QUICK, ticking
-
-    from volumetool.viewing.watching.watch import watch
-
     with WatchPage(raw, job.output, Listen()) as page:
 
         def look(news: News) -> None:
@@ -173,7 +168,7 @@ def test_thirty_real_sections_make_the_batch_jobs_volume(data: Path, tmp_path: P
     for z, section in enumerate(stack):
         write_section(folder, z, section)
         if z >= 2:
-            wait_until(lambda z=z: records(output, "enhanced") > z or process.poll() == 0)  # type: ignore[misc]
+            wait_until(lambda z=z, process=process: records(output, "enhanced") > z or process.poll() == 0)  # type: ignore[misc]
         if z == 15:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
