@@ -1,9 +1,9 @@
 """How soon a section that lands can be read enhanced: ``python tests/benchmarks/watching.py STACK.tif [--count 30]``.
 
-`volumetool live FOLDER --watch` runs in a process of its own. The sections of a real stack, cut to 512 x 512, are moved into the
-folder one by one, each once the one before can be read. Told are the seconds from the move until zarr-python reads the section's
-voxels from the growing output, median and most; those of the sections that the statistics wait for apart. In the middle the watch
-is killed and started again; the section that was under way then is told apart, too. At the end the volume is compared with that
+`volumetool live FOLDER --watch` runs in a process of its own. The sections of a real stack, cut to 512 x 512, are moved into
+the folder one by one, each once the one before can be read. Told are the seconds from the move until zarr-python reads the
+section's voxels from the growing output, median and most; the first, which waits for the model, apart. In the middle the watch is
+killed and started again; the section that lands then is told apart, too. At the end the volume is compared, file by file, with that
 of the batch job with the same statistics. Figure: 2 s (median).
 """
 
@@ -86,7 +86,7 @@ def start(incoming: Path, asked: argparse.Namespace) -> subprocess.Popen[bytes]:
     """Start the watch."""
     command = [sys.executable, "-m", "volumetool.cli.main", "live", str(incoming), "--watch", "--model", asked.model]
     command += ["--voxel-size", asked.voxel_size, "--count", str(asked.count), "--fit-on", str(FIT_ON)]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 
 def wait_for(output: Path, z: int, *, last: bool) -> None:

@@ -19,7 +19,7 @@ import pytest
 import tensorstore as ts
 import tifffile
 from arriving import FLAT, QUICK, assert_batch, job_of, sections, ticking, write_section
-from small_jobs import read_levels, run
+from small_jobs import read_levels
 
 from volumetool.jobs.api import stored_plan
 from volumetool.jobs.verify import verify
