@@ -2,9 +2,9 @@
 
 `volumetool live FOLDER --watch` runs in a process of its own. The sections of a real stack, cut to 512 x 512, are moved into
 the folder one by one, each once the one before can be read. Told are the seconds from the move until zarr-python reads the
-section's voxels from the growing output, median and most; the first, which waits for the model, apart. In the middle the watch is
-killed and started again; the section that lands then is told apart, too. At the end the volume is compared, file by file, with that
-of the batch job with the same statistics. Figure: 2 s (median).
+section's voxels from the growing output, median and most; the first, which waits for the model, apart. In the middle the watch
+is killed and started again; the section that lands then is told apart, too. At the end the volume is compared, file by file,
+with that of the batch job with the same statistics. Figure: 2 s (median).
 """
 
 from __future__ import annotations
