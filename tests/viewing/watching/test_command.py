@@ -95,7 +95,7 @@ def test_the_command_tells_every_section_and_ends_with_ctrl_c(tmp_path: Path) ->
             assert process.stdout is not None
             said = json.loads(process.stdout.readline())
             assert said["output"] == str(tmp_path / "incoming-enhanced.zarr")
-            assert httpx.get(said["link"]).status_code == 200
+            assert httpx.get(said["link"], timeout=PATIENCE).status_code == 200
             listening = [each for each in psutil.Process(process.pid).net_connections("tcp") if each.status == "LISTEN"]
             assert {each.laddr.ip for each in listening} == {"127.0.0.1"}
             news: list[dict[str, Any]] = [json.loads(process.stdout.readline()) for _ in range(4)]
@@ -125,7 +125,7 @@ def test_the_page_shows_each_new_section_of_both_volumes(tmp_path: Path) -> None
             urls = [layer["source"]["url"].partition("|")[0] for layer in layers]
             moved.append((position(page), urls))
             for url, place in zip(urls, (raw, job.output), strict=True):
-                group = httpx.get(f"{url}zarr.json", headers={"Origin": page.page.origin}).json()
+                group = httpx.get(f"{url}zarr.json", headers={"Origin": page.page.origin}, timeout=PATIENCE).json()
                 path = group["attributes"]["ome"]["multiscales"][0]["datasets"][0]["path"]
                 served = ts.open({"driver": "zarr3", "kvstore": f"{url}{path}/"}).result()
                 stored = ts.open({"driver": "zarr3", "kvstore": f"file://{place}/{path}/"}).result()
