@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from volumetool.cli.looking import (
@@ -23,12 +23,14 @@ from volumetool.cli.staying import end_like_ctrl_c, stay
 
 if TYPE_CHECKING:
     from volumetool.viewing.live.show import Live
+    from volumetool.viewing.watching.asked import Asked
 
 RUN, REACH = "How it runs", "Who reaches it"
+WATCH = "Sections that arrive (--watch)"
 
 
 def live(
-    input: Annotated[str, typer.Argument(help="Volume to read: OME-Zarr, N5 or Zarr; path or URL.")],  # noqa: A002
+    input: Annotated[str, typer.Argument(help="Volume to read: OME-Zarr, N5 or Zarr; path or URL. With --watch a folder.")],  # noqa: A002
     model: Annotated[str | None, typer.Option(help="Built-in name or model file; auto takes the built-in that fits.")] = None,
     into: Annotated[
         str | None,
@@ -59,6 +61,33 @@ def live(
     ahead: Annotated[
         int, typer.Option(min=0, help="Sections to compute ahead while somebody scrolls.", rich_help_panel=RUN)
     ] = 4,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="INPUT is a folder where TIFF sections appear: each is enhanced as it lands, into --into "
+            "or INPUT-enhanced.zarr.",
+            rich_help_panel=WATCH,
+        ),
+    ] = False,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Sections in all; with the last the volume is finished.", rich_help_panel=WATCH)
+    ] = None,
+    idle: Annotated[
+        float | None,
+        typer.Option(min=0, help="Seconds without a new section after which it is finished.", rich_help_panel=WATCH),
+    ] = None,
+    first: Annotated[
+        int | None, typer.Option(min=0, help="Number of the first section, in its name.", rich_help_panel=WATCH)
+    ] = None,
+    fit_on: Annotated[
+        int | None,
+        typer.Option(min=1, help="Sections whose median statistics hold for all; 3 without it.", rich_help_panel=WATCH),
+    ] = None,
+    settle: Annotated[
+        float | None,
+        typer.Option(min=0, help="Seconds for which a file must stand still; 0.3 without it.", rich_help_panel=WATCH),
+    ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open a browser.", rich_help_panel=REACH)] = False,
     host: Annotated[
         str, typer.Option(help="Address to listen on; loopback is for this machine alone.", rich_help_panel=REACH)
@@ -76,12 +105,14 @@ def live(
     from volumetool.viewing.live.show import live as show
     from volumetool.viewing.state import Look
     from volumetool.viewing.view import Listen
+    from volumetool.viewing.watching.watch import default_output
 
     end_like_ctrl_c()
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    arrivals = {"count": count, "idle": idle, "first": first, "fit_on": fit_on, "settle": settle}
     job = make_job(
         input=input,
-        output=into or nowhere(),
+        output=into or (default_output(input) if watch else nowhere()),
         model=model,
         level=level,
         voxel_size=voxel_size,
@@ -94,12 +125,49 @@ def live(
         memory=memory,
     )
     look = Look(position=as_position(position), zoom=as_zoom(zoom), picture=as_picture(size))
-    with show(job, Listen(host, port), into=into is not None, ahead=ahead, look=look) as shown:
+    listen = Listen(host, port)
+    if watch:
+        from volumetool.cli.watching import run_watch
+
+        _refuse_with_watch(screenshot=screenshot, position=position, zoom=zoom)
+        run_watch(job, _asked(arrivals, level), listen, open_browser=open_browser, as_json=as_json)
+    _refuse_without_watch(arrivals)
+    with show(job, listen, into=into is not None, ahead=ahead, look=look) as shown:
         if screenshot is not None:
             take_picture(shown.page, screenshot, look, as_json=as_json)
             return
         _tell(shown, into, as_json=as_json)
         stay(host, shown.link, open_browser=open_browser)
+
+
+def _asked(arrivals: dict[str, Any], level: int | None) -> Asked:
+    from volumetool.errors import ConfigError
+    from volumetool.viewing.watching.asked import Asked
+
+    if level:
+        raise ConfigError("config.option", f"--level {level}: sections that arrive have one level", hint="leave it away")
+    return Asked(**{name: value for name, value in arrivals.items() if value is not None})
+
+
+def _refuse_with_watch(**looks: Any) -> None:
+    from volumetool.errors import ConfigError
+
+    for name, value in looks.items():
+        if value is not None:
+            raise ConfigError(
+                "config.option",
+                f"--{name} chooses a view, and the page of --watch follows the newest section",
+                hint=f"leave --{name} away; `volumetool view` shows the volume as you ask, also while it grows",
+            )
+
+
+def _refuse_without_watch(arrivals: dict[str, Any]) -> None:
+    from volumetool.errors import ConfigError
+
+    for name, value in arrivals.items():
+        if value is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError("config.option", f"{option} is about sections that arrive", hint="add --watch, or leave it away")
 
 
 def _tell(shown: Live, into: str | None, *, as_json: bool) -> None:

@@ -28,10 +28,7 @@ def stay(host: str, link: str, *, open_browser: bool) -> None:
     open_browser : bool
         Open it.
     """
-    from volumetool.viewing.server import is_loopback
-
-    if not is_loopback(host):
-        print(f"warning: everybody who reaches {host} and has the link can read these volumes, unencrypted", file=sys.stderr)
+    warn_of_host(host)
     print("Ctrl-C ends", file=sys.stderr)
     if open_browser:
         import webbrowser
@@ -41,3 +38,11 @@ def stay(host: str, link: str, *, open_browser: bool) -> None:
         threading.Event().wait()
     except KeyboardInterrupt:
         print("", file=sys.stderr)
+
+
+def warn_of_host(host: str) -> None:
+    """Warn where others than this machine are listened to."""
+    from volumetool.viewing.server import is_loopback
+
+    if not is_loopback(host):
+        print(f"warning: everybody who reaches {host} and has the link can read these volumes, unencrypted", file=sys.stderr)

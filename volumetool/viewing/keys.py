@@ -144,7 +144,7 @@ def files_of(volume: Volume | Precomputed) -> FilesOfVolume:
     if isinstance(volume, Precomputed):
         return FilesOfVolume(root, frozenset({"info"}), volume.has_chunk)
     paths = [level.path.strip("/") for level in volume.levels]
-    grids = {path: _grid(volume, path) for path in paths}
+    grids = {path: grid_of(volume, path) for path in paths}
 
     def is_chunk(key: str) -> bool:
         return any(key.startswith(_below(path)) and key.removeprefix(_below(path)) in grid for path, grid in grids.items())
@@ -173,7 +173,8 @@ def _groups(paths: list[str]) -> set[str]:
     return {""} | {group for path in paths for group in accumulate(path.split("/"), "{}/{}".format)}
 
 
-def _grid(volume: Volume, path: str) -> ChunkGrid:
+def grid_of(volume: Volume, path: str) -> ChunkGrid:
+    """Return how the array at `path` below a local volume names its chunks, as its metadata say now."""
     url = join_url(volume.url, path)
     if volume.driver == "zarr3":
         array = read_json(url, "zarr.json") or {}

@@ -1,0 +1,88 @@
+"""``volumetool live FOLDER --watch``: sections that arrive are enhanced as they land."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import typer
+from volumetool.cli.staying import warn_of_host
+
+if TYPE_CHECKING:
+    from volumetool.jobs.job import Job
+    from volumetool.viewing.view import Listen
+    from volumetool.viewing.watching.asked import Asked, News, Watched
+    from volumetool.viewing.watching.show import WatchPage
+
+
+def run_watch(job: Job, asked: Asked, listen: Listen, *, open_browser: bool, as_json: bool) -> None:
+    """Watch a folder until its volume is finished, with a page to look at meanwhile.
+
+    Parameters
+    ----------
+    job : Job
+        Its input is the folder.
+    asked : Asked
+        How sections are counted, and how the end is told.
+    listen : Listen
+        Where to listen.
+    open_browser : bool
+        Open the page.
+    as_json : bool
+        Print a line of JSON for whatever happens.
+    """
+    from volumetool.viewing.watching.show import WatchPage
+    from volumetool.viewing.watching.watch import raw_place, watch
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # half a file is no news
+    raw = raw_place(job.input, job.output)
+    with ExitStack() as stack:
+        page = stack.enter_context(WatchPage(raw, job.output, listen))
+
+        def tell(news: News) -> None:
+            print(news.text, file=sys.stderr)
+            if as_json:
+                print(json.dumps({"news": news.kind, **news.facts}), flush=True)
+            page(news)
+
+        _greet(page, job, raw, as_json=as_json)
+        warn_of_host(listen.host)
+        if open_browser:
+            import webbrowser
+
+            webbrowser.open(page.link)
+        try:
+            watched = watch(job, asked, tell)
+        except KeyboardInterrupt:
+            print("\nwhat was enhanced is kept. Run the same command to go on.", file=sys.stderr)
+            raise
+    _tell_end(watched, job, raw, as_json=as_json)
+    raise typer.Exit(0 if watched.complete else 3)
+
+
+def _greet(page: WatchPage, job: Job, raw: str, *, as_json: bool) -> None:
+    print(page.link, file=sys.stderr)
+    if page.tunnel:
+        print(f"from your own machine, first: {page.tunnel}", file=sys.stderr)
+    print(f"watching {job.input}: raw sections go into {raw}, enhanced ones into {job.output}", file=sys.stderr)
+    print("Ctrl-C stops; the same command goes on. --count N or --idle SECONDS says when the volume is whole", file=sys.stderr)
+    if as_json:
+        facts: dict[str, Any] = {"link": page.link, "raw": raw, "output": job.output}
+        print(json.dumps(facts | ({"tunnel": page.tunnel} if page.tunnel else {})), flush=True)
+
+
+def _tell_end(watched: Watched, job: Job, raw: str, *, as_json: bool) -> None:
+    if as_json:
+        facts = {"complete": watched.complete, "enhanced": watched.enhanced}
+        print(json.dumps({**facts, "missing": watched.missing, "failed": watched.failed, "output": job.output}))
+    if watched.complete:
+        print(f"complete: {job.output}, {watched.enhanced} sections. Next: volumetool view {raw} {job.output}", file=sys.stderr)
+        return
+    print(f"{watched.enhanced} sections are enhanced, and the volume is not whole:", file=sys.stderr)
+    for what, numbers in (("never came", watched.missing), ("could not be enhanced", watched.failed)):
+        if numbers:
+            print(f"  {what}: {', '.join(map(str, numbers))}", file=sys.stderr)
+    print("Run the same command to go on.", file=sys.stderr)

@@ -1,0 +1,336 @@
+"""Sections that land one by one make the volume of the batch job, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from arriving import CONTEXT, DEEP, FLAT, QUICK, Told, assert_batch, finish, job_of, sections, ticking, write_section
+from small_jobs import attributes, read_levels, write_input
+
+from volumetool.errors import VolumetoolError
+from volumetool.jobs.api import stored_plan
+from volumetool.jobs.verify import verify
+from volumetool.viewing.watching import compacting, course
+from volumetool.viewing.watching.asked import Asked, News
+from volumetool.viewing.watching.watch import default_output, raw_place, watch
+
+COUNT = 7
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "incoming"
+    place.mkdir()
+    return place
+
+
+def drop(folder: Path, *numbers: int, first: int = 1, count: int = COUNT) -> None:
+    """Let some of a volume's sections land."""
+    voxels = sections(count)
+    for number in numbers:
+        write_section(folder, number, voxels[number - first])
+
+
+def growing(output: str) -> zarr.Array[Any]:
+    """Open what is there so far, as any reader of OME-Zarr does."""
+    group = zarr.open_group(output, mode="r")
+    (image,) = group.attrs["ome"]["multiscales"]  # type: ignore[index,call-overload,misc,union-attr]
+    array = group[image["datasets"][0]["path"]]  # type: ignore[index,call-overload]
+    assert isinstance(array, zarr.Array)
+    return array
+
+
+@pytest.mark.parametrize("order", [range(1, 8), (4, 2, 1, 3, 7, 6, 5)], ids=["in order", "in disorder"])
+@pytest.mark.parametrize("options", [FLAT, CONTEXT, DEEP], ids=["2D", "2.5D", "3D"])
+def test_the_finished_volume_is_the_batch_jobs_byte_for_byte(folder: Path, options: dict[str, Any], order: Any) -> None:
+    job = job_of(folder, **options)
+    drops = [lambda number=number: drop(folder, number) for number in order]
+    watched = finish(job, None, Asked(count=COUNT, settle=0.0, first=1), *drops)
+    assert watched.complete
+    assert watched.enhanced == COUNT
+    assert_batch(job, **options)
+    assert verify(stored_plan(job.output)).ok
+    np.testing.assert_array_equal(read_levels(raw_place(job.input, job.output))[0], sections(COUNT))
+    assert not Path(job.output, "growing").exists()
+    assert not Path(f"{job.output}.job", "watch").exists()
+
+
+def test_with_a_trained_model_statistics_are_the_median_of_the_first_sections(folder: Path, tiny_model: Path) -> None:
+    job = job_of(folder, model=str(tiny_model), nodata=0)
+    told = Told()
+    drop(folder, 1, 2)
+    first = lambda: drop(folder, *range(3, COUNT + 1))  # noqa: E731
+    assert finish(job, told, Asked(count=COUNT, settle=0.0, fit_on=3), lambda: None, first).complete
+    rows = Path(f"{job.output}.job", "sections.csv").read_text().split()[1:]
+    assert len(rows) == COUNT
+    assert len({row.partition(",")[2].partition(",")[2] for row in rows}) == 1
+    assert_batch(job, model=str(tiny_model), nodata=0)
+
+
+@pytest.mark.parametrize("rows", [1, COUNT])
+def test_statistics_can_be_given(folder: Path, tiny_model: Path, rows: int) -> None:
+    """A table with a row for each section says how many there are, too."""
+    table = folder.parent / "given.csv"
+    table.write_text("channel,z,low,high\n" + "".join(f"0,{z},{20 + z},{200 + z}\n" for z in range(rows)))
+    job = job_of(folder, model=str(tiny_model), sections=str(table))
+    drop(folder, *range(1, COUNT + 1))
+    assert finish(job, None, Asked(count=COUNT if rows == 1 else None, settle=0.0, fit_on=1)).complete
+    kept = Path(f"{job.output}.job", "sections.csv").read_text()
+    assert f"0,{COUNT - 1},{20.0 + rows - 1},{200.0 + rows - 1}" in kept
+    assert_batch(job, model=str(tiny_model))
+
+
+def test_the_volume_can_be_read_as_it_grows(folder: Path) -> None:
+    """Whenever a section is told to be enhanced, its final voxels can be read by zarr; so can the raw ones."""
+    job, told = job_of(folder), Told()
+    seen: dict[int, Any] = {}
+
+    def look(news: News) -> None:
+        told(news)
+        if news.kind == "enhanced":
+            z = news.facts["z"]
+            seen[z] = np.asarray(growing(job.output)[z])
+            np.testing.assert_array_equal(np.asarray(growing(raw_place(job.input, job.output))[z]), sections(COUNT)[z])
+
+    drops = [lambda number=number: drop(folder, number) for number in range(1, COUNT + 1)]
+    assert watch(job, Asked(count=COUNT, settle=0.0, fit_on=2), look, ticking(*drops)).complete
+    final = read_levels(job.output)[0]
+    assert sorted(seen) == list(range(COUNT))
+    for z, voxels in seen.items():
+        np.testing.assert_array_equal(voxels, final[z])
+
+
+def test_the_volume_has_no_more_sections_than_have_landed(folder: Path) -> None:
+    job, depths = job_of(folder), list[int]()
+
+    def look(news: News) -> None:
+        if news.kind == "enhanced":
+            depths.append(growing(job.output).shape[0])
+
+    drops = [lambda number=number: drop(folder, number) for number in range(1, COUNT + 1)]
+    assert watch(job, Asked(idle=1.0, settle=0.0, fit_on=1), look, ticking(*drops)).complete
+    assert depths == sorted(depths)
+    assert depths[0] < depths[-1] == COUNT
+
+
+def test_a_section_waits_for_its_context_and_the_last_for_the_end(folder: Path) -> None:
+    job, told = job_of(folder, **CONTEXT), Told()
+    before: list[list[int]] = []
+
+    def count_so_far() -> None:
+        before.append(told.numbers("enhanced"))
+
+    steps = [lambda number=number: (count_so_far(), drop(folder, number)) for number in range(1, COUNT + 1)]
+    assert finish(job, told, Asked(idle=1.0, settle=0.0, fit_on=1), *steps, count_so_far).complete
+    for landed, enhanced in enumerate(before[1:], start=1):
+        assert enhanced == list(range(1, max(1, landed - 1)))  # two sections behind
+    assert told.numbers("enhanced") == list(range(1, COUNT + 1))
+    assert_batch(job, **CONTEXT)
+
+
+def test_a_missing_number_is_told_and_waits_at_its_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(course, "GAP_SECONDS", 0.05)
+    job, told = job_of(folder), Told()
+    drop(folder, 1, 2, 4, 7)
+    first = finish(job, told, Asked(idle=1.0, settle=0.0))
+    assert not first.complete
+    assert first.missing == (3, 5, 6)
+    assert told.numbers("missing") == [3, 5, 6]
+    assert told.numbers("enhanced") == [1, 2, 4, 7]
+    assert attributes(job.output)["steps"]["missing"] == [2, 4, 5]
+    assert not np.asarray(growing(job.output)[2]).any()
+    drop(folder, 5, 3, 6)
+    told = Told()
+    assert finish(job, told, Asked(idle=1.0, settle=0.0)).complete
+    assert told.numbers("enhanced") == [3, 5, 6]
+    assert_batch(job)
+
+
+def test_what_is_unlike_the_others_is_refused_by_name(folder: Path) -> None:
+    """Another size or dtype, another name, a number that is there already, one before the first or after the last."""
+    job, told = job_of(folder), Told()
+    drop(folder, *range(2, 5), first=2)
+    wrong = {
+        "scan_5.tif": sections(1, (37, 44))[0],
+        "scan_6.tif": sections(1)[0].astype(np.uint16),
+        "other_7.tif": sections(1)[0],
+        "scan_02.tif": sections(1)[0],
+        "scan_1.tif": sections(1)[0],
+        "scan_9.tif": sections(1)[0],
+    }
+
+    def add() -> None:
+        for name, voxels in wrong.items():
+            write_section(folder, 0, voxels, name)
+
+    def mend() -> None:
+        (folder / "scan_5.tif").unlink()
+        drop(folder, 5, 6, 7, 8, first=2)
+
+    finished = finish(job, told, Asked(count=7, settle=0.0), lambda: None, add, mend)
+    assert finished.complete
+    refused = [news.facts["name"] for news in told.news if news.kind == "refused"]
+    assert sorted(refused) == sorted(wrong)
+    assert any("37 x 44" in text and "37 x 45" in text for text in told.texts("refused"))
+    assert [text for text in told.texts("refused") if "uint16" in text and "uint8" in text]
+
+
+def test_a_volume_that_grows_is_watched_like_a_folder(tmp_path: Path) -> None:
+    """Chunks one section thick, in an array of full or growing length; half a section is not taken."""
+    source = tmp_path / "scope.zarr"
+    write_input(source, np.zeros((COUNT, 37, 45), np.uint8), chunk=(1, 32, 32))
+    array = zarr.open_array(str(source / "0"), mode="r+", config={"write_empty_chunks": True})
+
+    def half(z: int) -> None:
+        array[z, :32] = sections(COUNT)[z, :32]
+
+    def whole(z: int) -> None:
+        half(z)
+        array[z, 32:] = sections(COUNT)[z, 32:]
+
+    def look_at(z: int) -> None:
+        assert z not in told.numbers("enhanced")
+        whole(z)
+
+    job, told = job_of(source), Told()
+    steps = [step for z in range(COUNT) for step in (lambda z=z: half(z), lambda z=z: look_at(z))]
+    assert finish(job, told, Asked(count=COUNT, settle=0.0, fit_on=1), *steps).complete
+    assert told.numbers("enhanced") == list(range(COUNT))
+    assert_batch(job)
+    np.testing.assert_array_equal(read_levels(raw_place(job.input, job.output))[0], sections(COUNT))
+
+
+def test_a_volume_of_thick_chunks_is_refused(tmp_path: Path) -> None:
+    write_input(tmp_path / "scope.zarr", sections(4), chunk=(4, 32, 32))
+    assert refusal(lambda: finish(job_of(tmp_path / "scope.zarr"))) == "input.thick-chunks"
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(VolumetoolError) as error:
+        call()
+    return error.value.code
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone between two steps."""
+
+
+@pytest.mark.parametrize("target", ["landed", "enhanced", "switch", "clear", "coarse", "region"])
+def test_a_watch_that_ends_anywhere_goes_on(folder: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and after each record of both ledgers, and at every stage of the end."""
+    from volumetool.viewing.watching import books
+
+    job, times = job_of(folder), 0
+    places: dict[str, tuple[Any, str]] = {
+        "landed": (books.Tally, "note"),
+        "enhanced": (books.Tally, "write"),
+        "switch": (compacting, "_switch"),
+        "clear": (compacting, "clear"),
+        "coarse": (compacting, "build_coarse_levels"),
+        "region": (compacting, "_write_region"),
+    }
+    owner, name = places[target]
+    original = getattr(owner, name)
+
+    def deadly(when: int, *, before: bool) -> Callable[..., Any]:
+        left = when
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0 and before:
+                raise Killed
+            made = original(*args, **kwargs)
+            if left == 0:
+                raise Killed
+            return made
+
+        return call
+
+    drop(folder, *range(1, COUNT + 1))
+    for when, before in [(1, True), (1, False), (2, True), (2, False), (3, False)]:
+        monkeypatch.setattr(owner, name, deadly(when, before=before))
+        try:
+            finish(job, None, Asked(count=COUNT, settle=0.0))
+        except Killed:
+            times += 1
+    monkeypatch.undo()
+    assert times >= 1
+    assert finish(job, None, Asked(count=COUNT, settle=0.0)).complete
+    assert_batch(job)
+    assert verify(stored_plan(job.output)).ok
+
+
+def test_what_was_enhanced_is_not_enhanced_again_though_its_file_is_gone(folder: Path) -> None:
+    job, told = job_of(folder), Told()
+    drop(folder, 1, 2, 3, 4)
+    assert refusal_of_interrupt(lambda: watch(job, QUICK, told, ticking(*[lambda: None] * 3, interrupt)))
+    assert told.numbers("enhanced") == [1, 2, 3, 4]
+    for file in folder.iterdir():
+        file.unlink()
+    drop(folder, 5, 6, 7)
+    told = Told()
+    assert finish(job, told, Asked(count=COUNT, settle=0.0)).complete
+    assert told.numbers("enhanced") == [5, 6, 7]
+    assert_batch(job)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def refusal_of_interrupt(call: Callable[[], object]) -> bool:
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    return True
+
+
+def test_a_watch_that_goes_on_has_the_settings_that_it_began_with(folder: Path) -> None:
+    job = job_of(folder)
+    drop(folder, 1, 2, 3, 4)
+    assert refusal_of_interrupt(lambda: watch(job, Asked(settle=0.0), Told(), ticking(lambda: None, lambda: None, interrupt)))
+    assert refusal(lambda: finish(job.model_copy(update={"invert": True}))) == "job.fingerprint"
+    assert refusal(lambda: finish(job, None, Asked(count=3, settle=0.0))) == "config.option"
+    drop(folder, 5, 6, 7)
+    assert finish(job, None, Asked(count=COUNT, settle=0.0)).complete
+    assert finish(job, None, Asked(count=COUNT, settle=0.0)).complete  # and once more: nothing is left to do
+
+
+def test_places_where_something_else_is_are_left_alone(folder: Path) -> None:
+    drop(folder, 1, 2, 3)
+    job = job_of(folder)
+    write_input(Path(job.output), sections(2))
+    assert refusal(lambda: finish(job)) == "output.exists"
+    assert not Path(f"{job.output}.job").exists()
+    assert refusal(lambda: finish(job_of(folder.parent / "nowhere"))) == "input.not-found"
+
+
+def test_what_cannot_be_is_told_before_anything_is_enhanced(folder: Path) -> None:
+    drop(folder, 1, 2, 3)
+    without = job_of(folder).model_copy(update={"voxel_size": None})
+    assert refusal(lambda: finish(without)) == "input.no-voxel-size"
+    assert refusal(lambda: finish(job_of(folder, **DEEP))) == "config.option"
+
+
+def test_a_section_that_cannot_be_enhanced_does_not_stop_the_others(folder: Path) -> None:
+    """NaN that nobody declared: it is told, and the volume is not called whole."""
+    voxels = sections(5).astype(np.float32)
+    voxels[2, 3, 3] = np.nan
+    for number, section in enumerate(voxels, start=1):
+        write_section(folder, number, section)
+    told = Told()
+    watched = finish(job_of(folder), told, Asked(count=5, settle=0.0, fit_on=1))
+    assert not watched.complete
+    assert watched.failed == (3,)
+    assert told.numbers("enhanced") == [1, 2, 4, 5]
+    assert "NaN" in told.texts("failed")[0]
+
+
+def test_outputs_stand_beside_the_folder() -> None:
+    assert default_output("/data/incoming/") == "/data/incoming-enhanced.zarr"
+    assert raw_place("/scope/incoming", "/data/enhanced.zarr") == "/data/incoming-raw.zarr"

@@ -1,0 +1,1 @@
+"""The watch: sections that arrive while a microscope runs are enhanced as they land."""

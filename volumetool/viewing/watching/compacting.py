@@ -1,0 +1,129 @@
+"""The end of a watch: thin shards become those of an ordinary job, with its plan, its ledger and its levels.
+
+What is written is what `enhance` writes of the same raw volume with the same statistics, by the same code from blended voxels
+on; only that these are read from the growing arrays. The volume shows the growing arrays until the last shard is there; then
+its metadata are replaced in one move, and the growing arrays are deleted. Killed anywhere, the next run goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import tensorstore as ts
+
+from volumetool.enhancement.blend import Slab
+from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.statistics import Statistics
+from volumetool.enhancement.stored import read_voxels
+from volumetool.enhancement.writer import slab_boxes, slabs_of, write_slabs
+from volumetool.errors import LedgerError
+from volumetool.geometry import Region
+from volumetool.jobs.clean import delete_shards
+from volumetool.jobs.finish import build_coarse_levels, coarse_shards, says_complete
+from volumetool.jobs.folder import job_url, open_ledger, read_plan, write_plan
+from volumetool.jobs.ledger import Record
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.run import write_maps
+from volumetool.jobs.turns import to_do
+from volumetool.store.create import create_levels, group_metadata, open_for_writing
+from volumetool.store.kvstore import canonical_url, delete_prefix, encode_json, join_url, write_key
+from volumetool.viewing.watching.books import FOLDER
+from volumetool.viewing.watching.growing import STAGED
+
+Step = Callable[[int, int], None]
+
+
+def compact(plan: Plan, statistics: Statistics, staged: ts.TensorStore, step: Step) -> None:
+    """Make a finished job's output of a volume whose every section is enhanced.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the batch job.
+    statistics : Statistics
+        The table that it names.
+    staged : tensorstore.TensorStore
+        Level 0 of the growing arrays.
+    step : callable
+        Called with shards done and shards in all, coarse ones included.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.plan``: a compaction with another plan was begun.
+    """
+    place, folder = canonical_url(plan.job.output), job_url(plan.job.output)
+    stored = read_plan(folder)
+    if stored is None:
+        create_levels(place, plan.layout, range(len(plan.terms.levels)))
+        write_plan(plan, statistics)
+    elif stored.fingerprint != plan.fingerprint:
+        raise LedgerError(
+            "ledger.plan",
+            f"{folder} holds a plan with the fingerprint {stored.fingerprint[:12]}, not {plan.fingerprint[:12]}",
+            hint="watch with the settings that it was begun with",
+            where=folder,
+        )
+    else:
+        plan = stored.model_copy(update={"job": plan.job})
+    _write_regions(plan, statistics, staged, step)
+    _switch(plan)
+    clear(plan.job.output)
+
+
+def is_complete(output: str) -> bool:
+    """Say whether a watch has been finished."""
+    plan = read_plan(job_url(output))
+    if plan is None:
+        return False
+    return says_complete(plan.model_copy(update={"job": plan.job.model_copy(update={"output": output})}))
+
+
+def clear(output: str) -> None:
+    """Delete what a finished watch needs no more; again, if need be."""
+    delete_prefix(join_url(canonical_url(output), STAGED))
+    delete_prefix(join_url(job_url(output), FOLDER))
+
+
+def _write_regions(plan: Plan, statistics: Statistics, staged: ts.TensorStore, step: Step) -> None:
+    recipe, ledger = plan.recipe(statistics), open_ledger(plan)
+    ledger.begin()
+    coarse = coarse_shards(plan)
+    every = plan.grid.count + coarse
+    targets = [open_for_writing(plan.job.output, plan.layout, level) for level in range(len(recipe.fused))]
+    try:
+        for index in to_do(plan, ledger):
+            ledger.append(_write_region(plan, recipe, plan.grid.region(index), staged, targets))
+            step(ledger.done, every)
+    finally:
+        ledger.flush()
+        write_maps(plan, ledger)
+    done = iter(range(plan.grid.count + 1, every + 1))
+    build_coarse_levels(plan, step=lambda: step(next(done), every))
+
+
+def _write_region(plan: Plan, recipe: Recipe, region: Region, staged: ts.TensorStore, targets: list[ts.TensorStore]) -> Record:
+    started = time.time()
+    for target, level, box in zip(targets, recipe.fused, slab_boxes(region.box, recipe.fused), strict=True):
+        delete_shards(target, level, box, None)
+    checksums = write_slabs(recipe, _slabs(plan, region, staged), targets)
+    return Record(
+        region=region.index,
+        state="done",
+        checksums=tuple(checksums),
+        seconds=round(time.time() - started, 4),
+        numerics=plan.probe,
+        finished=time.time(),
+    )
+
+
+def _slabs(plan: Plan, region: Region, staged: ts.TensorStore) -> Iterator[Slab]:
+    for box in slabs_of(region.box, plan.terms.levels[0].shard):
+        yield Slab(box, read_voxels(staged, box, "growing volume:"))
+
+
+def _switch(plan: Plan) -> None:
+    """Show the finished levels instead of the growing ones, in one move."""
+    attributes = plan.provenance("complete", holes=[], numerics=[plan.probe])
+    write_key(canonical_url(plan.job.output), "zarr.json", encode_json(group_metadata(plan.layout, attributes)))

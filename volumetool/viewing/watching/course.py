@@ -1,0 +1,226 @@
+"""The course of a watch that has begun: sections land, steps are enhanced, gaps are told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from volumetool.enhancement.statistics import Statistics
+from volumetool.errors import ConfigError
+from volumetool.jobs.folder import job_url
+from volumetool.jobs.job import Job
+from volumetool.viewing.watching.asked import Listener, News, Watched
+from volumetool.viewing.watching.books import Begun, Fixed, Tally, read_kept, write_kept
+from volumetool.viewing.watching.ground import fix, take_up
+from volumetool.viewing.watching.inbox import Section
+from volumetool.viewing.watching.opening import unlike
+from volumetool.viewing.watching.shelf import EnhancedShelf, RawShelf
+from volumetool.viewing.watching.steps import Steps
+
+GAP_SECONDS = 5.0
+"""A number that is passed over is told after so long: files may land in any order."""
+
+
+class Course:
+    """A watch that has begun.
+
+    Parameters
+    ----------
+    job : Job
+        The job that the finished volume will be the output of; its input is the raw volume.
+    begun : Begun
+        How it began.
+    count : int, optional
+        Sections in all, where that is known by now.
+    given : Statistics, optional
+        To use instead of fitting them.
+    tell : Listener
+        Told what happens.
+    """
+
+    def __init__(self, job: Job, begun: Begun, count: int | None, given: Statistics | None, tell: Listener) -> None:
+        self.begun = begun.model_copy(update={"count": count})
+        self._job, self._given, self._tell = job, given, tell
+        self._folder = job_url(job.output)
+        landed = Tally(self._folder, "landed")
+        _check_count(count, landed.stop)
+        self.raw = RawShelf(job.input, self.begun, landed)
+        self.raw.prepare()
+        self._enhanced: EnhancedShelf | None = None
+        self._steps: Steps | None = None
+        self._gaps = Gaps()
+        self._tried: set[int] = set()
+        self.fixed: Fixed | None = read_kept(self._folder, Fixed)
+        if self.fixed is not None or self._may_fix():
+            self._fix()
+
+    def land(self, section: Section) -> str | None:
+        """Store a section, or say why it is not wanted."""
+        z = section.number - self.begun.first
+        if (why := unlike(section, self.begun)) is not None:
+            return why
+        if z in self.raw.tally:
+            return f"section {section.number} is there already"
+        self.raw.land(z, section.voxels)
+        if self._enhanced is None and self._may_fix():
+            self._fix()
+        return None
+
+    def enhance_next(self) -> bool:
+        """Enhance the first step that can be; say whether there was one."""
+        if self._enhanced is None or self._steps is None:
+            return False
+        open_steps = self._enhanced.tally.missing(-(-self.raw.tally.stop // self._steps.thick))
+        for step in open_steps:
+            if step not in self._tried and self._steps.can_begin(step, self.raw.tally):
+                self._tried.add(step)
+                self._enhance(step)
+                return True
+        return False
+
+    def end(self, count: int) -> None:
+        """Take in that there are so many sections in all: the last ones no longer wait for others."""
+        self.begun = self.begun.model_copy(update={"count": count})
+        if self._enhanced is not None:
+            self._steps = Steps(self._enhanced.lattice, count)
+
+    @property
+    def count(self) -> int | None:
+        """Sections in all, where that is known by now."""
+        return self.begun.count
+
+    @property
+    def missing(self) -> list[int]:
+        """Numbers of the sections that have not landed, up to the last one that has, or to the end where it is known."""
+        return [z + self.begun.first for z in self.raw.tally.missing(self.count or self.raw.tally.stop)]
+
+    def tell_gaps(self) -> None:
+        """Tell the numbers that were passed over a while ago, each once."""
+        passed = [z + self.begun.first for z in self.raw.tally.missing(self.raw.tally.stop)]
+        if late := self._gaps.late(passed):
+            numbers = ", ".join(map(str, late))
+            self._tell(News("missing", f"section {numbers} has not come yet; its place is kept", {"sections": late}))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every section of a known number is enhanced."""
+        if self.count is None or self._enhanced is None or self._steps is None:
+            return False
+        return not self._enhanced.tally.missing(-(-self.count // self._steps.thick))
+
+    @property
+    def stuck(self) -> bool:
+        """Whether every section is there, and some cannot be enhanced; ask once nothing is left to enhance."""
+        return self.count is not None and not self.missing and not self.finished
+
+    def outcome(self, *, complete: bool = False) -> Watched:
+        """Return how the watch stands."""
+        if self._enhanced is None or self._steps is None:
+            return Watched(complete, 0, tuple(self.missing))
+        steps, tally = self._steps, self._enhanced.tally
+        done = sum(len(steps.sections(step)) for step in range(tally.stop) if step in tally)
+        failed = [z + self.begun.first for step in tally.failed for z in steps.sections(step)]
+        return Watched(complete, done, tuple(self.missing), tuple(failed))
+
+    @property
+    def staged(self) -> EnhancedShelf:
+        """What is enhanced so far."""
+        assert self._enhanced is not None  # noqa: S101  (asked for once the volume is finished)
+        return self._enhanced
+
+    @property
+    def begins_to_show(self) -> bool:
+        """Whether there is an enhanced volume to look at."""
+        return self._enhanced is not None
+
+    def _may_fix(self) -> bool:
+        return all(z in self.raw.tally for z in self.begun.fitted)
+
+    def _fix(self) -> None:
+        if self.fixed is None:
+            ground, self.fixed = fix(self._job, self.begun.fitted, self._given)
+            _check_end(ground.inputs.model.card.dims, self.begun)
+            write_kept(self._folder, self.fixed)
+        else:
+            ground = take_up(self._job, self.fixed, self.raw.depth)
+        for note in ground.notes:
+            self._tell(News("warning", f"warning: {note}"))
+        self._enhanced = EnhancedShelf(self._job.output, ground, self.fixed, Tally(self._folder, "enhanced"))
+        self._enhanced.prepare(self.raw.depth)
+        self._steps = Steps(self._enhanced.lattice, self.count)
+        which = ", ".join(str(z + self.begun.first) for z in self.begun.fitted)
+        source = f"the median of sections {which}" if self._given is None else "as given"
+        window = self.fixed.low[0], self.fixed.high[0]
+        none = ground.inputs.model.card.normalisation.kind == "none"
+        told = "none, as the model takes none" if none else f"{source}, {window[0]:g} to {window[1]:g}"
+        text = f"section {self.begun.first} is at z = 0; statistics: {told}"
+        self._tell(News("begun", text, {"first": self.begun.first, "window": None if none else window}))
+
+    def _enhance(self, step: int) -> None:
+        assert self._enhanced is not None  # noqa: S101  (the caller has looked)
+        assert self._steps is not None  # noqa: S101
+        numbers = [z + self.begun.first for z in self._steps.sections(step)]
+        words = f"section {numbers[0]}" if len(numbers) == 1 else f"sections {numbers[0]} to {numbers[-1]}"
+        record = self._enhanced.enhance(self.raw, self._steps, step)
+        if record.state == "failed":
+            text = f"{words} cannot be enhanced: {record.error.get('message')}"
+            self._tell(News("failed", text, {"sections": numbers, **record.error}))
+        else:
+            text = f"{words} enhanced in {record.seconds:.2f} s"
+            z = self._steps.sections(step)[-1]
+            self._tell(News("enhanced", text, {"sections": numbers, "z": z, "seconds": record.seconds}))
+
+
+def _check_end(dims: int, begun: Begun) -> None:
+    """Refuse a 3D model where the number of sections is open.
+
+    Raises
+    ------
+    ConfigError
+        ``config.option``.
+    """
+    if dims == 3 and begun.count is None:
+        raise ConfigError(
+            "config.option",
+            "a 3D model needs --count: where its patches lie depends on how many sections there are",
+            hint="say how many sections will come, or take a 2D model",
+        )
+
+
+def _check_count(count: int | None, landed: int) -> None:
+    """Refuse a number of sections that has been passed.
+
+    Raises
+    ------
+    ConfigError
+        ``config.option``.
+    """
+    if count is not None and landed > count:
+        raise ConfigError(
+            "config.option",
+            f"--count says {count} sections, and one that is number {landed} of them has landed",
+            hint="give the number of all sections, or leave --count away to go on",
+        )
+
+
+class Gaps:
+    """Remembers since when numbers are missing.
+
+    Parameters
+    ----------
+    clock : callable
+        Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: dict[int, float] = {}
+        self._told: set[int] = set()
+
+    def late(self, missing: list[int]) -> list[int]:
+        """Return those that have been missing for `GAP_SECONDS`, each once."""
+        now = self._clock()
+        self._since = {number: self._since.get(number, now) for number in missing}
+        late = [number for number, since in self._since.items() if now - since >= GAP_SECONDS and number not in self._told]
+        self._told.update(late)
+        return late

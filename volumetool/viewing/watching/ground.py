@@ -1,0 +1,166 @@
+"""What decides the voxels of a watched volume: the terms of the job that it will be, whatever the number of sections."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.statistics import Statistics
+from volumetool.errors import ConfigError, FingerprintError, NumericsError
+from volumetool.geometry import Lattice
+from volumetool.jobs.job import Job
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.planning import Ground, lay_ground, plan_with_statistics
+from volumetool.jobs.terms import Terms, differences
+from volumetool.viewing.watching.books import Fixed
+from volumetool.viewing.watching.growing import VolumeLevels
+
+GROWS = ("input", "statistics", "box", "levels")
+"""Terms that follow from the number of sections."""
+
+
+def given_statistics(job: Job) -> Statistics | None:
+    """Return the table that the job names: with one row it holds for all sections, else it has one for each.
+
+    Raises
+    ------
+    ConfigError
+        ``config.sections``: it cannot be read.
+    """
+    if job.sections is None:
+        return None
+    try:
+        text = Path(job.sections).read_text()
+    except OSError as error:
+        raise ConfigError(
+            "config.sections", f"--sections {job.sections} cannot be read: {error}", hint="give a CSV file"
+        ) from error
+    return Statistics.from_csv(text, 1, max(1, len(text.split()) - 1))
+
+
+def fix(job: Job, fitted: tuple[int, ...], given: Statistics | None) -> tuple[Ground, Fixed]:
+    """Decide what the first sections do not leave open.
+
+    Parameters
+    ----------
+    job : Job
+        Its input is the raw volume with the sections so far.
+    fitted : tuple of int
+        The sections, by z, whose median percentiles hold for all.
+    given : Statistics, optional
+        Instead of those.
+    """
+    ground = lay_ground(_apart(job, None))
+    if given is None:
+        chosen = list(fitted)
+        low = (float(np.median(ground.statistics.low[0, chosen])),)
+        high = (float(np.median(ground.statistics.high[0, chosen])),)
+    else:
+        low, high = tuple(given.low[0].tolist()), tuple(given.high[0].tolist())
+    numerics = ground.engine.numerics
+    probe = ground.engine.probe(ground.terms.lattice.patch)
+    return ground, Fixed(
+        terms=lasting_terms(ground.terms),
+        precision=numerics.precision,
+        batch=numerics.batch,
+        probe=probe,
+        low=low,
+        high=high,
+    )
+
+
+def take_up(job: Job, fixed: Fixed, depth: int) -> Ground:
+    """Decide the same again after a restart.
+
+    Raises
+    ------
+    FingerprintError
+        ``job.fingerprint``: other settings than those that the watch began with.
+    NumericsError
+        ``numerics.other-class``: this machine computes other bytes.
+    """
+    ground = _on_table(_frozen(job, fixed), statistics_for(fixed, depth))
+    if changed := differences(fixed.terms, lasting_terms(ground.terms)):
+        lines = "\n".join(f"  {name}: {before} then, {now} now" for name, before, now in changed)
+        raise FingerprintError(
+            "job.fingerprint",
+            f"{job.output} was begun with other settings:\n{lines}",
+            hint="watch with the first settings to go on, or choose another --into",
+        )
+    probe = ground.engine.probe(ground.terms.lattice.patch)
+    if probe != fixed.probe and not job.allow_mixed_numerics:
+        raise NumericsError(
+            "numerics.other-class",
+            f"this machine computes other bytes than the watch began with: its probe is {probe[:12]}, not {fixed.probe[:12]}",
+            hint="go on with the same processor, device and torch version",
+        )
+    return ground
+
+
+def lasting_terms(terms: Terms) -> dict[str, Any]:
+    """Return the terms that hold for any number of sections."""
+    plain = {name: value for name, value in terms.plain().items() if name not in GROWS}
+    if not terms.lattice.z.overlap:
+        plain["lattice"] = {**plain["lattice"], "z": {**plain["lattice"]["z"], "size": None}}
+    return plain
+
+
+def statistics_for(fixed: Fixed, depth: int) -> Statistics:
+    """Return the table of so many sections.
+
+    Raises
+    ------
+    ConfigError
+        ``config.sections``: the table that was given has fewer rows.
+    """
+    if len(fixed.low) not in (1, depth):
+        if len(fixed.low) < depth:
+            raise ConfigError(
+                "config.sections",
+                f"the table of section statistics has {len(fixed.low)} rows, and section {depth} has arrived",
+                hint="give one row for all sections, or a row for each",
+            )
+        return Statistics(np.array([fixed.low[:depth]]), np.array([fixed.high[:depth]]))
+    ones = np.ones((1, depth))
+    return Statistics(ones * np.array(fixed.low), ones * np.array(fixed.high))
+
+
+def recipe_for(ground: Ground, fixed: Fixed, depth: int, levels: VolumeLevels) -> Recipe:
+    """Return what decides the voxels of the sections so far, stored on levels of the growing volume."""
+    lattice: Lattice = ground.terms.lattice
+    deeper = replace(lattice, z=replace(lattice.z, size=depth))
+    return replace(ground.recipe, lattice=deeper, statistics=statistics_for(fixed, depth), levels=levels)
+
+
+def final_plan(job: Job, fixed: Fixed, depth: int) -> tuple[Plan, Statistics]:
+    """Return the plan of the batch job that the finished volume is the output of."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = _written(Path(folder), statistics_for(fixed, depth))
+        plan, statistics = plan_with_statistics(_apart(_frozen(job, fixed), table))
+    asked = job.model_copy(update={"sections": None, "precision": fixed.precision, "batch": fixed.batch})
+    return plan.model_copy(update={"job": asked}), statistics
+
+
+def _frozen(job: Job, fixed: Fixed) -> Job:
+    return job.model_copy(update={"precision": fixed.precision, "batch": fixed.batch})
+
+
+def _on_table(job: Job, statistics: Statistics) -> Ground:
+    with tempfile.TemporaryDirectory() as folder:
+        return lay_ground(_apart(job, _written(Path(folder), statistics)))
+
+
+def _written(folder: Path, statistics: Statistics) -> str:
+    table = folder / "sections.csv"
+    table.write_text(statistics.to_csv())
+    return str(table)
+
+
+def _apart(job: Job, table: str | None) -> Job:
+    """Return the same job for a place beside its output, where nothing is yet: the growing volume is in the way of a plan."""
+    return job.model_copy(update={"output": f"{job.output}.planned", "sections": table, "keep_patches": "never"})

@@ -1,0 +1,152 @@
+"""The shelf: sections that have landed, and what was made of them, on disk and in the books."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from dataclasses import replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from volumetool.enhancement.columns import Source
+from volumetool.enhancement.region import enhance_region
+from volumetool.enhancement.stored import Write, as_bytes
+from volumetool.errors import DataError, NumericsError
+from volumetool.geometry import Box, Lattice, Region, upscaled
+from volumetool.jobs.clean import delete_shards
+from volumetool.jobs.ledger import Record
+from volumetool.jobs.planning import Ground
+from volumetool.jobs.worker import describe
+from volumetool.store.create import VolumeLayout
+from volumetool.store.open import open_volume
+from volumetool.version import __version__
+from volumetool.viewing.watching.books import Begun, Fixed, Tally
+from volumetool.viewing.watching.ground import recipe_for
+from volumetool.viewing.watching.growing import STAGED, Growing, section_levels
+from volumetool.viewing.watching.steps import Steps
+
+
+class RawShelf:
+    """The raw volume, section by section.
+
+    Parameters
+    ----------
+    url : str
+        Where it is, or will be.
+    begun : Begun
+        How the watch began.
+    tally : Tally
+        Of the sections that are in it.
+    """
+
+    def __init__(self, url: str, begun: Begun, tally: Tally) -> None:
+        self.url, self.tally = url, tally
+        levels = section_levels((1, *begun.shape), 1, begun.voxel_size, begun.translation, most=1)
+        self._volume = Growing(url, "", VolumeLayout(begun.dtype, levels)).deeper(begun.count or max(1, tally.stop))
+
+    def prepare(self) -> None:
+        """Create the volume, or find it as an earlier run left it."""
+        self._volume.grow()
+        self._volume.describe({"watched": True, "version": __version__})
+
+    @property
+    def depth(self) -> int:
+        """Sections that it has room for."""
+        return self._volume.depth
+
+    def land(self, z: int, voxels: NDArray[Any]) -> None:
+        """Store a section; its record is written last."""
+        if z >= self.depth:
+            self._volume = self._volume.deeper(z + 1)
+            self._volume.grow()
+        store, box = self._volume.open(), Box((z, 0, 0), (z + 1, *voxels.shape))
+        delete_shards(store, self._volume.layout.levels[0], box, None)
+        Write(store, box, voxels[None], "raw volume:").finish()
+        self.tally.note(z, zlib.crc32(as_bytes(voxels).data))
+
+    def source(self) -> Source:
+        """Return what patches are cut from."""
+        return Source(open_volume(self.url).open(0))
+
+
+class EnhancedShelf:
+    """The growing output, step by step.
+
+    Parameters
+    ----------
+    url : str
+        The output.
+    ground : Ground
+        What decides its voxels.
+    fixed : Fixed
+        The same, as it is kept.
+    tally : Tally
+        Of its steps.
+    """
+
+    def __init__(self, url: str, ground: Ground, fixed: Fixed, tally: Tally) -> None:
+        self.tally = tally
+        self._ground, self._fixed = ground, fixed
+        scale, level = ground.terms.lattice.scale, ground.inputs.level
+        size, origin = upscaled(level.voxel_size, level.translation, scale)
+        shape = ground.terms.lattice.output_shape
+        thick = ground.terms.lattice.z.stride * scale[0]
+        layout = VolumeLayout(ground.terms.dtype, section_levels(shape, thick, size, origin), fill_value=ground.recipe.fill)
+        self.volume = Growing(url, STAGED, layout)
+
+    @property
+    def lattice(self) -> Lattice:
+        """Of the job; where the number of sections is open its length along z counts for nothing."""
+        return self._ground.terms.lattice
+
+    def prepare(self, depth: int) -> None:
+        """Create the volume for so many input sections, or find it as an earlier run left it."""
+        self._deepen(depth)
+        self.volume.grow()
+        self.say()
+
+    def say(self) -> None:
+        """Write into the volume how much of it is there."""
+        steps = {
+            "sections": self.lattice.z.stride,
+            "done": self.tally.done,
+            "missing": self.tally.missing(self.tally.stop),
+        }
+        self.volume.describe({"version": __version__, "status": "unfinished", "steps": steps})
+
+    def enhance(self, raw: RawShelf, steps: Steps, step: int) -> Record:
+        """Enhance a step and store it; its record is written last, or says why there are no voxels."""
+        started = time.time()
+        if self.volume.depth < raw.depth * self.lattice.scale[0]:
+            self._deepen(raw.depth)
+            self.volume.grow()
+        record = Record(region=step, state="done", numerics=self._fixed.probe, finished=started)
+        try:
+            record = replace(record, **self._store(raw, steps, step))
+        except (DataError, NumericsError) as error:  # storage that fails is not a section's own trouble, and ends the watch
+            record = replace(record, state="failed", error=describe(error))
+        record = replace(record, seconds=round(time.time() - started, 4), finished=time.time())
+        self.tally.write(record)
+        self.say()
+        return record
+
+    def _store(self, raw: RawShelf, steps: Steps, step: int) -> dict[str, Any]:
+        levels, box = self.volume.layout.levels, steps.box(step)
+        recipe = recipe_for(self._ground, self._fixed, raw.depth, levels)
+        targets = [self.volume.open(level) for level in range(len(levels))]
+        shadow = box
+        for target, level in zip(targets, levels, strict=True):
+            shadow = shadow.coarsened(level.factor)
+            delete_shards(target, level, shadow, None)
+        made = enhance_region(recipe, Region(step, 0, box), self._ground.engine, raw.source(), targets)
+        return {
+            "checksums": made.checksums,
+            "patches": made.patches,
+            "recomputed": made.recomputed,
+            "skipped": made.skipped,
+            "network_seconds": round(made.network_seconds, 4),
+        }
+
+    def _deepen(self, depth: int) -> None:
+        self.volume = self.volume.deeper(depth * self.lattice.scale[0])

@@ -1,0 +1,171 @@
+"""An inbox that is a volume: OME-Zarr, Zarr or N5 that a microscope writes section by section.
+
+A section counts as whole once every chunk of it is stored and none has changed for a while. What is not stored at all is not
+there yet: a writer must store blank chunks too. Chunks must be one section thick; of thicker ones nobody can tell whether the
+sections that are still blank in them will come.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volumetool.enhancement.stored import read_voxels
+from volumetool.errors import InputError, VolumetoolError
+from volumetool.geometry import Box, Size
+from volumetool.store.kvstore import local_path
+from volumetool.store.open import open_volume
+from volumetool.store.volume import Volume
+from volumetool.viewing.keys import ChunkGrid, grid_of
+from volumetool.viewing.watching.inbox import Clock, Report, Section, Stamp
+from volumetool.viewing.watching.names import Pattern
+
+Stamps = tuple[Stamp, ...]
+METADATA = ("zarr.json", ".zgroup", ".zarray", "attributes.json")
+
+
+def is_volume(place: str) -> bool:
+    """Say whether a watched folder is a volume."""
+    return any((local_path(place) / name).is_file() for name in METADATA)
+
+
+class GrowingVolume:
+    """Sections that arrive as chunks of a volume's finest level.
+
+    Parameters
+    ----------
+    url : str
+        The volume, on a local disk.
+    settle : float
+        Seconds for which a section's chunks must stand still.
+    report : callable
+        Told what is not taken.
+    voxel_size : tuple of float, optional
+        In nm, z, y, x, where the volume does not say it.
+    clock : callable
+        Monotonic seconds.
+
+    Raises
+    ------
+    InputError
+        As `open_volume`; ``input.thick-chunks``; ``input.axes``: several channels.
+    """
+
+    def __init__(
+        self, url: str, settle: float, report: Report, voxel_size: Size | None = None, clock: Clock = time.monotonic
+    ) -> None:
+        self._url, self._settle, self._report, self._voxel_size, self._clock = url, settle, report, voxel_size, clock
+        self._open()
+        self._waiting: dict[int, tuple[Stamps, float]] = {}
+        self._taken: dict[int, Stamps] = {}
+        self._refused: dict[int, Stamps] = {}
+
+    def look(self, changed: Iterable[str] = ()) -> bool:
+        """Look for sections that are new or have changed; say whether any waits to stand still."""
+        try:
+            self._open()
+        except VolumetoolError:  # its metadata are being written
+            return True
+        again = {z for place in changed if (z := self._section_of(place)) is not None}
+        for z in range(self._volume.shape[0]):
+            if z not in self._taken or z in again:
+                self._look_at(z)
+        return bool(self._waiting)
+
+    def take(self) -> Section | None:
+        """Return the first section that is whole."""
+        now = self._clock()
+        for z in sorted(z for z, (_, since) in self._waiting.items() if now - since >= self._settle):
+            stamps, _ = self._waiting.pop(z)
+            try:
+                voxels = self._read(z)
+            except VolumetoolError as error:
+                self._leave(z, stamps, error.message)
+                continue
+            if self._stamps(z) != stamps:  # it was written on meanwhile
+                self._look_at(z)
+                continue
+            self._taken[z] = stamps
+            volume = self._volume
+            return Section(f"section z {z}", Pattern("section z ", ""), z, voxels, volume.voxel_size, volume.translation)
+        return None
+
+    def refuse(self, section: Section, why: str) -> None:
+        """Report a section, and take it again once its chunks have changed."""
+        self._leave(section.number, self._taken.pop(section.number), why)
+
+    def _open(self) -> None:
+        volume = open_volume(self._url, voxel_size=self._voxel_size)
+        level = volume.levels[0]
+        thick = (level.shard or level.chunk)[0]
+        if thick != 1:
+            raise InputError(
+                "input.thick-chunks",
+                f"{self._url} is stored in pieces of {thick} sections, of which nobody can tell which are there",
+                hint="have the microscope store sections one by one, or wait for the end and use `volumetool enhance`",
+                where=self._url,
+            )
+        if (volume.channels or 1) > 1:
+            raise InputError(
+                "input.axes",
+                f"{self._url} has {volume.channels} channels",
+                hint="watch a volume of one channel",
+                where=self._url,
+            )
+        self._volume: Volume = volume
+        self._grid: ChunkGrid = grid_of(volume, level.path)
+        self._root: Path = local_path(volume.url) / level.path
+
+    def _look_at(self, z: int) -> None:
+        stamps = self._stamps(z)
+        if stamps is None or stamps in (self._refused.get(z), self._taken.get(z)):
+            self._waiting.pop(z, None)
+            return
+        if z in self._taken:
+            self._taken[z] = stamps
+            self._report(f"section z {z}", "it was changed after it was taken; what was taken stays")
+            return
+        known = self._waiting.get(z)
+        if known is None or known[0] != stamps:
+            self._waiting[z] = (stamps, self._clock())
+
+    def _section_of(self, place: str) -> int | None:
+        """Return the section whose chunk stands at a place."""
+        key = place.removeprefix(f"{self._root}/")
+        if key not in self._grid:
+            return None
+        numbers = key.removeprefix(self._grid.prefix).split(self._grid.separator)
+        return int(numbers[self._volume.axes.index("z")])
+
+    def _stamps(self, z: int) -> Stamps | None:
+        """Return the state of a section's chunks, None where one is not stored."""
+        stamps = []
+        for file in self._files(z):
+            try:
+                stat = file.stat()
+            except OSError:
+                return None
+            stamps.append((stat.st_size, stat.st_mtime_ns, stat.st_ino))
+        return tuple(stamps)
+
+    def _files(self, z: int) -> Iterator[Path]:
+        axes, grid = self._volume.axes, self._grid
+        counts = dict(zip(axes, grid.counts, strict=True))
+        for y, x in product(range(counts["y"]), range(counts["x"])):
+            at = {"z": z, "y": y, "x": x}
+            yield self._root / (grid.prefix + grid.separator.join(str(at.get(axis, 0)) for axis in axes))
+
+    def _read(self, z: int) -> NDArray[Any]:
+        _, height, width = self._volume.shape
+        voxels = read_voxels(self._volume.open(0), Box((z, 0, 0), (z + 1, height, width)), "arriving")
+        return np.ascontiguousarray(voxels[0])
+
+    def _leave(self, z: int, stamps: Stamps, why: str) -> None:
+        self._refused[z] = stamps
+        self._report(f"section z {z}", why)

@@ -1,0 +1,258 @@
+"""Watching: a folder in which sections appear becomes an enhanced volume, section by section."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from volumetool.enhancement.statistics import Statistics
+from volumetool.errors import InputError, OutputError
+from volumetool.jobs.folder import job_url
+from volumetool.jobs.job import Job
+from volumetool.jobs.ownership import own
+from volumetool.jobs.pyramid import build_pyramid
+from volumetool.store.found import read_json
+from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path, parent_url
+from volumetool.store.open import open_volume
+from volumetool.viewing.watching.asked import Asked, Listener, News, Watched
+from volumetool.viewing.watching.books import Begun, read_kept, write_kept
+from volumetool.viewing.watching.compacting import clear, compact, is_complete
+from volumetool.viewing.watching.course import Course
+from volumetool.viewing.watching.ground import final_plan, given_statistics
+from volumetool.viewing.watching.inbox import Inbox, Section, TiffFolder
+from volumetool.viewing.watching.opening import begin, total_count, unlike
+from volumetool.viewing.watching.volume_inbox import GrowingVolume, is_volume
+
+Changes = Iterator[Sequence[str]]
+"""Places that changed, whenever some did; from time to time none, so that what waits is looked at."""
+
+LIST_SECONDS = 2.0
+"""How often all names are listed although nothing was announced: network file systems announce nothing."""
+
+TICK_MS, QUIET_MS, LONGEST_MS = 100, 20, 200
+"""How often the watch wakes; for how long changes must pause to be told; and how long they may be held back."""
+
+
+def raw_place(folder: str, output: str) -> str:
+    """Return where the raw volume of a watched folder is gathered: beside the output, under the folder's name."""
+    name = PurePosixPath(canonical_url(folder)).name
+    return join_url(parent_url(canonical_url(output))[0], f"{name.removesuffix('.zarr')}-raw.zarr")
+
+
+def default_output(folder: str) -> str:
+    """Return the output of a watched folder where none is named: beside it."""
+    return f"{canonical_url(folder).removesuffix('.zarr')}-enhanced.zarr"
+
+
+def changes_in(folder: Path, *, deep: bool = False) -> Changes:
+    """Yield what changes in a folder, and with `deep` in the folders below it, for ever."""
+    from watchfiles import watch as changes
+
+    ticks = changes(
+        folder,
+        watch_filter=None,
+        step=QUIET_MS,
+        debounce=LONGEST_MS,
+        rust_timeout=TICK_MS,
+        yield_on_timeout=True,
+        recursive=deep,
+    )
+    for some in ticks:
+        yield [place for _, place in some]
+
+
+def watch(job: Job, asked: Asked, tell: Listener, changes: Changes | None = None) -> Watched:
+    """Enhance sections as they land, until the volume is finished.
+
+    Parameters
+    ----------
+    job : Job
+        Its input is the folder, its output the volume to write.
+    asked : Asked
+        How sections are counted, and how the end is told.
+    tell : Listener
+        Told what happens.
+    changes : iterator of sequence of str, optional
+        Instead of those of the folder.
+
+    Raises
+    ------
+    VolumetoolError
+        ``input.*``, ``output.*``, ``config.*``, ``model.*``: it cannot be begun. ``ledger.owned``: another run writes the
+        output. Whatever ended it, the same call goes on.
+    """
+    folder, raw = _folder(job.input), raw_place(job.input, job.output)
+    inner = job.model_copy(update={"input": raw})
+
+    def report(name: str, why: str) -> None:
+        tell(News("refused", f"{name} is not taken: {why}", {"name": name, "why": why}))
+
+    _refuse_foreign(inner)
+    with own(job_url(job.output), lambda reason: tell(News("waiting", reason))):
+        if is_complete(job.output):
+            clear(job.output)
+            return Watched(complete=True, enhanced=open_volume(raw).shape[0])
+        inbox: Inbox = TiffFolder(folder, asked.settle, report)
+        if deep := is_volume(job.input):
+            inbox = GrowingVolume(job.input, asked.settle, report, job.voxel_size)
+            asked = replace(asked, first=asked.first or 0)
+        loop = _Loop(inner, asked, tell, inbox)
+        return loop.run(changes or changes_in(folder, deep=deep))
+
+
+class _Loop:
+    """Looks, lands, enhances, and looks again."""
+
+    def __init__(self, job: Job, asked: Asked, tell: Listener, inbox: Inbox) -> None:
+        self._job, self._asked, self._tell, self._inbox = job, asked, tell, inbox
+        self._given: Statistics | None = given_statistics(job)
+        self._gathered: list[Section] = []
+        self._course: Course | None = None
+        self._listed = -LIST_SECONDS
+        self._moved = time.monotonic()
+        begun = read_kept(job_url(job.output), Begun)
+        rows = None if self._given is None else len(self._given.low[0])
+        self._count = total_count(asked, rows, begun)
+        if begun is not None:
+            self._course = Course(job, begun, self._count, self._given, tell)
+
+    def run(self, changes: Changes) -> Watched:
+        """Go on until the volume is finished, or nothing has come for as long as was asked."""
+        busy = False
+        for changed in changes:
+            busy = self._look(changed, busy=busy)
+            while self._course is not None and self._course.enhance_next():
+                self._moved = time.monotonic()
+                busy = self._look((), busy=True)
+            if self._course is not None:
+                self._course.tell_gaps()
+                if self._course.finished:
+                    return self._finish(self._course)
+                if self._course.stuck:
+                    return self._course.outcome()
+            if self._idle(busy=busy) and (outcome := self._end()) is not None:
+                return outcome
+        raise AssertionError("changes never end")
+
+    def _look(self, changed: Sequence[str], *, busy: bool) -> bool:
+        """Take in what has arrived; say whether something waits to stand still."""
+        now = time.monotonic()
+        if not changed and not busy and now - self._listed < LIST_SECONDS:
+            return False
+        self._listed = now
+        busy = self._inbox.look(changed)
+        while (section := self._inbox.take()) is not None:
+            self._moved = time.monotonic()
+            if (why := self._accept(section)) is not None:
+                self._inbox.refuse(section, why)
+        return busy
+
+    def _accept(self, section: Section) -> str | None:
+        if self._course is not None:
+            return self._course.land(section)
+        if (why := self._unlike_gathered(section)) is not None:
+            return why
+        self._gathered.append(section)
+        if len(self._gathered) >= min(self._asked.fit_on, self._count or self._asked.fit_on):
+            self._begin()
+        return None
+
+    def _unlike_gathered(self, section: Section) -> str | None:
+        first = self._asked.first or 0
+        alike = begin(self._gathered[:1] or [section], self._job, replace(self._asked, first=first), None)
+        if any(section.number == other.number for other in self._gathered):
+            return f"section {section.number} is there already"
+        return unlike(section, alike)
+
+    def _begin(self) -> None:
+        begun = begin(self._gathered, self._job, self._asked, self._count)
+        beyond = [section for section in self._gathered if unlike(section, begun) is not None]
+        for section in beyond:
+            self._inbox.refuse(section, unlike(section, begun) or "")
+            self._gathered.remove(section)
+        if beyond:  # wait for others
+            return
+        write_kept(job_url(self._job.output), begun)
+        self._course = Course(self._job, begun, self._count, self._given, self._tell)
+        for section in sorted(self._gathered, key=lambda section: section.number):
+            self._course.land(section)
+        self._gathered = []
+
+    def _idle(self, *, busy: bool) -> bool:
+        idle = self._asked.idle
+        return idle is not None and not busy and time.monotonic() - self._moved >= idle
+
+    def _end(self) -> Watched | None:
+        """End for want of new sections: the volume is finished where none is missing; None where there is more to do."""
+        if self._course is None and self._gathered:
+            self._begin()
+            return None
+        course = self._course
+        if course is None:
+            raise InputError(
+                "input.no-sections",
+                f"no section came to the watched folder within {self._asked.idle:g} s",
+                hint="check the folder, or wait longer with --idle",
+            )
+        if course.missing:
+            return course.outcome()
+        if course.count is None:
+            course.end(course.raw.tally.stop)
+            return None
+        return course.outcome()
+
+    def _finish(self, course: Course) -> Watched:
+        """Make an ordinary job's output of the growing volume."""
+        count = course.count or 0
+        self._tell(
+            News("finishing", f"all {count} sections are enhanced; writing the volume's own shards", {"sections": count})
+        )
+        outcome = course.outcome(complete=True)
+        if len(open_volume(self._job.input).levels) == 1:
+            build_pyramid(self._job.input)
+        assert course.fixed is not None  # noqa: S101  (it is finished)
+        plan, statistics = final_plan(self._job, course.fixed, count)
+        compact(plan, statistics, course.staged.volume.open(), lambda _done, _every: None)
+        return outcome
+
+
+def _folder(place: str) -> Path:
+    """Return a folder that can be watched.
+
+    Raises
+    ------
+    InputError
+        ``input.not-found``; ``input.not-local``.
+    """
+    path = local_path(place)
+    if not path.is_dir():
+        raise InputError(
+            "input.not-found", f"there is no folder {path}", hint="make it, or check the spelling", where=str(path)
+        )
+    return path
+
+
+def _refuse_foreign(job: Job) -> None:
+    """Refuse places where something else is than what a watch of this folder began or finished.
+
+    Raises
+    ------
+    OutputError
+        ``output.exists``.
+    """
+    there = [place for place in (job.input, job.output) if _exists(place)]
+    begun = read_kept(job_url(job.output), Begun) is not None
+    if there and not begun and not (len(there) == 2 and is_complete(job.output)):
+        raise OutputError(
+            "output.exists",
+            f"{' and '.join(there)} exists, and no watch of this folder made it",
+            hint="choose another place with --into, or delete it yourself; nothing was touched",
+            where=there[0],
+        )
+
+
+def _exists(place: str) -> bool:
+    url = canonical_url(place)
+    return local_path(url).exists() if is_local(url) else read_json(url, "zarr.json") is not None
