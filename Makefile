@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: demo test test-slow lint schemas clean
+.PHONY: demo test test-slow lint audit schemas clean
 
 demo: $(READY)  ## the main job on an embedded volume
 	$(BIN)/volumetool demo demo
@@ -26,6 +26,11 @@ lint: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(INSTALLED) .
 	cd $(INSTALLED) && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml
 	cd $(INSTALLED) && $(abspath $(BIN))/lint-imports --config $(CURDIR)/pyproject.toml
+
+audit: $(READY)  ## known holes in what is pinned; needs the network
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit
+	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 schemas: $(READY)  ## write schemas/*.json anew from the models
 	$(BIN)/python -m volumetool.schemas

@@ -30,25 +30,37 @@ def status(output: Output, as_json: Json = False) -> None:
 
 def verify(
     output: Output,
-    repair: Annotated[bool, typer.Option("--repair", help="Mark damaged regions, so that `enhance` makes them again.")] = False,
+    level: Annotated[
+        str,
+        typer.Option(
+            help="structure (metadata, records, which shards are there), stored (their bytes, too) or full (their voxels, too)."
+        ),
+    ] = "full",
+    sample: Annotated[
+        str | None, typer.Option(metavar="N/T", help="Read one of T parts, such as 2/7, or a share, such as 5%.")
+    ] = None,
+    recompute: Annotated[
+        int, typer.Option(metavar="K", min=0, help="Compute so many regions again and compare them bit for bit.")
+    ] = 0,
+    seed: Annotated[int | None, typer.Option(help="Chooses the regions to compute again.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Mark what is damaged, so that `enhance` makes it again.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Read every stored shard again and compare it with the ledger."""
-    from volumetool.jobs.api import stored_plan
-    from volumetool.jobs.verify import condemn
-    from volumetool.jobs.verify import verify as verify_output
+    """Compare what is stored with the ledger, as deeply as asked for; nothing is changed without --repair."""
+    from volumetool.jobs.condemn import condemn
+    from volumetool.jobs.verify import make_extent, verify_output
 
-    plan = stored_plan(output)
+    extent = make_extent(level, sample, recompute, seed)
     with counting("verifying") as progress:
         steps = iter(range(1, 2**62))
-        report = verify_output(plan, lambda: progress(next(steps), None))
-    marked = condemn(plan, report) if repair else 0
+        plan, report = verify_output(output, lambda: progress(next(steps), None), extent)
+    marked = condemn(plan, report) if repair and plan is not None else 0
     if as_json:
-        print(json.dumps({"ok": report.ok, "regions": report.regions, "shards": report.shards, "damaged": report.damaged}))
+        print(json.dumps(report.as_dict() | {"marked": marked}))
     for damage in report.damaged:
-        print("damaged: " + ", ".join(f"{name} {value}" for name, value in damage.items()), file=sys.stderr)
+        print("damaged: " + ", ".join(f"{name} {value}" for name, value in damage.items() if value), file=sys.stderr)
     verdict = "all as recorded" if report.ok else f"{len(report.damaged)} damages; {marked} regions marked for the next run"
-    print(f"{report.regions} regions and {report.shards} coarse shards read: {verdict}", file=sys.stderr)
+    print(f"{report.regions} regions and {report.shards} coarse shards, {extent.told}: {verdict}", file=sys.stderr)
     raise typer.Exit(0 if report.ok else 4)
 
 

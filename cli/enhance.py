@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from volumetool.cli.options import Json, VoxelSize
+from volumetool.cli.options import AllowHost, Json, VoxelSize
 from volumetool.cli.progress import watching
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def enhance(
     input: Annotated[str | None, typer.Argument(help="Volume to read: OME-Zarr, N5 or Zarr; path or URL.")] = None,  # noqa: A002
     output: Annotated[str | None, typer.Argument(help="OME-Zarr volume to write. The same command again goes on.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="Job file, YAML; options given beside it win.")] = None,
+    allow_host: AllowHost = None,
     model: Annotated[str | None, typer.Option(help="Built-in name or model file; auto takes the built-in that fits.")] = None,
     level: Annotated[int | None, typer.Option(help="Level of the input; 0 is the finest.", rich_help_panel=INPUT)] = None,
     voxel_size: VoxelSize = None,
@@ -34,6 +35,13 @@ def enhance(
     crop: Annotated[bool, typer.Option("--crop", help="Make the box the whole output.", rich_help_panel=INPUT)] = False,
     mask: Annotated[
         str | None, typer.Option(help="Volume that is 0 where nothing needs enhancing.", rich_help_panel=INPUT)
+    ] = None,
+    missing: Annotated[
+        str | None,
+        typer.Option(
+            help="Input chunks that are not stored: fill (the array's fill value), fail, or skip (voxels without data).",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     nodata: Annotated[
         float | None, typer.Option(help="Input value of voxels without data; nan for NaN.", rich_help_panel=INPUT)
@@ -90,6 +98,25 @@ def enhance(
         typer.Option(help="auto, always or never: patches that several regions need, on disk.", rich_help_panel=RUN),
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Patches per call of the network.", rich_help_panel=RUN)] = None,
+    patience: Annotated[
+        float | None, typer.Option(help="Seconds without a sign of life after which a region hangs.", rich_help_panel=RUN)
+    ] = None,
+    retry_quarantined: Annotated[
+        bool,
+        typer.Option("--retry-quarantined", help="Try regions again that ended or hung workers.", rich_help_panel=RUN),
+    ] = False,
+    input_check: Annotated[
+        str | None,
+        typer.Option(
+            help="Is the input still what finished regions read? metadata, stored (chunk sizes and times too) or strict (all "
+            "voxels).",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    recompute_changed: Annotated[
+        bool,
+        typer.Option("--recompute-changed", help="Make regions again whose input was changed.", rich_help_panel=RUN),
+    ] = False,
     allow_mixed_numerics: Annotated[
         bool,
         typer.Option("--allow-mixed-numerics", help="Let workers compute other bytes than the first.", rich_help_panel=RUN),
@@ -109,7 +136,7 @@ def enhance(
     from volumetool.jobs.planning import plan_with_statistics
     from volumetool.jobs.run import run
 
-    job = _job(ctx.params, config)
+    job = _job(ctx.params, config, allow_host or [])
     plan, statistics = plan_with_statistics(job)
     if dry_run:
         _print_plan(plan, as_json=as_json)
@@ -130,7 +157,7 @@ def enhance(
     raise typer.Exit(outcome.exit_code)
 
 
-def _job(params: dict[str, Any], config: Path | None) -> Job:
+def _job(params: dict[str, Any], config: Path | None, allow_hosts: list[str]) -> Job:
     from volumetool.errors import ConfigError
     from volumetool.jobs.job import Job, make_job, read_job
 
@@ -138,7 +165,7 @@ def _job(params: dict[str, Any], config: Path | None) -> Job:
         name: value for name, value in params.items() if name in Job.model_fields and value is not None and value is not False
     }
     if config is not None:
-        return read_job(config, **options)
+        return read_job(config, allow_hosts, **options)
     if "input" not in options or "output" not in options:
         raise ConfigError(
             "config.option", "INPUT and OUTPUT are needed", hint="volumetool enhance INPUT OUTPUT, or --config job.yaml"

@@ -26,7 +26,9 @@ from volumetool.cli import (
     view,
 )
 
+from volumetool.enhancement.allocator import keep_freed_memory
 from volumetool.errors import VolumetoolError
+from volumetool.redaction import printable, redact
 
 app = typer.Typer(
     name="volumetool",
@@ -70,6 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     0 done, 1 failed, 2 usage, 3 partial, 4 not conformant, 75 told to stop, 130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    keep_freed_memory()  # before any library starts threads, each of which would take a heap of its own
     try:
         code = app(arguments, standalone_mode=True)
     except VolumetoolError as error:
@@ -93,9 +96,9 @@ def _report(error: VolumetoolError, *, as_json: bool) -> int:
 
 
 def _report_bug(error: Exception) -> int:
-    print(f"error [internal]: {type(error).__name__}: {error}", file=sys.stderr)
+    print(printable(redact(f"error [internal]: {type(error).__name__}: {error}")), file=sys.stderr)
     if os.environ.get("VOLUMETOOL_TRACEBACK"):
-        traceback.print_exception(error)
+        print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
     else:
         print("  This is a bug in volumetool. Set VOLUMETOOL_TRACEBACK=1 to see where, and please report it.", file=sys.stderr)
     return 1

@@ -9,6 +9,10 @@ import typer
 from volumetool.errors import ConfigError
 
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout; everything else goes to stderr.")]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(metavar="HOST", help="Host that the configuration may name although it is not public; may be repeated."),
+]
 VoxelSize = Annotated[
     str | None,
     typer.Option("--voxel-size", metavar="Z,Y,X", help="Voxel size in nm: given to, or correcting, the input's metadata."),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 TRY_AGAIN = 75
 """Exit code that means "start me again": EX_TEMPFAIL of sysexits.h."""
+
+GRACE_SECONDS = 8.0
+"""A scheduler kills after ten, or more: what has not ended by then, such as a call of the network, is left behind."""
 
 SIGNALS = ("SIGTERM", "SIGUSR1")
 """SLURM sends the first before it kills, or the second where a job asked for it; Windows knows only the first."""
@@ -21,7 +25,10 @@ class Stopped(BaseException):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise :class:`Stopped` at the first signal to stop; a second one ends the process at once, with nothing lost."""
+    """Raise :class:`Stopped` at the first signal to stop; a second one ends the process at once, and so does time.
+
+    Nothing is lost either way: what was finished is on record within a second.
+    """
     told = False
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -29,6 +36,9 @@ def stoppable() -> Iterator[None]:
         if told:
             os._exit(TRY_AGAIN)
         told = True
+        grace = threading.Timer(GRACE_SECONDS, os._exit, (TRY_AGAIN,))
+        grace.daemon = True
+        grace.start()
         raise Stopped(signal.Signals(number).name)
 
     numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]

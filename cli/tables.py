@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from volumetool.redaction import printable
+
 
 def print_facts(facts: Mapping[str, Any]) -> None:
     """Print facts line by line; a list of mappings becomes a table."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     for name, value in facts.items():
@@ -18,10 +21,11 @@ def print_facts(facts: Mapping[str, Any]) -> None:
             for column in value[0]:
                 table.add_column(str(column))
             for row in value:
-                table.add_row(*(show(cell) for cell in row.values()))
+                table.add_row(*(Text(printable(show(cell))) for cell in row.values()))
             console.print(table)
         elif value not in (None, [], {}):
-            console.print(f"{name:<14}{show(value)}", highlight=False, soft_wrap=True)
+            # Names and notes come from files of others: no markup, no control characters.
+            console.print(printable(f"{name:<14}{show(value)}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def show(value: Any) -> str:

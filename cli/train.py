@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from volumetool.cli.options import Json
+from volumetool.cli.options import AllowHost, Json
 from volumetool.cli.progress import LogFormat
 
 
@@ -17,6 +17,7 @@ def train(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the training; by default the model's name, here.")
     ] = None,
+    allow_host: AllowHost = None,
     steps: Annotated[int | None, typer.Option(help="Instead of the file's.", min=1)] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, instead of the file's.")] = None,
     devices: Annotated[int | None, typer.Option(help="How many GPUs, instead of the file's.", min=1)] = None,
@@ -30,7 +31,7 @@ def train(
 
     from volumetool.training.config import change_config, read_config
 
-    asked = change_config(read_config(config), steps=steps, device=device, devices=devices)
+    asked = change_config(read_config(config, allow_host or []), steps=steps, device=device, devices=devices)
     folder = output or Path(asked.name)
     if dry_run:
         from volumetool.cli.tables import print_facts

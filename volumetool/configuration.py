@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,13 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from volumetool.errors import ConfigError
+
+_MOST_PROBLEMS = 20
+"""That are named at once."""
+
+_MOST_BYTES = 2**18
+_DEEPEST = 20
+"""Of a configuration file: bytes, and mappings and lists inside each other."""
 
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -35,7 +43,10 @@ def parse_bytes(value: object) -> object:
     match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?i?)b?\s*", value.lower())
     if match is None or match[2] not in _BYTES:
         raise ValueError(f"{value!r} is no amount of memory; write 8GiB or 500MB")
-    return int(float(match[1]) * _BYTES[match[2]])
+    try:
+        return int(float(match[1]) * _BYTES[match[2]])
+    except OverflowError as error:
+        raise ValueError(f"{value!r} is more memory than there is") from error
 
 
 def parse_box(value: object) -> object:
@@ -62,27 +73,48 @@ def read_options(path: Path) -> dict[str, Any]:
         ``config.file``: the file is missing or no YAML mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = _load(path)
+    except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(
             "config.file", f"{path} cannot be read: {error}", hint="a configuration is YAML: one `option: value` a line"
         ) from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise ConfigError(
             "config.file",
-            f"{path} holds {type(content).__name__}, not options",
+            f"{path} holds {'names that are no text' if isinstance(content, dict) else type(content).__name__}, not options",
             hint="write one `option: value` a line",
         )
     content.pop("$schema", None)
     return content
 
 
+def _load(path: Path) -> Any:
+    """Read YAML that is no larger, deeper or more tangled than a configuration.
+
+    Aliases are refused: a few lines of them stand for a billion values.
+    """
+    with path.open("rb") as file:
+        text = file.read(_MOST_BYTES + 1)
+    if len(text) > _MOST_BYTES:
+        raise ValueError(f"more than {_MOST_BYTES} bytes are no configuration")
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it has the alias *{event.anchor}; write the values out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError(f"more than {_DEEPEST} levels inside each other")
+    return yaml.safe_load(text)
+
+
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Say in one line per problem which field is wrong, what it holds, and for a typo which name is near."""
     lines = []
-    for problem in error.errors():
+    for problem in error.errors()[:_MOST_PROBLEMS]:
         name = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("function-"))
         near = difflib.get_close_matches(name, model.model_fields, n=1)
         meant = f"; did you mean {near[0]}?" if problem["type"] == "extra_forbidden" and near else ""
-        lines.append(f"{name} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}{meant}")
+        lines.append(f"{name} = {reprlib.repr(problem['input'])}: {problem['msg'].removeprefix('Value error, ')}{meant}")
+    if error.error_count() > len(lines):
+        lines.append(f"and {error.error_count() - len(lines)} more")
     return "\n".join(lines)

@@ -13,7 +13,8 @@
       DataError         data.*     1   stored bytes that cannot be read or are not what was written
       NumericsError     numerics.* 1   a network that makes NaN, or a worker that computes other bytes
       LedgerError       ledger.*   1   the job's records are damaged or contradict each other
-      ClusterError      cluster.*  1   workers cannot be started or reached
+      ClusterError      cluster.*  1   workers cannot be started or reached, or die one after the other
+      DeviceError       device.*   75  a device that is lost to this process: start it again
       ViewError         view.*     1   a picture cannot be taken: no browser, or a page that is never complete
       NotConformant     validate.* 4   a volume that breaks its format's rules
 
@@ -24,6 +25,11 @@ next.
 from __future__ import annotations
 
 from typing import ClassVar
+
+from volumetool.redaction import printable, redact
+
+_LONGEST = 20_000
+"""Characters of a message: what it quotes may have been made to be long."""
 
 
 class VolumetoolError(Exception):
@@ -40,6 +46,8 @@ class VolumetoolError(Exception):
     where : str, optional
         The volume, chunk, region or file that the error is about.
 
+    Texts lose what must not be repeated: secrets in URLs, and control characters.
+
     Attributes
     ----------
     exit_code : int
@@ -49,6 +57,8 @@ class VolumetoolError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, code: str, message: str, *, hint: str = "", where: str | None = None) -> None:
+        message, hint = (printable(redact(text[:_LONGEST])) for text in (message, hint))
+        where = None if where is None else printable(redact(where[:_LONGEST]))
         super().__init__(code, message, hint, where)
         self.code = code
         self.message = message
@@ -127,7 +137,13 @@ class LedgerError(VolumetoolError):
 
 
 class ClusterError(VolumetoolError):
-    """Workers cannot be started or reached."""
+    """Workers cannot be started or reached, or die one after the other."""
+
+
+class DeviceError(VolumetoolError):
+    """The device is lost to this process; a new one may find it well."""
+
+    exit_code = 75
 
 
 class ViewError(VolumetoolError):

@@ -24,8 +24,9 @@ from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import prepare
+from volumetool.jobs.task import run_region
 from volumetool.jobs.turns import WINDOW, Turns
-from volumetool.jobs.worker import Worker, run_region
+from volumetool.jobs.worker import Worker
 from volumetool.models import load_model
 
 Options = dict[str, Any]
@@ -204,12 +205,11 @@ def test_nan_as_nodata_reaches_a_worker(options: Options, tmp_path: Path) -> Non
     assert record.state == "done", record.error
 
 
-def test_a_dead_workers_region_is_a_failed_one_and_a_workers_own_error_ends_the_run() -> None:
-    record = through_dask._failed(5, (distributed.KilledWorker, RuntimeError("gone"), None))
-    assert (record.region, record.state, record.error["code"]) == (5, "failed", "region.worker-died")
-    error = NumericsError("numerics.other-class", "other bytes")
+def test_a_failed_task_is_a_failed_region_and_a_workers_own_error_ends_the_run() -> None:
+    record = through_dask._failed(5, RuntimeError("gone"))
+    assert (record.region, record.state, record.error["code"]) == (5, "failed", "region.worker-failed")
     with pytest.raises(NumericsError):
-        through_dask._failed(5, (NumericsError, error, None))
+        through_dask._failed(5, NumericsError("numerics.other-class", "other bytes"))
 
 
 def test_a_bounded_number_of_regions_is_in_flight(options: Options) -> None:

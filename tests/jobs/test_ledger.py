@@ -57,6 +57,8 @@ def test_every_field_of_a_record_survives_the_disk(tmp_path: Path) -> None:
         region=4,
         state="failed",
         checksums=(1, 2**32 - 1),
+        stored=(("12:00ff00ff", ""), ("1:00000000",)),
+        read={"voxels": 5, "stored": "ab", "chunks": 3, "absent": 1},
         patches=7,
         recomputed=2,
         skipped=1,
@@ -119,7 +121,7 @@ def test_every_single_flipped_byte_is_noticed(tmp_path: Path) -> None:
     ledger.flush()
     (segment,) = segments(tmp_path)
     whole = segment.read_bytes()
-    for position in range(len(whole) - 1):  # without the end of the line
+    for position in range(len(whole)):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << (position % 8)
         segment.write_bytes(damaged)

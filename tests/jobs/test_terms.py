@@ -7,14 +7,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from small_jobs import SMALL, noise, run, write_input
 
 from volumetool.enhancement.statistics import no_normalisation
 from volumetool.errors import FingerprintError, LedgerError
-from volumetool.jobs.job import RUNTIME, SEMANTIC, field_kinds, make_job
+from volumetool.jobs import job as module
+from volumetool.jobs.job import RUNTIME, SEMANTIC, Job, field_kinds, make_job
 from volumetool.jobs.planning import plan
 from volumetool.jobs.terms import differences
 
@@ -35,6 +36,7 @@ OTHER: dict[str, tuple[Any, str]] = {
     "nodata": (0, "nodata"),
     "fill": (7, "fill"),
     "mask": ("mask.zarr", "mask"),
+    "missing": ("skip", "missing"),
     "dtype": ("uint16", "dtype"),
     "chunk": ("4,8,8", "levels.0.chunk"),
     "shard": ("8,16,32", "levels.0.shard"),
@@ -51,7 +53,11 @@ FREE: dict[str, Any] = {
     "memory": "3GiB",
     "region": "1,2,2",
     "keep_patches": "always",
+    "patience": 5.0,
+    "retry_quarantined": True,
     "batch": 3,
+    "input_check": "strict",
+    "recompute_changed": True,
     "force_voxel_size": True,
     "allow_mixed_numerics": True,
     "accept_failed": True,
@@ -90,6 +96,24 @@ def job_options(folder: Path) -> dict[str, Any]:
 
 def changed(world: dict[str, Any], tmp_path: Path, name: str, value: Any) -> dict[str, Any]:
     return world | {name: str(tmp_path / value) if name in PATHS else value}
+
+
+def test_a_field_that_nobody_classified_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a field without a mark nor one with a mark but no example here goes by."""
+
+    class Longer(Job):
+        mood: str = "good"
+
+    monkeypatch.setattr(module, "Job", Longer)
+    with pytest.raises(ValueError, match="not enough values"):
+        field_kinds()
+
+    class Marked(Job):
+        mood: Annotated[str, SEMANTIC] = "good"
+
+    monkeypatch.setattr(module, "Job", Marked)
+    with pytest.raises(AssertionError):
+        test_every_field_is_either_semantic_or_runtime_and_has_another_value_here()
 
 
 def test_every_field_is_either_semantic_or_runtime_and_has_another_value_here() -> None:

@@ -15,8 +15,9 @@ from small_jobs import SMALL, attributes, digest, noise, run, shard_files, tree,
 
 from volumetool.jobs.api import stored_plan
 from volumetool.jobs.clean import Cleaned, clean_output
+from volumetool.jobs.condemn import condemn
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.verify import condemn, verify
+from volumetool.jobs.verify import verify
 
 Flip = Callable[[Path, int], None]
 

@@ -133,7 +133,7 @@ def test_specs_name_the_driver_of_each_kind_of_place() -> None:
     assert kvstore_spec("s3://bucket/a/b") == {"driver": "s3", "bucket": "bucket", "path": "a/b/", **anonymous}
     assert kvstore_spec("s3://bucket") == {"driver": "s3", "bucket": "bucket", "path": "", **anonymous}
     assert kvstore_spec("gs://bucket/a") == {"driver": "gcs", "bucket": "bucket", "path": "a/"}
-    assert kvstore_spec("https://h:8/a?t=1") == {"driver": "http", "base_url": "https://h:8?t=1", "path": "/a/"}
+    assert kvstore_spec("https://h:8/a") == {"driver": "http", "base_url": "https://h:8", "path": "/a/"}
 
 
 @pytest.mark.usefixtures("_no_aws")

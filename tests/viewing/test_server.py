@@ -142,13 +142,13 @@ def test_a_level_outside_of_the_volume_is_refused(formats: dict[str, Path], plac
     metadata = json.loads(info.read_text())
     metadata["scales"][0]["key"] = place
     info.write_text(json.dumps(metadata))
-    volume = find_precomputed(str(formats["precomputed"]))
-    assert volume is not None
     if place.startswith("/"):
+        volume = find_precomputed(str(formats["precomputed"]))
+        assert volume is not None
         assert files_of(volume).find(f"{place}/0-8_0-4_0-2") is None
         return
     with pytest.raises(InputError, match="outside of itself"):
-        files_of(volume)
+        find_precomputed(str(formats["precomputed"]))
 
 
 def test_every_format_serves_its_own_chunks_and_no_neighbours(formats: dict[str, Path]) -> None:

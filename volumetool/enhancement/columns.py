@@ -6,7 +6,7 @@ so that a group's output stays small enough for the caches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -77,11 +77,20 @@ class Source:
         Zero where nothing needs enhancing; its grid is `mask_factor` times coarser than the input's.
     mask_factor : tuple of int
         Input voxels per mask voxel.
+    absent : callable, optional
+        Says of a box of input voxels which of them are missing because their chunks are not stored.
+    bad : callable, optional
+        Names the chunks of a box of input voxels that cannot be read.
+    seen : callable, optional
+        Told all voxels that are read of input and mask, in a fixed order.
     """
 
     voxels: ts.TensorStore
     mask: ts.TensorStore | None = None
     mask_factor: Triple = (1, 1, 1)
+    absent: Callable[[Box], NDArray[np.bool_]] | None = None
+    bad: Callable[[Box], str] | None = None
+    seen: Callable[[NDArray[Any]], None] | None = None
 
 
 def section_groups(lattice: Lattice, core: Box, batch: int) -> list[range]:
@@ -133,18 +142,20 @@ def read_columns(recipe: Recipe, region: Region, source: Source, batch: int, kep
     core = recipe.core(region)
     rows = lattice.y.touching(core.start[1], core.stop[1])
     groups = section_groups(lattice, core, batch)
-    for x in lattice.x.touching(core.start[2], core.stop[2]):
-        whole = _reach(lattice, (x, range(groups[0].start, groups[-1].stop), rows))
-        block = _read(source.voxels, lattice, whole)
-        wanted = _read_mask(source, lattice, whole)
+    for x, box in _strips(recipe, region):
+        block, absent = _read(source, lattice, box)
+        wanted = _read_mask(source, lattice, box)
         for group in groups:
             first = group.start - groups[0].start
             sections = slice(first * lattice.z.stride, (group[-1] - groups[0].start) * lattice.z.stride + lattice.z.patch)
             context = slice(sections.start, sections.stop + 2 * lattice.context)
             reads = {} if kept is None else kept.ask(x, group, rows)
-            column = _cut(
-                recipe, region.channel, (x, group, rows), block[context], None if wanted is None else wanted[sections]
+            part = _Block(
+                block[context],
+                None if absent is None else absent[context],
+                None if wanted is None else wanted[sections],
             )
+            column = _cut(recipe, region.channel, (x, group, rows), part)
             yield column if kept is None else kept.found(column, reads)
 
 
@@ -157,8 +168,8 @@ def read_column(recipe: Recipe, channel: int, source: Source, position: Position
         As :func:`read_columns`.
     """
     box = _reach(recipe.lattice, position)
-    block = _read(source.voxels, recipe.lattice, box)
-    return _cut(recipe, channel, position, block, _read_mask(source, recipe.lattice, box))
+    block, absent = _read(source, recipe.lattice, box)
+    return _cut(recipe, channel, position, _Block(block, absent, _read_mask(source, recipe.lattice, box)))
 
 
 def _reach(lattice: Lattice, position: Position) -> Box:
@@ -169,14 +180,50 @@ def _reach(lattice: Lattice, position: Position) -> Box:
     return Box(start, (z, y, x))
 
 
-def _read(store: ts.TensorStore, lattice: Lattice, box: Box) -> NDArray[Any]:
-    """Read a box of input voxels with its z context, mirrored at the faces."""
+def _strips(recipe: Recipe, region: Region) -> Iterator[tuple[int, Box]]:
+    """Yield the patch indices along x of a region's columns, with the input voxels of all their patches."""
+    lattice, core = recipe.lattice, recipe.core(region)
+    sections, rows = lattice.z.touching(core.start[0], core.stop[0]), lattice.y.touching(core.start[1], core.stop[1])
+    for x in lattice.x.touching(core.start[2], core.stop[2]):
+        yield x, _reach(lattice, (x, sections, rows))
+
+
+def input_windows(recipe: Recipe, region: Region) -> Iterator[Box]:
+    """Yield the boxes of input voxels that a region reads, in the order of the sweep."""
+    for _, box in _strips(recipe, region):
+        yield _window(_indices(recipe.lattice, box))
+
+
+def read_input(recipe: Recipe, region: Region, source: Source) -> None:
+    """Read what a region reads, in the same order, and make nothing of it: for who is told of it (`Source.seen`).
+
+    Raises
+    ------
+    DataError
+        ``data.unreadable``.
+    """
+    for _, box in _strips(recipe, region):
+        _read(source, recipe.lattice, box)
+        _read_mask(source, recipe.lattice, box)
+
+
+def _indices(lattice: Lattice, box: Box) -> list[NDArray[np.intp]]:
+    """Return where the voxels of a box with its z context lie, mirrored at the faces, for each axis."""
     context = (lattice.context, 0, 0)
-    indices = [
+    return [
         mirror_index(start - more, stop + more, size)
         for start, stop, size, more in zip(box.start, box.stop, lattice.shape, context, strict=True)
     ]
-    return _gather(store, indices, "input")
+
+
+def _read(source: Source, lattice: Lattice, box: Box) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Read a box of input voxels with its z context, and which of them are not stored, mirrored at the faces."""
+    indices = _indices(lattice, box)
+    block = _gather(source, source.voxels, indices, "input")
+    if source.absent is None:
+        return block, None
+    window = _window(indices)
+    return block, source.absent(window)[_within(indices, window)]
 
 
 def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[np.bool_] | None:
@@ -187,30 +234,54 @@ def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[np.bool_] 
         mirror_index(start, stop, size) // factor
         for start, stop, size, factor in zip(box.start, box.stop, lattice.shape, source.mask_factor, strict=True)
     ]
-    mask: NDArray[np.bool_] = _gather(source.mask, indices, "mask") != 0
+    mask: NDArray[np.bool_] = _gather(source, source.mask, indices, "mask") != 0
     return mask
 
 
-def _gather(store: ts.TensorStore, indices: list[NDArray[np.intp]], what: str) -> NDArray[Any]:
+def _gather(source: Source, store: ts.TensorStore, indices: list[NDArray[np.intp]], what: str) -> NDArray[Any]:
     """Read the window that holds the given places of each axis, and lay its voxels out in their order."""
+    window = _window(indices)
+    voxels = read_voxels(store, window, what, source.bad if what == "input" else None)
+    if source.seen is not None:
+        source.seen(voxels)
+    return voxels[_within(indices, window)]
+
+
+def _window(indices: list[NDArray[np.intp]]) -> Box:
+    """Return the box that holds the given places of each axis."""
     start, stop = zip(*((int(index.min()), int(index.max()) + 1) for index in indices), strict=True)
-    voxels = read_voxels(store, Box(start, stop), what)
-    return voxels[np.ix_(*(index - first for index, first in zip(indices, start, strict=True)))]
+    return Box(start, stop)
+
+
+def _within(indices: list[NDArray[np.intp]], window: Box) -> tuple[NDArray[np.intp], ...]:
+    """Return what lays the voxels of a window out in the order of the given places."""
+    return np.ix_(*(index - first for index, first in zip(indices, window.start, strict=True)))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Input of the patches at one position: voxels with their z context, which are not stored, where to enhance."""
+
+    voxels: NDArray[Any]
+    absent: NDArray[np.bool_] | None
+    wanted: NDArray[np.bool_] | None
 
 
 def _cut(
     recipe: Recipe,
     channel: int,
     position: Position,
-    block: NDArray[Any],
-    wanted: NDArray[np.bool_] | None,
+    part: _Block,
 ) -> Column:
     """Fill, normalise and cut the patches of one group out of its block of input."""
     x, group, rows = position
     lattice = recipe.lattice
     depth, height, _ = lattice.patch
     reach = depth + 2 * lattice.context
-    valid = None if recipe.nodata is None else valid_voxels(block, recipe.nodata)
+    block, wanted = part.voxels, part.wanted
+    valid = valid_voxels(block, recipe.nodata) if recipe.may_miss else None
+    if valid is not None and part.absent is not None:
+        valid &= ~part.absent
     first = lattice.z.start(group.start) - lattice.context
     sections = mirror_index(first, first + len(block), lattice.z.size)
     zero, span = (values[sections, None, None] for values in recipe.input_scale(channel))

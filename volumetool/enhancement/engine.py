@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,10 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from volumetool.enhancement.allocator import keep_freed_memory
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array, DeviceName, array_module, as_array, resolve_device, to_host
-from volumetool.errors import NumericsError
+from volumetool.enhancement.trouble import free_memory, kind_of
+from volumetool.errors import NumericsError, ResourceError
 from volumetool.models.model import Model
+
+HALVINGS = 4
+"""How often a call that does not fit into the device's memory is halved before it is given up."""
 
 PROBE_SEED = 20
 """Seed of the probe patches; any fixed number would do."""
@@ -66,6 +71,8 @@ class Engine:
     ----------
     seconds : float
         Time spent inside the network so far; of several streams the mean.
+    beat : callable
+        Called after every call of the network: a sign of life.
     """
 
     def __init__(
@@ -74,9 +81,13 @@ class Engine:
         self.card = model.card
         self.numerics = numerics
         self.device = resolve_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.xp = array_module(self.device)
         self.seconds = 0.0
         self.streams = streams
+        self.beat: Callable[[], None] = lambda: None
+        self._halved = 0
         self._share = None if threads is None else max(1, threads // streams)
         self._pool = ThreadPoolExecutor(streams, "volumetool-network", initializer=self._begin_stream)
         self._clock = threading.Lock()
@@ -100,6 +111,8 @@ class Engine:
         ------
         NumericsError
             ``numerics.not-finite`` where the network made NaN or infinity.
+        ResourceError
+            ``resource.device-memory`` where the device has too little memory even for a much smaller batch.
         """
         return self._gather(self._submit(patches))
 
@@ -107,6 +120,14 @@ class Engine:
     def at_once(self) -> int:
         """Patches that keep all streams busy."""
         return self.streams * self.numerics.batch
+
+    @property
+    def room(self) -> int:
+        """Patches per call that the device has memory for, as far as is known: the batch, until one did not fit.
+
+        Where a short batch gives other bytes, a call is whole or not at all.
+        """
+        return self.numerics.batch if self.numerics.pad else max(1, self.numerics.batch >> self._halved)
 
     def _begin_stream(self) -> None:
         # torch keeps the number of threads for each thread that asks it for work.
@@ -132,27 +153,79 @@ class Engine:
             torch.inference_mode(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.numerics.precision == "bfloat16"),
         ):
-            outputs = list(as_array(self._call(part))[: len(part)])
+            outputs = self._within_memory(part)
         with self._clock:
             self.seconds += (time.perf_counter() - started) / self.streams
+        self.beat()
         return outputs
+
+    def _within_memory(self, part: NDArray[np.float32]) -> list[Array]:
+        """Compute a batch in as many calls as the device has memory for; what fitted is remembered."""
+        outputs: list[Array] = []
+        failed = 0
+        while len(outputs) < len(part):
+            size = self.room
+            try:
+                outputs.extend(as_array(self._call(part[len(outputs) :][:size]))[:size])
+                continue
+            except Exception as error:
+                if kind_of(error) != "memory":
+                    raise
+                reason = str(error)
+            # Out of the except block: the error keeps the tensors of its frames alive.
+            failed += 1
+            if failed > (1 if self.numerics.pad else HALVINGS):
+                raise self._too_large(size, reason)
+            self.make_room(size)
+        return outputs[: len(part)]
+
+    def make_room(self, size: int) -> None:
+        """Halve the patches per call after one of `size` did not fit, and give unused memory back."""
+        with self._clock:
+            if self.room == size and self._halved < HALVINGS:
+                self._halved += 1
+        free_memory(self.device)
+
+    def _too_large(self, size: int, reason: str) -> ResourceError:
+        frozen = ", and a smaller batch would give other bytes here" if self.numerics.pad else ""
+        return ResourceError(
+            "resource.device-memory",
+            f"{size} patches of the network {self.card.name} at once do not fit into the memory of the device "
+            f"({self.device}){frozen}: {reason}",
+            hint="end what else uses the device, and run the same command again; or begin anew with --overwrite and a smaller "
+            "--batch or --patch",
+        )
 
     def _call(self, part: NDArray[np.float32]) -> torch.Tensor:
         if self.numerics.pad and len(part) < self.numerics.batch:
             part = np.concatenate([part, np.zeros((self.numerics.batch - len(part), *part.shape[1:]), np.float32)])
+        y = self._forward(part)
+        # A sum is finite only if all its terms are; one that is not may be an overflow.
+        if torch.isfinite(y.sum()) or torch.isfinite(y).all():
+            return y
+        return self._again_in_float32(part, y)
+
+    def _forward(self, part: NDArray[np.float32]) -> torch.Tensor:
         x = torch.from_numpy(part).to(self.device, non_blocking=True)  # (b, depth, y, x)
         if self.card.dims == 3:
             x = x.unsqueeze(1)  # (b, 1, z, y, x)
         y: torch.Tensor = self._network(x)  # (b, 1, [z*fz,] y*fy, x*fx)
-        if self.card.dims == 3:
-            y = y.squeeze(1)  # (b, z*fz, y*fy, x*fx)
-        # A sum is finite only if all its terms are; one that is not may be an overflow.
-        if not torch.isfinite(y.sum()) and not torch.isfinite(y).all():
-            raise NumericsError(
-                "numerics.not-finite",
-                f"the network {self.card.name} made NaN or infinity in {self.numerics.precision}",
-                hint="nothing wrong reached the disk; try --precision float32, and look at `volumetool model show`",
-            )
+        return y.squeeze(1) if self.card.dims == 3 else y  # (b, z*fz, y*fy, x*fx)
+
+    def _again_in_float32(self, part: NDArray[np.float32], y: torch.Tensor) -> torch.Tensor:
+        """Compute the patches that are not finite again, each by itself, so that its neighbours in a batch change no byte."""
+        for number in range(len(y)):
+            if torch.isfinite(y[number]).all():
+                continue
+            if self.numerics.precision != "float32":
+                with torch.autocast(self.device.type, enabled=False):
+                    y[number] = self._forward(part[number : number + 1])[0]
+            if not torch.isfinite(y[number]).all():
+                raise NumericsError(
+                    "numerics.not-finite",
+                    f"the network {self.card.name} made NaN or infinity, in float32 too",
+                    hint="nothing wrong reached the disk; look at the input there, and at `volumetool model show`",
+                )
         return y
 
     def predict_columns(self, columns: Iterator[Column]) -> Iterator[tuple[Column, list[Array]]]:
@@ -210,9 +283,11 @@ class Engine:
 
     def batch_matters(self, patch: tuple[int, int, int]) -> bool:
         """Say whether patches get other bytes in a short batch, or one alone, than in a whole batch."""
+        fewer = {1, self.numerics.batch - 1} - {0, self.numerics.batch}
+        if not fewer:
+            return False
         patches = probe_patches(self.card.z_context, patch, self.numerics.batch)
         whole = [to_host(output) for output in self.predict(patches)]
-        fewer = {1, len(patches) - 1} - {0, len(patches)}
         return any(
             not np.array_equal(a, to_host(b)) for n in fewer for a, b in zip(whole, self.predict(patches[:n]), strict=False)
         )

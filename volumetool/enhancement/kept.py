@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array, to_host
+from volumetool.enhancement.stored import as_bytes
 from volumetool.geometry import Lattice, Sharing, Triple, Turn
 from volumetool.store.kvstore import unwritable
 
@@ -69,24 +70,24 @@ class Shelf:
         """Return the name of a kept patch."""
         return f"{FOLDER}/{self.probe[:12]}/{channel}/{'-'.join(map(str, patch))}"
 
-    def encode(self, key: str, output: NDArray[np.float32]) -> bytes:
-        """Return the bytes that are stored: a magic word, a checksum that knows whose patch it is, the voxels."""
+    def encode(self, key: str, patch: NDArray[np.float32], output: NDArray[np.float32]) -> bytes:
+        """Return the bytes that are stored: a magic word, a checksum that knows whose patch and of what it is, the voxels."""
         voxels = np.ascontiguousarray(output).tobytes()
-        return HEADER.pack(MAGIC, self._checksum(key, voxels)) + voxels
+        return HEADER.pack(MAGIC, self._checksum(key, patch, voxels)) + voxels
 
-    def decode(self, key: str, stored: bytes) -> NDArray[np.float32] | None:
-        """Return the voxels, or None where these are not the bytes that were stored for this patch."""
+    def decode(self, key: str, patch: NDArray[np.float32], stored: bytes) -> NDArray[np.float32] | None:
+        """Return the voxels, or None where these are not the bytes that were stored for this patch and input."""
         shape = kept_shape(self.sharing.lattice)
         if len(stored) != kept_bytes(self.sharing.lattice):
             return None
         voxels = memoryview(stored)[HEADER.size :]
-        if HEADER.unpack_from(stored) != (MAGIC, self._checksum(key, voxels)):
+        if HEADER.unpack_from(stored) != (MAGIC, self._checksum(key, patch, voxels)):
             return None
         return np.frombuffer(voxels, "<f4").reshape(shape)
 
-    def _checksum(self, key: str, voxels: bytes | memoryview) -> int:
+    def _checksum(self, key: str, patch: NDArray[np.float32], voxels: bytes | memoryview) -> int:
         whose = f"{self.fingerprint} {self.probe} {key} {kept_shape(self.sharing.lattice)}"
-        return zlib.crc32(voxels, zlib.crc32(whose.encode()))
+        return zlib.crc32(voxels, zlib.crc32(as_bytes(patch).data, zlib.crc32(whose.encode())))
 
 
 @dataclass
@@ -121,7 +122,7 @@ class KeptPatches:
         for number, read in reads.items():
             repeated[number] = True
             key = self.shelf.key(self._channel, column.position(number))
-            if active[number] and (output := self._read(key, read)) is not None:
+            if active[number] and (output := self._read(key, column.patches[number], read)) is not None:
                 known[number] = output
                 active[number] = False
         return replace(column, active=active, known=known, repeated=repeated)
@@ -131,7 +132,7 @@ class KeptPatches:
         for column, outputs in predicted:
             for number in np.flatnonzero(column.active):
                 if self._needed(patch := column.position(int(number)), self.turn.later):
-                    self._write(self.shelf.key(self._channel, patch), outputs[number])
+                    self._write(self.shelf.key(self._channel, patch), column.patches[number], outputs[number])
             yield column, outputs
 
     def finish(self) -> None:
@@ -157,15 +158,15 @@ class KeptPatches:
         """Say whether one of some neighbours needs a patch."""
         return bool(regions) and any(owner in regions for owner in self.shelf.sharing.owners(self._channel, patch))
 
-    def _read(self, key: str, read: Any) -> NDArray[np.float32] | None:
+    def _read(self, key: str, patch: NDArray[np.float32], read: Any) -> NDArray[np.float32] | None:
         try:
             found = read.result()
         except (ValueError, OSError):  # a disk that refuses it has lost it
             return None
-        return None if found.state != "value" else self.shelf.decode(key, found.value)
+        return None if found.state != "value" else self.shelf.decode(key, patch, found.value)
 
-    def _write(self, key: str, output: Array) -> None:
-        self._begin(key, self.shelf.encode(key, to_host(output[_inner(self.shelf.sharing.lattice)])))
+    def _write(self, key: str, patch: NDArray[np.float32], output: Array) -> None:
+        self._begin(key, self.shelf.encode(key, patch, to_host(output[_inner(self.shelf.sharing.lattice)])))
 
     def _begin(self, key: str, stored: bytes | None) -> None:
         if len(self._writes) >= BEHIND:

@@ -9,6 +9,7 @@ import numpy as np
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array, module_of
 from volumetool.enhancement.recipe import Recipe
+from volumetool.errors import NumericsError
 from volumetool.geometry import Box
 
 
@@ -32,25 +33,46 @@ def quantise(recipe: Recipe, channel: int, column: Column, box: Box, values: Arr
     -------
     array
         In the output's dtype: integers rounded half to even and clipped to the dtype's range.
+
+    Raises
+    ------
+    NumericsError
+        ``numerics.not-finite``: a value overflowed.
     """
     xp = module_of(values)
     factor = recipe.lattice.z.scale
     sections = np.arange(box.start[0], box.stop[0]) // factor
     zero, span = (xp.asarray(part[sections, None, None]) for part in recipe.output_scale(channel))
-    values *= span
-    values += zero
+    with np.errstate(over="ignore", invalid="ignore"):  # checked right below
+        values *= span
+        values += zero
+    _check_finite(values, box)
     dtype = np.dtype(recipe.dtype)
     if dtype.kind in "iu":
         limits = np.iinfo(cast("np.dtype[np.integer]", dtype))
         xp.rint(values, out=values)
         xp.clip(values, limits.min, limits.max, out=values)
-        if recipe.nodata is not None:
+        if recipe.may_miss:
             # A valid voxel never takes the value that means "no data": it moves by one, as in the pyramid.
             values[values == recipe.fill] += 1 if recipe.fill <= 0 else -1
     voxels = values.astype(dtype)
     if column.missing is not None:
         _write_missing(recipe, column, box, voxels)
     return voxels
+
+
+def _check_finite(values: Array, box: Box) -> None:
+    """Refuse what overflowed on its way from the network to intensities: clipped, it would pass for a voxel."""
+    xp = module_of(values)
+    with np.errstate(over="ignore"):
+        total = values.sum()
+    # A sum is finite only if all its terms are; one that is not may be an overflow.
+    if not xp.isfinite(total) and not xp.isfinite(values).all():
+        raise NumericsError(
+            "numerics.not-finite",
+            f"voxels {box} (z,y,x) of the output became NaN or infinity between the network and the disk",
+            hint="nothing wrong reached the disk; look at the section statistics and at the input there",
+        )
 
 
 def _write_missing(recipe: Recipe, column: Column, box: Box, voxels: Array) -> None:

@@ -32,6 +32,8 @@ class Recipe:
         Input value that marks missing voxels; ``nan`` marks NaN.
     fill : float
         Output value of missing voxels.
+    gaps : bool
+        Voxels of chunks that are not stored are missing, too.
     flatten : bool
         Give all sections the volume's median contrast on output, instead of each its own.
     invert : bool
@@ -45,6 +47,7 @@ class Recipe:
     origin: Triple = (0, 0, 0)
     nodata: float | None = None
     fill: float = 0.0
+    gaps: bool = False
     flatten: bool = False
     invert: bool = False
 
@@ -52,6 +55,11 @@ class Recipe:
     def fused(self) -> tuple[LevelGrid, ...]:
         """The levels that a region writes itself."""
         return tuple(level for level in self.levels if level.fused)
+
+    @property
+    def may_miss(self) -> bool:
+        """Whether voxels of the input may be missing."""
+        return self.nodata is not None or self.gaps
 
     def core(self, region: Region) -> Box:
         """Return the voxels of the full output that a region computes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -82,7 +82,7 @@ def enhance_region(
         The network made NaN or infinity.
     """
     started, network = time.perf_counter(), engine.seconds
-    tally = _Tally()
+    tally = _Tally(engine.beat)
     watch = Stopwatch()
     columns = ahead(watch.busy("read", read_columns(recipe, region, source, engine.numerics.batch, kept)))
     predicted = ahead(watch.busy("network", engine.predict_columns(watch.waiting("network", tally.count(columns)))))
@@ -108,7 +108,8 @@ def enhance_region(
 class _Tally:
     """Counts patches as they pass: not those that were found kept, nor those that two regions skip, which cost nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self._beat = beat
         self.patches = 0
         self.repeated = 0
         self.skipped = 0
@@ -120,6 +121,7 @@ class _Tally:
             self.patches += int((active | first).sum())
             self.repeated += int((active & ~first).sum())
             self.skipped += int((~active & first).sum())
+            self._beat()
             yield column
 
 

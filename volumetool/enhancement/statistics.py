@@ -18,8 +18,10 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.errors import ConfigError
+from volumetool.errors import ConfigError, DataError
 from volumetool.geometry import Box, Triple
+from volumetool.store.arrays import read_part
+from volumetool.store.limits import read_checked
 from volumetool.store.volume import Volume
 
 _log = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ class Statistics:
                 if min(at) < 0 or not np.isnan(low[at]):
                     raise ValueError(f"channel {at[0]}, section {at[1]} is below 0 or stands there twice")
                 low[at], high[at] = float(row["low"]), float(row["high"])
-        except (KeyError, ValueError, IndexError, TypeError) as error:
+        except (KeyError, ValueError, IndexError, TypeError, csv.Error) as error:
             raise ConfigError(
                 "config.sections",
                 f"the table of section statistics cannot be read: {error}",
@@ -167,14 +169,28 @@ def _sample(store: ts.TensorStore, sections: tuple[int, int], tiles: list[tuple[
     """Return the tiles' voxels, one row per section; a tile that cannot be read is left out, and said."""
     start, stop = sections
     blocks = [np.empty((stop - start, 0), store.dtype.numpy_dtype)]
-    reads = [(ys, xs, store[start:stop, ys, xs].read()) for ys, xs in tiles]
+    reads = []
+    for ys, xs in tiles:
+        view = store[start:stop, ys, xs]
+        try:
+            reads.append((ys, xs, read_checked(view)))
+        except DataError as error:
+            _log.warning("an input chunk is left out of the statistics: %s", error.message)
     for ys, xs, read in reads:
         try:
-            blocks.append(np.asarray(read.result()).reshape(stop - start, -1))
+            blocks.append(_result(read, store, (slice(start, stop), ys, xs)).reshape(stop - start, -1))
         except (ValueError, OSError) as error:
             box = Box((start, ys.start, xs.start), (stop, ys.stop, xs.stop))
             _log.warning("input voxels %s (z,y,x) cannot be read and are left out of the statistics: %s", box, error)
     return np.concatenate(blocks, axis=1)
+
+
+def _result(read: Any, store: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:
+    """Wait for a read; one that fails is begun anew, because a tile left out by chance would change the table."""
+    try:
+        return np.asarray(read.result())
+    except (ValueError, OSError):
+        return read_part(store, slices)
 
 
 def _tiles(shape: Triple, key: tuple[int, int, int]) -> list[tuple[slice, slice]]:

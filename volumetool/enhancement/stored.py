@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 
 from volumetool.errors import DataError
 from volumetool.geometry import Box
+from volumetool.store.arrays import read_part, reopened
 from volumetool.store.kvstore import unwritable
+from volumetool.store.retries import STORAGE, tried
 
 
-def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
+def read_voxels(store: ts.TensorStore, box: Box, what: str, bad: Callable[[Box], str] | None = None) -> NDArray[Any]:
     """Read a box of voxels.
 
     Parameters
@@ -24,18 +27,20 @@ def read_voxels(store: ts.TensorStore, box: Box, what: str) -> NDArray[Any]:
         Inside the store.
     what : str
         Whose voxels they are, for the error.
+    bad : callable, optional
+        Names the chunks of a box that cannot be read.
 
     Raises
     ------
     DataError
-        ``data.unreadable``: a chunk is damaged or unreachable.
+        ``data.unreadable``: a chunk is damaged or unreachable. ``data.oversized``: one is made to fill the memory.
     """
     try:
-        return np.asarray(store[box.slices].read().result())
+        return read_part(store, box.slices)
     except (ValueError, OSError) as error:
         raise DataError(
             "data.unreadable",
-            f"{what} voxels {box} (z,y,x) cannot be read: {error}",
+            f"{what} voxels {box} (z,y,x) cannot be read: {(bad and bad(box)) or error}{tried(error)}",
             hint="the chunk named above is damaged or unreachable; mend it and run the same command again",
         ) from error
 
@@ -58,7 +63,15 @@ class Write:
     def __init__(self, store: ts.TensorStore, box: Box, voxels: NDArray[Any], what: str) -> None:
         self.voxels = voxels
         self._store, self._box, self._what = store, box, what
-        self._future = store[box.slices].write(voxels, can_reference_source_data_indefinitely=True)
+        self._future = self._begin(store)
+
+    def _begin(self, store: ts.TensorStore) -> Any:
+        return store[self._box.slices].write(self.voxels, can_reference_source_data_indefinitely=True)
+
+    def _wait(self, tries: int) -> None:
+        if tries:
+            self._future = self._begin(reopened(self._store))
+        self._future.result()
 
     def finish(self) -> None:
         """Wait for the write, which is atomic and synced per shard, and read it back.
@@ -71,7 +84,7 @@ class Write:
             ``data.read-back``: other voxels came back.
         """
         try:
-            self._future.result()
+            STORAGE.call(self._wait)
         except (ValueError, OSError) as error:
             raise unwritable(f"{self._what} voxels {self._box} (z,y,x)", error) from error
         back = read_voxels(self._store, self._box, self._what)

@@ -93,4 +93,4 @@ def slabs_of(box: Box, shard: Triple) -> list[Box]:
 
 def output_nodata(recipe: Recipe) -> float | None:
     """Return the value of missing voxels in the output, or None where there are none."""
-    return None if recipe.nodata is None else recipe.fill
+    return recipe.fill if recipe.may_miss else None

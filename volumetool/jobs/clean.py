@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import tensorstore as ts
 
 from volumetool.enhancement.kept import FOLDER
-from volumetool.enhancement.pyramid import shard_boxes
 from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.ownership import OWNER, own
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.shards import shard_keys
 from volumetool.store.kvstore import canonical_url, delete_prefix, is_local, join_url, list_keys, local_path, unwritable
+from volumetool.store.retries import STORAGE
 
 LEFTOVER = ".__lock"
 """How tensorstore's file driver ends the names of files that it is still writing; a finished write renames them away."""
@@ -108,14 +109,21 @@ def delete_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None, chan
         In the level's voxels; without it every shard goes.
     channel : int, optional
         None where the volume has no channels.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``: they cannot be deleted.
     """
     store = array.kvstore
     assert store is not None  # noqa: S101  (zarr3 always has one)
-    first = () if channel is None else (channel,)
-    places = (tuple(a // n for a, n in zip(shard.start, level.shard, strict=True)) for shard in shard_boxes(level, box))
-    deletions = [store.write("/".join(map(str, ("c", *first, *place))), None) for place in places]
-    try:
-        for deletion in deletions:
+    keys = list(shard_keys(level, box, channel))
+
+    def delete(_: int) -> None:
+        for deletion in [store.write(key, None) for key in keys]:
             deletion.result()
+
+    try:
+        STORAGE.call(delete)
     except (ValueError, OSError) as error:
-        raise unwritable(f"a shard in {store.url}", error) from error
+        raise unwritable(f"{store.url}", error) from error

@@ -126,6 +126,31 @@ def asked_box(job: Job, work: Work) -> Box | None:
     return job.roi.intersection(Box.whole(work.lattice.shape)).enlarged(work.lattice.scale)
 
 
+def left_over(estimates: Estimates, output: str, memory: tuple[int, int], share: float) -> Estimates:
+    """Return what a job that goes on still needs, and what there is now.
+
+    Parameters
+    ----------
+    estimates : Estimates
+        Of the whole job.
+    output : str
+        Where it is written.
+    memory : tuple of int
+        Bytes that a worker of this run needs, and that it may use.
+    share : float
+        Of the regions that are not done.
+    """
+    return estimates.model_copy(
+        update={
+            "written_bytes": int(estimates.written_bytes * share),
+            "kept_bytes": estimates.kept_bytes if share else 0,
+            "free_bytes": free_bytes(output),
+            "worker_bytes": memory[0] if share else 0,
+            "allowed_bytes": memory[1],
+        }
+    )
+
+
 def free_bytes(output: str) -> int | None:
     """Return the free space where an output goes, or None for an object store."""
     place = canonical_url(output)

@@ -9,9 +9,12 @@ from volumetool.enhancement.statistics import no_normalisation
 from volumetool.enhancement.writer import output_nodata
 from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.clean import delete_shards
+from volumetool.jobs.coarse import COARSE, write_coarse
+from volumetool.jobs.folder import job_url
 from volumetool.jobs.ledger import Ledger
 from volumetool.jobs.plan import Plan
 from volumetool.store.create import open_for_writing, write_attributes
+from volumetool.store.kvstore import delete_key
 from volumetool.store.open import open_volume
 
 Step = Callable[[], None]
@@ -56,6 +59,8 @@ def finish(plan: Plan, ledger: Ledger) -> bool:
         [{"region": index, "box": str(plan.grid.region(index).box)} for index in sorted(ledger.failures)] if accepted else []
     )
     numerics = sorted({record.numerics for record in ledger.records()} - {""})
+    if complete:
+        write_coarse(plan)
     write_attributes(plan.job.output, plan.provenance("complete" if complete else "unfinished", holes=holes, numerics=numerics))
     return complete
 
@@ -68,6 +73,7 @@ def says_complete(plan: Plan) -> bool:
 def mark_unfinished(plan: Plan) -> None:
     """Take a volume's word back that it is complete, so that the next run writes its coarse levels again."""
     write_attributes(plan.job.output, plan.provenance("unfinished"))
+    delete_key(job_url(plan.job.output), COARSE)
 
 
 def _coarse(plan: Plan, within: Box | None) -> Iterator[tuple[int, LevelGrid, Box | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 from pydantic import ValidationError
 
@@ -14,6 +15,9 @@ from volumetool.store.kvstore import canonical_url, read_key, write_key
 
 PLAN, SECTIONS = "plan.json", "sections.csv"
 
+SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n\Z')
+"""How a plan ends: with the digest of all that stands before."""
+
 
 def job_url(output: str) -> str:
     """Return where the job of an output keeps its records."""
@@ -24,7 +28,21 @@ def write_plan(plan: Plan, statistics: Statistics) -> None:
     """Write the folder of a new job: the table first, the plan, which makes it a job, last."""
     url = job_url(plan.job.output)
     write_key(url, SECTIONS, statistics.to_csv().encode())
-    write_key(url, PLAN, plan.model_dump_json(indent=1).encode())
+    write_key(url, PLAN, _seal(plan.model_dump_json(indent=1).encode()))
+
+
+def _seal(text: bytes) -> bytes:
+    """Return a JSON object with the SHA-256 of its text as its last member."""
+    return b'%s,\n "sha256": "%s"\n}\n' % (text[: text.rindex(b"\n}")], hashlib.sha256(text).hexdigest().encode())
+
+
+def _unseal(raw: bytes) -> bytes | None:
+    """Return the text that was sealed, None where it was changed; what was never sealed is returned as it is."""
+    seal = SEAL.search(raw)
+    if seal is None:
+        return raw
+    text = raw[: seal.start()] + b"\n}"
+    return text if hashlib.sha256(text).hexdigest().encode() == seal[1] else None
 
 
 def plan_digest(url: str) -> str:
@@ -43,8 +61,16 @@ def read_plan(url: str) -> Plan | None:
     raw = read_key(url, PLAN)
     if raw is None:
         return None
+    text = _unseal(raw)
+    if text is None:
+        raise LedgerError(
+            "ledger.plan",
+            f"{url}/{PLAN} is damaged: its content does not fit its own checksum",
+            hint="bring it back from a backup, or start anew with --overwrite",
+            where=url,
+        )
     try:
-        return Plan.model_validate_json(raw)
+        return Plan.model_validate_json(text)
     except ValidationError as error:
         raise LedgerError(
             "ledger.plan",

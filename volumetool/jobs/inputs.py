@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volumetool.enhancement.statistics import Statistics, fit_statistics, no_normalisation
-from volumetool.errors import ConfigError, ModelError, OutputError
+from volumetool.errors import ConfigError, InputError, LedgerError, ModelError, OutputError
 from volumetool.geometry import Triple
 from volumetool.jobs.checks import check_place, mask_factor, show_size
 from volumetool.jobs.folder import PLAN, job_url, read_plan, read_statistics
@@ -14,6 +14,8 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.models import Model, fitting_models, load_model
 from volumetool.store.convert import Progress
+from volumetool.store.create import OWN_KEY
+from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, is_local, local_path, read_key
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Level, Volume
@@ -100,7 +102,10 @@ def section_statistics(inputs: Inputs, progress: Progress | None = None) -> Stat
     if inputs.existing is not None and inputs.existing.input_shape[0] == sections:
         return read_statistics(job_url(job.output), inputs.existing)
     percentiles = (normalisation.low, normalisation.high)
-    return fit_statistics(inputs.volume, job.level, percentiles, seed=job.seed, nodata=job.nodata, progress=progress)
+    nodata = job.nodata
+    if nodata is None and job.missing == "skip":  # what is not stored reads as the fill value, and says nothing of contrast
+        nodata = float(inputs.volume.open(job.level).fill_value or 0)
+    return fit_statistics(inputs.volume, job.level, percentiles, seed=job.seed, nodata=nodata, progress=progress)
 
 
 def _choose_model(job: Job, volume: Volume) -> Model:
@@ -119,16 +124,38 @@ def _choose_model(job: Job, volume: Volume) -> Model:
 
 
 def _refuse_foreign_output(job: Job) -> None:
-    if read_key(job_url(job.output), PLAN) is not None:  # a job's own, which --overwrite may delete
-        return
+    """Refuse to write over, or to delete, what no job of volumetool made: that a plan lies beside it proves nothing."""
     place = canonical_url(job.output)
-    foreign = any(read_key(place, key) is not None for key in METADATA_KEYS)
+    something = any(read_key(place, key) is not None for key in METADATA_KEYS)
     if is_local(place) and local_path(place).exists():
-        foreign = foreign or local_path(place).is_file() or any(local_path(place).iterdir())
-    if foreign:
+        something = something or local_path(place).is_file() or any(local_path(place).iterdir())
+    planned = read_key(job_url(job.output), PLAN) is not None  # only with --overwrite
+    ours = _made_by(place, _readable_plan(job), something=something) if planned else not something
+    if not ours:
         raise OutputError(
             "output.foreign" if job.overwrite else "output.exists",
             f"{job.output} exists and is not the output of a volumetool job",
-            hint="choose another output, or delete it yourself; nothing was touched",
+            hint=f"choose another output, or delete it and {job_url(job.output)} yourself; nothing was touched",
             where=place,
         )
+
+
+def _readable_plan(job: Job) -> Plan | None:
+    try:
+        return read_plan(job_url(job.output))
+    except LedgerError:
+        return None
+
+
+def _made_by(place: str, plan: Plan | None, *, something: bool) -> bool:
+    """Say whether what is at a place was made by the job whose plan lies beside it, None for a plan that cannot be read."""
+    if not any(read_key(place, key) is not None for key in METADATA_KEYS):
+        # What an interrupted deletion or creation leaves.
+        levels = {str(number) for number in range(len(plan.terms.levels))} if plan is not None else set()
+        left = [] if not something or local_path(place).is_file() else [entry.name for entry in local_path(place).iterdir()]
+        return plan is not None and (not something or (bool(left) and set(left) <= levels))
+    try:
+        own = (read_json(place, "zarr.json") or {}).get("attributes", {}).get(OWN_KEY)
+    except (InputError, AttributeError):
+        return False
+    return isinstance(own, dict) and (own.get("fingerprint") == plan.fingerprint if plan is not None else "fingerprint" in own)

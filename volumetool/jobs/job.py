@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from volumetool.configuration import Nanometres, Numbers, explain, parse_box, parse_bytes, read_options
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box
+from volumetool.store.urls import check_foreign
 
 
 class Kind(Enum):
@@ -58,6 +60,9 @@ class Job(BaseModel):
         Output value of voxels without data; by default `nodata` itself.
     mask : str, optional
         Volume that is zero where nothing needs enhancing, on the input's grid or an integer factor coarser.
+    missing : {"fill", "fail", "skip"}
+        What a chunk of the input that is not stored means: ``fill``, the array's fill value, as formats say; ``fail``, that it
+        was lost: the regions that read it fail; ``skip``, voxels without data, which become `fill`.
     dtype : str, optional
         Of the output; by default the input's.
     chunk, shard : tuple of int, optional
@@ -81,6 +86,16 @@ class Job(BaseModel):
         does so where it pays and fits.
     batch : int, optional
         Patches per call of the network, instead of the planner's choice. Kept for the life of a job.
+    patience : float
+        Seconds without a sign of life after which a region hangs, or ten usual regions if that is longer: its process ends, and
+        another one tries it once more.
+    retry_quarantined : bool
+        Try regions again that are set aside because they ended or hung their workers.
+    input_check : {"metadata", "stored", "strict"}
+        How a run that goes on makes sure that its input is still what finished regions read: by its metadata alone; by size
+        and time (or ETag) of the chunks, too, and by the voxels where these differ; by all voxels.
+    recompute_changed : bool
+        Make regions again whose input was changed, instead of refusing.
     force_voxel_size : bool
         Go on although the voxel size is far from what the model was trained on.
     allow_mixed_numerics : bool
@@ -109,6 +124,7 @@ class Job(BaseModel):
     nodata: Annotated[float | None, SEMANTIC, Field(allow_inf_nan=True)] = None
     fill: Annotated[float | None, SEMANTIC, Field(allow_inf_nan=True)] = None
     mask: Annotated[str | None, SEMANTIC] = None
+    missing: Annotated[Literal["fill", "fail", "skip"], SEMANTIC] = "fill"
     dtype: Annotated[Literal["uint8", "int8", "uint16", "int16", "float32"] | None, SEMANTIC] = None
     chunk: Annotated[Numbers | None, SEMANTIC] = None
     shard: Annotated[Numbers | None, SEMANTIC] = None
@@ -121,6 +137,10 @@ class Job(BaseModel):
     region: Annotated[Numbers | None, RUNTIME] = None
     keep_patches: Annotated[Literal["auto", "always", "never"], RUNTIME] = "auto"
     batch: Annotated[int | None, RUNTIME, Field(ge=1)] = None
+    patience: Annotated[float, RUNTIME, Field(gt=0, allow_inf_nan=False)] = 600.0
+    retry_quarantined: Annotated[bool, RUNTIME] = False
+    input_check: Annotated[Literal["metadata", "stored", "strict"], RUNTIME] = "stored"
+    recompute_changed: Annotated[bool, RUNTIME] = False
     force_voxel_size: Annotated[bool, RUNTIME] = False
     allow_mixed_numerics: Annotated[bool, RUNTIME] = False
     accept_failed: Annotated[bool, RUNTIME] = False
@@ -170,16 +190,41 @@ def make_job(**options: Any) -> Job:
         ) from error
 
 
-def read_job(path: Path, **options: Any) -> Job:
+def read_job(path: Path, allow_hosts: Collection[str] = (), **options: Any) -> Job:
     """Make a job from a YAML file; options given beside it win.
+
+    The file may have been made by others: of the network it reaches public hosts alone, and no scheduler, which may run what it
+    likes in whoever connects to it.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    allow_hosts : collection of str
+        Hosts that the file may name although they are not public.
+    options
+        As for :func:`make_job`.
 
     Raises
     ------
     ConfigError
-        ``config.file``: the file is missing or no YAML mapping; ``config.option`` as in :func:`make_job`.
+        ``config.file``: the file is missing or no YAML mapping; ``config.option`` as in :func:`make_job`;
+        ``config.private-host``, ``config.scheduler``.
+    InputError
+        ``input.url``, ``input.url-secret``.
     """
     content = read_options(path)
-    return make_job(**content | {name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in ("input", "output", "mask"):
+        if name not in given and isinstance(content.get(name), str):
+            check_foreign(content[name], allow_hosts)
+    if "cluster" not in given and "://" in str(content.get("cluster")):
+        raise ConfigError(
+            "config.scheduler",
+            f"{path} names the scheduler {content['cluster']!r}; schedulers run code in who connects to them",
+            hint="if you know it: give it yourself, --cluster ADDRESS",
+        )
+    return make_job(**content | given)
 
 
 def integer_limits(dtype: str) -> tuple[float, float]:

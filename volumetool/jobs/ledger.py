@@ -35,6 +35,9 @@ Fields = dict[str, Any]
 TODO, DONE, FAILED = 0, 1, 2
 """States in the array over the region grid."""
 
+QUARANTINED = "region.quarantined"
+"""Code of a failed region that is not tried again unless that is asked for."""
+
 FOLDER = "ledger"
 SEGMENT = re.compile(rf"{FOLDER}/[0-9]{{8}}\.jsonl")
 FLUSH_RECORDS = 256
@@ -43,6 +46,9 @@ FLUSH_SECONDS = 1.0
 
 COMPACT_SEGMENTS = 64
 """From so many segments on, beside those that are merged already, opening the ledger for writing merges them."""
+
+NAMED = 20
+"""Damaged lines whose places are remembered."""
 
 MERGED_RECORDS = 2**16
 """Records in a merged segment: some 25 MB."""
@@ -57,9 +63,14 @@ class Record:
     region : int
         Index in the job's region grid.
     state : {"done", "failed"}
-        A failed region runs again with the next run.
+        A failed region runs again with the next run, unless its error's code is `QUARANTINED`.
     checksums : tuple of int
         CRC-32 of the voxels of each fused level, in the order of the sweep.
+    stored : tuple of tuple of str
+        For each fused level size and CRC-32 of the bytes of each of the region's shards, in C order; see `jobs/shards.py`.
+    read : dict
+        What the region read: ``voxels``, their CRC-32; ``stored``, a digest of the state of the stored chunks; ``chunks``,
+        their number; ``absent``, how many of the input's were not stored.
     patches, recomputed, skipped : int
         Patches that the region needed and did not find kept, those of them that an earlier region needs too, and those that
         the network was not asked for.
@@ -80,6 +91,8 @@ class Record:
     region: int
     state: State
     checksums: tuple[int, ...] = ()
+    stored: tuple[tuple[str, ...], ...] = ()
+    read: dict[str, Any] = field(default_factory=dict)
     patches: int = 0
     recomputed: int = 0
     skipped: int = 0
@@ -103,6 +116,7 @@ class Totals:
     patches: int = 0
     recomputed: int = 0
     skipped: int = 0
+    absent: int = 0
     seconds: float = 0.0
     network_seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
@@ -112,6 +126,7 @@ class Totals:
         self.done += sign
         for name in ("patches", "recomputed", "skipped", "seconds", "network_seconds"):
             setattr(self, name, getattr(self, name) + sign * getattr(record, name))
+        self.absent += sign * int(record.read.get("absent", 0))
         for stage, seconds in record.stages.items():
             self.stages[stage] = self.stages.get(stage, 0.0) + sign * seconds
 
@@ -134,6 +149,8 @@ class Ledger:
         The failed regions.
     damaged : int
         Lines that were not read because their checksum is wrong.
+    places : list of str
+        Segment and line of the first of them.
     """
 
     def __init__(self, url: str, regions: int) -> None:
@@ -141,6 +158,7 @@ class Ledger:
         self.states: NDArray[np.uint8] = np.zeros(regions, np.uint8)
         self.failures: dict[int, Record] = {}
         self.damaged = 0
+        self.places: list[str] = []
         self.last_finished = 0.0
         self._waiting: list[Record] = []
         self._leaving: list[Record] = []
@@ -165,21 +183,24 @@ class Ledger:
 
     def _fields(self) -> Iterator[Fields]:
         """Yield the fields of every record on disk, and count the lines that are none."""
-        self.damaged = 0
-        for fields, _ in self._lines(segment_keys(self.url)):
-            if fields is None:
+        self.damaged, self.places = 0, []
+        for key in segment_keys(self.url):
+            for number, (fields, _) in enumerate(self._lines([key]), start=1):
+                if fields is not None:
+                    yield fields
+                    continue
                 self.damaged += 1
-            else:
-                yield fields
+                if len(self.places) < NAMED:
+                    self.places.append(f"{key}, line {number}")
 
     def _lines(self, keys: Iterable[str]) -> Iterator[tuple[Fields | None, bytes]]:
         """Yield the fields of every line of some segments, None where it is damaged, with the line itself."""
         for key in keys:
             self._segments = max(self._segments, int(key.rpartition("/")[2].partition(".")[0]))
-            for line in (read_key(self.url, key) or b"").splitlines():
+            for line in (read_key(self.url, key) or b"").splitlines(keepends=True):
                 fields = _parse(line)
                 known = fields is not None and 0 <= fields["region"] < len(self.states)
-                yield fields if known else None, line + b"\n"
+                yield fields if known else None, line
 
     def _last(self, keys: list[str]) -> Iterator[tuple[Fields, bytes]]:
         """Yield the fields of the last record of every region that has one, with its line: two passes, bounded memory."""
@@ -252,11 +273,12 @@ class Ledger:
     def compact(self) -> None:
         """Merge many small segments into few large ones: the new ones are written before the old ones go.
 
-        Records are copied line by line, so that memory does not grow with their number.
+        Damaged lines are left behind, so that they are told of once. Records are copied line by line, so that memory does not
+        grow with their number.
         """
         self.flush()
         keys = segment_keys(self.url)
-        if len(keys) < COMPACT_SEGMENTS + len(self.states) // MERGED_RECORDS:
+        if not self.damaged and len(keys) < COMPACT_SEGMENTS + len(self.states) // MERGED_RECORDS:
             return
         kept = (line for _, line in self._last(keys))
         while merged := b"".join(islice(kept, MERGED_RECORDS)):
@@ -304,7 +326,7 @@ def segment_keys(url: str) -> list[str]:
 
 def read_segment(url: str, key: str) -> Iterator[Record]:
     """Yield the records of one segment; damaged lines are left out, and so is a segment that was merged meanwhile."""
-    for line in (read_key(url, key) or b"").splitlines():
+    for line in (read_key(url, key) or b"").splitlines(keepends=True):
         if (fields := _parse(line)) is not None:
             yield _record(fields)
 
@@ -321,7 +343,7 @@ def _line(record: Record) -> bytes:
 def _parse(line: bytes) -> Fields | None:
     """Return the fields of a record, None where the line is damaged."""
     checksum, _, text = line.partition(b" ")
-    if checksum != b"%08x" % zlib.crc32(text):
+    if not text.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text := text.removesuffix(b"\n")):
         return None
     try:
         fields: Fields = json.loads(text)
@@ -337,4 +359,5 @@ def _parse(line: bytes) -> Fields | None:
 
 
 def _record(fields: Fields) -> Record:
-    return Record(**fields | {"checksums": tuple(fields.get("checksums", ()))})
+    stored = tuple(tuple(level) for level in fields.get("stored", ()))
+    return Record(**fields | {"checksums": tuple(fields.get("checksums", ())), "stored": stored})

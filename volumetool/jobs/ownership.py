@@ -26,6 +26,7 @@ import psutil
 
 from volumetool.errors import LedgerError, VolumetoolError
 from volumetool.jobs.ledger import overtaken
+from volumetool.jobs.private import claim_folder
 from volumetool.store.kvstore import read_version, replace_key
 
 OWNER = "owner.json"
@@ -173,7 +174,10 @@ def own(url: str, say: Say | None = None) -> Iterator[Claim]:
     ------
     LedgerError
         ``ledger.owned``: another run writes this job, and lives.
+    OutputError
+        ``output.not-yours``: the folder belongs to another user.
     """
+    claim_folder(url)
     claim = acquire(url, say)
     claim.start()
     try:
@@ -245,6 +249,13 @@ def current_owner(url: str) -> Owner | None:
     raw, _ = read_version(url, OWNER)
     found = None if raw is None else _decode(raw, url)
     return None if found is None or found.released or found.known_dead() else found
+
+
+def writing_run(url: str) -> str | None:
+    """Return the run that writes a job, as far as it has not given it up."""
+    raw, _ = read_version(url, OWNER)
+    found = None if raw is None else _decode(raw, url)
+    return None if found is None or found.released else found.run
 
 
 def _myself(fence: int) -> Owner:

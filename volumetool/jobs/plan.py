@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import zlib
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -18,6 +20,9 @@ from volumetool.jobs.pace import Pace
 from volumetool.jobs.terms import Terms
 from volumetool.store.create import VolumeLayout
 from volumetool.version import __version__
+
+CHECKSUM = "checksum"
+"""The name under which a volume's provenance carries its own checksum."""
 
 
 class Plan(BaseModel):
@@ -117,7 +122,7 @@ class Plan(BaseModel):
         more : JSON values
             Added as they are.
         """
-        return {
+        facts = {
             "version": __version__,
             "status": status,
             "model": {"name": self.model, "sha256": self.terms.model},
@@ -127,6 +132,13 @@ class Plan(BaseModel):
             "host": socket.gethostname(),
             **more,
         }
+        return {**facts, CHECKSUM: provenance_checksum(facts)}
+
+
+def provenance_checksum(facts: dict[str, Any]) -> str:
+    """Return the CRC-32 of what an output says of its own making, as eight hexadecimal digits."""
+    text = json.dumps({name: value for name, value in facts.items() if name != CHECKSUM}, sort_keys=True)
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def make_recipe(job: Job, terms: Terms, statistics: Statistics) -> Recipe:
@@ -139,6 +151,7 @@ def make_recipe(job: Job, terms: Terms, statistics: Statistics) -> Recipe:
         origin=terms.box.start,
         nodata=job.nodata,
         fill=job.output_fill or 0.0,
+        gaps=job.missing == "skip",
         flatten=job.flatten,
         invert=job.invert,
     )

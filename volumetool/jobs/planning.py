@@ -14,11 +14,13 @@ from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import FingerprintError
 from volumetool.jobs.checks import check_dtype, check_resources, check_voxel_size
-from volumetool.jobs.estimate import estimate, patch_facts
+from volumetool.jobs.estimate import estimate, left_over, patch_facts
+from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.inputs import Inputs, open_inputs, section_statistics
 from volumetool.jobs.job import Job
 from volumetool.jobs.keeping import kept_anew, plan_keeping
 from volumetool.jobs.layout import Demand, Work, make_lattice, make_levels, output_box
+from volumetool.jobs.ledger import DONE
 from volumetool.jobs.memory import MemoryModel
 from volumetool.jobs.pace import Pace, choose_pace, find_paces
 from volumetool.jobs.plan import Plan, make_recipe
@@ -67,13 +69,16 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
     work = Work(terms.lattice, terms.box, terms.levels, inputs.channels, terms.dtype)
     workers, threads = _workers(job)
     running = {"workers": workers, "threads": threads, "streams": engine.streams, "paces": ground.paces}
+    allowed = _allowed(job, workers)
+    memory_of = _memory(inputs, engine.numerics.batch, engine.streams)
     if inputs.existing is not None:
-        return _taken_up(inputs.existing, job, work, running), statistics
+        taken_up = _taken_up(inputs.existing, job, work, running)
+        memory = memory_of(work, taken_up.grid.span, taken_up.keep), allowed
+        check_resources(left_over(taken_up.estimates, job.output, memory, _share_left(taken_up)))
+        return taken_up, statistics
 
     layout = VolumeLayout(terms.dtype, terms.levels, terms.channels)
     sample = take_sample(ground.recipe, engine, inputs.volume.open(job.level), layout)
-    allowed = _allowed(job, workers)
-    memory_of = _memory(inputs, engine.numerics.batch, engine.streams)
     keeping = plan_keeping(job, work, Demand(workers, allowed, sample.patch_seconds), sample, memory_of)
     estimates = estimate(job, work, keeping, sample, (memory_of(work, keeping.span, keeping.keep), allowed), workers)
     check_resources(estimates)
@@ -164,6 +169,13 @@ def _taken_up(existing: Plan, job: Job, work: Work, running: dict[str, Any]) -> 
     return existing.model_copy(update={**running, "job": job, "estimates": estimates})
 
 
+def _share_left(plan: Plan) -> float:
+    """Return the share of the regions asked for that are not done."""
+    states = open_ledger(plan).states
+    asked = states if plan.roi is None else states[list(plan.grid.touching(plan.roi))]
+    return float((asked != DONE).mean()) if len(asked) else 0.0
+
+
 def _lay_out(inputs: Inputs) -> Work:
     job, card, level = inputs.job, inputs.model.card, inputs.level
     lattice = make_lattice(job, card, level.shape)
@@ -237,7 +249,7 @@ def _window(inputs: Inputs, statistics: Statistics) -> tuple[float, float]:
 def _terms(inputs: Inputs, work: Work, numerics: Numerics, statistics: Statistics) -> Terms:
     job = inputs.job
     return Terms(
-        input=inputs.volume.identity,
+        input=inputs.volume.identity_of(job.level),
         level=job.level,
         model=inputs.model.weights_sha256,
         lattice=work.lattice,
@@ -249,7 +261,8 @@ def _terms(inputs: Inputs, work: Work, numerics: Numerics, statistics: Statistic
         invert=job.invert,
         nodata=_text(job.nodata),
         fill=_text(job.output_fill),
-        mask=None if inputs.mask is None else inputs.mask.identity,
+        mask=None if inputs.mask is None else inputs.mask.identity_of(0),
+        missing=job.missing,
         dtype=work.dtype,
         box=work.box,
         channels=inputs.volume.channels,

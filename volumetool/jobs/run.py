@@ -12,6 +12,8 @@ import tensorstore as ts
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import DataError, LedgerError
 from volumetool.geometry import Box
+from volumetool.jobs.attempts import given_up_in_order
+from volumetool.jobs.changed import check_input
 from volumetool.jobs.clean import delete_kept, sweep
 from volumetool.jobs.clusters import open_cluster
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete
@@ -162,6 +164,7 @@ def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> 
     ledger = open_ledger(plan)
     ledger.begin()
     ledger.compact()
+    check_input(plan, ledger, watcher.waiting)
     before = ledger.done
     try:
         _run_regions(plan, ledger, watcher, claim)
@@ -187,7 +190,8 @@ def _run_regions(plan: Plan, ledger: Ledger, watcher: Watcher, claim: Claim) -> 
         return
     if says_complete(plan):  # regions that failed before, or were found damaged
         mark_unfinished(plan)
-    with open_cluster(plan) as cluster, InFlight(job_url(plan.job.output)) as in_flight:
+    folder = job_url(plan.job.output)
+    with given_up_in_order(folder), open_cluster(plan) as cluster, InFlight(folder) as in_flight:
         turns.told = in_flight.handed_out
         watcher.started(plan, turns.count, cluster.link)
         for record in _braked(cluster.records(turns), plan):

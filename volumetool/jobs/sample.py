@@ -15,7 +15,7 @@ from volumetool.enhancement.blend import blend
 from volumetool.enhancement.columns import Source, read_columns
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.recipe import Recipe
-from volumetool.errors import DataError
+from volumetool.errors import DataError, NumericsError
 from volumetool.geometry import Box, Region
 from volumetool.jobs.pace import patch_seconds
 from volumetool.store.create import VolumeLayout, array_metadata
@@ -67,7 +67,7 @@ def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: 
     try:
         slabs = [slab.voxels for slab in blend(recipe, region, engine.predict_columns(columns), engine.xp)]
         compression = _compression(slabs[0], layout)
-    except DataError:  # the region with this chunk will fail and say why
+    except (DataError, NumericsError):  # the region with this chunk will fail and say why
         compression = 0.0
     asked = engine.streams * engine.numerics.batch
     # Where the sample is blank or damaged, nothing is known: the rest is taken as incompressible.

@@ -32,6 +32,9 @@ class Status:
         Since the last region ended; None before the first.
     owner : str, optional
         The run that writes the job, and where; None where nobody is known to.
+    absent : int
+        Input chunks that were not stored and counted as the job says (``--missing``), once for every finished region that read
+        them.
     failures : list of dict
         Region, box and error of each failed one.
     next_command : str
@@ -49,6 +52,7 @@ class Status:
     network_seconds: float
     idle_seconds: float | None
     owner: str | None
+    absent: int
     failures: list[dict[str, Any]]
     next_command: str
 
@@ -75,15 +79,20 @@ def job_status(plan: Plan) -> Status:
         network_seconds=totals.network_seconds,
         idle_seconds=time.time() - ledger.last_finished if ledger.last_finished else None,
         owner=None if owner is None else owner.identity,
+        absent=totals.absent,
         failures=failures,
         next_command=f"volumetool verify {plan.job.output}" if state == "complete" else resume_command(plan.job),
     )
 
 
+ONCE = ("overwrite", "retry_quarantined", "recompute_changed")
+"""Fields of a job that were meant for the run that was given them, and not for the next."""
+
+
 def resume_command(job: Job) -> str:
     """Return the command that goes on with a job: with every option that it was begun with, over the whole of it."""
     words = ["volumetool", "enhance", job.input, job.output]
-    given = job.model_dump(mode="json", exclude_defaults=True, exclude={"input", "output", "roi", "overwrite"})
+    given = job.model_dump(mode="json", exclude_defaults=True, exclude={"input", "output", "roi", *ONCE})
     for name, value in given.items():
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         words.append(f"--{name.replace('_', '-')}" if value is True else f"--{name.replace('_', '-')}={text}")

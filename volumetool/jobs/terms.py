@@ -20,7 +20,7 @@ class Terms(BaseModel):
     Parameters
     ----------
     input : str
-        Identity of the input's metadata; not its path, so that a volume may move.
+        Identity of the metadata of the input's level; not its path, so that a volume may move.
     level : int
         Level of the input.
     model : str
@@ -33,6 +33,8 @@ class Terms(BaseModel):
         Patches per call, where that number changes bytes.
     statistics : str
         SHA-256 of the table of section statistics.
+    missing : str
+        What chunks of the input that are not stored mean.
     box : Box
         Voxels of the full output that this output holds.
     levels : tuple of LevelGrid
@@ -54,6 +56,7 @@ class Terms(BaseModel):
     nodata: str | None
     fill: str | None
     mask: str | None
+    missing: str = "fill"
     dtype: str
     box: Box
     channels: int | None

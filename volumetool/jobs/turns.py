@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 import numpy as np
 
 from volumetool.geometry import Turn
-from volumetool.jobs.ledger import DONE, Ledger
+from volumetool.jobs.ledger import DONE, QUARANTINED, Ledger
 from volumetool.jobs.plan import Plan
 
 WINDOW = 2
@@ -116,7 +116,8 @@ class Turns:
 
 
 def to_do(plan: Plan, ledger: Ledger) -> Iterator[int]:
-    """Yield the regions that are asked for and not done."""
+    """Yield the regions that are asked for and not done; those that are set aside only where that is asked for, too."""
+    aside = {index for index, record in ledger.failures.items() if record.error.get("code") == QUARANTINED}
     for index in plan.grid.touching(plan.roi):
-        if ledger.states[index] != DONE:
+        if ledger.states[index] != DONE and (plan.job.retry_quarantined or index not in aside):
             yield index

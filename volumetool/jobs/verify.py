@@ -1,10 +1,17 @@
-"""Verification: every stored shard read again and held against the ledger."""
+"""Verification: what is stored held against the ledger, as deeply as asked for; nothing is changed and nothing raised.
+
+``structure`` looks at metadata, records, and which shards are there; ``stored`` reads the bytes of every shard and compares
+their CRC-32 with the records; ``full`` decodes them, too, and compares voxels: those of regions with their records, those of
+coarse levels with the mean of the level before.
+"""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any, Literal, get_args
 
 import numpy as np
 import tensorstore as ts
@@ -13,11 +20,85 @@ from numpy.typing import NDArray
 from volumetool.enhancement.pyramid import box_of, downsample, shard_boxes
 from volumetool.enhancement.statistics import no_normalisation
 from volumetool.enhancement.writer import extend_checksum, output_nodata, slab_boxes, slabs_of
+from volumetool.errors import ConfigError, LedgerError, VolumetoolError
 from volumetool.geometry import Box, LevelGrid
-from volumetool.jobs.finish import mark_unfinished, says_complete
-from volumetool.jobs.ledger import Record
+from volumetool.jobs.ledger import DONE, Ledger, Record
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.structure import Shards, check_job, check_strangers, says_status
+from volumetool.store.arrays import read_part
 from volumetool.store.create import open_for_writing
+
+Depth = Literal["structure", "stored", "full"]
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much to verify.
+
+    Parameters
+    ----------
+    level : {"structure", "stored", "full"}
+        How deeply.
+    part, parts : int
+        Read the `part`-th of `parts` parts of regions and coarse shards; the parts together are all of them. The structure
+        is always looked at whole.
+    recompute : int
+        Regions that are computed again from the input and compared voxel by voxel.
+    seed : int, optional
+        Chooses these regions.
+    """
+
+    level: Depth = "full"
+    part: int = 1
+    parts: int = 1
+    recompute: int = 0
+    seed: int | None = None
+
+    def takes(self, number: int) -> bool:
+        """Say whether a region or coarse shard belongs to the part that is read."""
+        return self.level != "structure" and number % self.parts == self.part - 1
+
+    @property
+    def told(self) -> str:
+        """The extent, for people."""
+        sample = "" if self.parts == 1 else f", part {self.part} of {self.parts}"
+        return f"level {self.level}{sample}"
+
+
+def make_extent(level: str, sample: str | None, recompute: int, seed: int | None) -> Extent:
+    """Make an extent from options.
+
+    Raises
+    ------
+    ConfigError
+        ``config.level`` or ``config.sample``.
+    """
+    if level not in get_args(Depth):
+        names = ", ".join(get_args(Depth))
+        raise ConfigError("config.level", f"--level {level} is none of {names}", hint="see `volumetool verify --help`")
+    part, parts = (1, 1) if sample is None else parse_sample(sample)
+    return Extent(level, part, parts, recompute, seed)  # type: ignore[arg-type]  # one of the three
+
+
+def parse_sample(text: str) -> tuple[int, int]:
+    """Return part and parts of ``2/7``, or of ``5%``: a part by chance of as many as make that share.
+
+    Raises
+    ------
+    ConfigError
+        ``config.sample``.
+    """
+    try:
+        if text.endswith("%"):
+            parts = round(100 / float(text[:-1]))
+            return secrets.randbelow(parts) + 1, parts
+        part, parts = map(int, text.split("/"))
+        if 1 <= part <= parts:
+            return part, parts
+    except (ValueError, ZeroDivisionError, OverflowError):
+        pass
+    raise ConfigError("config.sample", f"--sample {text} is no part of a whole", hint="such as 2/7 (the second of seven) or 5%")
 
 
 @dataclass
@@ -27,26 +108,59 @@ class Report:
     Attributes
     ----------
     regions, shards : int
-        Finished regions and shards of coarse levels that were read.
+        Finished regions and shards of coarse levels that were read, or looked for.
+    recomputed : list of int
+        Regions that were computed again.
     damaged : list of dict
-        One entry per damage: region or level, box and what is wrong.
+        One entry per damage: region or level, box or place, and what is wrong.
+    extent : Extent
+        What was verified.
     """
 
     regions: int = 0
     shards: int = 0
+    recomputed: list[int] = field(default_factory=list)
     damaged: list[dict[str, str]] = field(default_factory=list)
+    extent: Extent = field(default_factory=Extent)
 
     @property
     def ok(self) -> bool:
         """Whether nothing is damaged."""
         return not self.damaged
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        extent = self.extent
+        return {
+            "ok": self.ok,
+            "level": extent.level,
+            "sample": f"{extent.part}/{extent.parts}",
+            "regions": self.regions,
+            "shards": self.shards,
+            "recomputed": self.recomputed,
+            "damaged": self.damaged,
+        }
 
-def verify(plan: Plan, step: Callable[[], None] | None = None) -> Report:
-    """Read every shard of an output and compare it with the ledger; nothing is changed.
 
-    Regions are compared by the checksums of their records. The coarse levels of a complete volume are compared with the mean
-    of the level before.
+def verify_output(output: str, step: Step | None = None, extent: Extent | None = None) -> tuple[Plan | None, Report]:
+    """Verify an output by its name; a plan that cannot be read is the one damage that can be told of then.
+
+    Raises
+    ------
+    InputError
+        ``input.no-job``.
+    """
+    from volumetool.jobs.api import stored_plan
+
+    try:
+        plan = stored_plan(output)
+    except LedgerError as error:
+        return None, Report(damaged=[{"place": str(error.where), "what": str(error)}], extent=extent or Extent())
+    return plan, verify(plan, step, extent)
+
+
+def verify(plan: Plan, step: Step | None = None, extent: Extent | None = None) -> Report:
+    """Compare an output with its ledger; nothing is changed, and damage is reported, never raised.
 
     Parameters
     ----------
@@ -54,93 +168,91 @@ def verify(plan: Plan, step: Callable[[], None] | None = None) -> Report:
         The job's stored plan.
     step : callable, optional
         Called after each region and each coarse shard.
-    """
-    from volumetool.jobs.folder import open_ledger
-
-    report = Report()
-    ledger = open_ledger(plan)
-    for record in ledger.latest():
-        if record.state == "done":
-            _verify_region(plan, record, report)
-            if step is not None:
-                step()
-    if says_complete(plan):
-        _verify_coarse(plan, report, step)
-    return report
-
-
-def condemn(plan: Plan, report: Report) -> int:
-    """Mark damaged regions as failed, so that the next run makes them and the coarse levels again; return how many.
+    extent : Extent, optional
+        How much; by default all of it, as deeply as can be.
 
     Raises
     ------
     LedgerError
-        ``ledger.owned``: a run writes this job.
+        ``ledger.version``: another version of volumetool wrote the records.
+    NumericsError
+        ``numerics.other-class``: regions were to be computed again on a machine that computes other bytes.
     """
-    from volumetool.jobs.folder import job_url, open_ledger
-    from volumetool.jobs.ownership import own
+    from volumetool.jobs.folder import open_ledger
 
-    regions = sorted({int(entry["region"]) for entry in report.damaged if "region" in entry})
-    error = {"code": "data.damaged", "message": "stored bytes are not those that were written"}
-    with own(job_url(plan.job.output)):
-        if report.damaged:  # first: a volume that is known to be damaged calls itself complete at no moment
-            mark_unfinished(plan)
-        ledger = open_ledger(plan)
-        ledger.begin()
-        for index in regions:
-            ledger.append(Record(region=index, state="failed", error=error))
-        ledger.flush()
-    return len(regions)
+    report = Report(extent=extent or Extent())
+    ledger = open_ledger(plan)
+    step = step or _nothing
+    check_job(plan, ledger, report.damaged)
+    shards = Shards(plan, report.damaged)
+    for record in ledger.latest():
+        if record.state == "done":
+            _verify_region(plan, record, shards, report)
+            step()
+    if says_status(plan) == "complete":
+        _verify_coarse(plan, shards, report, step)
+    check_strangers(plan, report.damaged)
+    if report.extent.recompute and shards.decodable:
+        _recompute(plan, ledger, report)
+    return report
 
 
-def _verify_region(plan: Plan, record: Record, report: Report) -> None:
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _verify_region(plan: Plan, record: Record, shards: Shards, report: Report) -> None:
     report.regions += 1
+    takes = report.extent.takes(record.region)
+    sound = shards.check_region(record, content=takes)
+    if takes and (report.extent.level == "full" or not record.stored) and sound and shards.decodable:
+        _verify_voxels(plan, record, report)
+
+
+def _verify_voxels(plan: Plan, record: Record, report: Report) -> None:
     region = plan.grid.region(record.region)
+    where = {"region": str(record.region)}
     fused = plan.recipe(no_normalisation(1, 1)).fused
-    stores = [open_for_writing(plan.job.output, plan.layout, level, region.channel) for level in range(len(fused))]
+    stores = _open(plan, range(len(fused)), region.channel, report, where)
+    if stores is None:
+        return
     checksums = [0] * len(fused)
     for slab in slabs_of(region.box, plan.terms.levels[0].shard):
         for level, (box, store) in enumerate(zip(slab_boxes(slab, fused), stores, strict=True)):
-            voxels = _read(store, box, report, {"region": str(record.region), "level": str(level)})
+            voxels = _read(store, box, report, {**where, "level": str(level)})
             if voxels is None:
                 return
             checksums[level] = extend_checksum(checksums[level], voxels)
     for level, (now, then) in enumerate(zip(checksums, record.checksums, strict=True)):
         if now != then:
-            report.damaged.append(
-                {
-                    "region": str(record.region),
-                    "level": str(level),
-                    "box": str(region.box),
-                    "what": "voxels are not those that were recorded",
-                }
-            )
+            what = "voxels are not those that were recorded"
+            report.damaged.append({**where, "level": str(level), "box": str(region.box), "what": what})
 
 
-def _verify_coarse(plan: Plan, report: Report, step: Callable[[], None] | None) -> None:
+def _verify_coarse(plan: Plan, shards: Shards, report: Report, step: Step) -> None:
+    """Verify the levels that no region owns: by the record of their shards, and against the level before."""
     nodata = output_nodata(plan.recipe(no_normalisation(1, 1)))
+    recorded = shards.coarse()
+    number = 0
     for channel in range(plan.terms.channels or 1):
-        for number, level in enumerate(plan.terms.levels):
-            if level.fused:
+        for level, grid in enumerate(plan.terms.levels):
+            if grid.fused:
                 continue
-            fine = open_for_writing(plan.job.output, plan.layout, number - 1, channel)
-            coarse = open_for_writing(plan.job.output, plan.layout, number, channel)
-            for box in shard_boxes(level):
-                _verify_shard(fine, coarse, level, box, (number, nodata), report)
-                if step is not None:
-                    step()
+            stores = _open(plan, (level - 1, level), channel, report, {"level": str(level)}) if shards.decodable else None
+            for place, box in enumerate(shard_boxes(grid)):
+                report.shards += 1
+                takes = report.extent.takes(number)
+                sound = recorded is None or shards.check_coarse((level, channel, place), box, content=takes)
+                if takes and sound and stores is not None and (report.extent.level == "full" or recorded is None):
+                    _verify_shard(stores, grid, box, (level, nodata), report)
+                number += 1
+                step()
 
 
 def _verify_shard(
-    fine: ts.TensorStore,
-    coarse: ts.TensorStore,
-    level: LevelGrid,
-    box: Box,
-    about: tuple[int, float | None],
-    report: Report,
+    stores: list[ts.TensorStore], level: LevelGrid, box: Box, about: tuple[int, float | None], report: Report
 ) -> None:
-    number, nodata = about
-    report.shards += 1
+    (fine, coarse), (number, nodata) = stores, about
     source = box.enlarged(level.factor).intersection(box_of(fine))
     finer = _read(fine, source, report, {"level": str(number - 1)})
     voxels = _read(coarse, box, report, {"level": str(number)})
@@ -150,9 +262,47 @@ def _verify_shard(
         report.damaged.append({"level": str(number), "box": str(box), "what": "voxels are not the mean of the level before"})
 
 
+def _recompute(plan: Plan, ledger: Ledger, report: Report) -> None:
+    """Compute some finished regions again and compare them with what is stored, bit for bit."""
+    from volumetool.jobs.worker import Worker
+
+    done = np.flatnonzero(ledger.states == DONE)
+    seed = secrets.randbits(32) if report.extent.seed is None else report.extent.seed
+    report.extent = replace(report.extent, seed=seed)
+    report.recomputed = sorted(Random(seed).sample(done.tolist(), min(len(done), report.extent.recompute)))  # noqa: S311
+    worker = Worker(plan)
+    for index in report.recomputed:
+        region = plan.grid.region(index)
+        where = {"region": str(index), "box": str(region.box)}
+        try:
+            again = worker.again(index)
+        except VolumetoolError as error:
+            # Its shards may be sound all the same: nothing is condemned.
+            report.damaged.append({"recomputed": f"region {index}", "what": f"cannot be computed again: {error.message}"})
+            continue
+        stores = _open(plan, range(len(again)), region.channel, report, where)
+        if stores is None:
+            continue
+        boxes = slab_boxes(region.box, worker.recipe.fused)
+        for level, (made, store, box) in enumerate(zip(again, stores, boxes, strict=True)):
+            voxels = _read(store, box, report, {**where, "level": str(level)})
+            if voxels is not None and np.asarray(made[box.slices]).tobytes() != voxels.tobytes():
+                report.damaged.append({**where, "level": str(level), "what": "computed again, it has other voxels"})
+
+
+def _open(
+    plan: Plan, levels: range | tuple[int, ...], channel: int, report: Report, where: dict[str, str]
+) -> list[ts.TensorStore] | None:
+    try:
+        return [open_for_writing(plan.job.output, plan.layout, level, channel) for level in levels]
+    except VolumetoolError as error:
+        report.damaged.append({**where, "box": "", "what": error.message})
+        return None
+
+
 def _read(store: ts.TensorStore, box: Box, report: Report, where: dict[str, str]) -> NDArray[Any] | None:
     try:
-        return np.asarray(store[box.slices].read().result())
+        return read_part(store, box.slices)
     except (ValueError, OSError) as error:
         report.damaged.append({**where, "box": str(box), "what": str(error).partition(" [")[0][:300]})
         return None

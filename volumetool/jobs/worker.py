@@ -3,29 +3,55 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import socket
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import tensorstore as ts
 
-from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, Shelf
 from volumetool.enhancement.region import Enhanced, enhance_region
+from volumetool.enhancement.trouble import kind_of
 from volumetool.enhancement.writer import slab_boxes
-from volumetool.errors import InputError, LedgerError, NumericsError, StorageFullError, VolumetoolError
+from volumetool.errors import DeviceError, InputError, LedgerError, NumericsError, StorageFullError, VolumetoolError
 from volumetool.geometry import Turn
 from volumetool.jobs.clean import delete_shards
 from volumetool.jobs.folder import job_url, plan_digest, read_plan, read_statistics
+from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.reads import RegionInput, Seen, note
+from volumetool.jobs.shards import region_shards
 from volumetool.models.package import reload_model
-from volumetool.store.create import open_for_writing
-from volumetool.store.kvstore import open_unsynced
+from volumetool.redaction import printable, redact
+from volumetool.store.create import open_for_writing, open_in_memory
+from volumetool.store.kvstore import canonical_url, open_unsynced
 from volumetool.store.open import open_volume
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a worker made of a region.
+
+    Attributes
+    ----------
+    enhanced : Enhanced
+        What is known of its voxels.
+    read : dict
+        What was read for it.
+    stored : tuple of tuple of str
+        Size and CRC-32 of its shards, level by level.
+    """
+
+    enhanced: Enhanced
+    read: dict[str, Any]
+    stored: tuple[tuple[str, ...], ...]
 
 
 class Worker:
@@ -58,15 +84,18 @@ class Worker:
                 hint="use workers with the same processor, device and torch version; "
                 "--allow-mixed-numerics records the class per region instead",
             )
-        self._volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
-        if self._volume.identity != plan.terms.input:
+        volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
+        mask = None if plan.job.mask is None else open_volume(plan.job.mask, voxel_size=(1.0, 1.0, 1.0))
+        found = (volume.identity_of(plan.job.level), None if mask is None else mask.identity_of(0))
+        if found != (plan.terms.input, plan.terms.mask):
+            other = plan.job.input if found[0] != plan.terms.input else plan.job.mask
             raise InputError(
                 "input.changed",
-                f"worker {self.name} finds another volume at {plan.job.input} than the plan was made for",
+                f"worker {self.name} finds another volume at {other} than the plan was made for",
                 hint="give a path that is the same volume on every worker, and leave it as it is while the job runs",
                 where=plan.job.input,
             )
-        self._mask = None if plan.job.mask is None else open_volume(plan.job.mask, voxel_size=(1.0, 1.0, 1.0))
+        self._input = RegionInput(plan.job, volume, mask, plan.mask_factor)
 
     def run(self, turn: Turn) -> Record:
         """Enhance a region; an error becomes a failed record, so that one bad region never stops the others.
@@ -75,46 +104,79 @@ class Worker:
         ------
         StorageFullError
             ``output.full``: no region's own trouble, and no other would fare better.
+        DeviceError
+            ``device.lost``: the device answers this process no more. It must not be used again.
         """
         started = time.time()
-        index = turn.region
-        try:
-            made = self._enhance(turn)
-        except StorageFullError:
-            raise
-        except Exception as error:  # noqa: BLE001  (whatever went wrong belongs into the ledger)
+        made = self._made(turn)
+        if made is None:  # short of memory beside the network: once more, with fewer patches in it
+            self.engine.make_room(self.engine.room)
+            made = self._made(turn, last=True)
+        if not isinstance(made, Made):
             return Record(
-                region=index,
+                region=turn.region,
                 state="failed",
                 seconds=time.time() - started,
                 worker=self.name,
                 numerics=self.probe,
-                error=describe(error),
+                error=made or {},
                 finished=time.time(),
             )
         return Record(
-            region=index,
+            region=turn.region,
             state="done",
-            checksums=made.checksums,
-            patches=made.patches,
-            recomputed=made.recomputed,
-            skipped=made.skipped,
-            seconds=round(made.seconds, 4),
-            network_seconds=round(made.network_seconds, 4),
-            stages={stage: round(seconds, 4) for stage, seconds in made.stages.items()},
+            checksums=made.enhanced.checksums,
+            stored=made.stored,
+            read=made.read,
+            patches=made.enhanced.patches,
+            recomputed=made.enhanced.recomputed,
+            skipped=made.enhanced.skipped,
+            seconds=round(made.enhanced.seconds, 4),
+            network_seconds=round(made.enhanced.network_seconds, 4),
+            stages={stage: round(seconds, 4) for stage, seconds in made.enhanced.stages.items()},
             worker=self.name,
             numerics=self.probe,
             finished=time.time(),
         )
 
-    def _enhance(self, turn: Turn) -> Enhanced:
+    def _made(self, turn: Turn, *, last: bool = False) -> Made | dict[str, str] | None:
+        """Return what was made of a region, or its error; None where memory was short and another try may have more."""
+        try:
+            return self._enhance(turn)
+        except StorageFullError:
+            raise
+        except Exception as error:
+            kind = kind_of(error)
+            if kind == "lost":
+                raise lost(self.name, error) from error
+            return describe(error) if last or kind != "memory" else None
+
+    def _enhance(self, turn: Turn) -> Made:
         region = self.plan.grid.region(turn.region)
+        state, seen = self._input.state(self.recipe, region), Seen()
+        self._input.check_missing(region, state)
         targets = self._targets(region.channel)
         channel = None if self.plan.terms.channels is None else region.channel
         for target, level, box in zip(targets, self.recipe.fused, slab_boxes(region.box, self.recipe.fused), strict=True):
             delete_shards(target, level, box, channel)
         kept = None if self.plan.keep == "none" else KeptPatches(self._shelf, turn)
-        return enhance_region(self.recipe, region, self.engine, self._source(region.channel), targets, kept)
+        source = replace(self._input.source(region.channel), seen=seen)
+        made = enhance_region(self.recipe, region, self.engine, source, targets, kept)
+        return Made(made, note(state, seen), region_shards(self.plan, region))
+
+    def again(self, index: int) -> list[ts.TensorStore]:
+        """Enhance a region in memory, from its input alone; return its fused levels.
+
+        Raises
+        ------
+        VolumetoolError
+            As :func:`volumetool.enhancement.region.enhance_region`.
+        """
+        region = self.plan.grid.region(index)
+        levels = range(len(self.recipe.fused))
+        targets = [open_in_memory(self.plan.layout, level, region.channel) for level in levels]
+        enhance_region(self.recipe, region, self.engine, self._input.source(region.channel), targets)
+        return targets
 
     @functools.cached_property
     def _shelf(self) -> Shelf:
@@ -122,14 +184,18 @@ class Worker:
         return Shelf(folder, self.probe, self.plan.fingerprint, self.plan.sharing)
 
     @functools.cache  # noqa: B019  (a process has one worker, for the life of the process)
-    def _source(self, channel: int) -> Source:
-        mask = None if self._mask is None else self._mask.open(0, 0)
-        return Source(self._volume.open(self.plan.job.level, channel), mask, self.plan.mask_factor)
-
-    @functools.cache  # noqa: B019
     def _targets(self, channel: int) -> Sequence[ts.TensorStore]:
         layout = self.plan.layout
         return [open_for_writing(self.plan.job.output, layout, level, channel) for level in range(len(self.recipe.fused))]
+
+
+def lost(worker: str, error: Exception) -> DeviceError:
+    """Return the error of a process whose device answers no more."""
+    return DeviceError(
+        "device.lost",
+        f"the device is lost to worker {worker}: {type(error).__name__}: {error}",
+        hint="nothing wrong was recorded; run the same command again: a new process may find the device well",
+    )
 
 
 def describe(error: Exception) -> dict[str, str]:
@@ -138,7 +204,7 @@ def describe(error: Exception) -> dict[str, str]:
         return error.as_dict()
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = f" ({last[0].filename.rpartition('/')[2]}:{last[0].lineno})" if last else ""
-    return {"code": "region.unexpected", "message": f"{type(error).__name__}: {error}{place}"}
+    return {"code": "region.unexpected", "message": printable(redact(f"{type(error).__name__}: {error}{place}"))}
 
 
 @functools.lru_cache(maxsize=1)
@@ -146,28 +212,36 @@ def _worker(plan_text: str) -> Worker:
     return Worker(Plan.model_validate_json(plan_text))
 
 
-def run_region(url: str, runtime: str, turn: Turn) -> Record:
-    """Run a region in a dask worker.
+def runtime_of(plan: Plan, run: str | None = None) -> str:
+    """Return what a worker elsewhere must know beside the job's folder.
 
     Parameters
     ----------
-    url : str
-        The job's folder.
-    runtime : str
-        JSON of the job as this run asked for it and how each worker runs the network, which may differ from the stored
-        plan, and of that plan's digest: a worker that outlives a run never works by an old plan.
-    turn : Turn
-        The region.
+    plan : Plan
+        As this run goes by it, which may differ from the stored one.
+    run : str, optional
+        The run that owns the job; without it nobody asks whether another one took over.
+
+    Returns
+    -------
+    str
+        JSON of the job as this run asked for it, how each worker runs the network, the digest of the stored plan, so that a
+        worker that outlives a run never works by an old one, and the run.
     """
-    return _worker(_plan_text(url, runtime)).run(turn)
+    job = plan.job.model_dump(mode="json")
+    # Workers may have been started in another directory.
+    job |= {name: canonical_url(job[name]) for name in ("input", "output", "mask") if job[name] is not None}
+    running = {"threads": plan.threads, "streams": plan.streams}
+    return json.dumps({"job": job, "running": running, "plan": plan_digest(job_url(plan.job.output)), "run": run})
+
+
+def worker_of(url: str, runtime: str) -> Worker:
+    """Return this process's worker for a job: the one before, while nothing has changed."""
+    return _worker(_plan_text(url, runtime))
 
 
 @functools.lru_cache(maxsize=1)
 def _plan_text(url: str, runtime: str) -> str:
-    import json
-
-    from volumetool.jobs.job import Job
-
     update = json.loads(runtime)
     stored = read_plan(url)
     if stored is None or plan_digest(url) != update["plan"]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from volumetool.errors import ModelError
 from volumetool.models.card import ZYX, ModelCard
 from volumetool.models.fakes import FakeConfig
+from volumetool.models.header import wrong_architecture, wrong_head
 from volumetool.models.model import Model, fake_model, make_network
 
 CARD_KEY = "volumetool.card"
@@ -43,7 +44,8 @@ def save_model(path: Path | str, network: nn.Module, card: ModelCard) -> None:
         What the model says of itself. Its architecture must be the network's.
     """
     state = {name: tensor.detach().cpu().float().contiguous() for name, tensor in network.state_dict().items()}
-    _check_weights(state, card, where=str(path))
+    _check_shapes({name: tuple(tensor.shape) for name, tensor in state.items()}, card, where=str(path))
+    _check_finite(state, where=str(path))
     Path(path).write_bytes(save(state, metadata={CARD_KEY: card.model_dump_json()}))
 
 
@@ -125,12 +127,22 @@ _BUILTIN = "volumetool.models.builtin"
 
 
 def _load_file(path: Path, spec: str) -> Model:
+    """Load a model file: its head, then its card, then the shapes of its tensors, and only then the tensors."""
     try:
+        if why := wrong_head(path):
+            raise _broken(spec, why)
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+            card = _card(file.metadata() or {}, spec)
+            names = file.keys()
+            _check_shapes({name: tuple(file.get_slice(name).get_shape()) for name in names}, card, where=spec)
+            state = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise _broken(spec, f"it is not a safetensors file ({error})") from error
+    _check_finite(state, where=spec)
+    return Model(card, spec, state)
+
+
+def _card(metadata: dict[str, str], spec: str) -> ModelCard:
     if CARD_KEY not in metadata:
         raise ModelError(
             "model.no-card",
@@ -144,17 +156,17 @@ def _load_file(path: Path, spec: str) -> Model:
         raise _broken(spec, f"its card does not hold: {error}") from error
     if isinstance(card.architecture, FakeConfig) and card.architecture.fault != "none":
         raise _broken(spec, f"its card asks for the fault {card.architecture.fault}, which is for tests alone")
-    _check_weights(state, card, where=spec)
-    return Model(card, spec, state)
+    if why := wrong_architecture(card.architecture):
+        raise _broken(spec, why)
+    return card
 
 
-def _check_weights(state: dict[str, Tensor], card: ModelCard, where: str) -> None:
+def _check_shapes(stored: dict[str, tuple[int, ...]], card: ModelCard, where: str) -> None:
     try:
         with torch.device("meta"):  # shapes alone: a card that promises a huge network costs no memory
             wanted = {name: tuple(t.shape) for name, t in make_network(card.architecture).state_dict().items()}
     except RuntimeError as error:
         raise _broken(where, f"its architecture cannot be built ({error})") from error
-    stored = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if stored != wanted:
         odd = sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name))
         name = odd[0]
@@ -163,6 +175,9 @@ def _check_weights(state: dict[str, Tensor], card: ModelCard, where: str) -> Non
             f"its weights are not those of its architecture: {len(odd)} tensors differ, first {name}: "
             f"stored {stored.get(name)}, wanted {wanted.get(name)}",
         )
+
+
+def _check_finite(state: dict[str, Tensor], where: str) -> None:
     for name, tensor in state.items():
         if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
             raise _broken(where, f"the tensor {name} is not made of finite float32 values ({tensor.dtype})")

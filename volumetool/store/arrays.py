@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
+import numpy as np
 import tensorstore as ts
+from numpy.typing import NDArray
 
 from volumetool.errors import DataError
 from volumetool.store.kvstore import brief, kvstore_spec, read_key, shared_context
+from volumetool.store.limits import check_array, read_checked
+from volumetool.store.retries import STORAGE
 
 Driver = Literal["zarr", "zarr3", "n5"]
 SPACE = ("z", "y", "x")
@@ -21,14 +25,17 @@ def open_array(url: str, driver: Driver, context: ts.Context | None = None) -> t
     ------
     DataError
         ``data.unreadable``: not there, damaged metadata, or an unknown codec.
+    InputError
+        ``input.too-large``, ``input.empty``: more than this machine may be asked for.
     """
     spec: dict[str, Any] = {"driver": driver, "kvstore": kvstore_spec(url)}
     metadata = _corrected(url) if driver == "zarr" else None
     if metadata is not None:
         spec["metadata"] = metadata
     pools = context or shared_context()
+    known = metadata is not None
     try:
-        return ts.open(spec, read=True, open=True, assume_metadata=metadata is not None, context=pools).result()
+        array = STORAGE.call(lambda _: ts.open(spec, read=True, open=True, assume_metadata=known, context=pools).result())
     except (ValueError, OSError) as error:
         raise DataError(
             "data.unreadable",
@@ -36,6 +43,48 @@ def open_array(url: str, driver: Driver, context: ts.Context | None = None) -> t
             hint="The metadata may be damaged, or the array may use a codec or dtype that volumetool does not know.",
             where=url,
         ) from error
+    check_array(url, array)
+    return array
+
+
+def reopened(array: ts.TensorStore) -> ts.TensorStore:
+    """Return another handle on a stored array or a part of it, which shares no cache with the first.
+
+    It has as many requests in flight as the store bears for now.
+    """
+    pools = shared_context(STORAGE.throttle.limit)
+    return ts.open(
+        array.spec(), read=array.readable, write=array.writable, open=True, assume_metadata=True, context=pools
+    ).result()
+
+
+def read_part(array: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:
+    """Read a part of a stored array; what fails is read again through another handle.
+
+    Raises
+    ------
+    DataError
+        ``data.oversized``: a chunk is made to fill the memory.
+    ValueError, OSError
+        From tensorstore, when it must be given up.
+    """
+
+    def read(tries: int) -> NDArray[Any]:
+        fresh = tries > 0 or STORAGE.throttle.throttled
+        return np.asarray(read_checked((reopened(array) if fresh else array)[slices]).result())
+
+    return STORAGE.call(read)
+
+
+def write_part(array: ts.TensorStore, slices: tuple[slice, ...], voxels: NDArray[Any]) -> None:
+    """Write a part of a stored array; what fails is written again through another handle.
+
+    Raises
+    ------
+    ValueError, OSError
+        From tensorstore, when it must be given up.
+    """
+    STORAGE.call(lambda tries: (reopened(array) if tries else array)[slices].write(voxels).result())
 
 
 def spatial_view(array: ts.TensorStore, axes: tuple[str, ...], channel: int) -> ts.TensorStore:

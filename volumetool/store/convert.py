@@ -12,6 +12,7 @@ import numpy.typing as npt
 from volumetool.errors import DataError, InputError, OutputError
 from volumetool.geometry.box import Box, Size, Triple
 from volumetool.geometry.levels import LevelGrid, plan_levels
+from volumetool.store.arrays import read_part, write_part
 from volumetool.store.create import VolumeLayout, create_volume, group_metadata, open_for_writing, write_attributes
 from volumetool.store.found import read_json
 from volumetool.store.images import ImageStack, holds_images, open_images
@@ -109,7 +110,7 @@ def _copy(
     for box in shard_groups(grid, memory // volume.dtype.itemsize):
         voxels = read(box)
         try:
-            target[box.slices].write(voxels).result()
+            write_part(target, box.slices, voxels)
         except (ValueError, OSError) as error:
             raise unwritable(volume.url, error) from error
         done += box.voxels
@@ -124,7 +125,7 @@ def _reader(origin: Volume | ImageStack, channel: int) -> Callable[[Box], npt.ND
 
     def read(box: Box) -> npt.NDArray[Any]:
         try:
-            voxels: npt.NDArray[Any] = array[box.slices].read().result()
+            voxels: npt.NDArray[Any] = read_part(array, box.slices)
         except (ValueError, OSError) as error:
             raise DataError(
                 "data.unreadable",

@@ -32,6 +32,7 @@ from volumetool.store.kvstore import (
     write_key,
 )
 from volumetool.store.open import open_volume
+from volumetool.store.retries import STORAGE
 from volumetool.store.volume import DTYPES, Volume
 
 OWN_KEY = "volumetool"
@@ -179,10 +180,18 @@ def open_for_writing(
     array = join_url(place, target.levels[level].path)
     spec = {"driver": "zarr3", "kvstore": kvstore_spec(array)}
     try:
-        opened = ts.open(spec, open=True, read=True, write=True, context=context or shared_context()).result()
+        pools = context or shared_context()
+        opened = STORAGE.call(lambda _: ts.open(spec, open=True, read=True, write=True, context=pools).result())
     except (ValueError, OSError) as error:
         raise unwritable(array, error) from error
     return spatial_view(opened, target.axes, channel)
+
+
+def open_in_memory(layout: VolumeLayout, level: int, channel: int) -> ts.TensorStore:
+    """Create one level in memory, gone with its handle: a view with axes z, y, x."""
+    spec = {"driver": "zarr3", "kvstore": "memory://", "metadata": array_metadata(layout, level)}
+    array = ts.open(spec, create=True, open=True, context=ts.Context({"cache_pool": {"total_bytes_limit": 0}})).result()
+    return spatial_view(array, layout.axes, channel)
 
 
 def _open_level(place: str, layout: VolumeLayout, level: int, context: ts.Context | None, *, create: bool) -> ts.TensorStore:
@@ -190,7 +199,7 @@ def _open_level(place: str, layout: VolumeLayout, level: int, context: ts.Contex
     spec = {"driver": "zarr3", "kvstore": kvstore_spec(array), "metadata": array_metadata(layout, level)}
     pools = context or shared_context()
     try:
-        return ts.open(spec, open=True, create=create, read=True, write=True, context=pools).result()
+        return STORAGE.call(lambda _: ts.open(spec, open=True, create=create, read=True, write=True, context=pools).result())
     except (ValueError, OSError) as error:
         if "FAILED_PRECONDITION" in str(error) or "Expected" in str(error):
             raise _exists(array, f"another array: {brief(error)}") from error

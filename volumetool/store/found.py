@@ -13,7 +13,8 @@ from typing import Any
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
 from volumetool.store.arrays import Driver
-from volumetool.store.kvstore import join_url, read_key
+from volumetool.store.kvstore import is_local, join_url, local_path, read_key
+from volumetool.store.limits import MOST_METADATA
 from volumetool.store.volume import Format
 
 Json = dict[str, Any]
@@ -65,21 +66,48 @@ class Found:
 def read_json(url: str, key: str) -> Json | None:
     """Return a JSON object, or None if the file does not exist.
 
+    Public buckets behind HTTP answer "forbidden" for keys that do not exist, so that while formats are tried that means
+    missing; whoever cannot do without the file asks `check_allowed`.
+
     Raises
     ------
     InputError
         ``input.broken-metadata``: the file is not a JSON object.
     """
-    data = read_key(url, key)
+    _check_size(url, key)
+    try:
+        data = read_key(url, key)
+    except InputError as error:
+        if error.code != "input.forbidden":
+            raise
+        return None
     if data is None:
         return None
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise broken(join_url(url, key), f"is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise broken(join_url(url, key), f"holds a {type(value).__name__} where a JSON object is wanted")
     return value
+
+
+def check_allowed(url: str, key: str) -> None:
+    """Make sure that a file that was not found is missing, and not forbidden.
+
+    Raises
+    ------
+    InputError
+        ``input.forbidden``.
+    """
+    read_key(url, key)
+
+
+def _check_size(url: str, key: str) -> None:
+    """Refuse a local file that is too long to be read at once; servers tell no size before."""
+    file = local_path(url) / key if is_local(url) else None
+    if file is not None and file.is_file() and (size := file.stat().st_size) > MOST_METADATA:
+        raise broken(str(file), f"has {size} bytes; metadata have at most {MOST_METADATA}")
 
 
 def broken(url: str, what: str) -> InputError:

@@ -5,8 +5,10 @@ Nothing is read before it is asked for, and never more than the sections asked f
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ import tifffile
 
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size, Triple
+from volumetool.store.limits import check_images
 from volumetool.store.units import nanometres_per
 from volumetool.store.volume import DTYPES
 
@@ -26,6 +29,11 @@ _SUFFIXES = (".tif", ".tiff")
 # What tifffile calls the axis along which plain pages follow each other; ImageJ often calls sections time points.
 _SECTION_AXES = set("ZIQT")
 _Section = tuple[tuple[int, int], np.dtype[Any]]
+# What tifffile raises on damaged files. A header that asks for more memory than there is counts as damage.
+_BROKEN = (
+    tifffile.TiffFileError, ValueError, OSError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError,
+    RuntimeError, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -154,14 +162,15 @@ class _opened:  # noqa: N801  (reads like the function `open`)
 
     def __enter__(self) -> tifffile.TiffFile:
         try:
-            self.tiff = tifffile.TiffFile(self.file)
-        except (tifffile.TiffFileError, OSError) as error:
+            # A file's OME metadata may name other files; what is opened is what was asked for.
+            self.tiff = tifffile.TiffFile(self.file, _multifile=False)
+        except _BROKEN as error:
             raise self._unreadable(error) from error
         return self.tiff
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.tiff.close()
-        if isinstance(error, tifffile.TiffFileError | ValueError | OSError | IndexError):
+        if isinstance(error, _BROKEN):
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> InputError:
@@ -193,7 +202,8 @@ def _one_file(place: Path, file: Path) -> ImageStack:
             hint="Convert it to a greyscale stack without channels first.",
             where=str(file),
         )
-    depth = int(np.prod(shape[:-2], dtype=int))
+    depth = math.prod(shape[:-2])
+    check_images(file, (depth, shape[-2], shape[-1]), dtype.itemsize)
     return ImageStack(str(place), (str(file),), (depth, shape[-2], shape[-1]), _checked(file, dtype), size)
 
 
@@ -208,6 +218,7 @@ def _section(file: Path) -> _Section:
             hint="Keep only single sections in the folder, or give one multi-page file by its own name.",
             where=str(file),
         )
+    check_images(file, (1, int(shape[0]), int(shape[1])), dtype.itemsize)
     return (int(shape[0]), int(shape[1])), dtype
 
 

@@ -21,11 +21,13 @@ from urllib.parse import unquote, urlsplit
 import tensorstore as ts
 
 from volumetool.errors import InputError, OutputError, StorageFullError
+from volumetool.redaction import redact
+from volumetool.store.retries import CONCURRENCY, STORAGE, tried
+from volumetool.store.urls import check_url, signed_query
 
 # What a viewer puts around a plain URL: "zarr://..." in front (older), "|zarr3:" behind (newer).
 _VIEWER_PREFIX = re.compile(r"^(zarr|zarr2|zarr3|n5)://(?=\w+://|/)")
 _VIEWER_SUFFIX = re.compile(r"\|(auto|zarr|zarr2|zarr3|n5):?.*$")
-_SCHEMES = ("file", "s3", "gs", "http", "https")
 # Files that a killed writer leaves behind; they never hold data.
 _LEFTOVER = ".__lock"
 # How file systems and object stores say that there is no room, or none for this user or file.
@@ -60,27 +62,20 @@ def canonical_url(url: str | os.PathLike[str]) -> str:
     Raises
     ------
     InputError
-        ``input.url``: the scheme is not one that volumetool reads.
+        ``input.url``, ``input.url-secret``: not a URL that volumetool reads, see `store.urls`.
     """
     text = _VIEWER_SUFFIX.sub("", _VIEWER_PREFIX.sub("", os.fspath(url)))
-    scheme, separator, _ = text.partition("://")
-    if not separator:
+    if "://" not in text or text.startswith("/"):
         return str(Path(text).expanduser().absolute())
-    if scheme not in _SCHEMES:
-        raise InputError(
-            "input.url",
-            f"'{url}' has the scheme '{scheme}', which is none of {', '.join(_SCHEMES)}",
-            hint="Give a local path or a URL with one of these schemes.",
-            where=text,
-        )
-    if scheme == "file":
-        return str(Path(unquote(urlsplit(text).path)).absolute())
+    parts = check_url(text)
+    if parts.scheme == "file":
+        return str(Path(unquote(parts.path)).absolute())
     return text.rstrip("/")
 
 
 def is_local(url: str) -> bool:
     """Say whether a place lies in the local file system."""
-    return "://" not in url or url.startswith("file://")
+    return "://" not in url or url.startswith(("file://", "/"))
 
 
 def local_path(url: str) -> Path:
@@ -129,8 +124,9 @@ def kvstore_spec(url: str) -> dict[str, Any]:
         return {"driver": "s3", "bucket": parts.netloc, "path": path, **_s3_settings()}
     if parts.scheme == "gs":
         return {"driver": "gcs", "bucket": parts.netloc, "path": path}
-    query = f"?{parts.query}" if parts.query else ""
-    return {"driver": "http", "base_url": f"{parts.scheme}://{parts.netloc}{query}", "path": f"/{path}"}
+    query = signed_query(url)
+    base = f"{parts.scheme}://{parts.netloc}{f'?{query}' if query else ''}"
+    return {"driver": "http", "base_url": base, "path": f"/{path}"}
 
 
 def _s3_settings() -> dict[str, Any]:
@@ -164,9 +160,11 @@ def shared_context(concurrency: int = 0) -> ts.Context:
         Upper bound of threads for files, for copies and codecs, and of requests in flight; 0 means the number of cores,
         at most 16. Several workers on one machine should each be given their share.
     """
-    limit = concurrency or min(16, os.cpu_count() or 1)
+    limit = concurrency or min(CONCURRENCY, os.cpu_count() or 1)
     pools = ("file_io", "data_copy", "http_request", "gcs_request", "s3_request")
     bounds: dict[str, Any] = {f"{pool}_concurrency": {"limit": limit} for pool in pools}
+    # Whether to try again is decided in one place, `volumetool.store.retries`.
+    bounds |= {f"{pool}_retries": {"max_retries": 0} for pool in ("http_request", "gcs_request", "s3_request")}
     # Each voxel is read once or twice, by design; a cache would only hold memory that the plan has given to something
     # else.
     return ts.Context({**bounds, "cache_pool": {"total_bytes_limit": 0}})
@@ -199,21 +197,10 @@ def read_key(url: str, key: str) -> bytes | None:
     Raises
     ------
     InputError
-        ``input.unreadable``: the place exists but cannot be read, or the server does not answer.
+        ``input.forbidden``: the server does not let it be read, or does not say that it is missing. ``input.unreadable``: the
+        place exists but cannot be read, or the server does not answer.
     """
-    try:
-        found = _open(url).read(key).result()
-    except (ValueError, OSError) as error:
-        # Public buckets behind HTTP answer "forbidden" for keys that do not exist.
-        if url.startswith("http") and "PERMISSION_DENIED" in str(error):
-            return None
-        raise InputError(
-            "input.unreadable",
-            f"{join_url(url, key)} cannot be read: {brief(error)}",
-            hint="Check that the place exists, that you may read it, and (for s3) AWS_ENDPOINT_URL and AWS_REGION.",
-            where=url,
-        ) from error
-    return bytes(found.value) if found.state == "value" else None
+    return read_version(url, key)[0]
 
 
 def write_key(url: str, key: str, data: bytes) -> None:
@@ -225,7 +212,7 @@ def write_key(url: str, key: str, data: bytes) -> None:
         ``output.unwritable``: no permission, no space, or a store that cannot be written.
     """
     try:
-        _open(url).write(key, data).result()
+        STORAGE.call(lambda _: _open(url).write(key, data).result())
     except (ValueError, OSError) as error:
         raise unwritable(join_url(url, key), error) from error
 
@@ -236,15 +223,22 @@ def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
     Raises
     ------
     InputError
-        ``input.unreadable``.
+        As :func:`read_key`.
     """
     try:
-        found = _open(url).read(key).result()
+        found = STORAGE.call(lambda _: _open(url).read(key).result(), patient=False)
     except (ValueError, OSError) as error:
+        if url.startswith("http") and "PERMISSION_DENIED" in str(error):
+            raise InputError(
+                "input.forbidden",
+                f"{join_url(url, key)} is forbidden: {brief(error)}",
+                hint="Check that you may read it; some servers answer so for what does not exist, too.",
+                where=url,
+            ) from error
         raise InputError(
             "input.unreadable",
             f"{join_url(url, key)} cannot be read: {brief(error)}",
-            hint="Check that the place exists, and that you may read it.",
+            hint="Check that the place exists, that you may read it, and (for s3) AWS_ENDPOINT_URL and AWS_REGION.",
             where=url,
         ) from error
     return bytes(found.value) if found.state == "value" else None, bytes(found.stamp.generation)
@@ -252,6 +246,9 @@ def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
 
 def replace_key(url: str, key: str, data: bytes, generation: bytes) -> bytes | None:
     """Write a small file, atomic and synced, if nobody wrote it since `generation` was read.
+
+    A write may take effect though its answer is lost; the next try is then refused. So what a refusal left is read back: the
+    same bytes are this write's, wherever they name their writer.
 
     Returns
     -------
@@ -264,10 +261,13 @@ def replace_key(url: str, key: str, data: bytes, generation: bytes) -> bytes | N
         ``output.unwritable``.
     """
     try:
-        stamp = _open(url).write(key, data, if_equal=generation).result()
+        stamp = STORAGE.call(lambda _: _open(url).write(key, data, if_equal=generation).result())
+        if stamp.generation:
+            return bytes(stamp.generation)
+        found = STORAGE.call(lambda _: _open(url).read(key).result())
     except (ValueError, OSError) as error:
         raise unwritable(join_url(url, key), error) from error
-    return bytes(stamp.generation) or None
+    return bytes(found.stamp.generation) if data and found.value == data else None
 
 
 def create_key(url: str, key: str, data: bytes) -> bool:
@@ -296,7 +296,7 @@ def list_keys(url: str, prefix: str = "") -> list[str]:
     """
     end = prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix else ""
     try:
-        keys = _open(url).list(ts.KvStore.KeyRange(prefix, end)).result()
+        keys = STORAGE.call(lambda _: _open(url).list(ts.KvStore.KeyRange(prefix, end)).result(), patient=False)
     except (ValueError, OSError, NotImplementedError) as error:
         raise InputError(
             "input.unlistable",
@@ -320,7 +320,7 @@ def delete_prefix(url: str) -> None:
             shutil.rmtree(local_path(url), ignore_errors=False)
             _sync_folder(local_path(url).parent)
         else:
-            _open(url).delete_range(ts.KvStore.KeyRange()).result()
+            STORAGE.call(lambda _: _open(url).delete_range(ts.KvStore.KeyRange()).result())
     except FileNotFoundError:
         return
     except (ValueError, OSError) as error:
@@ -346,7 +346,7 @@ def delete_key(url: str, key: str) -> None:
         ``output.unwritable``: it cannot be deleted.
     """
     try:
-        _open(url).write(key, None).result()
+        STORAGE.call(lambda _: _open(url).write(key, None).result())
     except (ValueError, OSError) as error:
         raise unwritable(join_url(url, key), error) from error
 
@@ -376,4 +376,4 @@ def is_full(error: Exception) -> bool:
 
 def brief(error: Exception) -> str:
     """Return the first part of a tensorstore message, without the spec and source lines that it appends."""
-    return str(error).split(" [", 1)[0]
+    return redact(str(error).split(" [", 1)[0]) + tried(error)

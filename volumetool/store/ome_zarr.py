@@ -14,6 +14,7 @@ from volumetool.store.arrays import SPACE, Driver
 from volumetool.store.found import Found, FoundLevel, Json, broken, read_json, wrong_axes, zyx
 from volumetool.store.kvstore import join_url, parent_url
 from volumetool.store.units import nanometres_per
+from volumetool.store.urls import check_below
 from volumetool.store.volume import Format
 
 _FORMATS: dict[str, tuple[Format, Driver]] = {"0.4": ("ome-zarr-0.4", "zarr"), "0.5": ("ome-zarr-0.5", "zarr3")}
@@ -179,7 +180,7 @@ def _only_image(url: str) -> Found | None:
     if not isinstance(names, list):
         names = [name for name in ("0", "1") if _attributes(join_url(url, name))[0]]
     if len(names) == 1:
-        return find_ome_zarr(join_url(url, str(names[0])))
+        return find_ome_zarr(join_url(url, check_below(url, str(names[0]))))
     raise InputError(
         "input.not-a-volume",
         f"{url} is a collection of the images {', '.join(map(str, names)) or '(none)'}, not one volume",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +13,12 @@ import tensorstore as ts
 from volumetool.errors import DataError, InputError
 from volumetool.geometry.box import Size, Triple
 from volumetool.store.arrays import SPACE, Driver, open_array
-from volumetool.store.found import Found, FoundLevel, broken, read_json, wrong_axes
+from volumetool.store.found import Found, FoundLevel, broken, check_allowed, read_json, wrong_axes
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path
+from volumetool.store.limits import check_levels
 from volumetool.store.n5 import find_n5
 from volumetool.store.ome_zarr import find_level, find_ome_zarr
+from volumetool.store.urls import check_below
 from volumetool.store.volume import DTYPES, Level, Volume, identity_of
 from volumetool.store.zarr_array import find_zarr_array, is_zarr_array
 
@@ -53,13 +56,19 @@ def open_volume(url: str | os.PathLike[str], *, voxel_size: Size | None = None) 
     InputError
         ``input.not-found``, ``input.not-a-volume``, ``input.labels``, ``input.version``, ``input.axes``,
         ``input.dtype``, ``input.no-voxel-size``, ``input.voxel-size``, ``input.broken-metadata``,
-        ``input.level-missing``, ``input.unreadable``, ``input.unsupported``, ``input.url``.
+        ``input.forbidden``, ``input.level-missing``, ``input.unreadable``, ``input.unsupported``, ``input.url``,
+        ``input.url-secret``, ``input.too-large``, ``input.empty``.
     """
-    place = canonical_url(url)
-    found = _find(place)
-    if found is None:
+    place, correction = canonical_url(url), _check_voxel_size(voxel_size)
+    try:
+        found = _find(place)
+        volume = None if found is None else _volume(found, correction)
+    except (TypeError, ValueError, AttributeError, LookupError, OverflowError) as error:
+        raise broken(place, f"has metadata that make no sense: {type(error).__name__}: {error}") from error
+    if volume is None:
+        check_allowed(place, "zarr.json")
         raise _nothing_here(place)
-    return _volume(found, _check_voxel_size(voxel_size))
+    return volume
 
 
 def _find(url: str) -> Found | None:
@@ -71,13 +80,15 @@ def _find(url: str) -> Found | None:
 
 
 def _volume(found: Found, voxel_size: Size | None) -> Volume:
+    check_levels(found.url, len(found.levels))
     arrays = [_array(found, level) for level in found.levels]
     dtype = _dtype(found.url, arrays)
     correction = _correction(found, voxel_size)
     levels = tuple(_level(found, *pair, correction) for pair in zip(found.levels, arrays, strict=True))
     channels = _channels(found, arrays)
     ours = found.attributes.get("volumetool")
-    facts = {"dtype": dtype.name, "axes": found.axes, "channels": channels, "arrays": _structures(found)}
+    facts = {"dtype": dtype.name, "axes": found.axes, "channels": channels}
+    structures = _structures(found)
     return Volume(
         url=found.url,
         format=found.format,
@@ -87,13 +98,17 @@ def _volume(found: Found, voxel_size: Size | None) -> Volume:
         channels=channels,
         levels=levels,
         attributes=ours if isinstance(ours, dict) else {},
-        identity=identity_of(levels, facts),
+        identity=identity_of(levels, {**facts, "arrays": structures}),
+        level_identities=tuple(
+            identity_of((level,), {**facts, "arrays": [structure]}) for level, structure in zip(levels, structures, strict=True)
+        ),
     )
 
 
 def _array(found: Found, level: FoundLevel) -> ts.TensorStore:
-    url = join_url(found.url, level.path)
+    url = join_url(found.url, check_below(found.url, level.path))
     if read_json(url, _STRUCTURE[found.driver][0]) is None:
+        check_allowed(url, _STRUCTURE[found.driver][0])
         raise InputError(
             "input.level-missing",
             f"{found.url} lists the level '{level.path}', but no array is there",
@@ -126,8 +141,12 @@ def _dtype(url: str, arrays: list[ts.TensorStore]) -> np.dtype[Any]:
 def _correction(found: Found, voxel_size: Size | None) -> Size:
     """Return by what to multiply the scales of the metadata to get nanometres."""
     first = found.levels[0].scale
-    if min(first) <= 0:
-        raise broken(found.url, f"has the scale {first}; it must be greater than 0")
+    for level in found.levels:
+        if not all(0 < size < math.inf for size in level.scale) or not all(map(math.isfinite, level.translation)):
+            raise broken(
+                found.url,
+                f"has the scale {level.scale} and translation {level.translation}: no numbers, or a scale not above 0",
+            )
     if voxel_size is not None:
         return (voxel_size[0] / first[0], voxel_size[1] / first[1], voxel_size[2] / first[2])
     if found.unit is None:

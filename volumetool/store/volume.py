@@ -75,6 +75,8 @@ class Volume:
     identity : str
         SHA-256 of everything above that describes voxels: the metadata part of an input's fingerprint. A copy of the
         volume at another place has the same identity.
+    level_identities : tuple of str
+        The same of each level alone.
     """
 
     url: str
@@ -86,6 +88,7 @@ class Volume:
     levels: tuple[Level, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict, compare=False)
     identity: str = ""
+    level_identities: tuple[str, ...] = ()
 
     @property
     def shape(self) -> Triple:
@@ -129,6 +132,10 @@ class Volume:
         self._check(level, channel)
         array = open_array(join_url(self.url, self.levels[level].path), self.driver, context)
         return spatial_view(array, self.axes, channel)
+
+    def identity_of(self, level: int) -> str:
+        """Return the identity of one level: other levels, made later or made anew, do not change it."""
+        return self.level_identities[level] if self.level_identities else self.identity
 
     def _check(self, level: int, channel: int) -> None:
         if not 0 <= level < len(self.levels):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from volumetool.configuration import Nanometres, Numbers, explain, parse_box, re
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box
 from volumetool.models import Normalisation, UNetConfig, VoxelSizeRange
+from volumetool.store.urls import check_foreign
 from volumetool.training.blind_spot import BlindSpotConfig
 from volumetool.training.losses import LossConfig
 
@@ -338,18 +340,29 @@ def make_config(content: dict[str, Any]) -> TrainConfig:
         raise ConfigError("config.option", explain(error, TrainConfig), hint="see `volumetool schema train`") from error
 
 
-def read_config(path: Path) -> TrainConfig:
+def read_config(path: Path, allow_hosts: Collection[str] = ()) -> TrainConfig:
     """Read a training's YAML file; paths in it, also of recipes and of a model to start from, are relative to its folder.
+
+    Parameters
+    ----------
+    path : Path
+        The file. It may have been made by others: of the network it reaches public hosts alone.
+    allow_hosts : collection of str
+        Hosts that it may name although they are not public.
 
     Raises
     ------
     ConfigError
-        ``config.file`` and ``config.option``.
+        ``config.file``, ``config.option`` and ``config.private-host``.
+    InputError
+        ``input.url``, ``input.url-secret``.
     """
     content = read_options(path)
-    for source in content.get("sources") or ():
+    sources = content.get("sources")
+    for source in sources if isinstance(sources, list) else ():
         for key in ("path", "noisy"):
             if isinstance(source, dict) and isinstance(source.get(key), str):
+                check_foreign(source[key], allow_hosts)
                 source[key] = _beside(path, source[key])
     if str(content.get("start", "")).endswith(".safetensors"):
         content["start"] = _beside(path, content["start"])

@@ -16,9 +16,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from volumetool.errors import DataError, InputError
+from volumetool.errors import DataError
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import encode_json, join_url, local_path
+from volumetool.store.urls import check_below
 from volumetool.store.volume import Volume
 from volumetool.viewing.precomputed import Precomputed
 from volumetool.viewing.server import Content, InMemory
@@ -138,13 +139,7 @@ def files_of(volume: Volume | Precomputed) -> FilesOfVolume:
         ``input.broken-metadata``: the metadata place a level outside the volume.
     """
     for level in volume.levels:
-        if {".", ".."} & set(level.path.split("/")):
-            raise InputError(
-                "input.broken-metadata",
-                f"{volume.url} places a level at '{level.path}', outside of itself",
-                hint="Only what lies below the volume is shown; correct its metadata.",
-                where=volume.url,
-            )
+        check_below(volume.url, level.path)
     root = local_path(volume.url)
     if isinstance(volume, Precomputed):
         return FilesOfVolume(root, frozenset({"info"}), volume.has_chunk)

@@ -17,6 +17,8 @@ from volumetool.errors import DataError
 from volumetool.geometry import Size, Triple
 from volumetool.store.found import broken, read_json
 from volumetool.store.kvstore import brief, canonical_url, is_local, join_url, kvstore_spec, local_path, shared_context
+from volumetool.store.limits import check_array, check_levels
+from volumetool.store.urls import check_below
 
 _INFO = "info"
 _CHUNK = re.compile(r"(-?[0-9]{1,18})-(-?[0-9]{1,18})_(-?[0-9]{1,18})-(-?[0-9]{1,18})_(-?[0-9]{1,18})-(-?[0-9]{1,18})")
@@ -111,6 +113,7 @@ class Precomputed:
             array = ts.open(spec, read=True, open=True, context=shared_context()).result()
         except (ValueError, OSError) as error:
             raise DataError("data.unreadable", f"{self.url} cannot be opened: {brief(error)}", where=self.url) from error
+        check_array(self.url, array)
         return array[..., 0].transpose((2, 1, 0))[ts.d[:].translate_to[0]]
 
 
@@ -129,8 +132,11 @@ def find_precomputed(url: str) -> Precomputed | None:
     if info is None or "scales" not in info:
         return None
     try:
+        check_levels(place, len(info["scales"]))
         kind: Literal["image", "segmentation"] = "segmentation" if info["type"] == "segmentation" else "image"
         levels = tuple(map(_scale, info["scales"]))
+        for level in levels:
+            check_below(place, level.path)
         return Precomputed(place, kind, np.dtype(info["data_type"]), levels)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise broken(join_url(place, _INFO), f"has members that make no sense: {error!r}") from error

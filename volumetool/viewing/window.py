@@ -8,10 +8,12 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from volumetool.errors import DataError
 from volumetool.geometry import Box, Triple
 from volumetool.jobs.folder import job_url, read_plan, read_statistics
 from volumetool.jobs.job import integer_limits
 from volumetool.jobs.plan import Plan
+from volumetool.store.arrays import read_part
 from volumetool.store.volume import Volume
 from volumetool.viewing.precomputed import Precomputed
 
@@ -71,8 +73,8 @@ def _read(array: ts.TensorStore, place: float) -> NDArray[Any] | None:
     start = tuple(max(0, int(n * place) - side // 2) for n, side in zip(array.shape, _SIDE, strict=True))
     box = Box(_triple(start), _triple(a + side for a, side in zip(start, _SIDE, strict=True)))
     try:
-        voxels: NDArray[Any] = array[box.intersection(Box.whole(_triple(array.shape))).slices].read().result()
-    except (ValueError, OSError):
+        voxels: NDArray[Any] = read_part(array, box.intersection(Box.whole(_triple(array.shape))).slices)
+    except (ValueError, OSError, DataError):
         return None
     finite: NDArray[Any] = voxels[np.isfinite(voxels)]
     return finite

@@ -21,11 +21,11 @@ def address_cluster(plan: Plan) -> Iterator[Cluster]:
         ``cluster.unreachable``, or ``cluster.no-workers``: no worker is connected.
     """
     with connect(plan.job.cluster, plan) as client:
-        threads = sum(client.nthreads().values())
-        if not threads:
+        processes = len(client.nthreads())  # each computes one region at a time, whatever its threads
+        if not processes:
             raise ClusterError(
                 "cluster.no-workers",
                 f"the scheduler at {plan.job.cluster} has no workers",
                 hint=f"start some: dask worker {plan.job.cluster}",
             )
-        yield ThroughDask(client, plan.model_copy(update={"workers": threads}))
+        yield ThroughDask(client, plan.model_copy(update={"workers": processes}))

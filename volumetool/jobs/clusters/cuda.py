@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from distributed.security import Security
+
 from volumetool.errors import ClusterError
 from volumetool.jobs.clusters import Cluster
-from volumetool.jobs.clusters.through_dask import ThroughDask, connect
+from volumetool.jobs.clusters.through_dask import ThroughDask, connect, lenient
 from volumetool.jobs.plan import Plan
 
 
 @contextmanager
 def cuda_cluster(plan: Plan) -> Iterator[Cluster]:
-    """Yield a cluster with one worker process pinned to each GPU, all sockets on loopback.
+    """Yield a cluster with one worker process pinned to each GPU, all sockets on loopback and closed to other users.
 
     Raises
     ------
@@ -29,9 +31,14 @@ def cuda_cluster(plan: Plan) -> Iterator[Cluster]:
             hint="pip install 'volumetool[cuda12]' or 'volumetool[cuda13]', as your driver asks; or run with --cluster local",
         ) from error
     try:
-        cluster = LocalCUDACluster(
-            n_workers=plan.workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        )
+        with lenient():
+            cluster = LocalCUDACluster(
+                n_workers=plan.workers,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                security=Security.temporary(),
+            )
     except Exception as error:  # the driver's library raises its own classes, which cannot be named without it
         raise ClusterError(
             "cluster.no-gpu",

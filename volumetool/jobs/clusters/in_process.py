@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from volumetool.geometry import Turn
+from volumetool.jobs.alone import run_alone
 from volumetool.jobs.clusters import Cluster
+from volumetool.jobs.folder import job_url
+from volumetool.jobs.guard import Guard, leave
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.turns import Turns
-from volumetool.jobs.worker import Worker
+from volumetool.jobs.worker import Worker, runtime_of
 
 
 class InProcess:
@@ -24,12 +28,20 @@ class InProcess:
     link: str | None = None
 
     def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+        self._plan = worker.plan
+        self._guard = Guard(worker, _end)
 
     def records(self, turns: Turns) -> Iterator[Record]:
         """Run the regions whose turn comes and yield their records."""
         while (turn := turns.take(())) is not None:
-            yield self._worker.run(turn)
+            yield self._guard.run(turn, self._alone)
+
+    def _alone(self, turn: Turn) -> Record:
+        return run_alone(job_url(self._plan.job.output), runtime_of(self._plan), turn)
+
+
+def _end(why: str) -> None:
+    leave(f"{why}; what was finished is kept. Run the same command to go on.")
 
 
 @contextmanager

@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 import tensorstore as ts
+from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
-from volumetool.geometry import Size, Triple
+from volumetool.geometry import Box, Size, Triple
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import lay_ground
 from volumetool.jobs.terms import Terms
 from volumetool.jobs.worker import Worker
+from volumetool.store.chunks import stored_chunks
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
 from volumetool.version import __version__
@@ -99,7 +101,12 @@ class Basis:
         """Opens what the patches of a channel are cut from."""
         place = self.job.mask
         mask = None if place is None else open_volume(place, voxel_size=(1.0, 1.0, 1.0)).open(0, 0)
-        return functools.cache(lambda channel: Source(self.input_of(self.job.level, channel), mask, self.mask_factor))
+        return functools.cache(
+            lambda channel: Source(self.input_of(self.job.level, channel), mask, self.mask_factor, self._absent(channel))
+        )
+
+    def _absent(self, channel: int) -> Callable[[Box], NDArray[np.bool_]] | None:
+        return stored_chunks(self.volume, self.job.level, channel).absent if self.recipe.gaps else None
 
 
 def basis_of_job(job: Job) -> tuple[Basis, tuple[str, ...]]:

@@ -11,6 +11,7 @@ import psutil
 
 from volumetool.errors import LedgerError
 from volumetool.geometry import Box
+from volumetool.jobs.changed import check_input
 from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import Ledger
@@ -113,6 +114,7 @@ def _take_up(job: Job, stack: ExitStack) -> tuple[Worker, Ledger | None, tuple[s
     prepare(plan, statistics)
     ledger = open_ledger(plan)
     ledger.begin()
+    check_input(plan, ledger, _nobody_waits)
     return Worker(plan), ledger, notes
 
 
@@ -124,6 +126,10 @@ def _join(worker: Worker, ledger: Ledger | None, desk: Desk, stack: ExitStack) -
     filling.start()
     stack.callback(filling.close)
     return JobSoFar(finished, filling.looked_at)
+
+
+def _nobody_waits(reason: str) -> None:
+    """Take in why it takes a while."""
 
 
 def _nobody_minds(channel: int, box: Box) -> None:

@@ -154,7 +154,7 @@ def _columns(recipe: Recipe, channel: int, box: Box, patches: Mapping[Place, Pat
         for group in section_groups(lattice, recipe.core(Region(0, channel, box)), 1):
             found = [patches[Place(channel, z, y, x)] for z in group for y in rows]
             start = (lattice.z.start(group.start), lattice.y.start(rows.start), lattice.x.start(x))
-            missing = None if recipe.nodata is None else _missing(lattice, group, rows, found)
+            missing = _missing(lattice, group, rows, found) if recipe.may_miss else None
             yield Column(x, group, rows, *nothing, missing, start), [patch.values for patch in found]
 
 

@@ -1,0 +1,34 @@
+"""Volumes and jobs as the tests of views have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_jobs import SMALL, noise, write_input
+from small_jobs import run as run_job
+from small_views import write_n5, write_precomputed, write_zarr2
+
+from volumetool.jobs.run import Outcome
+
+VOXEL_SIZE = (30.0, 8.0, 4.0)
+
+
+@pytest.fixture(scope="session")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Give a finished job."""
+    folder = tmp_path_factory.mktemp("job")
+    write_input(folder / "in.zarr", noise((10, 37, 45)))
+    return run_job(input=str(folder / "in.zarr"), output=str(folder / "out.zarr"), **SMALL)
+
+
+@pytest.fixture
+def formats(tmp_path: Path) -> dict[str, Path]:
+    """Give one volume of 6 x 10 x 14 voxels in every format that is served."""
+    voxels = noise((6, 10, 14))
+    return {
+        "ome-zarr": write_input(tmp_path / "ome.zarr", voxels, voxel_size=VOXEL_SIZE, chunk=(2, 4, 8)),
+        "n5": write_n5(tmp_path / "volume.n5", voxels, VOXEL_SIZE),
+        "precomputed": write_precomputed(tmp_path / "precomputed", voxels, VOXEL_SIZE),
+        "zarr2": write_zarr2(tmp_path / "bare.zarr", voxels),
+    }

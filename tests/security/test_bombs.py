@@ -1,0 +1,184 @@
+"""S8: chunks and images that are small on disk and huge in memory are refused before they are unpacked."""
+
+from __future__ import annotations
+
+import bz2
+import json
+import lzma
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numpy as np
+import pytest
+import tifffile
+
+from volumetool.errors import InputError
+from volumetool.store.images import open_images
+
+SIDE, BIG = 64, 2**27
+READ = """
+import resource, sys
+from volumetool.enhancement.stored import read_voxels
+from volumetool.errors import DataError
+from volumetool.geometry import Box
+from volumetool.store.open import open_volume
+from volumetool.viewing.precomputed import find_precomputed
+for path in sys.argv[1:]:
+    volume = find_precomputed(path) or open_volume(path, voxel_size=(1.0, 1.0, 1.0))
+    array = volume.open()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        read_voxels(array, Box((0, 0, 0), (1, 8, 8)), "input")
+        code = "read"
+    except DataError as error:
+        code = error.code
+    print(path.rpartition("/")[2], code, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def _gzip(data: bytes) -> bytes:
+    packer = zlib.compressobj(9, wbits=31)
+    return packer.compress(data) + packer.flush()
+
+
+def _zarr3(codecs: list[dict[str, Any]], content: bytes | int) -> Callable[[Path], None]:
+    metadata = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [SIDE] * 3,
+        "data_type": "uint8",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [SIDE] * 3}},
+        "chunk_key_encoding": {"name": "default"},
+        "codecs": [{"name": "bytes"}, *codecs],
+        "fill_value": 0,
+    }
+    return lambda path: _store(path, "zarr.json", metadata, "c/0/0/0", content)
+
+
+def _zarr2(compressor: dict[str, Any], content: bytes | int) -> Callable[[Path], None]:
+    metadata = {
+        "zarr_format": 2,
+        "shape": [SIDE] * 3,
+        "chunks": [SIDE] * 3,
+        "dtype": "|u1",
+        "compressor": compressor,
+        "filters": None,
+        "fill_value": 0,
+        "order": "C",
+    }
+    return lambda path: _store(path, ".zarray", metadata, "0.0.0", content)
+
+
+def _n5(compression: dict[str, Any], content: bytes, head: bytes | None = None) -> Callable[[Path], None]:
+    metadata = {"dimensions": [SIDE] * 3, "blockSize": [SIDE] * 3, "dataType": "uint8", "compression": compression}
+    head = b"\0\0\0\3" + SIDE.to_bytes(4, "big") * 3 if head is None else head
+    return lambda path: _store(path, "attributes.json", metadata, "0/0/0", head + content)
+
+
+def _precomputed(encoding: str, content: bytes | int) -> Callable[[Path], None]:
+    scale = {"key": "a", "size": [SIDE] * 3, "resolution": [1, 1, 1], "chunk_sizes": [[SIDE] * 3], "encoding": encoding}
+    info = {"type": "image", "data_type": "uint8", "num_channels": 1, "scales": [{**scale, "voxel_offset": [0, 0, 0]}]}
+    return lambda path: _store(path, "info", info, "a/0-64_0-64_0-64", content)
+
+
+def _store(path: Path, key: str, metadata: dict[str, Any], chunk: str, content: bytes | int) -> None:
+    (path / chunk).parent.mkdir(parents=True)
+    (path / key).write_text(json.dumps(metadata))
+    with (path / chunk).open("wb") as file:
+        if isinstance(content, int):
+            file.truncate(content)  # takes no room on the disk
+        else:
+            file.write(content)
+
+
+def _bombs() -> dict[str, Callable[[Path], None]]:
+    zeros = bytes(BIG)
+    gzipped = _gzip(zeros)
+    blosc = numcodecs.Blosc("zstd", 1).encode(zeros)
+    settings = {"cname": "zstd", "clevel": 1, "blocksize": 0}
+    return {
+        "raw": _zarr3([], 2**29),
+        "gzip-long": _zarr3([{"name": "gzip", "configuration": {"level": 1}}], 2**29),
+        "gzip": _zarr3([{"name": "gzip", "configuration": {"level": 1}}], gzipped),
+        "zstd": _zarr3([{"name": "zstd", "configuration": {"level": 1, "checksum": False}}], numcodecs.Zstd(1).encode(zeros)),
+        "blosc": _zarr3([{"name": "blosc", "configuration": {**settings, "shuffle": "noshuffle", "typesize": 1}}], blosc),
+        "zarr2-gzip": _zarr2({"id": "gzip", "level": 1}, gzipped),
+        "zarr2-bz2": _zarr2({"id": "bz2", "level": 1}, bz2.compress(zeros, 9)),
+        "zarr2-blosc": _zarr2({"id": "blosc", **settings, "shuffle": 0}, blosc),
+        "n5-xz": _n5({"type": "xz", "preset": 0}, lzma.compress(zeros, preset=0)),
+        "n5-blosc": _n5({"type": "blosc", **settings, "shuffle": 0}, blosc),
+        "n5-block": _n5({"type": "raw"}, b"", b"\0\0\0\3" + (2**31 - 1).to_bytes(4, "big") * 3),
+        "n5-varied": _n5({"type": "raw"}, b"", b"\0\1\0\3" + SIDE.to_bytes(4, "big") * 3 + (2**31 - 1).to_bytes(4, "big")),
+        "precomputed": _precomputed("raw", 2**29),
+        "precomputed-png": _precomputed("png", _png(60_000)),
+    }
+
+
+def _png(side: int) -> bytes:
+    def part(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    head = side.to_bytes(4, "big") * 2 + b"\x08\0\0\0\0"
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(bytes(2**20))) + part(b"IEND", b"")
+
+
+def test_no_bomb_goes_off(tmp_path: Path) -> None:
+    bombs = _bombs()
+    for name, make in bombs.items():
+        make(tmp_path / name)
+    command = [sys.executable, "-c", READ, *(str(tmp_path / name) for name in bombs)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    for name, code, grown in zip(said[::3], said[1::3], said[2::3], strict=True):
+        assert code in ("data.oversized", "data.unreadable"), name
+        assert int(grown) < 100, name
+    assert said[::3] == list(bombs)
+
+
+def _tiff(path: Path, tag: str, value: Any) -> Path:
+    tifffile.imwrite(path, np.zeros((16, 16), np.uint8), compression="zlib", description="x" * 40)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags[tag].overwrite(value)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("ImageWidth", 2**31),
+        ("ImageLength", 2**31),
+        ("ImageWidth", 2**25),
+        ("ImageWidth", 0),
+        ("BitsPerSample", 64),
+        ("StripOffsets", 2**31),
+    ],
+)
+def test_images_that_declare_more_than_they_hold_are_refused(tag: str, value: int, tmp_path: Path) -> None:
+    file = _tiff(tmp_path / "a.tif", tag, value)
+    with pytest.raises(InputError):
+        open_images(file).read(0, 1)
+
+
+def test_the_metadata_of_an_image_open_no_other_file(tmp_path: Path) -> None:
+    secret = np.full((16, 16), 77, np.uint8)
+    (tmp_path / "elsewhere").mkdir()
+    tifffile.imwrite(tmp_path / "elsewhere" / "secret.ome.tif", secret, metadata={"axes": "YX"})
+    ome = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:1">'
+        '<Image ID="Image:0">'
+        '<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="16" SizeY="16" SizeZ="2" SizeC="1" SizeT="1">'
+        '<Channel ID="Channel:0:0" SamplesPerPixel="1"/><TiffData FirstZ="0" IFD="0" PlaneCount="1"/>'
+        '<TiffData FirstZ="1" IFD="0" PlaneCount="1"><UUID FileName="elsewhere/secret.ome.tif">urn:uuid:2</UUID></TiffData>'
+        "</Pixels></Image></OME>"
+    )
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros((16, 16), np.uint8), description=ome, metadata=None)
+    try:
+        stack = open_images(tmp_path / "a.ome.tif")
+        voxels = stack.read(0, stack.shape[0])
+    except InputError:
+        return
+    assert 77 not in voxels

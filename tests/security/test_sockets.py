@@ -1,0 +1,93 @@
+"""S4: whatever a command starts, nobody from outside can speak to it, and no other user of the machine either."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from distributed import Client
+from distributed.security import Security
+from small import small_options
+from small_jobs import SMALL, noise, write_input
+
+from volumetool.jobs.clusters.local import local_cluster
+from volumetool.jobs.clusters.through_dask import ThroughDask
+from volumetool.jobs.job import make_job
+from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.run import prepare
+
+PATIENCE = 240
+
+
+def listening(process: psutil.Process) -> set[tuple[str, int]]:
+    """Return the addresses on which a process and its children listen at this moment."""
+    found = set()
+    for each in [process, *process.children(recursive=True)]:
+        try:
+            sockets = each.net_connections("inet")
+        except psutil.Error:
+            continue  # it ended meanwhile
+        found |= {(s.laddr.ip, s.laddr.port) for s in sockets if s.status == psutil.CONN_LISTEN or (s.laddr and not s.raddr)}
+    return found
+
+
+def watch(command: list[str]) -> set[tuple[str, int]]:
+    """Run a command to its end and return every address on which it listened."""
+    seen: set[tuple[str, int]] = set()
+    with subprocess.Popen(
+        [sys.executable, "-m", "volumetool.cli.main", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as running:
+        process, end = psutil.Process(running.pid), time.monotonic() + PATIENCE
+        while running.poll() is None and time.monotonic() < end:
+            try:
+                seen |= listening(process)
+            except psutil.Error:
+                break
+            time.sleep(0.2)
+        _, errors = running.communicate(timeout=PATIENCE)
+    assert running.returncode == 0, errors
+    return seen
+
+
+def _enhance(folder: Path) -> list[str]:
+    source = write_input(folder / "in.zarr", noise((10, 37, 45)))
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    return ["enhance", str(source), str(folder / "out.zarr"), "--workers", "2", *options]
+
+
+def _train(folder: Path) -> list[str]:
+    config = folder / "train.yaml"
+    config.write_text(yaml.safe_dump(json.loads(json.dumps(small_options(folder, device="cpu", devices=2, steps=2)))))
+    return ["train", str(config), "--output", str(folder / "training")]
+
+
+@pytest.mark.parametrize("command", [_enhance, pytest.param(_train, marks=pytest.mark.slow)])
+def test_every_command_listens_on_loopback_alone(command: Callable[[Path], list[str]], tmp_path: Path) -> None:
+    seen = watch(command(tmp_path))
+    assert seen, "several processes of one machine speak to each other"
+    assert {address for address, _ in seen if not ipaddress.ip_address(address).is_loopback} == set()
+
+
+def test_another_user_of_the_machine_cannot_speak_to_the_scheduler(tmp_path: Path) -> None:
+    """Whoever reaches a scheduler of dask runs code as its user, and all users of a machine share its loopback."""
+    source = write_input(tmp_path / "in.zarr", noise((10, 37, 45)))
+    plan, statistics = plan_with_statistics(make_job(input=str(source), output=str(tmp_path / "out.zarr"), workers=2, **SMALL))
+    prepare(plan, statistics)
+    with local_cluster(plan) as cluster:
+        assert isinstance(cluster, ThroughDask)
+        scheduler = cluster._client.scheduler.address
+        workers = cluster._client.scheduler_info()["workers"]
+        assert len(workers) == 2
+        assert all(address.startswith("tls://127.0.0.1:") for address in [scheduler, *workers])
+        strangers = [(scheduler.replace("tls", "tcp"), None), (scheduler, Security.temporary())]
+        for address, security in strangers:
+            with pytest.raises((OSError, TimeoutError)):
+                Client(address, security=security, timeout=2, set_as_default=False)

@@ -1,0 +1,111 @@
+"""Before a run goes on, the input is compared with what finished regions read.
+
+Memory and the ledger hold one digest per region, not one per chunk. States are asked for by several threads at once; voxels are
+read again only where a state differs, or where the job wants to be strict.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+
+from volumetool.enhancement.statistics import no_normalisation
+from volumetool.errors import DataError, FingerprintError
+from volumetool.jobs.ledger import Ledger, Record
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.reads import RegionInput
+from volumetool.store.open import open_volume
+
+Say = Callable[[str], None]
+
+THREADS = 16
+"""Regions whose chunks are asked for at the same time: network file systems answer slowly, but many at once."""
+
+BATCH = 256
+"""Records in memory at once."""
+
+SAY_SECONDS = 5.0
+"""After so long, and then as often, the user is told how far it is."""
+
+NAMED = 5
+"""Regions that an error names."""
+
+
+def check_input(plan: Plan, ledger: Ledger, say: Say) -> None:
+    """Make sure that the input is still what finished regions read; regions that may be made again are marked for that.
+
+    To be called by the job's owner.
+
+    Raises
+    ------
+    FingerprintError
+        ``job.input-changed``: voxels that finished regions read are others now.
+    """
+    if plan.job.input_check == "metadata" or not ledger.done:
+        return
+    changed = list(_changed(plan, ledger, say))
+    if not changed:
+        return
+    if not plan.job.recompute_changed:
+        raise _refused(plan, changed)
+    for region, what in changed:
+        ledger.append(Record(region=region, state="failed", error={"code": "input.changed", "message": what}))
+    ledger.flush()
+
+
+def _changed(plan: Plan, ledger: Ledger, say: Say) -> Iterator[tuple[int, str]]:
+    """Yield the regions whose input is another one now, and what is."""
+    job = plan.job
+    mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
+    look = _Look(plan, RegionInput(job, open_volume(job.input, voxel_size=job.voxel_size), mask, plan.mask_factor))
+    told, seen = time.monotonic(), 0
+    records = (record for record in ledger.latest() if record.state == "done" and record.read)
+    with ThreadPoolExecutor(THREADS, "volumetool-input") as pool:
+        while batch := list(islice(records, BATCH)):
+            for record, (now, what) in zip(batch, pool.map(look, batch), strict=True):
+                if what:
+                    yield record.region, what
+                elif now != record.read:  # the same voxels in files of another time: not to be read again with every run
+                    ledger.append(replace(record, read=now))
+            seen += len(batch)
+            if time.monotonic() - told >= SAY_SECONDS:
+                say(f"comparing the input with what finished regions read: {seen} of {ledger.done} regions")
+                told = time.monotonic()
+    ledger.flush()
+
+
+class _Look:
+    """Looks at the input of one record's region; called by several threads."""
+
+    def __init__(self, plan: Plan, source: RegionInput) -> None:
+        self._plan, self._source = plan, source
+        self._recipe = plan.recipe(no_normalisation(1, 1))
+
+    def __call__(self, record: Record) -> tuple[dict[str, object], str]:
+        """Return what the record should say of its input now, and what is wrong with it."""
+        region = self._plan.grid.region(record.region)
+        try:
+            state = self._source.state(self._recipe, region)
+            if state.digest == record.read["stored"] and self._plan.job.input_check != "strict":
+                return record.read, ""
+            voxels = self._source.content(self._recipe, region)
+        except DataError as error:
+            return {}, f"its input can no longer be read: {error.message}"
+        if voxels != record.read["voxels"]:
+            return {}, "its input has other voxels now"
+        return {**record.read, "stored": state.digest, "absent": len(state.absent)}, ""
+
+
+def _refused(plan: Plan, changed: list[tuple[int, str]]) -> FingerprintError:
+    names = [f"  region {region} ({plan.grid.region(region).box}): {what}" for region, what in changed[:NAMED]]
+    more = [f"  and {len(changed) - NAMED} more"] if len(changed) > NAMED else []
+    return FingerprintError(
+        "job.input-changed",
+        f"{plan.job.input} was changed since {len(changed)} finished regions read it:\n" + "\n".join([*names, *more]),
+        hint="--recompute-changed makes these regions again and keeps the others; or bring the first input back, "
+        "or choose another output",
+        where=plan.job.input,
+    )

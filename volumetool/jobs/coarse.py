@@ -1,0 +1,70 @@
+"""The record of the coarse levels' shards, which no region owns: written when the last pass is done."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+
+from volumetool.jobs.folder import job_url
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.shards import shard_keys, stored_shards
+from volumetool.store.kvstore import join_url, read_key, write_key
+
+COARSE = "coarse.jsonl"
+"""In the job's folder: a line per coarse level and channel, with the CRC-32 of its text in front. It is there for complete
+volumes alone."""
+
+
+@dataclass(frozen=True)
+class CoarseShards:
+    """Size and CRC-32 of the shards of one coarse level and channel, in C order; see `jobs/shards.py`."""
+
+    level: int
+    channel: int
+    stored: tuple[str, ...]
+
+
+def coarse_parts(plan: Plan) -> list[tuple[int, int]]:
+    """Return level and channel of every part of the volume that regions do not write."""
+    levels = [number for number, level in enumerate(plan.terms.levels) if not level.fused]
+    return [(number, channel) for channel in range(plan.terms.channels or 1) for number in levels]
+
+
+def coarse_keys(plan: Plan, level: int, channel: int) -> list[str]:
+    """Return the keys of a coarse level's shards, in C order."""
+    return list(shard_keys(plan.terms.levels[level], None, None if plan.terms.channels is None else channel))
+
+
+def write_coarse(plan: Plan) -> None:
+    """Note what is stored of the coarse levels."""
+    lines = []
+    for level, channel in coarse_parts(plan):
+        stored = stored_shards(join_url(plan.job.output, str(level)), coarse_keys(plan, level, channel))
+        text = json.dumps({"level": level, "channel": channel, "stored": stored}, separators=(",", ":")).encode()
+        lines.append(b"%08x %s\n" % (zlib.crc32(text), text))
+    write_key(job_url(plan.job.output), COARSE, b"".join(lines))
+
+
+def read_coarse(plan: Plan) -> list[CoarseShards] | None:
+    """Return what was noted of the coarse levels, None where nothing was.
+
+    Raises
+    ------
+    ValueError
+        The record is damaged.
+    """
+    raw = read_key(job_url(plan.job.output), COARSE)
+    if raw is None:
+        return None
+    lines = raw.splitlines(keepends=True)
+    parts = []
+    for number, line in enumerate(lines, start=1):
+        checksum, _, text = line.partition(b" ")
+        if not text.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text[:-1]):
+            raise ValueError(f"{COARSE}, line {number}")
+        fields = json.loads(text)
+        parts.append(CoarseShards(fields["level"], fields["channel"], tuple(fields["stored"])))
+    if [(part.level, part.channel) for part in parts] != coarse_parts(plan):
+        raise ValueError(f"{COARSE}, which has {len(parts)} lines")
+    return parts

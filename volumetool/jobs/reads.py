@@ -1,0 +1,173 @@
+"""What a region read of the input: noted in its record, and compared before a run goes on.
+
+Two things are noted. The state of the stored chunks (size and time of change, or ETag) is cheap to ask for again. The CRC-32
+of the voxels themselves decides where states differ: a file system that touches its files changes no voxel.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import zlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volumetool.enhancement.columns import Source, input_windows, read_input
+from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.stored import as_bytes
+from volumetool.errors import DataError
+from volumetool.geometry import Box, Region, Triple
+from volumetool.jobs.job import Job
+from volumetool.store.chunks import StoredChunks, stored_chunks
+from volumetool.store.volume import Volume
+
+NAMED = 3
+"""Chunks that an error names."""
+
+
+class Seen:
+    """The CRC-32 of all voxels that went by."""
+
+    def __init__(self) -> None:
+        self.checksum = 0
+
+    def __call__(self, voxels: NDArray[Any]) -> None:
+        """Take voxels in, in C order."""
+        self.checksum = zlib.crc32(as_bytes(voxels).data, self.checksum)
+
+
+@dataclass(frozen=True)
+class State:
+    """The stored chunks that a region reads, as the store describes them.
+
+    Attributes
+    ----------
+    digest : str
+        Of the states of all of them.
+    chunks : int
+        How many there are.
+    absent : tuple of int triples
+        Chunks of the input that are not stored: places in its grid.
+    """
+
+    digest: str
+    chunks: int
+    absent: tuple[Triple, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class RegionInput:
+    """The input of a job's regions: where they read, and what is stored there.
+
+    Parameters
+    ----------
+    job : Job
+        Names level and policies.
+    volume, mask : Volume
+        Its input.
+    mask_factor : tuple of int
+        Input voxels per voxel of the mask.
+    """
+
+    job: Job
+    volume: Volume
+    mask: Volume | None
+    mask_factor: Triple
+
+    @functools.cache  # noqa: B019  (lives as long as its worker)
+    def source(self, channel: int) -> Source:
+        """Open the input of a channel."""
+        mask = None if self.mask is None else self.mask.open(0, 0)
+        voxels = self.volume.open(self.job.level, channel)
+        chunks = self.chunks(channel)
+        absent = chunks.absent if self.job.missing == "skip" else None
+        return Source(voxels, mask, self.mask_factor, absent, functools.partial(_name_bad, voxels, chunks))
+
+    @functools.cache  # noqa: B019
+    def chunks(self, channel: int) -> StoredChunks:
+        """Return how the input of a channel is stored."""
+        return stored_chunks(self.volume, self.job.level, channel)
+
+    @functools.cached_property
+    def _mask_chunks(self) -> StoredChunks | None:
+        return None if self.mask is None else stored_chunks(self.mask, 0, 0)
+
+    def state(self, recipe: Recipe, region: Region) -> State:
+        """Return the state of all stored chunks that a region reads.
+
+        Raises
+        ------
+        DataError
+            ``data.unreadable``: the store does not answer.
+        """
+        windows = list(input_windows(recipe, region))
+        digest = hashlib.blake2b(digest_size=8)
+        absent, number = [], 0
+        own = self.chunks(region.channel)
+        for chunks, factor in ((own, (1, 1, 1)), (self._mask_chunks, self.mask_factor)):
+            if chunks is None:
+                continue
+            places = _places(chunks, windows, factor)
+            number += len(places)
+            for place, state in zip(places, chunks.states(places), strict=True):
+                digest.update(b"%d,%d,%d " % place + (b"absent" if state is None else state))
+                if state is None and chunks is own:
+                    absent.append(place)
+        return State(digest.hexdigest(), number, tuple(absent))
+
+    def check_missing(self, region: Region, state: State) -> None:
+        """Refuse chunks that are not stored, where the job says so.
+
+        Raises
+        ------
+        DataError
+            ``data.missing``.
+        """
+        if self.job.missing == "fail" and state.absent:
+            names = "; ".join(map(self.chunks(region.channel).name, state.absent[:NAMED]))
+            raise DataError(
+                "data.missing",
+                f"{len(state.absent)} input chunks of the region are not stored: {names}",
+                hint="bring them back and run the same command again; --missing fill takes them for the array's fill value, "
+                "--missing skip for voxels without data",
+                where=self.volume.url,
+            )
+
+    def content(self, recipe: Recipe, region: Region) -> int:
+        """Read what a region reads, and return its checksum.
+
+        Raises
+        ------
+        DataError
+            ``data.unreadable``.
+        """
+        seen = Seen()
+        read_input(recipe, region, replace(self.source(region.channel), seen=seen))
+        return seen.checksum
+
+
+def _places(chunks: StoredChunks, windows: list[Box], factor: Triple) -> list[Triple]:
+    """Return the places of all chunks that hold a voxel of some windows, each once, in the windows' order."""
+    return list(dict.fromkeys(place for window in windows for place in chunks.places(window.coarsened(factor))))
+
+
+def _name_bad(voxels: Any, chunks: StoredChunks, box: Box) -> str:
+    """Name the chunks of a box that cannot be read, with what the store says of the first."""
+    names, reason = [], ""
+    for place in chunks.places(box):
+        try:
+            np.asarray(voxels[chunks.box(place).intersection(Box.whole(tuple(voxels.shape))).slices].read().result())
+        except (ValueError, OSError) as error:
+            names.append(chunks.name(place))
+            reason = reason or str(error).partition(" [")[0]
+        if len(names) == NAMED:
+            break
+    return f"{'; '.join(names)}: {reason}" if names else ""
+
+
+def note(state: State, seen: Seen) -> dict[str, Any]:
+    """Return what a region's record says of its input."""
+    return {"voxels": seen.checksum, "stored": state.digest, "chunks": state.chunks, "absent": len(state.absent)}

@@ -1,0 +1,79 @@
+"""Stored shards: their keys, and size and CRC-32 of the bytes that are stored under each."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+
+from volumetool.enhancement.pyramid import shard_boxes
+from volumetool.enhancement.writer import slab_boxes
+from volumetool.geometry import Box, LevelGrid, Region
+from volumetool.jobs.plan import Plan
+from volumetool.store.kvstore import is_local, join_url, local_path, read_key
+
+NOTHING = ""
+"""What is noted of a shard that is not stored: it holds the fill value alone."""
+
+BLOCK = 2**20
+"""Bytes that are read at once."""
+
+
+def shard_keys(level: LevelGrid, box: Box | None, channel: int | None) -> Iterator[str]:
+    """Yield the keys of the shards of a level that share a voxel with a box, in C order.
+
+    Parameters
+    ----------
+    level : LevelGrid
+        The level's grid.
+    box : Box, optional
+        In the level's voxels; without it all of them.
+    channel : int, optional
+        None where the volume has no channels.
+    """
+    first = () if channel is None else (channel,)
+    for shard in shard_boxes(level, box):
+        place = tuple(a // n for a, n in zip(shard.start, level.shard, strict=True))
+        yield "/".join(map(str, ("c", *first, *place)))
+
+
+def stored_as(url: str, key: str) -> str:
+    """Return size and CRC-32 of what is stored under a key, as ``6699:deadbeef``, :data:`NOTHING` where nothing is.
+
+    Raises
+    ------
+    InputError
+        ``input.unreadable``.
+    OSError
+        The disk refuses.
+    """
+    if not is_local(url):
+        data = read_key(url, key)
+        return NOTHING if data is None else f"{len(data)}:{zlib.crc32(data):08x}"
+    size = checksum = 0
+    try:
+        with (local_path(url) / key).open("rb") as file:
+            while block := file.read(BLOCK):
+                size += len(block)
+                checksum = zlib.crc32(block, checksum)
+    except (FileNotFoundError, NotADirectoryError):
+        return NOTHING
+    return f"{size}:{checksum:08x}"
+
+
+def region_keys(plan: Plan, region: Region) -> list[list[str]]:
+    """Return the keys of a region's shards on every fused level."""
+    fused = [level for level in plan.terms.levels if level.fused]
+    channel = None if plan.terms.channels is None else region.channel
+    boxes = slab_boxes(region.box, fused)
+    return [list(shard_keys(level, box, channel)) for level, box in zip(fused, boxes, strict=True)]
+
+
+def region_shards(plan: Plan, region: Region) -> tuple[tuple[str, ...], ...]:
+    """Return size and CRC-32 of the shards of a region, for its record."""
+    keys = region_keys(plan, region)
+    return tuple(stored_shards(join_url(plan.job.output, str(level)), own) for level, own in enumerate(keys))
+
+
+def stored_shards(url: str, keys: Sequence[str]) -> tuple[str, ...]:
+    """Return :func:`stored_as` of every key."""
+    return tuple(stored_as(url, key) for key in keys)

@@ -1,0 +1,251 @@
+"""The structure of an output: metadata, records, and which shards are there, without reading them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import tensorstore as ts
+
+from volumetool.errors import VolumetoolError
+from volumetool.geometry import Box
+from volumetool.jobs.clean import LEFTOVER
+from volumetool.jobs.coarse import COARSE, CoarseShards, coarse_keys, read_coarse
+from volumetool.jobs.folder import SECTIONS, job_url, read_statistics
+from volumetool.jobs.ledger import TODO, Ledger, Record
+from volumetool.jobs.plan import CHECKSUM, Plan, provenance_checksum
+from volumetool.jobs.shards import NOTHING, region_keys, stored_as
+from volumetool.store.create import OWN_KEY, array_metadata, group_metadata
+from volumetool.store.kvstore import encode_json, is_local, join_url, list_keys, local_path, read_key, write_key
+
+Damage = list[dict[str, str]]
+
+METADATA = "zarr.json"
+STRANGER = "is no shard of this level"
+
+
+def check_job(plan: Plan, ledger: Ledger, damaged: Damage) -> None:
+    """Look at the records of a job and at the metadata of its output."""
+    if ledger.damaged:
+        places = ledger.places + (["..."] if ledger.damaged > len(ledger.places) else [])
+        what = f"{ledger.damaged} damaged records: their regions count as not done"
+        damaged.append({"place": f"{job_url(plan.job.output)}: {'; '.join(places)}", "what": what})
+    _check_statistics(plan, damaged)
+    root = _root(plan, damaged)
+    if root is not None and _own(root).get("status") == "complete" and (lost := int((ledger.states == TODO).sum())):
+        what = f"the volume calls itself complete, but {lost} of {plan.grid.count} regions have no record"
+        damaged.append({"place": join_url(job_url(plan.job.output), "ledger"), "what": what})
+    for level in range(len(plan.terms.levels)):
+        place = join_url(plan.job.output, str(level))
+        raw = _content(place, METADATA)
+        if raw != _array_document(plan, level) and _parsed(raw) != json.loads(_array_document(plan, level)):
+            damaged.append({"metadata": join_url(place, METADATA), "level": str(level), "what": _wrong(raw)})
+
+
+def says_status(plan: Plan) -> str | None:
+    """Return what a volume says of itself; where that cannot be read, what the record of its coarse shards means."""
+    root = _parsed(_content(plan.job.output, METADATA))
+    if (status := _own(root).get("status")) in ("complete", "unfinished"):
+        return str(status)
+    try:
+        return "complete" if read_coarse(plan) is not None else None
+    except (ValueError, VolumetoolError):
+        return "complete"
+
+
+def restore_metadata(plan: Plan) -> None:
+    """Write the metadata of an output anew; it then calls itself unfinished."""
+    for level in range(len(plan.terms.levels)):
+        write_key(join_url(plan.job.output, str(level)), METADATA, _array_document(plan, level))
+    root = group_metadata(plan.layout, plan.provenance("unfinished"))
+    write_key(plan.job.output, METADATA, encode_json(root))
+
+
+class Shards:
+    """Holds the shards of an output against its records.
+
+    Parameters
+    ----------
+    plan : Plan
+        The job's plan.
+    damaged : list
+        Takes what is found.
+    """
+
+    def __init__(self, plan: Plan, damaged: Damage) -> None:
+        self._plan, self._damaged = plan, damaged
+        self._recorded: dict[tuple[int, int], tuple[CoarseShards, list[str]]] = {}
+        self._noted = False
+        # Arrays whose metadata are damaged cannot be opened; their shards are compared by their bytes.
+        self.decodable = not any("metadata" in entry and "level" in entry for entry in damaged)
+
+    def check_region(self, record: Record, *, content: bool) -> bool:
+        """Compare a region's shards with its record, by their bytes or by their sizes alone; say whether all is well."""
+        if not record.stored:  # of a version that did not note them
+            return True
+        self._noted = True
+        region = self._plan.grid.region(record.region)
+        sound = True
+        for level, (keys, noted) in enumerate(zip(region_keys(self._plan, region), record.stored, strict=True)):
+            for key, then in zip(keys, noted, strict=True):
+                where = {"region": str(record.region), "level": str(level), "box": str(region.box)}
+                sound = self._check(level, key, then, where, content=content) and sound
+        return sound
+
+    def coarse(self) -> list[CoarseShards] | None:
+        """Return the record of the coarse shards, None where there is none that can be used."""
+        try:
+            found = read_coarse(self._plan)
+        except (ValueError, VolumetoolError) as error:
+            place = str(error) if isinstance(error, ValueError) else error.message
+            self._damaged.append({"place": f"{job_url(self._plan.job.output)}: {place}", "what": "a damaged record"})
+            return None
+        if found is None and self._noted:
+            self._damaged.append({"place": join_url(job_url(self._plan.job.output), COARSE), "what": "is missing"})
+        for part in found or ():
+            keys = coarse_keys(self._plan, part.level, part.channel)
+            self._recorded[part.level, part.channel] = part, keys
+        return found
+
+    def check_coarse(self, which: tuple[int, int, int], box: Box, *, content: bool) -> bool:
+        """Compare a coarse shard, named by level, channel and number, with its record; say whether it is well."""
+        level, channel, number = which
+        part, keys = self._recorded[level, channel]
+        return self._check(level, keys[number], part.stored[number], {"level": str(level), "box": str(box)}, content=content)
+
+    def _check(self, level: int, key: str, then: str, where: dict[str, str], *, content: bool) -> bool:
+        url = join_url(self._plan.job.output, str(level))
+        try:
+            now = stored_as(url, key) if content else self._seen(level, key, then)
+        except (OSError, VolumetoolError) as error:
+            what = f"cannot be read: {error}"
+        else:
+            what = _compared(then, now)
+        if what:
+            self._damaged.append({**where, "shard": join_url(url, key), "what": what})
+        return not what
+
+    def _seen(self, level: int, key: str, then: str) -> str:
+        """Return what is there as far as it is seen without reading: its size, and the checksum that it should have."""
+        url = join_url(self._plan.job.output, str(level))
+        if not is_local(url):
+            return (then or "?:?") if key in self._listed(level) else NOTHING
+        try:
+            size = (local_path(url) / key).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return NOTHING
+        return f"{size}:{then.partition(':')[2]}"
+
+    @functools.cache  # noqa: B019  (lives as long as one verification)
+    def _listed(self, level: int) -> set[str]:
+        return set(list_keys(join_url(self._plan.job.output, str(level))))
+
+
+def check_strangers(plan: Plan, damaged: Damage) -> None:
+    """Look for files in the arrays that are no shard of their grids; what killed writers left behind is none."""
+    for level in range(len(plan.terms.levels)):
+        url = join_url(plan.job.output, str(level))
+        for key in _keys(url):
+            if key != METADATA and not key.endswith(LEFTOVER) and not _is_shard(plan, level, key):
+                damaged.append({"level": str(level), "shard": join_url(url, key), "what": STRANGER})
+
+
+def _keys(url: str) -> Iterator[str]:
+    """Yield the keys below an array; those of a local one without holding them all."""
+    if not is_local(url):
+        yield from list_keys(url)
+        return
+    root = str(local_path(url))
+    for folder, _, files in os.walk(root):
+        below = os.path.relpath(folder, root)
+        yield from (name if below == "." else f"{below}/{name}".replace(os.sep, "/") for name in files)
+
+
+def _is_shard(plan: Plan, level: int, key: str) -> bool:
+    grid = plan.terms.levels[level]
+    counts = tuple(-(-n // size) for n, size in zip(grid.shape, grid.shard, strict=True))
+    if plan.terms.channels is not None:
+        counts = (plan.terms.channels, *counts)
+    first, *numbers = key.split("/")
+    spelled = first == "c" and all(re.fullmatch(r"0|[1-9][0-9]{0,17}", number) for number in numbers)
+    return spelled and len(numbers) == len(counts) and all(int(a) < b for a, b in zip(numbers, counts, strict=True))
+
+
+def _compared(then: str, now: str) -> str:
+    """Say what is wrong with a stored shard, nothing where it is what was recorded."""
+    if now == then:
+        return ""
+    if now == NOTHING:
+        return "is not stored"
+    if then == NOTHING:
+        return "is stored, though it was recorded as nothing but the fill value"
+    sizes = then.partition(":")[0], now.partition(":")[0]
+    return f"has {sizes[1]} bytes, recorded were {sizes[0]}" if sizes[0] != sizes[1] else "holds other bytes than were recorded"
+
+
+def _root(plan: Plan, damaged: Damage) -> dict[str, Any] | None:
+    """Return the metadata of the volume, None where they are not what this job writes."""
+    raw = _content(plan.job.output, METADATA)
+    root: dict[str, Any] | None = _parsed(raw)
+    own = _own(root)
+    known = plan.provenance("")
+    fixed = {name: known[name] for name in ("model", "fingerprint", "extrapolated", "terms")}
+    sound = root is not None and own.get(CHECKSUM) == provenance_checksum(own) and fixed.items() <= own.items()
+    if root is not None and sound:
+        expected = json.loads(encode_json(group_metadata(plan.layout, own)))
+        expected["attributes"] = {**root["attributes"], **expected["attributes"]}  # others may note something beside
+        if expected == root:
+            return root
+    damaged.append({"metadata": join_url(plan.job.output, METADATA), "what": _wrong(raw)})
+    return None
+
+
+def _own(root: Any) -> dict[str, Any]:
+    attributes = root.get("attributes") if isinstance(root, dict) else None
+    own = attributes.get(OWN_KEY) if isinstance(attributes, dict) else None
+    return own if isinstance(own, dict) else {}
+
+
+def _check_statistics(plan: Plan, damaged: Damage) -> None:
+    url = job_url(plan.job.output)
+    try:
+        sound = read_statistics(url, plan).to_csv().encode() == read_key(url, SECTIONS)
+    except (VolumetoolError, ValueError):
+        sound = False
+    if not sound:
+        damaged.append({"place": join_url(url, SECTIONS), "what": "is not the table that the job began with"})
+
+
+@functools.lru_cache(maxsize=64)
+def _document(text: str) -> bytes:
+    """Return what is stored for the metadata of an array."""
+    spec = {"driver": "zarr3", "kvstore": "memory://", "metadata": json.loads(text)}
+    store = ts.open(spec, create=True, context=ts.Context()).result().kvstore
+    assert store is not None  # noqa: S101  (zarr3 always has one)
+    return bytes(store.read(METADATA).result().value)
+
+
+def _array_document(plan: Plan, level: int) -> bytes:
+    return _document(json.dumps(array_metadata(plan.layout, level)))
+
+
+def _content(url: str, key: str) -> bytes | None:
+    try:
+        return read_key(url, key)
+    except VolumetoolError:
+        return b""
+
+
+def _parsed(raw: bytes | None) -> Any:
+    try:
+        return None if raw is None else json.loads(raw)
+    except ValueError:  # also bytes that are no text
+        return None
+
+
+def _wrong(raw: bytes | None) -> str:
+    return "is missing" if raw is None else "is not what was written"

@@ -1,0 +1,162 @@
+"""The stored chunks of an array: the keys of the files or objects that it is made of, and the state of each.
+
+A state is what a store tells without giving the bytes: size and time of change of a file, the generation (ETag) of an object.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from volumetool.errors import DataError
+from volumetool.geometry.box import Box, Triple
+from volumetool.store.arrays import open_array
+from volumetool.store.found import read_json
+from volumetool.store.kvstore import brief, is_local, join_url, kvstore_spec, local_path, shared_context
+from volumetool.store.volume import Volume
+
+AT_ONCE = 256
+"""Objects that are asked for their state at the same time."""
+
+
+@dataclass(frozen=True)
+class StoredChunks:
+    """How one channel of an array is cut into files or objects: shards where it is sharded, else chunks.
+
+    Attributes
+    ----------
+    url : str
+        The array.
+    prefix, separator : str
+        What stands before the first number of a key, and between two.
+    axes : tuple of str
+        In the order of a key's numbers.
+    fixed : dict of str to int
+        The number of axes other than z, y, x.
+    size : tuple of int
+        Voxels of a stored chunk, z, y, x.
+    """
+
+    url: str
+    prefix: str
+    separator: str
+    axes: tuple[str, ...]
+    fixed: dict[str, int]
+    size: Triple
+
+    def key(self, place: Triple) -> str:
+        """Return the key of a chunk, below the array, by its place in the grid (z, y, x)."""
+        numbers = self.fixed | dict(zip("zyx", place, strict=True))
+        return self.prefix + self.separator.join(str(numbers[axis]) for axis in self.axes)
+
+    def places(self, box: Box) -> Iterator[Triple]:
+        """Yield the places of all chunks that share a voxel with a box, in C order."""
+        inside = box.coarsened(self.size)
+        yield from product(*(range(a, b) for a, b in zip(inside.start, inside.stop, strict=True)))
+
+    def box(self, place: Triple) -> Box:
+        """Return the voxels of a chunk; those of the last one may lie beyond the array."""
+        start = tuple(number * size for number, size in zip(place, self.size, strict=True))
+        return Box(start, tuple(a + size for a, size in zip(start, self.size, strict=True)))  # type: ignore[arg-type]
+
+    def name(self, place: Triple) -> str:
+        """Return a chunk's key and place, for people."""
+        return f"chunk {self.key(place)} of {self.url} ({join_url(self.url, self.key(place))})"
+
+    def absent(self, box: Box) -> NDArray[np.bool_]:
+        """Return which voxels of a box lie in chunks that are not stored.
+
+        Raises
+        ------
+        DataError
+            ``data.unreadable``: the store does not answer.
+        """
+        inside = box.coarsened(self.size)
+        found = [state is None for state in self.states(self.places(box))]
+        absent = np.array(found, bool).reshape(inside.shape)
+        indices = (np.arange(a, b) // n - c for a, b, n, c in zip(box.start, box.stop, self.size, inside.start, strict=True))
+        return absent[np.ix_(*indices)]
+
+    def states(self, places: Iterable[Triple]) -> Iterator[bytes | None]:
+        """Yield the state of each chunk, None where it is not stored.
+
+        Raises
+        ------
+        DataError
+            ``data.unreadable``: the store does not answer.
+        """
+        if is_local(self.url):
+            folder = str(local_path(self.url))
+            for place in places:
+                yield _state_of_file(f"{folder}/{self.key(place)}")
+            return
+        store = ts.KvStore.open(kvstore_spec(self.url), context=shared_context()).result()
+        waiting: list[tuple[Triple, Any]] = []
+        for place in places:
+            waiting.append((place, store.read(self.key(place), byte_range=slice(0, 0))))
+            if len(waiting) == AT_ONCE:
+                yield from (self._state_of_object(*each) for each in waiting)
+                waiting.clear()
+        yield from (self._state_of_object(*each) for each in waiting)
+
+    def _state_of_object(self, place: Triple, read: Any) -> bytes | None:
+        try:
+            found = read.result()
+        except (ValueError, OSError) as error:
+            if self.url.startswith("http") and "PERMISSION_DENIED" in str(error):
+                return None  # how public buckets behind HTTP say that there is no such key
+            raise DataError(
+                "data.unreadable",
+                f"{self.name(place)} cannot be asked for: {brief(error)}",
+                hint="check the connection and the permissions, and run the same command again",
+                where=self.url,
+            ) from error
+        return bytes(found.stamp.generation) if found.state == "value" else None
+
+
+def _state_of_file(path: str) -> bytes | None:
+
+    try:
+        found = os.stat(path)  # noqa: PTH116  (half the time of a Path, and there are millions)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DataError(
+            "data.unreadable", f"{path} cannot be asked for: {error}", hint="check the disk and the permissions", where=path
+        ) from error
+    return struct.pack("<qq", found.st_size, found.st_mtime_ns)
+
+
+def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:
+    """Return how one channel of a level is cut into files or objects.
+
+    Raises
+    ------
+    DataError, InputError
+        The array is gone, or its metadata are damaged.
+    """
+    url = join_url(volume.url, volume.levels[level].path)
+    stored = open_array(url, volume.driver).chunk_layout.write_chunk.shape or ()
+    sizes = {axis: int(size or 1) for axis, size in zip(volume.axes, stored, strict=True)}
+    fixed = {axis: channel // sizes[axis] if axis == "c" else 0 for axis in volume.axes if axis not in "zyx"}
+    prefix, separator = _spelling(url, volume.driver)
+    return StoredChunks(url, prefix, separator, volume.axes, fixed, (sizes["z"], sizes["y"], sizes["x"]))
+
+
+def _spelling(url: str, driver: str) -> tuple[str, str]:
+    if driver == "n5":
+        return "", "/"
+    if driver == "zarr":
+        return "", str((read_json(url, ".zarray") or {}).get("dimension_separator", "."))
+    encoding = (read_json(url, "zarr.json") or {}).get("chunk_key_encoding", {})
+    default = encoding.get("name", "default") == "default"
+    separator = str(encoding.get("configuration", {}).get("separator", "/" if default else "."))
+    return (f"c{separator}" if default else ""), separator

@@ -1,0 +1,238 @@
+"""Bounds on what a volume may ask of this machine, checked before memory is taken for it.
+
+A few bytes of metadata can declare a chunk of a terabyte, and a file that takes no room on a disk can be a terabyte long. The
+bound on a chunk is 512 MiB; ``VOLUMETOOL_CHUNK_LIMIT`` raises it, such as ``VOLUMETOOL_CHUNK_LIMIT=2GiB``.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import tensorstore as ts
+
+from volumetool.configuration import parse_bytes
+from volumetool.errors import ConfigError, DataError, InputError
+
+MOST_LEVELS = 32
+MOST_METADATA = 2**26
+"""Bytes of one metadata file."""
+
+LONGEST_AXIS = 2**26
+"""Voxels: 27 cm at 4 nm. Tables per section stay in memory."""
+
+CHUNK_LIMIT = "VOLUMETOOL_CHUNK_LIMIT"
+_SLACK = 2**16
+"""Bytes by which a stored chunk may be longer than its voxels: heads, checksums, and what does not compress."""
+
+_INDEX_ENTRY = 16
+"""Bytes of a shard's index per chunk."""
+
+_BLOSC_HEAD = struct.Struct("<BBBBIII")
+
+
+def chunk_limit() -> int:
+    """Return how many bytes a chunk may have.
+
+    Raises
+    ------
+    ConfigError
+        ``config.option``: the environment does not say an amount of memory.
+    """
+    text = os.environ.get(CHUNK_LIMIT, "512MiB")
+    try:
+        return int(str(parse_bytes(text)))
+    except (ValueError, OverflowError) as error:
+        raise ConfigError("config.option", f"{CHUNK_LIMIT}: {error}", hint=f"such as {CHUNK_LIMIT}=2GiB") from error
+
+
+def check_array(url: str, array: ts.TensorStore) -> None:
+    """Refuse an array that is larger than anything that can be, or whose chunks do not fit into memory.
+
+    Raises
+    ------
+    InputError
+        ``input.too-large``, ``input.empty``.
+    """
+    shape, size = array.shape, array.dtype.numpy_dtype.itemsize
+    if min(shape, default=0) < 1:
+        raise InputError("input.empty", f"{url} has the shape {shape}: no voxel", hint="Give another volume.", where=url)
+    if max(shape) > LONGEST_AXIS or prod(shape) >= 2**63:
+        raise _too_large(url, f"declares {shape} voxels; an axis has at most {LONGEST_AXIS}, all together fewer than 2^63")
+    layout, limit = array.chunk_layout, chunk_limit()
+    chunk, shard = (tuple(int(n or 1) for n in part.shape or ()) for part in (layout.read_chunk, layout.write_chunk))
+    if prod(chunk) * size > limit:
+        raise _too_large(url, f"has chunks of {chunk} voxels, {prod(chunk) * size} bytes; the limit is {limit}")
+    if shard != chunk and prod(shard) // prod(chunk) * _INDEX_ENTRY > limit:
+        raise _too_large(url, f"has shards of {shard} voxels in chunks of {chunk}: their index alone exceeds {limit} bytes")
+
+
+def check_levels(url: str, count: int) -> None:
+    """Refuse a volume that lists more levels than any has.
+
+    Raises
+    ------
+    InputError
+        ``input.too-large``.
+    """
+    if count > MOST_LEVELS:
+        raise _too_large(url, f"lists {count} levels; at most {MOST_LEVELS} are read")
+
+
+def check_images(file: Path, shape: tuple[int, int, int], itemsize: int) -> None:
+    """Refuse a file of images whose header declares more than the file can hold.
+
+    Sections of any size are read where the file is large enough for them.
+
+    Raises
+    ------
+    InputError
+        ``input.too-large``, ``input.empty``.
+    """
+    section, stored = shape[1] * shape[2] * itemsize, file.stat().st_size
+    if min(shape) < 1:
+        raise InputError("input.empty", f"{file} has the shape {shape}: no voxel", hint="Give another file.", where=str(file))
+    if max(shape) > LONGEST_AXIS or section > max(chunk_limit(), _IMAGE_RATIO * stored):
+        raise _too_large(str(file), f"declares sections of {shape[1:]} pixels and has {stored} bytes")
+
+
+_IMAGE_RATIO = 200
+"""Sections of electron microscopy compress twofold; blank margins more."""
+
+
+def check_stored(view: ts.TensorStore) -> None:
+    """Refuse stored chunks that are longer than their voxels, before they are read.
+
+    A chunk file is read whole, and Blosc takes the memory that a chunk's head asks for. Only local files are looked at: object
+    stores tell no size without another request per chunk.
+
+    Parameters
+    ----------
+    view : tensorstore.TensorStore
+        What is about to be read: its domain is what is wanted.
+
+    Raises
+    ------
+    DataError
+        ``data.oversized``.
+    """
+    spec = view.spec().to_json()
+    driver, kvstore = spec["driver"], spec.get("kvstore")
+    if driver not in (*_GRIDS, "neuroglancer_precomputed") or not isinstance(kvstore, dict) or kvstore.get("driver") != "file":
+        return
+    ranges = _stored_range(view)
+    if driver == "neuroglancer_precomputed":
+        _check_precomputed(Path(kvstore["path"]), spec["scale_metadata"], ranges, view.dtype.numpy_dtype.itemsize)
+        return
+    chunk, prefix, separator, blosc = _GRIDS[driver](spec["metadata"])
+    voxels = prod(chunk) * view.dtype.numpy_dtype.itemsize
+    inner = tuple(int(n or 1) for n in view.chunk_layout.read_chunk.shape or (1,))
+    index = prod(chunk) // max(1, prod(inner)) * (_INDEX_ENTRY + 1024)
+    for place in product(*(range(a // n, (b - 1) // n + 1) for (a, b), n in zip(ranges, chunk, strict=True))):
+        file = Path(kvstore["path"]) / (prefix + separator.join(map(str, place)))
+        _check_file(file, voxels, voxels + voxels // 8 + index + _SLACK, blosc)
+
+
+def _check_precomputed(folder: Path, scale: dict[str, Any], ranges: list[tuple[int, int]], itemsize: int) -> None:
+    """Look at the chunk files of a precomputed scale; the chunks of a sharded one are found by their own size alone."""
+    if scale.get("sharding"):
+        return
+    size, offset, chunk = scale["size"], scale.get("voxel_offset", [0, 0, 0]), scale["chunk_size"]
+    grids = [range((a - o) // n, (b - 1 - o) // n + 1) for (a, b), o, n in zip(ranges, offset, chunk, strict=False)]
+    voxels = prod(chunk) * itemsize
+    for place in product(*grids):
+        starts = [p * n for p, n in zip(place, chunk, strict=True)]
+        spans = [f"{o + a}-{o + min(a + n, m)}" for a, n, m, o in zip(starts, chunk, size, offset, strict=True)]
+        _check_file(folder / scale["key"] / "_".join(spans), voxels, 2 * voxels + _SLACK, None)
+
+
+def read_checked(view: ts.TensorStore) -> Any:
+    """Begin to read a view whose stored chunks have been looked at; return the future.
+
+    Raises
+    ------
+    DataError
+        ``data.oversized``.
+    """
+    check_stored(view)
+    return view.read()
+
+
+def _stored_range(view: ts.TensorStore) -> list[tuple[int, int]]:
+    """Return from where to where a view reaches along every axis of the stored array."""
+    transform, ranges = view.spec().transform, []
+    assert transform is not None  # noqa: S101  (an open array always has one)
+    for output in transform.output:
+        if output.input_dimension is None:
+            ranges.append((output.offset, output.offset + 1))
+        else:
+            axis = view.domain[int(output.input_dimension)]
+            ranges.append((axis.inclusive_min + output.offset, axis.exclusive_max + output.offset))
+    return ranges
+
+
+_Grid = tuple[list[int], str, str, int | None]
+"""Shape of a stored chunk, what stands before the first number of its key and between two, and where Blosc's head begins."""
+
+
+def _zarr3(metadata: dict[str, Any]) -> _Grid:
+    encoding = metadata.get("chunk_key_encoding", {"name": "default"})
+    default = encoding["name"] == "default"
+    separator = encoding.get("configuration", {}).get("separator", "/" if default else ".")
+    codecs = {codec["name"] for codec in metadata["codecs"]}
+    chunk = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    return chunk, f"c{separator}" if default else "", separator, 0 if "blosc" in codecs else None
+
+
+def _zarr2(metadata: dict[str, Any]) -> _Grid:
+    blosc = (metadata.get("compressor") or {}).get("id") == "blosc"
+    return metadata["chunks"], "", metadata.get("dimension_separator", "."), 0 if blosc else None
+
+
+def _n5(metadata: dict[str, Any]) -> _Grid:
+    size, blosc = metadata["blockSize"], metadata["compression"].get("type") == "blosc"
+    return size, "", "/", 4 + 4 * len(size) if blosc else None  # after the block's own head
+
+
+_GRIDS = {"zarr3": _zarr3, "zarr": _zarr2, "n5": _n5}
+
+
+def _check_file(file: Path, voxels: int, most: int, blosc: int | None) -> None:
+    try:
+        stored = file.stat().st_size
+        asked = 0 if blosc is None else _asked_of_blosc(file, blosc)
+    except OSError:
+        return  # not stored, or not readable: reading says so
+    if stored > most:
+        raise _oversized(file, f"has {stored} bytes", voxels)
+    if asked > most:
+        raise _oversized(file, f"unpacks to {asked} bytes, says its head", voxels)
+
+
+def _asked_of_blosc(file: Path, begin: int) -> int:
+    with file.open("rb") as stored:
+        stored.seek(begin)
+        head = stored.read(_BLOSC_HEAD.size)
+    return int(_BLOSC_HEAD.unpack(head)[4]) if len(head) == _BLOSC_HEAD.size else 0
+
+
+def _oversized(file: Path, what: str, voxels: int) -> DataError:
+    return DataError(
+        "data.oversized",
+        f"{file} {what}; its voxels have {voxels}",
+        hint="The chunk is damaged, or made to fill the memory of whoever reads it: delete or replace it.",
+        where=str(file),
+    )
+
+
+def _too_large(url: str, what: str) -> InputError:
+    return InputError(
+        "input.too-large",
+        f"{url} {what}",
+        hint=f"Metadata may be damaged or hostile. Chunks that really are so large: set {CHUNK_LIMIT}, such as 2GiB.",
+        where=url,
+    )
