@@ -104,7 +104,7 @@ def test_what_overflows_in_bfloat16_is_computed_again_in_float32(
 @pytest.mark.parametrize(("dtype", "value"), [("uint8", 1e9), ("int8", -1e9), ("uint16", 3e38), ("int16", -3e38)])
 def test_values_beyond_an_integers_range_become_its_limits(tmp_path: Path, dtype: str, value: float) -> None:
     source = write_input(tmp_path / "in.zarr", noise((4, 20, 20), dtype))
-    model = f"fake:constant?value={value}&patch=1,16,16&overlap=0,4,4&trim=0,1,1"
+    model = f"fake:constant?value={value:.0f}&patch=1,16,16&overlap=0,4,4&trim=0,1,1"
     options = SMALL | {"input": str(source), "output": str(tmp_path / "out.zarr"), "model": model}
     assert run(**options).complete
     limits = np.iinfo(dtype)
