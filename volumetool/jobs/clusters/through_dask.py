@@ -97,7 +97,8 @@ class ThroughDask:
                 self._looked = time.monotonic()
                 self._count_deaths()
             try:
-                return list(wait(futures, timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED").done)
+                with self._client.as_current():
+                    return list(wait(futures, timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED").done)
             except TimeoutError:
                 continue
             except CancelledError as error:
