@@ -7,7 +7,6 @@ from random import Random
 from typing import Any
 
 import pytest
-import tensorstore as ts
 from crash_jobs import OPTIONS, SHAPES
 from small_jobs import noise, read_levels, run, write_input
 
@@ -16,7 +15,7 @@ from volumetool.jobs.api import stored_plan
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.ownership import acquire
-from volumetool.store import kvstore
+from volumetool.store import kvstore, retries
 from volumetool.store.kvstore import list_keys, read_key
 from volumetool.testing import FaultyProxy, Reply, Request
 from volumetool.testing.proxy import Decide
@@ -31,22 +30,12 @@ ANSWERS = (0, 500, 503, 429, 409)
 
 @pytest.fixture
 def proxy(endpoint: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    """Put a proxy before the store, and let the library below wait for milliseconds where it waits for seconds."""
-    real = ts.Context
-
-    def impatient(spec: dict[str, Any]) -> Any:
-        retries = {**spec.get("s3_request_retries", {}), "initial_delay": "1ms", "max_delay": "4ms"}
-        return real({**spec, "s3_request_retries": retries})
-
+    """Put a proxy before the store, and let no time pass between two tries."""
     assert bucket
     with FaultyProxy(endpoint) as made, monkeypatch.context() as patch:
-        patch.setattr(ts, "Context", impatient)
+        patch.setattr(retries.STORAGE, "_sleep", lambda _seconds: None)
         patch.setenv("AWS_ENDPOINT_URL", made.url)
-        kvstore.shared_context.cache_clear()
-        kvstore._unsynced_context.cache_clear()
         yield made
-    kvstore.shared_context.cache_clear()
-    kvstore._unsynced_context.cache_clear()
 
 
 @pytest.fixture

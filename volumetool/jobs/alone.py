@@ -14,7 +14,7 @@ import sys
 import threading
 from dataclasses import asdict
 
-from volumetool.errors import DeviceError
+from volumetool.errors import DeviceError, StorageFullError
 from volumetool.geometry import Turn
 from volumetool.jobs.guard import Watch, quarantined
 from volumetool.jobs.ledger import Record
@@ -30,6 +30,11 @@ def run_alone(url: str, runtime: str, turn: Turn) -> Record:
     ----------
     url, runtime, turn
         As for :func:`volumetool.jobs.task.run_region`.
+
+    Raises
+    ------
+    StorageFullError
+        ``output.full``: no trouble of the region's own.
     """
     asked = json.dumps({"url": url, "runtime": runtime, "turn": asdict(turn)}) + "\n"
     command = [sys.executable, "-m", "volumetool.jobs.alone"]
@@ -46,6 +51,8 @@ def run_alone(url: str, runtime: str, turn: Turn) -> Record:
             raise
     if said:
         fields = json.loads(said)
+        if full := fields.get("full"):
+            raise StorageFullError(full["code"], full["message"], hint=full["hint"], where=full.get("where"))
         return Record(**fields | {"checksums": tuple(fields["checksums"])})
     return quarantined(turn.region, (_ending(process.returncode),))
 
@@ -76,6 +83,9 @@ def main() -> None:
             record = worker.run(turn)
         except DeviceError as error:
             record = quarantined(turn.region, (error.message,))
+        except StorageFullError as error:
+            print(json.dumps({"full": error.as_dict()}), file=answer, flush=True)
+            return
     print(json.dumps(vars(record)), file=answer, flush=True)
 
 
