@@ -163,6 +163,9 @@ class Forgetful:
     def __getitem__(self, key: Any) -> Forgetful:
         return Forgetful(self.inner[key], self.change)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
     def write(self, voxels: Voxels, **options: Any) -> Any:
         return self.inner.write(voxels, **options)
 

@@ -13,6 +13,7 @@ from small_jobs import SMALL, SMALL_3D, Interrupting, Recording, digest, noise, 
 
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, kept_bytes
+from volumetool.errors import StorageFullError
 from volumetool.geometry import Sharing, Triple
 from volumetool.jobs.clean import Cleaned, clean_output
 from volumetool.jobs.folder import open_ledger
@@ -281,15 +282,15 @@ def test_two_processes_share_patches_and_write_the_bytes_of_one(blocks: Options)
     assert digest(blocks["output"]) == without(blocks)
 
 
-def test_an_unwritable_shelf_fails_the_region_by_name(blocks: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_shelf_ends_the_run_and_names_the_option(blocks: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         def result(self) -> None:
             raise OSError("No space left on device")
 
     monkeypatch.setattr(KeptPatches, "_begin", lambda self, *_: self._await(Full()))
-    outcome = run(**blocks)
-    assert {record.error["code"] for record in outcome.failures} == {"output.unwritable"}
-    assert "--keep-patches never" in outcome.failures[0].error["hint"]
+    with pytest.raises(StorageFullError) as caught:
+        run(**blocks)
+    assert "--keep-patches" in caught.value.message
 
 
 @pytest.mark.s3

@@ -39,8 +39,8 @@ class Consistency:
 
     @property
     def rms(self) -> float | None:
-        """Root mean square of the differences so far, in data windows; None before the first voxel."""
-        return math.sqrt(self._squares / self._count) if self._count else None
+        """Root mean square of the differences so far, in data windows; None before the first voxel, and beyond float32."""
+        return math.sqrt(self._squares / self._count) if self._count and math.isfinite(self._squares) else None
 
     def add(self, column: Column, box: Box, values: Array) -> None:
         """Take in what a column finishes.
@@ -54,7 +54,8 @@ class Consistency:
         values : array of float32, shape of the box
             What the network made of it, blended.
         """
-        with self._watch.part("consistency", "blend"):
+        # Values near the end of float32 are legal; their sums may not be, and then nothing is said.
+        with self._watch.part("consistency", "blend"), np.errstate(over="ignore", invalid="ignore"):
             pixels = _inside(box, self._lattice.scale)
             if pixels.voxels:
                 low = (-box.start[0], -box.start[1], -box.start[2])

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from volumetool.errors import OutputError
-from volumetool.store.kvstore import is_local, local_path
+from volumetool.store.kvstore import is_local, local_path, unwritable
 
 MODE = 0o700
 _ROOT = 0
@@ -36,9 +36,7 @@ def claim_folder(url: str) -> None:
     except FileExistsError:
         _check_owner(folder)
     except OSError as error:
-        raise OutputError(
-            "output.unwritable", f"{folder} cannot be created: {error}", hint="check permission and space", where=str(folder)
-        ) from error
+        raise unwritable(str(folder), error) from error
 
 
 def _check_owner(folder: Path) -> None:

@@ -82,6 +82,10 @@ class Trouble:
         self._seen = 0
         self._lock = threading.Lock()
 
+    def __deepcopy__(self, _: dict[int, object]) -> Trouble:
+        """Return trouble that has not begun: a lock cannot be copied."""
+        return Trouble(self.config)
+
     def before(self, x: Tensor) -> None:
         """Go wrong before a call that is due for it.
 
