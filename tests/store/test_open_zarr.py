@@ -217,10 +217,11 @@ def test_a_sharded_volume_is_read_through_http(served: str, filled: tuple[Volume
     np.testing.assert_array_equal(remote.open()[3:9, 5:40, 7:30].read().result(), voxels[3:9, 5:40, 7:30])
 
 
-def test_nothing_behind_http_is_not_found(served: str) -> None:
+def test_nothing_behind_a_server_that_only_forbids_is_forbidden(served: str) -> None:
     with pytest.raises(InputError) as caught:
         open_volume(f"{served}/nowhere")
-    assert caught.value.code == "input.not-found"
+    assert caught.value.code == "input.forbidden"
+    assert "does not exist, too" in str(caught.value)
 
 
 def test_the_view_keeps_a_callers_context(filled: tuple[Volume, np.ndarray[Any, Any]]) -> None:
