@@ -97,7 +97,7 @@ class Layer:
         """Return the transformation that puts the corner of the first voxel where it belongs.
 
         The client takes OME-Zarr's positions for centres of voxels, and N5's for corners. Of a single level of either it does
-        not see the metadata that say how large its voxels are, and takes one for a metre.
+        not see the metadata that say how large its voxels are, and takes one for a metre, in N5 for a nanometre.
         """
         metres = {axis: length / _PER_METRE for axis, length in zip("zyx", self.voxel_size, strict=True)}
         corner = {axis: low / size for axis, low, size in zip("zyx", self.corners[0], self.voxel_size, strict=True)}
@@ -105,7 +105,8 @@ class Layer:
             stretch = {axis: metres[axis] / read for axis, read in zip("zyx", self.read_as, strict=True)}
             corner = {}  # placed already
         else:
-            stretch = {} if _client_sees_voxel_size(volume) else metres
+            taken_for = 1 / _PER_METRE if volume.driver == "n5" else 1.0
+            stretch = {} if _client_sees_voxel_size(volume) else {axis: size / taken_for for axis, size in metres.items()}
         axes = volume.axes
         dimensions = {_client_axis(axis): [metres[axis], "m"] if axis in metres else [1, ""] for axis in axes}
         matrix = [
