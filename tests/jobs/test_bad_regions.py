@@ -50,8 +50,18 @@ def begin(plan: Plan, region: int, *reasons: str) -> None:
             attempts.explain(region, reason)
 
 
-@pytest.mark.parametrize("fault", ["error", "nan", "inf"])
-@pytest.mark.parametrize("bad", [(0,), (5, 6), (3, 12, 23)], ids=str)
+PLACES = ((0,), (5, 6), (3, 12, 23))
+FAST = (("error", (5, 6)), ("nan", (3, 12, 23)))
+
+
+@pytest.mark.parametrize(
+    ("fault", "bad"),
+    [
+        pytest.param(fault, bad, marks=[] if (fault, bad) in FAST else [pytest.mark.slow], id=f"{fault}-{bad}")
+        for fault in ("error", "nan", "inf")
+        for bad in PLACES
+    ],
+)
 def test_all_other_regions_complete_and_the_bad_ones_are_named(tmp_path: Path, fault: str, bad: tuple[int, ...]) -> None:
     outcome = run(**bad_job(bad_volume(tmp_path / "in.zarr", bad), tmp_path / "out.zarr", fault))
     assert_others_are_right(outcome, bad)

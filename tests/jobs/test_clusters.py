@@ -131,6 +131,7 @@ def test_an_address_that_nobody_answers_at_is_named(options: Options, monkeypatc
     assert address in caught.value.message
 
 
+@pytest.mark.slow
 def test_the_workers_of_an_address_do_the_job_from_any_directory(
     options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,7 +191,10 @@ def test_a_region_that_was_recorded_wrongly_is_found_by_computing_it_again(copy:
     assert verify(stored_plan(copy["output"]), extent=Extent("structure", recompute=3, seed=5)).ok
 
 
-@pytest.mark.parametrize("which", ["group", "array", "record", "coarse record", "group deleted"])
+@pytest.mark.parametrize(
+    "which",
+    ["group", "record", *(pytest.param(slow, marks=pytest.mark.slow) for slow in ("array", "coarse record", "group deleted"))],
+)
 def test_what_is_repaired_is_as_before_and_nothing_else_is_made_again(copy: dict[str, Any], which: str) -> None:
     before, job = digest(copy["output"]), Path(f"{copy['output']}.job")
     file = {

@@ -89,7 +89,7 @@ def test_touched_files_are_compared_by_content_once(raw: Options, monkeypatch: p
     assert len(asked) == outcome.regions
 
 
-@pytest.mark.parametrize("number", [4, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_an_edit_is_refused_with_its_regions_which_alone_are_made_again(raw: Options, tmp_path: Path, number: int) -> None:
     """Content of the same size: seen by its time, and in strict mode even when the time was put back."""
     run(**raw)
@@ -246,7 +246,7 @@ def mutate(file: Path, random: np.random.Generator) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("number", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [8, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("codec", CODECS)
 def test_reading_a_damaged_chunk_gives_voxels_or_an_error_with_its_name(tmp_path: Path, codec: str, number: int) -> None:
     driver, compression = CODECS[codec]

@@ -287,7 +287,9 @@ def test_the_ledger_is_a_dictionary_that_survives_crashes(steps: list[tuple[str,
 
 
 @pytest.mark.usefixtures("no_time")
-def test_a_segment_without_its_last_newline_costs_one_record_and_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_segment_without_its_last_newline_costs_one_record_and_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "COMPACT_SEGMENTS", 2)
     ledger = Ledger(str(tmp_path), REGIONS)
     for region in (0, 1):
