@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,3 +113,15 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     ):
         monkeypatch.setenv(key, value)
     return f"s3://{name}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave every n-th case of a test that is marked ``thin(n)`` as it is, and mark the others as slow."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if (thin := item.get_closest_marker("thin")) is not None:
+            name = item.nodeid.partition("[")[0]
+            if seen[name] % thin.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[name] += 1

@@ -82,6 +82,7 @@ def test_other_settings_are_refused_with_their_name_and_exit_2(run: Run, volume:
     assert "invert" in done.stderr
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

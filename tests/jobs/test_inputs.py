@@ -269,6 +269,7 @@ def test_reading_a_damaged_chunk_gives_voxels_or_an_error_with_its_name(tmp_path
     assert all(str(file) in error.message for error in errors)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("number", [1, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_damaged_chunk_never_ends_the_driver_and_is_named(tmp_path: Path, codec: str, number: int) -> None:
@@ -347,6 +348,7 @@ def test_a_job_that_goes_on_looks_at_memory_and_disk_again(raw: Options, monkeyp
     assert run(**raw).complete  # nothing is left to write
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("plan_is", ["sound", "damaged", "foreign"])
 @pytest.mark.parametrize("output_is", ["foreign volume", "files", "nothing", "own"])
 def test_overwriting_deletes_nothing_that_no_job_made(options: Options, tmp_path: Path, plan_is: str, output_is: str) -> None:

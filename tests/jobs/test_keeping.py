@@ -109,6 +109,7 @@ def patches_of(decided: Plan, regions: list[int]) -> set[Triple]:
     return found
 
 
+@pytest.mark.thin(3)
 def test_the_network_is_asked_once_for_each_patch_of_the_lattice(kind: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Counting(monkeypatch)
     outcome = run(seen, **kind)
@@ -136,6 +137,7 @@ def test_what_is_on_disk_at_once_stays_within_the_estimate(kind: Options, monkey
     assert outcome.plan.estimates.kept_bytes <= outcome.plan.estimates.patches * size * 4
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("after", [1, 4])
 def test_a_run_that_goes_on_finds_what_was_kept(kind: Options, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     first = Counting(monkeypatch, stop=after)
@@ -176,6 +178,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_patch_is_computed_again(blocks: Options, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     first = Counting(monkeypatch, stop=5)

@@ -73,6 +73,7 @@ def test_a_signal_to_stop_ends_a_job_that_then_goes_on(
     assert digest(output) == straight
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(source: str, straight: str, tmp_path: Path) -> None:
     output = tmp_path / "out.zarr"
     process = start(source, output, 1)

@@ -153,6 +153,7 @@ def _die(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("step", ["write_plan", "create_volume", "open_cluster", "build_coarse_levels", "finish", "write_maps"])
 def test_a_run_that_dies_at_any_step_can_be_taken_up(
     options: Options, straight: str, monkeypatch: pytest.MonkeyPatch, step: str

@@ -43,6 +43,7 @@ def network_of(name: str) -> UNet:
     return network
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("recipe", ["pssr-em", "pssr2-poisson", "sem-fast"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_model_gains_over_linear_enlargement_on_an_unseen_cube(name: str, recipe: str, data: Path) -> None:

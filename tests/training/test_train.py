@@ -38,7 +38,8 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["2d", "2.5d", "3d", pytest.param("thick", marks=pytest.mark.slow)])
+@pytest.mark.thin(3)
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_trained_enhances(kind: str, tmp_path: Path) -> None:
     config = small_training(tmp_path, **KINDS[kind], steps=2)
     path = train(config, tmp_path / "run", Told())

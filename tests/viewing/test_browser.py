@@ -174,6 +174,7 @@ def test_edges_coincide_in_every_format(tmp_path: Path) -> None:
             assert largest_difference(boxes_of(screen, "ome.zarr", name)) <= 1, name
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("form", ["n5", "zarr3", "ome-zarr"])
 def test_edges_coincide_where_only_the_user_knows_the_voxel_size(tmp_path: Path, form: str) -> None:
     size, voxels = (8.0, 16.0, 16.0), cube(32, 32, 32)

@@ -146,6 +146,7 @@ def position(page: WatchPage) -> float:
     return float(page.page.state.to_json()["position"][2])
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     "options",
     [["--count", "3"], ["--idle", "3"], ["--first", "0"], ["--fit-on", "2"], ["--settle", "1"], ["--watch", "--level", "1"]],

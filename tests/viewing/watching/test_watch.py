@@ -45,6 +45,7 @@ def growing(output: str) -> zarr.Array[Any]:
     return array
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("order", [range(1, 8), (4, 2, 1, 3, 7, 6, 5)], ids=["in order", "in disorder"])
 @pytest.mark.parametrize("options", [FLAT, CONTEXT, DEEP], ids=["2D", "2.5D", "3D"])
 def test_the_finished_volume_is_the_batch_jobs_byte_for_byte(folder: Path, options: dict[str, Any], order: Any) -> None:
@@ -220,6 +221,7 @@ class Killed(BaseException):
     """Stands for a process that is gone between two steps."""
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("target", ["landed", "enhanced", "switch", "clear", "coarse", "region"])
 def test_a_watch_that_ends_anywhere_goes_on(folder: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before and after each record of both ledgers, and at every stage of the end."""
