@@ -26,7 +26,6 @@ from volumetool.cli import (
     view,
 )
 
-from volumetool.enhancement.allocator import keep_freed_memory
 from volumetool.errors import VolumetoolError
 from volumetool.redaction import printable, redact
 
@@ -72,7 +71,6 @@ def main(arguments: list[str] | None = None) -> None:
     0 done, 1 failed, 2 usage, 3 partial, 4 not conformant, 75 told to stop, 130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    keep_freed_memory()  # before any library starts threads, each of which would take a heap of its own
     try:
         code = app(arguments, standalone_mode=True)
     except VolumetoolError as error:

@@ -16,8 +16,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 LARGEST_KEPT = 2**30
 """Bytes of a block up to which it is taken from the heap."""
 
-KEPT_FREE = 2**31 - 1
-"""Bytes at the heap's end that may lie free before they are returned; the largest number that mallopt takes."""
+KEPT_FREE = 2**28
+"""Bytes at the heap's end that may lie free before they are returned."""
 
 
 @functools.cache

@@ -28,6 +28,9 @@ from volumetool.models.model import Model
 HALVINGS = 4
 """How often a call that does not fit into the device's memory is halved before it is given up."""
 
+# On import, before there are threads: each of them takes a heap of its own, and memory that is kept in many heaps grows.
+keep_freed_memory()
+
 PROBE_SEED = 20
 """Seed of the probe patches; any fixed number would do."""
 
@@ -81,8 +84,6 @@ class Engine:
         self.card = model.card
         self.numerics = numerics
         self.device = resolve_device(device)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self.xp = array_module(self.device)
         self.seconds = 0.0
         self.streams = streams
