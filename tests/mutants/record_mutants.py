@@ -46,7 +46,7 @@ LEDGER = (
                 delete_key(self.url, key)
         self._create(merged)
 """,
-            "jobs/test_ledger.py::test_a_compaction_that_dies_before_the_old_segments_go_changes_nothing",
+            "jobs/test_ledger.py::test_a_compaction_that_dies_before_the_old_segments_are_gone_changes_nothing",
         ),
         (
             "merging frees the owners' numbers",
@@ -59,7 +59,7 @@ LEDGER = (
             '                self._create(b"".join(map(_line, self._leaving)))\n                self._leaving = []',
             "                leaving, self._leaving = self._leaving, []\n"
             '                self._create(b"".join(map(_line, leaving)))',
-            "jobs/test_ledger.py",
+            "jobs/test_ledger.py::test_records_wait_on_where_their_segment_cannot_be_written",
         ),
     ),
     *table(

@@ -17,7 +17,7 @@ GEOMETRY = (
             "weights reversed",
             "np.arange(length, dtype=np.float64) +",
             "np.arange(length, dtype=np.float64)[::-1] +",
-            "enhancement/test_cut.py::test_the_cut_equals_the_whole_volume_reference",
+            "geometry/test_lattice.py::test_ramps_are_symmetric_and_strictly_between_0_and_1",
         ),
     ),
     *table(
