@@ -149,9 +149,12 @@ def cases(draw: st.DrawFn, *, crop: bool = True) -> Case:
         start = [draw(st.integers(0, n - 1)) for n in lattice.output_shape]
         stop = [draw(st.integers(a + 1, n)) for a, n in zip(start, lattice.output_shape, strict=True)]
         box = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
-    (cz, sz), (cy, sy), (cx, sx) = (draw(extents(n)) for n in box.shape)
+    chunk, shard = zip(*(draw(extents(n)) for n in box.shape), strict=True)
+    if draw(st.booleans()):  # else regions hardly ever write a coarser level
+        chunk = tuple(max(1, n // 2) for n in shard)
+        shard = tuple(2 * n for n in chunk)
     span = draw(st.tuples(*[st.integers(1, 3)] * 3))
-    return Case(lattice, dims, box, (cz, cy, cx), (sz, sy, sx), span, draw(st.integers(1, 5)), draw(VOXEL_SIZES))
+    return Case(lattice, dims, box, chunk, shard, span, draw(st.integers(1, 5)), draw(VOXEL_SIZES))
 
 
 def flat_case(shape: Triple, *, stride: int = 6, overlap: int = 2, scale: Triple = (1, 2, 2)) -> Case:

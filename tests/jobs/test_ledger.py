@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volumetool.errors import LedgerError
+from volumetool.errors import LedgerError, OutputError
 from volumetool.jobs import ledger as module
 from volumetool.jobs.ledger import DONE, FAILED, TODO, Ledger, Record, Totals, segment_keys
 
@@ -216,14 +217,32 @@ def test_a_record_reaches_the_disk_in_time_though_no_other_follows(tmp_path: Pat
         time.sleep(0.02)
 
 
+@pytest.mark.usefixtures("no_time")
+def test_records_wait_on_where_their_segment_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(str(tmp_path), REGIONS)
+    ledger.append(record(3))
+
+    def refuse(*_: Any) -> None:
+        raise OutputError("output.full", "there is no room", hint="make some")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "create_key", refuse)
+        with pytest.raises(OutputError):
+            ledger.flush()
+    ledger.append(record(5))
+    ledger.flush()
+    assert np.flatnonzero(Ledger(str(tmp_path), REGIONS).states == DONE).tolist() == [3, 5]
+
+
 def test_flushing_nothing_writes_nothing(tmp_path: Path) -> None:
     Ledger(str(tmp_path), REGIONS).flush()
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("no_time")
-def test_a_compaction_that_dies_before_the_old_segments_go_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("deletions", range(4))
+def test_a_compaction_that_dies_before_the_old_segments_are_gone_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deletions: int
 ) -> None:
     monkeypatch.setattr(module, "COMPACT_SEGMENTS", 3)
     ledger = Ledger(str(tmp_path), REGIONS)
@@ -232,8 +251,13 @@ def test_a_compaction_that_dies_before_the_old_segments_go_changes_nothing(
         ledger.flush()
     before = list(ledger.latest())
 
-    def die(_url: str, _key: str) -> None:
-        raise KeyboardInterrupt
+    real, deleted = module.delete_key, list[str]()
+
+    def die(url: str, key: str) -> None:
+        if len(deleted) == deletions:
+            raise KeyboardInterrupt
+        deleted.append(key)
+        real(url, key)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "delete_key", die)
@@ -241,6 +265,7 @@ def test_a_compaction_that_dies_before_the_old_segments_go_changes_nothing(
             ledger.compact()
     again = Ledger(str(tmp_path), REGIONS)
     assert list(again.latest()) == before
+    monkeypatch.setattr(module, "COMPACT_SEGMENTS", 1)
     again.compact()
     assert len(segments(tmp_path)) == 1
     assert list(Ledger(str(tmp_path), REGIONS).latest()) == before

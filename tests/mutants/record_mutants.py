@@ -1,0 +1,237 @@
+"""Mutants of what decides whether work is lost or believed: ledger, owner, storage, resuming, verifying."""
+
+from __future__ import annotations
+
+from mutant import table
+
+LEDGER = (
+    *table(
+        "volumetool/jobs/ledger.py",
+        (
+            "no checksum on lines",
+            'checksum != b"%08x" % zlib.crc32(text := text.removesuffix(b"\\n")):',
+            'not (text := text.removesuffix(b"\\n")):',
+            "jobs/test_ledger.py::test_a_damaged_line_costs_its_region_alone",
+        ),
+        (
+            "torn tail taken for a record",
+            'if not text.endswith(b"\\n") or checksum',
+            "if checksum",
+            "jobs/test_ledger.py::test_a_segment_without_its_last_newline_costs_one_record_and_is_said "
+            "jobs/test_ledger.py::test_a_torn_last_line_loses_nothing_before_it",
+        ),
+        (
+            "earlier record wins",
+            'return sorted(key for key in list_keys(url, FOLDER + "/") if SEGMENT.fullmatch(key))',
+            'return sorted((key for key in list_keys(url, FOLDER + "/") if SEGMENT.fullmatch(key)), reverse=True)',
+            "jobs/test_ledger.py::test_segments_are_read_in_the_order_of_writing",
+        ),
+        (
+            "fence ignored",
+            "if not created and read_key(self.url, key) != lines:",
+            "if not created and read_key(self.url, key) is None:",
+            "jobs/test_ownership.py::test_a_stale_owner_cannot_commit",
+        ),
+        (
+            "old segments deleted before they are merged",
+            """        while merged := b"".join(islice(kept, MERGED_RECORDS)):
+            self._create(merged)
+        for key in keys:
+            if read_key(self.url, key):  # an empty one keeps its number taken
+                delete_key(self.url, key)
+""",
+            """        merged = b"".join(kept)
+        for key in keys:
+            if read_key(self.url, key):  # an empty one keeps its number taken
+                delete_key(self.url, key)
+        self._create(merged)
+""",
+            "jobs/test_ledger.py::test_a_compaction_that_dies_before_the_old_segments_are_gone_changes_nothing",
+        ),
+        (
+            "merging frees the owners' numbers",
+            "if read_key(self.url, key):  # an empty one",
+            "if read_key(self.url, key) is not None:  # an empty one",
+            "jobs/test_ownership.py::test_merging_segments_frees_no_number_for_a_stale_owner",
+        ),
+        (
+            "records lost where their segment cannot be written",
+            '                self._create(b"".join(map(_line, self._leaving)))\n                self._leaving = []',
+            "                leaving, self._leaving = self._leaving, []\n"
+            '                self._create(b"".join(map(_line, leaving)))',
+            "jobs/test_ledger.py::test_records_wait_on_where_their_segment_cannot_be_written",
+        ),
+    ),
+    *table(
+        "volumetool/jobs/ownership.py",
+        (
+            "owner followed before its lease is over",
+            "if not free and watched is not None and clock() - since >= LEASE_SECONDS:",
+            "if not free and watched is not None:",
+            "jobs/test_ownership.py::test_a_silent_owner_of_another_machine_is_followed_after_a_lease",
+        ),
+        (
+            "ownership never expires",
+            "        elif found != watched:\n            raise _owned(url, found)",
+            "        else:\n            raise _owned(url, found)",
+            "jobs/test_ownership.py::test_a_silent_owner_of_another_machine_is_followed_after_a_lease",
+        ),
+        (
+            "any process with the owner's number is the owner",
+            "return abs(psutil.Process(self.pid).create_time() - self.born) > 1",
+            "return not psutil.pid_exists(self.pid)",
+            "jobs/test_ownership.py::test_another_process_with_the_number_of_a_dead_one_is_not_the_owner",
+        ),
+    ),
+    *table(
+        "volumetool/store/kvstore.py",
+        (
+            "claim not create-if-absent",
+            ".write(key, data, if_equal=generation).result())",
+            ".write(key, data).result())",
+            "jobs/test_ownership.py::test_a_stale_owner_cannot_commit",
+        ),
+        (
+            "a write whose answer is lost has lost its race",
+            "return bytes(found.stamp.generation) if data and found.value == data else None",
+            "return None",
+            "store/test_retries.py::test_a_conditional_write_whose_answer_is_lost_has_not_lost_its_race",
+        ),
+    ),
+    *table(
+        "volumetool/store/retries.py",
+        (
+            "forbidden is tried again",
+            "if code in (408, 409, 425)",
+            "if code in (403, 408, 409, 425)",
+            "store/test_retries.py::test_every_http_status_has_its_verdict",
+        ),
+        (
+            "retries without a budget",
+            "            self._left -= 1\n",
+            "            self._left -= 0\n",
+            "store/test_retries.py::test_a_budget_bounds_what_all_operations_together_retry",
+        ),
+    ),
+)
+
+RESUME = (
+    *table(
+        "volumetool/jobs/turns.py",
+        (
+            "resuming leaves failed regions out",
+            "if ledger.states[index] != DONE and (",
+            "if ledger.states[index] == 0 and (",
+            "jobs/test_resume.py::test_a_damaged_input_chunk_costs_its_regions_alone",
+        ),
+        (
+            "resuming does finished regions again",
+            "if ledger.states[index] != DONE and (",
+            "if ledger.states[index] < 3 and (",
+            "jobs/test_resume.py::test_running_twice_finds_nothing_to_do",
+        ),
+    ),
+    *table(
+        "volumetool/jobs/worker.py",
+        (
+            "shards noted before they are written",
+            "        made = enhance_region(self.recipe, region, self.engine, source, targets, kept)\n"
+            "        return Made(made, note(state, seen), region_shards(self.plan, region))",
+            "        stored = region_shards(self.plan, region)\n"
+            "        made = enhance_region(self.recipe, region, self.engine, source, targets, kept)\n"
+            "        return Made(made, note(state, seen), stored)",
+            "jobs/test_verify.py::test_a_sound_output_has_no_finding_and_is_left_as_it_is",
+        ),
+    ),
+    *table(
+        "volumetool/jobs/run.py",
+        (
+            "records kept though their volume is gone",
+            "        delete_prefix(join_url(folder, FOLDER))\n        create_volume(",
+            "        create_volume(",
+            "jobs/test_resume.py::test_records_without_their_volume_count_for_nothing",
+        ),
+        (
+            "overwriting deletes the volume before its records",
+            "        delete_prefix(join_url(folder, FOLDER))\n        delete_prefix(place)\n",
+            "        delete_prefix(place)\n        delete_prefix(join_url(folder, FOLDER))\n",
+            "jobs/test_resume.py::test_overwriting_that_dies_half_way_never_leaves_records_without_voxels",
+        ),
+        (
+            "complete said before the coarse levels are there",
+            "    build_coarse_levels(plan, within, watcher.stepped)\n    finish(plan, ledger)\n",
+            "    finish(plan, ledger)\n    build_coarse_levels(plan, within, watcher.stepped)\n",
+            "jobs/test_resume.py::test_a_run_that_dies_at_any_step_can_be_taken_up",
+        ),
+        (
+            "a job in which nothing works goes on",
+            "if failed >= BRAKE and not",
+            "if failed >= 1000 * BRAKE and not",
+            "jobs/test_resume.py::test_a_job_in_which_nothing_works_stops_soon_and_says_why",
+        ),
+    ),
+    *table(
+        "volumetool/jobs/finish.py",
+        (
+            "coarse levels of all channels made from the first",
+            "fine = open_for_writing(output, layout, number - 1, channel)",
+            "fine = open_for_writing(output, layout, number - 1, 0)",
+            "jobs/test_run.py::test_each_channel_is_a_volume_of_its_own",
+        ),
+    ),
+    *table(
+        "volumetool/jobs/planning.py",
+        (
+            "lattice laid over the part that is asked for",
+            "lattice = make_lattice(job, card, level.shape)",
+            "lattice = make_lattice(job, card, level.shape if job.roi is None else job.roi.shape)",
+            "jobs/test_resume.py::test_a_part_first_and_then_the_whole",
+        ),
+    ),
+    *table(
+        "volumetool/jobs/terms.py",
+        (
+            "fingerprint without a field",
+            "json.dumps(self.plain(), sort_keys",
+            'json.dumps(self.plain() | {"fill": None}, sort_keys',
+            "jobs/test_terms.py::test_a_job_with_another_semantic_field_is_refused_and_the_field_named",
+        ),
+    ),
+    *table(
+        "volumetool/jobs/folder.py",
+        (
+            "touched statistics taken",
+            "if statistics is None or statistics.digest != plan.terms.statistics:",
+            "if statistics is None:",
+            "jobs/test_terms.py::test_a_table_of_statistics_that_was_touched_is_refused",
+        ),
+    ),
+    *table(
+        "volumetool/jobs/guard.py",
+        (
+            "set aside after three attempts instead of two",
+            "DEATHS = 2\n",
+            "DEATHS = 3\n",
+            "jobs/test_bad_regions.py::test_what_is_set_aside_stays_so_until_it_is_asked_for",
+        ),
+    ),
+    *table(
+        "volumetool/jobs/verify.py",
+        (
+            "coarse levels not verified",
+            "        _verify_coarse(plan, shards, report, step)\n",
+            "        step()\n",
+            "jobs/test_verify.py::test_on_every_level_lost_torn_and_swapped_shards_are_found",
+        ),
+    ),
+    *table(
+        "volumetool/jobs/condemn.py",
+        (
+            "damaged volume still calls itself complete",
+            "            mark_unfinished(plan)\n",
+            "            pass\n",
+            "jobs/test_damage.py::test_what_is_repaired_is_as_before_and_nothing_else_is_made_again "
+            "jobs/test_verify.py::test_what_is_condemned_is_mended_by_the_next_run",
+        ),
+    ),
+)

@@ -1,0 +1,203 @@
+"""Mutants of what decides a voxel: geometry, blending, rounding, means, reading and writing."""
+
+from __future__ import annotations
+
+from mutant import table
+
+GEOMETRY = (
+    *table(
+        "volumetool/geometry/ramps.py",
+        (
+            "ramp half a voxel off",
+            "+ 0.5) / max(1, length)",
+            "+ 1.0) / max(1, length)",
+            "geometry/test_lattice.py::test_ramps_are_symmetric_and_strictly_between_0_and_1",
+        ),
+        (
+            "weights reversed",
+            "np.arange(length, dtype=np.float64) +",
+            "np.arange(length, dtype=np.float64)[::-1] +",
+            "geometry/test_lattice.py::test_ramps_are_symmetric_and_strictly_between_0_and_1",
+        ),
+    ),
+    *table(
+        "volumetool/geometry/lattice.py",
+        (
+            "last patch skipped",
+            "return -(-(self.size + self.overlap - self.trim) // self.stride)",
+            "return max(1, (self.size + self.overlap - self.trim) // self.stride)",
+            "geometry/test_lattice.py::test_count_is_law_one_without_patches_that_weigh_nothing",
+        ),
+        (
+            "last patch of a region skipped",
+            "last = -(-(stop + (self.overlap - self.trim) * self.scale) // step) - 1",
+            "last = max(first, (stop + (self.overlap - self.trim) * self.scale) // step - 1)",
+            "geometry/test_lattice.py::test_touching_names_the_patches_with_weight_there",
+        ),
+        (
+            "patches start one voxel late",
+            "return index * self.stride - self.overlap",
+            "return index * self.stride - self.overlap + 1",
+            "geometry/test_lattice.py::test_laying_patches_into_a_core_gives_every_voxel_a_whole_weight",
+        ),
+        (
+            "trim forgotten at the start",
+            "return (self.start(index) + self.trim) * self.scale",
+            "return self.start(index) * self.scale",
+            "geometry/test_lattice.py::test_laying_patches_into_a_core_gives_every_voxel_a_whole_weight",
+        ),
+        (
+            "stride off the pooling grid",
+            "max(-(-least // granularity) * granularity, overlap, granularity)",
+            "max(least, overlap, granularity)",
+            "geometry/test_lattice.py::test_balanced_stride_asks_for_no_more_patches",
+        ),
+    ),
+    *table(
+        "volumetool/geometry/mirror.py",
+        (
+            "mirror repeats the edge",
+            "period = 2 * (size - 1)\n    phase = positions % period\n    return np.minimum(phase, period - phase)",
+            "period = 2 * size\n    phase = positions % period\n    return np.minimum(phase, period - 1 - phase)",
+            "geometry/test_mirror.py::test_reflection_is_numpys_repeated_as_often_as_needed",
+        ),
+    ),
+    *table(
+        "volumetool/geometry/transforms.py",
+        (
+            "translation without the half voxel",
+            "(t + (b - a) / 2 for t, a, b",
+            "(t for t, a, b",
+            "geometry/test_levels.py::test_each_voxel_lies_over_those_that_it_is_the_mean_of",
+        ),
+    ),
+    *table(
+        "volumetool/geometry/sharing.py",
+        (
+            "last neighbour forgotten",
+            "return range(low // size, -(-high // size))",
+            "return range(low // size, max(low // size + 1, high // size))",
+            "geometry/test_sharing.py::test_owners_and_neighbours_are_those_that_need_the_same_patches",
+        ),
+    ),
+)
+
+ENHANCEMENT = (
+    *table(
+        "volumetool/enhancement/blend.py",
+        (
+            "blended y before z",
+            "    slab = xp.empty((depth, height, length), np.float32)\n",
+            """    slab = xp.empty((depth, height, length), np.float32)
+    if lattice.z.overlap:
+        for number, z in enumerate(column.z):
+            tall = xp.empty((patches[0].shape[0], height, length), np.float32)
+            for row, y in enumerate(column.y):
+                patch = patches[number * len(column.y) + row][:, :, keep]
+                _lay(tall, patch, lattice.y.place(y, part.start[1], part.stop[1]), 1, weights["y"])
+            _lay(slab, tall, lattice.z.place(z, part.start[0], part.stop[0]), 0, weights["z"])
+        return slab
+""",
+            "enhancement/test_cut.py::test_the_cut_equals_the_whole_volume_reference",
+        ),
+        (
+            "strip one voxel early",
+            "slab[:, :, step : step + length].copy()",
+            "slab[:, :, step - 1 : step - 1 + length].copy()",
+            "enhancement/test_cut.py::test_the_cut_equals_the_whole_volume_reference",
+        ),
+    ),
+    *table(
+        "volumetool/enhancement/columns.py",
+        (
+            "neighbouring sections normalised one section off",
+            "first = lattice.z.start(group.start) - lattice.context\n",
+            "first = lattice.z.start(group.start)\n",
+            "enhancement/test_cut.py::test_the_network_sees_real_neighbours_each_normalised_by_its_own_section",
+        ),
+        (
+            "halo read without its last row",
+            "z, y, x = (line.start(last) + line.patch for",
+            "z, y, x = (max(line.start(last) + line.patch - 1, line.start(last) + 1) for",
+            "enhancement/test_cut.py::test_identity_repeats_every_voxel",
+        ),
+        (
+            "statistics of the region instead of the section",
+            "for values in recipe.input_scale(channel))",
+            "for values in (np.full(lattice.z.size, v, np.float32) for v in (block.min(), max(1, np.ptp(block)))))",
+            "enhancement/test_cut.py::test_the_network_sees_real_neighbours_each_normalised_by_its_own_section",
+        ),
+    ),
+    *table(
+        "volumetool/enhancement/quantise.py",
+        (
+            "rounded half up",
+            "xp.rint(values, out=values)",
+            "xp.floor(values + np.float32(0.5), out=values)",
+            "enhancement/test_cut.py::test_integers_are_the_reference_rounded_once",
+        ),
+        (
+            "cast without clipping",
+            "        xp.clip(values, limits.min, limits.max, out=values)\n",
+            "        assert limits.max > limits.min\n",
+            "enhancement/test_cut.py::test_integers_are_the_reference_rounded_once",
+        ),
+        (
+            "valid voxels may take the fill value",
+            "values[values == recipe.fill] += 1 if recipe.fill <= 0 else -1",
+            "values[values == recipe.fill] += 0",
+            "enhancement/test_nodata.py::test_valid_voxels_stay_valid_and_missing_ones_missing",
+        ),
+    ),
+    *table(
+        "volumetool/enhancement/pyramid.py",
+        (
+            "nodata averaged in",
+            "_block_sums(np.where(valid, voxels, 0).astype(np.float64), factor)",
+            "_block_sums(voxels.astype(np.float64), factor)",
+            "enhancement/test_nodata.py::test_missing_voxels_are_left_out_of_every_mean",
+        ),
+        (
+            "means beside nodata rounded half up",
+            "mean = np.rint(mean)",
+            "mean = np.floor(mean + 0.5)",
+            "enhancement/test_pyramid.py::test_leaving_nothing_out_changes_nothing",
+        ),
+    ),
+    *table(
+        "volumetool/enhancement/stored.py",
+        (
+            "read-back skipped",
+            "if not np.array_equal(as_bytes(back), as_bytes(self.voxels)):",
+            "if back.shape != self.voxels.shape:",
+            "enhancement/test_failures.py::test_storage_that_changes_a_voxel_is_caught",
+        ),
+    ),
+    *table(
+        "volumetool/enhancement/writer.py",
+        (
+            "record before the last shard is written",
+            "    _finish(behind, checksums)\n    return checksums",
+            "    return checksums",
+            "jobs/test_verify.py::test_a_sound_output_has_no_finding_and_is_left_as_it_is",
+        ),
+    ),
+    *table(
+        "volumetool/enhancement/recipe.py",
+        (
+            "crop read from the volume's corner",
+            "return region.box.shifted(self.origin)",
+            "return region.box",
+            "jobs/test_run.py::test_a_cropped_output_is_a_cut_out_of_the_whole_one",
+        ),
+    ),
+    *table(
+        "volumetool/enhancement/kept.py",
+        (
+            "checksum of kept patches ignored",
+            "if HEADER.unpack_from(stored) != (MAGIC, self._checksum(key, patch, voxels)):",
+            "if HEADER.unpack_from(stored)[0] != MAGIC:",
+            "jobs/test_keeping.py::test_a_damaged_patch_is_computed_again",
+        ),
+    ),
+)
