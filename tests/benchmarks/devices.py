@@ -85,11 +85,11 @@ def drive(folder: Path, devices: int, regions: int, seconds: float) -> float:
         connect(local, plan) as client,
     ):
         cluster = ThroughDask(client, plan)
-        with mock.patch.object(through_dask, "run_region", functools.partial(sleep, 0.0)):
+        with mock.patch.object(through_dask, "run_regions", functools.partial(sleep, 0.0)):
             turns.more = 4 * devices
             for record in cluster.records(turns):  # workers import what they need
                 ledger.append(record)
-        with mock.patch.object(through_dask, "run_region", functools.partial(sleep, seconds)):
+        with mock.patch.object(through_dask, "run_regions", functools.partial(sleep, seconds)):
             started = time.perf_counter()
             turns.more = regions
             for record in cluster.records(turns):
@@ -97,10 +97,10 @@ def drive(folder: Path, devices: int, regions: int, seconds: float) -> float:
             return time.perf_counter() - started
 
 
-def sleep(seconds: float, _url: str, _runtime: str, turn: Turn) -> Record:
-    """Stand in for `run_region`."""
+def sleep(seconds: float, _url: str, _runtime: str, turns: list[Turn]) -> list[Record]:
+    """Stand in for `run_regions`: the first of them."""
     time.sleep(seconds)
-    return done(turn.region)
+    return [done(turns[0].region)]
 
 
 def real(options: argparse.Namespace) -> Table:

@@ -1,8 +1,10 @@
 """What a job of a million regions costs beside its regions: planning, scheduling, the ledger, going on with half of it done.
 
-The regions do nothing (they return a record), so what is timed is driver and scheduler alone, on one machine. Each size is
-driven for as many regions as `--sample` says, from the job's middle on, with the states and the ledger of the whole job. pytest
-does not collect this file. To run it::
+The regions do nothing (they say that they begin, and return a record), so what is timed is driver and scheduler alone, on one
+machine: once with a task for each region, as regions of a second or a minute have it, and once with as many to a task as
+regions without work get. Beside them stands what a task costs of dask alone. Each size is driven for as many regions as
+`--sample` says, from the job's middle on, with the states and the ledger of the whole job. pytest does not collect this
+file. To run it::
 
     python tests/benchmarks/million.py --regions 1000 --regions 1000000 --sample 10000
 
@@ -14,23 +16,26 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import psutil
+from distributed import as_completed
 from rich.console import Console
 from rich.table import Table
 
 from volumetool.geometry import Turn, plan_levels
 from volumetool.jobs.clusters import local, through_dask
+from volumetool.jobs.clusters.begun import say_begun
 from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import DONE, Ledger, Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import prepare
-from volumetool.jobs.turns import Turns
+from volumetool.jobs.turns import WINDOW, Turns
 from volumetool.store.create import VolumeLayout, create_volume
 
 SHARD = (8, 64, 64)
@@ -45,7 +50,14 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=10_000, help="regions that are driven of each size")
     options = parser.parse_args()
     table = Table(title=f"driver and scheduler, {WORKERS} workers that do nothing", title_justify="left")
-    columns = ("regions", "planned in s", "ms per region", "half of it done: open and count, s", "largest memory, MiB")
+    columns = (
+        "regions",
+        "planned in s",
+        "ms per region: one a task",
+        "as many a task as they like",
+        "half of it done: open and count, s",
+        "largest memory, MiB",
+    )
     for column in columns:
         table.add_column(column)
     for regions in options.regions or (1_000, 10_000, 100_000, 1_000_000):
@@ -69,9 +81,9 @@ def measure(folder: Path, regions: int, sample: int) -> tuple[str, ...]:
     resumed = time.perf_counter() - started
     assert left == plan.grid.count - half
 
-    driven, seconds = drive(plan, ledger, sample)
+    costs = [bare(plan, min(sample, 2000)), *(drive(plan, ledger, sample, how) for how in (one, nothing))]
     memory = psutil.Process().memory_info().rss / 2**20
-    return f"{plan.grid.count}", f"{planned:.1f}", f"{1000 * seconds / driven:.2f}", f"{resumed:.1f}", f"{memory:.0f}"
+    return f"{plan.grid.count}", f"{planned:.1f}", *(f"{cost:.2f}" for cost in costs), f"{resumed:.1f}", f"{memory:.0f}"
 
 
 def plan_job(folder: Path, regions: int) -> Plan:
@@ -113,14 +125,21 @@ class Some(Turns):
         return super().take(flying) if self.more >= 0 else None
 
 
-def nothing(_url: str, _runtime: str, turn: Turn) -> Record:
-    """Stand in for `run_region`: a record as a real region would give."""
-    return done(turn.region)
+def nothing(url: str, _runtime: str, turns: list[Turn]) -> list[Record]:
+    """Stand in for `run_regions`: regions that begin and end at once, with records as real ones would give."""
+    for turn in turns:
+        say_begun(url, turn.region)
+    return [done(turn.region, 0.0) for turn in turns]
 
 
-def done(index: int) -> Record:
+def one(url: str, runtime: str, turns: list[Turn]) -> list[Record]:
+    """Stand in for `run_regions` with regions that count as long ones, so that each is a task of its own."""
+    return [replace(record, seconds=61.2345) for record in nothing(url, runtime, turns)]
+
+
+def done(index: int, seconds: float = 61.2345) -> Record:
     """Return the record of a finished region."""
-    return Record(index, "done", (1, 2, 3), 4, 0, 0, 61.2345, 59.1234, "node0123:123456", "a" * 64, {}, time.time())
+    return Record(index, "done", (1, 2, 3), 4, 0, 0, seconds, 0.0, "node0123:123456", "a" * 64, {}, time.time())
 
 
 def write_half(plan: Plan, half: int) -> None:
@@ -131,11 +150,27 @@ def write_half(plan: Plan, half: int) -> None:
     ledger.flush()
 
 
-def drive(plan: Plan, ledger: Ledger, sample: int) -> tuple[int, float]:
-    """Run a sample of what is left through dask, as `run` does; return how many, and the seconds."""
+Stand = Callable[[str, str, list[Turn]], list[Record]]
+
+
+def bare(plan: Plan, tasks: int) -> float:
+    """Return the milliseconds of a task of dask that returns a number, as many in flight as of a job."""
+    flying = WINDOW * WORKERS
+    with local.local_cluster(plan) as cluster:
+        client = cluster.client
+        started = time.perf_counter()
+        ended = as_completed([client.submit(int, n, pure=False) for n in range(flying)], with_results=True)
+        for number, _ in enumerate(ended):
+            if number + flying < tasks:
+                ended.add(client.submit(int, number, pure=False))
+        return 1000 * (time.perf_counter() - started) / tasks
+
+
+def drive(plan: Plan, ledger: Ledger, sample: int, how: Stand) -> float:
+    """Run a sample of what is left through dask, as `run` does; return the milliseconds per region."""
     turns = Some(plan, ledger)
     before = ledger.done
-    with mock.patch.object(through_dask, "run_region", nothing), local.local_cluster(plan) as cluster:
+    with mock.patch.object(through_dask, "run_regions", how), local.local_cluster(plan) as cluster:
         turns.more = 100
         for record in cluster.records(turns):  # workers import what they need
             ledger.append(record)
@@ -147,7 +182,7 @@ def drive(plan: Plan, ledger: Ledger, sample: int) -> tuple[int, float]:
         ledger.flush()
         seconds = time.perf_counter() - started
     assert int((ledger.states == DONE).sum()) == ledger.done > warm > before
-    return ledger.done - warm, seconds
+    return 1000 * seconds / (ledger.done - warm)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     found = []
     for child in process.children(recursive=True):
         try:
-            if any("spawn_main" in word for word in child.cmdline()):
+            if any(word.endswith("clusters.processes") for word in child.cmdline()):
                 found.append(child)
         except psutil.Error:
             continue
@@ -103,6 +103,34 @@ def test_thirty_killed_workers_change_no_byte_and_cost_a_region_each(tmp_path: P
     assert digest(tmp_path / "out.zarr") == digest(tmp_path / "straight.zarr")
     assert len(watcher.records) == outcome.regions  # none is recorded twice, and none failed
     assert sum(counted.values()) - outcome.regions <= 2 * KILLS  # the one that ran, and the one that waited behind it
+
+
+class KillingAll(Recording):
+    """Kills every worker after the first region, and for a while all that come in their place."""
+
+    def recorded(self, record: Any) -> None:
+        """Begin to kill."""
+        super().recorded(record)
+        if len(self.records) == 1:
+            threading.Thread(target=self._kill).start()
+
+    @staticmethod
+    def _kill() -> None:
+        until = time.monotonic() + SPACING
+        while time.monotonic() < until:
+            for process in workers_of(psutil.Process()):
+                process.kill()
+            time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_workers_that_die_as_they_begin_are_replaced(tmp_path: Path) -> None:
+    """Dask gives such a worker up for good; without another one in its place the job would wait for ever."""
+    source = str(write_input(tmp_path / "in.zarr", np.minimum(noise((48, 48, 64)), 250), chunk=REGION))
+    watcher = KillingAll()
+    outcome = run(watcher, **bad_job(source, tmp_path / "out.zarr", "none", seconds=0.05), workers=2)
+    assert outcome.complete
+    assert len(watcher.records) == outcome.regions
 
 
 BAD = ((0,), (11,), (3, 20), (23,))

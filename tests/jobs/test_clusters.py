@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import sys
 import threading
@@ -15,11 +16,13 @@ from typing import Any
 import distributed
 import pytest
 from distributed import LocalCluster
+from distributed.security import Security
 from small_jobs import Recording, digest, noise, run, write_input
 
 from volumetool.errors import ClusterError, LedgerError, NumericsError, VolumetoolError
 from volumetool.geometry import Turn
-from volumetool.jobs.clusters import cuda, open_cluster, through_dask
+from volumetool.jobs import task
+from volumetool.jobs.clusters import cuda, open_cluster, processes, through_dask
 from volumetool.jobs.folder import job_url, open_ledger, plan_digest
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import Record
@@ -255,9 +258,12 @@ def test_a_region_that_waits_for_its_worker_has_not_begun(options: Options, monk
     assert begun == [record.region for record in ended] == list(range(plan.grid.count))
 
 
-def test_a_bounded_number_of_regions_is_in_flight(options: Options) -> None:
-    """Tasks are taken from the list as others end: never more than two a worker."""
-    plan = prepared(options)
+def test_a_bounded_number_of_regions_is_in_flight(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regions are taken from the list as others end: never more than two tasks a worker, of so many regions each."""
+    most = 2
+    monkeypatch.setattr(through_dask, "MOST", most)
+    plan = prepared(options | {"region": "1,1,1"})
+    assert plan.grid.count > most * WINDOW
     taken = 0
     ended = 0
 
@@ -266,7 +272,7 @@ def test_a_bounded_number_of_regions_is_in_flight(options: Options) -> None:
             nonlocal taken
             turn = super().take(flying)
             taken += turn is not None
-            assert taken - ended <= WINDOW
+            assert taken - ended <= WINDOW * most
             return turn
 
     with (
@@ -277,3 +283,89 @@ def test_a_bounded_number_of_regions_is_in_flight(options: Options) -> None:
             assert record.state == "done", record.error
             ended += 1
     assert (taken, ended) == (plan.grid.count, plan.grid.count)
+
+
+def test_short_regions_share_a_task_and_long_ones_have_their_own(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a task could not begin in its moment is asked for again: every region once, in order."""
+    plan = prepared(options | {"region": "1,1,1"})
+    assert plan.grid.count >= 8
+
+    def stand(_url: str, _runtime: str, turns: list[Turn]) -> list[Record]:
+        ended = turns[:2]  # the moment has passed
+        return [Record(n.region, "done", patches=len(turns), seconds=0.0 if n.region < 5 else 60.0) for n in ended]
+
+    monkeypatch.setattr(through_dask, "run_regions", stand)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        through_dask.connect(cluster, plan) as client,
+    ):
+        records = list(through_dask.ThroughDask(client, plan).records(Turns(plan, open_ledger(plan))))
+    assert sorted(record.region for record in records) == list(range(plan.grid.count))
+    together = {record.region: record.patches for record in records}
+    assert together[0] == together[plan.grid.count - 1] == 1
+    assert max(together.values()) > 2
+
+
+def test_regions_that_are_done_count_where_a_later_one_of_their_task_cannot_be(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = prepared(options | {"region": "1,1,1"})
+
+    def stand(_url: str, _runtime: str, turn: Turn) -> Record:
+        if turn.region == 2:
+            raise LedgerError("ledger.overtaken", "another run", hint="look")
+        return Record(turn.region, "done", seconds=0.0)
+
+    monkeypatch.setattr(task, "run_region", stand)
+    turns = [Turn(n) for n in range(4)]
+    assert [record.region for record in task.run_regions("", "", turns)] == [0, 1]
+    with pytest.raises(LedgerError):
+        task.run_regions("", "", turns[2:])
+    assert plan.keep == "none"
+
+
+def test_a_job_that_no_worker_comes_for_ends_and_says_so(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = prepared(options)
+    monkeypatch.setattr(through_dask, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(through_dask, "FORSAKEN_LOOKS", 5)
+    asked = list[Collection[str]]()
+
+    def see_to(names: Collection[str]) -> int:
+        asked.append(names)
+        return 0
+
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        through_dask.connect(cluster, plan) as client,
+        pytest.raises(ClusterError) as caught,
+    ):
+        list(through_dask.ThroughDask(client, plan, see_to).records(Turns(plan, open_ledger(plan))))
+    assert caught.value.code == "cluster.no-workers"
+    assert len(asked) == 5
+
+
+def test_processes_that_end_before_they_work_end_the_job_and_it_says_so(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(through_dask, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(through_dask, "DEATHS_IN_A_ROW", 3)
+    monkeypatch.setattr(processes, "__name__", "volumetool.no_such_module")
+    with pytest.raises(ClusterError) as caught:
+        run(**options | {"workers": 2})
+    assert caught.value.code == "cluster.dying"
+
+
+def test_processes_that_the_scheduler_gave_up_are_ended_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that hangs in a call that holds Python's lock: no thread of its own can end it."""
+    monkeypatch.setattr(processes, "GIVEN_UP", 3)
+    with (
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1", processes=True) as cluster,
+        processes.Processes(1, cluster.scheduler_address, Security()) as kept,
+    ):
+        (first,) = kept._processes
+        assert kept.look([first.name]) == kept.look([]) == kept.look([]) == 0
+        assert first.popen.poll() is None
+        assert kept.look([]) == 0  # it was known
+        (second,) = kept._processes
+        assert (first.popen.returncode, second.popen.poll()) == (-signal.SIGKILL, None)
+    assert second.popen.returncode == -signal.SIGKILL

@@ -83,8 +83,9 @@ def test_another_user_of_the_machine_cannot_speak_to_the_scheduler(tmp_path: Pat
     prepare(plan, statistics)
     with local_cluster(plan) as cluster:
         assert isinstance(cluster, ThroughDask)
-        scheduler = cluster._client.scheduler.address
-        workers = cluster._client.scheduler_info()["workers"]
+        cluster.client.wait_for_workers(2, timeout=60)
+        scheduler = cluster.client.scheduler.address
+        workers = cluster.client.scheduler_info()["workers"]
         assert len(workers) == 2
         assert all(address.startswith("tls://127.0.0.1:") for address in [scheduler, *workers])
         strangers = [(scheduler.replace("tls", "tcp"), None), (scheduler, Security.temporary())]

@@ -1,13 +1,15 @@
-"""A region as a task of dask: in a worker process that may be left for good, and replaced by its nanny."""
+"""Regions as a task of dask: in a worker process that may be left for good, and replaced."""
 
 from __future__ import annotations
 
 import functools
 import json
 import threading
+import time
+from collections.abc import Sequence
 
 from volumetool.enhancement.trouble import kind_of
-from volumetool.errors import DeviceError
+from volumetool.errors import DeviceError, VolumetoolError
 from volumetool.geometry import Turn
 from volumetool.jobs.alone import run_alone
 from volumetool.jobs.clusters.begun import say_begun
@@ -17,6 +19,44 @@ from volumetool.jobs.worker import Worker, lost, worker_of
 
 _one_at_a_time = threading.Lock()
 """A worker has the memory, the network and the device for one region, however many threads dask gives it."""
+
+
+TASK_SECONDS = 0.1
+"""What a task takes at least, if there is so much to do; no region begins in it later than that."""
+
+
+def run_regions(url: str, runtime: str, turns: Sequence[Turn]) -> list[Record]:
+    """Run regions in a dask worker, one after the other, for a moment; at least one.
+
+    Parameters
+    ----------
+    url : str
+        The job's folder.
+    runtime : str
+        From :func:`volumetool.jobs.worker.runtime_of`.
+    turns : sequence of Turn
+        The regions.
+
+    Returns
+    -------
+    list of Record
+        Of the first ones: what is left when the moment has passed, or when the worker is in trouble, is to be asked for again.
+
+    Raises
+    ------
+    VolumetoolError
+        What is the worker's trouble and not the region's, where it is met at the first one.
+    """
+    began = time.monotonic()
+    records = [run_region(url, runtime, turns[0])]
+    for turn in turns[1:]:
+        if time.monotonic() - began > TASK_SECONDS:
+            break
+        try:
+            records.append(run_region(url, runtime, turn))
+        except VolumetoolError:  # whoever asks for it again hears of it
+            break
+    return records
 
 
 def run_region(url: str, runtime: str, turn: Turn) -> Record:

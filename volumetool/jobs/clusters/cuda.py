@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from distributed.security import Security
@@ -45,5 +45,11 @@ def cuda_cluster(plan: Plan) -> Iterator[Cluster]:
             f"--cluster cuda found no usable NVIDIA GPU: {type(error).__name__}: {error}",
             hint="check `nvidia-smi`, or run with --cluster local",
         ) from error
+
+    def see_to(_names: Collection[str]) -> int:
+        # Of a worker that died as it began, dask starts no other unless it is told again how many there should be.
+        cluster.scale(plan.workers)
+        return 0
+
     with cluster, connect(cluster, plan) as client:
-        yield ThroughDask(client, plan)
+        yield ThroughDask(client, plan, see_to)

@@ -1,15 +1,21 @@
-"""Regions through a dask scheduler: one task per region, coordinates in, a record out, a bounded number in flight."""
+"""Regions through a dask scheduler: coordinates in, records out, a bounded number in flight.
+
+A task is one region, but where regions take less than a moment, as those without tissue do, it is several: a task costs the
+scheduler some milliseconds, whatever it does.
+"""
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator
-from concurrent.futures import CancelledError
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import dask
-from distributed import Client, KilledWorker, wait
+from distributed import Client, KilledWorker
 
 from volumetool.errors import ClusterError, VolumetoolError
 from volumetool.geometry import Turn
@@ -18,19 +24,24 @@ from volumetool.jobs.folder import job_url
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.ownership import writing_run
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.task import run_region
+from volumetool.jobs.task import TASK_SECONDS, run_regions
 from volumetool.jobs.turns import WINDOW, Turns
 from volumetool.jobs.worker import runtime_of
 from volumetool.redaction import redact
 
 CONNECT_SECONDS = 30
 
+MOST = 64
+"""Regions of one task."""
 
 LOOK_SECONDS = 1.0
 """How often the driver looks which workers are still there."""
 
 DEATHS_IN_A_ROW = 16
 """Workers that may die while no region ends: what kills so many is not a region."""
+
+FORSAKEN_LOOKS = 600
+"""Looks without any worker after which nobody is expected to come."""
 
 ALLOWED_FAILURES = 100
 """Dask's own count of dead workers per task also blames tasks that only waited there; attempts are counted elsewhere."""
@@ -45,16 +56,27 @@ class ThroughDask:
         Connected.
     plan : Plan
         The job's plan; workers read it from the job's folder.
+    see_to : callable, optional
+        Told the names of all workers that are there, once a second: starts others for those that are gone, and returns how
+        many of these never were there. Without it somebody else starts them.
     """
 
-    def __init__(self, client: Client, plan: Plan) -> None:
+    def __init__(self, client: Client, plan: Plan, see_to: Callable[[Collection[str]], int] = lambda _names: 0) -> None:
         self.link: str | None = client.dashboard_link or None
-        self._client = client
+        self.client = client
         self._url = job_url(plan.job.output)
         self._runtime = runtime_of(plan, writing_run(self._url))
         self._workers = plan.workers
+        # A region that finds patches of its neighbours takes long, and should not wait behind one of them.
+        self._most = MOST if plan.keep == "none" else 1
+        self._usual = TASK_SECONDS
+        self._running: dict[Any, list[Turn]] = {}
+        self._flying: set[int] = set()
+        self._left: deque[Turn] = deque()
+        self._ended: SimpleQueue[Any] = SimpleQueue()
         self._seen: set[str] = set()
-        self._deaths = 0
+        self._see_to = see_to
+        self._deaths = self._forsaken = 0
         self._looked = 0.0
 
     def records(self, turns: Turns) -> Iterator[Record]:
@@ -63,61 +85,74 @@ class ThroughDask:
         Raises
         ------
         ClusterError
-            ``cluster.dying``: workers die one after the other, and no region ends. ``cluster.lost``: the scheduler is gone.
+            ``cluster.dying``: workers die one after the other, and no region ends. ``cluster.no-workers``: none is left.
+            ``cluster.lost``: the scheduler is gone.
         """
-        running: dict[Any, Turn] = {}
-        self._client.subscribe_topic(topic_of(self._url), lambda event: turns.began(event[1]))
-        while len(running) < WINDOW * self._workers and self._next(turns, running):
-            pass
-        while running:
-            for future in self._ended(list(running)):
-                turn = running.pop(future)
-                if future.status == "finished":
-                    record: Record = future.result()
-                elif _was_killed(future):
-                    self._submit(turn, running)
-                    continue
-                else:
-                    record = _failed(turn.region, future.exception())
+        self.client.subscribe_topic(topic_of(self._url), lambda event: turns.began(event[1]))
+        self._fill(turns)
+        while self._running:
+            future = self._wait()
+            asked = self._running.pop(future)
+            ended = self._records_of(future, asked)
+            for record in ended:
                 self._deaths = 0
+                self._usual = record.seconds
+                self._flying.discard(record.region)
                 yield record
-                # Only now: whose turn it is depends on what is recorded.
-                self._next(turns, running)
+            self._left.extendleft(reversed(asked[len(ended) :]))
+            self._fill(turns)  # only now: whose turn it is depends on what is recorded
 
-    def _ended(self, futures: list[Any]) -> list[Any]:
-        """Wait for regions to end, and look meanwhile who is still there.
+    @staticmethod
+    def _records_of(future: Any, asked: list[Turn]) -> list[Record]:
+        """Return the records of the regions of a task that have ended: its first ones, perhaps none.
+
+        Raises
+        ------
+        VolumetoolError
+            A worker's own trouble. ``cluster.lost``: the scheduler is gone, and with it all tasks.
+        """
+        if future.status == "finished":
+            records: list[Record] = future.result()
+            return records
+        if future.status in ("cancelled", "lost"):
+            raise ClusterError(
+                "cluster.lost",
+                "the dask scheduler is gone",
+                hint="start it again, and run the same command to go on; what was finished is kept",
+            )
+        error = future.exception()
+        # Workers that die are no fault of a region's.
+        return [] if isinstance(error, KilledWorker) else [_failed(asked[0].region, error)]
+
+    def _wait(self) -> Any:
+        """Wait for a task to end, and look meanwhile who is still there.
 
         Raises
         ------
         ClusterError
-            ``cluster.lost``: the scheduler is gone, and with it all tasks; ``cluster.dying``.
+            ``cluster.dying``, ``cluster.no-workers``.
         """
         while True:
             if time.monotonic() - self._looked >= LOOK_SECONDS:
                 self._looked = time.monotonic()
-                self._count_deaths()
+                self._look()
             try:
-                with self._client.as_current():
-                    return list(wait(futures, timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED").done)
-            except TimeoutError:
+                return self._ended.get(timeout=LOOK_SECONDS)
+            except Empty:
                 continue
-            except CancelledError as error:
-                raise ClusterError(
-                    "cluster.lost",
-                    f"the dask scheduler is gone: {error}",
-                    hint="start it again, and run the same command to go on; what was finished is kept",
-                ) from error
 
-    def _count_deaths(self) -> None:
-        """Notice workers that are gone.
+    def _look(self) -> None:
+        """Notice workers that are gone, and see to others in their place.
 
         Raises
         ------
         ClusterError
-            ``cluster.dying``.
+            ``cluster.dying``, ``cluster.no-workers``.
         """
-        now = set(self._client.scheduler_info()["workers"])
-        self._deaths += len(self._seen - now)
+        workers = self.client.scheduler_info()["workers"]
+        now = set(workers)
+        self._deaths += len(self._seen - now) + self._see_to({str(worker["name"]) for worker in workers.values()})
+        self._forsaken = 0 if now else self._forsaken + 1
         self._seen = now
         if self._deaths >= DEATHS_IN_A_ROW:
             raise ClusterError(
@@ -126,23 +161,36 @@ class ThroughDask:
                 hint="see the workers' logs: a device or a library that fails, too little memory, or somebody who ends them; "
                 "what was finished is kept",
             )
+        if self._forsaken >= FORSAKEN_LOOKS:
+            raise ClusterError(
+                "cluster.no-workers",
+                f"the last worker is gone, and for {FORSAKEN_LOOKS * LOOK_SECONDS / 60:.0f} minutes none has come",
+                hint="start workers, and run the same command to go on; what was finished is kept",
+            )
 
-    def _next(self, turns: Turns, running: dict[Any, Turn]) -> bool:
-        """Submit the region whose turn it is; say whether there was one."""
-        turn = turns.take([turn.region for turn in running.values()])
-        if turn is not None:
-            self._submit(turn, running)
-        return turn is not None
+    def _fill(self, turns: Turns) -> None:
+        """Hand out regions until every worker has a task, and another one at hand."""
+        while len(self._running) < WINDOW * self._workers:
+            size = min(self._most, int(TASK_SECONDS / max(self._usual, TASK_SECONDS / MOST)))
+            asked = list(itertools.islice(self._order(turns), max(1, size)))
+            if not asked:
+                return
+            self._submit(asked)
 
-    def _submit(self, turn: Turn, running: dict[Any, Turn]) -> None:
+    def _order(self, turns: Turns) -> Iterator[Turn]:
+        """Yield what was handed out and did not run, then the regions whose turn it is."""
+        while self._left:
+            yield self._left.popleft()
+        while (turn := turns.take(self._flying)) is not None:
+            self._flying.add(turn.region)
+            yield turn
+
+    def _submit(self, asked: list[Turn]) -> None:
         # Where a worker dies, dask gives its regions to another one by itself.
-        key = f"region-{turn.region}-{time.monotonic_ns()}"
-        running[self._client.submit(run_region, self._url, self._runtime, turn, pure=False, key=key, retries=0)] = turn
-
-
-def _was_killed(future: Any) -> bool:
-    """Say whether dask gave a region up because of its workers, which is no fault of the region's."""
-    return future.status == "error" and isinstance(future.exception(), KilledWorker)
+        key = f"region-{asked[0].region}-{time.monotonic_ns()}"
+        future = self.client.submit(run_regions, self._url, self._runtime, asked, pure=False, key=key, retries=0)
+        self._running[future] = asked
+        future.add_done_callback(self._ended.put)
 
 
 def _failed(index: int, error: Any) -> Record:

@@ -1,0 +1,176 @@
+"""Worker processes of this machine, kept alive: what ends is replaced, and what the scheduler gave up is ended first.
+
+dask's nannies give a process up for good that dies as it begins, and may then never end themselves: a job would wait for ever.
+
+``python -m volumetool.jobs.clusters.processes`` reads one line of JSON and works for the scheduler that it names. It ends when
+its parent does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from distributed.security import Security
+
+from volumetool.enhancement.allocator import environment
+
+GIVEN_UP = 30
+"""Looks after which a process that the scheduler knows no more is ended: it may be waking up from a pause."""
+
+LATE = 300
+"""Looks that a process may take to begin."""
+
+
+@dataclass
+class _Process:
+    """One worker process.
+
+    Attributes
+    ----------
+    name : str
+        Which the scheduler knows it by.
+    popen : subprocess.Popen
+        The process.
+    known : bool
+        The scheduler has known it.
+    unseen : int
+        Looks since then, or since it began, at which the scheduler did not know it.
+    """
+
+    name: str
+    popen: subprocess.Popen[str]
+    known: bool = False
+    unseen: int = 0
+
+    def look(self, known: bool) -> bool:  # noqa: FBT001  (what the scheduler says)
+        """Say whether it works, or may still begin to."""
+        self.known |= known
+        self.unseen = 0 if known else self.unseen + 1
+        return self.popen.poll() is None and self.unseen < (GIVEN_UP if self.known else LATE)
+
+    def end(self) -> None:
+        """End the process, which may be in the middle of a region: that is begun again."""
+        self.popen.kill()
+        self.popen.wait()
+        assert self.popen.stdin is not None  # noqa: S101  (a pipe was asked for)
+        self.popen.stdin.close()
+
+
+class Processes:
+    """Keeps a number of worker processes at work for a scheduler on this machine.
+
+    Parameters
+    ----------
+    count : int
+        Processes.
+    scheduler : str
+        Its address.
+    security : distributed.security.Security
+        With certificate and key of a worker, as text.
+    """
+
+    def __init__(self, count: int, scheduler: str, security: Security) -> None:
+        self._count = count
+        self._asked = {
+            "scheduler": scheduler,
+            "security": {name: getattr(security, name) for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key")},
+        }
+        self._begun = 0
+        self._processes: list[_Process] = []
+
+    def __enter__(self) -> Processes:
+        self._folder = tempfile.TemporaryDirectory(prefix="volumetool-workers-")
+        self._processes = [self._begin() for _ in range(self._count)]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for process in self._processes:
+            process.end()
+        self._folder.cleanup()
+
+    def look(self, known: Collection[str]) -> int:
+        """Replace processes that ended, and those that hang.
+
+        Parameters
+        ----------
+        known : collection of str
+            Names of the workers that the scheduler knows.
+
+        Returns
+        -------
+        int
+            Processes that were replaced and that the scheduler never knew.
+        """
+        strangers = 0
+        for number, process in enumerate(self._processes):
+            if not process.look(process.name in known):
+                process.end()
+                strangers += not process.known
+                self._processes[number] = self._begin()
+        return strangers
+
+    def _begin(self) -> _Process:
+        name = f"volumetool-{self._begun}"
+        self._begun += 1
+        popen = subprocess.Popen(  # noqa: S603  (our own)
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=2,  # what libraries print belongs to the log
+            text=True,
+            env=os.environ | environment(),
+        )
+        assert popen.stdin is not None  # noqa: S101  (a pipe was asked for)
+        popen.stdin.write(json.dumps({**self._asked, "name": name, "folder": self._folder.name}) + "\n")
+        popen.stdin.flush()
+        return _Process(name, popen)
+
+
+def main() -> None:
+    """Work for the scheduler that standard input names."""
+    asked = json.loads(sys.stdin.readline())
+    # Ctrl-C is for the driver, which then ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    asyncio.run(_work(asked))
+
+
+async def _work(asked: dict[str, Any]) -> None:
+    import dask
+    from distributed import Worker
+
+    # The profiler looks at the stacks of a network that wants every core, 100 times a second.
+    with dask.config.set({"distributed.worker.profile.enabled": False}):
+        worker = Worker(
+            asked["scheduler"],
+            name=asked["name"],
+            nthreads=1,
+            memory_limit=0,  # the plan bounds memory, and a worker that dask pauses would only be slower
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            local_directory=asked["folder"],
+            security=Security(require_encryption=True, **asked["security"]),
+        )
+        async with worker:
+            await worker.finished()
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
