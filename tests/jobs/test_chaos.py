@@ -19,7 +19,6 @@ import numpy as np
 import psutil
 import pytest
 from bad_regions import REGION, assert_others_are_right, bad_job, bad_volume
-from distributed import LocalCluster
 from small_jobs import Recording, digest, noise, run, write_input
 from watchfiles import Change, watch
 
@@ -166,20 +165,17 @@ def test_regions_that_fail_in_workers_are_named(tmp_path: Path, fault: str, bad:
 def test_a_process_that_lost_its_device_is_replaced(tmp_path: Path) -> None:
     """20 trials on two workers: the process that met the error does nothing more, the region is done by another one."""
     source = bad_volume(tmp_path / "in.zarr", (10,))
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=0, silence_logs=50
-    ) as cluster:
-        for trial in range(20):
-            tally = tmp_path / f"tally{trial}"
-            tally.mkdir()
-            seen = Recording()
-            options = bad_job(source, tmp_path / f"out{trial}.zarr", "sticky", times=1, tally=tally)
-            outcome = run(seen, **options, cluster=cluster.scheduler_address)
-            assert outcome.complete, outcome.failures
-            poisoned = int((tally / "0").read_text())
-            assert not psutil.pid_exists(poisoned)
-            (record,) = (record for record in seen.records if record.region == 10)
-            assert not record.worker.endswith(f":{poisoned}")
+    for trial in range(20):
+        tally = tmp_path / f"tally{trial}"
+        tally.mkdir()
+        seen = Recording()
+        options = bad_job(source, tmp_path / f"out{trial}.zarr", "sticky", times=1, tally=tally)
+        outcome = run(seen, **options, workers=2)
+        assert outcome.complete, outcome.failures
+        poisoned = int((tally / "0").read_text())
+        assert not psutil.pid_exists(poisoned)
+        (record,) = (record for record in seen.records if record.region == 10)
+        assert not record.worker.endswith(f":{poisoned}")
 
 
 def command(options: dict[str, Any], *more: str) -> subprocess.Popen[str]:
