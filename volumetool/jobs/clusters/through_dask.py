@@ -10,12 +10,14 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import dask
 from distributed import Client, KilledWorker
+from distributed.client import ClosedClientError
 
 from volumetool.errors import ClusterError, VolumetoolError
 from volumetool.geometry import Turn
@@ -42,6 +44,9 @@ DEATHS_IN_A_ROW = 16
 
 FORSAKEN_LOOKS = 600
 """Looks without any worker after which nobody is expected to come."""
+
+RESULT_SECONDS = 10
+"""How long a worker may take to hand over the records of a task that has ended."""
 
 ALLOWED_FAILURES = 100
 """Dask's own count of dead workers per task also blames tasks that only waited there; attempts are counted elsewhere."""
@@ -111,18 +116,15 @@ class ThroughDask:
         VolumetoolError
             A worker's own trouble. ``cluster.lost``: the scheduler is gone, and with it all tasks.
         """
-        if future.status == "finished":
-            records: list[Record] = future.result()
-            return records
-        if future.status in ("cancelled", "lost"):
-            raise ClusterError(
-                "cluster.lost",
-                "the dask scheduler is gone",
-                hint="start it again, and run the same command to go on; what was finished is kept",
-            )
-        error = future.exception()
-        # Workers that die are no fault of a region's.
-        return [] if isinstance(error, KilledWorker) else [_failed(asked[0].region, error)]
+        try:
+            records: list[Record] = future.result(timeout=RESULT_SECONDS)
+        except CancelledError as error:
+            raise _lost(error) from error
+        except Exception as error:  # noqa: BLE001  (whatever the task raised)
+            if future.status != "error" or isinstance(error, KilledWorker):
+                return []  # it ended with its worker, which is no fault of a region's
+            return [_failed(asked[0].region, error)]
+        return records
 
     def _wait(self) -> Any:
         """Wait for a task to end, and look meanwhile who is still there.
@@ -188,9 +190,20 @@ class ThroughDask:
     def _submit(self, asked: list[Turn]) -> None:
         # Where a worker dies, dask gives its regions to another one by itself.
         key = f"region-{asked[0].region}-{time.monotonic_ns()}"
-        future = self.client.submit(run_regions, self._url, self._runtime, asked, pure=False, key=key, retries=0)
+        try:
+            future = self.client.submit(run_regions, self._url, self._runtime, asked, pure=False, key=key, retries=0)
+        except ClosedClientError as error:
+            raise _lost(error) from error
         self._running[future] = asked
         future.add_done_callback(self._ended.put)
+
+
+def _lost(error: BaseException) -> ClusterError:
+    return ClusterError(
+        "cluster.lost",
+        f"the dask scheduler is gone: {error}",
+        hint="start it again, and run the same command to go on; what was finished is kept",
+    )
 
 
 def _failed(index: int, error: Any) -> Record:
