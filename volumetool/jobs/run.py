@@ -10,7 +10,7 @@ import numpy as np
 import tensorstore as ts
 
 from volumetool.enhancement.statistics import Statistics
-from volumetool.errors import DataError, LedgerError
+from volumetool.errors import DataError, LedgerError, OutputError
 from volumetool.geometry import Box
 from volumetool.jobs.attempts import given_up_in_order
 from volumetool.jobs.changed import check_input
@@ -24,8 +24,9 @@ from volumetool.jobs.ledger import FOLDER, Ledger, Record
 from volumetool.jobs.ownership import OWNER, Claim, own
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.structure import METADATA, lost_metadata
 from volumetool.jobs.turns import Turns
-from volumetool.store.create import create_volume
+from volumetool.store.create import create_levels, create_volume
 from volumetool.store.kvstore import (
     canonical_url,
     delete_key,
@@ -226,6 +227,13 @@ def prepare(plan: Plan, statistics: Statistics) -> None:
     """Create the job's folder and the output, or find them as this plan left them.
 
     The folder comes first: whatever a killed run leaves at the output is known as this job's.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.plan``: another run planned this output meanwhile.
+    OutputError
+        ``output.damaged``: metadata are lost, and what lies beside them is recorded as done.
     """
     place, folder = canonical_url(plan.job.output), job_url(plan.job.output)
     if plan.job.overwrite:
@@ -241,10 +249,35 @@ def prepare(plan: Plan, statistics: Statistics) -> None:
                 hint="run again: what that job has done is taken up, or refused with the difference",
                 where=folder,
             )
-    if read_key(place, "zarr.json") is None:
+    _create_output(plan)
+
+
+def _create_output(plan: Plan) -> None:
+    """Create the output, or find it whole.
+
+    Raises
+    ------
+    OutputError
+        ``output.damaged``: metadata are lost, and what lies beside them is recorded as done.
+    """
+    place, folder = canonical_url(plan.job.output), job_url(plan.job.output)
+    if not (lost := lost_metadata(plan)):
+        return
+    if (done := open_ledger(plan).done) and list_keys(place):
+        raise OutputError(
+            "output.damaged",
+            f"{place} has lost {', '.join(lost)}, but {done} of {plan.grid.count} regions are recorded as done, and there are "
+            "still files of it",
+            hint=f"bring that back, or let `volumetool verify {place} --repair` write it anew and mark what else is lost; "
+            "then the same command goes on (--overwrite begins anew)",
+            where=place,
+        )
+    if METADATA in lost:
         # No record is true without the volume that it speaks of.
         delete_prefix(join_url(folder, FOLDER))
         create_volume(place, plan.layout, plan.provenance("unfinished"))
+    else:  # a deletion that was interrupted
+        create_levels(place, plan.layout, range(len(plan.terms.levels)))
 
 
 def _delete_earlier(place: str, folder: str) -> None:

@@ -57,6 +57,12 @@ def says_status(plan: Plan) -> str | None:
         return "complete"
 
 
+def lost_metadata(plan: Plan) -> list[str]:
+    """Return the keys of an output's metadata that are missing or no JSON."""
+    keys = [METADATA, *(f"{level}/{METADATA}" for level in range(len(plan.terms.levels)))]
+    return [key for key in keys if _parsed(read_key(plan.job.output, key)) is None]
+
+
 def restore_metadata(plan: Plan) -> None:
     """Write the metadata of an output anew; it then calls itself unfinished."""
     for level in range(len(plan.terms.levels)):
