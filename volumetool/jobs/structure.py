@@ -127,7 +127,9 @@ class Shards:
         url = join_url(self._plan.job.output, str(level))
         try:
             now = stored_as(url, key) if content else self._seen(level, key, then)
-        except (OSError, VolumetoolError) as error:
+        except VolumetoolError as error:
+            what = error.message
+        except OSError as error:
             what = f"cannot be read: {error}"
         else:
             what = _compared(then, now)
