@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,8 +36,9 @@ from volumetool.store.kvstore import (
     kvstore_spec,
     list_keys,
     read_key,
-    unwritable,
+    shared_context,
 )
+from volumetool.store.retries import STORAGE
 
 
 class Watcher(Protocol):
@@ -172,7 +174,8 @@ def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> 
     finally:
         ledger.flush()
         write_maps(plan, ledger)
-    delete_kept(plan)
+    with suppress(OutputError):  # what cannot be deleted is asked for again at the end of the next run, and by `clean`
+        delete_kept(plan)
     finish_run(plan, ledger, watcher, changed=ledger.done > before)
     return Outcome(
         plan=plan,
@@ -316,11 +319,18 @@ def _finished_volume(plan: Plan, ledger: Ledger) -> bool:
 
 
 def write_maps(plan: Plan, ledger: Ledger) -> None:
-    """Write the states of all regions as a small array on the region grid, for views; the ledger stays the truth."""
-    shape = (plan.grid.channels, *plan.grid.grid)
+    """Write the states of all regions as a small array on the region grid, for views; the ledger stays the truth.
+
+    Where the storage refuses it the map of an earlier run stays, or none: nothing is raised.
+    """
+    states = np.asarray(ledger.states).reshape(plan.grid.channels, *plan.grid.grid)
     spec = {"driver": "zarr3", "kvstore": kvstore_spec(join_url(job_url(plan.job.output), "maps/state"))}
-    try:
-        array = ts.open(spec, create=True, delete_existing=True, dtype="uint8", shape=shape).result()
-        array.write(np.asarray(ledger.states).reshape(shape)).result()
-    except (ValueError, OSError) as error:
-        raise unwritable(join_url(job_url(plan.job.output), "maps/state"), error) from error
+
+    def write(_: int) -> None:
+        pools = shared_context()
+        array = ts.open(spec, create=True, delete_existing=True, dtype="uint8", shape=states.shape, context=pools).result()
+        array.write(states).result()
+
+    # A run whose store fails says so by its ledger; this map is nobody's loss.
+    with suppress(ValueError, OSError):
+        STORAGE.call(write, patient=False)
