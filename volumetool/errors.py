@@ -4,7 +4,7 @@
 
     VolumetoolError                exit code
       InputError        input.*    2   the volume to read: missing, not a volume, no voxel size, axes, dtype
-      OutputError       output.*   2   the volume to write: exists, lies inside the input
+      OutputError       output.*   2   the volume to write: exists, lies inside the input, is damaged
         StorageFullError  output.full  5   no room where the output goes; what was finished is kept
       ConfigError       config.*   2   an option or configuration file says something that cannot be
       ModelError        model.*    2   a model: unknown, broken file, does not fit the volume

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small_jobs import SMALL, attributes, digest, noise, run, shard_files, tree, write_input
 
-from volumetool.errors import ConfigError
+from volumetool.errors import ConfigError, OutputError
 from volumetool.jobs.api import stored_plan
 from volumetool.jobs.coarse import COARSE
 from volumetool.jobs.condemn import condemn
@@ -218,6 +218,31 @@ def test_what_is_repaired_is_as_before_and_nothing_else_is_made_again(copy: dict
     assert digest(copy["output"]) == before
     assert report_of(copy["output"], Extent()).damaged == []
     assert attributes(copy["output"])["status"] == "complete"
+
+
+@pytest.mark.thin(2)
+@pytest.mark.parametrize("how", ["deleted", "emptied"])
+@pytest.mark.parametrize("which", ["zarr.json", "0/zarr.json", "4/zarr.json"])
+def test_lost_metadata_cost_no_finished_region(copy: dict[str, Any], which: str, how: str) -> None:
+    """A run deletes nothing and says so; what was lost beside the metadata is made again after a repair, and nothing else."""
+    before, output, ledger = digest(copy["output"]), Path(copy["output"]), Path(f"{copy['output']}.job") / "ledger"
+    shard_files(output / "0")[-1].unlink()
+    if how == "deleted":
+        (output / which).unlink()
+    else:
+        (output / which).write_bytes(b"")
+    left = tree(output) | tree(ledger)
+    with pytest.raises(OutputError, match=f"lost {which}, but 12 of 12 regions are recorded as done") as caught:
+        run(**copy)
+    assert (caught.value.code, tree(output) | tree(ledger)) == ("output.damaged", left)
+    assert f"volumetool verify {output} --repair" in caught.value.hint
+    plan, report = verify_output(copy["output"], None, Extent("structure"))
+    assert plan is not None
+    assert condemn(plan, report) == 1
+    outcome = run(**copy)
+    assert (outcome.complete, outcome.ran) == (True, 1)
+    assert digest(copy["output"]) == before
+    assert report_of(copy["output"], Extent()).damaged == []
 
 
 def test_damaged_records_are_counted_and_placed(copy: dict[str, Any]) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
 from crash_jobs import Job, begin_anew
 
 from volumetool.errors import VolumetoolError
+from volumetool.jobs.ledger import DONE
 from volumetool.testing import CrashRunner, DiskFault, Ended, Kind
 from volumetool.testing.disk import CHANGES
 
@@ -30,16 +33,16 @@ def test_any_operation_that_fails_once(runner: CrashRunner, job: Job, action: st
     """Before it took effect, or after: of the input, the output and the records."""
     folder = begin_anew(job).parent
     total = len(runner.run("crash_jobs:go", job, root=folder, fault=DiskFault(kinds=ALL)).events)
-    failed = 0
+    hits = 0
     for number in range(1, total + 1, step):
         begin_anew(job)
         fault = DiskFault("fail-before" if action == "fail-before" else "fail-after", number, kinds=ALL)
         once = runner.run("crash_jobs:try_to_go", job, root=folder, fault=fault)
         assert_named(once)
-        failed += once.error is not None or bool(once.value)
+        hits += once.hits
         again = runner.run("crash_jobs:inspect_and_resume", job)
         assert again.error is None, f"operation {number} of {total}, {once.events[number - 1]}: {again.text}"
-    assert failed
+    assert hits
 
 
 @pytest.mark.timeout(3000)
@@ -113,3 +116,33 @@ def test_reads_that_are_short_or_wrong_for_as_long_as_the_file_is_open(
             assert once.value == set(), once.text
         again = runner.run("crash_jobs:inspect_and_resume", job)
         assert again.error is None, f"read {number} of {total}, {Path(once.events[number - 1].path)}: {again.text}"
+
+
+@pytest.mark.parametrize("job", [("tiny", {"keep_patches": "always"})], indirect=True, ids=["kept"])
+@pytest.mark.parametrize(
+    ("folder", "kinds"),
+    [("maps", ALL), ("patches", ALL), ("patches", ("open", "read")), ("patches", ("remove",))],
+    ids=["maps", "patches", "patches that cannot be read", "patches that cannot be deleted"],
+)
+def test_what_a_job_can_do_without_ends_no_run(runner: CrashRunner, job: Job, folder: str, kinds: tuple[Kind, ...]) -> None:
+    """The map of states is for views, and a kept patch is worth its time alone."""
+    root = begin_anew(job) / "out.zarr.job" / folder
+    refused = runner.run("crash_jobs:go", job, root=root, fault=DiskFault("fail-before", 1, 2**62, kinds=kinds))
+    assert refused.hits
+    assert (refused.error, refused.value) == (None, job.plan.grid.count), refused.text
+    left = runner.run("crash_jobs:inspect_and_resume", job)
+    assert (left.error, left.value) == (None, 0), left.text
+    assert not (root.parent / "patches").exists()
+
+
+@pytest.mark.parametrize("job", ["least"], indirect=True)
+def test_the_map_of_states_is_tried_again(runner: CrashRunner, job: Job) -> None:
+    root = begin_anew(job) / "out.zarr.job" / "maps"
+    total = len(runner.run("crash_jobs:go", job, root=root).events)
+    assert total
+    for number in range(1, total + 1):
+        begin_anew(job)
+        once = runner.run("crash_jobs:go", job, root=root, fault=DiskFault("fail-before", number))
+        assert (once.error, once.hits) == (None, 1), once.text
+        stored = zarr.open_array(root / "state", mode="r")[...]
+        assert (np.asarray(stored) == DONE).all(), once.events[number - 1]

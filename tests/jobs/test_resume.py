@@ -228,6 +228,17 @@ def test_records_without_their_volume_count_for_nothing(options: Options, straig
     assert digest(options["output"]) == straight
 
 
+@pytest.mark.parametrize("which", ["zarr.json", "0/zarr.json"])
+def test_a_volume_without_records_is_created_again_over_what_is_left(options: Options, straight: str, which: str) -> None:
+    """What is left is half-created or half-deleted: it holds nothing that is known to be right."""
+    run(**options)
+    shutil.rmtree(Path(f"{options['output']}.job") / "ledger")
+    (Path(options["output"]) / which).unlink()
+    outcome = run(**options)
+    assert (outcome.complete, outcome.ran) == (True, outcome.regions)
+    assert digest(options["output"]) == straight
+
+
 def test_a_damaged_ledger_line_costs_its_region_alone(options: Options, change: Flip, straight: str) -> None:
     run(**options)
     fence, segment = sorted((Path(f"{options['output']}.job") / "ledger").glob("*.jsonl"))

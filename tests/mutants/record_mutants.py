@@ -152,6 +152,12 @@ RESUME = (
             "jobs/test_resume.py::test_records_without_their_volume_count_for_nothing",
         ),
         (
+            "finished regions thrown away with the volume's metadata",
+            "if (done := open_ledger(plan).done) and list_keys(place):",
+            "if (done := 0) and list_keys(place):",
+            "jobs/test_damage.py::test_lost_metadata_cost_no_finished_region",
+        ),
+        (
             "overwriting deletes the volume before its records",
             "        delete_prefix(join_url(folder, FOLDER))\n        delete_prefix(place)\n",
             "        delete_prefix(place)\n        delete_prefix(join_url(folder, FOLDER))\n",

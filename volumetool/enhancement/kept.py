@@ -1,7 +1,8 @@
 """Kept patches: what the network gave for a patch that a region still to come needs too, on disk until then.
 
 A kept patch is worth its time alone: where it is missing, torn or another one, the network is asked again and gives the same
-bytes. So it is written without waiting for the disk, and never trusted without its checksum.
+bytes. So it is written without waiting for the disk, and never trusted without its checksum; of all that a storage may refuse
+only a lack of room is an error, for the output will meet it next.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array, to_host
 from volumetool.enhancement.stored import as_bytes
 from volumetool.geometry import Lattice, Sharing, Triple, Turn
-from volumetool.store.kvstore import unwritable
+from volumetool.store.kvstore import is_full, unwritable
 
 FOLDER = "patches"
 """Kept patches lie below this name in the job's folder."""
@@ -140,8 +141,8 @@ class KeptPatches:
 
         Raises
         ------
-        OutputError
-            ``output.full``; ``output.unwritable``: no permission, no network.
+        StorageFullError
+            ``output.full``.
         """
         while self._writes:
             self._await(self._writes.popleft())
@@ -177,7 +178,9 @@ class KeptPatches:
         try:
             write.result()
         except (ValueError, OSError) as error:
-            raise unwritable("a patch that is kept for the regions to come (see --keep-patches)", error) from error
+            # Anything else costs the time of this patch, or its room until the end of the run.
+            if is_full(error):
+                raise unwritable("a patch that is kept for the regions to come (see --keep-patches)", error) from error
 
     def _last(self) -> Iterator[str]:
         """Yield the names of the patches that may be there and that no later region needs."""

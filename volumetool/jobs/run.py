@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +11,7 @@ import numpy as np
 import tensorstore as ts
 
 from volumetool.enhancement.statistics import Statistics
-from volumetool.errors import DataError, LedgerError
+from volumetool.errors import DataError, LedgerError, OutputError
 from volumetool.geometry import Box
 from volumetool.jobs.attempts import given_up_in_order
 from volumetool.jobs.changed import check_input
@@ -24,8 +25,9 @@ from volumetool.jobs.ledger import FOLDER, Ledger, Record
 from volumetool.jobs.ownership import OWNER, Claim, own
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.structure import METADATA, lost_metadata
 from volumetool.jobs.turns import Turns
-from volumetool.store.create import create_volume
+from volumetool.store.create import create_levels, create_volume
 from volumetool.store.kvstore import (
     canonical_url,
     delete_key,
@@ -34,8 +36,9 @@ from volumetool.store.kvstore import (
     kvstore_spec,
     list_keys,
     read_key,
-    unwritable,
+    shared_context,
 )
+from volumetool.store.retries import STORAGE
 
 
 class Watcher(Protocol):
@@ -171,7 +174,8 @@ def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> 
     finally:
         ledger.flush()
         write_maps(plan, ledger)
-    delete_kept(plan)
+    with suppress(OutputError):  # what cannot be deleted is asked for again at the end of the next run, and by `clean`
+        delete_kept(plan)
     finish_run(plan, ledger, watcher, changed=ledger.done > before)
     return Outcome(
         plan=plan,
@@ -226,6 +230,13 @@ def prepare(plan: Plan, statistics: Statistics) -> None:
     """Create the job's folder and the output, or find them as this plan left them.
 
     The folder comes first: whatever a killed run leaves at the output is known as this job's.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.plan``: another run planned this output meanwhile.
+    OutputError
+        ``output.damaged``: metadata are lost, and what lies beside them is recorded as done.
     """
     place, folder = canonical_url(plan.job.output), job_url(plan.job.output)
     if plan.job.overwrite:
@@ -241,10 +252,35 @@ def prepare(plan: Plan, statistics: Statistics) -> None:
                 hint="run again: what that job has done is taken up, or refused with the difference",
                 where=folder,
             )
-    if read_key(place, "zarr.json") is None:
+    _create_output(plan)
+
+
+def _create_output(plan: Plan) -> None:
+    """Create the output, or find it whole.
+
+    Raises
+    ------
+    OutputError
+        ``output.damaged``: metadata are lost, and what lies beside them is recorded as done.
+    """
+    place, folder = canonical_url(plan.job.output), job_url(plan.job.output)
+    if not (lost := lost_metadata(plan)):
+        return
+    if (done := open_ledger(plan).done) and list_keys(place):
+        raise OutputError(
+            "output.damaged",
+            f"{place} has lost {', '.join(lost)}, but {done} of {plan.grid.count} regions are recorded as done, and there are "
+            "still files of it",
+            hint=f"bring that back, or let `volumetool verify {place} --repair` write it anew and mark what else is lost; "
+            "then the same command goes on (--overwrite begins anew)",
+            where=place,
+        )
+    if METADATA in lost:
         # No record is true without the volume that it speaks of.
         delete_prefix(join_url(folder, FOLDER))
         create_volume(place, plan.layout, plan.provenance("unfinished"))
+    else:  # a deletion that was interrupted
+        create_levels(place, plan.layout, range(len(plan.terms.levels)))
 
 
 def _delete_earlier(place: str, folder: str) -> None:
@@ -283,11 +319,18 @@ def _finished_volume(plan: Plan, ledger: Ledger) -> bool:
 
 
 def write_maps(plan: Plan, ledger: Ledger) -> None:
-    """Write the states of all regions as a small array on the region grid, for views; the ledger stays the truth."""
-    shape = (plan.grid.channels, *plan.grid.grid)
+    """Write the states of all regions as a small array on the region grid, for views; the ledger stays the truth.
+
+    Where the storage refuses it the map of an earlier run stays, or none: nothing is raised.
+    """
+    states = np.asarray(ledger.states).reshape(plan.grid.channels, *plan.grid.grid)
     spec = {"driver": "zarr3", "kvstore": kvstore_spec(join_url(job_url(plan.job.output), "maps/state"))}
-    try:
-        array = ts.open(spec, create=True, delete_existing=True, dtype="uint8", shape=shape).result()
-        array.write(np.asarray(ledger.states).reshape(shape)).result()
-    except (ValueError, OSError) as error:
-        raise unwritable(join_url(job_url(plan.job.output), "maps/state"), error) from error
+
+    def write(_: int) -> None:
+        pools = shared_context()
+        array = ts.open(spec, create=True, delete_existing=True, dtype="uint8", shape=states.shape, context=pools).result()
+        array.write(states).result()
+
+    # A run whose store fails says so by its ledger; this map is nobody's loss.
+    with suppress(ValueError, OSError):
+        STORAGE.call(write, patient=False)

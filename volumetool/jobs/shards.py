@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from volumetool.enhancement.pyramid import shard_boxes
 from volumetool.enhancement.writer import slab_boxes
+from volumetool.errors import InputError
 from volumetool.geometry import Box, LevelGrid, Region
 from volumetool.jobs.plan import Plan
-from volumetool.store.kvstore import is_local, join_url, local_path, read_key
+from volumetool.store.kvstore import brief, is_local, join_url, local_path, read_key
+from volumetool.store.retries import STORAGE
 
 NOTHING = ""
 """What is noted of a shard that is not stored: it holds the fill value alone."""
@@ -43,20 +46,29 @@ def stored_as(url: str, key: str) -> str:
     ------
     InputError
         ``input.unreadable``.
-    OSError
-        The disk refuses.
     """
     if not is_local(url):
         data = read_key(url, key)
         return NOTHING if data is None else f"{len(data)}:{zlib.crc32(data):08x}"
-    size = checksum = 0
     try:
-        with (local_path(url) / key).open("rb") as file:
-            while block := file.read(BLOCK):
-                size += len(block)
-                checksum = zlib.crc32(block, checksum)
+        return STORAGE.call(lambda _: _file_as(local_path(url) / key))
     except (FileNotFoundError, NotADirectoryError):
         return NOTHING
+    except OSError as error:
+        raise InputError(
+            "input.unreadable",
+            f"{join_url(url, key)} cannot be read: {brief(error)}",
+            hint="Check the disk, and that you may read what is there; what was finished is kept.",
+            where=url,
+        ) from error
+
+
+def _file_as(file: Path) -> str:
+    size = checksum = 0
+    with file.open("rb") as opened:
+        while block := opened.read(BLOCK):
+            size += len(block)
+            checksum = zlib.crc32(block, checksum)
     return f"{size}:{checksum:08x}"
 
 

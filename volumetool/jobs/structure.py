@@ -57,6 +57,12 @@ def says_status(plan: Plan) -> str | None:
         return "complete"
 
 
+def lost_metadata(plan: Plan) -> list[str]:
+    """Return the keys of an output's metadata that are missing or no JSON."""
+    keys = [METADATA, *(f"{level}/{METADATA}" for level in range(len(plan.terms.levels)))]
+    return [key for key in keys if _parsed(read_key(plan.job.output, key)) is None]
+
+
 def restore_metadata(plan: Plan) -> None:
     """Write the metadata of an output anew; it then calls itself unfinished."""
     for level in range(len(plan.terms.levels)):
@@ -121,7 +127,9 @@ class Shards:
         url = join_url(self._plan.job.output, str(level))
         try:
             now = stored_as(url, key) if content else self._seen(level, key, then)
-        except (OSError, VolumetoolError) as error:
+        except VolumetoolError as error:
+            what = error.message
+        except OSError as error:
             what = f"cannot be read: {error}"
         else:
             what = _compared(then, now)
