@@ -212,7 +212,10 @@ class Engine:
         return self._again_in_float32(part, y)
 
     def _forward(self, part: NDArray[np.float32]) -> torch.Tensor:
-        x = torch.from_numpy(part).to(self.device, non_blocking=True)  # (b, depth, y, x)
+        x = torch.from_numpy(part)  # (b, depth, y, x)
+        if self.device.type == "cuda":  # a copy out of pinned memory runs beside the call before it
+            x = x.pin_memory()
+        x = x.to(self.device, non_blocking=True)
         if self.card.dims == 3:
             x = x.unsqueeze(1)  # (b, 1, z, y, x)
         y: torch.Tensor = self._network(x)  # (b, 1, [z*fz,] y*fy, x*fx)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from volumetool.errors import InputError
 from volumetool.jobs.finish import mark_unfinished
 from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.ledger import Record
@@ -26,10 +29,9 @@ def condemn(plan: Plan, report: Report) -> int:
     error = {"code": "data.damaged", "message": "stored bytes are not those that were written"}
     with own(job_url(plan.job.output)):
         # First: a volume that is known to be damaged calls itself complete at no moment.
-        if any("metadata" in entry for entry in report.damaged):
-            restore_metadata(plan)
         if report.damaged:
-            mark_unfinished(plan)
+            with suppress(InputError):  # one that has lost its metadata calls itself nothing
+                mark_unfinished(plan)
         ledger = open_ledger(plan)
         ledger.begin()
         for index in regions:
@@ -40,4 +42,8 @@ def condemn(plan: Plan, report: Report) -> int:
             if entry["what"] == STRANGER:
                 folder, name = parent_url(entry["shard"])
                 delete_key(folder, name)
+        # Last: with its metadata, a volume is gone on with as its records say.
+        if any("metadata" in entry for entry in report.damaged):
+            restore_metadata(plan)
+            mark_unfinished(plan)
     return len(regions)
