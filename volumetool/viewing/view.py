@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from volumetool.errors import ConfigError
 from volumetool.geometry import Size, fused_count
 from volumetool.jobs.finish import says_complete
-from volumetool.viewing.keys import FilesOfVolume, files_of, with_finest
 from volumetool.viewing.layers import Layer, make_layers
+from volumetool.viewing.restated import readable
 from volumetool.viewing.server import LOOPBACK, Gate, KeyReader, Serving, accepted_hosts, base_url, bind, build_app
 from volumetool.viewing.state import Look, build_state, with_overlay
 
@@ -114,14 +114,14 @@ def view(
     Raises
     ------
     VolumetoolError
-        ``input.*`` as :func:`volumetool.open_volume`, ``config.address``, ``config.no-progress``.
+        ``input.*`` as :func:`volumetool.open_volume`, ``input.unviewable``, ``config.address``, ``config.no-progress``.
     """
     from volumetool.viewing.page import Page
 
     look, listen = look or Look(), listen or Listen()
     layers = make_layers([volumes] if isinstance(volumes, str) else volumes, voxel_size)
     followed = _with_job(layers) if progress else None
-    readers: dict[str, KeyReader] = {str(n): _files(each) for n, each in enumerate(layers) if each.is_local}
+    readers: dict[str, KeyReader] = {str(n): _reader(each) for n, each in enumerate(layers) if each.is_local}
     with ExitStack() as stack:
         page = stack.enter_context(Page(listen.host, listen.port))
         bound = stack.enter_context(bind(listen.host, listen.port + 1 if listen.port else 0))
@@ -142,11 +142,10 @@ def view(
         yield View(page, layers, (page.port, port) if readers else (page.port,), overlay)
 
 
-def _files(layer: Layer) -> FilesOfVolume:
-    files = files_of(layer.volume)
+def _reader(layer: Layer) -> KeyReader:
     if layer.job is None or says_complete(layer.job):
-        return files
-    return with_finest(files, fused_count(layer.job.terms.levels))
+        return readable(layer.volume)
+    return readable(layer.volume, fused_count(layer.job.terms.levels))
 
 
 class _Refreshed:
