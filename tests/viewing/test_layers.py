@@ -153,7 +153,13 @@ def test_layouts(job: Outcome) -> None:
     rows = _state(layers, Look())["layout"]
     assert rows["type"] == "column"
     assert [len(row["children"]) for row in rows["children"]] == [3, 1]
-    assert _state(layers, Look("4panel"))["layout"] == "4panel"
+    assert _state(layers[:1], Look("4panel"))["layout"] == "4panel"
+    first, _ = _state(layers, Look("4panel"))["layout"]["children"]
+    assert [(panel["layers"], panel["layout"]) for panel in first["children"]] == [
+        ([layer.name], "4panel") for layer in layers[:3]
+    ]
+    wide, narrow = (_state(layers[:2], Look(layout))["crossSectionScale"] for layout in ("side-by-side", "4panel"))
+    assert narrow == pytest.approx(2 * wide)
     overlay = _state(layers, Look("overlay"))
     assert overlay["layout"] == "xy"
     assert [layer["opacity"] for layer in overlay["layers"]] == [1.0, 0.5, 0.5, 0.5]

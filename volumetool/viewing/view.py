@@ -6,7 +6,7 @@ import getpass
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from volumetool.jobs.finish import says_complete
 from volumetool.viewing.layers import Layer, make_layers
 from volumetool.viewing.restated import readable
 from volumetool.viewing.server import LOOPBACK, Gate, KeyReader, Serving, accepted_hosts, base_url, bind, build_app
-from volumetool.viewing.state import Look, build_state, with_overlay
+from volumetool.viewing.state import Look, build_state, finest, with_overlay
 
 if TYPE_CHECKING:
     from volumetool.viewing.page import Page
@@ -83,7 +83,12 @@ class View:
         """
         from volumetool.viewing.browser import take_picture
 
-        take_picture(self.page, file, look.picture)
+        with self.still():
+            take_picture(self.page, file, look.picture)
+
+    def still(self) -> AbstractContextManager[None]:
+        """Return a block in which the page does not follow a job."""
+        return nullcontext() if self.overlay is None else self.overlay.held()
 
 
 @contextmanager
@@ -136,6 +141,8 @@ def view(
             overlay = _overlay(layers[followed], refreshed, None if isinstance(progress, bool) else progress)
             refreshed.ranges = overlay.ranges()
             state = with_overlay(state, layers[followed].name, overlay.layers(), overlay.shown)
+            if look.position is None and (front := overlay.front()) is not None:
+                state["position"][2] = front / finest(layers)[0]
             stack.enter_context(overlay)
         stack.enter_context(Serving(build_app(readers, gate), bound))
         page.show(state)
