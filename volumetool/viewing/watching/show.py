@@ -77,9 +77,9 @@ class WatchPage:
         with self._lock:
             if news.kind == "begun":
                 self._window = news.facts["window"]
-            if news.kind != "enhanced" or self._over:
+            if (z := news.facts.get("z")) is None or self._over:
                 return
-            self._newest = news.facts["z"]
+            self._newest = z
             if self._timer is None:
                 self._timer = threading.Timer(max(0.0, self._at + FRESH_SECONDS - time.monotonic()), self._refresh)
                 self._timer.daemon = True
