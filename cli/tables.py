@@ -25,7 +25,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
             console.print(table)
         elif value not in (None, [], {}):
             # Names and notes come from files of others: no markup, no control characters.
-            console.print(printable(f"{name:<14}{show(value)}"), markup=False, highlight=False, soft_wrap=True)
+            console.print(printable(f"{name:<13} {show(value)}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def show(value: Any) -> str:

@@ -99,19 +99,26 @@ def view(
     followed: bool | Heat = progress if heat is None else heat.value
     with show(volumes, look, Listen(host, port), progress=followed, voxel_size=voxels) as shown:
         if screenshot is not None:
-            take_picture(shown.page, screenshot, look, as_json=as_json)
+            with shown.still():
+                take_picture(shown.page, screenshot, look, as_json=as_json)
+                _tell_progress(shown)
         else:
             _stay(shown, Listen(host, port), open_browser=open_browser, as_json=as_json)
 
 
 def _stay(shown: View, listen: Listen, *, open_browser: bool, as_json: bool) -> None:
     _print_link(shown.link, shown.tunnel, as_json=as_json)
-    if shown.overlay is not None:
-        counts = ", ".join(f"{count} {name}" for name, count in shown.overlay.counts().items() if count)
-        print(f"regions: {counts}; followed while the job runs", file=sys.stderr)
-        for name, (low, high) in shown.overlay.ranges().items():
-            print(f"heat map of {name}: {low:.3g} (dark) to {high:.3g} (bright)", file=sys.stderr)
+    _tell_progress(shown)
     stay(listen.host, shown.link, open_browser=open_browser)
+
+
+def _tell_progress(shown: View) -> None:
+    if shown.overlay is None:
+        return
+    counts = ", ".join(f"{count} {name}" for name, count in shown.overlay.counts().items() if count)
+    print(f"regions: {counts}", file=sys.stderr)
+    for name, (low, high) in shown.overlay.ranges().items():
+        print(f"heat map of {name}: {low:.3g} (dark) to {high:.3g} (bright)", file=sys.stderr)
 
 
 def _print_link(link: str, tunnel: str | None = None, *, as_json: bool) -> None:

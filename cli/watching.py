@@ -49,6 +49,8 @@ def run_watch(job: Job, asked: Asked, listen: Listen, *, open_browser: bool, as_
             page(news)
 
         _greet(page, job, raw, as_json=as_json)
+        if asked.count is None and asked.idle is None:
+            print("--count N or --idle SECONDS would say when the volume is whole", file=sys.stderr)
         warn_of_host(listen.host)
         if open_browser:
             import webbrowser
@@ -68,13 +70,15 @@ def _greet(page: WatchPage, job: Job, raw: str, *, as_json: bool) -> None:
     if page.tunnel:
         print(f"from your own machine, first: {page.tunnel}", file=sys.stderr)
     print(f"watching {job.input}: raw sections go into {raw}, enhanced ones into {job.output}", file=sys.stderr)
-    print("Ctrl-C stops; the same command goes on. --count N or --idle SECONDS says when the volume is whole", file=sys.stderr)
+    print("Ctrl-C stops; the same command goes on", file=sys.stderr)
     if as_json:
         facts: dict[str, Any] = {"link": page.link, "raw": raw, "output": job.output}
         print(json.dumps(facts | ({"tunnel": page.tunnel} if page.tunnel else {})), flush=True)
 
 
 def _tell_end(watched: Watched, job: Job, raw: str, *, as_json: bool) -> None:
+    from volumetool.viewing.watching.asked import named
+
     if as_json:
         facts = {"complete": watched.complete, "enhanced": watched.enhanced}
         print(json.dumps({**facts, "missing": watched.missing, "failed": watched.failed, "output": job.output}))
@@ -84,5 +88,5 @@ def _tell_end(watched: Watched, job: Job, raw: str, *, as_json: bool) -> None:
     print(f"{watched.enhanced} sections are enhanced, and the volume is not whole:", file=sys.stderr)
     for what, numbers in (("never came", watched.missing), ("could not be enhanced", watched.failed)):
         if numbers:
-            print(f"  {what}: {', '.join(map(str, numbers))}", file=sys.stderr)
+            print(f"  {named(numbers)} {what}", file=sys.stderr)
     print("Run the same command to go on.", file=sys.stderr)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from volumetool.cli.tables import print_facts
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 FAKE = "fake:identity?scale=1,2,2"
@@ -124,3 +125,8 @@ def test_an_option_of_zero_is_an_option(run: Run, volume: Path) -> None:
     arguments = ("--model", FAKE, "--nodata", 0, "--fill", 0, "--seed", 0, "--dry-run", "--json")
     plan = json.loads(run("enhance", volume, volume.parent / "zero.zarr", *arguments).stdout)
     assert (plan["terms"]["nodata"], plan["terms"]["fill"]) == ("0.0", "0.0")
+
+
+def test_a_long_name_is_apart_from_its_value(capsys: pytest.CaptureFixture[str]) -> None:
+    print_facts({"state": "done", "network_seconds": 3.5})
+    assert capsys.readouterr().out.splitlines() == ["state         done", "network_seconds 3.5"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 from PIL import Image
+
+from volumetool.store.open import open_volume
+from volumetool.viewing.keys import files_of
+from volumetool.viewing.server import Gate, Serving, accepted_hosts, base_url, bind, build_app
 
 
 def write_n5(path: Path, voxels: NDArray[Any], voxel_size: tuple[float, float, float] | None) -> Path:
@@ -46,6 +51,39 @@ def without_units(source: Path, target: Path, scale: tuple[float, float, float])
         step[step["type"]] = [value * factor for value, factor in zip(step[step["type"]], factors, strict=True)]
     (target / "zarr.json").write_text(json.dumps(metadata))
     return target
+
+
+def with_unit(source: Path, target: Path, unit: str, nanometres: float) -> Path:
+    """Copy an OME-Zarr volume and write its lengths in another unit."""
+    without_units(source, target, _finest_scale(source, nanometres))
+    metadata = json.loads((target / "zarr.json").read_text())
+    for axis in metadata["attributes"]["ome"]["multiscales"][0]["axes"]:
+        axis["unit"] = unit
+    (target / "zarr.json").write_text(json.dumps(metadata))
+    return target
+
+
+def _finest_scale(source: Path, nanometres: float) -> tuple[float, float, float]:
+    z, y, x = open_volume(source).voxel_size
+    return z / nanometres, y / nanometres, x / nanometres
+
+
+class _Everyone(frozenset[str]):
+    """Origins of every page."""
+
+    def __contains__(self, origin: object) -> bool:
+        return True
+
+
+@contextmanager
+def at_url(path: Path, voxel_size: tuple[float, float, float] | None = None) -> Iterator[str]:
+    """Yield a URL under which any page reads a volume as it is stored."""
+    with bind() as bound:
+        port = bound.getsockname()[1]
+        gate = Gate(accepted_hosts("127.0.0.1", port), _Everyone(), "token")
+        files = files_of(open_volume(path, voxel_size=voxel_size))
+        with Serving(build_app({path.name: files}, gate), bound):
+            yield f"{base_url('127.0.0.1', port)}/token/{path.name}"
 
 
 def _write(path: Path, voxels: NDArray[Any], spec: dict[str, Any]) -> Path:

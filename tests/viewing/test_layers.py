@@ -10,7 +10,7 @@ import neuroglancer
 import numpy as np
 import pytest
 from small_jobs import noise, write_input
-from small_views import without_units, write_n5, write_zarr2
+from small_views import at_url, without_units, write_n5, write_zarr2
 
 from volumetool.errors import ConfigError, InputError
 from volumetool.jobs.job import make_job
@@ -56,10 +56,13 @@ def test_relative_scales_become_the_voxel_size_that_is_given(tmp_path: Path) -> 
     bare = without_units(ome, tmp_path / "bare.zarr", (0.5, 1.0, 2.0))
     with pytest.raises(InputError, match="does not say how large"):
         make_layers([str(bare)])
-    known, given = make_layers([str(ome), str(bare)], SIZE)
-    assert given.corners == known.corners
+    with at_url(bare, SIZE) as url:
+        known, given, far = make_layers([str(ome), str(bare), url], SIZE)
+        transform = far.source(None)["transform"]
+    assert far.corners == given.corners == known.corners
+    # On a disk of ours the metadata say it on the way to the client.
     assert "transform" not in known.source(None)
-    transform = given.source(None)["transform"]
+    assert "transform" not in given.source(None)
     assert transform["outputDimensions"] == {"z": [3e-8, "m"], "y": [8e-9, "m"], "x": [4e-9, "m"]}
     # Lengths without a unit are metres to the client.
     assert transform["matrix"] == [[3e-8 / 0.5, 0, 0, 0], [0, 8e-9, 0, 0], [0, 0, 4e-9 / 2, 0]]
@@ -150,7 +153,13 @@ def test_layouts(job: Outcome) -> None:
     rows = _state(layers, Look())["layout"]
     assert rows["type"] == "column"
     assert [len(row["children"]) for row in rows["children"]] == [3, 1]
-    assert _state(layers, Look("4panel"))["layout"] == "4panel"
+    assert _state(layers[:1], Look("4panel"))["layout"] == "4panel"
+    first, _ = _state(layers, Look("4panel"))["layout"]["children"]
+    assert [(panel["layers"], panel["layout"]) for panel in first["children"]] == [
+        ([layer.name], "4panel") for layer in layers[:3]
+    ]
+    wide, narrow = (_state(layers[:2], Look(layout))["crossSectionScale"] for layout in ("side-by-side", "4panel"))
+    assert narrow == pytest.approx(2 * wide)
     overlay = _state(layers, Look("overlay"))
     assert overlay["layout"] == "xy"
     assert [layer["opacity"] for layer in overlay["layers"]] == [1.0, 0.5, 0.5, 0.5]

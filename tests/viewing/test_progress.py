@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_jobs import SMALL, Interrupting, noise, run, write_input
+from volumetool.cli.main import main
 
 from volumetool.errors import ConfigError
 from volumetool.jobs.api import stored_plan
@@ -19,7 +20,9 @@ from volumetool.jobs.in_flight import KEY, InFlight, read_in_flight
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.run import Silence
 from volumetool.viewing.layers import make_layers
+from volumetool.viewing.page import Page
 from volumetool.viewing.progress import DONE, FAILED, RUNNING, SKIPPED, TODO, Overlay, PerRegion, RegionMap
+from volumetool.viewing.state import Look, Picture
 from volumetool.viewing.view import View, view
 
 
@@ -146,6 +149,53 @@ def test_the_page_follows_the_job(begun: str, monkeypatch: pytest.MonkeyPatch) -
         assert shown.overlay.counts()["done"] == 4
         # The client keeps what it has read: new voxels are seen under another name alone.
         assert shown.page.state.layers["out.zarr"].layer.source[0].url == before.replace("/0/|", "/0.1/|")
+
+
+def test_one_looks_where_the_job_is(begun: str) -> None:
+    grid = stored_plan(begun).grid
+    assert grid.grid[0] > 1
+    last = grid.count - grid.count // grid.grid[0]  # the first region of the last layer
+    ledger = open_ledger(stored_plan(begun))
+    ledger.append(Record(last, "done"))
+    ledger.flush()
+    box = grid.region(last).box
+    with view([begun], progress=True) as shown, view([begun]) as without:
+        z = shown.page.state.position[2]
+        assert box.start[0] <= z < box.stop[0]
+        assert without.page.state.position[2] == grid.shape[0] // 2 < box.start[0]
+        assert list(shown.page.state.position)[:2] == list(without.page.state.position)[:2]
+    with view([begun], Look(position=(8.0, 0.0, 0.0)), progress=True) as shown:
+        assert shown.page.state.position[2] == 1.0
+    for region in set(range(grid.count)) - {0, 1, 2, last}:
+        ledger.append(Record(region, "done"))
+    ledger.flush()
+    with view([begun], progress=True) as shown:
+        assert shown.page.state.position[2] == grid.shape[0] // 2
+
+
+def test_a_picture_is_of_one_moment(begun: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("volumetool.viewing.progress.POLL_SECONDS", 0.01)
+    ledger = open_ledger(stored_plan(begun))
+
+    def draw(page: Page, file: Path, size: Picture) -> None:  # noqa: ARG001
+        ledger.append(Record(6, "done"))
+        ledger.flush()
+        time.sleep(0.5)
+
+    monkeypatch.setattr("volumetool.viewing.browser.take_picture", draw)
+    with pytest.raises(SystemExit) as ended:
+        main(["view", begun, "--progress", "--screenshot", str(Path(begun).parent / "picture.png")])
+    assert not ended.value.code
+    said = capsys.readouterr().err
+    assert "regions: 3 done, 9 to do" in said
+    assert "heat map of consistency: 0 (dark) to" in said
+    with view([begun], progress=True) as shown:
+        assert shown.overlay is not None
+        with shown.still():
+            ledger.append(Record(7, "done"))
+            ledger.flush()
+            assert shown.overlay.counts()["done"] == 4
+        assert wait_for(lambda: shown.overlay is not None and shown.overlay.counts()["done"] == 5)
 
 
 def test_a_heat_map_has_a_panel_of_its_own_and_its_colours_follow_the_job(begun: str, monkeypatch: pytest.MonkeyPatch) -> None:

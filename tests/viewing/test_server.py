@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from volumetool.errors import ConfigError, InputError
 from volumetool.jobs.run import Outcome
 from volumetool.store.open import open_volume
-from volumetool.viewing.keys import FilesOfVolume, files_of, with_finest
+from volumetool.viewing.keys import FilesOfVolume, files_of
 from volumetool.viewing.precomputed import find_precomputed
 from volumetool.viewing.server import (
     Gate,
@@ -164,16 +164,6 @@ def test_every_format_serves_its_own_chunks_and_no_neighbours(formats: dict[str,
         assert files.find(wrong[name]) is None, name
         stored = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {wrong[name]}
         assert all(files.find(key) for key in stored), name
-
-
-def test_a_volume_in_the_making_tells_of_its_finest_levels_alone(files: FilesOfVolume) -> None:
-    content = with_finest(files, 2).find("zarr.json")
-    assert content is not None
-    told = json.loads(content.read(0, content.size))
-    stored = json.loads((files.root / "zarr.json").read_text())
-    assert [each["path"] for each in told["attributes"]["ome"]["multiscales"][0]["datasets"]] == ["0", "1"]
-    told["attributes"]["ome"]["multiscales"][0]["datasets"] = stored["attributes"]["ome"]["multiscales"][0]["datasets"]
-    assert told == stored
 
 
 @pytest.mark.parametrize(("name", "status"), [("127.0.0.1", 200), ("LOCALHOST", 200), ("[::1]", 200), ("rebound.example", 421)])

@@ -68,6 +68,7 @@ def stored_plan(output: str) -> Plan:
         raise InputError(
             "input.no-job",
             f"there is no job at {job_url(output)}",
-            hint="give the OUTPUT of `volumetool enhance`; `volumetool info` describes any volume",
+            hint="give the OUTPUT of `volumetool enhance`; that of `live --watch` has a job once it is finished. "
+            "`volumetool info` describes any volume",
         )
     return found.model_copy(update={"job": found.job.model_copy(update={"output": output})})

@@ -7,18 +7,17 @@ the format spells it. What lies beside the volume has no name here. A link that 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from volumetool.errors import DataError
 from volumetool.store.found import read_json
-from volumetool.store.kvstore import encode_json, join_url, local_path
+from volumetool.store.kvstore import join_url, local_path
 from volumetool.store.urls import check_below
 from volumetool.store.volume import Volume
 from volumetool.viewing.precomputed import Precomputed
@@ -151,17 +150,6 @@ def files_of(volume: Volume | Precomputed) -> FilesOfVolume:
 
     names = _METADATA[volume.driver]
     return FilesOfVolume(root, frozenset(_below(group) + name for group in _groups(paths) for name in names), is_chunk)
-
-
-def with_finest(files: FilesOfVolume, levels: int) -> FilesOfVolume:
-    """Return the reader of an OME-Zarr 0.5 volume that tells of its finest levels alone.
-
-    The coarse levels of a volume that is being written are still empty: from afar all of it would look black.
-    """
-    metadata = json.loads((files.root / "zarr.json").read_bytes())
-    image = metadata["attributes"]["ome"]["multiscales"][0]
-    image["datasets"] = image["datasets"][:levels]
-    return replace(files, instead={"zarr.json": encode_json(metadata)})
 
 
 def _below(path: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +13,10 @@ from volumetool.geometry import Size, Triple
 from volumetool.jobs.plan import Plan
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, is_local, join_url
-from volumetool.store.ome_zarr import find_ome_zarr
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
 from volumetool.viewing.precomputed import Precomputed, find_precomputed
+from volumetool.viewing.restated import is_image, read_from_afar
 from volumetool.viewing.window import Window, fitted_window, job_of, sampled_window
 
 Kind = Literal["image", "segmentation"]
@@ -43,7 +42,7 @@ class Layer:
     job : Plan, optional
         Of the job that wrote the volume, or is writing it.
     read_as : tuple of float, optional
-        Voxel size, in m, that the client reads from the metadata of an OME-Zarr image, where it is another one.
+        Voxel size, in m, that the client reads from the metadata of an OME-Zarr image at a URL, where it is another one.
     """
 
     name: str
@@ -82,14 +81,14 @@ class Layer:
         Parameters
         ----------
         served : str, optional
-            URL under which the volume is served; without it the client reads the volume's own URL.
+            URL under which the volume is served, as the client can read it; without it the client reads the volume's own URL.
         """
         volume = self.volume
         form = "neuroglancer-precomputed:" if isinstance(volume, Precomputed) else _CLIENT_FORMATS[volume.driver]
         source: dict[str, Any] = {"url": f"{client_url(served or volume.url)}/|{form}"}
         if isinstance(volume, Precomputed) and self.kind == "segmentation":
             source |= {"enableDefaultSubsources": False, "subsources": {"default": True}}
-        if isinstance(volume, Volume) and not (_is_image(volume) and self.read_as is None):
+        if isinstance(volume, Volume) and not (is_image(volume) and self.read_as is None):
             source["transform"] = self._transform(volume)
         return source
 
@@ -114,26 +113,6 @@ class Layer:
             for row, axis in enumerate(axes)
         ]
         return {"outputDimensions": dimensions, "matrix": matrix}
-
-
-def client_voxel_size(volume: Volume) -> Size | None:
-    """Return the voxel size, in m, that the client reads from the metadata of an OME-Zarr image, None where it is right.
-
-    A length without a unit it takes for so many metres.
-    """
-    image = find_ome_zarr(volume.url) if _is_image(volume) else None
-    if image is None:
-        return None
-    units = image.unit or (_PER_METRE, _PER_METRE, _PER_METRE)
-    z, y, x = (scale * unit for scale, unit in zip(image.levels[0].scale, units, strict=True))
-    if all(math.isclose(read, size) for read, size in zip((z, y, x), volume.levels[0].voxel_size, strict=True)):
-        return None
-    return z / _PER_METRE, y / _PER_METRE, x / _PER_METRE
-
-
-def _is_image(volume: Volume) -> bool:
-    """Say whether a volume is a whole OME-Zarr image, not a single level of one."""
-    return volume.format.startswith("ome-zarr") and volume.levels[0].path != ""
 
 
 def _client_sees_voxel_size(volume: Volume) -> bool:
@@ -171,13 +150,13 @@ def make_layers(volumes: Sequence[str], voxel_size: Size | None = None) -> list[
     Raises
     ------
     InputError
-        As :func:`volumetool.open_volume`.
+        As :func:`volumetool.open_volume`, and ``input.unviewable``: the client cannot read what is at a URL.
     """
     layers: list[Layer] = []
     for url in volumes:
         found = find_precomputed(url)
         opened = found if found is not None else _open(url, voxel_size, volumes)
-        read_as = client_voxel_size(opened) if isinstance(opened, Volume) else None
+        read_as = read_from_afar(opened) if isinstance(opened, Volume) else None
         layers.append(Layer(_unique(PurePosixPath(opened.url).name, layers), opened, read_as=read_as))
     return _with_windows(layers)
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal
 
@@ -189,7 +190,7 @@ class Overlay:
             SECONDS: self._local(lambda: self._map.seconds, "image"),
             CONSISTENCY: self._local(lambda: self._map.consistency, "image"),
         }
-        self._over = threading.Event()
+        self._over, self._still = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._follow, name="volumetool-progress", daemon=True)
 
     def layers(self) -> list[dict[str, Any]]:
@@ -220,6 +221,26 @@ class Overlay:
         """Return what the ends of the heat maps' colours stand for: the least and the largest value of a finished region."""
         return {SECONDS: _ends(self._map.seconds), CONSISTENCY: _ends(self._map.consistency)}
 
+    def front(self) -> float | None:
+        """Return where along z the job is: the middle section of the last layer of regions that it has come to, in nm.
+
+        None where it has not begun, or is over.
+        """
+        states = self._map.states
+        reached = np.flatnonzero((states != TODO).any(axis=(1, 2)))
+        if not reached.size or (states <= DONE).all():
+            return None
+        begin = int(reached[-1]) * self._region[0] * self._step[0]
+        end = min(begin + self._region[0] * self._step[0], self._layer.shape[0])
+        level = self._layer.volume.levels[0]
+        return level.translation[0] + (begin + end) // 2 * level.voxel_size[0]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Do not follow the job while the block runs: what a picture says of a region is then what it shows there."""
+        with self._still:
+            yield
+
     def counts(self) -> dict[str, int]:
         """Return how many regions are in each state."""
         return {name: int(np.count_nonzero(self._map.states == state)) for state, (name, _) in LEGEND.items()}
@@ -241,12 +262,13 @@ class Overlay:
     def _follow(self) -> None:
         told, at = self._map.finished, -FRESH_SECONDS
         while not self._over.wait(POLL_SECONDS):
-            if self._map.refresh():
-                for each in (self._states, *self._maps.values()):
-                    each.invalidate()
-            if self._map.finished > told and time.monotonic() - at >= FRESH_SECONDS:
-                told, at = self._map.finished, time.monotonic()
-                self._on_finished(self.ranges())
+            with self._still:
+                if self._map.refresh():
+                    for each in (self._states, *self._maps.values()):
+                        each.invalidate()
+                if self._map.finished > told and time.monotonic() - at >= FRESH_SECONDS:
+                    told, at = self._map.finished, time.monotonic()
+                    self._on_finished(self.ranges())
 
     def __enter__(self) -> Overlay:
         self._thread.start()

@@ -33,9 +33,9 @@ class Look:
     Attributes
     ----------
     layout : {"side-by-side", "overlay", "4panel"}
-        A panel for every volume, with one position and zoom; all in one panel; or three planes and a 3D view of all.
+        A panel for every volume, with one position and zoom; all in one panel; or three planes and a 3D view of each.
     position : tuple of float, optional
-        Centre of the view, in nm, z, y, x; by default the middle of the first volume.
+        Centre of the view, in nm, z, y, x; by default the middle of the first volume, along z where a job that is followed is.
     zoom : float, optional
         Nanometres per pixel; by default the volumes fit into their panels.
     picture : tuple of int
@@ -117,19 +117,17 @@ def _largest_extent(layers: Sequence[Layer]) -> float:
 def _rows_columns(count: int, layout: Layout) -> tuple[int, int]:
     if layout == "overlay":
         return 1, 1
-    if layout == "4panel":
-        return 2, 2
     columns = min(count, _PER_ROW)
-    return math.ceil(count / columns), columns
+    rows = math.ceil(count / columns)
+    return (2 * rows, 2 * columns) if layout == "4panel" else (rows, columns)
 
 
 def _panels(names: list[str], layout: Layout) -> str | dict[str, Any]:
     """Return the panels; panels of one view share position and zoom unless the user parts them."""
-    if layout == "overlay" or (layout == "side-by-side" and len(names) == 1):
-        return "xy"
-    if layout == "4panel":
-        return "4panel"
-    panels = [_panel([name]) for name in names]
+    planes = "4panel" if layout == "4panel" else "xy"
+    if layout == "overlay" or len(names) == 1:
+        return planes
+    panels = [_panel([name], planes) for name in names]
     rows = [panels[start : start + _PER_ROW] for start in range(0, len(panels), _PER_ROW)]
     stacks = [{"type": "row", "children": row} for row in rows]
     return stacks[0] if len(stacks) == 1 else {"type": "column", "children": stacks}
@@ -162,8 +160,8 @@ def with_overlay(
     return {**state, "layers": [*state["layers"], *overlay], "layout": panels}
 
 
-def _panel(names: list[str]) -> dict[str, Any]:
-    return {"type": "viewer", "layers": names, "layout": "xy"}
+def _panel(names: list[str], planes: str = "xy") -> dict[str, Any]:
+    return {"type": "viewer", "layers": names, "layout": planes}
 
 
 def _with_names(panels: Any, over: str, names: list[str]) -> Any:

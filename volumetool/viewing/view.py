@@ -6,7 +6,7 @@ import getpass
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from volumetool.errors import ConfigError
 from volumetool.geometry import Size, fused_count
 from volumetool.jobs.finish import says_complete
-from volumetool.viewing.keys import FilesOfVolume, files_of, with_finest
 from volumetool.viewing.layers import Layer, make_layers
+from volumetool.viewing.restated import readable
 from volumetool.viewing.server import LOOPBACK, Gate, KeyReader, Serving, accepted_hosts, base_url, bind, build_app
-from volumetool.viewing.state import Look, build_state, with_overlay
+from volumetool.viewing.state import Look, build_state, finest, with_overlay
 
 if TYPE_CHECKING:
     from volumetool.viewing.page import Page
@@ -83,7 +83,12 @@ class View:
         """
         from volumetool.viewing.browser import take_picture
 
-        take_picture(self.page, file, look.picture)
+        with self.still():
+            take_picture(self.page, file, look.picture)
+
+    def still(self) -> AbstractContextManager[None]:
+        """Return a block in which the page does not follow a job."""
+        return nullcontext() if self.overlay is None else self.overlay.held()
 
 
 @contextmanager
@@ -114,14 +119,14 @@ def view(
     Raises
     ------
     VolumetoolError
-        ``input.*`` as :func:`volumetool.open_volume`, ``config.address``, ``config.no-progress``.
+        ``input.*`` as :func:`volumetool.open_volume`, ``input.unviewable``, ``config.address``, ``config.no-progress``.
     """
     from volumetool.viewing.page import Page
 
     look, listen = look or Look(), listen or Listen()
     layers = make_layers([volumes] if isinstance(volumes, str) else volumes, voxel_size)
     followed = _with_job(layers) if progress else None
-    readers: dict[str, KeyReader] = {str(n): _files(each) for n, each in enumerate(layers) if each.is_local}
+    readers: dict[str, KeyReader] = {str(n): _reader(each) for n, each in enumerate(layers) if each.is_local}
     with ExitStack() as stack:
         page = stack.enter_context(Page(listen.host, listen.port))
         bound = stack.enter_context(bind(listen.host, listen.port + 1 if listen.port else 0))
@@ -136,17 +141,18 @@ def view(
             overlay = _overlay(layers[followed], refreshed, None if isinstance(progress, bool) else progress)
             refreshed.ranges = overlay.ranges()
             state = with_overlay(state, layers[followed].name, overlay.layers(), overlay.shown)
+            if look.position is None and (front := overlay.front()) is not None:
+                state["position"][2] = front / finest(layers)[0]
             stack.enter_context(overlay)
         stack.enter_context(Serving(build_app(readers, gate), bound))
         page.show(state)
         yield View(page, layers, (page.port, port) if readers else (page.port,), overlay)
 
 
-def _files(layer: Layer) -> FilesOfVolume:
-    files = files_of(layer.volume)
+def _reader(layer: Layer) -> KeyReader:
     if layer.job is None or says_complete(layer.job):
-        return files
-    return with_finest(files, fused_count(layer.job.terms.levels))
+        return readable(layer.volume)
+    return readable(layer.volume, fused_count(layer.job.terms.levels))
 
 
 class _Refreshed:

@@ -139,6 +139,16 @@ def test_the_page_shows_each_new_section_of_both_volumes(tmp_path: Path) -> None
             watch(job, QUICK, look, ticking())
     assert [z for z, _ in moved] == [0, 1, 2]
     assert len({url for _, urls in moved for url in urls}) == 6
+    with WatchPage(raw, job.output, Listen()) as page:  # what was there before is shown at once
+
+        def look_again(news: News) -> None:
+            page(news)
+            if news.kind == "resumed":
+                wait_until(lambda: len(page.page.state.to_json().get("layers", [])) == 2 and position(page) == 2)
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            watch(job, QUICK, look_again, ticking())
 
 
 def position(page: WatchPage) -> float:

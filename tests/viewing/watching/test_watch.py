@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from volumetool.errors import VolumetoolError
 from volumetool.jobs.api import stored_plan
 from volumetool.jobs.verify import verify
 from volumetool.viewing.watching import compacting, course
-from volumetool.viewing.watching.asked import Asked, News
+from volumetool.viewing.watching.asked import Asked, News, named
+from volumetool.viewing.watching.inbox import Section, TiffFolder
 from volumetool.viewing.watching.watch import default_output, raw_place, watch
 
 COUNT = 7
@@ -142,6 +143,7 @@ def test_a_missing_number_is_told_and_waits_at_its_place(folder: Path, monkeypat
     assert not first.complete
     assert first.missing == (3, 5, 6)
     assert told.numbers("missing") == [3, 5, 6]
+    assert told.texts("missing") == ["sections 3, 5, 6 have not come yet; their places are kept"]
     assert told.numbers("enhanced") == [1, 2, 4, 7]
     assert attributes(job.output)["steps"]["missing"] == [2, 4, 5]
     assert not np.asarray(growing(job.output)[2]).any()
@@ -280,6 +282,59 @@ def test_what_was_enhanced_is_not_enhanced_again_though_its_file_is_gone(folder:
     assert finish(job, told, Asked(count=COUNT, settle=0.0)).complete
     assert told.numbers("enhanced") == [5, 6, 7]
     assert_batch(job)
+
+
+def test_a_watch_that_goes_on_says_how_far_it_is_and_reads_no_file_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, told, asked = job_of(folder), Told(), Asked(count=COUNT, settle=0.0)
+    drop(folder, 1, 2, 3, 5)
+    assert refusal_of_interrupt(lambda: watch(job, asked, Told(), ticking(*[lambda: None] * 3, interrupt)))
+    read, names = TiffFolder._read, list[str]()
+
+    def noted(self: TiffFolder, name: str) -> Section:
+        names.append(name)
+        return read(self, name)
+
+    monkeypatch.setattr(TiffFolder, "_read", noted)
+    drop(folder, 4, 6, 7)
+    assert finish(job, told, asked).complete
+    assert [news.facts for news in told.news if news.kind == "resumed"] == [{"landed": 4, "enhanced": 4, "z": 4}]
+    assert told.texts("refused") == []
+    assert sorted(names) == ["scan_4.tif", "scan_6.tif", "scan_7.tif"]
+    assert_batch(job)
+
+
+def test_a_volume_that_grows_is_gone_on_with(tmp_path: Path) -> None:
+    source = tmp_path / "scope.zarr"
+    write_input(source, np.zeros((COUNT, 37, 45), np.uint8), chunk=(1, 64, 64))
+    array = zarr.open_array(str(source / "0"), mode="r+", config={"write_empty_chunks": True})
+    array[:4] = sections(COUNT)[:4]
+    job, told, asked = job_of(source), Told(), Asked(count=COUNT, settle=0.0)
+    assert refusal_of_interrupt(lambda: watch(job, asked, Told(), ticking(*[lambda: None] * 3, interrupt)))
+    array[4:] = sections(COUNT)[4:]
+    assert finish(job, told, asked).complete
+    assert told.texts("refused") == []
+    assert told.numbers("enhanced") == [4, 5, 6]
+
+
+def test_sections_that_are_waited_with_are_told(folder: Path) -> None:
+    job, told = job_of(folder), Told()
+    steps = [lambda number=number: drop(folder, number) for number in range(1, COUNT + 1)]
+    assert finish(job, told, Asked(count=COUNT, settle=0.0), *steps).complete
+    assert [news.facts["sections"] for news in told.news if news.kind == "gathering"] == [[1], [1, 2]]
+    assert "once there are 3" in told.texts("gathering")[0]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ([3], "section 3"),
+        ([3, 4], "sections 3, 4"),
+        ([1, 4, 5, 6, 8], "sections 1, 4 to 6, 8"),
+        (range(900), "sections 0 to 899"),
+    ],
+)
+def test_numbers_in_words(numbers: Sequence[int], words: str) -> None:
+    assert named(numbers) == words
 
 
 def interrupt() -> None:

@@ -12,11 +12,11 @@ from volumetool.geometry import AxisLattice, Lattice
 from volumetool.jobs.job import Job
 from volumetool.store.kvstore import is_local
 from volumetool.store.volume import Level, Volume
-from volumetool.viewing.keys import files_of
-from volumetool.viewing.layers import Layer, client_voxel_size
+from volumetool.viewing.layers import Layer
 from volumetool.viewing.live.opening import STEPS_AHEAD, Opened, open_live
 from volumetool.viewing.live.patience import dropping
 from volumetool.viewing.page import Page
+from volumetool.viewing.restated import read_from_afar, readable, trimmed
 from volumetool.viewing.server import Gate, KeyReader, Serving, accepted_hosts, base_url, bind, build_app
 from volumetool.viewing.state import DEFAULT_PICTURE, Look, build_state
 from volumetool.viewing.view import Listen, tunnel_command
@@ -25,8 +25,8 @@ from volumetool.viewing.window import sampled_window
 FIRST_LOOK = 512
 """Input voxels across the first view: near enough that what is shown is enhanced."""
 
-LIVE, RAW = "live", "raw"
-"""Names of the two volumes in the server's paths."""
+LIVE, RAW, SHOWN = "live", "raw", "shown"
+"""Names in the server's paths: of the live volume for any program, of the raw one, and of the live one as the page reads it."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,10 @@ def live(
         volume, url = opened.basis.volume, f"{base}/{LIVE}"
         readers: dict[str, KeyReader] = {LIVE: opened.keys}
         if is_local(volume.url):
-            readers[RAW] = files_of(volume)
+            readers[RAW] = readable(volume)
         layers = _layers(opened, url)
-        sources = [layers[0].source(f"{base}/{RAW}" if RAW in readers else None), layers[1].source(None)]
+        readers[SHOWN] = trimmed(opened.keys, describe_live(opened, url))
+        sources = [layers[0].source(f"{base}/{RAW}" if RAW in readers else None), layers[1].source(f"{base}/{SHOWN}")]
         stack.enter_context(Serving(dropping(build_app(readers, gate)), bound))
         near = first_look(volume.levels[opened.basis.job.level], opened.basis.terms.lattice)
         asked = look or near
@@ -112,7 +113,7 @@ def _layers(opened: Opened, url: str) -> list[Layer]:
     window = basis.window or sampled_window(basis.volume)
     name = PurePosixPath(basis.volume.url).name
     return [
-        Layer(name, basis.volume, window=window, read_as=client_voxel_size(basis.volume)),
+        Layer(name, basis.volume, window=window, read_as=read_from_afar(basis.volume)),
         Layer(f"{name} enhanced", describe_live(opened, url), window=window),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -44,7 +45,8 @@ class News:
     Attributes
     ----------
     kind : str
-        ``begun``, ``enhanced``, ``refused``, ``missing``, ``failed``, ``finishing`` or ``complete``.
+        ``gathering``, ``begun``, ``resumed``, ``enhanced``, ``refused``, ``missing``, ``failed``, ``waiting``, ``warning`` or
+        ``finishing``.
     text : str
         For people.
     facts : dict
@@ -81,3 +83,15 @@ class Watched:
     enhanced: int
     missing: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
+
+
+def named(numbers: Sequence[int]) -> str:
+    """Return "section 3", or "sections 3, 5 to 9": numbers in words, however many they are."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return f"section{'s' if len(numbers) > 1 else ''} {', '.join(words)}"

@@ -9,7 +9,7 @@ from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import ConfigError
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job
-from volumetool.viewing.watching.asked import Listener, News, Watched
+from volumetool.viewing.watching.asked import Listener, News, Watched, named
 from volumetool.viewing.watching.books import Begun, Fixed, Tally, read_kept, write_kept
 from volumetool.viewing.watching.ground import fix, take_up
 from volumetool.viewing.watching.inbox import Section
@@ -90,6 +90,11 @@ class Course:
         return self.begun.count
 
     @property
+    def landed(self) -> frozenset[int]:
+        """Numbers of the sections that have landed."""
+        return frozenset(z + self.begun.first for z in range(self.raw.tally.stop) if z in self.raw.tally)
+
+    @property
     def missing(self) -> list[int]:
         """Numbers of the sections that have not landed, up to the last one that has, or to the end where it is known."""
         return [z + self.begun.first for z in self.raw.tally.missing(self.count or self.raw.tally.stop)]
@@ -98,8 +103,8 @@ class Course:
         """Tell the numbers that were passed over a while ago, each once."""
         passed = [z + self.begun.first for z in self.raw.tally.missing(self.raw.tally.stop)]
         if late := self._gaps.late(passed):
-            numbers = ", ".join(map(str, late))
-            self._tell(News("missing", f"section {numbers} has not come yet; its place is kept", {"sections": late}))
+            still = "has not come yet; its place is kept" if len(late) == 1 else "have not come yet; their places are kept"
+            self._tell(News("missing", f"{named(late)} {still}", {"sections": late}))
 
     @property
     def finished(self) -> bool:
@@ -129,9 +134,11 @@ class Course:
         return self._enhanced
 
     @property
-    def begins_to_show(self) -> bool:
-        """Whether there is an enhanced volume to look at."""
-        return self._enhanced is not None
+    def newest(self) -> int | None:
+        """Where along z the last section is that is enhanced; None where none is."""
+        if self._enhanced is None or self._steps is None or not self._enhanced.tally.stop:
+            return None
+        return int(self._steps.sections(self._enhanced.tally.stop - 1)[-1])
 
     def _may_fix(self) -> bool:
         return all(z in self.raw.tally for z in self.begun.fitted)
@@ -148,8 +155,8 @@ class Course:
         self._enhanced = EnhancedShelf(self._job.output, ground, self.fixed, Tally(self._folder, "enhanced"))
         self._enhanced.prepare(self.raw.depth)
         self._steps = Steps(self._enhanced.lattice, self.count)
-        which = ", ".join(str(z + self.begun.first) for z in self.begun.fitted)
-        source = f"the median of sections {which}" if self._given is None else "as given"
+        which = named([z + self.begun.first for z in self.begun.fitted])
+        source = f"the median of {which}" if self._given is None else "as given"
         window = self.fixed.low[0], self.fixed.high[0]
         none = ground.inputs.model.card.normalisation.kind == "none"
         told = "none, as the model takes none" if none else f"{source}, {window[0]:g} to {window[1]:g}"
@@ -160,7 +167,7 @@ class Course:
         assert self._enhanced is not None  # noqa: S101  (the caller has looked)
         assert self._steps is not None  # noqa: S101
         numbers = [z + self.begun.first for z in self._steps.sections(step)]
-        words = f"section {numbers[0]}" if len(numbers) == 1 else f"sections {numbers[0]} to {numbers[-1]}"
+        words = named(numbers)
         record = self._enhanced.enhance(self.raw, self._steps, step)
         if record.state == "failed":
             text = f"{words} cannot be enhanced: {record.error.get('message')}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,6 +76,9 @@ class Inbox(Protocol):
     def refuse(self, section: Section, why: str) -> None:
         """Say that a section that was given out is not wanted: it is reported, and taken again once its file has changed."""
 
+    def pass_over(self, pattern: Pattern, numbers: Container[int]) -> None:
+        """Take sections that an earlier run has for taken, without reading them."""
+
 
 class TiffFolder:
     """Sections that arrive as TIFF files of a folder.
@@ -102,8 +105,7 @@ class TiffFolder:
         """Look for files that are new or have changed; say whether any waits to stand still."""
         for place in changed:
             self._look_again(Path(place).name)
-        with os.scandir(self._folder) as entries:
-            names = {entry.name for entry in entries if may_hold_a_section(entry.name)}
+        names = self._names()
         for name in self._waiting.keys() - names:  # gone again, or moved to another name
             del self._waiting[name]
         for name in names - self._taken.keys():
@@ -131,6 +133,17 @@ class TiffFolder:
     def refuse(self, section: Section, why: str) -> None:
         """Report a section, and take it again once its file has changed."""
         self._leave(section.name, self._taken.pop(section.name), why)
+
+    def pass_over(self, pattern: Pattern, numbers: Container[int]) -> None:
+        """Take sections that an earlier run has for taken, without reading them."""
+        for name in self._names():
+            found, stamp = numbered(name), self._stamp(name)
+            if stamp is not None and found is not None and found[0] == pattern and found[1] in numbers:
+                self._taken[name] = stamp
+
+    def _names(self) -> set[str]:
+        with os.scandir(self._folder) as entries:
+            return {entry.name for entry in entries if may_hold_a_section(entry.name)}
 
     def _look_at(self, name: str) -> None:
         stamp = self._stamp(name)

@@ -71,9 +71,10 @@ def unlike(section: Section, begun: Begun) -> str | None:
     if section.pattern != begun.pattern:
         return f"it is named {section.pattern}, the others are {begun.pattern}"
     if shape != begun.shape:
-        return f"it has {shape[0]} x {shape[1]} voxels (y, x), the others have {begun.shape[0]} x {begun.shape[1]}"
+        others = f"{begun.shape[0]} x {begun.shape[1]}"
+        return f"it has {shape[0]} x {shape[1]} voxels (y, x), the others have {others}; replace it, and it is taken"
     if section.voxels.dtype.name != begun.dtype:
-        return f"it holds {section.voxels.dtype.name}, the others {begun.dtype}"
+        return f"it holds {section.voxels.dtype.name}, the others {begun.dtype}; replace it, and it is taken"
     if section.number < begun.first:
         return f"its number {section.number} comes before the first section, which is {begun.first}"
     if last is not None and section.number > last:

@@ -12,9 +12,9 @@ from typing import Any
 
 from volumetool.errors import VolumetoolError
 from volumetool.store.open import open_volume
-from volumetool.viewing.keys import files_of
 from volumetool.viewing.layers import Layer
 from volumetool.viewing.page import Page
+from volumetool.viewing.restated import readable
 from volumetool.viewing.server import Gate, KeyReader, Serving, accepted_hosts, base_url, bind, build_app
 from volumetool.viewing.state import Look, build_state, finest
 from volumetool.viewing.view import Listen, tunnel_command
@@ -77,9 +77,9 @@ class WatchPage:
         with self._lock:
             if news.kind == "begun":
                 self._window = news.facts["window"]
-            if news.kind != "enhanced" or self._over:
+            if (z := news.facts.get("z")) is None or self._over:
                 return
-            self._newest = news.facts["z"]
+            self._newest = z
             if self._timer is None:
                 self._timer = threading.Timer(max(0.0, self._at + FRESH_SECONDS - time.monotonic()), self._refresh)
                 self._timer.daemon = True
@@ -115,7 +115,7 @@ class WatchPage:
     def _serve(self, layer: Layer, kind: str) -> dict[str, Any]:
         """Serve a volume under a new name: the page keeps what it has read under an old one, and what was not there."""
         name = f"{kind}.{self._times}"
-        self._readers[name] = files_of(layer.volume)
+        self._readers[name] = readable(layer.volume)
         self._readers.pop(f"{kind}.{self._times - 2}", None)
         return layer.source(f"{self._base}/{name}")
 

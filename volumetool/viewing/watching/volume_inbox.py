@@ -8,7 +8,7 @@ sections that are still blank in them will come.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,12 @@ class GrowingVolume:
     def refuse(self, section: Section, why: str) -> None:
         """Report a section, and take it again once its chunks have changed."""
         self._leave(section.number, self._taken.pop(section.number), why)
+
+    def pass_over(self, pattern: Pattern, numbers: Container[int]) -> None:  # noqa: ARG002  (all sections have one)
+        """Take sections that an earlier run has for taken, without reading them."""
+        for z in range(self._volume.shape[0]):
+            if z in numbers and (stamps := self._stamps(z)) is not None:
+                self._taken[z] = stamps
 
     def _open(self) -> None:
         volume = open_volume(self._url, voxel_size=self._voxel_size)

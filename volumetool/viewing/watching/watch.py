@@ -16,7 +16,7 @@ from volumetool.jobs.pyramid import build_pyramid
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path, parent_url
 from volumetool.store.open import open_volume
-from volumetool.viewing.watching.asked import Asked, Listener, News, Watched
+from volumetool.viewing.watching.asked import Asked, Listener, News, Watched, named
 from volumetool.viewing.watching.books import Begun, read_kept, write_kept
 from volumetool.viewing.watching.compacting import clear, compact, is_complete
 from volumetool.viewing.watching.course import Course
@@ -117,6 +117,7 @@ class _Loop:
         self._count = total_count(asked, rows, begun)
         if begun is not None:
             self._course = Course(job, begun, self._count, self._given, tell)
+            self._go_on(self._course)
 
     def run(self, changes: Changes) -> Watched:
         """Go on until the volume is finished, or nothing has come for as long as was asked."""
@@ -136,17 +137,28 @@ class _Loop:
                 return outcome
         raise AssertionError("changes never end")
 
+    def _go_on(self, course: Course) -> None:
+        """Say what an earlier run has done; its files are not read again."""
+        self._inbox.pass_over(course.begun.pattern, course.landed)
+        landed, enhanced = len(course.landed), course.outcome().enhanced
+        text = f"going on: {landed} sections have landed so far, {enhanced} of them are enhanced"
+        self._tell(News("resumed", text, {"landed": landed, "enhanced": enhanced, "z": course.newest}))
+
     def _look(self, changed: Sequence[str], *, busy: bool) -> bool:
         """Take in what has arrived; say whether something waits to stand still."""
         now = time.monotonic()
         if not changed and not busy and now - self._listed < LIST_SECONDS:
             return False
         self._listed = now
-        busy = self._inbox.look(changed)
+        busy, before = self._inbox.look(changed), len(self._gathered)
         while (section := self._inbox.take()) is not None:
             self._moved = time.monotonic()
             if (why := self._accept(section)) is not None:
                 self._inbox.refuse(section, why)
+        if len(self._gathered) > before:
+            here = sorted(section.number for section in self._gathered)
+            text = f"{named(here)} landed; enhancing begins once there are {self._wanted}, for the statistics (--fit-on)"
+            self._tell(News("gathering", text, {"sections": here}))
         return busy
 
     def _accept(self, section: Section) -> str | None:
@@ -155,9 +167,14 @@ class _Loop:
         if (why := self._unlike_gathered(section)) is not None:
             return why
         self._gathered.append(section)
-        if len(self._gathered) >= min(self._asked.fit_on, self._count or self._asked.fit_on):
+        if len(self._gathered) >= self._wanted:
             self._begin()
         return None
+
+    @property
+    def _wanted(self) -> int:
+        """Sections to begin with."""
+        return min(self._asked.fit_on, self._count or self._asked.fit_on)
 
     def _unlike_gathered(self, section: Section) -> str | None:
         first = self._asked.first or 0
