@@ -141,14 +141,16 @@ BAD = ((0,), (11,), (3, 20), (23,))
 @pytest.mark.parametrize("bad", BAD, ids=str)
 def test_regions_that_end_or_hang_their_workers_are_set_aside(tmp_path: Path, fault: str, bad: tuple[int, ...]) -> None:
     """With two workers: every other region completes in the same run, and at most two workers are lost for each bad one."""
-    options = bad_job(bad_volume(tmp_path / "in.zarr", bad), tmp_path / "out.zarr", fault)
+    # Long enough for a task of its own each: shorter ones that shared the bad one's are begun again with it.
+    options = bad_job(bad_volume(tmp_path / "in.zarr", bad), tmp_path / "out.zarr", fault, seconds=0.02)
     with begun(tmp_path / "out.zarr") as counted:
         outcome = run(**options, workers=2, patience=3)
     assert_others_are_right(outcome, bad)
     assert {record.error["code"] for record in outcome.failures} == {QUARANTINED}
     said = {"segfault": "SIGSEGV", "hang": "no sign of life", "kill": "SIGKILL"}[fault]
     assert all(said in record.error["message"] for record in outcome.failures)
-    assert {region for region, times in counted.items() if times > 1} <= set(bad)
+    # A worker's death takes along the records that nobody has fetched: those of the region before it.
+    assert sum(counted[region] - 1 for region in set(counted) - set(bad)) <= 2 * len(bad)
 
 
 @pytest.mark.slow

@@ -18,11 +18,12 @@ import distributed
 import pytest
 from distributed import LocalCluster
 from distributed.security import Security
-from small_jobs import Recording, digest, noise, run, write_input
+from small_jobs import Recording, digest, noise, run, shard_files, tree, write_input
 
 from volumetool.errors import ClusterError, LedgerError, NumericsError, VolumetoolError
 from volumetool.geometry import Turn
 from volumetool.jobs import task
+from volumetool.jobs import worker as worker_module
 from volumetool.jobs.clusters import cuda, open_cluster, processes, through_dask
 from volumetool.jobs.folder import job_url, open_ledger, plan_digest
 from volumetool.jobs.job import make_job
@@ -373,27 +374,63 @@ def test_processes_that_the_scheduler_gave_up_are_ended_and_replaced(monkeypatch
     assert second.popen.returncode == -signal.SIGKILL
 
 
-def test_records_that_died_with_their_worker_are_asked_for_again(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task may have ended, and its worker be gone before the driver has what it returned."""
+def test_records_that_died_with_their_worker_are_waited_for(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task may have ended, and its worker be gone before the driver has what it returned: dask does it again, nobody else."""
     plan = prepared(options)
-    monkeypatch.setattr(through_dask, "RESULT_SECONDS", 0.2)
-    asked = Counter[int]()
-    hand_over = distributed.Future.result
+    asked, submitted = Counter[str](), list[str]()
+    hand_over, submit = distributed.Future.result, distributed.Client.submit
 
     def lost_once(self: distributed.Future, timeout: float | None = None) -> Any:
-        asked[int(self.key.split("-")[1])] += 1
-        if asked[0] == 1 and self.key.startswith("region-0-"):
+        asked[self.key] += 1
+        if asked[self.key] == 1 and self.key.startswith("region-0-"):
+            self._state.status = "lost"
             raise TimeoutError
+        self._state.status = "finished"
         return hand_over(self, timeout)
 
+    def noting(self: distributed.Client, *arguments: Any, key: str, **more: Any) -> distributed.Future:
+        submitted.append(key)
+        return submit(self, *arguments, key=key, **more)
+
     monkeypatch.setattr(distributed.Future, "result", lost_once)
+    monkeypatch.setattr(distributed.Client, "submit", noting)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         through_dask.connect(cluster, plan) as client,
     ):
         records = list(through_dask.ThroughDask(client, plan).records(Turns(plan, open_ledger(plan))))
     assert sorted(record.region for record in records) == list(range(plan.grid.count))
-    assert asked[0] == 2
+    assert [key for key in submitted if key.startswith("region-0-")] == [key for key in asked if asked[key] > 1]
+
+
+def test_a_region_that_is_begun_again_takes_nothing_away(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that was taken for dead is at a region that another one has done; wherever it is ended, the shards are there."""
+    plan = prepared(options)
+    worker = Worker(plan)
+    assert worker.run(Turn(0)).state == "done"
+    before = tree(Path(plan.job.output))
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker_module, "enhance_region", dies)
+    with pytest.raises(KeyboardInterrupt):
+        worker.run(Turn(0))
+    assert tree(Path(plan.job.output)) == before
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, -1])
+def test_a_torn_shard_never_stands_in_the_way(options: Options, length: int) -> None:
+    plan = prepared(options)
+    worker = Worker(plan)
+    first = worker.run(Turn(plan.grid.count - 1))  # at the faces, where shards are read before they are written
+    shards = shard_files(plan.job.output)
+    before = [file.read_bytes() for file in shards]
+    for file in shards:
+        file.write_bytes(file.read_bytes()[:length])
+    again = worker.run(Turn(plan.grid.count - 1))
+    assert (again.state, again.stored) == ("done", first.stored)
+    assert [file.read_bytes() for file in shards] == before
 
 
 def test_a_scheduler_that_goes_ends_the_job_and_it_says_so(options: Options) -> None:

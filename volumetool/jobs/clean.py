@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import tensorstore as ts
 
 from volumetool.enhancement.kept import FOLDER
+from volumetool.enhancement.pyramid import shard_boxes
+from volumetool.errors import DataError
 from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.ownership import OWNER, own
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.shards import shard_keys
+from volumetool.store.arrays import read_part
 from volumetool.store.kvstore import canonical_url, delete_prefix, is_local, join_url, list_keys, local_path, unwritable
 from volumetool.store.retries import STORAGE
 
@@ -115,9 +118,35 @@ def delete_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None, chan
     OutputError
         ``output.unwritable``: they cannot be deleted.
     """
+    _delete(array, list(shard_keys(level, box, channel)))
+
+
+def delete_torn_shards(array: ts.TensorStore, level: LevelGrid, box: Box, channel: int | None) -> None:
+    """Delete the shards in a box that cannot be read; whole ones stay until others take their place.
+
+    A worker that the scheduler has taken for dead may still be at a region that another one has done meanwhile. What it then
+    does, and where in it it is ended, must take nothing away.
+
+    Parameters
+    ----------
+    array, level, box, channel
+        As for :func:`delete_shards`.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``: they cannot be deleted.
+    """
+    for key, shard in zip(shard_keys(level, box, channel), shard_boxes(level, box), strict=True):
+        try:
+            read_part(array, shard.slices)
+        except (DataError, ValueError, OSError):
+            _delete(array, [key])
+
+
+def _delete(array: ts.TensorStore, keys: list[str]) -> None:
     store = array.kvstore
     assert store is not None  # noqa: S101  (zarr3 always has one)
-    keys = list(shard_keys(level, box, channel))
 
     def delete(_: int) -> None:
         for deletion in [store.write(key, None) for key in keys]:

@@ -21,7 +21,7 @@ from volumetool.enhancement.trouble import kind_of
 from volumetool.enhancement.writer import slab_boxes
 from volumetool.errors import DeviceError, InputError, LedgerError, NumericsError, StorageFullError, VolumetoolError
 from volumetool.geometry import Turn
-from volumetool.jobs.clean import delete_shards
+from volumetool.jobs.clean import delete_torn_shards
 from volumetool.jobs.folder import job_url, plan_digest, read_plan, read_statistics
 from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import Record
@@ -159,7 +159,7 @@ class Worker:
         targets = self._targets(region.channel)
         channel = None if self.plan.terms.channels is None else region.channel
         for target, level, box in zip(targets, self.recipe.fused, slab_boxes(region.box, self.recipe.fused), strict=True):
-            delete_shards(target, level, box, channel)
+            delete_torn_shards(target, level, box, channel)
         kept = None if self.plan.keep == "none" else KeptPatches(self._shelf, turn)
         source = replace(self._input.source(region.channel), seen=seen)
         made = enhance_region(self.recipe, region, self.engine, source, targets, kept)

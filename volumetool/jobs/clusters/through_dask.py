@@ -45,9 +45,6 @@ DEATHS_IN_A_ROW = 16
 FORSAKEN_LOOKS = 600
 """Looks without any worker after which nobody is expected to come."""
 
-RESULT_SECONDS = 10
-"""How long a worker may take to hand over the records of a task that has ended."""
-
 ALLOWED_FAILURES = 100
 """Dask's own count of dead workers per task also blames tasks that only waited there; attempts are counted elsewhere."""
 
@@ -97,8 +94,11 @@ class ThroughDask:
         self._fill(turns)
         while self._running:
             future = self._wait()
+            ended = self._records_of(future)
+            if ended is None:
+                self._ended.put(future)
+                continue
             asked = self._running.pop(future)
-            ended = self._records_of(future, asked)
             for record in ended:
                 self._deaths = 0
                 self._usual = record.seconds
@@ -107,9 +107,10 @@ class ThroughDask:
             self._left.extendleft(reversed(asked[len(ended) :]))
             self._fill(turns)  # only now: whose turn it is depends on what is recorded
 
-    @staticmethod
-    def _records_of(future: Any, asked: list[Turn]) -> list[Record]:
+    def _records_of(self, future: Any) -> list[Record] | None:
         """Return the records of the regions of a task that have ended: its first ones, perhaps none.
+
+        None where they died with their worker before they were handed over: dask then does the task again.
 
         Raises
         ------
@@ -117,13 +118,14 @@ class ThroughDask:
             A worker's own trouble. ``cluster.lost``: the scheduler is gone, and with it all tasks.
         """
         try:
-            records: list[Record] = future.result(timeout=RESULT_SECONDS)
+            records: list[Record] = future.result(timeout=LOOK_SECONDS)
         except CancelledError as error:
             raise _lost(error) from error
         except Exception as error:  # noqa: BLE001  (whatever the task raised)
-            if future.status != "error" or isinstance(error, KilledWorker):
-                return []  # it ended with its worker, which is no fault of a region's
-            return [_failed(asked[0].region, error)]
+            if future.status != "error":
+                return None
+            # Workers that die are no fault of a region's.
+            return [] if isinstance(error, KilledWorker) else [_failed(self._running[future][0].region, error)]
         return records
 
     def _wait(self) -> Any:
