@@ -78,6 +78,7 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
         return taken_up, statistics
 
     layout = VolumeLayout(terms.dtype, terms.levels, terms.channels)
+    probe = engine.probe(work.lattice.patch)  # first: it warms the network up for the sample, which is timed
     sample = take_sample(ground.recipe, engine, inputs.volume.open(job.level), layout)
     keeping = plan_keeping(job, work, Demand(workers, allowed, sample.patch_seconds), sample, memory_of)
     estimates = estimate(job, work, keeping, sample, (memory_of(work, keeping.span, keeping.keep), allowed), workers)
@@ -88,7 +89,7 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
         fingerprint=terms.fingerprint,
         grid=work.grid(keeping.span),
         numerics=engine.numerics,
-        probe=engine.probe(work.lattice.patch),
+        probe=probe,
         **running,
         model=inputs.model.card.name,
         model_spec=inputs.model.spec,

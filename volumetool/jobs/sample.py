@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.enhancement.blend import blend
-from volumetool.enhancement.columns import Source, read_columns
+from volumetool.enhancement.columns import Column, Source, read_columns
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.recipe import Recipe
 from volumetool.errors import DataError, NumericsError
@@ -47,7 +48,7 @@ class Sample:
 
 
 def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: VolumeLayout) -> Sample:
-    """Time a few batches, and enhance the chunk in the middle of the volume in memory.
+    """Enhance a chunk in the middle of the volume in memory.
 
     Parameters
     ----------
@@ -58,20 +59,44 @@ def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: 
     layout : VolumeLayout
         Of the output; its codecs compress the sample.
     """
-    level = recipe.levels[0]
-    z, y, x = ((n // 2) // c * c for n, c in zip(level.shape, level.chunk, strict=True))
-    depth = level.chunk[0] if recipe.lattice.z.overlap else min(level.chunk[0], SECTIONS)
-    stop = (z + depth, y + level.chunk[1], x + level.chunk[2])
-    region = Region(0, 0, Box((z, y, x), stop).intersection(Box.whole(level.shape)))
+    region = Region(0, 0, _place(recipe))
     columns = read_columns(recipe, region, Source(voxels), engine.numerics.batch)
+    asked, before = 0, engine.seconds
+
+    def counted() -> Iterator[Column]:
+        nonlocal asked
+        for column in columns:
+            asked += int(column.active.sum())
+            yield column
+
     try:
-        slabs = [slab.voxels for slab in blend(recipe, region, engine.predict_columns(columns), engine.xp)]
+        slabs = [slab.voxels for slab in blend(recipe, region, engine.predict_columns(counted()), engine.xp)]
         compression = _compression(slabs[0], layout)
     except (DataError, NumericsError):  # the region with this chunk will fail and say why
-        compression = 0.0
-    asked = engine.streams * engine.numerics.batch
+        compression = asked = 0
+    if asked and asked % engine.at_once == 0:
+        seconds = (engine.seconds - before) / asked
+    else:
+        seconds = patch_seconds(engine, recipe.lattice.patch, engine.at_once)
     # Where the sample is blank or damaged, nothing is known: the rest is taken as incompressible.
-    return Sample(patch_seconds(engine, recipe.lattice.patch, asked), compression or 1.0, _store_seconds(layout))
+    return Sample(seconds, compression or 1.0, _store_seconds(layout))
+
+
+def _place(recipe: Recipe) -> Box:
+    """Return a chunk of the output near its middle that needs as few patches as any; of independent sections some."""
+    level, lattice = recipe.levels[0], recipe.lattice
+
+    def begin(axis: int) -> int:
+        line, n, length, origin = lattice.axes[axis], level.shape[axis], level.chunk[axis], recipe.origin[axis]
+
+        def cost(start: int) -> tuple[int, int]:
+            return len(line.touching(origin + start, origin + min(start + length, n))), abs(2 * start + length - n)
+
+        return min(range(0, n, length), key=cost)
+
+    z, y, x = begin(0), begin(1), begin(2)
+    depth = level.chunk[0] if lattice.z.overlap else min(level.chunk[0], SECTIONS)
+    return Box((z, y, x), (z + depth, y + level.chunk[1], x + level.chunk[2])).intersection(Box.whole(level.shape))
 
 
 def _compression(voxels: NDArray[Any], layout: VolumeLayout) -> float:

@@ -164,6 +164,8 @@ class CrashRunner:
         order = _Order(task, arguments, folder, absolute, fault or DiskFault(), keep, kill_after)
         self._send.send_bytes(pickle.dumps(order))
         code = self._answer()
+        for name in ("text", "events"):  # a process may be killed before it opens them
+            (folder / name).touch()
         result, text = folder / "result", (folder / "text").read_text()
         made = pickle.loads(result.read_bytes()) if result.exists() else (None, None, 0)  # noqa: S301  (our own child's)
         graves = folder / "graves" if keep else None
