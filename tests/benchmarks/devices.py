@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import logging
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -32,12 +35,21 @@ from volumetool.geometry import Turn
 from volumetool.jobs.clusters import through_dask
 from volumetool.jobs.clusters.through_dask import ThroughDask, connect
 from volumetool.jobs.folder import open_ledger
-from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import Record
-from volumetool.jobs.planning import plan_with_statistics
-from volumetool.jobs.run import run
 
 PROCESSES = 8
+
+JOB = """
+import json, sys, time
+from volumetool.jobs.job import make_job
+from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.run import run
+plan, table = plan_with_statistics(make_job(**json.loads(sys.argv[1])))
+assert plan.threads == 1
+started = time.perf_counter()
+assert run(plan, table).complete
+print(time.perf_counter() - started)
+"""
 
 
 def main() -> None:
@@ -120,26 +132,20 @@ def real(options: argparse.Namespace) -> Table:
 
 
 def enhance_with(workers: int, options: argparse.Namespace) -> float:
-    """Enhance with workers of one core each; return the seconds without planning."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, set(sorted(cores)[:workers]))
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            job = make_job(
-                input=options.volume,
-                output=f"{folder}/out.zarr",
-                model=options.model,
-                workers=workers,
-                roi=options.roi,
-                crop=options.roi is not None,
-            )
-            plan, table = plan_with_statistics(job)
-            assert plan.threads == 1
-            started = time.perf_counter()
-            assert run(plan, table).complete
-            return time.perf_counter() - started
-    finally:
-        os.sched_setaffinity(0, cores)
+    """Enhance with workers of one core each, in a process of its own; return the seconds without planning."""
+    cores = set(sorted(os.sched_getaffinity(0))[:workers])
+    with tempfile.TemporaryDirectory() as folder:
+        job = {
+            "input": options.volume,
+            "output": f"{folder}/out.zarr",
+            "model": options.model,
+            "workers": workers,
+            "roi": options.roi,
+            "crop": options.roi is not None,
+        }
+        # All threads of a process begun like this keep to its cores; in a process that is there, the earlier ones would not.
+        command = ["taskset", "-c", ",".join(map(str, cores)), sys.executable, "-c", JOB, json.dumps(job)]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from volumetool.errors import ClusterError
+from volumetool.errors import ClusterError, ConfigError
 from volumetool.testing.disk import DiskFault, Event, arm, hits, library, read_events
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -155,12 +155,20 @@ class CrashRunner:
         ------
         ClusterError
             ``cluster.forking``: the forking process is gone.
+        ConfigError
+            ``config.other-disk``: bytes cannot be kept.
         """
         folder = Path(self._folder.name) / str(next(self._numbers))
         folder.mkdir()
         (folder / "graves").mkdir()
         absolute = None if root is None else Path(root).absolute()
         before = inodes(absolute) if keep and absolute is not None else {}
+        if keep and absolute is not None and absolute.stat().st_dev != folder.stat().st_dev:
+            raise ConfigError(
+                "config.other-disk",
+                f"bytes are kept by links, which do not reach from {absolute} to {folder} on another file system",
+                hint="watch a folder below the system's temporary one, or set TMPDIR to a folder beside it",
+            )
         order = _Order(task, arguments, folder, absolute, fault or DiskFault(), keep, kill_after)
         self._send.send_bytes(pickle.dumps(order))
         code = self._answer()
