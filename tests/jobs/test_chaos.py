@@ -35,7 +35,7 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     found = []
     for child in process.children(recursive=True):
         try:
-            if any(word.endswith("clusters.processes") for word in child.cmdline()):
+            if any("clusters.processes" in word for word in child.cmdline()):
                 found.append(child)
         except psutil.Error:
             continue

@@ -352,7 +352,7 @@ def test_processes_that_end_before_they_work_end_the_job_and_it_says_so(
 ) -> None:
     monkeypatch.setattr(through_dask, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(through_dask, "DEATHS_IN_A_ROW", 3)
-    monkeypatch.setattr(processes, "__name__", "volumetool.no_such_module")
+    monkeypatch.setattr(processes, "PROGRAM", "import volumetool.no_such_module")
     with pytest.raises(ClusterError) as caught:
         run(**options | {"workers": 2})
     assert caught.value.code == "cluster.dying"
@@ -363,7 +363,8 @@ def test_processes_that_the_scheduler_gave_up_are_ended_and_replaced(monkeypatch
     monkeypatch.setattr(processes, "GIVEN_UP", 3)
     with (
         LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1", processes=True) as cluster,
-        processes.Processes(1, cluster.scheduler_address, Security()) as kept,
+        processes.Processes(1) as kept,
+        kept.working_for(cluster.scheduler_address, Security()),
     ):
         (first,) = kept._processes
         assert kept.look([first.name]) == kept.look([]) == kept.look([]) == 0

@@ -265,7 +265,8 @@ def test_reading_a_damaged_chunk_gives_voxels_or_an_error_with_its_name(tmp_path
             errors.append(error)
         file.write_bytes(sound)
     assert len(errors) >= number // 3  # every cut at least
-    assert {error.code for error in errors} == {"data.unreadable"}
+    # A damaged length may ask for more memory than any chunk has.
+    assert {error.code for error in errors} - {"data.oversized"} == {"data.unreadable"}
     assert all(str(file) in error.message for error in errors)
 
 
@@ -286,7 +287,7 @@ def test_a_damaged_chunk_never_ends_the_driver_and_is_named(tmp_path: Path, code
         assert outcome.done + outcome.failed == outcome.regions
         assert outcome.done > 0
         for record in outcome.failures:
-            assert record.error["code"] == "data.unreadable"
+            assert record.error["code"] in ("data.unreadable", "data.oversized")
             assert str(file) in record.error["message"], record.error
         file.write_bytes(sound)
     assert run(**options | {"overwrite": True}).complete

@@ -25,6 +25,7 @@ def local_cluster(plan: Plan) -> Iterator[Cluster]:
     security = Security.temporary()
     with (
         lenient(),
+        Processes(plan.workers) as processes,
         LocalCluster(
             n_workers=0,
             processes=True,
@@ -34,6 +35,6 @@ def local_cluster(plan: Plan) -> Iterator[Cluster]:
             silence_logs=logging.CRITICAL,  # what happens to a region is in its record; what is left is noise at the end
         ) as cluster,
         connect(cluster, plan) as client,
-        Processes(plan.workers, cluster.scheduler_address, security) as processes,
+        processes.working_for(cluster.scheduler_address, security),
     ):
         yield ThroughDask(client, plan, processes.look)

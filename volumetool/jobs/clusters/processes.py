@@ -2,8 +2,7 @@
 
 dask's nannies give a process up for good that dies as it begins, and may then never end themselves: a job would wait for ever.
 
-``python -m volumetool.jobs.clusters.processes`` reads one line of JSON and works for the scheduler that it names. It ends when
-its parent does.
+A process reads one line of JSON and works for the scheduler that it names. It ends when its parent does.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ import asyncio
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -31,6 +30,10 @@ GIVEN_UP = 30
 
 LATE = 300
 """Looks that a process may take to begin."""
+
+
+# Ctrl-C is for the driver, which then ends its workers; it may come while they import.
+PROGRAM = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from {__name__} import main; main()"
 
 
 @dataclass
@@ -71,22 +74,17 @@ class _Process:
 class Processes:
     """Keeps a number of worker processes at work for a scheduler on this machine.
 
+    They begin before there is a scheduler: what they import takes seconds.
+
     Parameters
     ----------
     count : int
         Processes.
-    scheduler : str
-        Its address.
-    security : distributed.security.Security
-        With certificate and key of a worker, as text.
     """
 
-    def __init__(self, count: int, scheduler: str, security: Security) -> None:
+    def __init__(self, count: int) -> None:
         self._count = count
-        self._asked = {
-            "scheduler": scheduler,
-            "security": {name: getattr(security, name) for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key")},
-        }
+        self._asked: dict[str, Any] | None = None
         self._begun = 0
         self._processes: list[_Process] = []
 
@@ -95,10 +93,33 @@ class Processes:
         self._processes = [self._begin() for _ in range(self._count)]
         return self
 
+    @contextmanager
+    def working_for(self, scheduler: str, security: Security) -> Iterator[None]:
+        """Let the processes work, and end them before their scheduler goes.
+
+        Parameters
+        ----------
+        scheduler : str
+            Address of the scheduler.
+        security : distributed.security.Security
+            With certificate and key of a worker, as text.
+        """
+        keys = {name: getattr(security, name) for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key")}
+        self._asked = {"scheduler": scheduler, "security": keys, "folder": self._folder.name}
+        for process in self._processes:
+            self._ask(process)
+        try:
+            yield
+        finally:
+            self._end()
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end()
+        self._folder.cleanup()
+
+    def _end(self) -> None:
         for process in self._processes:
             process.end()
-        self._folder.cleanup()
 
     def look(self, known: Collection[str]) -> int:
         """Replace processes that ended, and those that hang.
@@ -122,29 +143,33 @@ class Processes:
         return strangers
 
     def _begin(self) -> _Process:
-        name = f"volumetool-{self._begun}"
-        self._begun += 1
         popen = subprocess.Popen(  # noqa: S603  (our own)
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-c", PROGRAM],
             stdin=subprocess.PIPE,
             stdout=2,  # what libraries print belongs to the log
             text=True,
             env=os.environ | environment(),
         )
-        assert popen.stdin is not None  # noqa: S101  (a pipe was asked for)
-        popen.stdin.write(json.dumps({**self._asked, "name": name, "folder": self._folder.name}) + "\n")
-        popen.stdin.flush()
-        return _Process(name, popen)
+        process = _Process(f"volumetool-{self._begun}", popen)
+        self._begun += 1
+        if self._asked is not None:
+            self._ask(process)
+        return process
+
+    def _ask(self, process: _Process) -> None:
+        assert process.popen.stdin is not None  # noqa: S101  (a pipe was asked for)
+        with suppress(BrokenPipeError):  # it has ended, and is replaced with the next look
+            process.popen.stdin.write(json.dumps({**(self._asked or {}), "name": process.name}) + "\n")
+            process.popen.stdin.flush()
 
 
 def main() -> None:
     """Work for the scheduler that standard input names."""
-    asked = json.loads(sys.stdin.readline())
-    # Ctrl-C is for the driver, which then ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not (asked := sys.stdin.readline()):
+        return  # the parent has ended meanwhile
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    asyncio.run(_work(asked))
+    asyncio.run(_work(json.loads(asked)))
 
 
 async def _work(asked: dict[str, Any]) -> None:
@@ -170,7 +195,3 @@ async def _work(asked: dict[str, Any]) -> None:
 def _end_with_parent() -> None:
     sys.stdin.read()
     os._exit(1)
-
-
-if __name__ == "__main__":
-    main()
