@@ -117,7 +117,11 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave every n-th case of a test that is marked ``thin(n)`` as it is, and mark the others as slow."""
+    """Leave every n-th case of a test that is marked ``thin(n)`` as it is, and mark the others as slow.
+
+    The longest test comes first, so that no worker is left alone with it at the end.
+    """
+    items.sort(key=lambda item: "test_readme" not in item.nodeid)
     seen: Counter[str] = Counter()
     for item in items:
         if (thin := item.get_closest_marker("thin")) is not None:

@@ -237,19 +237,20 @@ class Dying:
 
     def scheduler_info(self) -> dict[str, Any]:
         self.looks += 1
-        return {"workers": {f"tcp://127.0.0.1:{self.looks}": {}}}
+        return {"workers": {f"tcp://127.0.0.1:{self.looks}": {"name": f"{self.looks}"}}}
 
 
 def test_workers_that_die_one_after_the_other_end_the_run_with_a_reason() -> None:
     cluster = ThroughDask.__new__(ThroughDask)
-    cluster._client, cluster._seen, cluster._deaths = Dying(), set(), 0
+    cluster.client, cluster._seen, cluster._deaths, cluster._forsaken = Dying(), set(), 0, 0
+    cluster._see_to = lambda _names: 0
     for _ in range(DEATHS_IN_A_ROW):
-        cluster._count_deaths()
+        cluster._look()
     cluster._deaths -= 3  # a region ended
     for _ in range(3):
-        cluster._count_deaths()
+        cluster._look()
     with pytest.raises(ClusterError) as caught:
-        cluster._count_deaths()
+        cluster._look()
     assert caught.value.code == "cluster.dying"
     assert f"{DEATHS_IN_A_ROW} workers" in caught.value.message
 

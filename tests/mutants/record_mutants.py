@@ -234,8 +234,8 @@ RESUME = (
         "volumetool/jobs/condemn.py",
         (
             "damaged volume still calls itself complete",
-            "            mark_unfinished(plan)\n",
-            "            pass\n",
+            "calls itself nothing\n                mark_unfinished(plan)\n",
+            "calls itself nothing\n                pass\n",
             "jobs/test_damage.py::test_what_is_repaired_is_as_before_and_nothing_else_is_made_again "
             "jobs/test_verify.py::test_what_is_condemned_is_mended_by_the_next_run",
         ),

@@ -68,7 +68,8 @@ class _Process:
         self.popen.kill()
         self.popen.wait()
         assert self.popen.stdin is not None  # noqa: S101  (a pipe was asked for)
-        self.popen.stdin.close()
+        with suppress(BrokenPipeError):  # what it had not read yet
+            self.popen.stdin.close()
 
 
 class Processes:
