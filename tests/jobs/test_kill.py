@@ -24,6 +24,8 @@ from volumetool.jobs.planning import plan
 from volumetool.jobs.verify import verify
 
 KILLS = 20
+SECTIONS = 36
+"""So many that the job outlasts all kills: every one waits for a record, and those of a second come together."""
 OPTIONS: dict[str, Any] = {
     "model": "em-x4",
     "patch": "1,64,64",
@@ -40,11 +42,11 @@ SHAPES = ("1,1,1", "1,2,9", "3,3,4")
 def source(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Give a crop of a real volume, with a ragged border without data and a block of constant background."""
     file = data / "fib25-fibsem" / "fib25_val_z0-199_y0-339.tif"
-    voxels = np.maximum(tifffile.imread(file, key=range(24))[:, 40:136, 100:230], 1)
+    voxels = np.maximum(tifffile.imread(file, key=range(SECTIONS))[:, 40:136, 100:230], 1)
     random = np.random.default_rng(3)
-    for z, x in np.ndindex(24, 130):
+    for z, x in np.ndindex(SECTIONS, 130):
         voxels[z, : 4 + z // 4 + random.integers(4), x] = 0
-    voxels[:, :, -5:][random.random((24, 96, 5)) < 0.5] = 0
+    voxels[:, :, -5:][random.random((SECTIONS, 96, 5)) < 0.5] = 0
     voxels[:, 60:, 70:118] = 128
     return str(write_input(tmp_path_factory.mktemp("real") / "in.zarr", voxels, chunk=(8, 32, 32)))
 
