@@ -64,10 +64,8 @@ def run_region(url: str, runtime: str, turn: Turn) -> Record:
 
     Parameters
     ----------
-    url : str
-        The job's folder.
-    runtime : str
-        From :func:`volumetool.jobs.worker.runtime_of`.
+    url, runtime
+        As for :func:`run_regions`.
     turn : Turn
         The region.
 

@@ -122,7 +122,7 @@ class ThroughDask:
         except CancelledError as error:
             raise _lost(error) from error
         except Exception as error:  # noqa: BLE001  (whatever the task raised)
-            if future.status != "error":
+            if isinstance(error, TimeoutError) and future.status != "error":
                 return None
             # Workers that die are no fault of a region's.
             return [] if isinstance(error, KilledWorker) else [_failed(self._running[future][0].region, error)]
