@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ome_zarr_models.v05 import Image
 from referencing.jsonschema import DRAFT202012
 from small_jobs import SMALL, Voxels, assert_means, attributes, noise, read_levels, replicated, run, write_input
 
+from volumetool.enhancement.engine import Engine
 from volumetool.store.validate import validate_volume
 
 SCALE = (1, 4, 4)
@@ -189,3 +191,12 @@ def test_the_output_says_how_it_was_made(options: dict[str, Any]) -> None:
     assert own["numerics"] == [outcome.plan.probe]
     assert own["holes"] == []
     assert own["extrapolated"] is False
+
+
+def test_a_finished_job_leaves_no_network_behind(tmp_path: Path) -> None:
+    source = write_input(tmp_path / "in.zarr", noise((4, 40, 40)))
+    for number in range(3):
+        run(input=str(source), output=str(tmp_path / f"{number}.zarr"), **SMALL)
+    gc.collect()
+    # The last one waits for another turn of its job.
+    assert sum(type(each) is Engine for each in gc.get_objects()) <= 1

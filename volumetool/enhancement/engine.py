@@ -95,7 +95,7 @@ class Engine:
         self.beat: Callable[[], None] = lambda: None
         self._halved = 0
         self._share = None if threads is None else max(1, threads // streams)
-        self._pool = ThreadPoolExecutor(streams, "volumetool-network", initializer=self._begin_stream)
+        self._pool = ThreadPoolExecutor(streams, "volumetool-network", initializer=_begin_stream, initargs=(self._share,))
         self._clock = threading.Lock()
         layout = torch.channels_last if self.card.dims == 2 else torch.channels_last_3d
         self._network = model.network().to(self.device).to(memory_format=layout)  # type: ignore[call-overload]  # stubs lack it
@@ -134,11 +134,6 @@ class Engine:
         Where a short batch gives other bytes, a call is whole or not at all.
         """
         return self.numerics.batch if self.numerics.pad else max(1, self.numerics.batch >> self._halved)
-
-    def _begin_stream(self) -> None:
-        # torch keeps the number of threads for each thread that asks it for work.
-        if self._share is not None:
-            torch.set_num_threads(self._share)
 
     def _submit(self, patches: NDArray[np.float32]) -> list[Future[list[Array]]]:
         batch = self.numerics.batch
@@ -319,3 +314,9 @@ def probe_patches(context: int, patch: tuple[int, int, int], count: int) -> NDAr
     depth, height, width = patch
     random = np.random.default_rng(PROBE_SEED)
     return np.stack([random.random((depth + 2 * context, height, width), dtype=np.float32) for _ in range(count)])
+
+
+def _begin_stream(threads: int | None) -> None:
+    # torch keeps the number of threads for each thread that asks it for work.
+    if threads is not None:
+        torch.set_num_threads(threads)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,19 +78,22 @@ class RegionInput:
     mask: Volume | None
     mask_factor: Triple
 
-    @functools.cache  # noqa: B019  (lives as long as its worker)
-    def source(self, channel: int) -> Source:
-        """Open the input of a channel."""
+    @functools.cached_property
+    def source(self) -> Callable[[int], Source]:
+        """Opens the input of a channel."""
+        return functools.cache(self._source)
+
+    def _source(self, channel: int) -> Source:
         mask = None if self.mask is None else self.mask.open(0, 0)
         voxels = self.volume.open(self.job.level, channel)
         chunks = self.chunks(channel)
         absent = chunks.absent if self.job.missing == "skip" else None
         return Source(voxels, mask, self.mask_factor, absent, functools.partial(_name_bad, voxels, chunks))
 
-    @functools.cache  # noqa: B019
-    def chunks(self, channel: int) -> StoredChunks:
-        """Return how the input of a channel is stored."""
-        return stored_chunks(self.volume, self.job.level, channel)
+    @functools.cached_property
+    def chunks(self) -> Callable[[int], StoredChunks]:
+        """Tells how the input of a channel is stored."""
+        return functools.cache(lambda channel: stored_chunks(self.volume, self.job.level, channel))
 
     @functools.cached_property
     def _mask_chunks(self) -> StoredChunks | None:

@@ -25,7 +25,7 @@ SECTIONS = 2
 """Sections that are enough to see how independent ones compress."""
 
 STORED = 2**22
-"""Voxels that are compressed to see how long it takes."""
+"""Voxels that are compressed to see how long it takes, in a volume that has as many."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,9 @@ def _compression(voxels: NDArray[Any], layout: VolumeLayout) -> float:
 
 
 def _store_seconds(layout: VolumeLayout) -> float:
-    chunk = layout.levels[0].chunk
-    shape = (chunk[0], chunk[1], max(1, STORED // math.prod(chunk)) * chunk[2])
+    level = layout.levels[0]
+    chunks = min(STORED, math.prod(level.shape)) // math.prod(level.chunk)
+    shape = (level.chunk[0], level.chunk[1], max(1, chunks) * level.chunk[2])
     # About as hard to compress as an enhanced volume.
     voxels = np.random.default_rng(0).normal(128, 10, shape).astype(layout.dtype)
     started = time.perf_counter()

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorstore as ts
@@ -148,9 +148,9 @@ class Shards:
             return NOTHING
         return f"{size}:{then.partition(':')[2]}"
 
-    @functools.cache  # noqa: B019  (lives as long as one verification)
-    def _listed(self, level: int) -> set[str]:
-        return set(list_keys(join_url(self._plan.job.output, str(level))))
+    @functools.cached_property
+    def _listed(self) -> Callable[[int], set[str]]:
+        return functools.cache(lambda level: set(list_keys(join_url(self._plan.job.output, str(level)))))
 
 
 def check_strangers(plan: Plan, damaged: Damage) -> None:

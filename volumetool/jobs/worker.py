@@ -8,7 +8,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -184,8 +184,11 @@ class Worker:
         folder = open_unsynced(job_url(self.plan.job.output))
         return Shelf(folder, self.probe, self.plan.fingerprint, self.plan.sharing)
 
-    @functools.cache  # noqa: B019  (a process has one worker, for the life of the process)
-    def _targets(self, channel: int) -> Sequence[ts.TensorStore]:
+    @functools.cached_property
+    def _targets(self) -> Callable[[int], Sequence[ts.TensorStore]]:
+        return functools.cache(self._open_targets)
+
+    def _open_targets(self, channel: int) -> Sequence[ts.TensorStore]:
         layout = self.plan.layout
         return [open_for_writing(self.plan.job.output, layout, level, channel) for level in range(len(self.recipe.fused))]
 

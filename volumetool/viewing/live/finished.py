@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import tensorstore as ts
@@ -82,6 +83,7 @@ class Finished:
         """
         return read_voxels(self._open(level, channel), box, f"level {level} of the output:")
 
-    @functools.cache  # noqa: B019  (lives as long as the live volume)
-    def _open(self, level: int, channel: int) -> ts.TensorStore:
-        return open_for_writing(self._plan.job.output, self._plan.layout, level, channel, cached_context())
+    @functools.cached_property
+    def _open(self) -> Callable[[int, int], ts.TensorStore]:
+        output, layout, context = self._plan.job.output, self._plan.layout, cached_context()
+        return functools.cache(lambda level, channel: open_for_writing(output, layout, level, channel, context))
