@@ -16,7 +16,7 @@ test: lint  ## everything that CI checks; the tests in a browser skip where ther
 	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(READY)  ## the long proofs
-	$(BIN)/python -m pytest -m "slow and not gpu and not browser" --timeout 3600
+	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 3600
 
 # mypy and import-linter look at the installed package: there cli/ and schemas/ stand where users find them.
 INSTALLED := build/installed

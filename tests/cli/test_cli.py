@@ -1,16 +1,19 @@
-"""The command line as its users meet it: a real process, its streams and its exit code."""
+"""The command line as its users meet it: its streams and its exit code, in turn in a real process and in this one."""
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from volumetool.cli.main import main
 from volumetool.cli.tables import print_facts
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -18,12 +21,26 @@ FAKE = "fake:identity?scale=1,2,2"
 
 
 @pytest.fixture(scope="module")
-def run() -> Run:
-    """Return a function that runs ``volumetool`` with arguments."""
+def start() -> Run:
+    """Return a function that runs ``volumetool`` with arguments as a process."""
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "volumetool.cli.main", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    """Return a function that does the same in this process, which has loaded torch already."""
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            main([*map(str, arguments)])
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess([], ended.value.code, out.getvalue(), err.getvalue())
 
     return call
 
@@ -39,15 +56,15 @@ def volume(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "volume.zarr"
 
 
-def test_help_names_every_command(run: Run) -> None:
-    text = run("--help").stdout
+def test_help_names_every_command(start: Run) -> None:
+    text = start("--help").stdout
     names = "demo info convert crappify enhance train evaluate status verify clean validate bench model schema"
     for name in names.split():
         assert f" {name} " in text
 
 
-def test_info_speaks_json_on_stdout_alone(run: Run, volume: Path) -> None:
-    done = run("info", volume, "--json")
+def test_info_speaks_json_on_stdout_alone(start: Run, volume: Path) -> None:
+    done = start("info", volume, "--json")
     facts = json.loads(done.stdout)
     assert (facts["dtype"], facts["levels"][0]["shape"]) == ("uint8", [5, 30, 41])
     assert done.stderr == ""
@@ -61,9 +78,9 @@ def test_a_dry_run_writes_nothing(run: Run, volume: Path) -> None:
     assert sorted(volume.parent.rglob("*")) == before
 
 
-def test_enhance_status_verify_validate_in_turn(run: Run, volume: Path) -> None:
+def test_enhance_status_verify_validate_in_turn(start: Run, run: Run, volume: Path) -> None:
     output = volume.parent / "enhanced.zarr"
-    done = run("enhance", volume, output, "--model", FAKE, "--json")
+    done = start("enhance", volume, output, "--model", FAKE, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["complete"] is True
     state = json.loads(run("status", output, "--json").stdout)
@@ -95,8 +112,8 @@ def test_other_settings_are_refused_with_their_name_and_exit_2(run: Run, volume:
         (("model", "show", "em-x44"), "model.unknown"),
     ],
 )
-def test_a_wrong_command_ends_with_a_code_a_hint_and_no_traceback(run: Run, arguments: tuple[str, ...], code: str) -> None:
-    done = run(*arguments)
+def test_a_wrong_command_ends_with_a_code_a_hint_and_no_traceback(start: Run, arguments: tuple[str, ...], code: str) -> None:
+    done = start(*arguments)
     assert done.returncode == 2
     assert f"[{code}]" in done.stderr
     assert "Traceback" not in done.stderr
