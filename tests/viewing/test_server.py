@@ -265,3 +265,10 @@ def test_addresses() -> None:
     assert base_url("::1", 5) == "http://[::1]:5"
     with bind() as bound, pytest.raises(ConfigError, match="cannot listen"):
         bind("127.0.0.1", bound.getsockname()[1])
+
+
+def test_no_part_of_an_answer_waits_for_the_one_before_to_be_acknowledged() -> None:
+    with bind() as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
