@@ -52,7 +52,8 @@ def wait_for(output: Path, regions: int, process: subprocess.Popen[str]) -> None
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("number", "workers"), [pytest.param(signal.SIGUSR1, 1, marks=pytest.mark.slow), (signal.SIGTERM, 2)])
+@pytest.mark.thin(3)
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 1), (signal.SIGTERM, 2)])
 def test_a_signal_to_stop_ends_a_job_that_then_goes_on(
     source: str, straight: str, tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:

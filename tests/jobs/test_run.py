@@ -24,7 +24,7 @@ SCALE = (1, 4, 4)
 CONSTANT = "fake:constant?value=100&patch=1,16,16&overlap=0,4,4&trim=0,1,1"
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("voxel_size", [(8.0, 32.0, 32.0), (30.0, 32.0, 32.0), (4.0, 64.0, 32.0)], ids=str)
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "float32"])
 def test_identity_repeats_every_voxel_and_every_level_is_the_mean_of_the_one_before(

@@ -96,7 +96,7 @@ def test_on_every_level_lost_torn_and_swapped_shards_are_found(plan: Plan, level
     assert str(level) in {entry["level"] for entry in report.damaged}
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("level", range(5))
 @pytest.mark.parametrize("how", ["flipped", "deleted", "cut"])
 def test_what_is_condemned_is_mended_by_the_next_run(copy: dict[str, Any], change: Flip, level: int, how: str) -> None:

@@ -193,6 +193,7 @@ def test_edges_coincide_where_only_the_user_knows_the_voxel_size(tmp_path: Path,
         assert largest_difference(boxes_of(screen, "ome.zarr", "bare")) <= 1
 
 
+@pytest.mark.slow
 def test_edges_coincide_whatever_the_unit_is_called(tmp_path: Path) -> None:
     ome = write_input(tmp_path / "ome.zarr", cube(32, 32, 32), voxel_size=(8.0, 16.0, 16.0), levels=2)
     others = [with_unit(ome, tmp_path / f"{unit}.zarr", unit, nm) for unit, nm in (("nm", 1), ("µm", 1000), ("micron", 1000))]

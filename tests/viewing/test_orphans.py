@@ -79,6 +79,7 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, None], ids=["killed", "told to end", "in order"])
 def test_a_browser_ends_with_who_started_it(fake: dict[str, str], tmp_path: Path, end: signal.Signals | None) -> None:
     process, family = started(fake, "sleep", 1)

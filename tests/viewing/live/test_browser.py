@@ -20,6 +20,7 @@ from volumetool.viewing.live.show import live
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("chromium"), pytest.mark.xdist_group("browser")]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "model",
     [
