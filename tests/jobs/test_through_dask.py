@@ -150,6 +150,41 @@ def test_regions_that_are_done_count_where_a_later_one_of_their_task_cannot_be(
     assert plan.keep == "none"
 
 
+def test_a_task_that_times_out_fails_its_region_and_records_that_are_late_are_waited_for(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(through_dask, "MOST", 1)
+    plan = prepared(options | {"region": "1,1,1"})
+    asked = Counter[str]()
+    result = distributed.Future.result
+
+    def stand(_url: str, _runtime: str, turns: list[Turn]) -> list[Record]:
+        if turns[0].region == 2:
+            raise TimeoutError
+        return [Record(turn.region, "done", seconds=60.0) for turn in turns]
+
+    def late(self: Any, timeout: float | None = None) -> Any:
+        """Be late with every task's records once, as where they died with their worker, and unreadable with those of one."""
+        region = str(self.key).split("-")[1]
+        asked[region] += 1
+        if asked[region] == 1:
+            raise TimeoutError
+        if region == "5":
+            raise ValueError("not what was sent")
+        return result(self, timeout)
+
+    monkeypatch.setattr(through_dask, "run_regions", stand)
+    monkeypatch.setattr(distributed.Future, "result", late)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        through_dask.connect(cluster, plan) as client,
+    ):
+        records = list(through_dask.ThroughDask(client, plan).records(Turns(plan, open_ledger(plan))))
+    states = [(record.region, record.state) for record in records]
+    assert sorted(set(states)) == [(n, "failed" if n in {2, 5} else "done") for n in range(plan.grid.count)]
+    assert [region for region, state in states if state == "done"] == sorted(set(range(plan.grid.count)) - {2, 5})
+
+
 def test_a_job_that_no_worker_comes_for_ends_and_says_so(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = prepared(options)
     monkeypatch.setattr(through_dask, "LOOK_SECONDS", 0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -146,6 +147,13 @@ def test_cleaning_takes_old_lock_files_of_ones_own_and_nothing_else(
     with monkeypatch.context() as patch:
         patch.setattr(os, "getuid", lambda: 12345)
         assert clean_output(plan).removed == ()
+
+    def refused(_: Path, **_options: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refused)
+        assert set(map(str, leftovers)) <= set(clean_output(plan).left)
     assert clean_output(plan) == Cleaned(tuple(map(str, leftovers)), ())
     after = tree(Path(copy["output"]).parent)
     assert {name: size for name, (size, _) in after.items()} == {name: size for name, (size, _) in before.items()}

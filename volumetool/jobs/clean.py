@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 
 import tensorstore as ts
@@ -36,7 +35,8 @@ class Cleaned:
     removed : tuple of str
         Places that are gone.
     left : tuple of str
-        Temporary files that may be somebody's still: younger than `STRAY_SECONDS`, or of another user.
+        Temporary files that may be somebody's still, being younger than `STRAY_SECONDS` or of another user, or that the
+        system did not let go of.
     """
 
     removed: tuple[str, ...]
@@ -81,7 +81,7 @@ def sweep(url: str, folder: str) -> Cleaned:
     removed: list[str] = []
     left: list[str] = []
     for file in sorted(local_path(url).rglob(f"*{LEFTOVER}")):
-        with suppress(FileNotFoundError):  # the heart beats on: its own file comes and goes
+        try:
             found = file.stat()
             mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
             if now - found.st_mtime >= STRAY_SECONDS and mine:
@@ -89,6 +89,10 @@ def sweep(url: str, folder: str) -> Cleaned:
                 removed.append(str(file))
             elif file != local_path(folder) / f"{OWNER}{LEFTOVER}":
                 left.append(str(file))
+        except FileNotFoundError:  # the heart beats on: its own file comes and goes
+            continue
+        except OSError:  # it stands in nobody's way
+            left.append(str(file))
     return Cleaned(tuple(removed), tuple(left))
 
 
