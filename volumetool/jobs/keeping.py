@@ -55,7 +55,8 @@ def plan_keeping(job: Job, work: Work, demand: Demand, sample: Sample, memory_of
     if job.keep_patches == "always":
         return _kept(job, work, demand.workers, (span("all"), "all"), "as asked for")
     if (why := _not_worth(job, work, demand, span("all"))) is not None:
-        return Keeping(span("none"), "none", why)
+        shape = span("none")
+        return Keeping(shape, "none", f"{work.recomputed(shape):.1%} computed twice without{why}")
     return _fitting(job, work, demand, sample, (span, memory_of))
 
 
@@ -68,18 +69,18 @@ def kept_anew(job: Job, work: Work, span: Triple, workers: int) -> Keeping | Non
 
 
 def _not_worth(job: Job, work: Work, demand: Demand, span: Triple) -> str | None:
-    """Say why keeping would gain nothing, None where it gains."""
+    """Say what more there is to say where keeping would gain nothing, None where it gains."""
     share = work.recomputed(span)
     if share <= RECOMPUTED_LIMIT:
-        return f"{share:.1%} computed twice without"
+        return ""
     asked = estimate.asked_box(job, work)
     saved = (work.patches(span, "none", asked) - work.patches(span, "all", asked)) * demand.patch_seconds / demand.workers
     if saved < REGION_SECONDS:
-        return f"it would save {saved:.0f} s"
+        return f", and it would save {saved:.0f} s"
     # All workers share the disk; of their patches only some are kept.
     disk = trial_seconds(job.output, kept_bytes(work.lattice)) * max(1.0, demand.workers * share)
     if disk >= demand.patch_seconds:
-        return f"to write and read a patch takes {disk * 1000:.0f} ms, to compute it {demand.patch_seconds * 1000:.0f} ms"
+        return f", but to write and read a patch takes {disk * 1000:.0f} ms, to compute it {demand.patch_seconds * 1000:.0f} ms"
     return None
 
 
