@@ -75,7 +75,8 @@ def clean(output: Output, as_json: Json = False) -> None:
     print(f"removed {len(cleaned.removed)} leftover files", file=sys.stderr)
     if cleaned.left:
         left = f"left {len(cleaned.left)} temporary files, such as {cleaned.left[0]}"
-        print(f"{left}: younger than a minute, or another user's. Clean again later, or as that user.", file=sys.stderr)
+        why = "younger than a minute, another user's, or not to be removed"
+        print(f"{left}: {why}. Clean again later, as that user, or remove them yourself.", file=sys.stderr)
 
 
 def validate(volume: Annotated[str, typer.Argument(help="Volume: path or URL.")], as_json: Json = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +37,16 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the test data are not at {folder}; set VOLUMETOOL_TEST_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Put signal handlers back that a command installed for the rest of what it took for its own process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -22,10 +22,10 @@ FAKE = "fake:identity?scale=1,2,2"
 
 @pytest.fixture(scope="module")
 def start() -> Run:
-    """Return a function that runs ``volumetool`` with arguments as a process."""
+    """Return a function that runs the installed ``volumetool`` with arguments as a process."""
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "volumetool.cli.main", *map(str, arguments)]
+        command = [Path(sys.executable).with_name("volumetool"), *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
     return call

@@ -24,7 +24,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 @settings(max_examples=100)
 @given(case=cases(), behaviour=st.sampled_from(["position", "box"]), seed=SEEDS)
 def test_the_cut_equals_the_whole_volume_reference(_hundred: int, case: Case, behaviour: str, seed: int) -> None:
-    """300 geometries: every voxel is the reference's, and every patch is counted."""
+    """100 geometries at a time: every voxel is the reference's, and every patch is counted."""
     voxels = random_voxels(seed, case.lattice.shape, np.dtype("uint8")).astype(np.float32)
     outcome = run_case(case, behaviour, case.recipe("float32"), voxels)
     expected = enhance_whole(voxels, case.model(behaviour).network(), case.geometry)[case.box.slices]
@@ -41,7 +41,7 @@ def test_the_cut_equals_the_whole_volume_reference(_hundred: int, case: Case, be
 @settings(max_examples=100)
 @given(case=cases(), dtype=st.sampled_from([*INTEGERS, "float32"]), seed=SEEDS)
 def test_identity_repeats_every_voxel(_hundred: int, case: Case, dtype: str, seed: int) -> None:
-    """300 geometries: normalised per section, blended and turned back, every voxel is its own again, bit for bit."""
+    """100 geometries at a time: normalised per section, blended and turned back, every voxel is its own again, bit for bit."""
     voxels = random_voxels(seed, case.lattice.shape, np.dtype(dtype))
     statistics = None if dtype == "float32" else section_statistics(seed, case.lattice.z.size, voxels.dtype)
     recipe = case.recipe(dtype, statistics)

@@ -53,11 +53,16 @@ def test_one_region_keeps_nothing(auto: Options) -> None:
     assert (decided.keep, decided.estimates.kept_bytes) == ("none", 0)
 
 
-def test_a_short_job_keeps_nothing(auto: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("other", [{}, {"workers": 2}, {"region": None, "workers": 2}, {"roi": "0:4,0:9,0:9"}], ids=str)
+def test_a_short_job_keeps_nothing_and_says_what_that_costs(
+    auto: Options, monkeypatch: pytest.MonkeyPatch, other: Options
+) -> None:
     monkeypatch.setattr("volumetool.jobs.planning.take_sample", lambda *_: Sample(patch_seconds=0.001, compression=0.8))
-    decided = plan(make_job(**auto))
+    decided = plan(make_job(**auto | other))
     assert decided.keep == "none"
-    assert "it would save" in decided.estimates.kept_why
+    estimates = decided.estimates
+    share = estimates.recomputed / (estimates.patches - estimates.recomputed)
+    assert estimates.kept_why.startswith(f"{share:.1%} computed twice without")
 
 
 def test_a_disk_slower_than_the_network_keeps_nothing(auto: Options, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ CONSTANT = "fake:constant?value=100&patch=1,16,16&overlap=0,4,4&trim=0,1,1"
 
 @pytest.mark.thin(8)
 @pytest.mark.parametrize("voxel_size", [(8.0, 32.0, 32.0), (30.0, 32.0, 32.0), (4.0, 64.0, 32.0)], ids=str)
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "float32", "uint16", "int16"])
 def test_identity_repeats_every_voxel_and_every_level_is_the_mean_of_the_one_before(
     tmp_path: Path, dtype: str, voxel_size: tuple[float, float, float]
 ) -> None:
@@ -195,8 +195,16 @@ def test_the_output_says_how_it_was_made(options: dict[str, Any]) -> None:
 
 def test_a_finished_job_leaves_no_network_behind(tmp_path: Path) -> None:
     source = write_input(tmp_path / "in.zarr", noise((4, 40, 40)))
-    for number in range(3):
-        run(input=str(source), output=str(tmp_path / f"{number}.zarr"), **SMALL)
+
+    def engines() -> int:
+        return sum(type(each) is Engine for each in gc.get_objects())
+
     gc.collect()
-    # The last one waits for another turn of its job.
-    assert sum(type(each) is Engine for each in gc.get_objects()) <= 1
+    before = engines()
+    gc.disable()  # there is not even something to collect
+    try:
+        for number in range(3):
+            run(input=str(source), output=str(tmp_path / f"{number}.zarr"), **SMALL)
+        assert engines() == before
+    finally:
+        gc.enable()

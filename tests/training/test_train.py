@@ -38,7 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.thin(5)
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_trained_enhances(kind: str, tmp_path: Path) -> None:
     config = small_training(tmp_path, **KINDS[kind], steps=2)

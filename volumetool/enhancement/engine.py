@@ -92,7 +92,7 @@ class Engine:
         self.xp = array_module(self.device)
         self.seconds = 0.0
         self.streams = streams
-        self.beat: Callable[[], None] = lambda: None
+        self.beat: Callable[[], None] = still
         self._halved = 0
         self._share = None if threads is None else max(1, threads // streams)
         self._pool = ThreadPoolExecutor(streams, "volumetool-network", initializer=_begin_stream, initargs=(self._share,))
@@ -314,6 +314,10 @@ def probe_patches(context: int, patch: tuple[int, int, int], count: int) -> NDAr
     depth, height, width = patch
     random = np.random.default_rng(PROBE_SEED)
     return np.stack([random.random((depth + 2 * context, height, width), dtype=np.float32) for _ in range(count)])
+
+
+def still() -> None:
+    """Beat for nobody."""
 
 
 def _begin_stream(threads: int | None) -> None:

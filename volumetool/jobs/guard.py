@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from volumetool.enhancement.engine import still
 from volumetool.errors import DeviceError
 from volumetool.geometry import Turn
 from volumetool.jobs.attempts import Attempts
@@ -143,6 +144,8 @@ class Guard:
             except DeviceError as error:
                 self._attempts.explain(turn.region, error.message)
                 raise
+            finally:
+                self._worker.engine.beat = still
         if record.state == "done":
             self._seconds = [*self._seconds[-98:], record.seconds]
         return record

@@ -55,8 +55,7 @@ def plan_keeping(job: Job, work: Work, demand: Demand, sample: Sample, memory_of
     if job.keep_patches == "always":
         return _kept(job, work, demand.workers, (span("all"), "all"), "as asked for")
     if (why := _not_worth(job, work, demand, span("all"))) is not None:
-        shape = span("none")
-        return Keeping(shape, "none", f"{work.recomputed(shape):.1%} computed twice without{why}")
+        return Keeping(span("none"), "none", _twice(job, work, span("none")) + why)
     return _fitting(job, work, demand, sample, (span, memory_of))
 
 
@@ -70,13 +69,13 @@ def kept_anew(job: Job, work: Work, span: Triple, workers: int) -> Keeping | Non
 
 def _not_worth(job: Job, work: Work, demand: Demand, span: Triple) -> str | None:
     """Say what more there is to say where keeping would gain nothing, None where it gains."""
-    share = work.recomputed(span)
+    asked = estimate.asked_box(job, work)
+    share = work.recomputed(span, asked=asked)
     if share <= RECOMPUTED_LIMIT:
         return ""
-    asked = estimate.asked_box(job, work)
     saved = (work.patches(span, "none", asked) - work.patches(span, "all", asked)) * demand.patch_seconds / demand.workers
     if saved < REGION_SECONDS:
-        return f", and it would save {saved:.0f} s"
+        return f", and keeping them would save {saved:.0f} s"
     # All workers share the disk; of their patches only some are kept.
     disk = trial_seconds(job.output, kept_bytes(work.lattice)) * max(1.0, demand.workers * share)
     if disk >= demand.patch_seconds:
@@ -95,13 +94,17 @@ def _fitting(job: Job, work: Work, demand: Demand, sample: Sample, models: tuple
         if (memory := memory_of(work, shape, keep)) > demand.memory:
             needs.append(f"{keep} would take {show_bytes(memory)} of memory")
             continue
-        why = f"{work.recomputed(shape):.1%} computed twice without"
+        why = _twice(job, work, shape)
         kept = _kept(job, work, demand.workers, (shape, keep), f"{why}, {'; '.join(needs)}" if needs else why)
         room = None if free is None else free - estimate.written_bytes(job, work, shape, sample.compression)
         if room is None or kept.peak <= room:
             return kept
         needs.append(f"{keep} would take {show_bytes(kept.peak)}, the output leaves {show_bytes(max(0, room))} free")
     return Keeping(span("none"), "none", "; ".join(needs))
+
+
+def _twice(job: Job, work: Work, span: Triple) -> str:
+    return f"{work.recomputed(span, asked=estimate.asked_box(job, work)):.1%} computed twice without"
 
 
 def _kept(job: Job, work: Work, workers: int, what: tuple[Triple, Keep], why: str) -> Keeping:

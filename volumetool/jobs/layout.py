@@ -234,9 +234,9 @@ class Work:
         """
         return self.sharing(span).count(KEPT_AXES[keep], asked)
 
-    def recomputed(self, span: Triple, keep: Keep = "none") -> float:
-        """Return the share of patches that are computed more than once."""
-        return self.patches(span, keep) / self.patches(span, "all") - 1
+    def recomputed(self, span: Triple, keep: Keep = "none", asked: Box | None = None) -> float:
+        """Return the share of patches that are computed more than once; of all, or of those in a box of the output."""
+        return self.patches(span, keep, asked) / self.patches(span, "all", asked) - 1
 
 
 @dataclass(frozen=True)

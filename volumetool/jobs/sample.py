@@ -110,8 +110,9 @@ def _compression(voxels: NDArray[Any], layout: VolumeLayout) -> float:
 
 def _store_seconds(layout: VolumeLayout) -> float:
     level = layout.levels[0]
-    chunks = min(STORED, math.prod(level.shape)) // math.prod(level.chunk)
-    shape = (level.chunk[0], level.chunk[1], max(1, chunks) * level.chunk[2])
+    chunks = math.prod(-(-n // c) for n, c in zip(level.shape, level.chunk, strict=True))
+    chunks = min(chunks, max(1, STORED // math.prod(level.chunk)))
+    shape = (level.chunk[0], level.chunk[1], chunks * level.chunk[2])
     # About as hard to compress as an enhanced volume.
     voxels = np.random.default_rng(0).normal(128, 10, shape).astype(layout.dtype)
     started = time.perf_counter()

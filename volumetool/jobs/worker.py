@@ -186,11 +186,8 @@ class Worker:
 
     @functools.cached_property
     def _targets(self) -> Callable[[int], Sequence[ts.TensorStore]]:
-        return functools.cache(self._open_targets)
-
-    def _open_targets(self, channel: int) -> Sequence[ts.TensorStore]:
-        layout = self.plan.layout
-        return [open_for_writing(self.plan.job.output, layout, level, channel) for level in range(len(self.recipe.fused))]
+        output, layout, levels = self.plan.job.output, self.plan.layout, range(len(self.recipe.fused))
+        return functools.cache(lambda channel: [open_for_writing(output, layout, level, channel) for level in levels])
 
 
 def lost(worker: str, error: Exception) -> DeviceError:
