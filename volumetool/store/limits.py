@@ -120,7 +120,7 @@ def check_stored(view: ts.TensorStore) -> None:
     DataError
         ``data.oversized``.
     """
-    spec = view.spec().to_json()
+    spec = _spec_of(view)
     driver, kvstore = spec["driver"], spec.get("kvstore")
     if driver not in (*_GRIDS, "neuroglancer_precomputed") or not isinstance(kvstore, dict) or kvstore.get("driver") != "file":
         return
@@ -135,6 +135,26 @@ def check_stored(view: ts.TensorStore) -> None:
     for place in product(*(range(a // n, (b - 1) // n + 1) for (a, b), n in zip(ranges, chunk, strict=True))):
         file = Path(kvstore["path"]) / (prefix + separator.join(map(str, place)))
         _check_file(file, voxels, voxels + voxels // 8 + index + _SLACK, blosc)
+
+
+_specs: dict[tuple[Any, ...], dict[str, Any]] = {}
+_MOST_SPECS = 1024
+
+
+def _spec_of(view: ts.TensorStore) -> dict[str, Any]:
+    """Return how the array of a view is stored; the transform may be another view's.
+
+    tensorstore never frees the lists and dicts that ``to_json`` makes, some kilobytes a call: asked at every read, a terabyte
+    would leave gigabytes of them. So it is asked once for each array.
+    """
+    layout = view.chunk_layout
+    shapes = (layout.write_chunk.shape, layout.read_chunk.shape, str(view.dimension_units))
+    key = (view.kvstore.url if view.kvstore else "", repr(view.codec), view.dtype.name, *shapes)
+    if key not in _specs:
+        if len(_specs) >= _MOST_SPECS:
+            _specs.clear()
+        _specs[key] = view.spec().to_json()
+    return _specs[key]
 
 
 def _check_precomputed(folder: Path, scale: dict[str, Any], ranges: list[tuple[int, int]], itemsize: int) -> None:
