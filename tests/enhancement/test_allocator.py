@@ -40,6 +40,7 @@ def faults(*arguments: str, **variables: str) -> int:
     return int(subprocess.run(command, env={**os.environ, **variables}, check=True, capture_output=True, text=True).stdout)
 
 
+@pytest.mark.slow
 def test_a_patch_takes_the_memory_of_the_one_before() -> None:
     assert faults("keep") < faults() / 2
 

@@ -153,9 +153,8 @@ def run_and_kill(folder: Path, file: Path, at: int | None) -> int:
     return process.returncode
 
 
-@pytest.mark.parametrize(
-    "kills", [pytest.param((7,), id="once"), pytest.param((3, 11, 12, 20, 31), id="5-times", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("kills", [pytest.param((7,), id="once"), pytest.param((3, 11, 12, 20, 31), id="5-times")])
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(kills: tuple[int, ...], tmp_path: Path) -> None:
     options = small_options(tmp_path, steps=40, checkpoint_minutes=0)
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(options))

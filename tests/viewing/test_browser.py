@@ -177,7 +177,7 @@ def test_edges_coincide_in_every_format(tmp_path: Path) -> None:
             assert largest_difference(boxes_of(screen, "ome.zarr", name)) <= 1, name
 
 
-@pytest.mark.thin(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["ome-zarr at a URL", "n5", "zarr3", "ome-zarr"])
 def test_edges_coincide_where_only_the_user_knows_the_voxel_size(tmp_path: Path, form: str) -> None:
     size, voxels = (8.0, 16.0, 16.0), cube(32, 32, 32)
@@ -203,6 +203,7 @@ def test_edges_coincide_whatever_the_unit_is_called(tmp_path: Path) -> None:
             assert largest_difference(boxes_of(screen, "ome.zarr", name)) <= 1, name
 
 
+@pytest.mark.slow
 def test_nothing_is_drawn_beyond_the_volume(tmp_path: Path) -> None:
     # 37 x 45 voxels: levels round up, the coarsest to 40 x 48.
     voxels = np.full((8, 37, 45), BRIGHT, np.uint8)

@@ -149,7 +149,7 @@ def _spec_of(view: ts.TensorStore) -> dict[str, Any]:
     """
     layout = view.chunk_layout
     shapes = (layout.write_chunk.shape, layout.read_chunk.shape, str(view.dimension_units))
-    key = (view.kvstore.url if view.kvstore else "", repr(view.codec), view.dtype.name, *shapes)
+    key = (repr(view.kvstore), repr(view.codec), view.dtype.name, *shapes)
     if key not in _specs:
         if len(_specs) >= _MOST_SPECS:
             _specs.clear()

@@ -45,6 +45,7 @@ def test_the_client_reads_the_voxels_of_the_job(model: str, tmp_path: Path) -> N
             np.testing.assert_array_equal(through.read().result(), expected)
 
 
+@pytest.mark.slow
 def test_a_picture_shows_raw_beside_live(volume: Path, tmp_path: Path) -> None:
     file, model = tmp_path / "live.png", "fake:identity?patch=1,16,16&overlap=0,4,4&trim=0,1,1"
     command = [sys.executable, "-m", "volumetool.cli.main", "live", str(volume), "--model", model, "--device", "cpu"]
