@@ -53,8 +53,9 @@ def runner() -> Iterator[CrashRunner]:
 @pytest.fixture
 def job(runner: CrashRunner, tmp_path: Path, request: pytest.FixtureRequest) -> Job:
     """Give a planned job of the size that the test's parameter names."""
+    from crash_jobs import Job
+
     size, options = request.param if isinstance(request.param, tuple) else (request.param, {})
     made = runner.run("crash_jobs:make", str(tmp_path), size, options)
     assert made.error is None, made.text
-    planned: Job = made.value
-    return planned
+    return Job.read(made.value)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
 import resource
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +51,31 @@ class Job:
     statistics: Statistics
     files: dict[str, str]
 
+    @property
+    def told(self) -> str:
+        """What another process needs to know of it."""
+        table = (self.statistics.to_csv(), *self.statistics.low.shape)
+        return json.dumps([self.plan.model_dump_json(), table, self.files])
 
-def make(folder: str, size: str, options: dict[str, Any]) -> Job:
-    """Write an input, plan a job, run it once, and forget its output."""
+    @classmethod
+    def read(cls, told: str) -> Job:
+        """Return a job of which another process told."""
+        plan, table, files = json.loads(told)
+        return cls(Plan.model_validate_json(plan), Statistics.from_csv(*table), files)
+
+
+def of_told(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function take a job, or what another process told of it."""
+
+    @functools.wraps(function)
+    def call(job: Job | str, *arguments: Any, **options: Any) -> Any:
+        return function(Job.read(job) if isinstance(job, str) else job, *arguments, **options)
+
+    return call
+
+
+def make(folder: str, size: str, options: dict[str, Any]) -> str:
+    """Write an input, plan a job, run it once; tell of it."""
     source = write_input(Path(folder) / "in.zarr", noise(SHAPES[size]))
     (Path(folder) / "work").mkdir()
     output = Path(folder) / "work" / "out.zarr"
@@ -59,7 +83,7 @@ def make(folder: str, size: str, options: dict[str, Any]) -> Job:
         make_job(**{**OPTIONS[size], "input": str(source), "output": str(output), **options})
     )
     assert run(plan, statistics).complete
-    return Job(plan, statistics, shards(output))
+    return Job(plan, statistics, shards(output)).told
 
 
 def shards(output: Path) -> dict[str, str]:
@@ -80,6 +104,7 @@ def _no_time(_seconds: float) -> None:
     """Let no time pass between two tries."""
 
 
+@of_told
 def go(job: Job) -> int:
     """Run the job; return how many regions this run finished."""
     retries.STORAGE._sleep = _no_time
@@ -88,6 +113,7 @@ def go(job: Job) -> int:
     return outcome.ran
 
 
+@of_told
 def go_without_waiting(job: Job, tally: str) -> int:
     """Run the job with every record written at once, and a line in a file for every region that is begun."""
     ledger_module.FLUSH_SECONDS = 0.0
@@ -102,18 +128,21 @@ def go_without_waiting(job: Job, tally: str) -> int:
     return go(job)
 
 
-def try_to_go(job: Job) -> set[str]:
+@of_told
+def try_to_go(job: Job) -> list[str]:
     """Run the job; return the codes of the errors of its failed regions. The run's own errors are raised."""
     retries.STORAGE._sleep = _no_time
-    return {record.error["code"] for record in run(job.plan, job.statistics).failures}
+    return sorted({record.error["code"] for record in run(job.plan, job.statistics).failures})
 
 
+@of_told
 def go_with_small_files(job: Job, limit: int) -> None:
     """Run the job where no file may be larger than a limit, as on a full disk or with a quota."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     go(job)
 
 
+@of_told
 def inspect(job: Job, *, torn: bool = False) -> None:
     """Hold what a dead run left against the promises; `torn` where the disk lied, so that a shard on no record may be wrong."""
     output = Path(job.plan.job.output)
@@ -153,7 +182,8 @@ def region_files(plan: Plan, region: int) -> set[str]:
     return names
 
 
-def inspect_and_resume(job: Job, torn: bool = False) -> int:  # noqa: FBT001, FBT002  (it comes by pickle)
+@of_told
+def inspect_and_resume(job: Job, torn: bool = False) -> int:  # noqa: FBT001, FBT002  (it comes as JSON)
     """Look at what a dead run left, run the job again, and look at what that made; return the regions run again."""
     inspect(job, torn=torn)
     before = open_ledger(job.plan).done

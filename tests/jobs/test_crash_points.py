@@ -18,7 +18,7 @@ from volumetool.testing.disk import Action
 
 
 def points(runner: CrashRunner, job: Job) -> int:
-    whole = runner.run("crash_jobs:go", job, root=begin_anew(job))
+    whole = runner.run("crash_jobs:go", job.told, root=begin_anew(job))
     assert whole.value == job.plan.grid.count, whole.text
     return len(whole.events)
 
@@ -32,9 +32,9 @@ def test_a_kill_at_any_point_tears_nothing_and_costs_nothing_but_time(runner: Cr
     actions: tuple[Action, ...] = ("kill-before", "kill-within", "kill-after")
     for number in range(1, total + 1, step):
         work = begin_anew(job)
-        died = runner.run("crash_jobs:go", job, root=work, fault=DiskFault(actions[number % 3], number))
+        died = runner.run("crash_jobs:go", job.told, root=work, fault=DiskFault(actions[number % 3], number))
         assert died.killed or died.code == 0, died.text  # threads: the last operations may be some fewer
-        again = runner.run("crash_jobs:inspect_and_resume", job)
+        again = runner.run("crash_jobs:inspect_and_resume", job.told)
         assert again.error is None, f"point {number} of {total}, {died.events[-1]}: {again.text}"
     assert total >= 250
 
@@ -49,10 +49,10 @@ def test_a_chain_of_five_crashes_ends_with_the_same_bytes(runner: CrashRunner, j
     for chain in range(chains):
         work = begin_anew(job)
         for _ in range(5):
-            runner.run("crash_jobs:go", job, root=work, fault=DiskFault("kill-within", random.randrange(1, total // 2)))
-            seen = runner.run("crash_jobs:inspect", job)
+            runner.run("crash_jobs:go", job.told, root=work, fault=DiskFault("kill-within", random.randrange(1, total // 2)))
+            seen = runner.run("crash_jobs:inspect", job.told)
             assert seen.error is None, f"chain {chain}: {seen.text}"
-        again = runner.run("crash_jobs:inspect_and_resume", job)
+        again = runner.run("crash_jobs:inspect_and_resume", job.told)
         assert again.error is None, f"chain {chain}: {again.text}"
 
 
@@ -71,13 +71,13 @@ def test_a_kill_at_a_random_moment_tears_nothing(runner: CrashRunner, job: Job, 
         begin_anew(job)
         left = True
         while left and killed < kills:
-            died = runner.run("crash_jobs:go", job, kill_after=random.random() * duration)
+            died = runner.run("crash_jobs:go", job.told, kill_after=random.random() * duration)
             left = died.killed
             killed += left
             assert died.error is None, died.text
-            seen = runner.run("crash_jobs:inspect", job)
+            seen = runner.run("crash_jobs:inspect", job.told)
             assert seen.error is None, f"kill {killed}: {seen.text}"
-        again = runner.run("crash_jobs:inspect_and_resume", job)
+        again = runner.run("crash_jobs:inspect_and_resume", job.told)
         assert again.error is None, f"kill {killed}: {again.text}"
 
 
@@ -98,7 +98,7 @@ def test_a_kill_costs_the_region_in_flight_and_no_other(runner: CrashRunner, job
         ended = False
         while not ended:
             fault = DiskFault("kill-before", random.randrange(1, total)) if killed < kills else DiskFault()
-            died = runner.run("crash_jobs:go_without_waiting", job, str(tally), root=work, fault=fault)
+            died = runner.run("crash_jobs:go_without_waiting", job.told, str(tally), root=work, fault=fault)
             ended = died.code == 0
             dead += died.killed
             killed += died.killed
@@ -111,11 +111,11 @@ def test_a_kill_costs_the_region_in_flight_and_no_other(runner: CrashRunner, job
 def test_the_harness_sees_a_shard_that_is_not_replaced_whole(runner: CrashRunner, job: Job) -> None:
     """Otherwise the tests above would pass for the wrong reason."""
     begin_anew(job)
-    assert runner.run("crash_jobs:go", job).code == 0
+    assert runner.run("crash_jobs:go", job.told).code == 0
     shard = next(file for file in sorted(Path(job.plan.job.output).rglob("c/*/*/*")) if file.is_file())
     shard.write_bytes(shard.read_bytes()[:-5])
-    torn = runner.run("crash_jobs:inspect", job)
+    torn = runner.run("crash_jobs:inspect", job.told)
     assert "is torn or another shard" in torn.text
     shard.unlink()
-    missing = runner.run("crash_jobs:inspect", job)
+    missing = runner.run("crash_jobs:inspect", job.told)
     assert "it says complete and is not" in missing.text

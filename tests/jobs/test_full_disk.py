@@ -25,13 +25,13 @@ from volumetool.testing.disk import FULL
     ids=["7", "20", "every"],
 )
 def test_a_disk_that_is_full_from_any_position_on(runner: CrashRunner, job: Job, positions: int) -> None:
-    whole = runner.run("crash_jobs:go", job, root=begin_anew(job), fault=DiskFault(kinds=FULL))
+    whole = runner.run("crash_jobs:go", job.told, root=begin_anew(job), fault=DiskFault(kinds=FULL))
     total = len(whole.events)
     last = 0
     for number in range(min(positions, total)):
         work = begin_anew(job)
         first = 1 + number * total // min(positions, total)
-        full = runner.run("crash_jobs:go", job, root=work, fault=DiskFault.full(first))
+        full = runner.run("crash_jobs:go", job.told, root=work, fault=DiskFault.full(first))
         # The owner's goodbye is the last that is written, and nobody's loss.
         if full.error is not None:
             last = first
@@ -39,7 +39,7 @@ def test_a_disk_that_is_full_from_any_position_on(runner: CrashRunner, job: Job,
             assert (full.error.code, full.error.exit_code) == ("output.full", 5)
             assert "run the same command again" in str(full.error)
         assert "Exception in thread" not in full.text
-        again = runner.run("crash_jobs:inspect_and_resume", job)
+        again = runner.run("crash_jobs:inspect_and_resume", job.told)
         assert again.error is None, f"position {first} of {total}: {again.text}"
     assert last > total // 2
 
@@ -48,12 +48,12 @@ def test_a_disk_that_is_full_from_any_position_on(runner: CrashRunner, job: Job,
 def test_a_file_that_the_system_refuses_to_grow(runner: CrashRunner, job: Job) -> None:
     """The real thing, by the kernel: a limit of the size of files, half of the largest shard."""
     work = begin_anew(job)
-    assert runner.run("crash_jobs:go", job).error is None
+    assert runner.run("crash_jobs:go", job.told).error is None
     largest = max(file.stat().st_size for file in Path(job.plan.job.output).rglob("c/*/*/*") if file.is_file())
     work = begin_anew(job)
-    full = runner.run("crash_jobs:go_with_small_files", job, largest // 2, root=work)
+    full = runner.run("crash_jobs:go_with_small_files", job.told, largest // 2, root=work)
     assert isinstance(full.error, StorageFullError), full.text
-    again = runner.run("crash_jobs:inspect_and_resume", job)
+    again = runner.run("crash_jobs:inspect_and_resume", job.told)
     assert again.error is None, again.text
 
 

@@ -28,14 +28,14 @@ KEPT = {"keep_patches": "always"}
 )
 def test_whatever_was_not_synced_may_go(runner: CrashRunner, job: Job, losses: int) -> None:
     random = Random(11)  # noqa: S311
-    total = len(runner.run("crash_jobs:go", job, root=begin_anew(job)).events)
+    total = len(runner.run("crash_jobs:go", job.told, root=begin_anew(job)).events)
     at_risk = 0
     for number in range(losses):
         work = begin_anew(job)
-        died = runner.run("crash_jobs:go", job, root=work, fault=_kill(random, total), keep=True)
+        died = runner.run("crash_jobs:go", job.told, root=work, fault=_kill(random, total), keep=True)
         loss = lose_power(work, died, random, share=random.choice((0.2, 0.5, 1.0)))
         at_risk += loss.at_risk
-        again = runner.run("crash_jobs:inspect_and_resume", job)
+        again = runner.run("crash_jobs:inspect_and_resume", job.told)
         assert again.error is None, f"loss {number}, {died.events[-1]}, {loss}: {again.text}"
     assert at_risk > losses  # else nothing was tried
 
@@ -47,9 +47,9 @@ def test_the_model_sees_a_disk_that_does_not_sync(runner: CrashRunner, job: Job)
     wrong = 0
     for _ in range(4):
         work = begin_anew(job)
-        died = runner.run("crash_jobs:go", job, root=work, keep=True)
+        died = runner.run("crash_jobs:go", job.told, root=work, keep=True)
         lose_power(work, _unsynced(died), random)
-        wrong += runner.run("crash_jobs:inspect", job).error is not None
+        wrong += runner.run("crash_jobs:inspect", job.told).error is not None
     assert wrong
 
 
@@ -64,7 +64,7 @@ def _unsynced(ended: Ended) -> Ended:
 @pytest.mark.parametrize("job", ["tiny"], indirect=True)
 def test_a_ledger_cut_at_any_byte_of_its_last_record_loses_that_record_alone(runner: CrashRunner, job: Job) -> None:
     begin_anew(job)
-    assert runner.run("crash_jobs:go", job).error is None
+    assert runner.run("crash_jobs:go", job.told).error is None
     folder = Path(f"{job.plan.job.output}.job")
     last = max(file for file in (folder / "ledger").iterdir() if file.stat().st_size)
     whole = last.read_bytes()
@@ -74,6 +74,6 @@ def test_a_ledger_cut_at_any_byte_of_its_last_record_loses_that_record_alone(run
         done = Ledger(str(folder), job.plan.grid.count).done
         assert done == job.plan.grid.count - 1, cut
     last.write_bytes(whole[: (begins + len(whole)) // 2])
-    assert runner.run("crash_jobs:go", job).value == 1
-    again = runner.run("crash_jobs:inspect_and_resume", job)
+    assert runner.run("crash_jobs:go", job.told).value == 1
+    again = runner.run("crash_jobs:inspect_and_resume", job.told)
     assert (again.error, again.value) == (None, 0), again.text

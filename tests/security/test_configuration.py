@@ -19,12 +19,7 @@ from volumetool.training.config import read_config
 from volumetool.training.crappifiers import load_recipe
 
 ROOT = Path(__file__).parents[2]
-# volumetool.testing runs in its users' own tests alone, where parent and child speak by pickle.
-SOURCES = sorted(
-    path
-    for path in [*ROOT.glob("volumetool/**/*.py"), *ROOT.glob("cli/*.py"), *ROOT.glob("schemas/*.py")]
-    if path.parent.name != "testing"
-)
+SOURCES = sorted([*ROOT.glob("volumetool/**/*.py"), *ROOT.glob("cli/*.py"), *ROOT.glob("schemas/*.py")])
 
 ODD: tuple[Any, ...] = (
     None, True, 0, -1, 2**70, 1e308, float("nan"), float("-inf"), "", "1,2", "1,2,3", "0:1,0:1,0:1", ":,:,:", "9" * 5000,
@@ -109,14 +104,17 @@ FORBIDDEN_CALLS = {
     "shutil.unpack_archive", "importlib.import_module", "torch.hub.load", "runpy.run_path", "joblib.load",
     "zipfile.ZipFile", "tarfile.open",
 }  # fmt: skip
+HARNESS = ROOT / "volumetool" / "testing" / "crash.py"
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "zipfile", "tarfile", "runpy", "code"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_source_runs_text_or_reads_pickles(path: Path) -> None:
+    # The harness of crashes runs the functions that its users' own tests name.
+    forbidden = FORBIDDEN_CALLS - ({"importlib.import_module"} if path == HARNESS else set())
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
-            assert ast.unparse(node.func) not in FORBIDDEN_CALLS, f"line {node.lineno}"
+            assert ast.unparse(node.func) not in forbidden, f"line {node.lineno}"
             assert not any(word.arg == "shell" for word in node.keywords), f"line {node.lineno}"
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

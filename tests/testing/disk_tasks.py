@@ -24,8 +24,8 @@ def save_unsynced(folder: str, text: str) -> None:
     save(folder, text, sync=False)
 
 
-def read(folder: str) -> tuple[bytes, bytes]:
+def read(folder: str) -> tuple[str, str]:
     """Return what two readings of one open file give, and of the file opened again."""
     with Path(folder, "file").open("rb", buffering=0) as file:
         first = file.read(100)
-    return first, Path(folder, "file").read_bytes()
+    return first.decode(), Path(folder, "file").read_text()

@@ -7,8 +7,8 @@ much as the job itself.
 from __future__ import annotations
 
 import importlib
+import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -16,13 +16,14 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from volumetool.errors import ClusterError, ConfigError
+from volumetool import errors
+from volumetool.errors import ClusterError, ConfigError, VolumetoolError
 from volumetool.testing.disk import DiskFault, Event, arm, hits, library, read_events
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -30,6 +31,10 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 
 LIMIT_SECONDS = 300.0
 """A run that takes longer hangs."""
+
+
+class Raised(Exception):  # noqa: N818  (it stands for what was raised elsewhere)
+    """What a function raised that is neither volumetool's own error nor the system's: its type and its words."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,9 @@ class Ended:
     code : int
         0 where the function returned, 1 where it raised; minus a signal's number where one ended the process.
     value : object
-        What the function returned; None where it did not.
+        What the function returned, as JSON holds it; None where it did not.
     error : Exception or None
-        What it raised.
+        What it raised: volumetool's own errors and the system's as they were, any other as :class:`Raised`.
     text : str
         What the process printed, with the traceback of an error.
     events : tuple of Event
@@ -58,7 +63,7 @@ class Ended:
 
     code: int
     value: Any = None
-    error: BaseException | None = None
+    error: Exception | None = None
     text: str = ""
     events: tuple[Event, ...] = ()
     hits: int = 0
@@ -82,6 +87,18 @@ class _Order:
     fault: DiskFault
     keep: bool
     kill_after: float | None
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), default=os.fspath).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> _Order:
+        told = json.loads(text)
+        fault = DiskFault(**told["fault"] | {"kinds": tuple(told["fault"]["kinds"])})
+        root = None if told["root"] is None else Path(told["root"])
+        return cls(
+            **told | {"arguments": tuple(told["arguments"]), "folder": Path(told["folder"]), "root": root, "fault": fault}
+        )
 
 
 class CrashRunner:
@@ -141,7 +158,7 @@ class CrashRunner:
         task : str
             ``"module:function"``.
         *arguments : object
-            For it; they are pickled, and so is what it returns.
+            For it, as JSON holds them: numbers, text, lists, dicts; so is what it returns. Paths become text.
         root : Path, optional
             The folder whose operations are counted and go wrong; without it none are.
         fault : DiskFault, optional
@@ -170,19 +187,18 @@ class CrashRunner:
                 hint="watch a folder below the system's temporary one, or set TMPDIR to a folder beside it",
             )
         order = _Order(task, arguments, folder, absolute, fault or DiskFault(), keep, kill_after)
-        self._send.send_bytes(pickle.dumps(order))
+        self._send.send_bytes(order.to_json())
         code = self._answer()
         for name in ("text", "events"):  # a process may be killed before it opens them
             (folder / name).touch()
         result, text = folder / "result", (folder / "text").read_text()
-        made = pickle.loads(result.read_bytes()) if result.exists() else (None, None, 0)  # noqa: S301  (our own child's)
+        value, error, hits = json.loads(result.read_text()) if result.exists() else (None, None, 0)
         graves = folder / "graves" if keep else None
-        value, error, hits = made
-        return Ended(code, value, error, text, read_events(folder / "events"), hits, before, graves)
+        return Ended(code, value, _error(error), text, read_events(folder / "events"), hits, before, graves)
 
     def _answer(self) -> Any:
         try:
-            return pickle.loads(self._receive.recv_bytes())  # noqa: S301  (our own child's)
+            return json.loads(self._receive.recv_bytes())
         except EOFError:
             code = self._process.wait()
             raise ClusterError(
@@ -200,10 +216,10 @@ def serve(receive: Connection, send: Connection, modules: Sequence[str]) -> None
     for name in modules:
         importlib.import_module(name)
     threads = len(list(Path("/proc/self/task").iterdir()))
-    send.send_bytes(pickle.dumps("ready" if threads == 1 else f"{threads} threads run after importing; it cannot fork"))
+    send.send_bytes(json.dumps("ready" if threads == 1 else f"{threads} threads run after importing; it cannot fork").encode())
     while True:
         try:
-            order: _Order = pickle.loads(receive.recv_bytes())  # noqa: S301  (our own parent's)
+            order = _Order.from_json(receive.recv_bytes())
         except EOFError:
             return
         child = os.fork()
@@ -211,7 +227,7 @@ def serve(receive: Connection, send: Connection, modules: Sequence[str]) -> None
             receive.close()
             send.close()
             _obey(order)
-        send.send_bytes(pickle.dumps(_wait(child, order.kill_after)))
+        send.send_bytes(json.dumps(_wait(child, order.kill_after)).encode())
 
 
 def _wait(child: int, kill_after: float | None) -> int:
@@ -240,19 +256,43 @@ def _obey(order: _Order) -> None:
         function: Callable[..., Any] = getattr(importlib.import_module(module), name)
         if order.root is not None:
             arm(order.fault, order.root, order.folder / "graves" if order.keep else None, events)
-        value, error = None, None
+        value, error = "null", None
         try:
-            value, code = function(*order.arguments), 0
+            value, code = json.dumps(function(*order.arguments)), 0
         except BaseException as raised:  # noqa: BLE001  (it is handed on)
             traceback.print_exc()
-            error = raised
+            error = _told(raised)
         fresh = order.folder / "result.new"
-        fresh.write_bytes(pickle.dumps((value, error, hits())))
+        fresh.write_text(f"[{value}, {json.dumps(error)}, {hits()}]")
         fresh.replace(order.folder / "result")
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _told(error: BaseException) -> dict[str, Any]:
+    """Return an error as JSON holds it, for :func:`_error`."""
+    if isinstance(error, VolumetoolError):
+        return {"kind": type(error).__name__, **error.as_dict()}
+    if isinstance(error, OSError) and error.errno is not None:
+        return {
+            "errno": error.errno,
+            "message": error.strerror,
+            "where": None if error.filename is None else str(error.filename),
+        }
+    return {"message": f"{type(error).__name__}: {error}"}
+
+
+def _error(told: dict[str, Any] | None) -> Exception | None:
+    if told is None:
+        return None
+    if "kind" in told:
+        kind: type[VolumetoolError] = getattr(errors, told["kind"])
+        return kind(told["code"], told["message"], hint=told.get("hint", ""), where=told.get("where"))
+    if "errno" in told:
+        return OSError(told["errno"], told["message"], told["where"])
+    return Raised(told["message"])
 
 
 def _redirect(file: Path) -> None:
