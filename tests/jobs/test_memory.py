@@ -7,10 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from small_jobs import write_input
+
+from volumetool.enhancement.device import computes_bfloat16, resolve_device
+from volumetool.jobs.job import make_job
+from volumetool.jobs.planning import plan
 
 # Runs in a process of its own: peak memory is the process's, and nothing gives it back.
 JOB = """
@@ -32,19 +37,18 @@ def measure(folder: Path, width: int) -> dict[str, int]:
     shape = (256, 256, width)
     voxels = np.tile(tile, tuple(-(-n // t) for n, t in zip(shape, tile.shape, strict=True)))
     source = write_input(folder / "in.zarr", voxels, chunk=(64, 128, 128))
-    options = {
-        "input": str(source),
-        "output": str(folder / "out.zarr"),
-        "model": "fake:identity?patch=1,144,144&overlap=0,16,16&trim=0,4,4",
-        "memory": "4GiB",
-        "device": "cpu",
-    }
+    return run_alone(folder, source, model="fake:identity?patch=1,144,144&overlap=0,16,16&trim=0,4,4", threads=1)
+
+
+def run_alone(folder: Path, source: Path, model: str, threads: int = 2, **options: Any) -> dict[str, int]:
+    """Run a job in a process of its own; return what it took."""
+    options |= {"input": str(source), "output": str(folder / "out.zarr"), "model": model, "memory": "4GiB", "device": "cpu"}
     ran = subprocess.run(
         [sys.executable, "-c", JOB, json.dumps(options)],
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
     )
     measured: dict[str, int] = json.loads(ran.stdout)
     assert measured["complete"]
@@ -60,5 +64,20 @@ def test_eight_times_the_output_takes_no_more_memory(tmp_path: Path) -> None:
     four = measure(tmp_path / "four", 4096)
     figures = f"0.5 GiB: {half}, 4 GiB: {four}"
     assert abs(four["peak"] / half["peak"] - 1) <= 0.15, figures
-    assert half["peak"] <= half["planned"], figures
-    assert four["peak"] <= four["planned"], figures
+    for found in (half, four):
+        assert 0.8 * found["planned"] <= found["peak"] <= found["planned"], figures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", ["em-denoise", "em-z4"])
+def test_a_network_takes_what_was_planned(tmp_path: Path, model: str, precision: str) -> None:
+    """2D and 3D, in both precisions; not closer, because where blocks come to lie in the heap differs from run to run by a tenth."""
+    if precision == "bfloat16" and not computes_bfloat16(resolve_device("cpu")):
+        pytest.skip("this processor does not compute bfloat16")
+    voxels = np.random.default_rng(0).integers(1, 255, (48, 480, 512), dtype=np.uint8)
+    source = write_input(tmp_path / "in.zarr", voxels, chunk=(16, 128, 128))
+    options = {"precision": precision, "force_voxel_size": True}
+    plan(make_job(input=str(source), output=str(tmp_path / "no.zarr"), model=model, device="cpu", **options))
+    found = run_alone(tmp_path, source, model, **options)
+    assert 0.75 * found["planned"] <= found["peak"] <= 1.2 * found["planned"], found

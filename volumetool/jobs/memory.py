@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from volumetool.enhancement.kept import BEHIND, kept_bytes
 from volumetool.geometry import Triple
@@ -19,23 +20,29 @@ class MemoryModel:
         The network.
     itemsize : int
         Bytes per input voxel.
+    precision : str
+        ``float32`` or ``bfloat16``, of the network's body.
     batch : int
         Patches per call.
     streams : int
         Calls side by side.
     """
 
-    def __init__(self, card: ModelCard, itemsize: int, batch: int, streams: int = 1) -> None:
+    def __init__(self, card: ModelCard, itemsize: int, precision: str, batch: int, streams: int = 1) -> None:
         self.card = card
         self.itemsize = itemsize
+        self.precision = precision
         self.batch = batch
         self.streams = streams
 
-    BASE = 700 * 2**20
-    """Python, torch, tensorstore and their code."""
+    BASE = 350 * 2**20
+    """Python, torch, tensorstore and their code, once a job was planned; measured."""
 
-    ACTIVATIONS = 10
-    """Feature maps of the finest level that the network holds at once, in float32; measured on the U-Net."""
+    ACTIVATIONS: ClassVar = {2: 8, 3: 10}
+    """Feature maps of the finest level that a 2D and a 3D network hold at once, in their precision; measured on the U-Net."""
+
+    SCATTERED = 1.3
+    """What the heap takes for large blocks of many sizes that come and go, in times of their bytes; measured."""
 
     def __call__(self, work: Work, span: Triple, keep: Keep = "none") -> int:
         """Return the bytes for one region of `span` shards.
@@ -71,7 +78,7 @@ class MemoryModel:
         shard = size[0] * size[1] * work.levels[0].shard[2] * work.itemsize
         # A column touches several shards; finished ones wait, are written with their shadows, and are read back.
         touched = math.ceil(lattice.x.stride * lattice.x.scale / work.levels[0].shard[2]) + 1
-        stored = int((touched + 4.7) * shard)
+        stored = self.SCATTERED * (min(touched + 3, span[2]) + 1.7) * shard
         # Whole columns of kept patches, at worst, wait and are read; each patch on its way to the disk has a copy.
         kept = 0 if keep == "none" else (2 * group * rows + 2 * (BEHIND + 1)) * kept_bytes(lattice)
         return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + kept) + self.network(work)
@@ -79,4 +86,5 @@ class MemoryModel:
     def network(self, work: Work) -> int:
         """Return the bytes that the network takes of them."""
         width: int = getattr(self.card.architecture, "width", 1)
-        return self.streams * self.batch * math.prod(work.lattice.patch) * width * 4 * self.ACTIVATIONS
+        itemsize = 2 if self.precision == "bfloat16" else 4
+        return self.streams * self.batch * math.prod(work.lattice.patch) * width * itemsize * self.ACTIVATIONS[self.card.dims]

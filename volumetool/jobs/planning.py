@@ -70,7 +70,7 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
     workers, threads = _workers(job)
     running = {"workers": workers, "threads": threads, "streams": engine.streams, "paces": ground.paces}
     allowed = _allowed(job, workers)
-    memory_of = _memory(inputs, engine.numerics.batch, engine.streams)
+    memory_of = _memory(inputs, engine.numerics.precision, engine.numerics.batch, engine.streams)
     if inputs.existing is not None:
         taken_up = _taken_up(inputs.existing, job, work, running)
         memory = memory_of(work, taken_up.grid.span, taken_up.keep), allowed
@@ -153,7 +153,7 @@ def lay_ground(job: Job, progress: Progress | None = None) -> Ground:
     workers, threads = _workers(job)
     precision = _precision(inputs)
     paces = find_paces(inputs.model, precision, job.device, threads)
-    engine = _engine(inputs, work, _pace(inputs, work, paces, _allowed(job, workers)), (precision, threads))
+    engine = _engine(inputs, work, _pace(inputs, work, precision, paces, _allowed(job, workers)), (precision, threads))
     statistics = section_statistics(inputs, progress)
     check_dtype(job, work.dtype, _window(inputs, statistics))
     terms = _terms(inputs, work, engine.numerics, statistics)
@@ -217,14 +217,14 @@ def _precision(inputs: Inputs) -> str:
     return "bfloat16" if safe and computes_bfloat16(resolve_device(job.device)) else "float32"
 
 
-def _memory(inputs: Inputs, batch: int, streams: int) -> MemoryModel:
-    return MemoryModel(inputs.model.card, inputs.volume.dtype.itemsize, batch, streams)
+def _memory(inputs: Inputs, precision: str, batch: int, streams: int) -> MemoryModel:
+    return MemoryModel(inputs.model.card, inputs.volume.dtype.itemsize, precision, batch, streams)
 
 
-def _pace(inputs: Inputs, work: Work, paces: tuple[Pace, ...], allowed: int) -> Pace:
+def _pace(inputs: Inputs, work: Work, precision: str, paces: tuple[Pace, ...], allowed: int) -> Pace:
     """Return the fastest way to run the network that leaves memory for the rest."""
     room = NETWORK_SHARE * allowed
-    return choose_pace(paces, lambda pace: _memory(inputs, pace.batch, pace.streams).network(work) <= room)
+    return choose_pace(paces, lambda pace: _memory(inputs, precision, pace.batch, pace.streams).network(work) <= room)
 
 
 def _engine(inputs: Inputs, work: Work, pace: Pace, how: tuple[str, int]) -> Engine:
