@@ -72,7 +72,7 @@ def test_eight_times_the_output_takes_no_more_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model", ["em-denoise", "em-z4"])
 def test_a_network_takes_what_was_planned(tmp_path: Path, model: str, precision: str) -> None:
-    """2D and 3D, in both precisions; not closer, because where blocks come to lie in the heap differs from run to run by a tenth."""
+    """2D and 3D, in both precisions; no closer, because where blocks lie in the heap differs from run to run by a tenth."""
     if precision == "bfloat16" and not computes_bfloat16(resolve_device("cpu")):
         pytest.skip("this processor does not compute bfloat16")
     voxels = np.random.default_rng(0).integers(1, 255, (48, 480, 512), dtype=np.uint8)
