@@ -138,6 +138,8 @@ def _print(result: BenchResult) -> None:
             "input": result.input_shape,
             "output": result.output_shape,
             "network": f"{rates['network_mvox_per_s']:.2f} Mvox/s of output, {rates['network_patches_per_s']:.1f} patches/s",
+            "arithmetic": f"{rates['network_tflop_per_s']:.3f} TFLOP/s in the network, of {rates['product_tflop_per_s']:.3f} "
+            "in a product of large matrices",
             "write": f"{rates['write_mb_per_s']:.0f} MB/s of voxels, all levels, compressed and synced",
             "pairs": rows,
             "job / floor": f"{ratio['median']:.3f} median, {ratio['min']:.3f} to {ratio['max']:.3f}",
@@ -158,7 +160,7 @@ def _print_comparison(run: dict[str, Any], before: dict[str, Any] | None) -> Non
         return
     when = datetime.fromtimestamp(before["time"]).astimezone().strftime("%Y-%m-%d %H:%M")
     print(f"compared with {when}, volumetool {before['version']}: now in times of then")
-    rows = {name: (run["rates"][name], before["rates"][name]) for name in run["rates"]} | {
+    rows = {name: (rate, before["rates"][name]) for name, rate in run["rates"].items() if name in before["rates"]} | {
         "share": (run["share"], before["share"])
     }
     for name, (now, then) in rows.items():

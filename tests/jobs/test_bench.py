@@ -13,9 +13,11 @@ from volumetool.cli.main import main
 from volumetool.enhancement.stopwatch import STAGES
 from volumetool.errors import ConfigError, DataError, ResourceError
 from volumetool.jobs import bench as module
+from volumetool.jobs.arithmetic import count_operations
 from volumetool.jobs.bench import bench, floor_seconds, made_up
 from volumetool.jobs.bench_result import BenchResult, Pair
 from volumetool.jobs.demo import write_volume
+from volumetool.models import UNetConfig, load_model
 
 MODEL = "fake:identity?patch=1,32,32&overlap=0,8,8&trim=0,2,2"
 
@@ -40,6 +42,8 @@ def result(*pairs: Pair) -> BenchResult:
         patches=80,
         computed=100,
         stored_bytes=20_000_000,
+        operations=10**9,
+        product_rate=5e10,
         pairs=pairs,
     )
 
@@ -68,7 +72,19 @@ def test_rates_come_from_medians() -> None:
         "network_patches_per_s": 20.0,
         "write_mb_per_s": 10.0,
         "job_mvox_per_s": 2.0,
+        "network_tflop_per_s": 0.02,
+        "product_tflop_per_s": 0.05,
     }
+
+
+def test_operations_are_those_of_the_convolutions() -> None:
+    """A 3 x 3 convolution from c to d channels takes 18 c d operations a voxel: counted by hand for a network of one level."""
+    width, scale, voxels = 4, (1, 2, 2), 16 * 24
+    config = UNetConfig(width=width, scale=scale, pools=())
+    card = load_model("em-x2").card.model_copy(update={"architecture": config})
+    by_hand = 18 * voxels * (width + 2 * width**2 + 4 * width)  # stem, the bottom's two, head
+    assert count_operations(card, (1, 16, 24)) == by_hand
+    assert count_operations(card, (1, 32, 24)) == 2 * by_hand
 
 
 def test_one_job_below_its_floor_voids_the_run() -> None:

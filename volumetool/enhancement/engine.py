@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 from volumetool.enhancement.allocator import keep_freed_memory
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array, DeviceName, array_module, as_array, resolve_device, to_host
+from volumetool.enhancement.recording import Recorded
 from volumetool.enhancement.trouble import free_memory, kind_of
 from volumetool.errors import NumericsError, ResourceError
 from volumetool.models.model import Model
+from volumetool.models.unet import UNetConfig
 
 HALVINGS = 4
 """How often a call that does not fit into the device's memory is halved before it is given up."""
@@ -99,6 +101,9 @@ class Engine:
         self._clock = threading.Lock()
         layout = torch.channels_last if self.card.dims == 2 else torch.channels_last_3d
         self._network = model.network().to(self.device).to(memory_format=layout)  # type: ignore[call-overload]  # stubs lack it
+        # A fake acts on each call, which a recording would leave out.
+        records = self.device.type == "cuda" and isinstance(self.card.architecture, UNetConfig)
+        self._recorded = Recorded(self._network) if records else None
 
     def predict(self, patches: NDArray[np.float32]) -> list[Array]:
         """Enhance patches.
@@ -152,7 +157,8 @@ class Engine:
         # Threads start with gradients switched on, so the mode is entered here, in the thread that computes.
         with (
             torch.inference_mode(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.numerics.precision == "bfloat16"),
+            # Without a cache: a recording would go on reading weights in bfloat16 that are long gone.
+            torch.autocast(self.device.type, torch.bfloat16, self.numerics.precision == "bfloat16", cache_enabled=False),
         ):
             outputs = self._within_memory(part)
         with self._clock:
@@ -181,10 +187,11 @@ class Engine:
         return outputs[: len(part)]
 
     def make_room(self, size: int) -> None:
-        """Halve the patches per call after one of `size` did not fit, and give unused memory back."""
+        """Halve the patches per call after one of `size` did not fit, and give memory back that can be done without."""
         with self._clock:
             if self.room == size and self._halved < HALVINGS:
                 self._halved += 1
+        self._recorded = None  # it holds memory, too
         free_memory(self.device)
 
     def _too_large(self, size: int, reason: str) -> ResourceError:
@@ -200,20 +207,21 @@ class Engine:
     def _call(self, part: NDArray[np.float32]) -> torch.Tensor:
         if self.numerics.pad and len(part) < self.numerics.batch:
             part = np.concatenate([part, np.zeros((self.numerics.batch - len(part), *part.shape[1:]), np.float32)])
-        y = self._forward(part)
+        # Short batches come in many sizes, and each recording holds memory.
+        y = self._forward(part, self._recorded if len(part) == self.numerics.batch else None)
         # A sum is finite only if all its terms are; one that is not may be an overflow.
         if torch.isfinite(y.sum()) or torch.isfinite(y).all():
             return y
         return self._again_in_float32(part, y)
 
-    def _forward(self, part: NDArray[np.float32]) -> torch.Tensor:
+    def _forward(self, part: NDArray[np.float32], recorded: Recorded | None = None) -> torch.Tensor:
         x = torch.from_numpy(part)  # (b, depth, y, x)
         if self.device.type == "cuda":  # a copy out of pinned memory runs beside the call before it
             x = x.pin_memory()
         x = x.to(self.device, non_blocking=True)
         if self.card.dims == 3:
             x = x.unsqueeze(1)  # (b, 1, z, y, x)
-        y: torch.Tensor = self._network(x)  # (b, 1, [z*fz,] y*fy, x*fx)
+        y: torch.Tensor = (recorded or self._network)(x)  # (b, 1, [z*fz,] y*fy, x*fx)
         return y.squeeze(1) if self.card.dims == 3 else y  # (b, z*fz, y*fy, x*fx)
 
     def _again_in_float32(self, part: NDArray[np.float32], y: torch.Tensor) -> torch.Tensor:

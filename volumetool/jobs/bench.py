@@ -23,6 +23,7 @@ from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import ConfigError, DataError, ResourceError
 from volumetool.geometry import Box, Region, Size, Triple
+from volumetool.jobs.arithmetic import count_operations, product_rate
 from volumetool.jobs.bench_result import BenchResult, Pair
 from volumetool.jobs.checks import show_bytes
 from volumetool.jobs.demo import write_volume
@@ -216,6 +217,8 @@ class _Bed:
             patches=self.patches,
             computed=totals.patches - totals.skipped,
             stored_bytes=sum(voxels.nbytes for voxels in self.levels.values()),
+            operations=count_operations(self.engine.card, plan.terms.lattice.patch),
+            product_rate=product_rate(self.engine.device, plan.numerics.precision),
             pairs=pairs,
         )
 

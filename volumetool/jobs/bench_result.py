@@ -57,6 +57,10 @@ class BenchResult:
         Patches that the job's network saw: those that several regions need count several times.
     stored_bytes : int
         All levels of the output, before compression.
+    operations : int
+        Floating-point operations of the network for one patch.
+    product_rate : float
+        Floating-point operations per second of a product of large matrices, in the same precision on the same device.
     pairs : tuple of Pair
         In the order in which they ran.
     """
@@ -73,6 +77,8 @@ class BenchResult:
     patches: int
     computed: int
     stored_bytes: int
+    operations: int
+    product_rate: float
     pairs: tuple[Pair, ...]
 
     @property
@@ -109,6 +115,8 @@ class BenchResult:
             "network_patches_per_s": self.patches / network if network else 0.0,
             "write_mb_per_s": self.stored_bytes / 1e6 / self.median("write"),
             "job_mvox_per_s": voxels / 1e6 / self.median("job"),
+            "network_tflop_per_s": self.patches * self.operations / 1e12 / network if network else 0.0,
+            "product_tflop_per_s": self.product_rate / 1e12,
         }
 
     def as_dict(self) -> dict[str, Any]:
