@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch.nn import functional as F  # noqa: N812
 
 from volumetool.models import UNet, UNetConfig
-from volumetool.models.unet import PixelShuffle, enlarge_linear
+from volumetool.models.unet import add_cells_, enlarge_linear
 
 SMALL = {"width": 4}
 
@@ -41,16 +41,59 @@ def test_em_x4_architecture_stays_small() -> None:
 
 def test_pixel_shuffle_in_2d_is_pytorch_s_own() -> None:
     x = torch.rand(2, 3 * 16, 5, 6)
-    assert torch.equal(PixelShuffle((4, 4))(x), F.pixel_shuffle(x, 4))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        fine = torch.zeros(2, 3, 20, 24).to(memory_format=layout)
+        assert torch.equal(add_cells_(fine, x.unflatten(1, (-1, 4, 4))), F.pixel_shuffle(x, 4))
 
 
 def test_pixel_shuffle_in_3d_puts_each_channel_at_its_place_in_the_block() -> None:
     fz, fy, fx = 2, 3, 4
     x = torch.arange(fz * fy * fx, dtype=torch.float32).reshape(1, -1, 1, 1, 1).expand(1, -1, 2, 2, 2)
-    out = PixelShuffle((fz, fy, fx))(x)[0, 0]
-    assert out.shape == (4, 6, 8)
+    out = add_cells_(torch.full((1, 1, 4, 6, 8), 100.0), x.unflatten(1, (-1, fz, fy, fx)))[0, 0]
     for z, y, x_ in ((0, 0, 0), (1, 2, 3), (2, 3, 4), (3, 5, 7), (1, 4, 6)):
-        assert out[z, y, x_] == (z % fz) * fy * fx + (y % fy) * fx + x_ % fx
+        assert out[z, y, x_] == 100 + (z % fz) * fy * fx + (y % fy) * fx + x_ % fx
+
+
+@pytest.mark.parametrize(
+    ("fields", "given"),
+    [
+        ({"scale": (1, 1, 1)}, (2, 1, 16, 12)),
+        ({"z_context": 1}, (2, 3, 16, 12)),
+        ({"dims": 3, "scale": (2, 1, 3), "pools": ((2, 1, 3), (1, 2, 2))}, (2, 1, 4, 8, 12)),
+    ],
+)
+def test_voxels_are_the_same_with_and_without_gradients_and_the_input_stays(
+    fields: dict[str, object], given: tuple[int, ...]
+) -> None:
+    """Without gradients the network overwrites what it needs no more: never its input, and nothing that counts."""
+    network, x = make(**fields), torch.rand(given)
+    before = x.clone()
+    with torch.inference_mode():
+        without = network(x)
+    wanting = x.clone().requires_grad_()
+    with_gradients = network.requires_grad_()(wanting)
+    with_gradients.square().sum().backward()
+    assert torch.equal(without, with_gradients)
+    assert torch.equal(x, before)
+    assert wanting.grad is not None
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_gradients_are_those_of_pixel_shuffle() -> None:
+    """Against the textbook's way: shuffle, then add; in float64, by autograd through both."""
+    network = make(pools=((1, 2, 2),)).double().requires_grad_()
+    h, skip = torch.rand(2, 8, 5, 6, dtype=torch.float64), torch.rand(2, 4, 10, 12, dtype=torch.float64)
+    up = network.ups[0]
+    (conv,) = up
+    ours = up(h, skip)
+    theirs = skip + F.pixel_shuffle(conv(h), 2)
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    for one, other in zip(
+        torch.autograd.grad(ours.square().sum(), conv.parameters()),
+        torch.autograd.grad(theirs.square().sum(), conv.parameters()),
+        strict=True,
+    ):
+        assert torch.allclose(one, other, atol=1e-9)
 
 
 def test_enlargement_is_pixel_centred() -> None:

@@ -2,8 +2,8 @@
 
 Three decisions set it apart from a textbook U-Net, and each serves volumes that are far larger than memory:
 
-- All work happens on the coarse grid and PixelShuffle (Shi et al. 2016) makes the fine voxels at the very end: 16 times
-  less arithmetic at 4x than enlarging first.
+- All work happens on the coarse grid and sub-pixel convolution (Shi et al. 2016) makes the fine voxels at the very end: 16
+  times less arithmetic at 4x than enlarging first.
 - No layer looks at the whole tile (no batch, instance or group norm, no attention, no global pooling), so a voxel depends
   on its neighbourhood alone and patches of one volume agree where they overlap.
 - The network learns what linear enlargement misses: its output is added to the enlarged input. The last convolution and
@@ -89,7 +89,7 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        # Convolutions are fastest on it; said once, because the layout of a single channel is ambiguous and would decide all.
+        # Convolutions are fastest on it. A clone says so of a single channel, too, whose layout is ambiguous and decides all.
         self.layout = torch.channels_last if config.dims == 2 else torch.channels_last_3d
         conv: Callable[..., nn.Conv2d | nn.Conv3d] = nn.Conv2d if config.dims == 2 else nn.Conv3d
         widths = [config.width << level for level in range(len(config.pools) + 1)]
@@ -102,12 +102,12 @@ class UNet(nn.Module):
         )
         self.bottom = Block(conv, widths[-1])
         self.ups = nn.ModuleList(
-            nn.Sequential(conv(coarse, fine * prod(pool), 1), PixelShuffle(pool))
+            Up(conv(coarse, fine * prod(pool), 1), pool)
             for fine, coarse, pool in zip(widths[:-1], widths[1:], pools, strict=True)
         )
         self.decoders = nn.ModuleList(Block(conv, width) for width in widths[:-1])
+        self.factors = config.spatial(config.scale)
         self.head = conv(widths[0], prod(config.scale), 3, padding=1)
-        self.enlarge = PixelShuffle(config.spatial(config.scale))
         if not self.head.weight.is_meta:  # a network of shapes alone has nothing to start from
             self._start()
 
@@ -130,7 +130,7 @@ class UNet(nn.Module):
             float32 (b, 1, y*fy, x*fx) or (b, 1, z*fz, y*fy, x*fx) on the same intensity scale, not clipped.
         """
         centre = x[:, self.config.z_context : self.config.z_context + 1]  # (b, 1, z, y, x)
-        h = self.stem(x).contiguous(memory_format=self.layout)  # (b, w, z, y, x)
+        h = self.stem(x.clone(memory_format=self.layout))  # (b, w, z, y, x)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             h = encoder(h)
@@ -138,10 +138,10 @@ class UNet(nn.Module):
             h = down(h)  # (b, 2c, z/pz, y/py, x/px)
         h = self.bottom(h)
         for decoder, up in zip(reversed(self.decoders), reversed(self.ups), strict=True):
-            h = decoder(up(h) + skips.pop())  # (b, c/2, z*pz, y*py, x*px)
+            h = decoder(up(h, skips.pop()))  # (b, c/2, z*pz, y*py, x*px)
         with torch.autocast(x.device.type, enabled=False):
-            detail: Tensor = self.enlarge(self.head(h.float()))  # (b, 1, z*fz, y*fy, x*fx)
-            return detail + enlarge_linear(centre.float(), self.enlarge.factors)
+            detail = self.head(h.float()).unflatten(1, (1, *self.factors))  # (b, 1, fz, fy, fx, z, y, x)
+            return add_cells_(enlarge_linear(centre.float(), self.factors), detail)  # (b, 1, z*fz, y*fy, x*fx)
 
 
 class Block(nn.Module):
@@ -163,7 +163,7 @@ class Block(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Refine (b, c, z, y, x); the shape stays."""
         detail: Tensor = self.second(F.relu(self.first(F.relu(h)), inplace=True))
-        return h + detail
+        return detail.add_(h)
 
 
 def _start_convolution(module: nn.Module) -> None:
@@ -174,32 +174,57 @@ def _start_convolution(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-class PixelShuffle(nn.Module):
-    """Moves channels into space, in 2D and 3D and with another factor on each axis.
+class Up(nn.Sequential):
+    """A convolution to the finer voxels within each coarse one, added to what the finer level knows.
 
     Parameters
     ----------
+    conv : nn.Conv2d or nn.Conv3d
+        Of size 1, to prod(factors) times the channels of the finer level.
     factors : tuple of int
-        Output voxels per input voxel for each spatial axis.
+        Fine voxels per coarse one for each spatial axis.
     """
 
-    def __init__(self, factors: tuple[int, ...]) -> None:
-        super().__init__()
+    def __init__(self, conv: nn.Conv2d | nn.Conv3d, factors: tuple[int, ...]) -> None:
+        super().__init__(conv)
         self.factors = factors
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Turn (b, c * fz*fy*fx, z, y, x) into (b, c, z*fz, y*fy, x*fx); in 2D without z.
+    def forward(self, h: Tensor, skip: Tensor) -> Tensor:
+        """Add (b, 2c, z, y, x) to a skip of (b, c, z*fz, y*fy, x*fx), which is overwritten unless gradients need it."""
+        (conv,) = self
+        # Stored in the order of PixelShuffle, a channel's voxels side by side; turned, all channels of a voxel move as one.
+        weight, bias = (
+            part.unflatten(0, (-1, prod(self.factors))).transpose(0, 1).flatten(0, 1) for part in (conv.weight, conv.bias)
+        )
+        finer = (F.conv2d if h.dim() == 4 else F.conv3d)(h, weight, bias)  # (b, fz*fy*fx*c, z, y, x)
+        finer = finer.unflatten(1, (*self.factors, -1)).movedim(1 + len(self.factors), 1)  # (b, c, fz, fy, fx, z, y, x)
+        return add_cells_(skip.clone() if torch.is_grad_enabled() else skip, finer)
 
-        Channel order is that of ``torch.nn.PixelShuffle``: the factors are the fastest part of the channel index.
-        """
-        if len(set(self.factors)) == 1 and len(self.factors) == 2:
-            return F.pixel_shuffle(x, self.factors[0])  # keeps the layout, and is faster
-        batch, channels, *sizes = x.shape
-        dims = len(sizes)
-        x = x.reshape(batch, channels // prod(self.factors), *self.factors, *sizes)  # (b, c, fz, fy, fx, z, y, x)
-        order = [axis for d in range(dims) for axis in (2 + dims + d, 2 + d)]
-        x = x.permute(0, 1, *order)  # (b, c, z, fz, y, fy, x, fx)
-        return x.reshape(*x.shape[:2], *(n * f for n, f in zip(sizes, self.factors, strict=True)))
+
+def add_cells_(fine: Tensor, parts: Tensor) -> Tensor:
+    """Add, in place, the voxels within each coarse voxel to those that are there.
+
+    With ``parts = x.unflatten(1, (-1, *factors))`` it adds ``torch.nn.PixelShuffle`` of x, in 2D and 3D and with another factor
+    on each axis. Nothing is moved for itself, which would take as long as a convolution.
+
+    Parameters
+    ----------
+    fine : Tensor
+        (b, c, z*fz, y*fy, x*fx); in 2D without z.
+    parts : Tensor
+        (b, c, fz, fy, fx, z, y, x); in 2D without fz and z.
+
+    Returns
+    -------
+    Tensor
+        `fine`.
+    """
+    dims = fine.dim() - 2
+    cells = fine
+    for axis in reversed(range(2, 2 + dims)):
+        cells = cells.unflatten(axis, (-1, parts.shape[axis]))  # (b, c, z, fz, y, fy, x, fx) in the end
+    cells.add_(parts.permute(0, 1, *(axis for d in range(dims) for axis in (2 + dims + d, 2 + d))))
+    return fine
 
 
 def enlarge_linear(x: Tensor, factors: tuple[int, ...]) -> Tensor:

@@ -236,7 +236,7 @@ def _measure(state: State, validation: list[tuple[Any, Any]], device: torch.devi
         ours.append(-float(minus_psnr(state.mean(coarse), fine)))
         z_context = state.mean.config.z_context
         centre = coarse[:, z_context : z_context + 1]
-        enlarged.append(-float(minus_psnr(enlarge_linear(centre, state.mean.enlarge.factors), fine)))
+        enlarged.append(-float(minus_psnr(enlarge_linear(centre, state.mean.factors), fine)))
     return Point(
         step=state.step,
         loss=float(np.mean(state.losses)),
