@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -174,7 +174,7 @@ def _start_convolution(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-class Up(nn.Sequential):
+class Up(nn.ModuleList):
     """A convolution to the finer voxels within each coarse one, added to what the finer level knows.
 
     Parameters
@@ -186,17 +186,19 @@ class Up(nn.Sequential):
     """
 
     def __init__(self, conv: nn.Conv2d | nn.Conv3d, factors: tuple[int, ...]) -> None:
-        super().__init__(conv)
+        super().__init__([conv])
         self.factors = factors
 
     def forward(self, h: Tensor, skip: Tensor) -> Tensor:
         """Add (b, 2c, z, y, x) to a skip of (b, c, z*fz, y*fy, x*fx), which is overwritten unless gradients need it."""
-        (conv,) = self
+        conv = cast("nn.Conv2d | nn.Conv3d", self[0])
         # Stored in the order of PixelShuffle, a channel's voxels side by side; turned, all channels of a voxel move as one.
         weight, bias = (
-            part.unflatten(0, (-1, prod(self.factors))).transpose(0, 1).flatten(0, 1) for part in (conv.weight, conv.bias)
+            part.unflatten(0, (-1, prod(self.factors))).transpose(0, 1).flatten(0, 1)
+            for part in (conv.weight, cast("Tensor", conv.bias))
         )
-        finer = (F.conv2d if h.dim() == 4 else F.conv3d)(h, weight, bias)  # (b, fz*fy*fx*c, z, y, x)
+        convolve: Callable[..., Tensor] = F.conv2d if h.dim() == 4 else F.conv3d
+        finer = convolve(h, weight, bias)  # (b, fz*fy*fx*c, z, y, x)
         finer = finer.unflatten(1, (*self.factors, -1)).movedim(1 + len(self.factors), 1)  # (b, c, fz, fy, fx, z, y, x)
         return add_cells_(skip.clone() if torch.is_grad_enabled() else skip, finer)
 
