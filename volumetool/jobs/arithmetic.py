@@ -13,7 +13,7 @@ from volumetool.models import ModelCard, make_network
 SIDES = {"cpu": 2048, "cuda": 8192}
 """Side of the matrices that are multiplied: large enough to keep every unit of a device busy."""
 
-ROUNDS = 5
+ROUNDS = 20
 """Products that are timed; the fastest counts."""
 
 
