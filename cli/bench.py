@@ -139,7 +139,9 @@ def _print(result: BenchResult) -> None:
             "output": result.output_shape,
             "network": f"{rates['network_mvox_per_s']:.2f} Mvox/s of output, {rates['network_patches_per_s']:.1f} patches/s",
             "arithmetic": f"{rates['network_tflop_per_s']:.3f} TFLOP/s in the network, of {rates['product_tflop_per_s']:.3f} "
-            "in a product of large matrices",
+            "in a product of large matrices"
+            if result.operations
+            else None,
             "write": f"{rates['write_mb_per_s']:.0f} MB/s of voxels, all levels, compressed and synced",
             "pairs": rows,
             "job / floor": f"{ratio['median']:.3f} median, {ratio['min']:.3f} to {ratio['max']:.3f}",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.engine import Engine, Numerics, probe_patches
+from volumetool.enhancement.recording import Recorded
 from volumetool.errors import NumericsError
 from volumetool.models import FakeConfig, Model, UNetConfig, fake_model, make_network
 from volumetool.models.fakes import Fake
@@ -52,6 +53,57 @@ def test_the_probe_is_stable_and_tells_networks_apart(model: Model) -> None:
     assert engine_of(model, 3, pad=True).probe(patch) == engine_of(model, 3, pad=True).probe(patch)
     other = Model(model.card, "other", make_network(model.card.architecture).state_dict())
     assert engine_of(other, 3, pad=True).probe(patch) != engine_of(model, 3, pad=True).probe(patch)
+
+
+class Counting(Recorded):
+    """Stands in for a recording: it keeps the size of every batch that is asked of it."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__(network)
+        self.sizes: list[int] = []
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(x))
+        y: torch.Tensor = self._network(x)
+        return y
+
+
+def counted(model: Model, batch: int, *, pad: bool = False) -> tuple[Engine, Counting]:
+    engine = engine_of(model, batch, pad=pad)
+    counting = engine._recorded = Counting(engine._network)
+    return engine, counting
+
+
+def test_whole_batches_are_replayed_and_short_ones_are_not(model: Model) -> None:
+    patches = probe_patches(0, (1, 32, 32), 5)
+    for pad, sizes in ((False, [2, 2]), (True, [2, 2, 2])):
+        engine, counting = counted(model, 2, pad=pad)
+        plain = engine_of(model, 2, pad=pad).predict(patches)
+        for one, other in zip(engine.predict(patches), plain, strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert counting.sizes == sizes
+
+
+def test_every_engine_records_with_its_probe(model: Model) -> None:
+    """The second one knows the digest without asking its network, and asks it all the same for a whole batch."""
+    patch = (1, 16, 24)
+    digests, sizes = set(), []
+    for _ in range(2):
+        engine, counting = counted(model, 3)
+        digests.add(engine.probe(patch))
+        sizes.append(counting.sizes)
+    assert len(digests) == 1
+    assert sizes == [[3], [3]]
+
+
+def test_short_memory_lets_go_of_recordings(model: Model) -> None:
+    engine, counting = counted(model, 4)
+    engine.make_room(4)
+    assert (counting._records, engine.room) == (False, 2)
+
+
+def test_without_a_gpu_nothing_is_recorded(model: Model) -> None:
+    assert engine_of(model, 2)._recorded is None
 
 
 def test_probe_patches_are_a_growing_series() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -23,6 +25,8 @@ class Device:
         self.recording = False
         self.skew = 0.0
         self.refusal: Exception | None = None
+        self.current = "default"
+        self.delay = 0.0
         for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
 
@@ -34,29 +38,45 @@ class Device:
         self.read, self.written = x, 2 * x
         return self.written
 
-    def Stream(self) -> Device:  # noqa: N802  (torch's name)
-        return self
+    def Stream(self) -> Stream:  # noqa: N802  (torch's name)
+        return Stream("side")
 
-    current_stream = Stream
+    def current_stream(self) -> Stream:
+        return Stream(self.current)
 
-    def wait_stream(self, other: Device) -> None:
-        assert other is self
-
-    def stream(self, stream: Device) -> contextlib.AbstractContextManager[Device]:
-        return contextlib.nullcontext(stream)
+    @contextlib.contextmanager
+    def stream(self, stream: Stream) -> Iterator[None]:
+        before, self.current = self.current, stream.name
+        try:
+            yield
+        finally:
+            self.current = before
 
     def CUDAGraph(self) -> Graph:  # noqa: N802  (torch's name)
         return Graph(self)
 
     @contextlib.contextmanager
-    def graph(self, graph: Graph, **options: Any) -> Iterator[None]:
-        assert options == {"stream": self, "capture_error_mode": "thread_local"}
+    def graph(self, graph: Graph, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+        """Record; like torch, leave the stream current where that fails."""
+        assert (stream.name, capture_error_mode) == ("side", "thread_local")
+        before, self.current = self.current, stream.name
         self.recording = True
         try:
             yield
         finally:
             self.recording = False
         graph.read, graph.written = self.read, self.written
+        self.current = before
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream, by name."""
+
+    name: str
+
+    def wait_stream(self, other: Stream) -> None:
+        assert {self.name, other.name} == {"default", "side"}
 
 
 class Graph:
@@ -70,6 +90,7 @@ class Graph:
 
     def replay(self) -> None:
         self._device.replays += 1
+        time.sleep(self._device.delay)
         self.written.copy_(2 * self.read + self._device.skew)
 
 
@@ -95,7 +116,7 @@ def test_what_cannot_be_recorded_runs_as_it_is(device: Device, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         outputs = [recorded(torch.full((3,), float(n))) for n in range(3)]
     assert [float(output[0]) for output in outputs] == [0.0, 2.0, 4.0]
-    assert device.replays == 0
+    assert (device.replays, device.current) == (0, "default")
     assert [record.message for record in caplog.records] == [
         "the network runs unrecorded, which is slower: no CUDA graph could be made of it: CUDA error: operation not permitted "
         "when stream is capturing"
@@ -110,6 +131,30 @@ def test_a_recording_with_other_bytes_is_not_used(device: Device, caplog: pytest
     assert [float(output[0]) for output in outputs] == [0.0, 2.0, 4.0]
     assert device.replays == 1
     assert "gives other bytes" in caplog.text
+
+
+def test_not_a_number_is_no_reason_to_give_a_recording_up(device: Device, caplog: pytest.LogCaptureFixture) -> None:
+    recorded = Recorded(device.network)
+    recorded(torch.tensor([1.0, float("nan")]))
+    recorded(torch.ones(2))
+    assert (device.replays, caplog.text) == (2, "")
+
+
+def test_two_threads_get_each_their_own_answer(device: Device) -> None:
+    device.delay = 0.001
+    recorded = Recorded(device.network)
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(lambda n: float(recorded(torch.full((1,), float(n)))), range(40)))
+    assert outputs == [2.0 * n for n in range(40)]
+
+
+def test_recordings_that_were_let_go_of_are_not_made_again(device: Device) -> None:
+    recorded = Recorded(device.network)
+    recorded(torch.ones(1))
+    replays = device.replays
+    recorded.forget()
+    assert [float(recorded(torch.full((1,), n))) for n in (1.0, 3.0)] == [2.0, 6.0]
+    assert device.replays == replays
 
 
 def test_without_memory_for_a_recording_the_batch_is_computed_all_the_same(device: Device) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from volumetool.cli.main import main
 
 from volumetool.enhancement.stopwatch import STAGES
 from volumetool.errors import ConfigError, DataError, ResourceError
+from volumetool.jobs import arithmetic
 from volumetool.jobs import bench as module
-from volumetool.jobs.arithmetic import count_operations
+from volumetool.jobs.arithmetic import count_operations, product_rate
 from volumetool.jobs.bench import bench, floor_seconds, made_up
 from volumetool.jobs.bench_result import BenchResult, Pair
 from volumetool.jobs.demo import write_volume
@@ -85,6 +88,18 @@ def test_operations_are_those_of_the_convolutions() -> None:
     by_hand = 18 * voxels * (width + 2 * width**2 + 4 * width)  # stem, the bottom's two, head
     assert count_operations(card, (1, 16, 24)) == by_hand
     assert count_operations(card, (1, 32, 24)) == 2 * by_hand
+
+
+def test_a_fake_does_no_arithmetic_and_is_not_called_to_find_out() -> None:
+    assert count_operations(load_model("fake:identity?fault=kill").card, (1, 32, 32)) == 0
+
+
+def test_a_product_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of matrices of side 64, at 2 x 64 cubed operations: the rate is that over a time within what the whole took."""
+    monkeypatch.setattr(arithmetic, "SIDES", {"cpu": 64})
+    started = time.perf_counter()
+    rate = product_rate(torch.device("cpu"), "float32")
+    assert rate >= 2 * 64**3 / (time.perf_counter() - started)
 
 
 def test_one_job_below_its_floor_voids_the_run() -> None:
@@ -164,12 +179,21 @@ def test_results_are_frozen() -> None:
         result().model = "other"  # type: ignore[misc]
 
 
+def drop_rate(history: Path, name: str) -> None:
+    """Make a history one that was written before there was such a rate."""
+    runs = [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
+    for run in runs:
+        del run["rates"][name]
+    history.write_text("".join(json.dumps(run) + "\n" for run in runs))
+
+
 def test_the_command_draws_the_stages_and_compares_with_the_run_before(
     volume: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BenchResult, "void", property(lambda _: False))  # a job this small is mostly noise
     words = ["bench", volume, "--pairs", "1", "--model", MODEL, "--history", str(tmp_path / "h.jsonl"), "--compare"]
     for said in ("no earlier run like this one", "now in times of then"):
+        drop_rate(tmp_path / "h.jsonl", "network_tflop_per_s")
         with pytest.raises(SystemExit) as ended:
             main(words)
         assert ended.value.code in (0, None)

@@ -13,10 +13,12 @@ from small_jobs import SMALL
 from volumetool.geometry import default_shard, plan_levels
 from volumetool.jobs import estimate, keeping
 from volumetool.jobs.job import make_job
-from volumetool.jobs.layout import upright_shard
+from volumetool.jobs.layout import Work, upright_shard
+from volumetool.jobs.memory import MemoryModel
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan
 from volumetool.jobs.sample import Sample
+from volumetool.models import ModelCard, load_model
 from volumetool.store.create import VolumeLayout, create_volume
 
 POWERS = st.integers(0, 8).map(lambda power: 2**power)
@@ -42,6 +44,8 @@ def plan_large(folder: Path, **options: object) -> Plan:
 
 def test_a_large_2d_job_computes_few_patches_twice_in_16_gib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "free_bytes", lambda _output: None)
+    # Regions are as wide as memory allows, not as time does.
+    monkeypatch.setattr("volumetool.jobs.planning.take_sample", lambda *_: Sample(patch_seconds=1e-3, compression=1.0))
     upright = plan_large(tmp_path).estimates
     cubes = plan_large(tmp_path, shard="256,512,1024").estimates
     assert upright.recomputed <= 0.05 * (upright.patches - upright.recomputed)
@@ -75,3 +79,29 @@ def test_more_voxels_and_wider_types_are_planned_with_more_memory(tmp_path: Path
         places = {"input": str(tmp_path / f"{dtype}.zarr"), "output": str(tmp_path / f"{dtype}-out.zarr")}
         needs.append(plan(make_job(**{**SMALL, **places, "memory": "64GiB", "region": region})).estimates.worker_bytes)
     assert needs == sorted(set(needs))
+
+
+def test_activations_are_planned_by_precision_and_dimensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same voxels and width: bfloat16 takes half of float32, a 3D network more than a 2D one, two streams twice of one."""
+    monkeypatch.setattr(estimate, "free_bytes", lambda _output: None)
+    terms = plan_large(tmp_path).terms
+    work = Work(terms.lattice, terms.box, terms.levels, 1, terms.dtype)
+    flat, deep = load_model("em-x4").card, load_model("em-iso2").card
+    deep = deep.model_copy(update={"architecture": deep.architecture.model_copy(update={"width": flat.architecture.width})})
+
+    def needed(card: ModelCard, precision: str, streams: int = 1) -> int:
+        return MemoryModel(card, 1, precision, 1, streams).network(work)
+
+    assert 0 < needed(flat, "bfloat16") * 2 == needed(flat, "float32")
+    assert needed(flat, "float32") < needed(deep, "float32") < 2 * needed(flat, "float32") == needed(flat, "float32", streams=2)
+
+
+def test_a_region_holds_no_more_shards_than_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory grows with a region's length along the sweep up to the shards that one column keeps open, and then no more."""
+    monkeypatch.setattr(estimate, "free_bytes", lambda _output: None)
+    terms = plan_large(tmp_path).terms
+    work = Work(terms.lattice, terms.box, terms.levels, 1, terms.dtype)
+    needs = [MemoryModel(load_model("em-x4").card, 1, "float32", 1)(work, (1, 1, length)) for length in range(1, 30)]
+    assert needs[0] < needs[1]
+    assert needs[-1] == needs[-10]
+    assert needs == sorted(needs)

@@ -1,4 +1,4 @@
-"""Memory does not grow with the output, and stays below what the plan said."""
+"""Memory does not grow with the output, and is what the plan said."""
 
 from __future__ import annotations
 
@@ -69,15 +69,23 @@ def test_eight_times_the_output_takes_no_more_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("model", ["em-denoise", "em-z4"])
-def test_a_network_takes_what_was_planned(tmp_path: Path, model: str, precision: str) -> None:
-    """2D and 3D, in both precisions; no closer, because where blocks lie in the heap differs from run to run by a tenth."""
+@pytest.mark.parametrize(
+    ("model", "precision", "most"),
+    [
+        ("em-denoise", "float32", 1.0),
+        ("em-denoise", "bfloat16", 1.0),
+        ("em-z4", "float32", 1.2),  # its largest blocks lie differently in the heap from run to run
+        ("em-z4", "bfloat16", 1.0),
+    ],
+)
+def test_a_network_takes_what_was_planned(tmp_path: Path, model: str, precision: str, most: float) -> None:
+    """On a machine that has planned with the model before: at least 0.75 times the plan's figure, and at most `most` times it."""
     if precision == "bfloat16" and not computes_bfloat16(resolve_device("cpu")):
         pytest.skip("this processor does not compute bfloat16")
     voxels = np.random.default_rng(0).integers(1, 255, (48, 480, 512), dtype=np.uint8)
     source = write_input(tmp_path / "in.zarr", voxels, chunk=(16, 128, 128))
     options = {"precision": precision, "force_voxel_size": True}
+    # The ways to run the network are tried here, and known to the job, whose peak they would be.
     plan(make_job(input=str(source), output=str(tmp_path / "no.zarr"), model=model, device="cpu", **options))
     found = run_alone(tmp_path, source, model, **options)
-    assert 0.75 * found["planned"] <= found["peak"] <= 1.2 * found["planned"], found
+    assert 0.75 * found["planned"] <= found["peak"] <= most * found["planned"], found

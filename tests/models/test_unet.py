@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from volumetool.models import UNet, UNetConfig
-from volumetool.models.unet import add_cells_, enlarge_linear
+from volumetool.models.unet import Up, add_cells_, enlarge_linear
 
 SMALL = {"width": 4}
 
@@ -79,14 +83,23 @@ def test_voxels_are_the_same_with_and_without_gradients_and_the_input_stays(
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_gradients_are_those_of_pixel_shuffle() -> None:
-    """Against the textbook's way: shuffle, then add; in float64, by autograd through both."""
-    network = make(pools=((1, 2, 2),)).double().requires_grad_()
-    h, skip = torch.rand(2, 8, 5, 6, dtype=torch.float64), torch.rand(2, 4, 10, 12, dtype=torch.float64)
-    up = network.ups[0]
-    (conv,) = up
-    ours = up(h, skip)
-    theirs = skip + F.pixel_shuffle(conv(h), 2)
+@pytest.mark.parametrize("factors", [(2, 2), (3, 1), (2, 3, 1)])
+def test_the_way_up_is_pixel_shuffle_with_its_gradients(factors: tuple[int, ...]) -> None:
+    """Against the textbook's way in float64, the shuffle spelled out voxel by voxel; the skip stays as it was."""
+    dims = len(factors)
+    torch.manual_seed(0)
+    conv = (nn.Conv2d if dims == 2 else nn.Conv3d)(8, 4 * math.prod(factors), 1).double()
+    h = torch.rand(2, 8, *(4, 5, 6)[:dims], dtype=torch.float64)
+    skip = torch.rand(2, 4, *(n * f for n, f in zip(h.shape[2:], factors, strict=True)), dtype=torch.float64)
+    before = skip.clone()
+    ours = Up(conv, factors)(h, skip)
+    shuffled = torch.empty_like(skip)
+    parts = conv(h)
+    for number, offsets in enumerate(itertools.product(*map(range, factors))):
+        cut = tuple(slice(offset, None, factor) for offset, factor in zip(offsets, factors, strict=True))
+        shuffled[(slice(None), slice(None), *cut)] = parts[:, number :: math.prod(factors)]
+    theirs = skip + shuffled
+    assert torch.equal(skip, before)
     assert torch.allclose(ours, theirs, atol=1e-12)
     for one, other in zip(
         torch.autograd.grad(ours.square().sum(), conv.parameters()),

@@ -157,8 +157,7 @@ class Engine:
         # Threads start with gradients switched on, so the mode is entered here, in the thread that computes.
         with (
             torch.inference_mode(),
-            # Without a cache: a recording would go on reading weights in bfloat16 that are long gone.
-            torch.autocast(self.device.type, torch.bfloat16, self.numerics.precision == "bfloat16", cache_enabled=False),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.numerics.precision == "bfloat16"),
         ):
             outputs = self._within_memory(part)
         with self._clock:
@@ -191,7 +190,8 @@ class Engine:
         with self._clock:
             if self.room == size and self._halved < HALVINGS:
                 self._halved += 1
-        self._recorded = None  # it holds memory, too
+        if self._recorded is not None:
+            self._recorded.forget()
         free_memory(self.device)
 
     def _too_large(self, size: int, reason: str) -> ResourceError:
@@ -291,6 +291,8 @@ class Engine:
         key = (self._weights, self.numerics, str(self.device), self._share, patch)
         if key not in _probed:
             _probed[key] = self._probe(patch)
+        elif self._recorded is not None:  # recorded here and now, while nothing else is under way
+            self.predict(probe_patches(self.card.z_context, patch, self.numerics.batch))
         return _probed[key]
 
     def _probe(self, patch: tuple[int, int, int]) -> str:

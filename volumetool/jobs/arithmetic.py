@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from volumetool.geometry import Triple
-from volumetool.models import ModelCard, make_network
+from volumetool.models import ModelCard, UNetConfig, make_network
 
 SIDES = {"cpu": 2048, "cuda": 8192}
 """Side of the matrices that are multiplied: large enough to keep every unit of a device busy."""
@@ -32,6 +32,8 @@ def count_operations(card: ModelCard, patch: Triple) -> int:
     int
         Two for each multiplication that is added up; 0 for a fake.
     """
+    if not isinstance(card.architecture, UNetConfig):
+        return 0
     depth, height, width = patch
     shape = (1, 1, depth, height, width) if card.dims == 3 else (1, depth + 2 * card.z_context, height, width)
     network = make_network(card.architecture)
@@ -43,20 +45,34 @@ def count_operations(card: ModelCard, patch: Triple) -> int:
 def product_rate(device: torch.device, precision: str) -> float:
     """Measure how many floating-point operations per second a device does in a product of large matrices.
 
-    No network does more: its convolutions are such products, of matrices that are smaller or less square.
+    Convolutions are such products, of matrices that are smaller or less square: a network does less, unless a library saves
+    multiplications.
 
     Parameters
     ----------
     device : torch.device
         Where; on a CPU with all threads that torch has.
     precision : str
-        ``float32`` or ``bfloat16``.
+        ``float32`` or ``bfloat16``. On a GPU float32 means what it means to convolutions there, which may be TF32.
+
+    Returns
+    -------
+    float
+        Operations per second, of the fastest of some products.
     """
     side = SIDES[device.type]
     matrix = torch.rand((side, side), generator=torch.Generator().manual_seed(0)).to(device, getattr(torch, precision))
-    seconds = []
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        (matrix @ matrix)[0, 0].item()  # a value in hand: on a GPU the product itself only begins when it is asked for
-        seconds.append(time.perf_counter() - started)
-    return float(2 * side**3 / min(seconds))
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    try:
+        seconds = min(_timed(matrix) for _ in range(ROUNDS))
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    return 2 * side**3 / seconds
+
+
+def _timed(matrix: torch.Tensor) -> float:
+    """Return the seconds of a matrix times itself."""
+    started = time.perf_counter()
+    (matrix @ matrix)[0, 0].item()  # on a GPU the call returns before the product is done
+    return time.perf_counter() - started

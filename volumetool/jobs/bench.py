@@ -189,6 +189,7 @@ class _Bed:
         # One engine with what the workers of the job have together.
         threads, streams = plan.threads * plan.workers, plan.streams * plan.workers
         self.engine = Engine(load_model(plan.model_spec), plan.numerics, plan.job.device, threads, streams)
+        self.engine.probe(plan.terms.lattice.patch)  # as a worker does before its first region: it warms the network up
         self.patches = 0
 
     def pair(self, number: int) -> Pair:
@@ -204,6 +205,7 @@ class _Bed:
     def result(self, pairs: tuple[Pair, ...], totals: Totals) -> BenchResult:
         """Return what was found, with the records of the job that warmed up."""
         plan = self.plan
+        operations = count_operations(self.engine.card, plan.terms.lattice.patch)
         return BenchResult(
             model=plan.model,
             device=self.engine.device.type,
@@ -217,8 +219,8 @@ class _Bed:
             patches=self.patches,
             computed=totals.patches - totals.skipped,
             stored_bytes=sum(voxels.nbytes for voxels in self.levels.values()),
-            operations=count_operations(self.engine.card, plan.terms.lattice.patch),
-            product_rate=product_rate(self.engine.device, plan.numerics.precision),
+            operations=operations,
+            product_rate=product_rate(self.engine.device, plan.numerics.precision) if operations else 0.0,
             pairs=pairs,
         )
 

@@ -58,9 +58,10 @@ class BenchResult:
     stored_bytes : int
         All levels of the output, before compression.
     operations : int
-        Floating-point operations of the network for one patch.
+        Floating-point operations of the network for one patch; 0 for a fake.
     product_rate : float
-        Floating-point operations per second of a product of large matrices, in the same precision on the same device.
+        Floating-point operations per second of a product of large matrices, in the same precision on the same device; 0 for a
+        fake.
     pairs : tuple of Pair
         In the order in which they ran.
     """
@@ -107,7 +108,7 @@ class BenchResult:
 
     @property
     def rates(self) -> dict[str, float]:
-        """Rates by name: of the network, of writing, and from end to end."""
+        """Rates by name: of the network, of writing, from end to end, and of arithmetic in the network and in a product."""
         voxels = self.output_shape[0] * self.output_shape[1] * self.output_shape[2]
         network = self.median("network")
         return {

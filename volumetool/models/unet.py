@@ -89,7 +89,6 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        # Convolutions are fastest on it. A clone says so of a single channel, too, whose layout is ambiguous and decides all.
         self.layout = torch.channels_last if config.dims == 2 else torch.channels_last_3d
         conv: Callable[..., nn.Conv2d | nn.Conv3d] = nn.Conv2d if config.dims == 2 else nn.Conv3d
         widths = [config.width << level for level in range(len(config.pools) + 1)]
@@ -130,6 +129,7 @@ class UNet(nn.Module):
             float32 (b, 1, y*fy, x*fx) or (b, 1, z*fz, y*fy, x*fx) on the same intensity scale, not clipped.
         """
         centre = x[:, self.config.z_context : self.config.z_context + 1]  # (b, 1, z, y, x)
+        # Convolutions are fastest on this layout. A clone, because a single channel has it already and has others, too.
         h = self.stem(x.clone(memory_format=self.layout))  # (b, w, z, y, x)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
@@ -177,6 +177,8 @@ def _start_convolution(module: nn.Module) -> None:
 class Up(nn.ModuleList):
     """A convolution to the finer voxels within each coarse one, added to what the finer level knows.
 
+    It is a list of one, so that weights keep the names that stored models have.
+
     Parameters
     ----------
     conv : nn.Conv2d or nn.Conv3d
@@ -190,7 +192,20 @@ class Up(nn.ModuleList):
         self.factors = factors
 
     def forward(self, h: Tensor, skip: Tensor) -> Tensor:
-        """Add (b, 2c, z, y, x) to a skip of (b, c, z*fz, y*fy, x*fx), which is overwritten unless gradients need it."""
+        """Add coarse maps to finer ones.
+
+        Parameters
+        ----------
+        h : Tensor
+            (b, 2c, z, y, x).
+        skip : Tensor
+            (b, c, z*fz, y*fy, x*fx); overwritten where gradients are switched off.
+
+        Returns
+        -------
+        Tensor
+            (b, c, z*fz, y*fy, x*fx).
+        """
         conv = cast("nn.Conv2d | nn.Conv3d", self[0])
         # Stored in the order of PixelShuffle, a channel's voxels side by side; turned, all channels of a voxel move as one.
         weight, bias = (
@@ -207,14 +222,14 @@ def add_cells_(fine: Tensor, parts: Tensor) -> Tensor:
     """Add, in place, the voxels within each coarse voxel to those that are there.
 
     With ``parts = x.unflatten(1, (-1, *factors))`` it adds ``torch.nn.PixelShuffle`` of x, in 2D and 3D and with another factor
-    on each axis. Nothing is moved for itself, which would take as long as a convolution.
+    on each axis. No pass only rearranges voxels, which would take as long as a convolution.
 
     Parameters
     ----------
     fine : Tensor
-        (b, c, z*fz, y*fy, x*fx); in 2D without z.
+        (b, c, z*fz, y*fy, x*fx), of any dtype and layout; in 2D without z.
     parts : Tensor
-        (b, c, fz, fy, fx, z, y, x); in 2D without fz and z.
+        (b, c, fz, fy, fx, z, y, x), of the same dtype; in 2D without fz and z.
 
     Returns
     -------
