@@ -82,7 +82,7 @@ def test_more_voxels_and_wider_types_are_planned_with_more_memory(tmp_path: Path
 
 
 def test_activations_are_planned_by_precision_and_dimensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the same voxels and width: bfloat16 takes half of float32, a 3D network more than a 2D one, two streams twice of one."""
+    """Of the same voxels and width: bfloat16 half of float32, a 3D network more than a 2D one, two streams twice of one."""
     monkeypatch.setattr(estimate, "free_bytes", lambda _output: None)
     terms = plan_large(tmp_path).terms
     work = Work(terms.lattice, terms.box, terms.levels, 1, terms.dtype)

@@ -79,7 +79,7 @@ def test_eight_times_the_output_takes_no_more_memory(tmp_path: Path) -> None:
     ],
 )
 def test_a_network_takes_what_was_planned(tmp_path: Path, model: str, precision: str, most: float) -> None:
-    """On a machine that has planned with the model before: at least 0.75 times the plan's figure, and at most `most` times it."""
+    """Where the model was planned with before: at least 0.75 times the figure of the plan, and at most `most` times it."""
     if precision == "bfloat16" and not computes_bfloat16(resolve_device("cpu")):
         pytest.skip("this processor does not compute bfloat16")
     voxels = np.random.default_rng(0).integers(1, 255, (48, 480, 512), dtype=np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+from volumetool.enhancement.allocator import KEPT_FREE
 from volumetool.enhancement.kept import BEHIND, kept_bytes
 from volumetool.geometry import Triple
 from volumetool.jobs.layout import Keep, Work
@@ -41,8 +42,8 @@ class MemoryModel:
     ACTIVATIONS: ClassVar = {2: 6, 3: 7}
     """Feature maps of the finest level that a 2D and a 3D network hold at once, in their precision; measured on the U-Net."""
 
-    SCATTERED = 1.3
-    """What the heap takes for large blocks of many sizes that come and go, in times of their bytes; measured."""
+    SCATTERED = 0.3
+    """What lies free in the heap between large blocks that come and go, in times of their bytes; measured."""
 
     def __call__(self, work: Work, span: Triple, keep: Keep = "none") -> int:
         """Return the bytes for one region of `span` shards.
@@ -78,10 +79,11 @@ class MemoryModel:
         shard = size[0] * size[1] * work.levels[0].shard[2] * work.itemsize
         # A column touches several shards; finished ones wait, are written with their shadows, and are read back.
         touched = math.ceil(lattice.x.stride * lattice.x.scale / work.levels[0].shard[2]) + 1
-        stored = self.SCATTERED * (min(touched + 3, span[2]) + 1.7) * shard
+        stored = (min(touched + 3, span[2]) + 1.7) * shard
+        free = min(self.SCATTERED * stored, KEPT_FREE)
         # Whole columns of kept patches, at worst, wait and are read; each patch on its way to the disk has a copy.
         kept = 0 if keep == "none" else (2 * group * rows + 2 * (BEHIND + 1)) * kept_bytes(lattice)
-        return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + kept) + self.network(work)
+        return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + free + kept) + self.network(work)
 
     def network(self, work: Work) -> int:
         """Return the bytes that the network takes of them."""
