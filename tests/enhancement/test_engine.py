@@ -84,6 +84,18 @@ def test_whole_batches_are_replayed_and_short_ones_are_not(model: Model) -> None
         assert counting.sizes == sizes
 
 
+def test_a_patch_that_is_computed_again_in_float32_is_not_replayed(model: Model) -> None:
+    """A recording has the precision that it was made in: the second try asks the network itself, which is finite here."""
+    engine, counting = counted(model, 2)
+    counting._network = lambda x: engine._network(x) * float("nan")
+    engine.numerics = Numerics("bfloat16", 2, pad=False)
+    patches = probe_patches(0, (1, 32, 32), 2)
+    outputs = engine.predict(patches)
+    assert counting.sizes == [2]
+    for output, patch in zip(outputs, patches, strict=True):
+        np.testing.assert_array_equal(output, engine_of(model, 1).predict(patch[None])[0])
+
+
 def test_every_engine_records_with_its_probe(model: Model) -> None:
     """The second one knows the digest without asking its network, and asks it all the same for a whole batch."""
     patch = (1, 16, 24)

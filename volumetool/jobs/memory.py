@@ -39,7 +39,7 @@ class MemoryModel:
     BASE = 350 * 2**20
     """Python, torch, tensorstore and their code, once a job was planned; measured."""
 
-    ACTIVATIONS: ClassVar = {2: 6, 3: 7}
+    ACTIVATIONS: ClassVar[dict[int, int]] = {2: 6, 3: 7}
     """Feature maps of the finest level that a 2D and a 3D network hold at once, in their precision; measured on the U-Net."""
 
     SCATTERED = 0.3
