@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 PATIENCE = 60
+ATTEMPTS = 3
 
 BROWSE = """
 from volumetool.viewing.browser import browsing
@@ -41,21 +42,37 @@ def fake(tmp_path: Path) -> dict[str, str]:
 
 
 def started(environment: dict[str, str], child: str, count: int) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
-    """Start a process that shows a page; return it, and its browser with all children once so many of a name are there."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", BROWSE],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    assert process.stdout is not None
-    browser = psutil.Process(int(process.stdout.readline()))
-    until = time.monotonic() + PATIENCE
-    while [name_of(each) for each in browser.children(recursive=True)].count(child) < count:
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return process, [browser, *browser.children(recursive=True)]
+    """Start a process that shows a page; return it, and its browser with all children once so many of a name are there.
+
+    A browser that does not come up, as chromium's rarely does not, is gone with its user too, and another one is started.
+    """
+    for _ in range(ATTEMPTS):
+        process = subprocess.Popen(
+            [sys.executable, "-c", BROWSE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        assert process.stdout is not None
+        browser = psutil.Process(int(process.stdout.readline()))
+        until = time.monotonic() + PATIENCE / ATTEMPTS
+        while (names := names_below(browser)).count(child) < count and time.monotonic() < until:
+            time.sleep(0.05)
+        family = [browser, *browser.children(recursive=True)] if alive(browser) else []
+        if names.count(child) >= count:
+            return process, family
+        with process:
+            process.kill()
+        assert all_gone(family)
+    raise AssertionError(f"{ATTEMPTS} browsers did not come up; below the last one ran {names}")
+
+
+def names_below(process: psutil.Process) -> list[str]:
+    try:
+        return [name_of(each) for each in process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def name_of(process: psutil.Process) -> str:
