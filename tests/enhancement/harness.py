@@ -46,10 +46,10 @@ class Case:
     @property
     def geometry(self) -> Geometry:
         """The same lattice for the reference."""
-        stride, overlap, trim = (
-            tuple(getattr(line, name) for line in self.lattice.axes) for name in ("stride", "overlap", "trim")
+        stride, overlap, trim, granularity = (
+            tuple(getattr(line, name) for line in self.lattice.axes) for name in ("stride", "overlap", "trim", "granularity")
         )
-        return Geometry(stride, overlap, trim, self.lattice.scale, self.dims, self.lattice.context)
+        return Geometry(stride, overlap, trim, self.lattice.scale, self.dims, self.lattice.context, granularity)
 
     @property
     def cropped(self) -> bool:
@@ -120,10 +120,12 @@ def run_case(case: Case, behaviour: str, recipe: Recipe, source: Source | Voxels
 @st.composite
 def axes(draw: st.DrawFn, size: int, scale: int, most: int, *, least: int = 1) -> AxisLattice:
     """Draw the patches along one axis: at most `most` of them, each `least` voxels long or more."""
-    overlap = draw(st.integers(0, 6))
+    grain = draw(st.sampled_from([1, 1, 2, 4]))
+    overlap = grain * draw(st.integers(0, 6 // grain))
     trim = draw(st.integers(0, overlap // 2))
-    shortest = max(1, overlap, least - overlap, -(-(size + overlap - trim) // most))
-    return AxisLattice(size, shortest + draw(st.integers(0, 4)), overlap, trim, scale)
+    reach = AxisLattice(size, max(grain, overlap), overlap, trim, scale, grain).reach
+    shortest = -(-max(overlap, least - overlap, -(-reach // most)) // grain) * grain
+    return AxisLattice(size, shortest + grain * draw(st.integers(0, 4 // grain)), overlap, trim, scale, grain)
 
 
 @st.composite

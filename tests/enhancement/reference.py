@@ -29,6 +29,15 @@ class Geometry:
     scale: Triple
     dims: int
     context: int = 0
+    granularity: Triple = (1, 1, 1)
+
+
+def margins(g: Geometry) -> list[int]:
+    """How far the first patch lies before each face: overlap less trim, or the next multiple of the granularity."""
+    return [
+        next(m for m in range(o - t, o - t + grain) if m % grain == 0)
+        for o, t, grain in zip(g.overlap, g.trim, g.granularity, strict=True)
+    ]
 
 
 def mirrored(position: int, size: int) -> int:
@@ -55,6 +64,7 @@ def enhance_whole(
     g = geometry
     asked = asked or varied(volume)
     counts = [-(-(n + o) // s) for n, o, s in zip(volume.shape, g.overlap, g.stride, strict=True)]
+    before = margins(g)
     padded_shape = [(c * s + o) * f for c, s, o, f in zip(counts, g.stride, g.overlap, g.scale, strict=True)]
     lines = []
     for x in range(counts[2]):
@@ -64,7 +74,7 @@ def enhance_whole(
             planes.append(_join(stack, 0, g, padded_shape[0]))
         lines.append(_join(planes, 1, g, padded_shape[1]))
     whole = _join(lines, 2, g, padded_shape[2])
-    cut = tuple(slice(o * f, (o + n) * f) for n, o, f in zip(volume.shape, g.overlap, g.scale, strict=True))
+    cut = tuple(slice(m * f, (m + n) * f) for n, m, f in zip(volume.shape, before, g.scale, strict=True))
     inside: NDArray[np.float32] = whole[cut]
     return inside
 
@@ -72,8 +82,8 @@ def enhance_whole(
 def places_of(index: Triple, shape: tuple[int, ...], g: Geometry) -> Places:
     """Return the voxels that patch `index` sees."""
     z, y, x = (
-        [mirrored(p, n) for p in range(i * s - o - more, i * s + s + more)]
-        for i, s, o, n, more in zip(index, g.stride, g.overlap, shape, (g.context, 0, 0), strict=True)
+        [mirrored(p, n) for p in range(i * s - m - more, i * s - m + s + o + more)]
+        for i, s, o, m, n, more in zip(index, g.stride, g.overlap, margins(g), shape, (g.context, 0, 0), strict=True)
     )
     return z, y, x
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from reference import mirrored
 
 from volumetool.enhancement.statistics import Statistics
-from volumetool.geometry import AxisLattice, Box, Lattice, balanced_stride
+from volumetool.geometry import AxisLattice, Box, Lattice, balanced
 from volumetool.models import Model, load_model, make_network
 from volumetool.training.phantom import phantom
 
@@ -60,7 +60,7 @@ def _case(model: Model, shape: tuple[int, ...], overlap: tuple[int, int], trim: 
     """Return a job under the given overlap and trim in plane, with strides so short that a small section has several."""
     card = model.card
     lines = [
-        AxisLattice(n, balanced_stride(n, STRIDE, (o, t), g), o, t, f)
+        balanced(AxisLattice(n, STRIDE, o, t, f, g))
         for n, o, t, g, f in zip(shape[1:], overlap, trim, card.granularity[1:], card.scale[1:], strict=True)
     ]
     lattice = Lattice(AxisLattice(shape[0], 1, 0, 0, 1), lines[0], lines[1])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,24 +12,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from volumetool.errors import ConfigError
-from volumetool.geometry import AxisLattice, Lattice, balanced_stride, ramp
+from volumetool.geometry import AxisLattice, Lattice, balanced, joined, ramp
 
 
 @st.composite
 def lines(draw: st.DrawFn) -> AxisLattice:
-    overlap = draw(st.integers(0, 12))
+    grain = draw(st.sampled_from([1, 1, 2, 4]))
+    overlap = grain * draw(st.integers(0, 12 // grain))
     return AxisLattice(
         size=draw(st.integers(1, 60)),
-        stride=draw(st.integers(max(1, overlap), overlap + 9)),
+        stride=max(grain, overlap) + grain * draw(st.integers(0, 9 // grain)),
         overlap=overlap,
         trim=draw(st.integers(0, overlap // 2)),
         scale=draw(st.integers(1, 4)),
+        granularity=grain,
     )
+
+
+def before(line: AxisLattice) -> int:
+    """Input voxels of the first patch before the face, from the definition: overlap less trim, or the next multiple."""
+    return next(m for m in itertools.count(line.overlap - line.trim) if m % line.granularity == 0)
 
 
 def weighted(line: AxisLattice, index: int) -> range:
     """Output voxels of the axis on which a patch has weight, from the definition: its own, less the trim at both ends."""
-    start, stop = index * line.stride - line.overlap + line.trim, index * line.stride + line.stride - line.trim
+    start = index * line.stride - before(line) + line.trim
+    stop = index * line.stride - before(line) + line.stride + line.overlap - line.trim
     return range(max(0, start * line.scale), min(line.size * line.scale, stop * line.scale))
 
 
@@ -44,13 +54,22 @@ def test_every_output_voxel_has_one_patch_or_two_neighbours(line: AxisLattice) -
 
 
 @given(lines())
-def test_count_is_law_one_without_patches_that_weigh_nothing(line: AxisLattice) -> None:
-    """Of the ceil((n + o) / s) patches of the law, those with weight in the volume are counted; all where trim is 0."""
-    law = -(-(line.size + line.overlap) // line.stride)
-    assert line.count == sum(1 for index in range(law) if len(weighted(line, index)))
+def test_patches_are_those_with_weight_in_the_volume(line: AxisLattice) -> None:
+    """None that weighs nothing, and none is missing."""
+    assert all(len(weighted(line, index)) for index in range(line.count))
     assert not weighted(line, line.count)
-    if line.trim == 0:
-        assert line.count == law
+    assert not weighted(line, -1)
+
+
+@given(lines())
+def test_full_weight_lies_as_far_from_a_patchs_border_at_the_faces_as_inside(line: AxisLattice) -> None:
+    """A voxel with one patch alone is overlap - trim away from that patch's borders, or more."""
+    away = line.overlap - line.trim
+    starts = [line.start(index) for index in range(line.count)]
+    for voxel in range(line.size):
+        patches = [a for a in starts if a + line.trim <= voxel < a + line.patch - line.trim]
+        if len(patches) == 1:
+            assert away <= voxel - patches[0] < line.patch - away
 
 
 @given(lines(), st.data())
@@ -77,7 +96,7 @@ def test_laying_patches_into_a_core_gives_every_voxel_a_whole_weight(line: AxisL
         share[row, where.ramp_target] = weights[where.ramp_weight]
         share[row, where.copy_target] = 1
         share[:row, where.copy_target] = 0
-        offset = index * line.stride * line.scale - line.overlap * line.scale
+        offset = (index * line.stride - before(line)) * line.scale
         for source, target in ((where.ramp_source, where.ramp_target), (where.copy_source, where.copy_target)):
             if target.stop > target.start:
                 assert source.stop - source.start == target.stop - target.start
@@ -113,41 +132,52 @@ def test_ramps_are_symmetric_and_strictly_between_0_and_1(length: int) -> None:
 @pytest.mark.parametrize(("stride", "overlap", "trim"), [(0, 0, 0), (4, 5, 0), (8, 4, 3), (8, 4, -1), (-2, 0, 0)])
 def test_an_impossible_lattice_is_refused_by_name(stride: int, overlap: int, trim: int) -> None:
     with pytest.raises(ConfigError) as caught:
-        AxisLattice(10, stride, overlap, trim, 1)
+        AxisLattice(20, stride, overlap, trim, 1)
     assert caught.value.code == "config.lattice"
 
 
 @st.composite
-def balances(draw: st.DrawFn) -> tuple[int, int, tuple[int, int], int]:
+def grained(draw: st.DrawFn) -> AxisLattice:
+    """Draw patches like a model's: overlap and stride are multiples of the granularity."""
     grain = draw(st.integers(1, 8))
     overlap = grain * draw(st.integers(0, 6))
     stride = grain * draw(st.integers(1, 30)) + overlap
-    return draw(st.integers(1, 2000)), stride, (overlap, draw(st.integers(0, overlap // 2))), grain
+    return AxisLattice(draw(st.integers(1, 2000)), stride, overlap, draw(st.integers(0, overlap // 2)), 1, grain)
 
 
-@given(balances())
-def test_balanced_stride_asks_for_no_more_patches(case: tuple[int, int, tuple[int, int], int]) -> None:
-    size, stride, (overlap, trim), grain = case
-    balanced = balanced_stride(*case)
-    assert AxisLattice(size, balanced, overlap, trim, 1).count == AxisLattice(size, stride, overlap, trim, 1).count
-    assert overlap <= balanced <= stride
-    assert balanced % grain == 0
+@given(grained())
+def test_patches_start_on_multiples_of_the_granularity(line: AxisLattice) -> None:
+    for each in (line, balanced(line), joined(line)):
+        assert all(each.start(index) % line.granularity == 0 for index in range(each.count))
+        assert each.patch % line.granularity == 0
 
 
-@given(balances())
-def test_balanced_stride_is_the_least_that_does(case: tuple[int, int, tuple[int, int], int]) -> None:
-    size, stride, (overlap, trim), grain = case
-    shorter = balanced_stride(*case) - grain
-    if shorter >= max(overlap, grain):
-        assert AxisLattice(size, shorter, overlap, trim, 1).count > AxisLattice(size, stride, overlap, trim, 1).count
+@given(grained())
+def test_balanced_patches_are_as_few_and_no_longer(line: AxisLattice) -> None:
+    shorter = balanced(line)
+    assert shorter.count == line.count
+    assert shorter.stride <= line.stride
 
 
-@given(balances())
-def test_balanced_stride_is_the_given_one_on_long_axes(case: tuple[int, int, tuple[int, int], int]) -> None:
+@given(grained())
+def test_balanced_patches_are_the_shortest(line: AxisLattice) -> None:
+    stride = balanced(line).stride - line.granularity
+    if stride >= (line.overlap or 1):  # shorter ones would meet by threes
+        assert replace(line, stride=stride).count > line.count
+
+
+@given(grained())
+def test_patches_are_balanced_already_on_long_axes(line: AxisLattice) -> None:
     """With as many patches as a stride has granules, no granule can be saved."""
-    size, stride, margin, grain = case
-    long = size + stride * (stride // grain)
-    assert balanced_stride(long, stride, margin, grain) == stride
+    long = replace(line, size=line.size + line.stride * (line.stride // line.granularity))
+    assert balanced(long) == long
+
+
+@given(grained())
+def test_one_patch_may_cover_an_axis(line: AxisLattice) -> None:
+    one = joined(line)
+    assert one.count == 1
+    assert one.stride - line.granularity < one.reach
 
 
 @given(st.tuples(lines(), lines(), lines()))

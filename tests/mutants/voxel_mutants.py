@@ -24,20 +24,20 @@ GEOMETRY = (
         "volumetool/geometry/lattice.py",
         (
             "last patch skipped",
-            "return -(-(self.size + self.overlap - self.trim) // self.stride)",
-            "return max(1, (self.size + self.overlap - self.trim) // self.stride)",
-            "geometry/test_lattice.py::test_count_is_law_one_without_patches_that_weigh_nothing",
+            "return -(-self.reach // self.stride)",
+            "return max(1, self.reach // self.stride)",
+            "geometry/test_lattice.py::test_patches_are_those_with_weight_in_the_volume",
         ),
         (
             "last patch of a region skipped",
-            "last = -(-(stop + (self.overlap - self.trim) * self.scale) // step) - 1",
-            "last = max(first, (stop + (self.overlap - self.trim) * self.scale) // step - 1)",
+            "last = -(-(stop - self.weight_start(0)) // step) - 1",
+            "last = max(first, (stop - self.weight_start(0)) // step - 1)",
             "geometry/test_lattice.py::test_touching_names_the_patches_with_weight_there",
         ),
         (
             "patches start one voxel late",
-            "return index * self.stride - self.overlap",
-            "return index * self.stride - self.overlap + 1",
+            "return index * self.stride - self.margin",
+            "return index * self.stride - self.margin + 1",
             "geometry/test_lattice.py::test_laying_patches_into_a_core_gives_every_voxel_a_whole_weight",
         ),
         (
@@ -47,10 +47,22 @@ GEOMETRY = (
             "geometry/test_lattice.py::test_laying_patches_into_a_core_gives_every_voxel_a_whole_weight",
         ),
         (
+            "margin of a face off the pooling grid",
+            "return -(-(self.overlap - self.trim) // self.granularity) * self.granularity",
+            "return self.overlap - self.trim",
+            "geometry/test_lattice.py::test_patches_start_on_multiples_of_the_granularity",
+        ),
+        (
+            "margin of a face too short",
+            "return -(-(self.overlap - self.trim) // self.granularity) * self.granularity",
+            "return self.overlap // 2 // self.granularity * self.granularity",
+            "geometry/test_lattice.py::test_full_weight_lies_as_far_from_a_patchs_border_at_the_faces_as_inside",
+        ),
+        (
             "stride off the pooling grid",
-            "max(-(-least // granularity) * granularity, overlap, granularity)",
-            "max(least, overlap, granularity)",
-            "geometry/test_lattice.py::test_balanced_stride_asks_for_no_more_patches",
+            "stride=min(line.stride, -(-least // line.granularity) * line.granularity)",
+            "stride=min(line.stride, least)",
+            "geometry/test_lattice.py::test_balanced_patches_are_as_few_and_no_longer",
         ),
     ),
     *table(

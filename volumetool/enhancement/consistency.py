@@ -67,7 +67,7 @@ class Consistency:
         line, rows, depth = self._lattice.z, self._lattice.y, self._lattice.scale[0]
         means = to_host(_means(values[number * depth : (number + 1) * depth], self._lattice.scale))
         z = pixels.start[0] + number
-        stack = (z + line.overlap - line.trim) // line.stride
+        stack = line.touching(z * line.scale, (z + 1) * line.scale)[-1]
         section = z - line.start(stack) + self._lattice.context
         across = slice(*(x - self._lattice.x.start(column.x) for x in (pixels.start[2], pixels.stop[2])))
         for row, y in enumerate(column.y):

@@ -7,7 +7,7 @@ nanometres.
 from __future__ import annotations
 
 from volumetool.geometry.box import Box, Size, Triple
-from volumetool.geometry.lattice import AxisLattice, Lattice, Placement, balanced_stride
+from volumetool.geometry.lattice import AxisLattice, Lattice, Placement, balanced, joined
 from volumetool.geometry.levels import LevelGrid, default_chunk, default_shard, fused_count, plan_levels
 from volumetool.geometry.mirror import mirror_index
 from volumetool.geometry.ramps import ramp
@@ -27,11 +27,12 @@ __all__ = [
     "Size",
     "Triple",
     "Turn",
-    "balanced_stride",
+    "balanced",
     "default_chunk",
     "default_shard",
     "downscaled_translation",
     "fused_count",
+    "joined",
     "mirror_index",
     "plan_levels",
     "ramp",

@@ -1,7 +1,7 @@
 r"""The lattice: the positions of all patches of a volume, one per job, anchored at the volume's origin.
 
-Along one axis, with stride s, overlap o and trim t, patch i covers the input voxels ``[i*s - o, i*s + s)`` and is given weight
-on ``[i*s - o + t, i*s + s - t)``::
+Along one axis, with stride s, overlap o, trim t and margin m, patch i covers the voxels ``[i*s - m, i*s - m + s + o)`` and is
+given weight on all of them but the outer t::
 
     patch i-1   ....________________________\....
     patch i                             ..../________________________\....
@@ -11,38 +11,18 @@ on ``[i*s - o + t, i*s + s - t)``::
 In the overlap of two neighbours the outer `trim` voxels of each, those nearest to its border, where the network sees its own
 zero padding, weigh nothing; over the ``o - 2t`` voxels between them the later patch takes over from the earlier one. With
 ``2t == o`` there is no ramp: a plain cut in the middle of the overlap.
+
+At the faces of the volume it is as inside: a patch counts in full from ``o - t`` voxels behind its border on. So the first
+patch begins m before the face, which is ``o - t`` rounded up to the network's granularity; the last one ends ``o - t`` or more
+behind the other face; what lies outside is mirrored.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from volumetool.errors import ConfigError
 from volumetool.geometry.box import Triple
-
-
-def balanced_stride(size: int, stride: int, margin: tuple[int, int], granularity: int) -> int:
-    """Return the least stride that needs no more patches than `stride` does.
-
-    A short axis is rarely a multiple of the card's stride; patches that are all a little smaller waste less than a last
-    patch that is mostly mirror. On a long axis the result is `stride` itself.
-
-    Parameters
-    ----------
-    size : int
-        Length of the axis, in input voxels.
-    stride : int
-        Largest stride allowed, a multiple of `granularity`.
-    margin : tuple of int
-        Overlap and trim, in input voxels.
-    granularity : int
-        Patches start on multiples of this.
-    """
-    overlap, trim = margin
-    reach = size + overlap - trim
-    count = -(-reach // stride)
-    least = -(-reach // count)
-    return min(stride, max(-(-least // granularity) * granularity, overlap, granularity))
 
 
 @dataclass(frozen=True)
@@ -76,11 +56,14 @@ class AxisLattice:
         In input voxels; see the module's picture.
     scale : int
         Output voxels per input voxel.
+    granularity : int
+        Patches start on multiples of this, in input voxels.
 
     Raises
     ------
     ConfigError
-        ``config.lattice`` where ``0 <= 2*trim <= overlap <= stride`` does not hold.
+        ``config.lattice`` where ``0 <= 2*trim <= overlap <= stride`` does not hold, or stride and overlap are no multiples of
+        the granularity. Where one patch is enough nothing overlaps it, and its stride may be less.
     """
 
     size: int
@@ -88,13 +71,17 @@ class AxisLattice:
     overlap: int
     trim: int
     scale: int
+    granularity: int = 1
 
     def __post_init__(self) -> None:
-        if not (self.size >= 1 and self.scale >= 1 and 0 <= 2 * self.trim <= self.overlap <= self.stride and self.stride >= 1):
+        positive = min(self.size, self.stride, self.scale, self.granularity) >= 1
+        whole = positive and self.stride % self.granularity == self.overlap % self.granularity == 0
+        if not (whole and 0 <= 2 * self.trim <= self.overlap and (self.overlap <= self.stride or self.count == 1)):
             raise ConfigError(
                 "config.lattice",
                 f"stride {self.stride}, overlap {self.overlap} and trim {self.trim} make no lattice over {self.size} voxels",
-                hint="0 <= 2 * trim <= overlap <= stride must hold: take a larger --patch or a smaller --overlap",
+                hint="0 <= 2 * trim <= overlap <= stride must hold: take a larger --patch or a smaller --overlap"
+                + (f"; multiples of {self.granularity}" if self.granularity > 1 else ""),
             )
 
     @property
@@ -103,9 +90,19 @@ class AxisLattice:
         return self.stride + self.overlap
 
     @property
+    def margin(self) -> int:
+        """Input voxels by which the first patch lies before the axis."""
+        return -(-(self.overlap - self.trim) // self.granularity) * self.granularity
+
+    @property
+    def reach(self) -> int:
+        """Input voxels from where the first patch has weight to the end of the axis: as many as the strides must cover."""
+        return self.size + self.margin - self.trim
+
+    @property
     def count(self) -> int:
         """Number of patches that have weight inside the axis."""
-        return -(-(self.size + self.overlap - self.trim) // self.stride)
+        return -(-self.reach // self.stride)
 
     @property
     def ramp_length(self) -> int:
@@ -114,7 +111,7 @@ class AxisLattice:
 
     def start(self, index: int) -> int:
         """Return the first input voxel of patch `index`; negative at the first face."""
-        return index * self.stride - self.overlap
+        return index * self.stride - self.margin
 
     def weight_start(self, index: int) -> int:
         """Return the first output voxel on which patch `index` has weight."""
@@ -122,13 +119,13 @@ class AxisLattice:
 
     def weight_stop(self, index: int) -> int:
         """Return the end of the output voxels on which patch `index` has weight."""
-        return ((index + 1) * self.stride - self.trim) * self.scale
+        return (self.start(index) + self.patch - self.trim) * self.scale
 
     def touching(self, start: int, stop: int) -> range:
         """Return the patches with weight in the output voxels ``start .. stop``, which lie within the axis."""
         step = self.stride * self.scale
-        first = (start + self.trim * self.scale) // step
-        last = -(-(stop + (self.overlap - self.trim) * self.scale) // step) - 1
+        first = (start - self.weight_stop(0)) // step + 1
+        last = -(-(stop - self.weight_start(0)) // step) - 1
         return range(first, last + 1)
 
     def place(self, index: int, start: int, stop: int) -> Placement:
@@ -146,6 +143,21 @@ class AxisLattice:
             copy_source=slice(copy[0] - patch_start, copy[1] - patch_start),
             copy_target=slice(copy[0] - start, copy[1] - start),
         )
+
+
+def balanced(line: AxisLattice) -> AxisLattice:
+    """Return patches along the same axis, no more of them, that are as short as can be.
+
+    A short axis is rarely a multiple of the card's stride; patches that are all a little smaller waste less than a last
+    patch that is mostly mirror. On a long axis the result is `line` itself.
+    """
+    least = max(-(-line.reach // line.count), line.overlap if line.count > 1 else 1)
+    return replace(line, stride=min(line.stride, -(-least // line.granularity) * line.granularity))
+
+
+def joined(line: AxisLattice) -> AxisLattice:
+    """Return the one patch that covers the axis."""
+    return replace(line, stride=-(-line.reach // line.granularity) * line.granularity)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from volumetool.geometry import (
     RegionGrid,
     Sharing,
     Triple,
-    balanced_stride,
+    balanced,
     default_chunk,
     default_shard,
+    joined,
     plan_levels,
     upscaled,
 )
@@ -44,6 +45,9 @@ LEAST_STRIDES = 2
 RECOMPUTED_LIMIT = 0.05
 """Share of patches computed twice that splitting for more workers may cost."""
 
+LARGEST_PATCH = 1.25
+"""Voxels of a patch, in times of the card's, up to which one patch may cover a short axis."""
+
 SHORT_SIDE = 4
 """Chunks of a 2D model's shard along z and x."""
 
@@ -64,7 +68,7 @@ def make_lattice(job: Job, card: ModelCard, shape: Triple) -> Lattice:
     """
     overlap, trim = _margins(job, card)
     patch = job.patch or (card.patch if job.overlap is None and not job.exact else _enlarged(card, overlap))
-    axes = []
+    lines = []
     for axis, size, n, o, t, g, f in zip("zyx", patch, shape, overlap, trim, card.granularity, card.scale, strict=True):
         if size % g or o % g or size <= o:
             raise ConfigError(
@@ -72,9 +76,18 @@ def make_lattice(job: Job, card: ModelCard, shape: Triple) -> Lattice:
                 f"along {axis}: patch {size} and overlap {o}; this model needs multiples of {g}, and a patch above its overlap",
                 hint=f"the model's own are patch {card.patch} and overlap {card.overlap}",
             )
-        stride = balanced_stride(n, max(size - o, o), (o, t), g)
-        axes.append(AxisLattice(n, stride, o, t, f))
-    return Lattice(axes[0], axes[1], axes[2], card.z_context)
+        lines.append(balanced(AxisLattice(n, max(size - o, o), o, t, f, g)))
+    z, y, x = lines if job.patch else _joined(lines, LARGEST_PATCH * math.prod(patch))
+    return Lattice(z, y, x, card.z_context)
+
+
+def _joined(lines: list[AxisLattice], most: float) -> list[AxisLattice]:
+    """Let one patch cover a short axis that would need several, as long as it holds no more than `most` voxels."""
+    for axis, line in enumerate(lines):
+        longer = [*lines[:axis], joined(line), *lines[axis + 1 :]]
+        if line.overlap and math.prod(each.patch for each in longer) <= most:
+            lines = longer
+    return lines
 
 
 def _margins(job: Job, card: ModelCard) -> tuple[Triple, Triple]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from volumetool.geometry import Box, Lattice, LevelGrid
 
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 """Raised whenever a change of the code changes an output byte: blending, rounding, statistics, mirroring, pyramid."""
 
 

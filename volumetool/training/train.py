@@ -20,7 +20,7 @@ from volumetool.training.preview import write_progress
 from volumetool.training.sources import Source, open_sources
 
 _ANY_SECTION = (1.0, 1000.0)  # nm along z: a 2D model takes sections of any thickness
-_STRIDE = {2: (1, 384, 384), 3: (32, 96, 96)}  # coarse voxels; rates are flat around them, larger ones cost memory
+_STRIDE = {2: (1, 384, 384), 3: (64, 96, 96)}  # coarse voxels; rates are flat around them, larger ones cost memory
 
 
 def train(config: TrainConfig, folder: Path, watcher: Watcher, *, overwrite: bool = False) -> Path:

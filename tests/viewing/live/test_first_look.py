@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volumetool.geometry import AxisLattice, Lattice, balanced_stride
+from volumetool.geometry import AxisLattice, Lattice, balanced
 from volumetool.store.volume import Level
 from volumetool.viewing.live.show import FIRST_LOOK, first_look
 
@@ -17,7 +17,7 @@ Z = AxisLattice(7, 1, 0, 0, 1)
 
 def axis(size: int) -> AxisLattice:
     """Return the patches of the built-in 2D models along an axis."""
-    return AxisLattice(size, balanced_stride(size, 384, (48, 22), 4), 48, 22, 4)
+    return balanced(AxisLattice(size, 384, 48, 22, 4, 4))
 
 
 def look_at(shape: tuple[int, int, int]) -> tuple[Lattice, tuple[float, float, float]]:
