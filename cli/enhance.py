@@ -53,7 +53,12 @@ def enhance(
         ),
     ] = False,
     patch: Annotated[
-        str | None, typer.Option(metavar="Z,Y,X", help="Patch instead of the model's.", rich_help_panel=LOOK)
+        str | None,
+        typer.Option(
+            metavar="Z,Y,X",
+            help="Longest patch; by default the model's, or a little more for a short axis.",
+            rich_help_panel=LOOK,
+        ),
     ] = None,
     overlap: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="Overlap instead of the model's.", rich_help_panel=LOOK)

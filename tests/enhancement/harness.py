@@ -16,7 +16,7 @@ from volumetool.enhancement.engine import Engine, Numerics
 from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.region import enhance_region
 from volumetool.enhancement.statistics import Statistics, no_normalisation
-from volumetool.geometry import AxisLattice, Box, Lattice, RegionGrid, Triple, plan_levels
+from volumetool.geometry import AxisLattice, Box, Lattice, RegionGrid, Triple, joined, plan_levels
 from volumetool.models import FakeConfig, Model, fake_model
 
 Voxels = NDArray[Any]
@@ -69,8 +69,10 @@ class Case:
             z_context=self.lattice.context,
             radius=1,
         )
-        stride, overlap, trim = self.geometry.stride, self.geometry.overlap, self.geometry.trim
-        patch = (stride[0] + overlap[0], stride[1] + overlap[1], stride[2] + overlap[2])
+        overlap, trim = self.geometry.overlap, self.geometry.trim
+        # One patch that covers an axis may be shorter than a card allows, which speaks of many.
+        z, y, x = (max(line.stride, line.overlap) + line.overlap for line in self.lattice.axes)
+        patch = (z, y, x)
         return fake_model(config, patch=patch, overlap=overlap, trim=trim)
 
     def recipe(self, dtype: str, statistics: Statistics | None = None, **more: Any) -> Recipe:
@@ -125,7 +127,9 @@ def axes(draw: st.DrawFn, size: int, scale: int, most: int, *, least: int = 1) -
     trim = draw(st.integers(0, overlap // 2))
     reach = AxisLattice(size, max(grain, overlap), overlap, trim, scale, grain).reach
     shortest = -(-max(overlap, least - overlap, -(-reach // most)) // grain) * grain
-    return AxisLattice(size, shortest + grain * draw(st.integers(0, 4 // grain)), overlap, trim, scale, grain)
+    line = AxisLattice(size, shortest + grain * draw(st.integers(0, 4 // grain)), overlap, trim, scale, grain)
+    one = joined(line)
+    return draw(st.sampled_from([line, line, line, one if one.patch >= least else line]))
 
 
 @st.composite

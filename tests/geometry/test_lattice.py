@@ -19,7 +19,7 @@ from volumetool.geometry import AxisLattice, Lattice, balanced, joined, ramp
 def lines(draw: st.DrawFn) -> AxisLattice:
     grain = draw(st.sampled_from([1, 1, 2, 4]))
     overlap = grain * draw(st.integers(0, 12 // grain))
-    return AxisLattice(
+    line = AxisLattice(
         size=draw(st.integers(1, 60)),
         stride=max(grain, overlap) + grain * draw(st.integers(0, 9 // grain)),
         overlap=overlap,
@@ -27,6 +27,7 @@ def lines(draw: st.DrawFn) -> AxisLattice:
         scale=draw(st.integers(1, 4)),
         granularity=grain,
     )
+    return draw(st.sampled_from([line, line, balanced(line), joined(line)]))
 
 
 def before(line: AxisLattice) -> int:
@@ -134,6 +135,12 @@ def test_an_impossible_lattice_is_refused_by_name(stride: int, overlap: int, tri
     with pytest.raises(ConfigError) as caught:
         AxisLattice(20, stride, overlap, trim, 1)
     assert caught.value.code == "config.lattice"
+
+
+@pytest.mark.parametrize(("stride", "overlap"), [(6, 4), (8, 6)])
+def test_patches_off_the_pooling_grid_are_refused(stride: int, overlap: int) -> None:
+    with pytest.raises(ConfigError, match="multiples of 4"):
+        AxisLattice(20, stride, overlap, 0, 1, 4)
 
 
 @st.composite

@@ -79,8 +79,8 @@ def test_patches_counts_every_patch_in_every_region_that_needs_it(case: tuple[Re
     grid, lattice, origin = case
 
     def meets(line: AxisLattice, index: int, start: int, stop: int) -> bool:
-        low = (line.start(index) + line.trim) * line.scale
-        high = (line.start(index) + line.patch - line.trim) * line.scale
+        low = (index * line.stride - (line.overlap - line.trim) + line.trim) * line.scale
+        high = (index + 1) * line.stride * line.scale
         return low < stop and high > start
 
     expected = 0

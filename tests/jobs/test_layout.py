@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_jobs import SMALL
 
-from volumetool.geometry import default_shard, plan_levels
+from volumetool.errors import ConfigError
+from volumetool.geometry import Lattice, Triple, default_shard, plan_levels
 from volumetool.jobs import estimate, keeping
 from volumetool.jobs.job import make_job
-from volumetool.jobs.layout import Work, upright_shard
+from volumetool.jobs.layout import Work, make_lattice, upright_shard
 from volumetool.jobs.memory import MemoryModel
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan
@@ -31,6 +32,39 @@ def test_an_upright_shard_holds_the_chunks_of_the_default_one(chunk: tuple[int, 
     assert all(a % b == 0 for a, b in zip(upright, chunk, strict=True))
     assert upright[0] <= default[0]
     assert upright[2] <= default[2]
+
+
+def lattice_of(model: str, shape: Triple, **options: object) -> Lattice:
+    return make_lattice(make_job(input="in.zarr", output="out.zarr", model=model, **options), load_model(model).card, shape)
+
+
+@given(st.sampled_from(["em-x4", "em-iso2", "em-z4"]), st.tuples(*[st.integers(1, 1500)] * 3))
+def test_one_patch_covers_a_short_axis_where_it_stays_small(model: str, shape: Triple) -> None:
+    """Asked for by name, the card's patch is never exceeded; else by a quarter, and there are no more patches for it."""
+    card = load_model(model).card
+    own = lattice_of(model, shape)
+    asked = lattice_of(model, shape, patch=",".join(map(str, card.patch)))
+    assert math.prod(own.patch) <= 1.25 * math.prod(card.patch)
+    assert all(line.patch <= patch for line, patch in zip(asked.axes, card.patch, strict=True))
+    for line, before in zip(own.axes, asked.axes, strict=True):
+        assert line == before or (line.count == 1 < before.count)
+
+
+def test_a_stack_as_deep_as_the_patch_is_one_layer() -> None:
+    assert [line.count for line in lattice_of("em-iso2", (64, 340, 520)).axes] == [1, 4, 6]
+    assert [line.count for line in lattice_of("em-x4", (64, 340, 520)).axes] == [64, 1, 1]
+
+
+def test_patches_in_plane_do_not_depend_on_the_number_of_sections() -> None:
+    """A volume that grows keeps its patches, as far as sections are independent."""
+    shallow, deep = (lattice_of("em-x4-25d", (depth, 700, 1300)) for depth in (3, 3000))
+    assert (shallow.y, shallow.x) == (deep.y, deep.x)
+
+
+def test_sections_of_a_2d_model_do_not_overlap() -> None:
+    with pytest.raises(ConfigError, match="section by section") as caught:
+        lattice_of("em-x4", (8, 100, 100), overlap="1,48,48")
+    assert caught.value.code == "config.patch"
 
 
 def plan_large(folder: Path, **options: object) -> Plan:
@@ -60,13 +94,13 @@ def test_with_kept_patches_a_large_3d_job_computes_none_twice(tmp_path: Path, mo
     monkeypatch.setattr("volumetool.jobs.planning.take_sample", lambda *_: Sample(patch_seconds=1.0, compression=1.0))
     levels = plan_levels((2000, 8000, 8000), (16.0, 16.0, 16.0), (0.0, 0.0, 0.0))
     create_volume(str(tmp_path / "in.zarr"), VolumeLayout("uint8", levels[:1]), {})
-    model = "fake:identity?dims=3&scale=2,2,2&patch=64,128,128&overlap=32,32,32&trim=14,14,14"
+    model = "fake:identity?dims=3&scale=2,2,2&patch=96,128,128&overlap=32,32,32&trim=14,14,14"
     places = {"input": str(tmp_path / "in.zarr"), "output": str(tmp_path / "out.zarr")}
     decided = plan(make_job(**places, model=model, device="cpu", memory="16GiB"))
     cost = decided.estimates
     assert (cost.kept, cost.recomputed) == ("all", 0)
     assert cost.seconds / decided.grid.count <= 120
-    assert cost.kept_bytes < 0.1 * cost.written_bytes
+    assert cost.kept_bytes < 0.2 * cost.written_bytes  # chiefly one layer of patches, 136 sections deep
     assert cost.worker_bytes <= 16 * 2**30
 
 

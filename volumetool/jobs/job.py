@@ -41,7 +41,8 @@ class Job(BaseModel):
     voxel_size : tuple of float, optional
         Corrects the input's voxel size, in nm, z, y, x.
     patch, overlap : tuple of int, optional
-        Instead of the card's, in input voxels.
+        Instead of the card's, in input voxels. A patch that is given is the longest there is; the card's may be a quarter
+        larger where one patch then covers a short axis.
     exact : bool
         Overlap twice the receptive field and cut instead of blending: equal to the network on the whole section at once.
     precision : {"auto", "bfloat16", "float32"}

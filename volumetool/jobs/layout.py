@@ -46,7 +46,7 @@ RECOMPUTED_LIMIT = 0.05
 """Share of patches computed twice that splitting for more workers may cost."""
 
 LARGEST_PATCH = 1.25
-"""Voxels of a patch, in times of the card's, up to which one patch may cover a short axis."""
+"""Voxels of a patch, in times of those that card and overlap ask for, up to which one patch may cover a short axis."""
 
 SHORT_SIDE = 4
 """Chunks of a 2D model's shard along z and x."""
@@ -67,6 +67,12 @@ def make_lattice(job: Job, card: ModelCard, shape: Triple) -> Lattice:
         ``config.patch``: patch or overlap are not multiples of the network's granularity.
     """
     overlap, trim = _margins(job, card)
+    if card.dims == 2 and overlap[0]:
+        raise ConfigError(
+            "config.patch",
+            f"along z: overlap {overlap[0]}, but {card.name} works section by section",
+            hint=f"take --overlap 0,{overlap[1]},{overlap[2]}",
+        )
     patch = job.patch or (card.patch if job.overlap is None and not job.exact else _enlarged(card, overlap))
     lines = []
     for axis, size, n, o, t, g, f in zip("zyx", patch, shape, overlap, trim, card.granularity, card.scale, strict=True):
@@ -77,7 +83,9 @@ def make_lattice(job: Job, card: ModelCard, shape: Triple) -> Lattice:
                 hint=f"the model's own are patch {card.patch} and overlap {card.overlap}",
             )
         lines.append(balanced(AxisLattice(n, max(size - o, o), o, t, f, g)))
-    z, y, x = lines if job.patch else _joined(lines, LARGEST_PATCH * math.prod(patch))
+    if job.patch is None:
+        lines = _joined(lines, LARGEST_PATCH * math.prod(max(p, 2 * o) for p, o in zip(patch, overlap, strict=True)))
+    z, y, x = lines
     return Lattice(z, y, x, card.z_context)
 
 

@@ -25,7 +25,7 @@ from volumetool.jobs.memory import MemoryModel
 from volumetool.jobs.pace import Pace, choose_pace, find_paces
 from volumetool.jobs.plan import Plan, make_recipe
 from volumetool.jobs.sample import take_sample
-from volumetool.jobs.terms import Terms, differences
+from volumetool.jobs.terms import Terms, check_version, differences
 from volumetool.store.convert import Progress
 from volumetool.store.create import VolumeLayout
 
@@ -222,9 +222,14 @@ def _memory(inputs: Inputs, precision: str, batch: int, streams: int) -> MemoryM
 
 
 def _pace(inputs: Inputs, work: Work, precision: str, paces: tuple[Pace, ...], allowed: int) -> Pace:
-    """Return the fastest way to run the network that leaves memory for the rest."""
+    """Return the fastest way to run the network that leaves memory for the rest, and has patches for all its calls."""
     room = NETWORK_SHARE * allowed
-    return choose_pace(paces, lambda pace: _memory(inputs, precision, pace.batch, pace.streams).network(work) <= room)
+
+    def fits(pace: Pace) -> bool:
+        enough = pace.patches <= work.lattice.count
+        return enough and _memory(inputs, precision, pace.batch, pace.streams).network(work) <= room
+
+    return choose_pace(paces, fits)
 
 
 def _engine(inputs: Inputs, work: Work, pace: Pace, how: tuple[str, int]) -> Engine:
@@ -279,6 +284,7 @@ def _text(value: float | None) -> str | None:
 def _check_same(existing: Plan, terms: Terms) -> None:
     if existing.terms.fingerprint == terms.fingerprint:
         return
+    check_version(existing.job.output, existing.terms.numerics_version)
     changed = differences(existing.terms.plain(), terms.plain())
     lines = "\n".join(f"  {name}: {_short(before)} then, {_short(after)} now" for name, before, after in changed)
     raise FingerprintError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from volumetool.errors import FingerprintError
 from volumetool.geometry import Box, Lattice, LevelGrid
 
 NUMERICS_VERSION = 2
@@ -71,6 +72,23 @@ class Terms(BaseModel):
     def plain(self) -> dict[str, Any]:
         """Return the terms as JSON values."""
         return self.model_dump(mode="json")
+
+
+def check_version(output: str, before: int) -> None:
+    """Refuse to go on with an output whose bytes were made by other rules.
+
+    Raises
+    ------
+    FingerprintError
+        ``job.fingerprint``.
+    """
+    if before != NUMERICS_VERSION:
+        raise FingerprintError(
+            "job.fingerprint",
+            f"{output} was begun by another version of volumetool, which makes other bytes: "
+            f"numerics_version {before} then, {NUMERICS_VERSION} now",
+            hint="go on with the version that began it, or begin anew: another output, or --overwrite",
+        )
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:

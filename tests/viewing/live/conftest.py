@@ -19,7 +19,7 @@ from volumetool.viewing.live.patience import dropping
 from volumetool.viewing.server import Gate, Serving, accepted_hosts, base_url, bind, build_app
 
 DEEP: dict[str, Any] = {
-    "model": "fake:position?dims=3&scale=2,2,2&patch=16,16,16&overlap=4,4,4&trim=1,1,1",
+    "model": "fake:position?dims=3&scale=2,2,2&patch=8,16,16&overlap=4,4,4&trim=1,1,1",
     "chunk": "8,8,8",
     "shard": "32,32,32",
     "memory": "4GiB",

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("chromium"), pytest.m
     "model",
     [
         "fake:position?patch=1,16,16&overlap=0,4,4&trim=0,1,1",
-        "fake:position?dims=3&scale=2,2,2&patch=16,16,16&overlap=4,4,4&trim=1,1,1",
+        "fake:position?dims=3&scale=2,2,2&patch=8,16,16&overlap=4,4,4&trim=1,1,1",
     ],
 )
 def test_the_client_reads_the_voxels_of_the_job(model: str, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ CONTEXT: dict[str, Any] = FLAT | {"model": "fake:box?z_context=2&radius=2&patch=
 """A 2D job whose network looks at two sections on each side."""
 
 DEEP: dict[str, Any] = FLAT | {
-    "model": "fake:position?dims=3&scale=2,2,2&patch=4,16,16&overlap=2,4,4&trim=1,1,1",
+    "model": "fake:position?dims=3&scale=2,2,2&patch=4,16,16&overlap=2,4,4&trim=0,1,1",
     "shard": "8,32,32",
 }
 """A 3D job."""

@@ -31,10 +31,10 @@ def test_a_section_needs_its_context(context: int, count: int | None, step: int,
 
 
 def test_a_3d_step_needs_the_patches_on_both_sides() -> None:
-    steps = Steps(Lattice(AxisLattice(20, 6, 2, 0, 2), FACE, FACE), 20)
+    steps = Steps(Lattice(AxisLattice(20, 6, 4, 1, 2), FACE, FACE), 20)
     assert list(steps.sections(1)) == [6, 7, 8, 9, 10, 11]
-    # Patches 1 and 2 cover 4 to 12 and 10 to 18.
-    assert steps.needs(1) == set(range(4, 18))
+    # Patches 1 and 2 cover 3 to 13 and 9 to 19; their trims weigh nothing, but the network sees them.
+    assert steps.needs(1) == set(range(3, 19))
     assert steps.sections(3) == range(18, 20)
     assert steps.box(3).start[0] == 36
     assert steps.box(3).stop[0] == 40

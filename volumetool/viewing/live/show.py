@@ -157,4 +157,6 @@ def first_look(level: Level, lattice: Lattice) -> Look:
 def _next_border(line: AxisLattice) -> float:
     """Return where, next to the middle of an axis, one patch takes over from another: in voxels from the axis's face."""
     middle, first = line.size / 2, line.overlap / 2 - line.margin  # patches meet every stride, counted from `first`
-    return middle if line.size <= FIRST_LOOK else round((middle - first) / line.stride) * line.stride + first
+    if line.count == 1 or line.size <= FIRST_LOOK:
+        return middle
+    return round((middle - first) / line.stride) * line.stride + first

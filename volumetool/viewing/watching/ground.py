@@ -16,7 +16,7 @@ from volumetool.geometry import Lattice
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import Ground, lay_ground, plan_with_statistics
-from volumetool.jobs.terms import Terms, differences
+from volumetool.jobs.terms import Terms, check_version, differences
 from volumetool.viewing.watching.books import Fixed
 from volumetool.viewing.watching.growing import VolumeLevels
 
@@ -84,6 +84,7 @@ def take_up(job: Job, fixed: Fixed, depth: int) -> Ground:
     NumericsError
         ``numerics.other-class``: this machine computes other bytes.
     """
+    check_version(job.output, fixed.terms["numerics_version"])
     ground = _on_table(_frozen(job, fixed), statistics_for(fixed, depth))
     if changed := differences(fixed.terms, lasting_terms(ground.terms)):
         lines = "\n".join(f"  {name}: {before} then, {now} now" for name, before, now in changed)
