@@ -193,7 +193,8 @@ def take_seams(options: argparse.Namespace, ways: list[Way], place: Path, model:
         voxels = voxels[tuple(slice(0, 3 * patch // 2) for patch in model.card.patch)]
     source = place / "seams.zarr"
     write_volume(source, voxels, size)
-    made = plan(make_job(input=str(source), output=str(place / "out.zarr"), model=options.model))
+    patch = ",".join(map(str, model.card.patch))  # asked for by name, or one might cover a short axis: no seam to look at
+    made = plan(make_job(input=str(source), output=str(place / "out.zarr"), model=options.model, patch=patch))
     low, high = (float(np.percentile(voxels, percent)) for percent in _percentiles(options.model))
     truth = whole(model, voxels, low, high)
     errors = {}
