@@ -6,14 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 PATIENCE = 60
-ATTEMPTS = 3
 
 BROWSE = """
 from volumetool.viewing.browser import browsing
@@ -32,47 +33,39 @@ wait
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> dict[str, str]:
+def short() -> Iterator[Path]:
+    """Give a folder with a short path, as places for temporary files have."""
+    with tempfile.TemporaryDirectory(prefix="short-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def fake(tmp_path: Path, short: Path) -> dict[str, str]:
     """Give an environment whose chromium is a script."""
     browser = tmp_path / "bin" / "chromium"
     browser.parent.mkdir()
     browser.write_text(FAKE)
     browser.chmod(0o755)
-    return {"PATH": f"{browser.parent}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    return {"PATH": f"{browser.parent}:{os.environ['PATH']}", "TMPDIR": str(short)}
 
 
 def started(environment: dict[str, str], child: str, count: int) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
-    """Start a process that shows a page; return it, and its browser with all children once so many of a name are there.
-
-    A browser that does not come up, as chromium's rarely does not, is gone with its user too, and another one is started.
-    """
-    for _ in range(ATTEMPTS):
-        process = subprocess.Popen(
-            [sys.executable, "-c", BROWSE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
-        )
-        assert process.stdout is not None
-        browser = psutil.Process(int(process.stdout.readline()))
-        until = time.monotonic() + PATIENCE / ATTEMPTS
-        while (names := names_below(browser)).count(child) < count and time.monotonic() < until:
-            time.sleep(0.05)
-        family = [browser, *browser.children(recursive=True)] if alive(browser) else []
-        if names.count(child) >= count:
-            return process, family
-        with process:
-            process.kill()
-        assert all_gone(family)
-    raise AssertionError(f"{ATTEMPTS} browsers did not come up; below the last one ran {names}")
-
-
-def names_below(process: psutil.Process) -> list[str]:
-    try:
-        return [name_of(each) for each in process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
+    """Start a process that shows a page; return it, and its browser with all children once so many of a name are there."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", BROWSE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert process.stdout is not None
+    browser = psutil.Process(int(process.stdout.readline()))
+    until = time.monotonic() + PATIENCE
+    while [name_of(each) for each in browser.children(recursive=True)].count(child) < count:
+        assert alive(browser)
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return process, [browser, *browser.children(recursive=True)]
 
 
 def name_of(process: psutil.Process) -> str:
@@ -98,11 +91,11 @@ def alive(process: psutil.Process) -> bool:
 
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, None], ids=["killed", "told to end", "in order"])
-def test_a_browser_ends_with_who_started_it(fake: dict[str, str], tmp_path: Path, end: signal.Signals | None) -> None:
+def test_a_browser_ends_with_who_started_it(fake: dict[str, str], short: Path, end: signal.Signals | None) -> None:
     process, family = started(fake, "sleep", 1)
     assert len(family) == 3  # the browser, its child, and the one that watches
     with process:
-        assert list(tmp_path.glob("volumetool-*/used"))
+        assert list(short.glob("volumetool-*/used"))
         if end is None:
             process.communicate("")
         else:
@@ -110,16 +103,36 @@ def test_a_browser_ends_with_who_started_it(fake: dict[str, str], tmp_path: Path
         process.wait(PATIENCE)
     assert all_gone(family)
     until = time.monotonic() + PATIENCE
-    while list(tmp_path.glob("volumetool-*")) and time.monotonic() < until:
+    while list(short.glob("volumetool-*")) and time.monotonic() < until:
         time.sleep(0.05)
-    assert not list(tmp_path.glob("volumetool-*"))
+    assert not list(short.glob("volumetool-*"))
 
 
 @pytest.mark.browser
 @pytest.mark.usefixtures("chromium")
 @pytest.mark.xdist_group("browser")
-def test_a_real_browser_is_gone_after_its_user_was_killed(tmp_path: Path) -> None:
-    process, family = started({"TMPDIR": str(tmp_path)}, "chromium", 2)
+def test_a_real_browser_is_gone_after_its_user_was_killed(short: Path) -> None:
+    process, family = started({"TMPDIR": str(short)}, "chromium", 2)
     with process:
+        until = time.monotonic() + PATIENCE
+        while not list(short.glob("volumetool-*/SingletonSocket")):  # from there on it is at work
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.kill()
+    assert all_gone(family)
+    while list(short.iterdir()) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not list(short.iterdir())
+
+
+@pytest.mark.browser
+@pytest.mark.usefixtures("chromium")
+@pytest.mark.xdist_group("browser")
+def test_a_browser_works_where_temporary_files_have_a_long_path(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 80)
+    folder.mkdir()
+    process, family = started({"TMPDIR": str(folder)}, "chromium", 4)
+    with process:
+        assert all(map(alive, family))
         process.kill()
     assert all_gone(family)

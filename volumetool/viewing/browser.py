@@ -19,6 +19,8 @@ from volumetool.viewing.state import Picture
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _POLL_SECONDS = 0.5
+_SOCKET = "/volumetool-xxxxxxxx/org.chromium.Chromium.xxxxxx/SingletonSocket"
+_SOCKET_BYTES = 107
 PATIENCE_SECONDS = 120.0
 """How long all chunks of a view may take: the software renderer of a busy machine is slow, and so are far stores."""
 
@@ -70,16 +72,30 @@ exec "$@" 3<&- </dev/null
 ends this process, even by SIGKILL, ends the browser with all its children, and its profile goes."""
 
 
+def _folder() -> str:
+    """Return where a profile goes: the system's place for temporary files, or /tmp where that one's path is long.
+
+    Chromium makes a socket in it, whose path the system cuts off at 107 bytes, and gives up if it is longer.
+    """
+    folder = tempfile.gettempdir()
+    return folder if len(os.fsencode(f"{folder}{_SOCKET}")) <= _SOCKET_BYTES else "/tmp"  # noqa: S108
+
+
 @contextmanager
 def browsing(link: str, picture: Picture) -> Iterator[subprocess.Popen[bytes]]:
     """Yield a browser without window that shows a link; it and its profile are gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="volumetool-", ignore_cleanup_errors=True) as profile:
+    with tempfile.TemporaryDirectory(prefix="volumetool-", dir=_folder(), ignore_cleanup_errors=True) as profile:
         size = f"--window-size={picture[0]},{picture[1]}"
         command = [find_browser(), *browser_flags(), size, f"--user-data-dir={profile}", link]
         watched, quiet = ["/bin/sh", "-c", _WATCH, profile, *command], subprocess.DEVNULL
         # In a session of its own, so that its children end with it.
         with subprocess.Popen(  # noqa: S603
-            watched, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True
+            watched,
+            stdin=subprocess.PIPE,
+            stdout=quiet,
+            stderr=quiet,
+            start_new_session=True,
+            env={**os.environ, "TMPDIR": profile},  # what it leaves there goes with the profile
         ) as browser:
             try:
                 yield browser
