@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -52,6 +52,7 @@ def test_the_same_generator_hides_the_same_voxels() -> None:
 
 
 @settings(max_examples=20)
+@example(seed=783, radius=1, run=7)
 @given(seed=st.integers(0, 999), radius=st.integers(1, 3), run=st.sampled_from([1, 3, 7]))
 def test_replacements_come_from_the_neighbourhood_and_from_no_hidden_voxel(seed: int, radius: int, run: int) -> None:
     noisy = torch.randperm(24 * 32, generator=seeded(seed)).view(1, 1, 24, 32).float()  # no value comes twice
@@ -60,7 +61,11 @@ def test_replacements_come_from_the_neighbourhood_and_from_no_hidden_voxel(seed:
     assert torch.equal(masked != noisy, runs)
     place = {float(value): divmod(index, 32) for index, value in enumerate(noisy.flatten())}
     for _, _, y, x in runs.nonzero().tolist():
-        there = place[float(masked[0, 0, y, x])]
+        value = float(masked[0, 0, y, x])
+        if runs[0, 0, max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1].all():
+            assert value == pytest.approx(float(noisy[~runs].mean()))  # runs on neighbouring lines may hide all there is
+            continue
+        there = place[value]
         assert not runs[0, 0, there[0], there[1]]
         assert max(abs(there[0] - y), abs(there[1] - x)) <= radius
 
