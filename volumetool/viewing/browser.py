@@ -19,8 +19,6 @@ from volumetool.viewing.state import Picture
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _POLL_SECONDS = 0.5
-_SOCKET = "/volumetool-xxxxxxxx/org.chromium.Chromium.xxxxxx/SingletonSocket"
-_SOCKET_BYTES = 107
 PATIENCE_SECONDS = 120.0
 """How long all chunks of a view may take: the software renderer of a busy machine is slow, and so are far stores."""
 
@@ -72,19 +70,10 @@ exec "$@" 3<&- </dev/null
 ends this process, even by SIGKILL, ends the browser with all its children, and its profile goes."""
 
 
-def _folder() -> str:
-    """Return where a profile goes: the system's place for temporary files, or /tmp where that one's path is long.
-
-    Chromium makes a socket in it, whose path the system cuts off at 107 bytes, and gives up if it is longer.
-    """
-    folder = tempfile.gettempdir()
-    return folder if len(os.fsencode(f"{folder}{_SOCKET}")) <= _SOCKET_BYTES else "/tmp"  # noqa: S108
-
-
 @contextmanager
 def browsing(link: str, picture: Picture) -> Iterator[subprocess.Popen[bytes]]:
     """Yield a browser without window that shows a link; it and its profile are gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="volumetool-", dir=_folder(), ignore_cleanup_errors=True) as profile:
+    with tempfile.TemporaryDirectory(prefix="volumetool-", ignore_cleanup_errors=True) as profile:
         size = f"--window-size={picture[0]},{picture[1]}"
         command = [find_browser(), *browser_flags(), size, f"--user-data-dir={profile}", link]
         watched, quiet = ["/bin/sh", "-c", _WATCH, profile, *command], subprocess.DEVNULL
@@ -95,7 +84,10 @@ def browsing(link: str, picture: Picture) -> Iterator[subprocess.Popen[bytes]]:
             stdout=quiet,
             stderr=quiet,
             start_new_session=True,
-            env={**os.environ, "TMPDIR": profile},  # what it leaves there goes with the profile
+            # What it leaves in its TMPDIR goes with the profile. The path is a relative one because chromium ends at once where
+            # that of its socket has more than 107 bytes.
+            cwd=profile,
+            env={**os.environ, "TMPDIR": "."},
         ) as browser:
             try:
                 yield browser
