@@ -13,6 +13,7 @@ from volumetool.errors import VolumetoolError
 from volumetool.geometry import plan_levels
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.job import make_job, read_job
+from volumetool.jobs.pace import Pace
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan
 from volumetool.jobs.sample import Sample
@@ -297,3 +298,15 @@ def test_progress_of_the_statistics_is_told(options: dict[str, Any], tiny_model:
     told: list[tuple[int, int]] = []
     plan(make_job(**options | {"model": str(tiny_model)}), lambda done, total: told.append((done, total)))
     assert told[-1] == (10, 10)
+
+
+def test_no_more_calls_run_side_by_side_than_there_are_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one patch covers the volume all threads work on it, however fast several would be side by side."""
+    paces = (Pace(1, 1, 2.0), Pace(4, 1, 1.0))
+    monkeypatch.setattr("volumetool.jobs.planning.find_paces", lambda *_: paces)
+    streams = []
+    for sections in (1, 4):
+        write_input(tmp_path / f"{sections}.zarr", noise((sections, 10, 10)))
+        places = {"input": str(tmp_path / f"{sections}.zarr"), "output": str(tmp_path / f"out{sections}.zarr")}
+        streams.append(plan(make_job(**places, **SMALL)).streams)
+    assert streams == [1, 4]

@@ -15,9 +15,11 @@ from small_jobs import SMALL, noise, run, write_input
 from volumetool.enhancement.statistics import no_normalisation
 from volumetool.errors import FingerprintError, LedgerError
 from volumetool.jobs import job as module
+from volumetool.jobs.folder import write_plan
 from volumetool.jobs.job import RUNTIME, SEMANTIC, Job, field_kinds, make_job
 from volumetool.jobs.planning import plan
-from volumetool.jobs.terms import differences
+from volumetool.jobs.terms import NUMERICS_VERSION, differences
+from volumetool.jobs.worker import Worker
 
 # Of every semantic field: another value, and a term that the refusal must name. A path stands for a file made by `world`.
 OTHER: dict[str, tuple[Any, str]] = {
@@ -146,6 +148,20 @@ def test_a_job_with_another_runtime_field_goes_on(world: dict[str, Any], tmp_pat
     assert getattr(now.job, name) != getattr(before.job, name)
     if name != "overwrite":
         assert (now.grid, now.numerics, now.probe) == (before.grid, before.numerics, before.probe)
+
+
+def test_a_job_of_another_version_is_refused_with_that_reason(world: dict[str, Any]) -> None:
+    """Its bytes would be others; a list of settings that the user never chose would not help."""
+    begun = plan(make_job(**world))
+    terms = begun.terms.model_copy(update={"numerics_version": NUMERICS_VERSION - 1})
+    old = begun.model_copy(update={"terms": terms})
+    write_plan(old, no_normalisation(1, 10))
+    with pytest.raises(FingerprintError, match="begun by another version"):
+        Worker(old)  # verify --recompute would take it for damaged
+    with pytest.raises(FingerprintError, match="begun by another version") as caught:
+        plan(make_job(**world))
+    assert caught.value.code == "job.fingerprint"
+    assert f"{NUMERICS_VERSION - 1} then, {NUMERICS_VERSION} now" in caught.value.message
 
 
 def test_a_copied_input_is_the_same_input(world: dict[str, Any], tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def check_version(output: str, before: int) -> None:
             "job.fingerprint",
             f"{output} was begun by another version of volumetool, which makes other bytes: "
             f"numerics_version {before} then, {NUMERICS_VERSION} now",
-            hint="go on with the version that began it, or begin anew: another output, or --overwrite",
+            hint="go on with the version that began it, or begin anew at another place (enhance: or with --overwrite)",
         )
 
 

@@ -175,8 +175,9 @@ def verify(plan: Plan, step: Step | None = None, extent: Extent | None = None) -
     ------
     LedgerError
         ``ledger.version``: another version of volumetool wrote the records.
-    NumericsError
-        ``numerics.other-class``: regions were to be computed again on a machine that computes other bytes.
+    FingerprintError, NumericsError
+        ``job.fingerprint``, ``numerics.other-class``: regions were to be computed again by a version of volumetool, or on
+        a machine, that makes other bytes.
     """
     from volumetool.jobs.folder import open_ledger
 

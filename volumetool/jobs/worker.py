@@ -28,6 +28,7 @@ from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.reads import RegionInput, Seen, note
 from volumetool.jobs.shards import region_shards
+from volumetool.jobs.terms import check_version
 from volumetool.models.package import reload_model
 from volumetool.redaction import printable, redact
 from volumetool.store.create import open_for_writing, open_in_memory
@@ -64,11 +65,14 @@ class Worker:
 
     Raises
     ------
+    FingerprintError
+        ``job.fingerprint``: the version of volumetool that made the plan makes other bytes than this one.
     NumericsError
         ``numerics.other-class``: this machine computes other bytes than the plan's probe.
     """
 
     def __init__(self, plan: Plan) -> None:
+        check_version(plan.job.output, plan.terms.numerics_version)
         self.plan = plan
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.recipe = plan.recipe(read_statistics(job_url(plan.job.output), plan))
