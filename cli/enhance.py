@@ -25,7 +25,7 @@ def enhance(
     output: Annotated[str | None, typer.Argument(help="OME-Zarr volume to write. The same command again goes on.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="Job file, YAML; options given beside it win.")] = None,
     allow_host: AllowHost = None,
-    model: Annotated[str | None, typer.Option(help="Built-in name or model file; auto takes the built-in that fits.")] = None,
+    model: Annotated[str | None, typer.Option(help="Built-in name or model file; auto: one that adds no sections.")] = None,
     level: Annotated[int | None, typer.Option(help="Level of the input; 0 is the finest.", rich_help_panel=INPUT)] = None,
     voxel_size: VoxelSize = None,
     roi: Annotated[

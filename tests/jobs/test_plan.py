@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from small_jobs import SMALL, attributes, noise, run, tree, write_input
+from small_jobs import SMALL, Size, attributes, noise, run, tree, write_input
 
 from volumetool.errors import VolumetoolError
 from volumetool.geometry import plan_levels
 from volumetool.jobs.folder import open_ledger
+from volumetool.jobs.inputs import open_inputs
 from volumetool.jobs.job import make_job, read_job
 from volumetool.jobs.pace import Pace
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan
 from volumetool.jobs.sample import Sample
+from volumetool.models import load_model
 from volumetool.store.create import VolumeLayout, create_volume
 
 BLOCKS = "fake:position?dims=3&scale=2,2,2&patch=8,16,16&overlap=2,4,4&trim=0,1,1"
@@ -272,6 +274,36 @@ def test_auto_takes_the_model_that_fits(tmp_path: Path, monkeypatch: pytest.Monk
     source = write_input(tmp_path / "in.zarr", noise((1, 24, 24)), chunk=(1, 24, 24))
     decided = plan(make_job(input=str(source), output=str(tmp_path / "o"), device="cpu", memory="4GiB", batch=1))
     assert decided.model == "em-x4"
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "model"),
+    [
+        ((50.0, 8.0, 8.0), (1, 24, 24), "em-x2"),  # one section: others would be invented
+        ((50.0, 4.0, 4.0), (6, 24, 24), "em-denoise"),  # serial sections: em-z4 makes four times as many voxels
+        ((8.0, 8.0, 8.0), (6, 24, 24), "em-x2"),
+        ((40.0, 32.0, 32.0), (6, 24, 24), "em-x4"),
+    ],
+)
+def test_auto_never_adds_sections(tmp_path: Path, size: Size, shape: tuple[int, int, int], model: str) -> None:
+    source = empty_input(tmp_path / "in.zarr", shape, size)
+    chosen = open_inputs(make_job(input=source, output=str(tmp_path / "o"))).model.card
+    assert (chosen.name, chosen.scale[0]) == (model, 1)
+
+
+def test_where_only_models_that_add_sections_fit_auto_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("volumetool.jobs.inputs.fitting_models", lambda _: (load_model("em-z4").card,))
+    source = empty_input(tmp_path / "in.zarr", (6, 24, 24), (32.0, 8.0, 8.0))
+    with pytest.raises(VolumetoolError, match="em-z4") as caught:
+        open_inputs(make_job(input=source, output=str(tmp_path / "o")))
+    assert caught.value.code == "model.none-fits"
+
+
+def test_auto_goes_on_with_the_model_that_a_job_began_with(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(**options | {"roi": "0:2,:,:"}).plan
+    begun = first.model_copy(update={"job": first.job.model_copy(update={"model": "auto"})})
+    monkeypatch.setattr("volumetool.jobs.inputs.read_plan", lambda _: begun)
+    assert open_inputs(make_job(**options | {"model": "auto"})).model.weights_sha256 == first.terms.model
 
 
 def test_a_job_file_is_the_same_job_and_options_beside_it_win(options: dict[str, Any], tmp_path: Path) -> None:

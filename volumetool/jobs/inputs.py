@@ -82,7 +82,7 @@ def open_inputs(job: Job) -> Inputs:
     if existing is None:
         _refuse_foreign_output(job)
     mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
-    return Inputs(job, volume, _choose_model(job, volume), mask, existing)
+    return Inputs(job, volume, _choose_model(job, volume, existing), mask, existing)
 
 
 def section_statistics(inputs: Inputs, progress: Progress | None = None) -> Statistics:
@@ -108,15 +108,20 @@ def section_statistics(inputs: Inputs, progress: Progress | None = None) -> Stat
     return fit_statistics(inputs.volume, job.level, percentiles, seed=job.seed, nodata=nodata, progress=progress)
 
 
-def _choose_model(job: Job, volume: Volume) -> Model:
+def _choose_model(job: Job, volume: Volume, existing: Plan | None) -> Model:
+    """Load the model that is named, or for ``auto`` the first built-in that fits and adds no sections."""
     if job.model != "auto":
         return load_model(job.model)
+    if existing is not None and existing.job.model == "auto":  # what was chosen then; another version may choose otherwise
+        return load_model(existing.model_spec)
     size = volume.levels[job.level].voxel_size
     fitting = fitting_models(size)
-    if not fitting:
+    if not fitting or fitting[0].scale[0] > 1:
+        others = ", ".join(card.name for card in fitting)
+        but = f", except such as add sections ({others}), which auto never takes" if others else ""
         raise ModelError(
             "model.none-fits",
-            f"no built-in model was trained on voxels of {show_size(size)}",
+            f"no built-in model was trained on voxels of {show_size(size)}{but}",
             hint="choose one with --model NAME (see `volumetool model list`), take another --level, "
             "or correct the metadata with --voxel-size",
         )

@@ -35,7 +35,7 @@ class Job(BaseModel):
         Paths or URLs (file, s3, gs; http for input).
     model : str
         Name of a built-in model, path of a model file, or ``auto``: of the built-in ones that fit the voxel
-        size the one that gains most voxels.
+        size and add no sections the one that gains most voxels.
     level : int
         Level of the input to enhance; 0 is the finest.
     voxel_size : tuple of float, optional

@@ -116,11 +116,11 @@ def fitting_models(voxel_size_nm: Sequence[float]) -> tuple[ModelCard, ...]:
     Returns
     -------
     tuple of ModelCard
-        First the one that gains most voxels, of equals the simpler one: 2D, without context; then by name. Empty if none
-        fits.
+        First those that add no sections; of these the one that gains most voxels, of equals the simpler one: 2D, without
+        context; then by name. Empty if none fits.
     """
     fitting = (card for card in list_models() if card.voxel_size is None or card.voxel_size.holds(voxel_size_nm))
-    return tuple(sorted(fitting, key=lambda card: (-prod(card.scale), card.dims, card.z_context, card.name)))
+    return tuple(sorted(fitting, key=lambda card: (card.scale[0] > 1, -prod(card.scale), card.dims, card.z_context, card.name)))
 
 
 _BUILTIN = "volumetool.models.builtin"
