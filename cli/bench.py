@@ -51,6 +51,8 @@ def bench(
         result = measure(
             input, pairs=pairs, size=(z, y, x), scratch=scratch, progress=progress, voxel_size=voxel_size, **options
         )
+    for note in result.notes:
+        print(f"warning: {note}", file=sys.stderr)
     run = describe_run(result)
     before = remember(history or default_history(), run)
     if as_json:

@@ -138,6 +138,7 @@ def enhance(
     """
     from volumetool.cli.preemption import TRY_AGAIN, Stopped, stoppable
 
+    from volumetool.jobs.describe import describe_box
     from volumetool.jobs.planning import plan_with_statistics
     from volumetool.jobs.run import run
 
@@ -146,6 +147,8 @@ def enhance(
     if dry_run:
         _print_plan(plan, as_json=as_json)
         return
+    if box := describe_box(plan):
+        print(f"box: {box}", file=sys.stderr)
     for note in plan.notes:
         print(f"warning: {note}", file=sys.stderr)
     with watching("json" if log_format == "json" else "auto") as watcher:
@@ -200,8 +203,7 @@ def _print_outcome(outcome: Outcome, *, as_json: bool) -> None:
             print(f"  {record.error['hint']}", file=sys.stderr)
     if outcome.complete:
         print(f"complete: {job.output}, {outcome.done} regions. Next: volumetool verify {job.output}", file=sys.stderr)
-    else:
-        print(
-            f"{outcome.done} of {outcome.regions} regions done, {outcome.failed} failed. Run the same command to go on.",
-            file=sys.stderr,
-        )
+        return
+    words = f"{outcome.done} of {outcome.regions} regions done, {outcome.failed} failed."
+    more = "Run the same command to go on." if outcome.exit_code else "The box is done; without --roi the rest follows."
+    print(f"{words} {more}", file=sys.stderr)

@@ -54,7 +54,7 @@ def evaluate(
     opened = [None if url is None else open_volume(url) for url in (low, second)]
     request = Request(
         volumes=Volumes(open_volume(restored), truth_volume, *opened),
-        roi=None if roi is None else _box(roi, truth_volume.shape),
+        roi=None if roi is None else _box(roi, truth, truth_volume.shape),
         data_range=data_range,
         sections=sections,
         tune=tune,
@@ -67,17 +67,20 @@ def evaluate(
         _score(request, report, as_json=as_json)
 
 
-def _box(text: str, shape: Triple) -> Box:
-    """Read a box of voxels of a volume; what reaches over its faces is left out."""
+def _box(text: str, truth: str, shape: Triple) -> Box:
+    """Read a box of voxels of the truth; what reaches beyond it is said and left out."""
     from volumetool.configuration import parse_box
     from volumetool.errors import ConfigError
-    from volumetool.geometry import Box
+    from volumetool.geometry import Box, part_inside
 
     try:
         ends: Any = parse_box(text)
     except ValueError as error:
         raise ConfigError("config.option", f"--roi: {error}", hint="it counts voxels of TRUTH") from error
-    return Box(ends["start"], ends["stop"]).intersection(Box.whole(shape))
+    inside, note = part_inside(Box(ends["start"], ends["stop"]), shape, truth)
+    if note is not None:
+        print(f"warning: {note}", file=sys.stderr)
+    return inside
 
 
 def _score(request: Request, report: Path | None, *, as_json: bool) -> None:

@@ -21,6 +21,9 @@ _MOST_BYTES = 2**18
 _DEEPEST = 20
 """Of a configuration file: bytes, and mappings and lists inside each other."""
 
+FACE = 2**62
+"""Stop of a box that goes on to the volume's face, wherever that is."""
+
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -56,7 +59,7 @@ def parse_box(value: object) -> object:
     parts = [part.split(":") for part in value.split(",")]
     if len(parts) != 3 or any(len(part) != 2 for part in parts):
         raise ValueError(f"{value!r} is no box; write z0:z1,y0:y1,x0:x1 in input voxels, such as 0:64,100:300,:")
-    start, stop = zip(*((int(a or 0), int(b) if b.strip() else 2**62) for a, b in parts), strict=True)
+    start, stop = zip(*((int(a or 0), int(b) if b.strip() else FACE) for a, b in parts), strict=True)
     return {"start": start, "stop": stop}
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volumetool.geometry import Box, Triple
+from volumetool.configuration import FACE
+from volumetool.errors import ConfigError
+from volumetool.geometry import Box, Triple, part_inside
 
 SMALL = st.tuples(*[st.integers(-5, 6)] * 3)
 FACTORS = st.tuples(*[st.integers(1, 4)] * 3)
@@ -66,3 +69,27 @@ def test_slices_cut_the_box_out_of_an_array() -> None:
 
 def test_a_box_prints_as_it_is_typed() -> None:
     assert str(Box((0, 1, 2), (3, 4, 5))) == "0:3,1:4,2:5"
+
+
+def test_a_box_prints_as_it_is_written() -> None:
+    assert str(Box((0, 0, 7), (64, FACE, FACE))) == "0:64,0:,7:"
+
+
+@given(
+    st.tuples(*[st.integers(-2, 9)] * 3),
+    st.tuples(*[st.sampled_from([0, 3, 9, FACE])] * 3),
+    st.tuples(*[st.integers(1, 6)] * 3),
+)
+def test_the_part_of_a_box_inside_is_given_and_said_where_it_is_less(start: Triple, stop: Triple, shape: Triple) -> None:
+    asked = Box(start, stop)
+    inside = asked.intersection(Box.whole(shape))
+    if min(start) < 0 or inside.voxels == 0:
+        with pytest.raises(ConfigError, match=r"level 1 of in\.zarr") as caught:
+            part_inside(asked, shape, "level 1 of in.zarr")
+        assert caught.value.code == "config.roi"
+        return
+    part, note = part_inside(asked, shape, "level 1 of in.zarr")
+    assert part == inside
+    cut = any(n < end < FACE for n, end in zip(shape, stop, strict=True))
+    assert (note is not None) == cut
+    assert note is None or (str(asked) in note and str(inside) in note)

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from small_jobs import SMALL, Size, attributes, noise, run, tree, write_input
+from small_jobs import SMALL, Size, attributes, noise, run, states, tree, write_input
 
 from volumetool.errors import VolumetoolError
 from volumetool.geometry import plan_levels
+from volumetool.jobs.describe import describe_plan
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.inputs import open_inputs
 from volumetool.jobs.job import make_job, read_job
+from volumetool.jobs.ledger import DONE
 from volumetool.jobs.pace import Pace
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan
@@ -87,6 +89,47 @@ def test_the_estimates_of_a_region_of_interest_are_those_of_its_regions(options:
     totals = open_ledger(outcome.plan).totals()
     assert 0 < totals.done < outcome.regions
     assert outcome.plan.estimates.patches == counted_patches(outcome.plan) == totals.patches
+
+
+def test_the_plan_says_which_box_is_computed_for_a_region_of_interest(options: dict[str, Any]) -> None:
+    """Regions are whole: the ledger has done the box that the plan names, so many times the one asked for."""
+    outcome = run(**options | {"roi": "0:2,8:20,:"})
+    decided = outcome.plan
+    done = [decided.grid.region(index).box for index, state in enumerate(states(outcome)) if state == DONE]
+    computed = decided.computed_box
+    assert computed is not None
+    assert computed.voxels == sum(box.voxels for box in done)
+    assert all(computed.contains(box) for box in done)
+    assert decided.roi is not None
+    text = dict(describe_plan(decided))["box"]
+    assert "0:2,8:20,0:45" in text
+    assert str(computed.coarsened(decided.terms.lattice.scale)) in text
+    assert f"{computed.voxels / decided.roi.voxels:.3g} times" in text
+
+
+@pytest.mark.parametrize("more", [{}, {"crop": True}])
+def test_a_box_beyond_the_volume_is_said_each_time(options: dict[str, Any], more: dict[str, Any]) -> None:
+    beyond = options | more | {"roi": "4:12,:,:"}
+    for decided in (run(**beyond).plan, plan(make_job(**beyond))):
+        (note,) = decided.notes
+        for words in ("4:12,0:,0:", "4:10,0:37,0:45", "10 x 37 x 45", "level 0 of"):
+            assert words in note
+    if not more:
+        assert plan(make_job(**options)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("box", "why"),
+    [
+        ("10:12,:,:", "along z it begins at 10, and the last voxel is 9"),
+        ("5:5,:,:", "along z it is empty, 5:5"),
+        ("0:1,-2:3,:", "before voxel 0"),
+    ],
+)
+def test_a_box_that_holds_nothing_is_refused_with_its_coordinates_and_why(options: dict[str, Any], box: str, why: str) -> None:
+    with pytest.raises(VolumetoolError, match=r"z,y,x") as caught:
+        plan(make_job(**options | {"roi": box}))
+    assert why in caught.value.message
 
 
 def test_read_and_written_objects_are_estimated(options: dict[str, Any]) -> None:

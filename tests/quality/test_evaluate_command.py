@@ -52,6 +52,12 @@ def test_a_kit_is_written_and_counted(field: Any, tmp_path: Path, capsys: pytest
     assert "95 % interval" in capsys.readouterr().out
 
 
+def test_a_box_beyond_the_truth_is_said(field: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    restored, truth = field.volumes.restored, field.volumes.truth
+    assert _run(restored.url, truth.url, "--roi", f"0:{truth.shape[0] + 3},:,:", "--sections", 1) == 0
+    assert f"0:{truth.shape[0]},0:{truth.shape[1]},0:{truth.shape[2]} is taken" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

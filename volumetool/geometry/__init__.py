@@ -6,7 +6,7 @@ nanometres.
 
 from __future__ import annotations
 
-from volumetool.geometry.box import Box, Size, Triple
+from volumetool.geometry.box import Box, Size, Triple, part_inside
 from volumetool.geometry.lattice import AxisLattice, Lattice, Placement, balanced, joined
 from volumetool.geometry.levels import LevelGrid, default_chunk, default_shard, fused_count, plan_levels
 from volumetool.geometry.mirror import mirror_index
@@ -34,6 +34,7 @@ __all__ = [
     "fused_count",
     "joined",
     "mirror_index",
+    "part_inside",
     "plan_levels",
     "ramp",
     "upscaled",

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import starmap
 
+from volumetool.configuration import FACE
+from volumetool.errors import ConfigError
+
 Triple = tuple[int, int, int]
 """Three integers in z, y, x order, usually voxels."""
 
@@ -84,8 +87,53 @@ class Box:
             return Box(start, start)
         return Box(start, _triple(-(-b // f) for b, f in zip(self.stop, factor, strict=True)))
 
+    @property
+    def fault(self) -> str | None:
+        """Why no volume holds this box, None where one may."""
+        for axis, start, stop in zip("zyx", self.start, self.stop, strict=True):
+            if start < 0:
+                return f"along {axis} it begins at {start}, before voxel 0"
+            if stop <= start:
+                return f"along {axis} it is empty, {start}:{stop}"
+        return None
+
     def __str__(self) -> str:
-        return ",".join(f"{start}:{stop}" for start, stop in zip(self.start, self.stop, strict=True))
+        return ",".join(f"{a}:{'' if b == FACE else b}" for a, b in zip(self.start, self.stop, strict=True))
+
+
+def part_inside(asked: Box, shape: Triple, volume: str) -> tuple[Box, str | None]:
+    """Return the part of a box that lies in a volume, and what to tell the user where that is less than was asked for.
+
+    Parameters
+    ----------
+    asked : Box
+        In voxels of the volume.
+    shape : tuple of int
+        Of the volume, in voxels.
+    volume : str
+        What the box counts voxels of.
+
+    Raises
+    ------
+    ConfigError
+        ``config.roi``: nothing of the box lies in the volume.
+    """
+    size = " x ".join(map(str, shape))
+    inside = asked.intersection(Box.whole(shape))
+    if asked.fault or inside.voxels == 0:
+        beyond = (
+            f"along {axis} it begins at {start}, and the last voxel is {n - 1}"
+            for axis, start, n in zip("zyx", asked.start, shape, strict=True)
+            if start >= n
+        )
+        raise ConfigError(
+            "config.roi",
+            f"the box {asked} (z,y,x) holds nothing of {volume}, which has {size} voxels: {asked.fault or next(beyond)}",
+            hint=f"write z0:z1,y0:y1,x0:x1, counted in voxels of {volume}",
+        )
+    cut = any(stop not in (FACE, end) for stop, end in zip(asked.stop, inside.stop, strict=True))
+    note = f"the box {asked} (z,y,x) reaches beyond {volume}, which has {size} voxels: {inside} is taken" if cut else None
+    return inside, note
 
 
 def _triple(values: Iterable[int]) -> Triple:

@@ -222,6 +222,7 @@ class _Bed:
             operations=operations,
             product_rate=product_rate(self.engine.device, plan.numerics.precision) if operations else 0.0,
             pairs=pairs,
+            notes=plan.notes,
         )
 
     def _job(self, number: int) -> tuple[float, Totals]:

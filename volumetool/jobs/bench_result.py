@@ -64,6 +64,8 @@ class BenchResult:
         fake.
     pairs : tuple of Pair
         In the order in which they ran.
+    notes : tuple of str
+        Warnings of the job's plan.
     """
 
     model: str
@@ -81,6 +83,7 @@ class BenchResult:
     operations: int
     product_rate: float
     pairs: tuple[Pair, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ratio(self) -> float:

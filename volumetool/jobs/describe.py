@@ -31,6 +31,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
             "regions",
             f"{plan.grid.count} of {span} voxels; {plan.workers} workers x {plan.threads} threads",
         ),
+        *([("box", box)] if (box := describe_box(plan)) else []),
         ("network", _way(plan)),
         ("kept", _kept(cost)),
         ("read", f"{show_bytes(cost.read_bytes)} of voxels, halo included"),
@@ -41,6 +42,19 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         ("fingerprint", plan.fingerprint),
     ]
     return lines + [("warning", note) for note in plan.notes]
+
+
+def describe_box(plan: Plan) -> str | None:
+    """Say which box was asked for and which is computed, in input voxels; None without a box, or where it is the output."""
+    asked, computed = plan.roi, plan.computed_box
+    if asked is None or computed is None:
+        return None
+    scale = plan.terms.lattice.scale
+    words = f"{asked.coarsened(scale)} (z,y,x) asked for; "
+    if computed == asked:
+        return words + "just that is computed"
+    times = f"{computed.voxels / asked.voxels:.3g} times as much"
+    return f"{words}{computed.coarsened(scale)} computed, {times}, because regions are computed whole (--crop: the box alone)"
 
 
 def _way(plan: Plan) -> str:

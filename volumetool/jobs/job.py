@@ -157,8 +157,8 @@ class Job(BaseModel):
     @field_validator("roi")
     @classmethod
     def _not_empty(cls, value: Box | None) -> Box | None:
-        if value is not None and (min(value.start) < 0 or value.voxels == 0):
-            raise ValueError(f"the box {value} is empty or begins before voxel 0")
+        if value is not None and value.fault:
+            raise ValueError(f"the box {value} (z,y,x, in input voxels) cannot be: {value.fault}")
         return value
 
     @property

@@ -22,6 +22,7 @@ from volumetool.geometry import (
     default_chunk,
     default_shard,
     joined,
+    part_inside,
     plan_levels,
     upscaled,
 )
@@ -127,20 +128,18 @@ def output_box(job: Job, lattice: Lattice) -> Box:
     ConfigError
         ``config.roi``: the box lies outside the volume, or ``crop`` came without one.
     """
-    whole = Box.whole(lattice.output_shape)
     if job.roi is not None:
-        inside = job.roi.intersection(Box.whole(lattice.shape))
-        if inside.voxels == 0:
-            raise ConfigError(
-                "config.roi",
-                f"the box {job.roi} (z,y,x) lies outside the volume of {lattice.shape} voxels",
-                hint="give it in input voxels",
-            )
+        inside, _ = part_inside(job.roi, lattice.shape, box_counts(job))
         if job.crop:
             return inside.enlarged(lattice.scale)
     if job.crop:
         raise ConfigError("config.roi", "--crop needs the box to crop to", hint="add --roi z0:z1,y0:y1,x0:x1")
-    return whole
+    return Box.whole(lattice.output_shape)
+
+
+def box_counts(job: Job) -> str:
+    """Say what the box of a job counts voxels of."""
+    return f"level {job.level} of {job.input}"
 
 
 def make_levels(job: Job, box: Box, card: ModelCard, level: Level) -> tuple[LevelGrid, ...]:

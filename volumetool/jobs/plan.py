@@ -92,6 +92,14 @@ class Plan(BaseModel):
         return self.job.roi.intersection(Box.whole(self.input_shape)).enlarged(self.terms.lattice.scale)
 
     @property
+    def computed_box(self) -> Box | None:
+        """Voxels of the output that the regions of `roi` hold, or None for all: regions are computed as a whole."""
+        if self.roi is None:
+            return None
+        size = self.grid.size
+        return self.roi.coarsened(size).enlarged(size).intersection(Box.whole(self.terms.box.shape))
+
+    @property
     def keep(self) -> Keep:
         """For which neighbours patches are kept: as the job says, else as was planned."""
         asked: dict[str, Keep] = {"always": "all", "never": "none"}

@@ -13,13 +13,14 @@ from volumetool.enhancement.engine import Engine, Numerics
 from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import FingerprintError
+from volumetool.geometry import part_inside
 from volumetool.jobs.checks import check_dtype, check_resources, check_voxel_size
 from volumetool.jobs.estimate import estimate, left_over, patch_facts
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.inputs import Inputs, open_inputs, section_statistics
 from volumetool.jobs.job import Job
 from volumetool.jobs.keeping import kept_anew, plan_keeping
-from volumetool.jobs.layout import Demand, Work, make_lattice, make_levels, output_box
+from volumetool.jobs.layout import Demand, Work, box_counts, make_lattice, make_levels, output_box
 from volumetool.jobs.ledger import DONE
 from volumetool.jobs.memory import MemoryModel
 from volumetool.jobs.pace import Pace, choose_pace, find_paces
@@ -68,7 +69,7 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
     inputs, engine, terms, statistics = ground.inputs, ground.engine, ground.terms, ground.statistics
     work = Work(terms.lattice, terms.box, terms.levels, inputs.channels, terms.dtype)
     workers, threads = _workers(job)
-    running = {"workers": workers, "threads": threads, "streams": engine.streams, "paces": ground.paces}
+    running = {"workers": workers, "threads": threads, "streams": engine.streams, "paces": ground.paces, "notes": ground.notes}
     allowed = _allowed(job, workers)
     memory_of = _memory(inputs, engine.numerics.precision, engine.numerics.batch, engine.streams)
     if inputs.existing is not None:
@@ -98,7 +99,6 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
         voxel_size=inputs.level.voxel_size,
         mask_factor=inputs.mask_factor,
         estimates=estimates,
-        notes=ground.notes,
         extrapolated=ground.extrapolated,
     ), statistics
 
@@ -159,7 +159,14 @@ def lay_ground(job: Job, progress: Progress | None = None) -> Ground:
     terms = _terms(inputs, work, engine.numerics, statistics)
     if inputs.existing is not None:
         _check_same(inputs.existing, terms)
-    return Ground(inputs, engine, terms, statistics, notes, extrapolated, paces)
+    return Ground(inputs, engine, terms, statistics, (*notes, *_box_notes(inputs)), extrapolated, paces)
+
+
+def _box_notes(inputs: Inputs) -> tuple[str, ...]:
+    """Say where the box that was asked for reaches beyond the volume."""
+    job = inputs.job
+    note = None if job.roi is None else part_inside(job.roi, inputs.level.shape, box_counts(job))[1]
+    return () if note is None else (note,)
 
 
 def _taken_up(existing: Plan, job: Job, work: Work, running: dict[str, Any]) -> Plan:

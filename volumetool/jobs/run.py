@@ -12,7 +12,6 @@ import tensorstore as ts
 
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import DataError, LedgerError, OutputError
-from volumetool.geometry import Box
 from volumetool.jobs.attempts import given_up_in_order
 from volumetool.jobs.changed import check_input
 from volumetool.jobs.clean import delete_kept, sweep
@@ -301,16 +300,10 @@ def finish_run(plan: Plan, ledger: Ledger, watcher: Watcher, *, changed: bool) -
     complete = _finished_volume(plan, ledger)
     if not changed and not (complete and not says_complete(plan)):
         return
-    within = None if complete else _computed_box(plan)
+    within = None if complete else plan.computed_box
     watcher.finishing(coarse_shards(plan, within))
     build_coarse_levels(plan, within, watcher.stepped)
     finish(plan, ledger)
-
-
-def _computed_box(plan: Plan) -> Box | None:
-    """Return the box of all regions that touch the region of interest, or None for the whole output."""
-    size = plan.grid.size
-    return None if plan.roi is None else plan.roi.coarsened(size).enlarged(size)
 
 
 def _finished_volume(plan: Plan, ledger: Ledger) -> bool:
