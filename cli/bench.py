@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from volumetool.cli.options import Json, VoxelSize, numbers
+from volumetool.cli.options import Json, VoxelSize, local_path, numbers
 from volumetool.cli.progress import counting
 
 if TYPE_CHECKING:
@@ -21,13 +21,17 @@ def bench(
     pairs: Annotated[int, typer.Option(help="Floors and jobs, run in turns.")] = 5,
     size: Annotated[str, typer.Option(metavar="Z,Y,X", help="Voxels of the volume that is made.")] = "64,512,512",
     roi: Annotated[str | None, typer.Option(metavar="Z0:Z1,Y0:Y1,X0:X1", help="Only this box, in input voxels.")] = None,
-    scratch: Annotated[Path | None, typer.Option(help="Folder on the disk to measure; emptied again.")] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(parser=local_path, help="Folder on the disk to measure; emptied again.")
+    ] = None,
     voxel_size: VoxelSize = None,
     workers: Annotated[int | None, typer.Option(help="Processes of the job.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
     batch: Annotated[int | None, typer.Option(help="Patches per call of the network.")] = None,
-    history: Annotated[Path | None, typer.Option(help="File that keeps a line a run; in your cache folder by default.")] = None,
+    history: Annotated[
+        Path | None, typer.Option(parser=local_path, help="File that keeps a line a run; in your cache folder by default.")
+    ] = None,
     curves: Annotated[
         bool, typer.Option("--curves", help="Measure network, codecs and disk instead; say which patch would be fastest.")
     ] = False,

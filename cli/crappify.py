@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from volumetool.cli.options import Json, numbers
+from volumetool.cli.options import Json, local_path, numbers
 from volumetool.cli.progress import counting
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def crappify(
         str | None, typer.Option("--from", metavar="TRUTH", help="Clean fine volume of such tissue.", rich_help_panel=FIT)
     ] = None,
     recipe_out: Annotated[
-        Path | None, typer.Option("--recipe-out", "-o", help="YAML file of the fitted recipe.", rich_help_panel=FIT)
+        Path | None,
+        typer.Option("--recipe-out", "-o", parser=local_path, help="YAML file of the fitted recipe.", rich_help_panel=FIT),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
     as_json: Json = False,

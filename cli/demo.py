@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from volumetool.cli.options import Json
+from volumetool.cli.options import Json, local_path
 from volumetool.cli.progress import watching
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("demo"),
+    folder: Annotated[Path, typer.Argument(parser=local_path, help="Where everything goes.")] = Path("demo"),
     as_json: Json = False,
 ) -> None:
     """Make a small EM-like volume, degrade it, enhance it with the built-in model, and draw what came out."""

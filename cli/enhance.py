@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from volumetool.cli.options import AllowHost, Json, VoxelSize
+from volumetool.cli.options import AllowHost, Json, VoxelSize, local_path
 from volumetool.cli.progress import watching
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ def enhance(
     ctx: typer.Context,
     input: Annotated[str | None, typer.Argument(help="Volume to read: OME-Zarr, N5 or Zarr; path or URL.")] = None,  # noqa: A002
     output: Annotated[str | None, typer.Argument(help="OME-Zarr volume to write. The same command again goes on.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Job file, YAML; options given beside it win.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", parser=local_path, help="Job file, YAML; options given beside it win.")
+    ] = None,
     allow_host: AllowHost = None,
     model: Annotated[str | None, typer.Option(help="Built-in name or model file; auto: one that adds no sections.")] = None,
     level: Annotated[int | None, typer.Option(help="Level of the input; 0 is the finest.", rich_help_panel=INPUT)] = None,

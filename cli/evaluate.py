@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from volumetool.cli.options import Json
+from volumetool.cli.options import Json, local_path
 from volumetool.cli.progress import counting
 
 if TYPE_CHECKING:
@@ -25,9 +25,13 @@ def evaluate(
     second: Annotated[
         str | None, typer.Option(help="A second acquisition of the field, restored separately: for FRC and FSC.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="HTML file to write: one page that holds everything.")] = None,
-    blind: Annotated[Path | None, typer.Option(help="Folder for a kit for human raters; no scores unless --report.")] = None,
-    unblind: Annotated[Path | None, typer.Option(help="Kit whose ratings to count.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(parser=local_path, help="HTML file to write: one page that holds everything.")
+    ] = None,
+    blind: Annotated[
+        Path | None, typer.Option(parser=local_path, help="Folder for a kit for human raters; no scores unless --report.")
+    ] = None,
+    unblind: Annotated[Path | None, typer.Option(parser=local_path, help="Kit whose ratings to count.")] = None,
     roi: Annotated[str | None, typer.Option(metavar="Z0:Z1,Y0:Y1,X0:X1", help="Only this box, in voxels of TRUTH.")] = None,
     data_range: Annotated[float | None, typer.Option(help="Largest minus smallest possible value; 255 for 8 bit.")] = None,
     sections: Annotated[int, typer.Option(min=1, help="Sections to score at most, evenly spread.")] = 32,
@@ -42,7 +46,7 @@ def evaluate(
     from volumetool.errors import ConfigError
 
     if unblind is not None:
-        _count(unblind, [Path(each) for each in (restored, truth) if each], as_json=as_json)
+        _count(unblind, [local_path(each) for each in (restored, truth) if each], as_json=as_json)
         return
     if restored is None or truth is None:
         raise ConfigError("config.option", "two volumes are needed", hint="volumetool evaluate RESTORED TRUTH [--low LOW]")

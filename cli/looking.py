@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from volumetool.cli.options import local_path
 
 from volumetool.errors import ConfigError
 
@@ -20,7 +21,9 @@ LOOK = "How it looks"
 
 Position = Annotated[str | None, typer.Option(metavar="Z,Y,X", help="Centre of the view, in nm.", rich_help_panel=LOOK)]
 Zoom = Annotated[float | None, typer.Option(metavar="NM", help="Nanometres per pixel.", rich_help_panel=LOOK)]
-Screenshot = Annotated[Path | None, typer.Option(help="Write a picture instead (PNG; needs chromium).", rich_help_panel=LOOK)]
+Screenshot = Annotated[
+    Path | None, typer.Option(parser=local_path, help="Write a picture instead (PNG; needs chromium).", rich_help_panel=LOOK)
+]
 PictureSize = Annotated[str, typer.Option(metavar="W,H", help="Of the picture, in pixels.", rich_help_panel=LOOK)]
 
 

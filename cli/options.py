@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from volumetool.errors import ConfigError
+from volumetool.paths import absolute_path
+
+
+def local_path(text: str | Path) -> Path:
+    """Read a local path, however it is spelled."""
+    return absolute_path(text)
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout; everything else goes to stderr.")]
 AllowHost = Annotated[

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from volumetool.cli.options import AllowHost, Json
+from volumetool.cli.options import AllowHost, Json, local_path
 from volumetool.cli.progress import LogFormat
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file; `volumetool schema train` describes it.")],
+    config: Annotated[Path, typer.Argument(parser=local_path, help="YAML file; `volumetool schema train` describes it.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the training; by default the model's name, here.")
+        Path | None,
+        typer.Option("--output", "-o", parser=local_path, help="Folder of the training; by default the model's name, here."),
     ] = None,
     allow_host: AllowHost = None,
     steps: Annotated[int | None, typer.Option(help="Instead of the file's.", min=1)] = None,

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from volumetool.errors import ConfigError
+from volumetool.paths import absolute_path, open_file
 
 _MOST_PROBLEMS = 20
 """That are named at once."""
@@ -30,8 +31,8 @@ _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 def cache_folder() -> Path:
     """Return the folder for what can be found out again: ``VOLUMETOOL_CACHE``, or ``volumetool`` in the user's cache folder."""
     if own := os.environ.get("VOLUMETOOL_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "volumetool"
+        return absolute_path(own)
+    return absolute_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "volumetool"
 
 
 def parse_triple(value: object) -> object:
@@ -75,6 +76,7 @@ def read_options(path: Path) -> dict[str, Any]:
     ConfigError
         ``config.file``: the file is missing or no YAML mapping.
     """
+    path = absolute_path(path)
     try:
         content = _load(path)
     except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError) as error:
@@ -96,7 +98,7 @@ def _load(path: Path) -> Any:
 
     Aliases are refused: a few lines of them stand for a billion values.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         text = file.read(_MOST_BYTES + 1)
     if len(text) > _MOST_BYTES:
         raise ValueError(f"more than {_MOST_BYTES} bytes are no configuration")

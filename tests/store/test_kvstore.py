@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from volumetool.errors import InputError, OutputError
-from volumetool.store import kvstore
+from volumetool.store import s3
 from volumetool.store.kvstore import (
     canonical_url,
     delete_key,
@@ -123,7 +123,7 @@ def _no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(kvstore, "_VENDOR", tmp_path / "nobody")
+    monkeypatch.setattr(s3, "_VENDOR", tmp_path / "nobody")
 
 
 @pytest.mark.usefixtures("_no_aws")

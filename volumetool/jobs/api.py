@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from volumetool.errors import InputError
@@ -16,12 +17,18 @@ from volumetool.jobs.verify import Report, verify
 __all__ = ["Report", "enhance", "plan", "run", "verify"]
 
 
-def enhance(input: str, output: str, *, watcher: Watcher | None = None, **options: Any) -> Outcome:  # noqa: A002  (the user's word)
+def enhance(
+    input: str | os.PathLike[str],  # noqa: A002  (the user's word)
+    output: str | os.PathLike[str],
+    *,
+    watcher: Watcher | None = None,
+    **options: Any,
+) -> Outcome:
     """Enhance a volume; calling it again goes on where it stopped.
 
     Parameters
     ----------
-    input, output : str
+    input, output : str or path
         Paths or URLs of the volume to read and of the one to write.
     watcher : Watcher, optional
         Sees the run go by.

@@ -9,7 +9,7 @@ from volumetool.geometry import Size, Triple
 from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job, integer_limits
 from volumetool.models import ModelCard, fitting_models
-from volumetool.store.kvstore import canonical_url
+from volumetool.store.kvstore import contains
 from volumetool.store.volume import Volume
 
 TOLERATED_FACTOR = 2.0
@@ -60,8 +60,7 @@ def check_place(job: Job) -> None:
     OutputError
         ``output.inside-input``.
     """
-    source, target = canonical_url(job.input).rstrip("/") + "/", canonical_url(job.output).rstrip("/") + "/"
-    if source.startswith(target) or target.startswith(source):
+    if contains(job.input, job.output) or contains(job.output, job.input):
         raise OutputError(
             "output.inside-input",
             f"the output {job.output} and the input {job.input} lie in one another",

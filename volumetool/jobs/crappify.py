@@ -25,7 +25,7 @@ from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_transla
 from volumetool.store.convert import Progress
 from volumetool.store.create import VolumeLayout, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import read_json
-from volumetool.store.kvstore import canonical_url, delete_prefix
+from volumetool.store.kvstore import canonical_url, contains, delete_prefix
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
 from volumetool.training.crappifiers import Crappifier
@@ -269,8 +269,7 @@ def _prepare(plan: CrappifyPlan, url: str, *, overwrite: bool) -> None:
 
 
 def _refuse_nested(asked: Crappification, source: Volume) -> None:
-    first, second = (f"{place.rstrip('/')}/" for place in (canonical_url(asked.output), source.url))
-    if first.startswith(second) or second.startswith(first):
+    if contains(asked.output, source.url) or contains(source.url, asked.output):
         raise OutputError(
             "output.inside-input",
             f"the output {asked.output} and the input {asked.input} lie one inside the other",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from volumetool.enhancement.statistics import Statistics, fit_statistics, no_normalisation
 from volumetool.errors import ConfigError, InputError, LedgerError, ModelError, OutputError
@@ -13,6 +12,7 @@ from volumetool.jobs.folder import PLAN, job_url, read_plan, read_statistics
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.models import Model, fitting_models, load_model
+from volumetool.paths import absolute_path, open_file
 from volumetool.store.convert import Progress
 from volumetool.store.create import OWN_KEY
 from volumetool.store.found import read_json
@@ -90,13 +90,7 @@ def section_statistics(inputs: Inputs, progress: Progress | None = None) -> Stat
     job = inputs.job
     normalisation, sections = inputs.model.card.normalisation, inputs.level.shape[0]
     if job.sections is not None:
-        try:
-            text = Path(job.sections).read_text()
-        except OSError as error:
-            raise ConfigError(
-                "config.sections", f"--sections {job.sections} cannot be read: {error}", hint="give a CSV file"
-            ) from error
-        return Statistics.from_csv(text, inputs.channels, sections)
+        return Statistics.from_csv(read_table(job.sections), inputs.channels, sections)
     if normalisation.kind == "none":
         return no_normalisation(inputs.channels, sections)
     if inputs.existing is not None and inputs.existing.input_shape[0] == sections:
@@ -106,6 +100,23 @@ def section_statistics(inputs: Inputs, progress: Progress | None = None) -> Stat
     if nodata is None and job.missing == "skip":  # what is not stored reads as the fill value, and says nothing of contrast
         nodata = float(inputs.volume.open(job.level).fill_value or 0)
     return fit_statistics(inputs.volume, job.level, percentiles, seed=job.seed, nodata=nodata, progress=progress)
+
+
+def read_table(sections: str) -> str:
+    """Return the text of the table of section statistics that a job names.
+
+    Raises
+    ------
+    ConfigError
+        ``config.sections``: it cannot be read.
+    """
+    try:
+        with open_file(absolute_path(sections)) as file:
+            return file.read().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "config.sections", f"--sections {sections} cannot be read: {error}", hint="give a CSV file"
+        ) from error
 
 
 def _choose_model(job: Job, volume: Volume, existing: Plan | None) -> Model:

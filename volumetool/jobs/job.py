@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from volumetool.configuration import Nanometres, Numbers, explain, parse_box, parse_bytes, read_options
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box
+from volumetool.store.kvstore import place_text
 from volumetool.store.urls import check_foreign
 
 
@@ -26,12 +27,19 @@ class Kind(Enum):
 SEMANTIC, RUNTIME = Kind.SEMANTIC, Kind.RUNTIME
 
 
+def _as_text(place: object) -> object:
+    return place_text(place) if isinstance(place, Path) else place
+
+
+Place = Annotated[str, BeforeValidator(_as_text)]
+
+
 class Job(BaseModel):
     """One enhancement, as asked for. Every field is marked as semantic or runtime; see :class:`Kind`.
 
     Parameters
     ----------
-    input, output : str
+    input, output : str or path
         Paths or URLs (file, s3, gs; http for input).
     model : str
         Name of a built-in model, path of a model file, or ``auto``: of the built-in ones that fit the voxel
@@ -109,22 +117,22 @@ class Job(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    input: Annotated[str, SEMANTIC]
-    output: Annotated[str, RUNTIME]
-    model: Annotated[str, SEMANTIC] = "auto"
+    input: Annotated[Place, SEMANTIC]
+    output: Annotated[Place, RUNTIME]
+    model: Annotated[Place, SEMANTIC] = "auto"
     level: Annotated[int, SEMANTIC, Field(ge=0)] = 0
     voxel_size: Annotated[Nanometres | None, SEMANTIC] = None
     patch: Annotated[Numbers | None, SEMANTIC] = None
     overlap: Annotated[Numbers | None, SEMANTIC] = None
     exact: Annotated[bool, SEMANTIC] = False
     precision: Annotated[Literal["auto", "bfloat16", "float32"], SEMANTIC] = "auto"
-    sections: Annotated[str | None, SEMANTIC] = None
+    sections: Annotated[Place | None, SEMANTIC] = None
     seed: Annotated[int, SEMANTIC] = 0
     flatten: Annotated[bool, SEMANTIC] = False
     invert: Annotated[bool, SEMANTIC] = False
     nodata: Annotated[float | None, SEMANTIC, Field(allow_inf_nan=True)] = None
     fill: Annotated[float | None, SEMANTIC, Field(allow_inf_nan=True)] = None
-    mask: Annotated[str | None, SEMANTIC] = None
+    mask: Annotated[Place | None, SEMANTIC] = None
     missing: Annotated[Literal["fill", "fail", "skip"], SEMANTIC] = "fill"
     dtype: Annotated[Literal["uint8", "int8", "uint16", "int16", "float32"] | None, SEMANTIC] = None
     chunk: Annotated[Numbers | None, SEMANTIC] = None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from volumetool.models.fakes import FakeConfig
 from volumetool.models.unet import UNetConfig
+from volumetool.paths import open_file
 
 MOST_HEAD = 2**22
 """Bytes: thirty times the head of the largest model here. The library takes 100 MB, which is a million tensors."""
@@ -21,7 +22,7 @@ _MOST_CONTEXT = 64
 
 def wrong_head(path: Path) -> str | None:
     """Say what is wrong with the length of a file's head; None where it can be read."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head = file.read(8)
     length, most = int.from_bytes(head, "little"), min(MOST_HEAD, path.stat().st_size - 8)
     if len(head) < 8 or not 2 <= length <= most:

@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from math import prod
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl
 
 import torch
 from pydantic import ValidationError
@@ -24,6 +24,7 @@ from volumetool.models.card import ZYX, ModelCard
 from volumetool.models.fakes import FakeConfig
 from volumetool.models.header import wrong_architecture, wrong_head
 from volumetool.models.model import Model, fake_model, make_network
+from volumetool.paths import absolute_path
 
 CARD_KEY = "volumetool.card"
 """Where in the metadata of a safetensors file the card stands."""
@@ -74,7 +75,7 @@ def load_model(spec: str | Path) -> Model:
     if spec in builtin_names():
         with resources.as_file(resources.files(_BUILTIN) / f"{spec}.safetensors") as path:
             return _load_file(path, spec)
-    path = Path(unquote(urlsplit(spec).path) if spec.startswith("file://") else spec)
+    path = absolute_path(spec)
     if path.is_file():
         return _load_file(path, str(path.resolve()))
     raise _unknown(spec)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -19,6 +20,7 @@ import numpy as np
 
 from volumetool.errors import InputError, OutputError
 from volumetool.geometry import Box
+from volumetool.paths import open_file
 from volumetool.quality.evaluation import RESTORED, TRUTH, Request
 from volumetool.quality.matching import Matched
 from volumetool.quality.pictures import data_uri, encode_png, grey_limits, to_grey
@@ -197,7 +199,7 @@ def _write_key(path: Path, kit: str, trials: Sequence[_Trial]) -> None:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with io.TextIOWrapper(open_file(path), encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
     except OSError as error:
         raise InputError(

@@ -16,7 +16,7 @@ from volumetool.store.arrays import read_part, write_part
 from volumetool.store.create import VolumeLayout, create_volume, group_metadata, open_for_writing, write_attributes
 from volumetool.store.found import read_json
 from volumetool.store.images import ImageStack, holds_images, open_images
-from volumetool.store.kvstore import brief, canonical_url, is_local, unwritable
+from volumetool.store.kvstore import brief, canonical_url, contains, is_local, unwritable
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
 
@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 def convert(
     source: str | os.PathLike[str] | Volume | ImageStack,
-    url: str,
+    url: str | os.PathLike[str],
     *,
     voxel_size: Size | None = None,
     levels: tuple[LevelGrid, ...] | None = None,
@@ -48,7 +48,7 @@ def convert(
     ----------
     source : str, path, Volume or ImageStack
         A volume, a TIFF stack or a folder of TIFF sections.
-    url : str
+    url : str or path
         The new volume.
     voxel_size : tuple of float, optional
         Nanometres, z, y, x; needed where the source has none, and otherwise corrects it.
@@ -73,7 +73,7 @@ def convert(
     DataError
         ``data.unreadable``: damaged chunks in the source.
     """
-    origin = _origin(source, voxel_size)
+    origin, url = _origin(source, voxel_size), canonical_url(url)
     if isinstance(origin, Volume):
         place, size, translation, channels = origin.url, origin.voxel_size, origin.translation, origin.channels
         provenance = {"source": origin.url, "source_identity": origin.identity}
@@ -85,7 +85,7 @@ def convert(
     layout = VolumeLayout(origin.dtype.name, grids, channels, name=Path(place).name)
     begun = {"conversion": provenance, "status": "unfinished"}
     finished = [group_metadata(layout, {**begun, "status": status}) for status in (FINEST_ALONE, "complete")]
-    if read_json(canonical_url(url), "zarr.json") in finished:
+    if read_json(url, "zarr.json") in finished:
         write_attributes(url, begun)
     volume = create_volume(url, layout, begun)
     for channel in range(channels or 1):
@@ -178,8 +178,7 @@ def _size(stack: ImageStack, voxel_size: Size | None) -> Size:
 
 
 def _refuse_inside(source: str, url: str) -> None:
-    inside = f"{canonical_url(url)}/".startswith(f"{source.rstrip('/')}/")
-    if inside:
+    if contains(source, url):
         raise OutputError(
             "output.inside-input",
             f"the output {url} lies inside the input {source}",

@@ -3,8 +3,6 @@
 Arrays are read and written through tensorstore drivers that get their place from `kvstore_spec`; small files (metadata,
 the ledger of a job) go through `read_key` and `write_key`, so that a local disk and a bucket behave alike. Writes are
 atomic and synced to disk, which is tensorstore's default for files.
-
-S3 takes its settings from the usual environment: ``AWS_ENDPOINT_URL``, ``AWS_REGION``, ``AWS_ACCESS_KEY_ID``, ...
 """
 
 from __future__ import annotations
@@ -16,18 +14,21 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import tensorstore as ts
 
 from volumetool.errors import InputError, OutputError, StorageFullError
+from volumetool.paths import absolute_path
 from volumetool.redaction import redact
 from volumetool.store.retries import CONCURRENCY, STORAGE, tried
+from volumetool.store.s3 import s3_settings
 from volumetool.store.urls import check_url, signed_query
 
 # What a viewer puts around a plain URL: "zarr://..." in front (older), "|zarr3:" behind (newer).
 _VIEWER_PREFIX = re.compile(r"^(zarr|zarr2|zarr3|n5)://(?=\w+://|/)")
 _VIEWER_SUFFIX = re.compile(r"\|(auto|zarr|zarr2|zarr3|n5):?.*$")
+_CUT_SCHEME = re.compile(r"^(file|s3|gs|https?):/(?!/)")
 # Files that a killed writer leaves behind; they never hold data.
 _LEFTOVER = ".__lock"
 # How file systems and object stores say that there is no room, or none for this user or file.
@@ -35,42 +36,51 @@ _FULL = re.compile(
     r"No space left on device|Disk quota exceeded|File too large|ENOSPC|EDQUOT|EFBIG"
     r"|QuotaExceeded|StorageFull|InsufficientStorage|HTTP response code: 507"
 )
-_CREDENTIAL_SOURCES = (
-    "AWS_PROFILE",
-    "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-)
-# Linux tells here whose machine it runs on.
-_VENDOR = Path("/sys/class/dmi/id/sys_vendor")
-
 
 ABSENT = b"\x02"
 """Tensorstore's generation of a key that does not exist."""
 
 
 def canonical_url(url: str | os.PathLike[str]) -> str:
-    """Return one spelling for a place: an absolute path if it is local, otherwise a URL without trailing slash.
+    """Return one spelling for a place: an absolute path if it is local, otherwise a URL.
 
     Parameters
     ----------
     url : str or path
-        A path, or a URL with the scheme file, s3, gs, http or https.
+        A path, or a URL with the scheme file, s3, gs, http or https. In URLs, what is no plain letter is percent-encoded.
+
+    Returns
+    -------
+    str
+        Without ``.``, ``..`` and trailing slashes.
 
     Raises
     ------
     InputError
-        ``input.url``, ``input.url-secret``: not a URL that volumetool reads, see `store.urls`.
+        ``input.url``, ``input.url-secret``: not a path, or not a URL that volumetool reads, see `store.urls`.
     """
-    text = _VIEWER_SUFFIX.sub("", _VIEWER_PREFIX.sub("", os.fspath(url)))
-    if "://" not in text or text.startswith("/"):
-        return str(Path(text).expanduser().absolute())
+    text = _VIEWER_SUFFIX.sub("", _VIEWER_PREFIX.sub("", place_text(url)))
+    if is_local(text):
+        return str(absolute_path(text))
     parts = check_url(text)
-    if parts.scheme == "file":
-        return str(Path(unquote(parts.path)).absolute())
-    return text.rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{_without_dots(parts.path)}".rstrip("/")
+
+
+def place_text(place: str | os.PathLike[str]) -> str:
+    """Return a place as text; a path object has lost one slash of the URL that it was made from."""
+    text = os.fspath(place)
+    return text if isinstance(place, str) else _CUT_SCHEME.sub(r"\1://", text)
+
+
+def _without_dots(path: str) -> str:
+    kept: list[str] = []
+    for part in path.split("/"):
+        name = re.sub("%2e", ".", part, flags=re.IGNORECASE)
+        if name == "..":
+            del kept[max(1, len(kept) - 1) :]
+        elif name != ".":
+            kept.append(part)
+    return "/".join(kept)
 
 
 def is_local(url: str) -> bool:
@@ -92,14 +102,24 @@ def local_path(url: str) -> Path:
 
 
 def join_url(url: str, *parts: str) -> str:
-    """Return the place below `url` that the parts name; empty parts add nothing."""
-    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts if part.strip("/"))])
+    """Return the place below `url` that the parts, which are no URLs, name; empty parts add nothing."""
+    names = [part.strip("/") for part in parts if part.strip("/")]
+    return "/".join([url.rstrip("/"), *(names if is_local(url) else map(quote, names))])
 
 
 def parent_url(url: str) -> tuple[str, str]:
     """Split a place into the one above it and its own name; the name is empty where nothing is above."""
     head, _, name = url.rstrip("/").rpartition("/")
-    return ("", "") if not head or head.endswith((":/", ":")) else (head, name)
+    if not head or head.endswith((":/", ":")):
+        return "", ""
+    return head, name if is_local(url) else unquote(name)
+
+
+def contains(outer: str, inner: str) -> bool:
+    """Say whether one place is another or lies below it, whatever links lead there."""
+    places = (canonical_url(place) for place in (outer, inner))
+    first, second = (f"{(os.path.realpath(place) if is_local(place) else place).rstrip('/')}/" for place in places)
+    return second.startswith(first)
 
 
 def kvstore_spec(url: str) -> dict[str, Any]:
@@ -119,35 +139,14 @@ def kvstore_spec(url: str) -> dict[str, Any]:
     if is_local(url):
         return {"driver": "file", "path": f"{url.rstrip('/')}/"}
     parts = urlsplit(url)
-    path = f"{parts.path.strip('/')}/".lstrip("/")
+    path = f"{unquote(parts.path).strip('/')}/".lstrip("/")
     if parts.scheme == "s3":
-        return {"driver": "s3", "bucket": parts.netloc, "path": path, **_s3_settings()}
+        return {"driver": "s3", "bucket": parts.netloc, "path": path, **s3_settings()}
     if parts.scheme == "gs":
         return {"driver": "gcs", "bucket": parts.netloc, "path": path}
     query = signed_query(url)
     base = f"{parts.scheme}://{parts.netloc}{f'?{query}' if query else ''}"
     return {"driver": "http", "base_url": base, "path": f"/{path}"}
-
-
-def _s3_settings() -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
-        settings["endpoint"] = endpoint
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if settings else None)
-    if region:
-        settings["aws_region"] = region
-    # Left to itself, the AWS library prints many lines about every place where it finds no credentials.
-    if "AWS_ACCESS_KEY_ID" in os.environ:
-        settings["aws_credentials"] = {"type": "environment"}
-    elif not _may_have_credentials():
-        settings["aws_credentials"] = {"type": "anonymous"}
-    return settings
-
-
-def _may_have_credentials() -> bool:
-    """Say whether the AWS library could find credentials by itself: profile, container, web identity or EC2 role."""
-    named = any(name in os.environ for name in _CREDENTIAL_SOURCES)
-    return named or Path("~/.aws").expanduser().is_dir() or (_VENDOR.is_file() and "Amazon" in _VENDOR.read_text())
 
 
 @functools.cache

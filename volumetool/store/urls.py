@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterable
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from volumetool.errors import ConfigError, InputError
+from volumetool.paths import absolute_path
 
 SCHEMES = ("file", "s3", "gs", "http", "https")
 SIGNED = "VOLUMETOOL_SIGNED_URLS"
@@ -54,8 +55,7 @@ def check_url(text: str) -> SplitResult:
     except ValueError as error:
         raise _refused(text, f"is no URL: {error}") from error
     if scheme == "file":
-        if parts.netloc not in ("", "localhost"):
-            raise _refused(text, f"names the host '{parts.netloc}', which a file: URL cannot reach")
+        absolute_path(text)
         return parts
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise InputError(

@@ -12,6 +12,7 @@ from volumetool.configuration import Nanometres, Numbers, explain, parse_box, re
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box
 from volumetool.models import Normalisation, UNetConfig, VoxelSizeRange
+from volumetool.paths import absolute_path
 from volumetool.store.urls import check_foreign
 from volumetool.training.blind_spot import BlindSpotConfig
 from volumetool.training.losses import LossConfig
@@ -374,7 +375,7 @@ def read_config(path: Path, allow_hosts: Collection[str] = ()) -> TrainConfig:
 
 
 def _beside(file: Path, place: str) -> str:
-    return place if "://" in place else str(file.parent / Path(place).expanduser())
+    return place if "://" in place else str(absolute_path(place if place.startswith("~") else file.parent / place))
 
 
 def change_config(config: TrainConfig, **changes: Any) -> TrainConfig:

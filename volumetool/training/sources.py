@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from volumetool.errors import ConfigError, InputError
 from volumetool.geometry import Box, Size, Triple, mirror_index
 from volumetool.store.images import holds_images, open_images
+from volumetool.store.kvstore import is_local, local_path
 from volumetool.store.open import open_volume
 from volumetool.training.config import SourceConfig, TrainConfig, ValidationConfig
 from volumetool.training.registration import align_pairs, match_contrast
@@ -173,7 +174,7 @@ def _large_enough(source: Source, parts: dict[Part, tuple[Box, ...]], config: Tr
 
 
 def _array(path: str, level: int, voxel_size: Size | None) -> tuple[Any, Size | None]:
-    if "://" not in path and holds_images(path):
+    if is_local(path) and holds_images(path := str(local_path(path))):
         stack = open_images(path)
         if level:
             raise ConfigError("config.source", f"{path}: images have level 0 alone, not {level}", hint="leave `level` out")

@@ -13,6 +13,7 @@ from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import ConfigError, FingerprintError, NumericsError
 from volumetool.geometry import Lattice
+from volumetool.jobs.inputs import read_table
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import Ground, lay_ground, plan_with_statistics
@@ -34,12 +35,7 @@ def given_statistics(job: Job) -> Statistics | None:
     """
     if job.sections is None:
         return None
-    try:
-        text = Path(job.sections).read_text()
-    except OSError as error:
-        raise ConfigError(
-            "config.sections", f"--sections {job.sections} cannot be read: {error}", hint="give a CSV file"
-        ) from error
+    text = read_table(job.sections)
     return Statistics.from_csv(text, 1, max(1, len(text.split()) - 1))
 
 
