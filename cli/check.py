@@ -23,9 +23,13 @@ def status(output: Output, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(asdict(found)))
         return
-    from volumetool.cli.tables import print_facts
+    from volumetool.cli.tables import NAMES, print_lines
 
-    print_facts(asdict(found))
+    from volumetool.jobs.describe import describe_status
+    from volumetool.redaction import printable
+
+    print_lines(describe_status(found), sys.stdout)
+    print(f"{'next':<{NAMES}}{printable(found.next_command)}")  # in one piece, to be copied
 
 
 def verify(

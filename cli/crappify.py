@@ -156,7 +156,8 @@ def _limits(text: str | None) -> tuple[float, float] | None:
 
 def print_plan(plan: CrappifyPlan) -> None:
     """Print what will be done on stderr."""
+    from volumetool.cli.tables import print_lines
+
     from volumetool.jobs.crappify import describe_crappification
 
-    for name, value in describe_crappification(plan):
-        print(f"{name:<10}{value}", file=sys.stderr)
+    print_lines(describe_crappification(plan))

@@ -140,7 +140,6 @@ def enhance(
     """
     from volumetool.cli.preemption import TRY_AGAIN, Stopped, stoppable
 
-    from volumetool.jobs.describe import describe_box
     from volumetool.jobs.planning import plan_with_statistics
     from volumetool.jobs.run import run
 
@@ -149,10 +148,7 @@ def enhance(
     if dry_run:
         _print_plan(plan, as_json=as_json)
         return
-    if box := describe_box(plan):
-        print(f"box: {box}", file=sys.stderr)
-    for note in plan.notes:
-        print(f"warning: {note}", file=sys.stderr)
+    _begin(plan)
     with watching("json" if log_format == "json" else "auto") as watcher:
         try:
             with stoppable():
@@ -183,14 +179,26 @@ def _job(params: dict[str, Any], config: Path | None, allow_hosts: list[str]) ->
     return make_job(**options)
 
 
+def _begin(plan: Plan) -> None:
+    """Say what begins: the model and why, what it makes of what, what is done already, and what to beware of."""
+    from volumetool.jobs.describe import describe_box, describe_start
+    from volumetool.jobs.folder import open_ledger
+    from volumetool.redaction import printable
+
+    lines = [describe_start(plan, 0 if plan.job.overwrite else open_ledger(plan).done)]
+    lines += [f"box: {box}"] if (box := describe_box(plan)) else []
+    print(printable("\n".join([*lines, *(f"warning: {note}" for note in plan.notes)])), file=sys.stderr)
+
+
 def _print_plan(plan: Plan, *, as_json: bool) -> None:
     if as_json:
         print(plan.model_dump_json())
         return
+    from volumetool.cli.tables import print_lines
+
     from volumetool.jobs.describe import describe_plan
 
-    for name, value in describe_plan(plan):
-        print(f"{name:<14}{value}", file=sys.stderr)
+    print_lines(describe_plan(plan))
 
 
 def _print_outcome(outcome: Outcome, *, as_json: bool) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from volumetool.cli.options import Json
+
+if TYPE_CHECKING:
+    from volumetool.models import ModelCard
 
 app = typer.Typer(help="List and show models.", no_args_is_help=True)
 
@@ -16,23 +20,37 @@ def list_cards(as_json: Json = False) -> None:
     """List the built-in models."""
     from volumetool.models import list_models
 
-    rows = [
-        {
-            "name": card.name,
-            "scale": list(card.scale),
-            "for voxels from nm": list(card.voxel_size.smallest) if card.voxel_size else "any",
-            "to nm": list(card.voxel_size.largest) if card.voxel_size else "any",
-            "licence": card.licence,
-            "description": card.description,
-        }
-        for card in list_models()
-    ]
+    cards = list_models()
     if as_json:
-        print(json.dumps(rows))
+        print(json.dumps([_row(card) for card in cards]))
         return
-    from volumetool.cli.tables import print_facts
+    from volumetool.cli.tables import print_lines
 
-    print_facts({"models": rows})
+    for card in cards:
+        print_lines([(card.name, card.description), ("", f"{_suits(card)} Licence: {card.licence}.")], sys.stdout)
+
+
+def _row(card: ModelCard) -> dict[str, Any]:
+    return {
+        "name": card.name,
+        "scale": list(card.scale),
+        "for voxels from nm": list(card.voxel_size.smallest) if card.voxel_size else "any",
+        "to nm": list(card.voxel_size.largest) if card.voxel_size else "any",
+        "licence": card.licence,
+        "description": card.description,
+    }
+
+
+def _suits(card: ModelCard) -> str:
+    """Say what a model does to voxels, and to which."""
+    from volumetool.jobs.describe import show_scale
+
+    suits = "any size"
+    if card.voxel_size is not None:
+        axes = zip("zyx", card.voxel_size.smallest, card.voxel_size.largest, strict=True)
+        suits = ", ".join(f"{axis} {low:g} to {high:g}" for axis, low, high in axes) + " nm"
+    gain = show_scale(card.scale)
+    return f"{gain[0].upper()}{gain[1:]}. For voxels of {suits}."
 
 
 @app.command("show")

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any, TextIO
 
 from volumetool.redaction import printable
+
+WIDTH, NAMES = 80, 14
+"""Columns of a line, and of the names at its beginning."""
+
+
+def print_lines(lines: Iterable[tuple[str, str]], stream: TextIO | None = None) -> None:
+    """Print names with their texts, wrapped to 80 columns where words allow it; on stderr without a stream."""
+    for name, text in lines:
+        indent = " " * NAMES
+        folded = textwrap.wrap(
+            printable(text),
+            WIDTH,
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        print("\n".join([f"{name:<{NAMES}}" + (folded or [indent])[0][NAMES:], *folded[1:]]), file=stream or sys.stderr)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:

@@ -78,6 +78,23 @@ def test_a_dry_run_writes_nothing(run: Run, volume: Path) -> None:
     assert sorted(volume.parent.rglob("*")) == before
 
 
+def test_what_is_printed_for_people_fits_80_columns(run: Run, volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(volume.parent)  # short paths: a path is never cut
+    plan = run("enhance", "volume.zarr", "wide.zarr", "--model", FAKE, "--dry-run", "--roi", "0:1,0:9,0:99")
+    assert run("enhance", "volume.zarr", "wide.zarr", "--model", FAKE).returncode == 0
+    done = run("status", "wide.zarr")
+    printed = [*plan.stderr.splitlines(), *done.stdout.splitlines(), *run("model", "list").stdout.splitlines()]
+    assert len(printed) > 50
+    assert [line for line in printed if len(line) > 80] == []
+
+
+def test_enhance_begins_with_one_line_that_names_model_and_sizes(run: Run, volume: Path) -> None:
+    done = run("enhance", volume, volume.parent / "first-line.zarr", "--model", FAKE)
+    first = done.stderr.splitlines()[0]
+    for words in ("fake-identity", "5 x 30 x 41 voxels of 8 x 32 x 32 nm -> 5 x 60 x 82 of 8 x 16 x 16 nm"):
+        assert words in first
+
+
 def test_enhance_status_verify_validate_in_turn(start: Run, run: Run, volume: Path) -> None:
     output = volume.parent / "enhanced.zarr"
     done = start("enhance", volume, output, "--model", FAKE, "--json")

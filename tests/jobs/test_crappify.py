@@ -179,7 +179,7 @@ def test_the_command_line_makes_the_same_volume(tmp_path: Path) -> None:
     dry = subprocess.run([*command, *options, "--dry-run"], capture_output=True, text=True, check=False)
     assert dry.returncode == 0, dry.stderr
     assert not (tmp_path / "cli.zarr").exists()
-    assert "left out  0 x 3 x 2" in dry.stderr
+    assert "left out      0 x 3 x 2" in dry.stderr
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)

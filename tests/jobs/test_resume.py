@@ -266,7 +266,7 @@ def test_status_tells_what_is_and_what_to_do(options: Options, change: Flip) -> 
     change(Path(options["input"]) / "0" / "c" / "0" / "0" / "0", 40)
     outcome = run(**options)
     status = job_status(outcome.plan)
-    assert (status.state, status.done, status.failed) == ("unfinished", outcome.done, outcome.failed)
+    assert (status.state, status.done, status.failed) == ("idle", outcome.done, outcome.failed)
     assert status.regions == outcome.regions
     assert {failure["code"] for failure in status.failures} == {"data.unreadable"}
     assert status.patches == open_ledger(outcome.plan).totals().patches

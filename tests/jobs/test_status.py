@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_jobs import run
 
+from volumetool.jobs.describe import describe_start, describe_status
 from volumetool.jobs.folder import job_url, open_ledger
-from volumetool.jobs.ledger import Record
+from volumetool.jobs.job import make_job
+from volumetool.jobs.ledger import DONE, Record
+from volumetool.jobs.ownership import own
+from volumetool.jobs.planning import plan as make_plan
 from volumetool.jobs.status import job_status
 
 
@@ -43,3 +48,55 @@ def test_records_of_before_are_read_and_say_nothing(options: dict[str, Any]) -> 
     status = job_status(plan)
     assert (status.done, status.consistency, status.least_consistent) == (plan.grid.count, None, [])
     assert run(**options).ran == 0
+
+
+def test_status_tells_running_idle_and_complete_apart_and_names_the_model(options: dict[str, Any]) -> None:
+    plan = run(**options | {"roi": "0:2,:,:"}).plan
+    idle = job_status(plan)
+    assert (idle.state, idle.model) == ("idle", "fake-identity")
+    assert 0 < idle.percent == int(1000 * idle.done / idle.regions) / 10 < 100
+    with own(job_url(plan.job.output)):
+        assert job_status(plan).state == "running"
+    run(**options)
+    complete = job_status(plan)
+    assert (complete.state, complete.percent, complete.seconds_left) == ("complete", 100.0, 0.0)
+
+
+def test_the_speed_is_that_of_the_last_regions_and_not_of_the_night_between(options: dict[str, Any]) -> None:
+    plan = run(**options | {"roi": "0:2,:,:"}).plan
+    todo = [index for index in range(plan.grid.count) if open_ledger(plan).states[index] != DONE]
+    ledger = open_ledger(plan)
+    now, first, second = ledger.last_finished + 50_000, *todo[:2]
+    ledger.append(Record(first, "done", seconds=8.0, finished=now))
+    ledger.append(Record(second, "done", seconds=8.0, finished=now + 2.0))
+    ledger.flush()
+    status = job_status(plan)
+    voxels = [plan.grid.region(index).box.voxels for index in range(plan.grid.count)]
+    assert status.mvox_per_s == pytest.approx((voxels[first] + voxels[second]) / 10 / 1e6)
+    assert status.seconds_left == pytest.approx(sum(voxels[index] for index in todo[2:]) / status.mvox_per_s / 1e6)
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.0, "as in the input"), (0.1, "noise is removed"), (0.5, "look where")])
+def test_consistency_comes_with_what_is_good(options: dict[str, Any], value: float, words: str) -> None:
+    plan = run(**options).plan
+    text = dict(describe_status(replace(job_status(plan), consistency=value)))["consistency"]
+    assert words in text.partition("(")[0]
+    assert "up to 0.03" in text
+
+
+def test_a_run_begins_with_what_it_makes_of_what_and_what_is_done_already(options: dict[str, Any]) -> None:
+    plan = run(**options | {"roi": "0:2,:,:"}).plan
+    text = describe_start(plan, 3)
+    for words in ("fake-identity (as asked)", "10 x 37 x 45 voxels of 8 x 32 x 32 nm", "3 of 12 regions are done already"):
+        assert words in text
+    assert "\n" not in text
+    chosen = plan.model_copy(update={"job": plan.job.model_copy(update={"model": "auto"})})
+    assert "chosen by auto" in describe_start(chosen, 0)
+
+
+def test_going_on_counts_the_bytes_of_the_whole_volume(options: dict[str, Any]) -> None:
+    whole = make_plan(make_job(**options)).estimates
+    run(**options | {"roi": "0:2,0:5,:"})
+    again = make_plan(make_job(**options)).estimates
+    ratio = whole.compression / again.compression  # each from its own sample
+    assert again.written_bytes * ratio == pytest.approx(whole.written_bytes, rel=1e-3)

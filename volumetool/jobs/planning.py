@@ -15,7 +15,7 @@ from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import FingerprintError
 from volumetool.geometry import part_inside
 from volumetool.jobs.checks import check_dtype, check_resources, check_voxel_size
-from volumetool.jobs.estimate import estimate, left_over, patch_facts
+from volumetool.jobs.estimate import estimate, left_over, patch_facts, written_bytes
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.inputs import Inputs, open_inputs, section_statistics
 from volumetool.jobs.job import Job
@@ -173,7 +173,8 @@ def _taken_up(existing: Plan, job: Job, work: Work, running: dict[str, Any]) -> 
     """Return an existing plan for another run of its job."""
     keeping = kept_anew(job, work, existing.grid.span, running["workers"])
     facts = {} if keeping is None else patch_facts(job, work, keeping)
-    estimates = existing.estimates.model_copy(update=facts)
+    written = written_bytes(job, work, existing.grid.span, existing.estimates.compression)  # the first run may have had a box
+    estimates = existing.estimates.model_copy(update={**facts, "written_bytes": written})
     return existing.model_copy(update={**running, "job": job, "estimates": estimates})
 
 

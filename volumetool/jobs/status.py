@@ -11,13 +11,17 @@ from typing import Any
 
 from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import Job
-from volumetool.jobs.ledger import Ledger, Totals
+from volumetool.jobs.ledger import Ledger, Record, Totals
 from volumetool.jobs.ownership import current_owner
 from volumetool.jobs.plan import Plan
 from volumetool.store.open import open_volume
 
 WORST = 3
 """Regions that are named for departing most from their input."""
+
+RECENT = 64
+PAUSE = 60.0
+"""The speed is that of the last finished regions, at most so many, without a pause of so many seconds between them."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,16 @@ class Status:
 
     Attributes
     ----------
-    state : {"complete", "unfinished"}
-        As the volume's own attributes say.
+    state : {"complete", "running", "idle"}
+        Complete as the volume's own attributes say; else whether somebody is known to write it.
+    model : str
+        Name of the model.
+    percent : float
+        Share of the regions that are finished, in per cent, rounded down to a tenth.
+    mvox_per_s : float, optional
+        Speed of the regions that finished last, in millions of output voxels a second; None before the first.
+    seconds_left : float, optional
+        At that speed, until the last region; None where it is not known.
     done, failed, regions : int
         Regions finished, failed, in all.
     patches, recomputed, skipped : int
@@ -53,6 +65,10 @@ class Status:
     """
 
     state: str
+    model: str
+    percent: float
+    mvox_per_s: float | None
+    seconds_left: float | None
     done: int
     failed: int
     regions: int
@@ -73,15 +89,20 @@ class Status:
 def job_status(plan: Plan) -> Status:
     """Return where the job of a stored plan stands."""
     ledger = open_ledger(plan)
-    totals, measured = _sum_up(ledger)
+    totals, measured, pace = _sum_up(plan, ledger)
     owner = current_owner(job_url(plan.job.output))
-    state = str(open_volume(plan.job.output).attributes.get("status", "unfinished"))
+    complete = open_volume(plan.job.output).attributes.get("status") == "complete"
+    speed, left = pace.speed, plan.terms.box.voxels * plan.grid.channels - pace.voxels
     failures = [
         {"region": index, "box": str(plan.grid.region(index).box), **record.error}
         for index, record in sorted(ledger.failures.items())
     ]
     return Status(
-        state=state,
+        state="complete" if complete else "idle" if owner is None else "running",
+        model=plan.model,
+        percent=math.floor(1000 * ledger.done / plan.grid.count) / 10,
+        mvox_per_s=None if speed is None else speed / 1e6,
+        seconds_left=left / speed if speed else None,
         done=ledger.done,
         failed=len(ledger.failures),
         regions=plan.grid.count,
@@ -98,7 +119,7 @@ def job_status(plan: Plan) -> Status:
         least_consistent=[
             {"region": index, "box": str(plan.grid.region(index).box), "consistency": value} for value, index in measured.worst
         ],
-        next_command=f"volumetool verify {plan.job.output}" if state == "complete" else resume_command(plan.job),
+        next_command=f"volumetool verify {plan.job.output}" if complete else resume_command(plan.job),
     )
 
 
@@ -126,14 +147,40 @@ class _Measured:
             heapq.heappop(self.largest)
 
 
-def _sum_up(ledger: Ledger) -> tuple[Totals, _Measured]:
-    totals, measured = Totals(), _Measured()
+@dataclass
+class _Pace:
+    """How fast the last regions came, whatever their number."""
+
+    voxels: int = 0
+    recent: list[tuple[float, float, int]] = field(default_factory=list)
+
+    @property
+    def speed(self) -> float | None:
+        """Output voxels a second, over the latest regions that followed each other without a pause."""
+        began, voxels = math.inf, 0
+        for finished, seconds, size in sorted(self.recent, reverse=True):
+            if finished < began - PAUSE and voxels:
+                break
+            began, voxels = min(began, finished - seconds), voxels + size
+        latest = max(self.recent, default=(0.0,))[0]
+        return voxels / (latest - began) if latest > began else None
+
+    def add(self, record: Record, voxels: int) -> None:
+        self.voxels += voxels
+        heapq.heappush(self.recent, (record.finished, record.seconds, voxels))
+        if len(self.recent) > RECENT:
+            heapq.heappop(self.recent)
+
+
+def _sum_up(plan: Plan, ledger: Ledger) -> tuple[Totals, _Measured, _Pace]:
+    totals, measured, pace = Totals(), _Measured(), _Pace()
     for record in ledger.latest():
         if record.state == "done":
             totals.add(record)
+            pace.add(record, plan.grid.region(record.region).box.voxels)
             if record.consistency is not None:
                 measured.add(record.region, record.consistency)
-    return totals, measured
+    return totals, measured, pace
 
 
 ONCE = ("overwrite", "retry_quarantined", "recompute_changed")
