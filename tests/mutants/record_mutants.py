@@ -165,9 +165,15 @@ RESUME = (
         ),
         (
             "complete said before the coarse levels are there",
-            "    build_coarse_levels(plan, within, watcher.stepped)\n    finish(plan, ledger)\n",
-            "    finish(plan, ledger)\n    build_coarse_levels(plan, within, watcher.stepped)\n",
+            "    build_coarse_levels(plan, within, watcher.stepped)\n    if complete and",
+            "    finish(plan, ledger)\n    build_coarse_levels(plan, within, watcher.stepped)\n    if complete and",
             "jobs/test_resume.py::test_a_run_that_dies_at_any_step_can_be_taken_up",
+        ),
+        (
+            "complete said without a look at what is stored",
+            "    if not check_whole(plan, ledger):\n        return False\n    complete",
+            "    complete",
+            "jobs/test_damage_midway.py::test_a_finished_job_that_was_damaged_is_not_called_complete_again",
         ),
         (
             "a job in which nothing works goes on",

@@ -191,7 +191,7 @@ ENHANCEMENT = (
             "record before the last shard is written",
             "    _finish(behind, checksums)\n    return checksums",
             "    return checksums",
-            "jobs/test_verify.py::test_a_sound_output_has_no_finding_and_is_left_as_it_is",
+            "jobs/test_run.py::test_each_channel_is_a_volume_of_its_own",
         ),
     ),
     *table(

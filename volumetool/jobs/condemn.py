@@ -1,17 +1,18 @@
-"""Condemning: what verification found damaged is marked, so that the next run makes it again, and nothing else."""
+"""Condemning: what is found damaged is marked, so that the next run makes it again, and nothing else."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 
-from volumetool.errors import InputError
-from volumetool.jobs.finish import mark_unfinished
-from volumetool.jobs.folder import job_url, open_ledger
-from volumetool.jobs.ledger import Record
+from volumetool.errors import InputError, OutputError
+from volumetool.jobs.coarse import COARSE
+from volumetool.jobs.finish import mark_unfinished, says_complete
+from volumetool.jobs.folder import PLAN, job_url, open_ledger, read_plan, read_statistics
+from volumetool.jobs.ledger import Ledger, Record, gone
 from volumetool.jobs.ownership import own
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.structure import STRANGER, restore_metadata
-from volumetool.jobs.verify import Report
+from volumetool.jobs.verify import Extent, Report, verify
 from volumetool.store.kvstore import delete_key, parent_url
 
 
@@ -25,8 +26,6 @@ def condemn(plan: Plan, report: Report) -> int:
     LedgerError
         ``ledger.owned``: a run writes this job.
     """
-    regions = sorted({int(entry["region"]) for entry in report.damaged if "region" in entry})
-    error = {"code": "data.damaged", "message": "stored bytes are not those that were written"}
     with own(job_url(plan.job.output)):
         # First: a volume that is known to be damaged calls itself complete at no moment.
         if report.damaged:
@@ -34,9 +33,7 @@ def condemn(plan: Plan, report: Report) -> int:
                 mark_unfinished(plan)
         ledger = open_ledger(plan)
         ledger.begin()
-        for index in regions:
-            ledger.append(Record(region=index, state="failed", error=error))
-        ledger.flush()
+        marked = _mark_regions(ledger, report)
         ledger.compact()
         for entry in report.damaged:
             if entry["what"] == STRANGER:
@@ -46,4 +43,57 @@ def condemn(plan: Plan, report: Report) -> int:
         if any("metadata" in entry for entry in report.damaged):
             restore_metadata(plan)
             mark_unfinished(plan)
-    return len(regions)
+    return marked
+
+
+def check_whole(plan: Plan, ledger: Ledger) -> bool:
+    """Look whether all that a job recorded is still stored, without reading it, and mark what is not for the next run.
+
+    To be called by the job's owner. A region that has lost a shard, or whose shard has another size,
+    is recorded as failed; where a shard of a coarse level is lost, the volume calls itself unfinished.
+
+    Returns
+    -------
+    bool
+        Whether every region that was done still is.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.lost``: the plan or records are gone, or another job's; ``ledger.sections``: the table of statistics.
+    OutputError
+        ``output.damaged``: metadata of the output are not what was written.
+    """
+    folder = job_url(plan.job.output)
+    ledger.flush()
+    stored = read_plan(folder)
+    if stored is None or (stored.fingerprint, stored.grid) != (plan.fingerprint, plan.grid):
+        raise gone(folder, f"{PLAN} is {'missing' if stored is None else 'that of another job'}")
+    read_statistics(folder, plan)
+    report = verify(plan, extent=Extent("structure"))
+    if report.regions != ledger.done:
+        raise gone(folder, f"it holds records of {report.regions} finished regions, but {ledger.done} were finished")
+    if metadata := [entry["metadata"] for entry in report.damaged if "metadata" in entry]:
+        raise OutputError(
+            "output.damaged",
+            f"deleted or changed by somebody else since this job wrote it: {', '.join(metadata)}",
+            hint=f"`volumetool verify {plan.job.output} --repair` writes that anew and marks what else is lost; then the same "
+            "command goes on",
+            where=plan.job.output,
+        )
+    coarse = any(COARSE in entry.get("place", "") or ("region" not in entry and "box" in entry) for entry in report.damaged)
+    regions = _mark_regions(ledger, report)
+    if (regions or coarse) and says_complete(plan):
+        mark_unfinished(plan)
+    return not regions
+
+
+def _mark_regions(ledger: Ledger, report: Report) -> int:
+    """Record damaged regions as failed; return how many."""
+    damaged = {int(entry["region"]): entry for entry in reversed(report.damaged) if "region" in entry}
+    for index, entry in sorted(damaged.items()):
+        message = f"stored bytes are not those that were written: {entry.get('shard', entry['box'])} {entry['what']}"
+        hint = "it was deleted or changed after it was written; the next run makes the region again"
+        ledger.append(Record(region=index, state="failed", error={"code": "data.damaged", "message": message, "hint": hint}))
+    ledger.flush()
+    return len(damaged)

@@ -20,8 +20,8 @@ from volumetool.errors import DeviceError
 from volumetool.geometry import Turn
 from volumetool.jobs.attempts import Attempts
 from volumetool.jobs.folder import job_url
-from volumetool.jobs.ledger import QUARANTINED, Record, overtaken
-from volumetool.jobs.ownership import writing_run
+from volumetool.jobs.ledger import QUARANTINED, Record
+from volumetool.jobs.ownership import disowned, writing_run
 from volumetool.jobs.worker import Worker
 
 DEATHS = 2
@@ -117,7 +117,7 @@ class Guard:
         DeviceError
             ``device.lost``: this process must be left.
         LedgerError
-            ``ledger.overtaken``.
+            ``ledger.overtaken``, ``ledger.lost``.
         """
         self._check_owner(0.0)
         earlier = self._attempts.begin(turn.region, self._worker.name)
@@ -163,13 +163,13 @@ class Guard:
         Raises
         ------
         LedgerError
-            ``ledger.overtaken``.
+            ``ledger.overtaken``, ``ledger.lost``.
         """
         if self._run is None or time.monotonic() - self._asked < seconds:
             return
         self._asked = time.monotonic()
         if writing_run(self._url) != self._run:
-            raise overtaken(self._url)
+            raise disowned(self._url)
 
 
 def quarantined(region: int, reasons: tuple[str, ...]) -> Record:

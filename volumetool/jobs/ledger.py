@@ -323,6 +323,25 @@ def overtaken(url: str) -> LedgerError:
     )
 
 
+def gone(url: str, what: str) -> LedgerError:
+    """Return the error of a run whose job's folder was taken away, or a part of it.
+
+    Parameters
+    ----------
+    url : str
+        The job's folder.
+    what : str
+        What is no longer there.
+    """
+    return LedgerError(
+        "ledger.lost",
+        f"{url} was changed by somebody else while this run wrote the job: {what}",
+        hint="nothing says any more which regions of the output are done: bring the folder back from a backup and run the same "
+        "command again, or delete folder and output and begin anew",
+        where=url,
+    )
+
+
 def segment_keys(url: str) -> list[str]:
     """Return the keys of a ledger's segments, oldest first."""
     return sorted(key for key in list_keys(url, FOLDER + "/") if SEGMENT.fullmatch(key))

@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 from volumetool.errors import LedgerError, VolumetoolError
-from volumetool.jobs.ledger import overtaken
+from volumetool.jobs.ledger import gone, overtaken
 from volumetool.jobs.private import claim_folder
 from volumetool.store.kvstore import read_version, replace_key
 
@@ -123,10 +123,10 @@ class Claim:
         Raises
         ------
         LedgerError
-            ``ledger.overtaken``.
+            ``ledger.overtaken``, or ``ledger.lost``: the job's folder is gone.
         """
         if self.lost:
-            raise overtaken(self.url)
+            raise disowned(self.url)
 
     def beat(self) -> None:
         """Let the heart beat once; where another run is the owner by now, the claim is lost."""
@@ -256,6 +256,11 @@ def writing_run(url: str) -> str | None:
     raw, _ = read_version(url, OWNER)
     found = None if raw is None else _decode(raw, url)
     return None if found is None or found.released else found.run
+
+
+def disowned(url: str) -> LedgerError:
+    """Return the error of a run that owns its job no more: another one took it over, or its folder is gone."""
+    return gone(url, f"{OWNER} is missing") if read_version(url, OWNER)[0] is None else overtaken(url)
 
 
 def _myself(fence: int) -> Owner:

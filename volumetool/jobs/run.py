@@ -16,6 +16,7 @@ from volumetool.jobs.attempts import given_up_in_order
 from volumetool.jobs.changed import check_input
 from volumetool.jobs.clean import delete_kept, sweep
 from volumetool.jobs.clusters import open_cluster
+from volumetool.jobs.condemn import check_whole
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete
 from volumetool.jobs.folder import PLAN, job_url, open_ledger, read_plan, read_statistics, write_plan
 from volumetool.jobs.in_flight import InFlight
@@ -175,10 +176,10 @@ def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> 
         write_maps(plan, ledger)
     with suppress(OutputError):  # what cannot be deleted is asked for again at the end of the next run, and by `clean`
         delete_kept(plan)
-    finish_run(plan, ledger, watcher, changed=ledger.done > before)
+    complete = finish_run(plan, ledger, watcher, changed=ledger.done > before)
     return Outcome(
         plan=plan,
-        complete=_finished_volume(plan, ledger),
+        complete=complete,
         done=ledger.done,
         failed=len(ledger.failures),
         regions=plan.grid.count,
@@ -274,6 +275,8 @@ def _create_output(plan: Plan) -> None:
             "then the same command goes on (--overwrite begins anew)",
             where=place,
         )
+    for key in lost:
+        delete_key(place, key)
     if METADATA in lost:
         # No record is true without the volume that it speaks of.
         delete_prefix(join_url(folder, FOLDER))
@@ -295,15 +298,34 @@ def _delete_earlier(place: str, folder: str) -> None:
         delete_key(folder, PLAN)
 
 
-def finish_run(plan: Plan, ledger: Ledger, watcher: Watcher, *, changed: bool) -> None:
-    """Write the coarse levels over what was computed; on a complete output also those that an earlier run left open."""
+def finish_run(plan: Plan, ledger: Ledger, watcher: Watcher, *, changed: bool) -> bool:
+    """Write the coarse levels over what was computed; on a complete output also those that an earlier run left open.
+
+    What is recorded must be stored, before the levels are built and after: only then is the volume called complete.
+
+    Returns
+    -------
+    bool
+        Whether every voxel of the output is there.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.lost``.
+    OutputError
+        ``output.damaged``.
+    """
+    if not check_whole(plan, ledger):
+        return False
     complete = _finished_volume(plan, ledger)
     if not changed and not (complete and not says_complete(plan)):
-        return
+        return complete
     within = None if complete else plan.computed_box
     watcher.finishing(coarse_shards(plan, within))
     build_coarse_levels(plan, within, watcher.stepped)
-    finish(plan, ledger)
+    if complete and not check_whole(plan, ledger):
+        return False
+    return finish(plan, ledger)
 
 
 def _finished_volume(plan: Plan, ledger: Ledger) -> bool:

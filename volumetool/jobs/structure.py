@@ -42,7 +42,7 @@ def check_job(plan: Plan, ledger: Ledger, damaged: Damage) -> None:
     for level in range(len(plan.terms.levels)):
         place = join_url(plan.job.output, str(level))
         raw = _content(place, METADATA)
-        if raw != _array_document(plan, level) and _parsed(raw) != json.loads(_array_document(plan, level)):
+        if not _is_array(plan, level, raw):
             damaged.append({"metadata": join_url(place, METADATA), "level": str(level), "what": _wrong(raw)})
 
 
@@ -58,9 +58,11 @@ def says_status(plan: Plan) -> str | None:
 
 
 def lost_metadata(plan: Plan) -> list[str]:
-    """Return the keys of an output's metadata that are missing or no JSON."""
-    keys = [METADATA, *(f"{level}/{METADATA}" for level in range(len(plan.terms.levels)))]
-    return [key for key in keys if _parsed(read_key(plan.job.output, key)) is None]
+    """Return the keys of an output's metadata that are lost: of the group no JSON, of an array not what was written."""
+    output = plan.job.output
+    group = [METADATA] if _parsed(read_key(output, METADATA)) is None else []
+    arrays = [f"{level}/{METADATA}" for level in range(len(plan.terms.levels))]
+    return group + [key for level, key in enumerate(arrays) if not _is_array(plan, level, read_key(output, key))]
 
 
 def restore_metadata(plan: Plan) -> None:
@@ -239,6 +241,12 @@ def _document(text: str) -> bytes:
 
 def _array_document(plan: Plan, level: int) -> bytes:
     return _document(json.dumps(array_metadata(plan.layout, level)))
+
+
+def _is_array(plan: Plan, level: int, raw: bytes | None) -> bool:
+    """Say whether the metadata of an array are what this job writes."""
+    expected = _array_document(plan, level)
+    return raw == expected or _parsed(raw) == json.loads(expected)
 
 
 def _content(url: str, key: str) -> bytes | None:
