@@ -18,11 +18,19 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from volumetool.testing import register_fakes
+
+STARTUP = str(Path(__file__).with_name("startup"))
+
 # Several pytest workers share the cores; libraries that take all of them would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What tests find out about this machine is not the user's; processes that they start see the same folder.
 os.environ.setdefault("VOLUMETOOL_CACHE", tempfile.mkdtemp(prefix="volumetool-tests-"))
+
+# Fake models are known here, and in processes that tests start.
+register_fakes()
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [STARTUP, os.environ.get("PYTHONPATH")]))
 
 # A busy machine is no failure.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

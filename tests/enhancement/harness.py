@@ -17,7 +17,8 @@ from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.region import enhance_region
 from volumetool.enhancement.statistics import Statistics, no_normalisation
 from volumetool.geometry import AxisLattice, Box, Lattice, RegionGrid, Triple, joined, plan_levels
-from volumetool.models import FakeConfig, Model, fake_model
+from volumetool.models import Model
+from volumetool.testing import FakeConfig, FakeModel, fake_model
 
 Voxels = NDArray[Any]
 
@@ -60,7 +61,7 @@ class Case:
         """Return the regions, of `span` shards each or of the case's own."""
         return RegionGrid(self.box.shape, self.shard, span or self.span)
 
-    def model(self, behaviour: str = "identity") -> Model:
+    def model(self, behaviour: str = "identity") -> FakeModel:
         """Return a fake network for this lattice."""
         config = FakeConfig(
             behaviour=behaviour,

@@ -13,8 +13,8 @@ from volumetool.enhancement.columns import Column
 from volumetool.enhancement.engine import Engine, Numerics, probe_patches
 from volumetool.enhancement.recording import Recorded
 from volumetool.errors import NumericsError
-from volumetool.models import FakeConfig, Model, UNetConfig, fake_model, make_network
-from volumetool.models.fakes import Fake
+from volumetool.models import Model, UNet, UNetConfig
+from volumetool.testing import Fake, FakeConfig, FakeModel, fake_model
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def model() -> Model:
     card = fake_model(FakeConfig(behaviour="identity")).card.model_copy(
         update={"name": "small", "architecture": architecture, "granularity": architecture.granularity}
     )
-    return Model(card, "small", make_network(architecture).state_dict())
+    return Model(card, "small", UNet(architecture).state_dict())
 
 
 @settings(max_examples=10)
@@ -51,7 +51,7 @@ def test_the_probe_is_stable_and_tells_networks_apart(model: Model) -> None:
     """Two engines alike have one digest, another network has another."""
     patch = (1, 48, 48)
     assert engine_of(model, 3, pad=True).probe(patch) == engine_of(model, 3, pad=True).probe(patch)
-    other = Model(model.card, "other", make_network(model.card.architecture).state_dict())
+    other = Model(model.card, "other", UNet(model.card.architecture).state_dict())
     assert engine_of(other, 3, pad=True).probe(patch) != engine_of(model, 3, pad=True).probe(patch)
 
 
@@ -135,7 +135,7 @@ def test_a_batch_never_matters_to_a_network_of_known_answer(behaviour: str, dims
     assert not engine.batch_matters(patch)
 
 
-class Crowded(Model):
+class Crowded(FakeModel):
     """A model whose answer depends on how many patches come along."""
 
     def network(self) -> Fake:
@@ -144,13 +144,12 @@ class Crowded(Model):
                 y = super().forward(x)  # type: ignore[arg-type]
                 return y + len(y)
 
-        assert isinstance(self.card.architecture, FakeConfig)
-        return Counting(self.card.architecture)
+        return Counting(self.config)
 
 
 def test_a_network_that_minds_its_batch_is_found_out_and_cured_by_padding() -> None:
     plain = flat_case((1, 9, 9)).model()
-    model = Crowded(plain.card, "crowded", {})
+    model = Crowded(plain.card, "crowded", {}, plain.config)
     assert engine_of(model, 4).batch_matters((1, 8, 8))
     assert not engine_of(model, 4, pad=True).batch_matters((1, 8, 8))
     assert not engine_of(model, 1).batch_matters((1, 8, 8))

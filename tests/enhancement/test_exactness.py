@@ -12,7 +12,7 @@ from reference import mirrored
 
 from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import AxisLattice, Box, Lattice, balanced
-from volumetool.models import Model, load_model, make_network
+from volumetool.models import Model, UNet, load_model
 from volumetool.training.phantom import phantom
 
 SECTIONS = (1, 171, 230)  # odd, and no multiple of anything: mirrored at all faces, with seams both ways
@@ -29,7 +29,7 @@ def model() -> Model:
 def awake(model: Model) -> Model:
     """Give the built-in architecture with random weights, of which every level matters: nothing may hide in a trained one."""
     torch.manual_seed(5)
-    network = make_network(model.card.architecture)
+    network = UNet(model.card.architecture)
     torch.nn.init.kaiming_normal_(network.get_parameter("head.weight"))
     return Model(model.card, "random", network.state_dict())
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from volumetool.enhancement.engine import HALVINGS, Engine
 from volumetool.enhancement.trouble import kind_of
 from volumetool.errors import ResourceError
-from volumetool.models import FakeConfig, Model, fake_model
+from volumetool.models import Model
+from volumetool.testing import FakeConfig, fake_model
 
 PATCH = (1, 8, 8)
 

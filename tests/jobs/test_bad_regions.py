@@ -27,7 +27,7 @@ from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import prepare
 from volumetool.jobs.status import job_status
 from volumetool.jobs.worker import Worker, runtime_of
-from volumetool.models import faults
+from volumetool.testing import faults
 
 
 def prepared(options: dict[str, Any]) -> Plan:

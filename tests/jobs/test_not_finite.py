@@ -14,7 +14,7 @@ from small_jobs import SMALL, noise, read_levels, replicated, run, write_input
 from torch import Tensor
 
 from volumetool.enhancement.engine import Engine
-from volumetool.models.fakes import Fake
+from volumetool.testing import Fake
 
 SHAPE = (10, 37, 45)
 MARK = {"uint8": 200, "int8": 120, "uint16": 60000, "int16": 30000, "float32": 1000.5}

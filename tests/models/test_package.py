@@ -13,12 +13,10 @@ from safetensors.torch import save_file
 
 from volumetool.errors import ModelError
 from volumetool.models import (
-    FakeConfig,
     ModelCard,
     Normalisation,
     UNet,
     UNetConfig,
-    fake_model,
     fitting_models,
     list_models,
     load_model,
@@ -188,36 +186,6 @@ def test_saving_a_network_under_a_card_of_another_is_refused(tmp_path: Path, car
     with pytest.raises(ModelError):
         save_model(tmp_path / "x.safetensors", UNet(UNetConfig(width=4, pools=((1, 2, 2),))), card)
     assert not (tmp_path / "x.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        "fake:identity",
-        "fake:box?scale=1,4,4&dims=2",
-        "fake:position?dims=3&scale=2,2,2&patch=16,24,24&overlap=4,8,8&trim=1,2,2",
-        "fake:constant?value=3.5&z_context=2",
-    ],
-)
-def test_the_spec_of_a_fake_makes_the_same_fake_again(spec: str) -> None:
-    model = load_model(spec)
-    again = load_model(model.spec)
-    assert (again.card, again.spec, again.weights_sha256) == (model.card, model.spec, model.weights_sha256)
-
-
-def test_fakes_from_python_and_from_a_spec_are_the_same() -> None:
-    made = fake_model(FakeConfig(behaviour="box", radius=3), patch=(1, 40, 40))
-    assert made.card == load_model("fake:box?radius=3&patch=1,40,40").card
-
-
-@pytest.mark.parametrize(
-    "spec", ["fake:", "fake:cube", "fake:box?scale=4", "fake:box?colour=red", "fake:box?radius=x", "fake:box?trim=0,9,9"]
-)
-def test_a_fake_that_cannot_be_is_refused_with_an_example(spec: str) -> None:
-    with pytest.raises(ModelError) as caught:
-        load_model(spec)
-    assert caught.value.code == "model.fake"
-    assert "fake:box?" in caught.value.hint
 
 
 def test_every_built_in_model_is_whole_small_and_described() -> None:

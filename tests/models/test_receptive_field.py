@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from volumetool.models import FakeConfig, UNet, UNetConfig, load_model, make_network, measure_receptive_field
+from volumetool.models import UNet, UNetConfig, load_model, measure_receptive_field
 
 
 @pytest.mark.parametrize(
@@ -49,14 +49,13 @@ def test_no_voxel_beyond_it_changes_the_output_and_one_at_it_does() -> None:
 
 @pytest.mark.parametrize("spec", ["fake:box?radius=3", "fake:box?radius=2&dims=3&scale=2,2,2", "fake:box?z_context=1"])
 def test_fakes_reach_as_far_as_they_say(spec: str) -> None:
-    card = load_model(spec).card
-    network = make_network(card.architecture)
-    assert measure_receptive_field(network, card.architecture) == card.receptive_field
+    model = load_model(spec)
+    assert measure_receptive_field(model.network(), model.card.architecture) == model.card.receptive_field
 
 
 def test_identity_reaches_nowhere() -> None:
-    config = FakeConfig(behaviour="identity")
-    assert measure_receptive_field(make_network(config), config) == (0, 0, 0)
+    model = load_model("fake:identity")
+    assert measure_receptive_field(model.network(), model.card.architecture) == (0, 0, 0)
 
 
 def test_a_probe_that_is_too_small_is_refused() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+import os
 import random
 import re
 import string
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from small_jobs import noise, write_input
 
 from volumetool.errors import ConfigError, VolumetoolError
 from volumetool.jobs.job import Job, read_job
@@ -96,6 +100,20 @@ def test_a_job_file_names_no_scheduler_and_the_user_may(cluster: str, tmp_path: 
         read_job(file)
     assert caught.value.code == "config.scheduler"
     assert read_job(file, cluster=cluster).cluster == cluster
+
+
+def test_a_job_file_brings_no_fake_model(tmp_path: Path) -> None:
+    """Fakes end processes and write files where a test says so; the program as users have it knows none."""
+    write_input(tmp_path / "in.zarr", noise((2, 16, 16)))
+    (tmp_path / "tally").mkdir()
+    model = f"fake:identity?fault=kill&at=255&times=1&tally={tmp_path}/tally"
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({"input": "in.zarr", "output": "out.zarr", "model": model}))
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "volumetool.cli.main", "enhance", "--config", "job.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=plain, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.partition(":")[0]) == (2, "error [model.unknown]")
+    assert sorted(entry.name for entry in tmp_path.rglob("*") if entry.parent == tmp_path) == ["in.zarr", "job.yaml", "tally"]
+    assert list((tmp_path / "tally").iterdir()) == []
 
 
 FORBIDDEN_OF = {

@@ -26,7 +26,7 @@ from volumetool.enhancement.recording import Recorded
 from volumetool.enhancement.trouble import free_memory, kind_of
 from volumetool.errors import NumericsError, ResourceError
 from volumetool.models.model import Model
-from volumetool.models.unet import UNetConfig
+from volumetool.models.unet import UNet
 
 HALVINGS = 4
 """How often a call that does not fit into the device's memory is halved before it is given up."""
@@ -101,8 +101,8 @@ class Engine:
         self._clock = threading.Lock()
         layout = torch.channels_last if self.card.dims == 2 else torch.channels_last_3d
         self._network = model.network().to(self.device).to(memory_format=layout)  # type: ignore[call-overload]  # stubs lack it
-        # A fake acts on each call, which a recording would leave out.
-        records = self.device.type == "cuda" and isinstance(self.card.architecture, UNetConfig)
+        # A U-Net does nothing at a call but compute; what else a network does, a recording would leave out.
+        records = self.device.type == "cuda" and isinstance(self._network, UNet)
         self._recorded = Recorded(self._network) if records else None
 
     def predict(self, patches: NDArray[np.float32]) -> list[Array]:

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from volumetool.geometry import Triple
-from volumetool.models import ModelCard, UNetConfig, make_network
+from volumetool.models import Model
 
 SIDES = {"cpu": 2048, "cuda": 8192}
 """Side of the matrices that are multiplied: large enough to keep every unit of a device busy."""
@@ -17,26 +17,25 @@ ROUNDS = 20
 """Products that are timed; the fastest counts."""
 
 
-def count_operations(card: ModelCard, patch: Triple) -> int:
+def count_operations(model: Model, patch: Triple) -> int:
     """Count the floating-point operations that a network needs for one patch, in its convolutions.
 
     Parameters
     ----------
-    card : ModelCard
-        The network.
+    model : Model
+        With the network.
     patch : tuple of int
         In input voxels along z, y, x.
 
     Returns
     -------
     int
-        Two for each multiplication that is added up; 0 for a fake.
+        Two for each multiplication that is added up.
     """
-    if not isinstance(card.architecture, UNetConfig):
-        return 0
     depth, height, width = patch
-    shape = (1, 1, depth, height, width) if card.dims == 3 else (1, depth + 2 * card.z_context, height, width)
-    network = make_network(card.architecture)
+    context = model.card.z_context
+    shape = (1, 1, depth, height, width) if model.card.dims == 3 else (1, depth + 2 * context, height, width)
+    network = model.network()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(shape))
     return int(counter.get_total_flops())

@@ -188,7 +188,8 @@ class _Bed:
         self.plan, self.table, self.levels, self.folder = plan, table, levels, folder
         # One engine with what the workers of the job have together.
         threads, streams = plan.threads * plan.workers, plan.streams * plan.workers
-        self.engine = Engine(load_model(plan.model_spec), plan.numerics, plan.job.device, threads, streams)
+        self.model = load_model(plan.model_spec)
+        self.engine = Engine(self.model, plan.numerics, plan.job.device, threads, streams)
         self.engine.probe(plan.terms.lattice.patch)  # as a worker does before its first region: it warms the network up
         self.patches = 0
 
@@ -205,7 +206,7 @@ class _Bed:
     def result(self, pairs: tuple[Pair, ...], totals: Totals) -> BenchResult:
         """Return what was found, with the records of the job that warmed up."""
         plan = self.plan
-        operations = count_operations(self.engine.card, plan.terms.lattice.patch)
+        operations = count_operations(self.model, plan.terms.lattice.patch)
         return BenchResult(
             model=plan.model,
             device=self.engine.device.type,

@@ -58,10 +58,10 @@ class BenchResult:
     stored_bytes : int
         All levels of the output, before compression.
     operations : int
-        Floating-point operations of the network for one patch; 0 for a fake.
+        Floating-point operations of the network for one patch.
     product_rate : float
         Floating-point operations per second of a product of large matrices, in the same precision on the same device; 0 for a
-        fake.
+        network without operations.
     pairs : tuple of Pair
         In the order in which they ran.
     notes : tuple of str

@@ -87,6 +87,6 @@ class MemoryModel:
 
     def network(self, work: Work) -> int:
         """Return the bytes that the network takes of them."""
-        width: int = getattr(self.card.architecture, "width", 1)
+        width = self.card.architecture.width
         itemsize = 2 if self.precision == "bfloat16" else 4
         return self.streams * self.batch * math.prod(work.lattice.patch) * width * itemsize * self.ACTIVATIONS[self.card.dims]

@@ -7,15 +7,12 @@ ever executed.
 from __future__ import annotations
 
 from volumetool.models.card import Metric, ModelCard, Normalisation, Provenance, VoxelSizeRange
-from volumetool.models.fakes import Fake, FakeConfig
-from volumetool.models.model import Model, fake_model, make_network
-from volumetool.models.package import fitting_models, list_models, load_model, save_model
+from volumetool.models.model import Model
+from volumetool.models.package import fitting_models, list_models, load_model, register_scheme, save_model
 from volumetool.models.receptive_field import measure_receptive_field
 from volumetool.models.unet import UNet, UNetConfig
 
 __all__ = [
-    "Fake",
-    "FakeConfig",
     "Metric",
     "Model",
     "ModelCard",
@@ -24,11 +21,10 @@ __all__ = [
     "UNet",
     "UNetConfig",
     "VoxelSizeRange",
-    "fake_model",
     "fitting_models",
     "list_models",
     "load_model",
-    "make_network",
     "measure_receptive_field",
+    "register_scheme",
     "save_model",
 ]

@@ -7,11 +7,10 @@ volumetool knows, never code.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from volumetool.models.fakes import FakeConfig
 from volumetool.models.unet import UNetConfig
 
 ZYX = tuple[int, int, int]
@@ -150,7 +149,7 @@ class ModelCard(BaseModel):
         Coarse voxel sizes it is meant for; None takes any.
     precision_safe : tuple of str
         Precisions whose results are known to be good.
-    architecture : UNetConfig or FakeConfig
+    architecture : UNetConfig
         The network's configuration.
     provenance : Provenance
         Where it comes from.
@@ -173,7 +172,7 @@ class ModelCard(BaseModel):
     polarity: str = ""
     voxel_size: VoxelSizeRange | None = None
     precision_safe: tuple[Precision, ...] = ("float32",)
-    architecture: Annotated[UNetConfig | FakeConfig, Field(discriminator="kind")]
+    architecture: UNetConfig
     provenance: Provenance = Provenance()
 
     @property

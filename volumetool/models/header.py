@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from volumetool.models.fakes import FakeConfig
 from volumetool.models.unet import UNetConfig
 from volumetool.paths import open_file
 
@@ -30,10 +29,8 @@ def wrong_head(path: Path) -> str | None:
     return None
 
 
-def wrong_architecture(architecture: UNetConfig | FakeConfig) -> str | None:
+def wrong_architecture(architecture: UNetConfig) -> str | None:
     """Say what is wrong with the network of a file's card; None where it can be built."""
-    if isinstance(architecture, FakeConfig):
-        return "its card describes a fake network, which is for tests and needs no file"
     pools = architecture.pools
     if len(pools) > _MOST_POOLS or architecture.width << len(pools) > _WIDEST:
         return f"its network of width {architecture.width} and {len(pools)} pools is wider than {_WIDEST} channels"

@@ -6,12 +6,11 @@ A model file is safetensors with the card as JSON in its metadata: numbers and t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
 from math import prod
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import torch
 from pydantic import ValidationError
@@ -20,16 +19,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from volumetool.errors import ModelError
-from volumetool.models.card import ZYX, ModelCard
-from volumetool.models.fakes import FakeConfig
+from volumetool.models.card import ModelCard
 from volumetool.models.header import wrong_architecture, wrong_head
-from volumetool.models.model import Model, fake_model, make_network
+from volumetool.models.model import Model
+from volumetool.models.unet import UNet
 from volumetool.paths import absolute_path
 
 CARD_KEY = "volumetool.card"
 """Where in the metadata of a safetensors file the card stands."""
-
-_FAKE_HINT = "for example fake:box?dims=2&scale=1,4,4&radius=2&patch=1,32,32&overlap=0,8,8&trim=0,2,2"
 
 
 def save_model(path: Path | str, network: nn.Module, card: ModelCard) -> None:
@@ -50,14 +47,32 @@ def save_model(path: Path | str, network: nn.Module, card: ModelCard) -> None:
     Path(path).write_bytes(save(state, metadata={CARD_KEY: card.model_dump_json()}))
 
 
+_schemes: dict[str, Callable[[str], Model]] = {}
+
+
+def register_scheme(scheme: str, load: Callable[[str], Model]) -> None:
+    """Let `load_model` take names that begin with a scheme, in this process.
+
+    Nothing else adds a scheme: no file, option or variable. So a job file names no code.
+
+    Parameters
+    ----------
+    scheme : str
+        What stands before the colon.
+    load : callable
+        Makes the model of a whole name.
+    """
+    _schemes[scheme] = load
+
+
 def load_model(spec: str | Path) -> Model:
     """Load a model.
 
     Parameters
     ----------
     spec : str or Path
-        A built-in name such as ``em-x4``, the path or ``file://`` URL of a model file, or ``fake:BEHAVIOUR?OPTION=VALUE&...``
-        with the fields of `FakeConfig` and patch, overlap, trim as options (see `volumetool.models.fakes`).
+        A built-in name such as ``em-x4``, the path or ``file://`` URL of a model file, or ``SCHEME:...`` with a scheme that
+        was registered in this process.
 
     Returns
     -------
@@ -67,11 +82,11 @@ def load_model(spec: str | Path) -> Model:
     Raises
     ------
     ModelError
-        ``model.unknown``, ``model.broken``, ``model.no-card``, ``model.fake``.
+        ``model.unknown``, ``model.broken``, ``model.no-card``.
     """
     spec = str(spec)
-    if spec.startswith("fake:"):
-        return _load_fake(spec)
+    if (load := _schemes.get(spec.partition(":")[0])) is not None:
+        return load(spec)
     if spec in builtin_names():
         with resources.as_file(resources.files(_BUILTIN) / f"{spec}.safetensors") as path:
             return _load_file(path, spec)
@@ -155,8 +170,6 @@ def _card(metadata: dict[str, str], spec: str) -> ModelCard:
         card = ModelCard.model_validate_json(metadata[CARD_KEY])
     except ValidationError as error:
         raise _broken(spec, f"its card does not hold: {error}") from error
-    if isinstance(card.architecture, FakeConfig) and card.architecture.fault != "none":
-        raise _broken(spec, f"its card asks for the fault {card.architecture.fault}, which is for tests alone")
     if why := wrong_architecture(card.architecture):
         raise _broken(spec, why)
     return card
@@ -165,7 +178,7 @@ def _card(metadata: dict[str, str], spec: str) -> ModelCard:
 def _check_shapes(stored: dict[str, tuple[int, ...]], card: ModelCard, where: str) -> None:
     try:
         with torch.device("meta"):  # shapes alone: a card that promises a huge network costs no memory
-            wanted = {name: tuple(t.shape) for name, t in make_network(card.architecture).state_dict().items()}
+            wanted = {name: tuple(t.shape) for name, t in UNet(card.architecture).state_dict().items()}
     except RuntimeError as error:
         raise _broken(where, f"its architecture cannot be built ({error})") from error
     if stored != wanted:
@@ -182,28 +195,6 @@ def _check_finite(state: dict[str, Tensor], where: str) -> None:
     for name, tensor in state.items():
         if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
             raise _broken(where, f"the tensor {name} is not made of finite float32 values ({tensor.dtype})")
-
-
-def _load_fake(spec: str) -> Model:
-    behaviour, _, query = spec.removeprefix("fake:").partition("?")
-    try:
-        options = dict(parse_qsl(query, strict_parsing=True)) if query else {}
-        triples = {name: _triple(options.pop(name)) for name in ("scale", "patch", "overlap", "trim") if name in options}
-        shape = {"scale": triples.pop("scale")} if "scale" in triples else {}
-        dims = {"dims": int(options.pop("dims"))} if "dims" in options else {}
-        config = FakeConfig.model_validate({"behaviour": behaviour, **options, **shape, **dims})
-        return fake_model(config, **triples)
-    except ValueError as error:  # pydantic's ValidationError is one too
-        raise ModelError(
-            "model.fake", f"{spec} does not describe a fake model: {error}", hint=_FAKE_HINT, where=spec
-        ) from error
-
-
-def _triple(text: str) -> ZYX:
-    parts = [int(part) for part in text.split(",")]
-    if len(parts) != 3:
-        raise ValueError(f"{text!r} is not three whole numbers z,y,x")
-    return parts[0], parts[1], parts[2]
 
 
 def _unknown(spec: str) -> ModelError:

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from volumetool.models.card import ZYX
-from volumetool.models.fakes import FakeConfig
 from volumetool.models.unet import UNet, UNetConfig
 
 
-def measure_receptive_field(network: nn.Module, architecture: UNetConfig | FakeConfig, *, reach: int = 64) -> ZYX:
+def measure_receptive_field(network: nn.Module, architecture: UNetConfig, *, reach: int = 64) -> ZYX:
     """Measure the largest one-sided reach of any input voxel, over all phases of the pooling grid.
 
     All weights are replaced by positive ones in a copy of the network, so that no ReLU is shut and nothing cancels: a
@@ -26,7 +25,7 @@ def measure_receptive_field(network: nn.Module, architecture: UNetConfig | FakeC
     ----------
     network : nn.Module
         The network; it is not changed.
-    architecture : UNetConfig or FakeConfig
+    architecture : UNetConfig
         Its configuration.
     reach : int
         Input voxels on each side that are looked at; along z in 3D half of it, and a quarter where z is not pooled. Must
@@ -38,7 +37,7 @@ def measure_receptive_field(network: nn.Module, architecture: UNetConfig | FakeC
         Input voxels along z, y, x. Along z a 2D network reaches its z_context.
     """
     probe = copy.deepcopy(network)
-    if isinstance(architecture, UNetConfig):
+    if isinstance(network, UNet):
         probe = UNet(architecture.model_copy(update={"width": 1}))  # the same paths, with one channel each: much faster
     with torch.no_grad():
         for parameter in probe.parameters():

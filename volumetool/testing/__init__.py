@@ -11,16 +11,17 @@
             assert runner.run("my_tests:enhance", options, root=folder).value == whole.value
 
 What fails is the disk below the process, not a function that stands in for it: Python, C++ and Rust are met alike.
-`CrashRunner` and `DiskFault` need Linux and a C compiler; `FaultyProxy` (object stores), `SimulatedClock` and the faults of
-fake models (`volumetool.models.faults`) run everywhere.
+`CrashRunner` and `DiskFault` need Linux and a C compiler; `FaultyProxy` (object stores), `SimulatedClock` and the fake models
+run everywhere. Those are known once `register_fakes` was called, in each process that loads one.
 """
 
 from __future__ import annotations
 
-from volumetool.models.faults import Fault
 from volumetool.testing.clock import SimulatedClock
 from volumetool.testing.crash import CrashRunner, Ended
 from volumetool.testing.disk import Action, DiskFault, Event, Kind, can_fail
+from volumetool.testing.fakes import Fake, FakeConfig, FakeModel, fake_model, register_fakes
+from volumetool.testing.faults import Fault
 from volumetool.testing.power import Loss, lose_power
 from volumetool.testing.proxy import FaultyProxy, Reply, Request
 
@@ -30,6 +31,9 @@ __all__ = [
     "DiskFault",
     "Ended",
     "Event",
+    "Fake",
+    "FakeConfig",
+    "FakeModel",
     "Fault",
     "FaultyProxy",
     "Kind",
@@ -38,5 +42,7 @@ __all__ = [
     "Request",
     "SimulatedClock",
     "can_fail",
+    "fake_model",
     "lose_power",
+    "register_fakes",
 ]

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from volumetool.errors import ConfigError, NumericsError, ResourceError
 from volumetool.models import load_model
-from volumetool.models.model import make_network
 from volumetool.models.unet import UNet, enlarge_linear
 from volumetool.training.blind_spot import blind_spot_loss, mask_batch
 from volumetool.training.checkpoint import Point, State, load_checkpoint, read_checkpoint, save_checkpoint
@@ -131,8 +130,7 @@ def _fit(
 
 def begin_network(config: TrainConfig) -> UNet:
     """Make the network to train, with the weights of the model it starts from wherever their shape fits."""
-    network = make_network(config.architecture)
-    assert isinstance(network, UNet)  # noqa: S101  (the architecture is a UNetConfig)
+    network = UNet(config.architecture)
     if config.start is not None:
         state = load_model(config.start).state
         mine = network.state_dict()

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.geometry import Triple
-from volumetool.models import Metric
+from volumetool.models import Metric, UNet
 from volumetool.quality.metrics import score
 from volumetool.quality.resample import enlarge
 from volumetool.training.config import TrainConfig
 from volumetool.training.overlap import Cut, least_cut, measure_cuts
 from volumetool.training.pairs import Sampler
-from volumetool.training.restore import Network, restore_volume, safe_margin
+from volumetool.training.restore import restore_volume, safe_margin
 from volumetool.training.sources import Part
 
 Floats = NDArray[np.float32]
@@ -72,7 +72,7 @@ def held_out(sampler: Sampler, part: Part = "validation", size: Triple | None = 
                     yield HeldOut(f"{recipe.name} at {_times(scale)}", _grey(coarse), _grey(fine))
 
 
-def measure(network: Network, sampler: Sampler) -> tuple[Metric, ...]:
+def measure(network: UNet, sampler: Sampler) -> tuple[Metric, ...]:
     """Score a network beside linear enlargement on what was held out.
 
     Parameters
@@ -110,7 +110,7 @@ def measure(network: Network, sampler: Sampler) -> tuple[Metric, ...]:
     )
 
 
-def measure_overlap(network: Network, sampler: Sampler) -> tuple[Triple, Triple]:
+def measure_overlap(network: UNet, sampler: Sampler) -> tuple[Triple, Triple]:
     """Measure the overlap and trim, input voxels z, y, x, that leave no visible seam; y and x get the larger of both.
 
     Where nothing was held out, the training part is taken: a seam does not depend on what was learnt by heart. Where not even
@@ -124,7 +124,7 @@ def measure_overlap(network: Network, sampler: Sampler) -> tuple[Triple, Triple]
     return (cuts[0].overlap, plane.overlap, plane.overlap), (cuts[0].trim, plane.trim, plane.trim)
 
 
-def _least(network: Network, sampler: Sampler, axis: int) -> Cut:
+def _least(network: UNet, sampler: Sampler, axis: int) -> Cut:
     config = sampler.config.architecture
     grain, reach = config.granularity[axis], safe_margin(config)[axis]
     stride = -(-2 * reach // grain) * grain

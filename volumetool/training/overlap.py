@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.geometry import ramp
-from volumetool.models import Normalisation
-from volumetool.training.restore import Network, cut, grey_limits, restore, restore_volume, safe_margin
+from volumetool.models import Normalisation, UNet
+from volumetool.training.restore import cut, grey_limits, restore, restore_volume, safe_margin
 
 Floats = NDArray[np.float32]
 
@@ -41,7 +41,7 @@ class Cut:
 
 
 def measure_cuts(
-    network: Network,
+    network: UNet,
     normalisation: Normalisation,
     volumes: Sequence[NDArray[Any]],
     overlaps: Sequence[int],
@@ -53,7 +53,7 @@ def measure_cuts(
 
     Parameters
     ----------
-    network : UNet or Fake
+    network : UNet
         float32, in eval mode.
     normalisation : Normalisation
         The card's.
@@ -117,7 +117,7 @@ def least_cut(cuts: Sequence[Cut], *, limit: float = 0.1, shortest_ramp: int = 4
 
 
 def _restore_patches(
-    network: Network, volume: NDArray[Any], limits: tuple[float, float], along: tuple[int, int, int]
+    network: UNet, volume: NDArray[Any], limits: tuple[float, float], along: tuple[int, int, int]
 ) -> Iterator[Floats]:
     """Restore patches along one axis, each with what the other axes need to be whole."""
     axis, stride, overlap = along

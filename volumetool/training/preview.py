@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from volumetool.models import UNet
 from volumetool.quality.pictures import Panel, draw_row
 from volumetool.quality.resample import enlarge
 from volumetool.training.checkpoint import Point, State, replace_file
 from volumetool.training.held_out import held_out
 from volumetool.training.pairs import Sampler
-from volumetool.training.restore import Network, restore_volume
+from volumetool.training.restore import restore_volume
 
 _ROWS = 4
 _PANEL = 320  # pixels
@@ -49,7 +50,7 @@ def draw_curves(history: list[Point]) -> bytes:
     return file.getvalue()
 
 
-def draw_preview(network: Network, sampler: Sampler) -> bytes | None:
+def draw_preview(network: UNet, sampler: Sampler) -> bytes | None:
     """Draw validation sections: noisy, enlarged, restored, truth; a PNG, or None where nothing was held out."""
     rows = []
     for volume in list(held_out(sampler))[:_ROWS]:

@@ -9,10 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from volumetool.geometry import Triple, mirror_index
-from volumetool.models import Fake, FakeConfig, Normalisation, UNet, UNetConfig
+from volumetool.models import Normalisation, UNet, UNetConfig
 
 Floats = NDArray[np.float32]
-Network = UNet | Fake
 
 
 def grey_limits(image: NDArray[Any], normalisation: Normalisation) -> tuple[float, float]:
@@ -23,20 +22,20 @@ def grey_limits(image: NDArray[Any], normalisation: Normalisation) -> tuple[floa
     return float(low), max(float(high), float(low) + 1e-6)
 
 
-def safe_margin(config: UNetConfig | FakeConfig) -> Triple:
+def safe_margin(config: UNetConfig) -> Triple:
     """Return input voxels z, y, x beyond which nothing reaches into the output; multiples of the granularity."""
-    convolutions = 4 * len(config.pools) + 4 if isinstance(config, UNetConfig) else max(config.receptive_field)
+    convolutions = 4 * len(config.pools) + 4
     # An axis that is pooled reaches less than 7 steps of its coarsest level, one that is not a voxel per convolution.
     z, y, x = (7 * grain if grain > 1 else convolutions for grain in config.granularity)
     return (z if config.dims == 3 else 0), y, x
 
 
-def cut(network: Network, volume: NDArray[Any], start: Triple, stop: Triple) -> Floats:
+def cut(network: UNet, volume: NDArray[Any], start: Triple, stop: Triple) -> Floats:
     """Cut a box out of a mirrored volume, as the network's input.
 
     Parameters
     ----------
-    network : UNet or Fake
+    network : UNet
         Decides the layout of the input.
     volume : ndarray
         (z, y, x) grey values.
@@ -58,12 +57,12 @@ def cut(network: Network, volume: NDArray[Any], start: Triple, stop: Triple) -> 
 
 
 @torch.inference_mode()
-def restore(network: Network, patches: Floats, limits: tuple[float, float]) -> Floats:
+def restore(network: UNet, patches: Floats, limits: tuple[float, float]) -> Floats:
     """Run a network on grey values.
 
     Parameters
     ----------
-    network : UNet or Fake
+    network : UNet
         In eval mode.
     patches : ndarray
         float32, as `cut` makes them; sizes are multiples of the network's granularity.
@@ -86,13 +85,13 @@ def restore(network: Network, patches: Floats, limits: tuple[float, float]) -> F
 
 
 def restore_volume(
-    network: Network, volume: NDArray[Any], normalisation: Normalisation, *, limits: tuple[float, float] | None = None
+    network: UNet, volume: NDArray[Any], normalisation: Normalisation, *, limits: tuple[float, float] | None = None
 ) -> Floats:
     """Run a network once over a whole small volume that is mirrored at its faces.
 
     Parameters
     ----------
-    network : UNet or Fake
+    network : UNet
         In eval mode.
     volume : ndarray
         (z, y, x) coarse grey values.
@@ -114,7 +113,7 @@ def restore_volume(
     return np.ascontiguousarray(whole[tuple(inside)])
 
 
-def restore_section(network: Network, section: NDArray[Any], normalisation: Normalisation) -> Floats:
+def restore_section(network: UNet, section: NDArray[Any], normalisation: Normalisation) -> Floats:
     """Run a 2D network over one section (y, x), as `restore_volume` does: float32 (y*fy, x*fx)."""
     section_restored: Floats = restore_volume(network, section[None], normalisation)[0]
     return section_restored

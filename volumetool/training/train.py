@@ -10,7 +10,6 @@ from typing import Any
 from volumetool.errors import ConfigError
 from volumetool.geometry import Size, Triple
 from volumetool.models import ModelCard, Provenance, UNet, VoxelSizeRange, load_model, measure_receptive_field, save_model
-from volumetool.models.model import make_network
 from volumetool.training.checkpoint import mean_weights, read_checkpoint, read_inputs
 from volumetool.training.config import CardConfig, TrainConfig
 from volumetool.training.fit import Watcher, fit
@@ -62,8 +61,7 @@ def train(config: TrainConfig, folder: Path, watcher: Watcher, *, overwrite: boo
 def finish(config: TrainConfig, folder: Path) -> Path:
     """Write the model file of a training that has reached its last step: weights, measured overlap, scores, provenance."""
     _, tensors = read_checkpoint(folder)
-    network = make_network(config.architecture)
-    assert isinstance(network, UNet)  # noqa: S101  (the architecture is a UNetConfig)
+    network = UNet(config.architecture)
     network.load_state_dict(mean_weights(tensors))
     network.eval().requires_grad_(requires_grad=False)
     path = folder / f"{config.name}.safetensors"
@@ -77,7 +75,7 @@ def describe(config: TrainConfig) -> dict[str, Any]:
     crop, scale = config.sampling.crop, config.architecture.scale
     return {
         "model": config.name,
-        "parameters": sum(parameter.numel() for parameter in make_network(config.architecture).parameters()),
+        "parameters": sum(parameter.numel() for parameter in UNet(config.architecture).parameters()),
         "scale": list(scale),
         "steps": config.steps,
         "crops a step": config.sampling.acquisitions * config.sampling.crops * config.devices,

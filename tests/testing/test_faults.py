@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from volumetool.errors import ModelError
-from volumetool.models import FakeConfig, fake_model, load_model, make_network, save_model
-from volumetool.models.faults import STICKY
+from volumetool.models import load_model
+from volumetool.testing import Fake, FakeConfig, fake_model
+from volumetool.testing.faults import STICKY
 
 BAD = 7.0
 
 
 def network(**fields: object) -> torch.nn.Module:
-    return make_network(FakeConfig.model_validate({"behaviour": "identity", "at": BAD, **fields})).eval()
+    return Fake(FakeConfig.model_validate({"behaviour": "identity", "at": BAD, **fields})).eval()
 
 
 def patches(bad: bool) -> torch.Tensor:  # noqa: FBT001
@@ -86,14 +86,6 @@ def test_a_fault_is_part_of_the_models_name() -> None:
     made = fake_model(FakeConfig(behaviour="box", fault="memory", room=(5, 9), times=3, tally="counted"))
     assert load_model(made.spec).card == made.card
     assert "fault" not in fake_model(FakeConfig(behaviour="box")).spec
-
-
-def test_a_model_file_cannot_bring_a_fault(tmp_path: Path) -> None:
-    config = FakeConfig(behaviour="identity", fault="kill")
-    save_model(tmp_path / "m.safetensors", make_network(config), fake_model(config).card)
-    with pytest.raises(ModelError, match="for tests alone") as caught:
-        load_model(tmp_path / "m.safetensors")
-    assert caught.value.code == "model.broken"
 
 
 def test_room_belongs_to_memory() -> None:

@@ -7,12 +7,14 @@ import pytest
 import torch
 from scipy import ndimage
 
-from volumetool.models import FakeConfig, load_model, make_network
-from volumetool.models.fakes import RAMP
+from volumetool.errors import ModelError
+from volumetool.models import load_model
+from volumetool.testing import Fake, FakeConfig, fake_model
+from volumetool.testing.fakes import RAMP
 
 
 def run(x: torch.Tensor, **fields: object) -> torch.Tensor:
-    return make_network(FakeConfig.model_validate(fields)).eval()(x)
+    return Fake(FakeConfig.model_validate(fields)).eval()(x)
 
 
 @pytest.fixture
@@ -76,3 +78,33 @@ def test_values_of_fakes_pass_unscaled() -> None:
 def test_impossible_fakes_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="validation error"):
         FakeConfig.model_validate({"behaviour": "box"} | fields)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "fake:identity",
+        "fake:box?scale=1,4,4&dims=2",
+        "fake:position?dims=3&scale=2,2,2&patch=16,24,24&overlap=4,8,8&trim=1,2,2",
+        "fake:constant?value=3.5&z_context=2",
+    ],
+)
+def test_the_spec_of_a_fake_makes_the_same_fake_again(spec: str) -> None:
+    model = load_model(spec)
+    again = load_model(model.spec)
+    assert (again.card, again.spec, again.weights_sha256) == (model.card, model.spec, model.weights_sha256)
+
+
+def test_fakes_from_python_and_from_a_spec_are_the_same() -> None:
+    made = fake_model(FakeConfig(behaviour="box", radius=3), patch=(1, 40, 40))
+    assert made.card == load_model("fake:box?radius=3&patch=1,40,40").card
+
+
+@pytest.mark.parametrize(
+    "spec", ["fake:", "fake:cube", "fake:box?scale=4", "fake:box?colour=red", "fake:box?radius=x", "fake:box?trim=0,9,9"]
+)
+def test_a_fake_that_cannot_be_is_refused_with_an_example(spec: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        load_model(spec)
+    assert caught.value.code == "model.fake"
+    assert "fake:box?" in caught.value.hint

@@ -3,23 +3,33 @@
 Each betrays another mistake: `identity` a shifted or wrongly enlarged voxel, `constant` a weight that does not sum to one,
 `box` a missing halo (it has a receptive field, and pads with zeros at the edge of its tile as the U-Net does), `position` a
 wrong lattice, patch order or crop (its output depends on where in the patch a voxel lies). On top of that a fake may go wrong
-on purpose, see `volumetool.models.faults`.
+on purpose, see `volumetool.testing.faults`.
+
+`load_model` knows them only where `register_fakes` was called.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import parse_qsl, urlencode
 
 import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from volumetool.models.faults import Fault, Trouble
+from volumetool.errors import ModelError
+from volumetool.models import Model, ModelCard, Normalisation, UNetConfig, register_scheme
+from volumetool.models.card import ZYX
+from volumetool.testing.faults import Fault, Trouble
 
 RAMP: tuple[float, ...] = (0.5, 0.125, 0.25)
 """What `position` adds per output voxel along z, y, x: powers of two, so that every value is exact in float32."""
+
+_HINT = "for example fake:box?dims=2&scale=1,4,4&radius=2&patch=1,32,32&overlap=0,8,8&trim=0,2,2"
 
 
 class FakeConfig(Fault):
@@ -46,7 +56,6 @@ class FakeConfig(Fault):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["fake"] = "fake"
     behaviour: Literal["identity", "constant", "box", "position"]
     dims: Literal[2, 3] = 2
     scale: tuple[int, int, int] = (1, 4, 4)
@@ -62,6 +71,11 @@ class FakeConfig(Fault):
         if self.dims == 3 and self.z_context:
             raise ValueError(f"z_context belongs to 2D networks: {self.z_context}")
         return self
+
+    @property
+    def pools(self) -> tuple[tuple[int, int, int], ...]:
+        """Return nothing: a fake works on one level."""
+        return ()
 
     @property
     def granularity(self) -> tuple[int, int, int]:
@@ -131,3 +145,106 @@ class Fake(nn.Module):
             shape[axis] = like.shape[axis]
             ramp = ramp + step * torch.arange(like.shape[axis], dtype=like.dtype, device=like.device).reshape(shape)
         return ramp
+
+
+@dataclass(frozen=True, eq=False)
+class FakeModel(Model):
+    """A model of known answer.
+
+    Its card has the U-Net of one channel that takes and gives patches of the same shapes.
+
+    Parameters
+    ----------
+    card, spec, state
+        As of `Model`; there are no weights, so the hash is that of the spec.
+    config : FakeConfig
+        What the network computes.
+    """
+
+    config: FakeConfig
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights_sha256", hashlib.sha256(self.spec.encode()).hexdigest())
+
+    def network(self) -> nn.Module:
+        """Return a fresh network."""
+        return Fake(self.config).eval()
+
+
+def fake_model(
+    config: FakeConfig, *, patch: ZYX | None = None, overlap: ZYX | None = None, trim: ZYX | None = None
+) -> FakeModel:
+    """Make a model of known answer.
+
+    Parameters
+    ----------
+    config : FakeConfig
+        What it computes.
+    patch, overlap, trim : tuple of int, optional
+        The lattice, input voxels along z, y, x. By default patches of 32 that share 8, of which 2 are trimmed on either
+        side; in 2D no more than one section.
+
+    Returns
+    -------
+    FakeModel
+        Its `spec` makes the same model again.
+    """
+    deep = config.dims == 3
+    patch = patch or (32 if deep else 1, 32, 32)
+    overlap = overlap or (8 if deep else 0, 8, 8)
+    if trim is None:
+        z, y, x = (min(2, shared // 2) for shared in overlap)
+        trim = z, y, x
+    card = ModelCard(
+        name=f"fake-{config.behaviour}",
+        description="A network without weights whose right answer is known; for tests.",
+        licence="BSD-3-Clause",
+        dims=config.dims,
+        scale=config.scale,
+        z_context=config.z_context,
+        patch=patch,
+        overlap=overlap,
+        trim=trim,
+        granularity=config.granularity,
+        receptive_field=config.receptive_field,
+        normalisation=Normalisation(kind="none"),
+        precision_safe=("float32",),
+        architecture=UNetConfig(dims=config.dims, scale=config.scale, z_context=config.z_context, width=1, pools=()),
+    )
+    faults = config.model_dump(include=set(Fault.model_fields), exclude_defaults=True)
+    shape = config.model_dump(exclude={"behaviour", *Fault.model_fields})
+    options = shape | faults | {"patch": patch, "overlap": overlap, "trim": trim}
+    plain = {name: ",".join(map(str, v)) if isinstance(v, tuple) else v for name, v in options.items()}
+    return FakeModel(card, f"fake:{config.behaviour}?{urlencode(plain, safe=',')}", {}, config)
+
+
+def load_fake(spec: str) -> FakeModel:
+    """Make the model of a name: ``fake:BEHAVIOUR?OPTION=VALUE&...``, with the fields of `FakeConfig` and patch, overlap, trim.
+
+    Raises
+    ------
+    ModelError
+        ``model.fake``.
+    """
+    behaviour, _, query = spec.removeprefix("fake:").partition("?")
+    try:
+        options: dict[str, Any] = dict(parse_qsl(query, strict_parsing=True)) if query else {}
+        triples = {name: _triple(options.pop(name)) for name in ("scale", "patch", "overlap", "trim") if name in options}
+        shape = {"scale": triples.pop("scale")} if "scale" in triples else {}
+        dims = {"dims": int(options.pop("dims"))} if "dims" in options else {}
+        config = FakeConfig.model_validate({"behaviour": behaviour, **options, **shape, **dims})
+        return fake_model(config, **triples)
+    except ValueError as error:  # pydantic's ValidationError is one too
+        raise ModelError("model.fake", f"{spec} does not describe a fake model: {error}", hint=_HINT, where=spec) from error
+
+
+def register_fakes() -> None:
+    """Let `load_model` take ``fake:...`` in this process."""
+    register_scheme("fake", load_fake)
+
+
+def _triple(text: str) -> ZYX:
+    parts = [int(part) for part in text.split(",")]
+    if len(parts) != 3:
+        raise ValueError(f"{text!r} is not three whole numbers z,y,x")
+    return parts[0], parts[1], parts[2]
