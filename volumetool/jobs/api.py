@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from volumetool.errors import InputError
-from volumetool.jobs.folder import job_url, read_plan
+from volumetool.jobs.folder import job_url, read_job
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan, plan_with_statistics
@@ -69,8 +69,10 @@ def stored_plan(output: str) -> Plan:
     ------
     InputError
         ``input.no-job``: there is no job's folder beside it.
+    LedgerError
+        As :func:`volumetool.jobs.folder.read_job`.
     """
-    found = read_plan(job_url(output))
+    found = read_job(output)
     if found is None:
         raise InputError(
             "input.no-job",
@@ -78,4 +80,4 @@ def stored_plan(output: str) -> Plan:
             hint="give the OUTPUT of `volumetool enhance`; that of `live --watch` has a job once it is finished. "
             "`volumetool info` describes any volume",
         )
-    return found.model_copy(update={"job": found.job.model_copy(update={"output": output})})
+    return found

@@ -7,7 +7,7 @@ from contextlib import suppress
 from volumetool.errors import InputError, OutputError
 from volumetool.jobs.coarse import COARSE
 from volumetool.jobs.finish import mark_unfinished, says_complete
-from volumetool.jobs.folder import PLAN, job_url, open_ledger, read_plan, read_statistics
+from volumetool.jobs.folder import PLAN, check_output, job_url, open_ledger, read_plan, read_statistics
 from volumetool.jobs.ledger import Ledger, Record, gone
 from volumetool.jobs.ownership import own
 from volumetool.jobs.plan import Plan
@@ -60,7 +60,8 @@ def check_whole(plan: Plan, ledger: Ledger) -> bool:
     Raises
     ------
     LedgerError
-        ``ledger.lost``: the plan or records are gone, or another job's; ``ledger.sections``: the table of statistics.
+        ``ledger.lost``: the plan or records are gone, or another job's; ``ledger.sections``: the table of statistics;
+        ``ledger.other-output``: the output is another job's.
     OutputError
         ``output.damaged``: metadata of the output are not what was written.
     """
@@ -69,6 +70,7 @@ def check_whole(plan: Plan, ledger: Ledger) -> bool:
     stored = read_plan(folder)
     if stored is None or (stored.fingerprint, stored.grid) != (plan.fingerprint, plan.grid):
         raise gone(folder, f"{PLAN} is {'missing' if stored is None else 'that of another job'}")
+    check_output(plan)
     read_statistics(folder, plan)
     report = verify(plan, extent=Extent("structure"))
     if report.regions != ledger.done:

@@ -8,9 +8,11 @@ import re
 from pydantic import ValidationError
 
 from volumetool.enhancement.statistics import Statistics
-from volumetool.errors import LedgerError
+from volumetool.errors import InputError, LedgerError
 from volumetool.jobs.ledger import Ledger
-from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan import CHECKSUM, Plan, provenance_checksum
+from volumetool.store.create import OWN_KEY
+from volumetool.store.found import Json, read_json
 from volumetool.store.kvstore import canonical_url, read_key, write_key
 
 PLAN, SECTIONS = "plan.json", "sections.csv"
@@ -78,6 +80,67 @@ def read_plan(url: str) -> Plan | None:
             hint="go on with the version that began the job, or start anew with --overwrite",
             where=url,
         ) from error
+
+
+def read_job(output: str) -> Plan | None:
+    """Return the plan of the job that wrote an output, or None where no job's folder stands beside it.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.plan``; ``ledger.other-output``: folder and output are of two jobs.
+    """
+    found = read_plan(job_url(output))
+    if found is None:
+        return None
+    plan = found.model_copy(update={"job": found.job.model_copy(update={"output": output})})
+    check_output(plan)
+    return plan
+
+
+def check_output(plan: Plan) -> None:
+    """Make sure that the volume at a plan's output, where there is one, was made by that job.
+
+    A copy that was restored, or moved, beside the output of another job would mix both. Metadata that cannot be read, or do not
+    fit their own checksum, are damaged and nobody else's.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.other-output``.
+    """
+    place = canonical_url(plan.job.output)
+    try:
+        root = read_json(place, "zarr.json")
+    except InputError as error:
+        if error.code != "input.broken-metadata":
+            raise
+        return
+    if root is None:
+        return
+    own = provenance_of(root) or {}
+    if own.get("fingerprint") == plan.fingerprint or _is_damaged(own) or "steps" in own:
+        return  # a volume with steps is one that grew, and is about to become this job's
+    maker = f"job {own['fingerprint'][:12]}" if "fingerprint" in own else "no job"
+    ours = f"{plan.fingerprint[:12]} (model {plan.model}, input {plan.job.input})"
+    raise LedgerError(
+        "ledger.other-output",
+        f"{job_url(place)} is the folder of job {ours}, but {place} was made by {maker}",
+        hint="one of them was restored or copied to the wrong place: put the folder back that belongs to the output, or choose "
+        "another output; nothing was touched",
+        where=place,
+    )
+
+
+def provenance_of(root: Json) -> Json | None:
+    """Return what volumetool wrote into the metadata of a volume, None where it wrote nothing."""
+    attributes = root.get("attributes")
+    own = attributes.get(OWN_KEY) if isinstance(attributes, dict) else None
+    return own if isinstance(own, dict) else None
+
+
+def _is_damaged(own: Json) -> bool:
+    return CHECKSUM in own and own[CHECKSUM] != provenance_checksum(own)  # older versions wrote none
 
 
 def read_statistics(url: str, plan: Plan) -> Statistics:

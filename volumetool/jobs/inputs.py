@@ -8,13 +8,12 @@ from volumetool.enhancement.statistics import Statistics, fit_statistics, no_nor
 from volumetool.errors import ConfigError, InputError, LedgerError, ModelError, OutputError
 from volumetool.geometry import Triple
 from volumetool.jobs.checks import check_place, mask_factor, show_size
-from volumetool.jobs.folder import PLAN, job_url, read_plan, read_statistics
+from volumetool.jobs.folder import PLAN, job_url, provenance_of, read_job, read_plan, read_statistics
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.models import Model, fitting_models, load_model
 from volumetool.paths import absolute_path, open_file
 from volumetool.store.convert import Progress
-from volumetool.store.create import OWN_KEY
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, is_local, local_path, read_key
 from volumetool.store.open import open_volume
@@ -78,7 +77,7 @@ def open_inputs(job: Job) -> Inputs:
             "config.level", f"--level {job.level}: {job.input} has levels 0 to {last}", hint="see `volumetool info`"
         )
     check_place(job)
-    existing = None if job.overwrite else read_plan(job_url(job.output))
+    existing = None if job.overwrite else read_job(job.output)
     if existing is None:
         _refuse_foreign_output(job)
     mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
@@ -171,7 +170,7 @@ def _made_by(place: str, plan: Plan | None, *, something: bool) -> bool:
         left = [] if not something or local_path(place).is_file() else [entry.name for entry in local_path(place).iterdir()]
         return plan is not None and (not something or (bool(left) and set(left) <= levels))
     try:
-        own = (read_json(place, "zarr.json") or {}).get("attributes", {}).get(OWN_KEY)
-    except (InputError, AttributeError):
+        own = provenance_of(read_json(place, "zarr.json") or {})
+    except InputError:
         return False
-    return isinstance(own, dict) and (own.get("fingerprint") == plan.fingerprint if plan is not None else "fingerprint" in own)
+    return own is not None and (own.get("fingerprint") == plan.fingerprint if plan is not None else "fingerprint" in own)

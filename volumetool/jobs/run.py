@@ -18,7 +18,7 @@ from volumetool.jobs.clean import delete_kept, sweep
 from volumetool.jobs.clusters import open_cluster
 from volumetool.jobs.condemn import check_whole
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete
-from volumetool.jobs.folder import PLAN, job_url, open_ledger, read_plan, read_statistics, write_plan
+from volumetool.jobs.folder import PLAN, check_output, job_url, open_ledger, read_plan, read_statistics, write_plan
 from volumetool.jobs.in_flight import InFlight
 from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import FOLDER, Ledger, Record
@@ -234,24 +234,26 @@ def prepare(plan: Plan, statistics: Statistics) -> None:
     Raises
     ------
     LedgerError
-        ``ledger.plan``: another run planned this output meanwhile.
+        ``ledger.plan``: another run planned this output meanwhile. ``ledger.other-output``: the output is another job's.
     OutputError
         ``output.damaged``: metadata are lost, and what lies beside them is recorded as done.
     """
     place, folder = canonical_url(plan.job.output), job_url(plan.job.output)
     if plan.job.overwrite:
         _delete_earlier(place, folder)
-    if (stored := read_plan(folder)) is None:
+    stored = read_plan(folder)
+    if stored is not None and (stored.fingerprint, stored.grid) != (plan.fingerprint, plan.grid):
+        raise LedgerError(
+            "ledger.plan",
+            f"another run began {plan.job.output} with a plan of its own while this one was planned",
+            hint="run again: what that job has done is taken up, or refused with the difference",
+            where=folder,
+        )
+    check_output(plan)
+    if stored is None:
         write_plan(plan, statistics)
     else:
         read_statistics(folder, stored)
-        if (stored.fingerprint, stored.grid) != (plan.fingerprint, plan.grid):
-            raise LedgerError(
-                "ledger.plan",
-                f"another run began {plan.job.output} with a plan of its own while this one was planned",
-                hint="run again: what that job has done is taken up, or refused with the difference",
-                where=folder,
-            )
     _create_output(plan)
 
 

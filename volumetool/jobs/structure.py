@@ -15,11 +15,11 @@ from volumetool.errors import VolumetoolError
 from volumetool.geometry import Box
 from volumetool.jobs.clean import LEFTOVER
 from volumetool.jobs.coarse import COARSE, CoarseShards, coarse_keys, read_coarse
-from volumetool.jobs.folder import SECTIONS, job_url, read_statistics
+from volumetool.jobs.folder import SECTIONS, job_url, provenance_of, read_statistics
 from volumetool.jobs.ledger import TODO, Ledger, Record
 from volumetool.jobs.plan import CHECKSUM, Plan, provenance_checksum
 from volumetool.jobs.shards import NOTHING, region_keys, stored_as
-from volumetool.store.create import OWN_KEY, array_metadata, group_metadata
+from volumetool.store.create import array_metadata, group_metadata
 from volumetool.store.kvstore import encode_json, is_local, join_url, list_keys, local_path, read_key, write_key
 
 Damage = list[dict[str, str]]
@@ -215,9 +215,7 @@ def _root(plan: Plan, damaged: Damage) -> dict[str, Any] | None:
 
 
 def _own(root: Any) -> dict[str, Any]:
-    attributes = root.get("attributes") if isinstance(root, dict) else None
-    own = attributes.get(OWN_KEY) if isinstance(attributes, dict) else None
-    return own if isinstance(own, dict) else {}
+    return (provenance_of(root) if isinstance(root, dict) else None) or {}
 
 
 def _check_statistics(plan: Plan, damaged: Damage) -> None:

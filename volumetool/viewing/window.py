@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from volumetool.errors import DataError
 from volumetool.geometry import Box, Triple
-from volumetool.jobs.folder import job_url, read_plan, read_statistics
+from volumetool.jobs.folder import job_url, read_job, read_statistics
 from volumetool.jobs.job import integer_limits
 from volumetool.jobs.plan import Plan
 from volumetool.store.arrays import read_part
@@ -33,8 +33,7 @@ def job_of(url: str) -> Plan | None:
     """Return the plan of the job that writes a volume; None where no job stands beside it."""
     if url.startswith("http"):
         return None  # jobs write to disks and buckets, and a server answers for what is asked of it alone
-    plan = read_plan(job_url(url))
-    return None if plan is None else plan.model_copy(update={"job": plan.job.model_copy(update={"output": url})})
+    return read_job(url)
 
 
 def fitted_window(plan: Plan) -> Window | None:
