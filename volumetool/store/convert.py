@@ -15,7 +15,7 @@ from volumetool.geometry.levels import LevelGrid, plan_levels
 from volumetool.store.arrays import read_part, write_part
 from volumetool.store.create import VolumeLayout, create_volume, group_metadata, open_for_writing, write_attributes
 from volumetool.store.found import read_json
-from volumetool.store.images import ImageStack, holds_images, open_images
+from volumetool.store.images import Gaps, ImageStack, holds_images, open_images
 from volumetool.store.kvstore import brief, canonical_url, contains, is_local, unwritable
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
@@ -73,13 +73,16 @@ def convert(
     DataError
         ``data.unreadable``: damaged chunks in the source.
     """
-    origin, url = _origin(source, voxel_size), canonical_url(url)
+    origin = source if isinstance(source, ImageStack) else open_source(source, voxel_size)
+    url = canonical_url(url)
     if isinstance(origin, Volume):
         place, size, translation, channels = origin.url, origin.voxel_size, origin.translation, origin.channels
-        provenance = {"source": origin.url, "source_identity": origin.identity}
+        provenance: dict[str, Any] = {"source": origin.url, "source_identity": origin.identity}
     else:
         place, size, translation, channels = origin.path, _size(origin, voxel_size), (0.0, 0.0, 0.0), None
-        provenance = {"source": origin.path}
+        provenance = {"source": origin.path, "source_identity": origin.identity}
+        if origin.blank:
+            provenance |= {"first_section": origin.first, "blank_sections": list(origin.blank)}
     _refuse_inside(place, url)
     grids = levels or plan_levels(origin.shape, size, translation)
     layout = VolumeLayout(origin.dtype.name, grids, channels, name=Path(place).name)
@@ -154,14 +157,21 @@ def shard_groups(grid: LevelGrid, voxels: int) -> Iterator[Box]:
                 yield Box((z, y, x), (z + step[0], y + step[1], x + step[2])).intersection(whole)
 
 
-def _origin(source: str | os.PathLike[str] | Volume | ImageStack, voxel_size: Size | None) -> Volume | ImageStack:
-    if isinstance(source, ImageStack):
-        return source
+def open_source(
+    source: str | os.PathLike[str] | Volume, voxel_size: Size | None = None, gaps: Gaps = "refuse"
+) -> Volume | ImageStack:
+    """Open what is to be converted.
+
+    Raises
+    ------
+    InputError
+        As `open_volume` and `open_images`.
+    """
     if isinstance(source, Volume):
         return source if voxel_size is None else open_volume(source.url, voxel_size=voxel_size)
     place = canonical_url(source)
     if is_local(place) and holds_images(place):
-        return open_images(place)
+        return open_images(place, gaps=gaps)
     return open_volume(place, voxel_size=voxel_size)
 
 

@@ -28,6 +28,7 @@ def describe_volume(volume: Volume) -> dict[str, Any]:
         for level in volume.levels
     ]
     own = volume.attributes
+    conversion = own.get("conversion")
     return {
         "url": volume.url,
         "format": volume.format,
@@ -36,6 +37,7 @@ def describe_volume(volume: Volume) -> dict[str, Any]:
         "channels": volume.channels,
         "bytes on disk": _stored_bytes(volume.url),
         "status": own.get("status"),
+        "blank sections": conversion.get("blank_sections") if isinstance(conversion, dict) else None,
         "model": own.get("model"),
         "extrapolated": own.get("extrapolated") or None,
         "levels": levels,

@@ -11,8 +11,8 @@ import pytest
 import tifffile
 from arriving import sections, write_section
 
-from volumetool.viewing.watching.inbox import TiffFolder, is_whole
-from volumetool.viewing.watching.names import Pattern, may_hold_a_section, numbered
+from volumetool.store.images.names import may_hold_a_section
+from volumetool.viewing.watching.inbox import TiffFolder
 
 SETTLE = 1.0
 
@@ -76,10 +76,8 @@ def test_a_file_that_is_written_slowly_is_taken_once_it_is_whole(inbox: Inbox, c
     file = inbox.folder / "s_1.tif"
     for stop in np.linspace(0, len(data) - 8, 12).astype(int):
         file.write_bytes(data[:stop])
-        assert not is_whole(file)
         assert inbox.after(3 * SETTLE) == []
     file.write_bytes(data)
-    assert is_whole(file)
     assert inbox.after(0.5 * SETTLE) == []
     assert inbox.after(0.6 * SETTLE) == [1]
     assert inbox.after(3 * SETTLE) == []
@@ -165,6 +163,10 @@ def test_names_that_programs_give_while_they_write_are_left_alone(name: str, hol
     assert may_hold_a_section(name) == holds
 
 
-def test_the_last_number_of_a_name_counts() -> None:
-    assert numbered("run2_section_0012.ome.tif") == (Pattern("run2_section_", ".ome"), 12)
-    assert numbered("overview.tif") is None
+def test_the_number_in_which_names_differ_counts(inbox: Inbox) -> None:
+    write_section(inbox.folder, 7, sections(1)[0], "run2_s{}_30kV.tif")
+    assert inbox.after(2 * SETTLE) == []  # which of its three numbers?
+    write_section(inbox.folder, 8, sections(1)[0], "run2_s{}_30kV.tif")
+    assert inbox.after(2 * SETTLE) == [7, 8]
+    write_section(inbox.folder, 9, sections(1)[0], "run2_s{}_30kV.tif")
+    assert inbox.after(2 * SETTLE) == [9]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from volumetool.store.images.names import in_words, runs_of
+
 FIT_ON = 3
 """Sections that the statistics are fitted to: their median, so that one bad section among them does no harm."""
 
@@ -87,11 +89,4 @@ class Watched:
 
 def named(numbers: Sequence[int]) -> str:
     """Return "section 3", or "sections 3, 5 to 9": numbers in words, however many they are."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    words = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
-    return f"section{'s' if len(numbers) > 1 else ''} {', '.join(words)}"
+    return f"section{'s' if len(numbers) > 1 else ''} {in_words(runs_of(numbers))}"

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from volumetool.errors import LedgerError
 from volumetool.geometry import Size
 from volumetool.jobs.ledger import DONE, FAILED, Ledger, Record
+from volumetool.store.images.names import Pattern
 from volumetool.store.kvstore import join_url, read_key, write_key
-from volumetool.viewing.watching.names import Pattern
 
 FOLDER = "watch"
 MOST_SECTIONS = 2**20

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import tifffile
 from numpy.typing import NDArray
 
 from volumetool.errors import InputError, VolumetoolError
 from volumetool.geometry import Size
 from volumetool.store.images import open_images
-from volumetool.viewing.watching.names import Pattern, may_hold_a_section, numbered
+from volumetool.store.images.names import Pattern, may_hold_a_section, numbered, shared_pattern
 
 Stamp = tuple[int, int, int]
 """Of a file: its bytes, when it was changed last (ns), and which file it is. Another one means that it is another file."""
@@ -100,6 +99,7 @@ class TiffFolder:
         self._waiting: dict[str, tuple[Stamp, float]] = {}  # since when it has stood still
         self._taken: dict[str, Stamp] = {}
         self._refused: dict[str, Stamp] = {}
+        self._pattern: Pattern | None = None  # that most names share
 
     def look(self, changed: Iterable[str] = ()) -> bool:
         """Look for files that are new or have changed; say whether any waits to stand still."""
@@ -116,7 +116,11 @@ class TiffFolder:
         """Return the first section that is whole."""
         now = self._clock()
         still = [name for name, (_, since) in self._waiting.items() if now - since >= self._settle]
-        for name in sorted(still, key=_order):
+        if still and self._pattern is None:
+            self._pattern = shared_pattern(self._names())
+        if self._pattern is None and any(numbered(name) for name in still):
+            return None  # one name with several numbers: the next one tells which of them counts
+        for name in sorted(still, key=self._order):
             stamp, _ = self._waiting.pop(name)
             try:
                 section = self._read(name)
@@ -136,8 +140,9 @@ class TiffFolder:
 
     def pass_over(self, pattern: Pattern, numbers: Container[int]) -> None:
         """Take sections that an earlier run has for taken, without reading them."""
+        self._pattern = pattern
         for name in self._names():
-            found, stamp = numbered(name), self._stamp(name)
+            found, stamp = numbered(name, pattern), self._stamp(name)
             if stamp is not None and found is not None and found[0] == pattern and found[1] in numbers:
                 self._taken[name] = stamp
 
@@ -167,37 +172,22 @@ class TiffFolder:
             return None
         return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
+    def _order(self, name: str) -> tuple[int, str]:
+        found = numbered(name, self._pattern)
+        return (-1 if found is None else found[1], name)
+
     def _leave(self, name: str, stamp: Stamp, why: str) -> None:
         self._refused[name] = stamp
         self._report(name, why)
 
     def _read(self, name: str) -> Section:
         path = self._folder / name
-        found = numbered(name)
+        found = numbered(name, self._pattern)
         if found is None:
             raise InputError("input.section-name", "its name holds no number", where=str(path))
-        if not is_whole(path):
-            raise InputError("input.unreadable", "it is no whole TIFF; it waits until it changes", where=str(path))
         stack = open_images(path)
         if stack.shape[0] != 1:
             raise InputError(
                 "input.axes", f"it has {stack.shape[0]} pages; a file in a watched folder is one section", where=str(path)
             )
         return Section(name, *found, stack.read(0, 1)[0], stack.voxel_size)
-
-
-def is_whole(path: Path) -> bool:
-    """Say whether a file is a TIFF whose first page has all its strips or tiles inside the file."""
-    try:
-        size = path.stat().st_size
-        with tifffile.TiffFile(path) as tiff:
-            page = tiff.pages.first
-            parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
-            return bool(parts) and all(start > 0 and length > 0 and start + length <= size for start, length in parts)
-    except Exception:  # noqa: BLE001  (half a file fails in any way)
-        return False
-
-
-def _order(name: str) -> tuple[int, str]:
-    found = numbered(name)
-    return (-1 if found is None else found[1], name)

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from volumetool.enhancement.stored import read_voxels
 from volumetool.errors import InputError, VolumetoolError
 from volumetool.geometry import Box, Size
+from volumetool.store.images.names import Pattern
 from volumetool.store.kvstore import local_path
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
 from volumetool.viewing.keys import ChunkGrid, grid_of
 from volumetool.viewing.watching.inbox import Clock, Report, Section, Stamp
-from volumetool.viewing.watching.names import Pattern
 
 Stamps = tuple[Stamp, ...]
 METADATA = ("zarr.json", ".zgroup", ".zarray", "attributes.json")
