@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from volumetool.errors import LedgerError
 from volumetool.jobs import ownership as module
+from volumetool.jobs import process
 from volumetool.jobs.ledger import DONE, Ledger, Record
 from volumetool.jobs.ownership import LEASE_SECONDS, OWNER, Claim, acquire, current_owner, own
 from volumetool.store.kvstore import write_key
@@ -93,6 +95,30 @@ def test_another_process_with_the_number_of_a_dead_one_is_not_the_owner(tmp_path
     clock = Clock()
     take(str(tmp_path), clock)
     assert clock.now == 0
+
+
+@pytest.mark.parametrize("step", [-3600.0, 5.0, 3600.0])
+def test_a_living_owner_of_this_machine_keeps_its_job_when_the_clock_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    first = take(str(tmp_path))
+    real = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: real(process) + step)
+    monkeypatch.setattr(psutil, "boot_time", lambda: 1e9 + step)
+    with pytest.raises(LedgerError) as caught:
+        take(str(tmp_path), Clock(meanwhile=lambda _: first.beat()))
+    assert caught.value.code == "ledger.owned"
+    assert current_owner(str(tmp_path)) is not None
+
+
+def test_a_living_owner_of_an_older_version_is_told_by_its_heart(tmp_path: Path) -> None:
+    """It noted its birth as a time of day, and its machine by another name."""
+    first = take(str(tmp_path))
+    older = first.owner.place.removeprefix("linux/")
+    first._write(replace(first.owner, place=older, born=psutil.Process().create_time()))
+    with pytest.raises(LedgerError) as caught:
+        take(str(tmp_path), Clock(meanwhile=lambda _: first.beat()))
+    assert caught.value.code == "ledger.owned"
 
 
 def test_a_released_job_is_free(tmp_path: Path) -> None:
@@ -235,7 +261,7 @@ with ownership.own(sys.argv[1]) as claim:
 
 def test_a_process_that_was_stopped_and_continued_cannot_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGSTOP, takeover, SIGCONT: the first owner's commit is refused, and it notices."""
-    monkeypatch.setattr(module, "_place", lambda: "another machine")  # from here its process cannot be seen
+    monkeypatch.setattr(process, "_place", lambda: "another machine")  # from here its process cannot be seen
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:

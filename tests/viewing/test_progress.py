@@ -96,9 +96,9 @@ def test_a_killed_drivers_note_is_not_believed(tmp_path: Path) -> None:
         note = json.loads((tmp_path / KEY).read_text())
         assert (note["pid"], note["regions"]) == (os.getpid(), [4])
         assert read_in_flight(str(tmp_path)) == {4}
-        (tmp_path / KEY).write_text(json.dumps({**note, "began": note["began"] - 60}))
+        (tmp_path / KEY).write_text(json.dumps({**note, "born": note["born"] - 60}))
         assert read_in_flight(str(tmp_path)) == frozenset()
-        (tmp_path / KEY).write_text(json.dumps({**note, "host": "another", "began": note["began"] - 60}))
+        (tmp_path / KEY).write_text(json.dumps({**note, "place": "another", "born": note["born"] - 60}))
         assert read_in_flight(str(tmp_path)) == {4}
         (tmp_path / KEY).write_text("{torn")
         assert read_in_flight(str(tmp_path)) == frozenset()

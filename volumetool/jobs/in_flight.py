@@ -7,16 +7,14 @@ the end. A killed driver leaves it behind; the note names the process, so that a
 from __future__ import annotations
 
 import json
-import os
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from types import TracebackType
 
-import psutil
-
 from volumetool.errors import OutputError
+from volumetool.jobs.process import Process, this_process
 from volumetool.store.kvstore import delete_key, read_key, write_key
 
 KEY = "running.json"
@@ -35,7 +33,7 @@ class InFlight:
     def __init__(self, url: str) -> None:
         self._url = url
         self._regions: set[int] = set()
-        self._driver = {"host": socket.gethostname(), "pid": os.getpid(), "began": psutil.Process().create_time()}
+        self._driver = asdict(this_process())
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._timer: threading.Timer | None = None
         self._over = False
@@ -91,13 +89,8 @@ def read_in_flight(url: str) -> frozenset[int]:
     """Return the regions that a driver says are being computed; none where its process is known to be gone."""
     try:
         note = json.loads(read_key(url, KEY) or b"{}")
-        regions, here = frozenset(map(int, note["regions"])), note["host"] == socket.gethostname()
-        return frozenset() if here and not _alive(int(note["pid"]), float(note["began"])) else regions
+        regions = frozenset(map(int, note["regions"]))
+        driver = Process(str(note["place"]), int(note["pid"]), float(note["born"]))
+        return frozenset() if driver.lives() is False else regions
     except (KeyError, ValueError, TypeError):
         return frozenset()
-
-
-def _alive(pid: int, began: float) -> bool:
-    with suppress(psutil.Error):
-        return abs(psutil.Process(pid).create_time() - began) < SECONDS
-    return False

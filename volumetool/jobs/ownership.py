@@ -3,7 +3,7 @@
 The job's folder holds ``owner.json``: who writes, how often that run's heart has beaten, and a fencing number that grows with
 every owner. It changes by compare-and-swap alone, so of several runs that start at once one wins. A run that finds an owner
 watches its heart by its own clock, never comparing clocks of two machines: a beat means that the owner lives, none for
-`LEASE_SECONDS` that it is dead. On the same machine a dead process is known at once.
+`LEASE_SECONDS` that it is dead. On the same machine a process is known at once to be dead or alive.
 
 An owner that was stopped and wakes up too late cannot commit either: see `Ledger.begin`.
 """
@@ -20,13 +20,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-
-import psutil
 
 from volumetool.errors import LedgerError, VolumetoolError
 from volumetool.jobs.ledger import gone, overtaken
 from volumetool.jobs.private import claim_folder
+from volumetool.jobs.process import Process, this_process
 from volumetool.store.kvstore import read_version, replace_key
 
 OWNER = "owner.json"
@@ -56,12 +54,8 @@ class Owner:
         The run ended and gave the job up.
     user, host : str
         Who and where.
-    place : str
-        The machine's boot and process namespace, in which `pid` means something.
-    pid : int
-        Process.
-    born : float
-        When that process started, by its own machine's clock.
+    place, pid, born
+        Its process, as :class:`volumetool.jobs.process.Process` tells it from others.
     """
 
     run: str
@@ -79,16 +73,11 @@ class Owner:
         """The owner in words."""
         return f"{self.user}@{self.host}, process {self.pid}"
 
-    def known_dead(self) -> bool:
-        """Say whether this machine can tell that the owner's process is gone."""
-        if self.place != _place():
-            return False
-        if self.pid == os.getpid() and self.run not in _held:  # this process's own, which it could not give up
-            return True
-        try:
-            return abs(psutil.Process(self.pid).create_time() - self.born) > 1
-        except psutil.NoSuchProcess:
-            return True
+    def lives(self) -> bool | None:
+        """Say whether the owner's process still runs; None where that cannot be told from here."""
+        if self.pid == os.getpid() and self.run not in _held and self.place == this_process().place:
+            return False  # this process's own, which it could not give up
+        return Process(self.place, self.pid, self.born).lives()
 
 
 class Claim:
@@ -207,7 +196,8 @@ def acquire(
     while True:
         raw, generation = read_version(url, OWNER)
         found = None if raw is None else _decode(raw, url)
-        free = found is None or found.released or found.known_dead()
+        lives = None if found is None or found.released else found.lives()
+        free = found is None or found.released or lives is False
         if not free and watched is not None and clock() - since >= LEASE_SECONDS:
             free = found == watched
         if free:
@@ -218,7 +208,7 @@ def acquire(
             watched = None  # somebody else was faster
             continue
         assert found is not None  # noqa: S101  (else it were free)
-        if found.place == _place():  # its process is there to be seen
+        if lives:
             raise _owned(url, found)
         if watched is None:
             watched, since = found, clock()
@@ -248,7 +238,7 @@ def current_owner(url: str) -> Owner | None:
     """Return who writes a job, None where nobody does; an owner may have died without a word."""
     raw, _ = read_version(url, OWNER)
     found = None if raw is None else _decode(raw, url)
-    return None if found is None or found.released or found.known_dead() else found
+    return None if found is None or found.released or found.lives() is False else found
 
 
 def writing_run(url: str) -> str | None:
@@ -264,7 +254,6 @@ def disowned(url: str) -> LedgerError:
 
 
 def _myself(fence: int) -> Owner:
-    process = psutil.Process()
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in many containers
@@ -276,21 +265,8 @@ def _myself(fence: int) -> Owner:
         released=False,
         user=user,
         host=socket.gethostname(),
-        place=_place(),
-        pid=process.pid,
-        born=process.create_time(),
+        **asdict(this_process()),
     )
-
-
-def _place() -> str:
-    """Name the set of processes that this one can see: a boot of a machine, and a namespace in it."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    space = Path("/proc/self/ns/pid")
-    parts = [
-        boot.read_text().strip() if boot.exists() else f"{socket.gethostname()} {psutil.boot_time():.0f}",
-        str(space.stat().st_ino) if space.exists() else "",
-    ]
-    return "/".join(parts)
 
 
 def _encode(owner: Owner) -> bytes:

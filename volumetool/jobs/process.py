@@ -1,0 +1,83 @@
+"""Which process is which: a number, when it was born, and where that number means something.
+
+On Linux the birth is counted in ticks since the machine was started, which no step of its clock changes. Elsewhere it is a time
+of day, which may be told otherwise once the clock was set: it can then not be said whether the process is the same one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+PROC = Path("/proc")
+"""Where Linux shows its processes."""
+
+SAME_SECONDS = 1.0
+"""How far two times of the birth of one process may lie apart where they are times of day."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process, told from all others.
+
+    Attributes
+    ----------
+    place : str
+        The machine's start and process namespace, in which `pid` means something.
+    pid : int
+        Its number.
+    born : float
+        When it began: ticks since the machine was started; seconds of Unix time where the system does not tell these.
+    """
+
+    place: str
+    pid: int
+    born: float
+
+    def lives(self) -> bool | None:
+        """Say whether it still runs; None where that cannot be told from here."""
+        if self.place != _place():
+            return None
+        now = _born(self.pid)
+        if now is None:
+            return False
+        if _ticks_are_told():
+            return now == self.born
+        return True if abs(now - self.born) < SAME_SECONDS else None
+
+
+def this_process() -> Process:
+    """Return this process."""
+    born = _born(os.getpid())
+    assert born is not None  # noqa: S101  (it runs)
+    return Process(_place(), os.getpid(), born)
+
+
+def _ticks_are_told() -> bool:
+    return (PROC / "self" / "stat").exists()
+
+
+def _place() -> str:
+    if not _ticks_are_told():
+        return f"{socket.gethostname()} {psutil.boot_time():.0f}"
+    boot = (PROC / "sys" / "kernel" / "random" / "boot_id").read_text().strip()
+    return f"linux/{boot}/{(PROC / 'self' / 'ns' / 'pid').stat().st_ino}"
+
+
+def _born(pid: int) -> float | None:
+    """Return when a process began, None where there is none: one that has ended and is not yet buried is none, either."""
+    if not _ticks_are_told():
+        try:
+            return psutil.Process(pid).create_time()
+        except psutil.NoSuchProcess:
+            return None
+    try:
+        # The name, in brackets, may hold anything. Behind it: state, 18 numbers, and the start in ticks.
+        state, *numbers = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state in "ZX" else float(numbers[18])
