@@ -110,6 +110,7 @@ def test_undeclared_nan_in_the_input_is_refused(case: Case, bad: float) -> None:
     with pytest.raises(DataError) as caught:
         enhance(case, case.model(), Source(ts.array(voxels)), targets)
     assert caught.value.code == "data.not-finite"
+    assert "z 1, y 7, x 21" in caught.value.message
     assert "nodata" in caught.value.hint
 
 

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from volumetool.enhancement.statistics import SMOOTHING, Statistics, fit_statistics, no_normalisation
 from volumetool.errors import ConfigError
-from volumetool.geometry import Triple, plan_levels
+from volumetool.geometry import Box, Triple, plan_levels
 from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
 from volumetool.store.volume import Volume
 
@@ -123,11 +123,17 @@ def test_each_channel_has_its_own(tmp_path: Path) -> None:
         np.testing.assert_array_equal(both.high[channel], alone.high[0])
 
 
-def test_progress_ends_at_all_sections(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    volume = stored(tmp_path / "v", np.arange(20 * 64, dtype=np.uint16).reshape(20, 8, 8), (4, 8, 8), (4, 8, 8))
-    fit_statistics(volume, 0, (1, 99), progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(16, 20), (20, 20)]
+def test_every_tile_of_the_sample_is_shown_with_its_place(tmp_path: Path) -> None:
+    voxels = np.arange(20 * 64, dtype=np.uint16).reshape(20, 8, 8)
+    seen: list[Box] = []
+
+    def look(channel: int, box: Box, tile: Voxels) -> None:
+        assert channel == 0
+        np.testing.assert_array_equal(tile, voxels[box.slices])
+        seen.append(box)
+
+    fit_statistics(stored(tmp_path / "v", voxels, (4, 8, 8), (4, 8, 8)), 0, (1, 99), seen=look)
+    assert seen == [Box((0, 0, 0), (16, 8, 8)), Box((16, 0, 0), (20, 8, 8))]
 
 
 @given(TABLES)

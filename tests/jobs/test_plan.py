@@ -6,11 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from small_jobs import SMALL, Size, attributes, noise, run, states, tree, write_input
 
+from volumetool.enhancement.survey import Survey
 from volumetool.errors import VolumetoolError
-from volumetool.geometry import plan_levels
+from volumetool.geometry import Box, plan_levels
+from volumetool.jobs.checks import check_survey
 from volumetool.jobs.describe import describe_plan
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.inputs import open_inputs
@@ -317,6 +320,48 @@ def test_auto_takes_the_model_that_fits(tmp_path: Path, monkeypatch: pytest.Monk
     source = write_input(tmp_path / "in.zarr", noise((1, 24, 24)), chunk=(1, 24, 24))
     decided = plan(make_job(input=str(source), output=str(tmp_path / "o"), device="cpu", memory="4GiB", batch=1))
     assert decided.model == "em-x4"
+
+
+def test_nan_is_named_before_the_job_starts(options: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
+    voxels = noise((10, 37, 45), "float32")
+    voxels[6, 20, 31] = np.nan
+    write_input(tmp_path / "nan.zarr", voxels)
+    asked = options | {"input": str(tmp_path / "nan.zarr"), "model": str(tiny_model)}
+    before = tree(tmp_path)
+    with pytest.raises(VolumetoolError, match="z 6, y 20, x 31") as caught:
+        run(**asked)
+    assert (caught.value.code, "--nodata nan" in caught.value.hint) == ("data.not-finite", True)
+    assert tree(tmp_path) == before
+    assert plan(make_job(**asked | {"roi": "0:4,:,:", "crop": True})).notes == ()  # none is there
+    assert plan(make_job(**asked | {"nodata": float("nan")})).notes == ()
+    (note,) = plan(make_job(**asked | {"accept_failed": True})).notes
+    assert "z 6, y 20, x 31" in note
+
+
+def test_many_exact_zeros_suggest_that_they_are_no_data(options: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
+    voxels = noise((10, 37, 45))
+    voxels[:, :3] = 0  # 8 %
+    write_input(tmp_path / "margin.zarr", voxels)
+    asked = options | {"input": str(tmp_path / "margin.zarr"), "model": str(tiny_model)}
+    (note,) = plan(make_job(**asked)).notes
+    assert "8 %" in note.replace("8%", "8 %")
+    assert "--nodata 0" in note
+    assert plan(make_job(**asked | {"nodata": 0})).notes == ()
+    assert plan(make_job(**options | {"model": str(tiny_model)})).notes == ()
+
+
+@pytest.mark.parametrize(("bright", "invert"), [(False, False), (True, False), (False, True), (True, True)])
+def test_bright_membranes_suggest_to_invert(*, bright: bool, invert: bool) -> None:
+    survey = Survey(Box.whole((1, 1, 1)), 1, lines=[-0.1, -0.12, -0.09, -0.11] * 4 if bright else [0.1, 0.12, 0.09, 0.11] * 4)
+    job = make_job(input="i", output="o", invert=invert or None)
+    notes = check_survey(job, load_model("em-x4").card, survey)
+    if bright == invert:
+        assert notes == ()
+        return
+    (note,) = notes
+    assert ("try --invert" if bright else "leave --invert away") in note
+    assert "almost certainly" in note
+    assert "100% of 16" in note
 
 
 @pytest.mark.parametrize(

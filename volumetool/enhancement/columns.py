@@ -21,6 +21,8 @@ from volumetool.enhancement.stored import read_voxels
 from volumetool.errors import DataError
 from volumetool.geometry import Box, Lattice, Region, Triple, mirror_index
 
+NAN_HINT = "if these voxels mean 'no data', run with --nodata nan"
+
 Position = tuple[int, range, range]
 """Patch index along x, patch indices along z, patch indices along y."""
 
@@ -289,7 +291,7 @@ def _cut(
         block = np.where(valid, block, 0)  # NaN is no input, and the lowest float32 would overflow
     normal = (block.astype(np.float32) - zero) / span
     if np.issubdtype(block.dtype, np.floating):
-        _check_finite(normal, recipe, position)
+        _check_finite(normal, lattice, (first, lattice.y.start(rows.start), lattice.x.start(x)))
 
     patches = np.empty((len(group) * len(rows), reach, height, lattice.x.patch), np.float32)
     active = np.ones(len(patches), bool)
@@ -308,14 +310,14 @@ def _cut(
     return Column(x, group, rows, patches, active, None if valid is None else ~valid[inner], missing_start)
 
 
-def _check_finite(values: NDArray[np.float32], recipe: Recipe, position: Position) -> None:
-    if not np.isfinite(values).all():
-        start = recipe.lattice.x.start(position[0])
-        raise DataError(
-            "data.not-finite",
-            f"the input holds NaN or infinity near x {start}, sections from {recipe.lattice.z.start(position[1].start)}",
-            hint="if these voxels mean 'no data', run with --nodata nan",
-        )
+def _check_finite(values: NDArray[np.float32], lattice: Lattice, start: Triple) -> None:
+    """Refuse a block of normalised voxels, whose first one is `start` of the volume, if one is NaN or infinite."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        found = np.unravel_index(int(np.argmin(finite)), values.shape)
+        places = zip(found, start, lattice.shape, strict=True)
+        z, y, x = (int(mirror_index(int(at) + first, int(at) + first + 1, size)[0]) for at, first, size in places)
+        raise DataError("data.not-finite", f"the input holds NaN or infinity at voxel z {z}, y {y}, x {x}", hint=NAN_HINT)
 
 
 def _fill_missing(patch: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:

@@ -10,7 +10,7 @@ import csv
 import hashlib
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -115,7 +115,7 @@ def fit_statistics(
     *,
     seed: int = 0,
     nodata: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    seen: Callable[[int, Box, NDArray[Any]], None] | None = None,
 ) -> Statistics:
     """Fit the percentiles of every section on a fixed sample.
 
@@ -131,8 +131,8 @@ def fit_statistics(
         Moves the sample's tiles.
     nodata : float, optional
         Value left out; ``nan`` leaves out NaN.
-    progress : callable, optional
-        Called with (sections done, sections in all).
+    seen : callable, optional
+        Told channel, box and voxels of every tile of the sample.
     """
     channels = volume.channels or 1
     depth, height, width = volume.levels[level].shape
@@ -143,11 +143,14 @@ def fit_statistics(
         for start in range(0, depth, BLOCK):
             stop = min(start + BLOCK, depth)
             tiles = _tiles((depth, height, width), (seed, channel, start // BLOCK))
-            sample = _sample(store, (start, stop), tiles)
+            blocks = []
+            for box, voxels in _sample(store, (start, stop), tiles):
+                blocks.append(voxels.reshape(stop - start, -1))
+                if seen is not None:
+                    seen(channel, box, voxels)
+            sample = np.concatenate([np.empty((stop - start, 0), store.dtype.numpy_dtype), *blocks], axis=1)
             for z in range(start, stop):
                 low[channel, z], high[channel, z] = _percentiles(sample[z - start], percentiles, nodata)
-            if progress is not None:
-                progress(channel * depth + stop, channels * depth)
         low[channel], high[channel] = _smooth(low[channel]), _smooth(high[channel])
     return Statistics(low, np.where(_apart(low, high), high, low + np.maximum(1.0, np.abs(low))))
 
@@ -165,24 +168,25 @@ def valid_voxels(voxels: NDArray[Any], nodata: float | None) -> NDArray[np.bool_
     return valid
 
 
-def _sample(store: ts.TensorStore, sections: tuple[int, int], tiles: list[tuple[slice, slice]]) -> NDArray[Any]:
-    """Return the tiles' voxels, one row per section; a tile that cannot be read is left out, and said."""
+def _sample(
+    store: ts.TensorStore, sections: tuple[int, int], tiles: list[tuple[slice, slice]]
+) -> Iterator[tuple[Box, NDArray[Any]]]:
+    """Yield the tiles with their voxels; one that cannot be read is left out, and said."""
     start, stop = sections
-    blocks = [np.empty((stop - start, 0), store.dtype.numpy_dtype)]
     reads = []
     for ys, xs in tiles:
-        view = store[start:stop, ys, xs]
         try:
-            reads.append((ys, xs, read_checked(view)))
+            reads.append((ys, xs, read_checked(store[start:stop, ys, xs])))
         except DataError as error:
             _log.warning("an input chunk is left out of the statistics: %s", error.message)
     for ys, xs, read in reads:
+        box = Box((start, ys.start, xs.start), (stop, ys.stop, xs.stop))
         try:
-            blocks.append(_result(read, store, (slice(start, stop), ys, xs)).reshape(stop - start, -1))
+            voxels = _result(read, store, (slice(start, stop), ys, xs))
         except (ValueError, OSError) as error:
-            box = Box((start, ys.start, xs.start), (stop, ys.stop, xs.stop))
             _log.warning("input voxels %s (z,y,x) cannot be read and are left out of the statistics: %s", box, error)
-    return np.concatenate(blocks, axis=1)
+        else:
+            yield box, voxels
 
 
 def _result(read: Any, store: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:

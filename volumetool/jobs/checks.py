@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from volumetool.errors import ConfigError, ModelError, OutputError, ResourceError
+from volumetool.enhancement.columns import NAN_HINT
+from volumetool.enhancement.survey import CERTAIN, LIKELY, MANY_ZEROS, Survey
+from volumetool.errors import ConfigError, DataError, ModelError, OutputError, ResourceError
 from volumetool.geometry import Size, Triple
 from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job, integer_limits
@@ -45,6 +47,44 @@ def check_voxel_size(job: Job, card: ModelCard, voxel_size: Size) -> tuple[bool,
             "--force-voxel-size goes on and stamps the output as extrapolated",
         )
     return True, (f"{clash}: the output is stamped as extrapolated",)
+
+
+def check_survey(job: Job, card: ModelCard, survey: Survey) -> tuple[str, ...]:
+    """Compare what the sample of the statistics shows with what the job says of the volume.
+
+    Returns
+    -------
+    tuple of str
+        Options that the user may have forgotten, and why.
+
+    Raises
+    ------
+    DataError
+        ``data.not-finite``: a voxel is NaN or infinite, and neither said to be without data nor accepted as a failure.
+    """
+    notes = []
+    if survey.strange is not None:
+        channel, place, value = survey.strange
+        where = f"the input is {value:g} at voxel z {place[0]}, y {place[1]}, x {place[2]}"
+        where += f", channel {channel}" if channel else ""
+        hint = NAN_HINT if np.isnan(value) else "mend the input, or leave that part out with --roi"
+        if not job.accept_failed:
+            raise DataError("data.not-finite", f"{where}; regions that hold such voxels would fail", hint=hint, where=job.input)
+        notes.append(f"{where}: regions that hold such voxels fail. {hint}")
+    if survey.nodata is None and survey.zero_share > MANY_ZEROS:
+        notes.append(
+            f"{survey.zero_share:.0%} of the sampled voxels are exactly 0: if they are margins without an image, --nodata 0 "
+            "leaves them out of the statistics and as they are"
+        )
+    shown = -survey.polarity if job.invert else survey.polarity  # as the model will see it
+    if shown < -LIKELY and "dark membranes" in card.polarity:
+        colour, advice = ("dark already", "leave --invert away") if job.invert else ("bright", "try --invert")
+        agree = np.mean([(line > 0) == job.invert for line in survey.lines])
+        notes.append(
+            f"membranes are {'almost certainly' if shown < -CERTAIN else 'probably'} {colour}, so in {agree:.0%} of "
+            f"{len(survey.lines)} sampled places, and {card.name} learned from dark ones: {advice}"
+        )
+    return tuple(notes)
 
 
 def show_size(size: Size) -> str:

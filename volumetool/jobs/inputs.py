@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
 
 from volumetool.enhancement.statistics import Statistics, fit_statistics, no_normalisation
+from volumetool.enhancement.survey import Survey
 from volumetool.errors import ConfigError, InputError, LedgerError, ModelError, OutputError
-from volumetool.geometry import Triple
+from volumetool.geometry import Box, Triple
 from volumetool.jobs.checks import check_place, mask_factor, show_size
 from volumetool.jobs.folder import PLAN, job_url, provenance_of, read_job, read_plan, read_statistics
 from volumetool.jobs.job import Job
@@ -84,21 +88,29 @@ def open_inputs(job: Job) -> Inputs:
     return Inputs(job, volume, _choose_model(job, volume, existing), mask, existing)
 
 
-def section_statistics(inputs: Inputs, progress: Progress | None = None) -> Statistics:
-    """Return the table of section statistics: given, frozen by an earlier run, or fitted now."""
+def section_statistics(inputs: Inputs, progress: Progress | None = None) -> tuple[Statistics, Survey | None]:
+    """Return the table of section statistics: given, frozen by an earlier run, or fitted now; then with what else was seen."""
     job = inputs.job
     normalisation, sections = inputs.model.card.normalisation, inputs.level.shape[0]
     if job.sections is not None:
-        return Statistics.from_csv(read_table(job.sections), inputs.channels, sections)
+        return Statistics.from_csv(read_table(job.sections), inputs.channels, sections), None
     if normalisation.kind == "none":
-        return no_normalisation(inputs.channels, sections)
+        return no_normalisation(inputs.channels, sections), None
     if inputs.existing is not None and inputs.existing.input_shape[0] == sections:
-        return read_statistics(job_url(job.output), inputs.existing)
+        return read_statistics(job_url(job.output), inputs.existing), None
     percentiles = (normalisation.low, normalisation.high)
     nodata = job.nodata
     if nodata is None and job.missing == "skip":  # what is not stored reads as the fill value, and says nothing of contrast
         nodata = float(inputs.volume.open(job.level).fill_value or 0)
-    return fit_statistics(inputs.volume, job.level, percentiles, seed=job.seed, nodata=nodata, progress=progress)
+    whole = Box.whole(inputs.level.shape)
+    survey = Survey(whole if job.roi is None else job.roi.intersection(whole), sections * inputs.channels, nodata)
+
+    def look(channel: int, box: Box, voxels: NDArray[Any]) -> None:
+        survey.add(channel, box, voxels)
+        if progress is not None:
+            progress(channel * sections + box.stop[0], inputs.channels * sections)
+
+    return fit_statistics(inputs.volume, job.level, percentiles, seed=job.seed, nodata=nodata, seen=look), survey
 
 
 def read_table(sections: str) -> str:

@@ -14,7 +14,7 @@ from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import FingerprintError
 from volumetool.geometry import part_inside
-from volumetool.jobs.checks import check_dtype, check_resources, check_voxel_size
+from volumetool.jobs.checks import check_dtype, check_resources, check_survey, check_voxel_size
 from volumetool.jobs.estimate import estimate, left_over, patch_facts, written_bytes
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.inputs import Inputs, open_inputs, section_statistics
@@ -154,7 +154,8 @@ def lay_ground(job: Job, progress: Progress | None = None) -> Ground:
     precision = _precision(inputs)
     paces = find_paces(inputs.model, precision, job.device, threads)
     engine = _engine(inputs, work, _pace(inputs, work, precision, paces, _allowed(job, workers)), (precision, threads))
-    statistics = section_statistics(inputs, progress)
+    statistics, survey = section_statistics(inputs, progress)
+    notes += () if survey is None else check_survey(job, inputs.model.card, survey)
     check_dtype(job, work.dtype, _window(inputs, statistics))
     terms = _terms(inputs, work, engine.numerics, statistics)
     if inputs.existing is not None:
