@@ -390,7 +390,7 @@ def test_where_only_models_that_add_sections_fit_auto_names_them(tmp_path: Path,
 def test_auto_goes_on_with_the_model_that_a_job_began_with(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(**options | {"roi": "0:2,:,:"}).plan
     begun = first.model_copy(update={"job": first.job.model_copy(update={"model": "auto"})})
-    monkeypatch.setattr("volumetool.jobs.inputs.read_plan", lambda _: begun)
+    monkeypatch.setattr("volumetool.jobs.inputs.read_job", lambda _: begun)
     assert open_inputs(make_job(**options | {"model": "auto"})).model.weights_sha256 == first.terms.model
 
 
