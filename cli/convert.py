@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 from volumetool.cli.options import Json, VoxelSize, numbers
-from volumetool.cli.progress import counting
+from volumetool.cli.progress import counting_each
 
 
 def convert(
@@ -19,14 +19,49 @@ def convert(
         Literal["refuse", "keep", "close"],
         typer.Option(help="Of missing numbers in a folder: an error, blank sections, or neighbours that touch."),
     ] = "refuse",
+    memory: Annotated[str | None, typer.Option(help="To use, such as 8GiB.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier conversion there and start anew.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Convert an image stack or a volume to an OME-Zarr 0.5 volume with all its levels."""
-    from volumetool.jobs.convert import convert_volume
+    """Convert an image stack or a volume to an OME-Zarr 0.5 volume with all its levels.
 
-    with counting("converting") as progress:
-        size = numbers(voxel_size, "--voxel-size")
-        volume = convert_volume(input, output, voxel_size=size, gaps=gaps, progress=progress)
+    Run again, it goes on where it stopped.
+    """
+    from volumetool.jobs.convert import check_room, convert_volume, describe_conversion
+    from volumetool.store.conversion import open_source, plan_conversion
+
+    size = numbers(voxel_size, "--voxel-size")
+    plan = plan_conversion(open_source(input, size, gaps), output, voxel_size=size, memory=_bytes(memory))
+    for name, text in describe_conversion(plan):
+        print(f"{name:<8}{text}", file=sys.stderr)
+    check_room(plan)
+    if not dry_run:
+        with counting_each("converting", "coarser levels") as (progress, coarser):
+            convert_volume(plan, overwrite=overwrite, progress=progress, coarser=coarser)
     if as_json:
-        print(json.dumps({"output": volume.url, "shape": list(volume.shape), "levels": len(volume.levels)}))
-    print(f"wrote {volume.url}: {' x '.join(map(str, volume.shape))} voxels, {len(volume.levels)} levels", file=sys.stderr)
+        facts = {
+            "output": plan.url,
+            "shape": list(plan.source.shape),
+            "levels": len(plan.layout.levels),
+            "steps": len(plan.slabs),
+        }
+        print(json.dumps({**facts, "memory": plan.peak_bytes, "staging": plan.staging_bytes}))
+    if not dry_run:
+        print(f"wrote {plan.url}", file=sys.stderr)
+
+
+def _bytes(text: str | None) -> int:
+    from volumetool.configuration import parse_bytes
+    from volumetool.errors import ConfigError
+    from volumetool.store.conversion import MEMORY_BYTES
+
+    if text is None:
+        return MEMORY_BYTES
+    try:
+        memory = int(str(parse_bytes(text)))
+    except ValueError as error:
+        raise ConfigError("config.option", f"--memory: {error}", hint="such as --memory 8GiB") from error
+    if memory < 1:
+        raise ConfigError("config.option", f"--memory {text} is no amount of memory", hint="such as --memory 8GiB")
+    return memory

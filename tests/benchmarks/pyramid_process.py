@@ -73,9 +73,10 @@ def tinybrain(source: str, output: str, levels: int) -> Callable[[], None]:
 def convert(source: str, output: str, levels: int) -> Callable[[], None]:
     """Prepare `volumetool convert`: reads a compressed volume, writes every level."""
     from volumetool.jobs.convert import convert_volume
+    from volumetool.store.conversion import plan_conversion
 
     def work() -> None:
-        assert len(convert_volume(source, output).levels) == levels
+        assert len(convert_volume(plan_conversion(source, output)).levels) == levels
 
     return work
 

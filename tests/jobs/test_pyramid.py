@@ -14,6 +14,7 @@ from small_jobs import SMALL, noise, run, write_input
 from volumetool.errors import ConfigError, OutputError
 from volumetool.jobs.convert import convert_volume
 from volumetool.jobs.pyramid import build_pyramid
+from volumetool.store.conversion import plan_conversion
 from volumetool.store.open import open_volume
 from volumetool.store.validate import validate_volume
 
@@ -44,7 +45,7 @@ def write_one_level(folder: Path, voxels: np.ndarray) -> None:
 
 def test_building_again_gives_the_same_bytes(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
-    convert_volume(str(tmp_path / "stack.tif"), str(tmp_path / "v.zarr"), voxel_size=(30.0, 8.0, 8.0))
+    convert_volume(plan_conversion(str(tmp_path / "stack.tif"), str(tmp_path / "v.zarr"), voxel_size=(30.0, 8.0, 8.0)))
     before = files(tmp_path / "v.zarr")
     coarse = [name for name in before if name.startswith("1/c/")]
     (tmp_path / "v.zarr" / coarse[0]).write_bytes(b"torn")
@@ -146,7 +147,7 @@ def test_the_output_of_an_unfinished_job_is_refused(tmp_path: Path) -> None:
 
 def test_levels_that_are_no_means_of_whole_blocks_are_refused_and_stay(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
-    convert_volume(str(tmp_path / "stack.tif"), str(tmp_path / "v.zarr"), voxel_size=(30.0, 8.0, 8.0))
+    convert_volume(plan_conversion(str(tmp_path / "stack.tif"), str(tmp_path / "v.zarr"), voxel_size=(30.0, 8.0, 8.0)))
     place = tmp_path / "v.zarr" / "zarr.json"
     group = json.loads(place.read_text())
     group["attributes"]["ome"]["multiscales"][0]["datasets"][1]["coordinateTransformations"][0]["scale"] = [30.0, 20.0, 20.0]

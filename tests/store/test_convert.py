@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import io
+import itertools
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +16,19 @@ import numpy as np
 import pytest
 import tensorstore as ts
 import tifffile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volumetool.errors import DataError, InputError, OutputError
+from volumetool.errors import DataError, InputError, OutputError, StorageFullError
+from volumetool.geometry import Box
 from volumetool.geometry.levels import LevelGrid, plan_levels
-from volumetool.store.convert import convert, shard_groups
-from volumetool.store.images import open_images
+from volumetool.store import convert as convert_module
+from volumetool.store.conversion import ConversionPlan, cut, plan_conversion
+from volumetool.store.convert import MEMORY_BYTES, convert, shard_groups, write_finest
+from volumetool.store.create import VolumeLayout
+from volumetool.store.images import ImageStack, open_images
 from volumetool.store.open import open_volume
+from volumetool.store.staging import Staging
 from volumetool.store.validate import validate_volume
 from volumetool.store.volume import Volume
 
@@ -60,18 +71,82 @@ def test_the_voxels_do_not_depend_on_the_memory(tmp_path: Path, memory: int) -> 
     shard=st.tuples(*[st.integers(1, 9)] * 3),
     voxels=st.integers(0, 5000),
 )
-def test_groups_are_whole_shards_cover_all_once_and_keep_to_the_bound(
+def test_slabs_are_whole_sections_and_whole_shards_and_keep_to_the_bound(
     shape: tuple[int, int, int], shard: tuple[int, int, int], voxels: int
 ) -> None:
     (grid, *_) = plan_levels(shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1, 1, 1), shard)
-    count = np.zeros(shape, int)
-    one = shard[0] * shard[1] * shard[2]
-    for box in shard_groups(grid, voxels):
-        count[box.slices] += 1
-        assert all(start % n == 0 for start, n in zip(box.start, shard, strict=True))
-        assert all(stop % n == 0 or stop == end for stop, n, end in zip(box.stop, shard, shape, strict=True))
-        assert box.voxels <= max(voxels, one)
-    assert (count == 1).all()
+    slabs = list(shard_groups(grid, voxels))
+    assert [slab.start[0] for slab in slabs] == [0, *(slab.stop[0] for slab in slabs[:-1])]
+    assert all(slab.shape[1:] == shape[1:] and slab.start[0] % shard[0] == 0 for slab in slabs)
+    assert slabs[-1].stop == shape
+    assert all(slab.voxels <= max(voxels, shard[0] * shape[1] * shape[2]) for slab in slabs)
+
+
+@given(
+    start=st.tuples(*[st.integers(0, 9)] * 3),
+    size=st.tuples(*[st.integers(1, 20)] * 3),
+    step=st.tuples(*[st.integers(1, 9)] * 3),
+    voxels=st.integers(0, 3000),
+)
+def test_a_box_is_cut_at_steps_alone_into_parts_that_cover_it_once(
+    start: tuple[int, int, int], size: tuple[int, int, int], step: tuple[int, int, int], voxels: int
+) -> None:
+    box = Box(start, (start[0] + size[0], start[1] + size[1], start[2] + size[2]))
+    count = np.zeros(box.stop, int)
+    for part in cut(box, step, voxels):
+        count[part.slices] += 1
+        assert all(a in (edge, 0) or a % n == 0 for a, n, edge in zip(part.start, step, start, strict=True))
+        assert all(b == edge or b % n == 0 for b, n, edge in zip(part.stop, step, box.stop, strict=True))
+        assert part.voxels <= max(voxels, step[0] * step[1] * step[2])
+    assert (count[box.slices] == 1).all()
+    assert count.sum() == box.voxels
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 40)] * 3),
+    chunk=st.tuples(*[st.integers(1, 50)] * 3),
+    inner=st.tuples(*[st.integers(1, 5)] * 3),
+    memory=st.integers(1, 10**5),
+)
+@settings(max_examples=30)
+def test_no_chunk_of_a_volume_is_decoded_more_than_twice(
+    tmp_path_factory: pytest.TempPathFactory,
+    shape: tuple[int, int, int],
+    chunk: tuple[int, int, int],
+    inner: tuple[int, int, int],
+    memory: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("twice")
+    voxels = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    metadata = {"shape": shape, "chunks": chunk, "dtype": "|u1"}
+    spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(folder / "in.zarr")}, "metadata": metadata}
+    ts.open(spec, create=True).result().write(voxels).result()
+    count = np.zeros([-(-n // c) for n, c in zip(shape, chunk, strict=True)], int)
+    real = convert_module.read_part
+
+    def counted(array: ts.TensorStore, slices: tuple[slice, ...]) -> Voxels:
+        count[tuple(slice(s.start // c, (s.stop - 1) // c + 1) for s, c in zip(slices, chunk, strict=True))] += 1
+        return real(array, slices)
+
+    (grid, *_) = plan_levels(shape, SIZE, (0.0, 0.0, 0.0), inner, (inner[0] * 2, inner[1] * 3, inner[2]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert_module, "read_part", counted)
+        volume = convert(folder / "in.zarr", str(folder / "v.zarr"), voxel_size=SIZE, levels=(grid,), memory=memory)
+    np.testing.assert_array_equal(volume.open().read().result(), voxels)
+    assert 1 <= count.min() <= count.max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((1000, 8192, 8192), (8, 8, 8)), ((2000, 10000, 10000), (30, 8, 8)), ((5000, 60000, 60000), (30, 4, 4))]
+)
+def test_sections_of_any_size_are_planned_in_one_pass(shape: tuple[int, int, int], size: tuple[float, float, float]) -> None:
+    (grid, *_) = plan_levels(shape, size, (0.0, 0.0, 0.0))
+    stack = ImageStack("/stack.tif", (None,) * shape[0], shape, np.dtype("uint8"), None, 2**27)
+    plan = ConversionPlan(stack, "/v.zarr", VolumeLayout("uint8", (grid,)), MEMORY_BYTES)
+    assert plan.staged
+    assert sum(slab.shape[0] for slab in plan.slabs) == shape[0]
+    assert plan.staging_bytes == grid.shard[0] * shape[1] * shape[2]
+    assert plan.peak_bytes <= MEMORY_BYTES
 
 
 def test_a_volume_keeps_its_size_its_place_and_its_channels(tmp_path: Path) -> None:
@@ -100,16 +175,162 @@ def test_a_given_voxel_size_wins_over_the_source(tmp_path: Path, filled: tuple[V
     assert volume.voxel_size == (1.0, 2.0, 3.0)
 
 
-def test_converting_again_gives_the_same_bytes(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
+class Killed(BaseException):
+    """What ends a run as a signal would."""
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """Count how often each section is decoded."""
+    count: Counter[int] = Counter()
+    bands = ImageStack.bands
+
+    def counted(self: ImageStack, z: int) -> Iterator[tuple[int, Voxels]]:
+        count[z] += 1
+        return bands(self, z)
+
+    monkeypatch.setattr(ImageStack, "bands", counted)
+    return count
+
+
+def kill_after(patch: pytest.MonkeyPatch, writes: int) -> None:
+    """End a run before it writes so many times."""
+    real, count = convert_module.write_part, itertools.count()
+
+    def write(target: ts.TensorStore, slices: tuple[slice, ...], voxels: Voxels) -> None:
+        if next(count) == writes:
+            raise Killed
+        real(target, slices, voxels)
+
+    patch.setattr(convert_module, "write_part", write)
+
+
+def killed(writes: int, *arguments: Any, **options: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(patch, writes)
+        with pytest.raises(Killed):
+            convert(*arguments, **options)
+
+
+@pytest.mark.parametrize("writes", [0, 5, 12, 13, 24, 26])
+def test_what_was_killed_goes_on_after_the_last_slab_and_ends_with_the_same_bytes(
+    tmp_path: Path, decoded: Counter[int], writes: int
+) -> None:
+    tifffile.imwrite(tmp_path / "stack.tif", VOXELS, compression="zlib")
     stack = open_images(tmp_path / "stack.tif")
+    options: dict[str, Any] = {"voxel_size": SIZE, "levels": _levels()[:1]}
+    convert(stack, str(tmp_path / "whole.zarr"), **options)
+    assert set(decoded.values()) == {1}
+    killed(writes, stack, str(tmp_path / "v.zarr"), **options, memory=1)  # a slab of 4 sections is 12 writes
+    decoded.clear()
+    convert(stack, str(tmp_path / "v.zarr"), **options)  # another memory cuts other slabs
+    assert decoded == Counter(range(4 * (writes // 12), 9))
+    assert files(tmp_path / "v.zarr") == files(tmp_path / "whole.zarr")
+    decoded.clear()
+    convert(stack, str(tmp_path / "v.zarr"), **options)
+    assert not decoded
 
-    def files() -> dict[str, bytes]:
-        convert(stack, str(tmp_path / "v.zarr"), voxel_size=SIZE, levels=_levels())
-        root = tmp_path / "v.zarr"
-        return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
 
-    assert files() == files()
+def test_a_source_that_was_changed_is_not_mixed_in(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
+    convert(tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE)
+    tifffile.imwrite(tmp_path / "stack.tif", VOXELS[::-1])
+    os.utime(tmp_path / "stack.tif", ns=(7, 7))
+    plan = plan_conversion(tmp_path / "stack.tif", tmp_path / "v.zarr", voxel_size=SIZE)
+    with pytest.raises(OutputError, match="--overwrite") as caught:
+        write_finest(plan)
+    assert caught.value.code == "output.exists"
+    np.testing.assert_array_equal(write_finest(plan, overwrite=True).open().read().result(), VOXELS[::-1])
+
+
+def test_a_source_that_changes_while_it_is_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
+    write = convert_module.write_part
+
+    def meddling(*arguments: Any) -> None:
+        write(*arguments)
+        os.utime(tmp_path / "stack.tif", ns=(7, 7))
+
+    monkeypatch.setattr(convert_module, "write_part", meddling)
+    with pytest.raises(InputError) as caught:
+        convert(tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE)
+    assert caught.value.code == "input.changed"
+    assert open_volume(tmp_path / "v.zarr").attributes["status"] == "unfinished"
+
+
+def test_overwriting_deletes_conversions_alone(tmp_path: Path, filled: tuple[Volume, Voxels]) -> None:
+    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
+    before = files(Path(filled[0].url))
+    for overwrite, code in ((False, "output.exists"), (True, "output.foreign")):
+        with pytest.raises(OutputError) as caught:
+            write_finest(plan_conversion(tmp_path / "stack.tif", filled[0].url, voxel_size=SIZE), overwrite=overwrite)
+        assert caught.value.code == code
+    assert files(Path(filled[0].url)) == before
+
+
+def test_what_failed_before_anything_was_done_blocks_no_other_settings(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
+    killed(0, tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE)
+    assert convert(tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=(9.0, 9.0, 9.0)).voxel_size == (9, 9, 9)
+
+
+class FullDisk(io.BytesIO):
+    """A file on a disk without room."""
+
+    def write(self, _: object) -> int:
+        """Fail."""
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_no_room_for_the_temporary_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: FullDisk())
+    with pytest.raises(StorageFullError, match="temporary file in"):
+        convert(tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE, memory=1)
+
+
+@pytest.mark.parametrize("name", ["v.tif", "v.TIFF", "v.n5", "v.h5", "v.mrc", "v.png"])
+def test_an_output_named_as_another_format_is_told_what_is_written(tmp_path: Path, name: str) -> None:
+    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
+    with pytest.raises(OutputError, match=r"OME-Zarr 0\.5") as caught:
+        convert(tmp_path / "stack.tif", str(tmp_path / name), voxel_size=SIZE)
+    assert caught.value.code == "output.format"
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("a.png", "TIFF"), ("a.mrc", "as TIFF first"), ("s_*.tif", "the folder"), (".", "TIFF")]
+)
+def test_what_cannot_be_converted_is_told_what_can(tmp_path: Path, name: str, words: str) -> None:
+    for other in ("a.png", "a.mrc"):
+        (tmp_path / other).write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        convert(tmp_path / name, str(tmp_path / "v.zarr"))
+    assert words in caught.value.hint
+
+
+@given(data=st.data())
+def test_what_is_gathered_in_a_file_comes_out_as_it_went_in(data: st.DataObject) -> None:
+    shape = data.draw(st.tuples(*[st.integers(1, 9)] * 3))
+    wanted = np.zeros(shape, np.uint16)
+    with Staging(Path(tempfile.gettempdir()), shape, wanted.dtype, data.draw(st.integers(1, 12))) as staging:
+        for n in range(data.draw(st.integers(0, 5))):
+            box = data.draw(boxes(shape))
+            wanted[box.slices] = np.arange(box.voxels).reshape(box.shape) + 100 * n + 1
+            staging.put(box, wanted[box.slices])
+        box = data.draw(boxes(shape))
+        np.testing.assert_array_equal(staging.take(box), wanted[box.slices])
+
+
+@st.composite
+def boxes(draw: st.DrawFn, shape: tuple[int, int, int]) -> Box:
+    spans = [sorted(draw(st.sets(st.integers(0, n), min_size=2, max_size=2))) for n in shape]
+    (z, z2), (y, y2), (x, x2) = spans
+    return Box((z, y, x), (z2, y2, x2))
 
 
 def test_a_stack_without_voxel_size_is_refused_before_anything_is_written(tmp_path: Path) -> None:

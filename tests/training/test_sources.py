@@ -14,6 +14,7 @@ from small import small_options, small_training
 from volumetool.errors import ConfigError, VolumetoolError
 from volumetool.geometry import Box
 from volumetool.jobs.convert import convert_volume
+from volumetool.store.conversion import plan_conversion
 from volumetool.training.sources import Source, open_sources, split_box, weights
 
 SIZES = st.tuples(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
@@ -64,7 +65,7 @@ def test_blocks_are_meaned(tmp_path: Path) -> None:
 
 def test_an_ome_zarr_volume_reads_as_the_stack_it_came_from(tmp_path: Path) -> None:
     write_ramp(tmp_path)
-    convert_volume(str(tmp_path / "ramp.tif"), str(tmp_path / "ramp.zarr"), voxel_size=(8, 8, 8))
+    convert_volume(plan_conversion(str(tmp_path / "ramp.tif"), str(tmp_path / "ramp.zarr"), voxel_size=(8, 8, 8)))
     stack, volume = (open_one(tmp_path, path=str(tmp_path / name)) for name in ("ramp.tif", "ramp.zarr"))
     box = Box.whole(stack.shape)
     assert np.array_equal(stack.read(box, (1, -3, 5), (4, 9, 9)), volume.read(box, (1, -3, 5), (4, 9, 9)))

@@ -18,6 +18,7 @@ from volumetool.errors import ConfigError
 from volumetool.jobs.api import enhance
 from volumetool.jobs.convert import convert_volume
 from volumetool.models import load_model
+from volumetool.store.conversion import plan_conversion
 from volumetool.store.open import open_volume
 from volumetool.training.train import train
 
@@ -47,7 +48,7 @@ def test_what_is_trained_enhances(kind: str, tmp_path: Path) -> None:
     assert card.scale == config.architecture.scale
     stack = tifffile.imread(write_source(tmp_path))[:8, :40, :48]
     tifffile.imwrite(tmp_path / "coarse.tif", stack)
-    convert_volume(str(tmp_path / "coarse.tif"), str(tmp_path / "coarse.zarr"), voxel_size=(16, 16, 16))
+    convert_volume(plan_conversion(str(tmp_path / "coarse.tif"), str(tmp_path / "coarse.zarr"), voxel_size=(16, 16, 16)))
     enhance(str(tmp_path / "coarse.zarr"), str(tmp_path / "fine.zarr"), model=str(path), force_voxel_size=True)
     fine = open_volume(str(tmp_path / "fine.zarr"))
     assert fine.shape == tuple(np.multiply(stack.shape, card.scale))

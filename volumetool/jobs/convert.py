@@ -2,35 +2,87 @@
 
 from __future__ import annotations
 
-from volumetool.geometry import Size
+import shutil
+
+from volumetool.errors import ResourceError
+from volumetool.jobs.checks import show_bytes, show_size
+from volumetool.jobs.describe import show_shape
+from volumetool.jobs.estimate import existing_folder
 from volumetool.jobs.pyramid import build_pyramid
-from volumetool.store.convert import Progress, convert, open_source
-from volumetool.store.images import Gaps
+from volumetool.store.conversion import ConversionPlan
+from volumetool.store.convert import Progress, write_finest
+from volumetool.store.images import ImageStack
 from volumetool.store.volume import Volume
 
 
 def convert_volume(
-    source: str, url: str, *, voxel_size: Size | None = None, gaps: Gaps = "refuse", progress: Progress | None = None
+    plan: ConversionPlan, *, overwrite: bool = False, progress: Progress | None = None, coarser: Progress | None = None
 ) -> Volume:
     """Write an OME-Zarr 0.5 volume with all its levels.
 
     Parameters
     ----------
-    source : str
-        A volume, a TIFF stack or a folder of TIFF sections.
-    url : str
-        The new volume.
-    voxel_size : tuple of float, optional
-        nm, z, y, x; needed where the source has none.
-    gaps : str
-        What becomes of numbers that are missing in a folder of sections: ``refuse``, ``keep`` (blank sections) or ``close``.
+    plan : ConversionPlan
+        From `plan_conversion`.
+    overwrite : bool
+        Delete another conversion at the output; anything else there is left alone and refused.
     progress : callable, optional
-        Called with voxels of level 0 written and in all.
+        Called with voxels of level 0 that are done and voxels in all.
+    coarser : callable, optional
+        Called with shards of the coarser levels that are written and shards in all.
 
     Raises
     ------
-    InputError, OutputError
+    InputError, OutputError, DataError
         As `volumetool.store.convert.convert`.
+    ResourceError
+        ``resource.disk``: no room for the slab that is gathered.
     """
-    opened = open_source(source, voxel_size, gaps)
-    return build_pyramid(convert(opened, url, voxel_size=voxel_size, progress=progress).url)
+    check_room(plan)
+    volume = write_finest(plan, overwrite=overwrite, progress=progress)
+    return volume if volume.attributes.get("status") == "complete" else build_pyramid(volume.url, progress=coarser)
+
+
+def check_room(plan: ConversionPlan) -> None:
+    """Refuse a conversion whose slabs do not fit on the disk where they are gathered.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.disk``.
+    """
+    folder = existing_folder(plan.staging_folder)
+    free = shutil.disk_usage(folder).free
+    if plan.staging_bytes > free:
+        raise ResourceError(
+            "resource.disk",
+            f"{plan.slabs[0].shape[0]} sections are gathered in a temporary file of {show_bytes(plan.staging_bytes)}; "
+            f"{folder} has {show_bytes(free)} free",
+            hint="make room, or give more --memory: what fits into half of it needs no file",
+        )
+
+
+def describe_conversion(plan: ConversionPlan) -> list[tuple[str, str]]:
+    """Return the lines of a plan as (name, text)."""
+    source, first = plan.source, plan.layout.levels[0]
+    size = f"{show_shape(source.shape)} voxels (z, y, x) of {show_size(first.voxel_size)}, {source.dtype}"
+    channels = "" if plan.layout.channels is None else f", {plan.layout.channels} channels"
+    voxels = plan.sections * first.shape[1] * first.shape[2]
+    lines = [
+        ("input", f"{plan.place}: {size}{channels}"),
+        ("output", f"{plan.url}: {len(plan.layout.levels)} levels, shards of {show_shape(first.shard)}"),
+        ("write", f"at most {show_bytes(voxels * source.dtype.itemsize)} for the finest level, before compression"),
+        (
+            "steps",
+            f"{len(plan.slabs)} a channel, of up to {plan.slabs[0].shape[0]} sections; what is interrupted goes on there",
+        ),
+        ("memory", f"about {show_bytes(plan.peak_bytes)} of {show_bytes(plan.memory)}"),
+    ]
+    if isinstance(source, ImageStack):
+        lines.insert(1, ("files", f"{len(source.files)}, each section decoded once"))
+        lines += [("note", note) for note in source.notes]
+    if plan.staged:
+        lines.append(
+            ("disk", f"{show_bytes(plan.staging_bytes)} in {plan.staging_folder} while it runs: a step exceeds the memory")
+        )
+    return lines

@@ -25,9 +25,9 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
     first, fused = terms.levels[0], fused_count(terms.levels)
     share = cost.recomputed / max(1, cost.patches - cost.recomputed)
     twice = f"{share:.1%} of that is done twice" if share >= 0.0005 else "nothing is done twice"
-    size, voxels = f"{_shape(plan.input_shape)} voxels (z, y, x)", f"{_shape(first.shape)} voxels"
-    patches = f"{cost.patches} of {_shape(lattice.patch)} input voxels, which overlap by {_axes(plan)}"
-    regions = f"{plan.grid.count} of {_shape(plan.grid.region(0).box.shape)} output voxels"
+    size, voxels = f"{show_shape(plan.input_shape)} voxels (z, y, x)", f"{show_shape(first.shape)} voxels"
+    patches = f"{cost.patches} of {show_shape(lattice.patch)} input voxels, which overlap by {_axes(plan)}"
+    regions = f"{plan.grid.count} of {show_shape(plan.grid.region(0).box.shape)} output voxels"
     lines = [
         ("input", f"{plan.job.input}: {size} of {show_size(plan.voxel_size)}, {plan.input_dtype}"),
         ("model", f"{plan.model} ({why_model(plan)}); {show_scale(lattice.scale)}, computed in {plan.numerics.precision}"),
@@ -37,7 +37,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
             "levels",
             f"{len(terms.levels)}, each coarser than the one before; {fused} are written with the regions, the rest last",
         ),
-        ("files", f"about {cost.objects} of at most {_shape(first.shard)} voxels, in chunks of {_shape(first.chunk)}"),
+        ("files", f"about {cost.objects} of at most {show_shape(first.shard)} voxels, in chunks of {show_shape(first.chunk)}"),
         ("patches", f"{patches}, go through the network; {twice}"),
         ("regions", f"{regions}; what is interrupted goes on with the first region that is not done"),
         ("workers", _workers(plan)),
@@ -62,8 +62,8 @@ def describe_start(plan: Plan, done: int) -> str:
         Regions that an earlier run finished.
     """
     first = plan.terms.levels[0]
-    before = f"{_shape(plan.input_shape)} voxels of {show_size(plan.voxel_size)}"
-    after = f"{_shape(first.shape)} of {show_size(first.voxel_size)}, about {show_bytes(plan.estimates.written_bytes)}"
+    before = f"{show_shape(plan.input_shape)} voxels of {show_size(plan.voxel_size)}"
+    after = f"{show_shape(first.shape)} of {show_size(first.voxel_size)}, about {show_bytes(plan.estimates.written_bytes)}"
     resumed = f"{done} of {plan.grid.count} regions are done already" if done else f"{plan.grid.count} regions"
     return f"{plan.model} ({why_model(plan)}): {before} -> {after}; {resumed}"
 
@@ -145,10 +145,11 @@ def _axes(plan: Plan) -> str:
 
 def show_scale(scale: tuple[int, int, int]) -> str:
     """Say what a model does to voxels."""
-    return "keeps the voxel size" if max(scale) == 1 else f"makes voxels {_shape(scale)} times finer (z, y, x)"
+    return "keeps the voxel size" if max(scale) == 1 else f"makes voxels {show_shape(scale)} times finer (z, y, x)"
 
 
-def _shape(shape: tuple[int, int, int]) -> str:
+def show_shape(shape: tuple[int, int, int]) -> str:
+    """Write a number of voxels for people: ``8 x 32 x 32``."""
     return " x ".join(str(n) for n in shape)
 
 

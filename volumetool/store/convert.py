@@ -1,33 +1,45 @@
-"""Copy any readable volume or image stack into a new OME-Zarr 0.5 volume: level 0 only, whole shards at a time."""
+"""Copy any readable volume or image stack into a new OME-Zarr 0.5 volume: level 0 only, in one pass over the source.
+
+After each slab the volume's own attributes say how far it is; what is begun again goes on there.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
+import tensorstore as ts
 
 from volumetool.errors import DataError, InputError, OutputError
-from volumetool.geometry.box import Box, Size, Triple
-from volumetool.geometry.levels import LevelGrid, plan_levels
+from volumetool.geometry.box import Box, Size
+from volumetool.geometry.levels import LevelGrid
 from volumetool.store.arrays import read_part, write_part
-from volumetool.store.create import VolumeLayout, create_volume, group_metadata, open_for_writing, write_attributes
-from volumetool.store.found import read_json
-from volumetool.store.images import Gaps, ImageStack, holds_images, open_images
-from volumetool.store.kvstore import brief, canonical_url, contains, is_local, unwritable
+from volumetool.store.conversion import MEMORY_BYTES, ConversionPlan, cut, open_source, plan_conversion, shard_groups
+from volumetool.store.create import OWN_KEY, create_volume, open_for_writing, write_attributes
+from volumetool.store.found import Json, read_json
+from volumetool.store.images import ImageStack
+from volumetool.store.kvstore import brief, delete_prefix, unwritable
 from volumetool.store.open import open_volume
+from volumetool.store.staging import Held, Staging
 from volumetool.store.volume import Volume
 
-MEMORY_BYTES = 2**30
-"""Voxels held at once while converting; a single shard may need more."""
+__all__ = ["MEMORY_BYTES", "convert", "open_source", "plan_conversion", "shard_groups", "write_finest"]
 
 FINEST_ALONE = "finest level alone"
 """What a converted volume says of itself until its coarser levels are built."""
 
+DONE_KEY = "sections_done"
+"""Under which an unfinished volume says how many sections of all its channels are written."""
+
 Progress = Callable[[int, int], None]
-"""Called with the voxels written so far and the voxels in all."""
+"""Called with the voxels done so far and the voxels in all."""
+
+Put = Callable[[Box, npt.NDArray[Any]], None]
+"""Takes voxels (z, y, x) and where they belong, counted from the corner of what is gathered."""
 
 
 def convert(
@@ -41,8 +53,8 @@ def convert(
 ) -> Volume:
     """Create an OME-Zarr 0.5 volume and fill its level 0; the coarser levels are created empty.
 
-    Converting again, after an interruption or not, starts over and gives the same bytes. Meanwhile the volume's own attributes
-    call it unfinished.
+    Converting again goes on after the last slab that was written, and gives the same bytes. Meanwhile the volume's own
+    attributes call it unfinished.
 
     Parameters
     ----------
@@ -55,7 +67,7 @@ def convert(
     levels : tuple of LevelGrid, optional
         The pyramid to create; by default that of `plan_levels`.
     memory : int
-        Bytes of voxels to hold at once; whole sections are decoded one at a time beside it.
+        Bytes to use; a single shard, or a section that can only be decoded whole, may need more.
     progress : callable, optional
         Called with voxels done and voxels in all.
 
@@ -67,131 +79,183 @@ def convert(
     Raises
     ------
     InputError
-        As `open_volume` and `open_images`; ``input.no-voxel-size``.
+        As `open_volume` and `open_images`; ``input.no-voxel-size``, ``input.changed``.
     OutputError
-        As `create_volume`; ``output.inside-input``.
+        As `create_volume`; ``output.inside-input``, ``output.format``.
     DataError
         ``data.unreadable``: damaged chunks in the source.
     """
-    origin = source if isinstance(source, ImageStack) else open_source(source, voxel_size)
-    url = canonical_url(url)
-    if isinstance(origin, Volume):
-        place, size, translation, channels = origin.url, origin.voxel_size, origin.translation, origin.channels
-        provenance: dict[str, Any] = {"source": origin.url, "source_identity": origin.identity}
-    else:
-        place, size, translation, channels = origin.path, _size(origin, voxel_size), (0.0, 0.0, 0.0), None
-        provenance = {"source": origin.path, "source_identity": origin.identity}
-        if origin.blank:
-            provenance |= {"first_section": origin.first, "blank_sections": list(origin.blank)}
-    _refuse_inside(place, url)
-    grids = levels or plan_levels(origin.shape, size, translation)
-    layout = VolumeLayout(origin.dtype.name, grids, channels, name=Path(place).name)
-    begun = {"conversion": provenance, "status": "unfinished"}
-    finished = [group_metadata(layout, {**begun, "status": status}) for status in (FINEST_ALONE, "complete")]
-    if read_json(url, "zarr.json") in finished:
-        write_attributes(url, begun)
-    volume = create_volume(url, layout, begun)
-    for channel in range(channels or 1):
-        _copy(origin, volume, layout, channel, memory, progress)
-    write_attributes(url, {**begun, "status": FINEST_ALONE})
-    return open_volume(url)
+    return write_finest(plan_conversion(source, url, voxel_size=voxel_size, levels=levels, memory=memory), progress=progress)
 
 
-def _copy(
-    origin: Volume | ImageStack,
-    volume: Volume,
-    layout: VolumeLayout,
-    channel: int,
-    memory: int,
-    progress: Progress | None,
-) -> None:
-    read = _reader(origin, channel)
-    target = open_for_writing(volume.url, layout, 0, channel)
-    grid = layout.levels[0]
-    each = grid.shape[0] * grid.shape[1] * grid.shape[2]
-    done = channel * each
-    for box in shard_groups(grid, memory // volume.dtype.itemsize):
-        voxels = read(box)
-        try:
-            write_part(target, box.slices, voxels)
-        except (ValueError, OSError) as error:
-            raise unwritable(volume.url, error) from error
-        done += box.voxels
-        if progress is not None:
-            progress(done, each * (layout.channels or 1))
+def write_finest(plan: ConversionPlan, *, overwrite: bool = False, progress: Progress | None = None) -> Volume:
+    """Write level 0 of a planned conversion, from where an earlier run ended.
 
+    Parameters
+    ----------
+    plan : ConversionPlan
+        From `plan_conversion`.
+    overwrite : bool
+        Delete another conversion at the output; anything else there is left alone and refused.
+    progress : callable, optional
+        Called with voxels done and voxels in all.
 
-def _reader(origin: Volume | ImageStack, channel: int) -> Callable[[Box], npt.NDArray[Any]]:
-    if isinstance(origin, ImageStack):
-        return lambda box: origin.read(box.start[0], box.stop[0], box.slices[1])[:, :, box.slices[2]]
-    array = origin.open(0, channel)
-
-    def read(box: Box) -> npt.NDArray[Any]:
-        try:
-            voxels: npt.NDArray[Any] = read_part(array, box.slices)
-        except (ValueError, OSError) as error:
-            raise DataError(
-                "data.unreadable",
-                f"{origin.url} cannot be read in the voxels {box}: {brief(error)}",
-                hint="The data may be damaged or incomplete; copy them again.",
-                where=origin.url,
-            ) from error
-        return voxels
-
-    return read
-
-
-def shard_groups(grid: LevelGrid, voxels: int) -> Iterator[Box]:
-    """Cut a level into boxes of whole shards, one shard deep.
-
-    A box is as wide, and then as high, as `voxels` allows, but one shard at least.
+    Raises
+    ------
+    InputError, OutputError, DataError
+        As `convert`.
     """
-    depth, height, width = grid.shard
-    columns = max(1, min(-(-grid.shape[2] // width), voxels // (depth * height * width)))
-    rows = max(1, min(-(-grid.shape[1] // height), voxels // (depth * height * width * columns)))
-    step: Triple = (depth, height * rows, width * columns)
-    whole = Box.whole(grid.shape)
-    for z in range(0, grid.shape[0], step[0]):
-        for y in range(0, grid.shape[1], step[1]):
-            for x in range(0, grid.shape[2], step[2]):
-                yield Box((z, y, x), (z + step[0], y + step[1], x + step[2])).intersection(whole)
+    done = _begin(plan, overwrite=overwrite)
+    if done is None:
+        return open_volume(plan.url)
+    grid, begun = plan.layout.levels[0], {"conversion": plan.provenance, "status": "unfinished"}
+    for channel in range(plan.layout.channels or 1):
+        target = open_for_writing(plan.url, plan.layout, 0, channel)
+        before = channel * grid.shape[0]
+        for slab in plan.slabs:
+            rest = Box((max(slab.start[0], done - before), 0, 0), slab.stop)
+            if rest.shape[0] <= 0:
+                continue
+            counter = _Counter(2 * (before + rest.start[0]) * grid.shape[1] * grid.shape[2], plan, progress)
+            _Copy(plan, channel, target, counter).run(rest)
+            _require_unchanged(plan, channel)
+            write_attributes(plan.url, {**begun, DONE_KEY: before + rest.stop[0]})
+    write_attributes(plan.url, {**begun, "status": FINEST_ALONE})
+    return open_volume(plan.url)
 
 
-def open_source(
-    source: str | os.PathLike[str] | Volume, voxel_size: Size | None = None, gaps: Gaps = "refuse"
-) -> Volume | ImageStack:
-    """Open what is to be converted.
+def state_of(plan: ConversionPlan) -> Json | None:
+    """Return what a volume at the output of a plan says of itself: its own attributes; None where it is of another origin."""
+    own = (read_json(plan.url, "zarr.json") or {}).get("attributes", {}).get(OWN_KEY)
+    return own if isinstance(own, dict) and isinstance(own.get("conversion"), dict) else None
+
+
+def _begin(plan: ConversionPlan, *, overwrite: bool) -> int | None:
+    """Create the volume, or find it as an earlier run left it; return how many sections are done, None where it is finished."""
+    own = state_of(plan)
+    if own is not None and own["conversion"] == plan.provenance and not overwrite:
+        return int(own.get(DONE_KEY, 0)) if own.get("status") == "unfinished" else None
+    if own is not None and (overwrite or (own.get("status") == "unfinished" and DONE_KEY not in own)):
+        delete_prefix(plan.url)
+    elif own is not None:
+        raise OutputError(
+            "output.exists",
+            f"{plan.url} was converted from {own['conversion'].get('source')}, which was changed since or had other options",
+            hint="--overwrite deletes it and starts anew; or choose another output",
+            where=plan.url,
+        )
+    elif overwrite and read_json(plan.url, "zarr.json") is not None:
+        raise OutputError(
+            "output.foreign",
+            f"{plan.url} exists and was not written by `volumetool convert`",
+            hint="choose another output, or delete it yourself; nothing was touched",
+            where=plan.url,
+        )
+    create_volume(plan.url, plan.layout, {"conversion": plan.provenance, "status": "unfinished"})
+    return 0
+
+
+class _Counter:
+    """Tells how far it is: half of the work is to read a voxel, half to write it."""
+
+    def __init__(self, halves: int, plan: ConversionPlan, progress: Progress | None) -> None:
+        grid = plan.layout.levels[0]
+        self._halves, self._progress = halves, progress
+        self._total = plan.sections * grid.shape[1] * grid.shape[2]
+
+    def __call__(self, voxels: int) -> None:
+        self._halves += voxels
+        if self._progress is not None:
+            self._progress(self._halves // 2, self._total)
+
+
+class _Copy:
+    """Copies slabs of one channel."""
+
+    def __init__(self, plan: ConversionPlan, channel: int, target: ts.TensorStore, count: Callable[[int], None]) -> None:
+        self._plan, self._channel, self._target, self._count = plan, channel, target, count
+        self._dtype, self._shard = np.dtype(plan.layout.dtype), plan.layout.levels[0].shard
+
+    def run(self, slab: Box) -> None:
+        """Read a slab and write it, each voxel once."""
+        for box in [slab] if self._plan.staged else self._plan.boxes(slab):
+            with self._hold(box) as held:
+                self._gather(box, held.put)
+                self._write(box, held.take)
+
+    def _hold(self, box: Box) -> Held | Staging:
+        if self._plan.staged:
+            return Staging(self._plan.staging_folder, box.shape, self._dtype, self._shard[2])
+        return Held(box.shape, self._dtype)
+
+    def _gather(self, box: Box, put: Put) -> None:
+        if isinstance(self._plan.source, ImageStack):
+            self._gather_sections(self._plan.source, box, put)
+        else:
+            self._gather_chunks(self._plan.source, box, put)
+
+    def _gather_sections(self, stack: ImageStack, box: Box, put: Put) -> None:
+        def gather(z: int) -> None:
+            for top, band in stack.bands(z):
+                place = Box((z - box.start[0], top, 0), (z - box.start[0] + 1, top + len(band), box.shape[2]))
+                put(place, band[np.newaxis])
+
+        threads = ThreadPoolExecutor(self._plan.threads)
+        try:
+            for _ in threads.map(gather, range(box.start[0], box.stop[0])):
+                self._count(box.shape[1] * box.shape[2])
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+    def _gather_chunks(self, volume: Volume, box: Box, put: Put) -> None:
+        array = volume.open(0, self._channel)
+        for part in cut(box, self._plan.chunk, self._plan.part_voxels):
+            try:
+                voxels = read_part(array, part.slices)
+            except (ValueError, OSError) as error:
+                raise DataError(
+                    "data.unreadable",
+                    f"{volume.url} cannot be read in the voxels {part}: {brief(error)}",
+                    hint="The data may be damaged or incomplete; copy them again.",
+                    where=volume.url,
+                ) from error
+            put(_within(part, box), voxels)
+            self._count(part.voxels)
+
+    def _write(self, box: Box, take: Callable[[Box], npt.NDArray[Any]]) -> None:
+        for part in cut(box, self._shard, self._plan.part_voxels):
+            try:
+                write_part(self._target, part.slices, take(_within(part, box)))
+            except (ValueError, OSError) as error:
+                raise unwritable(self._plan.url, error) from error
+            self._count(part.voxels)
+
+
+def _within(part: Box, box: Box) -> Box:
+    """Return a part of a box as seen from the box's corner."""
+    return part.shifted((-box.start[0], -box.start[1], -box.start[2]))
+
+
+def _require_unchanged(plan: ConversionPlan, channel: int) -> None:
+    """Refuse a source that was changed, or has vanished, while it was read.
 
     Raises
     ------
     InputError
-        As `open_volume` and `open_images`.
+        ``input.changed``.
     """
-    if isinstance(source, Volume):
-        return source if voxel_size is None else open_volume(source.url, voxel_size=voxel_size)
-    place = canonical_url(source)
-    if is_local(place) and holds_images(place):
-        return open_images(place, gaps=gaps)
-    return open_volume(place, voxel_size=voxel_size)
-
-
-def _size(stack: ImageStack, voxel_size: Size | None) -> Size:
-    size = voxel_size or stack.voxel_size
-    if size is None:
+    source = plan.source
+    try:
+        if isinstance(source, Volume):
+            source.open(0, channel)
+            return
+        changed = source.identity_now() != source.identity
+    except (DataError, OSError):
+        changed = True
+    if changed:
         raise InputError(
-            "input.no-voxel-size",
-            f"{stack.path} does not say how large its voxels are",
-            hint="Give it in nanometres: --voxel-size z,y,x",
-            where=stack.path,
-        )
-    return (float(size[0]), float(size[1]), float(size[2]))
-
-
-def _refuse_inside(source: str, url: str) -> None:
-    if contains(source, url):
-        raise OutputError(
-            "output.inside-input",
-            f"the output {url} lies inside the input {source}",
-            hint="Choose a place beside the input.",
-            where=url,
+            "input.changed",
+            f"{plan.place} was changed or taken away while it was read",
+            hint="let it stand still, and convert with --overwrite; what was read before may be of both",
+            where=plan.place,
         )

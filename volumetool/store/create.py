@@ -40,6 +40,12 @@ OWN_KEY = "volumetool"
 _METADATA_KEYS = ("zarr.json", ".zgroup", ".zattrs", ".zarray", "attributes.json")
 _ZSTD_LEVEL = 3
 
+OTHER_FORMATS = (
+    ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".n5", ".h5", ".hdf5", ".mrc", ".rec", ".nii", ".nrrd", ".czi", ".dm3",
+    ".dm4", ".raw", ".npy", ".gz", ".zip", ".tar",
+)  # fmt: skip
+"""Endings of what is never written."""
+
 
 @dataclass(frozen=True)
 class VolumeLayout:
@@ -277,6 +283,24 @@ def _multiscale(layout: VolumeLayout) -> v05.Multiscale:
             "factors": [list(grid.factor) for grid in layout.levels[1:]],
         },
     )
+
+
+def check_ending(url: str) -> None:
+    """Refuse a place whose name says that another format is wanted.
+
+    Raises
+    ------
+    OutputError
+        ``output.format``.
+    """
+    name = url.rstrip("/").rpartition("/")[2].lower()
+    if name.endswith(OTHER_FORMATS):
+        raise OutputError(
+            "output.format",
+            f"{url} is named as a {name.rpartition('.')[2]} file; written is OME-Zarr 0.5, a folder",
+            hint="Name it as one, such as volume.zarr.",
+            where=url,
+        )
 
 
 def _check_layout(place: str, layout: VolumeLayout) -> None:

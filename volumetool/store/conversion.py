@@ -1,0 +1,241 @@
+"""The plan of a conversion: what is read, what is written, and in which steps, so that the source is read in one pass.
+
+The source is read slab by slab: whole sections, as many as a shard is deep or a multiple of that. A slab that is larger than
+the memory is gathered in a temporary file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from math import ceil, lcm, prod
+from pathlib import Path
+
+import numpy as np
+
+from volumetool.errors import InputError, OutputError
+from volumetool.geometry.box import Box, Size, Triple
+from volumetool.geometry.levels import LevelGrid, plan_levels
+from volumetool.store.create import VolumeLayout, array_metadata, check_ending, group_metadata
+from volumetool.store.found import Json
+from volumetool.store.images import Gaps, ImageStack, holds_images, open_images
+from volumetool.store.kvstore import canonical_url, contains, is_local, local_path
+from volumetool.store.open import open_volume
+from volumetool.store.retries import CONCURRENCY
+from volumetool.store.volume import Volume
+
+MEMORY_BYTES = 2**30
+"""To be used while converting; a single shard, or a section that can only be decoded whole, may need more."""
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """What will be copied, and how.
+
+    Attributes
+    ----------
+    source : Volume or ImageStack
+        What is read.
+    url : str
+        The new volume.
+    layout : VolumeLayout
+        What it will be.
+    memory : int
+        Bytes to use.
+    """
+
+    source: Volume | ImageStack
+    url: str
+    layout: VolumeLayout
+    memory: int
+
+    @property
+    def chunk(self) -> Triple:
+        """Of the source, what is decoded at once: of images a section."""
+        return self.source.levels[0].chunk if isinstance(self.source, Volume) else (1, *self.source.shape[1:])
+
+    @property
+    def place(self) -> str:
+        """Where the source is."""
+        return self.source.url if isinstance(self.source, Volume) else self.source.path
+
+    @property
+    def sections(self) -> int:
+        """Of all channels together."""
+        return self.layout.levels[0].shape[0] * (self.layout.channels or 1)
+
+    @cached_property
+    def provenance(self) -> Json:
+        """What the volume says of its origin; what is begun goes on only where it is the same."""
+        layout = [group_metadata(self.layout, {}), array_metadata(self.layout, 0)]
+        said: Json = {
+            "source": self.place,
+            "source_identity": self.source.identity,
+            "layout": hashlib.sha256(json.dumps(layout, sort_keys=True).encode()).hexdigest(),
+        }
+        if isinstance(self.source, ImageStack) and self.source.blank:
+            said |= {"first_section": self.source.first, "blank_sections": list(self.source.blank)}
+        return said
+
+    @cached_property
+    def slabs(self) -> tuple[Box, ...]:
+        """The steps of one channel: whole sections, whole shards."""
+        grid, voxels = self.layout.levels[0], self._half
+        if isinstance(self.source, Volume):  # as deep as its chunks, so that none is read for three slabs
+            depth = self.source.levels[0].chunk[0] + grid.shard[0] - 1
+            voxels = max(voxels, depth * grid.shape[1] * grid.shape[2])
+        return tuple(shard_groups(grid, voxels))
+
+    @property
+    def staged(self) -> bool:
+        """Whether slabs are gathered on disk: what must be read at once does not fit into memory."""
+        return next(self.boxes(self.slabs[0])).voxels > self._half
+
+    @property
+    def staging_bytes(self) -> int:
+        """Of temporary disk."""
+        return self.slabs[0].voxels * self._itemsize if self.staged else 0
+
+    @property
+    def read_step(self) -> Triple:
+        """Voxels along each axis after which a shard and a chunk of the source end together."""
+        grid, depth = self.layout.levels[0], self.slabs[0].shape[0]
+        y, x = (min(lcm(a, b), ceil(n / a) * a) for a, b, n in zip(grid.shard[1:], self.chunk[1:], grid.shape[1:], strict=True))
+        return depth, y, x
+
+    @property
+    def part_voxels(self) -> int:
+        """That are written at once, or read at once of a volume; one shard at least."""
+        return max(self.memory // 8 // self._itemsize, prod(self.layout.levels[0].shard))
+
+    @property
+    def threads(self) -> int:
+        """That decode sections side by side."""
+        if isinstance(self.source, Volume):
+            return 1
+        return max(1, min(CONCURRENCY, os.cpu_count() or 1, self.memory // 8 // self.source.band))
+
+    @property
+    def peak_bytes(self) -> int:
+        """That are held at once, about: what is read, and beside it what is decoded or compressed."""
+        held = 0 if self.staged else next(self.boxes(self.slabs[0])).voxels * self._itemsize
+        decoded = 2 * self.threads * self.source.band if isinstance(self.source, ImageStack) else 0
+        return held + max(decoded, 3 * min(self.part_voxels, self.slabs[0].voxels) * self._itemsize)
+
+    @property
+    def staging_folder(self) -> Path:
+        """Where slabs are gathered: beside the volume, or in the folder for temporary files."""
+        return local_path(self.url).parent if is_local(self.url) else Path(tempfile.gettempdir())
+
+    def boxes(self, slab: Box) -> Iterator[Box]:
+        """Cut a slab into what is read at once where it is not gathered on disk."""
+        return cut(slab, self.read_step, self._half)
+
+    @property
+    def _half(self) -> int:
+        return self.memory // 2 // self._itemsize
+
+    @property
+    def _itemsize(self) -> int:
+        return np.dtype(self.layout.dtype).itemsize
+
+
+def plan_conversion(
+    source: str | os.PathLike[str] | Volume | ImageStack,
+    url: str | os.PathLike[str],
+    *,
+    voxel_size: Size | None = None,
+    levels: tuple[LevelGrid, ...] | None = None,
+    memory: int = MEMORY_BYTES,
+) -> ConversionPlan:
+    """Look at the source and decide everything; write nothing. Parameters and errors are those of `convert`."""
+    origin = source if isinstance(source, ImageStack) else open_source(source, voxel_size)
+    place = canonical_url(url)
+    check_ending(place)
+    if isinstance(origin, Volume):
+        size, translation, channels = origin.voxel_size, origin.translation, origin.channels
+    else:
+        size, translation, channels = _size(origin, voxel_size), (0.0, 0.0, 0.0), None
+    grids = levels or plan_levels(origin.shape, size, translation)
+    name = Path(origin.url if isinstance(origin, Volume) else origin.path).name
+    plan = ConversionPlan(origin, place, VolumeLayout(origin.dtype.name, grids, channels, name=name), memory)
+    if contains(plan.place, place):
+        raise OutputError(
+            "output.inside-input",
+            f"the output {place} lies inside the input {plan.place}",
+            hint="Choose a place beside the input.",
+            where=place,
+        )
+    return plan
+
+
+def open_source(
+    source: str | os.PathLike[str] | Volume, voxel_size: Size | None = None, gaps: Gaps = "refuse"
+) -> Volume | ImageStack:
+    """Open what is to be converted.
+
+    Raises
+    ------
+    InputError
+        As `open_volume` and `open_images`.
+    """
+    if isinstance(source, Volume):
+        return source if voxel_size is None else open_volume(source.url, voxel_size=voxel_size)
+    place = canonical_url(source)
+    if is_local(place) and holds_images(place):
+        return open_images(place, gaps=gaps)
+    try:
+        return open_volume(place, voxel_size=voxel_size)
+    except InputError as error:
+        if error.code not in ("input.not-found", "input.not-a-volume"):
+            raise
+        raise InputError(error.code, error.message, hint=_wanted(place), where=place) from error
+
+
+def _wanted(place: str) -> str:
+    """Say what `convert` reads, to somebody who gave something else."""
+    if "*" in place or "?" in place:
+        return "Give the folder of the sections itself, not a pattern of names."
+    if not is_local(place) and place.lower().endswith((".tif", ".tiff")):
+        return "TIFF is read from local disks alone: copy it here first."
+    return (
+        "convert reads a TIFF file, a folder of TIFF sections, OME-Zarr, N5 or a Zarr array. "
+        "Save PNG, JPEG, MRC, HDF5 and others as TIFF first."
+    )
+
+
+def shard_groups(grid: LevelGrid, voxels: int) -> Iterator[Box]:
+    """Cut a level into slabs of whole sections and whole shards, as deep as `voxels` allows, but one shard at least."""
+    return cut(Box.whole(grid.shape), (grid.shard[0], *grid.shape[1:]), voxels)
+
+
+def cut(box: Box, step: Triple, voxels: int) -> Iterator[Box]:
+    """Cut a box where multiples of `step` are.
+
+    A part is as wide, then as high, then as deep as `voxels` allows, but one step at least.
+    """
+    size = list(step)
+    for axis in (2, 1, 0):
+        here = min(size[0], box.shape[0]) * min(size[1], box.shape[1]) * min(size[2], box.shape[2])
+        size[axis] *= max(1, min(ceil(box.shape[axis] / step[axis]) + 1, voxels // here))
+    starts = (range(a // n * n, b, n) for a, b, n in zip(box.start, box.stop, size, strict=True))
+    for z, y, x in product(*starts):
+        yield Box((z, y, x), (z + size[0], y + size[1], x + size[2])).intersection(box)
+
+
+def _size(stack: ImageStack, voxel_size: Size | None) -> Size:
+    size = voxel_size or stack.voxel_size
+    if size is None:
+        raise InputError(
+            "input.no-voxel-size",
+            f"{stack.path} does not say how large its voxels are",
+            hint="Give it in nanometres: --voxel-size z,y,x",
+            where=stack.path,
+        )
+    return (float(size[0]), float(size[1]), float(size[2]))
