@@ -21,7 +21,7 @@ INPUT, LOOK, OUT, RUN = "What to enhance", "How it looks", "The output", "How it
 
 def enhance(
     ctx: typer.Context,
-    input: Annotated[str | None, typer.Argument(help="Volume to read: OME-Zarr, N5 or Zarr; path or URL.")] = None,  # noqa: A002
+    input: Annotated[str | None, typer.Argument(help="Volume to read: OME-Zarr, N5, precomputed or Zarr; path or URL.")] = None,  # noqa: A002
     output: Annotated[str | None, typer.Argument(help="OME-Zarr volume to write. The same command again goes on.")] = None,
     config: Annotated[
         Path | None, typer.Option("--config", parser=local_path, help="Job file, YAML; options given beside it win.")

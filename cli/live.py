@@ -30,7 +30,7 @@ WATCH = "Sections that arrive (--watch)"
 
 
 def live(
-    input: Annotated[str, typer.Argument(help="Volume to read: OME-Zarr, N5 or Zarr; path or URL. With --watch a folder.")],  # noqa: A002
+    input: Annotated[str, typer.Argument(help="Volume: OME-Zarr, N5, precomputed or Zarr. With --watch a folder.")],  # noqa: A002
     model: Annotated[str | None, typer.Option(help="Built-in name or model file; auto: one that adds no sections.")] = None,
     into: Annotated[
         str | None,

@@ -27,7 +27,7 @@ from volumetool.enhancement.stored import read_voxels
 from volumetool.errors import DataError
 from volumetool.geometry import Box
 from volumetool.store.open import open_volume
-from volumetool.viewing.precomputed import find_precomputed
+from volumetool.store.precomputed import find_precomputed
 process = pathlib.Path("/proc/self")
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+)", (process / "status").read_text())[1])

@@ -14,7 +14,7 @@ from small_views import write_n5, write_precomputed, write_zarr2
 
 from volumetool.errors import VolumetoolError
 from volumetool.store.open import open_volume
-from volumetool.viewing.precomputed import find_precomputed
+from volumetool.store.precomputed import find_precomputed
 
 Change = Callable[[dict[str, Any]], object]
 

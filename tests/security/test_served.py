@@ -12,8 +12,8 @@ import pytest
 
 from volumetool.jobs.run import Outcome
 from volumetool.store.open import open_volume
+from volumetool.store.precomputed import find_precomputed
 from volumetool.viewing.keys import files_of
-from volumetool.viewing.precomputed import find_precomputed
 from volumetool.viewing.server import Gate, Serving, accepted_hosts, bind, build_app
 
 CANARY = b"what lies beside the volume"

@@ -16,8 +16,11 @@ from volumetool.errors import ConfigError, InputError
 from volumetool.jobs.job import make_job
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import Outcome, prepare
+from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
-from volumetool.viewing.layers import client_url, make_layers
+from volumetool.viewing.keys import files_of
+from volumetool.viewing.layers import Layer, client_url, make_layers
+from volumetool.viewing.restated import read_from_afar
 from volumetool.viewing.state import Look, build_state, with_overlay
 from volumetool.viewing.view import hosted_link, tunnel_command
 
@@ -49,6 +52,20 @@ def test_formats_that_place_corners_are_put_where_ome_zarr_puts_centres(formats:
     }
     # The client takes a voxel without a size for a metre.
     assert bare.source(None)["transform"]["matrix"] == [[3e-8, 0, 0, -0.5], [0, 8e-9, 0, -0.5], [0, 0, 4e-9, -0.5]]
+
+
+def test_a_precomputed_input_is_put_where_its_corrected_voxel_size_says(formats: dict[str, Path]) -> None:
+    path = formats["precomputed"]
+    plain, twice = open_volume(path), open_volume(path, voxel_size=(60.0, 16.0, 8.0))
+    assert read_from_afar(plain) is None
+    assert "transform" not in Layer("raw", plain).source(None)
+    assert files_of(plain).find("4_8_30/8-14_8-10_4-6") is not None
+    source = Layer("raw", twice, read_as=read_from_afar(twice)).source(None)
+    assert source["url"].endswith("/|neuroglancer-precomputed:")
+    assert source["transform"] == {
+        "outputDimensions": {"x": [8e-9, "m"], "y": [1.6e-8, "m"], "z": [6e-8, "m"]},
+        "matrix": [[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 2, 0]],
+    }
 
 
 def test_relative_scales_become_the_voxel_size_that_is_given(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from volumetool.errors import ConfigError, InputError
 from volumetool.jobs.run import Outcome
 from volumetool.store.open import open_volume
+from volumetool.store.precomputed import find_precomputed
 from volumetool.viewing.keys import FilesOfVolume, files_of
-from volumetool.viewing.precomputed import find_precomputed
 from volumetool.viewing.server import (
     Gate,
     InMemory,

@@ -23,7 +23,7 @@ from volumetool.store.kvstore import canonical_url, is_local, local_path, read_k
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Level, Volume
 
-METADATA_KEYS = ("zarr.json", ".zgroup", ".zarray", "attributes.json")
+METADATA_KEYS = ("zarr.json", ".zgroup", ".zarray", "attributes.json", "info")
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,27 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.errors import DataError
-from volumetool.store.kvstore import brief, kvstore_spec, read_key, shared_context
+from volumetool.store.kvstore import brief, join_url, kvstore_spec, read_key, shared_context
 from volumetool.store.limits import check_array, read_checked
 from volumetool.store.retries import STORAGE
 
-Driver = Literal["zarr", "zarr3", "n5"]
+Driver = Literal["zarr", "zarr3", "n5", "neuroglancer_precomputed"]
 SPACE = ("z", "y", "x")
 
 
-def open_array(url: str, driver: Driver, context: ts.Context | None = None) -> ts.TensorStore:
-    """Open an existing array for reading, with the axes as stored.
+def open_array(url: str, driver: Driver, path: str = "", context: ts.Context | None = None) -> ts.TensorStore:
+    """Open an existing array for reading, with the axes as stored; they begin at 0.
+
+    Parameters
+    ----------
+    url : str
+        The volume, or the array itself.
+    driver : str
+        How it is stored.
+    path : str
+        Where the array is below the volume; of a precomputed volume, the key of a scale.
+    context : tensorstore.Context, optional
+        Thread pools; by default those of `shared_context`.
 
     Raises
     ------
@@ -28,10 +39,8 @@ def open_array(url: str, driver: Driver, context: ts.Context | None = None) -> t
     InputError
         ``input.too-large``, ``input.empty``: more than this machine may be asked for.
     """
-    spec: dict[str, Any] = {"driver": driver, "kvstore": kvstore_spec(url)}
-    metadata = _corrected(url) if driver == "zarr" else None
-    if metadata is not None:
-        spec["metadata"] = metadata
+    spec, url = _spec(url, driver, path), join_url(url, path)
+    metadata = spec.get("metadata")
     pools = context or shared_context()
     known = metadata is not None
     try:
@@ -44,7 +53,15 @@ def open_array(url: str, driver: Driver, context: ts.Context | None = None) -> t
             where=url,
         ) from error
     check_array(url, array)
-    return array
+    return array[ts.d[:].translate_to[0]] if driver == "neuroglancer_precomputed" else array
+
+
+def _spec(url: str, driver: Driver, path: str) -> dict[str, Any]:
+    if driver == "neuroglancer_precomputed":  # the metadata of all scales are the volume's
+        return {"driver": driver, "kvstore": kvstore_spec(url), "scale_metadata": {"key": path}}
+    place = join_url(url, path)
+    metadata = _corrected(place) if driver == "zarr" else None
+    return {"driver": driver, "kvstore": kvstore_spec(place), **({} if metadata is None else {"metadata": metadata})}
 
 
 def reopened(array: ts.TensorStore) -> ts.TensorStore:

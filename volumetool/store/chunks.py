@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -21,6 +21,7 @@ from volumetool.geometry.box import Box, Triple
 from volumetool.store.arrays import open_array
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import brief, is_local, join_url, kvstore_spec, local_path, shared_context
+from volumetool.store.precomputed import SHARDED, find_precomputed
 from volumetool.store.volume import Volume
 
 AT_ONCE = 256
@@ -31,31 +32,24 @@ AT_ONCE = 256
 class StoredChunks:
     """How one channel of an array is cut into files or objects: shards where it is sharded, else chunks.
 
+    Of sharded precomputed volumes, whose shards are no boxes, it is the chunks inside them.
+
     Attributes
     ----------
     url : str
         The array.
-    prefix, separator : str
-        What stands before the first number of a key, and between two.
-    axes : tuple of str
-        In the order of a key's numbers.
-    fixed : dict of str to int
-        The number of axes other than z, y, x.
     size : tuple of int
         Voxels of a stored chunk, z, y, x.
+    key : callable
+        Gives the key of a chunk, below the array, by its place in the grid (z, y, x).
+    sharding : dict, optional
+        Of a sharded precomputed volume, how its shards hold chunks: then keys are numbers in them.
     """
 
     url: str
-    prefix: str
-    separator: str
-    axes: tuple[str, ...]
-    fixed: dict[str, int]
     size: Triple
-
-    def key(self, place: Triple) -> str:
-        """Return the key of a chunk, below the array, by its place in the grid (z, y, x)."""
-        numbers = self.fixed | dict(zip("zyx", place, strict=True))
-        return self.prefix + self.separator.join(str(numbers[axis]) for axis in self.axes)
+    key: Callable[[Triple], str]
+    sharding: dict[str, Any] | None = None
 
     def places(self, box: Box) -> Iterator[Triple]:
         """Yield the places of all chunks that share a voxel with a box, in C order."""
@@ -93,19 +87,24 @@ class StoredChunks:
         DataError
             ``data.unreadable``: the store does not answer.
         """
-        if is_local(self.url):
+        if is_local(self.url) and self.sharding is None:
             folder = str(local_path(self.url))
             for place in places:
                 yield _state_of_file(f"{folder}/{self.key(place)}")
             return
-        store = ts.KvStore.open(kvstore_spec(self.url), context=shared_context()).result()
+        store = ts.KvStore.open(self._store(), context=shared_context()).result()
         waiting: list[tuple[Triple, Any]] = []
         for place in places:
-            waiting.append((place, store.read(self.key(place), byte_range=slice(0, 0))))
+            key = self.key(place) if self.sharding is None else int(self.key(place)).to_bytes(8, "big")
+            waiting.append((place, store.read(key, byte_range=slice(0, 0))))
             if len(waiting) == AT_ONCE:
                 yield from (self._state_of_object(*each) for each in waiting)
                 waiting.clear()
         yield from (self._state_of_object(*each) for each in waiting)
+
+    def _store(self) -> dict[str, Any]:
+        files = kvstore_spec(self.url)
+        return files if self.sharding is None else {"driver": SHARDED, "base": files, "metadata": self.sharding}
 
     def _state_of_object(self, place: Triple, read: Any) -> bytes | None:
         try:
@@ -143,12 +142,23 @@ def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:
     DataError, InputError
         The array is gone, or its metadata are damaged.
     """
-    url = join_url(volume.url, volume.levels[level].path)
-    stored = open_array(url, volume.driver).chunk_layout.write_chunk.shape or ()
+    path = volume.levels[level].path
+    url, layout = join_url(volume.url, path), open_array(volume.url, volume.driver, path).chunk_layout
+    precomputed = find_precomputed(volume.url) if volume.driver == "neuroglancer_precomputed" else None
+    stored = (layout.write_chunk if precomputed is None else layout.read_chunk).shape or ()
     sizes = {axis: int(size or 1) for axis, size in zip(volume.axes, stored, strict=True)}
+    size = (sizes["z"], sizes["y"], sizes["x"])
+    if precomputed is not None:
+        scale = precomputed.levels[level]
+        return StoredChunks(url, size, lambda place: scale.chunk_key(place, size), scale.sharding)
     fixed = {axis: channel // sizes[axis] if axis == "c" else 0 for axis in volume.axes if axis not in "zyx"}
     prefix, separator = _spelling(url, volume.driver)
-    return StoredChunks(url, prefix, separator, volume.axes, fixed, (sizes["z"], sizes["y"], sizes["x"]))
+
+    def key(place: Triple) -> str:
+        numbers = fixed | dict(zip("zyx", place, strict=True))
+        return prefix + separator.join(str(numbers[axis]) for axis in volume.axes)
+
+    return StoredChunks(url, size, key)
 
 
 def _spelling(url: str, driver: str) -> tuple[str, str]:

@@ -37,7 +37,7 @@ from volumetool.store.volume import DTYPES, Volume
 
 OWN_KEY = "volumetool"
 # Any of these says that something else lives at a place.
-_METADATA_KEYS = ("zarr.json", ".zgroup", ".zattrs", ".zarray", "attributes.json")
+_METADATA_KEYS = ("zarr.json", ".zgroup", ".zattrs", ".zarray", "attributes.json", "info")
 _ZSTD_LEVEL = 3
 
 OTHER_FORMATS = (

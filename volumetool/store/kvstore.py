@@ -26,8 +26,8 @@ from volumetool.store.s3 import s3_settings
 from volumetool.store.urls import check_url, signed_query
 
 # What a viewer puts around a plain URL: "zarr://..." in front (older), "|zarr3:" behind (newer).
-_VIEWER_PREFIX = re.compile(r"^(zarr|zarr2|zarr3|n5)://(?=\w+://|/)")
-_VIEWER_SUFFIX = re.compile(r"\|(auto|zarr|zarr2|zarr3|n5):?.*$")
+_VIEWER_PREFIX = re.compile(r"^(zarr|zarr2|zarr3|n5|precomputed)://(?=\w+://|/)")
+_VIEWER_SUFFIX = re.compile(r"\|(auto|zarr|zarr2|zarr3|n5|neuroglancer-precomputed):?.*$")
 _CUT_SCHEME = re.compile(r"^(file|s3|gs|https?):/(?!/)")
 # Files that a killed writer leaves behind; they never hold data.
 _LEFTOVER = ".__lock"

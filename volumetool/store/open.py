@@ -18,6 +18,7 @@ from volumetool.store.kvstore import canonical_url, is_local, join_url, local_pa
 from volumetool.store.limits import check_levels
 from volumetool.store.n5 import find_n5
 from volumetool.store.ome_zarr import find_level, find_ome_zarr
+from volumetool.store.precomputed import find_precomputed, scale_structure
 from volumetool.store.urls import check_below
 from volumetool.store.volume import DTYPES, Level, Volume, identity_of
 from volumetool.store.zarr_array import find_zarr_array, is_zarr_array
@@ -49,7 +50,7 @@ def open_volume(url: str | os.PathLike[str], *, voxel_size: Size | None = None) 
     Returns
     -------
     Volume
-        OME-Zarr 0.4 or 0.5, N5, or a bare Zarr array.
+        OME-Zarr 0.4 or 0.5, N5, Neuroglancer's precomputed, or a bare Zarr array.
 
     Raises
     ------
@@ -76,7 +77,12 @@ def _find(url: str) -> Found | None:
         return None
     if is_zarr_array(url):
         return find_level(url) or find_zarr_array(url)
-    return find_ome_zarr(url) or find_n5(url)
+    return find_ome_zarr(url) or find_n5(url) or _find_precomputed(url)
+
+
+def _find_precomputed(url: str) -> Found | None:
+    stored = find_precomputed(url)
+    return None if stored is None else stored.found
 
 
 def _volume(found: Found, voxel_size: Size | None) -> Volume:
@@ -107,7 +113,7 @@ def _volume(found: Found, voxel_size: Size | None) -> Volume:
 
 def _array(found: Found, level: FoundLevel) -> ts.TensorStore:
     url = join_url(found.url, check_below(found.url, level.path))
-    if read_json(url, _STRUCTURE[found.driver][0]) is None:
+    if found.driver in _STRUCTURE and read_json(url, _STRUCTURE[found.driver][0]) is None:
         check_allowed(url, _STRUCTURE[found.driver][0])
         raise InputError(
             "input.level-missing",
@@ -116,7 +122,7 @@ def _array(found: Found, level: FoundLevel) -> ts.TensorStore:
             where=url,
         )
     try:
-        array = open_array(url, found.driver)
+        array = open_array(found.url, found.driver, level.path)
     except DataError as error:
         raise InputError("input.unsupported", error.message, hint=error.hint, where=url) from error
     if array.rank != len(found.axes):
@@ -184,10 +190,15 @@ def _channels(found: Found, arrays: list[ts.TensorStore]) -> int | None:
     for array in arrays:
         if "t" in found.axes and (length := array.shape[found.axes.index("t")]) != 1:
             raise wrong_axes(found.url, f"{', '.join(found.axes)} with {length} time points")
-    return arrays[0].shape[found.axes.index("c")] if "c" in found.axes else None
+    if "c" not in found.axes:
+        return None
+    count: int = arrays[0].shape[found.axes.index("c")]
+    return None if found.format == "precomputed" and count == 1 else count  # its c axis is always there
 
 
 def _structures(found: Found) -> list[dict[str, Any]]:
+    if found.driver == "neuroglancer_precomputed":
+        return [scale_structure(found.attributes, level.path) for level in found.levels]
     key, members = _STRUCTURE[found.driver]
     described = [read_json(join_url(found.url, level.path), key) or {} for level in found.levels]
     return [{name: array[name] for name in members if name in array} for array in described]
@@ -215,13 +226,13 @@ def _check_voxel_size(voxel_size: Size | None) -> Size | None:
 
 
 def _nothing_here(url: str) -> InputError:
-    wanted = "wanted is OME-Zarr 0.4 or 0.5, N5 or a Zarr array"
+    wanted = "wanted is OME-Zarr 0.4 or 0.5, N5, precomputed or a Zarr array"
     path = local_path(url) if is_local(url) else None
     if path is None or not path.exists():
         return InputError(
             "input.not-found",
             f"nothing to read at {url}; {wanted}",
-            hint="Check the spelling, and that it is the directory that holds zarr.json, .zattrs or attributes.json.",
+            hint="Check the spelling, and that it is the directory that holds zarr.json, .zattrs, attributes.json or info.",
             where=url,
         )
     names = [path.name] if path.is_file() else sorted(entry.name for entry in path.iterdir())

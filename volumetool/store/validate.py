@@ -122,7 +122,7 @@ def _by_the_specification(place: str) -> Iterator[Finding]:
 
 
 def _own_checks(found: Found) -> list[Finding]:
-    arrays = [open_array(join_url(found.url, level.path), found.driver) for level in found.levels]
+    arrays = [open_array(found.url, found.driver, level.path) for level in found.levels]
     shapes = [_spatial(array.shape, found.axes) for array in arrays]
     findings = [*_scales(found.levels), *_units(found), *_names(found)]
     dtypes = [array.dtype.name for array in arrays]

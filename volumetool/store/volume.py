@@ -18,9 +18,8 @@ import tensorstore as ts
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size, Triple
 from volumetool.store.arrays import Driver, open_array, spatial_view
-from volumetool.store.kvstore import join_url
 
-Format = Literal["ome-zarr-0.4", "ome-zarr-0.5", "n5", "zarr"]
+Format = Literal["ome-zarr-0.4", "ome-zarr-0.5", "n5", "precomputed", "zarr"]
 DTYPES = ("uint8", "int8", "uint16", "int16", "float32")
 
 
@@ -59,11 +58,11 @@ class Volume:
     url : str
         Absolute path, or URL.
     format : str
-        ``"ome-zarr-0.4"``, ``"ome-zarr-0.5"``, ``"n5"`` or ``"zarr"`` (a bare array).
+        ``"ome-zarr-0.4"``, ``"ome-zarr-0.5"``, ``"n5"``, ``"precomputed"`` or ``"zarr"`` (a bare array).
     driver : str
         The tensorstore driver that reads the arrays.
     axes : tuple of str
-        The axes in the order in which the driver gives them: x, y, z for N5. `open` always gives z, y, x.
+        The axes in the order in which the driver gives them: x, y, z for N5 and precomputed. `open` always gives z, y, x.
     dtype : numpy.dtype
         One of uint8, int8, uint16, int16, float32, in native byte order.
     channels : int or None
@@ -130,7 +129,7 @@ class Volume:
             ``data.unreadable``: the array is gone or its metadata damaged.
         """
         self._check(level, channel)
-        array = open_array(join_url(self.url, self.levels[level].path), self.driver, context)
+        array = open_array(self.url, self.driver, self.levels[level].path, context)
         return spatial_view(array, self.axes, channel)
 
     def identity_of(self, level: int) -> str:

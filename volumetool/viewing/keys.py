@@ -18,9 +18,9 @@ from typing import Any
 from volumetool.errors import DataError
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import join_url, local_path
+from volumetool.store.precomputed import Precomputed, find_precomputed
 from volumetool.store.urls import check_below
 from volumetool.store.volume import Volume
-from volumetool.viewing.precomputed import Precomputed
 from volumetool.viewing.server import Content, InMemory
 
 _ZARR2, _ZARR3, _N5 = (".zgroup", ".zattrs", ".zarray", ".zmetadata"), ("zarr.json",), ("attributes.json",)
@@ -140,8 +140,9 @@ def files_of(volume: Volume | Precomputed) -> FilesOfVolume:
     for level in volume.levels:
         check_below(volume.url, level.path)
     root = local_path(volume.url)
-    if isinstance(volume, Precomputed):
-        return FilesOfVolume(root, frozenset({"info"}), volume.has_chunk)
+    if isinstance(volume, Precomputed) or volume.driver == "neuroglancer_precomputed":
+        stored = volume if isinstance(volume, Precomputed) else find_precomputed(volume.url)
+        return FilesOfVolume(root, frozenset({"info"}), lambda key: stored is not None and stored.has_chunk(key))
     paths = [level.path.strip("/") for level in volume.levels]
     grids = {path: grid_of(volume, path) for path in paths}
 

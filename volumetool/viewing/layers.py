@@ -14,13 +14,13 @@ from volumetool.jobs.plan import Plan
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, is_local, join_url
 from volumetool.store.open import open_volume
+from volumetool.store.precomputed import Precomputed, find_precomputed
 from volumetool.store.volume import Volume
-from volumetool.viewing.precomputed import Precomputed, find_precomputed
-from volumetool.viewing.restated import is_image, read_from_afar
+from volumetool.viewing.restated import is_placed, read_from_afar
 from volumetool.viewing.window import Window, fitted_window, job_of, sampled_window
 
 Kind = Literal["image", "segmentation"]
-_CLIENT_FORMATS = {"zarr": "zarr2:", "zarr3": "zarr3:", "n5": "n5:"}
+_CLIENT_FORMATS = {"zarr": "zarr2:", "zarr3": "zarr3:", "n5": "n5:", "neuroglancer_precomputed": "neuroglancer-precomputed:"}
 _PER_METRE = 1e9
 """Nanometres: dividing by it keeps round numbers round."""
 
@@ -84,11 +84,10 @@ class Layer:
             URL under which the volume is served, as the client can read it; without it the client reads the volume's own URL.
         """
         volume = self.volume
-        form = "neuroglancer-precomputed:" if isinstance(volume, Precomputed) else _CLIENT_FORMATS[volume.driver]
-        source: dict[str, Any] = {"url": f"{client_url(served or volume.url)}/|{form}"}
+        source: dict[str, Any] = {"url": f"{client_url(served or volume.url)}/|{_CLIENT_FORMATS[volume.driver]}"}
         if isinstance(volume, Precomputed) and self.kind == "segmentation":
             source |= {"enableDefaultSubsources": False, "subsources": {"default": True}}
-        if isinstance(volume, Volume) and not (is_image(volume) and self.read_as is None):
+        if isinstance(volume, Volume) and (self.read_as is not None or not is_placed(volume)):
             source["transform"] = self._transform(volume)
         return source
 
@@ -106,7 +105,7 @@ class Layer:
         else:
             taken_for = 1 / _PER_METRE if volume.driver == "n5" else 1.0
             stretch = {} if _client_sees_voxel_size(volume) else {axis: size / taken_for for axis, size in metres.items()}
-        axes = volume.axes
+        axes = [axis for axis in volume.axes if axis != "c" or volume.channels is not None]
         dimensions = {_client_axis(axis): [metres[axis], "m"] if axis in metres else [1, ""] for axis in axes}
         matrix = [
             [*(stretch.get(axis, 1.0) if row == column else 0.0 for column in range(len(axes))), corner.get(axis, 0.0)]
@@ -136,12 +135,12 @@ def client_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def make_layers(volumes: Sequence[str], voxel_size: Size | None = None) -> list[Layer]:
+def make_layers(volumes: Sequence[str | os.PathLike[str]], voxel_size: Size | None = None) -> list[Layer]:
     """Describe volumes as layers.
 
     Parameters
     ----------
-    volumes : sequence of str
+    volumes : sequence of str or path
         Paths or URLs of OME-Zarr, N5, Zarr or precomputed volumes.
     voxel_size : tuple of float, optional
         Nanometres, z, y, x, of volumes whose metadata do not say it; by default, of the input of a job whose output is among
@@ -153,9 +152,10 @@ def make_layers(volumes: Sequence[str], voxel_size: Size | None = None) -> list[
         As :func:`volumetool.open_volume`, and ``input.unviewable``: the client cannot read what is at a URL.
     """
     layers: list[Layer] = []
-    for url in volumes:
+    places = [canonical_url(place) for place in volumes]
+    for url in places:
         found = find_precomputed(url)
-        opened = found if found is not None else _open(url, voxel_size, volumes)
+        opened = found if found is not None else _open(url, voxel_size, places)
         read_as = read_from_afar(opened) if isinstance(opened, Volume) else None
         layers.append(Layer(_unique(PurePosixPath(opened.url).name, layers), opened, read_as=read_as))
     return _with_windows(layers)
@@ -173,8 +173,7 @@ def _open(url: str, voxel_size: Size | None, volumes: Sequence[str]) -> Volume:
 
 def _told_to_job(url: str, volumes: Sequence[str]) -> Size | None:
     """Return the voxel size that a job was given for its input, if the output of that job is among some volumes."""
-    outputs = [other for other in volumes if "precomputed:" not in other]
-    jobs = [plan.job for other in outputs if (plan := job_of(other)) is not None]
+    jobs = [plan.job for other in volumes if (plan := job_of(other)) is not None]
     return next((job.voxel_size for job in jobs if canonical_url(job.input) == canonical_url(url)), None)
 
 

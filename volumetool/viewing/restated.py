@@ -22,10 +22,10 @@ from volumetool.store.arrays import SPACE
 from volumetool.store.found import Found, Json
 from volumetool.store.kvstore import encode_json, is_local
 from volumetool.store.ome_zarr import find_ome_zarr
+from volumetool.store.precomputed import Precomputed, find_precomputed
 from volumetool.store.units import is_long_name, nanometres_per
 from volumetool.store.volume import Level, Volume
 from volumetool.viewing.keys import files_of
-from volumetool.viewing.precomputed import Precomputed
 from volumetool.viewing.server import Content, InMemory, KeyReader
 
 _PER_METRE = 1e9
@@ -39,6 +39,11 @@ _TOLERANCE = 1e-6
 def is_image(volume: Volume) -> bool:
     """Say whether a volume is a whole OME-Zarr image, not a single level of one."""
     return volume.format in _METADATA and volume.levels[0].path != ""
+
+
+def is_placed(volume: Volume) -> bool:
+    """Say whether the client finds where a volume's voxels are in the metadata, and reads them as volumetool does."""
+    return is_image(volume) or volume.format == "precomputed"
 
 
 def readable(volume: Volume | Precomputed, levels: int | None = None) -> KeyReader:
@@ -120,24 +125,31 @@ def _dataset(level: Level, axes: Sequence[str]) -> Json:
 
 
 def read_from_afar(volume: Volume) -> Size | None:
-    """Return the voxel size, in m, that the client itself reads of an OME-Zarr image at a URL, None where it is right.
+    """Return the voxel size, in m, that the client itself reads of a volume's metadata, None where it is right.
 
-    A length without a unit it takes for so many metres.
+    Of an OME-Zarr image it reads them at URLs alone; a length without a unit it takes for so many metres.
 
     Raises
     ------
     InputError
         ``input.unviewable``: the client cannot read the metadata there.
     """
+    if volume.format == "precomputed" and (stored := find_precomputed(volume.url)) is not None:
+        return _unless_equal(stored.levels[0].voxel_size, volume)
     image = find_ome_zarr(volume.url) if is_image(volume) and not is_local(volume.url) else None
     if image is None:
         return None
     axes = _stored_axes(image)
     units = {axis["name"]: nanometres_per(axis.get("unit")) or _PER_METRE for axis in axes}
     z, y, x = (scale * units[axis] for axis, scale in zip(SPACE, image.levels[0].scale, strict=True))
-    if all(math.isclose(read, size) for read, size in zip((z, y, x), volume.levels[0].voxel_size, strict=True)):
+    return _unless_equal((z, y, x), volume)
+
+
+def _unless_equal(read: Size, volume: Volume) -> Size | None:
+    """Return a voxel size in nm as one in m; None where it is the volume's."""
+    if all(math.isclose(own, size) for own, size in zip(read, volume.levels[0].voxel_size, strict=True)):
         return None
-    return z / _PER_METRE, y / _PER_METRE, x / _PER_METRE
+    return read[0] / _PER_METRE, read[1] / _PER_METRE, read[2] / _PER_METRE
 
 
 def _stored_axes(image: Found) -> list[dict[str, Any]]:

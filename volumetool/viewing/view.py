@@ -93,7 +93,7 @@ class View:
 
 @contextmanager
 def view(
-    volumes: str | Sequence[str],
+    volumes: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     look: Look | None = None,
     listen: Listen | None = None,
     *,
@@ -104,7 +104,7 @@ def view(
 
     Parameters
     ----------
-    volumes : str or sequence of str
+    volumes : str, path or sequence of these
         Paths or URLs of OME-Zarr, N5, Zarr or precomputed volumes. What is on this machine's disks is served key by key; URLs
         are read by the browser itself.
     look : Look, optional
@@ -124,7 +124,7 @@ def view(
     from volumetool.viewing.page import Page
 
     look, listen = look or Look(), listen or Listen()
-    layers = make_layers([volumes] if isinstance(volumes, str) else volumes, voxel_size)
+    layers = make_layers([volumes] if isinstance(volumes, str | os.PathLike) else volumes, voxel_size)
     followed = _with_job(layers) if progress else None
     readers: dict[str, KeyReader] = {str(n): _reader(each) for n, each in enumerate(layers) if each.is_local}
     with ExitStack() as stack:

@@ -14,8 +14,8 @@ from volumetool.jobs.folder import job_url, read_job, read_statistics
 from volumetool.jobs.job import integer_limits
 from volumetool.jobs.plan import Plan
 from volumetool.store.arrays import read_part
+from volumetool.store.precomputed import Precomputed
 from volumetool.store.volume import Volume
-from volumetool.viewing.precomputed import Precomputed
 
 Window = tuple[float, float]
 """Black and white, in the units of the voxels."""
