@@ -83,7 +83,7 @@ def open_inputs(job: Job) -> Inputs:
     check_place(job)
     existing = None if job.overwrite else read_job(job.output)
     if existing is None:
-        _refuse_foreign_output(job)
+        refuse_foreign_output(job)
     mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
     return Inputs(job, volume, _choose_model(job, volume, existing), mask, existing)
 
@@ -150,13 +150,19 @@ def _choose_model(job: Job, volume: Volume, existing: Plan | None) -> Model:
     return load_model(fitting[0].name)
 
 
-def _refuse_foreign_output(job: Job) -> None:
-    """Refuse to write over, or to delete, what no job of volumetool made: that a plan lies beside it proves nothing."""
+def refuse_foreign_output(job: Job) -> None:
+    """Refuse to write over, or to delete, what no job of volumetool made: that a plan lies beside it proves nothing.
+
+    Raises
+    ------
+    OutputError
+        ``output.exists``, ``output.foreign``.
+    """
     place = canonical_url(job.output)
     something = any(read_key(place, key) is not None for key in METADATA_KEYS)
     if is_local(place) and local_path(place).exists():
         something = something or local_path(place).is_file() or any(local_path(place).iterdir())
-    planned = read_key(job_url(job.output), PLAN) is not None  # only with --overwrite
+    planned = read_key(job_url(job.output), PLAN) is not None  # of a job that is to be begun anew
     ours = _made_by(place, _readable_plan(job), something=something) if planned else not something
     if not ours:
         raise OutputError(

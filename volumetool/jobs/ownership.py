@@ -25,7 +25,7 @@ from volumetool.errors import LedgerError, VolumetoolError
 from volumetool.jobs.ledger import gone, overtaken
 from volumetool.jobs.private import claim_folder
 from volumetool.jobs.process import Process, this_process
-from volumetool.store.kvstore import read_version, replace_key
+from volumetool.store.kvstore import delete_key, is_local, list_keys, local_path, read_version, replace_key
 
 OWNER = "owner.json"
 BEAT_SECONDS = 5.0
@@ -125,14 +125,28 @@ class Claim:
         """Let the heart beat from now on."""
         self._heart.start()
 
+    def withdraw(self) -> None:
+        """Take back that there is a job, where it never began: its folder goes, if it holds nothing but this claim."""
+        self._stop_heart()
+        with suppress(VolumetoolError):
+            if not self.lost and list_keys(self.url) == [OWNER]:
+                delete_key(self.url, OWNER)
+                self._generation = None
+                if is_local(self.url):
+                    with suppress(OSError):
+                        local_path(self.url).rmdir()
+
     def release(self) -> None:
         """Give the job up."""
-        self._ended.set()
-        if self._heart.is_alive():
-            self._heart.join()
+        self._stop_heart()
         with suppress(VolumetoolError):  # who cannot say goodbye is found dead
             self._write(replace(self.owner, released=True))
         _held.discard(self.owner.run)
+
+    def _stop_heart(self) -> None:
+        self._ended.set()
+        if self._heart.is_alive():
+            self._heart.join()
 
     def _write(self, owner: Owner) -> None:
         with self._lock:

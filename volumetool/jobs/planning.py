@@ -17,7 +17,7 @@ from volumetool.geometry import part_inside
 from volumetool.jobs.checks import check_dtype, check_resources, check_survey, check_voxel_size
 from volumetool.jobs.estimate import estimate, left_over, patch_facts, written_bytes
 from volumetool.jobs.folder import open_ledger
-from volumetool.jobs.inputs import Inputs, open_inputs, section_statistics
+from volumetool.jobs.inputs import Inputs, open_inputs, refuse_foreign_output, section_statistics
 from volumetool.jobs.job import Job
 from volumetool.jobs.keeping import kept_anew, plan_keeping
 from volumetool.jobs.layout import Demand, Work, box_counts, make_lattice, make_levels, output_box
@@ -148,6 +148,23 @@ def lay_ground(job: Job, progress: Progress | None = None) -> Ground:
         As :func:`plan`.
     """
     inputs = open_inputs(job)
+    existing = inputs.existing
+    if existing is None:
+        return _ground(inputs, progress)
+    if open_ledger(existing).done:
+        ground = _ground(inputs, progress)
+        _check_same(existing, ground.terms)
+        return ground
+    # No voxel would be lost: the job is begun anew unless it is the very same, whose failed attempts then count on.
+    ground = _ground(replace(inputs, existing=None), progress)
+    if (ground.terms.fingerprint, ground.engine.probe(ground.terms.lattice.patch)) == (existing.fingerprint, existing.probe):
+        return replace(ground, inputs=inputs)
+    refuse_foreign_output(job)
+    return replace(ground, notes=(*ground.notes, f"an earlier job had finished no region of {job.output}: it is begun anew"))
+
+
+def _ground(inputs: Inputs, progress: Progress | None) -> Ground:
+    job = inputs.job
     extrapolated, notes = check_voxel_size(job, inputs.model.card, inputs.level.voxel_size)
     work = _lay_out(inputs)
     workers, threads = _workers(job)
@@ -158,8 +175,6 @@ def lay_ground(job: Job, progress: Progress | None = None) -> Ground:
     notes += () if survey is None else check_survey(job, inputs.model.card, survey)
     check_dtype(job, work.dtype, _window(inputs, statistics))
     terms = _terms(inputs, work, engine.numerics, statistics)
-    if inputs.existing is not None:
-        _check_same(inputs.existing, terms)
     return Ground(inputs, engine, terms, statistics, (*notes, *_box_notes(inputs)), extrapolated, paces)
 
 

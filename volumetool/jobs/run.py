@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from volumetool.errors import DataError, LedgerError, OutputError
 from volumetool.jobs.attempts import given_up_in_order
 from volumetool.jobs.changed import check_input
 from volumetool.jobs.clean import delete_kept, sweep
-from volumetool.jobs.clusters import open_cluster
+from volumetool.jobs.clusters import Cluster, open_cluster
 from volumetool.jobs.condemn import check_whole
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete
 from volumetool.jobs.folder import PLAN, check_output, job_url, open_ledger, read_plan, read_statistics, write_plan
@@ -162,18 +162,28 @@ def run(plan: Plan, statistics: Statistics, watcher: Watcher | None = None) -> O
 
 
 def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> Outcome:
-    prepare(plan, statistics)
-    sweep(job_url(plan.job.output), job_url(plan.job.output))
-    ledger = open_ledger(plan)
-    ledger.begin()
-    ledger.compact()
-    check_input(plan, ledger, watcher.waiting)
-    before = ledger.done
-    try:
-        _run_regions(plan, ledger, watcher, claim)
-    finally:
-        ledger.flush()
-        write_maps(plan, ledger)
+    folder = job_url(plan.job.output)
+    with given_up_in_order(folder), ExitStack() as stack:
+        begun = not plan.job.overwrite and read_plan(folder) is not None
+        try:  # a job begins once its workers answer: a start that fails leaves nothing
+            first = None if begun else stack.enter_context(open_cluster(plan, statistics))
+        except BaseException:
+            claim.withdraw()
+            raise
+        prepare(plan, statistics)
+        sweep(folder, folder)
+        ledger = open_ledger(plan)
+        ledger.begin()
+        ledger.compact()
+        check_input(plan, ledger, watcher.waiting)
+        before = ledger.done
+        try:
+            if (turns := Turns(plan, ledger)).count:
+                cluster = first or stack.enter_context(open_cluster(plan, statistics))
+                _run_regions(turns, ledger, watcher, claim, cluster)
+        finally:
+            ledger.flush()
+            write_maps(plan, ledger)
     with suppress(OutputError):  # what cannot be deleted is asked for again at the end of the next run, and by `clean`
         delete_kept(plan)
     complete = finish_run(plan, ledger, watcher, changed=ledger.done > before)
@@ -188,14 +198,11 @@ def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> 
     )
 
 
-def _run_regions(plan: Plan, ledger: Ledger, watcher: Watcher, claim: Claim) -> None:
-    turns = Turns(plan, ledger)
-    if not turns.count:
-        return
+def _run_regions(turns: Turns, ledger: Ledger, watcher: Watcher, claim: Claim, cluster: Cluster) -> None:
+    plan = turns.plan
     if says_complete(plan):  # regions that failed before, or were found damaged
         mark_unfinished(plan)
-    folder = job_url(plan.job.output)
-    with given_up_in_order(folder), open_cluster(plan) as cluster, InFlight(folder) as in_flight:
+    with InFlight(job_url(plan.job.output)) as in_flight:
         turns.began = in_flight.began
         watcher.started(plan, turns.count, cluster.link)
         for record in _braked(cluster.records(turns), plan):
@@ -227,7 +234,7 @@ def _braked(records: Iterator[Record], plan: Plan) -> Iterator[Record]:
 
 
 def prepare(plan: Plan, statistics: Statistics) -> None:
-    """Create the job's folder and the output, or find them as this plan left them.
+    """Create the job's folder and the output, or find them as this plan left them; another job that did nothing yet gives way.
 
     The folder comes first: whatever a killed run leaves at the output is known as this job's.
 
@@ -242,14 +249,17 @@ def prepare(plan: Plan, statistics: Statistics) -> None:
     if plan.job.overwrite:
         _delete_earlier(place, folder)
     stored = read_plan(folder)
-    if stored is not None and (stored.fingerprint, stored.grid) != (plan.fingerprint, plan.grid):
-        raise LedgerError(
-            "ledger.plan",
-            f"another run began {plan.job.output} with a plan of its own while this one was planned",
-            hint="run again: what that job has done is taken up, or refused with the difference",
-            where=folder,
-        )
-    check_output(plan)
+    check_output(stored or plan)
+    if stored is not None and (stored.fingerprint, stored.grid, stored.probe) != (plan.fingerprint, plan.grid, plan.probe):
+        if open_ledger(stored).done:
+            raise LedgerError(
+                "ledger.plan",
+                f"another run began {plan.job.output} with a plan of its own while this one was planned",
+                hint="run again: what that job has done is taken up, or refused with the difference",
+                where=folder,
+            )
+        _delete_earlier(place, folder)
+        stored = None
     if stored is None:
         write_plan(plan, statistics)
     else:

@@ -65,6 +65,8 @@ class Turns:
 
     Attributes
     ----------
+    plan : Plan
+        The job's plan.
     count : int
         Regions that this run has to do.
     began : callable
@@ -72,7 +74,7 @@ class Turns:
     """
 
     def __init__(self, plan: Plan, ledger: Ledger) -> None:
-        self._plan, self._ledger, self._sharing = plan, ledger, plan.sharing
+        self.plan, self._ledger, self._sharing = plan, ledger, plan.sharing
         self._to_come = np.zeros(plan.grid.count, bool)
         for index in to_do(plan, ledger):
             self._to_come[index] = True
@@ -89,7 +91,7 @@ class Turns:
         flying : collection of int
             Regions that are under way.
         """
-        if self._plan.keep == "none":
+        if self.plan.keep == "none":
             index = self._order.take(lambda _: False)
             return None if index is None else Turn(index)
         crowded = {near for region in flying for near in self._sharing.neighbours(region)}
@@ -106,7 +108,7 @@ class Turns:
 
     def _kept_between(self, one: int, other: int) -> bool:
         """Say whether patches are kept from one region for another: without room for whole layers, only within a layer."""
-        return self._plan.keep == "all" or self._sharing.layer(one) == self._sharing.layer(other)
+        return self.plan.keep == "all" or self._sharing.layer(one) == self._sharing.layer(other)
 
 
 def to_do(plan: Plan, ledger: Ledger) -> Iterator[int]:

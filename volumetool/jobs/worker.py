@@ -17,6 +17,7 @@ import tensorstore as ts
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, Shelf
 from volumetool.enhancement.region import Enhanced, enhance_region
+from volumetool.enhancement.statistics import Statistics
 from volumetool.enhancement.trouble import kind_of
 from volumetool.enhancement.writer import slab_boxes
 from volumetool.errors import DeviceError, InputError, LedgerError, NumericsError, StorageFullError, VolumetoolError
@@ -62,6 +63,8 @@ class Worker:
     ----------
     plan : Plan
         The job's plan.
+    statistics : Statistics, optional
+        The table that it names; by default that of the job's folder.
 
     Raises
     ------
@@ -71,11 +74,11 @@ class Worker:
         ``numerics.other-class``: this machine computes other bytes than the plan's probe.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, statistics: Statistics | None = None) -> None:
         check_version(plan.job.output, plan.terms.numerics_version)
         self.plan = plan
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self.recipe = plan.recipe(read_statistics(job_url(plan.job.output), plan))
+        self.recipe = plan.recipe(statistics or read_statistics(job_url(plan.job.output), plan))
         self.engine = Engine(
             reload_model(plan.model_spec, plan.terms.model), plan.numerics, plan.job.device, plan.threads, plan.streams
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from volumetool.enhancement.statistics import Statistics
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.turns import Turns
@@ -27,8 +28,17 @@ class Cluster(Protocol):
         ...
 
 
-def open_cluster(plan: Plan) -> AbstractContextManager[Cluster]:
+def open_cluster(plan: Plan, statistics: Statistics | None = None) -> AbstractContextManager[Cluster]:
     """Return the cluster that a plan asks for: in-process where one local worker is enough.
+
+    Entering its context waits until a worker answers, and writes nothing.
+
+    Parameters
+    ----------
+    plan : Plan
+        The job's plan.
+    statistics : Statistics, optional
+        The table that it names; by default that of the job's folder, which is needed once regions run.
 
     Raises
     ------
@@ -49,4 +59,4 @@ def open_cluster(plan: Plan) -> AbstractContextManager[Cluster]:
         return local_cluster(plan)
     from volumetool.jobs.clusters.in_process import in_process_cluster
 
-    return in_process_cluster(plan)
+    return in_process_cluster(plan, statistics)

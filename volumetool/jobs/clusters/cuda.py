@@ -52,4 +52,4 @@ def cuda_cluster(plan: Plan) -> Iterator[Cluster]:
         return 0
 
     with cluster, connect(cluster, plan) as client:
-        yield ThroughDask(client, plan, see_to)
+        yield ThroughDask(client, plan, see_to).wait_for_worker()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import Turn
 from volumetool.jobs.alone import run_alone
 from volumetool.jobs.clusters import Cluster
@@ -46,6 +47,6 @@ def _end(why: str) -> None:
 
 
 @contextmanager
-def in_process_cluster(plan: Plan) -> Iterator[Cluster]:
+def in_process_cluster(plan: Plan, statistics: Statistics | None = None) -> Iterator[Cluster]:
     """Yield a cluster of this process alone."""
-    yield InProcess(Worker(plan))
+    yield InProcess(Worker(plan, statistics))

@@ -37,4 +37,4 @@ def local_cluster(plan: Plan) -> Iterator[Cluster]:
         connect(cluster, plan) as client,
         processes.working_for(cluster.scheduler_address, security),
     ):
-        yield ThroughDask(client, plan, processes.look)
+        yield ThroughDask(client, plan, processes.look).wait_for_worker()

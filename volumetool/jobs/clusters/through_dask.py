@@ -39,6 +39,9 @@ MOST = 64
 LOOK_SECONDS = 1.0
 """How often the driver looks which workers are still there."""
 
+ANSWER_SECONDS = 0.1
+"""How often it asks for the first worker."""
+
 DEATHS_IN_A_ROW = 16
 """Workers that may die while no region ends: what kills so many is not a region."""
 
@@ -67,7 +70,8 @@ class ThroughDask:
         self.link: str | None = client.dashboard_link or None
         self.client = client
         self._url = job_url(plan.job.output)
-        self._runtime = runtime_of(plan, writing_run(self._url))
+        self._plan = plan
+        self._runtime = ""
         self._workers = plan.workers
         # A region that finds patches of its neighbours takes long, and should not wait behind one of them.
         self._most = MOST if plan.keep == "none" else 1
@@ -81,6 +85,19 @@ class ThroughDask:
         self._deaths = self._forsaken = 0
         self._looked = 0.0
 
+    def wait_for_worker(self) -> ThroughDask:
+        """Wait until a worker answers.
+
+        Raises
+        ------
+        ClusterError
+            ``cluster.dying``: workers end before they do.
+        """
+        while not self.client.scheduler_info()["workers"]:
+            self._look_in_time()
+            time.sleep(ANSWER_SECONDS)
+        return self
+
     def records(self, turns: Turns) -> Iterator[Record]:
         """Run the regions whose turn comes and yield their records in the order in which they end.
 
@@ -90,6 +107,7 @@ class ThroughDask:
             ``cluster.dying``: workers die one after the other, and no region ends. ``cluster.no-workers``: none is left.
             ``cluster.lost``: the scheduler is gone.
         """
+        self._runtime = runtime_of(self._plan, writing_run(self._url))
         self.client.subscribe_topic(topic_of(self._url), lambda event: turns.began(event[1]))
         self._fill(turns)
         while self._running:
@@ -137,13 +155,17 @@ class ThroughDask:
             ``cluster.dying``, ``cluster.no-workers``.
         """
         while True:
-            if time.monotonic() - self._looked >= LOOK_SECONDS:
-                self._looked = time.monotonic()
-                self._look()
+            self._look_in_time()
             try:
                 return self._ended.get(timeout=LOOK_SECONDS)
             except Empty:
                 continue
+
+    def _look_in_time(self) -> None:
+        """Look, if the last look was `LOOK_SECONDS` ago."""
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self._look()
 
     def _look(self) -> None:
         """Notice workers that are gone, and see to others in their place.
