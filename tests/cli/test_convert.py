@@ -91,6 +91,14 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(folder: Path, monk
     assert shares[-1] == 100
 
 
+def test_no_command_writes_a_volume_that_is_named_as_another_format(folder: Path) -> None:
+    volume, output = folder.parent / "v.zarr", folder.parent / "out.n5"
+    assert run("convert", folder, volume, "--voxel-size", "30,32,32", "--gaps", "keep")[0] == 0
+    for command in (("convert",), ("enhance", "--model", "em-x4"), ("crappify",)):
+        code, _, err = run(command[0], volume, output, *command[1:])
+        assert (code, "output.format" in err, output.exists()) == (2, True, False)
+
+
 @pytest.mark.slow
 def test_a_command_that_was_killed_ends_with_the_bytes_of_one_that_was_not(tmp_path: Path) -> None:
     """By SIGKILL, at any moment of reading, writing and building the levels; nothing is left beside the volume."""

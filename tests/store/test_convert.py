@@ -303,7 +303,8 @@ def test_an_output_named_as_another_format_is_told_what_is_written(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("a.png", "TIFF"), ("a.mrc", "as TIFF first"), ("s_*.tif", "the folder"), (".", "TIFF")]
+    ("name", "words"),
+    [("a.png", "as TIFF first"), ("missing.tif", "spelling"), ("s_*.tif", "the folder"), (".", "a TIFF file")],
 )
 def test_what_cannot_be_converted_is_told_what_can(tmp_path: Path, name: str, words: str) -> None:
     for other in ("a.png", "a.mrc"):

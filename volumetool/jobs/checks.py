@@ -11,6 +11,7 @@ from volumetool.geometry import Size, Triple
 from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job, integer_limits
 from volumetool.models import ModelCard, fitting_models
+from volumetool.store.create import check_ending
 from volumetool.store.kvstore import contains
 from volumetool.store.volume import Volume
 
@@ -93,13 +94,14 @@ def show_size(size: Size) -> str:
 
 
 def check_place(job: Job) -> None:
-    """Refuse an output inside the input, and the other way round.
+    """Refuse an output inside the input, and the other way round, and one that is named as another format.
 
     Raises
     ------
     OutputError
-        ``output.inside-input``.
+        ``output.inside-input``, ``output.format``.
     """
+    check_ending(job.output)
     if contains(job.input, job.output) or contains(job.output, job.input):
         raise OutputError(
             "output.inside-input",

@@ -23,7 +23,7 @@ from volumetool.enhancement.stored import Write, read_voxels
 from volumetool.errors import ConfigError, OutputError
 from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_translation, plan_levels
 from volumetool.store.convert import Progress
-from volumetool.store.create import VolumeLayout, create_volume, open_for_writing, write_attributes
+from volumetool.store.create import VolumeLayout, check_ending, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, contains, delete_prefix
 from volumetool.store.open import open_volume
@@ -127,7 +127,7 @@ def plan_crappification(asked: Crappification) -> CrappifyPlan:
     ConfigError
         ``config.scale``, ``config.limits``.
     OutputError
-        ``output.inside-input``.
+        ``output.inside-input``, ``output.format``.
     """
     source = open_volume(asked.input)
     source.open(asked.level)  # refuses a level that is not there
@@ -138,6 +138,7 @@ def plan_crappification(asked: Crappification) -> CrappifyPlan:
             f"{fine.shape} voxels (z, y, x) cannot be reduced by {asked.scale}",
             hint="the scale is whole numbers from 1, none larger than the volume",
         )
+    check_ending(asked.output)
     _refuse_nested(asked, source)
     size: Size = (
         fine.voxel_size[0] * asked.scale[0],

@@ -195,19 +195,10 @@ def open_source(
     except InputError as error:
         if error.code not in ("input.not-found", "input.not-a-volume"):
             raise
-        raise InputError(error.code, error.message, hint=_wanted(place), where=place) from error
-
-
-def _wanted(place: str) -> str:
-    """Say what `convert` reads, to somebody who gave something else."""
-    if "*" in place or "?" in place:
-        return "Give the folder of the sections itself, not a pattern of names."
-    if not is_local(place) and place.lower().endswith((".tif", ".tiff")):
-        return "TIFF is read from local disks alone: copy it here first."
-    return (
-        "convert reads a TIFF file, a folder of TIFF sections, OME-Zarr, N5 or a Zarr array. "
-        "Save PNG, JPEG, MRC, HDF5 and others as TIFF first."
-    )
+        hint = f"{error.hint} Or a TIFF file, or a folder of TIFF sections: save PNG, JPEG, MRC, HDF5 and others as TIFF first."
+        if "*" in place or "?" in place:
+            hint = "Give the folder of the sections itself, not a pattern of names."
+        raise InputError(error.code, error.message, hint=hint, where=place) from error
 
 
 def shard_groups(grid: LevelGrid, voxels: int) -> Iterator[Box]:

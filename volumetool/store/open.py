@@ -14,6 +14,7 @@ from volumetool.errors import DataError, InputError
 from volumetool.geometry.box import Size, Triple
 from volumetool.store.arrays import SPACE, Driver, open_array
 from volumetool.store.found import Found, FoundLevel, broken, check_allowed, read_json, wrong_axes
+from volumetool.store.images.names import is_tiff
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path
 from volumetool.store.limits import check_levels
 from volumetool.store.n5 import find_n5
@@ -229,14 +230,21 @@ def _nothing_here(url: str) -> InputError:
     wanted = "wanted is OME-Zarr 0.4 or 0.5, N5, precomputed or a Zarr array"
     path = local_path(url) if is_local(url) else None
     if path is None or not path.exists():
+        hint = "Check the spelling, and that it is the directory that holds zarr.json, .zattrs, attributes.json or info."
+        if path is None and is_tiff(url):
+            hint = "TIFF is read from local disks alone: copy it here, and convert it first (volumetool convert)."
         return InputError(
             "input.not-found",
             f"nothing to read at {url}; {wanted}",
-            hint="Check the spelling, and that it is the directory that holds zarr.json, .zattrs, attributes.json or info.",
+            hint=hint,
             where=url,
         )
     names = [path.name] if path.is_file() else sorted(entry.name for entry in path.iterdir())
-    images = [name for name in names if name.lower().endswith((".tif", ".tiff"))]
+    images = [name for name in names if is_tiff(name)]
     seen = f"TIFF images ({images[0]})" if images else f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-    hint = f"Convert it first: volumetool convert {url} OUTPUT.zarr" if images else "Give the volume's own directory."
+    hint = (
+        f"Convert it first: volumetool convert {url} OUTPUT.zarr"
+        if images
+        else "Give the volume's own directory. Images become a volume with volumetool convert, which reads TIFF."
+    )
     return InputError("input.not-a-volume", f"{url} holds {seen or 'nothing'}; {wanted}", hint=hint, where=url)

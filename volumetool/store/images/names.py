@@ -37,14 +37,14 @@ class Pattern:
         return f"{self.before}NUMBER{self.after}"
 
 
-def is_tiff(path: Path) -> bool:
+def is_tiff(path: str | Path) -> bool:
     """Say whether a file has the name of a TIFF image."""
-    return path.suffix.lower() in _SUFFIXES
+    return str(path).lower().endswith(_SUFFIXES)
 
 
 def may_hold_a_section(name: str) -> bool:
     """Say whether a file has the name of a finished TIFF image: it is not hidden, and tells of no writer."""
-    return is_tiff(Path(name)) and name[0] not in ".~" and not is_temporary(name)
+    return is_tiff(name) and name[0] not in ".~" and not is_temporary(name)
 
 
 def is_temporary(name: str) -> bool:
