@@ -136,10 +136,8 @@ def enhance(
 ) -> None:
     """Enhance a volume. Run the same command again to go on after an interruption.
 
-    SIGTERM and SIGUSR1 stop it like Ctrl-C, with exit code 75: start me again.
+    SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 stop it like Ctrl-C, with exit code 75: start me again.
     """
-    from volumetool.cli.preemption import TRY_AGAIN, Stopped, stoppable
-
     from volumetool.jobs.planning import plan_with_statistics
     from volumetool.jobs.run import run
 
@@ -151,13 +149,9 @@ def enhance(
     _begin(plan)
     with watching("json" if log_format == "json" else "auto") as watcher:
         try:
-            with stoppable():
-                outcome = run(plan, statistics, watcher)
-        except (KeyboardInterrupt, Stopped) as reason:
-            why = str(reason) or "interrupted"
-            print(f"\n{why}; what was finished is kept. Run the same command to go on.", file=sys.stderr)
-            if isinstance(reason, Stopped):
-                raise typer.Exit(TRY_AGAIN) from reason
+            outcome = run(plan, statistics, watcher)
+        except KeyboardInterrupt:
+            print("\ninterrupted; what was finished is kept. Run the same command to go on.", file=sys.stderr)
             raise
     _print_outcome(outcome, as_json=as_json)
     raise typer.Exit(outcome.exit_code)

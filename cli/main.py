@@ -25,6 +25,7 @@ from volumetool.cli import (
     train,
     view,
 )
+from volumetool.cli.preemption import TRY_AGAIN, Stopped, stoppable
 
 from volumetool.errors import VolumetoolError
 from volumetool.redaction import printable, redact
@@ -72,9 +73,13 @@ def main(arguments: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, standalone_mode=True)
+        with stoppable():
+            code = app(arguments, standalone_mode=True)
     except VolumetoolError as error:
         code = _report(error, as_json="--json" in arguments)
+    except Stopped as stopped:
+        print(f"\n{stopped}: told to stop; what was finished is kept. Run the same command to go on.", file=sys.stderr)
+        code = TRY_AGAIN
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:

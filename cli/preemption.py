@@ -15,8 +15,8 @@ TRY_AGAIN = 75
 GRACE_SECONDS = 8.0
 """A scheduler kills after ten, or more: what has not ended by then, such as a call of the network, is left behind."""
 
-SIGNALS = ("SIGTERM", "SIGUSR1")
-"""SLURM sends the first before it kills, or the second where a job asked for it; Windows knows only the first."""
+SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+"""What schedulers send before they kill, or a job asked for, and a terminal that is closed; Windows knows only the first."""
 
 
 class Stopped(BaseException):
@@ -27,8 +27,12 @@ class Stopped(BaseException):
 def stoppable() -> Iterator[None]:
     """Raise :class:`Stopped` at the first signal to stop; a second one ends the process at once, and so does time.
 
-    Nothing is lost either way: what was finished is on record within a second.
+    Nothing is lost either way: what was finished is on record within a second. A signal that is ignored stays so, as under
+    ``nohup``.
     """
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other thread hear signals
+        yield
+        return
     told = False
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -42,7 +46,7 @@ def stoppable() -> Iterator[None]:
         raise Stopped(signal.Signals(number).name)
 
     numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-    before = {number: signal.signal(number, stop) for number in numbers}
+    before = {number: signal.signal(number, stop) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:

@@ -20,9 +20,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from volumetool import process
 from volumetool.errors import LedgerError
 from volumetool.jobs import ownership as module
-from volumetool.jobs import process
 from volumetool.jobs.ledger import DONE, Ledger, Record
 from volumetool.jobs.ownership import LEASE_SECONDS, OWNER, Claim, acquire, current_owner, own
 from volumetool.store.kvstore import write_key

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from small_jobs import SMALL, digest, noise, run, write_input
 
@@ -36,10 +37,12 @@ def straight(source: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return digest(output)
 
 
-def start(source: str, output: Path, workers: int) -> subprocess.Popen[str]:
+def start(source: str, output: Path, workers: int, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "volumetool.cli.main", "enhance", source, str(output), f"--workers={workers}"]
     command += [f"--{name}={value}" for name, value in SLOW.items()]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    )
 
 
 def wait_for(output: Path, regions: int, process: subprocess.Popen[str]) -> None:
@@ -52,8 +55,11 @@ def wait_for(output: Path, regions: int, process: subprocess.Popen[str]) -> None
         time.sleep(0.02)
 
 
+STOPPING = [(signal.SIGHUP, 1), (signal.SIGUSR1, 1), (signal.SIGTERM, 2), (signal.SIGUSR2, 1), (signal.SIGTERM, 1)]
+
+
 @pytest.mark.thin(3)
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 1), (signal.SIGTERM, 2)])
+@pytest.mark.parametrize(("number", "workers"), STOPPING)
 def test_a_signal_to_stop_ends_a_job_that_then_goes_on(
     source: str, straight: str, tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:
@@ -72,6 +78,55 @@ def test_a_signal_to_stop_ends_a_job_that_then_goes_on(
     assert outcome.complete
     assert outcome.ran == outcome.regions - before
     assert digest(output) == straight
+
+
+@pytest.mark.thin(4)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_a_signal_while_libraries_load_ends_it_cleanly(
+    source: str, tmp_path: Path, number: signal.Signals, library: str
+) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "volumetool.cli.main", "enhance", source, str(tmp_path / "out.zarr")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = [next(line for line in process.stderr if f" {library}." in line)]  # the first of its modules is there
+        process.send_signal(number)
+        said += [line for line in process.stderr if not line.startswith("import time:")]
+    assert (process.returncode, number.name in "".join(said)) == (75, True), said
+    assert "Traceback" not in "".join(said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_terminal_that_closes_does_not_end_what_was_told_to_ignore_it() -> None:
+    """As by nohup."""
+    code = "import signal, os; from volumetool.cli.preemption import stoppable\n"
+    code += "signal.signal(signal.SIGHUP, signal.SIG_IGN)\nwith stoppable(): os.kill(os.getpid(), signal.SIGHUP)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.thin(2)
+@pytest.mark.parametrize("children", [True, False])
+def test_a_killed_driver_leaves_no_temporary_folder(source: str, tmp_path: Path, children: bool) -> None:  # noqa: FBT001
+    """Its workers delete theirs; where they were killed, too, the next run does."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    output = tmp_path / "out.zarr"
+    process = start(source, output, 2, TMPDIR=str(place))
+    wait_for(output, 1, process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert list(place.iterdir())
+    process.kill()
+    process.communicate()
+    if not children:
+        for worker in workers:
+            worker.kill()
+    _, alive = psutil.wait_procs(workers, timeout=SECONDS)
+    assert not alive
+    if not children:
+        process = start(source, output, 2, TMPDIR=str(place))
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+    assert not list(place.iterdir())
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import distributed
@@ -216,12 +217,12 @@ def test_processes_that_end_before_they_work_end_the_job_and_it_says_so(
     assert caught.value.code == "cluster.dying"
 
 
-def test_processes_that_the_scheduler_gave_up_are_ended_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_the_scheduler_gave_up_are_ended_and_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As one that hangs in a call that holds Python's lock: no thread of its own can end it."""
     monkeypatch.setattr(processes, "GIVEN_UP", 3)
     with (
         LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1", processes=True) as cluster,
-        processes.Processes(1) as kept,
+        processes.Processes(1, tmp_path) as kept,
         kept.working_for(cluster.scheduler_address, Security()),
     ):
         (first,) = kept._processes

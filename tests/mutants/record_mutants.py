@@ -78,12 +78,12 @@ LEDGER = (
         ),
     ),
     *table(
-        "volumetool/jobs/process.py",
+        "volumetool/process.py",
         (
             "any process with the owner's number is the owner",
             "return now == self.born",
             "return True",
-            "jobs/test_process.py::test_another_process_with_the_same_number_is_another",
+            "test_process.py::test_another_process_with_the_same_number_is_another",
         ),
     ),
     *table(

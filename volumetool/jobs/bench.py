@@ -7,7 +7,6 @@ the floor takes and what the job takes is defined in `floor_seconds` and `job_se
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +33,7 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import run
 from volumetool.models import load_model
+from volumetool.scratch import scratch_folder
 from volumetool.store.create import create_volume, open_for_writing
 from volumetool.store.kvstore import canonical_url, delete_prefix
 from volumetool.store.open import open_volume
@@ -96,11 +96,11 @@ def bench(
     if pairs < 1:
         raise ConfigError("config.pairs", f"{pairs} pairs measure nothing", hint="--pairs 5 gives a median and a spread")
     done = progress or (lambda _done, _total: None)
-    with tempfile.TemporaryDirectory(prefix="volumetool-bench-", dir=scratch) as folder:
+    with scratch_folder("bench", scratch) as folder:
         if volume is None:
-            volume = str(Path(folder) / "input.zarr")
+            volume = str(folder / "input.zarr")
             write_volume(Path(volume), made_up(size), VOXEL_SIZE)
-        options |= {"input": volume, "output": str(Path(folder) / "warm.zarr"), "crop": options.get("roi") is not None}
+        options |= {"input": volume, "output": str(folder / "warm.zarr"), "crop": options.get("roi") is not None}
         plan, table = plan_with_statistics(make_job(**options))
         _check_memory(plan)
         job_seconds(plan, table)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from volumetool.enhancement.engine import Engine, Numerics
 from volumetool.geometry import Triple, default_chunk, plan_levels
 from volumetool.jobs.pace import Pace, choose_pace, measure_paces, patch_seconds
 from volumetool.models.model import Model
+from volumetool.scratch import scratch_folder
 from volumetool.store.create import VolumeLayout, array_metadata
 from volumetool.store.kvstore import canonical_url, read_key, write_key
 
@@ -193,7 +193,7 @@ def _set_level(codecs: list[dict[str, Any]], level: int) -> None:
 
 def _disk_rates(voxels: NDArray[np.uint8], scratch: Path | None) -> tuple[float, float]:
     data = voxels.tobytes()
-    with tempfile.TemporaryDirectory(prefix="volumetool-curves-", dir=scratch) as folder:
+    with scratch_folder("curves", scratch) as folder:
         place = canonical_url(folder)
         started = time.perf_counter()
         write_key(place, "file", data)

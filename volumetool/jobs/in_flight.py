@@ -14,7 +14,7 @@ from dataclasses import asdict
 from types import TracebackType
 
 from volumetool.errors import OutputError
-from volumetool.jobs.process import Process, this_process
+from volumetool.process import Process, this_process
 from volumetool.store.kvstore import delete_key, read_key, write_key
 
 KEY = "running.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,7 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.layout import KEPT_AXES, RECOMPUTED_LIMIT, REGION_SECONDS, Demand, Keep, Keeping, Work, choose_span
 from volumetool.jobs.sample import Sample
 from volumetool.jobs.turns import LOOK_AHEAD, WINDOW
+from volumetool.scratch import scratch_folder
 from volumetool.store.kvstore import canonical_url, delete_key, is_local, join_url, local_path, read_key, write_key
 
 ROUNDS = 2
@@ -127,8 +127,8 @@ def trial_seconds(output: str, size: int) -> float:
     content = np.random.default_rng(0).bytes(size)
     if not is_local(canonical_url(output)):
         return _trial(join_url(job_url(output), FOLDER), content)
-    with tempfile.TemporaryDirectory(prefix="volumetool-", dir=estimate.existing_folder(local_path(output))) as folder:
-        return _trial(folder, content)
+    with scratch_folder("trial", estimate.existing_folder(local_path(output))) as folder:
+        return _trial(str(folder), content)
 
 
 def _trial(url: str, content: bytes) -> float:

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from volumetool.errors import LedgerError, VolumetoolError
 from volumetool.jobs.ledger import gone, overtaken
 from volumetool.jobs.private import claim_folder
-from volumetool.jobs.process import Process, this_process
+from volumetool.process import Process, this_process
 from volumetool.store.kvstore import delete_key, is_local, list_keys, local_path, read_version, replace_key
 
 OWNER = "owner.json"
@@ -55,7 +55,7 @@ class Owner:
     user, host : str
         Who and where.
     place, pid, born
-        Its process, as :class:`volumetool.jobs.process.Process` tells it from others.
+        Its process, as :class:`volumetool.process.Process` tells it from others.
     """
 
     run: str

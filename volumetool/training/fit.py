@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from volumetool.errors import ConfigError, NumericsError, ResourceError
 from volumetool.models import load_model
 from volumetool.models.unet import UNet, enlarge_linear
+from volumetool.scratch import scratch_folder
 from volumetool.training.blind_spot import blind_spot_loss, mask_batch
 from volumetool.training.checkpoint import Point, State, load_checkpoint, read_checkpoint, save_checkpoint
 from volumetool.training.config import OptimiserConfig, TrainConfig
@@ -76,8 +76,8 @@ def fit(config: TrainConfig, folder: Path, watcher: Watcher, on_picture: Callabl
             hint="take --device cpu, or fewer --devices",
         )
     Sampler(open_sources(config), config)  # what cannot be used is said here, not in a process of its own
-    with TemporaryDirectory() as meeting:
-        strategy = OneMachine(Path(meeting) / "processes") if config.devices > 1 else "auto"
+    with scratch_folder("meeting") as meeting:
+        strategy = OneMachine(meeting / "processes") if config.devices > 1 else "auto"
         fabric = Fabric(accelerator=accelerator, devices=config.devices, strategy=strategy)
         fabric.launch(partial(_fit, config=config, folder=folder, watcher=watcher, on_picture=on_picture))
 

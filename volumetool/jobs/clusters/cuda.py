@@ -9,8 +9,9 @@ from distributed.security import Security
 
 from volumetool.errors import ClusterError
 from volumetool.jobs.clusters import Cluster
-from volumetool.jobs.clusters.through_dask import ThroughDask, connect, lenient
+from volumetool.jobs.clusters.through_dask import ThroughDask, connect, settings
 from volumetool.jobs.plan import Plan
+from volumetool.scratch import scratch_folder
 
 
 @contextmanager
@@ -30,8 +31,8 @@ def cuda_cluster(plan: Plan) -> Iterator[Cluster]:
             f"--cluster cuda needs dask-cuda, which does not import: {error}",
             hint="pip install 'volumetool[cuda12]' or 'volumetool[cuda13]', as your driver asks; or run with --cluster local",
         ) from error
-    try:
-        with lenient():
+    with scratch_folder("workers") as folder, settings(folder):
+        try:
             cluster = LocalCUDACluster(
                 n_workers=plan.workers,
                 threads_per_worker=1,
@@ -39,17 +40,17 @@ def cuda_cluster(plan: Plan) -> Iterator[Cluster]:
                 dashboard_address="127.0.0.1:0",
                 security=Security.temporary(),
             )
-    except Exception as error:  # the driver's library raises its own classes, which cannot be named without it
-        raise ClusterError(
-            "cluster.no-gpu",
-            f"--cluster cuda found no usable NVIDIA GPU: {type(error).__name__}: {error}",
-            hint="check `nvidia-smi`, or run with --cluster local",
-        ) from error
+        except Exception as error:  # the driver's library raises its own classes, which cannot be named without it
+            raise ClusterError(
+                "cluster.no-gpu",
+                f"--cluster cuda found no usable NVIDIA GPU: {type(error).__name__}: {error}",
+                hint="check `nvidia-smi`, or run with --cluster local",
+            ) from error
 
-    def see_to(_names: Collection[str]) -> int:
-        # Of a worker that died as it began, dask starts no other unless it is told again how many there should be.
-        cluster.scale(plan.workers)
-        return 0
+        def see_to(_names: Collection[str]) -> int:
+            # Of a worker that died as it began, dask starts no other unless it is told again how many there should be.
+            cluster.scale(plan.workers)
+            return 0
 
-    with cluster, connect(cluster, plan) as client:
-        yield ThroughDask(client, plan, see_to).wait_for_worker()
+        with cluster, connect(cluster, plan) as client:
+            yield ThroughDask(client, plan, see_to).wait_for_worker()

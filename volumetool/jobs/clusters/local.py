@@ -11,8 +11,9 @@ from distributed.security import Security
 
 from volumetool.jobs.clusters import Cluster
 from volumetool.jobs.clusters.processes import Processes
-from volumetool.jobs.clusters.through_dask import ThroughDask, connect, lenient
+from volumetool.jobs.clusters.through_dask import ThroughDask, connect, settings
 from volumetool.jobs.plan import Plan
+from volumetool.scratch import scratch_folder
 
 
 @contextmanager
@@ -24,8 +25,9 @@ def local_cluster(plan: Plan) -> Iterator[Cluster]:
     """
     security = Security.temporary()
     with (
-        lenient(),
-        Processes(plan.workers) as processes,
+        scratch_folder("workers") as folder,
+        settings(folder),
+        Processes(plan.workers, folder) as processes,
         LocalCluster(
             n_workers=0,
             processes=True,

@@ -11,13 +11,14 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -81,16 +82,17 @@ class Processes:
     ----------
     count : int
         Processes.
+    folder : Path
+        Where they put what they need while they run; they delete it where this process was killed.
     """
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, count: int, folder: Path) -> None:
+        self._count, self._folder = count, folder
         self._asked: dict[str, Any] | None = None
         self._begun = 0
         self._processes: list[_Process] = []
 
     def __enter__(self) -> Processes:
-        self._folder = tempfile.TemporaryDirectory(prefix="volumetool-workers-")
         self._processes = [self._begin() for _ in range(self._count)]
         return self
 
@@ -106,7 +108,7 @@ class Processes:
             With certificate and key of a worker, as text.
         """
         keys = {name: getattr(security, name) for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key")}
-        self._asked = {"scheduler": scheduler, "security": keys, "folder": self._folder.name}
+        self._asked = {"scheduler": scheduler, "security": keys, "folder": str(self._folder)}
         for process in self._processes:
             self._ask(process)
         try:
@@ -116,7 +118,6 @@ class Processes:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._end()
-        self._folder.cleanup()
 
     def _end(self) -> None:
         for process in self._processes:
@@ -168,9 +169,10 @@ def main() -> None:
     """Work for the scheduler that standard input names."""
     if not (asked := sys.stdin.readline()):
         return  # the parent has ended meanwhile
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    work = json.loads(asked)
+    threading.Thread(target=_end_with_parent, args=[work["folder"]], daemon=True).start()
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    asyncio.run(_work(json.loads(asked)))
+    asyncio.run(_work(work))
 
 
 async def _work(asked: dict[str, Any]) -> None:
@@ -193,6 +195,7 @@ async def _work(asked: dict[str, Any]) -> None:
             await worker.finished()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: str) -> None:
     sys.stdin.read()
+    shutil.rmtree(folder, ignore_errors=True)  # a parent that was killed could not
     os._exit(1)

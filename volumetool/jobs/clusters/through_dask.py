@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -253,9 +254,10 @@ def _failed(index: int, error: Any) -> Record:
 
 
 @contextmanager
-def lenient() -> Iterator[None]:
-    """Let schedulers that begin here not give regions up because workers died."""
-    with dask.config.set({"distributed.scheduler.allowed-failures": ALLOWED_FAILURES}):
+def settings(folder: Path) -> Iterator[None]:
+    """Let schedulers that begin here keep their files in a folder, and not give regions up because workers died."""
+    lenient = {"distributed.scheduler.allowed-failures": ALLOWED_FAILURES}
+    with dask.config.set({**lenient, "temporary-directory": str(folder)}):
         yield
 
 

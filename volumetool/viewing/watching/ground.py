@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import Ground, lay_ground, plan_with_statistics
 from volumetool.jobs.terms import Terms, check_version, differences
+from volumetool.scratch import scratch_folder
 from volumetool.viewing.watching.books import Fixed
 from volumetool.viewing.watching.growing import VolumeLevels
 
@@ -136,8 +136,8 @@ def recipe_for(ground: Ground, fixed: Fixed, depth: int, levels: VolumeLevels) -
 
 def final_plan(job: Job, fixed: Fixed, depth: int) -> tuple[Plan, Statistics]:
     """Return the plan of the batch job that the finished volume is the output of."""
-    with tempfile.TemporaryDirectory() as folder:
-        table = _written(Path(folder), statistics_for(fixed, depth))
+    with scratch_folder("table") as folder:
+        table = _written(folder, statistics_for(fixed, depth))
         plan, statistics = plan_with_statistics(_apart(_frozen(job, fixed), table))
     asked = job.model_copy(update={"sections": None, "precision": fixed.precision, "batch": fixed.batch})
     return plan.model_copy(update={"job": asked}), statistics
@@ -148,8 +148,8 @@ def _frozen(job: Job, fixed: Fixed) -> Job:
 
 
 def _on_table(job: Job, statistics: Statistics) -> Ground:
-    with tempfile.TemporaryDirectory() as folder:
-        return lay_ground(_apart(job, _written(Path(folder), statistics)))
+    with scratch_folder("table") as folder:
+        return lay_ground(_apart(job, _written(folder, statistics)))
 
 
 def _written(folder: Path, statistics: Statistics) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from volumetool.jobs import process as module
-from volumetool.jobs.process import Process, this_process
+from volumetool import process as module
+from volumetool.process import Process, this_process
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ticks are told on Linux alone")
 
@@ -24,7 +24,7 @@ def shift_clock(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 def test_this_process_lives_and_one_that_ended_does_not() -> None:
     assert this_process().lives() is True
-    command = "from volumetool.jobs.process import this_process as t; p = t(); print(p.place, p.pid, p.born)"
+    command = "from volumetool.process import this_process as t; p = t(); print(p.place, p.pid, p.born)"
     said = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True).stdout
     place, pid, born = said.rsplit(maxsplit=2)
     assert Process(place, int(pid), float(born)).lives() is False
