@@ -203,7 +203,7 @@ def test_overwriting_that_dies_half_way_never_leaves_records_without_voxels(
     for dying in range(3):
         done: list[str] = []
 
-        def delete_some(url: str, dying: int = dying, done: list[str] = done) -> None:
+        def delete_some(url: str, last: str = "", dying: int = dying, done: list[str] = done) -> None:
             if len(done) == dying:  # within this deletion: the metadata are still there
                 for file in Path(url).rglob("*"):
                     if file.is_file() and file.name != "zarr.json":

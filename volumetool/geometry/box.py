@@ -58,6 +58,10 @@ class Box:
         stop = tuple(max(low, high) for low, high in zip(start, map(min, self.stop, other.stop), strict=True))
         return Box(_triple(start), _triple(stop))
 
+    def joined(self, other: Box) -> Box:
+        """Return the smallest box that holds this one and `other`."""
+        return Box(_triple(map(min, self.start, other.start)), _triple(map(max, self.stop, other.stop)))
+
     def touches(self, other: Box) -> bool:
         """Say whether the two boxes share a voxel."""
         return self.intersection(other).voxels > 0

@@ -14,6 +14,7 @@ from itertools import islice
 
 from volumetool.enhancement.statistics import no_normalisation
 from volumetool.errors import DataError, FingerprintError
+from volumetool.jobs.finish import mark_unfinished, says_complete
 from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.reads import RegionInput
@@ -51,6 +52,8 @@ def check_input(plan: Plan, ledger: Ledger, say: Say) -> None:
         return
     if not plan.job.recompute_changed:
         raise _refused(plan, changed)
+    if says_complete(plan):
+        mark_unfinished(plan)
     for region, what in changed:
         ledger.append(Record(region=region, state="failed", error={"code": "input.changed", "message": what}))
     ledger.flush()

@@ -1,4 +1,4 @@
-"""Cleaning: leftovers of killed writers, and shards that are about to be written again."""
+"""Cleaning: leftovers of killed writers, and torn shards that are about to be written again."""
 
 from __future__ import annotations
 
@@ -101,10 +101,11 @@ def delete_kept(plan: Plan) -> None:
     delete_prefix(join_url(job_url(plan.job.output), FOLDER))
 
 
-def delete_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None, channel: int | None) -> None:
-    """Delete the shards of one level that share a voxel with a box.
+def delete_torn_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None, channel: int | None) -> None:
+    """Delete the shards in a box that could not be replaced; the others stay until others take their place in one move.
 
-    A shard that the volume's face cuts is read before it is written; a torn one could never be mended.
+    A shard that the volume's face cuts is read before it is written, so a torn one could never be mended. Whoever looks at the
+    volume meanwhile, or after a kill, misses nothing else.
 
     Parameters
     ----------
@@ -113,7 +114,7 @@ def delete_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None, chan
     level : LevelGrid
         Its grid.
     box : Box, optional
-        In the level's voxels; without it every shard goes.
+        In the level's voxels; without it the whole level.
     channel : int, optional
         None where the volume has no channels.
 
@@ -122,41 +123,19 @@ def delete_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None, chan
     OutputError
         ``output.unwritable``: they cannot be deleted.
     """
-    _delete(array, list(shard_keys(level, box, channel)))
-
-
-def delete_torn_shards(array: ts.TensorStore, level: LevelGrid, box: Box, channel: int | None) -> None:
-    """Delete the shards in a box that cannot be read; whole ones stay until others take their place.
-
-    A worker that the scheduler has taken for dead may still be at a region that another one has done meanwhile. What it then
-    does, and where in it it is ended, must take nothing away.
-
-    Parameters
-    ----------
-    array, level, box, channel
-        As for :func:`delete_shards`.
-
-    Raises
-    ------
-    OutputError
-        ``output.unwritable``: they cannot be deleted.
-    """
     for key, shard in zip(shard_keys(level, box, channel), shard_boxes(level, box), strict=True):
+        if shard.shape == level.shard:
+            continue
         try:
             read_part(array, shard.slices)
         except (DataError, ValueError, OSError):
-            _delete(array, [key])
+            _delete(array, key)
 
 
-def _delete(array: ts.TensorStore, keys: list[str]) -> None:
+def _delete(array: ts.TensorStore, key: str) -> None:
     store = array.kvstore
     assert store is not None  # noqa: S101  (zarr3 always has one)
-
-    def delete(_: int) -> None:
-        for deletion in [store.write(key, None) for key in keys]:
-            deletion.result()
-
     try:
-        STORAGE.call(delete)
+        STORAGE.call(lambda _: store.write(key, None).result())
     except (ValueError, OSError) as error:
         raise unwritable(f"{store.url}", error) from error

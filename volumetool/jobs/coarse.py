@@ -1,11 +1,14 @@
-"""The record of the coarse levels' shards, which no region owns: written when the last pass is done."""
+"""The coarse levels, which no region owns: what is stored of them, and where they are still to be built."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from pydantic import TypeAdapter, ValidationError
+
+from volumetool.geometry import Box
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.shards import shard_keys, stored_shards
@@ -14,6 +17,9 @@ from volumetool.store.kvstore import join_url, read_key, write_key
 COARSE = "coarse.jsonl"
 """In the job's folder: a line per coarse level and channel, with the CRC-32 of its text in front. It is there for complete
 volumes alone."""
+
+UNBUILT = "unbuilt.json"
+"""In the job's folder: the box of level 0 over which the coarse levels are to be built; there is none where they are."""
 
 
 @dataclass(frozen=True)
@@ -68,3 +74,23 @@ def read_coarse(plan: Plan) -> list[CoarseShards] | None:
     if [(part.level, part.channel) for part in parts] != coarse_parts(plan):
         raise ValueError(f"{COARSE}, which has {len(parts)} lines")
     return parts
+
+
+def note_unbuilt(plan: Plan) -> None:
+    """Note that the coarse levels are to be built over what this run computes; to be called before its first record."""
+    earlier = read_unbuilt(plan)
+    box = plan.computed_box or Box.whole(plan.terms.box.shape)
+    box = box if earlier is None else box.joined(earlier)
+    write_key(job_url(plan.job.output), UNBUILT, json.dumps(asdict(box)).encode())
+
+
+def read_unbuilt(plan: Plan) -> Box | None:
+    """Return the voxels of level 0 over which the coarse levels are to be built, None where they are built."""
+    raw = read_key(job_url(plan.job.output), UNBUILT)
+    if raw is None:
+        return None
+    whole = Box.whole(plan.terms.box.shape)
+    try:
+        return TypeAdapter(Box).validate_json(raw).intersection(whole)
+    except ValidationError:  # a damaged note costs time
+        return whole

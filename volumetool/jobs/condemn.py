@@ -84,10 +84,9 @@ def check_whole(plan: Plan, ledger: Ledger) -> bool:
             where=plan.job.output,
         )
     coarse = any(COARSE in entry.get("place", "") or ("region" not in entry and "box" in entry) for entry in report.damaged)
-    regions = _mark_regions(ledger, report)
-    if (regions or coarse) and says_complete(plan):
+    if (coarse or any("region" in entry for entry in report.damaged)) and says_complete(plan):
         mark_unfinished(plan)
-    return not regions
+    return not _mark_regions(ledger, report)
 
 
 def _mark_regions(ledger: Ledger, report: Report) -> int:

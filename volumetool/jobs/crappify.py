@@ -22,6 +22,7 @@ from volumetool.enhancement.statistics import fit_statistics
 from volumetool.enhancement.stored import Write, read_voxels
 from volumetool.errors import ConfigError, OutputError
 from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_translation, plan_levels
+from volumetool.jobs.finish import write_status
 from volumetool.store.convert import Progress
 from volumetool.store.create import VolumeLayout, check_ending, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import read_json
@@ -258,7 +259,8 @@ def _prepare(plan: CrappifyPlan, url: str, *, overwrite: bool) -> None:
         write_attributes(url, {KEY: plan.provenance, "status": "unfinished"})
         return
     if overwrite and KEY in there:
-        delete_prefix(url)
+        write_status(url, "unfinished")
+        delete_prefix(url, last="zarr.json")
     elif overwrite and there:
         raise OutputError(
             "output.foreign",

@@ -8,13 +8,14 @@ from volumetool.enhancement.pyramid import build_level, shard_boxes
 from volumetool.enhancement.statistics import no_normalisation
 from volumetool.enhancement.writer import output_nodata
 from volumetool.geometry import Box, LevelGrid
-from volumetool.jobs.clean import delete_shards
-from volumetool.jobs.coarse import COARSE, write_coarse
+from volumetool.jobs.clean import delete_torn_shards
+from volumetool.jobs.coarse import COARSE, UNBUILT, write_coarse
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.ledger import Ledger
-from volumetool.jobs.plan import Plan
-from volumetool.store.create import open_for_writing, write_attributes
-from volumetool.store.kvstore import delete_key
+from volumetool.jobs.plan import CHECKSUM, Plan, provenance_checksum
+from volumetool.store.create import OWN_KEY, open_for_writing, write_attributes
+from volumetool.store.found import read_json
+from volumetool.store.kvstore import canonical_url, delete_key
 from volumetool.store.open import open_volume
 
 Step = Callable[[], None]
@@ -43,7 +44,7 @@ def build_coarse_levels(plan: Plan, within: Box | None = None, step: Step | None
         for number, level, box in _coarse(plan, within):
             fine = open_for_writing(output, layout, number - 1, channel)
             coarse = open_for_writing(output, layout, number, channel)
-            delete_shards(coarse, level, box, None if plan.terms.channels is None else channel)
+            delete_torn_shards(coarse, level, box, None if plan.terms.channels is None else channel)
             build_level(fine, coarse, level, nodata=nodata, within=box, ready=lambda _box: step() if step is not None else None)
 
 
@@ -62,6 +63,7 @@ def finish(plan: Plan, ledger: Ledger) -> bool:
     if complete:
         write_coarse(plan)
     write_attributes(plan.job.output, plan.provenance("complete" if complete else "unfinished", holes=holes, numerics=numerics))
+    delete_key(job_url(plan.job.output), UNBUILT)
     return complete
 
 
@@ -74,6 +76,16 @@ def mark_unfinished(plan: Plan) -> None:
     """Take a volume's word back that it is complete, so that the next run writes its coarse levels again."""
     write_attributes(plan.job.output, plan.provenance("unfinished"))
     delete_key(job_url(plan.job.output), COARSE)
+
+
+def write_status(url: str, status: str) -> None:
+    """Change the status that a volume says of itself, and nothing else that it says."""
+    group = read_json(canonical_url(url), "zarr.json") or {}
+    before = group.get("attributes", {}).get(OWN_KEY, {})
+    own = {**before, "status": status}
+    if before.get(CHECKSUM) == provenance_checksum(before):
+        own[CHECKSUM] = provenance_checksum(own)
+    write_attributes(url, own)
 
 
 def _coarse(plan: Plan, within: Box | None) -> Iterator[tuple[int, LevelGrid, Box | None]]:

@@ -11,9 +11,10 @@ from itertools import count
 from volumetool.enhancement.pyramid import build_level, shard_boxes
 from volumetool.errors import ConfigError, OutputError
 from volumetool.geometry import Box, LevelGrid, plan_levels, whole_ratio
-from volumetool.jobs.clean import delete_shards
+from volumetool.jobs.clean import delete_torn_shards
+from volumetool.jobs.finish import write_status
 from volumetool.store.convert import FINEST_ALONE, Progress
-from volumetool.store.create import VolumeLayout, open_for_writing, write_attributes
+from volumetool.store.create import VolumeLayout, open_for_writing
 from volumetool.store.extend import announce_levels, create_coarser
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Level, Volume
@@ -26,7 +27,8 @@ def build_pyramid(url: str, *, nodata: float | None = None, progress: Progress |
     """Write every level of an OME-Zarr 0.5 volume from the level before it; a volume of one level gets the others.
 
     Level 0 is not touched. Building again gives the same bytes. Levels that are new are named in the volume's metadata when
-    they are complete; of a level that is there one shard after the other is replaced.
+    they are complete. Of levels that are there one shard after the other is replaced, each in one move; meanwhile, and after a
+    kill, the volume does not call itself complete.
 
     Parameters
     ----------
@@ -59,25 +61,26 @@ def build_pyramid(url: str, *, nodata: float | None = None, progress: Progress |
         target = create_coarser(volume, grids)
     else:
         grids = level_grids(volume)
+        write_status(volume.url, FINEST_ALONE)
     every = sum(len(list(shard_boxes(grid))) for grid in grids[1:]) * (volume.channels or 1)
     told = _counted(progress, every)
     for channel in range(volume.channels or 1):
         fine = open_for_writing(volume.url, volume, 0, channel)
         for number, grid in enumerate(grids[1:], start=1):
             coarse = open_for_writing(volume.url, target, number, channel)
-            clear = partial(delete_shards, coarse, grid, channel=None if volume.channels is None else channel)
+            clear = partial(delete_torn_shards, coarse, grid, channel=None if volume.channels is None else channel)
             build_level(fine, coarse, grid, nodata=missing, ready=_Ready(clear, told))
             fine = coarse
     if new:
         announce_levels(volume, grids)
-    if volume.attributes.get("status") == FINEST_ALONE:
-        write_attributes(volume.url, {**volume.attributes, "status": "complete"})
+    if not new or volume.attributes.get("status") == FINEST_ALONE:
+        write_status(volume.url, "complete")
     return open_volume(volume.url)
 
 
 @dataclass(frozen=True)
 class _Ready:
-    """Makes room for a shard, and counts it."""
+    """Makes room for a shard where a torn one stands, and counts it."""
 
     clear: Callable[[Box], None]
     count: Callable[[], None]

@@ -16,8 +16,9 @@ from volumetool.jobs.attempts import given_up_in_order
 from volumetool.jobs.changed import check_input
 from volumetool.jobs.clean import delete_kept, sweep
 from volumetool.jobs.clusters import Cluster, open_cluster
+from volumetool.jobs.coarse import note_unbuilt, read_unbuilt
 from volumetool.jobs.condemn import check_whole
-from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete
+from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete, write_status
 from volumetool.jobs.folder import PLAN, check_output, job_url, open_ledger, read_plan, read_statistics, write_plan
 from volumetool.jobs.in_flight import InFlight
 from volumetool.jobs.job import Job
@@ -186,7 +187,7 @@ def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> 
             write_maps(plan, ledger)
     with suppress(OutputError):  # what cannot be deleted is asked for again at the end of the next run, and by `clean`
         delete_kept(plan)
-    complete = finish_run(plan, ledger, watcher, changed=ledger.done > before)
+    complete = finish_run(plan, ledger, watcher)
     return Outcome(
         plan=plan,
         complete=complete,
@@ -199,7 +200,7 @@ def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> 
 
 
 def _run_regions(turns: Turns, ledger: Ledger, watcher: Watcher, claim: Claim, cluster: Cluster) -> None:
-    plan = turns.plan
+    plan, before = turns.plan, ledger.done
     if says_complete(plan):  # regions that failed before, or were found damaged
         mark_unfinished(plan)
     with InFlight(job_url(plan.job.output)) as in_flight:
@@ -207,6 +208,8 @@ def _run_regions(turns: Turns, ledger: Ledger, watcher: Watcher, claim: Claim, c
         watcher.started(plan, turns.count, cluster.link)
         for record in _braked(cluster.records(turns), plan):
             claim.check()
+            if record.state == "done" and ledger.done == before:
+                note_unbuilt(plan)
             ledger.append(record)
             in_flight.ended(record.region)
             watcher.recorded(record)
@@ -303,15 +306,17 @@ def _delete_earlier(place: str, folder: str) -> None:
         # The records go first, because they speak of the volume, and the plan last, because it makes all of this the job's:
         # an interrupted deletion can be taken up again.
         delete_prefix(join_url(folder, FOLDER))
-        delete_prefix(place)
+        if read_key(place, METADATA) is not None:
+            write_status(place, "unfinished")
+        delete_prefix(place, last=METADATA)
         for key in list_keys(folder):
             if key not in (PLAN, OWNER):  # this run owns the folder
                 delete_key(folder, key)
         delete_key(folder, PLAN)
 
 
-def finish_run(plan: Plan, ledger: Ledger, watcher: Watcher, *, changed: bool) -> bool:
-    """Write the coarse levels over what was computed; on a complete output also those that an earlier run left open.
+def finish_run(plan: Plan, ledger: Ledger, watcher: Watcher) -> bool:
+    """Write the coarse levels over what was computed, by this run or by earlier ones that were killed before they had.
 
     What is recorded must be stored, before the levels are built and after: only then is the volume called complete.
 
@@ -330,9 +335,10 @@ def finish_run(plan: Plan, ledger: Ledger, watcher: Watcher, *, changed: bool) -
     if not check_whole(plan, ledger):
         return False
     complete = _finished_volume(plan, ledger)
-    if not changed and not (complete and not says_complete(plan)):
+    unbuilt = read_unbuilt(plan)
+    if says_complete(plan) if complete else unbuilt is None:
         return complete
-    within = None if complete else plan.computed_box
+    within = None if complete else unbuilt
     watcher.finishing(coarse_shards(plan, within))
     build_coarse_levels(plan, within, watcher.stepped)
     if complete and not check_whole(plan, ledger):

@@ -30,7 +30,7 @@ from volumetool.store.volume import Volume
 __all__ = ["MEMORY_BYTES", "convert", "open_source", "plan_conversion", "shard_groups", "write_finest"]
 
 FINEST_ALONE = "finest level alone"
-"""What a converted volume says of itself until its coarser levels are built."""
+"""What a volume says of itself while its coarser levels are built."""
 
 DONE_KEY = "sections_done"
 """Under which an unfinished volume says how many sections of all its channels are written."""

@@ -306,8 +306,15 @@ def list_keys(url: str, prefix: str = "") -> list[str]:
     return sorted(key for key in (key.decode() for key in keys) if not key.endswith(_LEFTOVER))
 
 
-def delete_prefix(url: str) -> None:
+def delete_prefix(url: str, last: str = "") -> None:
     """Delete everything below a place, and the place itself if it is a local directory.
+
+    Parameters
+    ----------
+    url : str
+        The place.
+    last : str
+        A key right below it that goes after all others: what says whose they are, for whoever finds some of them left.
 
     Raises
     ------
@@ -316,10 +323,14 @@ def delete_prefix(url: str) -> None:
     """
     try:
         if is_local(url):
-            shutil.rmtree(local_path(url), ignore_errors=False)
+            for folder in list(local_path(url).iterdir()) if last else ():
+                if folder.name != last and folder.is_dir() and not folder.is_symlink():
+                    shutil.rmtree(folder)
+            shutil.rmtree(local_path(url))
             _sync_folder(local_path(url).parent)
         else:
-            STORAGE.call(lambda _: _open(url).delete_range(ts.KvStore.KeyRange()).result())
+            ranges = [("", last), (last + "\0", "")] if last else []
+            STORAGE.call(lambda _: [_open(url).delete_range(ts.KvStore.KeyRange(*keys)).result() for keys in [*ranges, ()]])
     except FileNotFoundError:
         return
     except (ValueError, OSError) as error:

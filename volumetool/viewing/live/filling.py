@@ -13,6 +13,7 @@ from volumetool.enhancement.device import Array
 from volumetool.enhancement.engine import Engine
 from volumetool.errors import VolumetoolError
 from volumetool.geometry import Box, Turn
+from volumetool.jobs.coarse import note_unbuilt
 from volumetool.jobs.finish import mark_unfinished, says_complete
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.in_flight import InFlight
@@ -131,10 +132,9 @@ class Filling:
             LOG.exception("%s is no longer filled", self._plan.job.output)
 
     def _fill(self) -> None:
-        before = self._ledger.done
         try:
             self._run_regions()
-            finish_run(self._plan, self._ledger, _Interrupted(self._closing), changed=self._ledger.done > before)
+            finish_run(self._plan, self._ledger, _Interrupted(self._closing))
         finally:
             self._ledger.flush()
             write_maps(self._plan, self._ledger)
@@ -142,10 +142,13 @@ class Filling:
     def _run_regions(self) -> None:
         if self._ledger.done < self._plan.grid.count and says_complete(self._plan):
             mark_unfinished(self._plan)
+        before = self._ledger.done
         with InFlight(job_url(self._plan.job.output)) as in_flight:
             for index in in_flight.beginning(self._order()):
                 self._engine.channel = self._plan.grid.region(index).channel
                 record = self._worker.run(Turn(index))
+                if record.state == "done" and self._ledger.done == before:
+                    note_unbuilt(self._plan)
                 self._ledger.append(record)
                 in_flight.ended(index)
                 if record.state == "failed":

@@ -19,7 +19,7 @@ from volumetool.enhancement.stored import read_voxels
 from volumetool.enhancement.writer import slab_boxes, slabs_of, write_slabs
 from volumetool.errors import LedgerError
 from volumetool.geometry import Region
-from volumetool.jobs.clean import delete_shards
+from volumetool.jobs.clean import delete_torn_shards
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, says_complete
 from volumetool.jobs.folder import job_url, open_ledger, read_plan, write_plan
 from volumetool.jobs.ledger import Record
@@ -106,7 +106,7 @@ def _write_regions(plan: Plan, statistics: Statistics, staged: ts.TensorStore, s
 def _write_region(plan: Plan, recipe: Recipe, region: Region, staged: ts.TensorStore, targets: list[ts.TensorStore]) -> Record:
     started = time.time()
     for target, level, box in zip(targets, recipe.fused, slab_boxes(region.box, recipe.fused), strict=True):
-        delete_shards(target, level, box, None)
+        delete_torn_shards(target, level, box, None)
     checksums = write_slabs(recipe, _slabs(plan, region, staged), targets)
     return Record(
         region=region.index,

@@ -14,7 +14,7 @@ from volumetool.enhancement.region import enhance_region
 from volumetool.enhancement.stored import Write, as_bytes
 from volumetool.errors import DataError, NumericsError
 from volumetool.geometry import Box, Lattice, Region, upscaled
-from volumetool.jobs.clean import delete_shards
+from volumetool.jobs.clean import delete_torn_shards
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.planning import Ground
 from volumetool.jobs.worker import describe
@@ -61,7 +61,7 @@ class RawShelf:
             self._volume = self._volume.deeper(z + 1)
             self._volume.grow()
         store, box = self._volume.open(), Box((z, 0, 0), (z + 1, *voxels.shape))
-        delete_shards(store, self._volume.layout.levels[0], box, None)
+        delete_torn_shards(store, self._volume.layout.levels[0], box, None)
         Write(store, box, voxels[None], "raw volume:").finish()
         self.tally.note(z, zlib.crc32(as_bytes(voxels).data))
 
@@ -138,7 +138,7 @@ class EnhancedShelf:
         shadow = box
         for target, level in zip(targets, levels, strict=True):
             shadow = shadow.coarsened(level.factor)
-            delete_shards(target, level, shadow, None)
+            delete_torn_shards(target, level, shadow, None)
         made = enhance_region(recipe, Region(step, 0, box), self._ground.engine, raw.source(), targets)
         return {
             "checksums": made.checksums,
