@@ -120,7 +120,7 @@ def test_limits_come_from_percentiles_unless_given(dtype: str, tmp_path: Path) -
         plan_crappification(asked(fine, limits=(3.0, 3.0)))
 
 
-def test_an_interrupted_run_goes_on_and_other_settings_are_refused(fine: Path) -> None:
+def test_an_interrupted_run_goes_on_and_other_settings_are_refused(fine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_crappification(asked(fine))
 
     def stop(*_: int) -> None:
@@ -134,6 +134,19 @@ def test_an_interrupted_run_goes_on_and_other_settings_are_refused(fine: Path) -
     other = plan_crappification(asked(fine, seed=5))
     with pytest.raises(OutputError, match="already"):
         crappify_volume(other)
+    deleted = job.delete_prefix
+
+    def delete_and_die(url: str, _last: str) -> None:
+        deleted(f"{url}/0")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "delete_prefix", delete_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            crappify_volume(other, overwrite=True)
+    assert (
+        json.loads((fine.parent / "low.zarr" / "zarr.json").read_text())["attributes"]["volumetool"]["status"] == "unfinished"
+    )
     assert not np.array_equal(voxels(crappify_volume(other, overwrite=True).url), first)
 
 

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import tensorstore as ts
 import tifffile
-from small_jobs import SMALL, noise, run, write_input
+from small_jobs import SMALL, attributes, noise, run, write_input
 
 from volumetool.errors import ConfigError, OutputError
+from volumetool.jobs.api import stored_plan
 from volumetool.jobs.convert import convert_volume
 from volumetool.jobs.pyramid import build_pyramid
+from volumetool.jobs.status import job_status
+from volumetool.jobs.verify import verify
 from volumetool.store.conversion import plan_conversion
+from volumetool.store.convert import FINEST_ALONE
 from volumetool.store.open import open_volume
 from volumetool.store.validate import validate_volume
 
@@ -123,6 +127,27 @@ def test_a_killed_build_leaves_a_volume_of_one_level_and_goes_on(tmp_path: Path)
     assert len(build_pyramid(str(tmp_path)).levels) > 1
     mean = VOXELS.reshape(21, 150, 85, 2).astype(np.float64).mean(axis=3)
     np.testing.assert_array_equal(open_volume(str(tmp_path)).open(1).read().result(), np.rint(mean))
+
+
+def test_levels_that_are_rebuilt_miss_no_shard_meanwhile_and_complete_is_said_at_the_end(tmp_path: Path) -> None:
+    source = write_input(tmp_path / "in.zarr", noise((18, 40, 52)))
+    output = tmp_path / "out.zarr"
+    assert run(input=str(source), output=str(output), **SMALL).complete
+    before = files(output)
+    plan = stored_plan(str(output))
+
+    def look(done: int, _every: int) -> None:
+        assert before.keys() <= files(output).keys()
+        assert attributes(output)["status"] == FINEST_ALONE
+        assert job_status(plan).state != "complete"
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_pyramid(str(output), progress=look)
+    assert verify(plan).ok
+    build_pyramid(str(output))
+    assert files(output) == before
 
 
 def test_the_levels_of_a_job_with_missing_voxels_leave_them_out_unasked(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from volumetool.errors import DataError
 from volumetool.jobs import run as module
 from volumetool.jobs.api import stored_plan
 from volumetool.jobs.folder import open_ledger
-from volumetool.jobs.ledger import DONE, FAILED
+from volumetool.jobs.ledger import DONE, FAILED, Ledger
 from volumetool.jobs.status import job_status, resume_command
 
 Options = dict[str, Any]
@@ -153,6 +153,42 @@ def _die(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
+def test_coarse_levels_of_parts_that_killed_runs_left_are_built_by_the_same_command_or_another(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = {"roi": ":,0:8,:"}, {"roi": ":,34:36,:"}
+    whole = options | {"output": str(tmp_path / "whole.zarr")}
+    run(**whole | first)
+    expected = digest(whole["output"])
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "build_coarse_levels", _die)
+        with pytest.raises(KeyboardInterrupt):
+            run(**options | first)
+    assert digest(options["output"]) != expected
+    assert run(**options | first).exit_code == 0
+    assert digest(options["output"]) == expected
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "build_coarse_levels", _die)
+        run(**options | first)  # they are there
+        with pytest.raises(KeyboardInterrupt):
+            run(**options | {"roi": ":,17:20,:"})
+    for part in ({"roi": ":,17:20,:"}, second):
+        run(**whole | part)
+    run(**options | second)
+    assert digest(options["output"]) == digest(whole["output"])
+
+
+def test_what_is_to_be_computed_again_takes_complete_back_first(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(**options)
+    file = Path(options["input"]) / "0" / "c" / "0" / "0" / "0"
+    shutil.copy(file.with_name("1"), file)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "append", _die)
+        with pytest.raises(KeyboardInterrupt):
+            run(**options | {"recompute_changed": True})
+    assert attributes(options["output"])["status"] == "unfinished"
+
+
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("step", ["write_plan", "create_volume", "open_cluster", "build_coarse_levels", "finish", "write_maps"])
 def test_a_run_that_dies_at_any_step_can_be_taken_up(
@@ -203,7 +239,7 @@ def test_overwriting_that_dies_half_way_never_leaves_records_without_voxels(
     for dying in range(3):
         done: list[str] = []
 
-        def delete_some(url: str, last: str = "", dying: int = dying, done: list[str] = done) -> None:
+        def delete_some(url: str, _last: str = "", dying: int = dying, done: list[str] = done) -> None:
             if len(done) == dying:  # within this deletion: the metadata are still there
                 for file in Path(url).rglob("*"):
                     if file.is_file() and file.name != "zarr.json":
@@ -216,6 +252,8 @@ def test_overwriting_that_dies_half_way_never_leaves_records_without_voxels(
             patch.setattr(module, "delete_prefix", delete_some)
             with pytest.raises(KeyboardInterrupt):
                 run(**options | {"overwrite": True})
+        group = Path(options["output"]) / "zarr.json"
+        assert dying == 0 or not group.exists() or attributes(options["output"])["status"] == "unfinished"
         assert run(**options).complete
         assert digest(options["output"]) == straight
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,26 @@ def test_deleting_a_place_takes_everything_below_and_nothing_beside(tmp_path: Pa
     assert not (tmp_path / "out").exists()
     assert list_keys(str(tmp_path)) == ["out2/a"]
     delete_prefix(str(tmp_path / "out"))
+
+
+def test_a_deletion_that_is_cut_short_leaves_the_key_that_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("b/zarr.json", "zarr.json", "a/0", "c/0"):
+        write_key(str(tmp_path / "out"), key, b"x")
+    left, remove = [2], shutil.rmtree
+
+    def dying(place: Path) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        remove(place)
+
+    monkeypatch.setattr(shutil, "rmtree", dying)
+    for remaining in (3, 2, 1):
+        left[0] = 2
+        with pytest.raises(KeyboardInterrupt):
+            delete_prefix(str(tmp_path / "out"), last="zarr.json")
+        assert len(list_keys(str(tmp_path / "out"))) == remaining
+        assert read_key(str(tmp_path / "out"), "zarr.json") == b"x"
 
 
 def test_deleting_a_key_twice_is_harmless(tmp_path: Path) -> None:

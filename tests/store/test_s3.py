@@ -24,7 +24,7 @@ def test_small_files_in_a_bucket(bucket: str) -> None:
     assert read_key(f"{bucket}/job", "records/1.json") == b"{}"
     assert read_key(f"{bucket}/job", "records/2.json") is None
     assert list_keys(f"{bucket}/job") == ["records/1.json"]
-    delete_prefix(f"{bucket}/job")
+    delete_prefix(f"{bucket}/job", last="records/1.json")
     assert list_keys(bucket) == ["job2/records/1.json"]
 
 

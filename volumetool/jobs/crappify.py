@@ -260,7 +260,7 @@ def _prepare(plan: CrappifyPlan, url: str, *, overwrite: bool) -> None:
         return
     if overwrite and KEY in there:
         write_status(url, "unfinished")
-        delete_prefix(url, last="zarr.json")
+        delete_prefix(url, "zarr.json")
     elif overwrite and there:
         raise OutputError(
             "output.foreign",

@@ -308,7 +308,7 @@ def _delete_earlier(place: str, folder: str) -> None:
         delete_prefix(join_url(folder, FOLDER))
         if read_key(place, METADATA) is not None:
             write_status(place, "unfinished")
-        delete_prefix(place, last=METADATA)
+        delete_prefix(place, METADATA)
         for key in list_keys(folder):
             if key not in (PLAN, OWNER):  # this run owns the folder
                 delete_key(folder, key)
