@@ -22,6 +22,7 @@ from volumetool.jobs.crappify import Crappification, crappify_volume, plan_crapp
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.pyramid import build_pyramid
 from volumetool.jobs.verify import verify
+from volumetool.store.conversion import plan_conversion
 from volumetool.store.create import write_attributes
 from volumetool.training.crappifiers import load_recipe
 from volumetool.viewing.live.opening import open_live
@@ -89,10 +90,12 @@ def _crappified(work: Path) -> None:
 def _converted(work: Path) -> None:
     tifffile.imwrite(work / "stack.tif", noise((21, 150, 170)))
     _convert(work)
+    tifffile.imwrite(work / "stack.tif", noise((21, 150, 170), seed=1))
 
 
 def _convert(work: Path) -> None:
-    convert_volume(str(work / "stack.tif"), str(work / "out.zarr"), voxel_size=(30.0, 8.0, 8.0))
+    plan = plan_conversion(str(work / "stack.tif"), str(work / "out.zarr"), voxel_size=(30.0, 8.0, 8.0))
+    convert_volume(plan, overwrite=True)
 
 
 def _littered(work: Path) -> None:
@@ -138,7 +141,7 @@ COMMANDS: dict[str, tuple[Task, Task]] = {
     "enhance --overwrite": (_finished, lambda work: run(**_job(work, invert=True, overwrite=True))),
     "enhance --roi": (_nothing, lambda work: run(**_job(work, roi="0:2,:,:"))),
     "live --into": (_nothing, _live),
-    "convert": (_converted, _convert),
+    "convert --overwrite": (_converted, _convert),
     "crappify": (_crappified, _crappify),
     "clean": (_littered, _clean),
     "live --watch": (_sections, _watch),

@@ -13,7 +13,7 @@ from in_place import COMMANDS, shards, status
 
 from volumetool.testing import CrashRunner, can_fail
 
-KEEPS_ALL = {"pyramid", "pyramid of one level", "enhance --recompute-changed", "convert", "clean"}
+KEEPS_ALL = {"pyramid", "pyramid of one level", "enhance --recompute-changed", "clean"}
 """Commands that replace the voxels of a sound volume that stays the same one."""
 
 

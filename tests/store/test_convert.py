@@ -24,8 +24,8 @@ from volumetool.geometry import Box
 from volumetool.geometry.levels import LevelGrid, plan_levels
 from volumetool.store import convert as convert_module
 from volumetool.store.conversion import ConversionPlan, cut, plan_conversion
-from volumetool.store.convert import MEMORY_BYTES, convert, shard_groups, write_finest
-from volumetool.store.create import VolumeLayout
+from volumetool.store.convert import DONE_KEY, MEMORY_BYTES, convert, shard_groups, write_finest
+from volumetool.store.create import VolumeLayout, write_attributes
 from volumetool.store.images import ImageStack, open_images
 from volumetool.store.open import open_volume
 from volumetool.store.staging import Staging
@@ -276,6 +276,26 @@ def test_what_failed_before_anything_was_done_blocks_no_other_settings(tmp_path:
     tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
     killed(0, tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE)
     assert convert(tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=(9.0, 9.0, 9.0)).voxel_size == (9, 9, 9)
+
+
+@pytest.mark.parametrize("status", ["complete", "unfinished"])
+def test_what_is_half_deleted_is_never_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str) -> None:
+    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
+    plan = plan_conversion(tmp_path / "stack.tif", tmp_path / "v.zarr", voxel_size=SIZE)
+    own = write_finest(plan).attributes
+    write_attributes(plan.url, {**own, "status": status, **({} if status == "complete" else {DONE_KEY: len(VOXELS)})})
+    delete = convert_module.delete_prefix
+
+    def dying(url: str, _last: str) -> None:
+        delete(f"{url}/0/c")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(convert_module, "delete_prefix", dying)
+        with pytest.raises(KeyboardInterrupt):
+            write_finest(plan, overwrite=True)
+    assert open_volume(plan.url).attributes["status"] == "unfinished"
+    np.testing.assert_array_equal(write_finest(plan).open().read().result(), VOXELS)
 
 
 class FullDisk(io.BytesIO):

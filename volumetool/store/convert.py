@@ -133,10 +133,12 @@ def state_of(plan: ConversionPlan) -> Json | None:
 def _begin(plan: ConversionPlan, *, overwrite: bool) -> int | None:
     """Create the volume, or find it as an earlier run left it; return how many sections are done, None where it is finished."""
     own = state_of(plan)
-    if own is not None and own["conversion"] == plan.provenance and not overwrite:
-        return int(own.get(DONE_KEY, 0)) if own.get("status") == "unfinished" else None
-    if own is not None and (overwrite or (own.get("status") == "unfinished" and DONE_KEY not in own)):
-        delete_prefix(plan.url)
+    empty = own is not None and own.get("status") == "unfinished" and DONE_KEY not in own  # or half deleted
+    if own is not None and own["conversion"] == plan.provenance and not (overwrite or empty):
+        return int(own[DONE_KEY]) if own.get("status") == "unfinished" else None
+    if own is not None and (overwrite or empty):
+        write_attributes(plan.url, {"conversion": own["conversion"], "status": "unfinished"})
+        delete_prefix(plan.url, "zarr.json")
     elif own is not None:
         raise OutputError(
             "output.exists",
