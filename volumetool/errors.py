@@ -45,6 +45,8 @@ class VolumetoolError(Exception):
         What to do next; printed on a line of its own.
     where : str, optional
         The volume, chunk, region or file that the error is about.
+    detail : str, optional
+        More, for programs and bug reports: told with ``--json`` alone.
 
     Texts lose what must not be repeated: secrets in URLs, and control characters.
 
@@ -56,30 +58,33 @@ class VolumetoolError(Exception):
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, code: str, message: str, *, hint: str = "", where: str | None = None) -> None:
-        message, hint = (printable(redact(text[:_LONGEST])) for text in (message, hint))
+    def __init__(self, code: str, message: str, *, hint: str = "", where: str | None = None, detail: str = "") -> None:
+        message, hint, detail = (printable(redact(text[:_LONGEST])) for text in (message, hint, detail))
         where = None if where is None else printable(redact(where[:_LONGEST]))
         super().__init__(code, message, hint, where)
         self.code = code
         self.message = message
         self.hint = hint
         self.where = where
+        self.detail = detail
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments would be lost by the default pickling, and errors travel from workers to the driver.
-        return _rebuild, (type(self), self.code, self.message, self.hint, self.where)
+        return _rebuild, (type(self), self.code, self.message, self.hint, self.where, self.detail)
 
     def as_dict(self) -> dict[str, str]:
         """Return the error as plain strings, for ``--json`` and for the ledger."""
-        fields = {"code": self.code, "message": self.message, "hint": self.hint, "where": self.where}
+        fields = {name: getattr(self, name) for name in ("code", "message", "hint", "where", "detail")}
         return {name: value for name, value in fields.items() if value}
 
 
-def _rebuild(kind: type[VolumetoolError], code: str, message: str, hint: str, where: str | None) -> VolumetoolError:
-    return kind(code, message, hint=hint, where=where)
+def _rebuild(
+    kind: type[VolumetoolError], code: str, message: str, hint: str, where: str | None, detail: str
+) -> VolumetoolError:
+    return kind(code, message, hint=hint, where=where, detail=detail)
 
 
 class InputError(VolumetoolError):

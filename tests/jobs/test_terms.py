@@ -18,6 +18,7 @@ from volumetool.jobs import job as module
 from volumetool.jobs.folder import write_plan
 from volumetool.jobs.job import RUNTIME, SEMANTIC, Job, field_kinds, make_job
 from volumetool.jobs.planning import plan
+from volumetool.jobs.status import resume_command
 from volumetool.jobs.terms import NUMERICS_VERSION, differences
 from volumetool.jobs.worker import Worker
 
@@ -126,15 +127,40 @@ def test_every_field_is_either_semantic_or_runtime_and_has_another_value_here() 
 
 @pytest.mark.parametrize("name", OTHER)
 def test_a_job_with_another_semantic_field_is_refused_and_the_field_named(
-    world: dict[str, Any], tmp_path: Path, name: str
+    world: dict[str, Any], begun: Path, tmp_path: Path, name: str
 ) -> None:
+    """As it is typed, with both values; the terms are for programs; the command that is told goes on."""
     value, term = OTHER[name]
     with pytest.raises(FingerprintError) as caught:
         plan(make_job(**changed(world, tmp_path, name, value)))
     assert caught.value.code == "job.fingerprint"
-    named = {line.strip().partition(":")[0] for line in caught.value.message.splitlines()[1:]}
-    assert term in named
-    assert all(" then, " in line for line in caught.value.message.splitlines()[1:])
+    lines = [line.strip() for line in caught.value.message.splitlines()[1:]]
+    assert [line.partition(":")[0] for line in lines] == ["INPUT" if name == "input" else f"--{name.replace('_', '-')}"]
+    assert all(" then, " in line and line.endswith(" now") for line in lines)
+    assert term in {line.partition(":")[0] for line in caught.value.as_dict()["detail"].splitlines()}
+    assert f"\n  {term}: " not in str(caught.value)
+    first = world | ({"input": str(begun / "in.zarr")} if name in ("input", "level", "voxel_size") else {})
+    assert f"to go on with it: {resume_command(make_job(**first))}\n" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("harm", "word"), [("input", "the input"), ("sections", "the table of section statistics"), ("mask", "--mask")]
+)
+def test_what_was_changed_behind_an_option_that_is_the_same_is_named(
+    world: dict[str, Any], tmp_path: Path, harm: str, word: str
+) -> None:
+    world |= {harm: str(tmp_path / OTHER[harm][0]), "output": str(tmp_path / "new.zarr")}
+    assert run(**world).done
+    if harm == "sections":
+        table = Path(world["sections"])
+        table.write_text(table.read_text().replace("2.0", "3.0"))
+    else:
+        shutil.rmtree(world[harm])
+        write_input(Path(world[harm]), noise((10, 37, 45)), levels=2, chunk=(2, 32, 32))
+    with pytest.raises(FingerprintError) as caught:
+        plan(make_job(**world))
+    (line,) = caught.value.message.splitlines()[1:]
+    assert line.strip().startswith(word)
 
 
 @pytest.mark.parametrize("name", FREE)
@@ -188,7 +214,7 @@ def test_an_input_with_other_metadata_is_refused(world: dict[str, Any], edit: Ca
         second.write_text(second.read_text().replace('"uint8"', '"int8"'))
     with pytest.raises(FingerprintError) as caught:
         plan(make_job(**world))
-    assert "\n  input: " in caught.value.message
+    assert "\n  INPUT: " in caught.value.message
 
 
 def test_a_note_in_the_inputs_attributes_changes_nothing(world: dict[str, Any]) -> None:

@@ -12,9 +12,9 @@ from volumetool.enhancement.device import computes_bfloat16, resolve_device
 from volumetool.enhancement.engine import Engine, Numerics
 from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
-from volumetool.errors import FingerprintError
 from volumetool.geometry import part_inside
 from volumetool.jobs.checks import check_dtype, check_resources, check_survey, check_voxel_size
+from volumetool.jobs.clash import refuse_other_settings
 from volumetool.jobs.estimate import estimate, left_over, patch_facts, written_bytes
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.inputs import Inputs, open_inputs, refuse_foreign_output, section_statistics
@@ -26,7 +26,7 @@ from volumetool.jobs.memory import MemoryModel
 from volumetool.jobs.pace import Pace, choose_pace, find_paces
 from volumetool.jobs.plan import Plan, make_recipe
 from volumetool.jobs.sample import take_sample
-from volumetool.jobs.terms import Terms, check_version, differences
+from volumetool.jobs.terms import Terms
 from volumetool.store.convert import Progress
 from volumetool.store.create import VolumeLayout
 
@@ -153,7 +153,7 @@ def lay_ground(job: Job, progress: Progress | None = None) -> Ground:
         return _ground(inputs, progress)
     if open_ledger(existing).done:
         ground = _ground(inputs, progress)
-        _check_same(existing, ground.terms)
+        refuse_other_settings(existing, job, ground.terms)
         return ground
     # No voxel would be lost: the job is begun anew unless it is the very same, whose failed attempts then count on.
     ground = _ground(replace(inputs, existing=None), progress)
@@ -303,21 +303,3 @@ def _terms(inputs: Inputs, work: Work, numerics: Numerics, statistics: Statistic
 def _text(value: float | None) -> str | None:
     # As text, because NaN is not equal to itself and JSON has none.
     return None if value is None else repr(float(value))
-
-
-def _check_same(existing: Plan, terms: Terms) -> None:
-    if existing.terms.fingerprint == terms.fingerprint:
-        return
-    check_version(existing.job.output, existing.terms.numerics_version)
-    changed = differences(existing.terms.plain(), terms.plain())
-    lines = "\n".join(f"  {name}: {_short(before)} then, {_short(after)} now" for name, before, after in changed)
-    raise FingerprintError(
-        "job.fingerprint",
-        f"{existing.job.output} belongs to a job with other settings:\n{lines}",
-        hint="run with the first settings to go on, choose another output, or start anew with --overwrite",
-    )
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -192,8 +192,19 @@ def resume_command(job: Job) -> str:
     words = ["volumetool", "enhance", job.input, job.output]
     given = job.model_dump(mode="json", exclude_defaults=True, exclude={"input", "output", "roi", *ONCE})
     for name, value in given.items():
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        words.append(f"--{name.replace('_', '-')}" if value is True else f"--{name.replace('_', '-')}={text}")
+        words.append(option_name(name) if value is True else f"{option_name(name)}={as_typed(value)}")
     if job.crop and job.roi is not None:
         words.append(f"--roi={job.roi}")
     return shlex.join(words)
+
+
+def option_name(field: str) -> str:
+    """Return what a field of a job is called on the command line."""
+    return field.upper() if field in ("input", "output") else f"--{field.replace('_', '-')}"
+
+
+def as_typed(value: Any) -> str:
+    """Return the JSON value of a job's field as it is typed on the command line."""
+    if value is None or isinstance(value, bool):
+        return "given" if value else "not given"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

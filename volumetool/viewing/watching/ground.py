@@ -12,11 +12,12 @@ from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import ConfigError, FingerprintError, NumericsError
 from volumetool.geometry import Lattice
+from volumetool.jobs.clash import term_lines, told_by_terms
 from volumetool.jobs.inputs import read_table
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import Ground, lay_ground, plan_with_statistics
-from volumetool.jobs.terms import Terms, check_version, differences
+from volumetool.jobs.terms import Terms, check_version
 from volumetool.scratch import scratch_folder
 from volumetool.viewing.watching.books import Fixed
 from volumetool.viewing.watching.growing import VolumeLevels
@@ -82,12 +83,14 @@ def take_up(job: Job, fixed: Fixed, depth: int) -> Ground:
     """
     check_version(job.output, fixed.terms["numerics_version"])
     ground = _on_table(_frozen(job, fixed), statistics_for(fixed, depth))
-    if changed := differences(fixed.terms, lasting_terms(ground.terms)):
-        lines = "\n".join(f"  {name}: {before} then, {now} now" for name, before, now in changed)
+    before, now = fixed.terms, lasting_terms(ground.terms)
+    if before != now:
+        lines = "\n".join(f"  {line}" for line in told_by_terms(before, now))
         raise FingerprintError(
             "job.fingerprint",
             f"{job.output} was begun with other settings:\n{lines}",
             hint="watch with the first settings to go on, or choose another --into",
+            detail=term_lines(before, now),
         )
     probe = ground.engine.probe(ground.terms.lattice.patch)
     if probe != fixed.probe and not job.allow_mixed_numerics:
