@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,74 @@ def test_big_data_viewer_factors_stand_on_the_setup(tmp_path: Path) -> None:
     assert volume.levels[1].voxel_size == (30.0, 16.0, 8.0)
 
 
+XML = """<?xml version="1.0"?><!-- by BigDataViewer --><SpimData version="0.2"><SequenceDescription>
+<ImageLoader format="bdv.n5"><n5 type="relative">{container}</n5></ImageLoader>
+<ViewSetups><ViewSetup><id>7</id><voxelSize><unit>mm</unit><size>1 1 1</size></voxelSize></ViewSetup>
+<ViewSetup><id>0</id><voxelSize><unit>{unit}</unit><size>0.004 0.008 0.03</size></voxelSize></ViewSetup></ViewSetups>
+</SequenceDescription></SpimData>"""
+
+
+def _big_data_viewer(tmp_path: Path, setup: Json, xml: str | None) -> Path:
+    """Write a container as BigDataViewer's export does: lengths in a unit that only its XML names."""
+    container = tmp_path / "em.n5"
+    _attributes(container, {"n5": "2.0.0"})
+    _attributes(container / "setup0", {"downsamplingFactors": [[1, 1, 1], [2, 2, 1]], "dataType": "uint16", **setup})
+    _pyramid(container / "setup0" / "timepoint0", {"multiScale": True, "resolution": [0.004, 0.008, 0.03]})
+    if xml is not None:
+        (tmp_path / "em.xml").write_text(xml)
+    return container
+
+
+@pytest.mark.parametrize(
+    ("setup", "xml"),
+    [
+        ({}, XML.format(container="em.n5", unit="µm")),
+        ({"units": ["um", "um", "um"]}, None),
+        ({"unit": "micrometer"}, None),
+        ({"pixelResolution": {"unit": "um", "dimensions": [0.004, 0.008, 0.03]}}, None),
+        ({"voxelSize": {"unit": "um", "size": [0.004, 0.008, 0.03]}}, None),
+    ],
+    ids=["xml", "units", "unit", "pixelResolution", "voxelSize"],
+)
+def test_big_data_viewers_unit_is_found_where_it_notes_it(tmp_path: Path, setup: Json, xml: str | None) -> None:
+    container = _big_data_viewer(tmp_path, setup, xml)
+    for path, size in (("", SIZES[0]), ("setup0", SIZES[0]), ("setup0/timepoint0/s1", (30.0, 16.0, 8.0))):
+        assert open_volume(container / path).voxel_size == pytest.approx(size)
+
+
+@pytest.mark.parametrize(
+    "xml", [None, XML.format(container="other.n5", unit="µm"), XML.format(container="em.n5", unit="pixel")]
+)
+def test_big_data_viewers_numbers_without_a_unit_are_asked_for(tmp_path: Path, xml: str | None) -> None:
+    container = _big_data_viewer(tmp_path, {}, xml)
+    for path in ("", "setup0/timepoint0", "setup0/timepoint0/s0"):
+        with pytest.raises(InputError, match=r"0\.03, 0\.008, 0\.004") as caught:
+            open_volume(container / path)
+        assert caught.value.code == "input.no-voxel-size"
+    corrected = open_volume(container, voxel_size=(30.0, 8.0, 4.0))
+    assert corrected.levels[1].voxel_size == pytest.approx((30.0, 16.0, 8.0))
+
+
+def test_an_xml_with_entities_is_not_expanded(tmp_path: Path) -> None:
+    bomb = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;">]>' + XML.format(container="em.n5", unit="&b;")
+    with pytest.raises(InputError, match="entities") as caught:
+        open_volume(_big_data_viewer(tmp_path, {}, bomb))
+    assert caught.value.code == "input.broken-metadata"
+
+
+@pytest.mark.parametrize("more", [{}, {"downsamplingFactors": [2, 2, 1]}])
+def test_the_offset_of_a_single_dataset_moves_it(tmp_path: Path, more: Json) -> None:
+    _dataset(tmp_path, {"resolution": [4, 8, 30], "offset": [40, 80, 300], **more})
+    volume = open_volume(tmp_path)
+    assert volume.translation == ((300.0, 84.0, 42.0) if more else (300.0, 80.0, 40.0))
+    assert open_volume(tmp_path, voxel_size=(60.0, 16.0, 8.0) if not more else (60.0, 32.0, 16.0)).translation[0] == 600.0
+
+
+def test_an_offset_without_a_resolution_is_in_no_known_unit(tmp_path: Path) -> None:
+    _dataset(tmp_path, {"offset": [40, 80, 300]})
+    assert open_volume(tmp_path, voxel_size=(30.0, 8.0, 4.0)).translation == (0.0, 0.0, 0.0)
+
+
 @pytest.mark.parametrize("names", [("setup0/timepoint0", "setup1/timepoint0"), ("timepoint0", "timepoint1"), ("c0", "c1")])
 def test_one_of_several_volumes_must_be_chosen(tmp_path: Path, names: tuple[str, str]) -> None:
     for name in names:
@@ -234,14 +303,20 @@ def test_metadata_in_two_dialects_agree_on_axes(fixture: Callable[[str], Path]) 
 
 
 @pytest.mark.parametrize("group", ["n5_viewer_multiscale_deprecated", "n5_viewer_multiscale_modern"])
-def test_two_dimensional_groups_of_neuroglancer_are_refused_for_their_axes(fixture: Callable[[str], Path], group: str) -> None:
-    with pytest.raises(InputError, match="x, y") as caught:
-        open_volume(fixture("neuroglancer_n5") / "n5" / group)
-    assert caught.value.code == "input.axes"
+def test_two_dimensional_groups_of_neuroglancer_are_one_section(fixture: Callable[[str], Path], group: str) -> None:
+    volume = open_volume(fixture("neuroglancer_n5") / "n5" / group, voxel_size=(30.0, 20.0, 10.0))  # y is in seconds there
+    assert volume.axes == ("x", "y")
+    assert [level.shape for level in volume.levels] == [(1, 20, 10), (1, 10, 5), (1, 5, 3)]
+    assert [level.voxel_size for level in volume.levels] == [(30.0, 20.0, 10.0), (30.0, 40.0, 20.0), (30.0, 80.0, 40.0)]
 
 
-def test_a_big_data_viewer_container_of_java_opens_from_its_root(fixture: Callable[[str], Path]) -> None:
-    volume = open_volume(fixture("mobie_bdv_n5_segmentation") / "segmentation.n5")
+def test_a_big_data_viewer_container_of_java_opens_from_its_root(fixture: Callable[[str], Path], data: Path) -> None:
+    container = fixture("mobie_bdv_n5_segmentation") / "segmentation.n5"
+    with pytest.raises(InputError) as caught:
+        open_volume(container)
+    assert caught.value.code == "input.no-voxel-size"  # its numbers are in the unit that its XML names
+    shutil.copy(data / "format-fixtures" / "mobie_bdv_n5_segmentation.xml", container.with_suffix(".xml"))
+    volume = open_volume(container)
     assert volume.url.endswith("setup0/timepoint0")
     assert [level.shape for level in volume.levels] == [(256, 256, 256), (128, 128, 128)]
     assert [level.voxel_size for level in volume.levels] == [(5.0, 5.0, 5.0), (10.0, 10.0, 10.0)]

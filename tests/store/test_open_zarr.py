@@ -61,12 +61,20 @@ def test_dimension_names_of_version_2_stand_in_the_attributes(tmp_path: Path) ->
     assert open_volume(tmp_path / "a", voxel_size=SIZE).shape == (6, 4, 5)
 
 
-@pytest.mark.parametrize("rank", [1, 2, 5])
+@pytest.mark.parametrize("rank", [1, 5])
 def test_arrays_of_another_rank_are_refused(tmp_path: Path, rank: int) -> None:
     _array(tmp_path / "a", np.ones((2,) * rank, np.uint8))
     with pytest.raises(InputError, match=str(rank)) as caught:
         open_volume(tmp_path / "a", voxel_size=SIZE)
     assert caught.value.code == "input.axes"
+
+
+def test_an_array_of_two_dimensions_is_one_section(tmp_path: Path) -> None:
+    voxels = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    _array(tmp_path / "a", voxels)
+    volume = open_volume(tmp_path / "a", voxel_size=SIZE)
+    assert (volume.axes, volume.shape, volume.voxel_size) == (("y", "x"), (1, 5, 6), SIZE)
+    np.testing.assert_array_equal(volume.open().read().result(), voxels[None])
 
 
 def test_a_fourth_dimension_in_front_is_channels(tmp_path: Path) -> None:

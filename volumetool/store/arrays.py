@@ -108,6 +108,8 @@ def spatial_view(array: ts.TensorStore, axes: tuple[str, ...], channel: int) -> 
     """Return the z, y, x view of a stored array: one channel, first time point, axes in the project's order."""
     fixed = {"c": channel}
     view = array[tuple(slice(None) if axis in SPACE else fixed.get(axis, 0) for axis in axes)]
+    if "z" not in axes:  # one section
+        view, axes = view[ts.newaxis], ("z", *axes)
     stored = [axis for axis in axes if axis in SPACE]
     order = tuple(stored.index(axis) for axis in SPACE)
     return view if order == (0, 1, 2) else view.transpose(order)

@@ -147,7 +147,7 @@ def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:
     precomputed = find_precomputed(volume.url) if volume.driver == "neuroglancer_precomputed" else None
     stored = (layout.write_chunk if precomputed is None else layout.read_chunk).shape or ()
     sizes = {axis: int(size or 1) for axis, size in zip(volume.axes, stored, strict=True)}
-    size = (sizes["z"], sizes["y"], sizes["x"])
+    size = (sizes.get("z", 1), sizes["y"], sizes["x"])
     if precomputed is not None:
         scale = precomputed.levels[level]
         return StoredChunks(url, size, lambda place: scale.chunk_key(place, size), scale.sharding)

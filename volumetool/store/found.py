@@ -6,13 +6,13 @@ Each format's file turns its own metadata into a `Found`; `open` makes a `Volume
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
-from volumetool.store.arrays import Driver
+from volumetool.store.arrays import SPACE, Driver
 from volumetool.store.kvstore import is_local, join_url, local_path, read_key
 from volumetool.store.limits import MOST_METADATA
 from volumetool.store.volume import Format
@@ -48,8 +48,8 @@ class Found:
     levels : tuple of FoundLevel
         Finest first.
     unit : tuple of float, or None
-        Nanometres per unit of scale, for z, y, x. None if the metadata name no unit of length: then scales are
-        relative.
+        Nanometres per unit of scale, for z, y, x; NaN along an axis whose unit is not known. None if the metadata name no unit
+        of length: then scales are relative.
     attributes : mapping
         The attributes of the volume, as stored.
     """
@@ -74,13 +74,7 @@ def read_json(url: str, key: str) -> Json | None:
     InputError
         ``input.broken-metadata``: the file is not a JSON object.
     """
-    _check_size(url, key)
-    try:
-        data = read_key(url, key)
-    except InputError as error:
-        if error.code != "input.forbidden":
-            raise
-        return None
+    data = read_small(url, key)
     if data is None:
         return None
     try:
@@ -90,6 +84,23 @@ def read_json(url: str, key: str) -> Json | None:
     if not isinstance(value, dict):
         raise broken(join_url(url, key), f"holds a {type(value).__name__} where a JSON object is wanted")
     return value
+
+
+def read_small(url: str, key: str) -> bytes | None:
+    """Return the bytes of a metadata file; None if it does not exist, or is forbidden, as `read_json` explains.
+
+    Raises
+    ------
+    InputError
+        ``input.broken-metadata``: it is too long.
+    """
+    _check_size(url, key)
+    try:
+        return read_key(url, key)
+    except InputError as error:
+        if error.code != "input.forbidden":
+            raise
+        return None
 
 
 def check_allowed(url: str, key: str) -> None:
@@ -120,10 +131,21 @@ def wrong_axes(url: str, found: object) -> InputError:
     shown = ", ".join(map(str, found)) if isinstance(found, list | tuple) else str(found)
     return InputError(
         "input.axes",
-        f"{url} has the axes {shown}; wanted are z, y, x, with at most one c and a t of length 1",
+        f"{url} has the axes {shown}; wanted are z, y, x, or y, x, with at most one c and a t of length 1",
         hint="Select one time point, or convert the data to a z, y, x volume first.",
         where=url,
     )
+
+
+def are_axes(names: Sequence[str]) -> bool:
+    """Say whether axes are those of a volume, or of one section of it."""
+    return len(set(names)) == len(names) and {"y", "x"} <= set(names) <= {*SPACE, "c", "t"}
+
+
+def scale_zyx(axes: Sequence[str], sizes: Sequence[float]) -> Size:
+    """Return voxel sizes along z, y, x; where there is no z, a voxel is as thick as it is high."""
+    by_axis = dict(zip(axes, sizes, strict=True))
+    return zyx({"z": by_axis["y"], **by_axis})
 
 
 def zyx(values: Mapping[str, float]) -> Size:

@@ -3,19 +3,23 @@
 N5 lists dimensions fastest first (x, y, z), and so do all its attributes except COSEM's, which are slowest first. The
 axes are named here once, in the driver's order; after this file everything is z, y, x.
 
+Numbers without a unit are nanometres for Paintera and for what follows it, who know no other unit. BigDataViewer writes them in
+whatever unit its XML names: without the XML they are in no known unit.
+
 Coarser levels of N5 are means of whole blocks whose corners coincide, so that the centre of the first voxel of a level
 with factor f lies (f - 1)/2 voxels of level 0 further in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
 from volumetool.store.arrays import SPACE
-from volumetool.store.found import Found, FoundLevel, Json, broken, read_json, wrong_axes, zyx
+from volumetool.store.bdv_xml import find_voxel_size, is_bdv
+from volumetool.store.found import Found, FoundLevel, Json, are_axes, broken, read_json, scale_zyx, wrong_axes, zyx
 from volumetool.store.kvstore import join_url, parent_url
 from volumetool.store.units import nanometres_per
 
@@ -62,12 +66,13 @@ def _dataset(url: str, own: Json) -> Found:
     if "transform" in own:
         level, unit = _cosem_level("", own["transform"])
         return Found(url, "n5", "n5", axes, (level,), unit, own)
-    resolution = _resolution(own, axes)
-    if resolution is not None:
-        scale, unit = resolution
-        level = _downsampled("", scale, own.get("downsamplingFactors") or [1] * len(axes), axes)
-        return Found(url, "n5", "n5", axes, (level,), unit, own)
-    return _as_level(url) or Found(url, "n5", "n5", axes, (FoundLevel("", (1.0, 1.0, 1.0)),), None, own)
+    resolution = _resolution(url, [own], axes)
+    if (resolution is None or resolution[1] is None) and (of_group := _as_level(url)) is not None:
+        return of_group
+    scale, unit = resolution or ((1.0, 1.0, 1.0), None)
+    factor = own.get("downsamplingFactors") if resolution else None
+    level = _downsampled("", scale, factor or [1] * len(axes), axes)
+    return Found(url, "n5", "n5", axes, tuple(_moved([level], own if resolution else {}, axes)), unit, own)
 
 
 def _as_level(url: str) -> Found | None:
@@ -99,12 +104,18 @@ def _group(url: str, own: Json) -> Found | None:
     described = {**_of_setup(url), **own}
     axes = _axes(url, described, len(datasets[0]["dimensions"]))
     factors = _factors(described, datasets)
-    scale, unit = _resolution(described, axes) or _resolution(datasets[0], axes) or ((1.0, 1.0, 1.0), None)
+    resolution = _resolution(url, [described, datasets[0]], axes)
+    if (resolution is None or resolution[1] is None) and is_bdv(url):
+        resolution = find_voxel_size(url) or resolution
+    scale, unit = resolution or ((1.0, 1.0, 1.0), None)
     levels = [_downsampled(f"s{n}", scale, factor, axes) for n, factor in enumerate(factors)]
-    if offset := described.get("offset"):
-        shift = zyx(dict(zip(axes, offset, strict=True)))
-        levels = [FoundLevel(level.path, level.scale, _plus(level.translation, shift)) for level in levels]
-    return Found(url, "n5", "n5", axes, tuple(levels), unit, own)
+    return Found(url, "n5", "n5", axes, tuple(_moved(levels, described if resolution else {}, axes)), unit, own)
+
+
+def _moved(levels: Sequence[FoundLevel], own: Json, axes: tuple[str, ...]) -> list[FoundLevel]:
+    """Add the offset, which is a length like the resolution beside it."""
+    shift = zyx({"z": 0.0, **dict(zip(axes, own.get("offset") or [0.0] * len(axes), strict=True))})
+    return [FoundLevel(level.path, level.scale, _plus(level.translation, shift)) for level in levels]
 
 
 def _datasets(url: str) -> list[Json]:
@@ -135,35 +146,41 @@ def _factors(described: Json, datasets: Sequence[Json]) -> list[Sequence[float]]
 
 
 def _downsampled(path: str, scale: Size, factor: Sequence[float], axes: tuple[str, ...]) -> FoundLevel:
-    by = zyx(dict(zip(axes, factor, strict=True)))
+    by = zyx({"z": 1.0, **dict(zip(axes, factor, strict=True))})
     size = (scale[0] * by[0], scale[1] * by[1], scale[2] * by[2])
     return FoundLevel(path, size, ((size[0] - scale[0]) / 2, (size[1] - scale[1]) / 2, (size[2] - scale[2]) / 2))
 
 
-def _resolution(own: Json, axes: tuple[str, ...]) -> tuple[Size, Size | None] | None:
-    """Return scale and unit from ``resolution`` (Neuroglancer, Paintera) or ``pixelResolution`` (n5-viewer)."""
+def _resolution(url: str, described: Sequence[Json], axes: tuple[str, ...]) -> tuple[Size, Size | None] | None:
+    """Return scale and unit from the first attributes that name both, else a scale without a unit."""
+    found = [each for own in described for each in _resolutions(own, axes, None if is_bdv(url) else "nm")]
+    return next((each for each in found if each[1] is not None), found[0] if found else None)
+
+
+def _resolutions(own: Json, axes: tuple[str, ...], unitless: str | None) -> Iterator[tuple[Size, Size | None]]:
+    """Yield scale and unit from ``resolution`` (Neuroglancer, Paintera), ``pixelResolution`` (n5-viewer) or ``voxelSize``."""
+    units = own.get("units") or [own.get("unit")] * len(axes)
     if "resolution" in own:
-        # Paintera, the one writer that names no units, means nanometres.
-        units = own.get("units") or ["nm"] * len(axes)
-        return zyx(dict(zip(axes, own["resolution"], strict=True))), _unit(axes, units)
-    pixel = own.get("pixelResolution")
-    if isinstance(pixel, dict):
-        return _per_space_axis(pixel["dimensions"], axes), _unit(axes, [pixel.get("unit")] * len(axes))
-    if isinstance(pixel, list):
-        # A bare list names no unit, and readers disagree on what it is.
-        return _per_space_axis(pixel, axes), _unit(axes, own.get("units") or [None] * len(axes))
-    return None
+        stated = units if any(units) else [unitless] * len(axes)
+        yield scale_zyx(axes, own["resolution"]), _unit(axes, stated)
+    for pixel in (own.get("pixelResolution"), own.get("voxelSize")):
+        if isinstance(pixel, dict):
+            sizes = pixel["dimensions"] if "dimensions" in pixel else pixel["size"]
+            yield _per_space_axis(sizes, axes), _unit(axes, [pixel.get("unit")] * len(axes))
+        elif isinstance(pixel, list):
+            # A bare list names no unit, and readers disagree on what it is.
+            yield _per_space_axis(pixel, axes), _unit(axes, units)
 
 
 def _per_space_axis(values: Sequence[float], axes: tuple[str, ...]) -> Size:
     """Name values that n5-viewer may give for the space axes alone."""
-    names = axes if len(values) == len(axes) else [axis for axis in axes if axis in SPACE]
-    return zyx(dict(zip(names, values, strict=True)))
+    return scale_zyx(axes if len(values) == len(axes) else [axis for axis in axes if axis in SPACE], values)
 
 
-def _unit(axes: tuple[str, ...], units: Sequence[object]) -> Size | None:
-    known = {axis: size for axis, unit in zip(axes, units, strict=True) if (size := nanometres_per(unit)) is not None}
-    return zyx(known) if set(SPACE) <= set(known) else None
+def _unit(axes: Sequence[str], units: Sequence[object]) -> Size | None:
+    known = {axis: nanometres_per(unit) for axis, unit in zip(axes, units, strict=True) if axis in SPACE}
+    sizes = [size for size in known.values() if size is not None]
+    return scale_zyx(tuple(known), sizes) if len(sizes) == len(known) else None
 
 
 def _cosem(url: str, own: Json, transforms: Sequence[tuple[str, Json]]) -> Found:
@@ -174,8 +191,8 @@ def _cosem(url: str, own: Json, transforms: Sequence[tuple[str, Json]]) -> Found
 
 def _cosem_level(path: str, transform: Json) -> tuple[FoundLevel, Size | None]:
     axes = tuple(str(axis).lower() for axis in transform["axes"])
-    scale = zyx(dict(zip(axes, transform["scale"], strict=True)))
-    translation = zyx(dict(zip(axes, transform.get("translate") or [0.0] * len(axes), strict=True)))
+    scale = scale_zyx(axes, transform["scale"])
+    translation = zyx({"z": 0.0, **dict(zip(axes, transform.get("translate") or [0.0] * len(axes), strict=True))})
     return FoundLevel(path, scale, translation), _unit(axes, transform.get("units") or [None] * len(axes))
 
 
@@ -190,7 +207,7 @@ def _axes(url: str, own: Json, rank: int) -> tuple[str, ...]:
         names = tuple(str(axis).lower() for axis in own["axes"])
     else:
         names = _DEFAULT_AXES[:rank]
-    if len(names) != rank or len(set(names)) != rank or not set(SPACE) <= set(names) <= {*SPACE, "c", "t"}:
+    if len(names) != rank or not are_axes(names):
         raise wrong_axes(url, names if len(names) == rank else f"of an array of {rank} dimensions")
     return names
 

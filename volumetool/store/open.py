@@ -158,13 +158,18 @@ def _correction(found: Found, voxel_size: Size | None) -> Size:
         return (voxel_size[0] / first[0], voxel_size[1] / first[1], voxel_size[2] / first[2])
     if found.unit is None:
         said = "" if first == (1.0, 1.0, 1.0) else f" (its scale is {first} in no unit of length)"
-        raise InputError(
-            "input.no-voxel-size",
-            f"{found.url} does not say how large its voxels are{said}",
-            hint="Give it in nanometres: --voxel-size z,y,x",
-            where=found.url,
-        )
+        raise _no_voxel_size(found.url, f"does not say how large its voxels are{said}", "z,y,x")
+    known = {axis: f"{size:g}" for axis, size in zip(SPACE, _times(first, found.unit), strict=True) if not math.isnan(size)}
+    if len(known) < len(SPACE):
+        says = ", ".join(f"{size} nm along {axis}" for axis, size in known.items())
+        told = f"says how large its voxels are ({says}), but not along {', '.join(axis for axis in SPACE if axis not in known)}"
+        raise _no_voxel_size(found.url, told, ",".join(known.get(axis, axis) for axis in SPACE))
     return found.unit
+
+
+def _no_voxel_size(url: str, what: str, example: str) -> InputError:
+    hint = f"Give it in nanometres: --voxel-size {example}"
+    return InputError("input.no-voxel-size", f"{url} {what}", hint=hint, where=url)
 
 
 def _level(found: Found, level: FoundLevel, array: ts.TensorStore, correction: Size) -> Level:
@@ -206,7 +211,7 @@ def _structures(found: Found) -> list[dict[str, Any]]:
 
 
 def _spatial(values: Sequence[int | None], axes: tuple[str, ...]) -> Triple:
-    by_axis = dict(zip(axes, values, strict=True))
+    by_axis = {"z": 1, **dict(zip(axes, values, strict=True))}
     return (int(by_axis["z"] or 1), int(by_axis["y"] or 1), int(by_axis["x"] or 1))
 
 

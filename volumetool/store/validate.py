@@ -20,7 +20,7 @@ from volumetool.geometry.box import Size, Triple
 from volumetool.store.arrays import SPACE, open_array
 from volumetool.store.found import Found, FoundLevel, read_json
 from volumetool.store.kvstore import canonical_url, join_url, read_key
-from volumetool.store.ome_zarr import find_ome_zarr
+from volumetool.store.ome_zarr import find_ome_zarr, ome_of
 from volumetool.store.units import is_long_name
 
 _TOLERANCE = 1e-6
@@ -124,7 +124,7 @@ def _by_the_specification(place: str) -> Iterator[Finding]:
 def _own_checks(found: Found) -> list[Finding]:
     arrays = [open_array(found.url, found.driver, level.path) for level in found.levels]
     shapes = [_spatial(array.shape, found.axes) for array in arrays]
-    findings = [*_scales(found.levels), *_units(found), *_names(found)]
+    findings = [*_place(found), *_scales(found.levels), *_units(found), *_names(found)]
     dtypes = [array.dtype.name for array in arrays]
     findings += [
         Finding("validate.dtype", f"the level holds {dtype}, level 0 holds {dtypes[0]}", level.path)
@@ -134,6 +134,13 @@ def _own_checks(found: Found) -> list[Finding]:
     if any(finding.code == "validate.scale" for finding in findings):
         return findings
     return [*findings, *_shapes(found.levels, shapes), *_translations(found.levels)]
+
+
+def _place(found: Found) -> Iterator[Finding]:
+    """Check that the metadata stand where their version has them: readers of the other version look elsewhere."""
+    if len({found.format == "ome-zarr-0.5", found.driver == "zarr3", "ome" in found.attributes}) > 1:
+        text = "the metadata are not where their version has them: 0.4 in .zattrs, 0.5 in zarr.json below 'ome'"
+        yield Finding("validate.ome-zarr", text)
 
 
 def _scales(levels: Sequence[FoundLevel]) -> Iterator[Finding]:
@@ -147,19 +154,23 @@ def _scales(levels: Sequence[FoundLevel]) -> Iterator[Finding]:
 
 
 def _units(found: Found) -> Iterator[Finding]:
-    ome = found.attributes.get("ome", found.attributes)
-    for axis in ome["multiscales"][0]["axes"]:
+    for axis in _stated_axes(found):
         unit = axis.get("unit") if isinstance(axis, dict) else None
         if isinstance(axis, dict) and str(axis.get("name")) in SPACE and not is_long_name(unit):
             text = f"axis {axis['name']} has the unit {unit!r}; wanted is a full name such as 'nanometer'"
             yield Finding("validate.unit", text)
 
 
+def _stated_axes(found: Found) -> list[Any]:
+    axes: list[Any] = ome_of(found.attributes)["multiscales"][0].get("axes", [])
+    return axes
+
+
 def _names(found: Found) -> Iterator[Finding]:
     """Check 0.5's rule that each array carries the names of the axes; Zarr 2 has no such names."""
     if found.driver != "zarr3":
         return
-    axes = [axis["name"] for axis in found.attributes["ome"]["multiscales"][0]["axes"]]
+    axes = [axis["name"] if isinstance(axis, dict) else axis for axis in _stated_axes(found)]
     for level in found.levels:
         names = (read_json(join_url(found.url, level.path), "zarr.json") or {}).get("dimension_names")
         if names != axes:
@@ -200,4 +211,4 @@ def _averaged(first: FoundLevel, level: FoundLevel) -> Size:
 
 def _spatial(shape: Sequence[int], axes: tuple[str, ...]) -> Triple:
     by_axis = dict(zip(axes, shape, strict=True))
-    return (by_axis["z"], by_axis["y"], by_axis["x"])
+    return (by_axis.get("z", 1), by_axis["y"], by_axis["x"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from volumetool.store.arrays import SPACE, Driver
-from volumetool.store.found import Found, FoundLevel, Json, broken, read_json, wrong_axes
+from volumetool.store.found import Found, FoundLevel, Json, are_axes, broken, read_json, wrong_axes
 
 
 def is_zarr_array(url: str) -> bool:
@@ -17,7 +17,7 @@ def find_zarr_array(url: str) -> Found | None:
     Raises
     ------
     InputError
-        ``input.axes``: neither three axes, nor four with channels.
+        ``input.axes``: neither two or three axes, nor four with channels.
     """
     described = _description(url)
     if described is None:
@@ -44,11 +44,11 @@ def _description(url: str) -> tuple[Json, Driver] | None:
 def _axes(url: str, rank: int, names: object) -> tuple[str, ...]:
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         axes = tuple(str(name).lower() for name in names)
-        if len(axes) == rank and len(set(axes)) == rank and set(SPACE) <= set(axes) <= {*SPACE, "c", "t"}:
+        if len(axes) == rank and are_axes(axes):
             return axes
         # Names such as dim_0 say nothing; names that speak of space say what the array is.
         if set(axes) & {*SPACE, "c", "t"}:
             raise wrong_axes(url, axes)
-    if rank in (3, 4):
+    if rank in (2, 3, 4):
         return ("c", *SPACE)[-rank:]
     raise wrong_axes(url, f"of an array of {rank} dimensions")

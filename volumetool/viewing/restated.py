@@ -21,7 +21,7 @@ from volumetool.geometry import Size
 from volumetool.store.arrays import SPACE
 from volumetool.store.found import Found, Json
 from volumetool.store.kvstore import encode_json, is_local
-from volumetool.store.ome_zarr import find_ome_zarr
+from volumetool.store.ome_zarr import find_ome_zarr, ome_of
 from volumetool.store.precomputed import Precomputed, find_precomputed
 from volumetool.store.units import is_long_name, nanometres_per
 from volumetool.store.volume import Level, Volume
@@ -31,14 +31,14 @@ from volumetool.viewing.server import Content, InMemory, KeyReader
 _PER_METRE = 1e9
 """Nanometres: dividing by it keeps round numbers round."""
 
-_METADATA = {"ome-zarr-0.4": ".zattrs", "ome-zarr-0.5": "zarr.json"}
+_METADATA = {"zarr": ".zattrs", "zarr3": "zarr.json"}
 _TIMES = ("minute", "hour", "day")
 _TOLERANCE = 1e-6
 
 
 def is_image(volume: Volume) -> bool:
     """Say whether a volume is a whole OME-Zarr image, not a single level of one."""
-    return volume.format in _METADATA and volume.levels[0].path != ""
+    return volume.format.startswith("ome-zarr") and volume.levels[0].path != ""
 
 
 def is_placed(volume: Volume) -> bool:
@@ -61,7 +61,7 @@ def readable(volume: Volume | Precomputed, levels: int | None = None) -> KeyRead
     if not isinstance(volume, Volume) or not is_image(volume):
         return files
     told = encode_json(_restated(volume, volume.levels[:levels]))
-    return trimmed(replace(files, instead={_METADATA[volume.format]: told}), volume)
+    return trimmed(replace(files, instead={_METADATA[volume.driver]: told}), volume)
 
 
 def trimmed(keys: KeyReader, volume: Volume) -> KeyReader:
@@ -102,7 +102,7 @@ def _inside(level: Level, finest: Level) -> dict[str, int]:
 def _restated(volume: Volume, levels: Sequence[Level]) -> Json:
     """Return the metadata of an image with its lengths in nanometres, and nothing that the client does not need."""
     image = {"axes": list(map(_axis, volume.axes)), "datasets": [_dataset(level, volume.axes) for level in levels]}
-    if volume.format == "ome-zarr-0.4":
+    if volume.driver == "zarr":
         return {"multiscales": [{"version": "0.4", **image}]}
     ome = {"version": "0.5", "multiscales": [image]}
     return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
@@ -141,6 +141,7 @@ def read_from_afar(volume: Volume) -> Size | None:
         return None
     axes = _stored_axes(image)
     units = {axis["name"]: nanometres_per(axis.get("unit")) or _PER_METRE for axis in axes}
+    units.setdefault("z", units["y"])  # the image of one section
     z, y, x = (scale * units[axis] for axis, scale in zip(SPACE, image.levels[0].scale, strict=True))
     return _unless_equal((z, y, x), volume)
 
@@ -160,12 +161,14 @@ def _stored_axes(image: Found) -> list[dict[str, Any]]:
     InputError
         ``input.unviewable``.
     """
-    ome = image.attributes.get("ome", image.attributes)
-    (multiscale, *_), key = ome["multiscales"], _METADATA[image.format]
-    version = (ome if image.format == "ome-zarr-0.5" else multiscale).get("version")
+    ome = ome_of(image.attributes)
+    (multiscale, *_), key = ome["multiscales"], _METADATA[image.driver]
+    version = (ome if "ome" in image.attributes else multiscale).get("version")
     if version not in ("0.4", "0.5"):
         raise _unviewable(image, "states no version" if version is None else f"states version {version!r}", key)
-    axes: list[dict[str, Any]] = multiscale["axes"]
+    axes: list[dict[str, Any]] = multiscale.get("axes", [])
+    if not axes or not all(isinstance(axis, dict) for axis in axes):
+        raise _unviewable(image, "names no axes", key)
     for axis in axes:
         name = axis["name"]
         if name.lower() in SPACE and name not in SPACE:

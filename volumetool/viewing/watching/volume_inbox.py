@@ -117,11 +117,11 @@ class GrowingVolume:
                 hint="have the microscope store sections one by one, or wait for the end and use `volumetool enhance`",
                 where=self._url,
             )
-        if (volume.channels or 1) > 1:
+        if (volume.channels or 1) > 1 or "z" not in volume.axes:
             raise InputError(
                 "input.axes",
-                f"{self._url} has {volume.channels} channels",
-                hint="watch a volume of one channel",
+                f"{self._url} has {volume.channels or 1} channels and the axes {', '.join(volume.axes)}",
+                hint="watch a volume of one channel that grows along z",
                 where=self._url,
             )
         self._volume: Volume = volume
