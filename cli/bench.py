@@ -78,7 +78,7 @@ def _curves(model: str, device: str, scratch: Path | None, *, as_json: bool) -> 
 
     from volumetool.enhancement.device import DeviceName
     from volumetool.jobs.curves import measure_curves
-    from volumetool.jobs.planning import usable_cores
+    from volumetool.machine import usable_cores
     from volumetool.models import load_model
 
     found = measure_curves(load_model(model), cast("DeviceName", device), usable_cores(), scratch)

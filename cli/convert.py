@@ -51,13 +51,12 @@ def convert(
         print(f"wrote {plan.url}", file=sys.stderr)
 
 
-def _bytes(text: str | None) -> int:
+def _bytes(text: str | None) -> int | None:
     from volumetool.configuration import parse_bytes
     from volumetool.errors import ConfigError
-    from volumetool.store.conversion import MEMORY_BYTES
 
     if text is None:
-        return MEMORY_BYTES
+        return None
     try:
         memory = int(str(parse_bytes(text)))
     except ValueError as error:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from volumetool.errors import ConfigError, InputError, OutputError
+from volumetool.errors import ConfigError, InputError, OutputError, ResourceError
 from volumetool.geometry import plan_levels
 from volumetool.jobs import crappify as job
 from volumetool.jobs.crappify import Crappification, crappify_volume, plan_crappification
@@ -148,6 +148,21 @@ def test_an_interrupted_run_goes_on_and_other_settings_are_refused(fine: Path, m
         json.loads((fine.parent / "low.zarr" / "zarr.json").read_text())["attributes"]["volumetool"]["status"] == "unfinished"
     )
     assert not np.array_equal(voxels(crappify_volume(other, overwrite=True).url), first)
+
+
+@pytest.mark.parametrize(("free", "threads"), [(2**40, job.MOST_THREADS), (6 * 10**6, 1)])
+def test_there_are_as_many_threads_as_memory_holds(
+    fine: Path, monkeypatch: pytest.MonkeyPatch, free: int, threads: int
+) -> None:
+    monkeypatch.setattr(job, "usable_cores", lambda: 64)
+    monkeypatch.setattr(job, "usable_memory", lambda: free)
+    plan = plan_crappification(asked(fine))
+    assert plan.threads == threads
+    assert plan.memory <= free
+    monkeypatch.setattr(job, "usable_memory", lambda: plan.memory // threads // 2)
+    with pytest.raises(ResourceError) as caught:
+        plan_crappification(asked(fine))
+    assert caught.value.code == "resource.memory"
 
 
 def test_overwriting_leaves_alone_what_is_no_crappification(fine: Path) -> None:

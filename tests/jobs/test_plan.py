@@ -56,6 +56,15 @@ def test_planning_writes_nothing(options: dict[str, Any], tmp_path: Path) -> Non
     assert tree(tmp_path) == before
 
 
+def test_a_worker_gets_what_the_batch_system_gave_and_no_more(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "2048")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    decided = plan(make_job(**options | {"memory": None, "workers": None}))
+    assert 0 < decided.estimates.allowed_bytes <= 0.7 * 2 * 2**30
+    assert decided.threads == 1
+    assert dict(describe_plan(decided))["memory"].endswith(" allowed")
+
+
 def test_planning_a_begun_job_writes_nothing_and_gives_its_plan(options: dict[str, Any], tmp_path: Path) -> None:
     first = run(**options | {"roi": "0:2,:,:"}).plan
     before = tree(tmp_path)

@@ -23,8 +23,8 @@ from volumetool.errors import DataError, InputError, OutputError, StorageFullErr
 from volumetool.geometry import Box
 from volumetool.geometry.levels import LevelGrid, plan_levels
 from volumetool.store import convert as convert_module
-from volumetool.store.conversion import ConversionPlan, cut, plan_conversion
-from volumetool.store.convert import DONE_KEY, MEMORY_BYTES, convert, shard_groups, write_finest
+from volumetool.store.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion
+from volumetool.store.convert import DONE_KEY, convert, shard_groups, write_finest
 from volumetool.store.create import VolumeLayout, write_attributes
 from volumetool.store.images import ImageStack, open_images
 from volumetool.store.open import open_volume
@@ -168,6 +168,12 @@ def test_java_n5_converts_exactly(tmp_path: Path, fixture: Callable[[str], Path]
     source = open_volume(fixture("mobie_bdv_n5_segmentation") / "segmentation.n5")
     volume = convert(source, str(tmp_path / "v.zarr"))
     np.testing.assert_array_equal(volume.open().read().result(), source.open().read().result())
+
+
+def test_unless_told_otherwise_half_of_little_free_memory_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "1")
+    assert plan_conversion(tmp_path / "stack.tif", tmp_path / "v.zarr", voxel_size=SIZE).memory < 2**20
 
 
 def test_a_given_voxel_size_wins_over_the_source(tmp_path: Path, filled: tuple[Volume, Voxels]) -> None:

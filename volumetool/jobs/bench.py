@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import tensorstore as ts
 from numpy.typing import NDArray
 
@@ -32,6 +31,7 @@ from volumetool.jobs.ledger import Totals
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import run
+from volumetool.machine import usable_memory
 from volumetool.models import load_model
 from volumetool.scratch import scratch_folder
 from volumetool.store.create import create_volume, open_for_writing
@@ -271,7 +271,7 @@ def _stored(plan: Plan) -> dict[tuple[int, int], NDArray[Any]]:
 def _check_memory(plan: Plan) -> None:
     voxels = sum(level.shape[0] * level.shape[1] * level.shape[2] for level in plan.terms.levels)
     needed = voxels * (plan.terms.channels or 1) * np.dtype(plan.terms.dtype).itemsize
-    allowed = int(MEMORY_SHARE * psutil.virtual_memory().available)
+    allowed = int(MEMORY_SHARE * usable_memory())
     if needed > allowed:
         raise ResourceError(
             "resource.memory",

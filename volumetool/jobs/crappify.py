@@ -6,7 +6,6 @@ The cut into parts is invisible: see `Crappifier`. So memory is bounded whatever
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,9 +19,11 @@ from numpy.typing import NDArray
 from volumetool.enhancement.pyramid import build_level, shard_boxes
 from volumetool.enhancement.statistics import fit_statistics
 from volumetool.enhancement.stored import Write, read_voxels
-from volumetool.errors import ConfigError, OutputError
+from volumetool.errors import ConfigError, OutputError, ResourceError
 from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_translation, plan_levels
+from volumetool.jobs.checks import show_bytes
 from volumetool.jobs.finish import write_status
+from volumetool.machine import usable_cores, usable_memory
 from volumetool.store.convert import Progress
 from volumetool.store.create import VolumeLayout, check_ending, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import read_json
@@ -37,7 +38,7 @@ PART_VOXELS: Final = 2**22
 BYTES_PER_VOXEL: Final = 40
 """What a step holds per fine voxel at the most: the image before and after, 64 random bits, what becomes of them."""
 
-THREADS: Final = min(4, os.cpu_count() or 1)
+MOST_THREADS: Final = 4
 
 LIMITS_VOXELS: Final = 2**24
 LIMITS_PERCENTILES: Final = (0.1, 99.9)
@@ -92,6 +93,8 @@ class CrappifyPlan:
         Grey values of black and white.
     left_out : tuple of int
         Fine voxels along z, y, x beyond the last whole block, which are not used.
+    threads : int
+        Parts that are degraded side by side.
     memory : int
         Bytes that are held at the most, about.
     """
@@ -101,6 +104,7 @@ class CrappifyPlan:
     layout: VolumeLayout
     limits: tuple[float, float]
     left_out: Triple
+    threads: int
     memory: int
 
     @property
@@ -129,6 +133,8 @@ def plan_crappification(asked: Crappification) -> CrappifyPlan:
         ``config.scale``, ``config.limits``.
     OutputError
         ``output.inside-input``, ``output.format``.
+    ResourceError
+        ``resource.memory``.
     """
     source = open_volume(asked.input)
     source.open(asked.level)  # refuses a level that is not there
@@ -150,7 +156,8 @@ def plan_crappification(asked: Crappification) -> CrappifyPlan:
     levels = plan_levels(shape, size, downscaled_translation(fine.voxel_size, fine.translation, size))
     layout = VolumeLayout(source.dtype.name, levels, source.channels, name=Path(source.url).name)
     left_out = _triple(n % f for n, f in zip(fine.shape, asked.scale, strict=True))
-    return CrappifyPlan(asked, source, layout, _limits(asked, source), left_out, _memory(asked, levels[0], source.dtype))
+    threads, memory = _resources(asked, levels[0], source.dtype)
+    return CrappifyPlan(asked, source, layout, _limits(asked, source), left_out, threads, memory)
 
 
 def crappify_volume(plan: CrappifyPlan, *, overwrite: bool = False, progress: Progress | None = None) -> Volume:
@@ -190,7 +197,7 @@ def _fill(plan: CrappifyPlan, channel: int, progress: Progress | None) -> None:
     target = open_for_writing(canonical_url(plan.request.output), plan.layout, 0, channel)
     each = Box.whole(grid.shape).voxels
     done = channel * each
-    with ThreadPoolExecutor(THREADS) as threads:
+    with ThreadPoolExecutor(plan.threads) as threads:
         for shard in shard_boxes(grid):
             voxels = np.empty(shard.shape, plan.layout.dtype)
             inside = (-shard.start[0], -shard.start[1], -shard.start[2])
@@ -299,13 +306,22 @@ def _limits(asked: Crappification, source: Volume) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _memory(asked: Crappification, grid: LevelGrid, dtype: np.dtype[Any]) -> int:
+def _resources(asked: Crappification, grid: LevelGrid, dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Return how many parts are degraded side by side in half of the free memory, and the bytes that this takes."""
     halo = asked.crappifier.halo(asked.scale)
     shard = Box.whole(grid.shard).intersection(Box.whole(grid.shape))
     part = next(_parts(shard, asked.scale)).enlarged(asked.scale)
     wide = Box.whole(_triple(n + 2 * h for n, h in zip(part.shape, halo, strict=True)))
     wide = wide.intersection(Box.whole(grid.shape).enlarged(asked.scale))
-    return THREADS * wide.voxels * BYTES_PER_VOXEL + 2 * shard.voxels * dtype.itemsize
+    each, held, free = wide.voxels * BYTES_PER_VOXEL, 2 * shard.voxels * dtype.itemsize, usable_memory()
+    threads = max(1, min(MOST_THREADS, usable_cores(), (free // 2 - held) // each))
+    if (memory := threads * each + held) > free:
+        raise ResourceError(
+            "resource.memory",
+            f"crappifying needs about {show_bytes(memory)}, this process may use {show_bytes(free)}",
+            hint="run it where more memory is free, or ask the batch system or container for more",
+        )
+    return threads, memory
 
 
 def _triple(values: Iterable[int]) -> Triple:
@@ -327,7 +343,7 @@ def describe_crappification(plan: CrappifyPlan) -> list[tuple[str, str]]:
         ("limits", f"black {plan.limits[0]:g}, white {plan.limits[1]:g}"),
         ("output", f"{asked.output}: {_times(first.shape)} {plan.layout.dtype}, voxels {_times(first.voxel_size)} nm"),
         ("levels", f"{len(plan.layout.levels)}; chunks {_times(first.chunk)}, shards {_times(first.shard)}"),
-        ("memory", f"about {plan.memory / 2**20:.0f} MiB, {THREADS} threads"),
+        ("memory", f"about {plan.memory / 2**20:.0f} MiB, {plan.threads} threads"),
     ]
     if any(plan.left_out):
         block = _times(asked.scale)

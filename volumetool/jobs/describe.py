@@ -45,7 +45,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         ("read", f"{show_bytes(cost.read_bytes)}, margins of the patches included"),
         ("write", f"about {show_bytes(cost.written_bytes)}; a sample compressed to {cost.compression:.0%}"),
         ("disk", "unknown (object store)" if cost.free_bytes is None else f"{show_bytes(cost.free_bytes)} free"),
-        ("memory", f"{show_bytes(cost.worker_bytes)} for each worker, which may use {show_bytes(cost.allowed_bytes)}"),
+        ("memory", f"{show_bytes(cost.worker_bytes)} for each worker, {show_bytes(cost.allowed_bytes)} allowed"),
         ("time", f"about {show_duration(cost.seconds)}, from a sample on this machine"),
     ]
     return lines + [("warning", note) for note in plan.notes]

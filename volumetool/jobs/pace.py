@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from volumetool.configuration import cache_folder
 from volumetool.enhancement.device import DeviceName
 from volumetool.enhancement.engine import Engine, Numerics, probe_patches
 from volumetool.geometry import Triple
+from volumetool.machine import usable_cores
 from volumetool.models.model import Model
 
 GPU_BATCHES = (1, 2, 4, 8, 16, 32)
@@ -149,8 +149,7 @@ def machine() -> str:
     if info.exists():
         named = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         model = named[0] if named else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores"
+    return f"{model}, {usable_cores()} cores"
 
 
 def _device_name(device: DeviceName) -> str:

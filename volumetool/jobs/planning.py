@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from typing import Any
-
-import psutil
 
 from volumetool.enhancement.device import computes_bfloat16, resolve_device
 from volumetool.enhancement.engine import Engine, Numerics
@@ -27,6 +24,7 @@ from volumetool.jobs.pace import Pace, choose_pace, find_paces
 from volumetool.jobs.plan import Plan, make_recipe
 from volumetool.jobs.sample import take_sample
 from volumetool.jobs.terms import Terms
+from volumetool.machine import usable_cores, usable_memory
 from volumetool.store.convert import Progress
 from volumetool.store.create import VolumeLayout
 
@@ -209,14 +207,9 @@ def _lay_out(inputs: Inputs) -> Work:
     return Work(lattice, box, levels, inputs.channels, job.dtype or inputs.volume.dtype.name)
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _allowed(job: Job, workers: int) -> int:
     """Return the bytes that one worker may use."""
-    return (job.memory or int(MEMORY_SHARE * psutil.virtual_memory().available)) // workers
+    return (job.memory or int(MEMORY_SHARE * usable_memory())) // workers
 
 
 def _workers(job: Job) -> tuple[int, int]:

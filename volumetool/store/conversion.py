@@ -22,6 +22,7 @@ import numpy as np
 from volumetool.errors import InputError, OutputError
 from volumetool.geometry.box import Box, Size, Triple
 from volumetool.geometry.levels import LevelGrid, plan_levels
+from volumetool.machine import usable_cores, usable_memory
 from volumetool.store.create import VolumeLayout, array_metadata, check_ending, group_metadata
 from volumetool.store.found import Json
 from volumetool.store.images import Gaps, ImageStack, holds_images, open_images
@@ -31,7 +32,8 @@ from volumetool.store.retries import CONCURRENCY
 from volumetool.store.volume import Volume
 
 MEMORY_BYTES = 2**30
-"""To be used while converting; a single shard, or a section that can only be decoded whole, may need more."""
+"""To be used while converting, or half of the free memory where that is less; a single shard, or a section that can only be
+decoded whole, may need more."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class ConversionPlan:
         """That decode sections side by side."""
         if isinstance(self.source, Volume):
             return 1
-        return max(1, min(CONCURRENCY, os.cpu_count() or 1, self.memory // 8 // self.source.band))
+        return max(1, min(CONCURRENCY, usable_cores(), self.memory // 8 // self.source.band))
 
     @property
     def peak_bytes(self) -> int:
@@ -152,7 +154,7 @@ def plan_conversion(
     *,
     voxel_size: Size | None = None,
     levels: tuple[LevelGrid, ...] | None = None,
-    memory: int = MEMORY_BYTES,
+    memory: int | None = None,
 ) -> ConversionPlan:
     """Look at the source and decide everything; write nothing. Parameters and errors are those of `convert`."""
     origin = source if isinstance(source, ImageStack) else open_source(source, voxel_size)
@@ -164,6 +166,7 @@ def plan_conversion(
         size, translation, channels = _size(origin, voxel_size), (0.0, 0.0, 0.0), None
     grids = levels or plan_levels(origin.shape, size, translation)
     name = Path(origin.url if isinstance(origin, Volume) else origin.path).name
+    memory = memory or max(1, min(MEMORY_BYTES, usable_memory() // 2))
     plan = ConversionPlan(origin, place, VolumeLayout(origin.dtype.name, grids, channels, name=name), memory)
     if contains(plan.place, place):
         raise OutputError(

@@ -18,7 +18,7 @@ from volumetool.errors import DataError, InputError, OutputError
 from volumetool.geometry.box import Box, Size
 from volumetool.geometry.levels import LevelGrid
 from volumetool.store.arrays import read_part, write_part
-from volumetool.store.conversion import MEMORY_BYTES, ConversionPlan, cut, open_source, plan_conversion, shard_groups
+from volumetool.store.conversion import ConversionPlan, cut, open_source, plan_conversion, shard_groups
 from volumetool.store.create import OWN_KEY, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import Json, read_json
 from volumetool.store.images import ImageStack
@@ -27,7 +27,7 @@ from volumetool.store.open import open_volume
 from volumetool.store.staging import Held, Staging
 from volumetool.store.volume import Volume
 
-__all__ = ["MEMORY_BYTES", "convert", "open_source", "plan_conversion", "shard_groups", "write_finest"]
+__all__ = ["convert", "open_source", "plan_conversion", "shard_groups", "write_finest"]
 
 FINEST_ALONE = "finest level alone"
 """What a volume says of itself while its coarser levels are built."""
@@ -48,7 +48,7 @@ def convert(
     *,
     voxel_size: Size | None = None,
     levels: tuple[LevelGrid, ...] | None = None,
-    memory: int = MEMORY_BYTES,
+    memory: int | None = None,
     progress: Progress | None = None,
 ) -> Volume:
     """Create an OME-Zarr 0.5 volume and fill its level 0; the coarser levels are created empty.
@@ -66,8 +66,9 @@ def convert(
         Nanometres, z, y, x; needed where the source has none, and otherwise corrects it.
     levels : tuple of LevelGrid, optional
         The pyramid to create; by default that of `plan_levels`.
-    memory : int
-        Bytes to use; a single shard, or a section that can only be decoded whole, may need more.
+    memory : int, optional
+        Bytes to use, by default 1 GiB, or half of what is free where that is less; a single shard, or a section that can
+        only be decoded whole, may need more.
     progress : callable, optional
         Called with voxels done and voxels in all.
 

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 import tensorstore as ts
 
 from volumetool.errors import InputError, OutputError, StorageFullError
+from volumetool.machine import usable_cores
 from volumetool.paths import absolute_path
 from volumetool.redaction import redact
 from volumetool.store.retries import CONCURRENCY, STORAGE, tried
@@ -159,7 +160,7 @@ def shared_context(concurrency: int = 0) -> ts.Context:
         Upper bound of threads for files, for copies and codecs, and of requests in flight; 0 means the number of cores,
         at most 16. Several workers on one machine should each be given their share.
     """
-    limit = concurrency or min(CONCURRENCY, os.cpu_count() or 1)
+    limit = concurrency or min(CONCURRENCY, usable_cores())
     pools = ("file_io", "data_copy", "http_request", "gcs_request", "s3_request")
     bounds: dict[str, Any] = {f"{pool}_concurrency": {"limit": limit} for pool in pools}
     # Whether to try again is decided in one place, `volumetool.store.retries`.

@@ -21,6 +21,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from volumetool.errors import ConfigError, NumericsError, ResourceError
+from volumetool.machine import usable_cores
 from volumetool.models import load_model
 from volumetool.models.unet import UNet, enlarge_linear
 from volumetool.scratch import scratch_folder
@@ -86,7 +87,7 @@ def _fit(
     fabric: Fabric, config: TrainConfig, folder: Path, watcher: Watcher, on_picture: Callable[[State, Sampler], None]
 ) -> None:
     facts, _ = read_checkpoint(folder)
-    threads = facts["threads"] if facts else config.threads or torch.get_num_threads()
+    threads = facts["threads"] if facts else config.threads or min(torch.get_num_threads(), usable_cores())
     with ExitStack() as stack:
         stack.enter_context(_reproducible(threads, fabric.device))
         torch.manual_seed(config.seed)

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-import psutil
-
 from volumetool.errors import LedgerError
 from volumetool.geometry import Box
 from volumetool.jobs.changed import check_input
@@ -19,6 +17,7 @@ from volumetool.jobs.ownership import own
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import prepare
 from volumetool.jobs.worker import Worker
+from volumetool.machine import usable_memory
 from volumetool.viewing.live.basis import Basis, basis_of_job, basis_of_worker, nowhere
 from volumetool.viewing.live.desk import Desk
 from volumetool.viewing.live.filling import Filling
@@ -137,7 +136,7 @@ def _nobody_minds(channel: int, box: Box) -> None:
 
 
 def _room(job: Job) -> int:
-    return min(MOST_PATCHES, int(PATCH_SHARE * (job.memory or psutil.virtual_memory().available)))
+    return min(MOST_PATCHES, int(PATCH_SHARE * (job.memory or usable_memory())))
 
 
 def _patch_bytes(basis: Basis) -> int:

@@ -1,0 +1,126 @@
+"""What a process may use: the least of what the machine has, its groups leave, and the batch system gave."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from volumetool import machine
+from volumetool.machine import usable_cores, usable_memory
+
+GIB = 2**30
+FREE = 64 * GIB
+CORES = 32
+
+
+@pytest.fixture(autouse=True)
+def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Give the folder of the groups of a large machine, that bounds nothing."""
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    real = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: real._replace(available=FREE))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(CORES)), raising=False)
+    monkeypatch.setattr(machine, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(machine, "OWN_GROUPS", tmp_path / "own")
+    (tmp_path / "groups").mkdir()
+    (tmp_path / "own").write_text("0::/\n")
+    return tmp_path / "groups"
+
+
+def write(folder: Path, **files: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{content}\n")
+
+
+def test_a_machine_without_bounds_is_all_there() -> None:
+    assert (usable_memory(), usable_cores()) == (FREE, CORES)
+
+
+def test_no_groups_at_all_bound_nothing(host: Path) -> None:
+    host.rmdir()
+    (host.parent / "own").unlink()
+    assert (usable_memory(), usable_cores()) == (FREE, CORES)
+
+
+@pytest.mark.parametrize("inner", ["max", 8 * GIB])
+def test_the_tightest_of_nested_groups_counts(host: Path, inner: object) -> None:
+    (host.parent / "own").write_text("0::/job/step/task\n")
+    write(host / "job", memory__max=2 * GIB, cpu__max="150000 100000")
+    write(host / "job/step", memory__max=inner, cpu__max="max 100000")
+    write(host / "job/step/task", memory__max="max", memory__high=6 * GIB)
+    assert (usable_memory(), usable_cores()) == (2 * GIB, 2)
+
+
+def test_what_is_used_is_not_free_but_cached_files_are(host: Path) -> None:
+    write(host, memory__max=4 * GIB, memory__current=3 * GIB, memory__stat=f"anon 7\ninactive_file {GIB}\nactive_file 5")
+    assert usable_memory() == 2 * GIB
+    write(host, memory__current=9 * GIB)
+    assert usable_memory() == 0
+
+
+@pytest.mark.parametrize(
+    "own", ["0::/../../elsewhere\n", "0::/docker/abc\n", "5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n"]
+)
+def test_in_a_container_the_root_is_its_own_group(host: Path, own: str) -> None:
+    (host.parent / "own").write_text(own)
+    write(host, memory__max=GIB, cpu__max="100000 100000")
+    assert (usable_memory(), usable_cores()) == (GIB, 1)
+
+
+def test_groups_of_version_one(host: Path) -> None:
+    (host.parent / "own").write_text("9:memory:/slurm/job_1/step_0\n8:cpu,cpuacct:/slurm/job_1\n0::/\n")
+    write(host / "memory", memory__limit_in_bytes=2**63 - 4096, memory__usage_in_bytes=40 * GIB)
+    write(host / "memory/slurm/job_1", memory__limit_in_bytes=3 * GIB, memory__usage_in_bytes=GIB)
+    write(host / "memory/slurm/job_1", memory__stat=f"inactive_file 3\ntotal_inactive_file {GIB // 2}")
+    write(host / "memory/slurm/job_1/step_0", memory__limit_in_bytes=2**63 - 4096, memory__usage_in_bytes=GIB)
+    write(host / "cpu", cpu__cfs_quota_us=-1, cpu__cfs_period_us=100000)
+    write(host / "cpu/slurm/job_1", cpu__cfs_quota_us=400000, cpu__cfs_period_us=100000)
+    assert (usable_memory(), usable_cores()) == (5 * GIB // 2, 4)
+
+
+def test_what_ulimit_leaves_of_addresses_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    bound = psutil.Process().memory_info().vms + GIB
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (bound, resource.RLIM_INFINITY))
+    assert GIB // 2 < usable_memory() <= 2 * GIB
+
+
+@pytest.mark.parametrize(
+    ("given", "memory"),
+    [
+        ({"MEM_PER_NODE": "2048"}, 2 * GIB),
+        ({"MEM_PER_NODE": "3G"}, 3 * GIB),
+        ({"MEM_PER_NODE": "0"}, None),
+        ({"MEM_PER_NODE": "lots"}, None),
+        ({"MEM_PER_CPU": "512", "CPUS_PER_TASK": "4", "CPUS_ON_NODE": "8"}, 2 * GIB),
+        ({"MEM_PER_CPU": "512", "CPUS_ON_NODE": "8"}, 4 * GIB),
+        ({"MEM_PER_CPU": "512", "JOB_CPUS_PER_NODE": "6(x2),3"}, 3 * GIB),
+        ({"MEM_PER_CPU": "1024"}, GIB),
+        ({"MEM_PER_GPU": "4096", "GPUS_ON_NODE": "2"}, 8 * GIB),
+        ({"MEM_PER_GPU": "4096", "GPUS_PER_NODE": "a100:3"}, 12 * GIB),
+    ],
+    ids=str,
+)
+def test_what_a_slurm_job_asked_for_is_what_it_has(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], memory: int | None
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    left = usable_memory()
+    assert left == FREE if memory is None else memory - GIB < left < memory  # this process has taken some
+
+
+@pytest.mark.parametrize(
+    ("given", "cores"),
+    [({"CPUS_PER_TASK": "3", "CPUS_ON_NODE": "8"}, 3), ({"CPUS_ON_NODE": "8"}, 8), ({"CPUS_ON_NODE": "64"}, CORES)],
+    ids=str,
+)
+def test_the_cores_of_a_slurm_task(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], cores: int) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert usable_cores() == cores
