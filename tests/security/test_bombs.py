@@ -7,6 +7,7 @@ import json
 import lzma
 import subprocess
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,19 @@ import numcodecs
 import numpy as np
 import pytest
 import tifffile
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from small_jobs import SMALL, noise, write_input
 
-from volumetool.errors import InputError
+from volumetool.errors import InputError, VolumetoolError
+from volumetool.jobs.job import make_job
+from volumetool.jobs.planning import plan
+from volumetool.models import load_model, save_model
+from volumetool.store import limits
+from volumetool.store.arrays import open_array
 from volumetool.store.images import open_images
+from volumetool.store.open import open_volume
 
 SIDE, BIG = 64, 2**27
 READ = """
@@ -142,6 +153,91 @@ def test_no_bomb_goes_off(tmp_path: Path) -> None:
         assert code in ("data.oversized", "data.unreadable"), name
         assert int(grown) < 100, name
     assert said[::3] == list(bombs)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process's memory is asked of Linux")
+def test_chunks_of_one_read_are_unpacked_a_few_at_a_time(tmp_path: Path) -> None:
+    """Each of 8 chunks has 188 MiB out of 6 kB; a machine of two cores would unpack two at once, and so on."""
+    _bare(tmp_path / "many", [8, 2**14, 12000], [1, 2**14, 12000])
+    chunk = numcodecs.Zstd(1).encode(np.full(2**14 * 12000, 7, np.uint8))
+    for z in range(8):
+        (tmp_path / "many" / f"{z}.0.0").write_bytes(chunk)
+    command = [sys.executable, "-c", READ.replace("(1, 8, 8)", "(8, 8, 8)"), str(tmp_path / "many")]
+    _, code, grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert code == "read"
+    assert int(grown) < limits.UNPACKED // 2**20
+
+
+def _bare(path: Path, shape: list[int], chunks: list[int]) -> None:
+    """Write the metadata of a bare Zarr array without chunks."""
+    _zarr2({"id": "zstd", "level": 1}, b"")(path)
+    (path / "0.0.0").unlink()
+    metadata = json.loads((path / ".zarray").read_text()) | {"shape": shape, "chunks": chunks}
+    (path / ".zarray").write_text(json.dumps(metadata))
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_is_read_in_parts_is_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject) -> None:
+    """Chunked and sharded, of any channel and order of axes, with bounds that allow one chunk or some."""
+    monkeypatch.setattr(limits, "UNPACKED", data.draw(st.integers(1, 3 * 10**5)))
+    shape = data.draw(st.tuples(*[st.integers(1, 9)] * 4))
+    inner = data.draw(st.tuples(*[st.integers(2, 4)] * 4))
+    shard = tuple(2 * n for n in inner) if data.draw(st.booleans()) else None
+    voxels = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    place = Path(tempfile.mkdtemp(dir=tmp_path))
+    zarr.create_array(str(place / "array"), data=voxels, chunks=inner, shards=shard)
+    array = open_array(str(place / "array"), "zarr3")
+    order = tuple(data.draw(st.permutations(range(3))))
+    starts = [data.draw(st.integers(0, n - 1)) for n in shape[1:]]
+    box = tuple(slice(a, data.draw(st.integers(a + 1, n))) for a, n in zip(starts, shape[1:], strict=True))
+    channel = data.draw(st.integers(0, shape[0] - 1))
+    found = limits.read_bounded(array[channel][box].transpose(order))
+    np.testing.assert_array_equal(found, voxels[channel][box].transpose(order))
+
+
+def _refused(tmp_path: Path, **options: Any) -> VolumetoolError:
+    """Return the error of planning a job."""
+    options = SMALL | {"model": "em-x4", "force_voxel_size": True, "output": str(tmp_path / "out.zarr")} | options
+    with pytest.raises(VolumetoolError) as caught:
+        plan(make_job(**options))
+    return caught.value
+
+
+def test_a_card_whose_patches_fill_memory_is_refused_before_one_is_made(tiny_model: Path, tmp_path: Path) -> None:
+    source, file = write_input(tmp_path / "in.zarr", noise((2, 40, 40))), tmp_path / "m.safetensors"
+    model = load_model(tiny_model)
+    for side in (40_000, 2**60):
+        save_model(file, model.network(), model.card.model_copy(update={"patch": (1, side, side)}))
+        error = _refused(tmp_path, input=str(source), model=str(file))
+        assert error.code == "resource.memory"
+        assert f"patches of (1, {side}, {side})" in error.message
+
+
+def test_a_chunk_that_does_not_fit_the_memory_allowed_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    _bare(tmp_path / "in.zarr", [1, 2**14, 2**14], [1, 2**14, 2**14])
+    error = _refused(tmp_path, input=str(tmp_path / "in.zarr"), voxel_size="30,32,32", memory="600MiB")
+    assert error.code == "resource.memory"
+    assert "chunks of (1, 16384, 16384)" in error.message
+
+
+def test_more_sections_than_a_table_can_have_are_refused_at_once(tmp_path: Path) -> None:
+    _bare(tmp_path / "in.zarr", [2**26, 16, 16], [1, 16, 16])
+    error = _refused(tmp_path, input=str(tmp_path / "in.zarr"), voxel_size="30,32,32")
+    assert error.code == "input.too-large"
+    assert "67108864 sections" in error.message
+
+
+def test_a_shard_whose_index_is_larger_than_metadata_may_be_is_refused(tmp_path: Path) -> None:
+    index = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    inner = {"chunk_shape": [1, 1, 1], "codecs": [{"name": "bytes"}], "index_codecs": index}
+    _zarr3([], b"")(tmp_path / "in.zarr")
+    metadata = json.loads((tmp_path / "in.zarr" / "zarr.json").read_text())
+    metadata |= {"shape": [1024] * 3, "codecs": [{"name": "sharding_indexed", "configuration": inner}]}
+    metadata["chunk_grid"]["configuration"]["chunk_shape"] = [256] * 3
+    (tmp_path / "in.zarr" / "zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(InputError, match="their index exceeds"):
+        open_volume(str(tmp_path / "in.zarr"), voxel_size=(1.0, 1.0, 1.0))
 
 
 def _tiff(path: Path, tag: str, value: Any) -> Path:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from volumetool.errors import ConfigError, DataError
 from volumetool.geometry import Box, Triple
 from volumetool.store.arrays import read_part
-from volumetool.store.limits import read_checked
+from volumetool.store.limits import UNPACKED, read_checked, unpacked_bytes
 from volumetool.store.volume import Volume
 
 _log = logging.getLogger(__name__)
@@ -173,28 +174,42 @@ def _sample(
 ) -> Iterator[tuple[Box, NDArray[Any]]]:
     """Yield the tiles with their voxels; one that cannot be read is left out, and said."""
     start, stop = sections
+    at_once = max(1, UNPACKED // max(unpacked_bytes(store[start:stop, ys, xs]) for ys, xs in tiles))
+    for first in range(0, len(tiles), at_once):
+        yield from _read_tiles(store, sections, tiles[first : first + at_once])
+
+
+def _read_tiles(
+    store: ts.TensorStore, sections: tuple[int, int], tiles: list[tuple[slice, slice]]
+) -> Iterator[tuple[Box, NDArray[Any]]]:
+    """Read tiles together, and yield them with their voxels."""
+    start, stop = sections
     reads = []
     for ys, xs in tiles:
         try:
-            reads.append((ys, xs, read_checked(store[start:stop, ys, xs])))
+            view = store[start:stop, ys, xs]
+            reads.append((ys, xs, read_checked(view) if unpacked_bytes(view) <= UNPACKED else None))
         except DataError as error:
             _log.warning("an input chunk is left out of the statistics: %s", error.message)
     for ys, xs, read in reads:
         box = Box((start, ys.start, xs.start), (stop, ys.stop, xs.stop))
         try:
             voxels = _result(read, store, (slice(start, stop), ys, xs))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, DataError) as error:
             _log.warning("input voxels %s (z,y,x) cannot be read and are left out of the statistics: %s", box, error)
         else:
             yield box, voxels
 
 
 def _result(read: Any, store: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:
-    """Wait for a read; one that fails is begun anew, because a tile left out by chance would change the table."""
-    try:
-        return np.asarray(read.result())
-    except (ValueError, OSError):
-        return read_part(store, slices)
+    """Wait for a read; one that fails is begun anew, because a tile left out by chance would change the table.
+
+    A tile whose chunks are too large to be unpacked together is None, and read now, chunk by chunk.
+    """
+    with suppress(ValueError, OSError):
+        if read is not None:
+            return np.asarray(read.result())
+    return read_part(store, slices)
 
 
 def _tiles(shape: Triple, key: tuple[int, int, int]) -> list[tuple[slice, slice]]:

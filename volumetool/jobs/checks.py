@@ -170,11 +170,26 @@ def check_resources(cost: Estimates) -> None:
             hint="make room, write to another place, or enhance a part with --roi and --crop",
         )
     if cost.worker_bytes > cost.allowed_bytes:
-        raise ResourceError(
-            "resource.memory",
-            f"a worker needs about {show_bytes(cost.worker_bytes)}, it may use {show_bytes(cost.allowed_bytes)}",
-            hint="take smaller shards (--shard), fewer --workers, or more --memory",
-        )
+        hint = "take smaller shards (--shard), fewer --workers, or more --memory"
+        raise _memory(cost.worker_bytes, cost.allowed_bytes, "", hint)
+
+
+def check_patch(needed: int, allowed: int, what: str) -> None:
+    """Refuse patches and chunks of which memory does not hold one.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.memory``.
+    """
+    if needed > allowed:
+        hint = "take a --model with smaller patches, a smaller --patch where you gave one, or more --memory"
+        raise _memory(needed, allowed, f" for {what}", hint)
+
+
+def _memory(needed: int, allowed: int, what: str, hint: str) -> ResourceError:
+    clash = f"a worker needs about {show_bytes(needed)}{what}, it may use {show_bytes(allowed)}"
+    return ResourceError("resource.memory", clash, hint=hint)
 
 
 def show_bytes(number: float) -> str:

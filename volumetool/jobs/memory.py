@@ -10,6 +10,7 @@ from volumetool.enhancement.kept import BEHIND, kept_bytes
 from volumetool.geometry import Triple
 from volumetool.jobs.layout import Keep, Work
 from volumetool.models import ModelCard
+from volumetool.store.limits import UNPACKED
 
 
 class MemoryModel:
@@ -27,11 +28,22 @@ class MemoryModel:
         Patches per call.
     streams : int
         Calls side by side.
+    chunk : tuple of (tuple of int, int)
+        Voxels of a chunk of the input, z, y, x, and the bytes that it takes unpacked.
     """
 
-    def __init__(self, card: ModelCard, itemsize: int, precision: str, batch: int, streams: int = 1) -> None:
+    def __init__(
+        self,
+        card: ModelCard,
+        itemsize: int,
+        precision: str,
+        batch: int,
+        streams: int = 1,
+        chunk: tuple[tuple[int, ...], int] = ((1, 1, 1), 0),
+    ) -> None:
         self.card = card
         self.itemsize = itemsize
+        self.chunk = chunk
         self.precision = precision
         self.batch = batch
         self.streams = streams
@@ -68,7 +80,8 @@ class MemoryModel:
         context = 2 * lattice.context
         # One column is read ahead, whole, while it is cut out of the window that was read: three copies at worst, and a mask.
         sides = [(n - 1) * line.stride + line.patch for n, line in ((stacks, lattice.z), (rows, lattice.y))]
-        raw = (sides[0] + context) * sides[1] * lattice.x.patch * (3 * self.itemsize + 2)
+        window = (sides[0] + context, sides[1], lattice.x.patch)
+        raw = math.prod(window) * (3 * self.itemsize + 2) + self._unpacked(window)
         # Groups under way at once: one being cut out of its block in float32, one waiting, one in the network with a copy.
         # While streams are fed, the next groups' patches wait inside the network's stage.
         fed = self.batch * self.streams
@@ -87,6 +100,20 @@ class MemoryModel:
 
     def network(self, work: Work) -> int:
         """Return the bytes that the network takes of them."""
-        width = self.card.architecture.width
+        return self.streams * self.batch * self._activations(work.lattice.patch)
+
+    def least(self, patch: Triple) -> int:
+        """Return the bytes without which nothing is computed: of one patch, and of one chunk of the input."""
+        patch_in = math.prod(patch) + 2 * self.card.z_context * patch[1] * patch[2]
+        patch_out = math.prod(patch) * math.prod(self.card.scale)
+        return self.BASE + self.chunk[1] + 4 * (patch_in + patch_out) + self._activations(patch)
+
+    def _activations(self, patch: Triple) -> int:
         itemsize = 2 if self.precision == "bfloat16" else 4
-        return self.streams * self.batch * math.prod(work.lattice.patch) * width * itemsize * self.ACTIVATIONS[self.card.dims]
+        return math.prod(patch) * self.card.architecture.width * itemsize * self.ACTIVATIONS[self.card.dims]
+
+    def _unpacked(self, window: Triple) -> int:
+        """Return the bytes that chunks take at most while a window is read."""
+        chunk, each = self.chunk
+        touched = math.prod(-(-(n - 1) // size) + 1 for n, size in zip(window, chunk, strict=True))
+        return min(touched * each, max(each, UNPACKED))

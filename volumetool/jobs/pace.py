@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 from volumetool.configuration import cache_folder
-from volumetool.enhancement.device import DeviceName
+from volumetool.enhancement.device import DeviceName, resolve_device
 from volumetool.enhancement.engine import Engine, Numerics, probe_patches
 from volumetool.geometry import Triple
 from volumetool.machine import usable_cores
@@ -59,15 +60,20 @@ class Pace:
         return self.streams * self.batch
 
 
-def ways(device: str, threads: int) -> list[tuple[int, int]]:
-    """Return the (streams, batch) worth trying on a device with so many CPU threads, those that hold least first."""
+def ways(device: str, threads: int, most: int = sys.maxsize) -> list[tuple[int, int]]:
+    """Return the (streams, batch) worth trying on a device with so many CPU threads, those that hold least first.
+
+    On a CPU, whose memory is known beforehand, none but the first holds more than `most` patches.
+    """
     if device != "cpu":
         return [(1, batch) for batch in GPU_BATCHES]
     streams = sorted({1, max(1, threads // 4), threads})
-    return [(n, 1) for n in streams]
+    return [(n, 1) for n in streams if n <= max(1, most)]
 
 
-def find_paces(model: Model, precision: str, device: DeviceName, threads: int, cache: Path | None = None) -> tuple[Pace, ...]:
+def find_paces(
+    model: Model, precision: str, device: DeviceName, threads: int, most: int = sys.maxsize, cache: Path | None = None
+) -> tuple[Pace, ...]:
     """Return the pace of every way, from the cache or by trying.
 
     Parameters
@@ -80,6 +86,8 @@ def find_paces(model: Model, precision: str, device: DeviceName, threads: int, c
         Where; a GPU's ways end where its memory does.
     threads : int
         CPU threads that the network may use.
+    most : int
+        Patches that memory holds in the network at once.
     cache : Path, optional
         File of what was found before, a line each; ``paces.jsonl`` in the cache folder without it.
     """
@@ -91,33 +99,29 @@ def find_paces(model: Model, precision: str, device: DeviceName, threads: int, c
         "model": model.weights_sha256,
         "precision": precision,
         "threads": threads,
+        "ways": [list(way) for way in ways(resolve_device(device).type, threads, most)],
     }
     found = _recall(cache, key)
     if found is None:
-        found = measure_paces(model, precision, device, threads)
+        found = measure_paces(model, precision, device, threads, most)
         _keep(cache, key, found)
     return found
 
 
-def measure_paces(
-    model: Model, precision: str, device: DeviceName, threads: int, patch: Triple | None = None
-) -> tuple[Pace, ...]:
+def measure_paces(model: Model, precision: str, device: DeviceName, threads: int, most: int = sys.maxsize) -> tuple[Pace, ...]:
     """Try every way on patches of noise.
 
     Parameters
     ----------
-    model, precision, device, threads
+    model, precision, device, threads, most
         As for :func:`find_paces`.
-    patch : tuple of int, optional
-        Another patch than the card's.
     """
     paces: list[Pace] = []
-    shape = patch or model.card.patch
-    for streams, batch in ways(Engine(model, Numerics(precision, 1, pad=False), device).device.type, threads):
+    for streams, batch in ways(resolve_device(device).type, threads, most):
         engine = Engine(model, Numerics(precision, batch, pad=False), device, threads, streams)
         count = max(threads, batch) if engine.device.type == "cpu" else batch
         try:
-            paces.append(Pace(streams, batch, patch_seconds(engine, shape, count)))
+            paces.append(Pace(streams, batch, patch_seconds(engine, model.card.patch, count)))
         except torch.OutOfMemoryError:
             break
     return tuple(paces)

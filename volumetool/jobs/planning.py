@@ -10,7 +10,7 @@ from volumetool.enhancement.engine import Engine, Numerics
 from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import part_inside
-from volumetool.jobs.checks import check_dtype, check_resources, check_survey, check_voxel_size
+from volumetool.jobs.checks import check_dtype, check_patch, check_resources, check_survey, check_voxel_size
 from volumetool.jobs.clash import refuse_other_settings
 from volumetool.jobs.estimate import estimate, left_over, patch_facts, written_bytes
 from volumetool.jobs.folder import open_ledger
@@ -27,6 +27,7 @@ from volumetool.jobs.terms import Terms
 from volumetool.machine import usable_cores, usable_memory
 from volumetool.store.convert import Progress
 from volumetool.store.create import VolumeLayout
+from volumetool.store.limits import check_sections, unpacked_chunk
 
 MEMORY_SHARE = 0.7
 """Share of the free memory that a job takes unless told otherwise."""
@@ -163,11 +164,13 @@ def lay_ground(job: Job, progress: Progress | None = None) -> Ground:
 
 def _ground(inputs: Inputs, progress: Progress | None) -> Ground:
     job = inputs.job
+    check_sections(job.input, inputs.level.shape[0] * inputs.channels)
     extrapolated, notes = check_voxel_size(job, inputs.model.card, inputs.level.voxel_size)
     work = _lay_out(inputs)
     workers, threads = _workers(job)
     precision = _precision(inputs)
-    paces = find_paces(inputs.model, precision, job.device, threads)
+    most = _check_patches(inputs, work, precision, _allowed(job, workers))
+    paces = find_paces(inputs.model, precision, job.device, threads, most)
     engine = _engine(inputs, work, _pace(inputs, work, precision, paces, _allowed(job, workers)), (precision, threads))
     statistics, survey = section_statistics(inputs, progress)
     notes += () if survey is None else check_survey(job, inputs.model.card, survey)
@@ -235,7 +238,23 @@ def _precision(inputs: Inputs) -> str:
 
 
 def _memory(inputs: Inputs, precision: str, batch: int, streams: int) -> MemoryModel:
-    return MemoryModel(inputs.model.card, inputs.volume.dtype.itemsize, precision, batch, streams)
+    chunk = unpacked_chunk(inputs.volume.open(inputs.job.level))
+    return MemoryModel(inputs.model.card, inputs.volume.dtype.itemsize, precision, batch, streams, chunk)
+
+
+def _check_patches(inputs: Inputs, work: Work, precision: str, allowed: int) -> int:
+    """Return how many of the card's patches memory holds in the network at once, before the first one is made.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.memory``: not even one.
+    """
+    memory_of = _memory(inputs, precision, 1, 1)
+    patch = max(inputs.model.card.patch, work.lattice.patch, key=memory_of.least)
+    check_patch(memory_of.least(patch), allowed, f"patches of {patch} voxels and chunks of {memory_of.chunk[0]}")
+    free, each = allowed - memory_of.least((0, 0, 0)), memory_of.least(patch) - memory_of.least((0, 0, 0))
+    return free // each
 
 
 def _pace(inputs: Inputs, work: Work, precision: str, paces: tuple[Pace, ...], allowed: int) -> Pace:

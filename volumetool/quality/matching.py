@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from volumetool.errors import ConfigError, DataError, InputError
 from volumetool.geometry import Box, Size, Triple, upscaled, whole_ratio
 from volumetool.quality.structure import TAPS
+from volumetool.store.arrays import read_part
 from volumetool.store.kvstore import brief
-from volumetool.store.limits import read_checked
 from volumetool.store.volume import Volume
 
 _SAME_SIZE = 1e-3  # relative difference of voxel sizes that is rounding
@@ -101,7 +101,7 @@ class Matched:
         """
         array: ts.TensorStore = self._arrays[name]
         try:
-            voxels: NDArray[Any] = read_checked(array[box.slices]).result()
+            voxels: NDArray[Any] = read_part(array, box.slices)
         except (ValueError, OSError) as error:
             url = getattr(self.volumes, name).url
             raise DataError(

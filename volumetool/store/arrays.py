@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.errors import DataError
 from volumetool.store.kvstore import brief, join_url, kvstore_spec, read_key, shared_context
-from volumetool.store.limits import check_array, read_checked
+from volumetool.store.limits import check_array, read_bounded
 from volumetool.store.retries import STORAGE
 
 Driver = Literal["zarr", "zarr3", "n5", "neuroglancer_precomputed"]
@@ -88,7 +87,7 @@ def read_part(array: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:
 
     def read(tries: int) -> NDArray[Any]:
         fresh = tries > 0 or STORAGE.throttle.throttled
-        return np.asarray(read_checked((reopened(array) if fresh else array)[slices]).result())
+        return read_bounded((reopened(array) if fresh else array)[slices])
 
     return STORAGE.call(read)
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorstore as ts
+from numpy.typing import NDArray
 
 from volumetool.configuration import parse_bytes
 from volumetool.errors import ConfigError, DataError, InputError
@@ -23,7 +27,10 @@ MOST_METADATA = 2**26
 """Bytes of one metadata file."""
 
 LONGEST_AXIS = 2**26
-"""Voxels: 27 cm at 4 nm. Tables per section stay in memory."""
+"""Voxels: 27 cm at 4 nm."""
+
+MOST_SECTIONS = 2**21
+"""Of a volume that is enhanced, over all channels: 8 mm at 4 nm. A table has a row for each, and stays in memory."""
 
 CHUNK_LIMIT = "VOLUMETOOL_CHUNK_LIMIT"
 _SLACK = 2**16
@@ -31,6 +38,12 @@ _SLACK = 2**16
 
 _INDEX_ENTRY = 16
 """Bytes of a shard's index per chunk."""
+
+UNPACKED = 2**28
+"""Bytes that the chunks of one read may take at once while they are unpacked; a single chunk may take more."""
+
+_PER_CHUNK = 2**12
+"""Bytes that reading takes for each chunk beside its voxels."""
 
 _BLOSC_HEAD = struct.Struct("<BBBBIII")
 
@@ -67,8 +80,25 @@ def check_array(url: str, array: ts.TensorStore) -> None:
     chunk, shard = (tuple(int(n or 1) for n in part.shape or ()) for part in (layout.read_chunk, layout.write_chunk))
     if prod(chunk) * size > limit:
         raise _too_large(url, f"has chunks of {chunk} voxels, {prod(chunk) * size} bytes; the limit is {limit}")
-    if shard != chunk and prod(shard) // prod(chunk) * _INDEX_ENTRY > limit:
-        raise _too_large(url, f"has shards of {shard} voxels in chunks of {chunk}: their index alone exceeds {limit} bytes")
+    if shard != chunk and prod(shard) // prod(chunk) * _INDEX_ENTRY > MOST_METADATA:
+        raise _too_large(url, f"has shards of {shard} voxels in chunks of {chunk}: their index exceeds {MOST_METADATA} bytes")
+
+
+def check_sections(url: str, sections: int) -> None:
+    """Refuse a volume with more sections than a table of them may have rows.
+
+    Raises
+    ------
+    InputError
+        ``input.too-large``.
+    """
+    if sections > MOST_SECTIONS:
+        raise InputError(
+            "input.too-large",
+            f"{url} has {sections} sections, all channels counted; at most {MOST_SECTIONS} are enhanced as one volume",
+            hint="Metadata may be damaged or hostile. Of a volume that really has so many, take a coarser --level.",
+            where=url,
+        )
 
 
 def check_levels(url: str, count: int) -> None:
@@ -120,7 +150,7 @@ def check_stored(view: ts.TensorStore) -> None:
     DataError
         ``data.oversized``.
     """
-    spec = _spec_of(view)
+    spec = _stored(view).spec
     driver, kvstore = spec["driver"], spec.get("kvstore")
     if driver not in (*_GRIDS, "neuroglancer_precomputed") or not isinstance(kvstore, dict) or kvstore.get("driver") != "file":
         return
@@ -137,11 +167,28 @@ def check_stored(view: ts.TensorStore) -> None:
         _check_file(file, voxels, voxels + voxels // 8 + index + _SLACK, blosc)
 
 
-_specs: dict[tuple[Any, ...], dict[str, Any]] = {}
-_MOST_SPECS = 1024
+@dataclass(frozen=True)
+class _Stored:
+    """How an array is stored.
+
+    Attributes
+    ----------
+    spec : dict
+        As tensorstore has it.
+    chunk, origin : tuple of int
+        Voxels of what is unpacked in one piece, and where the first one begins; along the stored axes.
+    """
+
+    spec: dict[str, Any]
+    chunk: tuple[int, ...]
+    origin: tuple[int, ...]
 
 
-def _spec_of(view: ts.TensorStore) -> dict[str, Any]:
+_known: dict[tuple[Any, ...], _Stored] = {}
+_MOST_KNOWN = 1024
+
+
+def _stored(view: ts.TensorStore) -> _Stored:
     """Return how the array of a view is stored; the transform may be another view's.
 
     tensorstore never frees the lists and dicts that ``to_json`` makes, some kilobytes a call: asked at every read, a terabyte
@@ -150,11 +197,15 @@ def _spec_of(view: ts.TensorStore) -> dict[str, Any]:
     layout = view.chunk_layout
     shapes = (layout.write_chunk.shape, layout.read_chunk.shape, str(view.dimension_units))
     key = (repr(view.kvstore), repr(view.codec), view.dtype.name, *shapes)
-    if key not in _specs:
-        if len(_specs) >= _MOST_SPECS:
-            _specs.clear()
-        _specs[key] = view.spec().to_json()
-    return _specs[key]
+    if key not in _known:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        spec = view.spec().to_json()
+        whole = ts.Spec({name: value for name, value in spec.items() if name != "transform"}).chunk_layout
+        chunk = tuple(int(n or 1) for n in whole.read_chunk.shape or (1,) * whole.rank)
+        origin = tuple(int(n or 0) for n in whole.grid_origin or (0,) * whole.rank)
+        _known[key] = _Stored(spec, chunk, origin)
+    return _known[key]
 
 
 def _check_precomputed(folder: Path, scale: dict[str, Any], ranges: list[tuple[int, int]], itemsize: int) -> None:
@@ -180,6 +231,62 @@ def read_checked(view: ts.TensorStore) -> Any:
     """
     check_stored(view)
     return view.read()
+
+
+def read_bounded(view: ts.TensorStore) -> NDArray[Any]:
+    """Read a view, with no more of its chunks unpacked at once than `UNPACKED` bytes, but always one.
+
+    Raises
+    ------
+    DataError
+        ``data.oversized``.
+    """
+    voxels: NDArray[Any] | None = None
+    first = view.domain.inclusive_min
+    for part in _parts(view):
+        read = np.asarray(read_checked(part).result())
+        if read.shape == view.shape:
+            return read
+        voxels = np.empty(view.shape, read.dtype) if voxels is None else voxels
+        voxels[tuple(slice(a - f, b - f) for a, b, f in zip(part.origin, part.domain.exclusive_max, first, strict=True))] = read
+    assert voxels is not None  # noqa: S101  (a view has one part at least)
+    return voxels
+
+
+def unpacked_chunk(view: ts.TensorStore) -> tuple[tuple[int, ...], int]:
+    """Return the voxels of a view's chunks, along its own axes, and the bytes that one takes unpacked: all its channels."""
+    chunk = tuple(int(n or 1) for n in view.chunk_layout.read_chunk.shape or (1,) * view.rank)
+    return chunk, prod(_stored(view).chunk) * view.dtype.numpy_dtype.itemsize
+
+
+def unpacked_bytes(view: ts.TensorStore) -> int:
+    """Return the bytes that all chunks of a view take while they are unpacked."""
+    chunk = _stored(view).chunk
+    return prod(_chunk_counts(view)) * (prod(chunk) * view.dtype.numpy_dtype.itemsize + _PER_CHUNK)
+
+
+def _chunk_counts(view: ts.TensorStore) -> list[int]:
+    """Return how many chunks a view touches along every axis of the stored array."""
+    stored = _stored(view)
+    grid = zip(_stored_range(view), stored.origin, stored.chunk, strict=True)
+    return [(b - 1 - origin) // n - (a - origin) // n + 1 for (a, b), origin, n in grid]
+
+
+def _parts(view: ts.TensorStore) -> Iterator[ts.TensorStore]:
+    """Yield the parts of a view that are read one after the other: halves between chunks, until they are small enough."""
+    counts = _chunk_counts(view)
+    if unpacked_bytes(view) <= UNPACKED or max(counts) == 1:
+        yield view
+        return
+    axis = counts.index(max(counts))
+    stored, transform = _stored(view), view.spec().transform
+    assert transform is not None  # noqa: S101  (an open array always has one)
+    output, start = transform.output[axis], _stored_range(view)[axis][0]
+    n, origin = stored.chunk[axis], stored.origin[axis]
+    middle = ((start - origin) // n + counts[axis] // 2) * n + origin - output.offset
+    before = (slice(None),) * int(output.input_dimension or 0)
+    yield from _parts(view[(*before, slice(None, middle))])
+    yield from _parts(view[(*before, slice(middle, None))])
 
 
 def _stored_range(view: ts.TensorStore) -> list[tuple[int, int]]:

@@ -10,10 +10,12 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.errors import ConfigError, InputError
+from volumetool.errors import ConfigError, DataError, InputError, ResourceError
 from volumetool.geometry import Box, Size, Triple, mirror_index
+from volumetool.machine import usable_memory
+from volumetool.store.arrays import read_part
 from volumetool.store.images import holds_images, open_images
-from volumetool.store.kvstore import is_local, local_path
+from volumetool.store.kvstore import brief, is_local, local_path
 from volumetool.store.open import open_volume
 from volumetool.training.config import SourceConfig, TrainConfig, ValidationConfig
 from volumetool.training.registration import align_pairs, match_contrast
@@ -80,7 +82,7 @@ class Source:
         high = [int(i.max()) + 1 for i in index]
         mean = self.config.mean
         stored = self.array[tuple(slice(a * m, b * m) for a, b, m in zip(low, high, mean, strict=True))]
-        grey = np.asarray(stored.read().result() if isinstance(stored, ts.TensorStore) else stored).astype(np.float32)
+        grey = _voxels(stored, self.config.path).astype(np.float32)
         if mean != (1, 1, 1):
             z, y, x = (b - a for a, b in zip(low, high, strict=True))
             grey = grey.reshape(z, mean[0], y, mean[1], x, mean[2]).mean(axis=(1, 3, 5), dtype=np.float32)  # (z, y, x)
@@ -147,7 +149,7 @@ def _open(source: SourceConfig, config: TrainConfig) -> Source:
     shape = _triple(n // m for n, m in zip(array.shape, source.mean, strict=True))
     if min(shape) < 1:
         raise _wrong(source, f"mean {source.mean} leaves nothing of its {tuple(array.shape)} voxels")
-    limits = source.limits or _limits(array)
+    limits = source.limits or _limits(array, source.path)
     if not limits[0] < limits[1]:
         raise _wrong(source, f"limits {limits} are no range")
     opened = Source(
@@ -184,12 +186,10 @@ def _array(path: str, level: int, voxel_size: Size | None) -> tuple[Any, Size | 
     return volume.open(level, context=context), volume.levels[level].voxel_size
 
 
-def _limits(array: Any) -> tuple[float, float]:
+def _limits(array: Any, path: str) -> tuple[float, float]:
     if np.dtype(getattr(array.dtype, "numpy_dtype", array.dtype)) == np.uint8:
         return 0.0, 255.0
-    middle = array[array.shape[0] // 2]
-    section = np.asarray(middle.read().result() if isinstance(middle, ts.TensorStore) else middle)
-    low, high = (float(v) for v in np.percentile(section, _PERCENTILES))
+    low, high = (float(v) for v in np.percentile(_voxels(array[array.shape[0] // 2], path), _PERCENTILES))
     margin = (high - low) / 8  # the percentiles come to stand at 0.1 and 0.9
     return low - margin, high + margin
 
@@ -197,11 +197,11 @@ def _limits(array: Any) -> tuple[float, float]:
 def _pair(source: Source, path: str, scale: Triple) -> Source:
     """Register a real pair; both come to lie in memory, one pair of sections per section kept."""
     noisy, _ = _array(path, 0, source.voxel_size or (1.0, 1.0, 1.0))
-    whole = _whole(noisy)
+    whole = _voxels(noisy, path)
     fine = Source.read(source, Box.whole(source.shape), (0, 0, 0), source.shape)
     if scale[0] != 1 or len(whole) != len(fine):
         raise _wrong(source.config, f"{len(fine)} clean sections against {len(whole)} noisy ones at scale {scale}")
-    black, white = _limits(noisy)
+    black, white = _limits(noisy, path)
     pairs = align_pairs((whole.astype(np.float32) - black) / (white - black), fine, scale=scale[1])
     # The detector's gain differs between a fast and a slow scan; what is to be learnt is the detail.
     matched = [match_contrast(a, b, scale=scale[1]) for a, b in zip(pairs.noisy, pairs.clean, strict=True)]
@@ -212,8 +212,35 @@ def _pair(source: Source, path: str, scale: Triple) -> Source:
     )  # fmt: skip
 
 
-def _whole(array: Any) -> NDArray[Any]:
-    return np.asarray(array.read().result() if isinstance(array, ts.TensorStore) else array)
+def _voxels(array: Any, path: str) -> NDArray[Any]:
+    """Return the voxels of an array in memory or in a store.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.memory``.
+    DataError
+        ``data.unreadable``, ``data.oversized``.
+    """
+    if not isinstance(array, ts.TensorStore):
+        return np.asarray(array)
+    needed, free = array.size * array.dtype.numpy_dtype.itemsize, usable_memory()
+    if needed > free:
+        raise ResourceError(
+            "resource.memory",
+            f"{array.shape} voxels of {path} take {needed} bytes, this machine has {free} free",
+            hint="take smaller crops or a coarser `level`; a real pair stays in memory as a whole, cut it",
+            where=path,
+        )
+    try:
+        return read_part(array, (slice(None),) * array.rank)
+    except (ValueError, OSError) as error:
+        raise DataError(
+            "data.unreadable",
+            f"{path} cannot be read at {array.domain}: {brief(error)}",
+            hint="The data may be damaged or incomplete; copy them again.",
+            where=path,
+        ) from error
 
 
 def _split(source: Source, config: ValidationConfig, scale: Triple) -> dict[Part, tuple[Box, ...]]:
