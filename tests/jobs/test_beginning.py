@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from small_jobs import Interrupting, attributes, digest, run, tree
 from volumetool.errors import ClusterError, FingerprintError, OutputError, VolumetoolError
 from volumetool.jobs import run as module
 from volumetool.jobs.api import stored_plan
-from volumetool.jobs.clusters import processes, through_dask
+from volumetool.jobs.clusters import cuda, processes, through_dask
 from volumetool.jobs.job import make_job
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import prepare
@@ -28,9 +30,12 @@ def nobody_answers(options: Options, monkeypatch: pytest.MonkeyPatch) -> Options
         return options | {"cluster": f"tcp://127.0.0.1:{free.getsockname()[1]}"}
 
 
-def no_dask_cuda(options: Options, monkeypatch: pytest.MonkeyPatch) -> Options:
-    monkeypatch.setitem(__import__("sys").modules, "dask_cuda", None)
-    return options | {"cluster": "cuda", "workers": 1}
+def no_driver(options: Options, monkeypatch: pytest.MonkeyPatch) -> Options:
+    module = types.ModuleType("dask_cuda")  # whose cluster cannot be started
+    module.LocalCUDACluster = None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dask_cuda", module)
+    monkeypatch.setattr(cuda, "why_no_gpu", lambda: None)
+    return options | {"cluster": "cuda", "device": "auto", "workers": 1}
 
 
 def workers_die(options: Options, monkeypatch: pytest.MonkeyPatch) -> Options:
@@ -44,7 +49,7 @@ def other_bytes(options: Options, monkeypatch: pytest.MonkeyPatch) -> Options:
     return options
 
 
-FAILURES = [nobody_answers, no_dask_cuda, workers_die, other_bytes]
+FAILURES = [nobody_answers, no_driver, workers_die, other_bytes]
 
 
 @pytest.mark.parametrize("failure", FAILURES)

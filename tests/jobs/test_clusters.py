@@ -7,15 +7,17 @@ import shutil
 import socket
 import sys
 import types
+import warnings
 from pathlib import Path
 from typing import Any
 
 import distributed
 import pytest
+import torch
 from distributed import LocalCluster
 from small_jobs import Recording, digest, noise, run, shard_files, tree, write_input
 
-from volumetool.errors import ClusterError, LedgerError, NumericsError, VolumetoolError
+from volumetool.errors import ClusterError, ConfigError, LedgerError, NumericsError, ResourceError, VolumetoolError
 from volumetool.geometry import Turn
 from volumetool.jobs import worker as worker_module
 from volumetool.jobs.clusters import cuda, open_cluster, through_dask
@@ -71,10 +73,17 @@ def test_two_processes_write_the_bytes_of_one(
     assert all("127.0.0.1" in address for address in local_only)
 
 
+@pytest.fixture
+def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let there be a GPU, as far as this process is told."""
+    monkeypatch.setattr(cuda, "why_no_gpu", lambda: None)
+
+
+@pytest.mark.usefixtures("with_gpu")
 def test_without_dask_cuda_the_cuda_cluster_says_what_to_install(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dask_cuda", None)  # as if it were not installed
     with pytest.raises(ClusterError) as caught:
-        run(**options | {"cluster": "cuda"})
+        plan_with_statistics(make_job(**options | {"cluster": "cuda", "device": "auto"}))
     assert caught.value.code == "cluster.no-dask-cuda"
     assert "pip install" in caught.value.hint
 
@@ -85,17 +94,67 @@ def fake_dask_cuda(monkeypatch: pytest.MonkeyPatch, cluster: Any) -> None:
     monkeypatch.setitem(sys.modules, "dask_cuda", module)
 
 
-def test_without_a_gpu_the_cuda_cluster_says_so(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("with_gpu")
+def test_without_a_driver_the_cuda_cluster_says_so(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_driver(**_: Any) -> None:
         raise RuntimeError("NVML Shared Library Not Found")
 
     fake_dask_cuda(monkeypatch, no_driver)
     with pytest.raises(ClusterError) as caught:
-        run(**options | {"cluster": "cuda"})
+        run(**options | {"cluster": "cuda", "device": "auto"})
     assert caught.value.code == "cluster.no-gpu"
     assert "NVML Shared Library Not Found" in caught.value.message
 
 
+WITHOUT_GPU = {
+    "a driver": ("12.8", [], RuntimeError("Found no NVIDIA driver on your system.\nMore"), "no NVIDIA driver"),
+    "devices": (
+        "12.8",
+        [],
+        RuntimeError("No CUDA GPUs are available"),
+        "No CUDA GPUs are available (CUDA_VISIBLE_DEVICES is ''",
+    ),
+    "a new driver": ("12.8", ["The NVIDIA driver on your system is too old"], None, "driver on your system is too old"),
+    "CUDA": (None, [], None, "was built without CUDA"),
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_GPU)
+def test_what_is_missing_for_a_gpu_is_said_before_anything_is_planned(
+    options: Options, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    version, warned, error, words = WITHOUT_GPU[what]
+
+    def available() -> bool:
+        for text in warned:
+            warnings.warn(text, UserWarning, stacklevel=1)
+        return False
+
+    def begin() -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.version, "cuda", version)
+    monkeypatch.setattr(torch.cuda, "is_available", available)
+    monkeypatch.setattr(torch.cuda, "init", begin)
+    monkeypatch.setitem(sys.modules, "dask_cuda", None)
+    with pytest.raises(ClusterError) as caught:
+        plan_with_statistics(make_job(**options | {"cluster": "cuda", "device": "auto"}))
+    assert caught.value.code == "cluster.no-gpu"
+    assert words in caught.value.message
+    assert "dask-cuda does not import" in caught.value.message
+    with pytest.raises(ResourceError) as alone:
+        plan_with_statistics(make_job(**options | {"device": "cuda"}))
+    assert (alone.value.code, words in alone.value.message) == ("resource.no-gpu", True)
+
+
+def test_a_cluster_of_gpus_is_not_planned_for_the_cpu(options: Options) -> None:
+    with pytest.raises(ConfigError, match="--device cpu"):
+        plan_with_statistics(make_job(**options | {"cluster": "cuda", "device": "cpu"}))
+
+
+@pytest.mark.usefixtures("with_gpu")
 def test_the_cuda_path_runs_on_a_cluster_that_stands_in_for_gpus(
     options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,7 +167,7 @@ def test_the_cuda_path_runs_on_a_cluster_that_stands_in_for_gpus(
 
     fake_dask_cuda(monkeypatch, Stand)
     run(**options)
-    outcome = run(**options | {"output": str(tmp_path / "gpu.zarr"), "cluster": "cuda", "workers": 1})
+    outcome = run(**options | {"output": str(tmp_path / "gpu.zarr"), "cluster": "cuda", "device": "auto", "workers": 1})
     assert outcome.complete
     assert digest(tmp_path / "gpu.zarr") == digest(options["output"])
     (kwargs,) = asked

@@ -6,7 +6,9 @@ that imports CuPy.
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from types import ModuleType
 from typing import Any, Literal
 
@@ -30,14 +32,36 @@ def resolve_device(name: DeviceName) -> torch.device:
     ResourceError
         ``resource.no-gpu`` where ``cuda`` was asked for and no usable GPU is there.
     """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
+    missing = None if name == "cpu" else why_no_gpu()
+    if name == "cuda" and missing is not None:
         raise ResourceError(
             "resource.no-gpu",
-            "--device cuda was asked for, but torch sees no usable NVIDIA GPU",
+            f"--device cuda was asked for, but there is no usable NVIDIA GPU: {missing}",
             hint="check `nvidia-smi` and that torch was installed with CUDA, or run with --device cpu",
         )
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+    return torch.device("cpu" if name == "cpu" or missing is not None else "cuda")
+
+
+def why_no_gpu() -> str | None:
+    """Return why torch can use no GPU of this machine, None where it can."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            return None
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA"
+    reason = str(said[0].message) if said else _refusal()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return reason.partition("\n")[0] + ("" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})")
+
+
+def _refusal() -> str:
+    """Return what torch says when it is made to begin with GPUs."""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return str(error)
+    return "torch sees none"
 
 
 def array_module(device: torch.device) -> ModuleType:

@@ -157,7 +157,7 @@ def machine() -> str:
 
 
 def _device_name(device: DeviceName) -> str:
-    return "cpu" if device == "cpu" or not torch.cuda.is_available() else torch.cuda.get_device_name()
+    return "cpu" if resolve_device(device).type == "cpu" else torch.cuda.get_device_name()
 
 
 def _recall(cache: Path, key: dict[str, Any]) -> tuple[Pace, ...] | None:

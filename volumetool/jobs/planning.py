@@ -146,6 +146,10 @@ def lay_ground(job: Job, progress: Progress | None = None) -> Ground:
     VolumetoolError
         As :func:`plan`.
     """
+    if job.cluster == "cuda":
+        from volumetool.jobs.clusters.cuda import require_gpus
+
+        require_gpus(job.device)
     inputs = open_inputs(job)
     existing = inputs.existing
     if existing is None:

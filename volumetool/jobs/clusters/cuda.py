@@ -7,11 +7,43 @@ from contextlib import contextmanager
 
 from distributed.security import Security
 
-from volumetool.errors import ClusterError
+from volumetool.enhancement.device import DeviceName, why_no_gpu
+from volumetool.errors import ClusterError, ConfigError
 from volumetool.jobs.clusters import Cluster
 from volumetool.jobs.clusters.through_dask import ThroughDask, connect, settings
 from volumetool.jobs.plan import Plan
 from volumetool.scratch import scratch_folder
+
+
+def require_gpus(device: DeviceName) -> None:
+    """Refuse a machine on which no worker could compute on a GPU, naming all that is missing.
+
+    Raises
+    ------
+    ConfigError
+        ``config.option``: the network is to run on the CPU.
+    ClusterError
+        ``cluster.no-dask-cuda``: not installed. ``cluster.no-gpu``: torch sees no GPU.
+    """
+    if device == "cpu":
+        raise ConfigError(
+            "config.option",
+            "--cluster cuda gives each worker a GPU, but --device cpu was asked for",
+            hint="leave --device out, or run with --cluster local",
+        )
+    missing = [] if (reason := why_no_gpu()) is None else [reason]
+    code = "cluster.no-gpu" if missing else "cluster.no-dask-cuda"
+    try:
+        import dask_cuda  # noqa: F401
+    except ImportError as error:
+        missing.append(f"dask-cuda does not import: {error}")
+    if missing:
+        raise ClusterError(
+            code,
+            f"--cluster cuda needs what is not here: {'; '.join(missing)}",
+            hint="check `nvidia-smi`; pip install 'volumetool[cuda12]' or 'volumetool[cuda13]', as your driver asks; or run with "
+            "--cluster local",
+        )
 
 
 @contextmanager
@@ -20,17 +52,12 @@ def cuda_cluster(plan: Plan) -> Iterator[Cluster]:
 
     Raises
     ------
-    ClusterError
-        ``cluster.no-dask-cuda``: not installed. ``cluster.no-gpu``: the driver shows no GPU.
+    ClusterError, ConfigError
+        As :func:`require_gpus`; ``cluster.no-gpu``: the driver shows no GPU.
     """
-    try:
-        from dask_cuda import LocalCUDACluster
-    except ImportError as error:
-        raise ClusterError(
-            "cluster.no-dask-cuda",
-            f"--cluster cuda needs dask-cuda, which does not import: {error}",
-            hint="pip install 'volumetool[cuda12]' or 'volumetool[cuda13]', as your driver asks; or run with --cluster local",
-        ) from error
+    require_gpus(plan.job.device)
+    from dask_cuda import LocalCUDACluster
+
     with scratch_folder("workers") as folder, settings(folder):
         try:
             cluster = LocalCUDACluster(
