@@ -112,7 +112,7 @@ WITHOUT_GPU = {
         "12.8",
         [],
         RuntimeError("No CUDA GPUs are available"),
-        "No CUDA GPUs are available (CUDA_VISIBLE_DEVICES is ''",
+        "are available (CUDA_VISIBLE_DEVICES is ''",
     ),
     "a new driver": ("12.8", ["The NVIDIA driver on your system is too old"], None, "driver on your system is too old"),
     "CUDA": (None, [], None, "was built without CUDA"),

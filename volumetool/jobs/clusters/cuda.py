@@ -41,8 +41,8 @@ def require_gpus(device: DeviceName) -> None:
         raise ClusterError(
             code,
             f"--cluster cuda needs what is not here: {'; '.join(missing)}",
-            hint="check `nvidia-smi`; pip install 'volumetool[cuda12]' or 'volumetool[cuda13]', as your driver asks; or run with "
-            "--cluster local",
+            hint="check `nvidia-smi`; pip install 'volumetool[cuda12]' or 'volumetool[cuda13]', as your driver asks; "
+            "or run with --cluster local",
         )
 
 
