@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from volumetool.cli.options import Json
@@ -47,13 +47,22 @@ def verify(
         int, typer.Option(metavar="K", min=0, help="Compute so many regions again and compare them bit for bit.")
     ] = 0,
     seed: Annotated[int | None, typer.Option(help="Chooses the regions to compute again.")] = None,
+    adopt: Annotated[
+        bool,
+        typer.Option("--adopt", help="The job's folder is lost: make a new one, from what is stored and right, for `enhance`."),
+    ] = False,
+    source: Annotated[
+        str | None, typer.Option("--input", metavar="VOLUME", help="With --adopt: where the input is now, if it was moved.")
+    ] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Mark what is damaged, so that `enhance` makes it again.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare what is stored with the ledger, as deeply as asked for; nothing is changed without --repair."""
+    """Compare what is stored with the ledger, as deeply as asked for; nothing is changed without --repair or --adopt."""
     from volumetool.jobs.condemn import condemn
     from volumetool.jobs.verify import make_extent, verify_output
 
+    if adopt:
+        _adopt(output, source, recompute, seed, as_json=as_json)
     extent = make_extent(level, sample, recompute, seed)
     with counting("verifying") as progress:
         steps = iter(range(1, 2**62))
@@ -66,6 +75,22 @@ def verify(
     verdict = "all as recorded" if report.ok else f"{len(report.damaged)} damages; {marked} regions marked for the next run"
     print(f"{report.regions} regions and {report.shards} coarse shards, {extent.told}: {verdict}", file=sys.stderr)
     raise typer.Exit(0 if report.ok else 4)
+
+
+def _adopt(output: str, source: str | None, recompute: int, seed: int | None, *, as_json: bool) -> NoReturn:
+    from volumetool.jobs.adopt import adopt
+    from volumetool.jobs.api import stored_plan
+    from volumetool.jobs.status import resume_command
+
+    with counting("adopting") as progress:
+        steps = iter(range(1, 2**62))
+        report = adopt(output, lambda: progress(next(steps), None), source=source, recomputed=recompute, seed=seed)
+    plan = stored_plan(output)
+    if as_json:
+        print(json.dumps(report.as_dict() | {"adopted": report.regions, "of": plan.grid.count}))
+    told = f"{report.regions} of {plan.grid.count} regions adopted, {len(report.recomputed)} computed again to see"
+    print(f"{told}. Next, for the rest and the coarse levels: {resume_command(plan.job)}", file=sys.stderr)
+    raise typer.Exit(0 if report.regions == plan.grid.count else 3)
 
 
 def clean(output: Output, as_json: Json = False) -> None:

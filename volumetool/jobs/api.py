@@ -77,7 +77,7 @@ def stored_plan(output: str) -> Plan:
         raise InputError(
             "input.no-job",
             f"there is no job at {job_url(output)}",
-            hint="give the OUTPUT of `volumetool enhance`; that of `live --watch` has a job once it is finished. "
-            "`volumetool info` describes any volume",
+            hint="give the OUTPUT of `volumetool enhance`; that of `live --watch` has a job once it is finished. Where the "
+            "job's folder was lost, `volumetool verify OUTPUT --adopt` makes a new one. `volumetool info` describes any volume",
         )
     return found

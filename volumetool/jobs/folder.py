@@ -119,7 +119,7 @@ def check_output(plan: Plan) -> None:
     if root is None:
         return
     own = provenance_of(root) or {}
-    if own.get("fingerprint") == plan.fingerprint or _is_damaged(own) or "steps" in own:
+    if own.get("fingerprint") == plan.fingerprint or is_damaged(own) or "steps" in own:
         return  # a volume with steps is one that grew, and is about to become this job's
     maker = f"job {own['fingerprint'][:12]}" if "fingerprint" in own else "no job"
     ours = f"{plan.fingerprint[:12]} (model {plan.model}, input {plan.job.input})"
@@ -139,7 +139,8 @@ def provenance_of(root: Json) -> Json | None:
     return own if isinstance(own, dict) else None
 
 
-def _is_damaged(own: Json) -> bool:
+def is_damaged(own: Json) -> bool:
+    """Say whether what a volume says of its making does not fit its own checksum."""
     return CHECKSUM in own and own[CHECKSUM] != provenance_checksum(own)  # older versions wrote none
 
 

@@ -164,6 +164,14 @@ def refuse_foreign_output(job: Job) -> None:
         something = something or local_path(place).is_file() or any(local_path(place).iterdir())
     planned = read_key(job_url(job.output), PLAN) is not None  # of a job that is to be begun anew
     ours = _made_by(place, _readable_plan(job), something=something) if planned else not something
+    if not ours and not planned and _names_job(place):
+        raise OutputError(
+            "output.foreign" if job.overwrite else "output.exists",
+            f"{job.output} is the output of a job whose folder {job_url(job.output)} is lost",
+            hint=f"`volumetool verify {job.output} --adopt` makes a new one from what is right; or bring the folder back, or "
+            "choose another output; nothing was touched",
+            where=place,
+        )
     if not ours:
         raise OutputError(
             "output.foreign" if job.overwrite else "output.exists",
@@ -171,6 +179,14 @@ def refuse_foreign_output(job: Job) -> None:
             hint=f"choose another output, or delete it and {job_url(job.output)} yourself; nothing was touched",
             where=place,
         )
+
+
+def _names_job(place: str) -> bool:
+    """Say whether the metadata of a volume name a job."""
+    try:
+        return "fingerprint" in (provenance_of(read_json(place, "zarr.json") or {}) or {})
+    except InputError:
+        return False
 
 
 def _readable_plan(job: Job) -> Plan | None:

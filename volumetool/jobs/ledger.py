@@ -336,8 +336,8 @@ def gone(url: str, what: str) -> LedgerError:
     return LedgerError(
         "ledger.lost",
         f"{url} was changed by somebody else while this run wrote the job: {what}",
-        hint="nothing says any more which regions of the output are done: bring the folder back from a backup and run the same "
-        "command again, or delete folder and output and begin anew",
+        hint="nothing says any more which regions are done: bring the folder back from a backup, or delete it and let "
+        f"`volumetool verify {url.removesuffix('.job')} --adopt` make a new one; then run the same command again",
         where=url,
     )
 

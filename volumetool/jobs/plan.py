@@ -14,11 +14,12 @@ from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import Box, RegionGrid, Sharing, Size, Triple
 from volumetool.jobs.estimate import Estimates
-from volumetool.jobs.job import Job
+from volumetool.jobs.job import SEMANTIC, Job, field_kinds
 from volumetool.jobs.layout import Keep
 from volumetool.jobs.pace import Pace
 from volumetool.jobs.terms import Terms
 from volumetool.store.create import VolumeLayout
+from volumetool.store.kvstore import canonical_url
 from volumetool.version import __version__
 
 CHECKSUM = "checksum"
@@ -137,10 +138,18 @@ class Plan(BaseModel):
             "fingerprint": self.fingerprint,
             "extrapolated": self.extrapolated,
             "terms": self.terms.plain(),
+            "job": self._options(),
             "host": socket.gethostname(),
             **more,
         }
         return {**facts, CHECKSUM: provenance_checksum(facts)}
+
+    def _options(self) -> dict[str, Any]:
+        """Return the options that decide bytes and regions: from them the job can be planned again."""
+        names = {name for name, kind in field_kinds().items() if kind is SEMANTIC} | ({"roi"} if self.job.crop else set())
+        options: dict[str, Any] = json.loads(self.job.model_dump_json(exclude_defaults=True, include=names))  # NaN as text
+        options |= {"model": self.model_spec, "region": self.grid.span}
+        return options | {name: canonical_url(options[name]) for name in ("input", "mask", "sections") if name in options}
 
 
 def provenance_checksum(facts: dict[str, Any]) -> str:

@@ -65,24 +65,27 @@ def plan(job: Job, progress: Progress | None = None) -> Plan:
 def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Plan, Statistics]:
     """Return the plan together with the table that its fingerprint names."""
     ground = lay_ground(job, progress)
-    inputs, engine, terms, statistics = ground.inputs, ground.engine, ground.terms, ground.statistics
-    work = Work(terms.lattice, terms.box, terms.levels, inputs.channels, terms.dtype)
-    workers, threads = _workers(job)
-    running = {"workers": workers, "threads": threads, "streams": engine.streams, "paces": ground.paces, "notes": ground.notes}
-    allowed = _allowed(job, workers)
-    memory_of = _memory(inputs, engine.numerics.precision, engine.numerics.batch, engine.streams)
-    if inputs.existing is not None:
-        taken_up = _taken_up(inputs.existing, job, work, running)
-        memory = memory_of(work, taken_up.grid.span, taken_up.keep), allowed
-        check_resources(left_over(taken_up.estimates, job.output, memory, _share_left(taken_up)))
-        return taken_up, statistics
+    existing = ground.inputs.existing
+    if existing is None:
+        made = plan_anew(ground)
+        check_resources(made.estimates)
+    else:
+        made = _taken_up(existing, ground)
+        memory = ground.memory_of(ground.work, made.grid.span, made.keep), _allowed(job, made.workers)
+        check_resources(left_over(made.estimates, job.output, memory, _share_left(made)))
+    return made, ground.statistics
 
+
+def plan_anew(ground: Ground) -> Plan:
+    """Return the plan of a job that nobody began; whether the machine has what it takes is not asked."""
+    inputs, engine, terms, work = ground.inputs, ground.engine, ground.terms, ground.work
+    job, running = inputs.job, _running(ground)
+    workers, allowed = running["workers"], _allowed(inputs.job, running["workers"])
     layout = VolumeLayout(terms.dtype, terms.levels, terms.channels)
     probe = engine.probe(work.lattice.patch)  # first: it warms the network up for the sample, which is timed
     sample = take_sample(ground.recipe, engine, inputs.volume.open(job.level), layout)
-    keeping = plan_keeping(job, work, Demand(workers, allowed, sample.patch_seconds), sample, memory_of)
-    estimates = estimate(job, work, keeping, sample, (memory_of(work, keeping.span, keeping.keep), allowed), workers)
-    check_resources(estimates)
+    keeping = plan_keeping(job, work, Demand(workers, allowed, sample.patch_seconds), sample, ground.memory_of)
+    memory = ground.memory_of(work, keeping.span, keeping.keep), allowed
     return Plan(
         job=job,
         terms=terms,
@@ -97,9 +100,21 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
         input_dtype=inputs.volume.dtype.name,
         voxel_size=inputs.level.voxel_size,
         mask_factor=inputs.mask_factor,
-        estimates=estimates,
+        estimates=estimate(job, work, keeping, sample, memory, workers),
         extrapolated=ground.extrapolated,
-    ), statistics
+    )
+
+
+def _running(ground: Ground) -> dict[str, Any]:
+    """Return what a plan says of this run alone."""
+    workers, threads = _workers(ground.inputs.job)
+    return {
+        "workers": workers,
+        "threads": threads,
+        "streams": ground.engine.streams,
+        "paces": ground.paces,
+        "notes": ground.notes,
+    }
 
 
 @dataclass(frozen=True)
@@ -136,6 +151,18 @@ class Ground:
     def recipe(self) -> Recipe:
         """What decides the voxels."""
         return make_recipe(self.inputs.job, self.terms, self.statistics)
+
+    @property
+    def work(self) -> Work:
+        """The geometry that regions are cut from."""
+        terms = self.terms
+        return Work(terms.lattice, terms.box, terms.levels, self.inputs.channels, terms.dtype)
+
+    @property
+    def memory_of(self) -> MemoryModel:
+        """What a worker needs."""
+        numerics = self.engine.numerics
+        return _memory(self.inputs, numerics.precision, numerics.batch, self.engine.streams)
 
 
 def lay_ground(job: Job, progress: Progress | None = None) -> Ground:
@@ -190,8 +217,9 @@ def _box_notes(inputs: Inputs) -> tuple[str, ...]:
     return () if note is None else (note,)
 
 
-def _taken_up(existing: Plan, job: Job, work: Work, running: dict[str, Any]) -> Plan:
+def _taken_up(existing: Plan, ground: Ground) -> Plan:
     """Return an existing plan for another run of its job."""
+    job, work, running = ground.inputs.job, ground.work, _running(ground)
     keeping = kept_anew(job, work, existing.grid.span, running["workers"])
     facts = {} if keeping is None else patch_facts(job, work, keeping)
     written = written_bytes(job, work, existing.grid.span, existing.estimates.compression)  # the first run may have had a box

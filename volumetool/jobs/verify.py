@@ -8,10 +8,10 @@ coarse levels with the mean of the level before.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import tensorstore as ts
@@ -22,11 +22,14 @@ from volumetool.enhancement.statistics import no_normalisation
 from volumetool.enhancement.writer import extend_checksum, output_nodata, slab_boxes, slabs_of
 from volumetool.errors import ConfigError, LedgerError, VolumetoolError
 from volumetool.geometry import Box, LevelGrid
-from volumetool.jobs.ledger import DONE, Ledger, Record
+from volumetool.jobs.ledger import DONE, Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.structure import Shards, check_job, check_strangers, says_status
 from volumetool.store.arrays import read_part
 from volumetool.store.create import open_for_writing
+
+if TYPE_CHECKING:
+    from volumetool.jobs.worker import Worker
 
 Depth = Literal["structure", "stored", "full"]
 Step = Callable[[], None]
@@ -194,7 +197,9 @@ def verify(plan: Plan, step: Step | None = None, extent: Extent | None = None) -
         _verify_coarse(plan, shards, report, step)
     check_strangers(plan, report.damaged)
     if report.extent.recompute and shards.decodable:
-        _recompute(plan, ledger, report)
+        from volumetool.jobs.worker import Worker
+
+        recompute(Worker(plan), np.flatnonzero(ledger.states == DONE).tolist(), report)
     return report
 
 
@@ -263,15 +268,12 @@ def _verify_shard(
         report.damaged.append({"level": str(number), "box": str(box), "what": "voxels are not the mean of the level before"})
 
 
-def _recompute(plan: Plan, ledger: Ledger, report: Report) -> None:
-    """Compute some finished regions again and compare them with what is stored, bit for bit."""
-    from volumetool.jobs.worker import Worker
-
-    done = np.flatnonzero(ledger.states == DONE)
+def recompute(worker: Worker, regions: Sequence[int], report: Report) -> None:
+    """Compute as many of some regions again as the report's extent says, and compare them with what is stored, bit for bit."""
+    plan = worker.plan
     seed = secrets.randbits(32) if report.extent.seed is None else report.extent.seed
     report.extent = replace(report.extent, seed=seed)
-    report.recomputed = sorted(Random(seed).sample(done.tolist(), min(len(done), report.extent.recompute)))  # noqa: S311
-    worker = Worker(plan)
+    report.recomputed = sorted(Random(seed).sample(regions, min(len(regions), report.extent.recompute)))  # noqa: S311
     for index in report.recomputed:
         region = plan.grid.region(index)
         where = {"region": str(index), "box": str(region.box)}

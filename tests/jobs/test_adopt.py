@@ -1,0 +1,164 @@
+"""A job whose folder was lost is taken up again from its output: what is right is kept, what is not is computed again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_jobs import SMALL_3D, Interrupting, Recording, attributes, digest, noise, run, shard_files, tree, write_input
+from volumetool.cli.main import main
+
+from volumetool.errors import VolumetoolError
+from volumetool.jobs.adopt import adopt
+from volumetool.jobs.verify import Report, verify_output
+
+Options = dict[str, Any]
+Flip = Callable[[Path, int], None]
+
+
+def lose_folder(options: Options) -> None:
+    shutil.rmtree(f"{options['output']}.job")
+
+
+def adopted(options: Options, **asked: Any) -> Report:
+    return adopt(options["output"], lambda: None, **asked)
+
+
+def refused(options: Options, **asked: Any) -> str:
+    with pytest.raises(VolumetoolError) as caught:
+        adopted(options, **asked)
+    assert caught.value.hint
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"nodata": "nan", "dtype": "float32"},
+        {"nodata": 7, "invert": True, "dtype": "float32", "roi": "2:9,3:30,5:40", "crop": True},
+    ],
+)
+def test_a_whole_output_is_adopted_and_no_region_runs_again(options: Options, more: Options) -> None:
+    options |= more
+    done = run(**options)
+    before = digest(options["output"])
+    lose_folder(options)
+    assert adopted(options).regions == done.regions
+    assert attributes(options["output"])["status"] == "unfinished"  # nothing is known of the coarse levels
+    outcome = run(**options)
+    assert (outcome.complete, outcome.ran) == (True, 0)
+    assert digest(options["output"]) == before
+    assert verify_output(options["output"])[1].ok
+
+
+def test_of_an_unfinished_output_the_rest_runs(options: Options) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupting(5), **options)
+    lose_folder(options)
+    report = adopted(options)
+    assert report.regions == 5
+    outcome = run(**options)
+    assert (outcome.complete, outcome.ran) == (True, outcome.regions - 5)
+    first = digest(options["output"])
+    assert run(**options | {"output": options["output"] + ".straight"}).complete
+    assert digest(options["output"] + ".straight") == first
+
+
+@pytest.mark.thin(3)
+@pytest.mark.parametrize("harm", ["flipped", "cut", "deleted", "swapped", "metadata"])
+def test_what_is_damaged_is_not_adopted_and_made_again(options: Options, change: Flip, harm: str) -> None:
+    done = run(**options)
+    before = digest(options["output"])
+    lose_folder(options)
+    first, *_, last = shard_files(Path(options["output"]) / "0")
+    if harm == "flipped":
+        change(first, first.stat().st_size // 2)
+    elif harm == "cut":
+        first.write_bytes(first.read_bytes()[:-9])
+    elif harm == "deleted":
+        first.unlink()
+    elif harm == "swapped":
+        content = first.read_bytes()
+        first.write_bytes(last.read_bytes())
+        last.write_bytes(content)
+    else:
+        (Path(options["output"]) / "0" / "zarr.json").write_text("{")
+    report = adopted(options, seed=1)
+    assert report.regions == done.regions - {"swapped": 2, "metadata": 0}.get(harm, 1)
+    again = Recording()
+    assert run(again, **options).complete
+    assert len(again.records) == done.regions - report.regions
+    assert digest(options["output"]) == before
+    assert verify_output(options["output"])[1].ok
+
+
+def test_an_input_of_other_voxels_is_noticed_by_the_sample_and_nothing_is_adopted(options: Options, volume: Path) -> None:
+    run(**options)
+    lose_folder(options)
+    before = tree(Path(options["output"]))
+    shutil.rmtree(volume)
+    write_input(volume, noise((10, 37, 45), seed=1))
+    assert refused(options) == "data.other-voxels"
+    assert tree(Path(options["output"])) == before
+    assert not Path(f"{options['output']}.job").exists()
+
+
+def test_an_input_of_other_metadata_is_refused(options: Options, volume: Path) -> None:
+    run(**options)
+    lose_folder(options)
+    shutil.rmtree(volume)
+    write_input(volume, noise((10, 37, 44)))
+    assert refused(options) == "job.fingerprint"
+
+
+def test_an_input_that_moved_is_given(options: Options, volume: Path, tmp_path: Path) -> None:
+    done = run(**options)
+    lose_folder(options)
+    volume.rename(tmp_path / "moved.zarr")
+    assert refused(options) == "input.not-found"
+    assert adopted(options, source=str(tmp_path / "moved.zarr")).regions == done.regions
+
+
+def test_what_names_no_job_or_has_its_folder_is_not_adopted(options: Options, volume: Path) -> None:
+    run(**options)
+    assert refused(options) == "config.adopt"
+    assert refused({"output": str(volume)}) == "input.no-job"
+    assert refused({"output": str(volume.parent / "nowhere.zarr")}) == "input.no-job"
+    assert not Path(f"{volume}.job").exists()
+    lose_folder(options)
+    with pytest.raises(VolumetoolError, match=r"whose folder .* is lost") as caught:
+        run(**options)
+    assert "--adopt" in caught.value.hint
+
+
+@pytest.mark.parametrize(("after", "code"), [(None, 0), (5, 3)])
+def test_the_command_tells_what_to_type_next(
+    options: Options, capsys: pytest.CaptureFixture[str], after: int | None, code: int
+) -> None:
+    if after is None:
+        run(**options)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run(Interrupting(after), **options)
+    lose_folder(options)
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", options["output"], "--adopt", "--json"])
+    said = capsys.readouterr()
+    assert ended.value.code == code
+    assert json.loads(said.out)["adopted"] == (after or 12)
+    assert f"volumetool enhance {options['input']} {options['output']}" in said.err
+
+
+def test_a_model_that_blends_in_three_dimensions_is_adopted_too(tmp_path: Path) -> None:
+    source = write_input(tmp_path / "in.zarr", np.maximum(noise((10, 20, 24)), 1))
+    options = SMALL_3D | {"input": str(source), "output": str(tmp_path / "out.zarr")}
+    done = run(**options)
+    lose_folder(options)
+    assert adopted(options).regions == done.regions
+    outcome = run(**options)
+    assert (outcome.complete, outcome.ran) == (True, 0)

@@ -1,0 +1,214 @@
+"""Adopting: a job whose folder was lost is taken up again from its output, as far as that is shown to be right.
+
+The output's own metadata name the job and the options that decide its bytes. A region counts as done where all its shards of
+level 0 are stored, every chunk fits its checksum, and the next levels are the means of it; a sample is computed again from the
+input. What is not stored may be the fill value or lost: it is not adopted, and the next run makes it again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from itertools import islice
+from random import Random
+from typing import Any
+
+from volumetool.enhancement.pyramid import shadows
+from volumetool.enhancement.writer import extend_checksum, output_nodata, slab_boxes, slabs_of
+from volumetool.errors import ConfigError, DataError, FingerprintError, InputError, VolumetoolError
+from volumetool.geometry import Region
+from volumetool.jobs.clash import term_lines, told_by_terms
+from volumetool.jobs.finish import mark_unfinished
+from volumetool.jobs.folder import PLAN, is_damaged, job_url, open_ledger, provenance_of, write_plan
+from volumetool.jobs.job import SEMANTIC, Job, field_kinds, make_job
+from volumetool.jobs.ledger import Record
+from volumetool.jobs.ownership import OWNER, own
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.planning import lay_ground, plan_anew
+from volumetool.jobs.shards import region_keys, region_shards
+from volumetool.jobs.structure import lost_metadata, restore_metadata
+from volumetool.jobs.terms import check_version
+from volumetool.jobs.verify import Extent, Report, recompute
+from volumetool.jobs.worker import Worker
+from volumetool.store.arrays import read_part
+from volumetool.store.create import open_for_writing
+from volumetool.store.found import Json, read_json
+from volumetool.store.kvstore import canonical_url, delete_key, join_url, list_keys, read_key
+from volumetool.store.urls import check_foreign
+
+SAMPLE = 3
+"""Regions that are computed again unless told otherwise."""
+
+Step = Callable[[], None]
+
+
+def adopt(output: str, step: Step, *, source: str | None = None, recomputed: int = 0, seed: int | None = None) -> Report:
+    """Make the folder of a job anew from its output, and record the regions that are right.
+
+    Parameters
+    ----------
+    output : str
+        The output; its folder is lost.
+    step : callable
+        Called after each region that was looked at.
+    source : str, optional
+        Where the input is now, if not where the output says.
+    recomputed : int
+        Regions to compute again; by default `SAMPLE`.
+    seed : int, optional
+        Chooses them.
+
+    Returns
+    -------
+    Report
+        Regions that were adopted, and those of the sample that are not right.
+
+    Raises
+    ------
+    ConfigError
+        ``config.adopt``: the job has its folder; ``config.option``: the output does not say where its input is.
+    InputError
+        ``input.no-job``: the output does not name a job.
+    FingerprintError
+        ``job.fingerprint``: the input, the model or a table is another one now.
+    DataError
+        ``data.other-voxels``: most of the sample has other voxels; nothing was adopted.
+    LedgerError
+        ``ledger.owned``.
+    """
+    folder = job_url(output)
+    with own(folder) as claim:
+        try:
+            worker = _worker_of(output, source)
+            plan, report = worker.plan, Report(extent=Extent(recompute=recomputed or SAMPLE, seed=seed))
+            if lost_metadata(plan):
+                restore_metadata(plan)
+            candidates = _stored_regions(plan)
+            wrong = _sample(worker, candidates, report)
+        except BaseException:
+            claim.withdraw()
+            raise
+        for key in list_keys(folder):  # of another life: nothing says what it speaks of
+            if key != OWNER:
+                delete_key(folder, key)
+        write_plan(plan, worker.recipe.statistics)
+        mark_unfinished(plan)
+        ledger = open_ledger(plan)
+        ledger.begin()
+        for index in candidates:
+            if index not in wrong and (record := _record(worker, plan.grid.region(index))) is not None:
+                ledger.append(record)
+                report.regions += 1
+            step()
+        ledger.flush()
+    return report
+
+
+def _worker_of(output: str, source: str | None) -> Worker:
+    """Return a worker for the job that an output names, as it would be planned now."""
+    place = canonical_url(output)
+    if read_key(job_url(output), PLAN) is not None:
+        raise ConfigError(
+            "config.adopt",
+            f"{output} has its job's folder; there is nothing to adopt",
+            hint=f"volumetool verify {output} --repair",
+        )
+    own = provenance_of(read_json(place, "zarr.json") or {}) or {}
+    terms, fingerprint = own.get("terms"), own.get("fingerprint")
+    if not isinstance(terms, dict) or not isinstance(fingerprint, str) or is_damaged(own):
+        raise InputError(
+            "input.no-job",
+            f"{place} does not name the job that made it, or its metadata are damaged",
+            hint="bring zarr.json back from a backup, or enhance anew at another place",
+            where=place,
+        )
+    check_version(output, terms.get("numerics_version", 0))
+    job = _asked(own, output, source)
+    # Beside the output, where nothing is yet: the volume itself is in the way of a plan.
+    ground = lay_ground(job.model_copy(update={"output": f"{place}.adopted", "keep_patches": "never"}))
+    if ground.terms.fingerprint != fingerprint:
+        lines = "\n".join(f"  {line}" for line in told_by_terms(terms, ground.terms.plain()))
+        raise FingerprintError(
+            "job.fingerprint",
+            f"{output} was made by a job with other settings than it has now:\n{lines}",
+            hint="give the volume that it was made from with --input, and bring files of options back to their places",
+            detail=term_lines(terms, ground.terms.plain()),
+        )
+    return Worker(plan_anew(ground).model_copy(update={"job": job}), ground.statistics)
+
+
+def _asked(own: Json, output: str, source: str | None) -> Job:
+    """Return the job that an output's metadata ask for; others may have written them."""
+    stored = own.get("job")
+    known = {name for name, kind in field_kinds().items() if kind is SEMANTIC} | {"roi", "region"}
+    options: dict[str, Any] = {name: value for name, value in (stored or {}).items() if name in known}
+    for name in ("input", "mask"):
+        if name in options:
+            check_foreign(str(options[name]))
+    if source is not None:
+        options["input"] = source
+    if "input" not in options or "model" not in options:
+        raise ConfigError(
+            "config.option",
+            f"{output} does not say what it was made from, or with which model",
+            hint="give the input with --input; where the model is not named, an older version made the output: enhance anew",
+        )
+    options |= {"precision": own["terms"].get("precision"), "batch": own["terms"].get("padded_batch")}
+    return make_job(**options, output=output)
+
+
+def _stored_regions(plan: Plan) -> list[int]:
+    """Return the regions whose shards of level 0 are all stored."""
+    stored = set(list_keys(join_url(plan.job.output, "0")))
+    return [index for index in range(plan.grid.count) if stored.issuperset(region_keys(plan, plan.grid.region(index))[0])]
+
+
+def _sample(worker: Worker, candidates: list[int], report: Report) -> set[int]:
+    """Compute some of the regions again that seem right; return those that are not.
+
+    Raises
+    ------
+    DataError
+        ``data.other-voxels``.
+    """
+    seed = secrets.randbits(32) if report.extent.seed is None else report.extent.seed
+    order = Random(seed).sample(candidates, len(candidates))  # noqa: S311
+    sound = (index for index in order if _record(worker, worker.plan.grid.region(index)) is not None)
+    recompute(worker, list(islice(sound, report.extent.recompute)), report)
+    wrong = {int(entry["region"]) for entry in report.damaged if "region" in entry}
+    if 2 * len(wrong) > len(report.recomputed):
+        raise DataError(
+            "data.other-voxels",
+            f"{len(wrong)} of {len(report.recomputed)} regions of {worker.plan.job.output} have other voxels, computed again",
+            hint="the input was changed since, or the output was: enhance anew at another place; nothing was adopted",
+            where=worker.plan.job.output,
+        )
+    return wrong
+
+
+def _record(worker: Worker, region: Region) -> Record | None:
+    """Return the record of a region as it is stored, None where a chunk is damaged or a level is not the mean of level 0."""
+    plan, fused = worker.plan, worker.recipe.fused
+    checksums = [0] * len(fused)
+    try:
+        stores = [open_for_writing(plan.job.output, plan.layout, level, region.channel) for level in range(len(fused))]
+        for slab in slabs_of(region.box, plan.terms.levels[0].shard):
+            stored = [read_part(store, box.slices) for store, box in zip(stores, slab_boxes(slab, fused), strict=True)]
+            means = shadows(stored[0], fused, output_nodata(worker.recipe))
+            for level, (voxels, mean) in enumerate(zip(stored, means, strict=True)):
+                if voxels.tobytes() != mean.tobytes():
+                    return None
+                checksums[level] = extend_checksum(checksums[level], voxels)
+        shards = region_shards(plan, region)
+    except (VolumetoolError, ValueError, OSError):
+        return None
+    return Record(
+        region=region.index,
+        state="done",
+        checksums=tuple(checksums),
+        stored=shards,
+        worker=worker.name,
+        numerics=worker.probe,
+        finished=time.time(),
+    )
