@@ -368,6 +368,32 @@ def test_a_stack_without_voxel_size_is_refused_before_anything_is_written(tmp_pa
     assert not (tmp_path / "v.zarr").exists()
 
 
+def test_shards_that_are_lost_midway_are_missed_before_it_is_called_finished(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
+    killed(13, tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE, levels=_levels()[:1], memory=1)
+    (tmp_path / "v.zarr" / "0" / "c" / "0" / "1" / "1").unlink()
+    with pytest.raises(OutputError, match="1 of 36 shards") as caught:
+        convert(tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE, levels=_levels()[:1])
+    assert caught.value.code == "output.damaged"
+    assert open_volume(tmp_path / "v.zarr").attributes["status"] == "unfinished"
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_shards_of_nothing_but_zero_are_not_missed(tmp_path: Path, dtype: str) -> None:
+    voxels = np.zeros((9, 20, 30), dtype)
+    voxels[5, 6, 7] = 1
+    voxels[0, 0, 0] = -0.0
+    tifffile.imwrite(tmp_path / "stack.tif", voxels, photometric="minisblack")
+    volume = convert(tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE, levels=_levels()[:1])
+    np.testing.assert_array_equal(volume.open().read().result(), voxels)
+
+
+def test_an_output_above_the_input_is_refused(filled: tuple[Volume, Voxels]) -> None:
+    with pytest.raises(OutputError) as caught:
+        convert(filled[0], Path(filled[0].url).parent)
+    assert caught.value.code == "output.inside-input"
+
+
 @pytest.mark.parametrize("below", ["", "out.zarr"])
 def test_an_output_inside_the_input_is_refused(filled: tuple[Volume, Voxels], below: str) -> None:
     with pytest.raises(OutputError) as caught:

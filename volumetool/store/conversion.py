@@ -168,10 +168,10 @@ def plan_conversion(
     name = Path(origin.url if isinstance(origin, Volume) else origin.path).name
     memory = memory or max(1, min(MEMORY_BYTES, usable_memory() // 2))
     plan = ConversionPlan(origin, place, VolumeLayout(origin.dtype.name, grids, channels, name=name), memory)
-    if contains(plan.place, place):
+    if contains(plan.place, place) or contains(place, plan.place):
         raise OutputError(
             "output.inside-input",
-            f"the output {place} lies inside the input {plan.place}",
+            f"the output {place} and the input {plan.place} lie one inside the other",
             hint="Choose a place beside the input.",
             where=place,
         )

@@ -22,7 +22,7 @@ from volumetool.store.conversion import ConversionPlan, cut, open_source, plan_c
 from volumetool.store.create import OWN_KEY, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import Json, read_json
 from volumetool.store.images import ImageStack
-from volumetool.store.kvstore import brief, delete_prefix, unwritable
+from volumetool.store.kvstore import brief, delete_prefix, join_url, list_keys, unwritable
 from volumetool.store.open import open_volume
 from volumetool.store.staging import Held, Staging
 from volumetool.store.volume import Volume
@@ -34,6 +34,9 @@ FINEST_ALONE = "finest level alone"
 
 DONE_KEY = "sections_done"
 """Under which an unfinished volume says how many sections of all its channels are written."""
+
+STORED_KEY = "shards_stored"
+"""Under which it says how many shards those sections are stored in; what is zero throughout is not stored."""
 
 Progress = Callable[[int, int], None]
 """Called with the voxels done so far and the voxels in all."""
@@ -106,9 +109,10 @@ def write_finest(plan: ConversionPlan, *, overwrite: bool = False, progress: Pro
     InputError, OutputError, DataError
         As `convert`.
     """
-    done = _begin(plan, overwrite=overwrite)
-    if done is None:
+    found = _begin(plan, overwrite=overwrite)
+    if found is None:
         return open_volume(plan.url)
+    done, stored = found
     grid, begun = plan.layout.levels[0], {"conversion": plan.provenance, "status": "unfinished"}
     for channel in range(plan.layout.channels or 1):
         target = open_for_writing(plan.url, plan.layout, 0, channel)
@@ -118,25 +122,35 @@ def write_finest(plan: ConversionPlan, *, overwrite: bool = False, progress: Pro
             if rest.shape[0] <= 0:
                 continue
             counter = _Counter(2 * (before + rest.start[0]) * grid.shape[1] * grid.shape[2], plan, progress)
-            _Copy(plan, channel, target, counter).run(rest)
+            stored += _Copy(plan, channel, target, counter).run(rest)
             _require_unchanged(plan, channel)
-            write_attributes(plan.url, {**begun, DONE_KEY: before + rest.stop[0]})
+            write_attributes(plan.url, {**begun, DONE_KEY: before + rest.stop[0], STORED_KEY: stored})
+    _require_stored(plan, stored)
     write_attributes(plan.url, {**begun, "status": FINEST_ALONE})
     return open_volume(plan.url)
 
 
-def state_of(plan: ConversionPlan) -> Json | None:
+def _state_of(plan: ConversionPlan) -> Json | None:
     """Return what a volume at the output of a plan says of itself: its own attributes; None where it is of another origin."""
-    own = (read_json(plan.url, "zarr.json") or {}).get("attributes", {}).get(OWN_KEY)
+    attributes = (read_json(plan.url, "zarr.json") or {}).get("attributes")
+    own = attributes.get(OWN_KEY) if isinstance(attributes, dict) else None
     return own if isinstance(own, dict) and isinstance(own.get("conversion"), dict) else None
 
 
-def _begin(plan: ConversionPlan, *, overwrite: bool) -> int | None:
-    """Create the volume, or find it as an earlier run left it; return how many sections are done, None where it is finished."""
-    own = state_of(plan)
-    empty = own is not None and own.get("status") == "unfinished" and DONE_KEY not in own  # or half deleted
+def _begin(plan: ConversionPlan, *, overwrite: bool) -> tuple[int, int] | None:
+    """Create the volume, or find it as an earlier run left it.
+
+    Returns
+    -------
+    tuple of int, or None
+        How many sections are done and how many shards they are stored in; None where all is done.
+    """
+    own = _state_of(plan)
+    done, stored = (None, None) if own is None else (own.get(DONE_KEY), own.get(STORED_KEY))
+    counts = (done, stored) if isinstance(done, int) and isinstance(stored, int) else None
+    empty = own is not None and own.get("status") == "unfinished" and counts is None  # or half deleted
     if own is not None and own["conversion"] == plan.provenance and not (overwrite or empty):
-        return int(own[DONE_KEY]) if own.get("status") == "unfinished" else None
+        return counts if own.get("status") == "unfinished" else None
     if own is not None and (overwrite or empty):
         write_attributes(plan.url, {"conversion": own["conversion"], "status": "unfinished"})
         delete_prefix(plan.url, "zarr.json")
@@ -155,7 +169,7 @@ def _begin(plan: ConversionPlan, *, overwrite: bool) -> int | None:
             where=plan.url,
         )
     create_volume(plan.url, plan.layout, {"conversion": plan.provenance, "status": "unfinished"})
-    return 0
+    return 0, 0
 
 
 class _Counter:
@@ -179,12 +193,14 @@ class _Copy:
         self._plan, self._channel, self._target, self._count = plan, channel, target, count
         self._dtype, self._shard = np.dtype(plan.layout.dtype), plan.layout.levels[0].shard
 
-    def run(self, slab: Box) -> None:
-        """Read a slab and write it, each voxel once."""
+    def run(self, slab: Box) -> int:
+        """Read a slab and write it, each voxel once; return in how many shards it is stored."""
+        stored = 0
         for box in [slab] if self._plan.staged else self._plan.boxes(slab):
             with self._hold(box) as held:
                 self._gather(box, held.put)
-                self._write(box, held.take)
+                stored += self._write(box, held.take)
+        return stored
 
     def _hold(self, box: Box) -> Held | Staging:
         if self._plan.staged:
@@ -225,13 +241,35 @@ class _Copy:
             put(_within(part, box), voxels)
             self._count(part.voxels)
 
-    def _write(self, box: Box, take: Callable[[Box], npt.NDArray[Any]]) -> None:
+    def _write(self, box: Box, take: Callable[[Box], npt.NDArray[Any]]) -> int:
+        stored = 0
         for part in cut(box, self._shard, self._plan.part_voxels):
+            voxels = take(_within(part, box))  # (z, y, x)
             try:
-                write_part(self._target, part.slices, take(_within(part, box)))
+                write_part(self._target, part.slices, voxels)
             except (ValueError, OSError) as error:
                 raise unwritable(self._plan.url, error) from error
+            stored += sum(bool(voxels[_within(shard, part).slices].any()) for shard in cut(part, self._shard, 0))
             self._count(part.voxels)
+        return stored
+
+
+def _require_stored(plan: ConversionPlan, stored: int) -> None:
+    """Look, before it is called finished, whether what was written is still there.
+
+    Raises
+    ------
+    OutputError
+        ``output.damaged``.
+    """
+    there = len(list_keys(join_url(plan.url, "0"), "c/"))
+    if there < stored:
+        raise OutputError(
+            "output.damaged",
+            f"{stored - there} of {stored} shards that were written to {plan.url} are no longer there",
+            hint="convert again with --overwrite, where nothing else deletes files",
+            where=plan.url,
+        )
 
 
 def _within(part: Box, box: Box) -> Box:
