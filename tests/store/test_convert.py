@@ -165,7 +165,7 @@ def test_a_volume_keeps_its_size_its_place_and_its_channels(tmp_path: Path) -> N
 
 
 def test_java_n5_converts_exactly(tmp_path: Path, fixture: Callable[[str], Path]) -> None:
-    source = open_volume(fixture("mobie_bdv_n5_segmentation") / "segmentation.n5")
+    source = open_volume(fixture("mobie_bdv_n5_segmentation") / "segmentation.n5", voxel_size=(5.0, 5.0, 5.0))
     volume = convert(source, str(tmp_path / "v.zarr"))
     np.testing.assert_array_equal(volume.open().read().result(), source.open().read().result())
 
