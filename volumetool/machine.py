@@ -76,7 +76,7 @@ def _folders(controller: str, *roots: Path) -> Iterator[Path]:
     A container may see its own group as the root, and be told a path that leads nowhere in there.
     """
     for root in filter(Path.is_dir, roots):
-        path = PurePosixPath(_own_group(controller)).relative_to("/")
+        path = PurePosixPath(_own_group(controller).lstrip("/"))
         yield from dict.fromkeys(root / part for part in (path, *path.parents) if ".." not in part.parts)
 
 

@@ -1,4 +1,4 @@
-"""Local files: their paths as users write them, and the opening of those that can be read to an end."""
+"""Local files: their paths as users write them, the opening of those that can be read to an end, and whole replacement."""
 
 from __future__ import annotations
 
@@ -69,6 +69,26 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
         file.close()
         raise
     return file
+
+
+def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file so that at every moment it is whole: the old one or the new one. A pipe or device is written into.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    place = Path(path).resolve()
+    if place.exists() and not place.is_file():
+        place.write_bytes(content)
+        return
+    temporary = place.with_name(place.name + ".new")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(place)
 
 
 def check_regular(path: str | os.PathLike[str]) -> os.stat_result:

@@ -11,7 +11,8 @@ import tensorstore as ts
 import tifffile
 from small_jobs import SMALL, attributes, noise, run, write_input
 
-from volumetool.errors import ConfigError, OutputError
+from volumetool.errors import ConfigError, InputError, OutputError
+from volumetool.jobs import demo
 from volumetool.jobs.api import stored_plan
 from volumetool.jobs.convert import convert_volume
 from volumetool.jobs.pyramid import build_pyramid
@@ -148,6 +149,22 @@ def test_levels_that_are_rebuilt_miss_no_shard_meanwhile_and_complete_is_said_at
     assert verify(plan).ok
     build_pyramid(str(output))
     assert files(output) == before
+
+
+def test_a_volume_of_the_demo_cannot_be_opened_before_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    place = tmp_path / "truth.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "build_level", die)
+        with pytest.raises(KeyboardInterrupt):
+            demo.write_volume(place, VOXELS, (30.0, 8.0, 8.0))
+    with pytest.raises(InputError):
+        open_volume(place)
+    for _ in range(2):
+        demo.write_volume(place, VOXELS, (30.0, 8.0, 8.0))
+        np.testing.assert_array_equal(open_volume(place).open().read().result(), VOXELS)
 
 
 def test_the_levels_of_a_job_with_missing_voxels_leave_them_out_unasked(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from volumetool.jobs.job import make_job
 from volumetool.jobs.run import Outcome, Watcher, enhance
 from volumetool.quality.metrics import psnr
 from volumetool.quality.pictures import Panel, draw_row, enlarge_bilinear
-from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
+from volumetool.store.create import VolumeLayout, create_levels, create_volume, open_for_writing
 from volumetool.store.open import open_volume
 from volumetool.training.crappifiers import load_recipe
 from volumetool.training.phantom import phantom
@@ -92,10 +92,13 @@ def write_volume(path: Path, voxels: NDArray[Any], voxel_size: Size) -> None:
     """
     z, y, x = voxels.shape
     layout = VolumeLayout(voxels.dtype.name, plan_levels((z, y, x), voxel_size, (0.0, 0.0, 0.0)))
-    create_volume(str(path), layout, {})
+    if (path / "zarr.json").exists():  # written before, or another one, which is refused
+        create_volume(str(path), layout, {})
+    create_levels(str(path), layout, range(len(layout.levels)))
     open_for_writing(str(path), layout).write(voxels).result()
     for number, grid in enumerate(layout.levels[1:], start=1):
         build_level(open_for_writing(str(path), layout, number - 1), open_for_writing(str(path), layout, number), grid)
+    create_volume(str(path), layout, {})  # last: what can be opened is whole
 
 
 def _draw(path: Path, coarse: NDArray[Any], bilinear: NDArray[Any], result: NDArray[Any], fine: NDArray[Any]) -> None:

@@ -23,7 +23,7 @@ from volumetool.models.card import ModelCard
 from volumetool.models.header import wrong_architecture, wrong_head
 from volumetool.models.model import Model
 from volumetool.models.unet import UNet
-from volumetool.paths import absolute_path
+from volumetool.paths import absolute_path, replace_file
 
 CARD_KEY = "volumetool.card"
 """Where in the metadata of a safetensors file the card stands."""
@@ -44,7 +44,7 @@ def save_model(path: Path | str, network: nn.Module, card: ModelCard) -> None:
     state = {name: tensor.detach().cpu().float().contiguous() for name, tensor in network.state_dict().items()}
     _check_shapes({name: tuple(tensor.shape) for name, tensor in state.items()}, card, where=str(path))
     _check_finite(state, where=str(path))
-    Path(path).write_bytes(save(state, metadata={CARD_KEY: card.model_dump_json()}))
+    replace_file(path, save(state, metadata={CARD_KEY: card.model_dump_json()}))
 
 
 _schemes: dict[str, Callable[[str], Model]] = {}

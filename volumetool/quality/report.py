@@ -15,6 +15,7 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 
 from volumetool.geometry import Box
+from volumetool.paths import replace_file
 from volumetool.quality.baselines import METHODS
 from volumetool.quality.charts import Chart, Curve, draw
 from volumetool.quality.evaluation import RESTORED, TRUTH, Request
@@ -84,7 +85,7 @@ def write_report(evaluation: Evaluation, request: Request, path: Path) -> None:
     """
     text = render(evaluation, request)
     try:
-        path.write_text(text, encoding="utf-8")
+        replace_file(path, text.encode())
     except OSError as error:
         raise unwritable(str(path), error) from error
 

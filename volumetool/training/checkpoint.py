@@ -7,7 +7,6 @@ metadata. It is replaced as a whole, so that a training killed while writing fin
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from volumetool.errors import DataError, FingerprintError
 from volumetool.models import UNet, load_model
+from volumetool.paths import replace_file
 from volumetool.training.config import TrainConfig
 from volumetool.training.crappifiers import load_recipe
 
@@ -176,16 +176,6 @@ def read_inputs(config: TrainConfig) -> dict[str, Any]:
 def mean_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the running mean of the weights, by name, from the tensors of a checkpoint."""
     return _below("mean", tensors)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that at every moment it is whole: the old one or the new one."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from volumetool.models import UNet
+from volumetool.paths import replace_file
 from volumetool.quality.pictures import Panel, draw_row
 from volumetool.quality.resample import enlarge
-from volumetool.training.checkpoint import Point, State, replace_file
+from volumetool.training.checkpoint import Point, State
 from volumetool.training.held_out import held_out
 from volumetool.training.pairs import Sampler
 from volumetool.training.restore import restore_volume

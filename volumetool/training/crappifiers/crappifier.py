@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from volumetool.configuration import explain, read_options
 from volumetool.errors import ConfigError
 from volumetool.geometry import Triple
+from volumetool.paths import replace_file
 from volumetool.training.crappifiers.arrays import Array, Place, module_of
 from volumetool.training.crappifiers.compression import BLOCK, Jpeg
 from volumetool.training.crappifiers.noise import Clip, Gaussian, LineOffset, LocalGaussian, Poisson, SaltAndPepper, Shot
@@ -203,4 +204,4 @@ def read_recipe(path: str | os.PathLike[str]) -> Crappifier:
 def save_recipe(path: str | os.PathLike[str], crappifier: Crappifier) -> None:
     """Write a crappifier as a YAML file that `read_recipe` reads back equal."""
     text = yaml.safe_dump(crappifier.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
-    Path(path).write_text(text)
+    replace_file(path, text.encode())
