@@ -31,9 +31,12 @@ def train(
     from volumetool.cli.training import following
 
     from volumetool.training.config import change_config, read_config
+    from volumetool.training.sources import find_shortcomings
 
     asked = change_config(read_config(config, allow_host or []), steps=steps, device=device, devices=devices)
     folder = output or Path(asked.name)
+    for note in find_shortcomings(asked):
+        print(f"warning: {note}", file=sys.stderr)
     if dry_run:
         from volumetool.cli.tables import print_facts
 
@@ -42,12 +45,15 @@ def train(
         facts = describe(asked)
         print(json.dumps(facts)) if as_json else print_facts(facts)
         return
+    from volumetool.models import load_model
+    from volumetool.training.train import find_no_gain
     from volumetool.training.train import train as run
 
     with following(log_format) as watcher:
         path = run(asked, folder, watcher, overwrite=overwrite)
+    card = load_model(path).card
     if as_json:
-        from volumetool.models import load_model
-
-        print(json.dumps({"model": str(path), "card": load_model(path).card.model_dump(mode="json")}))
+        print(json.dumps({"model": str(path), "card": card.model_dump(mode="json")}))
+    if (no_gain := find_no_gain(card)) is not None:
+        print(f"warning: {no_gain}", file=sys.stderr)
     print(f"wrote {path}; pictures and curves are beside it. `volumetool model show {path}`", file=sys.stderr)

@@ -347,6 +347,24 @@ def test_nan_is_named_before_the_job_starts(options: dict[str, Any], tiny_model:
     assert "z 6, y 20, x 31" in note
 
 
+def test_nan_in_the_chunk_that_is_tried_is_named_too(options: dict[str, Any], tmp_path: Path) -> None:
+    """Where no statistics are fitted, the plan reads a chunk in the middle all the same."""
+    voxels = noise((10, 37, 45), "float32")
+    voxels[5] = np.nan
+    write_input(tmp_path / "nan.zarr", voxels)
+    asked = options | {"input": str(tmp_path / "nan.zarr")}
+    with pytest.raises(VolumetoolError, match="at voxel z 5, y ") as caught:
+        plan(make_job(**asked))
+    assert caught.value.code == "data.not-finite"
+    plan(make_job(**asked | {"accept_failed": True}))
+
+
+@pytest.mark.parametrize(("scale", "said"), [("1,1,1", True), ("1,2,2", False)])
+def test_a_denoiser_that_changes_nothing_is_said(options: dict[str, Any], scale: str, *, said: bool) -> None:
+    decided = plan(make_job(**options | {"model": f"{SMALL['model']}&scale={scale}"}))
+    assert ["changes almost nothing" in note for note in decided.notes] == [True] * said
+
+
 def test_many_exact_zeros_suggest_that_they_are_no_data(options: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
     voxels = noise((10, 37, 45))
     voxels[:, :3] = 0  # 8 %

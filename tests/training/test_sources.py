@@ -15,7 +15,10 @@ from volumetool.errors import ConfigError, VolumetoolError
 from volumetool.geometry import Box
 from volumetool.jobs.convert import convert_volume
 from volumetool.store.conversion import plan_conversion
-from volumetool.training.sources import Source, open_sources, split_box, weights
+from volumetool.training.config import make_config
+from volumetool.training.held_out import held_out
+from volumetool.training.pairs import Sampler
+from volumetool.training.sources import Source, find_shortcomings, open_sources, split_box, weights
 
 SIZES = st.tuples(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
 
@@ -148,3 +151,22 @@ def test_a_real_pair_smaller_than_a_crop_is_refused(tmp_path: Path) -> None:
     sampling = {"crop": [1, 128, 128]}
     with pytest.raises(ConfigError, match="smaller than a crop"):
         open_sources(small_training(tmp_path, sources=[source], architecture=architecture, sampling=sampling))
+
+
+def test_crops_that_exceed_their_source_are_said_to_be_mirrored(tmp_path: Path) -> None:
+    large = small_options(tmp_path)
+    assert find_shortcomings(make_config(large)) == []
+    large["sampling"] = large["sampling"] | {"crop": [1, 20, 20]}  # 80 fine voxels a side, the source has 64
+    notes = find_shortcomings(make_config(large))
+    assert len(notes) == 2  # its training part and its validation part
+    assert all("1 x 80 x 80" in note and "mirrored" in note for note in notes)
+    config = make_config(large)
+    assert all("partly mirrored" in volume.protocol for volume in held_out(Sampler(open_sources(config), config)))
+
+
+def test_a_box_of_a_source_that_reaches_beyond_it_is_said(tmp_path: Path) -> None:
+    options = small_options(tmp_path)
+    options["sources"][0]["boxes"] = ["0:64,0:64,0:99"]
+    (note,) = find_shortcomings(make_config(options))
+    assert "0:64,0:64,0:99" in note
+    assert "0:64,0:64,0:64" in note

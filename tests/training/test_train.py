@@ -17,10 +17,10 @@ from volumetool.cli.main import main
 from volumetool.errors import ConfigError
 from volumetool.jobs.api import enhance
 from volumetool.jobs.convert import convert_volume
-from volumetool.models import load_model
+from volumetool.models import Metric, Provenance, load_model
 from volumetool.store.conversion import plan_conversion
 from volumetool.store.open import open_volume
-from volumetool.training.train import train
+from volumetool.training.train import find_no_gain, train
 
 KINDS: dict[str, dict[str, Any]] = {
     "2d": {},
@@ -123,3 +123,13 @@ def test_a_wrong_option_ends_with_code_2(tmp_path: Path, capsys: pytest.CaptureF
         main(["train", str(file)])
     assert ended.value.code == 2
     assert "did you mean steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("net", "said"), [(30.02, True), (29.0, True), (30.5, False)])
+def test_a_model_that_is_no_better_than_its_input_is_said(net: float, *, said: bool) -> None:
+    metrics = tuple(Metric(dataset="d", protocol="p", method=m, psnr=v, ssim=0.9) for m, v in (("linear", 30.0), ("net", net)))
+    card = load_model("em-denoise").card
+    note = find_no_gain(card.model_copy(update={"provenance": Provenance(metrics=metrics)}))
+    assert (note is not None) == said
+    assert note is None or "changing nothing" in note
+    assert find_no_gain(card.model_copy(update={"provenance": Provenance()})) is None

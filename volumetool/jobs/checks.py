@@ -10,10 +10,15 @@ from volumetool.errors import ConfigError, DataError, ModelError, OutputError, R
 from volumetool.geometry import Size, Triple
 from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job, integer_limits
+from volumetool.jobs.sample import Sample
 from volumetool.models import ModelCard, fitting_models
 from volumetool.store.create import check_ending
 from volumetool.store.kvstore import contains
 from volumetool.store.volume import Volume
+
+NO_CHANGE = 0.003
+"""Change by a model that keeps the voxel size, in parts of the contrast, up to which it does nothing: less than a grey level.
+em-denoise changes clean images by 0.04."""
 
 TOLERATED_FACTOR = 2.0
 """A voxel size at most this far outside the card's range is warned of; beyond it is refused."""
@@ -86,6 +91,24 @@ def check_survey(job: Job, card: ModelCard, survey: Survey) -> tuple[str, ...]:
             f"{len(survey.lines)} sampled places, and {card.name} learned from dark ones: {advice}"
         )
     return tuple(notes)
+
+
+def check_sample(job: Job, card: ModelCard, sample: Sample) -> tuple[str, ...]:
+    """Say where the sample that a plan enhances shows that the job is in vain.
+
+    Raises
+    ------
+    DataError
+        ``data.not-finite``: it holds NaN or infinity, and failures are not accepted.
+    """
+    if sample.not_finite is not None and not job.accept_failed and (job.roi is None or job.crop):
+        raise sample.not_finite
+    if max(card.scale) > 1 or sample.change is None or sample.change > NO_CHANGE:
+        return ()
+    return (
+        f"{card.name} changes almost nothing: grey values of a sample moved by {sample.change:.2%} of their contrast. "
+        "Either the input has no noise that the model knows, or the model has learned to repeat its input",
+    )
 
 
 def show_size(size: Size) -> str:

@@ -10,7 +10,7 @@ from volumetool.enhancement.engine import Engine, Numerics
 from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import part_inside
-from volumetool.jobs.checks import check_dtype, check_patch, check_resources, check_survey, check_voxel_size
+from volumetool.jobs.checks import check_dtype, check_patch, check_resources, check_sample, check_survey, check_voxel_size
 from volumetool.jobs.clash import refuse_other_settings
 from volumetool.jobs.estimate import estimate, left_over, patch_facts, written_bytes
 from volumetool.jobs.folder import open_ledger
@@ -84,6 +84,7 @@ def plan_anew(ground: Ground) -> Plan:
     layout = VolumeLayout(terms.dtype, terms.levels, terms.channels)
     probe = engine.probe(work.lattice.patch)  # first: it warms the network up for the sample, which is timed
     sample = take_sample(ground.recipe, engine, inputs.volume.open(job.level), layout)
+    running["notes"] += check_sample(job, inputs.model.card, sample)
     keeping = plan_keeping(job, work, Demand(workers, allowed, sample.patch_seconds), sample, ground.memory_of)
     memory = ground.memory_of(work, keeping.span, keeping.keep), allowed
     return Plan(

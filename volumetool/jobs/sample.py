@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from volumetool.enhancement.blend import blend
 from volumetool.enhancement.columns import Column, Source, read_columns
+from volumetool.enhancement.consistency import Consistency
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.stopwatch import Stopwatch
 from volumetool.errors import DataError, NumericsError
 from volumetool.geometry import Box, Region
 from volumetool.jobs.pace import patch_seconds
@@ -40,11 +42,17 @@ class Sample:
         Stored bytes per byte of voxels.
     store_seconds : float
         Time of this machine, all cores at it, to compress a byte of voxels.
+    change : float, optional
+        How far the output's means over voxels of the input depart from the input: see `enhancement/consistency.py`.
+    not_finite : DataError, optional
+        The sample holds NaN or infinity: its region will fail.
     """
 
     patch_seconds: float
     compression: float
     store_seconds: float = 0.0
+    change: float | None = None
+    not_finite: DataError | None = None
 
 
 def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: VolumeLayout) -> Sample:
@@ -62,6 +70,7 @@ def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: 
     region = Region(0, 0, _place(recipe))
     columns = read_columns(recipe, region, Source(voxels), engine.numerics.batch)
     asked, before = 0, engine.seconds
+    consistency, not_finite = Consistency(recipe.lattice, Stopwatch()), None
 
     def counted() -> Iterator[Column]:
         nonlocal asked
@@ -70,16 +79,19 @@ def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: 
             yield column
 
     try:
-        slabs = [slab.voxels for slab in blend(recipe, region, engine.predict_columns(counted()), engine.xp)]
+        predicted = engine.predict_columns(counted())
+        slabs = [slab.voxels for slab in blend(recipe, region, predicted, engine.xp, consistency.add)]
         compression = _compression(slabs[0], layout)
-    except (DataError, NumericsError):  # the region with this chunk will fail and say why
+    except (DataError, NumericsError) as error:  # the region with this chunk will fail and say why
         compression = asked = 0
+        if isinstance(error, DataError) and error.code == "data.not-finite":
+            not_finite = error
     if asked and asked % engine.at_once == 0:
         seconds = (engine.seconds - before) / asked
     else:
         seconds = patch_seconds(engine, recipe.lattice.patch, engine.at_once)
     # Where the sample is blank or damaged, nothing is known: the rest is taken as incompressible.
-    return Sample(seconds, compression or 1.0, _store_seconds(layout))
+    return Sample(seconds, compression or 1.0, _store_seconds(layout), consistency.rms, not_finite)
 
 
 def _place(recipe: Recipe) -> Box:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetool.geometry import Triple
+from volumetool.geometry import Box, Triple
 from volumetool.models import Metric, UNet
 from volumetool.quality.metrics import score
 from volumetool.quality.resample import enlarge
@@ -35,7 +35,7 @@ class HeldOut:
     Attributes
     ----------
     protocol : str
-        How the coarse one came about.
+        How the coarse one came about, and whether a part of it is mirrored.
     coarse, fine : ndarray
         uint8 (z, y, x) and (z*fz, y*fy, x*fx).
     """
@@ -62,14 +62,15 @@ def held_out(sampler: Sampler, part: Part = "validation", size: Triple | None = 
         for box in source.parts[part][:1]:
             z, y, x = (n * f for n, f in zip(size or _size(config, box.shape), scale, strict=True))
             fine = source.read(box, (0, 0, 0), (z, y, x))
+            mirrored = "" if Box.whole(box.shape).contains(Box.whole((z, y, x))) else ", partly mirrored"
             if config.blind_spot is not None:
-                yield HeldOut("no truth", _grey(fine), _grey(fine))
+                yield HeldOut(f"no truth{mirrored}", _grey(fine), _grey(fine))
             elif source.noisy is not None:
                 yield HeldOut("real pair", _grey(source.read_noisy(box, (0, 0, 0), (z, y, x), scale)), _grey(fine))
             else:
                 for recipe in sampler.crappifiers:
                     coarse = recipe.apply(fine, scale=scale, seed=config.seed + number)
-                    yield HeldOut(f"{recipe.name} at {_times(scale)}", _grey(coarse), _grey(fine))
+                    yield HeldOut(f"{recipe.name} at {_times(scale)}{mirrored}", _grey(coarse), _grey(fine))
 
 
 def measure(network: UNet, sampler: Sampler) -> tuple[Metric, ...]:

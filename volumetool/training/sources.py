@@ -11,7 +11,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.errors import ConfigError, DataError, InputError, ResourceError
-from volumetool.geometry import Box, Size, Triple, mirror_index
+from volumetool.geometry import Box, Size, Triple, mirror_index, part_inside
 from volumetool.machine import usable_memory
 from volumetool.store.arrays import read_part
 from volumetool.store.images import holds_images, open_images
@@ -129,6 +129,43 @@ def open_sources(config: TrainConfig) -> tuple[Source, ...]:
             if source.config.path == other.config.path:
                 _require_apart(source, other, config.validation.gap if source is other else 0)
     return sources
+
+
+def find_shortcomings(config: TrainConfig) -> list[str]:
+    """Say where boxes reach beyond their source, and where crops are larger than what they are cut from and so get mirrored.
+
+    Real pairs are left out: boxes are not for them, and parts of them that are too small are refused.
+
+    Raises
+    ------
+    ConfigError, InputError
+        As :func:`open_sources`.
+    """
+    scale, crop, dims = config.architecture.scale, config.sampling.crop, config.architecture.dims
+    side = _triple(n * f for n, f in zip(crop, scale, strict=True))
+    notes = []
+    for asked in config.sources:
+        if asked.noisy is not None:
+            continue
+        source = _open(asked, config)
+        stored = _triple(n * m for n, m in zip(source.shape, asked.mean, strict=True))
+        notes += [note for box in asked.boxes if (note := part_inside(box, stored, asked.path)[1]) is not None]
+        axes = slice(1, None) if dims == 2 else slice(None)  # of a 2D crop the sections are no matter of size
+        for part, boxes in source.parts.items():
+            # Cut across any axis, a crop finds its longest sides along the longest of the box.
+            turned = sorted if asked.planes == "all" else tuple
+            for box in boxes:
+                have, want = turned(box.shape)[axes], turned(side)[axes]
+                if any(n < wanted for n, wanted in zip(have, want, strict=True)):
+                    notes.append(
+                        f"{asked.path}: its {part} part {box} (z,y,x) is smaller than a crop of {_by(side)} voxels: the rest "
+                        "is mirrored, in the preview too; choose a smaller sampling.crop or larger boxes"
+                    )
+    return notes
+
+
+def _by(shape: Triple) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _require_apart(source: Source, other: Source, gap: int) -> None:

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from volumetool.errors import ConfigError
 from volumetool.geometry import Size, Triple
 from volumetool.models import ModelCard, Provenance, UNet, VoxelSizeRange, load_model, measure_receptive_field, save_model
@@ -19,6 +21,9 @@ from volumetool.training.preview import write_progress
 from volumetool.training.sources import Source, open_sources
 
 _ANY_SECTION = (1.0, 1000.0)  # nm along z: a 2D model takes sections of any thickness
+NO_GAIN_DB = 0.05
+"""Gain in PSNR below which a model does nothing."""
+
 _STRIDE = {2: (1, 384, 384), 3: (64, 96, 96)}  # coarse voxels; rates are flat around them, larger ones cost memory
 
 
@@ -92,6 +97,18 @@ def describe(config: TrainConfig) -> dict[str, Any]:
             for source in sampler.sources
         ],
     }
+
+
+def find_no_gain(card: ModelCard) -> str | None:
+    """Say that a trained model is no better than linear enlargement, None where it is better or was not measured."""
+    psnr: dict[str, list[float]] = {"linear": [], "net": []}
+    for metric in card.provenance.metrics:
+        psnr[metric.method].append(metric.psnr)
+    if not psnr["net"] or max(net - linear for net, linear in zip(psnr["net"], psnr["linear"], strict=True)) >= NO_GAIN_DB:
+        return None
+    net, linear = (float(np.mean(psnr[method])) for method in ("net", "linear"))
+    what = "changing nothing" if max(card.scale) == 1 else "linear enlargement"
+    return f"{card.name} is no better than {what} on its validation part: {net:.2f} dB against {linear:.2f}; train it longer"
 
 
 def make_card(network: UNet, sampler: Sampler) -> ModelCard:

@@ -17,6 +17,7 @@ from volumetool.jobs.api import stored_plan
 from volumetool.jobs.verify import verify
 from volumetool.viewing.watching import compacting, course
 from volumetool.viewing.watching.asked import Asked, News, named
+from volumetool.viewing.watching.course import LATE
 from volumetool.viewing.watching.inbox import Section, TiffFolder
 from volumetool.viewing.watching.watch import default_output, raw_place, watch
 
@@ -152,6 +153,21 @@ def test_a_missing_number_is_told_and_waits_at_its_place(folder: Path, monkeypat
     assert finish(job, told, Asked(idle=1.0, settle=0.0)).complete
     assert told.numbers("enhanced") == [3, 5, 6]
     assert_batch(job)
+
+
+def test_a_watch_that_falls_behind_says_so_and_when_it_has_caught_up(folder: Path) -> None:
+    count = 3 * LATE
+    told = Told()
+    finish(job_of(folder), told, Asked(count=count, settle=0.0), lambda: drop(folder, *range(1, count + 1), count=count))
+    waiting = [news.facts["waiting"] for news in told.news if news.kind == "late"]
+    assert waiting[0] == count - 1
+    assert waiting[-1] == 0
+    assert len(waiting) == 2  # not once for every section
+    told = Told()
+    few = folder / "few"
+    few.mkdir()
+    finish(job_of(few), told, Asked(count=4, settle=0.0), lambda: drop(few, 1, 2, 3, 4))
+    assert told.texts("late") == []
 
 
 def test_what_is_unlike_the_others_is_refused_by_name(folder: Path) -> None:

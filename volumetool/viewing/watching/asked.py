@@ -47,8 +47,8 @@ class News:
     Attributes
     ----------
     kind : str
-        ``gathering``, ``begun``, ``resumed``, ``enhanced``, ``refused``, ``missing``, ``failed``, ``waiting``, ``warning`` or
-        ``finishing``.
+        ``gathering``, ``begun``, ``resumed``, ``enhanced``, ``refused``, ``missing``, ``failed``, ``late``, ``waiting``,
+        ``warning`` or ``finishing``.
     text : str
         For people.
     facts : dict

@@ -20,6 +20,9 @@ from volumetool.viewing.watching.steps import Steps
 GAP_SECONDS = 5.0
 """A number that is passed over is told after so long: files may land in any order."""
 
+LATE = 8
+"""Sections waiting to be enhanced from which a watch says that it is late; then again whenever twice as many wait."""
+
 
 class Course:
     """A watch that has begun.
@@ -49,6 +52,7 @@ class Course:
         self._enhanced: EnhancedShelf | None = None
         self._steps: Steps | None = None
         self._gaps = Gaps()
+        self._late = LATE
         self._tried: set[int] = set()
         self.fixed: Fixed | None = read_kept(self._folder, Fixed)
         if self.fixed is not None or self._may_fix():
@@ -71,12 +75,23 @@ class Course:
         if self._enhanced is None or self._steps is None:
             return False
         open_steps = self._enhanced.tally.missing(-(-self.raw.tally.stop // self._steps.thick))
-        for step in open_steps:
-            if step not in self._tried and self._steps.can_begin(step, self.raw.tally):
-                self._tried.add(step)
-                self._enhance(step)
-                return True
-        return False
+        ready = [step for step in open_steps if step not in self._tried and self._steps.can_begin(step, self.raw.tally)]
+        if not ready:
+            return False
+        self._tried.add(ready[0])
+        self._enhance(ready[0])
+        self._tell_late(sum(len(self._steps.sections(step)) for step in ready[1:]))
+        return True
+
+    def _tell_late(self, waiting: int) -> None:
+        """Tell that more and more sections wait; and that they no longer do."""
+        if waiting >= self._late:
+            self._late = 2 * waiting
+            text = f"late: {waiting} sections have landed and wait to be enhanced. None is lost; --device cuda would be faster"
+            self._tell(News("late", text, {"waiting": waiting}))
+        elif not waiting and self._late > LATE:
+            self._late = LATE
+            self._tell(News("late", "no longer late: every section that can be is enhanced", {"waiting": 0}))
 
     def end(self, count: int) -> None:
         """Take in that there are so many sections in all: the last ones no longer wait for others."""
