@@ -143,7 +143,7 @@ RESUME = (
             "        stored = region_shards(self.plan, region)\n"
             "        made = enhance_region(self.recipe, region, self.engine, source, targets, kept)\n"
             "        return Made(made, note(state, seen), stored)",
-            "jobs/test_verify.py::test_a_sound_output_has_no_finding_and_is_left_as_it_is",
+            "jobs/test_pyramid.py::test_the_levels_of_an_enhanced_volume_are_built_to_the_same_bytes",
         ),
     ),
     *table(
@@ -177,6 +177,12 @@ RESUME = (
             "    if not check_whole(plan, ledger):\n        return False\n    complete",
             "    complete",
             "jobs/test_damage_midway.py::test_a_finished_job_that_was_damaged_is_not_called_complete_again",
+        ),
+        (
+            "coarse levels not noted before the first record",
+            '            if record.state == "done" and ledger.done == before:\n                note_unbuilt(plan)\n',
+            "",
+            "jobs/test_resume.py::test_coarse_levels_of_parts_that_killed_runs_left_are_built_by_the_same_command_or_another",
         ),
         (
             "a job in which nothing works goes on",
