@@ -8,13 +8,16 @@ from typing import Any, Literal
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.errors import DataError
+from volumetool.errors import DataError, InputError
+from volumetool.store.codecs import readable_metadata
 from volumetool.store.kvstore import brief, join_url, kvstore_spec, read_key, shared_context
 from volumetool.store.limits import check_array, read_bounded
 from volumetool.store.retries import STORAGE
 
 Driver = Literal["zarr", "zarr3", "n5", "neuroglancer_precomputed"]
 SPACE = ("z", "y", "x")
+METADATA: dict[Driver, str] = {"zarr": ".zarray", "zarr3": "zarr.json", "n5": "attributes.json"}
+"""Where an array of Zarr or N5 describes itself."""
 
 
 def open_array(url: str, driver: Driver, path: str = "", context: ts.Context | None = None) -> ts.TensorStore:
@@ -36,31 +39,45 @@ def open_array(url: str, driver: Driver, path: str = "", context: ts.Context | N
     DataError
         ``data.unreadable``: not there, damaged metadata, or an unknown codec.
     InputError
-        ``input.too-large``, ``input.empty``: more than this machine may be asked for.
+        ``input.too-large``, ``input.empty``: more than this machine may be asked for. ``input.unsupported``: its metadata name
+        a codec, or a member of one, that is not known.
     """
-    spec, url = _spec(url, driver, path), join_url(url, path)
-    metadata = spec.get("metadata")
-    pools = context or shared_context()
-    known = metadata is not None
+    place, pools = join_url(url, path), context or shared_context()
+    spec = {"driver": driver, "kvstore": kvstore_spec(place)}
+    if driver == "neuroglancer_precomputed":  # the metadata of all scales are the volume's
+        spec |= {"kvstore": kvstore_spec(url), "scale_metadata": {"key": path}}
     try:
-        array = STORAGE.call(lambda _: ts.open(spec, read=True, open=True, assume_metadata=known, context=pools).result())
+        array = STORAGE.call(lambda _: _open(spec, place, pools))
     except (ValueError, OSError) as error:
         raise DataError(
             "data.unreadable",
-            f"{url} is there but cannot be opened: {brief(error)}",
+            f"{place} is there but cannot be opened: {brief(error)}",
             hint="The metadata may be damaged, or the array may use a codec or dtype that volumetool does not know.",
-            where=url,
+            where=place,
         ) from error
-    check_array(url, array)
+    check_array(place, array)
     return array[ts.d[:].translate_to[0]] if driver == "neuroglancer_precomputed" else array
 
 
-def _spec(url: str, driver: Driver, path: str) -> dict[str, Any]:
-    if driver == "neuroglancer_precomputed":  # the metadata of all scales are the volume's
-        return {"driver": driver, "kvstore": kvstore_spec(url), "scale_metadata": {"key": path}}
-    place = join_url(url, path)
-    metadata = _corrected(place) if driver == "zarr" else None
-    return {"driver": driver, "kvstore": kvstore_spec(place), **({} if metadata is None else {"metadata": metadata})}
+def _open(spec: dict[str, Any], place: str, pools: ts.Context) -> ts.TensorStore:
+    try:
+        return ts.open(spec, read=True, open=True, context=pools).result()
+    except (ValueError, OSError):
+        if (metadata := _corrected(place, spec["driver"])) is None:
+            raise
+        return ts.open({**spec, "metadata": metadata}, read=True, open=True, assume_metadata=True, context=pools).result()
+
+
+def _corrected(place: str, driver: Driver) -> dict[str, Any] | None:
+    """Return the metadata that tensorstore refuses as it may take them; None where nothing of them can be passed over."""
+    if driver not in METADATA:
+        return None
+    try:
+        stored = json.loads(read_key(place, METADATA[driver]) or b"{}")
+    except (ValueError, RecursionError, InputError):
+        return None  # what cannot be read is what tensorstore has said
+    readable = readable_metadata(place, driver, stored) if isinstance(stored, dict) else stored
+    return None if readable == stored else readable
 
 
 def reopened(array: ts.TensorStore) -> ts.TensorStore:
@@ -112,15 +129,3 @@ def spatial_view(array: ts.TensorStore, axes: tuple[str, ...], channel: int) -> 
     stored = [axis for axis in axes if axis in SPACE]
     order = tuple(stored.index(axis) for axis in SPACE)
     return view if order == (0, 1, 2) else view.transpose(order)
-
-
-def _corrected(url: str) -> dict[str, Any] | None:
-    """Return Zarr 2 metadata that tensorstore accepts, where it would not accept those that are stored.
-
-    Java's writers note the compression level "default" as -1. Decompression does not depend on the level.
-    """
-    stored = json.loads(read_key(url, ".zarray") or b"{}")
-    compressor = stored.get("compressor")
-    if not isinstance(compressor, dict) or compressor.get("level") != -1:
-        return None
-    return {**stored, "compressor": {**compressor, "level": 1}}
