@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from volumetool.cli.options import Json, VoxelSize, local_path, numbers
 from volumetool.cli.progress import counting
+from volumetool.cli.tables import say
 
 if TYPE_CHECKING:
     from volumetool.jobs.bench_result import BenchResult
@@ -56,7 +57,7 @@ def bench(
             input, pairs=pairs, size=(z, y, x), scratch=scratch, progress=progress, voxel_size=voxel_size, **options
         )
     for note in result.notes:
-        print(f"warning: {note}", file=sys.stderr)
+        say(f"warning: {note}")
     run = describe_run(result)
     before = remember(history or default_history(), run)
     if as_json:
@@ -66,7 +67,7 @@ def bench(
         if compare:
             _print_comparison(run, before)
     if result.void:
-        print("void: a job took less than its floor, so the two did not meet the same conditions", file=sys.stderr)
+        say("void: a job took less than its floor, so the two did not meet the same conditions")
         raise typer.Exit(1)
 
 
@@ -164,15 +165,15 @@ def _print_comparison(run: dict[str, Any], before: dict[str, Any] | None) -> Non
     from datetime import datetime
 
     if before is None:
-        print("compared      there is no earlier run like this one in the history")
+        say("compared      there is no earlier run like this one in the history", sys.stdout)
         return
     when = datetime.fromtimestamp(before["time"]).astimezone().strftime("%Y-%m-%d %H:%M")
-    print(f"compared with {when}, volumetool {before['version']}: now in times of then")
+    say(f"compared with {when}, volumetool {before['version']}: now in times of then", sys.stdout)
     rows = {name: (rate, before["rates"][name]) for name, rate in run["rates"].items() if name in before["rates"]} | {
         "share": (run["share"], before["share"])
     }
     for name, (now, then) in rows.items():
-        print(f"  {name:<24}{now:>9.3g}{then:>9.3g}{now / then if then else float('nan'):>8.2f}x")
+        say(f"  {name:<24}{now:>9.3g}{then:>9.3g}{now / then if then else float('nan'):>8.2f}x", sys.stdout)
 
 
 def _bars(stages: dict[str, float], whole: float) -> str:

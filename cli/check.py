@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from volumetool.cli.options import Json
 from volumetool.cli.progress import counting
+from volumetool.cli.tables import say
 
 Output = Annotated[str, typer.Argument(help="OUTPUT of `volumetool enhance`.")]
 
@@ -26,10 +27,9 @@ def status(output: Output, as_json: Json = False) -> None:
     from volumetool.cli.tables import NAMES, print_lines
 
     from volumetool.jobs.describe import describe_status
-    from volumetool.redaction import printable
 
     print_lines(describe_status(found), sys.stdout)
-    print(f"{'next':<{NAMES}}{printable(found.next_command)}")  # in one piece, to be copied
+    say(f"{'next':<{NAMES}}{found.next_command}", sys.stdout)  # in one piece, to be copied
 
 
 def verify(
@@ -71,9 +71,9 @@ def verify(
     if as_json:
         print(json.dumps(report.as_dict() | {"marked": marked}))
     for damage in report.damaged:
-        print("damaged: " + ", ".join(f"{name} {value}" for name, value in damage.items() if value), file=sys.stderr)
+        say("damaged: " + ", ".join(f"{name} {value}" for name, value in damage.items() if value))
     verdict = "all as recorded" if report.ok else f"{len(report.damaged)} damages; {marked} regions marked for the next run"
-    print(f"{report.regions} regions and {report.shards} coarse shards, {extent.told}: {verdict}", file=sys.stderr)
+    say(f"{report.regions} regions and {report.shards} coarse shards, {extent.told}: {verdict}")
     raise typer.Exit(0 if report.ok else 4)
 
 
@@ -89,7 +89,7 @@ def _adopt(output: str, source: str | None, recompute: int, seed: int | None, *,
     if as_json:
         print(json.dumps(report.as_dict() | {"adopted": report.regions, "of": plan.grid.count}))
     told = f"{report.regions} of {plan.grid.count} regions adopted, {len(report.recomputed)} computed again to see"
-    print(f"{told}. Next, for the rest and the coarse levels: {resume_command(plan.job)}", file=sys.stderr)
+    say(f"{told}. Next, for the rest and the coarse levels: {resume_command(plan.job)}")
     raise typer.Exit(0 if report.regions == plan.grid.count else 3)
 
 
@@ -101,11 +101,11 @@ def clean(output: Output, as_json: Json = False) -> None:
     cleaned = clean_output(stored_plan(output))
     if as_json:
         print(json.dumps(asdict(cleaned)))
-    print(f"removed {len(cleaned.removed)} leftover files", file=sys.stderr)
+    say(f"removed {len(cleaned.removed)} leftover files")
     if cleaned.left:
         left = f"left {len(cleaned.left)} temporary files, such as {cleaned.left[0]}"
         why = "younger than a minute, another user's, or not to be removed"
-        print(f"{left}: {why}. Clean again later, as that user, or remove them yourself.", file=sys.stderr)
+        say(f"{left}: {why}. Clean again later, as that user, or remove them yourself.")
 
 
 def validate(volume: Annotated[str, typer.Argument(help="Volume: path or URL.")], as_json: Json = False) -> None:
@@ -116,6 +116,6 @@ def validate(volume: Annotated[str, typer.Argument(help="Volume: path or URL.")]
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings]))
     for finding in findings:
-        print(f"{finding.code} at {finding.path or '/'}: {finding.message}", file=sys.stderr)
-    print(f"{volume}: {'conformant' if not findings else f'{len(findings)} findings'}", file=sys.stderr)
+        say(f"{finding.code} at {finding.path or '/'}: {finding.message}")
+    say(f"{volume}: {'conformant' if not findings else f'{len(findings)} findings'}")
     raise typer.Exit(4 if findings else 0)

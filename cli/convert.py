@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Literal
 
 import typer
 from volumetool.cli.options import Json, VoxelSize, numbers
 from volumetool.cli.progress import counting_each
+from volumetool.cli.tables import say
 
 
 def convert(
@@ -34,7 +34,7 @@ def convert(
     size = numbers(voxel_size, "--voxel-size")
     plan = plan_conversion(open_source(input, size, gaps), output, voxel_size=size, memory=_bytes(memory))
     for name, text in describe_conversion(plan):
-        print(f"{name:<8}{text}", file=sys.stderr)
+        say(f"{name:<8}{text}")
     check_room(plan)
     if not dry_run:
         with counting_each("converting", "coarser levels") as (progress, coarser):
@@ -48,7 +48,7 @@ def convert(
         }
         print(json.dumps({**facts, "memory": plan.peak_bytes, "staging": plan.staging_bytes}))
     if not dry_run:
-        print(f"wrote {plan.url}", file=sys.stderr)
+        say(f"wrote {plan.url}")
 
 
 def _bytes(text: str | None) -> int | None:

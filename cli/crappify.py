@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from volumetool.cli.options import Json, local_path, numbers
 from volumetool.cli.progress import counting
+from volumetool.cli.tables import say
 
 if TYPE_CHECKING:
     from volumetool.jobs.crappify import CrappifyPlan
@@ -82,7 +82,7 @@ def crappify(
         facts = {"output": output, "shape": first.shape, "voxel_size": first.voxel_size, "levels": len(plan.layout.levels)}
         print(json.dumps({**facts, "left_out": plan.left_out, "memory": plan.memory, **plan.provenance}))
     if not dry_run:
-        print(f"wrote {output}", file=sys.stderr)
+        say(f"wrote {output}")
 
 
 def _refuse_mixed(context: typer.Context, *, fitting: bool) -> None:
@@ -120,9 +120,9 @@ def _fit(low: str, truth: str | None, recipe_out: Path | None, scale: tuple[int,
         rows = {name: {"value": value, "error": error, "unit": unit} for name, value, error, unit in found.table}
         print(json.dumps({"recipe": str(recipe_out), "misfit": found.misfit, "parameters": rows}))
     for name, value, error, unit in found.table:
-        print(f"{name:<12}{value:>9.4g} +- {error:<8.2g}{unit}", file=sys.stderr)
-    print(f"misfit      {found.misfit:>9.2f} standard errors; above 2 the recipe lacks something", file=sys.stderr)
-    print(f"wrote {recipe_out}", file=sys.stderr)
+        say(f"{name:<12}{value:>9.4g} +- {error:<8.2g}{unit}")
+    say(f"misfit      {found.misfit:>9.2f} standard errors; above 2 the recipe lacks something")
+    say(f"wrote {recipe_out}")
 
 
 def factors(text: str) -> tuple[int, int, int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from volumetool.cli.options import Json, local_path
 from volumetool.cli.progress import watching
+from volumetool.cli.tables import say
 
 
 def demo(
@@ -19,19 +19,18 @@ def demo(
     """Make a small EM-like volume, degrade it, enhance it with the built-in model, and draw what came out."""
     from volumetool.jobs.demo import run_demo
 
-    print("making an EM-like volume, and a 16 times smaller, noisy one of it", file=sys.stderr)
+    say("making an EM-like volume, and a 16 times smaller, noisy one of it")
     with watching("auto") as watcher:
         made = run_demo(folder, watcher=watcher)
     if as_json:
         print(
             json.dumps({"picture": str(made.picture), "psnr_bilinear": made.psnr_bilinear, "psnr_enhanced": made.psnr_enhanced})
         )
-    print(
+    say(
         f"PSNR against the truth: bilinear {made.psnr_bilinear:.2f} dB, volumetool {made.psnr_enhanced:.2f} dB\n"
         f"look at it:        {made.picture}\n"
         f"what it is:        volumetool info {made.enhanced}\n"
         f"how it was made:   volumetool status {made.enhanced}\n"
         f"read it again:     volumetool verify {made.enhanced}",
-        file=sys.stderr,
     )
     raise typer.Exit(made.outcome.exit_code)

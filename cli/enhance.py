@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from volumetool.cli.options import AllowHost, Json, VoxelSize, local_path
 from volumetool.cli.progress import watching
+from volumetool.cli.tables import say
 
 if TYPE_CHECKING:
     from volumetool.jobs.job import Job
@@ -151,7 +151,7 @@ def enhance(
         try:
             outcome = run(plan, statistics, watcher)
         except KeyboardInterrupt:
-            print("\ninterrupted; what was finished is kept. Run the same command to go on.", file=sys.stderr)
+            say("\ninterrupted; what was finished is kept. Run the same command to go on.")
             raise
     _print_outcome(outcome, as_json=as_json)
     raise typer.Exit(outcome.exit_code)
@@ -177,16 +177,15 @@ def _begin(plan: Plan) -> None:
     """Say what begins: the model and why, what it makes of what, what is done already, and what to beware of."""
     from volumetool.jobs.describe import describe_box, describe_start
     from volumetool.jobs.folder import open_ledger
-    from volumetool.redaction import printable
 
     lines = [describe_start(plan, 0 if plan.job.overwrite else open_ledger(plan).done)]
     lines += [f"box: {box}"] if (box := describe_box(plan)) else []
-    print(printable("\n".join([*lines, *(f"warning: {note}" for note in plan.notes)])), file=sys.stderr)
+    say("\n".join([*lines, *(f"warning: {note}" for note in plan.notes)]))
 
 
 def _print_plan(plan: Plan, *, as_json: bool) -> None:
     if as_json:
-        print(plan.model_dump_json())
+        print(json.dumps(plan.model_dump(mode="json")))
         return
     from volumetool.cli.tables import print_lines
 
@@ -202,12 +201,12 @@ def _print_outcome(outcome: Outcome, *, as_json: bool) -> None:
         print(json.dumps({**facts, "output": job.output, "fingerprint": outcome.plan.fingerprint}))
     for record in outcome.failures:
         box = outcome.plan.grid.region(record.region).box
-        print(f"region {record.region} ({box}) failed: {record.error.get('message')}", file=sys.stderr)
+        say(f"region {record.region} ({box}) failed: {record.error.get('message')}")
         if record.error.get("hint"):
-            print(f"  {record.error['hint']}", file=sys.stderr)
+            say(f"  {record.error['hint']}")
     if outcome.complete:
-        print(f"complete: {job.output}, {outcome.done} regions. Next: volumetool verify {job.output}", file=sys.stderr)
+        say(f"complete: {job.output}, {outcome.done} regions. Next: volumetool verify {job.output}")
         return
     words = f"{outcome.done} of {outcome.regions} regions done, {outcome.failed} failed."
     more = "Run the same command to go on." if outcome.exit_code else "The box is done; without --roi the rest follows."
-    print(f"{words} {more}", file=sys.stderr)
+    say(f"{words} {more}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from volumetool.cli.options import Json, local_path
 from volumetool.cli.progress import counting
+from volumetool.cli.tables import say
 
 if TYPE_CHECKING:
     from volumetool.geometry import Box, Triple
@@ -83,7 +84,7 @@ def _box(text: str, truth: str, shape: Triple) -> Box:
         raise ConfigError("config.option", f"--roi: {error}", hint="it counts voxels of TRUTH") from error
     inside, note = part_inside(Box(ends["start"], ends["stop"]), shape, truth)
     if note is not None:
-        print(f"warning: {note}", file=sys.stderr)
+        say(f"warning: {note}")
     return inside
 
 
@@ -98,12 +99,12 @@ def _score(request: Request, report: Path | None, *, as_json: bool) -> None:
     else:
         _print(found)
         for sentence in protocol_words(found):
-            print(f"- {sentence}", file=sys.stderr)
+            say(f"- {sentence}")
     if report is not None:
         from volumetool.quality.report import write_report
 
         write_report(found, request, report)
-        print(f"wrote {report}", file=sys.stderr)
+        say(f"wrote {report}")
 
 
 def _print(found: Evaluation) -> None:
@@ -119,7 +120,7 @@ def _print(found: Evaluation) -> None:
             digits = 2 if metric.startswith("psnr") else 4
             cells[metric.replace("_affine", " affine")] = f"{getattr(row.scores, metric):.{digits}f}"
         rows.append(cells)
-    print(f"{' '.join(verdict(found))}\n")
+    say(f"{' '.join(verdict(found))}\n", sys.stdout)
     facts: dict[str, object] = {"scores": rows}
     for name in ("frc", "fsc"):
         curve = getattr(found, name)
@@ -134,7 +135,7 @@ def _write_kit(request: Request, folder: Path, *, as_json: bool) -> None:
     trials = write_kit(request, folder)
     if as_json:
         print(json.dumps({"folder": str(folder), "trials": trials}))
-    print(f"wrote {trials} trials; raters open {folder / PAGE}", file=sys.stderr)
+    say(f"wrote {trials} trials; raters open {folder / PAGE}")
 
 
 def _count(folder: Path, ratings: list[Path], *, as_json: bool) -> None:
@@ -154,4 +155,4 @@ def _count(folder: Path, ratings: list[Path], *, as_json: bool) -> None:
         if each.share is not None and each.interval is not None:
             low, high = each.interval
             words += f"; {each.share:.0%} of the decided for {each.first} (95 % interval {low:.0%} to {high:.0%})"
-        print(words)
+        say(words, sys.stdout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +19,7 @@ from volumetool.cli.looking import (
 )
 from volumetool.cli.options import Json, VoxelSize
 from volumetool.cli.staying import end_like_ctrl_c, stay
+from volumetool.cli.tables import say
 
 if TYPE_CHECKING:
     from volumetool.viewing.live.show import Live
@@ -98,8 +98,6 @@ def live(
     as_json: Json = False,
 ) -> None:
     """Show a volume beside its enhanced self, computed where one looks; Ctrl-C ends."""
-    import logging
-
     from volumetool.jobs.job import make_job
     from volumetool.viewing.live.basis import nowhere
     from volumetool.viewing.live.show import live as show
@@ -108,7 +106,6 @@ def live(
     from volumetool.viewing.watching.watch import default_output
 
     end_like_ctrl_c()
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     arrivals = {"count": count, "idle": idle, "first": first, "fit_on": fit_on, "settle": settle}
     job = make_job(
         input=input,
@@ -172,13 +169,13 @@ def _refuse_without_watch(arrivals: dict[str, Any]) -> None:
 
 def _tell(shown: Live, into: str | None, *, as_json: bool) -> None:
     for note in shown.opened.notes:
-        print(f"warning: {note}", file=sys.stderr)
-    print(shown.link, file=sys.stderr)
-    print(f"for other programs, as OME-Zarr: {shown.url}", file=sys.stderr)
+        say(f"warning: {note}")
+    say(shown.link)
+    say(f"for other programs, as OME-Zarr: {shown.url}")
     if shown.tunnel:
-        print(f"from your own machine, first: {shown.tunnel}", file=sys.stderr)
+        say(f"from your own machine, first: {shown.tunnel}")
     if into is not None:
-        print(f"what is computed goes into {into}; `volumetool status {into}` says how far it is", file=sys.stderr)
+        say(f"what is computed goes into {into}; `volumetool status {into}` says how far it is")
     if as_json:
         facts = {"link": shown.link, "url": shown.url, "fingerprint": shown.opened.basis.terms.fingerprint}
         print(json.dumps(facts | ({"tunnel": shown.tunnel} if shown.tunnel else {})), flush=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from volumetool.cli.options import local_path
+from volumetool.cli.tables import say
 
 from volumetool.errors import ConfigError
 
@@ -34,7 +34,7 @@ def take_picture(page: Page, file: Path, look: Look, *, as_json: bool) -> None:
     draw(page, file, look.picture)
     if as_json:
         print(json.dumps({"screenshot": str(file), "width": look.picture[0], "height": look.picture[1]}))
-    print(f"{file}: {look.picture[0]} x {look.picture[1]} pixels", file=sys.stderr)
+    say(f"{file}: {look.picture[0]} x {look.picture[1]} pixels")
 
 
 def as_position(text: str | None) -> tuple[float, float, float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import traceback
@@ -26,6 +27,7 @@ from volumetool.cli import (
     view,
 )
 from volumetool.cli.preemption import TRY_AGAIN, Stopped, stoppable
+from volumetool.cli.tables import say
 
 from volumetool.errors import VolumetoolError
 from volumetool.redaction import printable, redact
@@ -66,19 +68,28 @@ def _version(
         raise typer.Exit
 
 
+class _Shown(logging.Formatter):
+    """Formats warnings so that what they quote is shown, not obeyed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit with its code.
 
     0 done, 1 failed, 2 usage, 3 partial, 4 not conformant, 75 told to stop, 130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    if logging.lastResort is not None:  # what libraries warn of, who quote what they read
+        logging.lastResort.setFormatter(_Shown())
     try:
         with stoppable():
             code = app(arguments, standalone_mode=True)
     except VolumetoolError as error:
         code = _report(error, as_json="--json" in arguments)
     except Stopped as stopped:
-        print(f"\n{stopped}: told to stop; what was finished is kept. Run the same command to go on.", file=sys.stderr)
+        say(f"\n{stopped}: told to stop; what was finished is kept. Run the same command to go on.")
         code = TRY_AGAIN
     except KeyboardInterrupt:
         code = 130
@@ -94,16 +105,16 @@ def main(arguments: list[str] | None = None) -> None:
 def _report(error: VolumetoolError, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"error": error.as_dict()}))
-    print(f"error [{error.code}]: {error}", file=sys.stderr)
+    say(f"error [{error.code}]: {error}")
     return error.exit_code
 
 
 def _report_bug(error: Exception) -> int:
-    print(printable(redact(f"error [internal]: {type(error).__name__}: {error}")), file=sys.stderr)
+    say(redact(f"error [internal]: {type(error).__name__}: {error}"))
     if os.environ.get("VOLUMETOOL_TRACEBACK"):
-        print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
+        say(redact("".join(traceback.format_exception(error))))
     else:
-        print("  This is a bug in volumetool. Set VOLUMETOOL_TRACEBACK=1 to see where, and please report it.", file=sys.stderr)
+        say("  This is a bug in volumetool. Set VOLUMETOOL_TRACEBACK=1 to see where, and please report it.")
     return 1
 
 

@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from volumetool.cli.tables import say
+
+from volumetool.redaction import printable
+
 if TYPE_CHECKING:
     from volumetool.jobs.ledger import Record
     from volumetool.jobs.plan import Plan
@@ -80,7 +84,7 @@ class Lines:
             line = json.dumps({"time": round(time.time(), 3), "event": event, **known})
         else:
             line = f"{time.strftime('%H:%M:%S')} {event} " + " ".join(f"{name}={value}" for name, value in known.items())
-        print(line, file=sys.stderr, flush=True)
+        say(line)
 
 
 class Bars:
@@ -106,13 +110,13 @@ class Bars:
 
     def waiting(self, reason: str) -> None:
         """Say why it does not begin yet."""
-        self._console.print(reason)
+        self._print(reason)
 
     def started(self, plan: Plan, todo: int, link: str | None) -> None:
         """Show the bar of regions."""
         self._plan, self._began = plan, time.monotonic()
         if link:
-            self._console.print(f"dashboard: {link}")
+            self._print(f"dashboard: {link}")
         self._regions = self._bars.add_task("regions", total=todo, rate="")
         self._bars.start()
 
@@ -120,11 +124,14 @@ class Bars:
         """Move the bar of regions."""
         assert self._plan is not None  # noqa: S101  (regions follow the start)
         if record.state == "failed":
-            self._console.print(f"region {record.region} failed: {record.error.get('message', '')}")
+            self._print(f"region {record.region} failed: {record.error.get('message', '')}")
         else:
             self._voxels += self._plan.grid.region(record.region).box.voxels
         rate = self._voxels / (time.monotonic() - self._began) / 1e6
         self._bars.update(self._regions, advance=1, rate=f"{rate:.1f} Mvox/s")
+
+    def _print(self, text: str) -> None:
+        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def finishing(self, shards: int) -> None:
         """Show the bar of the last pass."""
@@ -186,4 +193,4 @@ class _Share:
         now = time.monotonic()
         if now - self._said >= LINE_SECONDS:
             self._said = now
-            print(f"{time.strftime('%H:%M:%S')} {self._label}: {done / max(1, total):.1%}", file=sys.stderr, flush=True)
+            say(f"{time.strftime('%H:%M:%S')} {self._label}: {done / max(1, total):.1%}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
 from volumetool.cli.options import Json
 from volumetool.cli.progress import counting
+from volumetool.cli.tables import say
 
 
 def pyramid(
@@ -24,4 +24,4 @@ def pyramid(
     if as_json:
         levels = [{"path": level.path, "shape": level.shape, "voxel_size": level.voxel_size} for level in built.levels]
         print(json.dumps({"volume": built.url, "levels": levels}))
-    print(f"wrote {built.url}: {len(built.levels)} levels", file=sys.stderr)
+    say(f"wrote {built.url}: {len(built.levels)} levels")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
+
+from volumetool.cli.tables import say
 
 
 def end_like_ctrl_c() -> None:
@@ -29,7 +30,7 @@ def stay(host: str, link: str, *, open_browser: bool) -> None:
         Open it.
     """
     warn_of_host(host)
-    print("Ctrl-C ends", file=sys.stderr)
+    say("Ctrl-C ends")
     if open_browser:
         import webbrowser
 
@@ -37,7 +38,7 @@ def stay(host: str, link: str, *, open_browser: bool) -> None:
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
-        print("", file=sys.stderr)
+        say("")
 
 
 def warn_of_host(host: str) -> None:
@@ -45,4 +46,4 @@ def warn_of_host(host: str) -> None:
     from volumetool.viewing.server import is_loopback
 
     if not is_loopback(host):
-        print(f"warning: everybody who reaches {host} and has the link can read these volumes, unencrypted", file=sys.stderr)
+        say(f"warning: everybody who reaches {host} and has the link can read these volumes, unencrypted")

@@ -1,4 +1,4 @@
-"""Facts as tables for people."""
+"""What commands say to people: texts, and facts as tables. What files of others say in them is shown, not obeyed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ WIDTH, NAMES = 80, 14
 """Columns of a line, and of the names at its beginning."""
 
 
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a text, on stderr without a stream."""
+    print(printable(text), file=stream or sys.stderr, flush=True)
+
+
 def print_lines(lines: Iterable[tuple[str, str]], stream: TextIO | None = None) -> None:
     """Print names with their texts, wrapped to 80 columns where words allow it; on stderr without a stream."""
     for name, text in lines:
         indent = " " * NAMES
         folded = textwrap.wrap(
-            printable(text),
+            text,
             WIDTH,
             initial_indent=indent,
             subsequent_indent=indent,
             break_long_words=False,
             break_on_hyphens=False,
         )
-        print("\n".join([f"{name:<{NAMES}}" + (folded or [indent])[0][NAMES:], *folded[1:]]), file=stream or sys.stderr)
+        say("\n".join([f"{name:<{NAMES}}" + (folded or [indent])[0][NAMES:], *folded[1:]]), stream)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
@@ -44,7 +49,6 @@ def print_facts(facts: Mapping[str, Any]) -> None:
                 table.add_row(*(Text(printable(show(cell))) for cell in row.values()))
             console.print(table)
         elif value not in (None, [], {}):
-            # Names and notes come from files of others: no markup, no control characters.
             console.print(printable(f"{name:<13} {show(value)}"), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from volumetool.cli.options import AllowHost, Json, local_path
 from volumetool.cli.progress import LogFormat
+from volumetool.cli.tables import say
 
 
 def train(
@@ -36,7 +36,7 @@ def train(
     asked = change_config(read_config(config, allow_host or []), steps=steps, device=device, devices=devices)
     folder = output or Path(asked.name)
     for note in find_shortcomings(asked):
-        print(f"warning: {note}", file=sys.stderr)
+        say(f"warning: {note}")
     if dry_run:
         from volumetool.cli.tables import print_facts
 
@@ -55,5 +55,5 @@ def train(
     if as_json:
         print(json.dumps({"model": str(path), "card": card.model_dump(mode="json")}))
     if (no_gain := find_no_gain(card)) is not None:
-        print(f"warning: {no_gain}", file=sys.stderr)
-    print(f"wrote {path}; pictures and curves are beside it. `volumetool model show {path}`", file=sys.stderr)
+        say(f"warning: {no_gain}")
+    say(f"wrote {path}; pictures and curves are beside it. `volumetool model show {path}`")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from volumetool.cli.progress import LINE_SECONDS, LogFormat, suiting
+from volumetool.cli.tables import say
 
 if TYPE_CHECKING:
     from volumetool.training.checkpoint import Point
@@ -32,12 +32,12 @@ class Lines:
         """Say where the training is, once a minute."""
         if not self._json and time.monotonic() - self._said >= LINE_SECONDS:
             self._said = time.monotonic()
-            print(f"{time.strftime('%H:%M:%S')} step {step} of {steps}, loss {loss:.3f}", file=sys.stderr, flush=True)
+            say(f"{time.strftime('%H:%M:%S')} step {step} of {steps}, loss {loss:.3f}")
 
     def measured(self, point: Point) -> None:
         """Write the point."""
         if self._json:
-            print(json.dumps({"time": round(time.time(), 3), "event": "point", **vars(point)}), file=sys.stderr, flush=True)
+            say(json.dumps({"time": round(time.time(), 3), "event": "point", **vars(point)}))
 
 
 class Bars:

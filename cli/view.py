@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +20,7 @@ from volumetool.cli.looking import (
 )
 from volumetool.cli.options import Json, VoxelSize, numbers
 from volumetool.cli.staying import end_like_ctrl_c, stay
+from volumetool.cli.tables import say
 
 from volumetool.errors import ConfigError
 
@@ -116,18 +116,18 @@ def _tell_progress(shown: View) -> None:
     if shown.overlay is None:
         return
     counts = ", ".join(f"{count} {name}" for name, count in shown.overlay.counts().items() if count)
-    print(f"regions: {counts}", file=sys.stderr)
+    say(f"regions: {counts}")
     for name, (low, high) in shown.overlay.ranges().items():
-        print(f"heat map of {name}: {low:.3g} (dark) to {high:.3g} (bright)", file=sys.stderr)
+        say(f"heat map of {name}: {low:.3g} (dark) to {high:.3g} (bright)")
 
 
 def _print_link(link: str, tunnel: str | None = None, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"link": link} | ({"tunnel": tunnel} if tunnel else {})), flush=True)
         return
-    print(link, file=sys.stderr)
+    say(link)
     if tunnel:
-        print(f"from your own machine, first: {tunnel}", file=sys.stderr)
+        say(f"from your own machine, first: {tunnel}")
 
 
 def _refuse_with_url_only(**given: bool) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import typer
 from volumetool.cli.staying import warn_of_host
+from volumetool.cli.tables import say
 
 if TYPE_CHECKING:
     from volumetool.jobs.job import Job
@@ -43,14 +43,14 @@ def run_watch(job: Job, asked: Asked, listen: Listen, *, open_browser: bool, as_
         page = stack.enter_context(WatchPage(raw, job.output, listen))
 
         def tell(news: News) -> None:
-            print(news.text, file=sys.stderr)
+            say(news.text)
             if as_json:
                 print(json.dumps({"news": news.kind, **news.facts}), flush=True)
             page(news)
 
         _greet(page, job, raw, as_json=as_json)
         if asked.count is None and asked.idle is None:
-            print("--count N or --idle SECONDS would say when the volume is whole", file=sys.stderr)
+            say("--count N or --idle SECONDS would say when the volume is whole")
         warn_of_host(listen.host)
         if open_browser:
             import webbrowser
@@ -59,18 +59,18 @@ def run_watch(job: Job, asked: Asked, listen: Listen, *, open_browser: bool, as_
         try:
             watched = watch(job, asked, tell)
         except KeyboardInterrupt:
-            print("\nwhat was enhanced is kept. Run the same command to go on.", file=sys.stderr)
+            say("\nwhat was enhanced is kept. Run the same command to go on.")
             raise
     _tell_end(watched, job, raw, as_json=as_json)
     raise typer.Exit(0 if watched.complete else 3)
 
 
 def _greet(page: WatchPage, job: Job, raw: str, *, as_json: bool) -> None:
-    print(page.link, file=sys.stderr)
+    say(page.link)
     if page.tunnel:
-        print(f"from your own machine, first: {page.tunnel}", file=sys.stderr)
-    print(f"watching {job.input}: raw sections go into {raw}, enhanced ones into {job.output}", file=sys.stderr)
-    print("Ctrl-C stops; the same command goes on", file=sys.stderr)
+        say(f"from your own machine, first: {page.tunnel}")
+    say(f"watching {job.input}: raw sections go into {raw}, enhanced ones into {job.output}")
+    say("Ctrl-C stops; the same command goes on")
     if as_json:
         facts: dict[str, Any] = {"link": page.link, "raw": raw, "output": job.output}
         print(json.dumps(facts | ({"tunnel": page.tunnel} if page.tunnel else {})), flush=True)
@@ -83,10 +83,10 @@ def _tell_end(watched: Watched, job: Job, raw: str, *, as_json: bool) -> None:
         facts = {"complete": watched.complete, "enhanced": watched.enhanced}
         print(json.dumps({**facts, "missing": watched.missing, "failed": watched.failed, "output": job.output}))
     if watched.complete:
-        print(f"complete: {job.output}, {watched.enhanced} sections. Next: volumetool view {raw} {job.output}", file=sys.stderr)
+        say(f"complete: {job.output}, {watched.enhanced} sections. Next: volumetool view {raw} {job.output}")
         return
-    print(f"{watched.enhanced} sections are enhanced, and the volume is not whole:", file=sys.stderr)
+    say(f"{watched.enhanced} sections are enhanced, and the volume is not whole:")
     for what, numbers in (("never came", watched.missing), ("could not be enhanced", watched.failed)):
         if numbers:
-            print(f"  {named(numbers)} {what}", file=sys.stderr)
-    print("Run the same command to go on.", file=sys.stderr)
+            say(f"  {named(numbers)} {what}")
+    say("Run the same command to go on.")

@@ -68,6 +68,10 @@ Numbers = Annotated[tuple[int, int, int], BeforeValidator(parse_triple)]
 Nanometres = Annotated[tuple[float, float, float], BeforeValidator(parse_triple)]
 
 
+_MISREAD = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
+"""What yaml raises, beside its own errors, over texts whose tags or numbers make no sense."""
+
+
 def read_options(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping of options; ``$schema``, which is for editors, is left out.
 
@@ -79,7 +83,16 @@ def read_options(path: Path) -> dict[str, Any]:
     path = absolute_path(path)
     try:
         content = _load(path)
-    except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
         raise ConfigError(
             "config.file", f"{path} cannot be read: {error}", hint="a configuration is YAML: one `option: value` a line"
         ) from error
@@ -119,7 +132,15 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         name = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("function-"))
         near = difflib.get_close_matches(name, model.model_fields, n=1)
         meant = f"; did you mean {near[0]}?" if problem["type"] == "extra_forbidden" and near else ""
-        lines.append(f"{name} = {reprlib.repr(problem['input'])}: {problem['msg'].removeprefix('Value error, ')}{meant}")
+        lines.append(f"{name} = {_shown(problem['input'])}: {problem['msg'].removeprefix('Value error, ')}{meant}")
     if error.error_count() > len(lines):
         lines.append(f"and {error.error_count() - len(lines)} more")
     return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    """Return a value as it is shown: not more of it than fits, and not at all a number of more digits than Python writes."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:
+        return "a number of thousands of digits"

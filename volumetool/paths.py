@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -36,6 +37,9 @@ def absolute_path(place: str | os.PathLike[str]) -> Path:
             path = Path(*path.parts[:last]).resolve().joinpath(*path.parts[last:])
         if "\0" in str(path):
             raise ValueError("it holds a NUL character")
+        str(path).encode()  # what is no UTF-8 could neither be handed on nor be written down
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            path.lstat()
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             "input.url", f"'{text}' is no path: {error}", hint="Give a path of this machine, or a URL.", where=text

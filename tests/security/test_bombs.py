@@ -240,6 +240,32 @@ def test_a_shard_whose_index_is_larger_than_metadata_may_be_is_refused(tmp_path:
         open_volume(str(tmp_path / "in.zarr"), voxel_size=(1.0, 1.0, 1.0))
 
 
+LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10 if n else "ha"}">' for n in range(10))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<!DOCTYPE OME [{LAUGHS}]><OME>&l9;</OME>",
+        '<!DOCTYPE OME [<!ENTITY x SYSTEM "file:///etc/passwd">]><OME>&x;</OME>',
+        "<OME>" * 9,
+    ],
+    ids=["a billion laughs", "another file", "cut off"],
+)
+def test_xml_that_declares_something_is_refused(text: str, tmp_path: Path) -> None:
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif", np.zeros((16, 16), np.uint8), description=f'<?xml version="1.0"?>{text}', metadata=None
+    )
+    with pytest.raises(InputError) as caught:
+        open_images(tmp_path / "a.ome.tif")
+    assert caught.value.code == "input.broken-metadata"
+
+
+def test_xml_longer_than_metadata_of_images_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most"):
+        limits.parse_xml("<OME>" + "<T/>" * (limits.MOST_XML // 4) + "</OME>")
+
+
 def _tiff(path: Path, tag: str, value: Any) -> Path:
     tifffile.imwrite(path, np.zeros((16, 16), np.uint8), compression="zlib", description="x" * 40)
     with tifffile.TiffFile(path, mode="r+b") as file:

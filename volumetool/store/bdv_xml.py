@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from xml.etree.ElementTree import Element, ParseError, fromstring
+from xml.etree.ElementTree import Element
 
 from volumetool.geometry.box import Size
 from volumetool.store.found import broken, read_small
 from volumetool.store.kvstore import join_url, parent_url
+from volumetool.store.limits import parse_xml
 from volumetool.store.units import nanometres_per
 
 _SETUP = re.compile(r"(?P<container>.+)/setup(?P<number>[0-9]+)(?:/timepoint[0-9]+(?:/s[0-9]+)?)?")
@@ -44,14 +45,12 @@ def find_voxel_size(url: str) -> tuple[Size, Size] | None:
     if text is None:
         return None
     try:
-        if b"<!" in text.replace(b"<!--", b""):
-            raise ValueError("it declares types or entities, which no writer of these files does")
-        root = fromstring(text)  # noqa: S314  (without declarations there is nothing to expand)
+        root = parse_xml(text.decode())
         if root.findtext(".//ImageLoader/n5", name).rpartition("/")[2] != name:
             return None
         sizes = [setup.find("voxelSize") for setup in root.iter("ViewSetup") if setup.findtext("id") == match["number"]]
         return _size(sizes[0]) if sizes and sizes[0] is not None else None
-    except (ParseError, ValueError) as error:
+    except ValueError as error:
         raise broken(join_url(folder, key), f"is no XML of BigDataViewer: {error}") from error
 
 

@@ -6,7 +6,8 @@ Each format's file turns its own metadata into a `Found`; `open` makes a `Volume
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,6 +120,21 @@ def _check_size(url: str, key: str) -> None:
     file = local_path(url) / key if is_local(url) else None
     if file is not None and file.is_file() and (size := file.stat().st_size) > MOST_METADATA:
         raise broken(str(file), f"has {size} bytes; metadata have at most {MOST_METADATA}")
+
+
+@contextmanager
+def sense(url: str) -> Iterator[None]:
+    """Say of whatever breaks over metadata that they make no sense.
+
+    Raises
+    ------
+    InputError
+        ``input.broken-metadata``.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        raise broken(url, f"has metadata that make no sense: {type(error).__name__}: {error}") from error
 
 
 def broken(url: str, what: str) -> InputError:

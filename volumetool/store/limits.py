@@ -14,6 +14,7 @@ from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element, ParseError, fromstring
 
 import numpy as np
 import tensorstore as ts
@@ -25,6 +26,9 @@ from volumetool.errors import ConfigError, DataError, InputError
 MOST_LEVELS = 32
 MOST_METADATA = 2**26
 """Bytes of one metadata file."""
+
+MOST_XML = 2**24
+"""Characters of XML: 100,000 planes with a file each."""
 
 LONGEST_AXIS = 2**26
 """Voxels: 27 cm at 4 nm."""
@@ -111,6 +115,24 @@ def check_levels(url: str, count: int) -> None:
     """
     if count > MOST_LEVELS:
         raise _too_large(url, f"lists {count} levels; at most {MOST_LEVELS} are read")
+
+
+def parse_xml(text: str) -> Element:
+    """Return the root of an XML text that is no longer than metadata of images, and declares nothing.
+
+    Raises
+    ------
+    ValueError
+        It is no such text.
+    """
+    if len(text) > MOST_XML:
+        raise ValueError(f"it has {len(text)} characters; at most {MOST_XML} are read")
+    if "<!" in text.replace("<!--", ""):
+        raise ValueError("it declares types or entities, which no writer of such files does")
+    try:
+        return fromstring(text)  # noqa: S314  (without declarations there is nothing to expand)
+    except ParseError as error:
+        raise ValueError(str(error)) from error
 
 
 def check_images(file: Path, shape: tuple[int, int, int], itemsize: int) -> None:

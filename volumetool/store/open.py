@@ -13,7 +13,7 @@ import tensorstore as ts
 from volumetool.errors import DataError, InputError
 from volumetool.geometry.box import Size, Triple
 from volumetool.store.arrays import SPACE, Driver, open_array
-from volumetool.store.found import Found, FoundLevel, broken, check_allowed, read_json, wrong_axes
+from volumetool.store.found import Found, FoundLevel, broken, check_allowed, read_json, sense, wrong_axes
 from volumetool.store.images.names import is_tiff
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path
 from volumetool.store.limits import check_levels
@@ -62,11 +62,9 @@ def open_volume(url: str | os.PathLike[str], *, voxel_size: Size | None = None) 
         ``input.url-secret``, ``input.too-large``, ``input.empty``.
     """
     place, correction = canonical_url(url), _check_voxel_size(voxel_size)
-    try:
+    with sense(place):
         found = _find(place)
         volume = None if found is None else _volume(found, correction)
-    except (TypeError, ValueError, AttributeError, LookupError, OverflowError) as error:
-        raise broken(place, f"has metadata that make no sense: {type(error).__name__}: {error}") from error
     if volume is None:
         check_allowed(place, "zarr.json")
         raise _nothing_here(place)
@@ -87,8 +85,7 @@ def _find_precomputed(url: str) -> Found | None:
 
 
 def _volume(found: Found, voxel_size: Size | None) -> Volume:
-    check_levels(found.url, len(found.levels))
-    arrays = [_array(found, level) for level in found.levels]
+    arrays = open_levels(found)
     dtype = _dtype(found.url, arrays)
     correction = _correction(found, voxel_size)
     levels = tuple(_level(found, *pair, correction) for pair in zip(found.levels, arrays, strict=True))
@@ -110,6 +107,18 @@ def _volume(found: Found, voxel_size: Size | None) -> Volume:
             identity_of((level,), {**facts, "arrays": [structure]}) for level, structure in zip(levels, structures, strict=True)
         ),
     )
+
+
+def open_levels(found: Found) -> list[ts.TensorStore]:
+    """Return the arrays of all levels, with the axes as stored.
+
+    Raises
+    ------
+    InputError
+        ``input.too-large``, ``input.broken-metadata``, ``input.level-missing``, ``input.unsupported``, ``input.axes``.
+    """
+    check_levels(found.url, len(found.levels))
+    return [_array(found, level) for level in found.levels]
 
 
 def _array(found: Found, level: FoundLevel) -> ts.TensorStore:

@@ -17,10 +17,11 @@ import yaozarrs
 
 from volumetool.errors import InputError, VolumetoolError
 from volumetool.geometry.box import Size, Triple
-from volumetool.store.arrays import SPACE, open_array
-from volumetool.store.found import Found, FoundLevel, read_json
+from volumetool.store.arrays import SPACE
+from volumetool.store.found import Found, FoundLevel, read_json, sense
 from volumetool.store.kvstore import canonical_url, join_url, read_key
 from volumetool.store.ome_zarr import find_ome_zarr, ome_of
+from volumetool.store.open import open_levels
 from volumetool.store.units import is_long_name
 
 _TOLERANCE = 1e-6
@@ -77,9 +78,10 @@ def validate_volume(url: str) -> list[Finding]:
         )
     findings = list(_by_the_specification(place))
     try:
-        found = find_ome_zarr(place)
-        if found is not None:
-            findings += _own_checks(found)
+        with sense(place):
+            found = find_ome_zarr(place)
+            if found is not None:
+                findings += _own_checks(found)
     except VolumetoolError as error:
         findings.append(Finding("validate.unreadable", error.message, error.where or ""))
     return findings
@@ -122,7 +124,7 @@ def _by_the_specification(place: str) -> Iterator[Finding]:
 
 
 def _own_checks(found: Found) -> list[Finding]:
-    arrays = [open_array(found.url, found.driver, level.path) for level in found.levels]
+    arrays = open_levels(found)
     shapes = [_spatial(array.shape, found.axes) for array in arrays]
     findings = [*_place(found), *_scales(found.levels), *_units(found), *_names(found)]
     dtypes = [array.dtype.name for array in arrays]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError, fromstring
+from xml.etree.ElementTree import Element
 
 import tifffile
 
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
-from volumetool.store.limits import LONGEST_AXIS
+from volumetool.store.limits import LONGEST_AXIS, parse_xml
 from volumetool.store.units import nanometres_per
 
 _AXES = ("Z", "C", "T")
@@ -111,8 +111,8 @@ def ome_uuid(file: str, text: str) -> str | None:
 
 def _parse(file: str, text: str) -> Element:
     try:
-        return fromstring(text)  # noqa: S314  (the parser bounds what entities expand to)
-    except (ParseError, ValueError) as error:
+        return parse_xml(text)
+    except ValueError as error:
         raise _broken(file, f"has OME metadata that are no XML: {error}", "Save it again.") from error
 
 
