@@ -19,15 +19,17 @@ from volumetool.enhancement.writer import extend_checksum, output_nodata, slab_b
 from volumetool.errors import ConfigError, DataError, FingerprintError, InputError, VolumetoolError
 from volumetool.geometry import Region
 from volumetool.jobs.clash import term_lines, told_by_terms
+from volumetool.jobs.coarse import note_unbuilt
 from volumetool.jobs.finish import mark_unfinished
 from volumetool.jobs.folder import PLAN, is_damaged, job_url, open_ledger, provenance_of, write_plan
 from volumetool.jobs.job import SEMANTIC, Job, field_kinds, make_job
+from volumetool.jobs.layout import Work
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.ownership import OWNER, own
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import lay_ground, plan_anew
 from volumetool.jobs.shards import region_keys, region_shards
-from volumetool.jobs.structure import lost_metadata, restore_metadata
+from volumetool.jobs.structure import METADATA, lost_metadata, restore_metadata
 from volumetool.jobs.terms import check_version
 from volumetool.jobs.verify import Extent, Report, recompute
 from volumetool.jobs.worker import Worker
@@ -39,6 +41,9 @@ from volumetool.store.urls import check_foreign
 
 SAMPLE = 3
 """Regions that are computed again unless told otherwise."""
+
+COVERED = 0.9
+"""Share of the stored shards of level 0 that whole regions hold."""
 
 Step = Callable[[], None]
 
@@ -84,7 +89,7 @@ def adopt(output: str, step: Step, *, source: str | None = None, recomputed: int
             plan, report = worker.plan, Report(extent=Extent(recompute=recomputed or SAMPLE, seed=seed))
             if lost_metadata(plan):
                 restore_metadata(plan)
-            candidates = _stored_regions(plan)
+            candidates = list(_stored_regions(plan))
             wrong = _sample(worker, candidates, report)
         except BaseException:
             claim.withdraw()
@@ -94,6 +99,7 @@ def adopt(output: str, step: Step, *, source: str | None = None, recomputed: int
                 delete_key(folder, key)
         write_plan(plan, worker.recipe.statistics)
         mark_unfinished(plan)
+        note_unbuilt(plan)
         ledger = open_ledger(plan)
         ledger.begin()
         for index in candidates:
@@ -131,17 +137,18 @@ def _worker_of(output: str, source: str | None) -> Worker:
         lines = "\n".join(f"  {line}" for line in told_by_terms(terms, ground.terms.plain()))
         raise FingerprintError(
             "job.fingerprint",
-            f"{output} was made by a job with other settings than it has now:\n{lines}",
-            hint="give the volume that it was made from with --input, and bring files of options back to their places",
+            f"{output} was made with other settings than it names now:\n{lines}",
+            hint="give the volume that it was made from with --input; an output of a --sections table cannot be adopted",
             detail=term_lines(terms, ground.terms.plain()),
         )
-    return Worker(plan_anew(ground).model_copy(update={"job": job}), ground.statistics)
+    plan = plan_anew(ground).model_copy(update={"job": job})
+    return Worker(_cut(plan, ground.work), ground.statistics)
 
 
 def _asked(own: Json, output: str, source: str | None) -> Job:
     """Return the job that an output's metadata ask for; others may have written them."""
     stored = own.get("job")
-    known = {name for name, kind in field_kinds().items() if kind is SEMANTIC} | {"roi", "region"}
+    known = {name for name, kind in field_kinds().items() if kind is SEMANTIC} | {"roi"}
     options: dict[str, Any] = {name: value for name, value in (stored or {}).items() if name in known}
     for name in ("input", "mask"):
         if name in options:
@@ -158,10 +165,22 @@ def _asked(own: Json, output: str, source: str | None) -> Job:
     return make_job(**options, output=output)
 
 
-def _stored_regions(plan: Plan) -> list[int]:
-    """Return the regions whose shards of level 0 are all stored."""
+def _cut(plan: Plan, work: Work) -> Plan:
+    """Cut regions as finely as it takes for whole ones to hold most of what is stored: the lost plan may have had smaller."""
+    stored = sum(key != METADATA for key in list_keys(join_url(plan.job.output, "0")))
+    while max(plan.grid.span) > 1 and sum(map(len, _stored_regions(plan).values())) < COVERED * stored:
+        span = list(plan.grid.span)
+        longest = span.index(max(span))
+        span[longest] = -(-span[longest] // 2)
+        plan = plan.model_copy(update={"grid": work.grid((span[0], span[1], span[2]))})
+    return plan
+
+
+def _stored_regions(plan: Plan) -> dict[int, list[str]]:
+    """Return the regions whose shards of level 0 are all stored, with these."""
     stored = set(list_keys(join_url(plan.job.output, "0")))
-    return [index for index in range(plan.grid.count) if stored.issuperset(region_keys(plan, plan.grid.region(index))[0])]
+    shards = {index: region_keys(plan, plan.grid.region(index))[0] for index in range(plan.grid.count)}
+    return {index: keys for index, keys in shards.items() if stored.issuperset(keys)}
 
 
 def _sample(worker: Worker, candidates: list[int], report: Report) -> set[int]:

@@ -145,11 +145,16 @@ class Plan(BaseModel):
         return {**facts, CHECKSUM: provenance_checksum(facts)}
 
     def _options(self) -> dict[str, Any]:
-        """Return the options that decide bytes and regions: from them the job can be planned again."""
-        names = {name for name, kind in field_kinds().items() if kind is SEMANTIC} | ({"roi"} if self.job.crop else set())
+        """Return the options from which the job can be planned again, as they were resolved.
+
+        Not the precision, which is one of the terms, nor a file of section statistics, which may be a copy of what is fitted.
+        """
+        names = {name for name, kind in field_kinds().items() if kind is SEMANTIC} - {"precision", "sections"}
+        names |= {"roi"} if self.job.crop else set()
         options: dict[str, Any] = json.loads(self.job.model_dump_json(exclude_defaults=True, include=names))  # NaN as text
-        options |= {"model": self.model_spec, "region": self.grid.span}
-        return options | {name: canonical_url(options[name]) for name in ("input", "mask", "sections") if name in options}
+        options |= {"model": self.model_spec, "voxel_size": list(self.voxel_size)}
+        options |= {name: canonical_url(options[name]) for name in ("input", "mask") if name in options}
+        return dict(sorted(options.items()))
 
 
 def provenance_checksum(facts: dict[str, Any]) -> str:

@@ -286,6 +286,24 @@ def test_a_watch_that_ends_anywhere_goes_on(folder: Path, target: str, monkeypat
     assert verify(stored_plan(job.output)).ok
 
 
+def test_shards_that_are_deleted_while_the_watch_ends_are_missed_and_written_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, original = job_of(folder), compacting.build_coarse_levels
+    drop(folder, *range(1, COUNT + 1))
+
+    def harmful(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        next(file for file in (Path(job.output) / "0" / "c").rglob("*") if file.is_file()).unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compacting, "build_coarse_levels", harmful)
+        assert refusal(lambda: finish(job, None, Asked(count=COUNT, settle=0.0))) == "output.damaged"
+    assert finish(job, None, Asked(count=COUNT, settle=0.0)).complete
+    assert_batch(job)
+    assert verify(stored_plan(job.output)).ok
+
+
 def test_what_was_enhanced_is_not_enhanced_again_though_its_file_is_gone(folder: Path) -> None:
     job, told = job_of(folder), Told()
     drop(folder, 1, 2, 3, 4)

@@ -17,14 +17,17 @@ from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
 from volumetool.enhancement.stored import read_voxels
 from volumetool.enhancement.writer import slab_boxes, slabs_of, write_slabs
-from volumetool.errors import LedgerError
+from volumetool.errors import LedgerError, OutputError
 from volumetool.geometry import Region
 from volumetool.jobs.clean import delete_torn_shards
+from volumetool.jobs.coarse import write_coarse
+from volumetool.jobs.condemn import check_whole
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, says_complete
 from volumetool.jobs.folder import job_url, open_ledger, read_plan, write_plan
-from volumetool.jobs.ledger import Record
+from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.run import write_maps
+from volumetool.jobs.shards import region_shards
 from volumetool.jobs.turns import to_do
 from volumetool.store.create import create_levels, group_metadata, open_for_writing
 from volumetool.store.kvstore import canonical_url, delete_prefix, encode_json, join_url, write_key
@@ -51,7 +54,9 @@ def compact(plan: Plan, statistics: Statistics, staged: ts.TensorStore, step: St
     Raises
     ------
     LedgerError
-        ``ledger.plan``: a compaction with another plan was begun.
+        ``ledger.plan``: a compaction with another plan was begun; ``ledger.lost``.
+    OutputError
+        ``output.damaged``: what was written is no longer there; the growing arrays stay.
     """
     place, folder = canonical_url(plan.job.output), job_url(plan.job.output)
     stored = read_plan(folder)
@@ -67,7 +72,15 @@ def compact(plan: Plan, statistics: Statistics, staged: ts.TensorStore, step: St
         )
     else:
         plan = stored.model_copy(update={"job": plan.job})
-    _write_regions(plan, statistics, staged, step)
+    ledger = _write_regions(plan, statistics, staged, step)
+    if not check_whole(plan, ledger):
+        raise OutputError(
+            "output.damaged",
+            f"shards of {place} were deleted or changed while they were written: {len(ledger.failures)} regions",
+            hint="watch with the same command again: they are written again",
+            where=place,
+        )
+    write_coarse(plan)
     _switch(plan)
     clear(plan.job.output)
 
@@ -86,7 +99,7 @@ def clear(output: str) -> None:
     delete_prefix(join_url(job_url(output), FOLDER))
 
 
-def _write_regions(plan: Plan, statistics: Statistics, staged: ts.TensorStore, step: Step) -> None:
+def _write_regions(plan: Plan, statistics: Statistics, staged: ts.TensorStore, step: Step) -> Ledger:
     recipe, ledger = plan.recipe(statistics), open_ledger(plan)
     ledger.begin()
     coarse = coarse_shards(plan)
@@ -101,6 +114,7 @@ def _write_regions(plan: Plan, statistics: Statistics, staged: ts.TensorStore, s
         write_maps(plan, ledger)
     done = iter(range(plan.grid.count + 1, every + 1))
     build_coarse_levels(plan, step=lambda: step(next(done), every))
+    return ledger
 
 
 def _write_region(plan: Plan, recipe: Recipe, region: Region, staged: ts.TensorStore, targets: list[ts.TensorStore]) -> Record:
@@ -112,6 +126,7 @@ def _write_region(plan: Plan, recipe: Recipe, region: Region, staged: ts.TensorS
         region=region.index,
         state="done",
         checksums=tuple(checksums),
+        stored=region_shards(plan, region),
         seconds=round(time.time() - started, 4),
         numerics=plan.probe,
         finished=time.time(),
