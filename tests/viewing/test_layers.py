@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import neuroglancer
 import numpy as np
 import pytest
+from PIL import Image
 from small_jobs import noise, write_input
 from small_views import at_url, without_units, write_n5, write_zarr2
 
@@ -18,6 +20,7 @@ from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import Outcome, prepare
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
+from volumetool.viewing.browser import name_panels
 from volumetool.viewing.keys import files_of
 from volumetool.viewing.layers import Layer, client_url, make_layers
 from volumetool.viewing.restated import read_from_afar
@@ -231,3 +234,27 @@ def test_the_tunnel_names_this_end_of_the_connection() -> None:
     assert command is not None
     assert command.startswith("ssh -N -L 1:127.0.0.1:1 -L 2:127.0.0.1:2 ")
     assert command.endswith("@10.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("layout", "rows", "columns"),
+    [
+        ("xy", 1, 1),
+        ("4panel", 2, 2),
+        ({"type": "row", "children": [{"type": "viewer", "layers": [name], "layout": "xy"} for name in "abc"]}, 1, 3),
+        ({"type": "column", "children": [{"type": "viewer", "layers": [name], "layout": "4panel"} for name in "ab"]}, 4, 2),
+    ],
+)
+def test_every_panel_of_a_picture_is_named_in_its_corner_and_nowhere_else(layout: Any, rows: int, columns: int) -> None:
+    grey = Image.new("RGB", (600, 480), (90, 90, 90))
+    file = io.BytesIO()
+    grey.save(file, "PNG")
+    named = Image.open(
+        io.BytesIO(name_panels(file.getvalue(), {"layers": [{"name": name} for name in "abc"], "layout": layout}))
+    )
+    written = (np.asarray(named) != 90).any(axis=2)
+    for row in np.split(written, rows):
+        for panel in np.split(row, columns, axis=1):
+            assert panel[:24, :100].any()
+            assert not panel[24:].any()
+            assert not panel[:, 100:].any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -13,12 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageDraw, ImageFont
+
 from volumetool.errors import ViewError
 from volumetool.viewing.page import Page
 from volumetool.viewing.state import Picture
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _POLL_SECONDS = 0.5
+_LABEL_PIXELS = 14
+
+_Area = tuple[float, float, float, float]
+"""Left, top, width and height, in pixels."""
+
 PATIENCE_SECONDS = 120.0
 """How long all chunks of a view may take: the software renderer of a busy machine is slow, and so are far stores."""
 
@@ -96,7 +104,7 @@ def browsing(link: str, picture: Picture) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def take_picture(page: Page, file: Path, picture: Picture, patience: float = PATIENCE_SECONDS) -> None:
-    """Write what a page shows as PNG, once every chunk of it is drawn.
+    """Write what a page shows as PNG, once every chunk of it is drawn, with the layers of each panel in its corner.
 
     Parameters
     ----------
@@ -115,7 +123,8 @@ def take_picture(page: Page, file: Path, picture: Picture, patience: float = PAT
         ``view.no-browser``, ``view.browser-ended``, ``view.incomplete``.
     """
     with browsing(page.link, picture) as browser:
-        file.write_bytes(capture(page, browser, picture, patience))
+        png = capture(page, browser, picture, patience)
+    file.write_bytes(name_panels(png, page.state.to_json()))
 
 
 def capture(page: Page, browser: subprocess.Popen[bytes], picture: Picture, patience: float = PATIENCE_SECONDS) -> bytes:
@@ -166,6 +175,49 @@ def capture(page: Page, browser: subprocess.Popen[bytes], picture: Picture, pati
                 raise _incomplete(patience, counts)
         if (replies[0].width, replies[0].height) == picture:
             return bytes(replies[0].image)
+
+
+def name_panels(png: bytes, state: dict[str, Any]) -> bytes:
+    """Write into each panel of a picture, upper left, which visible layers it shows, and of four panels which plane.
+
+    Parameters
+    ----------
+    png : bytes
+        The picture, as PNG.
+    state : dict
+        What the page showed.
+    """
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(_LABEL_PIXELS)
+    shown = [layer["name"] for layer in state["layers"] if layer.get("visible", True)]
+    for text, left, top in _corners(state["layout"], shown, (0.0, 0.0, *picture.size)):
+        place = left + _LABEL_PIXELS / 2, top + _LABEL_PIXELS / 3
+        pen.rectangle(pen.textbbox(place, text, font), fill="black", outline="black", width=3)
+        pen.text(place, text, fill="white", font=font)
+    named = io.BytesIO()
+    picture.save(named, "PNG", optimize=True)
+    return named.getvalue()
+
+
+def _corners(layout: Any, shown: list[str], area: _Area) -> Iterator[tuple[str, float, float]]:
+    """Yield the text of each panel with its upper left corner: panels of a row or column have equal shares of it."""
+    left, top, width, height = area
+    if isinstance(layout, dict) and "children" in layout:
+        count, across = len(layout["children"]), layout["type"] == "row"
+        for number, child in enumerate(layout["children"]):
+            if across:
+                part = (left + number * width / count, top, width / count, height)
+            else:
+                part = (left, top + number * height / count, width, height / count)
+            yield from _corners(child, shown, part)
+        return
+    names, planes = (shown, layout) if isinstance(layout, str) else (layout["layers"], layout["layout"])
+    text = ", ".join(name for name in names if name in shown)
+    if planes == "4panel":
+        for number, plane in enumerate(("xy", "xz", "3D", "yz")):
+            yield f"{text}: {plane}", left + number % 2 * width / 2, top + number // 2 * height / 2
+    else:
+        yield text, left, top
 
 
 def _incomplete(patience: float, counts: list[Any]) -> ViewError:
