@@ -108,11 +108,36 @@ def check_regular(path: str | os.PathLike[str]) -> os.stat_result:
     return found
 
 
+def special_kind(mode: int) -> str | None:
+    """Say what something is from which a read may never end; None for regular files and folders."""
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else _KINDS.get(stat.S_IFMT(mode), "special file")
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse to read something from which a read may never end; what is missing passes.
+
+    Raises
+    ------
+    InputError
+        ``input.unreadable``.
+    """
+    try:
+        kind = special_kind(path.stat().st_mode)
+    except (OSError, ValueError):
+        return  # reading says what is wrong
+    if kind is not None:
+        raise InputError(
+            "input.unreadable",
+            f"{path} is a {kind}, not a regular file",
+            hint="Only regular files are read: remove it, or put the file there that belongs there.",
+            where=str(path),
+        )
+
+
 def _check_mode(path: str | os.PathLike[str], mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "special file")
+    if (kind := special_kind(mode)) is not None:
         raise OSError(errno.EINVAL, f"it is a {kind}, not a regular file", os.fspath(path))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,24 @@ def test_a_pickle_in_disguise_is_broken_and_never_run(tmp_path: Path) -> None:
         load_model(file)
     assert caught.value.code == "model.broken"
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_files_of_other_software_are_called_what_they_are(tmp_path: Path, network: UNet) -> None:
+    torch.save(network.state_dict(), tmp_path / "new.pt")
+    torch.save(network.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.jit.trace(torch.nn.ReLU(), torch.rand(4)).save(str(tmp_path / "script.pt"))
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x07\x12\x07pytorch")
+    (tmp_path / "keras.model").write_bytes(b"\x89HDF\r\n\x1a\n")
+    (tmp_path / "rdf.yaml").write_text("type: model")
+    with zipfile.ZipFile(tmp_path / "zoo.zip", "w") as archive:
+        archive.writestr("rdf.yaml", "type: model")
+    names = {"new.pt": "PyTorch", "old.pth": "PyTorch", "script.pt": "TorchScript", "net.onnx": "ONNX", "keras.model": "HDF5"}
+    for name, kind in (names | {"rdf.yaml": "YAML", "zoo.zip": "BioImage"}).items():
+        with pytest.raises(ModelError, match=kind) as caught:
+            load_model(tmp_path / name)
+        assert caught.value.code == "model.broken"
+        assert "volumetool train" in caught.value.hint
 
 
 def test_safetensors_without_a_card_says_so(file: Path, network: UNet) -> None:

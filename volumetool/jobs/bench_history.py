@@ -11,6 +11,7 @@ from volumetool.configuration import cache_folder
 from volumetool.errors import OutputError
 from volumetool.jobs.bench_result import BenchResult
 from volumetool.jobs.pace import machine
+from volumetool.paths import check_regular
 from volumetool.version import __version__
 
 SAME = ("model", "device", "precision", "batch", "threads", "streams", "workers", "input_shape", "output_shape", "machine")
@@ -41,6 +42,8 @@ def remember(file: Path, run: dict[str, Any]) -> dict[str, Any] | None:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            check_regular(file)
         before = file.read_text().splitlines() if file.exists() else []
         with file.open("a") as lines:
             lines.write(json.dumps(run) + "\n")

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Source, input_windows, read_input
@@ -23,6 +22,7 @@ from volumetool.errors import DataError
 from volumetool.geometry import Box, Region, Triple
 from volumetool.jobs.job import Job
 from volumetool.store.chunks import StoredChunks, stored_chunks
+from volumetool.store.limits import read_checked
 from volumetool.store.volume import Volume
 
 NAMED = 3
@@ -163,8 +163,8 @@ def _name_bad(voxels: Any, chunks: StoredChunks, box: Box) -> str:
     names, reason = [], ""
     for place in chunks.places(box):
         try:
-            np.asarray(voxels[chunks.box(place).intersection(Box.whole(tuple(voxels.shape))).slices].read().result())
-        except (ValueError, OSError) as error:
+            read_checked(voxels[chunks.box(place).intersection(Box.whole(tuple(voxels.shape))).slices]).result()
+        except (ValueError, OSError, DataError) as error:
             names.append(chunks.name(place))
             reason = reason or str(error).partition(" [")[0]
         if len(names) == NAMED:

@@ -11,6 +11,7 @@ from volumetool.enhancement.writer import slab_boxes
 from volumetool.errors import InputError
 from volumetool.geometry import Box, LevelGrid, Region
 from volumetool.jobs.plan import Plan
+from volumetool.paths import open_file
 from volumetool.store.kvstore import brief, is_local, join_url, local_path, read_key
 from volumetool.store.retries import STORAGE
 
@@ -65,7 +66,7 @@ def stored_as(url: str, key: str) -> str:
 
 def _file_as(file: Path) -> str:
     size = checksum = 0
-    with file.open("rb") as opened:
+    with open_file(file) as opened:
         while block := opened.read(BLOCK):
             size += len(block)
             checksum = zlib.crc32(block, checksum)

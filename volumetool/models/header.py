@@ -19,6 +19,47 @@ _MOST_SCALE = 2**10
 _MOST_CONTEXT = 64
 
 
+_PICKLE = "a PyTorch file (a pickle, which could run code)"
+_BEGINS = {
+    b"\x80\x02": _PICKLE,
+    b"\x80\x03": _PICKLE,
+    b"\x80\x04": _PICKLE,
+    b"\x80\x05": _PICKLE,
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file, as Keras writes models",
+}
+_IN_ARCHIVES = {
+    b"rdf.yaml": "a package of the BioImage Model Zoo",
+    b"bioimageio.yaml": "a package of the BioImage Model Zoo",
+    b"/code/": "a TorchScript program",
+    b"/data.pkl": _PICKLE,
+    b"/archive_format": "an exported PyTorch program",
+}
+_ENDS = {
+    ".onnx": "an ONNX network",
+    ".pt": "a PyTorch file by its name",
+    ".pth": "a PyTorch file by its name",
+    ".ckpt": "a checkpoint of another program by its name",
+    ".yaml": "a YAML file",
+    ".yml": "a YAML file",
+}
+_LOOKED_AT = 2**16
+
+
+def foreign_kind(path: Path) -> str | None:
+    """Say what a model file of other software is, by its first bytes or else by its name; None for what may be ours.
+
+    Nothing of it is unpacked or run.
+    """
+    with open_file(path) as file:
+        head = file.read(_LOOKED_AT)
+        file.seek(max(0, path.stat().st_size - _LOOKED_AT))
+        tail = file.read(_LOOKED_AT)  # an archive lists its names at its end
+    if head.startswith(b"PK\x03\x04"):
+        return next((kind for name, kind in _IN_ARCHIVES.items() if name in tail), "a zip archive")
+    begins = next((kind for begin, kind in _BEGINS.items() if head.startswith(begin)), None)
+    return begins or _ENDS.get(path.suffix.lower())
+
+
 def wrong_head(path: Path) -> str | None:
     """Say what is wrong with the length of a file's head; None where it can be read."""
     with open_file(path) as file:

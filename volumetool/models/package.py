@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from volumetool.errors import ModelError
 from volumetool.models.card import ModelCard
-from volumetool.models.header import wrong_architecture, wrong_head
+from volumetool.models.header import foreign_kind, wrong_architecture, wrong_head
 from volumetool.models.model import Model
 from volumetool.models.unet import UNet
 from volumetool.paths import absolute_path, replace_file
@@ -82,7 +82,7 @@ def load_model(spec: str | Path) -> Model:
     Raises
     ------
     ModelError
-        ``model.unknown``, ``model.broken``, ``model.no-card``.
+        ``model.unknown``, ``model.broken`` (also a file of other software), ``model.no-card``.
     """
     spec = str(spec)
     if (load := _schemes.get(spec.partition(":")[0])) is not None:
@@ -91,7 +91,7 @@ def load_model(spec: str | Path) -> Model:
         with resources.as_file(resources.files(_BUILTIN) / f"{spec}.safetensors") as path:
             return _load_file(path, spec)
     path = absolute_path(spec)
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         return _load_file(path, str(path.resolve()))
     raise _unknown(spec)
 
@@ -145,6 +145,8 @@ _BUILTIN = "volumetool.models.builtin"
 def _load_file(path: Path, spec: str) -> Model:
     """Load a model file: its head, then its card, then the shapes of its tensors, and only then the tensors."""
     try:
+        if kind := foreign_kind(path):
+            raise _foreign(spec, kind)
         if why := wrong_head(path):
             raise _broken(spec, why)
         with safe_open(path, framework="pt") as file:
@@ -156,6 +158,17 @@ def _load_file(path: Path, spec: str) -> Model:
         raise _broken(spec, f"it is not a safetensors file ({error})") from error
     _check_finite(state, where=spec)
     return Model(card, spec, state)
+
+
+def _foreign(spec: str, kind: str) -> ModelError:
+    return ModelError(
+        "model.broken",
+        f"{spec} is {kind}; volumetool runs its own networks, from safetensors files with a model card",
+        hint="weights of a U-Net of `volumetool.models` become one in Python: load them into it, and save it with "
+        "`volumetool.models.save_model`. Another network is not run: train one with `volumetool train`, or take a built-in "
+        "(`volumetool model list`)",
+        where=spec,
+    )
 
 
 def _card(metadata: dict[str, str], spec: str) -> ModelCard:

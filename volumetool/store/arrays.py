@@ -9,8 +9,9 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.errors import DataError, InputError
+from volumetool.paths import refuse_special
 from volumetool.store.codecs import readable_metadata
-from volumetool.store.kvstore import brief, join_url, kvstore_spec, read_key, shared_context
+from volumetool.store.kvstore import brief, is_local, join_url, kvstore_spec, local_path, read_key, shared_context
 from volumetool.store.limits import check_array, read_bounded
 from volumetool.store.retries import STORAGE
 
@@ -46,6 +47,8 @@ def open_array(url: str, driver: Driver, path: str = "", context: ts.Context | N
     spec = {"driver": driver, "kvstore": kvstore_spec(place)}
     if driver == "neuroglancer_precomputed":  # the metadata of all scales are the volume's
         spec |= {"kvstore": kvstore_spec(url), "scale_metadata": {"key": path}}
+    if driver in METADATA and is_local(place):
+        refuse_special(local_path(place) / METADATA[driver])
     try:
         array = STORAGE.call(lambda _: _open(spec, place, pools))
     except (ValueError, OSError) as error:

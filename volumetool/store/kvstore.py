@@ -20,7 +20,7 @@ import tensorstore as ts
 
 from volumetool.errors import InputError, OutputError, StorageFullError
 from volumetool.machine import usable_cores
-from volumetool.paths import absolute_path
+from volumetool.paths import absolute_path, refuse_special
 from volumetool.redaction import redact
 from volumetool.store.retries import CONCURRENCY, STORAGE, tried
 from volumetool.store.s3 import s3_settings
@@ -225,6 +225,8 @@ def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
     InputError
         As :func:`read_key`.
     """
+    if is_local(url):
+        refuse_special(local_path(url) / key)
     try:
         found = STORAGE.call(lambda _: _open(url).read(key).result(), patient=False)
     except (ValueError, OSError) as error:

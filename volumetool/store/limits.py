@@ -7,7 +7,6 @@ bound on a chunk is 512 MiB; ``VOLUMETOOL_CHUNK_LIMIT`` raises it, such as ``VOL
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -21,7 +20,8 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.configuration import parse_bytes
-from volumetool.errors import ConfigError, DataError, InputError
+from volumetool.errors import ConfigError, InputError
+from volumetool.store.chunk_files import check_file, check_shards
 
 MOST_LEVELS = 32
 MOST_METADATA = 2**26
@@ -48,8 +48,6 @@ UNPACKED = 2**28
 
 _PER_CHUNK = 2**12
 """Bytes that reading takes for each chunk beside its voxels."""
-
-_BLOSC_HEAD = struct.Struct("<BBBBIII")
 
 
 def chunk_limit() -> int:
@@ -186,7 +184,7 @@ def check_stored(view: ts.TensorStore) -> None:
     index = prod(chunk) // max(1, prod(inner)) * (_INDEX_ENTRY + 1024)
     for place in product(*(range(a // n, (b - 1) // n + 1) for (a, b), n in zip(ranges, chunk, strict=True))):
         file = Path(kvstore["path"]) / (prefix + separator.join(map(str, place)))
-        _check_file(file, voxels, voxels + voxels // 8 + index + _SLACK, blosc)
+        check_file(file, voxels, voxels + voxels // 8 + index + _SLACK, blosc)
 
 
 @dataclass(frozen=True)
@@ -233,6 +231,7 @@ def _stored(view: ts.TensorStore) -> _Stored:
 def _check_precomputed(folder: Path, scale: dict[str, Any], ranges: list[tuple[int, int]], itemsize: int) -> None:
     """Look at the chunk files of a precomputed scale; the chunks of a sharded one are found by their own size alone."""
     if scale.get("sharding"):
+        check_shards(folder / scale["key"])
         return
     size, offset, chunk = scale["size"], scale.get("voxel_offset", [0, 0, 0]), scale["chunk_size"]
     grids = [range((a - o) // n, (b - 1 - o) // n + 1) for (a, b), o, n in zip(ranges, offset, chunk, strict=False)]
@@ -240,7 +239,7 @@ def _check_precomputed(folder: Path, scale: dict[str, Any], ranges: list[tuple[i
     for place in product(*grids):
         starts = [p * n for p, n in zip(place, chunk, strict=True)]
         spans = [f"{o + a}-{o + min(a + n, m)}" for a, n, m, o in zip(starts, chunk, size, offset, strict=True)]
-        _check_file(folder / scale["key"] / "_".join(spans), voxels, 2 * voxels + _SLACK, None)
+        check_file(folder / scale["key"] / "_".join(spans), voxels, 2 * voxels + _SLACK, None)
 
 
 def read_checked(view: ts.TensorStore) -> Any:
@@ -348,34 +347,6 @@ def _n5(metadata: dict[str, Any]) -> _Grid:
 
 
 _GRIDS = {"zarr3": _zarr3, "zarr": _zarr2, "n5": _n5}
-
-
-def _check_file(file: Path, voxels: int, most: int, blosc: int | None) -> None:
-    try:
-        stored = file.stat().st_size
-        asked = 0 if blosc is None else _asked_of_blosc(file, blosc)
-    except OSError:
-        return  # not stored, or not readable: reading says so
-    if stored > most:
-        raise _oversized(file, f"has {stored} bytes", voxels)
-    if asked > most:
-        raise _oversized(file, f"unpacks to {asked} bytes, says its head", voxels)
-
-
-def _asked_of_blosc(file: Path, begin: int) -> int:
-    with file.open("rb") as stored:
-        stored.seek(begin)
-        head = stored.read(_BLOSC_HEAD.size)
-    return int(_BLOSC_HEAD.unpack(head)[4]) if len(head) == _BLOSC_HEAD.size else 0
-
-
-def _oversized(file: Path, what: str, voxels: int) -> DataError:
-    return DataError(
-        "data.oversized",
-        f"{file} {what}; its voxels have {voxels}",
-        hint="The chunk is damaged, or made to fill the memory of whoever reads it: delete or replace it.",
-        where=str(file),
-    )
 
 
 def _too_large(url: str, what: str) -> InputError:

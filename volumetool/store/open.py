@@ -13,6 +13,7 @@ import tensorstore as ts
 from volumetool.errors import DataError, InputError
 from volumetool.geometry.box import Size, Triple
 from volumetool.store.arrays import SPACE, Driver, open_array
+from volumetool.store.foreign import describe_file
 from volumetool.store.found import Found, FoundLevel, broken, check_allowed, read_json, sense, wrong_axes
 from volumetool.store.images.names import is_tiff
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path
@@ -253,12 +254,16 @@ def _nothing_here(url: str) -> InputError:
             hint=hint,
             where=url,
         )
-    names = [path.name] if path.is_file() else sorted(entry.name for entry in path.iterdir())
+    if not path.is_dir():
+        what, hint = describe_file(path)
+        return InputError("input.not-a-volume", f"{url} is {what}; {wanted}", hint=hint, where=url)
+    names = sorted(entry.name for entry in path.iterdir())
     images = [name for name in names if is_tiff(name)]
-    seen = f"TIFF images ({images[0]})" if images else f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-    hint = (
-        f"Convert it first: volumetool convert {url} OUTPUT.zarr"
-        if images
-        else "Give the volume's own directory. Images become a volume with volumetool convert, which reads TIFF."
-    )
+    seen = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+    hint = "Give the volume's own directory."
+    if images:
+        seen, hint = f"TIFF images ({images[0]})", f"Convert it first: volumetool convert {url} OUTPUT.zarr"
+    elif first := next((path / name for name in names if (path / name).is_file()), None):
+        what, to_do = describe_file(first)
+        seen, hint = (f"{seen} ({first.name} is {what})", to_do) if what != "a file" else (seen, hint)
     return InputError("input.not-a-volume", f"{url} holds {seen or 'nothing'}; {wanted}", hint=hint, where=url)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from volumetool.errors import DataError, FingerprintError
 from volumetool.models import UNet, load_model
-from volumetool.paths import replace_file
+from volumetool.paths import check_regular, replace_file
 from volumetool.training.config import TrainConfig
 from volumetool.training.crappifiers import load_recipe
 
@@ -154,6 +154,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Tens
     if not path.exists():
         return None, {}
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()[_KEY])
             return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from volumetool.errors import DataError
+from volumetool.paths import open_file
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import join_url, local_path
 from volumetool.store.precomputed import Precomputed, find_precomputed
@@ -83,7 +84,7 @@ class StoredFile:
         DataError
             ``data.changed``: the file was replaced since its key was found.
         """
-        with self.path.open("rb") as file:
+        with open_file(self.path) as file:
             now = os.fstat(file.fileno())
             if (now.st_ino, now.st_mtime_ns, now.st_size) != (self.stat.st_ino, self.stat.st_mtime_ns, self.stat.st_size):
                 raise DataError("data.changed", f"{self.path} was replaced while it was read", hint="ask again")
