@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from volumetool.cli.options import Json, VoxelSize, local_path, numbers
+from volumetool.cli.options import ForceVoxelSize, Json, VoxelSize, local_path, numbers
 from volumetool.cli.progress import counting
 from volumetool.cli.tables import say
 
@@ -26,6 +26,7 @@ def bench(
         Path | None, typer.Option(parser=local_path, help="Folder on the disk to measure; emptied again.")
     ] = None,
     voxel_size: VoxelSize = None,
+    force_voxel_size: ForceVoxelSize = False,
     workers: Annotated[int | None, typer.Option(help="Processes of the job.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
@@ -51,11 +52,10 @@ def bench(
         _curves(model, device, scratch, as_json=as_json)
         return
     z, y, x = (int(n) for n in numbers(size, "--size") or ())
-    options = {"model": model, "roi": roi, "workers": workers, "device": device, "precision": precision, "batch": batch}
+    options: dict[str, Any] = {"model": model, "roi": roi, "workers": workers, "device": device, "precision": precision}
+    options |= {"batch": batch, "voxel_size": voxel_size, "force_voxel_size": force_voxel_size}
     with counting("measuring") as progress:
-        result = measure(
-            input, pairs=pairs, size=(z, y, x), scratch=scratch, progress=progress, voxel_size=voxel_size, **options
-        )
+        result = measure(input, pairs=pairs, size=(z, y, x), scratch=scratch, progress=progress, **options)
     for note in result.notes:
         say(f"warning: {note}")
     run = describe_run(result)

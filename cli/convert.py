@@ -6,7 +6,7 @@ import json
 from typing import Annotated, Literal
 
 import typer
-from volumetool.cli.options import Json, VoxelSize, numbers
+from volumetool.cli.options import ForceVoxelSize, Json, VoxelSize, numbers
 from volumetool.cli.progress import counting_each
 from volumetool.cli.tables import say
 
@@ -15,6 +15,7 @@ def convert(
     input: Annotated[str, typer.Argument(help="TIFF stack, folder of TIFF sections, or a volume.")],  # noqa: A002
     output: Annotated[str, typer.Argument(help="OME-Zarr volume to write.")],
     voxel_size: VoxelSize = None,
+    force_voxel_size: ForceVoxelSize = False,
     gaps: Annotated[
         Literal["refuse", "keep", "close"],
         typer.Option(help="Of missing numbers in a folder: an error, blank sections, or neighbours that touch."),
@@ -28,10 +29,12 @@ def convert(
 
     Run again, it goes on where it stopped.
     """
+    from volumetool.jobs.checks import check_given_size
     from volumetool.jobs.convert import check_room, convert_volume, describe_conversion
     from volumetool.store.conversion import open_source, plan_conversion
 
     size = numbers(voxel_size, "--voxel-size")
+    check_given_size(size, sure=force_voxel_size)
     plan = plan_conversion(open_source(input, size, gaps), output, voxel_size=size, memory=_bytes(memory))
     for name, text in describe_conversion(plan):
         say(f"{name:<8}{text}")

@@ -51,7 +51,9 @@ def enhance(
     force_voxel_size: Annotated[
         bool,
         typer.Option(
-            "--force-voxel-size", help="Go on though the model was trained on other voxel sizes.", rich_help_panel=INPUT
+            "--force-voxel-size",
+            help="Go on with a voxel size that is doubted.",
+            rich_help_panel=INPUT,
         ),
     ] = False,
     patch: Annotated[

@@ -6,7 +6,7 @@ import json
 from typing import Annotated
 
 import typer
-from volumetool.cli.options import Json, VoxelSize, numbers
+from volumetool.cli.options import Json, VoxelSize, given_size
 
 
 def info(
@@ -18,7 +18,7 @@ def info(
     from volumetool.store.describe import describe_volume
     from volumetool.store.open import open_volume
 
-    facts = describe_volume(open_volume(volume, voxel_size=numbers(voxel_size, "--voxel-size")))
+    facts = describe_volume(open_volume(volume, voxel_size=given_size(voxel_size)))
     if as_json:
         print(json.dumps(facts))
         return

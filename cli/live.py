@@ -49,7 +49,9 @@ def live(
     force_voxel_size: Annotated[
         bool,
         typer.Option(
-            "--force-voxel-size", help="Go on though the model was trained on other voxel sizes.", rich_help_panel=LOOK
+            "--force-voxel-size",
+            help="Go on with a voxel size that is doubted.",
+            rich_help_panel=LOOK,
         ),
     ] = False,
     position: Position = None,

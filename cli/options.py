@@ -27,6 +27,25 @@ VoxelSize = Annotated[
 ]
 
 
+ForceVoxelSize = Annotated[
+    bool, typer.Option("--force-voxel-size", help="The voxel size is in nm, and in the order z, y, x, whatever it looks like.")
+]
+
+
+def given_size(text: str | None) -> tuple[float, float, float] | None:
+    """Read a voxel size for looking at a volume, and warn of one that is likely in another unit or order."""
+    from volumetool.cli.tables import say
+
+    from volumetool.jobs.checks import check_given_size
+
+    size = numbers(text, "--voxel-size")
+    try:
+        check_given_size(size)
+    except ConfigError as error:
+        say(f"warning: {error.message}")
+    return size
+
+
 def numbers(text: str | None, option: str) -> tuple[float, float, float] | None:
     """Read ``8,32,32``.
 

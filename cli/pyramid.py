@@ -6,7 +6,7 @@ import json
 from typing import Annotated
 
 import typer
-from volumetool.cli.options import Json
+from volumetool.cli.options import Json, VoxelSize, given_size
 from volumetool.cli.progress import counting
 from volumetool.cli.tables import say
 
@@ -14,13 +14,15 @@ from volumetool.cli.tables import say
 def pyramid(
     volume: Annotated[str, typer.Argument(help="OME-Zarr 0.5 volume; its finest level stays as it is.")],
     nodata: Annotated[float | None, typer.Option(help="Value that means leave out: voxels without data.")] = None,
+    voxel_size: VoxelSize = None,
     as_json: Json = False,
 ) -> None:
     """Write the levels of a volume anew, each the mean of the one before; a volume of one level gets the others."""
     from volumetool.jobs.pyramid import build_pyramid
 
+    size = given_size(voxel_size)
     with counting("building levels") as progress:
-        built = build_pyramid(volume, nodata=nodata, progress=progress)
+        built = build_pyramid(volume, nodata=nodata, voxel_size=size, progress=progress)
     if as_json:
         levels = [{"path": level.path, "shape": level.shape, "voxel_size": level.voxel_size} for level in built.levels]
         print(json.dumps({"volume": built.url, "levels": levels}))

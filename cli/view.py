@@ -18,7 +18,7 @@ from volumetool.cli.looking import (
     as_zoom,
     take_picture,
 )
-from volumetool.cli.options import Json, VoxelSize, numbers
+from volumetool.cli.options import Json, VoxelSize, given_size
 from volumetool.cli.staying import end_like_ctrl_c, stay
 from volumetool.cli.tables import say
 
@@ -84,7 +84,7 @@ def view(
     from volumetool.viewing.view import view as show
 
     look = Look(layout.value, as_position(position), as_zoom(zoom), as_picture(size))
-    voxels = numbers(voxel_size, "--voxel-size")
+    voxels = given_size(voxel_size)
     if url_only:
         _refuse_with_url_only(progress=progress, screenshot=screenshot is not None, open_browser=open_browser)
         _print_link(hosted_link(volumes, look, neuroglancer or HOSTED, voxels), as_json=as_json)

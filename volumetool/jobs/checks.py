@@ -14,6 +14,7 @@ from volumetool.jobs.sample import Sample
 from volumetool.models import ModelCard, fitting_models
 from volumetool.store.create import check_ending
 from volumetool.store.kvstore import contains
+from volumetool.store.units import likely_meant
 from volumetool.store.volume import Volume
 
 NO_CHANGE = 0.003
@@ -22,6 +23,25 @@ em-denoise changes clean images by 0.04."""
 
 TOLERATED_FACTOR = 2.0
 """A voxel size at most this far outside the card's range is warned of; beyond it is refused."""
+
+
+def check_given_size(size: Size | None, *, sure: bool = False) -> None:
+    """Ask about a voxel size that a user typed, if its unit or order is likely another.
+
+    Raises
+    ------
+    ConfigError
+        ``config.voxel-size``: it is likely another, and the user did not say that it is not.
+    """
+    if size is None or sure or (likely := likely_meant(size)) is None:
+        return
+    typed, meant = (",".join(f"{value:.9g}" for value in each) for each in (size, likely[0]))
+    raise ConfigError(
+        "config.voxel-size",
+        f"--voxel-size {typed} means {show_size(size)} (z, y, x): {likely[1]}, --voxel-size {meant}",
+        hint=f"write --voxel-size {meant} if that is what is meant, in nm and in the order z,y,x; otherwise confirm what you "
+        "wrote with --force-voxel-size",
+    )
 
 
 def check_voxel_size(job: Job, card: ModelCard, voxel_size: Size) -> tuple[bool, tuple[str, ...]]:

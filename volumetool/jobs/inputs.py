@@ -11,7 +11,7 @@ from volumetool.enhancement.statistics import Statistics, fit_statistics, no_nor
 from volumetool.enhancement.survey import Survey
 from volumetool.errors import ConfigError, InputError, LedgerError, ModelError, OutputError
 from volumetool.geometry import Box, Triple
-from volumetool.jobs.checks import check_place, mask_factor, show_size
+from volumetool.jobs.checks import check_given_size, check_place, mask_factor, show_size
 from volumetool.jobs.folder import PLAN, job_url, provenance_of, read_job, read_plan, read_statistics
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
@@ -74,6 +74,7 @@ def open_inputs(job: Job) -> Inputs:
     InputError, ModelError, OutputError, ConfigError
         Something is missing, or not what it should be.
     """
+    check_given_size(job.voxel_size, sure=job.force_voxel_size)
     volume = open_volume(job.input, voxel_size=job.voxel_size)
     if job.level >= len(volume.levels):
         last = len(volume.levels) - 1

@@ -106,7 +106,7 @@ class Job(BaseModel):
     recompute_changed : bool
         Make regions again whose input was changed, instead of refusing.
     force_voxel_size : bool
-        Go on although the voxel size is far from what the model was trained on.
+        Go on although the voxel size is far from what the model was trained on, or looks like another unit or order.
     allow_mixed_numerics : bool
         Let workers compute that give other bytes than the plan's probe.
     accept_failed : bool

@@ -10,7 +10,7 @@ from itertools import count
 
 from volumetool.enhancement.pyramid import build_level, shard_boxes
 from volumetool.errors import ConfigError, OutputError
-from volumetool.geometry import Box, LevelGrid, plan_levels, whole_ratio
+from volumetool.geometry import Box, LevelGrid, Size, plan_levels, whole_ratio
 from volumetool.jobs.clean import delete_torn_shards
 from volumetool.jobs.finish import write_status
 from volumetool.store.convert import FINEST_ALONE, Progress
@@ -23,7 +23,9 @@ _ROUNDED = 1e-3
 """Share by which voxel sizes of two levels may miss a whole ratio: they are rounded where they are written."""
 
 
-def build_pyramid(url: str, *, nodata: float | None = None, progress: Progress | None = None) -> Volume:
+def build_pyramid(
+    url: str, *, nodata: float | None = None, voxel_size: Size | None = None, progress: Progress | None = None
+) -> Volume:
     """Write every level of an OME-Zarr 0.5 volume from the level before it; a volume of one level gets the others.
 
     Level 0 is not touched. Building again gives the same bytes. Levels that are new are named in the volume's metadata when
@@ -36,6 +38,8 @@ def build_pyramid(url: str, *, nodata: float | None = None, progress: Progress |
         The volume.
     nodata : float, optional
         Value that means leave out; a block of nothing else becomes `nodata` itself. A volume that a job made knows its own.
+    voxel_size : tuple of float, optional
+        nm, z, y, x, where the metadata do not say it; it decides which axes the first coarser levels halve.
     progress : callable, optional
         Called with shards written and shards in all.
 
@@ -51,7 +55,7 @@ def build_pyramid(url: str, *, nodata: float | None = None, progress: Progress |
     DataError
         Voxels that cannot be read, or do not read back as written.
     """
-    volume = open_volume(url)
+    volume = open_volume(url, voxel_size=voxel_size)
     _check(volume)
     missing = _missing_value(volume, nodata)
     new = len(volume.levels) == 1
@@ -75,7 +79,7 @@ def build_pyramid(url: str, *, nodata: float | None = None, progress: Progress |
         announce_levels(volume, grids)
     if not new or volume.attributes.get("status") == FINEST_ALONE:
         write_status(volume.url, "complete")
-    return open_volume(volume.url)
+    return open_volume(volume.url, voxel_size=voxel_size)
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,10 @@ def _counted(progress: Progress | None, every: int) -> Callable[[], None]:
 
 
 def _check(volume: Volume) -> None:
-    if volume.format != "ome-zarr-0.5":
+    if volume.format != "ome-zarr-0.5" or "z" not in volume.axes:
         raise OutputError(
             "output.format",
-            f"{volume.url} is {volume.format}; levels are written into OME-Zarr 0.5",
+            f"{volume.url} is {volume.format} with {', '.join(volume.axes)}; levels are written into OME-Zarr 0.5 with z, y, x",
             hint="copy it with all its levels: volumetool convert VOLUME NEW.zarr",
             where=volume.url,
         )

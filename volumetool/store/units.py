@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from volumetool.geometry.box import Size
+
 # The names that OME-Zarr allows, of the sizes that microscopy knows, and the short forms that other software writes.
 _NANOMETRES = {
     "picometer": 1e-3,
@@ -29,6 +31,15 @@ _SHORT = {
 }
 
 
+_ATOM = 0.1
+"""Nanometres: no voxel of a microscope is smaller."""
+
+_UNEQUAL = 2
+"""Pixels of a microscope are about as wide as high; only sections are thicker."""
+
+_LARGER = (("µm", 1e3), ("mm", 1e6), ("m", 1e9))
+
+
 def nanometres_per(unit: object) -> float | None:
     """Return how many nanometres a unit of length is, or None if it is none ("pixel", missing, unknown).
 
@@ -45,6 +56,35 @@ def nanometres_per(unit: object) -> float | None:
     if len(name) > 2:
         name = name.removesuffix("s")
     return _NANOMETRES.get(_SHORT.get(name, name))
+
+
+def likely_meant(size: Size) -> tuple[Size, str] | None:
+    """Say what a voxel size that a user typed is likely meant to be.
+
+    Parameters
+    ----------
+    size : tuple of float
+        Nanometres, z, y, x, as typed.
+
+    Returns
+    -------
+    tuple or None
+        The likely size, z, y, x, and what speaks for it; None where nothing speaks against what was typed.
+    """
+    z, y, x = size
+    if max(size) < 1 and min(size) < _ATOM:
+        name, unit = next(each for each in _LARGER if max(size) * each[1] >= 1 or each is _LARGER[-1])
+        meant = (_tidy(z * unit), _tidy(y * unit), _tidy(x * unit))
+        return meant, f"voxels smaller than an atom; in {name} it would be this size"
+    if x >= _UNEQUAL * max(z, y):
+        return (x, y, z), "pixels much wider than high; in the order x, y, z it would be this size"
+    if y >= _UNEQUAL * max(z, x):
+        return (y, z, x), "pixels much higher than wide; with the sections' thickness first it would be this size"
+    return None
+
+
+def _tidy(value: float) -> float:
+    return float(f"{value:.9g}")
 
 
 def is_long_name(unit: object) -> bool:
