@@ -6,6 +6,7 @@ import gc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorstore as ts
 
@@ -34,3 +35,11 @@ def test_reading_one_array_again_and_again_leaves_nothing_behind(tmp_path: Path,
             assert (read_part(array, (slice(z, z + 4), slice(y, y + 4))) == 7).all()
     gc.collect()
     assert len(gc.get_objects()) - before < 10
+
+
+def test_arrays_in_memory_of_different_rank_are_told_apart() -> None:
+    """Neither has a place or a chunk shape by which it could be known."""
+    for shape in ((2, 3), (2, 3, 4), (2, 3)):
+        voxels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+        everything = tuple(slice(0, n) for n in shape)
+        np.testing.assert_array_equal(read_part(ts.array(voxels), everything), voxels)

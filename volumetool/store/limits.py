@@ -216,7 +216,7 @@ def _stored(view: ts.TensorStore) -> _Stored:
     """
     layout = view.chunk_layout
     shapes = (layout.write_chunk.shape, layout.read_chunk.shape, str(view.dimension_units))
-    key = (repr(view.kvstore), repr(view.codec), view.dtype.name, *shapes)
+    key = (repr(view.kvstore), repr(view.codec), view.dtype.name, _transform(view).output_rank, *shapes)
     if key not in _known:
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
@@ -312,15 +312,20 @@ def _parts(view: ts.TensorStore) -> Iterator[ts.TensorStore]:
 
 def _stored_range(view: ts.TensorStore) -> list[tuple[int, int]]:
     """Return from where to where a view reaches along every axis of the stored array."""
-    transform, ranges = view.spec().transform, []
-    assert transform is not None  # noqa: S101  (an open array always has one)
-    for output in transform.output:
+    ranges = []
+    for output in _transform(view).output:
         if output.input_dimension is None:
             ranges.append((output.offset, output.offset + 1))
         else:
             axis = view.domain[int(output.input_dimension)]
             ranges.append((axis.inclusive_min + output.offset, axis.exclusive_max + output.offset))
     return ranges
+
+
+def _transform(view: ts.TensorStore) -> ts.IndexTransform:
+    transform = view.spec().transform
+    assert transform is not None  # noqa: S101  (an open array always has one)
+    return transform
 
 
 _Grid = tuple[list[int], str, str, int | None]
