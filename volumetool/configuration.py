@@ -20,7 +20,11 @@ _MOST_PROBLEMS = 20
 
 _MOST_BYTES = 2**18
 _DEEPEST = 20
-"""Of a configuration file: bytes, and mappings and lists inside each other."""
+_MOST_NUMBER = 2**63
+"""Of a configuration file: bytes, mappings and lists inside each other, and where whole numbers end."""
+
+_MISREAD = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
+"""What yaml raises, beside its own errors, over texts whose tags or numbers make no sense."""
 
 FACE = 2**62
 """Stop of a box that goes on to the volume's face, wherever that is."""
@@ -47,10 +51,10 @@ def parse_bytes(value: object) -> object:
     match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?i?)b?\s*", value.lower())
     if match is None or match[2] not in _BYTES:
         raise ValueError(f"{value!r} is no amount of memory; write 8GiB or 500MB")
-    try:
-        return int(float(match[1]) * _BYTES[match[2]])
-    except OverflowError as error:
-        raise ValueError(f"{value!r} is more memory than there is") from error
+    amount = float(match[1]) * _BYTES[match[2]]
+    if not amount < _MOST_NUMBER:
+        raise ValueError(f"{value!r} is more memory than there is")
+    return int(amount)
 
 
 def parse_box(value: object) -> object:
@@ -66,10 +70,6 @@ def parse_box(value: object) -> object:
 
 Numbers = Annotated[tuple[int, int, int], BeforeValidator(parse_triple)]
 Nanometres = Annotated[tuple[float, float, float], BeforeValidator(parse_triple)]
-
-
-_MISREAD = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
-"""What yaml raises, beside its own errors, over texts whose tags or numbers make no sense."""
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -122,7 +122,24 @@ def _load(path: Path) -> Any:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
             raise ValueError(f"more than {_DEEPEST} levels inside each other")
-    return yaml.safe_load(text)
+    content = yaml.safe_load(text)
+    _check_numbers(content)
+    return content
+
+
+def _check_numbers(content: Any) -> None:
+    """Refuse whole numbers beyond 64 bits, which no option takes and few things can even write down."""
+    if isinstance(content, int) and not -_MOST_NUMBER <= content < _MOST_NUMBER:
+        raise ValueError(f"it has a whole number of {content.bit_length()} bits; at most 63 are read")
+    inside = (
+        (*content, *content.values())
+        if isinstance(content, dict)
+        else content
+        if isinstance(content, list | tuple | set)
+        else ()
+    )
+    for each in inside:
+        _check_numbers(each)
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_jobs import SMALL, noise, write_input
 
-from volumetool.errors import InputError, VolumetoolError
+from volumetool.errors import InputError, ResourceError, VolumetoolError
 from volumetool.jobs.job import make_job
 from volumetool.jobs.planning import plan
 from volumetool.models import load_model, save_model
@@ -264,6 +264,46 @@ def test_xml_that_declares_something_is_refused(text: str, tmp_path: Path) -> No
 def test_xml_longer_than_metadata_of_images_is_refused() -> None:
     with pytest.raises(ValueError, match="at most"):
         limits.parse_xml("<OME>" + "<T/>" * (limits.MOST_XML // 4) + "</OME>")
+
+
+def sparse(file: Path, size: int = 2**42) -> Path:
+    """Make a file as long as four terabytes, which takes no room on the disk."""
+    with file.open("ab") as opened:
+        opened.truncate(size)
+    return file
+
+
+def test_files_longer_than_memory_are_refused_unread(tiny_model: Path, tmp_path: Path) -> None:
+    """A table of sections, a model, metadata, and the plan of a job."""
+    source = write_input(tmp_path / "in.zarr", noise((2, 40, 40)))
+    wanted = {"input": str(source)}
+    assert _refused(tmp_path, **wanted, sections=str(sparse(tmp_path / "table.csv"))).code == "config.sections"
+    (tmp_path / "m.safetensors").write_bytes(tiny_model.read_bytes())
+    assert _refused(tmp_path, **wanted, model=str(sparse(tmp_path / "m.safetensors"))).code == "model.broken"
+    (tmp_path / "out.zarr.job").mkdir()
+    sparse(tmp_path / "out.zarr.job" / "plan.json")
+    assert _refused(tmp_path, **wanted).code == "input.too-large"
+    sparse(source / "0" / "zarr.json")
+    assert _refused(tmp_path, **wanted).code == "input.broken-metadata"
+
+
+def test_a_section_that_memory_does_not_hold_is_refused(tmp_path: Path) -> None:
+    file = sparse(_tiff(tmp_path / "a.tif", "ImageWidth", 2**26))
+    with tifffile.TiffFile(file, mode="r+b") as opened:
+        opened.pages[0].tags["ImageLength"].overwrite(2**22)
+    with pytest.raises(ResourceError, match="pixels takes 281474976710656 bytes"):
+        open_images(file)
+
+
+def test_metadata_nested_beyond_measure_end_no_process(tmp_path: Path) -> None:
+    """Tensorstore would end the process: where a level's file is so, each command says it."""
+    source = write_input(tmp_path / "in.zarr", noise((2, 40, 40)), levels=2)
+    (source / "1" / "zarr.json").write_text("[" * 100_000 + "]" * 100_000)
+    found = subprocess.run(
+        [sys.executable, "-m", "volumetool.cli.main", "validate", str(source)], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 4, found.stderr
+    assert "1/zarr.json is not JSON" in found.stderr
 
 
 def _tiff(path: Path, tag: str, value: Any) -> Path:

@@ -23,6 +23,9 @@ from volumetool.store.kvstore import canonical_url, is_local, local_path, read_k
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Level, Volume
 
+MOST_TABLE = 2**28
+"""Bytes of a table of section statistics: 128 for each of the sections that a volume may have."""
+
 METADATA_KEYS = ("zarr.json", ".zgroup", ".zarray", "attributes.json", "info")
 
 
@@ -124,8 +127,11 @@ def read_table(sections: str) -> str:
     """
     try:
         with open_file(absolute_path(sections)) as file:
-            return file.read().decode()
-    except (OSError, UnicodeDecodeError) as error:
+            text = file.read(MOST_TABLE + 1)
+        if len(text) > MOST_TABLE:
+            raise ValueError(f"more than {MOST_TABLE} bytes are no table")
+        return text.decode()
+    except (OSError, ValueError) as error:
         raise ConfigError(
             "config.sections", f"--sections {sections} cannot be read: {error}", hint="give a CSV file"
         ) from error

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from volumetool.errors import ModelError
+from volumetool.machine import usable_memory
 from volumetool.models.card import ModelCard
 from volumetool.models.header import foreign_kind, wrong_architecture, wrong_head
 from volumetool.models.model import Model
@@ -149,6 +150,8 @@ def _load_file(path: Path, spec: str) -> Model:
             raise _foreign(spec, kind)
         if why := wrong_head(path):
             raise _broken(spec, why)
+        if 2 * (size := path.stat().st_size) > usable_memory():  # the file, and the network made of it
+            raise _broken(spec, f"it has {size} bytes, more than half of the memory that is free")
         with safe_open(path, framework="pt") as file:
             card = _card(file.metadata() or {}, spec)
             names = file.keys()

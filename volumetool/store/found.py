@@ -122,6 +122,10 @@ def _check_size(url: str, key: str) -> None:
         raise broken(str(file), f"has {size} bytes; metadata have at most {MOST_METADATA}")
 
 
+NONSENSE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
+"""What breaks over metadata that hold other things than they should."""
+
+
 @contextmanager
 def sense(url: str) -> Iterator[None]:
     """Say of whatever breaks over metadata that they make no sense.
@@ -133,7 +137,7 @@ def sense(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+    except NONSENSE as error:
         raise broken(url, f"has metadata that make no sense: {type(error).__name__}: {error}") from error
 
 

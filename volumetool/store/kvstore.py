@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 import tensorstore as ts
 
 from volumetool.errors import InputError, OutputError, StorageFullError
-from volumetool.machine import usable_cores
+from volumetool.machine import usable_cores, usable_memory
 from volumetool.paths import absolute_path, refuse_special
 from volumetool.redaction import redact
 from volumetool.store.retries import CONCURRENCY, STORAGE, tried
@@ -227,6 +227,7 @@ def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
     """
     if is_local(url):
         refuse_special(local_path(url) / key)
+        _check_size(url, key)
     try:
         found = STORAGE.call(lambda _: _open(url).read(key).result(), patient=False)
     except (ValueError, OSError) as error:
@@ -244,6 +245,25 @@ def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
             where=url,
         ) from error
     return bytes(found.value) if found.state == "value" else None, bytes(found.stamp.generation)
+
+
+def _check_size(url: str, key: str) -> None:
+    """Refuse a local file that memory does not hold twice: it may take no room on the disk. Servers tell no size before."""
+    try:
+        size = (local_path(url) / key).stat().st_size
+    except OSError:
+        return  # reading it says more
+    if size > _LARGE and 2 * size > usable_memory():
+        raise InputError(
+            "input.too-large",
+            f"{join_url(url, key)} has {size} bytes, more than half of the memory that is free",
+            hint="It may be damaged, or made to fill the memory of whoever reads it.",
+            where=url,
+        )
+
+
+_LARGE = 2**26
+"""Bytes from which a file is compared with the memory; no other is so large but a shard or a ledger."""
 
 
 def replace_key(url: str, key: str, data: bytes, generation: bytes) -> bytes | None:

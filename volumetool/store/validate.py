@@ -18,8 +18,8 @@ import yaozarrs
 from volumetool.errors import InputError, VolumetoolError
 from volumetool.geometry.box import Size, Triple
 from volumetool.store.arrays import SPACE
-from volumetool.store.found import Found, FoundLevel, read_json, sense
-from volumetool.store.kvstore import canonical_url, join_url, read_key
+from volumetool.store.found import NONSENSE, Found, FoundLevel, read_json, read_small, sense
+from volumetool.store.kvstore import canonical_url, join_url
 from volumetool.store.ome_zarr import find_ome_zarr, ome_of
 from volumetool.store.open import open_levels
 from volumetool.store.units import is_long_name
@@ -100,7 +100,7 @@ class _Keys(Mapping[str, bytes]):
         return path
 
     def __getitem__(self, key: str) -> bytes:
-        data = read_key(self._url, key)
+        data = read_small(self._url, key)
         if data is None:
             raise KeyError(key)
         return data
@@ -117,7 +117,7 @@ def _by_the_specification(place: str) -> Iterator[Finding]:
         warnings.simplefilter("always")
         try:
             yaozarrs.validate_zarr_store(yaozarrs.ZarrGroup(cast("Any", _Keys(place))))
-        except (ValueError, KeyError, FileNotFoundError, NotImplementedError) as error:
+        except (OSError, NotImplementedError, *NONSENSE) as error:
             yield Finding("validate.ome-zarr", str(error))
     for warning in seen:
         yield Finding("validate.ome-zarr-warning", str(warning.message))

@@ -10,12 +10,12 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.errors import ConfigError, DataError, InputError, ResourceError
+from volumetool.errors import ConfigError, DataError, InputError
 from volumetool.geometry import Box, Size, Triple, mirror_index, part_inside
-from volumetool.machine import usable_memory
 from volumetool.store.arrays import read_part
 from volumetool.store.images import holds_images, open_images
 from volumetool.store.kvstore import brief, is_local, local_path
+from volumetool.store.limits import check_memory
 from volumetool.store.open import open_volume
 from volumetool.training.config import SourceConfig, TrainConfig, ValidationConfig
 from volumetool.training.registration import align_pairs, match_contrast
@@ -261,14 +261,7 @@ def _voxels(array: Any, path: str) -> NDArray[Any]:
     """
     if not isinstance(array, ts.TensorStore):
         return np.asarray(array)
-    needed, free = array.size * array.dtype.numpy_dtype.itemsize, usable_memory()
-    if needed > free:
-        raise ResourceError(
-            "resource.memory",
-            f"{array.shape} voxels of {path} take {needed} bytes, this machine has {free} free",
-            hint="take smaller crops or a coarser `level`; a real pair stays in memory as a whole, cut it",
-            where=path,
-        )
+    check_memory(path, array.size * array.dtype.numpy_dtype.itemsize, f"a part of {array.shape} voxels, read as a whole,")
     try:
         return read_part(array, (slice(None),) * array.rank)
     except (ValueError, OSError) as error:
