@@ -94,3 +94,27 @@ def test_a_stage_that_was_never_asked_starts_no_thread() -> None:
     with closing(stage):  # type: ignore[type-var]
         assert not stage_threads()
     assert list(stage) == []
+
+
+def test_a_signal_while_the_stage_ends_leaves_nothing_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else closing the stage before it would fail with an error that hides the signal."""
+    slow = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        slow.wait(5)
+        yield 2
+
+    before, join = items(), threading.Thread.join
+
+    def interrupted(_: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "join", join)
+        threading.Timer(0.1, slow.set).start()
+        raise KeyboardInterrupt
+
+    stage = ahead(before)
+    assert next(stage) == 1
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt), closing(before), closing(stage):  # type: ignore[type-var]
+        pass
+    assert not stage_threads()

@@ -47,7 +47,11 @@ def ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
             yield item
     finally:
         stopped.set()
-        thread.join()
+        try:
+            thread.join()
+        except BaseException:  # Ctrl-C, or a signal to stop: the stage is closed next, and must not be running then
+            thread.join()
+            raise
 
 
 def _fill(items: Iterable[T], queue: Queue[T | _End], stopped: threading.Event) -> None:

@@ -49,8 +49,8 @@ def condemn(plan: Plan, report: Report) -> int:
 def check_whole(plan: Plan, ledger: Ledger) -> bool:
     """Look whether all that a job recorded is still stored, without reading it, and mark what is not for the next run.
 
-    To be called by the job's owner. A region that has lost a shard, or whose shard has another size,
-    is recorded as failed; where a shard of a coarse level is lost, the volume calls itself unfinished.
+    To be called by the job's owner. A region that has lost a shard, or whose shard has another size, is recorded as failed;
+    where a shard of a coarse level is lost, the volume calls itself unfinished.
 
     Returns
     -------
