@@ -148,8 +148,9 @@ def _worker_of(output: str, source: str | None) -> Worker:
 def _asked(own: Json, output: str, source: str | None) -> Job:
     """Return the job that an output's metadata ask for; others may have written them."""
     stored = own.get("job")
+    stored = stored if isinstance(stored, dict) else {}
     known = {name for name, kind in field_kinds().items() if kind is SEMANTIC} | {"roi"}
-    options: dict[str, Any] = {name: value for name, value in (stored or {}).items() if name in known}
+    options: dict[str, Any] = {name: value for name, value in stored.items() if name in known}
     for name in ("input", "mask"):
         if name in options:
             check_foreign(str(options[name]))
