@@ -37,9 +37,9 @@ def test_reading_one_array_again_and_again_leaves_nothing_behind(tmp_path: Path,
     assert len(gc.get_objects()) - before < 10
 
 
-def test_arrays_in_memory_of_different_rank_are_told_apart() -> None:
-    """Neither has a place or a chunk shape by which it could be known, and a channel of one has as many axes as the other."""
-    voxels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    everything = (slice(0, 2), slice(0, 3), slice(0, 4))
-    for view in (ts.array(voxels), ts.array(voxels[None])[0], ts.array(voxels)):
-        np.testing.assert_array_equal(read_part(view, everything), voxels)
+def test_arrays_in_memory_are_told_apart() -> None:
+    """None has a place or a chunk shape by which it could be known, and tensorstore keeps no axis of one voxel of them."""
+    for shape in ((2, 3, 4), (1, 3, 4), (1, 1, 4), (2, 3, 4)):
+        voxels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+        everything = (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+        np.testing.assert_array_equal(read_part(ts.array(voxels), everything), voxels)
