@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +177,20 @@ def test_what_is_no_readable_image_is_refused_by_name(
     with pytest.raises(InputError) as caught:
         vt.open_volume(tmp_path / "v")
     assert caught.value.code == code
+
+
+def test_chunk_files_that_are_packed_are_refused_and_not_taken_for_missing(tmp_path: Path) -> None:
+    voxels = noise()
+    write(tmp_path / "v", voxels)
+    folder = tmp_path / "v" / "scales" / "8_9_30"
+    for file in list(folder.iterdir()):  # as cloud-volume writes by default
+        (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    with pytest.raises(InputError, match=r"\.gz.*read are plain") as caught:
+        vt.open_volume(tmp_path / "v")
+    assert caught.value.code == "input.unsupported"
+    subprocess.run(["gunzip", "-r", str(folder)], check=True)  # as the hint says
+    np.testing.assert_array_equal(read(vt.open_volume(tmp_path / "v")), voxels[0])
 
 
 def test_a_segmentation_can_still_be_looked_at(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,6 +76,19 @@ def test_an_array_of_two_dimensions_is_one_section(tmp_path: Path) -> None:
     volume = open_volume(tmp_path / "a", voxel_size=SIZE)
     assert (volume.axes, volume.shape, volume.voxel_size) == (("y", "x"), (1, 5, 6), SIZE)
     np.testing.assert_array_equal(volume.open().read().result(), voxels[None])
+
+
+def test_chunks_in_folders_that_the_metadata_keep_quiet_about_are_not_taken_for_missing(tmp_path: Path) -> None:
+    voxels = np.arange(1, 121, dtype=np.uint8).reshape(4, 5, 6)
+    key = {"name": "v2", "separator": "/"}
+    zarr.create_array(str(tmp_path / "a"), data=voxels, chunks=(2, 3, 3), zarr_format=2, chunk_key_encoding=key)
+    np.testing.assert_array_equal(open_volume(tmp_path / "a", voxel_size=SIZE).open().read().result(), voxels)
+    stored = json.loads((tmp_path / "a" / ".zarray").read_text())
+    del stored["dimension_separator"]  # as NestedDirectoryStore wrote it once
+    (tmp_path / "a" / ".zarray").write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="dimension_separator") as caught:
+        open_volume(tmp_path / "a", voxel_size=SIZE)
+    assert caught.value.code == "input.broken-metadata"
 
 
 def test_a_fourth_dimension_in_front_is_channels(tmp_path: Path) -> None:

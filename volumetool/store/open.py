@@ -23,7 +23,7 @@ from volumetool.store.ome_zarr import find_level, find_ome_zarr
 from volumetool.store.precomputed import find_precomputed, scale_structure
 from volumetool.store.urls import check_below
 from volumetool.store.volume import DTYPES, Level, Volume, identity_of
-from volumetool.store.zarr_array import find_zarr_array, is_zarr_array
+from volumetool.store.zarr_array import find_zarr_array, is_zarr_array, refuse_unsaid_nesting
 
 # The members that decide how stored bytes become voxels. Attributes are left out: notes may be added to a finished
 # input.
@@ -132,6 +132,8 @@ def _array(found: Found, level: FoundLevel) -> ts.TensorStore:
             hint="The copy may be incomplete: copy it again, or remove the level from the metadata.",
             where=url,
         )
+    if found.driver == "zarr":
+        refuse_unsaid_nesting(url)
     try:
         array = open_array(found.url, found.driver, level.path)
     except DataError as error:

@@ -6,9 +6,11 @@ covers 0 to its size.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import prod
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +24,10 @@ from volumetool.store.found import Found, FoundLevel, Json, broken, read_json
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path
 from volumetool.store.limits import check_levels
 from volumetool.store.urls import check_below
+
+_PACKED = (".gz", ".br", ".zst", ".zstd", ".xz", ".bz2")
+_LOOKED_AT = 64
+"""Files of a scale: writers pack all of them or none."""
 
 SHARDED = "neuroglancer_uint64_sharded"
 """Tensorstore's name of the shards' format."""
@@ -143,7 +149,8 @@ class Precomputed:
         Raises
         ------
         InputError
-            ``input.labels``: a segmentation. ``input.unsupported``: an encoding that cannot be read.
+            ``input.labels``: a segmentation. ``input.unsupported``: an encoding that cannot be read, or chunk files that are
+            compressed as a whole.
         """
         encodings = {str(scale.get("encoding")) for scale in self.info["scales"]}
         if self.kind == "segmentation" or encodings & _FOR_LABELS:
@@ -160,8 +167,26 @@ class Precomputed:
                 hint="Copy it into one of these with the software that wrote it.",
                 where=self.url,
             )
+        for scale in self.levels:
+            self._refuse_packed(scale)
         levels = tuple(FoundLevel(scale.path, scale.voxel_size, scale.translation) for scale in self.levels)
         return Found(self.url, "precomputed", self.driver, _AXES, levels, (1.0, 1.0, 1.0), self.info)
+
+    def _refuse_packed(self, scale: Scale) -> None:
+        """Refuse chunk files that are compressed as a whole: by their names they would count as not stored."""
+        folder = local_path(self.url) / scale.path if is_local(self.url) else None
+        if folder is None or not folder.is_dir():
+            return
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in islice(entries, _LOOKED_AT)]
+        packed = next((name for name in names if name.endswith(_PACKED)), None)
+        if packed is not None:
+            raise InputError(
+                "input.unsupported",
+                f"{self.url} holds chunk files compressed as a whole, such as {scale.path}/{packed}; read are plain ones",
+                hint=f"Unpack them, such as with `gunzip -r {folder}`; cloud-volume writes plain ones with compress=False.",
+                where=self.url,
+            )
 
 
 def find_precomputed(url: str) -> Precomputed | None:

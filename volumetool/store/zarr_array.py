@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from itertools import islice
+
 from volumetool.store.arrays import SPACE, Driver
 from volumetool.store.found import Found, FoundLevel, Json, are_axes, broken, read_json, wrong_axes
+from volumetool.store.kvstore import is_local, join_url, local_path, read_key
+
+_FLAT = re.compile(r"[0-9]+(\.[0-9]+)+")
+_LOOKED_AT = 1024
+"""Entries of an array's folder."""
 
 
 def is_zarr_array(url: str) -> bool:
@@ -39,6 +47,31 @@ def _description(url: str) -> tuple[Json, Driver] | None:
         return (node, "zarr3") if node.get("node_type") == "array" else None
     array = read_json(url, ".zarray")
     return None if array is None else (array, "zarr")
+
+
+def refuse_unsaid_nesting(url: str) -> None:
+    """Refuse a version 2 array whose chunks lie in folders though its metadata do not say so: all would count as not stored.
+
+    Raises
+    ------
+    InputError
+        ``input.broken-metadata``.
+    """
+    array = read_json(url, ".zarray") or {}
+    rank = len(array.get("shape") or ())
+    if rank < 2 or "dimension_separator" in array:
+        return
+    flat, nested = (separator.join("0" * rank) for separator in "./")
+    if is_local(url):
+        names = [entry.name for entry in islice(local_path(url).iterdir(), _LOOKED_AT)]
+        wrong = any(map(str.isdecimal, names)) and not any(_FLAT.fullmatch(name) for name in names)
+    else:
+        wrong = read_key(url, flat) is None and read_key(url, nested) is not None
+    if wrong:
+        raise broken(
+            join_url(url, ".zarray"),
+            'does not say that its chunks lie in folders, as old writers did: add the member "dimension_separator": "/"',
+        )
 
 
 def _axes(url: str, rank: int, names: object) -> tuple[str, ...]:
