@@ -20,12 +20,16 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.configuration import parse_bytes
-from volumetool.errors import ConfigError, InputError
+from volumetool.errors import ConfigError, InputError, ResourceError
+from volumetool.machine import usable_memory
 from volumetool.store.chunk_files import check_file, check_shards
 
 MOST_LEVELS = 32
-MOST_METADATA = 2**26
-"""Bytes of one metadata file."""
+MOST_METADATA = 2**23
+"""Bytes of one metadata file: as Python holds it, JSON may take 20 times as much."""
+
+_MOST_INDEX = 2**26
+"""Bytes of a shard's index."""
 
 MOST_XML = 2**24
 """Characters of XML: 100,000 planes with a file each."""
@@ -82,8 +86,8 @@ def check_array(url: str, array: ts.TensorStore) -> None:
     chunk, shard = (tuple(int(n or 1) for n in part.shape or ()) for part in (layout.read_chunk, layout.write_chunk))
     if prod(chunk) * size > limit:
         raise _too_large(url, f"has chunks of {chunk} voxels, {prod(chunk) * size} bytes; the limit is {limit}")
-    if shard != chunk and prod(shard) // prod(chunk) * _INDEX_ENTRY > MOST_METADATA:
-        raise _too_large(url, f"has shards of {shard} voxels in chunks of {chunk}: their index exceeds {MOST_METADATA} bytes")
+    if shard != chunk and prod(shard) // prod(chunk) * _INDEX_ENTRY > _MOST_INDEX:
+        raise _too_large(url, f"has shards of {shard} voxels in chunks of {chunk}: their index exceeds {_MOST_INDEX} bytes")
 
 
 def check_sections(url: str, sections: int) -> None:
@@ -136,18 +140,38 @@ def parse_xml(text: str) -> Element:
 def check_images(file: Path, shape: tuple[int, int, int], itemsize: int) -> None:
     """Refuse a file of images whose header declares more than the file can hold.
 
-    Sections of any size are read where the file is large enough for them.
+    Sections of any size are read where the file is large enough for them, and memory holds one.
 
     Raises
     ------
     InputError
         ``input.too-large``, ``input.empty``.
+    ResourceError
+        ``resource.memory``.
     """
     section, stored = shape[1] * shape[2] * itemsize, file.stat().st_size
     if min(shape) < 1:
         raise InputError("input.empty", f"{file} has the shape {shape}: no voxel", hint="Give another file.", where=str(file))
     if max(shape) > LONGEST_AXIS or section > max(chunk_limit(), _IMAGE_RATIO * stored):
         raise _too_large(str(file), f"declares sections of {shape[1:]} pixels and has {stored} bytes")
+    check_memory(str(file), section, f"a section of {shape[1:]} pixels")
+
+
+def check_memory(place: str, needed: int, what: str) -> None:
+    """Refuse what takes more memory at once than this process may still use.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.memory``.
+    """
+    if needed > (free := usable_memory()):
+        raise ResourceError(
+            "resource.memory",
+            f"{place}: {what} takes {needed} bytes, {free} are free",
+            hint="The file may be damaged or hostile. Of one that really is so large, take a part, or more memory.",
+            where=place,
+        )
 
 
 _IMAGE_RATIO = 200
