@@ -314,7 +314,12 @@ def test_chunks_are_named_as_the_format_spells_them(tmp_path: Path, driver: str)
     lost = places[5]
     (tmp_path / "in" / chunks.key(lost)).unlink()
     gone = np.asarray(volume.open(0).read().result()) != voxels
-    np.testing.assert_array_equal(chunks.absent(whole), gone)
+    absent = chunks.never_stored(whole, volume.open(strict=True))
+    assert absent == {lost}
+    np.testing.assert_array_equal(chunks.absent(whole, absent), gone)
+    listed = chunks.listed()
+    assert listed is not None
+    assert {tuple(place) for place in np.argwhere(~listed).tolist()} == {lost}
 
 
 @pytest.mark.s3

@@ -140,7 +140,7 @@ def fit_statistics(
     low = np.full((channels, depth), np.nan)
     high = np.full((channels, depth), np.nan)
     for channel in range(channels):
-        store = volume.open(level, channel)
+        store = volume.open(level, channel, strict=True)
         for start in range(0, depth, BLOCK):
             stop = min(start + BLOCK, depth)
             tiles = _tiles((depth, height, width), (seed, channel, start // BLOCK))

@@ -252,7 +252,7 @@ def _batches(plan: Plan, table: Statistics, size: int) -> Iterator[NDArray[np.fl
     waiting: list[NDArray[np.float32]] = []
     for channel in range(plan.terms.channels or 1):
         whole = Region(0, channel, Box.whole(plan.terms.box.shape))
-        for column in read_columns(recipe, whole, Source(volume.open(plan.job.level, channel)), size):
+        for column in read_columns(recipe, whole, Source(volume.open(plan.job.level, channel, strict=True)), size):
             waiting.extend(column.patches[column.active])
             while len(waiting) >= size:
                 yield np.stack(waiting[:size])

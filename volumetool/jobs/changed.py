@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import islice
 
 from volumetool.enhancement.statistics import no_normalisation
-from volumetool.errors import DataError, FingerprintError
+from volumetool.errors import DataError, FingerprintError, InputError
 from volumetool.jobs.finish import mark_unfinished, says_complete
 from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.plan import Plan
@@ -59,6 +59,32 @@ def check_input(plan: Plan, ledger: Ledger, say: Say) -> None:
     ledger.flush()
 
 
+def check_there(plan: Plan) -> None:
+    """Make sure that the input and the mask of a job that runs are still where they were.
+
+    Raises
+    ------
+    InputError
+        ``input.vanished``.
+    """
+    job = plan.job
+    asked = [(job.input, job.level, job.voxel_size, plan.terms.input)]
+    if job.mask is not None:
+        asked.append((job.mask, 0, (1.0, 1.0, 1.0), plan.terms.mask or ""))
+    for place, level, size, identity in asked:
+        try:
+            there = open_volume(place, voxel_size=size).identity_of(level) == identity
+        except (InputError, DataError, IndexError):
+            there = False
+        if not there:
+            raise InputError(
+                "input.vanished",
+                f"{place} was there when the job began, and is gone",
+                hint="bring it back and run the same command again; nothing that was read meanwhile is recorded",
+                where=place,
+            )
+
+
 def _changed(plan: Plan, ledger: Ledger, say: Say) -> Iterator[tuple[int, str]]:
     """Yield the regions whose input is another one now, and what is."""
     job = plan.job
@@ -92,10 +118,12 @@ class _Look:
         region = self._plan.grid.region(record.region)
         try:
             state = self._source.state(self._recipe, region)
+            if state.gone:
+                return {}, f"chunks of its input are gone: {'; '.join(state.gone)}"
             if state.digest == record.read["stored"] and self._plan.job.input_check != "strict":
                 return record.read, ""
             voxels = self._source.content(self._recipe, region)
-        except DataError as error:
+        except (DataError, InputError) as error:
             return {}, f"its input can no longer be read: {error.message}"
         if voxels != record.read["voxels"]:
             return {}, "its input has other voxels now"

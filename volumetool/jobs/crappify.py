@@ -217,7 +217,7 @@ class _Degrader:
         asked = plan.request
         self._crappifier, self._scale = asked.crappifier, asked.scale
         self._seed = asked.seed + (channel << 32)  # each channel is a volume of its own
-        self._fine: ts.TensorStore = plan.source.open(asked.level, channel)
+        self._fine: ts.TensorStore = plan.source.open(asked.level, channel, strict=True)
         self._limits, self._dtype = plan.limits, np.dtype(plan.layout.dtype)
         self._whole = Box.whole(plan.layout.levels[0].shape).enlarged(asked.scale)
         self._halo, self._unit = asked.crappifier.halo(asked.scale), asked.crappifier.granularity(asked.scale)

@@ -69,7 +69,7 @@ def _sample(volume: Volume, scale: Triple) -> NDArray[np.float32]:
     depth, height, width = (n // f for n, f in zip(volume.shape, scale, strict=True))
     rows, columns = min(height, SAMPLE_SIDE), min(width, SAMPLE_SIDE)
     count = max(1, min(depth, SAMPLE_VOXELS // max(1, rows * columns)))
-    store, blocks = volume.open(0), []
+    store, blocks = volume.open(0, strict=True), []
     for place in range(count):
         z = (2 * place + 1) * depth // (2 * count)
         start = z, (height - rows) // 2, (width - columns) // 2

@@ -83,7 +83,7 @@ def plan_anew(ground: Ground) -> Plan:
     workers, allowed = running["workers"], _allowed(inputs.job, running["workers"])
     layout = VolumeLayout(terms.dtype, terms.levels, terms.channels)
     probe = engine.probe(work.lattice.patch)  # first: it warms the network up for the sample, which is timed
-    sample = take_sample(ground.recipe, engine, inputs.volume.open(job.level), layout)
+    sample = take_sample(ground.recipe, engine, inputs.volume.open(job.level, strict=True), layout)
     running["notes"] += check_sample(job, inputs.model.card, sample)
     keeping = plan_keeping(job, work, Demand(workers, allowed, sample.patch_seconds), sample, ground.memory_of)
     memory = ground.memory_of(work, keeping.span, keeping.keep), allowed

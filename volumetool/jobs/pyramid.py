@@ -69,7 +69,7 @@ def build_pyramid(
     every = sum(len(list(shard_boxes(grid))) for grid in grids[1:]) * (volume.channels or 1)
     told = _counted(progress, every)
     for channel in range(volume.channels or 1):
-        fine = open_for_writing(volume.url, volume, 0, channel)
+        fine = volume.open(0, channel, strict=True)
         for number, grid in enumerate(grids[1:], start=1):
             coarse = open_for_writing(volume.url, target, number, channel)
             clear = partial(delete_torn_shards, coarse, grid, channel=None if volume.channels is None else channel)

@@ -11,22 +11,31 @@ import hashlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Source, input_windows, read_input
 from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.stored import as_bytes
-from volumetool.errors import DataError
+from volumetool.errors import DataError, InputError
 from volumetool.geometry import Box, Region, Triple
+from volumetool.jobs.folder import job_url
+from volumetool.jobs.inventory import MASK, input_name, read_inventory
 from volumetool.jobs.job import Job
 from volumetool.store.chunks import StoredChunks, stored_chunks
 from volumetool.store.limits import read_checked
+from volumetool.store.presence import check_there, gone
+from volumetool.store.retries import STORAGE, VanishedError
 from volumetool.store.volume import Volume
 
 NAMED = 3
 """Chunks that an error names."""
+
+READINGS = 3
+"""How often a region is read whose chunks are written meanwhile."""
+
+T = TypeVar("T")
 
 
 class Seen:
@@ -52,11 +61,14 @@ class State:
         How many there are.
     absent : tuple of int triples
         Chunks of the input that are not stored: places in its grid.
+    gone : tuple of str
+        The first chunks of input and mask that are not stored, but were, by name.
     """
 
     digest: str
     chunks: int
     absent: tuple[Triple, ...]
+    gone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +96,9 @@ class RegionInput:
         return functools.cache(self._source)
 
     def _source(self, channel: int) -> Source:
-        mask = None if self.mask is None else self.mask.open(0, 0)
-        voxels = self.volume.open(self.job.level, channel)
-        chunks = self.chunks(channel)
-        absent = chunks.absent if self.job.missing == "skip" else None
-        return Source(voxels, mask, self.mask_factor, absent, functools.partial(_name_bad, voxels, chunks))
+        mask = None if self.mask is None else self.mask.open(strict=True)
+        voxels = self.volume.open(self.job.level, channel, strict=True)
+        return Source(voxels, mask, self.mask_factor, bad=functools.partial(_name_bad, voxels, self.chunks(channel)))
 
     @functools.cached_property
     def chunks(self) -> Callable[[int], StoredChunks]:
@@ -98,6 +108,11 @@ class RegionInput:
     @functools.cached_property
     def _mask_chunks(self) -> StoredChunks | None:
         return None if self.mask is None else stored_chunks(self.mask, 0, 0)
+
+    @functools.cached_property
+    def _known(self) -> Callable[[str, Triple], NDArray[np.bool_] | None]:
+        """Tells which chunks are known to have been stored: when the job began, or when this process met them."""
+        return functools.cache(functools.partial(read_inventory, job_url(self.job.output)))
 
     def state(self, recipe: Recipe, region: Region) -> State:
         """Return the state of all stored chunks that a region reads.
@@ -109,27 +124,84 @@ class RegionInput:
         """
         windows = list(input_windows(recipe, region))
         digest = hashlib.blake2b(digest_size=8)
-        absent, number = [], 0
+        absent: list[Triple] = []
+        lost: list[str] = []
+        number = 0
         own = self.chunks(region.channel)
-        for chunks, factor in ((own, (1, 1, 1)), (self._mask_chunks, self.mask_factor)):
+        both = ((input_name(region.channel), own, (1, 1, 1)), (MASK, self._mask_chunks, self.mask_factor))
+        for name, chunks, factor in both:
             if chunks is None:
                 continue
+            known = self._known(name, chunks.grid)
             places = _places(chunks, windows, factor)
             number += len(places)
             for place, state in zip(places, chunks.states(places), strict=True):
                 digest.update(b"%d,%d,%d " % place + (b"absent" if state is None else state))
+                if known is not None and state is not None:
+                    known[place] = True
+                elif known is not None and known[place] and len(lost) < NAMED:
+                    lost.append(chunks.name(place))
                 if state is None and chunks is own:
                     absent.append(place)
-        return State(digest.hexdigest(), number, tuple(absent))
+        return State(digest.hexdigest(), number, tuple(absent), tuple(lost))
 
-    def check_missing(self, region: Region, state: State) -> None:
-        """Refuse chunks that are not stored, where the job says so.
+    def read_in_one_state(self, recipe: Recipe, region: Region, make: Callable[[Source], T]) -> tuple[T, dict[str, Any]]:
+        """Make something of a region's input that is all read from the same stored chunks.
+
+        Parameters
+        ----------
+        recipe : Recipe
+            The job's.
+        region : Region
+            Which region.
+        make : callable
+            Called with the input; anew where a chunk was written, or was away for a while, between the first read and the last.
+
+        Returns
+        -------
+        tuple
+            What was made, and what the region's record says of its input.
 
         Raises
         ------
+        InputError
+            ``input.vanished``: chunks, or the whole input, are gone. ``input.changed``: somebody keeps writing there.
         DataError
-            ``data.missing``.
+            ``data.missing``; ``data.unreadable``: the store does not answer.
         """
+        for _ in range(READINGS):
+            state, seen = self._waited_for(recipe, region), Seen()
+            self._check_missing(region, state)
+            absent = functools.partial(self.chunks(region.channel).absent, among=frozenset(state.absent))
+            skipped = absent if self.job.missing == "skip" else None
+            made = make(replace(self.source(region.channel), seen=seen, absent=skipped))
+            if self.state(recipe, region).digest == state.digest:
+                return made, _note(state, seen)
+        raise InputError(
+            "input.changed",
+            f"the input of region {region.index} ({region.box}) was written to while it was read, {READINGS} times in a row",
+            hint="nothing of it is recorded: let whatever writes there end, and run the same command again",
+            where=self.volume.url,
+        )
+
+    def _waited_for(self, recipe: Recipe, region: Region) -> State:
+        """Return the state of what a region reads; what is gone is waited for some seconds."""
+
+        def look(_: int) -> State:
+            state = self.state(recipe, region)
+            if state.gone:
+                raise VanishedError(f"no longer stored: {'; '.join(state.gone)}")
+            if state.absent:
+                check_there(self.source(region.channel).voxels)
+            return state
+
+        try:
+            return STORAGE.call(look)
+        except VanishedError as error:
+            raise gone(error) from error
+
+    def _check_missing(self, region: Region, state: State) -> None:
+        """Refuse chunks that are not stored, where the job says so."""
         if self.job.missing == "fail" and state.absent:
             names = "; ".join(map(self.chunks(region.channel).name, state.absent[:NAMED]))
             raise DataError(
@@ -172,6 +244,6 @@ def _name_bad(voxels: Any, chunks: StoredChunks, box: Box) -> str:
     return f"{'; '.join(names)}: {reason}" if names else ""
 
 
-def note(state: State, seen: Seen) -> dict[str, Any]:
+def _note(state: State, seen: Seen) -> dict[str, Any]:
     """Return what a region's record says of its input."""
     return {"voxels": seen.checksum, "stored": state.digest, "chunks": state.chunks, "absent": len(state.absent)}

@@ -13,7 +13,7 @@ import tensorstore as ts
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import DataError, LedgerError, OutputError
 from volumetool.jobs.attempts import given_up_in_order
-from volumetool.jobs.changed import check_input
+from volumetool.jobs.changed import check_input, check_there
 from volumetool.jobs.clean import delete_kept, sweep
 from volumetool.jobs.clusters import Cluster, open_cluster
 from volumetool.jobs.coarse import note_unbuilt, read_unbuilt
@@ -21,6 +21,7 @@ from volumetool.jobs.condemn import check_whole
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete, write_status
 from volumetool.jobs.folder import PLAN, check_output, job_url, open_ledger, read_plan, read_statistics, write_plan
 from volumetool.jobs.in_flight import InFlight
+from volumetool.jobs.inventory import write_inventory
 from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import FOLDER, Ledger, Record
 from volumetool.jobs.ownership import OWNER, Claim, own
@@ -220,6 +221,8 @@ def _braked(records: Iterator[Record], plan: Plan) -> Iterator[Record]:
 
     Raises
     ------
+    InputError
+        ``input.vanished``: the input is gone, and no other region would fare better.
     DataError
         ``data.failing``.
     """
@@ -227,6 +230,8 @@ def _braked(records: Iterator[Record], plan: Plan) -> Iterator[Record]:
     for record in records:
         failed = failed + 1 if record.state == "failed" else 0
         yield record
+        if record.error.get("code") == "input.vanished":
+            check_there(plan)
         if failed >= BRAKE and not plan.job.accept_failed:
             raise DataError(
                 "data.failing",
@@ -264,6 +269,7 @@ def prepare(plan: Plan, statistics: Statistics) -> None:
         _delete_earlier(place, folder)
         stored = None
     if stored is None:
+        write_inventory(folder, plan)
         write_plan(plan, statistics)
     else:
         read_statistics(folder, stored)

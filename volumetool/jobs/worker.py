@@ -9,11 +9,12 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import tensorstore as ts
 
+from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, Shelf
 from volumetool.enhancement.region import Enhanced, enhance_region
@@ -27,7 +28,7 @@ from volumetool.jobs.folder import job_url, plan_digest, read_plan, read_statist
 from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.reads import RegionInput, Seen, note
+from volumetool.jobs.reads import RegionInput
 from volumetool.jobs.shards import region_shards
 from volumetool.jobs.terms import check_version
 from volumetool.models.package import reload_model
@@ -161,16 +162,17 @@ class Worker:
 
     def _enhance(self, turn: Turn) -> Made:
         region = self.plan.grid.region(turn.region)
-        state, seen = self._input.state(self.recipe, region), Seen()
-        self._input.check_missing(region, state)
         targets = self._targets(region.channel)
         channel = None if self.plan.terms.channels is None else region.channel
         for target, level, box in zip(targets, self.recipe.fused, slab_boxes(region.box, self.recipe.fused), strict=True):
             delete_torn_shards(target, level, box, channel)
-        kept = None if self.plan.keep == "none" else KeptPatches(self._shelf, turn)
-        source = replace(self._input.source(region.channel), seen=seen)
-        made = enhance_region(self.recipe, region, self.engine, source, targets, kept)
-        return Made(made, note(state, seen), region_shards(self.plan, region))
+
+        def make(source: Source) -> Enhanced:
+            kept = None if self.plan.keep == "none" else KeptPatches(self._shelf, turn)
+            return enhance_region(self.recipe, region, self.engine, source, targets, kept)
+
+        made, read = self._input.read_in_one_state(self.recipe, region, make)
+        return Made(made, read, region_shards(self.plan, region))
 
     def again(self, index: int) -> list[ts.TensorStore]:
         """Enhance a region in memory, from its input alone; return its fused levels.
@@ -178,12 +180,13 @@ class Worker:
         Raises
         ------
         VolumetoolError
-            As :func:`volumetool.enhancement.region.enhance_region`.
+            As :func:`volumetool.enhancement.region.enhance_region` and :meth:`RegionInput.read_in_one_state`.
         """
         region = self.plan.grid.region(index)
         levels = range(len(self.recipe.fused))
         targets = [open_in_memory(self.plan.layout, level, region.channel) for level in levels]
-        enhance_region(self.recipe, region, self.engine, self._input.source(region.channel), targets)
+        make = functools.partial(enhance_region, self.recipe, region, self.engine, targets=targets)
+        self._input.read_in_one_state(self.recipe, region, make)
         return targets
 
     @functools.cached_property

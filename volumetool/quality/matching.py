@@ -86,7 +86,7 @@ class Matched:
             )
         self.box = self._box(roi)
         self._arrays = {
-            name: volume.open()
+            name: volume.open(strict=True)
             for name in ("restored", "truth", "low", "second")
             if (volume := getattr(volumes, name)) is not None
         }

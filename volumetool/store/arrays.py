@@ -13,15 +13,16 @@ from volumetool.paths import refuse_special
 from volumetool.store.codecs import readable_metadata
 from volumetool.store.kvstore import brief, is_local, join_url, kvstore_spec, local_path, read_key, shared_context
 from volumetool.store.limits import check_array, read_bounded
-from volumetool.store.retries import STORAGE
+from volumetool.store.presence import METADATA, gone, is_absence, read_sparse
+from volumetool.store.retries import STORAGE, VanishedError
 
 Driver = Literal["zarr", "zarr3", "n5", "neuroglancer_precomputed"]
 SPACE = ("z", "y", "x")
-METADATA: dict[Driver, str] = {"zarr": ".zarray", "zarr3": "zarr.json", "n5": "attributes.json"}
-"""Where an array of Zarr or N5 describes itself."""
 
 
-def open_array(url: str, driver: Driver, path: str = "", context: ts.Context | None = None) -> ts.TensorStore:
+def open_array(
+    url: str, driver: Driver, path: str = "", context: ts.Context | None = None, *, strict: bool = False
+) -> ts.TensorStore:
     """Open an existing array for reading, with the axes as stored; they begin at 0.
 
     Parameters
@@ -34,6 +35,8 @@ def open_array(url: str, driver: Driver, path: str = "", context: ts.Context | N
         Where the array is below the volume; of a precomputed volume, the key of a scale.
     context : tensorstore.Context, optional
         Thread pools; by default those of `shared_context`.
+    strict : bool, default False
+        Reading a chunk that is not stored fails: `read_part` then tells what never was from what is gone.
 
     Raises
     ------
@@ -44,7 +47,7 @@ def open_array(url: str, driver: Driver, path: str = "", context: ts.Context | N
         a codec, or a member of one, that is not known.
     """
     place, pools = join_url(url, path), context or shared_context()
-    spec = {"driver": driver, "kvstore": kvstore_spec(place)}
+    spec = {"driver": driver, "kvstore": kvstore_spec(place), "fill_missing_data_reads": not strict}
     if driver == "neuroglancer_precomputed":  # the metadata of all scales are the volume's
         spec |= {"kvstore": kvstore_spec(url), "scale_metadata": {"key": path}}
     if driver in METADATA and is_local(place):
@@ -101,15 +104,25 @@ def read_part(array: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:
     ------
     DataError
         ``data.oversized``: a chunk is made to fill the memory.
+    InputError
+        ``input.vanished``: a strict array is gone, and did not come back within seconds.
     ValueError, OSError
         From tensorstore, when it must be given up.
     """
 
     def read(tries: int) -> NDArray[Any]:
         fresh = tries > 0 or STORAGE.throttle.throttled
-        return read_bounded((reopened(array) if fresh else array)[slices])
+        try:
+            return read_bounded((reopened(array) if fresh else array)[slices])
+        except ValueError as error:
+            if not is_absence(error):
+                raise
+        return read_sparse(reopened(array)[slices])
 
-    return STORAGE.call(read)
+    try:
+        return STORAGE.call(read)
+    except VanishedError as error:
+        raise gone(error) from error
 
 
 def write_part(array: ts.TensorStore, slices: tuple[slice, ...], voxels: NDArray[Any]) -> None:

@@ -5,9 +5,10 @@ A state is what a store tells without giving the bytes: size and time of change 
 
 from __future__ import annotations
 
+import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -16,16 +17,21 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.errors import DataError
+from volumetool.errors import DataError, InputError
 from volumetool.geometry.box import Box, Triple
 from volumetool.store.arrays import open_array
 from volumetool.store.found import read_json
-from volumetool.store.kvstore import brief, is_local, join_url, kvstore_spec, local_path, shared_context
+from volumetool.store.kvstore import brief, is_local, join_url, kvstore_spec, list_keys, local_path, shared_context
 from volumetool.store.precomputed import SHARDED, find_precomputed
+from volumetool.store.presence import check_there, gone
+from volumetool.store.retries import STORAGE, VanishedError
 from volumetool.store.volume import Volume
 
 AT_ONCE = 256
 """Objects that are asked for their state at the same time."""
+
+MOST_LISTED = 2**22
+"""Chunks of a channel up to which the store is asked for a list of them."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class StoredChunks:
         The array.
     size : tuple of int
         Voxels of a stored chunk, z, y, x.
+    grid : tuple of int
+        Chunks along z, y, x.
     key : callable
         Gives the key of a chunk, below the array, by its place in the grid (z, y, x).
     sharding : dict, optional
@@ -48,6 +56,7 @@ class StoredChunks:
 
     url: str
     size: Triple
+    grid: Triple
     key: Callable[[Triple], str]
     sharding: dict[str, Any] | None = None
 
@@ -65,19 +74,68 @@ class StoredChunks:
         """Return a chunk's key and place, for people."""
         return f"chunk {self.key(place)} of {self.url} ({join_url(self.url, self.key(place))})"
 
-    def absent(self, box: Box) -> NDArray[np.bool_]:
-        """Return which voxels of a box lie in chunks that are not stored.
+    def absent(self, box: Box, among: Container[Triple]) -> NDArray[np.bool_]:
+        """Return which voxels of a box lie in chunks that are not stored, given the places of those."""
+        inside = box.coarsened(self.size)
+        absent = np.array([place in among for place in self.places(box)], bool).reshape(inside.shape)
+        indices = (np.arange(a, b) // n - c for a, b, n, c in zip(box.start, box.stop, self.size, inside.start, strict=True))
+        return absent[np.ix_(*indices)]
+
+    def listed(self) -> NDArray[np.bool_] | None:
+        """Return which chunks are stored (z, y, x), by the store's own list; None where it gives none, or a very long one."""
+        if self.sharding is not None or math.prod(self.grid) > MOST_LISTED:
+            return None
+        stored = np.zeros(self.grid, bool)
+        try:
+            for slab in self._slabs():
+                places = list(product(*map(range, slab.start, slab.stop)))
+                keys = set(list_keys(self.url, self._folder(places[0], places[-1])))
+                for place in places:
+                    stored[place] = self.key(place) in keys
+        except InputError:  # plain HTTP, or a bucket that may be read and not listed
+            return None
+        return stored
+
+    def _slabs(self) -> Iterator[Box]:
+        """Yield parts of the grid whose chunks have a folder of their own, so that few keys are in memory at once."""
+        last = _triple(n - 1 for n in self.grid)
+        for axis, count in enumerate(self.grid):
+            first = _triple(0 if a == axis else n for a, n in enumerate(last))
+            if count > 1 and self._folder((0, 0, 0), first) != self._folder((0, 0, 0), last):
+                for number in range(count):
+                    start = _triple(number if a == axis else 0 for a in range(3))
+                    yield Box(start, _triple(number + 1 if a == axis else n for a, n in enumerate(self.grid)))
+                return
+        yield Box.whole(self.grid)
+
+    def _folder(self, first: Triple, last: Triple) -> str:
+        """Return the folder that holds two chunks, with its slash; empty for the array's own."""
+        return "".join(os.path.commonprefix([self.key(first), self.key(last)]).rpartition("/")[:2])
+
+    def never_stored(self, box: Box, array: ts.TensorStore) -> frozenset[Triple]:
+        """Return the places of the chunks in a box that are not stored, though the array is there.
 
         Raises
         ------
+        InputError
+            ``input.vanished``: the array is gone.
         DataError
             ``data.unreadable``: the store does not answer.
         """
-        inside = box.coarsened(self.size)
-        found = [state is None for state in self.states(self.places(box))]
-        absent = np.array(found, bool).reshape(inside.shape)
-        indices = (np.arange(a, b) // n - c for a, b, n, c in zip(box.start, box.stop, self.size, inside.start, strict=True))
-        return absent[np.ix_(*indices)]
+        places = list(self.places(box))
+
+        def look(_: int) -> frozenset[Triple]:
+            absent = [place for place, state in zip(places, self.states(places), strict=True) if state is None]
+            if absent:
+                check_there(array)
+                if any(self.states(absent)):
+                    raise VanishedError(f"chunks of {self.url} were absent for a while")
+            return frozenset(absent)
+
+        try:
+            return STORAGE.call(look)
+        except VanishedError as error:
+            raise gone(error) from error
 
     def states(self, places: Iterable[Triple]) -> Iterator[bytes | None]:
         """Yield the state of each chunk, None where it is not stored.
@@ -109,7 +167,7 @@ class StoredChunks:
     def _state_of_object(self, place: Triple, read: Any) -> bytes | None:
         try:
             found = read.result()
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, NotImplementedError) as error:  # some servers know GET alone
             if self.url.startswith("http") and "PERMISSION_DENIED" in str(error):
                 return None  # how public buckets behind HTTP say that there is no such key
             raise DataError(
@@ -122,7 +180,6 @@ class StoredChunks:
 
 
 def _state_of_file(path: str) -> bytes | None:
-
     try:
         found = os.stat(path)  # noqa: PTH116  (half the time of a Path, and there are millions)
     except (FileNotFoundError, NotADirectoryError):
@@ -148,9 +205,10 @@ def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:
     stored = (layout.write_chunk if precomputed is None else layout.read_chunk).shape or ()
     sizes = {axis: int(size or 1) for axis, size in zip(volume.axes, stored, strict=True)}
     size = (sizes.get("z", 1), sizes["y"], sizes["x"])
+    grid = Box.whole(volume.levels[level].shape).coarsened(size).stop
     if precomputed is not None:
         scale = precomputed.levels[level]
-        return StoredChunks(url, size, lambda place: scale.chunk_key(place, size), scale.sharding)
+        return StoredChunks(url, size, grid, lambda place: scale.chunk_key(place, size), scale.sharding)
     fixed = {axis: channel // sizes[axis] if axis == "c" else 0 for axis in volume.axes if axis not in "zyx"}
     prefix, separator = _spelling(url, volume.driver)
 
@@ -158,7 +216,12 @@ def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:
         numbers = fixed | dict(zip("zyx", place, strict=True))
         return prefix + separator.join(str(numbers[axis]) for axis in volume.axes)
 
-    return StoredChunks(url, size, key)
+    return StoredChunks(url, size, grid, key)
+
+
+def _triple(values: Iterable[int]) -> Triple:
+    z, y, x = values
+    return z, y, x
 
 
 def _spelling(url: str, driver: str) -> tuple[str, str]:

@@ -227,7 +227,7 @@ class _Copy:
             threads.shutdown(cancel_futures=True)
 
     def _gather_chunks(self, volume: Volume, box: Box, put: Put) -> None:
-        array = volume.open(0, self._channel)
+        array = volume.open(0, self._channel, strict=True)
         for part in cut(box, self._plan.chunk, self._plan.part_voxels):
             try:
                 voxels = read_part(array, part.slices)

@@ -198,7 +198,7 @@ def check_stored(view: ts.TensorStore) -> None:
     driver, kvstore = spec["driver"], spec.get("kvstore")
     if driver not in (*_GRIDS, "neuroglancer_precomputed") or not isinstance(kvstore, dict) or kvstore.get("driver") != "file":
         return
-    ranges = _stored_range(view)
+    ranges = stored_range(view)
     if driver == "neuroglancer_precomputed":
         _check_precomputed(Path(kvstore["path"]), spec["scale_metadata"], ranges, view.dtype.numpy_dtype.itemsize)
         return
@@ -250,6 +250,11 @@ def _stored(view: ts.TensorStore) -> _Stored:
         origin = tuple(int(n or 0) for n in whole.grid_origin or (0,) * whole.rank)
         _known[key] = _Stored(spec, chunk, origin)
     return _known[key]
+
+
+def spec_of(view: ts.TensorStore) -> dict[str, Any]:
+    """Return how the array of a view is stored, as tensorstore has it; the transform may be another view's."""
+    return _stored(view).spec
 
 
 def _check_precomputed(folder: Path, scale: dict[str, Any], ranges: list[tuple[int, int]], itemsize: int) -> None:
@@ -313,7 +318,7 @@ def unpacked_bytes(view: ts.TensorStore) -> int:
 def _chunk_counts(view: ts.TensorStore) -> list[int]:
     """Return how many chunks a view touches along every axis of the stored array."""
     stored = _stored(view)
-    grid = zip(_stored_range(view), stored.origin, stored.chunk, strict=True)
+    grid = zip(stored_range(view), stored.origin, stored.chunk, strict=True)
     return [(b - 1 - origin) // n - (a - origin) // n + 1 for (a, b), origin, n in grid]
 
 
@@ -326,7 +331,7 @@ def _parts(view: ts.TensorStore) -> Iterator[ts.TensorStore]:
     axis = counts.index(max(counts))
     stored, transform = _stored(view), view.spec().transform
     assert transform is not None  # noqa: S101  (an open array always has one)
-    output, start = transform.output[axis], _stored_range(view)[axis][0]
+    output, start = transform.output[axis], stored_range(view)[axis][0]
     n, origin = stored.chunk[axis], stored.origin[axis]
     middle = ((start - origin) // n + counts[axis] // 2) * n + origin - output.offset
     before = (slice(None),) * int(output.input_dimension or 0)
@@ -334,7 +339,7 @@ def _parts(view: ts.TensorStore) -> Iterator[ts.TensorStore]:
     yield from _parts(view[(*before, slice(middle, None))])
 
 
-def _stored_range(view: ts.TensorStore) -> list[tuple[int, int]]:
+def stored_range(view: ts.TensorStore) -> list[tuple[int, int]]:
     """Return from where to where a view reaches along every axis of the stored array."""
     ranges = []
     for output in _transform(view).output:

@@ -17,10 +17,11 @@ from typing import Literal, TypeVar
 
 T = TypeVar("T")
 
-Verdict = Literal["retry", "slow", "unreachable", "bad", "never"]
-"""``slow``: the store asks for fewer requests. ``bad``: bytes that cannot be decoded, which another handle may read right."""
+Verdict = Literal["retry", "slow", "unreachable", "gone", "bad", "never"]
+"""``slow``: the store asks for fewer requests. ``gone``: what was there is not. ``bad``: bytes that cannot be decoded, which
+another handle may read right."""
 
-TRIES: dict[Verdict, int] = {"retry": 10, "slow": 10, "unreachable": 10, "bad": 3, "never": 1}
+TRIES: dict[Verdict, int] = {"retry": 10, "slow": 10, "unreachable": 10, "gone": 8, "bad": 3, "never": 1}
 """Tries of one operation, the first included."""
 
 IMPATIENT_TRIES = 4
@@ -65,6 +66,8 @@ def judge(error: Exception) -> Verdict:
     error : Exception
         From tensorstore, which names the HTTP or operating system code in its message, or from Python itself.
     """
+    if isinstance(error, VanishedError):
+        return "gone"
     text = str(error)
     if (code := _HTTP.search(text)) is not None:
         return judge_http(int(code[1]), text)
@@ -89,6 +92,10 @@ def judge_http(code: int, text: str = "") -> Verdict:
     if code in (408, 409, 425) or (code >= 500 and code not in (501, 505, 507, 508, 511)):
         return "retry"
     return "never"
+
+
+class VanishedError(OSError):
+    """What was there when it was opened is not there now: it was moved, deleted or unmounted, perhaps for a moment."""
 
 
 class Throttle:
@@ -187,7 +194,8 @@ class Retries:
             self.throttle.slow_down()
         tries = IMPATIENT_TRIES if verdict == "unreachable" and not patient else TRIES[verdict]
         longest = 0.0 if verdict == "bad" and tried == 1 else min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (tried - 1))
-        pause = self._chance() * longest
+        least = 0.5 if verdict == "gone" else 0.0  # six seconds in all, whatever chance says
+        pause = (least + (1 - least) * self._chance()) * longest
         if tried >= tries or passed + pause > DEADLINE:
             return None
         with self._lock:

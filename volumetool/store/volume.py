@@ -104,7 +104,9 @@ class Volume:
         """Position of the centre of the first voxel of the finest level, in nanometres."""
         return self.levels[0].translation
 
-    def open(self, level: int = 0, channel: int = 0, context: ts.Context | None = None) -> ts.TensorStore:
+    def open(
+        self, level: int = 0, channel: int = 0, context: ts.Context | None = None, *, strict: bool = False
+    ) -> ts.TensorStore:
         """Open one level for reading.
 
         Parameters
@@ -115,6 +117,9 @@ class Volume:
             Which channel; 0 where the volume has no c axis.
         context : tensorstore.Context, optional
             Thread pools; by default those of `shared_context`.
+        strict : bool, default False
+            Reading a chunk that is not stored raises ValueError, instead of giving the fill value; see
+            :func:`volumetool.store.arrays.read_part`.
 
         Returns
         -------
@@ -129,7 +134,7 @@ class Volume:
             ``data.unreadable``: the array is gone or its metadata damaged.
         """
         self._check(level, channel)
-        array = open_array(self.url, self.driver, self.levels[level].path, context)
+        array = open_array(self.url, self.driver, self.levels[level].path, context, strict=strict)
         return spatial_view(array, self.axes, channel)
 
     def identity_of(self, level: int) -> str:

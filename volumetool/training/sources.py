@@ -220,7 +220,7 @@ def _array(path: str, level: int, voxel_size: Size | None) -> tuple[Any, Size | 
         return stack.read(0, stack.shape[0]), voxel_size or stack.voxel_size
     volume = open_volume(path, voxel_size=voxel_size)
     context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
-    return volume.open(level, context=context), volume.levels[level].voxel_size
+    return volume.open(level, context=context, strict=True), volume.levels[level].voxel_size
 
 
 def _limits(array: Any, path: str) -> tuple[float, float]:

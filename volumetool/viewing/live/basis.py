@@ -94,19 +94,22 @@ class Basis:
     def input_of(self) -> Callable[[int, int], ts.TensorStore]:
         """Opens a level and channel of the input, with a cache of chunks."""
         context = cached_context()
-        return functools.cache(lambda level, channel: self.volume.open(level, channel, context))
+        return functools.cache(lambda level, channel: self.volume.open(level, channel, context, strict=True))
 
     @functools.cached_property
     def source_of(self) -> Callable[[int], Source]:
         """Opens what the patches of a channel are cut from."""
         place = self.job.mask
-        mask = None if place is None else open_volume(place, voxel_size=(1.0, 1.0, 1.0)).open(0, 0)
+        mask = None if place is None else open_volume(place, voxel_size=(1.0, 1.0, 1.0)).open(strict=True)
         return functools.cache(
             lambda channel: Source(self.input_of(self.job.level, channel), mask, self.mask_factor, self._absent(channel))
         )
 
     def _absent(self, channel: int) -> Callable[[Box], NDArray[np.bool_]] | None:
-        return stored_chunks(self.volume, self.job.level, channel).absent if self.recipe.gaps else None
+        if not self.recipe.gaps:
+            return None
+        chunks, array = stored_chunks(self.volume, self.job.level, channel), self.input_of(self.job.level, channel)
+        return lambda box: chunks.absent(box, chunks.never_stored(box, array))
 
 
 def basis_of_job(job: Job) -> tuple[Basis, tuple[str, ...]]:

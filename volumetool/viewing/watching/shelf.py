@@ -67,7 +67,7 @@ class RawShelf:
 
     def source(self) -> Source:
         """Return what patches are cut from."""
-        return Source(open_volume(self.url).open(0))
+        return Source(open_volume(self.url).open(strict=True))
 
 
 class EnhancedShelf:

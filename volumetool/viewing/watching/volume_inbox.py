@@ -86,8 +86,9 @@ class GrowingVolume:
             try:
                 voxels = self._read(z)
             except VolumetoolError as error:
-                self._leave(z, stamps, error.message)
-                continue
+                if error.code != "input.vanished" and self._stamps(z) == stamps:
+                    self._leave(z, stamps, error.message)
+                continue  # what vanished, or was written on meanwhile, is looked at again
             if self._stamps(z) != stamps:  # it was written on meanwhile
                 self._look_at(z)
                 continue
@@ -169,7 +170,7 @@ class GrowingVolume:
 
     def _read(self, z: int) -> NDArray[Any]:
         _, height, width = self._volume.shape
-        voxels = read_voxels(self._volume.open(0), Box((z, 0, 0), (z + 1, height, width)), "arriving")
+        voxels = read_voxels(self._volume.open(strict=True), Box((z, 0, 0), (z + 1, height, width)), "arriving")
         return np.ascontiguousarray(voxels[0])
 
     def _leave(self, z: int, stamps: Stamps, why: str) -> None:

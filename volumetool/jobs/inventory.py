@@ -1,0 +1,107 @@
+"""The inventory: which chunks of its input a job found stored when it began, one bit each, in the job's folder.
+
+A chunk of it that is missing later is gone. Of a store that gives no list nothing is known at first.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from volumetool.errors import LedgerError
+from volumetool.geometry import Triple
+from volumetool.jobs.plan import Plan
+from volumetool.store.chunks import MOST_LISTED, StoredChunks, stored_chunks
+from volumetool.store.kvstore import join_url, read_key, write_key
+from volumetool.store.open import open_volume
+from volumetool.store.presence import check_there, gone
+from volumetool.store.retries import STORAGE, VanishedError
+
+FOLDER = "stored"
+
+
+def input_name(channel: int) -> str:
+    """Return the name of the inventory of a channel of the input."""
+    return f"input-{channel}"
+
+
+MASK = "mask"
+
+
+def write_inventory(url: str, plan: Plan) -> None:
+    """List what is stored of a plan's input and mask, and write it into the job's folder.
+
+    Raises
+    ------
+    InputError
+        ``input.vanished``: the input went away meanwhile.
+    OutputError
+        ``output.unwritable``, ``output.full``.
+    """
+    for name, chunks, array in _inputs(plan):
+        if (listed := _list(chunks, array)) is not None:
+            write_key(url, f"{FOLDER}/{name}", zlib.compress(np.packbits(listed).tobytes()))
+
+
+def _list(chunks: StoredChunks, array: ts.TensorStore) -> NDArray[np.bool_] | None:
+    listed = chunks.listed()
+    try:
+        STORAGE.call(lambda _: check_there(array))
+    except VanishedError as error:
+        raise gone(error) from error
+    return listed
+
+
+def _inputs(plan: Plan) -> Iterator[tuple[str, StoredChunks, ts.TensorStore]]:
+    job = plan.job
+    volume = open_volume(job.input, voxel_size=job.voxel_size)
+    for channel in range(volume.channels or 1):
+        yield input_name(channel), stored_chunks(volume, job.level, channel), volume.open(job.level, channel)
+    if job.mask is not None:
+        mask = open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
+        yield MASK, stored_chunks(mask, 0, 0), mask.open()
+
+
+def read_inventory(url: str, name: str, grid: Triple) -> NDArray[np.bool_] | None:
+    """Return which chunks are known to have been stored (z, y, x); none are where nothing was written.
+
+    Parameters
+    ----------
+    url : str
+        The job's folder.
+    name : str
+        `MASK`, or of `input_name`.
+    grid : tuple of int
+        Chunks along z, y, x.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        None of an input of more than `MOST_LISTED` chunks.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.inventory``: it is damaged.
+    """
+    count = math.prod(grid)
+    if count > MOST_LISTED:
+        return None
+    raw = read_key(url, f"{FOLDER}/{name}")
+    if raw is None:
+        return np.zeros(grid, bool)
+    try:
+        bits = np.frombuffer(zlib.decompressobj().decompress(raw, count), np.uint8)
+        return np.unpackbits(bits, count=count).astype(bool).reshape(grid)
+    except (zlib.error, ValueError) as error:
+        raise LedgerError(
+            "ledger.inventory",
+            f"{join_url(url, FOLDER, name)} is damaged: {error}",
+            hint="bring it back from a backup; or delete it, and what is gone of the input is told by its metadata alone",
+            where=url,
+        ) from error

@@ -1,0 +1,143 @@
+"""What was never stored, told from what is gone.
+
+Formats leave blank chunks out, and a chunk that was deleted, or whose disk is not mounted, looks just like them. So arrays that
+are somebody's input are opened ``strict``: reading a chunk that is not stored fails. Such chunks are then looked for twice, and
+between the two looks the array's metadata must be there. A volume that is away for a while is away for one of the three.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, Final
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from volumetool.errors import InputError
+from volumetool.store.limits import UNPACKED, check_stored, spec_of, stored_range, unpacked_chunk
+from volumetool.store.retries import VanishedError, tried
+
+AT_ONCE: Final = 64
+"""Chunks that are read at the same time."""
+
+METADATA: Final = {"zarr": ".zarray", "zarr3": "zarr.json", "n5": "attributes.json"}
+"""Where an array describes itself, by tensorstore's driver; the scales of a precomputed volume do so together."""
+
+Slices = tuple[slice, ...]
+
+
+def is_absence(error: Exception) -> bool:
+    """Say whether a strict read failed because a chunk is not stored."""
+    text = str(error)
+    return text.startswith("NOT_FOUND: chunk ") and "is missing" in text
+
+
+def read_sparse(view: ts.TensorStore) -> NDArray[Any]:
+    """Read a part of a strict array some of whose chunks are not stored: their voxels are the array's fill value.
+
+    Parameters
+    ----------
+    view : tensorstore.TensorStore
+        The part; opened ``strict``, and without a cache.
+
+    Raises
+    ------
+    VanishedError
+        The array is gone, or a chunk was absent only for a while.
+    ValueError, OSError
+        From tensorstore.
+    """
+    check_stored(view)
+    fill = 0 if view.fill_value is None else view.fill_value
+    voxels: NDArray[Any] = np.full(view.shape, fill, view.dtype.numpy_dtype)
+    absent = []
+    for chunk, found in _read_chunks(view, list(_chunks(view))):
+        if found is None:
+            absent.append(chunk)
+        else:
+            inside = zip(chunk, view.domain.inclusive_min, strict=True)
+            voxels[tuple(slice(part.start - first, part.stop - first) for part, first in inside)] = found
+    check_there(view)
+    for _, found in _read_chunks(view, absent):
+        if found is not None:
+            raise VanishedError(f"a chunk of {_url(view)} was absent for a while")
+    return voxels
+
+
+def _chunks(view: ts.TensorStore) -> Iterator[Slices]:
+    """Yield the parts of a view that lie in one chunk each."""
+    origins = view.chunk_layout.grid_origin or (0,) * view.rank
+    grids = []
+    for axis, size, origin in zip(view.domain, unpacked_chunk(view)[0], origins, strict=True):
+        first = axis.inclusive_min - (axis.inclusive_min - int(origin or 0)) % size
+        begins = range(first, axis.exclusive_max, size)
+        grids.append([slice(max(at, axis.inclusive_min), min(at + size, axis.exclusive_max)) for at in begins])
+    yield from product(*grids)
+
+
+def _read_chunks(view: ts.TensorStore, chunks: list[Slices]) -> Iterator[tuple[Slices, NDArray[Any] | None]]:
+    """Yield chunks with their voxels, None where one is not stored."""
+    at_once = max(1, min(AT_ONCE, UNPACKED // unpacked_chunk(view)[1]))
+    for first in range(0, len(chunks), at_once):
+        group = chunks[first : first + at_once]
+        reads = [view[chunk].read() for chunk in group]
+        for chunk, read in zip(group, reads, strict=True):
+            try:
+                yield chunk, np.asarray(read.result())
+            except ValueError as error:
+                if not is_absence(error):
+                    raise
+                yield chunk, None
+
+
+def check_there(array: ts.TensorStore) -> None:
+    """Make sure that the metadata of an open array are still stored, and still speak of its voxels.
+
+    Raises
+    ------
+    VanishedError
+        They are gone, or another array's.
+    ValueError, OSError
+        From tensorstore.
+    """
+    spec, store = spec_of(array), array.kvstore
+    assert store is not None  # noqa: S101  (what has chunks has a place)
+    driver = spec["driver"]
+    key = METADATA.get(driver, "info")
+    found = store.read(key).result()
+    if found.state != "value":
+        raise VanishedError(f"{_url(array)} is gone: it has no {key} any more")
+    if driver not in METADATA:
+        return
+    try:
+        shape, chunk = _sizes(driver, json.loads(found.value))
+    except (ValueError, LookupError, TypeError) as error:
+        raise VanishedError(f"the metadata of {_url(array)} are no longer those of an array: {error!r}") from error
+    long_enough = all(stop <= size for (_, stop), size in zip(stored_range(array), shape, strict=False))
+    if chunk != _sizes(driver, spec["metadata"])[1] or not long_enough:
+        raise VanishedError(f"another array lies at {_url(array)} now: {shape} voxels in chunks of {chunk}")
+
+
+def _sizes(driver: str, metadata: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """Return the shapes of an array and of its stored chunks."""
+    if driver == "n5":
+        return metadata["dimensions"], metadata["blockSize"]
+    chunk = metadata["chunks"] if driver == "zarr" else metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    return metadata["shape"], chunk
+
+
+def _url(array: ts.TensorStore) -> str:
+    return str(array.kvstore.url).removeprefix("file://").rstrip("/") if array.kvstore is not None else "the array"
+
+
+def gone(error: VanishedError) -> InputError:
+    """Return the error of a command whose input vanished and did not come back."""
+    return InputError(
+        "input.vanished",
+        f"{error}{tried(error)}",
+        hint="it was there when the command began: bring it back and run the same command again; nothing that was read "
+        "meanwhile counts",
+    )
