@@ -13,11 +13,13 @@ from volumetool.paths import refuse_special
 from volumetool.store.codecs import readable_metadata
 from volumetool.store.kvstore import brief, is_local, join_url, kvstore_spec, local_path, read_key, shared_context
 from volumetool.store.limits import check_array, read_bounded
-from volumetool.store.presence import METADATA, gone, is_absence, read_sparse
+from volumetool.store.presence import METADATA, gone, is_absence, read_sparse, url_of
 from volumetool.store.retries import STORAGE, VanishedError
 
 Driver = Literal["zarr", "zarr3", "n5", "neuroglancer_precomputed"]
 SPACE = ("z", "y", "x")
+_IGNORED = "was ignored by server"
+"""How tensorstore says that a server gave a whole file where a part was asked for."""
 
 
 def open_array(
@@ -105,7 +107,8 @@ def read_part(array: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:
     DataError
         ``data.oversized``: a chunk is made to fill the memory.
     InputError
-        ``input.vanished``: a strict array is gone, and did not come back within seconds.
+        ``input.vanished``: a strict array is gone, and did not come back within seconds. ``input.no-ranges``: a server gives
+        out whole files alone.
     ValueError, OSError
         From tensorstore, when it must be given up.
     """
@@ -115,6 +118,8 @@ def read_part(array: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:
         try:
             return read_bounded((reopened(array) if fresh else array)[slices])
         except ValueError as error:
+            if _IGNORED in str(error):
+                raise _without_ranges(array) from error
             if not is_absence(error):
                 raise
         return read_sparse(reopened(array)[slices])
@@ -123,6 +128,15 @@ def read_part(array: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:
         return STORAGE.call(read)
     except VanishedError as error:
         raise gone(error) from error
+
+
+def _without_ranges(array: ts.TensorStore) -> InputError:
+    return InputError(
+        "input.no-ranges",
+        f"the server of {url_of(array)} does not serve parts of files: it ignores range requests, which sharded volumes need",
+        hint="Use a server that answers them (nginx, Apache, Caddy, any object store), or copy the volume to a disk.",
+        where=url_of(array),
+    )
 
 
 def write_part(array: ts.TensorStore, slices: tuple[slice, ...], voxels: NDArray[Any]) -> None:

@@ -63,7 +63,7 @@ def read_sparse(view: ts.TensorStore) -> NDArray[Any]:
     check_there(view)
     for _, found in _read_chunks(view, absent):
         if found is not None:
-            raise VanishedError(f"a chunk of {_url(view)} was absent for a while")
+            raise VanishedError(f"a chunk of {url_of(view)} was absent for a while")
     return voxels
 
 
@@ -109,16 +109,16 @@ def check_there(array: ts.TensorStore) -> None:
     key = METADATA.get(driver, "info")
     found = store.read(key).result()
     if found.state != "value":
-        raise VanishedError(f"{_url(array)} is gone: it has no {key} any more")
+        raise VanishedError(f"{url_of(array)} is gone: it has no {key} any more")
     if driver not in METADATA:
         return
     try:
         shape, chunk = _sizes(driver, json.loads(found.value))
     except (ValueError, LookupError, TypeError) as error:
-        raise VanishedError(f"the metadata of {_url(array)} are no longer those of an array: {error!r}") from error
+        raise VanishedError(f"the metadata of {url_of(array)} are no longer those of an array: {error!r}") from error
     long_enough = all(stop <= size for (_, stop), size in zip(stored_range(array), shape, strict=False))
     if chunk != _sizes(driver, spec["metadata"])[1] or not long_enough:
-        raise VanishedError(f"another array lies at {_url(array)} now: {shape} voxels in chunks of {chunk}")
+        raise VanishedError(f"another array lies at {url_of(array)} now: {shape} voxels in chunks of {chunk}")
 
 
 def _sizes(driver: str, metadata: dict[str, Any]) -> tuple[list[int], list[int]]:
@@ -129,8 +129,10 @@ def _sizes(driver: str, metadata: dict[str, Any]) -> tuple[list[int], list[int]]
     return metadata["shape"], chunk
 
 
-def _url(array: ts.TensorStore) -> str:
-    return str(array.kvstore.url).removeprefix("file://").rstrip("/") if array.kvstore is not None else "the array"
+def url_of(array: ts.TensorStore) -> str:
+    """Return where an open array lies: a path, or a URL."""
+    assert array.kvstore is not None  # noqa: S101  (what has chunks has a place)
+    return str(array.kvstore.url).removeprefix("file://").rstrip("/")
 
 
 def gone(error: VanishedError) -> InputError:
