@@ -65,6 +65,7 @@ class Refused:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
                 file = folder.parent / self.path[1:]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import posixpath
 import struct
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
@@ -88,9 +89,8 @@ class StoredChunks:
         stored = np.zeros(self.grid, bool)
         try:
             for slab in self._slabs():
-                places = list(product(*map(range, slab.start, slab.stop)))
-                keys = set(list_keys(self.url, self._folder(places[0], places[-1])))
-                for place in places:
+                keys = set(list_keys(self.url, self._folder(slab.start, _triple(n - 1 for n in slab.stop))))
+                for place in product(*(range(a, b) for a, b in zip(slab.start, slab.stop, strict=True))):
                     stored[place] = self.key(place) in keys
         except InputError:  # plain HTTP, or a bucket that may be read and not listed
             return None
@@ -103,14 +103,15 @@ class StoredChunks:
             first = _triple(0 if a == axis else n for a, n in enumerate(last))
             if count > 1 and self._folder((0, 0, 0), first) != self._folder((0, 0, 0), last):
                 for number in range(count):
-                    start = _triple(number if a == axis else 0 for a in range(3))
+                    start = _triple(number if a == axis else 0 for a in (0, 1, 2))
                     yield Box(start, _triple(number + 1 if a == axis else n for a, n in enumerate(self.grid)))
                 return
         yield Box.whole(self.grid)
 
     def _folder(self, first: Triple, last: Triple) -> str:
         """Return the folder that holds two chunks, with its slash; empty for the array's own."""
-        return "".join(os.path.commonprefix([self.key(first), self.key(last)]).rpartition("/")[:2])
+        common = posixpath.commonpath([posixpath.dirname(self.key(place)) for place in (first, last)])
+        return f"{common}/" if common else ""
 
     def never_stored(self, box: Box, array: ts.TensorStore) -> frozenset[Triple]:
         """Return the places of the chunks in a box that are not stored, though the array is there.
