@@ -90,7 +90,7 @@ class StoredChunks:
         try:
             for slab in self._slabs():
                 keys = set(list_keys(self.url, self._folder(slab.start, _triple(n - 1 for n in slab.stop))))
-                for place in product(*(range(a, b) for a, b in zip(slab.start, slab.stop, strict=True))):
+                for place in map(_triple, product(*map(range, slab.start, slab.stop))):
                     stored[place] = self.key(place) in keys
         except InputError:  # plain HTTP, or a bucket that may be read and not listed
             return None
