@@ -142,3 +142,13 @@ def _check_mode(path: str | os.PathLike[str], mode: int) -> None:
 
 
 _KINDS = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk knows which names a folder holds: a loss of power must not undo a deletion that is believed."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

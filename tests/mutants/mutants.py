@@ -35,7 +35,7 @@ GATES = (
         ),
     ),
     *table(
-        "volumetool/store/limits.py",
+        "volumetool/store/chunk_files.py",
         (
             "Blosc may unpack to anything",
             "    if asked > most:\n",

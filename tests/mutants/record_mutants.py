@@ -138,11 +138,11 @@ RESUME = (
         "volumetool/jobs/worker.py",
         (
             "shards noted before they are written",
-            "        made = enhance_region(self.recipe, region, self.engine, source, targets, kept)\n"
-            "        return Made(made, note(state, seen), region_shards(self.plan, region))",
+            "        made, read = self._input.read_in_one_state(self.recipe, region, make)\n"
+            "        return Made(made, read, region_shards(self.plan, region))",
             "        stored = region_shards(self.plan, region)\n"
-            "        made = enhance_region(self.recipe, region, self.engine, source, targets, kept)\n"
-            "        return Made(made, note(state, seen), stored)",
+            "        made, read = self._input.read_in_one_state(self.recipe, region, make)\n"
+            "        return Made(made, read, stored)",
             "jobs/test_pyramid.py::test_the_levels_of_an_enhanced_volume_are_built_to_the_same_bytes",
         ),
     ),

@@ -20,7 +20,7 @@ import tensorstore as ts
 
 from volumetool.errors import InputError, OutputError, StorageFullError
 from volumetool.machine import usable_cores, usable_memory
-from volumetool.paths import absolute_path, refuse_special
+from volumetool.paths import absolute_path, refuse_special, sync_folder
 from volumetool.redaction import redact
 from volumetool.store.retries import CONCURRENCY, STORAGE, tried
 from volumetool.store.s3 import s3_settings
@@ -33,6 +33,7 @@ _CUT_SCHEME = re.compile(r"^(file|s3|gs|https?):/(?!/)")
 # Files that a killed writer leaves behind; they never hold data.
 _LEFTOVER = ".__lock"
 # How file systems and object stores say that there is no room, or none for this user or file.
+_LARGE = 2**26  # bytes from which a file is compared with the memory: shards and ledgers alone are so large
 _FULL = re.compile(
     r"No space left on device|Disk quota exceeded|File too large|ENOSPC|EDQUOT|EFBIG"
     r"|QuotaExceeded|StorageFull|InsufficientStorage|HTTP response code: 507"
@@ -262,10 +263,6 @@ def _check_size(url: str, key: str) -> None:
         )
 
 
-_LARGE = 2**26
-"""Bytes from which a file is compared with the memory; no other is so large but a shard or a ledger."""
-
-
 def replace_key(url: str, key: str, data: bytes, generation: bytes) -> bytes | None:
     """Write a small file, atomic and synced, if nobody wrote it since `generation` was read.
 
@@ -350,7 +347,7 @@ def delete_prefix(url: str, last: str = "") -> None:
                 if folder.name != last and folder.is_dir() and not folder.is_symlink():
                     shutil.rmtree(folder)
             shutil.rmtree(local_path(url))
-            _sync_folder(local_path(url).parent)
+            sync_folder(local_path(url).parent)
         else:
             ranges = [("", last), (last + "\0", "")] if last else []
             STORAGE.call(lambda _: [_open(url).delete_range(ts.KvStore.KeyRange(*keys)).result() for keys in [*ranges, ()]])
@@ -358,16 +355,6 @@ def delete_prefix(url: str, last: str = "") -> None:
         return
     except (ValueError, OSError) as error:
         raise unwritable(url, error) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Wait until the disk knows which names a folder holds: a loss of power must not undo a deletion that is believed."""
-    if os.name == "posix":
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
 
 
 def delete_key(url: str, key: str) -> None:
