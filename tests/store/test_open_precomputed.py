@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import volumetool as vt
 from volumetool.errors import InputError
 from volumetool.geometry import Box
+from volumetool.store.arrays import read_part
 from volumetool.store.chunks import stored_chunks
 from volumetool.store.precomputed import find_precomputed
 
@@ -122,9 +123,11 @@ def test_chunks_that_are_not_stored_are_seen(tmp_path: Path, sharding: dict[str,
     hole = np.s_[:, 4:8, 16:32, 32:60]
     voxels[hole] = 0
     write(tmp_path / "v", voxels, **({} if sharding is None else {"sharding": sharding}))
-    chunks = stored_chunks(vt.open_volume(tmp_path / "v"), 0, 0)
-    absent = chunks.absent(Box.whole(SHAPE))
+    volume = vt.open_volume(tmp_path / "v")
+    chunks, array = stored_chunks(volume, 0, 0), volume.open(strict=True)
+    absent = chunks.absent(Box.whole(SHAPE), chunks.never_stored(Box.whole(SHAPE), array))
     np.testing.assert_array_equal(absent, voxels[0] == 0)
+    np.testing.assert_array_equal(read_part(array, (slice(None),) * 3), voxels[0])
     assert "chunk" in chunks.name((1, 1, 1))
 
 
