@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from volumetool.models import UNet, UNetConfig, load_model, measure_receptive_field
+from volumetool.training.restore import safe_margin
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,13 @@ def test_axes_are_measured_apart() -> None:
 def test_section_context_is_the_reach_along_z() -> None:
     config = UNetConfig(z_context=2, pools=(), width=2)
     assert measure_receptive_field(UNet(config), config) == (2, 4, 4)
+
+
+def test_a_gate_s_statistics_belong_to_the_reach() -> None:
+    """Cells of 4 voxels, smoothed over 3 and enlarged linearly, reach 9 voxels farther than the network behind them."""
+    config = UNetConfig(z_context=1, width=2, gate=True)
+    assert measure_receptive_field(UNet(config), config) == (1, 34, 34)
+    assert max(measure_receptive_field(UNet(config), config)[1:]) <= safe_margin(config)[1]
 
 
 def test_no_voxel_beyond_it_changes_the_output_and_one_at_it_does() -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from volumetool.models import UNet, UNetConfig
 from volumetool.models.unet import Up, add_cells_, enlarge_linear
+from volumetool.training.losses import expected_error_loss
 
 SMALL = {"width": 4}
 
@@ -29,6 +30,7 @@ def make(seed: int = 0, **fields: object) -> UNet:
         ({"scale": (1, 2, 3)}, (1, 1, 16, 16), (1, 1, 32, 48)),
         ({"scale": (1, 1, 1)}, (1, 1, 16, 16), (1, 1, 16, 16)),
         ({"scale": (1, 4, 4), "z_context": 2}, (2, 5, 16, 16), (2, 1, 64, 64)),
+        ({"scale": (1, 4, 4), "z_context": 2, "gate": True}, (2, 5, 16, 24), (2, 1, 64, 96)),
         ({"dims": 3, "scale": (2, 4, 3)}, (1, 1, 6, 16, 16), (1, 1, 12, 64, 48)),
         ({"dims": 3, "scale": (1, 1, 1), "pools": ((2, 2, 2),)}, (1, 1, 6, 8, 8), (1, 1, 6, 8, 8)),
         ({"pools": ((1, 2, 2), (1, 2, 3), (1, 2, 1))}, (1, 1, 16, 12), (1, 1, 64, 48)),
@@ -63,6 +65,7 @@ def test_pixel_shuffle_in_3d_puts_each_channel_at_its_place_in_the_block() -> No
     [
         ({"scale": (1, 1, 1)}, (2, 1, 16, 12)),
         ({"z_context": 1}, (2, 3, 16, 12)),
+        ({"z_context": 2, "gate": True}, (2, 5, 16, 12)),
         ({"dims": 3, "scale": (2, 1, 3), "pools": ((2, 1, 3), (1, 2, 2))}, (2, 1, 4, 8, 12)),
     ],
 )
@@ -136,6 +139,48 @@ def test_neighbouring_sections_matter_in_25d() -> None:
     other = x.clone()
     other[:, 0] += 0.5
     assert not torch.allclose(network(x), network(other))
+
+
+def gated(**fields: object) -> UNet:
+    """Make a network whose gate has learnt something: a fresh one weighs nearly alike."""
+    network = make(z_context=2, gate=True, **fields)
+    torch.manual_seed(1)
+    for parameter in network.gate.parameters():
+        nn.init.normal_(parameter)
+    return network
+
+
+def test_a_gate_leaves_a_section_alone_where_its_neighbours_repeat_it() -> None:
+    x = torch.rand(2, 1, 16, 16)
+    fused, sections = gated().gate(x.expand(2, 5, 16, 16))
+    assert torch.equal(fused, x)
+    assert torch.equal(sections[:, 2:3], x)
+    assert not sections[:, [0, 1, 3, 4]].any()
+
+
+def test_a_gate_averages_sections_and_never_leaves_their_range() -> None:
+    x = torch.rand(3, 5, 24, 32)
+    fused, _ = gated().gate(x)
+    assert (fused <= x.amax(dim=1, keepdim=True) + 1e-6).all()
+    assert (fused >= x.amin(dim=1, keepdim=True) - 1e-6).all()
+    assert not torch.allclose(fused, x[:, 2:3])
+
+
+def test_a_gate_needs_neighbours() -> None:
+    with pytest.raises(ValidationError, match="z_context"):
+        UNetConfig(gate=True)
+
+
+def test_the_expected_error_learns_and_leaves_the_enhanced_image_alone() -> None:
+    plain, both = make(), make(expected_error=True)
+    x, truth = torch.rand(2, 1, 16, 16), torch.rand(2, 1, 64, 64)
+    enhanced, log_error = both.requires_grad_().forward_with_error(x)
+    assert torch.equal(enhanced, plain(x))
+    assert torch.equal(both(x), enhanced)
+    assert log_error.shape == enhanced.shape
+    expected_error_loss(log_error, enhanced, truth).backward()
+    learning = {name.split(".")[0] for name, parameter in both.named_parameters() if parameter.grad is not None}
+    assert learning == {"error_head"}
 
 
 def test_far_voxels_do_not_matter() -> None:

@@ -72,6 +72,17 @@ def test_bfloat16_trains_float32_weights(tmp_path: Path) -> None:
     assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
 
 
+def test_an_expected_error_beside_it_does_not_change_what_is_learnt(tmp_path: Path) -> None:
+    architecture = {"width": 4, "pools": [[1, 2, 2]], "z_context": 1, "gate": True}
+    plain, both = (
+        train(tmp_path / name, small_training(tmp_path, steps=5, architecture=architecture | more))
+        for name, more in (("plain", {}), ("both", {"expected_error": True}))
+    )
+    assert all(torch.equal(both[name], tensor) for name, tensor in plain.items())
+    first = load_file(tmp_path / "both" / NAME)["network/error_head.3.bias"]
+    assert not torch.equal(first, torch.full_like(first, -3.0))
+
+
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     config = small_training(tmp_path, steps=8, checkpoint_minutes=0)
     whole = train(tmp_path / "whole", config)

@@ -16,6 +16,7 @@ from volumetool.training.sources import open_sources
 
 PLAIN = {"gamma": [1, 1], "contrast": [1, 1], "brightness": [0, 0], "grain": [0, 0]}
 QUIET: dict[str, Any] = {
+    "neighbours": {"displaced": 0, "spoilt": 0, "tone": 0},
     "degradation": {"recipes": ["pssr2-poisson"], "noise": [0.01, 0.011]},
     "augmentation": PLAIN,
     "jitter": 0,

@@ -18,7 +18,7 @@ from volumetool.models.unet import UNet, UNetConfig
 def measure_receptive_field(network: nn.Module, architecture: UNetConfig, *, reach: int = 64) -> ZYX:
     """Measure the largest one-sided reach of any input voxel, over all phases of the pooling grid.
 
-    All weights are replaced by positive ones in a copy of the network, so that no ReLU is shut and nothing cancels: a
+    All weights are replaced by random positive ones in a copy of the network, so that no ReLU is shut and nothing cancels: a
     gradient is zero only where no path leads.
 
     Parameters
@@ -39,14 +39,18 @@ def measure_receptive_field(network: nn.Module, architecture: UNetConfig, *, rea
     probe = copy.deepcopy(network)
     if isinstance(network, UNet):
         probe = UNet(architecture.model_copy(update={"width": 1}))  # the same paths, with one channel each: much faster
+    chance = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in probe.parameters():
-            parameter.fill_(1 / max(1, parameter[0].numel()))
+            # Not all alike: weights that are shared out (softmax) do not change where all that they depend on changes alike.
+            parameter.copy_((0.5 + torch.rand(parameter.shape, generator=chance)) / max(1, parameter[0].numel()))
     grain = architecture.granularity[3 - architecture.dims :]
     deep = reach // 2 if architecture.granularity[0] > 1 else reach // 4
     reaches = [deep, reach, reach][3 - architecture.dims :]
     sizes = [(2 * r // g + 2) * g for r, g in zip(reaches, grain, strict=True)]
-    x = torch.ones(1, 2 * architecture.z_context + 1, *sizes, requires_grad=True)
+    x = torch.ones(1, 2 * architecture.z_context + 1, *sizes)
+    # Sections that differ a little: what a gate makes of their differences has no slope where there are none.
+    x = (x + 0.01 * torch.rand(x.shape, generator=chance)).requires_grad_()
     out = probe(x)[0, 0]  # (z*fz, y*fy, x*fx)
 
     widest = [0] * architecture.dims

@@ -40,6 +40,10 @@ class UNetConfig(BaseModel):
         Channels of the finest level; every level below has twice as many.
     pools : tuple of (int, int, int)
         Pooling along z, y, x from each level to the next coarser one; their number is the depth. z is 1 for 2D.
+    gate : bool
+        2.5D only: weigh each neighbouring section, place by place, by how well it agrees with the others; see `SectionGate`.
+    expected_error : bool
+        A second output: the logarithm of the expected absolute error of every output voxel.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +54,8 @@ class UNetConfig(BaseModel):
     z_context: int = Field(0, ge=0)
     width: int = Field(32, ge=1)
     pools: tuple[tuple[int, int, int], ...] = ((1, 2, 2), (1, 2, 2))
+    gate: bool = False
+    expected_error: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> UNetConfig:
@@ -59,6 +65,8 @@ class UNetConfig(BaseModel):
             raise ValueError(f"a 2D network has scale and pools of 1 along z, not {self.scale} and {self.pools}")
         if self.dims == 3 and self.z_context:
             raise ValueError(f"z_context belongs to 2D networks; a 3D one sees its neighbours anyway: {self.z_context}")
+        if self.gate and not self.z_context:
+            raise ValueError("a gate weighs neighbouring sections: it needs a z_context above 0")
         return self
 
     @property
@@ -94,6 +102,7 @@ class UNet(nn.Module):
         widths = [config.width << level for level in range(len(config.pools) + 1)]
         pools = [config.spatial(pool) for pool in config.pools]
 
+        self.gate = SectionGate(config.z_context, config.granularity[1:]) if config.gate else None
         self.stem = conv(config.channels, widths[0], 3, padding=1)
         self.encoders = nn.ModuleList(Block(conv, width) for width in widths[:-1])
         self.downs = nn.ModuleList(
@@ -109,6 +118,8 @@ class UNet(nn.Module):
         self.head = conv(widths[0], prod(config.scale), 3, padding=1)
         if not self.head.weight.is_meta:  # a network of shapes alone has nothing to start from
             self._start()
+        # Last, so that all else begins as it does without.
+        self.error_head = ErrorHead(conv, widths[0], prod(config.scale)) if config.expected_error else None
 
     @torch.no_grad()
     def _start(self) -> None:
@@ -128,7 +139,36 @@ class UNet(nn.Module):
         Tensor
             float32 (b, 1, y*fy, x*fx) or (b, 1, z*fz, y*fy, x*fx) on the same intensity scale, not clipped.
         """
+        return self._refine(x)[0]
+
+    def forward_with_error(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Enhance a batch of patches, and say how far off each voxel is expected to be.
+
+        The second output learns from the finished features without changing them, so that the first is the same with and
+        without it.
+
+        Parameters
+        ----------
+        x : Tensor
+            As for `forward`.
+
+        Returns
+        -------
+        enhanced : Tensor
+            What `forward` returns.
+        log_error : Tensor
+            float32, of the same shape: the natural logarithm of the expected absolute error, in the units of `enhanced`.
+        """
+        assert self.error_head is not None, "the architecture has no expected_error"  # noqa: S101
+        enhanced, features = self._refine(x)
+        with torch.autocast(x.device.type, enabled=False):
+            parts = self.error_head(features.detach().float()).unflatten(1, (1, *self.factors))
+            return enhanced, add_cells_(torch.zeros_like(enhanced), parts)
+
+    def _refine(self, x: Tensor) -> tuple[Tensor, Tensor]:
         centre = x[:, self.config.z_context : self.config.z_context + 1]  # (b, 1, z, y, x)
+        if self.gate is not None:
+            centre, x = self.gate(x)  # (b, 1, y, x), (b, n, y, x)
         # Convolutions are fastest on this layout. A clone, because a single channel has it already and has others, too.
         h = self.stem(x.clone(memory_format=self.layout))  # (b, w, z, y, x)
         skips = []
@@ -141,7 +181,90 @@ class UNet(nn.Module):
             h = decoder(up(h, skips.pop()))  # (b, c/2, z*pz, y*py, x*px)
         with torch.autocast(x.device.type, enabled=False):
             detail = self.head(h.float()).unflatten(1, (1, *self.factors))  # (b, 1, fz, fy, fx, z, y, x)
-            return add_cells_(enlarge_linear(centre.float(), self.factors), detail)  # (b, 1, z*fz, y*fy, x*fx)
+            return add_cells_(enlarge_linear(centre.float(), self.factors), detail), h  # (b, 1, z*fz, y*fy, x*fx)
+
+
+class SectionGate(nn.Module):
+    """Fuse a section with its neighbours, as far as they agree with it, place by place.
+
+    A neighbour helps where it shows the same structure with other noise. Where it is shifted, lost, blank or simply far away it
+    shows something else, and a convolution, which is linear, cannot leave it out. So all sections are averaged with weights
+    that add up to 1 and follow from local statistics of the neighbours' differences from the middle: non-local means along z,
+    with learnt weights. A neighbour of weight 0 and one that repeats the middle leave the same: a section alone.
+
+    Statistics are those of cells as large as the coarsest pooling, smoothed over 3 x 3 of them: wide enough to see structure
+    through noise, and cheap.
+
+    Parameters
+    ----------
+    z_context : int
+        Neighbours on each side.
+    cell : tuple of int
+        Input voxels of a cell along y, x; patches hold whole cells.
+    """
+
+    width = 32
+
+    def __init__(self, z_context: int, cell: tuple[int, ...]) -> None:
+        super().__init__()
+        self.z_context, self.cell = z_context, cell
+        sections = 2 * z_context + 1
+        self.first = nn.Conv2d(3 * sections, self.width, 1)
+        self.second = nn.Conv2d(self.width, sections, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Fuse sections.
+
+        Parameters
+        ----------
+        x : Tensor
+            float32 (b, n, y, x), the section asked for in the middle.
+
+        Returns
+        -------
+        fused : Tensor
+            float32 (b, 1, y, x).
+        sections : Tensor
+            float32 (b, n, y, x): the weighted differences of the neighbours, with `fused` in the middle.
+        """
+        centre = x[:, self.z_context : self.z_context + 1]  # (b, 1, y, x)
+        apart = x - centre  # (b, n, y, x), 0 in the middle
+        shown = self._with_middle(apart, centre)
+        level = F.avg_pool2d(shown, self.cell)  # (b, n, y/cy, x/cx)
+        spread = F.avg_pool2d(shown.square(), self.cell) - level.square()
+        found = [_log_size(_mean(level.square())), _log_size(_mean(spread)), _mean(level).abs()]
+        weight = self.second(F.relu(self.first(torch.cat(found, dim=1)))).float().softmax(dim=1)  # (b, n, y/cy, x/cx)
+        apart = apart * enlarge_linear(weight, self.cell)  # (b, n, y, x)
+        fused = centre + apart.sum(dim=1, keepdim=True)  # (b, 1, y, x)
+        return fused, self._with_middle(apart, fused)
+
+    def _with_middle(self, sections: Tensor, middle: Tensor) -> Tensor:
+        return torch.cat([sections[:, : self.z_context], middle, sections[:, self.z_context + 1 :]], dim=1)
+
+
+def _mean(cells: Tensor) -> Tensor:
+    return F.avg_pool2d(cells, 3, 1, 1, count_include_pad=False)
+
+
+def _log_size(square: Tensor) -> Tensor:
+    return (square.clamp(min=0) * 1e5).log1p() / 8  # 0 for equal sections, about 1 for strangers
+
+
+class ErrorHead(nn.Sequential):
+    """From the features of the finest level to the logarithm of the expected error of each output voxel.
+
+    Parameters
+    ----------
+    conv : callable
+        ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
+    width, voxels : int
+        Channels in, and output voxels per input voxel.
+    """
+
+    def __init__(self, conv: Callable[..., nn.Conv2d | nn.Conv3d], width: int, voxels: int) -> None:
+        last = conv(width, voxels, 3, padding=1)
+        super().__init__(nn.ReLU(), conv(width, width, 3, padding=1), nn.ReLU(), last)
+        nn.init.constant_(cast("Tensor", last.bias), -3.0)  # training starts near an error of a twentieth of the range
 
 
 class Block(nn.Module):

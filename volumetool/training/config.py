@@ -16,6 +16,7 @@ from volumetool.paths import absolute_path
 from volumetool.store.urls import check_foreign
 from volumetool.training.blind_spot import BlindSpotConfig
 from volumetool.training.losses import LossConfig
+from volumetool.training.neighbours import NeighbourConfig
 
 
 def _ordered(span: tuple[float, float]) -> tuple[float, float]:
@@ -69,6 +70,8 @@ class SourceConfig(_Part):
         For 2D models, the fewest and most neighbouring sections that are meaned into one: thick sections.
     z_step : tuple of int
         For 2.5D models, the least and largest distance of neighbouring input sections, in sections of the source.
+    stack : bool
+        The sections follow each other. Those of a false one, single images or tiles, have no neighbours.
     cite, licence : str
         What the model card says of the data.
     """
@@ -84,6 +87,7 @@ class SourceConfig(_Part):
     mean: Counts = (1, 1, 1)
     slab: Whole = (1, 1)
     z_step: Whole = (1, 1)
+    stack: bool = True
     cite: str = ""
     licence: str = ""
 
@@ -270,6 +274,7 @@ class TrainConfig(_Part):
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     degradation: DegradationConfig = DegradationConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
+    neighbours: NeighbourConfig = NeighbourConfig()
     sampling: SamplingConfig = SamplingConfig()
     validation: ValidationConfig = ValidationConfig()
     normalisation: Normalisation = Normalisation()

@@ -28,7 +28,7 @@ from volumetool.scratch import scratch_folder
 from volumetool.training.blind_spot import blind_spot_loss, mask_batch
 from volumetool.training.checkpoint import Point, State, load_checkpoint, read_checkpoint, save_checkpoint
 from volumetool.training.config import OptimiserConfig, TrainConfig
-from volumetool.training.losses import make_loss, minus_psnr
+from volumetool.training.losses import expected_error_loss, make_loss, minus_psnr
 from volumetool.training.pairs import Sampler
 from volumetool.training.processes import OneMachine
 from volumetool.training.sources import open_sources
@@ -94,6 +94,7 @@ def _fit(
         state = _begin(config, fabric.device)
         load_checkpoint(folder, state, config)
         network, optimizer = fabric.setup(state.network, state.optimizer)
+        network.mark_forward_method("forward_with_error")
         sampler = Sampler(open_sources(config), config)
         first = fabric.global_rank == 0
         validation = _validation(sampler) if first else []
@@ -170,20 +171,33 @@ def _descend(fabric: Fabric, network: Any, optimizer: Any, batch: tuple[Any, Any
         group["lr"] = learning_rate(config.optimiser, step, config.steps)
     coarse, fine = (torch.from_numpy(part).to(fabric.device) for part in batch)
     scored: Tensor | None = None
+    log_error: Tensor | None = None
     if config.blind_spot is not None:
         key = np.random.SeedSequence([config.seed, step, fabric.global_rank]).generate_state(1)[0]
         coarse, scored = mask_batch(coarse, torch.Generator().manual_seed(int(key)), config.blind_spot)
     with torch.autocast(fabric.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        restored = network(coarse)  # (b, 1, [z*fz,] y*fy, x*fx)
+        if config.architecture.expected_error:
+            restored, log_error = network.forward_with_error(coarse)
+        else:
+            restored = network(coarse)  # (b, 1, [z*fz,] y*fy, x*fx)
     if scored is None:
         loss = make_loss(config.loss)(restored, fine)
     else:
         loss = blind_spot_loss(restored, fine, scored, config.blind_spot)
     optimizer.zero_grad(set_to_none=True)
-    fabric.backward(loss)
-    nn.utils.clip_grad_norm_(network.parameters(), config.optimiser.clip)
+    # Both outputs share no weights that learn, and are clipped apart: the first is what it would be without the second.
+    fabric.backward(loss if log_error is None else loss + expected_error_loss(log_error, restored, fine))
+    for weights in _apart(network):
+        nn.utils.clip_grad_norm_(weights, config.optimiser.clip)
     optimizer.step()
     return float(loss.detach())
+
+
+def _apart(network: Any) -> Iterator[list[nn.Parameter]]:
+    named = dict(network.named_parameters())
+    for sure in (False, True):
+        if weights := [parameter for name, parameter in named.items() if ("error_head." in name) == sure]:
+            yield weights
 
 
 def _follow(state: State, decay: float) -> None:

@@ -95,6 +95,30 @@ def minus_psnr(restored: Tensor, truth: Tensor) -> Tensor:
     return _decibels((restored - truth).square().flatten(1).mean(dim=1))
 
 
+def expected_error_loss(log_error: Tensor, restored: Tensor, truth: Tensor) -> Tensor:
+    """Return the negative log-likelihood of the errors under Laplace distributions, without its constant.
+
+    It is least where exp(`log_error`) is the mean absolute error of voxels that look alike. No gradient reaches `restored`: a
+    likelihood that trains both outputs at once gives hard voxels less weight, by the error that it expects there, and the
+    enhanced image gets worse where it matters (Seitzer et al., "On the pitfalls of heteroscedastic uncertainty estimation",
+    ICLR 2022).
+
+    Parameters
+    ----------
+    log_error : Tensor
+        float32 (b, 1, y, x) or (b, 1, z, y, x), natural logarithm of the expected absolute error.
+    restored, truth : Tensor
+        float32, of the same shape.
+
+    Returns
+    -------
+    Tensor
+        float32 scalar.
+    """
+    error = (restored.detach() - truth).abs()
+    return (log_error + error * (-log_error).exp()).mean()
+
+
 def ms_ssim(restored: Tensor, truth: Tensor) -> Tensor:
     """Return the multi-scale structural similarity, meaned over all sections.
 

@@ -17,6 +17,7 @@ from volumetool.geometry import Box, Triple
 from volumetool.training.augment import augment, draw_log, resize
 from volumetool.training.config import TrainConfig
 from volumetool.training.crappifiers import Crappifier, load_recipe
+from volumetool.training.neighbours import displace, spoil
 from volumetool.training.sources import Part, Source, weights
 
 Floats = NDArray[np.float32]
@@ -83,26 +84,43 @@ class Sampler:
             fine = self._slabs(source, part, rng)  # (crops, z*fz, y*fy, x*fx)
             fine = augment(fine.reshape(-1, *fine.shape[-2:]), self.config.augmentation, rng).reshape(fine.shape)
             coarse = self._crappify(fine, rng)  # (crops, z, y, x)
+            if self.config.architecture.z_context:
+                coarse = spoil(coarse, self.config.neighbours, rng) if source.config.stack else _alone(coarse)
         if self.config.architecture.dims == 2 and fine.shape[1] > 1:
             middle = fine.shape[1] // 2
             fine = fine[:, middle : middle + 1]  # (crops, 1, y*fy, x*fx)
         return self._normalise(coarse, fine, rng)
 
     def _slabs(self, source: Source, part: Part, rng: np.random.Generator) -> Floats:
-        slab, step = (int(rng.integers(low, high + 1)) for low, high in (source.config.slab, source.config.z_step))
-        architecture = self.config.architecture
+        """Cut the fine crops of an acquisition: float32 (crops, sections, y, x), or (crops, z, y, x) for 3D models."""
+        architecture, crops = self.config.architecture, self.config.sampling.crops
         if architecture.dims == 3:
-            slab = step = 1
-            sections = self.config.sampling.crop[0] * architecture.scale[0]
-        else:
-            sections = architecture.channels
-        depth = (sections - 1) * step + slab
-        zoom, side = draw_log(self.config.augmentation.zoom, rng), self._side
-        size = (depth, round(side[1] / zoom), round(side[2] / zoom))
-        crops = [resize(self._crop(source, part, rng, size)[0], side[1:]) for _ in range(self.config.sampling.crops)]
-        if depth == sections:
-            return np.stack(crops)
-        return np.stack([[crop[i * step : i * step + slab].mean(axis=0) for i in range(sections)] for crop in crops])
+            return np.stack([self._crop(source, part, rng)[0] for _ in range(crops)])
+        step = int(rng.integers(source.config.z_step[0], source.config.z_step[1] + 1))
+        slab = int(rng.integers(source.config.slab[0], source.config.slab[1] + 1))
+        if not source.config.stack:
+            step, slab = 0, 1
+        elif architecture.z_context:
+            slab = min(slab, step)  # sections do not overlap
+        zoom, side, scale = draw_log(self.config.augmentation.zoom, rng), self._side, architecture.scale[1]
+        margin = self.config.neighbours.margin(side[1], scale) if architecture.z_context else 0
+        depth = (architecture.channels - 1) * step + slab
+        drawn = (side[1] + 2 * margin, side[2] + 2 * margin)
+        size = (depth, round(drawn[0] / zoom), round(drawn[1] / zoom))
+        return np.stack([self._stack(source, part, rng, (size, drawn, step, slab)) for _ in range(crops)])
+
+    def _stack(
+        self, source: Source, part: Part, rng: np.random.Generator, cut: tuple[Triple, tuple[int, int], int, int]
+    ) -> Floats:
+        """Cut one crop: a section with its neighbours, each the mean of `slab` sections, `step` apart; (sections, y, x)."""
+        size, drawn, step, slab = cut
+        config = self.config.architecture
+        crop = self._crop(source, part, rng, size)[0]
+        sections = np.stack([crop[z * step : z * step + slab].mean(axis=0) for z in range(config.channels)])
+        sections = resize(sections, drawn)
+        if not config.z_context:
+            return sections
+        return displace(sections, self.config.neighbours, (drawn[0] - self._side[1]) // 2, config.scale[1], rng)
 
     def _crop(
         self, source: Source, part: Part, rng: np.random.Generator, size: Triple | None = None
@@ -146,6 +164,12 @@ class Sampler:
         low, high = np.array([low, low + span]) + rng.normal(0, self.config.jitter * span, 2)
         unit = [(np.asarray(part, np.float32) - np.float32(low)) / np.float32(high - low) for part in (coarse, fine)]
         return unit[0], unit[1]
+
+
+def _alone(coarse: Floats) -> Floats:
+    """Return sections whose neighbours repeat them, as at inference for an image: (crops, sections, y, x)."""
+    middle = coarse.shape[1] // 2
+    return np.broadcast_to(coarse[:, middle : middle + 1], coarse.shape).copy()
 
 
 def _plane(source: Source, box: Box, size: Triple, rng: np.random.Generator) -> int:

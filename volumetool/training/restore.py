@@ -25,8 +25,10 @@ def grey_limits(image: NDArray[Any], normalisation: Normalisation) -> tuple[floa
 def safe_margin(config: UNetConfig) -> Triple:
     """Return input voxels z, y, x beyond which nothing reaches into the output; multiples of the granularity."""
     convolutions = 4 * len(config.pools) + 4
-    # An axis that is pooled reaches less than 7 steps of its coarsest level, one that is not a voxel per convolution.
-    z, y, x = (7 * grain if grain > 1 else convolutions for grain in config.granularity)
+    # An axis that is pooled reaches less than 7 steps of its coarsest level, one that is not a voxel per convolution. A gate's
+    # statistics reach three more steps.
+    steps = 10 if config.gate else 7
+    z, y, x = (steps * grain if grain > 1 else convolutions + steps - 7 for grain in config.granularity)
     return (z if config.dims == 3 else 0), y, x
 
 
