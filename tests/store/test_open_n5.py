@@ -218,6 +218,16 @@ def test_the_offset_of_a_single_dataset_moves_it(tmp_path: Path, more: Json) -> 
     assert open_volume(tmp_path, voxel_size=(60.0, 16.0, 8.0) if not more else (60.0, 32.0, 16.0)).translation[0] == 600.0
 
 
+def test_a_stated_unit_goes_before_an_assumed_one(tmp_path: Path) -> None:
+    micrometres = {"resolution": [0.004, 0.008, 0.03]}
+    _dataset(tmp_path / "a", micrometres | {"pixelResolution": {"unit": "um", "dimensions": [0.004, 0.008, 0.03]}})
+    assert open_volume(tmp_path / "a").voxel_size == pytest.approx(SIZES[0])
+    _dataset(tmp_path / "b", micrometres)  # no microscope has voxels below the size of an atom
+    with pytest.raises(InputError) as caught:
+        open_volume(tmp_path / "b")
+    assert caught.value.code == "input.no-voxel-size"
+
+
 def test_an_offset_without_a_resolution_is_in_no_known_unit(tmp_path: Path) -> None:
     _dataset(tmp_path, {"offset": [40, 80, 300]})
     assert open_volume(tmp_path, voxel_size=(30.0, 8.0, 4.0)).translation == (0.0, 0.0, 0.0)

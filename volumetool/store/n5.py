@@ -3,8 +3,8 @@
 N5 lists dimensions fastest first (x, y, z), and so do all its attributes except COSEM's, which are slowest first. The
 axes are named here once, in the driver's order; after this file everything is z, y, x.
 
-Numbers without a unit are nanometres for Paintera and for what follows it, who know no other unit. BigDataViewer writes them in
-whatever unit its XML names: without the XML they are in no known unit.
+A ``resolution`` without a unit is in nanometres for Paintera and what follows it, who know no other unit. BigDataViewer writes
+it in whatever unit its XML names: without the XML it is in no known unit, nor is one below the size of an atom.
 
 Coarser levels of N5 are means of whole blocks whose corners coincide, so that the centre of the first voxel of a level
 with factor f lies (f - 1)/2 voxels of level 0 further in.
@@ -21,7 +21,7 @@ from volumetool.store.arrays import SPACE
 from volumetool.store.bdv_xml import find_voxel_size, is_bdv
 from volumetool.store.found import Found, FoundLevel, Json, are_axes, broken, read_json, scale_zyx, wrong_axes, zyx
 from volumetool.store.kvstore import join_url, parent_url
-from volumetool.store.units import nanometres_per
+from volumetool.store.units import SMALLEST, nanometres_per
 
 _KEY = "attributes.json"
 _DEFAULT_AXES = ("x", "y", "z", "c")
@@ -152,17 +152,21 @@ def _downsampled(path: str, scale: Size, factor: Sequence[float], axes: tuple[st
 
 
 def _resolution(url: str, described: Sequence[Json], axes: tuple[str, ...]) -> tuple[Size, Size | None] | None:
-    """Return scale and unit from the first attributes that name both, else a scale without a unit."""
-    found = [each for own in described for each in _resolutions(own, axes, None if is_bdv(url) else "nm")]
-    return next((each for each in found if each[1] is not None), found[0] if found else None)
+    """Return scale and unit from the first attributes that name both; without any unit, what that means."""
+    found = [each for own in described for each in _resolutions(own, axes)]
+    stated = next((each for each in found if each[1] is not None), None)
+    if stated is not None or not found:
+        return stated
+    plain = all("resolution" in own and not own.get("units") and not own.get("unit") for own in described[:1])
+    nanometres = plain and not is_bdv(url) and min(found[0][0]) >= SMALLEST
+    return found[0][0], (1.0, 1.0, 1.0) if nanometres else None
 
 
-def _resolutions(own: Json, axes: tuple[str, ...], unitless: str | None) -> Iterator[tuple[Size, Size | None]]:
+def _resolutions(own: Json, axes: tuple[str, ...]) -> Iterator[tuple[Size, Size | None]]:
     """Yield scale and unit from ``resolution`` (Neuroglancer, Paintera), ``pixelResolution`` (n5-viewer) or ``voxelSize``."""
     units = own.get("units") or [own.get("unit")] * len(axes)
     if "resolution" in own:
-        stated = units if any(units) else [unitless] * len(axes)
-        yield scale_zyx(axes, own["resolution"]), _unit(axes, stated)
+        yield scale_zyx(axes, own["resolution"]), _unit(axes, units)
     for pixel in (own.get("pixelResolution"), own.get("voxelSize")):
         if isinstance(pixel, dict):
             sizes = pixel["dimensions"] if "dimensions" in pixel else pixel["size"]

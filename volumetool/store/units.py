@@ -31,7 +31,7 @@ _SHORT = {
 }
 
 
-_ATOM = 0.1
+SMALLEST = 0.1
 """Nanometres: no voxel of a microscope is smaller."""
 
 _UNEQUAL = 2
@@ -72,7 +72,7 @@ def likely_meant(size: Size) -> tuple[Size, str] | None:
         The likely size, z, y, x, and what speaks for it; None where nothing speaks against what was typed.
     """
     z, y, x = size
-    if max(size) < 1 and min(size) < _ATOM:
+    if max(size) < 1 and min(size) < SMALLEST:
         name, unit = next(each for each in _LARGER if max(size) * each[1] >= 1 or each is _LARGER[-1])
         meant = (_tidy(z * unit), _tidy(y * unit), _tidy(x * unit))
         return meant, f"voxels smaller than an atom; in {name} it would be this size"
