@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -81,6 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     0 done, 1 failed, 2 usage, 3 partial, 4 not conformant, 75 told to stop, 130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    _open_streams()
     if logging.lastResort is not None:  # what libraries warn of, who quote what they read
         logging.lastResort.setFormatter(_Shown())
     try:
@@ -100,6 +102,32 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:  # noqa: BLE001  (the last resort: no user should meet a traceback)
         code = _report_bug(error)
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Make the standard streams fit to be used, however the program was started.
+
+    Those that the caller closed lead to the null device: otherwise the next file that is opened would get their number, and
+    what libraries write there. Characters that a console does not know are shown as question marks.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(_null(number), mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _null(number: int) -> int:
+    """Open the null device; under a number that is free, under that one."""
+    opened = os.open(os.devnull, os.O_RDWR)
+    try:
+        os.fstat(number)
+    except OSError:
+        os.dup2(opened, number)
+        os.close(opened)
+        return number
+    return opened
 
 
 def _report(error: VolumetoolError, *, as_json: bool) -> int:

@@ -18,7 +18,7 @@ from volumetool.errors import DataError, InputError, OutputError
 from volumetool.geometry.box import Box, Size
 from volumetool.geometry.levels import LevelGrid
 from volumetool.store.arrays import read_part, write_part
-from volumetool.store.conversion import ConversionPlan, cut, open_source, plan_conversion, shard_groups
+from volumetool.store.conversion import MEMORY_BYTES, ConversionPlan, cut, open_source, plan_conversion, shard_groups
 from volumetool.store.create import OWN_KEY, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import Json, read_json
 from volumetool.store.images import ImageStack
@@ -27,7 +27,7 @@ from volumetool.store.open import open_volume
 from volumetool.store.staging import Held, Staging
 from volumetool.store.volume import Volume
 
-__all__ = ["convert", "open_source", "plan_conversion", "shard_groups", "write_finest"]
+__all__ = ["MEMORY_BYTES", "convert", "open_source", "plan_conversion", "shard_groups", "write_finest"]
 
 FINEST_ALONE = "finest level alone"
 """What a volume says of itself while its coarser levels are built."""
