@@ -73,6 +73,11 @@ class FakeConfig(Fault):
         return self
 
     @property
+    def gate(self) -> bool:
+        """It weighs no sections, where a real configuration may say so."""
+        return False
+
+    @property
     def pools(self) -> tuple[tuple[int, int, int], ...]:
         """Return nothing: a fake works on one level."""
         return ()
