@@ -1,8 +1,9 @@
 """What a conversion of a large stack costs beside its parts: decoding the sections alone, and writing the volume alone.
 
-Sections of real EM, 8192 x 8192 of 8 bit in deflate TIFF, are decoded and thrown away; a slab of them is written from memory as
-a volume of that size with all its levels; then the stack is converted, in a GiB of memory, and it is counted how often each
-section is decoded. At last the command converts it again, is killed ten times, and the bytes of both volumes are compared.
+The sections are real EM, 8192 x 8192 of 8 bit in deflate TIFF. In rounds, so that other work on the machine meets all three
+alike, a slab of them is decoded and thrown away, written from memory as a volume with all its levels, and converted in a GiB of
+memory; the system holds nothing of the files when they are read. Then the whole stack is converted, and it is counted how often
+each section is decoded; and the command converts it again, is killed some times, and the bytes of both volumes are compared.
 pytest does not collect this file. It needs some 50 GB of disk for 200 sections. To run it::
 
     python tests/benchmarks/converting.py DATA/fib25-fibsem/fib25_train1.tif --sections 200 --folder /scratch
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -20,25 +22,27 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from rich.console import Console
 
+from volumetool.geometry import Box
 from volumetool.jobs.convert import convert_volume
 from volumetool.jobs.pyramid import build_pyramid
 from volumetool.store.arrays import write_part
-from volumetool.store.conversion import ConversionPlan, cut, plan_conversion
+from volumetool.store.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion
 from volumetool.store.convert import DONE_KEY, FINEST_ALONE
 from volumetool.store.create import OWN_KEY, create_volume, open_for_writing
 from volumetool.store.found import read_json
 from volumetool.store.images import ImageStack
 
 VOXEL_SIZE = (50.0, 8.0, 8.0)
-KILLS = 10
 CONSOLE = Console(width=200)
 
 
@@ -49,24 +53,26 @@ def main() -> None:
     parser.add_argument("--sections", type=int, default=200)
     parser.add_argument("--side", type=int, default=8192)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for some 50 GB")
+    parser.add_argument("--kills", type=int, default=10)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as place:
         folder = Path(place)
         make_sections(folder / "in", options.stack, options.sections, options.side)
-        plan = plan_conversion(folder / "in", folder / "whole.zarr", voxel_size=VOXEL_SIZE)
+        plan = plan_conversion(folder / "in", folder / "whole.zarr", voxel_size=VOXEL_SIZE, memory=MEMORY_BYTES)
         shown = (
             f"{len(plan.slabs)} slabs of up to {plan.slabs[0].shape[0]} sections, {'on disk' if plan.staged else 'in memory'}"
         )
         CONSOLE.print(f"{options.sections} sections of {options.side} x {options.side}: {shown}")
-        decoding, slab = decode(plan)
-        writing = write(plan, slab, folder / "written.zarr")
-        del slab
-        count, whole = convert(plan)
-        CONSOLE.print(f"decoding alone {decoding:.0f} s, writing alone {writing:.0f} s, converting {whole:.0f} s")
-        CONSOLE.print(f"ratio {whole / (decoding + writing):.2f}; decoded: {dict(Counter(count.values()))} times: sections")
-        killed(folder, whole)
+        rounds = np.array([time_slab(plan, slab, folder) for slab in plan.slabs])  # (slabs, 3)
+        decoding, writing, converting = rounds.sum(axis=0)
+        CONSOLE.print(f"decoding alone {decoding:.0f} s, writing alone {writing:.0f} s, converting {converting:.0f} s")
+        CONSOLE.print(f"ratio {converting / (decoding + writing):.2f}; in rounds: {rounds.round(1).tolist()}")
+        began = time.perf_counter()
+        count = convert(plan)
+        CONSOLE.print(f"decoded: {dict(Counter(count.values()))} times: sections")
+        killed(folder, time.perf_counter() - began, options.kills)
         same = digests(folder / "whole.zarr") == digests(folder / "killed.zarr")
-        CONSOLE.print(f"killed {KILLS} times and resumed: {'the same bytes' if same else 'OTHER BYTES'}")
+        CONSOLE.print(f"killed {options.kills} times and resumed: {'the same bytes' if same else 'OTHER BYTES'}")
 
 
 def make_sections(folder: Path, stack: Path, sections: int, side: int) -> None:
@@ -90,32 +96,50 @@ def make_sections(folder: Path, stack: Path, sections: int, side: int) -> None:
         list(threads.map(make, range(sections)))
 
 
-def decode(plan: ConversionPlan) -> tuple[float, NDArray[np.uint8]]:
-    """Decode every section in as many threads as a conversion; return the seconds, and the first slab."""
+def time_slab(plan: ConversionPlan, slab: Box, folder: Path) -> tuple[float, float, float]:
+    """Return the seconds of decoding some sections, of writing them, and of converting them."""
+    whole = plan.source
+    assert isinstance(whole, ImageStack)
+    stack = replace(whole, planes=whole.planes[slab.start[0] : slab.stop[0]], shape=slab.shape)
+    part = plan_conversion(stack, folder / "part.zarr", voxel_size=VOXEL_SIZE, memory=plan.memory)
+    seconds = []
+    for work in (decode, write, convert):
+        voxels = stack.read(0, stack.shape[0]) if work is write else None
+        forget(stack)
+        began = time.perf_counter()
+        work(part) if voxels is None else write(part, voxels)
+        seconds.append(time.perf_counter() - began)
+        shutil.rmtree(folder / "part.zarr", ignore_errors=True)
+    return seconds[0], seconds[1], seconds[2]
+
+
+def forget(stack: ImageStack) -> None:
+    """Let the system drop what it holds of the files, once everything is on disk."""
+    os.sync()
+    for name in stack.files:
+        with Path(name).open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def decode(plan: ConversionPlan) -> None:
+    """Decode every section in as many threads as a conversion."""
     stack = plan.source
     assert isinstance(stack, ImageStack)
-    began = time.perf_counter()
     with ThreadPoolExecutor(plan.threads) as threads:
         list(threads.map(lambda z: [band.shape for _, band in stack.bands(z)], range(stack.shape[0])))
-    return time.perf_counter() - began, stack.read(0, plan.slabs[0].stop[0])
 
 
-def write(plan: ConversionPlan, slab: NDArray[np.uint8], place: Path) -> float:
-    """Write a volume of the same shape out of memory, with all its levels, and delete it; return the seconds."""
-    began = time.perf_counter()
-    create_volume(str(place), plan.layout, {"status": FINEST_ALONE})
-    target, grid = open_for_writing(str(place), plan.layout), plan.layout.levels[0]
-    for box in plan.slabs:
-        for part in cut(box, grid.shard, plan.part_voxels):
-            write_part(target, part.slices, slab[part.shifted((-box.start[0], 0, 0)).slices])
-    build_pyramid(str(place))
-    seconds = time.perf_counter() - began
-    shutil.rmtree(place)
-    return seconds
+def write(plan: ConversionPlan, voxels: NDArray[np.uint8]) -> None:
+    """Write a volume out of memory, with all its levels."""
+    create_volume(plan.url, plan.layout, {"status": FINEST_ALONE})
+    target = open_for_writing(plan.url, plan.layout)
+    for part in cut(Box.whole(voxels.shape), plan.layout.levels[0].shard, plan.part_voxels):
+        write_part(target, part.slices, voxels[part.slices])
+    build_pyramid(plan.url)
 
 
-def convert(plan: ConversionPlan) -> tuple[Counter[int], float]:
-    """Convert; return how often each section was decoded, and the seconds."""
+def convert(plan: ConversionPlan) -> Counter[int]:
+    """Convert; return how often each section was decoded."""
     count: Counter[int] = Counter()
     bands = ImageStack.bands
 
@@ -123,16 +147,13 @@ def convert(plan: ConversionPlan) -> tuple[Counter[int], float]:
         count[z] += 1
         return bands(self, z)
 
-    ImageStack.bands = counted  # type: ignore[method-assign]
-    began = time.perf_counter()
-    convert_volume(plan)
-    seconds = time.perf_counter() - began
-    ImageStack.bands = bands  # type: ignore[method-assign]
-    return count, seconds
+    with mock.patch.object(ImageStack, "bands", counted):
+        convert_volume(plan)
+    return count
 
 
-def killed(folder: Path, whole: float) -> None:
-    """Run the command, kill it ten times, each after at most a third of the seconds that the whole takes; then let it end."""
+def killed(folder: Path, whole: float, kills: int) -> None:
+    """Run the command, kill it so many times, after at most a third of the seconds of the whole; then let it end."""
     size = ",".join(map(str, VOXEL_SIZE))
     command = [
         Path(sys.executable).with_name("volumetool"),
@@ -143,7 +164,7 @@ def killed(folder: Path, whole: float) -> None:
         size,
     ]
     done = []
-    for share in np.random.default_rng(0).uniform(0.05, 0.3, KILLS):
+    for share in np.random.default_rng(0).uniform(0.05, 0.3, kills):
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
             try:
                 running.wait(2 + share * whole)
