@@ -20,6 +20,7 @@ import tifffile
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small import Told
 from small_jobs import SMALL, noise, write_input
 
 from volumetool.errors import InputError, ResourceError, VolumetoolError
@@ -30,6 +31,8 @@ from volumetool.store import limits
 from volumetool.store.arrays import open_array
 from volumetool.store.images import open_images
 from volumetool.store.open import open_volume
+from volumetool.training.config import TrainConfig, make_config
+from volumetool.training.train import describe, train
 
 SIDE, BIG = 64, 2**27
 READ = """
@@ -304,6 +307,27 @@ def test_metadata_nested_beyond_measure_end_no_process(tmp_path: Path) -> None:
     )
     assert found.returncode == 4, found.stderr
     assert "1/zarr.json is not JSON" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("architecture", {"width": 2**12, "pools": [[1, 2, 2]] * 2}),
+        ("sampling", {"crop": [1, 2**20, 2**20]}),
+        ("validation", {"batches": 10**12}),
+    ],
+    ids=["weights", "crops", "batches"],
+)
+@pytest.mark.parametrize("begin", [describe, lambda config: train(config, Path("new"), Told())], ids=["dry run", "run"])
+def test_a_training_that_memory_cannot_hold_is_refused_before_it_begins(
+    part: str, value: dict[str, Any], begin: Callable[[TrainConfig], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(limits, "usable_memory", lambda: 2**33)
+    options = {"name": "small", "sources": [{"path": "nowhere.zarr"}], "architecture": {"width": 4, "pools": [[1, 2, 2]]}}
+    with pytest.raises(ResourceError):
+        begin(make_config(options | {part: value}))
+    assert not list(tmp_path.iterdir())
 
 
 def _tiff(path: Path, tag: str, value: Any) -> Path:

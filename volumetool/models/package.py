@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from volumetool.errors import ModelError
 from volumetool.machine import usable_memory
 from volumetool.models.card import ModelCard
-from volumetool.models.header import foreign_kind, wrong_architecture, wrong_head
+from volumetool.models.header import foreign_kind, wrong_head
 from volumetool.models.model import Model
 from volumetool.models.unet import UNet
 from volumetool.paths import absolute_path, replace_file
@@ -186,8 +186,6 @@ def _card(metadata: dict[str, str], spec: str) -> ModelCard:
         card = ModelCard.model_validate_json(metadata[CARD_KEY])
     except ValidationError as error:
         raise _broken(spec, f"its card does not hold: {error}") from error
-    if why := wrong_architecture(card.architecture):
-        raise _broken(spec, why)
     return card
 
 

@@ -24,6 +24,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the name every PyTorch reader expects)
 
+_WIDEST, _MOST_POOLS, _MOST_SCALE, _MOST_CONTEXT = 2**14, 12, 2**10, 64
+"""Channels, pools, output voxels per input voxel or per pooled one, and sections on each side, at most."""
+
 
 class UNetConfig(BaseModel):
     """Everything that decides the shape of the network.
@@ -67,6 +70,10 @@ class UNetConfig(BaseModel):
             raise ValueError(f"z_context belongs to 2D networks; a 3D one sees its neighbours anyway: {self.z_context}")
         if self.gate and not self.z_context:
             raise ValueError("a gate weighs neighbouring sections: it needs a z_context above 0")
+        if len(self.pools) > _MOST_POOLS or self.width << len(self.pools) > _WIDEST:
+            raise ValueError(f"width {self.width} with {len(self.pools)} pools is wider than {_WIDEST} channels")
+        if max(prod(self.scale), *(max(pool) for pool in self.pools), 1) > _MOST_SCALE or self.z_context > _MOST_CONTEXT:
+            raise ValueError(f"scale {self.scale}, pools {self.pools} or z_context {self.z_context} are beyond any network")
         return self
 
     @property

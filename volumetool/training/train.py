@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from volumetool.errors import ConfigError
 from volumetool.geometry import Size, Triple
 from volumetool.models import ModelCard, Provenance, UNet, VoxelSizeRange, load_model, measure_receptive_field, save_model
+from volumetool.store.limits import check_memory
 from volumetool.training.checkpoint import mean_weights, read_checkpoint, read_inputs
 from volumetool.training.config import CardConfig, TrainConfig
 from volumetool.training.fit import Watcher, fit
@@ -24,6 +27,7 @@ _ANY_SECTION = (1.0, 1000.0)  # nm along z: a 2D model takes sections of any thi
 NO_GAIN_DB = 0.05
 """Gain in PSNR below which a model does nothing."""
 
+_MAPS = 4  # of the finest level that a gradient needs, at the very least
 _STRIDE = {2: (1, 384, 384), 3: (64, 96, 96)}  # coarse voxels; rates are flat around them, larger ones cost memory
 
 
@@ -52,7 +56,10 @@ def train(config: TrainConfig, folder: Path, watcher: Watcher, *, overwrite: boo
         ``job.fingerprint``: the folder holds a training with other settings.
     ConfigError, InputError
         A source or a recipe cannot be used.
+    ResourceError
+        ``resource.memory``.
     """
+    check_size(config)
     if overwrite and folder.exists():
         for name in ("checkpoint.safetensors", "history.json", "curves.png", "preview.png", f"{config.name}.safetensors"):
             (folder / name).unlink(missing_ok=True)
@@ -61,6 +68,27 @@ def train(config: TrainConfig, folder: Path, watcher: Watcher, *, overwrite: boo
     folder.mkdir(parents=True, exist_ok=True)
     fit(config, folder, watcher, partial(write_progress, folder))
     return finish(config, folder)
+
+
+def check_size(config: TrainConfig) -> None:
+    """Refuse a training that memory cannot hold, before its network is made or a crop is read.
+
+    All that is counted is needed: weights with gradient, two moments and mean, crops, on a CPU the finest level's maps.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.memory``.
+    """
+    with torch.device("meta"):
+        weights = sum(parameter.numel() for parameter in UNet(config.architecture).parameters())
+    crops = config.sampling.acquisitions * config.sampling.crops
+    voxels = prod(config.sampling.crop) * config.architecture.channels
+    batch = crops * (voxels + prod(config.sampling.crop) * prod(config.architecture.scale))
+    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+    maps = crops * prod(config.sampling.crop) * config.architecture.width * _MAPS if on_cpu else 0
+    needed = 4 * (5 * weights + (1 + config.validation.batches) * batch + maps)
+    check_memory(config.name, needed, f"a network of {weights} weights on {crops} crops of {config.sampling.crop} voxels")
 
 
 def finish(config: TrainConfig, folder: Path) -> Path:
@@ -76,6 +104,7 @@ def finish(config: TrainConfig, folder: Path) -> Path:
 
 def describe(config: TrainConfig) -> dict[str, Any]:
     """Open the sources of a training and say what would be learnt from them, as plain values."""
+    check_size(config)
     sampler = Sampler(open_sources(config), config)
     crop, scale = config.sampling.crop, config.architecture.scale
     return {
