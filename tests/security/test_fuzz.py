@@ -67,7 +67,7 @@ def fuzz_options(chance: Chance, _: Bench, tally: Tally) -> None:
             words += [chance.choice(options), text_of(chance)]
         else:
             odd = text_of(chance)
-            words[chance.randrange(len(words))] = odd if harmless(odd) else "nowhere"
+            words[chance.randrange(len(words))] = "new" + odd if harmless(odd) else "new.zarr"
     tally.run([command, *words, *["--json"][: chance.randint(0, 1)]])
 
 

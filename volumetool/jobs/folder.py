@@ -72,7 +72,7 @@ def read_plan(url: str) -> Plan | None:
             where=url,
         )
     try:
-        return Plan.model_validate_json(text)
+        plan = Plan.model_validate_json(text)
     except ValidationError as error:
         raise LedgerError(
             "ledger.plan",
@@ -80,6 +80,14 @@ def read_plan(url: str) -> Plan | None:
             hint="go on with the version that began the job, or start anew with --overwrite",
             where=url,
         ) from error
+    if text is raw and plan.terms.fingerprint != plan.fingerprint:  # what carries no checksum may have been changed
+        raise LedgerError(
+            "ledger.plan",
+            f"{url}/{PLAN} is damaged: its terms do not fit its own fingerprint {plan.fingerprint[:12]}",
+            hint="bring it back from a backup, or start anew with --overwrite",
+            where=url,
+        )
+    return plan
 
 
 def read_job(output: str) -> Plan | None:

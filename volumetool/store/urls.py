@@ -92,9 +92,16 @@ def check_below(url: str, path: str) -> str:
     Raises
     ------
     InputError
-        ``input.broken-metadata``: it leads elsewhere.
+        ``input.broken-metadata``: it leads elsewhere, or is longer than the name of any file.
     """
     plain = unquote(path)
+    if max(map(len, plain.encode(errors="replace").split(b"/"))) > _LONGEST_NAME or len(plain) > _LONGEST_PATH:
+        raise InputError(
+            "input.broken-metadata",
+            f"{url} places a level at '{path[:_LONGEST_NAME]}...', {len(path)} characters: no file has such a name",
+            hint="Correct its metadata.",
+            where=url,
+        )
     wrong = {".", ".."} & set(plain.split("/")) or _CONTROL.search(plain) or any(sign in plain for sign in _LEADING)
     if wrong:
         raise InputError(
@@ -105,6 +112,9 @@ def check_below(url: str, path: str) -> str:
         )
     return path
 
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 2048
+"""Bytes of one part of a path, as file systems take them; characters of a path below a volume."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LEADING = ("://", "::", "\\", "?", "#", "|")
