@@ -14,11 +14,13 @@ import numpy as np
 import psutil
 import pytest
 from small_jobs import SMALL, digest, noise, run, write_input
+from volumetool.cli.preemption import Stopped
 
 from volumetool.jobs.api import stored_plan
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ownership import current_owner
+from volumetool.jobs.worker import Worker, told_to_stop
 
 SLOW: dict[str, Any] = SMALL | {"model": SMALL["model"] + "&seconds=0.02", "region": "1,1,1"}
 SECONDS = 10
@@ -164,3 +166,30 @@ def test_fifty_signals_at_random_moments_lose_nothing(source: str, straight: str
             done = now
     assert run(input=source, output=str(output), **SLOW).complete
     assert digest(output) == straight
+
+
+@pytest.mark.parametrize("request_to_stop", [KeyboardInterrupt, Stopped])
+def test_a_request_to_stop_is_not_hidden_by_a_stage_that_then_cannot_be_closed(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_to_stop: type[BaseException]
+) -> None:
+    """It came between two stages: the one before was never closed, and closing the next one fails."""
+
+    def interrupted(_worker: Worker, _turn: object) -> None:
+        try:
+            raise request_to_stop
+        finally:
+            raise ValueError("generator already executing")
+
+    output = tmp_path / "out.zarr"
+    monkeypatch.setattr(Worker, "_enhance", interrupted)
+    with pytest.raises(request_to_stop):
+        run(input=source, output=str(output), **SMALL)
+    monkeypatch.undo()
+    outcome = run(input=source, output=str(output), **SMALL)
+    assert (outcome.complete, outcome.failed) == (True, 0)
+
+
+def test_an_error_of_its_own_is_no_request_to_stop() -> None:
+    error = ValueError("a bad region")
+    error.__context__ = GeneratorExit()
+    assert told_to_stop(error) is None

@@ -155,6 +155,8 @@ class Worker:
         except StorageFullError:
             raise
         except Exception as error:
+            if (stop := told_to_stop(error)) is not None:
+                raise stop from error
             kind = kind_of(error)
             if kind == "lost":
                 raise lost(self.name, error) from error
@@ -207,6 +209,18 @@ def lost(worker: str, error: Exception) -> DeviceError:
         f"the device is lost to worker {worker}: {type(error).__name__}: {error}",
         hint="nothing wrong was recorded; run the same command again: a new process may find the device well",
     )
+
+
+def told_to_stop(error: BaseException) -> BaseException | None:
+    """Return the request to stop, Ctrl-C or a signal, that an error hides; None where there is none.
+
+    A request comes at any moment, also while stages are closed. What then cannot be closed in order raises an error of its own,
+    which is not the region's.
+    """
+    seen: BaseException | None = error
+    while seen is not None and (isinstance(seen, Exception | GeneratorExit)):
+        seen = seen.__cause__ or seen.__context__
+    return seen
 
 
 def describe(error: Exception) -> dict[str, str]:
