@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -129,11 +131,19 @@ def test_a_region_takes_the_patches_that_were_looked_at(
 
 
 def assert_levels(served: Any, output: Path) -> None:
-    """Compare a part of the finest level, and all others whole."""
+    """Compare a part of the finest level, and all others whole, once the volume names them: it looks every two seconds."""
     finest, *coarse = read_levels(output)
+    wait_until(lambda: len(named_levels(served)) == 1 + len(coarse))
     np.testing.assert_array_equal(served.array("0")[9, 50:90].read().result(), finest[9, 50:90], strict=True)
     for number, level in enumerate(coarse, start=1):
         np.testing.assert_array_equal(served.read(str(number)), level, strict=True)
+
+
+def named_levels(served: Any) -> list[str]:
+    """Return the levels that a live volume says it has."""
+    with urllib.request.urlopen(f"{served.url}/zarr.json", timeout=PATIENCE) as answer:  # noqa: S310  (a server on loopback)
+        image = json.load(answer)["attributes"]["ome"]["multiscales"][0]
+    return [dataset["path"] for dataset in image["datasets"] if dataset["path"].isdecimal()]
 
 
 def read_status(output: Path) -> str:
