@@ -199,3 +199,9 @@ class Interrupting(Recording):
         super().recorded(record)
         if len(self.records) == self.after:
             raise KeyboardInterrupt
+
+
+def empty_input(path: Path, shape: tuple[int, int, int], voxel_size: tuple[float, float, float]) -> str:
+    """Create a volume of metadata alone."""
+    create_volume(str(path), VolumeLayout("uint8", plan_levels(shape, voxel_size, (0.0, 0.0, 0.0))[:1]), {})
+    return str(path)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
-import itertools
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,9 @@ from volumetool.geometry import Box
 from volumetool.geometry.levels import LevelGrid, plan_levels
 from volumetool.store import convert as convert_module
 from volumetool.store.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion
-from volumetool.store.convert import DONE_KEY, convert, shard_groups, write_finest
-from volumetool.store.create import VolumeLayout, write_attributes
-from volumetool.store.images import ImageStack, open_images
+from volumetool.store.convert import convert, shard_groups
+from volumetool.store.create import VolumeLayout
+from volumetool.store.images import ImageStack
 from volumetool.store.open import open_volume
 from volumetool.store.staging import Staging
 from volumetool.store.validate import validate_volume
@@ -181,129 +179,6 @@ def test_a_given_voxel_size_wins_over_the_source(tmp_path: Path, filled: tuple[V
     assert volume.voxel_size == (1.0, 2.0, 3.0)
 
 
-class Killed(BaseException):
-    """What ends a run as a signal would."""
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """Count how often each section is decoded."""
-    count: Counter[int] = Counter()
-    bands = ImageStack.bands
-
-    def counted(self: ImageStack, z: int) -> Iterator[tuple[int, Voxels]]:
-        count[z] += 1
-        return bands(self, z)
-
-    monkeypatch.setattr(ImageStack, "bands", counted)
-    return count
-
-
-def kill_after(patch: pytest.MonkeyPatch, writes: int) -> None:
-    """End a run before it writes so many times."""
-    real, count = convert_module.write_part, itertools.count()
-
-    def write(target: ts.TensorStore, slices: tuple[slice, ...], voxels: Voxels) -> None:
-        if next(count) == writes:
-            raise Killed
-        real(target, slices, voxels)
-
-    patch.setattr(convert_module, "write_part", write)
-
-
-def killed(writes: int, *arguments: Any, **options: Any) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        kill_after(patch, writes)
-        with pytest.raises(Killed):
-            convert(*arguments, **options)
-
-
-@pytest.mark.parametrize("writes", [0, 5, 12, 13, 24, 26])
-def test_what_was_killed_goes_on_after_the_last_slab_and_ends_with_the_same_bytes(
-    tmp_path: Path, decoded: Counter[int], writes: int
-) -> None:
-    tifffile.imwrite(tmp_path / "stack.tif", VOXELS, compression="zlib")
-    stack = open_images(tmp_path / "stack.tif")
-    options: dict[str, Any] = {"voxel_size": SIZE, "levels": _levels()[:1]}
-    convert(stack, str(tmp_path / "whole.zarr"), **options)
-    assert set(decoded.values()) == {1}
-    killed(writes, stack, str(tmp_path / "v.zarr"), **options, memory=1)  # a slab of 4 sections is 12 writes
-    decoded.clear()
-    convert(stack, str(tmp_path / "v.zarr"), **options)  # another memory cuts other slabs
-    assert decoded == Counter(range(4 * (writes // 12), 9))
-    assert files(tmp_path / "v.zarr") == files(tmp_path / "whole.zarr")
-    decoded.clear()
-    convert(stack, str(tmp_path / "v.zarr"), **options)
-    assert not decoded
-
-
-def test_a_source_that_was_changed_is_not_mixed_in(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
-    convert(tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE)
-    tifffile.imwrite(tmp_path / "stack.tif", VOXELS[::-1])
-    os.utime(tmp_path / "stack.tif", ns=(7, 7))
-    plan = plan_conversion(tmp_path / "stack.tif", tmp_path / "v.zarr", voxel_size=SIZE)
-    with pytest.raises(OutputError, match="--overwrite") as caught:
-        write_finest(plan)
-    assert caught.value.code == "output.exists"
-    np.testing.assert_array_equal(write_finest(plan, overwrite=True).open().read().result(), VOXELS[::-1])
-
-
-def test_a_source_that_changes_while_it_is_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
-    write = convert_module.write_part
-
-    def meddling(*arguments: Any) -> None:
-        write(*arguments)
-        os.utime(tmp_path / "stack.tif", ns=(7, 7))
-
-    monkeypatch.setattr(convert_module, "write_part", meddling)
-    with pytest.raises(InputError) as caught:
-        convert(tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE)
-    assert caught.value.code == "input.changed"
-    assert open_volume(tmp_path / "v.zarr").attributes["status"] == "unfinished"
-
-
-def test_overwriting_deletes_conversions_alone(tmp_path: Path, filled: tuple[Volume, Voxels]) -> None:
-    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
-    before = files(Path(filled[0].url))
-    for overwrite, code in ((False, "output.exists"), (True, "output.foreign")):
-        with pytest.raises(OutputError) as caught:
-            write_finest(plan_conversion(tmp_path / "stack.tif", filled[0].url, voxel_size=SIZE), overwrite=overwrite)
-        assert caught.value.code == code
-    assert files(Path(filled[0].url)) == before
-
-
-def test_what_failed_before_anything_was_done_blocks_no_other_settings(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
-    killed(0, tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE)
-    assert convert(tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=(9.0, 9.0, 9.0)).voxel_size == (9, 9, 9)
-
-
-@pytest.mark.parametrize("status", ["complete", "unfinished"])
-def test_what_is_half_deleted_is_never_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str) -> None:
-    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
-    plan = plan_conversion(tmp_path / "stack.tif", tmp_path / "v.zarr", voxel_size=SIZE)
-    own = write_finest(plan).attributes
-    write_attributes(plan.url, {**own, "status": status, **({} if status == "complete" else {DONE_KEY: len(VOXELS)})})
-    delete = convert_module.delete_prefix
-
-    def dying(url: str, _last: str) -> None:
-        delete(f"{url}/0/c")
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(convert_module, "delete_prefix", dying)
-        with pytest.raises(KeyboardInterrupt):
-            write_finest(plan, overwrite=True)
-    assert open_volume(plan.url).attributes["status"] == "unfinished"
-    np.testing.assert_array_equal(write_finest(plan).open().read().result(), VOXELS)
-
-
 class FullDisk(io.BytesIO):
     """A file on a disk without room."""
 
@@ -366,16 +241,6 @@ def test_a_stack_without_voxel_size_is_refused_before_anything_is_written(tmp_pa
         convert(tmp_path / "stack.tif", str(tmp_path / "v.zarr"))
     assert caught.value.code == "input.no-voxel-size"
     assert not (tmp_path / "v.zarr").exists()
-
-
-def test_shards_that_are_lost_midway_are_missed_before_it_is_called_finished(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
-    killed(13, tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE, levels=_levels()[:1], memory=1)
-    (tmp_path / "v.zarr" / "0" / "c" / "0" / "1" / "1").unlink()
-    with pytest.raises(OutputError, match="1 of 36 shards") as caught:
-        convert(tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE, levels=_levels()[:1])
-    assert caught.value.code == "output.damaged"
-    assert open_volume(tmp_path / "v.zarr").attributes["status"] == "unfinished"
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])

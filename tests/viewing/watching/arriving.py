@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tifffile
 from small_jobs import Voxels, noise, run, shard_files
 
+from volumetool.errors import VolumetoolError
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job, make_job
 from volumetool.viewing.watching.asked import Asked, News, Watched
@@ -110,3 +112,19 @@ def assert_batch(job: Job, **options: Any) -> None:
 def enlarged(voxels: Voxels) -> Voxels:
     """Return what the identity network makes of sections."""
     return np.repeat(np.repeat(voxels, 4, axis=-2), 4, axis=-1)
+
+
+COUNT = 7
+
+
+def drop(folder: Path, *numbers: int, first: int = 1, count: int = COUNT) -> None:
+    """Let some of a volume's sections land."""
+    voxels = sections(count)
+    for number in numbers:
+        write_section(folder, number, voxels[number - first])
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(VolumetoolError) as error:
+        call()
+    return error.value.code
