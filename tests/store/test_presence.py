@@ -88,7 +88,7 @@ def test_what_is_away_between_two_looks_is_read_again(
     assert len(looks) == 2
 
 
-@pytest.mark.parametrize("how", ["gone", "another", "torn"])
+@pytest.mark.parametrize("how", ["gone", "another", "another dtype", "torn"])
 def test_an_array_that_is_gone_is_named(tmp_path: Path, kind: str, how: str) -> None:
     array, _ = write(tmp_path / "a", kind)
     file = next(file for file in (tmp_path / "a").iterdir() if file.name in presence.METADATA.values())
@@ -96,8 +96,11 @@ def test_an_array_that_is_gone_is_named(tmp_path: Path, kind: str, how: str) -> 
     shutil.rmtree(tmp_path / "a")
     if how != "gone":
         (tmp_path / "a").mkdir()
-        metadata["dimensions" if kind == "n5" else "shape"] = [4, 8, 11]
-        file.write_bytes(json.dumps(metadata).encode()[: None if how == "another" else 20])
+        if how == "another dtype":
+            metadata[{"n5": "dataType", "zarr": "dtype"}.get(kind, "data_type")] = "<i2" if kind == "zarr" else "int16"
+        else:
+            metadata["dimensions" if kind == "n5" else "shape"] = [4, 8, 11]
+        file.write_bytes(json.dumps(metadata).encode()[: 20 if how == "torn" else None])
     with pytest.raises(InputError) as caught:
         read_part(array, WHOLE)
     assert caught.value.code == "input.vanished"

@@ -50,6 +50,7 @@ def test_boxes_and_triples_are_read_as_on_the_command_line(tmp_path: Path) -> No
         ({"sampling": {"crop": [1, 15, 16]}}, "multiples of the network's"),
         ({"sampling": {"crop": [4, 16, 16]}}, "z_context"),
         ({"blind_spot": {}}, "keeps the scale"),
+        ({"blind_spot": {}, "architecture": {"scale": [1, 1, 1], "expected_error": True}}, "no expected_error"),
         ({"degradation": {"noise": [2, 1]}}, "from the smaller to the larger"),
         ({"augmentation": {"contrast": [0, 1]}}, "above 0"),
         ({"normalisation": {"kind": "none"}}, "needs percentiles"),

@@ -103,6 +103,16 @@ def test_truth_and_middle_section_show_the_same_place(tmp_path: Path) -> None:
         assert np.corrcoef(ours.ravel(), truth.ravel())[0, 1] > 0.97
 
 
+def test_with_nothing_to_spoil_no_chance_is_taken_so_that_older_trainings_draw_what_they_drew() -> None:
+    nothing = NeighbourConfig(displaced=0, tone=0, spoilt=0)
+    rng = np.random.default_rng(0)
+    before = rng.bit_generator.state
+    assert nothing.margin(240, 4) == 0
+    assert np.array_equal(displace(sections(1), nothing, 0, 4, rng), sections(1))
+    assert np.array_equal(spoil(sections(2, 3), nothing, rng), sections(2, 3))
+    assert rng.bit_generator.state == before
+
+
 @pytest.mark.parametrize("field", [{"displaced": 1.5}, {"spoilt": -0.1}, {"shift": -1}, {"shear": 1}])
 def test_impossible_values_are_refused(field: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(field))):

@@ -113,20 +113,21 @@ def check_there(array: ts.TensorStore) -> None:
     if driver not in METADATA:
         return
     try:
-        shape, chunk = _sizes(driver, json.loads(found.value))
+        shape, voxels = _described(driver, json.loads(found.value))
     except (ValueError, LookupError, TypeError) as error:
         raise VanishedError(f"the metadata of {url_of(array)} are no longer those of an array: {error!r}") from error
     long_enough = all(stop <= size for (_, stop), size in zip(stored_range(array), shape, strict=False))
-    if chunk != _sizes(driver, spec["metadata"])[1] or not long_enough:
-        raise VanishedError(f"another array lies at {url_of(array)} now: {shape} voxels in chunks of {chunk}")
+    if voxels != _described(driver, spec["metadata"])[1] or not long_enough:
+        raise VanishedError(f"another array lies at {url_of(array)} now: {shape} voxels, {voxels[1]}, in chunks of {voxels[0]}")
 
 
-def _sizes(driver: str, metadata: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """Return the shapes of an array and of its stored chunks."""
+def _described(driver: str, metadata: dict[str, Any]) -> tuple[list[int], tuple[list[int], str]]:
+    """Return the shape of an array, which may grow, and the shape of its stored chunks and its dtype, which stay."""
     if driver == "n5":
-        return metadata["dimensions"], metadata["blockSize"]
-    chunk = metadata["chunks"] if driver == "zarr" else metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    return metadata["shape"], chunk
+        return metadata["dimensions"], (metadata["blockSize"], metadata["dataType"])
+    if driver == "zarr":
+        return metadata["shape"], (metadata["chunks"], np.dtype(metadata["dtype"]).str)
+    return metadata["shape"], (metadata["chunk_grid"]["configuration"]["chunk_shape"], metadata["data_type"])
 
 
 def url_of(array: ts.TensorStore) -> str:

@@ -295,8 +295,8 @@ class TrainConfig(_Part):
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         scale, crop = self.architecture.scale, self.sampling.crop
-        if self.blind_spot is not None and scale != (1, 1, 1):
-            raise ValueError(f"blind_spot removes noise and keeps the scale (1,1,1), not {scale}")
+        if self.blind_spot is not None and (scale != (1, 1, 1) or self.architecture.expected_error):
+            raise ValueError(f"blind_spot removes noise, keeps the scale (1,1,1), not {scale}, and can learn no expected_error")
         if self.normalisation.kind == "none":
             raise ValueError("normalisation.kind none is for networks of known answer; what is trained needs percentiles")
         unpaired = self.blind_spot is None and all(source.noisy is None for source in self.sources)

@@ -44,6 +44,8 @@ class NeighbourConfig(BaseModel):
 
     def margin(self, side: int, scale: int) -> int:
         """Return the fine voxels in plane that displacing a crop needs on each side."""
+        if not self.displaced:
+            return 0
         return int(np.ceil(self.shift * scale + self.shear * (side / 2 + self.shift * scale)))
 
 
@@ -71,7 +73,7 @@ def displace(fine: Floats, config: NeighbourConfig, margin: int, scale: int, rng
     count, middle = len(fine), len(fine) // 2
     y, x = (size - 2 * margin for size in fine.shape[1:])
     shifts, shears = np.zeros((count, 2)), np.zeros(count)
-    if rng.random() < config.displaced:
+    if config.displaced and rng.random() < config.displaced:
         most = config.shift * scale
         # Slow drift and independent jitter, each of any size up to the largest.
         drift = rng.normal(0, 1, 2) * (np.arange(count) - middle)[:, None] / max(1, middle)
@@ -85,6 +87,8 @@ def displace(fine: Floats, config: NeighbourConfig, margin: int, scale: int, rng
         lean = np.rint(shear * (np.arange(y) - y / 2)).astype(int)  # (y,)
         columns = margin + right + lean[:, None] + np.arange(x)  # (y, x)
         cut[number] = fine[number][(rows + down)[:, None], columns]
+    if not config.tone:
+        return cut
     gains, offsets = 1 + rng.normal(0, config.tone, count), rng.normal(0, config.tone, count)
     gains[middle], offsets[middle] = 1, 0
     toned = (cut - np.float32(0.5)) * _column(gains) + _column(0.5 + offsets)  # (sections, y, x)
@@ -110,7 +114,7 @@ def spoil(coarse: Floats, config: NeighbourConfig, rng: np.random.Generator) -> 
         `coarse`.
     """
     for crop in coarse:
-        if rng.random() >= config.spoilt:
+        if not config.spoilt or rng.random() >= config.spoilt:
             continue
         middle = len(crop) // 2
         how = rng.choice(("some", "all", "face", "alone"), p=(0.5, 0.15, 0.2, 0.15))

@@ -94,15 +94,14 @@ class Sampler:
     def _slabs(self, source: Source, part: Part, rng: np.random.Generator) -> Floats:
         """Cut the fine crops of an acquisition: float32 (crops, sections, y, x), or (crops, z, y, x) for 3D models."""
         architecture, crops = self.config.architecture, self.config.sampling.crops
+        slab, step = (int(rng.integers(low, high + 1)) for low, high in (source.config.slab, source.config.z_step))
+        zoom, side, scale = draw_log(self.config.augmentation.zoom, rng), self._side, architecture.scale[1]
         if architecture.dims == 3:
             return np.stack([self._crop(source, part, rng)[0] for _ in range(crops)])
-        step = int(rng.integers(source.config.z_step[0], source.config.z_step[1] + 1))
-        slab = int(rng.integers(source.config.slab[0], source.config.slab[1] + 1))
         if not source.config.stack:
             step, slab = 0, 1
         elif architecture.z_context:
             slab = min(slab, step)  # sections do not overlap
-        zoom, side, scale = draw_log(self.config.augmentation.zoom, rng), self._side, architecture.scale[1]
         margin = self.config.neighbours.margin(side[1], scale) if architecture.z_context else 0
         depth = (architecture.channels - 1) * step + slab
         drawn = (side[1] + 2 * margin, side[2] + 2 * margin)
