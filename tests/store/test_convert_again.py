@@ -15,8 +15,10 @@ import tensorstore as ts
 import tifffile
 
 from volumetool.errors import InputError, OutputError
+from volumetool.geometry import Box
 from volumetool.geometry.levels import LevelGrid, plan_levels
 from volumetool.store import convert as convert_module
+from volumetool.store.chunks import stored_chunks
 from volumetool.store.conversion import plan_conversion
 from volumetool.store.convert import DONE_KEY, convert, write_finest
 from volumetool.store.create import write_attributes
@@ -116,6 +118,30 @@ def test_a_source_that_changes_while_it_is_read_is_told(tmp_path: Path, monkeypa
     monkeypatch.setattr(convert_module, "write_part", meddling)
     with pytest.raises(InputError) as caught:
         convert(tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE)
+    assert caught.value.code == "input.changed"
+    assert open_volume(tmp_path / "v.zarr").attributes["status"] == "unfinished"
+
+
+@pytest.mark.parametrize("harm", ["written", "deleted"])
+def test_a_volume_whose_chunks_change_while_it_is_read_is_told(
+    tmp_path: Path, filled: tuple[Volume, Voxels], monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    """Of chunks whose turn is yet to come, too: none of two versions, and nothing blank that was there."""
+    source, _ = filled
+    chunks = stored_chunks(source, 0, 0)
+    *_, last = chunks.places(Box.whole(source.shape))
+    file, write = Path(chunks.url, chunks.key(last)), convert_module.write_part
+
+    def meddling(*arguments: Any) -> None:
+        write(*arguments)
+        if harm == "deleted":
+            file.unlink(missing_ok=True)
+        else:
+            os.utime(file, ns=(7, 7))
+
+    monkeypatch.setattr(convert_module, "write_part", meddling)
+    with pytest.raises(InputError) as caught:
+        convert(source, str(tmp_path / "v.zarr"), levels=_levels(source.shape)[:1], memory=1)
     assert caught.value.code == "input.changed"
     assert open_volume(tmp_path / "v.zarr").attributes["status"] == "unfinished"
 

@@ -5,6 +5,7 @@ A state is what a store tells without giving the bytes: size and time of change 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import posixpath
@@ -160,6 +161,19 @@ class StoredChunks:
                 yield from (self._state_of_object(*each) for each in waiting)
                 waiting.clear()
         yield from (self._state_of_object(*each) for each in waiting)
+
+    def digest(self, box: Box) -> str:
+        """Return a digest of the states of all chunks that share a voxel with a box.
+
+        Raises
+        ------
+        DataError
+            ``data.unreadable``: the store does not answer.
+        """
+        digest = hashlib.blake2b(digest_size=8)
+        for state in self.states(self.places(box)):
+            digest.update(b"absent " if state is None else b"%d " % len(state) + state)
+        return digest.hexdigest()
 
     def _store(self) -> dict[str, Any]:
         files = kvstore_spec(self.url)

@@ -18,6 +18,7 @@ from volumetool.errors import DataError, InputError, OutputError
 from volumetool.geometry.box import Box, Size
 from volumetool.geometry.levels import LevelGrid
 from volumetool.store.arrays import read_part, write_part
+from volumetool.store.chunks import stored_chunks
 from volumetool.store.conversion import MEMORY_BYTES, ConversionPlan, cut, open_source, plan_conversion, shard_groups
 from volumetool.store.create import OWN_KEY, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import Json, read_json
@@ -117,13 +118,13 @@ def write_finest(plan: ConversionPlan, *, overwrite: bool = False, progress: Pro
     for channel in range(plan.layout.channels or 1):
         target = open_for_writing(plan.url, plan.layout, 0, channel)
         before = channel * grid.shape[0]
-        for slab in plan.slabs:
+        for slab, state in zip(plan.slabs, [_state(plan, channel, slab) for slab in plan.slabs], strict=True):
             rest = Box((max(slab.start[0], done - before), 0, 0), slab.stop)
             if rest.shape[0] <= 0:
                 continue
             counter = _Counter(2 * (before + rest.start[0]) * grid.shape[1] * grid.shape[2], plan, progress)
             stored += _Copy(plan, channel, target, counter).run(rest)
-            _require_unchanged(plan, channel)
+            _require_unchanged(plan, channel, slab, state)
             write_attributes(plan.url, {**begun, DONE_KEY: before + rest.stop[0], STORED_KEY: stored})
     _require_stored(plan, stored)
     write_attributes(plan.url, {**begun, "status": FINEST_ALONE})
@@ -277,8 +278,20 @@ def _within(part: Box, box: Box) -> Box:
     return part.shifted((-box.start[0], -box.start[1], -box.start[2]))
 
 
-def _require_unchanged(plan: ConversionPlan, channel: int) -> None:
-    """Refuse a source that was changed, or has vanished, while it was read.
+def _state(plan: ConversionPlan, channel: int, slab: Box) -> str:
+    """Return what is stored of a slab's source: of images as they were when they were opened, of a volume as it is now.
+
+    Raises
+    ------
+    DataError, InputError
+        The volume is gone, or does not answer.
+    """
+    source = plan.source
+    return source.identity if isinstance(source, ImageStack) else stored_chunks(source, 0, channel).digest(slab)
+
+
+def _require_unchanged(plan: ConversionPlan, channel: int, slab: Box, state: str) -> None:
+    """Refuse a source of which a slab was changed, or has vanished, since its state was taken.
 
     Raises
     ------
@@ -287,11 +300,9 @@ def _require_unchanged(plan: ConversionPlan, channel: int) -> None:
     """
     source = plan.source
     try:
-        if isinstance(source, Volume):
-            source.open(0, channel)
-            return
-        changed = source.identity_now() != source.identity
-    except (DataError, OSError):
+        now = source.identity_now() if isinstance(source, ImageStack) else _state(plan, channel, slab)
+        changed = now != state
+    except (DataError, InputError, OSError):
         changed = True
     if changed:
         raise InputError(
