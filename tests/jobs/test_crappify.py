@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,19 @@ def test_limits_come_from_percentiles_unless_given(dtype: str, tmp_path: Path) -
     assert plan_crappification(asked(fine, limits=(1.0, 3.0))).limits == (1.0, 3.0)
     with pytest.raises(ConfigError, match="black"):
         plan_crappification(asked(fine, limits=(3.0, 3.0)))
+
+
+def test_a_fine_volume_that_is_written_to_meanwhile_is_told(fine: Path) -> None:
+    plan = plan_crappification(asked(fine))
+    chunk = next(file for file in fine.rglob("*") if file.is_file() and not file.name.startswith((".z", "zarr")))
+
+    def meddle(*_: int) -> None:
+        os.utime(chunk, ns=(7, 7))
+
+    with pytest.raises(InputError) as caught:
+        crappify_volume(plan, progress=meddle)
+    assert caught.value.code == "input.changed"
+    assert open_volume(plan.request.output).attributes["status"] == "unfinished"
 
 
 def test_an_interrupted_run_goes_on_and_other_settings_are_refused(fine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -248,3 +248,13 @@ def _spelling(url: str, driver: str) -> tuple[str, str]:
     default = encoding.get("name", "default") == "default"
     separator = str(encoding.get("configuration", {}).get("separator", "/" if default else "."))
     return (f"c{separator}" if default else ""), separator
+
+
+def changed_while_read(place: str) -> InputError:
+    """Return the error of a command whose input was not the same from its first read to its last."""
+    return InputError(
+        "input.changed",
+        f"{place} was changed or taken away while it was read",
+        hint="let it stand still, and run the command again with --overwrite; what was read before may be of both",
+        where=place,
+    )

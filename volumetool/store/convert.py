@@ -18,7 +18,7 @@ from volumetool.errors import DataError, InputError, OutputError
 from volumetool.geometry.box import Box, Size
 from volumetool.geometry.levels import LevelGrid
 from volumetool.store.arrays import read_part, write_part
-from volumetool.store.chunks import stored_chunks
+from volumetool.store.chunks import changed_while_read, stored_chunks
 from volumetool.store.conversion import MEMORY_BYTES, ConversionPlan, cut, open_source, plan_conversion, shard_groups
 from volumetool.store.create import OWN_KEY, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import Json, read_json
@@ -305,9 +305,4 @@ def _require_unchanged(plan: ConversionPlan, channel: int, slab: Box, state: str
     except (DataError, InputError, OSError):
         changed = True
     if changed:
-        raise InputError(
-            "input.changed",
-            f"{plan.place} was changed or taken away while it was read",
-            hint="let it stand still, and convert with --overwrite; what was read before may be of both",
-            where=plan.place,
-        )
+        raise changed_while_read(plan.place)
