@@ -63,8 +63,8 @@ def test_identity_of_other_shapes_and_scales(tmp_path: Path, model: str, voxels:
 def test_outputs_are_conformant_to_four_judges(
     tmp_path: Path, options: dict[str, Any], data: Path, channels: int | None
 ) -> None:
-    if channels:
-        options["input"] = str(write_input(tmp_path / "channels.zarr", noise((channels, 5, 20, 20))))
+    shape = (channels, 5, 20, 20) if channels else (5, 20, 20)
+    options["input"] = str(write_input(tmp_path / "small.zarr", noise(shape)))
     output = options["output"]
     assert run(**options).complete
     yaozarrs.validate_zarr_store(output)
@@ -78,6 +78,8 @@ def test_outputs_are_conformant_to_four_judges(
     stored = json.loads((Path(output) / "zarr.json").read_text())
     jsonschema.Draft202012Validator(strict, registry=registry).validate(stored["attributes"])
     assert validate_volume(output) == []
+    for number, level in enumerate(read_levels(output)):
+        np.testing.assert_array_equal(group[str(number)], level, strict=True)
 
 
 def test_a_real_network_gives_levels_that_are_means_too(options: dict[str, Any], tiny_model: Path) -> None:
