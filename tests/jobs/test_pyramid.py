@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,24 @@ def test_a_foreign_volume_of_one_level_gets_the_others_and_keeps_what_it_says(tm
     group = json.loads((tmp_path / "zarr.json").read_text())
     assert group["attributes"]["mine"] == 1
     assert group["attributes"]["ome"]["multiscales"][0]["axes"][1]["unit"] == "micrometer"
+
+
+@pytest.mark.parametrize("levels", ["new", "there"])
+def test_a_finest_level_that_is_written_to_meanwhile_is_told_and_never_called_complete(tmp_path: Path, levels: str) -> None:
+    folder = tmp_path / "v.zarr"
+    if levels == "new":
+        folder.mkdir()
+        write_one_level(folder, VOXELS)
+    else:
+        tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
+        convert_volume(plan_conversion(str(tmp_path / "stack.tif"), str(folder), voxel_size=(30.0, 8.0, 8.0)))
+    chunk = next(file for file in (folder / open_volume(folder).levels[0].path / "c").rglob("*") if file.is_file())
+    with pytest.raises(InputError) as caught:
+        build_pyramid(str(folder), progress=lambda *_: os.utime(chunk, ns=(7, 7)))
+    assert caught.value.code == "input.changed"
+    found = open_volume(folder)
+    assert len(found.levels) == 1 if levels == "new" else found.attributes["status"] == FINEST_ALONE
+    assert len(build_pyramid(str(folder)).levels) > 1
 
 
 def one_level(folder: Path, axes: str, path: str = "full") -> Path:

@@ -24,7 +24,7 @@ from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_transla
 from volumetool.jobs.checks import show_bytes
 from volumetool.jobs.finish import write_status
 from volumetool.machine import usable_cores, usable_memory
-from volumetool.store.chunks import changed_while_read, stored_chunks
+from volumetool.store.chunks import changed_while_read, level_digests
 from volumetool.store.convert import Progress
 from volumetool.store.create import VolumeLayout, check_ending, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import read_json
@@ -186,16 +186,14 @@ def crappify_volume(plan: CrappifyPlan, *, overwrite: bool = False, progress: Pr
     """
     url, layout = canonical_url(plan.request.output), plan.layout
     _prepare(plan, url, overwrite=overwrite)
-    level = plan.request.level
+    state = level_digests(plan.source, plan.request.level)
     for channel in range(layout.channels or 1):
-        chunks, whole = stored_chunks(plan.source, level, channel), Box.whole(plan.source.levels[level].shape)
-        state = chunks.digest(whole)
         _fill(plan, channel, progress)
-        if chunks.digest(whole) != state:
-            raise changed_while_read(plan.source.url)
         for number, grid in enumerate(layout.levels[1:], start=1):
             fine = open_for_writing(url, layout, number - 1, channel)
             build_level(fine, open_for_writing(url, layout, number, channel), grid)
+    if level_digests(plan.source, plan.request.level) != state:
+        raise changed_while_read(plan.source.url)
     write_attributes(url, {KEY: plan.provenance, "status": "complete"})
     return open_volume(url)
 

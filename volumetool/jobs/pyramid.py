@@ -13,6 +13,7 @@ from volumetool.errors import ConfigError, OutputError
 from volumetool.geometry import Box, LevelGrid, Size, plan_levels, whole_ratio
 from volumetool.jobs.clean import delete_torn_shards
 from volumetool.jobs.finish import write_status
+from volumetool.store.chunks import changed_while_read, level_digests
 from volumetool.store.convert import FINEST_ALONE, Progress
 from volumetool.store.create import VolumeLayout, open_for_writing
 from volumetool.store.extend import announce_levels, create_coarser
@@ -46,7 +47,7 @@ def build_pyramid(
     Raises
     ------
     InputError
-        As `open_volume`.
+        As `open_volume`; ``input.changed``: somebody wrote to level 0 meanwhile.
     OutputError
         ``output.format``: another format; ``output.levels``: levels cannot be added, or those there are not means of whole
         blocks; ``output.unfinished``: a job is not through with it; ``output.unwritable``.
@@ -66,6 +67,7 @@ def build_pyramid(
     else:
         grids = level_grids(volume)
         write_status(volume.url, FINEST_ALONE)
+    state = level_digests(volume, 0)
     every = sum(len(list(shard_boxes(grid))) for grid in grids[1:]) * (volume.channels or 1)
     told = _counted(progress, every)
     for channel in range(volume.channels or 1):
@@ -75,6 +77,8 @@ def build_pyramid(
             clear = partial(delete_torn_shards, coarse, grid, channel=None if volume.channels is None else channel)
             build_level(fine, coarse, grid, nodata=missing, ready=_Ready(clear, told))
             fine = coarse
+    if level_digests(volume, 0) != state:
+        raise changed_while_read(volume.url, "run the command again")
     if new:
         announce_levels(volume, grids)
     if not new or volume.attributes.get("status") == FINEST_ALONE:

@@ -234,6 +234,18 @@ def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:
     return StoredChunks(url, size, grid, key)
 
 
+def level_digests(volume: Volume, level: int) -> list[str]:
+    """Return a digest of the states of all chunks of a level, for each channel.
+
+    Raises
+    ------
+    DataError, InputError
+        As `stored_chunks`; ``data.unreadable``: the store does not answer.
+    """
+    whole = Box.whole(volume.levels[level].shape)
+    return [stored_chunks(volume, level, channel).digest(whole) for channel in range(volume.channels or 1)]
+
+
 def _triple(values: Iterable[int]) -> Triple:
     z, y, x = values
     return z, y, x
@@ -250,11 +262,11 @@ def _spelling(url: str, driver: str) -> tuple[str, str]:
     return (f"c{separator}" if default else ""), separator
 
 
-def changed_while_read(place: str) -> InputError:
+def changed_while_read(place: str, again: str = "run the command again with --overwrite") -> InputError:
     """Return the error of a command whose input was not the same from its first read to its last."""
     return InputError(
         "input.changed",
         f"{place} was changed or taken away while it was read",
-        hint="let it stand still, and run the command again with --overwrite; what was read before may be of both",
+        hint=f"let it stand still, and {again}; what was read before may be of both",
         where=place,
     )
