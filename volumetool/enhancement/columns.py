@@ -196,6 +196,11 @@ def input_windows(recipe: Recipe, region: Region) -> Iterator[Box]:
         yield _window(_indices(recipe.lattice, box))
 
 
+def column_window(lattice: Lattice, position: Position) -> Box:
+    """Return the box of input voxels that `read_column` reads."""
+    return _window(_indices(lattice, _reach(lattice, position)))
+
+
 def read_input(recipe: Recipe, region: Region, source: Source) -> None:
     """Read what a region reads, in the same order, and make nothing of it: for who is told of it (`Source.seen`).
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 
+from volumetool.enhancement.columns import input_windows
 from volumetool.enhancement.statistics import no_normalisation
 from volumetool.errors import DataError, FingerprintError, InputError
 from volumetool.jobs.finish import mark_unfinished, says_complete
@@ -117,7 +118,7 @@ class _Look:
         """Return what the record should say of its input now, and what is wrong with it."""
         region = self._plan.grid.region(record.region)
         try:
-            state = self._source.state(self._recipe, region)
+            state = self._source.state(region.channel, list(input_windows(self._recipe, region)))
             if state.gone:
                 return {}, f"chunks of its input are gone: {'; '.join(state.gone)}"
             if state.digest == record.read["stored"] and self._plan.job.input_check != "strict":

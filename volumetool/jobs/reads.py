@@ -115,21 +115,20 @@ class RegionInput:
         """Tells which chunks are known to have been stored: when the job began, or when this process met them."""
         return functools.cache(functools.partial(read_inventory, job_url(self.job.output)))
 
-    def state(self, recipe: Recipe, region: Region) -> State:
-        """Return the state of all stored chunks that a region reads.
+    def state(self, channel: int, windows: list[Box]) -> State:
+        """Return the state of all stored chunks of some windows of the input, and of the mask there.
 
         Raises
         ------
         DataError
             ``data.unreadable``: the store does not answer.
         """
-        windows = list(input_windows(recipe, region))
         digest = hashlib.blake2b(digest_size=8)
         absent: list[Triple] = []
         lost: list[str] = []
         number = 0
-        own = self.chunks(region.channel)
-        both = ((input_name(region.channel), own, (1, 1, 1)), (MASK, self._mask_chunks, self.mask_factor))
+        own = self.chunks(channel)
+        both = ((input_name(channel), own, (1, 1, 1)), (MASK, self._mask_chunks, self.mask_factor))
         for name, chunks, factor in both:
             if chunks is None:
                 continue
@@ -170,13 +169,14 @@ class RegionInput:
         DataError
             ``data.missing``; ``data.unreadable``: the store does not answer.
         """
+        windows = list(input_windows(recipe, region))
         for _ in range(READINGS):
-            state, seen = self._waited_for(recipe, region), Seen()
+            state, seen = self.settled(region.channel, windows), Seen()
             self._check_missing(region, state)
             absent = functools.partial(self.chunks(region.channel).absent, among=frozenset(state.absent))
             skipped = absent if self.job.missing == "skip" else None
             made = make(replace(self.source(region.channel), seen=seen, absent=skipped))
-            if self.state(recipe, region).digest == state.digest:
+            if self.state(region.channel, windows).digest == state.digest:
                 return made, _note(state, seen)
         raise InputError(
             "input.changed",
@@ -185,15 +185,23 @@ class RegionInput:
             where=self.volume.url,
         )
 
-    def _waited_for(self, recipe: Recipe, region: Region) -> State:
-        """Return the state of what a region reads; what is gone is waited for some seconds."""
+    def settled(self, channel: int, windows: list[Box]) -> State:
+        """Return the state of some windows; what is gone is waited for some seconds.
+
+        Raises
+        ------
+        InputError
+            ``input.vanished``.
+        DataError
+            ``data.unreadable``: the store does not answer.
+        """
 
         def look(_: int) -> State:
-            state = self.state(recipe, region)
+            state = self.state(channel, windows)
             if state.gone:
                 raise VanishedError(f"no longer stored: {'; '.join(state.gone)}")
             if state.absent:
-                check_there(self.source(region.channel).voxels)
+                check_there(self.source(channel).voxels)
             return state
 
         try:

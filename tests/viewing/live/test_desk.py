@@ -40,6 +40,9 @@ class Maker:
         broken = DataError("data.not-finite", "broken")
         return [broken if place.x == 13 else Patch(np.full((1, 1, 4), place.x, np.float32), None) for place in places]
 
+    def is_current(self, _place: Place, _patch: Patch) -> bool:
+        return True
+
     def let(self, batches: int = 1) -> None:
         for _ in range(batches):
             self.may.release()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from small_jobs import Recording, digest, read_levels, run
+from small_jobs import Recording, digest, noise, read_levels, run
 
 from volumetool.enhancement.engine import Engine
 from volumetool.errors import FingerprintError, LedgerError
@@ -24,6 +24,8 @@ from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.ledger import DONE
 from volumetool.jobs.ownership import own
 from volumetool.jobs.verify import verify
+from volumetool.store.create import open_for_writing
+from volumetool.store.open import open_volume
 from volumetool.viewing.live.filling import Filling
 from volumetool.viewing.live.patches import places_of
 
@@ -128,6 +130,25 @@ def test_a_region_takes_the_patches_that_were_looked_at(
         assert asked == len(needed)
     assert run(input=str(volume), output=str(output), **options).complete
     assert digest(output) == digest(whole)
+
+
+def test_a_region_takes_no_patch_of_an_input_that_was_rewritten_since(
+    serve: Any, volume: Path, tmp_path: Path, flat: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may, order, output = threading.Event(), Filling._order, tmp_path / "out.zarr"
+
+    def looked_at_first(self: Filling) -> Any:
+        assert may.wait(PATIENCE)
+        yield from order(self)
+
+    monkeypatch.setattr(Filling, "_order", looked_at_first)
+    with serve(volume, output, **flat) as served:
+        served.array("0")[4:6, :64, :64].read().result()
+        open_for_writing(str(volume), open_volume(volume)).write(noise((10, 37, 45), seed=1)).result()
+        may.set()
+        wait_until(lambda: read_status(output) == "complete")
+    run(input=str(volume), output=str(tmp_path / "new.zarr"), **flat)
+    assert digest(output) == digest(tmp_path / "new.zarr")
 
 
 def assert_levels(served: Any, output: Path) -> None:

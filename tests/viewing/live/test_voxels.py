@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,9 +16,13 @@ import tensorstore as ts
 import zarr
 from small_jobs import block_means, factors, noise, read_levels, run, write_input
 
+from volumetool.errors import InputError
 from volumetool.jobs.terms import Terms
+from volumetool.store.create import open_for_writing
+from volumetool.store.open import open_volume
+from volumetool.store.retries import STORAGE
 from volumetool.viewing.live.levels import LiveLevel, below
-from volumetool.viewing.live.patches import Place, places_of
+from volumetool.viewing.live.patches import PatchMaker, Place, places_of
 
 
 def _computed(served: Any) -> list[LiveLevel]:
@@ -175,3 +182,46 @@ def test_a_real_network_gives_the_jobs_bytes_in_whatever_batches(serve: Any, tmp
             for _, place in (key for key in keys if key[0] == level):
                 where = level.box(place).slices
                 np.testing.assert_array_equal(served.array(level.name)[where].read().result(), batch[where], strict=True)
+
+
+def test_an_input_that_is_rewritten_meanwhile_is_read_again_and_told(
+    serve: Any, volume: Path, tmp_path: Path, flat: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    run(input=str(volume), output=str(tmp_path / "old.zarr"), **flat)
+    with serve(volume, **flat) as served:
+        part = np.s_[4:6, :64, :64]
+        np.testing.assert_array_equal(served.array("0")[part].read().result(), read_levels(tmp_path / "old.zarr")[0][part])
+        open_for_writing(str(volume), open_volume(volume)).write(noise((10, 37, 45), seed=1)).result()
+        run(input=str(volume), output=str(tmp_path / "new.zarr"), **flat)
+        np.testing.assert_array_equal(served.array("0")[part].read().result(), read_levels(tmp_path / "new.zarr")[0][part])
+    assert sum("was written to" in line for line in caplog.messages) == 1
+
+
+def test_an_answer_is_never_made_of_two_inputs(
+    serve: Any, volume: Path, flat: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written to in the middle of every answer: an error, and no mixture."""
+    chunk = volume / "0" / "c" / "0" / "0" / "0"
+    make, times = PatchMaker.make, itertools.count(1)
+
+    def meddling(self: PatchMaker, places: Any) -> Any:
+        made = make(self, places)
+        os.utime(chunk, ns=(next(times), next(times)))
+        return made
+
+    monkeypatch.setattr(PatchMaker, "make", meddling)
+    with serve(volume, **flat) as served, pytest.raises(InputError) as caught:
+        asyncio.run(served.opened.keys("0/c/0/0/0"))
+    assert caught.value.code == "input.changed"
+
+
+def test_a_chunk_that_is_deleted_meanwhile_is_an_error_and_nothing_blank(
+    serve: Any, volume: Path, flat: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(STORAGE, "_sleep", lambda _: None)
+    with serve(volume, **flat) as served:
+        asyncio.run(served.opened.keys("0/c/0/0/0"))
+        (volume / "0" / "c" / "0" / "0" / "0").unlink()
+        with pytest.raises(InputError) as caught:
+            asyncio.run(served.opened.keys("0/c/0/0/0"))
+    assert caught.value.code == "input.vanished"

@@ -22,9 +22,9 @@ from volumetool.geometry import Box, Size, Triple
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import lay_ground
+from volumetool.jobs.reads import RegionInput
 from volumetool.jobs.terms import Terms
 from volumetool.jobs.worker import Worker
-from volumetool.store.chunks import stored_chunks
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
 from volumetool.version import __version__
@@ -99,16 +99,21 @@ class Basis:
     @functools.cached_property
     def source_of(self) -> Callable[[int], Source]:
         """Opens what the patches of a channel are cut from."""
-        place = self.job.mask
-        mask = None if place is None else open_volume(place, voxel_size=(1.0, 1.0, 1.0)).open(strict=True)
+        mask = None if self.stored.mask is None else self.stored.mask.open(strict=True)
         return functools.cache(
             lambda channel: Source(self.input_of(self.job.level, channel), mask, self.mask_factor, self._absent(channel))
         )
 
+    @functools.cached_property
+    def stored(self) -> RegionInput:
+        """Tells how the input is stored, and whether it was written to."""
+        mask = None if self.job.mask is None else open_volume(self.job.mask, voxel_size=(1.0, 1.0, 1.0))
+        return RegionInput(self.job, self.volume, mask, self.mask_factor)
+
     def _absent(self, channel: int) -> Callable[[Box], NDArray[np.bool_]] | None:
         if not self.recipe.gaps:
             return None
-        chunks, array = stored_chunks(self.volume, self.job.level, channel), self.input_of(self.job.level, channel)
+        chunks, array = self.stored.chunks(channel), self.input_of(self.job.level, channel)
         return lambda box: chunks.absent(box, chunks.never_stored(box, array))
 
 

@@ -6,6 +6,7 @@ whatever else wants the network (regions of a job), one batch at a time.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from volumetool.viewing.live.patches import Patch, PatchMaker, Place
+
+LOG = logging.getLogger("volumetool.live")
 
 Patches = dict[Place, Patch]
 
@@ -56,7 +59,7 @@ class Desk:
         self._bytes = 0
         self._wishes: list[_Wish] = []  # oldest first
         self._guesses: list[Place] = []
-        self._taken = self._closed = False
+        self._taken = self._closed = self._told = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="volumetool-live", daemon=True)
         self._thread.start()
@@ -79,9 +82,27 @@ class Desk:
             return wish.future
 
     def kept(self, place: Place) -> Patch | None:
-        """Return a patch, None where it was not made or had to go; it gets no longer life by this."""
+        """Return a patch, None where it was not made, had to go, or has another input now; it gets no longer life by this."""
         with self._changed:
-            return self._kept.get(place)
+            patch = self._kept.get(place)
+        return patch if patch is not None and self._maker.is_current(place, patch) else None
+
+    def forget_changed(self, patches: Patches) -> bool:
+        """Keep no patch whose input was written to since, and say whether any of these is one."""
+        old = [place for place, patch in patches.items() if not self._maker.is_current(place, patch)]
+        if not old:
+            return False
+        with self._changed:
+            for place in old:
+                if self._kept.get(place) is patches[place]:
+                    self._bytes -= self._kept.pop(place).size
+            told, self._told = self._told, True
+        if not told:
+            LOG.warning(
+                "the input was written to since this view began: it is read again where somebody looks. Reload the page, and "
+                "begin the view anew where the intensities changed, too: their statistics stay"
+            )
+        return True
 
     def guess(self, places: Sequence[Place]) -> None:
         """Say what will probably be wished for next, nearest first; a new guess replaces the one before."""

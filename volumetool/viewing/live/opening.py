@@ -87,7 +87,7 @@ def open_live(job: Job, *, into: bool = False, ahead: int = STEPS_AHEAD) -> Iter
             basis = basis_of_worker(worker)
         else:
             basis, notes = basis_of_job(job.model_copy(update={"output": nowhere(), "overwrite": False}))
-        maker, room = PatchMaker(basis.recipe, basis.engine, basis.source_of), _room(job)
+        maker, room = PatchMaker(basis.recipe, basis.engine, basis.source_of, basis.stored), _room(job)
         desk = Desk(maker, room)
         so_far = None if worker is None else _join(worker, ledger, desk, stack)
         stack.callback(desk.close)

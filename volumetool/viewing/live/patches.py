@@ -14,14 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.enhancement.blend import blend
-from volumetool.enhancement.columns import Column, Source, read_column, section_groups
+from volumetool.enhancement.columns import Column, Position, Source, column_window, read_column, section_groups
 from volumetool.enhancement.device import Array
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.recipe import Recipe
+from volumetool.errors import VolumetoolError
 from volumetool.geometry import Box, Lattice, Region
+from volumetool.jobs.reads import READINGS, RegionInput
+from volumetool.store.chunks import changed_while_read
 
 Blocks = tuple[range, range, range]
 """Patch indices along z, y, x."""
+
+LOOK_AGAIN = "look again"
+"""What to do where an answer would be of two inputs."""
 
 
 class Place(NamedTuple):
@@ -31,6 +37,11 @@ class Place(NamedTuple):
     z: int
     y: int
     x: int
+
+    @property
+    def position(self) -> Position:
+        """The patch as a column of one."""
+        return self.x, range(self.z, self.z + 1), range(self.y, self.y + 1)
 
 
 @dataclass(frozen=True)
@@ -43,10 +54,13 @@ class Patch:
         On the engine's device.
     missing : numpy.ndarray of bool, optional
         Input voxels without data, on the patch's input grid.
+    state : str
+        Digest of the stored chunks that it was made from.
     """
 
     values: Array
     missing: NDArray[np.bool_] | None
+    state: str = ""
 
     @property
     def size(self) -> int:
@@ -65,36 +79,56 @@ class PatchMaker:
         The network.
     source_of : callable
         Opens the input of a channel.
+    stored : RegionInput
+        Tells how that input is stored.
     """
 
-    def __init__(self, recipe: Recipe, engine: Engine, source_of: Callable[[int], Source]) -> None:
+    def __init__(self, recipe: Recipe, engine: Engine, source_of: Callable[[int], Source], stored: RegionInput) -> None:
         self.recipe = recipe
         self.engine = engine
         self._source_of = source_of
+        self._stored = stored
 
     def make(self, places: Sequence[Place]) -> list[Patch | Exception]:
         """Return a patch for each place, or why there is none: one bad patch never spoils another.
 
         All are asked of the network together, in batches of the plan's size.
         """
-        columns = [self._read(place) for place in places]
-        asked = [column.patches for column in columns if isinstance(column, Column) and column.active[0]]
+        reads = [self._read(place) for place in places]
+        asked = [read[0].patches for read in reads if isinstance(read, tuple) and read[0].active[0]]
         predicted = iter(self._predict(asked))
         made: list[Patch | Exception] = []
-        for column in columns:
-            if isinstance(column, Exception):
-                made.append(column)
+        for read in reads:
+            if isinstance(read, Exception):
+                made.append(read)
                 continue
+            column, state = read
             values = next(predicted) if column.active[0] else self.engine.enlarge(column.patches[0])
-            made.append(values if isinstance(values, Exception) else Patch(values, column.missing))
+            made.append(values if isinstance(values, Exception) else Patch(values, column.missing, state))
         return made
 
-    def _read(self, place: Place) -> Column | Exception:
-        position = (place.x, range(place.z, place.z + 1), range(place.y, place.y + 1))
+    def is_current(self, place: Place, patch: Patch) -> bool:
+        """Say whether the input of a patch is still what it was made from."""
         try:
-            return read_column(self.recipe, place.channel, self._source_of(place.channel), position)
+            return self._stored.state(place.channel, [self._window(place)]).digest == patch.state
+        except VolumetoolError:
+            return False  # whoever reads it again is told why it cannot be
+
+    def _read(self, place: Place) -> tuple[Column, str] | Exception:
+        """Return a patch's input, all of it read from the same stored chunks, and the state of these."""
+        windows, source = [self._window(place)], self._source_of(place.channel)
+        try:
+            for _ in range(READINGS):
+                state = self._stored.settled(place.channel, windows).digest
+                column = read_column(self.recipe, place.channel, source, place.position)
+                if self._stored.state(place.channel, windows).digest == state:
+                    return column, state
+            raise changed_while_read(self._stored.volume.url, LOOK_AGAIN)
         except Exception as error:  # noqa: BLE001  (told to whoever wants this patch)
             return error
+
+    def _window(self, place: Place) -> Box:
+        return column_window(self.recipe.lattice, place.position)
 
     def _predict(self, asked: list[NDArray[np.float32]]) -> list[Array | Exception]:
         if not asked:

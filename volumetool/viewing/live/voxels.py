@@ -20,11 +20,13 @@ from volumetool.enhancement.stored import read_voxels
 from volumetool.enhancement.writer import output_nodata
 from volumetool.geometry import Box
 from volumetool.jobs.job import integer_limits
+from volumetool.jobs.reads import READINGS
+from volumetool.store.chunks import changed_while_read
 from volumetool.viewing.live.desk import Desk, Patches
 from volumetool.viewing.live.finished import Finished
 from volumetool.viewing.live.levels import LiveLevel, below
 from volumetool.viewing.live.lookahead import Lookahead
-from volumetool.viewing.live.patches import PatchMaker, blend_box, places_of
+from volumetool.viewing.live.patches import LOOK_AGAIN, PatchMaker, Place, blend_box, places_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,11 +92,24 @@ class LiveVoxels:
         fine = below(self._recipe.levels, level.number, box)
         if self._job is not None:
             self._job.looked_at(channel, fine)
-        places = places_of(self._recipe, channel, fine)
-        wish = self._desk.want(places)
-        self._desk.guess(self._lookahead.seen(places))
-        patches = await asyncio.wrap_future(wish)
+        patches = await self._patches(places_of(self._recipe, channel, fine))
         return await self.in_thread(self._blend, level.number, channel, fine, patches)
+
+    async def _patches(self, places: list[Place]) -> Patches:
+        """Return patches that are all made from what is stored now.
+
+        Raises
+        ------
+        InputError
+            ``input.changed``: somebody keeps writing there.
+        """
+        for _ in range(READINGS):
+            wish = self._desk.want(places)
+            self._desk.guess(self._lookahead.seen(places))
+            patches = await asyncio.wrap_future(wish)
+            if not await self.in_thread(self._desk.forget_changed, patches):
+                return patches
+        raise changed_while_read("the input", LOOK_AGAIN)
 
     async def is_complete(self) -> bool:
         """Say whether the job's store has every voxel of every level."""
