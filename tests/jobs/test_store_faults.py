@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 from crash_jobs import OPTIONS, SHAPES
-from small_jobs import noise, read_levels, run, write_input
+from small_jobs import SMALL, Recording, digest, noise, read_levels, run, write_input
 
 from volumetool.errors import VolumetoolError
 from volumetool.jobs.api import stored_plan
@@ -16,7 +17,7 @@ from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.ownership import acquire
 from volumetool.store import kvstore, retries
-from volumetool.store.kvstore import list_keys, read_key
+from volumetool.store.kvstore import list_keys, read_key, write_key
 from volumetool.testing import FaultyProxy, Reply, Request
 from volumetool.testing.proxy import Decide
 
@@ -122,6 +123,41 @@ def test_a_store_that_fails_one_time_in_ten(
         assert stumble(options) is None
         assert_right(proxy, options, wanted)
         forget(options)
+
+
+@pytest.fixture
+def read_there(tmp_path: Path, bucket: str) -> Options:
+    """Give a job on a disk whose input, with a blank chunk, is in the store."""
+    voxels = noise((8, 32, 32))
+    voxels[4:, 16:, 16:] = 0
+    source = write_input(tmp_path / "in.zarr", voxels)
+    for file in source.rglob("*"):
+        if file.is_file():
+            write_key(f"{bucket}/in.zarr", str(file.relative_to(source)), file.read_bytes())
+    return SMALL | {"input": f"{bucket}/in.zarr", "output": str(tmp_path / "out.zarr"), "region": "1,1,1"}
+
+
+def test_an_input_in_a_store_that_stumbles_is_waited_for(proxy: FaultyProxy, read_there: Options, tmp_path: Path) -> None:
+    """One request in ten is refused: for voxels, for metadata, and for what is stored at all."""
+    straight = read_there | {"output": str(tmp_path / "straight.zarr")}
+    assert stumble(straight) is None
+    random = Random(13)  # noqa: S311
+    proxy.reset(lambda _request: Reply(503) if random.random() < 0.1 else None)
+    assert stumble(read_there) is None
+    assert digest(read_there["output"]) == digest(straight["output"])
+
+
+def test_an_input_whose_metadata_are_forbidden_midway_is_named(proxy: FaultyProxy, read_there: Options) -> None:
+    """A region with a blank chunk looks whether the array is still there, and gets no answer."""
+
+    class Forbidding(Recording):
+        def recorded(self, record: Record) -> None:
+            super().recorded(record)
+            proxy.reset(lambda request: Reply(403) if request.path.endswith("/0/zarr.json") else None)
+
+    failures = run(Forbidding(), **read_there).failures
+    assert failures
+    assert {record.error["code"] for record in failures} == {"data.unreadable"}
 
 
 @pytest.mark.parametrize("status", [403, 400])

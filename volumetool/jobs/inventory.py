@@ -19,8 +19,7 @@ from volumetool.jobs.plan import Plan
 from volumetool.store.chunks import MOST_LISTED, StoredChunks, stored_chunks
 from volumetool.store.kvstore import join_url, read_key, write_key
 from volumetool.store.open import open_volume
-from volumetool.store.presence import check_there, gone
-from volumetool.store.retries import STORAGE, VanishedError
+from volumetool.store.presence import check_there, looked
 
 FOLDER = "stored"
 
@@ -50,10 +49,7 @@ def write_inventory(url: str, plan: Plan) -> None:
 
 def _list(chunks: StoredChunks, array: ts.TensorStore) -> NDArray[np.bool_] | None:
     listed = chunks.listed()
-    try:
-        STORAGE.call(lambda _: check_there(array))
-    except VanishedError as error:
-        raise gone(error) from error
+    looked(lambda _: check_there(array), chunks.url)
     return listed
 
 

@@ -26,8 +26,8 @@ from volumetool.jobs.inventory import MASK, input_name, read_inventory
 from volumetool.jobs.job import Job
 from volumetool.store.chunks import StoredChunks, stored_chunks
 from volumetool.store.limits import read_checked
-from volumetool.store.presence import check_there, gone
-from volumetool.store.retries import STORAGE, VanishedError
+from volumetool.store.presence import check_there, looked
+from volumetool.store.retries import VanishedError
 from volumetool.store.volume import Volume
 
 NAMED = 3
@@ -204,10 +204,7 @@ class RegionInput:
                 check_there(self.source(channel).voxels)
             return state
 
-        try:
-            return STORAGE.call(look)
-        except VanishedError as error:
-            raise gone(error) from error
+        return looked(look, self.volume.url)
 
     def _check_missing(self, region: Region, state: State) -> None:
         """Refuse chunks that are not stored, where the job says so."""

@@ -19,14 +19,14 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.errors import DataError, InputError
+from volumetool.errors import InputError
 from volumetool.geometry.box import Box, Triple
 from volumetool.store.arrays import open_array
 from volumetool.store.found import read_json
-from volumetool.store.kvstore import brief, is_local, join_url, kvstore_spec, list_keys, local_path, shared_context
+from volumetool.store.kvstore import is_local, join_url, kvstore_spec, list_keys, local_path, shared_context
 from volumetool.store.precomputed import SHARDED, find_precomputed
-from volumetool.store.presence import check_there, gone
-from volumetool.store.retries import STORAGE, VanishedError
+from volumetool.store.presence import check_there, looked
+from volumetool.store.retries import VanishedError
 from volumetool.store.volume import Volume
 
 AT_ONCE = 256
@@ -134,10 +134,7 @@ class StoredChunks:
                     raise VanishedError(f"chunks of {self.url} were absent for a while")
             return frozenset(absent)
 
-        try:
-            return STORAGE.call(look)
-        except VanishedError as error:
-            raise gone(error) from error
+        return looked(look, self.url)
 
     def states(self, places: Iterable[Triple]) -> Iterator[bytes | None]:
         """Yield the state of each chunk, None where it is not stored.
@@ -153,14 +150,18 @@ class StoredChunks:
                 yield _state_of_file(f"{folder}/{self.key(place)}")
             return
         store = ts.KvStore.open(self._store(), context=shared_context()).result()
+
+        def ask(place: Triple) -> Any:
+            key = self.key(place) if self.sharding is None else int(self.key(place)).to_bytes(8, "big")
+            return store.read(key, byte_range=slice(0, 0))
+
         waiting: list[tuple[Triple, Any]] = []
         for place in places:
-            key = self.key(place) if self.sharding is None else int(self.key(place)).to_bytes(8, "big")
-            waiting.append((place, store.read(key, byte_range=slice(0, 0))))
+            waiting.append((place, ask(place)))
             if len(waiting) == AT_ONCE:
-                yield from (self._state_of_object(*each) for each in waiting)
+                yield from (self._state_of_object(*each, ask) for each in waiting)
                 waiting.clear()
-        yield from (self._state_of_object(*each) for each in waiting)
+        yield from (self._state_of_object(*each, ask) for each in waiting)
 
     def digest(self, box: Box) -> str:
         """Return a digest of the states of all chunks that share a voxel with a box.
@@ -179,31 +180,28 @@ class StoredChunks:
         files = kvstore_spec(self.url)
         return files if self.sharding is None else {"driver": SHARDED, "base": files, "metadata": self.sharding}
 
-    def _state_of_object(self, place: Triple, read: Any) -> bytes | None:
-        try:
-            found = read.result()
-        except (ValueError, OSError, NotImplementedError) as error:  # some servers know GET alone
-            if self.url.startswith("http") and "PERMISSION_DENIED" in str(error):
-                return None  # how public buckets behind HTTP say that there is no such key
-            raise DataError(
-                "data.unreadable",
-                f"{self.name(place)} cannot be asked for: {brief(error)}",
-                hint="check the connection and the permissions, and run the same command again",
-                where=self.url,
-            ) from error
-        return bytes(found.stamp.generation) if found.state == "value" else None
+    def _state_of_object(self, place: Triple, asked: Any, ask: Callable[[Triple], Any]) -> bytes | None:
+        def look(tries: int) -> Any:
+            try:
+                return (ask(place) if tries else asked).result()
+            except ValueError as error:
+                if self.url.startswith("http") and "PERMISSION_DENIED" in str(error):
+                    return None  # how public buckets behind HTTP say that there is no such key
+                raise
+
+        found = looked(look, self.name(place))
+        return None if found is None or found.state != "value" else bytes(found.stamp.generation)
 
 
 def _state_of_file(path: str) -> bytes | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116  (half the time of a Path, and there are millions)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise DataError(
-            "data.unreadable", f"{path} cannot be asked for: {error}", hint="check the disk and the permissions", where=path
-        ) from error
-    return struct.pack("<qq", found.st_size, found.st_mtime_ns)
+    def look(_: int) -> bytes | None:
+        try:
+            found = os.stat(path)  # noqa: PTH116  (half the time of a Path, and there are millions)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return struct.pack("<qq", found.st_size, found.st_mtime_ns)
+
+    return looked(look, path)
 
 
 def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:

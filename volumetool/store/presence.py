@@ -8,17 +8,18 @@ between the two looks the array's metadata must be there. A volume that is away 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.errors import InputError
+from volumetool.errors import DataError, InputError
+from volumetool.store.kvstore import brief
 from volumetool.store.limits import UNPACKED, check_stored, spec_of, stored_range, unpacked_chunk
-from volumetool.store.retries import VanishedError, tried
+from volumetool.store.retries import STORAGE, VanishedError, tried
 
 AT_ONCE: Final = 64
 """Chunks that are read at the same time."""
@@ -27,6 +28,7 @@ METADATA: Final = {"zarr": ".zarray", "zarr3": "zarr.json", "n5": "attributes.js
 """Where an array describes itself, by tensorstore's driver; the scales of a precomputed volume do so together."""
 
 Slices = tuple[slice, ...]
+T = TypeVar("T")
 
 
 def is_absence(error: Exception) -> bool:
@@ -134,6 +136,36 @@ def url_of(array: ts.TensorStore) -> str:
     """Return where an open array lies: a path, or a URL."""
     assert array.kvstore is not None  # noqa: S101  (what has chunks has a place)
     return str(array.kvstore.url).removeprefix("file://").rstrip("/")
+
+
+def looked(look: Callable[[int], T], place: str) -> T:
+    """Look at an input until nothing of it is gone, or some seconds have passed; other trouble that passes is waited for, too.
+
+    Parameters
+    ----------
+    look : callable
+        Told how often it looked before; raises VanishedError where something is gone.
+    place : str
+        The input, for the error.
+
+    Raises
+    ------
+    InputError
+        ``input.vanished``.
+    DataError
+        ``data.unreadable``: the store does not answer, or refuses to.
+    """
+    try:
+        return STORAGE.call(look)
+    except VanishedError as error:
+        raise gone(error) from error
+    except (ValueError, OSError, NotImplementedError) as error:  # some servers know GET alone
+        raise DataError(
+            "data.unreadable",
+            f"{place} cannot be asked for: {brief(error)}",
+            hint="check the connection, the disk and the permissions, and run the same command again",
+            where=place,
+        ) from error
 
 
 def gone(error: VanishedError) -> InputError:
