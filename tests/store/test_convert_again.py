@@ -43,6 +43,11 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+def chunk_file(volume: Volume, place: tuple[int, int, int]) -> Path:
+    chunks = stored_chunks(volume, 0, 0)
+    return Path(chunks.url, chunks.key(place))
+
+
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """Count how often each section is decoded."""
@@ -144,6 +149,40 @@ def test_a_volume_whose_chunks_change_while_it_is_read_is_told(
         convert(source, str(tmp_path / "v.zarr"), levels=_levels(source.shape)[:1], memory=1)
     assert caught.value.code == "input.changed"
     assert open_volume(tmp_path / "v.zarr").attributes["status"] == "unfinished"
+
+
+@pytest.mark.parametrize("harm", ["written", "deleted"])
+@pytest.mark.parametrize("writes", [60, 200, None])
+def test_a_volume_whose_chunks_changed_between_two_runs_is_told(
+    tmp_path: Path, filled: tuple[Volume, Voxels], harm: str, writes: int | None
+) -> None:
+    """After a kill, and after the end, too: what is there was not made of what the source is now."""
+    source, _ = filled
+    options: dict[str, Any] = {"levels": _levels(source.shape)[:1], "memory": 1}
+    if writes is None:
+        convert(source, str(tmp_path / "v.zarr"), **options)
+    else:
+        killed(writes, source, str(tmp_path / "v.zarr"), **options)
+    file = chunk_file(source, (0, 0, 0))
+    if harm == "deleted":
+        file.unlink()
+    else:
+        os.utime(file, ns=(7, 7))
+    with pytest.raises(InputError, match=r"in sections 0 to .*, or deleted") as caught:
+        convert(source, str(tmp_path / "v.zarr"), **options)
+    assert caught.value.code == "input.changed"
+    assert "--overwrite" in (caught.value.hint or "")
+
+
+def test_a_volume_that_stands_still_goes_on_where_it_was_killed(tmp_path: Path, filled: tuple[Volume, Voxels]) -> None:
+    source, voxels = filled
+    options: dict[str, Any] = {"levels": _levels(source.shape)[:1]}
+    killed(60, source, str(tmp_path / "v.zarr"), **options, memory=1)
+    os.utime(chunk_file(source, (2, 0, 0)), ns=(7, 7))  # which was not read yet
+    convert(source, str(tmp_path / "v.zarr"), **options)
+    np.testing.assert_array_equal(open_volume(tmp_path / "v.zarr").open().read().result(), voxels)
+    convert(source, str(tmp_path / "whole.zarr"), **options)
+    assert files(tmp_path / "v.zarr") == files(tmp_path / "whole.zarr")
 
 
 def test_overwriting_deletes_conversions_alone(tmp_path: Path, filled: tuple[Volume, Voxels]) -> None:

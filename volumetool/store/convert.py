@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorstore as ts
+from pydantic import TypeAdapter, ValidationError
 
 from volumetool.errors import DataError, InputError, OutputError
 from volumetool.geometry.box import Box, Size
 from volumetool.geometry.levels import LevelGrid
 from volumetool.store.arrays import read_part, write_part
-from volumetool.store.chunks import changed_while_read, stored_chunks
+from volumetool.store.chunks import changed_while_read, level_digests, stored_chunks
 from volumetool.store.conversion import MEMORY_BYTES, ConversionPlan, cut, open_source, plan_conversion, shard_groups
 from volumetool.store.create import OWN_KEY, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import Json, read_json
@@ -39,8 +40,15 @@ DONE_KEY = "sections_done"
 STORED_KEY = "shards_stored"
 """Under which it says how many shards those sections are stored in; what is zero throughout is not stored."""
 
+READ_KEY = "source_read"
+"""Under which it says what those sections were read from: pairs of the last section, and of a digest of the stored chunks from
+the pair before on. Of images the provenance says it."""
+
 Progress = Callable[[int, int], None]
 """Called with the voxels done so far and the voxels in all."""
+
+Read = list[tuple[int, str]]
+"""What `READ_KEY` says."""
 
 Put = Callable[[Box, npt.NDArray[Any]], None]
 """Takes voxels (z, y, x) and where they belong, counted from the corner of what is gathered."""
@@ -113,21 +121,24 @@ def write_finest(plan: ConversionPlan, *, overwrite: bool = False, progress: Pro
     found = _begin(plan, overwrite=overwrite)
     if found is None:
         return open_volume(plan.url)
-    done, stored = found
+    done, stored, read = found
     grid, begun = plan.layout.levels[0], {"conversion": plan.provenance, "status": "unfinished"}
     for channel in range(plan.layout.channels or 1):
         target = open_for_writing(plan.url, plan.layout, 0, channel)
         before = channel * grid.shape[0]
-        for slab, state in zip(plan.slabs, [_state(plan, channel, slab) for slab in plan.slabs], strict=True):
-            rest = Box((max(slab.start[0], done - before), 0, 0), slab.stop)
-            if rest.shape[0] <= 0:
-                continue
+        slabs = [Box((max(slab.start[0], done - before), 0, 0), slab.stop) for slab in plan.slabs]
+        rests = [slab for slab in slabs if slab.shape[0] > 0]
+        for rest, state in zip(rests, [_state(plan, channel, rest) for rest in rests], strict=True):
             counter = _Counter(2 * (before + rest.start[0]) * grid.shape[1] * grid.shape[2], plan, progress)
             stored += _Copy(plan, channel, target, counter).run(rest)
-            _require_unchanged(plan, channel, slab, state)
-            write_attributes(plan.url, {**begun, DONE_KEY: before + rest.stop[0], STORED_KEY: stored})
+            _require_unchanged(plan, channel, rest, state)
+            done_now: Json = {DONE_KEY: before + rest.stop[0], STORED_KEY: stored}
+            if isinstance(plan.source, Volume):
+                read.append((before + rest.stop[0], state))
+                done_now[READ_KEY] = read
+            write_attributes(plan.url, begun | done_now)
     _require_stored(plan, stored)
-    write_attributes(plan.url, {**begun, "status": FINEST_ALONE})
+    write_attributes(plan.url, {**begun, "status": FINEST_ALONE, **_read_in_all(plan, read)})
     return open_volume(plan.url)
 
 
@@ -138,19 +149,21 @@ def _state_of(plan: ConversionPlan) -> Json | None:
     return own if isinstance(own, dict) and isinstance(own.get("conversion"), dict) else None
 
 
-def _begin(plan: ConversionPlan, *, overwrite: bool) -> tuple[int, int] | None:
+def _begin(plan: ConversionPlan, *, overwrite: bool) -> tuple[int, int, Read] | None:
     """Create the volume, or find it as an earlier run left it.
 
     Returns
     -------
-    tuple of int, or None
-        How many sections are done and how many shards they are stored in; None where all is done.
+    tuple, or None
+        How many sections are done, how many shards they are stored in, and what they were read from; None where all is done.
     """
     own = _state_of(plan)
     done, stored = (None, None) if own is None else (own.get(DONE_KEY), own.get(STORED_KEY))
-    counts = (done, stored) if isinstance(done, int) and isinstance(stored, int) else None
+    read = None if own is None else _noted(own.get(READ_KEY, []))
+    counts = (done, stored, read) if isinstance(done, int) and isinstance(stored, int) and read is not None else None
     empty = own is not None and own.get("status") == "unfinished" and counts is None  # or half deleted
-    if own is not None and own["conversion"] == plan.provenance and not (overwrite or empty):
+    if own is not None and read is not None and own["conversion"] == plan.provenance and not (overwrite or empty):
+        _require_same_source(plan, read)
         return counts if own.get("status") == "unfinished" else None
     if own is not None and (overwrite or empty):
         write_attributes(plan.url, {"conversion": own["conversion"], "status": "unfinished"})
@@ -170,7 +183,15 @@ def _begin(plan: ConversionPlan, *, overwrite: bool) -> tuple[int, int] | None:
             where=plan.url,
         )
     create_volume(plan.url, plan.layout, {"conversion": plan.provenance, "status": "unfinished"})
-    return 0, 0
+    return 0, 0, []
+
+
+def _noted(read: object) -> Read | None:
+    """Return what a volume says that it was read from; None where that makes no sense."""
+    try:
+        return TypeAdapter(Read).validate_python(read)
+    except ValidationError:
+        return None
 
 
 class _Counter:
@@ -288,6 +309,45 @@ def _state(plan: ConversionPlan, channel: int, slab: Box) -> str:
     """
     source = plan.source
     return source.identity if isinstance(source, ImageStack) else stored_chunks(source, 0, channel).digest(slab)
+
+
+def _require_same_source(plan: ConversionPlan, read: Read) -> None:
+    """Refuse a source volume some of whose chunks were written to, or have vanished, since an earlier run read them.
+
+    Raises
+    ------
+    InputError
+        ``input.changed``.
+    """
+    sections, first = plan.layout.levels[0].shape[0], 0
+    for stop, state in read:
+        channel, start = divmod(first, sections)
+        slab = Box((start, 0, 0), (stop - channel * sections, *plan.source.shape[1:]))
+        if _state(plan, channel, slab) != state:
+            raise InputError(
+                "input.changed",
+                f"{plan.place} was written to since {plan.url} was converted from it: in sections {slab.start[0]} to "
+                f"{slab.stop[0] - 1}{f' of channel {channel}' if plan.layout.channels else ''}, or deleted there",
+                hint="--overwrite deletes the output and starts anew; or bring the first input back",
+                where=plan.place,
+            )
+        first = stop
+
+
+def _read_in_all(plan: ConversionPlan, read: Read) -> Json:
+    """Return what a whole volume was read from: the same, whatever the slabs were.
+
+    Raises
+    ------
+    InputError
+        ``input.changed``: the source is no longer what was read.
+    """
+    if not isinstance(plan.source, Volume):
+        return {}
+    sections = plan.layout.levels[0].shape[0]
+    whole = [(number * sections, state) for number, state in enumerate(level_digests(plan.source, 0), start=1)]
+    _require_same_source(plan, read)  # last: so it holds of what was looked at before it, too
+    return {READ_KEY: whole}
 
 
 def _require_unchanged(plan: ConversionPlan, channel: int, slab: Box, state: str) -> None:
