@@ -115,7 +115,7 @@ def _print(found: Evaluation) -> None:
 
     rows = []
     for row in found.rows:
-        cells = {"method": row.name, "strength": "" if row.strength is None else f"{row.strength:g}"}
+        cells = {"method": row.name, "strength": row.shown_strength}
         for metric in METRICS:
             digits = 2 if metric.startswith("psnr") else 4
             cells[metric.replace("_affine", " affine")] = f"{getattr(row.scores, metric):.{digits}f}"

@@ -57,7 +57,7 @@ def test_one_affine_map_is_fitted_to_all_sections_together(field: Any, found: An
 def test_the_cut_into_tiles_changes_nothing(field: Any, found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "TILE", 112)
     # Non-local means and total variation look farther than a tile sees.
-    local = {name: method for name, method in METHODS.items() if name not in ("nlm", "tv", "bm3d")}
+    local = {name: method for name, method in METHODS.items() if name not in ("nlm", "tv", "bm3d", "nlm-3d", "tv-3d")}
     monkeypatch.setattr(evaluation, "METHODS", local)
     again = evaluate(Request(field.volumes))
     for other in again.rows:
@@ -95,6 +95,30 @@ def test_classical_methods_interpolate_along_z_too(deep: Any) -> None:
         for z in (0, 1, 7, 15):
             tile = restorer.grey(method, Box((z, 5, 6), (z + 1, 40, 61)))
             np.testing.assert_allclose(tile, whole[z, 5:40, 6:61], atol=1e-3, err_msg=name)
+
+
+def test_classical_methods_see_real_neighbours_and_beyond_the_faces_mirrored_ones(deep: Any) -> None:
+    restorer = Restorer(Matched(deep.volumes), {"z-gauss+bicubic": (1.2, 0.5)})
+    method = METHODS["z-gauss+bicubic"]
+    padded = np.pad(deep.low, ((method.reach, method.reach), (0, 0), (0, 0)), mode="reflect")
+    coarse = np.stack([filtered(method, padded[z : z + 2 * method.reach + 1], (1.2, 0.5)) for z in range(len(deep.low))])
+    whole = enlarge(coarse, (2, 4, 4), method.kind)
+    for z in (0, 7, 15):
+        np.testing.assert_allclose(restorer.grey(method, Box((z, 5, 6), (z + 1, 40, 61))), whole[z, 5:40, 6:61], atol=1e-3)
+
+
+def test_a_single_section_has_no_rows_of_methods_that_see_neighbours(
+    field: Any, write_volume: Callable[..., Volume], tmp_path: Path
+) -> None:
+    found = {row.name for row in evaluate(Request(field.volumes, sections=1)).rows}
+    low = field.volumes.low
+    one = {
+        "restored": write_volume(tmp_path / "restored.zarr", field.restored[:1]),
+        "truth": write_volume(tmp_path / "truth.zarr", field.truth[:1]),
+        "low": write_volume(tmp_path / "low.zarr", field.low[:1], low.voxel_size, low.translation),
+    }
+    alone = {row.name for row in evaluate(Request(Volumes(**one))).rows}
+    assert found - alone == {"z-gauss+bicubic", "nlm-3d", "tv-3d"}
 
 
 def test_intervals_hold_the_score_and_the_gain_is_paired(found: Any) -> None:
@@ -149,6 +173,8 @@ def test_tuning_is_said_and_never_lowers_raw_psnr(field: Any, found: Any) -> Non
             assert row.tuned
             assert row.scores.psnr >= _row(found, row.name).scores.psnr - 0.02
     assert any("tuned for raw PSNR on the very data shown" in words for words in protocol_words(tuned))
+    rival = _row(tuned, tuned.gains[0].rival)
+    assert f"the best classical method, {rival.name} at {rival.shown_strength} (95 %" in verdict(tuned)[0]
     with pytest.raises(ConfigError, match="--low"):
         evaluate(Request(dataclasses.replace(field.volumes, low=None), tune=True))
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box
-from volumetool.quality.baselines import METHODS, tune
+from volumetool.quality.baselines import METHODS, Strength, tune
 from volumetool.quality.findings import Evaluation, Gain, NotAvailable, Pick, Protocol, Row, Spectrum
 from volumetool.quality.frc import (
     FEWEST,
@@ -114,7 +114,7 @@ class _Run:
         self.matched = Matched(request.volumes, roi=request.roi, same_corner=request.same_corner)
         self.sections = spread_sections(self.matched.box, max(1, request.sections))
         self.tiles = list(cut_tiles(self.matched.box, self.sections))
-        classical = [] if request.volumes.low is None else [name for name, method in METHODS.items() if method.installed]
+        classical = self._classical()
         self.strengths = self._tuned(classical) if request.tune else {}
         self.restorer = Restorer(self.matched, self.strengths)
         self.sums = {name: Sums(self.matched.box, len(self.sections), self.data_range) for name in [RESTORED, *classical]}
@@ -164,7 +164,14 @@ class _Run:
                 for cut in cuts:
                     self.ring_correlation.add(section[own][cut], second[own][cut])
 
-    def _tuned(self, classical: list[str]) -> dict[str, float]:
+    def _classical(self) -> list[str]:
+        """Name the methods to run: those that are installed, and that see neighbours only where there are any."""
+        low = self.request.volumes.low
+        if low is None:
+            return []
+        return [name for name, method in METHODS.items() if method.installed and (low.shape[0] > 1 or not method.reach)]
+
+    def _tuned(self, classical: list[str]) -> dict[str, Strength]:
         """Tune on squares in the middle of evenly spread tiles; along z the truth is averaged to the coarse sections."""
         scale = self.matched.scale
         assert scale is not None  # noqa: S101  (checked with the request)
@@ -174,9 +181,10 @@ class _Run:
             fine = coarse.enlarged(scale)
             if self.matched.box.contains(fine) and coarse.voxels:
                 truth = self.matched.read(TRUTH, fine).mean(axis=0, dtype=np.float32)
-                pairs.append((self.matched.read("low", coarse)[0], truth))
+                reach = max(METHODS[name].reach for name in classical)
+                pairs.append((self.matched.read_low(coarse, reach), truth))
         found = {name: tune(name, pairs) for name in classical if pairs}
-        return {name: strength for name, strength in found.items() if strength is not None}
+        return {name: strength for name, strength in found.items() if strength}
 
     def _draws(self) -> dict[str, Doubles]:
         """Return sums over drawn blocks, (resamples, columns) per row; all rows on the same draws."""
@@ -189,7 +197,7 @@ class _Run:
         per_section = sums.table.sum(axis=(1, 2))  # (sections, columns)
         return Row(
             name=name,
-            strength=self.strengths.get(name, method.strength) if method else None,
+            strength=self.strengths.get(name, method.strength) if method else (),
             meaning=method.meaning if method else "",
             tuned=name in self.strengths,
             scores=sums.scores(per_section.sum(axis=0)),

@@ -37,10 +37,10 @@ class Row:
     ----------
     name : str
         ``"restored"``, or a classical method.
-    strength : float or None
-        Of a classical method that has one.
+    strength : tuple of float
+        The numbers of a classical method's strength; none, (), where there is no such thing.
     meaning : str
-        What the strength is.
+        What they are.
     tuned : bool
         Whether the strength was picked on the data scored here.
     scores : Scores
@@ -54,13 +54,18 @@ class Row:
     """
 
     name: str
-    strength: float | None
+    strength: tuple[float, ...]
     meaning: str
     tuned: bool
     scores: Scores
     intervals: Mapping[str, Interval]
     affine: tuple[float, float]
     sections: tuple[Scores, ...]
+
+    @property
+    def shown_strength(self) -> str:
+        """The strength as tables show it; empty if there is none."""
+        return ", ".join(f"{number:g}" for number in self.strength)
 
 
 @dataclass(frozen=True)
@@ -183,9 +188,12 @@ def verdict(evaluation: Evaluation) -> list[str]:
         ]
     else:
         raw, fitted, structure = gains["psnr"], gains["psnr_affine"], gains["ssim_affine"]
+        rival = next(row for row in evaluation.rows if row.name == raw.rival)
+        best = f"the best classical method, {rival.name}{f' at {rival.shown_strength}' if rival.strength else ''}"
         said = [
-            f"By raw PSNR the restored volume is {_compare(raw, 'the best classical method, ', 'dB', 2)}.",
-            f"After an affine fit it is by PSNR {_compare(fitted, '', 'dB', 2)}, and by SSIM {_compare(structure, '', '', 4)}.",
+            f"By raw PSNR the restored volume is {_compare(raw, best, 'dB', 2)}.",
+            f"After an affine fit it is by PSNR {_compare(fitted, fitted.rival, 'dB', 2)}, "
+            f"and by SSIM {_compare(structure, structure.rival, '', 4)}.",
         ]
     if evaluation.protocol.blocks < FEW_BLOCKS:
         said.append(f"There are only {evaluation.protocol.blocks} blocks, so the intervals are rough.")
@@ -242,10 +250,10 @@ def dB(value: float) -> str:  # noqa: N802  (the unit is written so)
     return "infinitely many dB (equal)" if math.isinf(value) else f"{value:.2f} dB"
 
 
-def _compare(gain: Gain, title: str, unit: str, digits: int) -> str:
+def _compare(gain: Gain, rival: str, unit: str, digits: int) -> str:
     low, high = gain.interval
     size = f"{abs(gain.value):.{digits}f} {unit}".strip()
-    tail = f"{title}{gain.rival} (95 % interval {low:+.{digits}f} to {high:+.{digits}f})"
+    tail = f"{rival} (95 % interval {low:+.{digits}f} to {high:+.{digits}f})"
     if low > 0:
         return f"{size} better than {tail}"
     if high < 0:

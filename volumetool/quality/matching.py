@@ -10,7 +10,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.errors import ConfigError, DataError, InputError
-from volumetool.geometry import Box, Size, Triple, upscaled, whole_ratio
+from volumetool.geometry import Box, Size, Triple, mirror_index, upscaled, whole_ratio
 from volumetool.quality.structure import TAPS
 from volumetool.store.arrays import read_part
 from volumetool.store.kvstore import brief
@@ -111,6 +111,26 @@ class Matched:
                 where=url,
             ) from error
         return voxels
+
+    def read_low(self, box: Box, reach: int = 0) -> NDArray[Any]:
+        """Return voxels (z, y, x) of the low-resolution volume, mirrored beyond its faces as networks see it.
+
+        Parameters
+        ----------
+        box : Box
+            In voxels of that volume.
+        reach : int
+            Sections before and after the box that come along.
+        """
+        assert self.volumes.low is not None  # noqa: S101  (asked for only where there is one)
+        grown = (reach, 0, 0)
+        index = [
+            mirror_index(a - more, b + more, n)
+            for a, b, more, n in zip(box.start, box.stop, grown, self.volumes.low.shape, strict=True)
+        ]
+        (z, y, x), (far_z, far_y, far_x) = ([int(pick(each)) for each in index] for pick in (np.min, np.max))
+        voxels = self.read("low", Box((z, y, x), (far_z + 1, far_y + 1, far_x + 1)))
+        return voxels[np.ix_(index[0] - z, index[1] - y, index[2] - x)]
 
     def _box(self, roi: Box | None) -> Box:
         fine = self._fine_boxes()

@@ -45,6 +45,9 @@ COLOURS: Mapping[str, str] = {
     "nlm": "#7a9e1f",
     "tv": "#c99a06",
     "bm3d": "#8d6e63",
+    "z-gauss+bicubic": "#1864ab",
+    "nlm-3d": "#5c940d",
+    "tv-3d": "#e0a800",
 }
 SHOWN = 192
 """Voxels along a side of a picture, at most."""
@@ -95,8 +98,7 @@ def render(evaluation: Evaluation, request: Request) -> str:
     template = files("volumetool.quality").joinpath("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     matched = Matched(request.volumes, roi=request.roi, same_corner=request.same_corner)
-    strengths = {row.name: row.strength for row in evaluation.rows if row.strength is not None}
-    restorer = Restorer(matched, strengths)
+    restorer = Restorer(matched, {row.name: row.strength for row in evaluation.rows})
     headline, *rest = verdict(evaluation)
     return environment.from_string(template).render(
         headline=headline,
@@ -134,8 +136,7 @@ def _cells(row: Row, evaluation: Evaluation) -> dict[str, Any]:
                 "best": round(value, digits) >= round(best[metric], digits) if math.isfinite(value) else True,
             }
         )
-    strength = f"{row.strength:g}" if row.strength is not None else ""
-    note = f"{strength} ({row.meaning}{', tuned here' if row.tuned else ''})" if strength else ""
+    note = f"{row.shown_strength} ({row.meaning}{', tuned here' if row.tuned else ''})" if row.strength else ""
     return {"name": row.name, "note": note, "ours": row.name == RESTORED, "colour": COLOURS[row.name], "cells": cells}
 
 

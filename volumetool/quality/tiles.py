@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.geometry import Box
-from volumetool.quality.baselines import METHODS, Method, filtered
+from volumetool.quality.baselines import METHODS, Method, Strength, filtered
 from volumetool.quality.matching import Matched
 from volumetool.quality.metrics import as_stored
 from volumetool.quality.resample import Floats, enlarge, taps
@@ -81,7 +81,7 @@ class Restorer:
         Strength per classical method; methods not named have their own.
     """
 
-    def __init__(self, matched: Matched, strengths: Mapping[str, float] | None = None) -> None:
+    def __init__(self, matched: Matched, strengths: Mapping[str, Strength] | None = None) -> None:
         self._matched = matched
         self._strengths = dict(strengths or {})
         self._kept: OrderedDict[tuple[str, Box], Floats] = OrderedDict()
@@ -134,7 +134,8 @@ class Restorer:
             return coarse
         key = (method.name, box)
         if key not in self._kept:
-            found = filtered(method, self._matched.read("low", box)[0], self._strengths.get(method.name))
+            sections = self._matched.read_low(box, method.reach)
+            found = filtered(method, sections, self._strengths.get(method.name, ()))
             self._kept[key] = found
             self._bytes += found.nbytes
             while self._bytes > KEPT_BYTES and len(self._kept) > 1:
