@@ -17,8 +17,9 @@ import tensorstore as ts
 
 from volumetool.errors import InputError
 from volumetool.store import arrays, presence, retries
-from volumetool.store.arrays import read_part
+from volumetool.store.arrays import open_array, read_part
 from volumetool.store.open import open_volume
+from volumetool.store.retries import VanishedError
 from volumetool.store.volume import Volume
 
 SHAPE, WHOLE = (4, 8, 12), (slice(1, 4), slice(0, 8), slice(1, 12))
@@ -106,6 +107,52 @@ def test_an_array_that_is_gone_is_named(tmp_path: Path, kind: str, how: str) -> 
     assert caught.value.code == "input.vanished"
     assert str(tmp_path / "a") in caught.value.message
     assert "tried 8 times" in caught.value.message
+
+
+OTHER: dict[str, dict[str, dict[str, Any]]] = {
+    "fill value": {"zarr": {"fill_value": 8}, "zarr3": {"fill_value": 8}},
+    "codec": {
+        "zarr": {"compressor": {"id": "zlib", "level": 1}},
+        "zarr3": {"codecs": [{"name": "bytes", "configuration": {"endian": "big"}}]},
+        "n5": {"compression": {"type": "gzip"}},
+    },
+    "chunks": {
+        "zarr": {"chunks": [2, 4, 8]},
+        "zarr3": {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2, 8, 4]}}},
+        "n5": {"blockSize": [2, 4, 8]},
+    },
+    "keys": {"zarr": {"dimension_separator": "/"}, "zarr3": {"chunk_key_encoding": {"name": "v2"}}},
+}
+
+
+@pytest.mark.parametrize(("what", "kind"), [(what, kind) for what, kinds in OTHER.items() for kind in kinds])
+def test_an_array_that_was_replaced_by_one_of_other_bytes_is_named(tmp_path: Path, what: str, kind: str) -> None:
+    array, _ = write(tmp_path / "a", kind)
+    file = next(file for file in (tmp_path / "a").iterdir() if file.name in presence.METADATA.values())
+    metadata = json.loads(file.read_bytes())
+    file.write_text(json.dumps(metadata | {"dimensions" if kind == "n5" else "shape": [9, 9, 99]}))
+    presence.check_there(array)  # which has grown
+    file.write_text(json.dumps(metadata | OTHER[what][kind]))
+    with pytest.raises(VanishedError, match=r"another array lies at .* and not"):
+        presence.check_there(array)
+
+
+def test_a_precomputed_volume_that_was_replaced_is_named(tmp_path: Path) -> None:
+    info, array = tmp_path / "info", write_precomputed(tmp_path)
+    metadata = json.loads(info.read_bytes())
+    presence.check_there(array)
+    for other in ({"voxel_offset": [0, 0, 1]}, {"chunk_sizes": [[8, 8, 4]]}, {"encoding": "jpeg"}, {"size": [8, 8, 7]}):
+        info.write_text(json.dumps(metadata | {"scales": [metadata["scales"][0] | other]}))
+        with pytest.raises(VanishedError, match="another array"):
+            presence.check_there(array)
+
+
+def write_precomputed(folder: Path) -> ts.TensorStore:
+    scale = {"size": [8, 8, 8], "chunk_size": [8, 8, 8], "encoding": "raw", "resolution": [8, 8, 8], "key": "8"}
+    multiscale = {"type": "image", "data_type": "uint8", "num_channels": 1}
+    spec = {"driver": "neuroglancer_precomputed", "kvstore": f"file://{folder}/"}
+    ts.open(spec | {"scale_metadata": scale, "multiscale_metadata": multiscale}, create=True).result()
+    return open_array(str(folder), "neuroglancer_precomputed", "8", strict=True)
 
 
 def test_what_is_gone_is_waited_for_six_seconds_whatever_chance_says(monkeypatch: pytest.MonkeyPatch) -> None:

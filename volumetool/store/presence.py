@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import product
 from typing import Any, Final, TypeVar
 
@@ -17,6 +18,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.errors import DataError, InputError
+from volumetool.store.codecs import readable_metadata
 from volumetool.store.kvstore import brief
 from volumetool.store.limits import UNPACKED, check_stored, spec_of, stored_range, unpacked_chunk
 from volumetool.store.retries import STORAGE, VanishedError, tried
@@ -26,6 +28,17 @@ AT_ONCE: Final = 64
 
 METADATA: Final = {"zarr": ".zarray", "zarr3": "zarr.json", "n5": "attributes.json"}
 """Where an array describes itself, by tensorstore's driver; the scales of a precomputed volume do so together."""
+
+_DECISIVE: Final = {
+    "zarr": ("dtype", "chunks", "order", "dimension_separator", "compressor", "filters", "fill_value"),
+    "zarr3": ("data_type", "chunk_grid", "chunk_key_encoding", "codecs", "fill_value", "dimension_names"),
+    "n5": ("dataType", "blockSize", "compression"),
+    "neuroglancer_precomputed": (
+        *("data_type", "num_channels", "chunk_size", "voxel_offset", "encoding", "sharding"),
+        "compressed_segmentation_block_size",
+    ),
+}
+"""Members of the metadata by which stored bytes become voxels, by tensorstore's driver."""
 
 Slices = tuple[slice, ...]
 T = TypeVar("T")
@@ -98,6 +111,8 @@ def _read_chunks(view: ts.TensorStore, chunks: list[Slices]) -> Iterator[tuple[S
 def check_there(array: ts.TensorStore) -> None:
     """Make sure that the metadata of an open array are still stored, and still speak of its voxels.
 
+    Chunks, codecs and fill value are the same, and at least as many voxels are there.
+
     Raises
     ------
     VanishedError
@@ -112,24 +127,45 @@ def check_there(array: ts.TensorStore) -> None:
     found = store.read(key).result()
     if found.state != "value":
         raise VanishedError(f"{url_of(array)} is gone: it has no {key} any more")
-    if driver not in METADATA:
-        return
     try:
-        shape, voxels = _described(driver, json.loads(found.value))
-    except (ValueError, LookupError, TypeError) as error:
+        stops, decisive = _described(driver, found.value, spec.get("scale_metadata", {}).get("key"))
+    except (ValueError, LookupError, TypeError, InputError) as error:
         raise VanishedError(f"the metadata of {url_of(array)} are no longer those of an array: {error!r}") from error
-    long_enough = all(stop <= size for (_, stop), size in zip(stored_range(array), shape, strict=False))
-    if voxels != _described(driver, spec["metadata"])[1] or not long_enough:
-        raise VanishedError(f"another array lies at {url_of(array)} now: {shape} voxels, {voxels[1]}, in chunks of {voxels[0]}")
+    before = _decisive(spec)
+    if before != decisive:  # what is remembered may be of an array that lay there earlier still
+        before = _decisive(array.spec().to_json())
+    if other := [name for name in before if before[name] != decisive.get(name)]:
+        said = ", ".join(f"{name} {decisive.get(name)} and not {before[name]}" for name in other)
+        raise VanishedError(f"another array lies at {url_of(array)} now: {said}")
+    if not all(stop <= size for (_, stop), size in zip(stored_range(array), stops, strict=False)):
+        raise VanishedError(f"another array lies at {url_of(array)} now: its voxels end at {stops}")
 
 
-def _described(driver: str, metadata: dict[str, Any]) -> tuple[list[int], tuple[list[int], str]]:
-    """Return the shape of an array, which may grow, and the shape of its stored chunks and its dtype, which stay."""
-    if driver == "n5":
-        return metadata["dimensions"], (metadata["blockSize"], metadata["dataType"])
-    if driver == "zarr":
-        return metadata["shape"], (metadata["chunks"], np.dtype(metadata["dtype"]).str)
-    return metadata["shape"], (metadata["chunk_grid"]["configuration"]["chunk_shape"], metadata["data_type"])
+@lru_cache(maxsize=64)
+def _described(driver: str, metadata: bytes, scale: str | None) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Return where the voxels of an array end, which may grow, and what its metadata say of its chunks, which stays.
+
+    Tensorstore itself reads them, out of its own memory, so that what they leave out is what it takes for it.
+    """
+    context = ts.Context()
+    ts.KvStore.open("memory://", context=context).result().write(METADATA.get(driver, "info"), metadata).result()
+    spec: dict[str, Any] = {"driver": driver, "kvstore": "memory://"}
+    spec |= {} if scale is None else {"scale_metadata": {"key": scale}}
+    try:
+        array = ts.open(spec, open=True, read=True, context=context).result()
+    except ValueError:
+        if driver not in METADATA:
+            raise
+        spec |= {"metadata": readable_metadata("", driver, json.loads(metadata)), "assume_metadata": True}
+        array = ts.open(spec, open=True, read=True, context=context).result()
+    return tuple(array.domain.exclusive_max), _decisive(array.spec().to_json())
+
+
+def _decisive(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return the members of an array's metadata, as tensorstore has them, that decide which bytes are which voxels."""
+    metadata = {**spec.get("metadata", {}), **spec.get("multiscale_metadata", {}), **spec.get("scale_metadata", {})}
+    named: dict[str, Any] = {name: metadata.get(name) for name in _DECISIVE[spec["driver"]]}
+    return {"dtype": spec["dtype"], **named}
 
 
 def url_of(array: ts.TensorStore) -> str:
