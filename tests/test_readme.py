@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,4 +57,5 @@ def test_the_commands_of_the_readme_run(folder: Path, monkeypatch: pytest.Monkey
     for line in "".join(run).splitlines():
         type_line(line)
     for python in blocks("python"):
-        subprocess.run([sys.executable, "-c", python], check=True)
+        (folder / "block.py").write_text(python)
+        runpy.run_path("block.py", run_name="__main__")

@@ -86,6 +86,7 @@ def test_schemas_are_json_schemas() -> None:
 
 
 def test_the_function_enhance_stays_a_function_when_everything_is_imported() -> None:
-    code = "import volumetool as vt, volumetool.enhancement.region, volumetool.jobs.api; print(callable(vt.enhance))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "True"
+    import volumetool.enhancement.region
+    import volumetool.jobs.api  # each import puts its module's name into the package
+
+    assert callable(volumetool.enhance)

@@ -117,7 +117,10 @@ def test_other_settings_are_refused_with_their_name_and_exit_2(run: Run, volume:
     assert "invert" in done.stderr
 
 
-@pytest.mark.thin(3)
+def test_a_process_ends_with_the_code_of_its_error(start: Run) -> None:
+    assert start("enhance").returncode == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -129,8 +132,8 @@ def test_other_settings_are_refused_with_their_name_and_exit_2(run: Run, volume:
         (("model", "show", "em-x44"), "model.unknown"),
     ],
 )
-def test_a_wrong_command_ends_with_a_code_a_hint_and_no_traceback(start: Run, arguments: tuple[str, ...], code: str) -> None:
-    done = start(*arguments)
+def test_a_wrong_command_ends_with_a_code_a_hint_and_no_traceback(run: Run, arguments: tuple[str, ...], code: str) -> None:
+    done = run(*arguments)
     assert done.returncode == 2
     assert f"[{code}]" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from volumetool.cli.main import main
 
 from volumetool.store.open import open_volume
 
@@ -26,8 +27,12 @@ def test_a_command_works_with_streams_that_are_closed(tmp_path: Path, closed: st
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_consoles_that_are_not_utf_8_get_what_they_can_show(encoding: str) -> None:
-    environment = os.environ | {"PYTHONIOENCODING": encoding}
-    done = subprocess.run([PROGRAM, "model", "list"], env=environment, capture_output=True, check=False)
-    assert done.returncode == 0
-    assert "em-x4" in done.stdout.decode(encoding) + done.stderr.decode(encoding)
+def test_consoles_that_are_not_utf_8_get_what_they_can_show(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = {"stdout": io.BytesIO(), "stderr": io.BytesIO()}
+    for name, stream in shown.items():
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(stream, encoding=encoding))
+    with pytest.raises(SystemExit) as ended:
+        main(["model", "list"])
+    assert ended.value.code == 0
+    sys.stdout.flush()
+    assert "em-x4" in shown["stdout"].getvalue().decode(encoding)

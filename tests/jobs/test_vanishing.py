@@ -62,10 +62,12 @@ def options(place: Place, tmp_path: Path) -> Options:
     return SMALL | {"input": place.url, "output": str(tmp_path / "out.zarr"), "region": "1,1,1"}
 
 
-@pytest.fixture
-def straight(tmp_path: Path, options: Options) -> str:
-    """Return the digest of an output whose input was always there."""
-    return digest_of(options | {"output": str(tmp_path / "straight.zarr")})
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the digest of an output whose input was always there, wherever that is."""
+    folder = tmp_path_factory.mktemp("straight")
+    source = write_input(folder / "in.zarr", sparse())
+    return digest_of(SMALL | {"input": str(source), "output": str(folder / "out.zarr"), "region": "1,1,1"})
 
 
 @pytest.fixture

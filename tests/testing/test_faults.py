@@ -15,6 +15,9 @@ from volumetool.testing.faults import STICKY
 
 BAD = 7.0
 
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["volumetool.testing.fakes"])  # torch is imported once for all of them
+
 
 def network(**fields: object) -> torch.nn.Module:
     return Fake(FakeConfig.model_validate({"behaviour": "identity", "at": BAD, **fields})).eval()
@@ -71,7 +74,7 @@ def _in_process(fault: str, tally: str) -> None:
     ("fault", "ends"), [("segfault", -signal.SIGSEGV), ("kill", -signal.SIGKILL), ("sticky", 0), ("hang", None)]
 )
 def test_a_process_ends_or_stays_as_the_fault_says(tmp_path: Path, fault: str, ends: int | None) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=_in_process, args=(fault, str(tmp_path)), daemon=True)
+    process = PROCESSES.Process(target=_in_process, args=(fault, str(tmp_path)), daemon=True)
     process.start()
     if ends is None:
         while not any(tmp_path.iterdir()) and process.is_alive():
