@@ -32,7 +32,6 @@ def test_consoles_that_are_not_utf_8_get_what_they_can_show(encoding: str, monke
     for name, stream in shown.items():
         monkeypatch.setattr(sys, name, io.TextIOWrapper(stream, encoding=encoding))
     with pytest.raises(SystemExit) as ended:
-        main(["model", "list"])
-    assert ended.value.code == 0
-    sys.stdout.flush()
-    assert "em-x4" in shown["stdout"].getvalue().decode(encoding)
+        main(["info", "λ.zarr"])
+    assert ended.value.code == 2
+    assert "?.zarr" in shown["stderr"].getvalue().decode(encoding)
