@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from volumetool.cli.options import AllowHost, Json, VoxelSize, local_path
+from volumetool.cli.job_options import given, job_options
+from volumetool.cli.options import AllowHost, Json, local_path
 from volumetool.cli.progress import watching
 from volumetool.cli.tables import say
 
@@ -16,125 +17,19 @@ if TYPE_CHECKING:
     from volumetool.jobs.plan import Plan
     from volumetool.jobs.run import Outcome
 
-INPUT, LOOK, OUT, RUN = "What to enhance", "How it looks", "The output", "How it runs"
 
-
+@job_options(rare=("allow_host", "log_format"))
 def enhance(
-    ctx: typer.Context,
-    input: Annotated[str | None, typer.Argument(help="Volume to read: OME-Zarr, N5, precomputed or Zarr; path or URL.")] = None,  # noqa: A002
-    output: Annotated[str | None, typer.Argument(help="OME-Zarr volume to write. The same command again goes on.")] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", parser=local_path, help="Job file, YAML; options given beside it win.")
-    ] = None,
+    input: Annotated[str | None, typer.Argument(metavar="INPUT", help="Volume to read, of any format; path or URL.")] = None,  # noqa: A002
+    output: Annotated[str | None, typer.Argument(metavar="OUTPUT", help="OME-Zarr volume to write; path or URL.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", parser=local_path, help="Job file, YAML; options win.")] = None,
     allow_host: AllowHost = None,
-    model: Annotated[str | None, typer.Option(help="Built-in name or model file; auto: one that adds no sections.")] = None,
-    level: Annotated[int | None, typer.Option(help="Level of the input; 0 is the finest.", rich_help_panel=INPUT)] = None,
-    voxel_size: VoxelSize = None,
-    roi: Annotated[
-        str | None,
-        typer.Option(metavar="Z0:Z1,Y0:Y1,X0:X1", help="Compute only this box, in input voxels.", rich_help_panel=INPUT),
-    ] = None,
-    crop: Annotated[bool, typer.Option("--crop", help="Make the box the whole output.", rich_help_panel=INPUT)] = False,
-    mask: Annotated[
-        str | None, typer.Option(help="Volume that is 0 where nothing needs enhancing.", rich_help_panel=INPUT)
-    ] = None,
-    missing: Annotated[
-        str | None,
-        typer.Option(
-            help="Input chunks that are not stored: fill (the array's fill value), fail, or skip (voxels without data).",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
-    nodata: Annotated[
-        float | None, typer.Option(help="Input value of voxels without data; nan for NaN.", rich_help_panel=INPUT)
-    ] = None,
-    force_voxel_size: Annotated[
-        bool,
-        typer.Option(
-            "--force-voxel-size",
-            help="Go on with a voxel size that is doubted.",
-            rich_help_panel=INPUT,
-        ),
-    ] = False,
-    patch: Annotated[
-        str | None,
-        typer.Option(
-            metavar="Z,Y,X",
-            help="Longest patch; by default the model's, or a little more for a short axis.",
-            rich_help_panel=LOOK,
-        ),
-    ] = None,
-    overlap: Annotated[
-        str | None, typer.Option(metavar="Z,Y,X", help="Overlap instead of the model's.", rich_help_panel=LOOK)
-    ] = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="As if the network saw each section at once; slower.", rich_help_panel=LOOK)
-    ] = False,
-    precision: Annotated[str | None, typer.Option(help="auto, bfloat16 or float32.", rich_help_panel=LOOK)] = None,
-    sections: Annotated[str | None, typer.Option(help="CSV of section statistics to use.", rich_help_panel=LOOK)] = None,
-    seed: Annotated[int | None, typer.Option(help="Moves the sample for the statistics.", rich_help_panel=LOOK)] = None,
-    flatten: Annotated[
-        bool, typer.Option("--flatten", help="Keep the evened contrast of sections.", rich_help_panel=LOOK)
-    ] = False,
-    invert: Annotated[
-        bool, typer.Option("--invert", help="The volume's polarity is opposite to the model's.", rich_help_panel=LOOK)
-    ] = False,
-    dtype: Annotated[
-        str | None, typer.Option(help="uint8, int8, uint16, int16 or float32; the input's without it.", rich_help_panel=OUT)
-    ] = None,
-    fill: Annotated[float | None, typer.Option(help="Output value of voxels without data.", rich_help_panel=OUT)] = None,
-    chunk: Annotated[
-        str | None, typer.Option(metavar="Z,Y,X", help="Chunk of the output, in voxels.", rich_help_panel=OUT)
-    ] = None,
-    shard: Annotated[
-        str | None, typer.Option(metavar="Z,Y,X", help="Shard of the output, in voxels.", rich_help_panel=OUT)
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete what an earlier job left there.", rich_help_panel=OUT)
-    ] = False,
-    accept_failed: Annotated[
-        bool, typer.Option("--accept-failed", help="Finish with holes where regions failed.", rich_help_panel=OUT)
-    ] = False,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", rich_help_panel=RUN)] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes, or GPUs.", rich_help_panel=RUN)] = None,
-    cluster: Annotated[
-        str | None, typer.Option(help="local, cuda, or tcp://host:port of a dask scheduler.", rich_help_panel=RUN)
-    ] = None,
-    memory: Annotated[str | None, typer.Option(help="For all workers together, such as 8GiB.", rich_help_panel=RUN)] = None,
-    region: Annotated[str | None, typer.Option(metavar="Z,Y,X", help="Shards per region.", rich_help_panel=RUN)] = None,
-    keep_patches: Annotated[
-        str | None,
-        typer.Option(help="auto, always or never: patches that several regions need, on disk.", rich_help_panel=RUN),
-    ] = None,
-    batch: Annotated[int | None, typer.Option(help="Patches per call of the network.", rich_help_panel=RUN)] = None,
-    patience: Annotated[
-        float | None, typer.Option(help="Seconds without a sign of life after which a region hangs.", rich_help_panel=RUN)
-    ] = None,
-    retry_quarantined: Annotated[
-        bool,
-        typer.Option("--retry-quarantined", help="Try regions again that ended or hung workers.", rich_help_panel=RUN),
-    ] = False,
-    input_check: Annotated[
-        str | None,
-        typer.Option(
-            help="Is the input still what finished regions read? metadata, stored (chunk sizes and times too) or strict (all "
-            "voxels).",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    recompute_changed: Annotated[
-        bool,
-        typer.Option("--recompute-changed", help="Make regions again whose input was changed.", rich_help_panel=RUN),
-    ] = False,
-    allow_mixed_numerics: Annotated[
-        bool,
-        typer.Option("--allow-mixed-numerics", help="Let workers compute other bytes than the first.", rich_help_panel=RUN),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.", rich_help_panel=RUN)
-    ] = False,
-    log_format: Annotated[str, typer.Option(help="auto or json.", rich_help_panel=RUN)] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
+    log_format: Annotated[
+        str, typer.Option(metavar="auto|json", help="Bars or plain lines, or one line of JSON an event.")
+    ] = "auto",
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Enhance a volume. Run the same command again to go on after an interruption.
 
@@ -143,7 +38,7 @@ def enhance(
     from volumetool.jobs.planning import plan_with_statistics
     from volumetool.jobs.run import run
 
-    job = _job(ctx.params, config, allow_host or [])
+    job = _job(given({"input": input, "output": output, **options}), config, allow_host or [])
     plan, statistics = plan_with_statistics(job)
     if dry_run:
         _print_plan(plan, as_json=as_json)
@@ -159,13 +54,10 @@ def enhance(
     raise typer.Exit(outcome.exit_code)
 
 
-def _job(params: dict[str, Any], config: Path | None, allow_hosts: list[str]) -> Job:
+def _job(options: dict[str, Any], config: Path | None, allow_hosts: list[str]) -> Job:
     from volumetool.errors import ConfigError
-    from volumetool.jobs.job import Job, make_job, read_job
+    from volumetool.jobs.job import make_job, read_job
 
-    options = {
-        name: value for name, value in params.items() if name in Job.model_fields and value is not None and value is not False
-    }
     if config is not None:
         return read_job(config, allow_hosts, **options)
     if "input" not in options or "output" not in options:

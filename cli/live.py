@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from volumetool.cli.job_options import given, job_options
 from volumetool.cli.looking import (
-    LOOK,
     PictureSize,
     Position,
     Screenshot,
@@ -17,7 +17,7 @@ from volumetool.cli.looking import (
     as_zoom,
     take_picture,
 )
-from volumetool.cli.options import Json, VoxelSize
+from volumetool.cli.options import Json
 from volumetool.cli.staying import end_like_ctrl_c, stay
 from volumetool.cli.tables import say
 
@@ -29,37 +29,17 @@ RUN, REACH = "How it runs", "Who reaches it"
 WATCH = "Sections that arrive (--watch)"
 
 
+@job_options(without="How it runs", rare=("ahead", "size", "zoom", "position", "first", "fit_on", "settle", "host", "port"))
 def live(
     input: Annotated[str, typer.Argument(help="Volume: OME-Zarr, N5, precomputed or Zarr. With --watch a folder.")],  # noqa: A002
-    model: Annotated[str | None, typer.Option(help="Built-in name or model file; auto: one that adds no sections.")] = None,
     into: Annotated[
         str | None,
         typer.Option(metavar="OUTPUT", help="Fill the output of a job meanwhile, what is looked at first; `enhance` goes on."),
     ] = None,
-    level: Annotated[int | None, typer.Option(help="Level of the input; 0 is the finest.", rich_help_panel=LOOK)] = None,
-    voxel_size: VoxelSize = None,
-    nodata: Annotated[
-        float | None, typer.Option(help="Input value of voxels without data; nan for NaN.", rich_help_panel=LOOK)
-    ] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, bfloat16 or float32.", rich_help_panel=LOOK)] = None,
-    sections: Annotated[str | None, typer.Option(help="CSV of section statistics to use.", rich_help_panel=LOOK)] = None,
-    invert: Annotated[
-        bool, typer.Option("--invert", help="The volume's polarity is opposite to the model's.", rich_help_panel=LOOK)
-    ] = False,
-    force_voxel_size: Annotated[
-        bool,
-        typer.Option(
-            "--force-voxel-size",
-            help="Go on with a voxel size that is doubted.",
-            rich_help_panel=LOOK,
-        ),
-    ] = False,
     position: Position = None,
     zoom: Zoom = None,
     screenshot: Screenshot = None,
     size: PictureSize = "1600,800",
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", rich_help_panel=RUN)] = None,
-    memory: Annotated[str | None, typer.Option(help="To use, such as 8GiB.", rich_help_panel=RUN)] = None,
     ahead: Annotated[
         int, typer.Option(min=0, help="Sections to compute ahead while somebody scrolls.", rich_help_panel=RUN)
     ] = 4,
@@ -98,6 +78,7 @@ def live(
         int, typer.Option(min=0, max=65534, help="Of the page; volumes are served on the next one.", rich_help_panel=REACH)
     ] = 0,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Show a volume beside its enhanced self, computed where one looks; Ctrl-C ends."""
     from volumetool.jobs.job import make_job
@@ -109,27 +90,15 @@ def live(
 
     end_like_ctrl_c()
     arrivals = {"count": count, "idle": idle, "first": first, "fit_on": fit_on, "settle": settle}
-    job = make_job(
-        input=input,
-        output=into or (default_output(input) if watch else nowhere()),
-        model=model,
-        level=level,
-        voxel_size=voxel_size,
-        nodata=nodata,
-        precision=precision,
-        sections=sections,
-        invert=invert or None,
-        force_voxel_size=force_voxel_size or None,
-        device=device,
-        memory=memory,
-    )
+    output = into or (default_output(input) if watch else nowhere())
+    job = make_job(input=input, output=output, **given(options))
     look = Look(position=as_position(position), zoom=as_zoom(zoom), picture=as_picture(size))
     listen = Listen(host, port)
     if watch:
         from volumetool.cli.watching import run_watch
 
         _refuse_with_watch(screenshot=screenshot, position=position, zoom=zoom)
-        run_watch(job, _asked(arrivals, level), listen, open_browser=open_browser, as_json=as_json)
+        run_watch(job, _asked(arrivals), listen, open_browser=open_browser, as_json=as_json)
     _refuse_without_watch(arrivals)
     with show(job, listen, into=into is not None, ahead=ahead, look=look) as shown:
         if screenshot is not None:
@@ -139,12 +108,9 @@ def live(
         stay(host, shown.link, open_browser=open_browser)
 
 
-def _asked(arrivals: dict[str, Any], level: int | None) -> Asked:
-    from volumetool.errors import ConfigError
+def _asked(arrivals: dict[str, Any]) -> Asked:
     from volumetool.viewing.watching.asked import Asked
 
-    if level:
-        raise ConfigError("config.option", f"--level {level}: sections that arrive have one level", hint="leave it away")
     return Asked(**{name: value for name, value in arrivals.items() if value is not None})
 
 

@@ -16,7 +16,7 @@ def local_path(text: str | Path) -> Path:
     return absolute_path(text)
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout; everything else goes to stderr.")]
+Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout, the rest on stderr.")]
 AllowHost = Annotated[
     list[str] | None,
     typer.Option(metavar="HOST", help="Host that the configuration may name although it is not public; may be repeated."),

@@ -24,6 +24,18 @@ def test_the_committed_schema_is_the_generated_one(name: str) -> None:
     assert (ROOT / "schemas" / f"{name}.json").read_text() == schema_texts()[name], "run `make schemas`"
 
 
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_property_of_a_schema_is_described(name: str) -> None:
+    schema = json.loads(schema_texts()[name])
+    assert schema["properties"]
+    assert not [
+        f"{part.get('title')}.{member}"
+        for part in (schema, *schema.get("$defs", {}).values())
+        for member, facts in part.get("properties", {}).items()
+        if not facts.get("description")
+    ]
+
+
 def test_the_public_names_are_these_and_all_of_them_import() -> None:
     assert sorted(volumetool.__all__) == volumetool.__all__
     for name in volumetool.__all__:

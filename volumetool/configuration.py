@@ -68,8 +68,10 @@ def parse_box(value: object) -> object:
     return {"start": start, "stop": stop}
 
 
-Numbers = Annotated[tuple[int, int, int], BeforeValidator(parse_triple)]
-Nanometres = Annotated[tuple[float, float, float], BeforeValidator(parse_triple)]
+Numbers = Annotated[tuple[int, int, int], BeforeValidator(parse_triple, json_schema_input_type=tuple[int, int, int] | str)]
+Nanometres = Annotated[
+    tuple[float, float, float], BeforeValidator(parse_triple, json_schema_input_type=tuple[float, float, float] | str)
+]
 
 
 def read_options(path: Path) -> dict[str, Any]:

@@ -7,20 +7,20 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 from small_jobs import SMALL, noise, run, write_input
 
 from volumetool.enhancement.statistics import no_normalisation
 from volumetool.errors import FingerprintError, LedgerError
-from volumetool.jobs import job as module
 from volumetool.jobs.folder import write_plan
-from volumetool.jobs.job import RUNTIME, SEMANTIC, Job, field_kinds, make_job
+from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.planning import plan
 from volumetool.jobs.status import resume_command
 from volumetool.jobs.terms import NUMERICS_VERSION, differences
 from volumetool.jobs.worker import Worker
+from volumetool.options import Kind, kinds
 
 # Of every semantic field: another value, and a term that the refusal must name. A path stands for a file made by `world`.
 OTHER: dict[str, tuple[Any, str]] = {
@@ -101,28 +101,18 @@ def changed(world: dict[str, Any], tmp_path: Path, name: str, value: Any) -> dic
     return world | {name: str(tmp_path / value) if name in PATHS else value}
 
 
-def test_a_field_that_nobody_classified_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a field without a mark nor one with a mark but no example here goes by."""
-
+def test_a_field_that_is_no_option_is_noticed() -> None:
     class Longer(Job):
         mood: str = "good"
 
-    monkeypatch.setattr(module, "Job", Longer)
-    with pytest.raises(ValueError, match="not enough values"):
-        field_kinds()
-
-    class Marked(Job):
-        mood: Annotated[str, SEMANTIC] = "good"
-
-    monkeypatch.setattr(module, "Job", Marked)
-    with pytest.raises(AssertionError):
-        test_every_field_is_either_semantic_or_runtime_and_has_another_value_here()
+    with pytest.raises(TypeError, match=r"Longer\.mood is declared neither"):
+        kinds(Longer)
 
 
-def test_every_field_is_either_semantic_or_runtime_and_has_another_value_here() -> None:
-    kinds = field_kinds()
-    assert {name for name, kind in kinds.items() if kind is SEMANTIC} == set(OTHER)
-    assert {name for name, kind in kinds.items() if kind is RUNTIME} == set(FREE)
+def test_every_option_is_either_semantic_or_runtime_and_has_another_value_here() -> None:
+    declared = kinds(Job)
+    assert {name for name, kind in declared.items() if kind is Kind.SEMANTIC} == set(OTHER)
+    assert {name for name, kind in declared.items() if kind is Kind.RUNTIME} == set(FREE)
 
 
 @pytest.mark.parametrize("name", OTHER)

@@ -22,7 +22,7 @@ from volumetool.jobs.clash import term_lines, told_by_terms
 from volumetool.jobs.coarse import note_unbuilt
 from volumetool.jobs.finish import mark_unfinished
 from volumetool.jobs.folder import PLAN, is_damaged, job_url, open_ledger, provenance_of, write_plan
-from volumetool.jobs.job import SEMANTIC, Job, field_kinds, make_job
+from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.layout import Work
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.ownership import OWNER, own
@@ -33,6 +33,7 @@ from volumetool.jobs.structure import METADATA, lost_metadata, restore_metadata
 from volumetool.jobs.terms import check_version
 from volumetool.jobs.verify import Extent, Report, recompute
 from volumetool.jobs.worker import Worker
+from volumetool.options import Kind, kinds
 from volumetool.store.arrays import read_part
 from volumetool.store.create import open_for_writing
 from volumetool.store.found import Json, read_json
@@ -149,7 +150,7 @@ def _asked(own: Json, output: str, source: str | None) -> Job:
     """Return the job that an output's metadata ask for; others may have written them."""
     stored = own.get("job")
     stored = stored if isinstance(stored, dict) else {}
-    known = {name for name, kind in field_kinds().items() if kind is SEMANTIC} | {"roi"}
+    known = {name for name, kind in kinds(Job).items() if kind is Kind.SEMANTIC} | {"roi"}
     options: dict[str, Any] = {name: value for name, value in stored.items() if name in known}
     for name in ("input", "mask"):
         if name in options:

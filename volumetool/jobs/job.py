@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,18 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from volumetool.configuration import Nanometres, Numbers, explain, parse_box, parse_bytes, read_options
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box
+from volumetool.options import document, runtime, semantic
 from volumetool.store.kvstore import place_text
 from volumetool.store.urls import check_foreign
-
-
-class Kind(Enum):
-    """What a field of a job is to its fingerprint."""
-
-    SEMANTIC = "changes voxels or layout: another value is another job"
-    RUNTIME = "changes only how the same bytes come about: may differ from run to run"
-
-
-SEMANTIC, RUNTIME = Kind.SEMANTIC, Kind.RUNTIME
 
 
 def _as_text(place: object) -> object:
@@ -32,128 +22,115 @@ def _as_text(place: object) -> object:
 
 
 Place = Annotated[str, BeforeValidator(_as_text)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+AnyFloat = Annotated[float, Field(allow_inf_nan=True)]
+
+
+INPUT, LOOK, OUTPUT = "What to enhance", "How it looks", "The output"
+DEVICE, RUN = "Device and memory", "How it runs"
 
 
 class Job(BaseModel):
-    """One enhancement, as asked for. Every field is marked as semantic or runtime; see :class:`Kind`.
-
-    Parameters
-    ----------
-    input, output : str or path
-        Paths or URLs (file, s3, gs; http for input).
-    model : str
-        Name of a built-in model, path of a model file, or ``auto``: of the built-in ones that fit the voxel
-        size and add no sections the one that gains most voxels.
-    level : int
-        Level of the input to enhance; 0 is the finest.
-    voxel_size : tuple of float, optional
-        Corrects the input's voxel size, in nm, z, y, x.
-    patch, overlap : tuple of int, optional
-        Instead of the card's, in input voxels. A patch that is given is the longest there is; the card's may be a quarter
-        larger where one patch then covers a short axis.
-    exact : bool
-        Overlap twice the receptive field and cut instead of blending: equal to the network on the whole section at once.
-    precision : {"auto", "bfloat16", "float32"}
-        Of the network's body; auto takes bfloat16 where the model is safe in it and the machine computes in it.
-    sections : str, optional
-        CSV file of section statistics to use instead of fitting them.
-    seed : int
-        Moves the sample for the statistics.
-    flatten : bool
-        Keep the evened contrast instead of giving each section its own back.
-    invert : bool
-        The volume's polarity is opposite to the model's.
-    nodata : float, optional
-        Input value of voxels without data; ``nan`` for NaN.
-    fill : float, optional
-        Output value of voxels without data; by default `nodata` itself.
-    mask : str, optional
-        Volume that is zero where nothing needs enhancing, on the input's grid or an integer factor coarser.
-    missing : {"fill", "fail", "skip"}
-        What a chunk of the input that is not stored means: ``fill``, the array's fill value, as formats say; ``fail``, that it
-        was lost: the regions that read it fail; ``skip``, voxels without data, which become `fill`.
-    dtype : str, optional
-        Of the output; by default the input's.
-    chunk, shard : tuple of int, optional
-        Of the output's level 0, in voxels.
-    roi : Box, optional
-        In input voxels. Only regions that touch it are computed.
-    crop : bool
-        Make `roi` the whole output.
-    workers : int, optional
-        Processes, or GPUs.
-    cluster : str
-        ``local``, ``cuda``, or the address of a dask scheduler, ``tcp://host:port``.
-    device : {"auto", "cpu", "cuda"}
-        Where the network runs.
-    memory : int, optional
-        Bytes for all workers of this machine together; by default 70 % of what is free.
-    region : tuple of int, optional
-        Shards per region and axis, instead of the planner's choice. Kept for the life of a job.
-    keep_patches : {"auto", "always", "never"}
-        Keep what the network gave for patches that several regions need on disk, until the last of them is done; auto
-        does so where it pays and fits.
-    batch : int, optional
-        Patches per call of the network, instead of the planner's choice. Kept for the life of a job.
-    patience : float
-        Seconds without a sign of life after which a region hangs, or ten usual regions if that is longer: its process ends, and
-        another one tries it once more.
-    retry_quarantined : bool
-        Try regions again that are set aside because they ended or hung their workers.
-    input_check : {"metadata", "stored", "strict"}
-        How a run that goes on makes sure that its input is still what finished regions read: by its metadata alone; by size
-        and time (or ETag) of the chunks, too, and by the voxels where these differ; by all voxels.
-    recompute_changed : bool
-        Make regions again whose input was changed, instead of refusing.
-    force_voxel_size : bool
-        Go on although the voxel size is far from what the model was trained on, or looks like another unit or order.
-    allow_mixed_numerics : bool
-        Let workers compute that give other bytes than the plan's probe.
-    accept_failed : bool
-        Finish the volume although regions failed, and list them in its attributes.
-    overwrite : bool
-        Delete what an earlier job left at the output.
-    """
+    """What a user asked for, before anything is looked at."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    input: Annotated[Place, SEMANTIC]
-    output: Annotated[Place, RUNTIME]
-    model: Annotated[Place, SEMANTIC] = "auto"
-    level: Annotated[int, SEMANTIC, Field(ge=0)] = 0
-    voxel_size: Annotated[Nanometres | None, SEMANTIC] = None
-    patch: Annotated[Numbers | None, SEMANTIC] = None
-    overlap: Annotated[Numbers | None, SEMANTIC] = None
-    exact: Annotated[bool, SEMANTIC] = False
-    precision: Annotated[Literal["auto", "bfloat16", "float32"], SEMANTIC] = "auto"
-    sections: Annotated[Place | None, SEMANTIC] = None
-    seed: Annotated[int, SEMANTIC] = 0
-    flatten: Annotated[bool, SEMANTIC] = False
-    invert: Annotated[bool, SEMANTIC] = False
-    nodata: Annotated[float | None, SEMANTIC, Field(allow_inf_nan=True)] = None
-    fill: Annotated[float | None, SEMANTIC, Field(allow_inf_nan=True)] = None
-    mask: Annotated[Place | None, SEMANTIC] = None
-    missing: Annotated[Literal["fill", "fail", "skip"], SEMANTIC] = "fill"
-    dtype: Annotated[Literal["uint8", "int8", "uint16", "int16", "float32"] | None, SEMANTIC] = None
-    chunk: Annotated[Numbers | None, SEMANTIC] = None
-    shard: Annotated[Numbers | None, SEMANTIC] = None
-    crop: Annotated[bool, SEMANTIC] = False
-    roi: Annotated[Annotated[Box, BeforeValidator(parse_box)] | None, RUNTIME] = None
-    workers: Annotated[int | None, RUNTIME, Field(ge=1)] = None
-    cluster: Annotated[str, RUNTIME, Field(pattern=r"^(local|cuda|(tcp|tls|ucx)://.+)$")] = "local"
-    device: Annotated[Literal["auto", "cpu", "cuda"], RUNTIME] = "auto"
-    memory: Annotated[Annotated[int, BeforeValidator(parse_bytes)] | None, RUNTIME] = None
-    region: Annotated[Numbers | None, RUNTIME] = None
-    keep_patches: Annotated[Literal["auto", "always", "never"], RUNTIME] = "auto"
-    batch: Annotated[int | None, RUNTIME, Field(ge=1)] = None
-    patience: Annotated[float, RUNTIME, Field(gt=0, allow_inf_nan=False)] = 600.0
-    retry_quarantined: Annotated[bool, RUNTIME] = False
-    input_check: Annotated[Literal["metadata", "stored", "strict"], RUNTIME] = "stored"
-    recompute_changed: Annotated[bool, RUNTIME] = False
-    force_voxel_size: Annotated[bool, RUNTIME] = False
-    allow_mixed_numerics: Annotated[bool, RUNTIME] = False
-    accept_failed: Annotated[bool, RUNTIME] = False
-    overwrite: Annotated[bool, RUNTIME] = False
+    input: Place = semantic(..., INPUT, "Volume to read: OME-Zarr, N5, precomputed or Zarr; path or URL (file, s3, gs, http).")
+    output: Place = runtime(..., OUTPUT, "OME-Zarr volume to write; path or URL (file, s3, gs). The same job again goes on.")
+    model: Place = semantic("auto", INPUT, "Built-in name or model file; auto, the default, takes what fits.", common=True)
+    level: Natural = semantic(0, INPUT, "Level of the input; 0 is the finest.")
+    voxel_size: Nanometres | None = semantic(
+        None, INPUT, "Voxel size in nm, instead of the metadata's.", metavar="Z,Y,X", common=True
+    )
+    force_voxel_size: bool = runtime(
+        False,
+        INPUT,
+        "Go on although the voxel size is far from what the model was trained on, or looks like another unit or order.",
+    )
+    roi: Annotated[Box, BeforeValidator(parse_box, json_schema_input_type=Box | str)] | None = runtime(
+        None, INPUT, "Compute only this part: z0:z1,y0:y1,x0:x1 in input voxels.", metavar="BOX", common=True
+    )
+    crop: bool = semantic(False, INPUT, "Make the box of --roi the whole output.")
+    nodata: AnyFloat | None = semantic(None, INPUT, "Input value of voxels without data, or nan.", common=True)
+    mask: Place | None = semantic(
+        None, INPUT, "Volume that is 0 where nothing needs enhancing, on the input's grid or an integer factor coarser."
+    )
+    missing: Literal["fill", "fail", "skip"] = semantic(
+        "fill",
+        INPUT,
+        "Chunks of the input that are not stored: fill takes the array's fill value, fail lets their regions fail, "
+        "skip takes them for voxels without data.",
+    )
+    invert: bool = semantic(False, LOOK, "The volume's polarity is opposite to the model's.", common=True)
+    flatten: bool = semantic(False, LOOK, "Give all sections the same contrast instead of each its own back.")
+    patch: Numbers | None = semantic(
+        None,
+        LOOK,
+        "Longest patch, in input voxels; by default the model's, which may be a quarter longer on a short axis.",
+        metavar="Z,Y,X",
+    )
+    overlap: Numbers | None = semantic(
+        None, LOOK, "Overlap of patches, in input voxels; by default the model's.", metavar="Z,Y,X"
+    )
+    exact: bool = semantic(
+        False,
+        LOOK,
+        "Overlap twice the receptive field and cut instead of blending: as if the network saw each section at once.",
+    )
+    precision: Literal["auto", "bfloat16", "float32"] = semantic(
+        "auto", LOOK, "Of the network; auto takes bfloat16 where the model is safe in it and the machine computes in it."
+    )
+    sections: Place | None = semantic(None, LOOK, "CSV of section statistics to use instead of fitting them.")
+    seed: int = semantic(0, LOOK, "Moves the sample for the statistics.")
+    dtype: Literal["uint8", "int8", "uint16", "int16", "float32"] | None = semantic(
+        None, OUTPUT, "Type of the output's voxels; by default the input's."
+    )
+    fill: AnyFloat | None = semantic(None, OUTPUT, "Output value of voxels without data; by default that of --nodata.")
+    chunk: Numbers | None = semantic(None, OUTPUT, "Chunk of the output's finest level, in voxels.", metavar="Z,Y,X")
+    shard: Numbers | None = semantic(None, OUTPUT, "Shard of the output's finest level, in voxels.", metavar="Z,Y,X")
+    device: Literal["auto", "cpu", "cuda"] = runtime("auto", DEVICE, "Where the network runs.", common=True)
+    memory: Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int | str)] | None = runtime(
+        None,
+        DEVICE,
+        "For all workers together, such as 8GiB; by default 70 % of what is free.",
+        metavar="BYTES",
+        common=True,
+    )
+    batch: Positive | None = runtime(
+        None, DEVICE, "Patches per call of the network, instead of the planner's choice; kept for the life of a job."
+    )
+    allow_mixed_numerics: bool = runtime(False, DEVICE, "Let workers compute that give other bytes than the plan's probe.")
+    workers: Positive | None = runtime(None, RUN, "Processes, or GPUs.", common=True)
+    cluster: Annotated[str, Field(pattern=r"^(local|cuda|(tcp|tls|ucx)://.+)$")] = runtime(
+        "local", RUN, "local (unless given), cuda, or tcp://HOST:PORT of a dask scheduler.", common=True
+    )
+    region: Numbers | None = runtime(
+        None, RUN, "Shards per region, instead of the planner's choice; kept for the life of a job.", metavar="Z,Y,X"
+    )
+    keep_patches: Literal["auto", "always", "never"] = runtime(
+        "auto", RUN, "Keep patches that several regions need on disk until the last of them is done; auto does where it pays."
+    )
+    patience: Annotated[float, Field(gt=0, allow_inf_nan=False)] = runtime(
+        600.0,
+        RUN,
+        "Seconds without a sign of life after which a region hangs, or ten usual regions if that is longer: it is tried once "
+        "more in another process.",
+    )
+    retry_quarantined: bool = runtime(
+        False, RUN, "Try regions again that are set aside because they ended or hung their workers."
+    )
+    input_check: Literal["metadata", "stored", "strict"] = runtime(
+        "stored",
+        RUN,
+        "How a run that goes on makes sure that its input is what finished regions read: by metadata; by size and time of "
+        "chunks, too; by all voxels (strict).",
+    )
+    recompute_changed: bool = runtime(False, RUN, "Make regions again whose input was changed, instead of refusing.")
+    accept_failed: bool = runtime(
+        False, RUN, "Finish with holes where regions failed, and list them in the output's attributes."
+    )
+    overwrite: bool = runtime(False, RUN, "Delete what an earlier job left at the output.", common=True)
 
     @field_validator("voxel_size", "patch", "chunk", "shard", "region")
     @classmethod
@@ -175,12 +152,7 @@ class Job(BaseModel):
         return self.fill if self.fill is not None else self.nodata
 
 
-def field_kinds() -> dict[str, Kind]:
-    """Return for every field of a job whether it is semantic or runtime."""
-    kinds = {}
-    for name, field in Job.model_fields.items():
-        (kinds[name],) = [mark for mark in field.metadata if isinstance(mark, Kind)]
-    return kinds
+document(Job)
 
 
 def make_job(**options: Any) -> Job:

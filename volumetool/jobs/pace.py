@@ -40,7 +40,7 @@ ALIKE = 0.95
 class Pace:
     """A way to run the network, and how fast it is.
 
-    Attributes
+    Parameters
     ----------
     streams : int
         Batches computed side by side; they share the worker's threads.

@@ -14,10 +14,11 @@ from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import Box, RegionGrid, Sharing, Size, Triple
 from volumetool.jobs.estimate import Estimates
-from volumetool.jobs.job import SEMANTIC, Job, field_kinds
+from volumetool.jobs.job import Job
 from volumetool.jobs.layout import Keep
 from volumetool.jobs.pace import Pace
 from volumetool.jobs.terms import Terms
+from volumetool.options import Kind, kinds
 from volumetool.store.create import VolumeLayout
 from volumetool.store.kvstore import canonical_url
 from volumetool.version import __version__
@@ -149,7 +150,7 @@ class Plan(BaseModel):
 
         Not the precision, which is one of the terms, nor a file of section statistics, which may be a copy of what is fitted.
         """
-        names = {name for name, kind in field_kinds().items() if kind is SEMANTIC} - {"precision", "sections"}
+        names = {name for name, kind in kinds(Job).items() if kind is Kind.SEMANTIC} - {"precision", "sections"}
         names |= {"roi"} if self.job.crop else set()
         options: dict[str, Any] = json.loads(self.job.model_dump_json(exclude_defaults=True, include=names))  # NaN as text
         options |= {"model": self.model_spec, "voxel_size": list(self.voxel_size)}

@@ -34,12 +34,26 @@ class Terms(BaseModel):
         Patches per call, where that number changes bytes.
     statistics : str
         SHA-256 of the table of section statistics.
+    seed : int
+        Of the sample for the statistics.
+    flatten, invert : bool
+        As the job says.
+    nodata, fill : str, optional
+        Input value of voxels without data, and what they become; text, because NaN is not equal to itself.
+    mask : str, optional
+        Identity of the mask's metadata.
     missing : str
         What chunks of the input that are not stored mean.
+    dtype : str
+        Of the output.
     box : Box
         Voxels of the full output that this output holds.
+    channels : int, optional
+        Of the output.
     levels : tuple of LevelGrid
         Layout of the output.
+    numerics_version : int
+        The rules by which bytes were made.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -33,6 +33,8 @@ class UNetConfig(BaseModel):
 
     Parameters
     ----------
+    kind : {"unet"}
+        The architecture.
     dims : {2, 3}
         2 works section by section, 3 on blocks.
     scale : tuple of int

@@ -247,6 +247,8 @@ class TrainConfig(_Part):
         afresh.
     sources : tuple of SourceConfig
         What to learn from.
+    jitter : float
+        Random error of the percentiles, as a share of their distance.
     blind_spot : BlindSpotConfig, optional
         Learn to denoise from noisy images alone, hiding voxels from the network (Noise2Void); needs scale (1,1,1).
     steps : int
@@ -278,7 +280,7 @@ class TrainConfig(_Part):
     sampling: SamplingConfig = SamplingConfig()
     validation: ValidationConfig = ValidationConfig()
     normalisation: Normalisation = Normalisation()
-    jitter: float = Field(0.03, ge=0, description="Random error of the percentiles, as a share of their distance.")
+    jitter: float = Field(0.03, ge=0)
     loss: LossConfig = LossConfig()
     blind_spot: BlindSpotConfig | None = None
     optimiser: OptimiserConfig = OptimiserConfig()

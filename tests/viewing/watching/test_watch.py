@@ -14,6 +14,7 @@ from arriving import (
     COUNT,
     DEEP,
     FLAT,
+    QUICK,
     Told,
     assert_batch,
     drop,
@@ -26,6 +27,7 @@ from arriving import (
 )
 from small_jobs import attributes, read_levels, write_input
 
+from volumetool.errors import ConfigError
 from volumetool.jobs.api import stored_plan
 from volumetool.jobs.verify import verify
 from volumetool.viewing.watching import course
@@ -279,3 +281,18 @@ def test_a_section_that_cannot_be_enhanced_does_not_stop_the_others(folder: Path
 def test_outputs_stand_beside_the_folder() -> None:
     assert default_output("/data/incoming/") == "/data/incoming-enhanced.zarr"
     assert raw_place("/scope/incoming", "/data/enhanced.zarr") == "/data/incoming-raw.zarr"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"level": 1}, {"mask": "mask.zarr"}, {"roi": "0:2,:,:"}, {"roi": "0:2,:,:", "crop": True}],
+    ids=lambda given: str([*given]),
+)
+def test_options_about_a_whole_volume_are_refused_by_name_before_anything_is_written(
+    folder: Path, options: dict[str, Any]
+) -> None:
+    drop(folder, 1)
+    job = job_of(folder, **options)
+    with pytest.raises(ConfigError, match=f"--{next(iter(options))} "):
+        watch(job, QUICK, lambda _: None)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]

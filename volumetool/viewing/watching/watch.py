@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from volumetool.enhancement.statistics import Statistics
-from volumetool.errors import InputError, OutputError
+from volumetool.errors import ConfigError, InputError, OutputError
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job
 from volumetool.jobs.ownership import own
@@ -83,6 +83,7 @@ def watch(job: Job, asked: Asked, tell: Listener, changes: Changes | None = None
         ``input.*``, ``output.*``, ``config.*``, ``model.*``: it cannot be begun. ``ledger.owned``: another run writes the
         output. Whatever ended it, the same call goes on.
     """
+    _refuse_unfit(job)
     folder, raw = _folder(job.input), raw_place(job.input, job.output)
     inner = job.model_copy(update={"input": raw})
 
@@ -249,6 +250,23 @@ def _folder(place: str) -> Path:
             "input.not-found", f"there is no folder {path}", hint="make it, or check the spelling", where=str(path)
         )
     return path
+
+
+def _refuse_unfit(job: Job) -> None:
+    """Refuse options that speak of a volume which is whole already.
+
+    Raises
+    ------
+    ConfigError
+        ``config.option``.
+    """
+    for name in ("level", "roi", "crop", "mask"):
+        if getattr(job, name):
+            raise ConfigError(
+                "config.option",
+                f"--{name} {getattr(job, name)}: sections that arrive have one level, and all of each is enhanced",
+                hint="leave it away; once the volume is whole, `volumetool enhance` takes it",
+            )
 
 
 def _refuse_foreign(job: Job) -> None:
