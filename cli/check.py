@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Annotated, NoReturn
 
 import typer
-from volumetool.cli.options import Json
+from volumetool.cli.options import AllowHost, Json
 from volumetool.cli.progress import counting
 from volumetool.cli.tables import say
 
@@ -54,6 +54,7 @@ def verify(
     source: Annotated[
         str | None, typer.Option("--input", metavar="VOLUME", help="With --adopt: where the input is now, if it was moved.")
     ] = None,
+    allow_host: AllowHost = None,
     repair: Annotated[bool, typer.Option("--repair", help="Mark what is damaged, so that `enhance` makes it again.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -62,11 +63,11 @@ def verify(
     from volumetool.jobs.verify import make_extent, verify_output
 
     if adopt:
-        _adopt(output, source, recompute, seed, as_json=as_json)
+        _adopt(output, source, recompute, seed, allow_host or [], as_json=as_json)
     extent = make_extent(level, sample, recompute, seed)
     with counting("verifying") as progress:
         steps = iter(range(1, 2**62))
-        plan, report = verify_output(output, lambda: progress(next(steps), None), extent)
+        plan, report = verify_output(output, lambda: progress(next(steps), None), extent, allow_host or [])
     marked = condemn(plan, report) if repair and plan is not None else 0
     if as_json:
         print(json.dumps(report.as_dict() | {"marked": marked}))
@@ -77,14 +78,17 @@ def verify(
     raise typer.Exit(0 if report.ok else 4)
 
 
-def _adopt(output: str, source: str | None, recompute: int, seed: int | None, *, as_json: bool) -> NoReturn:
+def _adopt(
+    output: str, source: str | None, recompute: int, seed: int | None, allow_hosts: list[str], *, as_json: bool
+) -> NoReturn:
     from volumetool.jobs.adopt import adopt
     from volumetool.jobs.api import stored_plan
     from volumetool.jobs.status import resume_command
 
     with counting("adopting") as progress:
         steps = iter(range(1, 2**62))
-        report = adopt(output, lambda: progress(next(steps), None), source=source, recomputed=recompute, seed=seed)
+        step = lambda: progress(next(steps), None)  # noqa: E731
+        report = adopt(output, step, source=source, recomputed=recompute, seed=seed, allow_hosts=allow_hosts)
     plan = stored_plan(output)
     if as_json:
         print(json.dumps(report.as_dict() | {"adopted": report.regions, "of": plan.grid.count}))

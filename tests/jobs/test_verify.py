@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from small_jobs import SMALL, attributes, digest, noise, run, shard_files, tree, write_input
 
+from volumetool.enhancement.statistics import no_normalisation
+from volumetool.errors import ConfigError, InputError
 from volumetool.jobs.api import stored_plan
 from volumetool.jobs.clean import Cleaned, clean_output
 from volumetool.jobs.condemn import condemn
+from volumetool.jobs.folder import write_plan
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.verify import verify
+from volumetool.jobs.verify import Extent, verify, verify_output
 
 Flip = Callable[[Path, int], None]
 
@@ -157,3 +160,30 @@ def test_cleaning_takes_old_lock_files_of_ones_own_and_nothing_else(
     assert clean_output(plan) == Cleaned(tuple(map(str, leftovers)), ())
     after = tree(Path(copy["output"]).parent)
     assert {name: size for name, (size, _) in after.items()} == {name: size for name, (size, _) in before.items()}
+
+
+def test_paths_of_a_plan_mean_what_they_meant_where_it_was_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another volume, like the input but for its voxels, has the same relative path."""
+    for number, name in enumerate(("here", "elsewhere")):
+        write_input(tmp_path / name / "in.zarr", noise((10, 37, 45), seed=number))
+    monkeypatch.chdir(tmp_path / "here")
+    assert run(input="in.zarr", output="out.zarr", **SMALL).complete
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    plan, report = verify_output(str(tmp_path / "here" / "out.zarr"), extent=Extent(recompute=2))
+    assert (report.ok, len(report.recomputed)) == (True, 2)
+    assert plan is not None
+    assert plan.job.input == str(tmp_path / "here" / "in.zarr")
+
+
+@pytest.mark.parametrize("name", ["input", "mask"])
+def test_a_plan_by_others_leads_into_no_private_network(copy: dict[str, Any], name: str) -> None:
+    plan, private = stored_plan(copy["output"]), "http://127.0.0.1:9/in.zarr"
+    write_plan(plan.model_copy(update={"job": plan.job.model_copy(update={name: private})}), no_normalisation(1, 10))
+    once = Extent(recompute=1)
+    with pytest.raises(ConfigError, match="--allow-host") as caught:
+        verify_output(copy["output"], extent=once)
+    assert caught.value.code == "config.private-host"
+    with pytest.raises(InputError) as allowed:  # nothing is served there
+        verify_output(copy["output"], extent=once, allow_hosts=["127.0.0.1"])
+    assert allowed.value.code != "config.private-host"
+    assert verify_output(copy["output"])[1].ok  # which opens no input

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import islice
 from random import Random
 from typing import Any
@@ -49,7 +49,15 @@ COVERED = 0.9
 Step = Callable[[], None]
 
 
-def adopt(output: str, step: Step, *, source: str | None = None, recomputed: int = 0, seed: int | None = None) -> Report:
+def adopt(
+    output: str,
+    step: Step,
+    *,
+    source: str | None = None,
+    recomputed: int = 0,
+    seed: int | None = None,
+    allow_hosts: Collection[str] = (),
+) -> Report:
     """Make the folder of a job anew from its output, and record the regions that are right.
 
     Parameters
@@ -64,6 +72,8 @@ def adopt(output: str, step: Step, *, source: str | None = None, recomputed: int
         Regions to compute again; by default `SAMPLE`.
     seed : int, optional
         Chooses them.
+    allow_hosts : collection of str
+        Hosts that the output may name as those of its input although they are not public.
 
     Returns
     -------
@@ -73,7 +83,8 @@ def adopt(output: str, step: Step, *, source: str | None = None, recomputed: int
     Raises
     ------
     ConfigError
-        ``config.adopt``: the job has its folder; ``config.option``: the output does not say where its input is.
+        ``config.adopt``: the job has its folder; ``config.option``: the output does not say where its input is;
+        ``config.private-host``: it is on a host that is not public.
     InputError
         ``input.no-job``: the output does not name a job.
     FingerprintError
@@ -86,7 +97,7 @@ def adopt(output: str, step: Step, *, source: str | None = None, recomputed: int
     folder = job_url(output)
     with own(folder) as claim:
         try:
-            worker = _worker_of(output, source)
+            worker = _worker_of(output, source, allow_hosts)
             plan, report = worker.plan, Report(extent=Extent(recompute=recomputed or SAMPLE, seed=seed))
             if lost_metadata(plan):
                 restore_metadata(plan)
@@ -112,7 +123,7 @@ def adopt(output: str, step: Step, *, source: str | None = None, recomputed: int
     return report
 
 
-def _worker_of(output: str, source: str | None) -> Worker:
+def _worker_of(output: str, source: str | None, allow_hosts: Collection[str]) -> Worker:
     """Return a worker for the job that an output names, as it would be planned now."""
     place = canonical_url(output)
     if read_key(job_url(output), PLAN) is not None:
@@ -131,7 +142,7 @@ def _worker_of(output: str, source: str | None) -> Worker:
             where=place,
         )
     check_version(output, terms.get("numerics_version", 0))
-    job = _asked(own, output, source)
+    job = _asked(own, output, source, allow_hosts)
     # Beside the output, where nothing is yet: the volume itself is in the way of a plan.
     ground = lay_ground(job.model_copy(update={"output": f"{place}.adopted", "keep_patches": "never"}))
     if ground.terms.fingerprint != fingerprint:
@@ -146,15 +157,17 @@ def _worker_of(output: str, source: str | None) -> Worker:
     return Worker(_cut(plan, ground.work), ground.statistics)
 
 
-def _asked(own: Json, output: str, source: str | None) -> Job:
+def _asked(own: Json, output: str, source: str | None, allow_hosts: Collection[str]) -> Job:
     """Return the job that an output's metadata ask for; others may have written them."""
     stored = own.get("job")
     stored = stored if isinstance(stored, dict) else {}
     known = {name for name, kind in kinds(Job).items() if kind is Kind.SEMANTIC} | {"roi"}
     options: dict[str, Any] = {name: value for name, value in stored.items() if name in known}
+    if source is not None:
+        options.pop("input", None)
     for name in ("input", "mask"):
         if name in options:
-            check_foreign(str(options[name]))
+            check_foreign(str(options[name]), allow_hosts)
     if source is not None:
         options["input"] = source
     if "input" not in options or "model" not in options:

@@ -48,7 +48,7 @@ def refuse_other_settings(existing: Plan, job: Job, terms: Terms) -> None:
         return
     check_version(job.output, existing.terms.numerics_version)
     before, after = existing.terms.plain(), terms.plain()
-    lines = _told(before, after, existing.job, job)
+    lines = _told(before, after, existing.job.placed, job.placed)
     place = {"output": job.output, "input": job.input if before["input"] == after["input"] else existing.job.input}
     raise FingerprintError(
         "job.fingerprint",

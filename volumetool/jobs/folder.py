@@ -27,10 +27,14 @@ def job_url(output: str) -> str:
 
 
 def write_plan(plan: Plan, statistics: Statistics) -> None:
-    """Write the folder of a new job: the table first, the plan, which makes it a job, last."""
+    """Write the folder of a new job: the table first, the plan, which makes it a job, last.
+
+    Whoever reads the plan may be in another directory: its paths are absolute.
+    """
     url = job_url(plan.job.output)
+    placed = plan.model_copy(update={"job": plan.job.placed})
     write_key(url, SECTIONS, statistics.to_csv().encode())
-    write_key(url, PLAN, _seal(plan.model_dump_json(indent=1).encode()))
+    write_key(url, PLAN, _seal(placed.model_dump_json(indent=1).encode()))
 
 
 def _seal(text: bytes) -> bytes:

@@ -13,7 +13,7 @@ from volumetool.configuration import Nanometres, Numbers, explain, parse_box, pa
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box
 from volumetool.options import document, runtime, semantic
-from volumetool.store.kvstore import place_text
+from volumetool.store.kvstore import canonical_url, place_text
 from volumetool.store.urls import check_foreign
 
 
@@ -147,12 +147,34 @@ class Job(BaseModel):
         return value
 
     @property
+    def placed(self) -> Job:
+        """The same job for whoever is in another directory: its paths are absolute."""
+        from volumetool.models.package import placed_model  # torch takes its time
+
+        places = {name: getattr(self, name) for name in ("input", "output", "mask", "sections")}
+        placed = {name: canonical_url(place) for name, place in places.items() if place is not None}
+        return self.model_copy(update={**placed, "model": self.model if self.model == "auto" else placed_model(self.model)})
+
+    @property
     def output_fill(self) -> float | None:
         """Output value of voxels without data."""
         return self.fill if self.fill is not None else self.nodata
 
 
 document(Job)
+
+
+def check_places(job: Job, allow_hosts: Collection[str] = ()) -> None:
+    """Refuse a stored job, which others may have written, whose input or mask leads into a private network.
+
+    Raises
+    ------
+    ConfigError, InputError
+        As `check_foreign`.
+    """
+    for place in (job.input, job.mask):
+        if place is not None:
+            check_foreign(place, allow_hosts)
 
 
 def make_job(**options: Any) -> Job:

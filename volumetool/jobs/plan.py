@@ -20,7 +20,6 @@ from volumetool.jobs.pace import Pace
 from volumetool.jobs.terms import Terms
 from volumetool.options import Kind, kinds
 from volumetool.store.create import VolumeLayout
-from volumetool.store.kvstore import canonical_url
 from volumetool.version import __version__
 
 CHECKSUM = "checksum"
@@ -152,9 +151,9 @@ class Plan(BaseModel):
         """
         names = {name for name, kind in kinds(Job).items() if kind is Kind.SEMANTIC} - {"precision", "sections"}
         names |= {"roi"} if self.job.crop else set()
-        options: dict[str, Any] = json.loads(self.job.model_dump_json(exclude_defaults=True, include=names))  # NaN as text
+        said = self.job.placed.model_dump_json(exclude_defaults=True, include=names)
+        options: dict[str, Any] = json.loads(said)  # NaN as text
         options |= {"model": self.model_spec, "voxel_size": list(self.voxel_size)}
-        options |= {name: canonical_url(options[name]) for name in ("input", "mask") if name in options}
         return dict(sorted(options.items()))
 
 

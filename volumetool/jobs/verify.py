@@ -8,7 +8,7 @@ coarse levels with the mean of the level before.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -22,6 +22,7 @@ from volumetool.enhancement.statistics import no_normalisation
 from volumetool.enhancement.writer import extend_checksum, output_nodata, slab_boxes, slabs_of
 from volumetool.errors import ConfigError, LedgerError, VolumetoolError
 from volumetool.geometry import Box, LevelGrid
+from volumetool.jobs.job import check_places
 from volumetool.jobs.ledger import DONE, Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.structure import Shards, check_job, check_strangers, says_status
@@ -145,13 +146,17 @@ class Report:
         }
 
 
-def verify_output(output: str, step: Step | None = None, extent: Extent | None = None) -> tuple[Plan | None, Report]:
+def verify_output(
+    output: str, step: Step | None = None, extent: Extent | None = None, allow_hosts: Collection[str] = ()
+) -> tuple[Plan | None, Report]:
     """Verify an output by its name; a plan that cannot be read is the one damage that can be told of then.
 
     Raises
     ------
     InputError
         ``input.no-job``.
+    VolumetoolError
+        As `verify`.
     """
     from volumetool.jobs.api import stored_plan
 
@@ -159,10 +164,10 @@ def verify_output(output: str, step: Step | None = None, extent: Extent | None =
         plan = stored_plan(output)
     except LedgerError as error:
         return None, Report(damaged=[{"place": str(error.where), "what": str(error)}], extent=extent or Extent())
-    return plan, verify(plan, step, extent)
+    return plan, verify(plan, step, extent, allow_hosts)
 
 
-def verify(plan: Plan, step: Step | None = None, extent: Extent | None = None) -> Report:
+def verify(plan: Plan, step: Step | None = None, extent: Extent | None = None, allow_hosts: Collection[str] = ()) -> Report:
     """Compare an output with its ledger; nothing is changed, and damage is reported, never raised.
 
     Parameters
@@ -173,9 +178,13 @@ def verify(plan: Plan, step: Step | None = None, extent: Extent | None = None) -
         Called after each region and each coarse shard.
     extent : Extent, optional
         How much; by default all of it, as deeply as can be.
+    allow_hosts : collection of str
+        Hosts that the plan, which others may have written, may name as those of its input although they are not public.
 
     Raises
     ------
+    ConfigError
+        ``config.private-host``: regions were to be computed again from another host that is not public.
     LedgerError
         ``ledger.version``: another version of volumetool wrote the records.
     FingerprintError, NumericsError
@@ -185,6 +194,8 @@ def verify(plan: Plan, step: Step | None = None, extent: Extent | None = None) -
     from volumetool.jobs.folder import open_ledger
 
     report = Report(extent=extent or Extent())
+    if report.extent.recompute:
+        check_places(plan.job, allow_hosts)
     ledger = open_ledger(plan)
     step = step or _nothing
     check_job(plan, ledger, report.damaged)

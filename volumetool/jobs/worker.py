@@ -34,7 +34,7 @@ from volumetool.jobs.terms import check_version
 from volumetool.models.package import reload_model
 from volumetool.redaction import printable, redact
 from volumetool.store.create import open_for_writing, open_in_memory
-from volumetool.store.kvstore import canonical_url, open_unsynced
+from volumetool.store.kvstore import open_unsynced
 from volumetool.store.open import open_volume
 
 
@@ -253,9 +253,7 @@ def runtime_of(plan: Plan, run: str | None = None) -> str:
         JSON of the job as this run asked for it, how each worker runs the network, the digest of the stored plan, so that a
         worker that outlives a run never works by an old one, and the run.
     """
-    job = plan.job.model_dump(mode="json")
-    # Workers may have been started in another directory.
-    job |= {name: canonical_url(job[name]) for name in ("input", "output", "mask") if job[name] is not None}
+    job = plan.job.placed.model_dump(mode="json")  # workers may have been started in another directory
     running = {"threads": plan.threads, "streams": plan.streams}
     return json.dumps({"job": job, "running": running, "plan": plan_digest(job_url(plan.job.output)), "run": run})
 

@@ -91,10 +91,21 @@ def load_model(spec: str | Path) -> Model:
     if spec in builtin_names():
         with resources.as_file(resources.files(_BUILTIN) / f"{spec}.safetensors") as path:
             return _load_file(path, spec)
-    path = absolute_path(spec)
-    if path.exists() and not path.is_dir():
-        return _load_file(path, str(path.resolve()))
+    if (file := _model_file(spec)) is not None:
+        return _load_file(file, str(file))
     raise _unknown(spec)
+
+
+def placed_model(spec: str) -> str:
+    """Return what `load_model` takes for the same model in another directory: of a file, its absolute path."""
+    named = spec.partition(":")[0] in _schemes or spec in builtin_names()
+    file = None if named else _model_file(spec)
+    return spec if file is None else str(file)
+
+
+def _model_file(spec: str) -> Path | None:
+    path = absolute_path(spec)
+    return path.resolve() if path.exists() and not path.is_dir() else None
 
 
 def reload_model(spec: str, weights_sha256: str) -> Model:
