@@ -43,7 +43,7 @@ def stay(host: str, link: str, *, open_browser: bool) -> None:
 
 def warn_of_host(host: str) -> None:
     """Warn where others than this machine are listened to."""
-    from volumetool.viewing.server import is_loopback
+    from volumetool.listening.gate import is_loopback
 
     if not is_loopback(host):
         say(f"warning: everybody who reaches {host} and has the link can read these volumes, unencrypted")

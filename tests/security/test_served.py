@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from volumetool.jobs.run import Outcome
+from volumetool.listening.gate import Gate, accepted_hosts
 from volumetool.store.open import open_volume
 from volumetool.store.precomputed import find_precomputed
 from volumetool.viewing.keys import files_of
-from volumetool.viewing.server import Gate, Serving, accepted_hosts, bind, build_app
+from volumetool.viewing.server import Serving, bind, build_app
 
 CANARY = b"what lies beside the volume"
 PARTS = (

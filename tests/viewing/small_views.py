@@ -15,9 +15,10 @@ import tensorstore as ts
 from numpy.typing import NDArray
 from PIL import Image
 
+from volumetool.listening.gate import Gate, accepted_hosts, base_url
 from volumetool.store.open import open_volume
 from volumetool.viewing.keys import files_of
-from volumetool.viewing.server import Gate, Serving, accepted_hosts, base_url, bind, build_app
+from volumetool.viewing.server import Serving, bind, build_app
 
 
 def write_n5(path: Path, voxels: NDArray[Any], voxel_size: tuple[float, float, float] | None) -> Path:

@@ -16,20 +16,11 @@ from hypothesis import strategies as st
 
 from volumetool.errors import ConfigError, InputError
 from volumetool.jobs.run import Outcome
+from volumetool.listening.gate import Gate, accepted_hosts, base_url, is_loopback
 from volumetool.store.open import open_volume
 from volumetool.store.precomputed import find_precomputed
 from volumetool.viewing.keys import FilesOfVolume, files_of
-from volumetool.viewing.server import (
-    Gate,
-    InMemory,
-    Serving,
-    accepted_hosts,
-    base_url,
-    bind,
-    build_app,
-    is_loopback,
-    parse_range,
-)
+from volumetool.viewing.server import InMemory, Serving, bind, build_app, parse_range
 
 CANARY = b"what lies beside the volume"
 PAGE = "http://127.0.0.1:9000"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import Any
 
@@ -9,7 +10,12 @@ import neuroglancer
 import neuroglancer.server
 import neuroglancer.viewer_base
 
-from volumetool.viewing.server import LOOPBACK, base_url, bind, is_loopback
+from volumetool.listening.gate import LOOPBACK, Gate, accepted_hosts, base_url, is_loopback
+from volumetool.listening.of_tornado import close_to_strangers
+from volumetool.viewing.server import bind
+
+MAX_BODY = 2**26
+"""Bytes of what the page may send: its state, and pictures."""
 
 
 class Page(neuroglancer.viewer_base.ViewerBase):  # type: ignore[misc]  # neuroglancer is annotated in parts
@@ -43,6 +49,13 @@ class Page(neuroglancer.viewer_base.ViewerBase):  # type: ignore[misc]  # neurog
         self.port: int = self._server.port
         self.origin = base_url(host, self.port)
         self.is_private = is_loopback(host)
+        hosts = accepted_hosts(host, self.port)
+        gate = Gate(hosts, frozenset(f"http://{each}" for each in hosts), self.token)
+
+        async def close() -> None:
+            close_to_strangers(self._server.http_server, gate, tokens=True, max_body=MAX_BODY)
+
+        asyncio.run_coroutine_threadsafe(close(), self._server.loop).result()  # before anybody knows the link
 
     @property
     def link(self) -> str:

@@ -9,12 +9,12 @@ browser), a random token in the path, and the method.
 
 from __future__ import annotations
 
+import asyncio
 import re
-import secrets
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,13 +22,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from volumetool.errors import ConfigError, InputError, OutputError, VolumetoolError
+from volumetool.listening.gate import LOOPBACK, Gate
+from volumetool.listening.newcomers import BACKLOG, Newcomers, pass_over_broken_connections
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-LOOPBACK = "127.0.0.1"
-_LOCAL_NAMES = (LOOPBACK, "localhost", "[::1]")
-_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  (recognised, so that it can be warned of)
 _METHODS = "GET, HEAD, OPTIONS"
 _BLOCK = 2**22
 """Bytes in memory per answer: a whole shard may be asked for."""
@@ -50,34 +49,6 @@ class Content(Protocol):
 
 KeyReader = Callable[[str], Awaitable[Content | None]]
 """Finds the content of a key; None where the volume has no such key, or nothing is stored under it."""
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Who may ask.
-
-    Attributes
-    ----------
-    hosts : frozenset of str
-        Accepted Host headers, with the port.
-    origins : frozenset of str
-        Accepted Origin headers. A request without one comes from no web page, and needs the token alone.
-    token : str
-        First part of every path.
-    """
-
-    hosts: frozenset[str]
-    origins: frozenset[str] = frozenset()
-    token: str = field(default_factory=secrets.token_urlsafe)
-
-    def refusal(self, request: Request) -> Response | None:
-        """Return the answer to a request that may not be made, None where it may."""
-        hosts, origins = request.headers.getlist("host"), request.headers.getlist("origin")
-        if len(hosts) != 1 or hosts[0].lower() not in self.hosts:
-            return _failure(421, f"this server is not {', '.join(hosts) or 'without a name'}")
-        if origins and (len(origins) > 1 or origins[0] not in self.origins):
-            return _failure(403, f"pages of {', '.join(origins)} may not read here")
-        return None
 
 
 @dataclass(frozen=True)
@@ -109,16 +80,20 @@ def build_app(volumes: Mapping[str, KeyReader], gate: Gate) -> ASGIApp:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
-        response = gate.refusal(request)
-        if response is None:
-            response = await _answer(request, volumes, gate.token)
+        refusal = gate.refusal(request.headers.getlist("host"), request.headers.getlist("origin"))
+        if refusal is not None:
+            response = _failure(*refusal)
+        else:
+            response = await _answer(request, volumes, gate)
             _allow_origin(request, response)
+        if "content-length" in request.headers or "transfer-encoding" in request.headers:
+            response.headers["Connection"] = "close"  # no body is ever read
         await response(scope, receive, send)
 
     return app
 
 
-async def _answer(request: Request, volumes: Mapping[str, KeyReader], token: str) -> Response:
+async def _answer(request: Request, volumes: Mapping[str, KeyReader], gate: Gate) -> Response:
     if request.method == "OPTIONS":
         headers = {"Access-Control-Allow-Methods": _METHODS, "Access-Control-Allow-Headers": "range"}
         return Response(status_code=204, headers=headers | {"Access-Control-Max-Age": "600"})
@@ -126,7 +101,10 @@ async def _answer(request: Request, volumes: Mapping[str, KeyReader], token: str
         return _failure(405, f"only {_METHODS}", {"Allow": _METHODS})
     asked, _, rest = request.scope["path"].removeprefix("/").partition("/")
     name, _, key = rest.partition("/")
-    if not secrets.compare_digest(asked.encode(), token.encode()) or name not in volumes:
+    if not gate.knows(asked):
+        return _failure(404, "nothing is here")
+    request.state.trust()
+    if name not in volumes:
         return _failure(404, "nothing is here")
     try:
         content = await volumes[name](key)
@@ -216,7 +194,7 @@ def bind(host: str = LOOPBACK, port: int = 0) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.create_server((host, port), family=family, backlog=128)
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         raise ConfigError(
             "config.address",
@@ -226,45 +204,6 @@ def bind(host: str = LOOPBACK, port: int = 0) -> socket.socket:
     # Connections inherit it. Without it the body of each answer waits 40 ms for the client to acknowledge the head.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether only programs on this machine reach an address."""
-    return host in ("localhost", "::1") or re.fullmatch(r"127\.\d+\.\d+\.\d+", host) is not None
-
-
-def accepted_hosts(host: str, port: int) -> frozenset[str]:
-    """Return the Host headers of requests that were really meant for this server.
-
-    Parameters
-    ----------
-    host : str
-        What the server listens on. Beside the names of loopback that name is accepted; of a wildcard, every address and
-        the name of this machine.
-    port : int
-        The port that it listens on.
-    """
-    names = set(_LOCAL_NAMES)
-    if host in _WILDCARDS:
-        import psutil
-
-        names |= {socket.gethostname(), socket.getfqdn()}
-        names |= {_in_url(each.address) for of in psutil.net_if_addrs().values() for each in of if each.family in _FAMILIES}
-    else:
-        names.add(_in_url(host))
-    return frozenset(f"{name.lower()}:{port}" for name in names)
-
-
-_FAMILIES = (socket.AF_INET, socket.AF_INET6)
-
-
-def _in_url(address: str) -> str:
-    return f"[{address.partition('%')[0]}]" if ":" in address else address
-
-
-def base_url(host: str, port: int) -> str:
-    """Return the URL, without path, under which a browser finds a server that listens on `host`."""
-    return f"http://{socket.getfqdn() if host in _WILDCARDS else _in_url(host)}:{port}"
 
 
 class Serving:
@@ -289,12 +228,18 @@ class Serving:
             log_config=None,
             log_level="critical",
             access_log=False,
+            backlog=BACKLOG,
+            http=_protocol(Newcomers()),
             server_header=False,
             timeout_graceful_shutdown=_LEAVE_SECONDS,
         )
         self._server = uvicorn.Server(config)
         self._bound = bound
-        self._thread = threading.Thread(target=self._server.run, args=([bound],), name="volumetool-server", daemon=True)
+        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),), name="volumetool-server", daemon=True)
+
+    async def _serve(self) -> None:
+        asyncio.get_running_loop().set_exception_handler(pass_over_broken_connections)
+        await self._server.serve([self._bound])
 
     def __enter__(self) -> Serving:
         self._thread.start()
@@ -304,3 +249,16 @@ class Serving:
         self._server.should_exit = True
         self._thread.join(_LEAVE_SECONDS + 1)
         self._bound.close()
+
+
+def _protocol(newcomers: Newcomers) -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol with a bound on connections that have not shown the token."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Bounded(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+            super().connection_made(transport)
+            self.app_state = {**self.app_state, "trust": lambda: newcomers.trust(self)}
+            newcomers.admit(self, transport.abort)
+
+    return Bounded

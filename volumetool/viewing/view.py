@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from volumetool.errors import ConfigError
 from volumetool.geometry import Size, fused_count
 from volumetool.jobs.finish import says_complete
+from volumetool.listening.gate import LOOPBACK, Gate, accepted_hosts, base_url
 from volumetool.viewing.layers import Layer, make_layers
 from volumetool.viewing.restated import readable
-from volumetool.viewing.server import LOOPBACK, Gate, KeyReader, Serving, accepted_hosts, base_url, bind, build_app
+from volumetool.viewing.server import KeyReader, Serving, bind, build_app
 from volumetool.viewing.state import Look, build_state, finest, with_overlay
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from small_jobs import SMALL, noise, write_input
 
 from volumetool.jobs.job import make_job
+from volumetool.listening.gate import Gate, accepted_hosts, base_url
 from volumetool.viewing.live.opening import Opened, open_live
 from volumetool.viewing.live.patience import dropping
-from volumetool.viewing.server import Gate, Serving, accepted_hosts, base_url, bind, build_app
+from volumetool.viewing.server import Serving, bind, build_app
 
 DEEP: dict[str, Any] = {
     "model": "fake:position?dims=3&scale=2,2,2&patch=8,16,16&overlap=4,4,4&trim=1,1,1",

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 from volumetool.geometry import AxisLattice, Lattice
 from volumetool.jobs.job import Job
+from volumetool.listening.gate import Gate, accepted_hosts, base_url
 from volumetool.store.kvstore import is_local
 from volumetool.store.volume import Level, Volume
 from volumetool.viewing.layers import Layer
@@ -17,7 +18,7 @@ from volumetool.viewing.live.opening import STEPS_AHEAD, Opened, open_live
 from volumetool.viewing.live.patience import dropping
 from volumetool.viewing.page import Page
 from volumetool.viewing.restated import read_from_afar, readable, trimmed
-from volumetool.viewing.server import Gate, KeyReader, Serving, accepted_hosts, base_url, bind, build_app
+from volumetool.viewing.server import KeyReader, Serving, bind, build_app
 from volumetool.viewing.state import DEFAULT_PICTURE, Look, build_state
 from volumetool.viewing.view import Listen, tunnel_command
 from volumetool.viewing.window import sampled_window

@@ -11,11 +11,12 @@ from types import TracebackType
 from typing import Any
 
 from volumetool.errors import VolumetoolError
+from volumetool.listening.gate import Gate, accepted_hosts, base_url
 from volumetool.store.open import open_volume
 from volumetool.viewing.layers import Layer
 from volumetool.viewing.page import Page
 from volumetool.viewing.restated import readable
-from volumetool.viewing.server import Gate, KeyReader, Serving, accepted_hosts, base_url, bind, build_app
+from volumetool.viewing.server import KeyReader, Serving, bind, build_app
 from volumetool.viewing.state import Look, build_state, finest
 from volumetool.viewing.view import Listen, tunnel_command
 from volumetool.viewing.watching.asked import News

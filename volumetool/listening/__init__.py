@@ -1,0 +1,1 @@
+"""Whatever listens: who may ask, and how many may wait."""

@@ -1,0 +1,55 @@
+"""Connections that have not shown yet that they may ask."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Callable, Hashable
+from typing import Any
+
+MOST = 64
+"""Newcomers of one socket: a browser opens six connections."""
+
+SECONDS = 10.0
+"""How long one may take until its first request is there."""
+
+BACKLOG = 128
+"""Connections that may wait to be accepted."""
+
+
+class Newcomers:
+    """Bounds how many connections wait to be trusted, and for how long: a new one pushes the oldest out.
+
+    So strangers who open connections and say nothing take neither memory nor descriptors, and do not keep anybody else out.
+    Used from the event loop of one server.
+    """
+
+    def __init__(self) -> None:
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = MOST if descriptors == resource.RLIM_INFINITY else max(1, min(MOST, descriptors // 8))
+        self._waiting: dict[Hashable, tuple[Callable[[], None], asyncio.TimerHandle]] = {}
+
+    def admit(self, connection: Hashable, end: Callable[[], None]) -> None:
+        """Take in a new connection; `end` closes it at once, and does nothing where it is closed."""
+        if len(self._waiting) >= self._most:
+            self._end(next(iter(self._waiting)))
+        self._waiting[connection] = end, asyncio.get_running_loop().call_later(SECONDS, self._end, connection)
+
+    def trust(self, connection: Hashable) -> None:
+        """Let a connection stay, which has shown that it may."""
+        if connection in self._waiting:
+            self._waiting.pop(connection)[1].cancel()
+
+    def _end(self, connection: Hashable) -> None:
+        end, timer = self._waiting.pop(connection)
+        timer.cancel()
+        end()
+
+
+def pass_over_broken_connections(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Handle the exceptions of a server's event loop: a connection that fails as it begins is no news.
+
+    Nor are descriptors that are used up: a line for each time that no connection was accepted fills the disk.
+    """
+    if not isinstance(context.get("exception"), OSError):
+        loop.default_exception_handler(context)
