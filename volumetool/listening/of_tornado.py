@@ -52,7 +52,7 @@ def close_to_strangers(server: HTTPServer, gate: Gate, *, tokens: bool, max_body
     gate : Gate
         Who may ask.
     tokens : bool
-        Whether the second part of every path must be the gate's token.
+        Whether the second or third part of every path must begin with the gate's token.
     max_body : int
         Bytes of the longest body of an accepted request.
     """
@@ -67,7 +67,9 @@ class _Gated(Router):
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> HTTPMessageDelegate | None:
         headers, connection = request.headers, request.connection
         refusal = self._gate.refusal(headers.get_list("Host"), headers.get_list("Origin"))
-        if refusal is None and self._tokens and not self._gate.knows([*request.path.split("/"), "", ""][2]):
+        # As in /state/TOKEN and /neuroglancer/info/TOKEN.VOLUME
+        told = (part.partition(".")[0] for part in request.path.split("/")[2:4])
+        if refusal is None and self._tokens and not any(map(self._gate.knows, told)):
             refusal = 404, "nothing is here"
         if refusal is not None:
             return _Refusal(connection, *refusal)
