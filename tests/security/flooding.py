@@ -49,6 +49,9 @@ class Borne:
     grown: int = 0
     served: list[float] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        return f"{self.grown / 2**20:.1f} MiB more, {len(self.served)} questions answered within {max(self.served):.2f} s each"
+
 
 def bear(port: int, flood: Flood, process: psutil.Process, ask: Callable[[], object]) -> Borne:
     """Flood a port of a process on loopback; meanwhile its owner asks. Return how it bore that."""

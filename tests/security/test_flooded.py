@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +21,11 @@ from volumetool.jobs.run import Outcome
 PATIENCE = 60
 MOST_MEMORY = 50 * 2**20
 MOST_LINES = 10
+FEW_DESCRIPTORS = 'ulimit -n 256; exec "$@"'
+"""Fewer than strangers have connections."""
+
+FIGURES = logging.getLogger(__name__)
+"""Shown with --log-cli-level=info."""
 
 SMALL_FLOOD = Flood(connections=300, bodies=8, body=25 * 2**20)
 LARGE_FLOOD = Flood(connections=400, bodies=40, body=2**28)
@@ -49,22 +54,16 @@ class Running:
     errors: Path
 
 
-def few_descriptors() -> None:
-    """Let a process have fewer descriptors than strangers have connections."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-
-
 @contextmanager
 def running(command: list[str], errors: Path) -> Iterator[Running]:
     """Run a command that stays, with few descriptors."""
     with (
         errors.open("w") as file,
         subprocess.Popen(
-            [sys.executable, "-m", "volumetool.cli.main", *command, "--json"],
+            ["/bin/sh", "-c", FEW_DESCRIPTORS, "sh", sys.executable, "-m", "volumetool.cli.main", *command, "--json"],
             stdout=subprocess.PIPE,
             stderr=file,
             text=True,
-            preexec_fn=few_descriptors,
         ) as popen,
     ):
         assert popen.stdout is not None
@@ -101,7 +100,7 @@ def test_strangers_at_a_page_or_at_its_volumes_cost_no_memory_keep_nobody_out_an
                 assert httpx.get(path, timeout=PATIENCE).status_code == status
 
             borne = bear(port, flood, it.process, ask)
-            print(f"{'page' if port == page else 'volumes'}: {borne}")
+            FIGURES.info("%s: %s", "page" if port == page else "volumes", borne)
             assert borne.grown < MOST_MEMORY
         lines = it.errors.read_text().splitlines()
         assert "Traceback" not in "".join(lines)
