@@ -17,7 +17,7 @@ Output = Annotated[str, typer.Argument(help="OUTPUT of `volumetool enhance`.")]
 
 def status(output: Output, as_json: Json = False) -> None:
     """Say how far a job is, what failed and why, and what to type next."""
-    from volumetool.jobs.api import stored_plan
+    from volumetool.jobs.folder import stored_plan
     from volumetool.jobs.status import job_status
 
     found = job_status(stored_plan(output))
@@ -82,7 +82,7 @@ def _adopt(
     output: str, source: str | None, recompute: int, seed: int | None, allow_hosts: list[str], *, as_json: bool
 ) -> NoReturn:
     from volumetool.jobs.adopt import adopt
-    from volumetool.jobs.api import stored_plan
+    from volumetool.jobs.folder import stored_plan
     from volumetool.jobs.status import resume_command
 
     with counting("adopting") as progress:
@@ -99,8 +99,8 @@ def _adopt(
 
 def clean(output: Output, as_json: Json = False) -> None:
     """Remove what killed writers left behind: temporary files that belong to no shard."""
-    from volumetool.jobs.api import stored_plan
     from volumetool.jobs.clean import clean_output
+    from volumetool.jobs.folder import stored_plan
 
     cleaned = clean_output(stored_plan(output))
     if as_json:

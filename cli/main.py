@@ -30,6 +30,7 @@ from volumetool.cli import (
 from volumetool.cli.preemption import TRY_AGAIN, Stopped, stoppable
 from volumetool.cli.tables import say
 
+from volumetool.enhancement.allocator import keep_freed_memory
 from volumetool.errors import VolumetoolError
 from volumetool.redaction import printable, redact
 
@@ -83,6 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     _open_streams()
+    keep_freed_memory()  # before there are threads: each takes a heap of its own, and memory that is kept in many heaps grows
     if logging.lastResort is not None:  # what libraries warn of, who quote what they read
         logging.lastResort.setFormatter(_Shown())
     try:

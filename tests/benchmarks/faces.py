@@ -27,9 +27,8 @@ from rich.console import Console
 
 from volumetool.enhancement import columns
 from volumetool.geometry import mirror_index
+from volumetool.jobs.api import enhance
 from volumetool.jobs.demo import write_volume
-from volumetool.jobs.job import make_job
-from volumetool.jobs.run import enhance
 from volumetool.quality.resample import enlarge
 from volumetool.training.crappifiers import load_recipe
 
@@ -74,7 +73,7 @@ def enhanced(low: Grey, mirror: Callable[[int, int, int], NDArray[np.intp]] = mi
         with tempfile.TemporaryDirectory() as folder:
             source, output = Path(folder) / "low.zarr", Path(folder) / "enhanced.zarr"
             write_volume(source, low, (8.0, 32.0, 32.0))
-            enhance(make_job(input=str(source), output=str(output), model="em-x4"))
+            enhance(source, output, model="em-x4")
             return np.asarray(zarr.open_group(str(output), mode="r")["0"])
     finally:
         columns.mirror_index = mirror_index

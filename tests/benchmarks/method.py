@@ -20,7 +20,7 @@ Figures
         differs, hence PSNR raw and after an affine fit. No part of them was learned from by em-denoise; the KRISS pairs show
         metal spheres.
     5
-        Tasks, see `volumetool.quality.tasks`: cells on membranes, vesicles, correlation of neighbouring sections. The share is
+        Tasks, see `tasks`: cells on membranes, vesicles, correlation of neighbouring sections. The share is
         how much of what bilinear enlargement loses is lost all the same. Where the truth itself is noisy (isbi2012), restored
         neighbours correlate more than true ones do, and the share counts that as a loss.
     6

@@ -8,10 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from unseen import PHANTOM_SEEDS, PHANTOM_VOXEL_SIZE, SCALE, SOURCES, Net, degrade, load_run, restore_all, task_phantom
-
-from volumetool.quality.baselines import restore
-from volumetool.quality.tasks import (
+from tasks import (
     Labels,
     Vesicles,
     compare_partitions,
@@ -22,6 +19,9 @@ from volumetool.quality.tasks import (
     share_of_loss,
     vesicle_recall,
 )
+from unseen import PHANTOM_SEEDS, PHANTOM_VOXEL_SIZE, SCALE, SOURCES, Net, degrade, load_run, restore_all, task_phantom
+
+from volumetool.quality.baselines import restore
 from volumetool.training.crappifiers import RECIPES
 
 RUN = 8

@@ -16,8 +16,6 @@ import resource, sys
 from volumetool.enhancement import allocator
 if "keep" in sys.argv:
     assert allocator.keep_freed_memory()
-else:
-    allocator.keep_freed_memory = lambda: None
 from volumetool.enhancement import engine
 from volumetool.models import load_model
 model = load_model("em-denoise")
@@ -31,6 +29,14 @@ for _ in range(2):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+MALLOPT_CALLS = """
+import sys, volumetool as vt
+from volumetool.enhancement import allocator
+vt.enhance, vt.plan, vt.Job
+import volumetool.enhancement.engine, volumetool.jobs.run
+print(allocator.keep_freed_memory.cache_info().currsize)
+"""
+
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the switch")
 
 
@@ -38,6 +44,11 @@ def faults(*arguments: str, **variables: str) -> int:
     """Return how many pages a fresh process, warmed up, asks the kernel for while the network runs on two patches."""
     command = [sys.executable, "-c", COUNT_FAULTS, *arguments]
     return int(subprocess.run(command, env={**os.environ, **variables}, check=True, capture_output=True, text=True).stdout)
+
+
+def test_importing_the_library_leaves_the_memory_of_its_host_alone() -> None:
+    found = subprocess.run([sys.executable, "-c", MALLOPT_CALLS], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "0"
 
 
 @pytest.mark.slow

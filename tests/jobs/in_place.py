@@ -14,11 +14,11 @@ from typing import Any
 import tifffile
 from small_jobs import SMALL, noise, run, write_input
 
-from volumetool.jobs.api import stored_plan
 from volumetool.jobs.clean import STRAY_SECONDS, clean_output
 from volumetool.jobs.condemn import condemn
 from volumetool.jobs.convert import convert_volume
 from volumetool.jobs.crappify import Crappification, crappify_volume, plan_crappification
+from volumetool.jobs.folder import stored_plan
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.pyramid import build_pyramid
 from volumetool.jobs.verify import verify

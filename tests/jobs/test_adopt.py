@@ -27,8 +27,7 @@ from volumetool.cli.main import main
 
 from volumetool.errors import VolumetoolError
 from volumetool.jobs.adopt import adopt
-from volumetool.jobs.api import stored_plan
-from volumetool.jobs.folder import open_ledger
+from volumetool.jobs.folder import open_ledger, stored_plan
 from volumetool.jobs.shards import region_keys
 from volumetool.jobs.verify import Report, verify_output
 

@@ -15,10 +15,9 @@ from small_jobs import digest, run
 from volumetool.errors import ClusterError, DeviceError, LedgerError
 from volumetool.geometry import Turn
 from volumetool.jobs import task
-from volumetool.jobs.api import stored_plan
 from volumetool.jobs.attempts import FOLDER, Attempts
 from volumetool.jobs.clusters.through_dask import DEATHS_IN_A_ROW, ThroughDask
-from volumetool.jobs.folder import job_url
+from volumetool.jobs.folder import job_url, stored_plan
 from volumetool.jobs.guard import DEATHS, Guard, Watch
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import QUARANTINED, Record

@@ -12,8 +12,8 @@ import pytest
 from small_jobs import SMALL, Interrupting, Recording, attributes, digest, noise, run, shard_files, write_input
 
 from volumetool.errors import VolumetoolError
-from volumetool.jobs.api import stored_plan
 from volumetool.jobs.condemn import condemn
+from volumetool.jobs.folder import stored_plan
 from volumetool.jobs.verify import verify_output
 
 Options = dict[str, Any]

@@ -22,8 +22,8 @@ JOB = """
 import json, re, sys
 from pathlib import Path
 from volumetool.jobs.job import make_job
-from volumetool.jobs.run import enhance
-outcome = enhance(make_job(**json.loads(sys.argv[1])))
+from volumetool.jobs.api import run
+outcome = run(make_job(**json.loads(sys.argv[1])))
 # Not getrusage: what a process had before it became this one, its parent's memory, counts there.
 peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 print(json.dumps({"complete": outcome.complete, "peak": peak, "planned": outcome.plan.estimates.worker_bytes,

@@ -11,7 +11,7 @@ import pytest
 from small_jobs import Interrupting, attributes, digest, noise, run, tree, write_input
 
 from volumetool.errors import LedgerError, VolumetoolError
-from volumetool.jobs.api import stored_plan
+from volumetool.jobs.folder import stored_plan
 from volumetool.jobs.verify import verify_output
 from volumetool.viewing.window import job_of
 

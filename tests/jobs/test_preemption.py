@@ -16,8 +16,7 @@ import pytest
 from small_jobs import SMALL, digest, noise, run, write_input
 from volumetool.cli.preemption import Stopped
 
-from volumetool.jobs.api import stored_plan
-from volumetool.jobs.folder import open_ledger
+from volumetool.jobs.folder import open_ledger, stored_plan
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ownership import current_owner
 from volumetool.jobs.worker import Worker, told_to_stop

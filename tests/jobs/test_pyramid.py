@@ -14,8 +14,8 @@ from small_jobs import SMALL, attributes, noise, run, write_input
 
 from volumetool.errors import ConfigError, InputError, OutputError
 from volumetool.jobs import demo
-from volumetool.jobs.api import stored_plan
 from volumetool.jobs.convert import convert_volume
+from volumetool.jobs.folder import stored_plan
 from volumetool.jobs.pyramid import build_pyramid
 from volumetool.jobs.status import job_status
 from volumetool.jobs.verify import verify

@@ -27,8 +27,7 @@ from small_jobs import (
 
 from volumetool.errors import DataError
 from volumetool.jobs import run as module
-from volumetool.jobs.api import stored_plan
-from volumetool.jobs.folder import open_ledger
+from volumetool.jobs.folder import open_ledger, stored_plan
 from volumetool.jobs.ledger import DONE, FAILED, Ledger
 from volumetool.jobs.status import job_status, resume_command
 

@@ -12,8 +12,7 @@ from crash_jobs import OPTIONS, SHAPES
 from small_jobs import SMALL, Recording, digest, noise, read_levels, run, write_input
 
 from volumetool.errors import VolumetoolError
-from volumetool.jobs.api import stored_plan
-from volumetool.jobs.folder import open_ledger
+from volumetool.jobs.folder import open_ledger, stored_plan
 from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.ownership import acquire
 from volumetool.store import kvstore, retries

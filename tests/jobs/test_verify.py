@@ -16,10 +16,9 @@ from small_jobs import SMALL, attributes, digest, noise, run, shard_files, tree,
 
 from volumetool.enhancement.statistics import no_normalisation
 from volumetool.errors import ConfigError, InputError
-from volumetool.jobs.api import stored_plan
 from volumetool.jobs.clean import Cleaned, clean_output
 from volumetool.jobs.condemn import condemn
-from volumetool.jobs.folder import write_plan
+from volumetool.jobs.folder import stored_plan, write_plan
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.verify import Extent, verify, verify_output
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from volumetool.models import Normalisation, UNet, UNetConfig, load_model
 from volumetool.training.overlap import Cut, least_cut, measure_cuts
 from volumetool.training.phantom import phantom
-from volumetool.training.restore import restore_section
+from volumetool.training.restore import restore_volume
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_patch_that_sees_its_place_is_betrayed(section: NDArray[np.uint8]) -> 
 def test_the_whole_section_is_restored_at_its_own_place(
     section: NDArray[np.uint8],
 ) -> None:
-    whole = restore_section(load_model("fake:identity").network(), section, Normalisation())
+    whole = restore_volume(load_model("fake:identity").network(), section[None], Normalisation())[0]
     assert np.abs(whole - section.repeat(4, 0).repeat(4, 1)).max() < 1e-3
 
 

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from small_jobs import SMALL, Interrupting, noise, run, write_input
 from small_views import alter_levels, at_url, bright_box, pixels, with_unit, without_units, write_n5, write_zarr2
 
-from volumetool.jobs.api import stored_plan
-from volumetool.jobs.folder import job_url, open_ledger
+from volumetool.jobs.folder import job_url, open_ledger, stored_plan
 from volumetool.jobs.in_flight import InFlight
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.run import Outcome

@@ -14,8 +14,7 @@ from small_jobs import SMALL, Interrupting, noise, run, write_input
 from volumetool.cli.main import main
 
 from volumetool.errors import ConfigError
-from volumetool.jobs.api import stored_plan
-from volumetool.jobs.folder import job_url, open_ledger
+from volumetool.jobs.folder import job_url, open_ledger, stored_plan
 from volumetool.jobs.in_flight import KEY, InFlight, read_in_flight
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.run import Silence

@@ -19,20 +19,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from volumetool.enhancement.allocator import keep_freed_memory
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array, DeviceName, array_module, as_array, resolve_device, to_host
 from volumetool.enhancement.recording import Recorded
 from volumetool.enhancement.trouble import free_memory, kind_of
 from volumetool.errors import NumericsError, ResourceError
-from volumetool.models.model import Model
+from volumetool.models.package import Model
 from volumetool.models.unet import UNet
 
 HALVINGS = 4
 """How often a call that does not fit into the device's memory is halved before it is given up."""
-
-# On import, before there are threads: each of them takes a heap of its own, and memory that is kept in many heaps grows.
-keep_freed_memory()
 
 PROBE_SEED = 20
 """Seed of the probe patches; any fixed number would do."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from volumetool.errors import InputError
-from volumetool.jobs.folder import job_url, read_job
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan, plan_with_statistics
@@ -60,24 +58,3 @@ def run(job: Job | Plan, *, watcher: Watcher | None = None) -> Outcome:
     """
     decided, statistics = plan_with_statistics(job.job if isinstance(job, Plan) else job)
     return run_with_statistics(decided, statistics, watcher)
-
-
-def stored_plan(output: str) -> Plan:
-    """Return the plan of the job that wrote an output.
-
-    Raises
-    ------
-    InputError
-        ``input.no-job``: there is no job's folder beside it.
-    LedgerError
-        As :func:`volumetool.jobs.folder.read_job`.
-    """
-    found = read_job(output)
-    if found is None:
-        raise InputError(
-            "input.no-job",
-            f"there is no job at {job_url(output)}",
-            hint="give the OUTPUT of `volumetool enhance`; that of `live --watch` has a job once it is finished. Where the "
-            "job's folder was lost, `volumetool verify OUTPUT --adopt` makes a new one. `volumetool info` describes any volume",
-        )
-    return found

@@ -17,6 +17,9 @@ from volumetool.store.kvstore import contains
 from volumetool.store.units import likely_meant
 from volumetool.store.volume import Volume
 
+MOST_MASK_FACTOR = 64
+"""Voxels of the input along one axis of a voxel of the mask, at most."""
+
 NO_CHANGE = 0.003
 """Change by a model that keeps the voxel size, in parts of the contrast, up to which it does nothing: less than a grey level.
 em-denoise changes clean images by 0.04."""
@@ -186,10 +189,12 @@ def mask_factor(job: Job, mask: Volume, shape: Triple) -> Triple:
     ConfigError
         ``config.mask``: the mask's shape is not the input's divided by whole numbers.
     """
-    for factor in np.ndindex(64, 64, 64):
-        z, y, x = (n + 1 for n in factor)
-        if mask.shape == (-(-shape[0] // z), -(-shape[1] // y), -(-shape[2] // x)):
-            return z, y, x
+    fitting = [
+        next((factor for factor in range(1, MOST_MASK_FACTOR + 1) if -(-voxels // factor) == coarse), 0)
+        for voxels, coarse in zip(shape, mask.shape, strict=True)
+    ]
+    if all(fitting):
+        return fitting[0], fitting[1], fitting[2]
     raise ConfigError(
         "config.mask",
         f"the mask {job.mask} has {mask.shape} voxels, the input {shape}",

@@ -21,7 +21,7 @@ from volumetool.enhancement.device import DeviceName, computes_bfloat16, resolve
 from volumetool.enhancement.engine import Engine, Numerics
 from volumetool.geometry import Triple, default_chunk, plan_levels
 from volumetool.jobs.pace import Pace, choose_pace, measure_paces, patch_seconds
-from volumetool.models.model import Model
+from volumetool.models.package import Model
 from volumetool.scratch import scratch_folder
 from volumetool.store.create import VolumeLayout, array_metadata
 from volumetool.store.kvstore import canonical_url, read_key, write_key

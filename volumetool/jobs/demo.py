@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from volumetool.enhancement.pyramid import build_level
 from volumetool.geometry import Size, plan_levels
-from volumetool.jobs.job import make_job
-from volumetool.jobs.run import Outcome, Watcher, enhance
+from volumetool.jobs.api import enhance
+from volumetool.jobs.run import Outcome, Watcher
 from volumetool.quality.metrics import psnr
 from volumetool.quality.pictures import Panel, draw_row, enlarge_bilinear
 from volumetool.store.create import VolumeLayout, create_levels, create_volume, open_for_writing
@@ -70,7 +70,7 @@ def run_demo(folder: Path, model: str = "em-x4", watcher: Watcher | None = None)
     coarse = np.rint(degraded * 255).astype(np.uint8)
     write_volume(truth, fine, FINE)
     write_volume(low, coarse, COARSE)
-    outcome = enhance(make_job(input=str(low), output=str(enhanced), model=model), watcher)
+    outcome = enhance(low, enhanced, model=model, watcher=watcher)
     result = np.asarray(open_volume(str(enhanced)).open().read().result())
     bilinear = np.stack([enlarge_bilinear(section, SCALE) for section in coarse])
     picture = folder / "picture.png"

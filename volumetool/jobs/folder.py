@@ -110,6 +110,27 @@ def read_job(output: str) -> Plan | None:
     return plan
 
 
+def stored_plan(output: str) -> Plan:
+    """Return the plan of the job that wrote an output.
+
+    Raises
+    ------
+    InputError
+        ``input.no-job``: there is no job's folder beside it.
+    LedgerError
+        As :func:`read_job`.
+    """
+    found = read_job(output)
+    if found is None:
+        raise InputError(
+            "input.no-job",
+            f"there is no job at {job_url(output)}",
+            hint="give the OUTPUT of `volumetool enhance`; that of `live --watch` has a job once it is finished. Where the "
+            "job's folder was lost, `volumetool verify OUTPUT --adopt` makes a new one. `volumetool info` describes any volume",
+        )
+    return found
+
+
 def check_output(plan: Plan) -> None:
     """Make sure that the volume at a plan's output, where there is one, was made by that job.
 

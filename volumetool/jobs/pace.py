@@ -24,7 +24,7 @@ from volumetool.enhancement.device import DeviceName, resolve_device
 from volumetool.enhancement.engine import Engine, Numerics, probe_patches
 from volumetool.geometry import Triple
 from volumetool.machine import usable_cores
-from volumetool.models.model import Model
+from volumetool.models.package import Model
 
 GPU_BATCHES = (1, 2, 4, 8, 16, 32)
 """Patches per call that are tried on a GPU."""

@@ -22,11 +22,9 @@ from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, m
 from volumetool.jobs.folder import PLAN, check_output, job_url, open_ledger, read_plan, read_statistics, write_plan
 from volumetool.jobs.in_flight import InFlight
 from volumetool.jobs.inventory import write_inventory
-from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import FOLDER, Ledger, Record
 from volumetool.jobs.ownership import OWNER, Claim, own
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.structure import METADATA, lost_metadata
 from volumetool.jobs.turns import Turns
 from volumetool.store.create import create_levels, create_volume
@@ -118,25 +116,6 @@ class Outcome:
             return 0
         asked = set(self.plan.grid.touching(self.plan.roi)) if self.plan.roi is not None else None
         return 3 if asked is None or any(record.region in asked for record in self.failures) else 0
-
-
-def enhance(job: Job, watcher: Watcher | None = None) -> Outcome:
-    """Plan a job and run it; an interrupted one goes on.
-
-    Parameters
-    ----------
-    job : Job
-        What is asked for.
-    watcher : Watcher, optional
-        Sees the run go by.
-
-    Raises
-    ------
-    VolumetoolError
-        As :func:`volumetool.plan`, and ``cluster.*`` where workers cannot be had.
-    """
-    plan, statistics = plan_with_statistics(job)
-    return run(plan, statistics, watcher)
 
 
 def run(plan: Plan, statistics: Statistics, watcher: Watcher | None = None) -> Outcome:

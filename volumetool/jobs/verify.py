@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import tensorstore as ts
@@ -22,15 +22,14 @@ from volumetool.enhancement.statistics import no_normalisation
 from volumetool.enhancement.writer import extend_checksum, output_nodata, slab_boxes, slabs_of
 from volumetool.errors import ConfigError, LedgerError, VolumetoolError
 from volumetool.geometry import Box, LevelGrid
+from volumetool.jobs.folder import open_ledger, stored_plan
 from volumetool.jobs.job import check_places
 from volumetool.jobs.ledger import DONE, Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.structure import Shards, check_job, check_strangers, says_status
+from volumetool.jobs.worker import Worker
 from volumetool.store.arrays import read_part
 from volumetool.store.create import open_for_writing
-
-if TYPE_CHECKING:
-    from volumetool.jobs.worker import Worker
 
 Depth = Literal["structure", "stored", "full"]
 Step = Callable[[], None]
@@ -158,8 +157,6 @@ def verify_output(
     VolumetoolError
         As `verify`.
     """
-    from volumetool.jobs.api import stored_plan
-
     try:
         plan = stored_plan(output)
     except LedgerError as error:
@@ -191,8 +188,6 @@ def verify(plan: Plan, step: Step | None = None, extent: Extent | None = None, a
         ``job.fingerprint``, ``numerics.other-class``: regions were to be computed again by a version of volumetool, or on
         a machine, that makes other bytes.
     """
-    from volumetool.jobs.folder import open_ledger
-
     report = Report(extent=extent or Extent())
     if report.extent.recompute:
         check_places(plan.job, allow_hosts)
@@ -208,8 +203,6 @@ def verify(plan: Plan, step: Step | None = None, extent: Extent | None = None, a
         _verify_coarse(plan, shards, report, step)
     check_strangers(plan, report.damaged)
     if report.extent.recompute and shards.decodable:
-        from volumetool.jobs.worker import Worker
-
         recompute(Worker(plan), np.flatnonzero(ledger.states == DONE).tolist(), report)
     return report
 

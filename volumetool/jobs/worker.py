@@ -14,6 +14,7 @@ from typing import Any
 
 import tensorstore as ts
 
+from volumetool.enhancement.allocator import keep_freed_memory
 from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, Shelf
@@ -77,6 +78,7 @@ class Worker:
 
     def __init__(self, plan: Plan, statistics: Statistics | None = None) -> None:
         check_version(plan.job.output, plan.terms.numerics_version)
+        keep_freed_memory()
         self.plan = plan
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.recipe = plan.recipe(statistics or read_statistics(job_url(plan.job.output), plan))

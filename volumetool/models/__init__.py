@@ -7,8 +7,7 @@ ever executed.
 from __future__ import annotations
 
 from volumetool.models.card import Metric, ModelCard, Normalisation, Provenance, VoxelSizeRange
-from volumetool.models.model import Model
-from volumetool.models.package import fitting_models, list_models, load_model, register_scheme, save_model
+from volumetool.models.package import Model, fitting_models, list_models, load_model, register_scheme, save_model
 from volumetool.models.receptive_field import measure_receptive_field
 from volumetool.models.unet import UNet, UNetConfig
 

@@ -1,4 +1,4 @@
-"""Models in and out of files, and by name.
+"""Models: a card with its weights, in memory, in and out of files, and by name.
 
 A model file is safetensors with the card as JSON in its metadata: numbers and text, nothing that could run.
 """
@@ -6,11 +6,15 @@ A model file is safetensors with the card as JSON in its metadata: numbers and t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -22,12 +26,69 @@ from volumetool.errors import ModelError
 from volumetool.machine import usable_memory
 from volumetool.models.card import ModelCard
 from volumetool.models.header import foreign_kind, wrong_head
-from volumetool.models.model import Model
 from volumetool.models.unet import UNet
 from volumetool.paths import absolute_path, replace_file
 
 CARD_KEY = "volumetool.card"
 """Where in the metadata of a safetensors file the card stands."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A card with its weights.
+
+    A pickled model is its `spec` and hash alone: a worker loads the file itself, and refuses it if it has changed since.
+
+    Parameters
+    ----------
+    card : ModelCard
+        What the model says of itself.
+    spec : str
+        What `load_model` takes to load this model again: a built-in name, an absolute path, or what a registered scheme
+        takes.
+    state : mapping of str to Tensor
+        The weights by name.
+    """
+
+    card: ModelCard
+    spec: str
+    state: Mapping[str, Tensor] = field(repr=False)
+    weights_sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights_sha256", model_sha256(self.card, self.state))
+
+    def network(self) -> nn.Module:
+        """Return a fresh network with the model's weights: float32, on the CPU, in eval mode, without gradients."""
+        network = UNet(self.card.architecture)
+        network.load_state_dict(dict(self.state))
+        return network.eval().requires_grad_(requires_grad=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reload_model, (self.spec, self.weights_sha256)
+
+
+def model_sha256(card: ModelCard, state: Mapping[str, Tensor]) -> str:
+    """Hash what decides the output: the weights in order of their names, and the card's semantic fields.
+
+    Parameters
+    ----------
+    card : ModelCard
+        The card; its description, metrics and the like do not count.
+    state : mapping of str to Tensor
+        Weights by name.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256(json.dumps(card.semantic(), sort_keys=True).encode())
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_model(path: Path | str, network: nn.Module, card: ModelCard) -> None:

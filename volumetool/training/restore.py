@@ -113,9 +113,3 @@ def restore_volume(
     whole = restore(network, cut(network, volume, low, (z, y, x)), limits or grey_limits(volume, normalisation))
     inside = (slice(m * f, (m + n) * f) for m, n, f in zip(margin, volume.shape, network.config.scale, strict=True))
     return np.ascontiguousarray(whole[tuple(inside)])
-
-
-def restore_section(network: UNet, section: NDArray[Any], normalisation: Normalisation) -> Floats:
-    """Run a 2D network over one section (y, x), as `restore_volume` does: float32 (y*fy, x*fx)."""
-    section_restored: Floats = restore_volume(network, section[None], normalisation)[0]
-    return section_restored

@@ -19,8 +19,7 @@ from small_jobs import Recording, digest, noise, read_levels, run
 from volumetool.enhancement.engine import Engine
 from volumetool.errors import FingerprintError, LedgerError
 from volumetool.geometry import Box
-from volumetool.jobs.api import stored_plan
-from volumetool.jobs.folder import job_url, open_ledger
+from volumetool.jobs.folder import job_url, open_ledger, stored_plan
 from volumetool.jobs.ledger import DONE
 from volumetool.jobs.ownership import own
 from volumetool.jobs.verify import verify

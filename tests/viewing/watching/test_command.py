@@ -22,7 +22,7 @@ from arriving import FLAT, QUICK, assert_batch, job_of, sections, ticking, write
 from small_jobs import read_levels
 from volumetool.cli.main import main
 
-from volumetool.jobs.api import stored_plan
+from volumetool.jobs.folder import stored_plan
 from volumetool.jobs.verify import verify
 from volumetool.viewing.view import Listen
 from volumetool.viewing.watching.asked import News

@@ -23,7 +23,7 @@ from arriving import (
 )
 from small_jobs import write_input
 
-from volumetool.jobs.api import stored_plan
+from volumetool.jobs.folder import stored_plan
 from volumetool.jobs.verify import verify
 from volumetool.viewing.watching import compacting
 from volumetool.viewing.watching.asked import Asked

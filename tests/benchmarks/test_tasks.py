@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
-
-from volumetool.errors import InputError
-from volumetool.quality.tasks import (
+from tasks import (
     Vesicles,
     compare_partitions,
     components,
@@ -21,6 +19,8 @@ from volumetool.quality.tasks import (
     share_of_loss,
     vesicle_recall,
 )
+
+from volumetool.errors import InputError
 from volumetool.training.phantom import Phantom, draw_phantom
 
 
