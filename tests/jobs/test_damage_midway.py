@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from small_jobs import SMALL, Interrupting, Recording, attributes, digest, noise, run, shard_files, write_input
 
-from volumetool.errors import VolumetoolError
+from volumetool.enhancement.pyramid import shard_boxes
+from volumetool.errors import OutputError, VolumetoolError
 from volumetool.jobs.condemn import condemn
 from volumetool.jobs.folder import stored_plan
 from volumetool.jobs.verify import verify_output
@@ -189,3 +190,39 @@ def test_a_lost_shard_of_a_coarse_level_is_made_again_at_once(options: Options, 
     outcome = run(**options)
     assert (outcome.complete, outcome.ran) == (True, 0)
     assert digest(options["output"]) == straight
+
+
+class DeletingCoarse(Recording):
+    """Deletes the shards of the first level that no region owns once the next one begins, or at the very last shard."""
+
+    def __init__(self, output: Path, at: str) -> None:
+        super().__init__()
+        self._output, self._at, self._steps = output, at, 0
+
+    def finishing(self, shards: int) -> None:
+        """Take in how many there are."""
+        self._shards = shards
+
+    def stepped(self) -> None:
+        """Do it."""
+        self._steps += 1
+        levels = stored_plan(str(self._output)).terms.levels
+        first = next(number for number, level in enumerate(levels) if not level.fused)
+        of_first = len(list(shard_boxes(levels[first])))
+        if self._steps == {"next": of_first + 1, "last": self._shards}[self._at]:
+            for file in shard_files(self._output / str(first)):
+                file.unlink()
+
+
+@pytest.mark.parametrize("at", ["next", "last"])
+def test_a_coarse_shard_that_is_deleted_midway_is_missed_before_the_volume_is_called_complete(
+    at: str, tmp_path: Path, straight: str
+) -> None:
+    output = tmp_path / "out.zarr"
+    options = {"input": str(write_input(tmp_path / "in.zarr", noise((10, 37, 45)))), "output": str(output), **SMALL}
+    with pytest.raises(OutputError) as caught:
+        run(DeletingCoarse(output, at), **options)
+    assert caught.value.code == "output.damaged"
+    assert attributes(output)["status"] == "unfinished"
+    assert run(**options).complete
+    assert digest(output) == straight

@@ -102,6 +102,25 @@ def test_a_finest_level_that_is_written_to_meanwhile_is_told_and_never_called_co
     assert len(build_pyramid(str(folder)).levels) > 1
 
 
+def test_a_shard_that_is_deleted_while_the_next_level_is_built_is_missed(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "stack.tif", VOXELS)
+    folder = tmp_path / "v.zarr"
+    convert_volume(plan_conversion(str(tmp_path / "stack.tif"), str(folder), voxel_size=(30.0, 8.0, 8.0)))
+    before = files(folder)
+
+    def delete(done: int, every: int) -> None:
+        if done == every:
+            for file in (folder / "1" / "c").rglob("*"):
+                file.unlink() if file.is_file() else None
+
+    with pytest.raises(OutputError) as caught:
+        build_pyramid(str(folder), progress=delete)
+    assert caught.value.code == "output.damaged"
+    assert open_volume(folder).attributes["status"] == FINEST_ALONE
+    build_pyramid(str(folder))
+    assert files(folder) == before
+
+
 def one_level(folder: Path, axes: str, path: str = "full") -> Path:
     """Write the metadata and an empty array of a volume of one level, with any axes."""
     kvstore = {"driver": "file", "path": str(folder / path)}

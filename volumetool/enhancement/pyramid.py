@@ -7,8 +7,9 @@ an odd axis is what is left of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -19,7 +20,11 @@ from numpy.typing import NDArray
 from volumetool.enhancement.ahead import ahead
 from volumetool.enhancement.statistics import valid_voxels
 from volumetool.enhancement.stored import Write, read_voxels
+from volumetool.errors import OutputError
 from volumetool.geometry import Box, LevelGrid, Triple
+from volumetool.store.kvstore import unwritable
+from volumetool.store.presence import url_of
+from volumetool.store.retries import STORAGE
 
 SPAN_VOXELS = 2**24
 """Voxels of the finer level that the pass over coarse levels holds at once."""
@@ -85,7 +90,7 @@ def build_level(
     nodata: float | None = None,
     within: Box | None = None,
     ready: Callable[[Box], None] | None = None,
-) -> None:
+) -> list[Box]:
     """Write one level from the stored level before it, whole shards at a time.
 
     Parameters
@@ -101,23 +106,74 @@ def build_level(
     ready : callable, optional
         Called with the box of each shard right before it is written.
 
+    Returns
+    -------
+    list of Box
+        The shards that hold anything but the fill value: what `require_stored` is to find at the end.
+
     Raises
     ------
     DataError, OutputError
         Voxels that cannot be read or written, or do not read back as written.
     """
     behind: Write | None = None
+    stored = []
     means = ahead(_means(fine, level, nodata, within))
     with closing(means):  # type: ignore[type-var]  # generators have close
         for box, voxels in means:
             if ready is not None:
                 ready(box)
             write = Write(coarse, box, voxels, "coarser level:")
+            if is_stored(voxels, coarse.fill_value):
+                stored.append(box)
             if behind is not None:
                 behind.finish()
             behind = write
         if behind is not None:
             behind.finish()
+    return stored
+
+
+def is_stored(voxels: NDArray[Any], fill: Any) -> bool:
+    """Say whether any voxel is another one than the fill value; NaN is none where that is NaN."""
+    fill = 0 if fill is None else fill
+    return bool(((voxels != fill) & ~(np.isnan(voxels) & np.isnan(fill))).any())
+
+
+def require_stored(level: ts.TensorStore, boxes: Iterable[Box]) -> None:
+    """Look, before a volume is called whole, whether shards that were written are still there.
+
+    One that was deleted meanwhile reads as the fill value, and so may have got into the next level.
+
+    Parameters
+    ----------
+    level : tensorstore.TensorStore
+        z, y, x.
+    boxes : iterable of Box
+        From `build_level`.
+
+    Raises
+    ------
+    OutputError
+        ``output.damaged``; ``output.unwritable``: the storage does not answer.
+    """
+    for box in boxes:
+        part = level[box.slices]
+        try:
+            gone = STORAGE.call(partial(_is_absent, part))
+        except (ValueError, OSError) as error:
+            raise unwritable(f"coarser level: voxels {box} (z,y,x)", error) from error
+        if gone:
+            raise OutputError(
+                "output.damaged",
+                f"what was written to {url_of(level)} for the voxels {box} (z,y,x) is no longer there",
+                hint="run the same command again, where nothing else deletes files",
+                where=url_of(level),
+            )
+
+
+def _is_absent(part: ts.TensorStore, _: int) -> bool:
+    return bool(part.storage_statistics(query_not_stored=True).result().not_stored)
 
 
 def _means(

@@ -16,7 +16,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhancement.pyramid import build_level, shard_boxes
+from volumetool.enhancement.pyramid import build_level, is_stored, require_stored, shard_boxes
 from volumetool.enhancement.statistics import fit_statistics
 from volumetool.enhancement.stored import Write, read_voxels
 from volumetool.errors import ConfigError, OutputError, ResourceError
@@ -186,23 +186,27 @@ def crappify_volume(plan: CrappifyPlan, *, overwrite: bool = False, progress: Pr
     """
     url, layout = canonical_url(plan.request.output), plan.layout
     _prepare(plan, url, overwrite=overwrite)
-    state = level_digests(plan.source, plan.request.level)
+    state, written = level_digests(plan.source, plan.request.level), []
     for channel in range(layout.channels or 1):
-        _fill(plan, channel, progress)
+        written.append((open_for_writing(url, layout, 0, channel), _fill(plan, channel, progress)))
         for number, grid in enumerate(layout.levels[1:], start=1):
             fine = open_for_writing(url, layout, number - 1, channel)
-            build_level(fine, open_for_writing(url, layout, number, channel), grid)
+            coarse = open_for_writing(url, layout, number, channel)
+            written.append((coarse, build_level(fine, coarse, grid)))
     if level_digests(plan.source, plan.request.level) != state:
         raise changed_while_read(plan.source.url)
+    for coarse, boxes in written:
+        require_stored(coarse, boxes)
     write_attributes(url, {KEY: plan.provenance, "status": "complete"})
     return open_volume(url)
 
 
-def _fill(plan: CrappifyPlan, channel: int, progress: Progress | None) -> None:
+def _fill(plan: CrappifyPlan, channel: int, progress: Progress | None) -> list[Box]:
+    """Write the finest level of a channel; return the shards of which anything is stored."""
     grid, channels = plan.layout.levels[0], plan.layout.channels or 1
     target = open_for_writing(canonical_url(plan.request.output), plan.layout, 0, channel)
     each = Box.whole(grid.shape).voxels
-    done = channel * each
+    done, stored = channel * each, []
     with ThreadPoolExecutor(plan.threads) as threads:
         for shard in shard_boxes(grid):
             voxels = np.empty(shard.shape, plan.layout.dtype)
@@ -214,6 +218,9 @@ def _fill(plan: CrappifyPlan, channel: int, progress: Progress | None) -> None:
                 if progress is not None:
                     progress(done, each * channels)
             Write(target, shard, voxels, "output:").finish()
+            if is_stored(voxels, target.fill_value):
+                stored.append(shard)
+    return stored
 
 
 class _Degrader:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetool.enhancement.pyramid import build_level
+from volumetool.enhancement.pyramid import build_level, require_stored
 from volumetool.geometry import Size, plan_levels
 from volumetool.jobs.api import enhance
 from volumetool.jobs.run import Outcome, Watcher
@@ -97,7 +97,8 @@ def write_volume(path: Path, voxels: NDArray[Any], voxel_size: Size) -> None:
     create_levels(str(path), layout, range(len(layout.levels)))
     open_for_writing(str(path), layout).write(voxels).result()
     for number, grid in enumerate(layout.levels[1:], start=1):
-        build_level(open_for_writing(str(path), layout, number - 1), open_for_writing(str(path), layout, number), grid)
+        coarse = open_for_writing(str(path), layout, number)
+        require_stored(coarse, build_level(open_for_writing(str(path), layout, number - 1), coarse, grid))
     create_volume(str(path), layout, {})  # last: what can be opened is whole
 
 

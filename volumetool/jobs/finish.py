@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from volumetool.enhancement.pyramid import build_level, shard_boxes
+from volumetool.enhancement.pyramid import build_level, require_stored, shard_boxes
 from volumetool.enhancement.statistics import no_normalisation
 from volumetool.enhancement.writer import output_nodata
 from volumetool.geometry import Box, LevelGrid
@@ -37,15 +37,24 @@ def build_coarse_levels(plan: Plan, within: Box | None = None, step: Step | None
         Voxels of level 0 that changed; only shards that hold a shadow of them are written.
     step : callable, optional
         Called for each shard.
+
+    Raises
+    ------
+    OutputError
+        ``output.damaged``: shards of these levels were deleted meanwhile.
     """
     output, layout = plan.job.output, plan.layout
+    written = []
     nodata = output_nodata(plan.recipe(no_normalisation(1, 1)))
     for channel in range(plan.terms.channels or 1):
         for number, level, box in _coarse(plan, within):
             fine = open_for_writing(output, layout, number - 1, channel)
             coarse = open_for_writing(output, layout, number, channel)
             delete_torn_shards(coarse, level, box, None if plan.terms.channels is None else channel)
-            build_level(fine, coarse, level, nodata=nodata, within=box, ready=lambda _box: step() if step is not None else None)
+            count = (lambda _box: step()) if step is not None else None
+            written.append((coarse, build_level(fine, coarse, level, nodata=nodata, within=box, ready=count)))
+    for coarse, boxes in written:
+        require_stored(coarse, boxes)
 
 
 def finish(plan: Plan, ledger: Ledger) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
-from volumetool.enhancement.pyramid import build_level, shard_boxes
+from volumetool.enhancement.pyramid import build_level, require_stored, shard_boxes
 from volumetool.errors import ConfigError, OutputError
 from volumetool.geometry import Box, LevelGrid, Size, plan_levels, whole_ratio
 from volumetool.jobs.clean import delete_torn_shards
@@ -69,14 +69,16 @@ def build_pyramid(
         write_status(volume.url, FINEST_ALONE)
     state = level_digests(volume, 0)
     every = sum(len(list(shard_boxes(grid))) for grid in grids[1:]) * (volume.channels or 1)
-    told = _counted(progress, every)
+    told, written = _counted(progress, every), []
     for channel in range(volume.channels or 1):
         fine = volume.open(0, channel, strict=True)
         for number, grid in enumerate(grids[1:], start=1):
             coarse = open_for_writing(volume.url, target, number, channel)
             clear = partial(delete_torn_shards, coarse, grid, channel=None if volume.channels is None else channel)
-            build_level(fine, coarse, grid, nodata=missing, ready=_Ready(clear, told))
+            written.append((coarse, build_level(fine, coarse, grid, nodata=missing, ready=_Ready(clear, told))))
             fine = coarse
+    for coarse, boxes in written:
+        require_stored(coarse, boxes)
     if level_digests(volume, 0) != state:
         raise changed_while_read(volume.url, "run the command again")
     if new:
