@@ -24,7 +24,7 @@ from volumetool.jobs.finish import mark_unfinished
 from volumetool.jobs.folder import PLAN, is_damaged, job_url, open_ledger, provenance_of, write_plan
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.layout import Work
-from volumetool.jobs.ledger import Record
+from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.ownership import OWNER, own
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import lay_ground, plan_anew
@@ -106,14 +106,7 @@ def adopt(
         except BaseException:
             claim.withdraw()
             raise
-        for key in list_keys(folder):  # of another life: nothing says what it speaks of
-            if key != OWNER:
-                delete_key(folder, key)
-        write_plan(plan, worker.recipe.statistics)
-        mark_unfinished(plan)
-        note_unbuilt(plan)
-        ledger = open_ledger(plan)
-        ledger.begin()
+        ledger = _begin(folder, worker)
         for index in candidates:
             if index not in wrong and (record := _record(worker, plan.grid.region(index))) is not None:
                 ledger.append(record)
@@ -121,6 +114,19 @@ def adopt(
             step()
         ledger.flush()
     return report
+
+
+def _begin(folder: str, worker: Worker) -> Ledger:
+    """Make the job's folder anew; nothing is recorded yet."""
+    for key in list_keys(folder):  # of another life: nothing says what it speaks of
+        if key != OWNER:
+            delete_key(folder, key)
+    write_plan(worker.plan, worker.recipe.statistics)
+    mark_unfinished(worker.plan)
+    note_unbuilt(worker.plan)
+    ledger = open_ledger(worker.plan)
+    ledger.begin()
+    return ledger
 
 
 def _worker_of(output: str, source: str | None, allow_hosts: Collection[str]) -> Worker:
