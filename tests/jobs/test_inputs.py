@@ -12,6 +12,7 @@ import pytest
 import tensorstore as ts
 from small_jobs import SMALL, Interrupting, Recording, digest, noise, read_levels, replicated, run, tree, write_input
 
+from volumetool.enhancement.columns import input_windows
 from volumetool.enhancement.kept import Shelf, kept_shape
 from volumetool.enhancement.statistics import no_normalisation
 from volumetool.errors import DataError, FingerprintError, OutputError, ResourceError
@@ -74,9 +75,9 @@ def test_touched_files_are_compared_by_content_once(raw: Options, monkeypatch: p
     asked: list[int] = []
     content = RegionInput.content
 
-    def counting(self: RegionInput, recipe: Any, region: Any) -> int:
+    def counting(self: RegionInput, *given: Any) -> int:
         asked.append(1)
-        return content(self, recipe, region)
+        return content(self, *given)
 
     monkeypatch.setattr(RegionInput, "content", counting)
     run(**raw)
@@ -223,6 +224,17 @@ def test_what_is_not_stored_is_skipped_as_voxels_without_data(raw: Options, regi
     assert (levels[1][:2, :16, :16] == 7).all()
 
 
+def test_zeros_that_are_stored_later_are_another_input_than_what_was_skipped(raw: Options) -> None:
+    """The voxels that are read are the same."""
+    chunk = chunk_files(Path(raw["input"]))[0]
+    zeros = bytes(chunk.stat().st_size)
+    chunk.unlink()
+    skipping = raw | {"missing": "skip", "fill": 7}
+    assert run(**skipping).complete
+    chunk.write_bytes(zeros)
+    assert 0 in refused(**skipping)
+
+
 CODECS: dict[str, tuple[str, Any]] = {
     "blosc-lz4": ("zarr", {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}),
     "blosc-zstd": ("zarr", {"id": "blosc", "cname": "zstd", "clevel": 5, "shuffle": 1}),
@@ -255,12 +267,13 @@ def test_reading_a_damaged_chunk_gives_voxels_or_an_error_with_its_name(tmp_path
     decided = plan(make_job(**options))
     read = RegionInput(decided.job, open_volume(source, voxel_size=(8.0, 32.0, 32.0)), None, (1, 1, 1))
     recipe, file, random = decided.recipe(no_normalisation(1, 1)), chunk_files(source)[0], np.random.default_rng(number)
-    sound = file.read_bytes()
+    sound, region = file.read_bytes(), decided.grid.region(0)
+    state = read.state(0, list(input_windows(recipe, region)))
     errors: list[DataError] = []
     for _ in range(number):
         mutate(file, random)
         try:
-            read.content(recipe, decided.grid.region(0))
+            read.content(recipe, region, state)
         except DataError as error:
             errors.append(error)
         file.write_bytes(sound)

@@ -16,9 +16,9 @@ from small_jobs import SMALL, Recording, attributes, digest, noise, run, write_i
 from vanishing import Moved, Place, leave_for, leaving, placed
 
 from volumetool.enhancement.region import enhance_region
-from volumetool.enhancement.statistics import Statistics
+from volumetool.enhancement.statistics import Statistics, fit_statistics
 from volumetool.errors import InputError, VolumetoolError
-from volumetool.jobs import worker
+from volumetool.jobs import inputs, worker
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.run import Watcher
 from volumetool.store import retries
@@ -185,6 +185,56 @@ def test_a_region_whose_input_is_written_meanwhile_is_made_again(
     assert made[:2] == [0, 0]
     assert len(made) == len(watcher.records) + 1
     assert got == digest_of(asked | {"output": str(tmp_path / "straight.zarr")})
+
+
+@pytest.mark.parametrize("which", ["input", "mask"])
+def test_chunks_that_are_away_while_they_are_read_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """Their array's metadata are there all the time; before and after the region is made, its chunks are, too."""
+    places = {"input": write_input(tmp_path / "in.zarr", sparse())}
+    places["mask"] = write_input(tmp_path / "mask.zarr", (noise(SHAPE) > 40).astype(np.uint8))
+    asked = SMALL | {name: str(place) for name, place in places.items()} | {"output": str(tmp_path / "straight.zarr")}
+    asked["model"] = "fake:box?dims=2&scale=1,1,1&radius=2&patch=1,16,16&overlap=0,4,4&trim=0,2,2"
+    wanted, away = digest_of(asked), Moved(places[which] / "0" / "c")
+
+    def enhance(recipe: Any, region: Any, *rest: Any, **more: Any) -> Any:
+        back = leave_for(away, 0.3) if region.index == 0 else None
+        made = enhance_region(recipe, region, *rest, **more)
+        if back is not None:
+            back.join()
+        return made
+
+    monkeypatch.setattr(worker, "enhance_region", enhance)
+    assert digest_of(asked | {"output": str(tmp_path / "out.zarr")}) == wanted
+
+
+@pytest.mark.parametrize("change", ["away", "written"])
+def test_an_input_that_changes_while_its_job_is_planned_is_told(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The statistics would be of other voxels than the regions."""
+    source = write_input(tmp_path / "in.zarr", sparse())
+    asked = SMALL | {"input": str(source), "output": str(tmp_path / "out.zarr"), "model": str(tiny_model)}
+    chunks = Moved(source / "0" / "c")
+
+    def fit(*given: Any, **options: Any) -> Statistics:
+        if change == "away":
+            chunks.vanish()
+        fitted = fit_statistics(*given, **options)
+        if change == "away":
+            chunks.come_back()
+        else:
+            write_input(source, sparse()[::-1].copy())
+        return fitted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inputs, "fit_statistics", fit)
+        with pytest.raises(InputError) as caught:
+            run(**asked)
+    assert caught.value.code == "input.changed"
+    assert not (tmp_path / "out.zarr").exists()
+    assert digest_of(asked) == digest_of(asked | {"output": str(tmp_path / "straight.zarr")})
 
 
 def test_a_region_whose_input_is_written_for_ever_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,10 +157,12 @@ def _mounted(source: Path) -> Iterator[Place]:
         subprocess.run(["umount", "--lazy", str(Path(place.url).parent)], check=False, stderr=subprocess.DEVNULL)
 
 
-def leave_for(place: Place, seconds: float) -> None:
-    """Let an input vanish now, and come back after some seconds."""
+def leave_for(place: Place, seconds: float) -> threading.Timer:
+    """Let an input vanish now, and come back after some seconds; return who brings it."""
     place.vanish()
-    threading.Timer(seconds, place.come_back).start()
+    timer = threading.Timer(seconds, place.come_back)
+    timer.start()
+    return timer
 
 
 @contextmanager

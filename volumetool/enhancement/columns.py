@@ -20,6 +20,7 @@ from volumetool.enhancement.statistics import valid_voxels
 from volumetool.enhancement.stored import read_voxels
 from volumetool.errors import DataError
 from volumetool.geometry import Box, Lattice, Region, Triple, mirror_index
+from volumetool.store.presence import Check
 
 NAN_HINT = "if these voxels mean 'no data', run with --nodata nan"
 
@@ -85,6 +86,8 @@ class Source:
         Names the chunks of a box of input voxels that cannot be read.
     seen : callable, optional
         Told all voxels that are read of input and mask, in a fixed order.
+    check, mask_check : callable, optional
+        Know which chunks of input and mask were stored before; one of them that reads as not stored is gone.
     """
 
     voxels: ts.TensorStore
@@ -93,6 +96,8 @@ class Source:
     absent: Callable[[Box], NDArray[np.bool_]] | None = None
     bad: Callable[[Box], str] | None = None
     seen: Callable[[NDArray[Any]], None] | None = None
+    check: Check | None = None
+    mask_check: Check | None = None
 
 
 def section_groups(lattice: Lattice, core: Box, batch: int) -> list[range]:
@@ -226,10 +231,11 @@ def _indices(lattice: Lattice, box: Box) -> list[NDArray[np.intp]]:
 def _read(source: Source, lattice: Lattice, box: Box) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """Read a box of input voxels with its z context, and which of them are not stored, mirrored at the faces."""
     indices = _indices(lattice, box)
-    block = _gather(source, source.voxels, indices, "input")
+    window = _window(indices)
+    voxels = read_voxels(source.voxels, window, "input", source.bad, source.check)
+    block = _laid_out(source, voxels, indices, window)
     if source.absent is None:
         return block, None
-    window = _window(indices)
     return block, source.absent(window)[_within(indices, window)]
 
 
@@ -241,14 +247,14 @@ def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[np.bool_] 
         mirror_index(start, stop, size) // factor
         for start, stop, size, factor in zip(box.start, box.stop, lattice.shape, source.mask_factor, strict=True)
     ]
-    mask: NDArray[np.bool_] = _gather(source, source.mask, indices, "mask") != 0
+    window = _window(indices)
+    voxels = read_voxels(source.mask, window, "mask", check=source.mask_check)
+    mask: NDArray[np.bool_] = _laid_out(source, voxels, indices, window) != 0
     return mask
 
 
-def _gather(source: Source, store: ts.TensorStore, indices: list[NDArray[np.intp]], what: str) -> NDArray[Any]:
-    """Read the window that holds the given places of each axis, and lay its voxels out in their order."""
-    window = _window(indices)
-    voxels = read_voxels(store, window, what, source.bad if what == "input" else None)
+def _laid_out(source: Source, voxels: NDArray[Any], indices: list[NDArray[np.intp]], window: Box) -> NDArray[Any]:
+    """Lay the voxels of a window, once they are seen, out in the order of the given places of each axis."""
     if source.seen is not None:
         source.seen(voxels)
     return voxels[_within(indices, window)]

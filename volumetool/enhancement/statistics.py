@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from volumetool.errors import ConfigError, DataError
 from volumetool.geometry import Box, Triple
 from volumetool.store.arrays import read_part
+from volumetool.store.chunks import StoredChunks, stored_chunks
 from volumetool.store.limits import UNPACKED, read_checked, unpacked_bytes
+from volumetool.store.presence import Check, check_there, looked
 from volumetool.store.volume import Volume
 
 _log = logging.getLogger(__name__)
@@ -50,10 +52,13 @@ class Statistics:
     ----------
     low, high : numpy.ndarray of float64, shape (channels, sections)
         In the units of the volume's voxels; ``high > low`` everywhere.
+    sampled : str
+        The `sample_state` of what they were fitted on; empty where they were given.
     """
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+    sampled: str = ""
 
     def to_csv(self) -> str:
         """Return the table that users read and edit: channel, z, low, high."""
@@ -135,17 +140,18 @@ def fit_statistics(
     seen : callable, optional
         Told channel, box and voxels of every tile of the sample.
     """
-    channels = volume.channels or 1
-    depth, height, width = volume.levels[level].shape
+    channels, shape = volume.channels or 1, volume.levels[level].shape
+    depth, sampled = shape[0], hashlib.sha256()
     low = np.full((channels, depth), np.nan)
     high = np.full((channels, depth), np.nan)
     for channel in range(channels):
-        store = volume.open(level, channel, strict=True)
-        for start in range(0, depth, BLOCK):
-            stop = min(start + BLOCK, depth)
-            tiles = _tiles((depth, height, width), (seed, channel, start // BLOCK))
+        store, chunks = volume.open(level, channel, strict=True), stored_chunks(volume, level, channel)
+        for boxes in _blocks(shape, seed, channel):
+            start, stop = boxes[0].start[0], boxes[0].stop[0]
+            state, absent = _block_state(store, chunks, boxes)
+            sampled.update(state)
             blocks = []
-            for box, voxels in _sample(store, (start, stop), tiles):
+            for box, voxels in _sample(store, boxes, chunks.still_there(absent)):
                 blocks.append(voxels.reshape(stop - start, -1))
                 if seen is not None:
                     seen(channel, box, voxels)
@@ -153,7 +159,40 @@ def fit_statistics(
             for z in range(start, stop):
                 low[channel, z], high[channel, z] = _percentiles(sample[z - start], percentiles, nodata)
         low[channel], high[channel] = _smooth(low[channel]), _smooth(high[channel])
-    return Statistics(low, np.where(_apart(low, high), high, low + np.maximum(1.0, np.abs(low))))
+    high = np.where(_apart(low, high), high, low + np.maximum(1.0, np.abs(low)))
+    return Statistics(low, high, sampled.hexdigest())
+
+
+def sample_state(volume: Volume, level: int, seed: int = 0) -> str:
+    """Return a digest of the states of all stored chunks that `fit_statistics` reads.
+
+    Raises
+    ------
+    InputError
+        ``input.vanished``.
+    DataError
+        ``data.unreadable``: the store does not answer.
+    """
+    digest = hashlib.sha256()
+    for channel in range(volume.channels or 1):
+        store, chunks = volume.open(level, channel), stored_chunks(volume, level, channel)
+        for boxes in _blocks(volume.levels[level].shape, seed, channel):
+            digest.update(_block_state(store, chunks, boxes)[0])
+    return digest.hexdigest()
+
+
+def _block_state(store: ts.TensorStore, chunks: StoredChunks, boxes: list[Box]) -> tuple[bytes, frozenset[Triple]]:
+    """Return a digest of the states of the chunks of some boxes, and the places of those that are not stored."""
+    places = list(dict.fromkeys(place for box in boxes for place in chunks.places(box)))
+
+    def look(_: int) -> tuple[bytes, frozenset[Triple]]:
+        states = list(chunks.states(places))
+        absent = frozenset(place for place, state in zip(places, states, strict=True) if state is None)
+        if absent:
+            check_there(store)
+        return hashlib.sha256(repr(states).encode()).digest(), absent
+
+    return looked(look, chunks.url)
 
 
 def _apart(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -169,39 +208,32 @@ def valid_voxels(voxels: NDArray[Any], nodata: float | None) -> NDArray[np.bool_
     return valid
 
 
-def _sample(
-    store: ts.TensorStore, sections: tuple[int, int], tiles: list[tuple[slice, slice]]
-) -> Iterator[tuple[Box, NDArray[Any]]]:
+def _sample(store: ts.TensorStore, boxes: list[Box], check: Check) -> Iterator[tuple[Box, NDArray[Any]]]:
     """Yield the tiles with their voxels; one that cannot be read is left out, and said."""
-    start, stop = sections
-    at_once = max(1, UNPACKED // max(unpacked_bytes(store[start:stop, ys, xs]) for ys, xs in tiles))
-    for first in range(0, len(tiles), at_once):
-        yield from _read_tiles(store, sections, tiles[first : first + at_once])
+    at_once = max(1, UNPACKED // max(unpacked_bytes(store[box.slices]) for box in boxes))
+    for first in range(0, len(boxes), at_once):
+        yield from _read_tiles(store, boxes[first : first + at_once], check)
 
 
-def _read_tiles(
-    store: ts.TensorStore, sections: tuple[int, int], tiles: list[tuple[slice, slice]]
-) -> Iterator[tuple[Box, NDArray[Any]]]:
+def _read_tiles(store: ts.TensorStore, boxes: list[Box], check: Check) -> Iterator[tuple[Box, NDArray[Any]]]:
     """Read tiles together, and yield them with their voxels."""
-    start, stop = sections
     reads = []
-    for ys, xs in tiles:
+    for box in boxes:
         try:
-            view = store[start:stop, ys, xs]
-            reads.append((ys, xs, read_checked(view) if unpacked_bytes(view) <= UNPACKED else None))
+            view = store[box.slices]
+            reads.append((box, read_checked(view) if unpacked_bytes(view) <= UNPACKED else None))
         except DataError as error:
             _log.warning("an input chunk is left out of the statistics: %s", error.message)
-    for ys, xs, read in reads:
-        box = Box((start, ys.start, xs.start), (stop, ys.stop, xs.stop))
+    for box, read in reads:
         try:
-            voxels = _result(read, store, (slice(start, stop), ys, xs))
+            voxels = _result(read, store, box, check)
         except (ValueError, OSError, DataError) as error:
             _log.warning("input voxels %s (z,y,x) cannot be read and are left out of the statistics: %s", box, error)
         else:
             yield box, voxels
 
 
-def _result(read: Any, store: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:
+def _result(read: Any, store: ts.TensorStore, box: Box, check: Check) -> NDArray[Any]:
     """Wait for a read; one that fails is begun anew, because a tile left out by chance would change the table.
 
     A tile whose chunks are too large to be unpacked together is None, and read now, chunk by chunk.
@@ -209,7 +241,15 @@ def _result(read: Any, store: ts.TensorStore, slices: tuple[slice, ...]) -> NDAr
     with suppress(ValueError, OSError):
         if read is not None:
             return np.asarray(read.result())
-    return read_part(store, slices)
+    return read_part(store, box.slices, check)
+
+
+def _blocks(shape: Triple, seed: int, channel: int) -> Iterator[list[Box]]:
+    """Yield the tiles of each block of the sample; they have its sections."""
+    for start in range(0, shape[0], BLOCK):
+        stop = min(start + BLOCK, shape[0])
+        tiles = _tiles(shape, (seed, channel, start // BLOCK))
+        yield [Box((start, ys.start, xs.start), (stop, ys.stop, xs.stop)) for ys, xs in tiles]
 
 
 def _tiles(shape: Triple, key: tuple[int, int, int]) -> list[tuple[slice, slice]]:

@@ -13,10 +13,13 @@ from volumetool.errors import DataError
 from volumetool.geometry import Box
 from volumetool.store.arrays import read_part, reopened
 from volumetool.store.kvstore import unwritable
+from volumetool.store.presence import Check
 from volumetool.store.retries import STORAGE, tried
 
 
-def read_voxels(store: ts.TensorStore, box: Box, what: str, bad: Callable[[Box], str] | None = None) -> NDArray[Any]:
+def read_voxels(
+    store: ts.TensorStore, box: Box, what: str, bad: Callable[[Box], str] | None = None, check: Check | None = None
+) -> NDArray[Any]:
     """Read a box of voxels.
 
     Parameters
@@ -29,6 +32,8 @@ def read_voxels(store: ts.TensorStore, box: Box, what: str, bad: Callable[[Box],
         Whose voxels they are, for the error.
     bad : callable, optional
         Names the chunks of a box that cannot be read.
+    check : callable, optional
+        Of a strict store, knows which chunks were stored before.
 
     Raises
     ------
@@ -36,7 +41,7 @@ def read_voxels(store: ts.TensorStore, box: Box, what: str, bad: Callable[[Box],
         ``data.unreadable``: a chunk is damaged or unreachable. ``data.oversized``: one is made to fill the memory.
     """
     try:
-        return read_part(store, box.slices)
+        return read_part(store, box.slices, check)
     except (ValueError, OSError) as error:
         raise DataError(
             "data.unreadable",

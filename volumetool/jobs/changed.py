@@ -123,10 +123,11 @@ class _Look:
                 return {}, f"chunks of its input are gone: {'; '.join(state.gone)}"
             if state.digest == record.read["stored"] and self._plan.job.input_check != "strict":
                 return record.read, ""
-            voxels = self._source.content(self._recipe, region)
+            voxels = self._source.content(self._recipe, region, state)
         except (DataError, InputError) as error:
             return {}, f"its input can no longer be read: {error.message}"
-        if voxels != record.read["voxels"]:
+        skips = self._plan.job.missing == "skip"
+        if voxels != record.read["voxels"] or (skips and len(state.absent) != record.read["absent"]):
             return {}, "its input has other voxels now"
         return {**record.read, "stored": state.digest, "absent": len(state.absent)}, ""
 

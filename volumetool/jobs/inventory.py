@@ -13,13 +13,16 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.errors import LedgerError
+from volumetool.enhancement.statistics import Statistics, sample_state
+from volumetool.errors import InputError, LedgerError
 from volumetool.geometry import Triple
+from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.store.chunks import MOST_LISTED, StoredChunks, stored_chunks
 from volumetool.store.kvstore import join_url, read_key, write_key
 from volumetool.store.open import open_volume
 from volumetool.store.presence import check_there, looked
+from volumetool.store.volume import Volume
 
 FOLDER = "stored"
 
@@ -32,18 +35,30 @@ def input_name(channel: int) -> str:
 MASK = "mask"
 
 
-def write_inventory(url: str, plan: Plan) -> None:
+def write_inventory(url: str, plan: Plan, statistics: Statistics) -> None:
     """List what is stored of a plan's input and mask, and write it into the job's folder.
 
     Raises
     ------
     InputError
-        ``input.vanished``: the input went away meanwhile.
+        ``input.vanished``: the input went away meanwhile. ``input.changed``: what the statistics were fitted on was written to.
+    DataError
+        ``data.unreadable``: the store does not answer.
     OutputError
         ``output.unwritable``, ``output.full``.
     """
-    for name, chunks, array in _inputs(plan):
-        if (listed := _list(chunks, array)) is not None:
+    job = plan.job
+    volume = open_volume(job.input, voxel_size=job.voxel_size)
+    inventory = {name: _list(chunks, array) for name, chunks, array in _inputs(job, volume)}
+    if statistics.sampled and sample_state(volume, job.level, job.seed) != statistics.sampled:
+        raise InputError(
+            "input.changed",
+            f"{job.input} was written to while the job was planned",
+            hint="let whatever writes there end, and run the same command again; nothing was begun",
+            where=volume.url,
+        )
+    for name, listed in inventory.items():
+        if listed is not None:
             write_key(url, f"{FOLDER}/{name}", zlib.compress(np.packbits(listed).tobytes()))
 
 
@@ -53,9 +68,7 @@ def _list(chunks: StoredChunks, array: ts.TensorStore) -> NDArray[np.bool_] | No
     return listed
 
 
-def _inputs(plan: Plan) -> Iterator[tuple[str, StoredChunks, ts.TensorStore]]:
-    job = plan.job
-    volume = open_volume(job.input, voxel_size=job.voxel_size)
+def _inputs(job: Job, volume: Volume) -> Iterator[tuple[str, StoredChunks, ts.TensorStore]]:
     for channel in range(volume.channels or 1):
         yield input_name(channel), stored_chunks(volume, job.level, channel), volume.open(job.level, channel)
     if job.mask is not None:

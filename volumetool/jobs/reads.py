@@ -60,8 +60,8 @@ class State:
         Of the states of all of them.
     chunks : int
         How many there are.
-    absent : tuple of int triples
-        Chunks of the input that are not stored: places in its grid.
+    absent, mask_absent : tuple of int triples
+        Chunks of the input, and of the mask, that are not stored: places in its grid.
     gone : tuple of str
         The first chunks of input and mask that are not stored, but were, by name.
     """
@@ -69,6 +69,7 @@ class State:
     digest: str
     chunks: int
     absent: tuple[Triple, ...]
+    mask_absent: tuple[Triple, ...] = ()
     gone: tuple[str, ...] = ()
 
 
@@ -125,11 +126,11 @@ class RegionInput:
         """
         digest = hashlib.blake2b(digest_size=8)
         absent: list[Triple] = []
+        mask_absent: list[Triple] = []
         lost: list[str] = []
         number = 0
-        own = self.chunks(channel)
-        both = ((input_name(channel), own, (1, 1, 1)), (MASK, self._mask_chunks, self.mask_factor))
-        for name, chunks, factor in both:
+        own = input_name(channel), self.chunks(channel), (1, 1, 1), absent
+        for name, chunks, factor, blank in (own, (MASK, self._mask_chunks, self.mask_factor, mask_absent)):
             if chunks is None:
                 continue
             known = self._known(name, chunks.grid)
@@ -141,9 +142,15 @@ class RegionInput:
                     known[place] = True
                 elif known is not None and known[place] and len(lost) < NAMED:
                     lost.append(chunks.name(place))
-                if state is None and chunks is own:
-                    absent.append(place)
-        return State(digest.hexdigest(), number, tuple(absent), tuple(lost))
+                if state is None:
+                    blank.append(place)
+        return State(digest.hexdigest(), number, tuple(absent), tuple(mask_absent), tuple(lost))
+
+    def checked(self, source: Source, channel: int, state: State) -> Source:
+        """Return a source of a channel where what is stored in a state never reads as not stored."""
+        check = self.chunks(channel).still_there(frozenset(state.absent))
+        masked = None if self._mask_chunks is None else self._mask_chunks.still_there(frozenset(state.mask_absent))
+        return replace(source, check=check, mask_check=masked)
 
     def read_in_one_state(self, recipe: Recipe, region: Region, make: Callable[[Source], T]) -> tuple[T, dict[str, Any]]:
         """Make something of a region's input that is all read from the same stored chunks.
@@ -175,7 +182,8 @@ class RegionInput:
             self._check_missing(region, state)
             absent = functools.partial(self.chunks(region.channel).absent, among=frozenset(state.absent))
             skipped = absent if self.job.missing == "skip" else None
-            made = make(replace(self.source(region.channel), seen=seen, absent=skipped))
+            source = self.checked(self.source(region.channel), region.channel, state)
+            made = make(replace(source, seen=seen, absent=skipped))
             if self.state(region.channel, windows).digest == state.digest:
                 return made, _note(state, seen)
         raise InputError(
@@ -218,8 +226,8 @@ class RegionInput:
                 where=self.volume.url,
             )
 
-    def content(self, recipe: Recipe, region: Region) -> int:
-        """Read what a region reads, and return its checksum.
+    def content(self, recipe: Recipe, region: Region, state: State) -> int:
+        """Read what a region reads, all of it in a state, and return its checksum.
 
         Raises
         ------
@@ -227,7 +235,8 @@ class RegionInput:
             ``data.unreadable``.
         """
         seen = Seen()
-        read_input(recipe, region, replace(self.source(region.channel), seen=seen))
+        source = self.checked(self.source(region.channel), region.channel, state)
+        read_input(recipe, region, replace(source, seen=seen))
         return seen.checksum
 
 

@@ -229,6 +229,8 @@ def prepare(plan: Plan, statistics: Statistics) -> None:
     ------
     LedgerError
         ``ledger.plan``: another run planned this output meanwhile. ``ledger.other-output``: the output is another job's.
+    InputError
+        ``input.changed``: the input was written to while the job was planned.
     OutputError
         ``output.damaged``: metadata are lost, and what lies beside them is recorded as done.
     """
@@ -248,7 +250,7 @@ def prepare(plan: Plan, statistics: Statistics) -> None:
         _delete_earlier(place, folder)
         stored = None
     if stored is None:
-        write_inventory(folder, plan)
+        write_inventory(folder, plan, statistics)
         write_plan(plan, statistics)
     else:
         read_statistics(folder, stored)

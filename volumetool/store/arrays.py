@@ -13,7 +13,7 @@ from volumetool.paths import refuse_special
 from volumetool.store.codecs import readable_metadata
 from volumetool.store.kvstore import brief, is_local, join_url, kvstore_spec, local_path, read_key, shared_context
 from volumetool.store.limits import check_array, read_bounded
-from volumetool.store.presence import METADATA, gone, is_absence, read_sparse, url_of
+from volumetool.store.presence import METADATA, Check, gone, is_absence, read_sparse, url_of
 from volumetool.store.retries import STORAGE, VanishedError
 
 Driver = Literal["zarr", "zarr3", "n5", "neuroglancer_precomputed"]
@@ -99,16 +99,25 @@ def reopened(array: ts.TensorStore) -> ts.TensorStore:
     ).result()
 
 
-def read_part(array: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:
+def read_part(array: ts.TensorStore, slices: tuple[slice, ...], check: Check | None = None) -> NDArray[Any]:
     """Read a part of a stored array; what fails is read again through another handle.
+
+    Parameters
+    ----------
+    array : tensorstore.TensorStore
+        The array.
+    slices : tuple of slice
+        The part.
+    check : callable, optional
+        Of a strict array, knows which chunks were stored before: see `StoredChunks.still_there`.
 
     Raises
     ------
     DataError
         ``data.oversized``: a chunk is made to fill the memory.
     InputError
-        ``input.vanished``: a strict array is gone, and did not come back within seconds. ``input.no-ranges``: a server gives
-        out whole files alone.
+        ``input.vanished``: a strict array, or a chunk of it that was stored before, is gone, and did not come back within
+        seconds. ``input.no-ranges``: a server gives out whole files alone.
     ValueError, OSError
         From tensorstore, when it must be given up.
     """
@@ -122,7 +131,7 @@ def read_part(array: ts.TensorStore, slices: tuple[slice, ...]) -> NDArray[Any]:
                 raise _without_ranges(array) from error
             if not is_absence(error):
                 raise
-        return read_sparse(reopened(array)[slices])
+        return read_sparse(reopened(array)[slices], check)
 
     try:
         return STORAGE.call(read)

@@ -25,7 +25,7 @@ from volumetool.store.arrays import open_array
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import is_local, join_url, kvstore_spec, list_keys, local_path, shared_context
 from volumetool.store.precomputed import SHARDED, find_precomputed
-from volumetool.store.presence import check_there, looked
+from volumetool.store.presence import Check, Slices, check_there, looked
 from volumetool.store.retries import VanishedError
 from volumetool.store.volume import Volume
 
@@ -135,6 +135,18 @@ class StoredChunks:
             return frozenset(absent)
 
         return looked(look, self.url)
+
+    def still_there(self, absent: Container[Triple]) -> Check:
+        """Return what `read_part` asks about parts of the array that read as not stored, given the places that never were."""
+
+        def check(parts: list[Slices]) -> None:
+            boxes = (Box(*map(_triple, zip(*((part.start, part.stop) for part in slices), strict=True))) for slices in parts)
+            places = dict.fromkeys(place for box in boxes for place in self.places(box) if place not in absent)
+            for place, state in zip(places, self.states(places), strict=True):
+                if state is None:
+                    raise VanishedError(f"no longer stored: {self.name(place)}")
+
+        return check
 
     def states(self, places: Iterable[Triple]) -> Iterator[bytes | None]:
         """Yield the state of each chunk, None where it is not stored.

@@ -2,7 +2,8 @@
 
 Formats leave blank chunks out, and a chunk that was deleted, or whose disk is not mounted, looks just like them. So arrays that
 are somebody's input are opened ``strict``: reading a chunk that is not stored fails. Such chunks are then looked for twice, and
-between the two looks the array's metadata must be there. A volume that is away for a while is away for one of the three.
+between the two looks the array's metadata must be there, and all chunks that are known to have been stored. What is away for a
+while is away for one of the three.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ _DECISIVE: Final = {
 """Members of the metadata by which stored bytes become voxels, by tensorstore's driver."""
 
 Slices = tuple[slice, ...]
+Check = Callable[[list[Slices]], None]
+"""Told of parts of an array, one in each chunk, that read as not stored; raises VanishedError where they were stored before."""
+
 T = TypeVar("T")
 
 
@@ -50,13 +54,15 @@ def is_absence(error: Exception) -> bool:
     return text.startswith("NOT_FOUND: chunk ") and "is missing" in text
 
 
-def read_sparse(view: ts.TensorStore) -> NDArray[Any]:
+def read_sparse(view: ts.TensorStore, check: Check | None = None) -> NDArray[Any]:
     """Read a part of a strict array some of whose chunks are not stored: their voxels are the array's fill value.
 
     Parameters
     ----------
     view : tensorstore.TensorStore
         The part; opened ``strict``, and without a cache.
+    check : callable, optional
+        Knows which chunks were stored before.
 
     Raises
     ------
@@ -76,6 +82,8 @@ def read_sparse(view: ts.TensorStore) -> NDArray[Any]:
             inside = zip(chunk, view.domain.inclusive_min, strict=True)
             voxels[tuple(slice(part.start - first, part.stop - first) for part, first in inside)] = found
     check_there(view)
+    if check is not None:
+        check(absent)
     for _, found in _read_chunks(view, absent):
         if found is not None:
             raise VanishedError(f"a chunk of {url_of(view)} was absent for a while")

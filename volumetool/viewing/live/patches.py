@@ -119,10 +119,11 @@ class PatchMaker:
         windows, source = [self._window(place)], self._source_of(place.channel)
         try:
             for _ in range(READINGS):
-                state = self._stored.settled(place.channel, windows).digest
-                column = read_column(self.recipe, place.channel, source, place.position)
-                if self._stored.state(place.channel, windows).digest == state:
-                    return column, state
+                state = self._stored.settled(place.channel, windows)
+                checked = self._stored.checked(source, place.channel, state)
+                column = read_column(self.recipe, place.channel, checked, place.position)
+                if self._stored.state(place.channel, windows).digest == state.digest:
+                    return column, state.digest
             raise changed_while_read(self._stored.volume.url, LOOK_AGAIN)
         except Exception as error:  # noqa: BLE001  (told to whoever wants this patch)
             return error
