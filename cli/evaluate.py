@@ -26,6 +26,9 @@ def evaluate(
     second: Annotated[
         str | None, typer.Option(help="A second acquisition of the field, restored separately: for FRC and FSC.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model that restored LOW: scored after a filter along z, and for expected errors.")
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(parser=local_path, help="HTML file to write: one page that holds everything.")
     ] = None,
@@ -51,6 +54,7 @@ def evaluate(
         return
     if restored is None or truth is None:
         raise ConfigError("config.option", "two volumes are needed", hint="volumetool evaluate RESTORED TRUTH [--low LOW]")
+    from volumetool.models import load_model
     from volumetool.quality.evaluation import Request
     from volumetool.quality.matching import Volumes
     from volumetool.store.open import open_volume
@@ -65,6 +69,7 @@ def evaluate(
         tune=tune,
         seed=seed,
         same_corner=same_corner,
+        model=None if model is None else load_model(model),
     )
     if blind is not None:
         _write_kit(request, blind, as_json=as_json and report is None)
@@ -126,6 +131,8 @@ def _print(found: Evaluation) -> None:
         curve = getattr(found, name)
         words = "; ".join(f"{crossing.threshold}: {crossing.words}" for crossing in getattr(curve, "crossings", ()))
         facts[name] = f"n/a: {curve.reason}" if isinstance(curve, NotAvailable) else words
+    if found.expected_error is not None:
+        facts["expected error"] = found.expected_error.words
     print_facts(facts)
 
 

@@ -17,10 +17,14 @@ from volumetool.cli.main import main
 from volumetool.errors import ConfigError
 from volumetool.jobs.api import enhance
 from volumetool.jobs.convert import convert_volume
-from volumetool.models import Metric, Provenance, load_model
+from volumetool.models import Metric, Provenance, UNet, load_model
 from volumetool.store.conversion import plan_conversion
 from volumetool.store.open import open_volume
-from volumetool.training.train import find_no_gain, train
+from volumetool.training.held_out import held_out
+from volumetool.training.pairs import Sampler
+from volumetool.training.restore import grey_limits, restore_volume
+from volumetool.training.sources import open_sources
+from volumetool.training.train import find_no_gain, make_card, train
 
 KINDS: dict[str, dict[str, Any]] = {
     "2d": {},
@@ -70,6 +74,22 @@ def test_the_card_says_what_the_model_was_made_of(tmp_path: Path) -> None:
     methods = {(metric.protocol.split()[0], metric.method) for metric in card.provenance.metrics}
     assert methods == {(recipe, method) for recipe in config.degradation.recipes for method in ("linear", "net")}
     assert card.overlap[1] - 2 * card.trim[1] > 0
+
+
+def test_the_card_keeps_the_factor_by_which_errors_are_larger_than_expected(tmp_path: Path) -> None:
+    config = small_training(tmp_path, architecture=ARCHITECTURE | {"expected_error": True})
+    sampler = Sampler(open_sources(config), config)
+    network = UNet(config.architecture).eval().requires_grad_(requires_grad=False)
+    assert network.error_head is not None
+    network.error_head[3].weight.zero_()
+    network.error_head[3].bias.fill_(np.log(0.02))
+    errors = []
+    for volume in held_out(sampler):
+        low, high = grey_limits(volume.coarse, config.normalisation)
+        restored = restore_volume(network, volume.coarse, config.normalisation)
+        errors.append(np.abs(restored - volume.fine).mean() / (0.02 * (high - low)))
+    assert make_card(network, sampler).error_factor == pytest.approx(np.mean(errors), rel=1e-4)
+    assert load_model(train(small_training(tmp_path), tmp_path / "run", Told())).card.error_factor is None
 
 
 def test_curves_and_pictures_lie_beside_the_model(tmp_path: Path) -> None:

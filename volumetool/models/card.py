@@ -149,6 +149,9 @@ class ModelCard(BaseModel):
         Coarse voxel sizes it is meant for; None takes any.
     precision_safe : tuple of str
         Precisions whose results are known to be good.
+    error_factor : float or None
+        What expected errors are multiplied by to be right on the validation part of the training data; None where there is
+        no such part, or no such output.
     architecture : UNetConfig
         The network's configuration.
     provenance : Provenance
@@ -172,6 +175,7 @@ class ModelCard(BaseModel):
     polarity: str = ""
     voxel_size: VoxelSizeRange | None = None
     precision_safe: tuple[Precision, ...] = ("float32",)
+    error_factor: float | None = Field(None, gt=0)
     architecture: UNetConfig
     provenance: Provenance = Provenance()
 

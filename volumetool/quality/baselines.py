@@ -35,6 +35,10 @@ REACH = 2
 Z_REACH = 5
 """The same for the Gaussian along z, which is quick."""
 
+Z_SIGMA = "sigma in sections"
+Z_GRID = (0.0, 0.4, 0.6, 0.8, 1.0, 1.2, 1.6, 2.0)
+"""What its strength is, and those to try."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -238,8 +242,6 @@ def _each(*strengths: float) -> tuple[Strength, ...]:
 
 
 _IN_NOISE = "in standard deviations of the section's noise"
-_Z_SIGMA = "sigma in sections"
-_Z_GRID = (0.0, 0.4, 0.6, 0.8, 1.0, 1.2, 1.6, 2.0)
 _NLM_GRID = _each(0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5)
 _TV_GRID = _each(0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 4.0, 6.0)
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -280,9 +282,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "z-gauss+bicubic",
                 "cubic",
                 _after_z_gauss(_gauss),
-                f"{_Z_SIGMA}, sigma in coarse voxels",
+                f"{Z_SIGMA}, sigma in coarse voxels",
                 (0.6, 0.4),
-                tuple(product(_Z_GRID, (0.0, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.4))),
+                tuple(product(Z_GRID, (0.0, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.4))),
                 Z_REACH,
             ),
             Method("nlm-3d", "cubic", _non_local_means_3d, f"h {_IN_NOISE}", (0.6,), _NLM_GRID, REACH),

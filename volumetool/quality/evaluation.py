@@ -16,7 +16,9 @@ import numpy as np
 
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box
+from volumetool.models import Model
 from volumetool.quality.baselines import METHODS, Strength, tune
+from volumetool.quality.expected_error import MOST_BLOCKS, ErrorTally
 from volumetool.quality.findings import Evaluation, Gain, NotAvailable, Pick, Protocol, Row, Spectrum
 from volumetool.quality.frc import (
     FEWEST,
@@ -30,6 +32,8 @@ from volumetool.quality.frc import (
 from volumetool.quality.intervals import Doubles, bootstrap, draw_sums, interval
 from volumetool.quality.matching import Matched, Volumes
 from volumetool.quality.metrics import Scores, score
+from volumetool.quality.network import Network
+from volumetool.quality.resample import Floats
 from volumetool.quality.sums import METRICS, Sums
 from volumetool.quality.tiles import Restorer, Tile, cut_tiles, spread_sections
 
@@ -67,6 +71,9 @@ class Request:
         Of the bootstrap.
     same_corner : bool
         See `Matched`.
+    model : Model, optional
+        What restored the volume: a row tells what it makes of sections that were filtered along z first; and the errors
+        that it expects, if it does, are held against those that it makes.
     """
 
     volumes: Volumes
@@ -76,6 +83,7 @@ class Request:
     tune: bool = False
     seed: int = 0
     same_corner: bool = False
+    model: Model | None = None
 
 
 def evaluate(request: Request, progress: Progress | None = None) -> Evaluation:
@@ -95,7 +103,7 @@ def evaluate(request: Request, progress: Progress | None = None) -> Evaluation:
     Raises
     ------
     InputError, ConfigError
-        As `Matched`; ``config.data-range``: not known from the dtype.
+        As `Matched` and `Network`; ``config.data-range``: not known from the dtype.
     DataError
         ``data.unreadable``.
     """
@@ -115,9 +123,12 @@ class _Run:
         self.sections = spread_sections(self.matched.box, max(1, request.sections))
         self.tiles = list(cut_tiles(self.matched.box, self.sections))
         classical = self._classical()
+        self.network = None if request.model is None else Network(request.model, self.matched)
         self.strengths = self._tuned(classical) if request.tune else {}
-        self.restorer = Restorer(self.matched, self.strengths)
-        self.sums = {name: Sums(self.matched.box, len(self.sections), self.data_range) for name in [RESTORED, *classical]}
+        self.restorer = Restorer(self.matched, self.strengths, self.network)
+        rows = [RESTORED, *classical, *([self.network.name] if self._stacked and self.network else [])]
+        self.sums = {name: Sums(self.matched.box, len(self.sections), self.data_range) for name in rows}
+        self.tally = self._error_tally()
         side = min(PATCH, *self.matched.box.shape[1:])
         self.rings = Shells((side, side), self.matched.volumes.truth.voxel_size[1:])
         self.power = {name: np.zeros(len(self.rings.counts)) for name in [TRUTH, *self.sums]}
@@ -130,6 +141,9 @@ class _Run:
             truth = self.restorer.section(TRUTH, tile.seen)
             for name, sums in self.sums.items():
                 sums.add_moments(tile, self.restorer.section(name, tile.seen), truth)
+            if self.tally is not None and self.network is not None:
+                made = np.abs(self.network.restore(tile.owned)[0] - self.matched.read(TRUTH, tile.owned)[0])
+                self.tally.add(self.network.expect_error(tile.owned)[0], made)
             self.progress(number + 1, steps)
         for number, tile in enumerate(self.tiles, start=len(self.tiles)):
             self._second_pass(tile)
@@ -145,6 +159,7 @@ class _Run:
             fsc=self._fsc(protocol),
             spectrum=self._spectrum(),
             picks=self._picks(),
+            expected_error=None if self.tally is None else self.tally.result(),
         )
 
     def _second_pass(self, tile: Tile) -> None:
@@ -166,24 +181,38 @@ class _Run:
 
     def _classical(self) -> list[str]:
         """Name the methods to run: those that are installed, and that see neighbours only where there are any."""
-        low = self.request.volumes.low
-        if low is None:
+        if self.request.volumes.low is None:
             return []
-        return [name for name, method in METHODS.items() if method.installed and (low.shape[0] > 1 or not method.reach)]
+        return [name for name, method in METHODS.items() if method.installed and (self._stacked or not method.reach)]
+
+    @property
+    def _stacked(self) -> bool:
+        """Whether sections of the low-resolution volume have neighbours."""
+        low = self.request.volumes.low
+        return low is not None and low.shape[0] > 1
+
+    def _error_tally(self) -> ErrorTally | None:
+        card = None if self.network is None else self.network.card
+        if card is None or not card.architecture.expected_error:
+            return None
+        return ErrorTally(card.error_factor, MOST_BLOCKS // len(self.tiles))
 
     def _tuned(self, classical: list[str]) -> dict[str, Strength]:
         """Tune on squares in the middle of evenly spread tiles; along z the truth is averaged to the coarse sections."""
         scale = self.matched.scale
         assert scale is not None  # noqa: S101  (checked with the request)
-        pairs = []
+        places: list[tuple[Box, Floats]] = []
         for tile in self.tiles[:: max(1, len(self.tiles) // _TUNING_TILES)][:_TUNING_TILES]:
             coarse = _middle(tile.owned, scale)
             fine = coarse.enlarged(scale)
             if self.matched.box.contains(fine) and coarse.voxels:
                 truth = self.matched.read(TRUTH, fine).mean(axis=0, dtype=np.float32)
-                reach = max(METHODS[name].reach for name in classical)
-                pairs.append((self.matched.read_low(coarse, reach), truth))
+                places.append((coarse, truth))
+        reach = max(METHODS[name].reach for name in classical)
+        pairs = [(self.matched.read_low(coarse, reach), truth) for coarse, truth in places]
         found = {name: tune(name, pairs) for name in classical if pairs}
+        if self.network is not None and self._stacked and places:
+            found[self.network.name] = self.network.tune([(coarse.enlarged(scale), truth) for coarse, truth in places])
         return {name: strength for name, strength in found.items() if strength}
 
     def _draws(self) -> dict[str, Doubles]:
@@ -193,7 +222,7 @@ class _Run:
 
     def _row(self, name: str, drawn: Doubles) -> Row:
         sums = self.sums[name]
-        method = METHODS.get(name)
+        method = self.network if self.network is not None and name == self.network.name else METHODS.get(name)
         per_section = sums.table.sum(axis=(1, 2))  # (sections, columns)
         return Row(
             name=name,
@@ -208,8 +237,8 @@ class _Run:
 
     def _gain(self, metric: str, rows: Sequence[Row], draws: Mapping[str, Doubles]) -> Gain:
         """Compare the restored row with the best classical row, on the same draws of blocks."""
-        ours, *rivals = rows
-        best = max(rivals, key=lambda row: getattr(row.scores, metric))
+        ours, *others = rows
+        best = max((row for row in others if row.name in METHODS), key=lambda row: getattr(row.scores, metric))
         mine, its = (self.sums[row.name].score(draws[row.name], metric) for row in (ours, best))
         with np.errstate(invalid="ignore"):  # both equal to the truth
             value = float(np.subtract(getattr(ours.scores, metric), getattr(best.scores, metric)))

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from volumetool.geometry import Box, Size, Triple
+from volumetool.quality.expected_error import ExpectedError
 from volumetool.quality.frc import Correlation
 from volumetool.quality.metrics import Scores
 
@@ -36,7 +37,7 @@ class Row:
     Attributes
     ----------
     name : str
-        ``"restored"``, or a classical method.
+        ``"restored"``, a classical method, or a network after a filter.
     strength : tuple of float
         The numbers of a classical method's strength; none, (), where there is no such thing.
     meaning : str
@@ -169,6 +170,7 @@ class Evaluation:
     fsc: Correlation | NotAvailable
     spectrum: Spectrum
     picks: tuple[Pick, ...]
+    expected_error: ExpectedError | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values; an infinite PSNR, which JSON has no number for, is None."""

@@ -112,6 +112,7 @@ def render(evaluation: Evaluation, request: Request) -> str:
         fields=[(pick, _caption(pick), _pictures(pick, restorer, evaluation)) for pick in evaluation.picks],
         spectrum=_spectrum(evaluation),
         sections=_sections(evaluation),
+        expected_error=evaluation.expected_error,
         frc=_correlation("Fourier ring correlation", evaluation.frc, _limit(evaluation, (1, 2))),
         fsc=_correlation("Fourier shell correlation", evaluation.fsc, _limit(evaluation, (0, 1, 2))),
     )
@@ -137,7 +138,11 @@ def _cells(row: Row, evaluation: Evaluation) -> dict[str, Any]:
             }
         )
     note = f"{row.shown_strength} ({row.meaning}{', tuned here' if row.tuned else ''})" if row.strength else ""
-    return {"name": row.name, "note": note, "ours": row.name == RESTORED, "colour": COLOURS[row.name], "cells": cells}
+    return {"name": row.name, "note": note, "ours": row.name == RESTORED, "colour": _colour(row.name), "cells": cells}
+
+
+def _colour(name: str) -> str:
+    return COLOURS.get(name, "#495057")  # of a network
 
 
 def _number(value: float, digits: int) -> str:
@@ -188,7 +193,7 @@ def _spectrum(evaluation: Evaluation) -> str:
     front = (TRUTH, RESTORED)
     order = sorted(found.power, key=lambda name: name in front)  # the two that matter are drawn last
     x = found.per_nm[1:]
-    curves = [Curve(name, x, found.power[name][1:], COLOURS[name], width=2.2 if name in front else 1.1) for name in order]
+    curves = [Curve(name, x, found.power[name][1:], _colour(name), width=2.2 if name in front else 1.1) for name in order]
     chart = Chart(
         title="Radial power spectra of the truth and of every method",
         x_label="spatial frequency, 1/nm",

@@ -8,8 +8,9 @@ the section.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from volumetool.geometry import Box
 from volumetool.quality.baselines import METHODS, Method, Strength, filtered
 from volumetool.quality.matching import Matched
 from volumetool.quality.metrics import as_stored
+from volumetool.quality.network import Network
 from volumetool.quality.resample import Floats, enlarge, taps
 
 TILE = 1024
@@ -31,7 +33,7 @@ MARGIN = 16
 """Coarse voxels that classical filters see beyond a tile. Filters that look farther see the tile's edge."""
 
 KEPT_BYTES = 2**28
-"""Filtered coarse tiles that the second pass finds again."""
+"""Filtered coarse tiles, and those of a network, that the second pass finds again."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,15 @@ class Restorer:
         The volumes.
     strengths : mapping
         Strength per classical method; methods not named have their own.
+    network : Network, optional
+        Gives one more row, under its name.
     """
 
-    def __init__(self, matched: Matched, strengths: Mapping[str, Strength] | None = None) -> None:
+    def __init__(
+        self, matched: Matched, strengths: Mapping[str, Strength] | None = None, network: Network | None = None
+    ) -> None:
         self._matched = matched
+        self._network = network
         self._strengths = dict(strengths or {})
         self._kept: OrderedDict[tuple[str, Box], Floats] = OrderedDict()
         self._bytes = 0
@@ -93,10 +100,14 @@ class Restorer:
         Parameters
         ----------
         name : str
-            ``"restored"``, ``"second"``, ``"truth"`` or a classical method.
+            ``"restored"``, ``"second"``, ``"truth"``, a classical method or the network's.
         seen : Box
             Voxels of the truth.
         """
+        if self._network is not None and name == self._network.name:
+            (sigma,) = self._strengths.get(name, self._network.strength)
+            grey = self._keep((name, seen), partial(self._network.restore, seen, sigma))[0]
+            return as_stored(grey, self._matched.volumes.truth.dtype)
         if name not in METHODS:
             section: NDArray[Any] = self._matched.read(name, seen)[0]
             return section
@@ -132,10 +143,12 @@ class Restorer:
         if method.filter is None:
             coarse: Floats = self._matched.read("low", box)[0].astype(np.float32)
             return coarse
-        key = (method.name, box)
+        strength = self._strengths.get(method.name, ())
+        return self._keep((method.name, box), lambda: filtered(method, self._matched.read_low(box, method.reach), strength))
+
+    def _keep(self, key: tuple[str, Box], make: Callable[[], Floats]) -> Floats:
         if key not in self._kept:
-            sections = self._matched.read_low(box, method.reach)
-            found = filtered(method, sections, self._strengths.get(method.name, ()))
+            found = make()
             self._kept[key] = found
             self._bytes += found.nbytes
             while self._bytes > KEPT_BYTES and len(self._kept) > 1:

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from volumetool.geometry import Box, Triple
 from volumetool.models import Metric, UNet
+from volumetool.quality.expected_error import most_likely_factor
 from volumetool.quality.metrics import score
 from volumetool.quality.resample import enlarge
 from volumetool.training.config import TrainConfig
 from volumetool.training.overlap import Cut, least_cut, measure_cuts
 from volumetool.training.pairs import Sampler
-from volumetool.training.restore import restore_volume, safe_margin
+from volumetool.training.restore import expect_errors, restore_volume, safe_margin
 from volumetool.training.sources import Part
 
 Floats = NDArray[np.float32]
@@ -109,6 +110,21 @@ def measure(network: UNet, sampler: Sampler) -> tuple[Metric, ...]:
         for protocol, methods in found.items()
         for method, rows in methods.items()
     )
+
+
+def calibrate(network: UNet, sampler: Sampler) -> float | None:
+    """Return the factor that makes the errors that a network expects those of what was held out, None if there is none.
+
+    All sources and recipes count alike. See `volumetool.quality.expected_error`.
+    """
+    if not sampler.config.architecture.expected_error:
+        return None
+    factors = []
+    for volume in held_out(sampler):
+        restored = restore_volume(network, volume.coarse, sampler.config.normalisation)
+        expected = expect_errors(network, volume.coarse, sampler.config.normalisation)
+        factors.append(most_likely_factor(expected, restored - volume.fine))
+    return float(np.mean(factors)) if factors else None
 
 
 def measure_overlap(network: UNet, sampler: Sampler) -> tuple[Triple, Triple]:

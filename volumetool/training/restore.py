@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from volumetool.geometry import Triple, mirror_index
 from volumetool.models import Normalisation, UNet, UNetConfig
@@ -58,7 +60,6 @@ def cut(network: UNet, volume: NDArray[Any], start: Triple, stop: Triple) -> Flo
     return np.stack([box[z : z + 2 * reach + 1] for z in range(len(box) - 2 * reach)])  # (z, channels, y, x)
 
 
-@torch.inference_mode()
 def restore(network: UNet, patches: Floats, limits: tuple[float, float]) -> Floats:
     """Run a network on grey values.
 
@@ -76,14 +77,21 @@ def restore(network: UNet, patches: Floats, limits: tuple[float, float]) -> Floa
     ndarray
         float32 (z*fz, y*fy, x*fx), grey values, neither clipped nor rounded.
     """
+    restored = _run(network, patches, limits, network)
+    restored += np.float32(limits[0])
+    return restored
+
+
+@torch.inference_mode()
+def _run(network: UNet, patches: Floats, limits: tuple[float, float], forward: Callable[[Tensor], Tensor]) -> Floats:
+    """Return the output (z*fz, y*fy, x*fx) in grey levels above the lower limit."""
     low, high = limits
     unit = (patches - np.float32(low)) / np.float32(high - low)
     # Section by section: memory stays that of one.
-    parts = [network(torch.from_numpy(each[None]))[0, 0].numpy() for each in unit]
-    restored: Floats = np.stack(parts) if network.config.dims == 2 else parts[0]  # (z*fz, y*fy, x*fx)
-    restored *= np.float32(high - low)
-    restored += np.float32(low)
-    return restored
+    parts = [forward(torch.from_numpy(each[None]))[0, 0].numpy() for each in unit]
+    fine: Floats = np.stack(parts) if network.config.dims == 2 else parts[0]
+    fine *= np.float32(high - low)
+    return fine
 
 
 def restore_volume(
@@ -107,9 +115,23 @@ def restore_volume(
     ndarray
         float32 (z*fz, y*fy, x*fx), grey values, neither clipped nor rounded.
     """
+    chosen = limits or grey_limits(volume, normalisation)
+    return _inside(network, volume, lambda patches: restore(network, patches, chosen))
+
+
+def expect_errors(network: UNet, volume: NDArray[Any], normalisation: Normalisation) -> Floats:
+    """Return the absolute errors that a network with this output expects of `restore_volume`, in grey levels."""
+    limits = grey_limits(volume, normalisation)
+    return _inside(
+        network, volume, lambda patches: _run(network, patches, limits, lambda x: network.forward_with_error(x)[1].exp())
+    )
+
+
+def _inside(network: UNet, volume: NDArray[Any], run: Callable[[Floats], Floats]) -> Floats:
+    """Run on the volume with the margin that it needs, and cut that off again."""
     margin, grain = safe_margin(network.config), network.config.granularity
     z, y, x = (n + m + -n % g for n, m, g in zip(volume.shape, margin, grain, strict=True))
     low = (-margin[0], -margin[1], -margin[2])
-    whole = restore(network, cut(network, volume, low, (z, y, x)), limits or grey_limits(volume, normalisation))
+    whole = run(cut(network, volume, low, (z, y, x)))
     inside = (slice(m * f, (m + n) * f) for m, n, f in zip(margin, volume.shape, network.config.scale, strict=True))
     return np.ascontiguousarray(whole[tuple(inside)])

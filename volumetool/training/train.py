@@ -18,7 +18,7 @@ from volumetool.store.limits import check_memory
 from volumetool.training.checkpoint import mean_weights, read_checkpoint, read_inputs
 from volumetool.training.config import CardConfig, TrainConfig
 from volumetool.training.fit import Watcher, fit
-from volumetool.training.held_out import measure, measure_overlap
+from volumetool.training.held_out import calibrate, measure, measure_overlap
 from volumetool.training.pairs import Sampler
 from volumetool.training.preview import write_progress
 from volumetool.training.sources import Source, open_sources
@@ -171,6 +171,7 @@ def make_card(network: UNet, sampler: Sampler) -> ModelCard:
         polarity=config.card.polarity,
         voxel_size=_voxel_size(config.card, sampler),
         precision_safe=("float32", "bfloat16") if config.precision == "bfloat16" else ("float32",),
+        error_factor=calibrate(network, sampler),
         architecture=architecture,
         provenance=Provenance(
             data=tuple(dict.fromkeys([*map(_citation, sampler.sources), *_started_from(config)])),
