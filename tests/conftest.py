@@ -26,7 +26,9 @@ STARTUP = str(Path(__file__).with_name("startup"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What tests find out about this machine is not the user's; processes that they start see the same folder.
-os.environ.setdefault("VOLUMETOOL_CACHE", tempfile.mkdtemp(prefix="volumetool-tests-"))
+_CACHE = None if "VOLUMETOOL_CACHE" in os.environ else tempfile.mkdtemp(prefix="volumetool-tests-")
+if _CACHE is not None:
+    os.environ["VOLUMETOOL_CACHE"] = _CACHE
 
 # Fake models are known here, and in processes that tests start.
 register_fakes()
@@ -132,6 +134,12 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     ):
         monkeypatch.setenv(key, value)
     return f"s3://{name}"
+
+
+def pytest_unconfigure() -> None:
+    """Delete the folder of the cache, in the process that made it."""
+    if _CACHE is not None:
+        shutil.rmtree(_CACHE, ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)
