@@ -164,6 +164,21 @@ def test_an_interrupted_run_goes_on_and_other_settings_are_refused(fine: Path, m
     assert not np.array_equal(voxels(crappify_volume(other, overwrite=True).url), first)
 
 
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}])
+def test_a_run_that_was_killed_before_its_first_metadata_blocks_no_other_settings(
+    fine: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, bool]
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("volumetool.store.create.write_key", die)
+        with pytest.raises(KeyboardInterrupt):
+            crappify_volume(plan_crappification(asked(fine)))
+    other = plan_crappification(asked(fine, scale=(2, 2, 2)))
+    assert crappify_volume(other, **options).attributes["status"] == "complete"
+
+
 @pytest.mark.parametrize(("free", "threads"), [(2**40, job.MOST_THREADS), (6 * 10**6, 1)])
 def test_there_are_as_many_threads_as_memory_holds(
     fine: Path, monkeypatch: pytest.MonkeyPatch, free: int, threads: int

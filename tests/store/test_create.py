@@ -267,3 +267,25 @@ def test_creating_warns_of_nothing(tmp_path: Path, layout: VolumeLayout) -> None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         create_volume(str(tmp_path / "v.zarr"), layout, {})
+
+
+def test_a_creation_that_was_killed_blocks_no_other_layout_unless_it_holds_voxels(
+    tmp_path: Path, layout: VolumeLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = VolumeLayout("uint8", plan_levels((9, 30, 30), (8.0, 4.0, 4.0), (0.0, 0.0, 0.0), (4, 8, 8), (8, 32, 16)))
+    url = str(tmp_path / "v.zarr")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("volumetool.store.create.write_key", die)
+        with pytest.raises(KeyboardInterrupt):
+            create_volume(url, layout, {})
+    assert create_volume(url, other, {}).shape == (9, 30, 30)
+    assert sorted(path.name for path in (tmp_path / "v.zarr").glob("*/zarr.json")) == ["zarr.json"] * len(other.levels)
+    open_for_writing(url, other)[0].write(1).result()
+    (tmp_path / "v.zarr" / "zarr.json").unlink()
+    with pytest.raises(OutputError) as caught:
+        create_volume(url, layout, {})
+    assert caught.value.code == "output.exists"

@@ -22,15 +22,18 @@ from volumetool.store.found import Json, read_json
 from volumetool.store.kvstore import (
     brief,
     canonical_url,
+    delete_key,
     encode_json,
     is_local,
     join_url,
     kvstore_spec,
+    list_keys,
     local_path,
     shared_context,
     unwritable,
     write_key,
 )
+from volumetool.store.limits import MOST_LEVELS
 from volumetool.store.open import open_volume
 from volumetool.store.retries import STORAGE
 from volumetool.store.volume import DTYPES, Volume
@@ -105,7 +108,8 @@ def create_volume(url: str, layout: VolumeLayout, attributes: Mapping[str, Any])
     place = canonical_url(url)
     _check_layout(place, layout)
     group = group_metadata(layout, attributes)
-    _refuse_other(place, group)
+    if not _refuse_other(place, group):
+        _delete_empty_levels(place)
     create_levels(place, layout, range(len(layout.levels)))
     write_key(place, "zarr.json", encode_json(group))
     return open_volume(place)
@@ -322,14 +326,26 @@ def _check_layout(place: str, layout: VolumeLayout) -> None:
             )
 
 
-def _refuse_other(place: str, group: Json) -> None:
-    """Refuse a place where something else is; the same volume with the same provenance may be created again."""
+def _refuse_other(place: str, group: Json) -> bool:
+    """Refuse a place where something else is; say whether the same volume is there, which may be created again."""
     if is_local(place) and local_path(place).is_file():
         raise _exists(place, "a file")
+    found = False
     for key in _METADATA_KEYS:
         there = read_json(place, key)
         if there is not None and there != group:
             raise _exists(place, f"another volume or array ({key})")
+        found = found or there is not None
+    return found
+
+
+def _delete_empty_levels(place: str) -> None:
+    """Delete the arrays that a creation left which was killed before it came to the volume's metadata: they hold no voxel."""
+    for level in map(str, range(MOST_LEVELS)):
+        metadata = read_json(place, f"{level}/zarr.json") or {}
+        ours = "sharding_indexed" in str(metadata.get("codecs")) and metadata.get("dimension_names", [])[-3:] == list(SPACE)
+        if ours and list_keys(join_url(place, level)) == ["zarr.json"]:
+            delete_key(place, f"{level}/zarr.json")
 
 
 def _exists(place: str, what: str) -> OutputError:
