@@ -35,6 +35,7 @@ def no_driver(options: Options, monkeypatch: pytest.MonkeyPatch) -> Options:
     module.LocalCUDACluster = None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "dask_cuda", module)
     monkeypatch.setattr(cuda, "why_no_gpu", lambda: None)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     return options | {"cluster": "cuda", "device": "auto", "workers": 1}
 
 

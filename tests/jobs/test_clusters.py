@@ -75,8 +75,9 @@ def test_two_processes_write_the_bytes_of_one(
 
 @pytest.fixture
 def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let there be a GPU, as far as this process is told."""
+    """Let there be two GPUs, as far as this process is told."""
     monkeypatch.setattr(cuda, "why_no_gpu", lambda: None)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
 
 
 @pytest.mark.usefixtures("with_gpu")
@@ -104,6 +105,16 @@ def test_without_a_driver_the_cuda_cluster_says_so(options: Options, monkeypatch
         run(**options | {"cluster": "cuda", "device": "auto"})
     assert caught.value.code == "cluster.no-gpu"
     assert "NVML Shared Library Not Found" in caught.value.message
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_more_workers_than_gpus_are_refused_before_anything_is_planned(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_dask_cuda(monkeypatch, None)
+    with pytest.raises(ConfigError, match="--workers 3, but this machine shows 2 GPUs") as caught:
+        plan_with_statistics(make_job(**options | {"cluster": "cuda", "device": "auto", "workers": 3}))
+    assert caught.value.code == "config.option"
 
 
 WITHOUT_GPU = {

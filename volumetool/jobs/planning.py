@@ -177,7 +177,7 @@ def lay_ground(job: Job, progress: Progress | None = None) -> Ground:
     if job.cluster == "cuda":
         from volumetool.jobs.clusters.cuda import require_gpus
 
-        require_gpus(job.device)
+        require_gpus(job.device, job.workers)
     inputs = open_inputs(job)
     existing = inputs.existing
     if existing is None:

@@ -15,13 +15,13 @@ from volumetool.jobs.plan import Plan
 from volumetool.scratch import scratch_folder
 
 
-def require_gpus(device: DeviceName) -> None:
-    """Refuse a machine on which no worker could compute on a GPU, naming all that is missing.
+def require_gpus(device: DeviceName, workers: int | None) -> None:
+    """Refuse a machine on which no worker could compute on a GPU, naming all that is missing, or fewer GPUs than workers.
 
     Raises
     ------
     ConfigError
-        ``config.option``: the network is to run on the CPU.
+        ``config.option``: the network is to run on the CPU, or more `workers` are asked for than there are GPUs.
     ClusterError
         ``cluster.no-dask-cuda``: not installed. ``cluster.no-gpu``: torch sees no GPU.
     """
@@ -44,6 +44,14 @@ def require_gpus(device: DeviceName) -> None:
             hint="check `nvidia-smi`; pip install 'volumetool[cuda12]' or 'volumetool[cuda13]', as your driver asks; "
             "or run with --cluster local",
         )
+    import torch
+
+    if workers is not None and workers > (gpus := torch.cuda.device_count()):
+        raise ConfigError(
+            "config.option",
+            f"--workers {workers}, but this machine shows {gpus} GPUs; with --cluster cuda each worker has one",
+            hint=f"--workers {gpus}, or leave it out: every GPU gets a worker. CUDA_VISIBLE_DEVICES may hide others",
+        )
 
 
 @contextmanager
@@ -55,7 +63,7 @@ def cuda_cluster(plan: Plan) -> Iterator[Cluster]:
     ClusterError, ConfigError
         As :func:`require_gpus`; ``cluster.no-gpu``: the driver shows no GPU.
     """
-    require_gpus(plan.job.device)
+    require_gpus(plan.job.device, plan.workers)
     from dask_cuda import LocalCUDACluster
 
     with scratch_folder("workers") as folder, settings(folder):
