@@ -47,13 +47,13 @@ from numpy.typing import NDArray
 from scoring import Found, Sums, best, classical, difference, scores_of, sum_blocks
 from showing import save_blocks, show_denoising, show_mismatch, show_scores, show_tasks
 from task_figure import tasks
-from unseen import SOURCES, Net, Sample, degrade, load_net, load_samples, phantom_samples, restore_all, restore_centre
+from unseen import SOURCES, Net, Sample, centred, degrade, load_net, load_samples, phantom_samples, restore_all, restore_centre
 
 from volumetool.training.crappifiers import RECIPES
 from volumetool.training.registration import align_pairs
 
 SHOWN = ("pssr-em", "pssr2-poisson", "sem-fast")
-QUICK_METHODS = ("bilinear", "bicubic", "gauss+bicubic", "unsharp+bicubic")
+QUICK_METHODS = ("bilinear", "bicubic", "gauss+bicubic", "unsharp+bicubic", "z-gauss+bicubic")
 DENOISING = ("nearest", "gauss+bicubic", "tv", "bm3d")
 FIGURES = (1, 2, 3, 5, 6)
 
@@ -147,15 +147,16 @@ def figure_2(bench: Bench) -> None:
 
 def _compare(bench: Bench, name: str, samples: list[Sample], recipe: str) -> Part:
     slabs = [degrade(sample.fine, RECIPES[recipe], sample.seed) for sample in samples]
-    coarse = [slab[sample.centre] for slab, sample in zip(slabs, samples, strict=True)]
     truths = [sample.truth for sample in samples]
-    found = classical(coarse, truths, QUICK_METHODS if bench.quick else ())
+    coarse = [slab[sample.centre] for slab, sample in zip(slabs, samples, strict=True)]
+    seen = [centred(slab, sample.centre) for slab, sample in zip(slabs, samples, strict=True)]
+    found = classical(seen, truths, QUICK_METHODS if bench.quick else ())
     rows: dict[str, Part] = {method: {"strength": value, **scores_of(sums)} for method, (value, sums) in found.items()}
     differences = {}
     for net in bench.nets:
         restored = [restore_centre(net, slab, sample.centre) for slab, sample in zip(slabs, samples, strict=True)]
         sums = np.concatenate([sum_blocks(image, truth) for image, truth in zip(restored, truths, strict=True)])
-        rows[net.name] = {"strength": None, **scores_of(sums)}
+        rows[net.name] = {"strength": (), **scores_of(sums)}
         differences[net.name] = _differences(sums, found)
         if bench.pictures is not None:
             place = bench.pictures / f"{name}-{recipe}-{net.name}.png"
@@ -202,7 +203,7 @@ def _denoise(bench: Bench, name: str) -> Part:
         sums = np.concatenate(
             [sum_blocks(restore_all(net, one[None])[0], truth) for one, truth in zip(noisy, clean, strict=True)]
         )
-        rows[net.name] = {"strength": None, **scores_of(sums)}
+        rows[net.name] = {"strength": (), **scores_of(sums)}
         others = {"noisy": found["nearest"][1], **({"bm3d": found["bm3d"][1]} if "bm3d" in found else {})}
         differences[net.name] = {
             f"{score} over {other}": difference(sums, theirs, score)

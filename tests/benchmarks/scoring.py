@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetool.quality.baselines import METHODS, restore, tune
+from volumetool.quality.baselines import METHODS, Strength, restore, tune
 from volumetool.quality.evaluation import bootstrap
 from volumetool.quality.metrics import as_stored, fit_affine
 from volumetool.quality.structure import WINDOW, ssim_maps
@@ -76,8 +76,8 @@ def difference(ours: Sums, theirs: Sums, score: str) -> dict[str, float]:
     return {"mean": float(apart(both.sum(axis=0)[None])[0]), "low": low, "high": high}
 
 
-Found = dict[str, tuple[float | None, Sums]]
-"""By method its strength, None if it has none, and its sums over the blocks of all sections."""
+Found = dict[str, tuple[Strength, Sums]]
+"""By method its strength and its sums over the blocks of all sections."""
 
 
 def classical(coarse: Sequence[Bytes], truths: Sequence[Bytes], only: Sequence[str] = ()) -> Found:
@@ -86,16 +86,17 @@ def classical(coarse: Sequence[Bytes], truths: Sequence[Bytes], only: Sequence[s
     Parameters
     ----------
     coarse, truths : sequence of ndarray
-        uint8 (y, x) sections and their truths.
+        uint8 (y, x) sections and their truths. With neighbours, (z, y, x) with the section in the middle, methods that look at
+        these run too.
     only : sequence of str
         Methods to run; all by default.
     """
     pairs = list(zip(coarse, truths, strict=True))
     found = {}
     for name, method in METHODS.items():
-        if method.installed and (not only or name in only):
+        if method.installed and (not only or name in only) and not (method.reach and coarse[0].ndim == 2):
             strength = tune(name, pairs)
-            sums = [sum_blocks(restore(name, low, fine.shape[0] // low.shape[0], strength), fine) for low, fine in pairs]
+            sums = [sum_blocks(restore(name, low, fine.shape[0] // low.shape[-2], strength), fine) for low, fine in pairs]
             found[name] = (strength, np.concatenate(sums))
     return found
 

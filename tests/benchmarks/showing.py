@@ -26,7 +26,7 @@ def show_scores(title: str, part: dict[str, Any]) -> None:
     """Print a table of methods, and how far the nets are from the best of the classical ones."""
     table = _table(title, "", "strength", *SCORES)
     for method, row in part["rows"].items():
-        strength = "" if row["strength"] is None else _strength(row["strength"], method)
+        strength = _strength(row["strength"], method) if row["strength"] else ""
         table.add_row(method, strength, *(f"{row[name]:.2f}" if "psnr" in name else f"{row[name]:.4f}" for name in SCORES))
     console = Console(width=160)
     console.print(table)
@@ -97,9 +97,10 @@ def save_blocks(place: Path, images: Sequence[tuple[Bytes, Bytes, Bytes]], net: 
     Image.fromarray(np.concatenate(rows)).save(place)
 
 
-def _strength(value: float, method: str) -> str:
-    end = ", the largest tried" if value == max(METHODS[method].grid) else ""
-    return f"{value:g} ({METHODS[method].meaning}{end})"
+def _strength(numbers: Sequence[float], method: str) -> str:
+    largest = [max(each) for each in zip(*METHODS[method].grid, strict=True)]
+    end = ", the largest tried" if any(map(float.__eq__, numbers, largest)) else ""
+    return f"{', '.join(f'{number:g}' for number in numbers)} ({METHODS[method].meaning}{end})"
 
 
 def _error(restored: Bytes, truth: Bytes, y: int, x: int) -> float:

@@ -15,14 +15,16 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from volumetool.geometry import mirror_index
 from volumetool.models import ModelCard, load_model
+from volumetool.quality.baselines import Z_REACH
 from volumetool.training.crappifiers import Crappifier
 from volumetool.training.phantom import Phantom, draw_phantom
 from volumetool.training.restore import restore_volume
 
 SCALE = 4
-REACH = 2
-"""Neighbours of a section on each side."""
+REACH = Z_REACH
+"""Neighbours of a section on each side: what classical methods look at."""
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -113,11 +115,11 @@ def load_run(data: Path, name: str, sections: int) -> Bytes:
 
 
 def phantom_samples(*, quick: bool = False) -> list[Sample]:
-    """Draw the phantoms' samples: five sections each, free of noise."""
+    """Draw the phantoms' samples, free of noise: sections with all their neighbours."""
     samples: list[Sample] = []
     for seed in PHANTOM_SEEDS[: 1 if quick else None]:
         grey = draw_phantom(PHANTOM_SHAPE, seed).grey
-        for z in range(4, PHANTOM_SHAPE[0], 16 if quick else 8):
+        for z in range(REACH, PHANTOM_SHAPE[0] - REACH, 16 if quick else 8):
             samples.append(Sample(grey[z - REACH : z + REACH + 1], REACH, len(samples)))
     return samples
 
@@ -132,6 +134,13 @@ def degrade(fine: Bytes, recipe: Crappifier, seed: int, scale: int = SCALE) -> B
     grey = recipe.apply(fine.astype(np.float32) / np.float32(255), scale=(1, scale, scale), seed=seed)
     coarse: Bytes = np.rint(np.clip(grey, 0, 1) * 255).astype(np.uint8)
     return coarse
+
+
+def centred(slab: Bytes, centre: int) -> Bytes:
+    """Return a section with as many neighbours on both sides, mirrored where there are none; alone (y, x) as it is."""
+    if len(slab) == 1:
+        return slab[0]
+    return slab[mirror_index(centre - REACH, centre + REACH + 1, len(slab))]
 
 
 def restore_all(net: Net, coarse: Bytes) -> Bytes:
