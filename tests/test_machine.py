@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,12 @@ import psutil
 import pytest
 
 from volumetool import machine
-from volumetool.machine import usable_cores, usable_memory
+from volumetool.errors import ResourceError
+from volumetool.geometry import plan_levels
+from volumetool.jobs.job import make_job
+from volumetool.jobs.planning import plan
+from volumetool.machine import memory_limit, usable_cores, usable_memory
+from volumetool.store.create import VolumeLayout, create_volume
 
 GIB = 2**30
 FREE = 64 * GIB
@@ -126,3 +132,29 @@ def test_the_cores_of_a_slurm_task(monkeypatch: pytest.MonkeyPatch, given: dict[
     for name, value in given.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     assert usable_cores() == cores
+
+
+def test_the_limit_that_counts_is_named_with_its_value(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tightest of all, whichever kind it is."""
+    assert memory_limit() == "free memory of this machine"
+    write(host, memory__max=32 * GIB, memory__high=16 * GIB)
+    assert memory_limit() == f"{host / 'memory.high'} = {16 * GIB}"
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "2G")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
+    assert memory_limit() == "SLURM_MEM_PER_CPU=2G x 4"
+    own = psutil.Process().memory_info().vms
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (own + GIB, own + GIB))
+    assert memory_limit() == f"ulimit -v {(own + GIB) // 2**10}"
+
+
+@pytest.mark.parametrize(("options", "limit"), [({}, "memory.max = 1048576"), ({"memory": "1MiB"}, "--memory 1 MiB")])
+def test_what_memory_does_not_hold_is_refused_with_the_limit(
+    tmp_path: Path, host: Path, options: dict[str, str], limit: str
+) -> None:
+    write(host, memory__max=2**20)
+    source = tmp_path / "in.zarr"
+    layout = VolumeLayout("uint8", plan_levels((4, 64, 64), (8.0, 32.0, 32.0), (0.0, 0.0, 0.0)))
+    create_volume(str(source), layout, {})
+    with pytest.raises(ResourceError) as caught:
+        plan(make_job(input=str(source), output=str(tmp_path / "out.zarr"), model="fake:identity", device="cpu", **options))
+    assert limit in caught.value.message

@@ -37,10 +37,24 @@ def usable_cores() -> int:
 
 def usable_memory() -> int:
     """Return the bytes that this process may still take: of what the machine has free, and of what it is allowed."""
-    return max(0, min([psutil.virtual_memory().available, *_left_in_groups(), *_left_of_slurm(), *_left_of_ulimit()]))
+    return max(0, min(_limits())[0])
 
 
-def _left_in_groups() -> Iterator[int]:
+def memory_limit() -> str:
+    """Return what bounds `usable_memory` most, by name and value, for who wants to change it."""
+    return min(_limits())[1]
+
+
+Left = tuple[int, str]
+"""Bytes that a limit leaves to this process, and the limit by name and value."""
+
+
+def _limits() -> list[Left]:
+    free = psutil.virtual_memory().available, "free memory of this machine"
+    return [free, *_left_in_groups(), *_left_of_slurm(), *_left_of_ulimit()]
+
+
+def _left_in_groups() -> Iterator[Left]:
     """Yield what is left to each group that this process is in."""
     for folder in _folders("memory", GROUPS / "memory"):
         limit, used, cached = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
@@ -49,13 +63,14 @@ def _left_in_groups() -> Iterator[int]:
         yield from _left(folder, ("memory.max", "memory.high"), "memory.current", "inactive_file")
 
 
-def _left(folder: Path, limits: tuple[str, ...], used: str, cached: str) -> Iterator[int]:
+def _left(folder: Path, limits: tuple[str, ...], used: str, cached: str) -> Iterator[Left]:
     """Yield what is left of the limits of a group: cached files do not count, because they are let go of first."""
-    told = [number for name in limits if (number := _number(folder / name))]
+    told = [(number, folder / name) for name in limits if (number := _number(folder / name))]
     if told:
         found = re.search(rf"^{cached} (\d+)$", _text(folder / "memory.stat"), re.MULTILINE)
         taken = (_number(folder / used) or 0) - (int(found[1]) if found else 0)
-        yield int(min(told) - max(0, taken))
+        limit, file = min(told)
+        yield int(limit - max(0, taken)), f"{file} = {int(limit)}"
 
 
 def _quotas() -> Iterator[float]:
@@ -89,7 +104,7 @@ def _own_group(controller: str) -> str:
     return paths.get(controller) or paths.get("") or "/"
 
 
-def _left_of_slurm() -> Iterator[int]:
+def _left_of_slurm() -> Iterator[Left]:
     """Yield what is left of the memory that a SLURM job asked for on this node."""
     own = psutil.Process().memory_info().rss
     devices = _first_count("SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK", "SLURM_GPUS") or 1
@@ -97,7 +112,7 @@ def _left_of_slurm() -> Iterator[int]:
     for name, times in counted.items():
         found = re.fullmatch(r"(\d+)([KMGT]?)B?", os.environ.get(name, "").strip().upper())
         if found and int(found[1]):  # 0 stands for all that the node has
-            yield int(found[1]) * _UNITS[found[2]] * times - own
+            yield int(found[1]) * _UNITS[found[2]] * times - own, f"{name}={found[0]}" + (f" x {times}" if times > 1 else "")
 
 
 def _slurm_cores() -> int:
@@ -111,14 +126,14 @@ def _first_count(*names: str) -> int:
     return next((int(each[1]) for each in found if each and int(each[1])), 0)
 
 
-def _left_of_ulimit() -> Iterator[int]:
+def _left_of_ulimit() -> Iterator[Left]:
     """Yield what is left of the addresses that this process may have (``ulimit -v``)."""
     if sys.platform != "win32":
         import resource
 
         soft, _ = resource.getrlimit(resource.RLIMIT_AS)
         if soft != resource.RLIM_INFINITY:
-            yield soft - psutil.Process().memory_info().vms
+            yield soft - psutil.Process().memory_info().vms, f"ulimit -v {soft // 2**10}"
 
 
 def _number(file: Path) -> float | None:

@@ -31,7 +31,7 @@ from volumetool.jobs.ledger import Totals
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_with_statistics
 from volumetool.jobs.run import run
-from volumetool.machine import usable_memory
+from volumetool.machine import memory_limit, usable_memory
 from volumetool.models import load_model
 from volumetool.scratch import scratch_folder
 from volumetool.store.create import create_volume, open_for_writing
@@ -275,7 +275,8 @@ def _check_memory(plan: Plan) -> None:
     if needed > allowed:
         raise ResourceError(
             "resource.memory",
-            f"the output of {show_bytes(needed)} has to stay in memory to be written at once, {show_bytes(allowed)} may be",
+            f"the output of {show_bytes(needed)} has to stay in memory to be written at once, {show_bytes(allowed)} may be "
+            f"(limit: {memory_limit()})",
             hint="measure a part of the volume with --roi z0:z1,y0:y1,x0:x1",
         )
 

@@ -202,8 +202,8 @@ def mask_factor(job: Job, mask: Volume, shape: Triple) -> Triple:
     )
 
 
-def check_resources(cost: Estimates) -> None:
-    """Refuse what does not fit.
+def check_resources(cost: Estimates, limit: str) -> None:
+    """Refuse what does not fit; `limit` is what bounds the memory, by name and value.
 
     Raises
     ------
@@ -219,11 +219,11 @@ def check_resources(cost: Estimates) -> None:
         )
     if cost.worker_bytes > cost.allowed_bytes:
         hint = "take smaller shards (--shard), fewer --workers, or more --memory"
-        raise _memory(cost.worker_bytes, cost.allowed_bytes, "", hint)
+        raise _memory((cost.worker_bytes, cost.allowed_bytes), "", limit, hint)
 
 
-def check_patch(needed: int, allowed: int, what: str) -> None:
-    """Refuse patches and chunks of which memory does not hold one.
+def check_patch(needed: int, allowed: int, what: str, limit: str) -> None:
+    """Refuse patches and chunks of which memory does not hold one; `limit` is what bounds it, by name and value.
 
     Raises
     ------
@@ -232,11 +232,12 @@ def check_patch(needed: int, allowed: int, what: str) -> None:
     """
     if needed > allowed:
         hint = "take a --model with smaller patches, a smaller --patch where you gave one, or more --memory"
-        raise _memory(needed, allowed, f" for {what}", hint)
+        raise _memory((needed, allowed), f" for {what}", limit, hint)
 
 
-def _memory(needed: int, allowed: int, what: str, hint: str) -> ResourceError:
-    clash = f"a worker needs about {show_bytes(needed)}{what}, it may use {show_bytes(allowed)}"
+def _memory(amounts: tuple[int, int], what: str, limit: str, hint: str) -> ResourceError:
+    needed, allowed = map(show_bytes, amounts)
+    clash = f"a worker needs about {needed}{what}, it may use {allowed} (limit: {limit})"
     return ResourceError("resource.memory", clash, hint=hint)
 
 

@@ -23,7 +23,7 @@ from volumetool.errors import ConfigError, OutputError, ResourceError
 from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_translation, plan_levels
 from volumetool.jobs.checks import show_bytes
 from volumetool.jobs.finish import write_status
-from volumetool.machine import usable_cores, usable_memory
+from volumetool.machine import memory_limit, usable_cores, usable_memory
 from volumetool.store.chunks import changed_while_read, level_digests
 from volumetool.store.convert import Progress
 from volumetool.store.create import VolumeLayout, check_ending, create_volume, open_for_writing, write_attributes
@@ -331,7 +331,7 @@ def _resources(asked: Crappification, grid: LevelGrid, dtype: np.dtype[Any]) -> 
     if (memory := threads * each + held) > free:
         raise ResourceError(
             "resource.memory",
-            f"crappifying needs about {show_bytes(memory)}, this process may use {show_bytes(free)}",
+            f"crappifying needs about {show_bytes(memory)}, this process may use {show_bytes(free)} (limit: {memory_limit()})",
             hint="run it where more memory is free, or ask the batch system or container for more",
         )
     return threads, memory

@@ -10,7 +10,15 @@ from volumetool.enhancement.engine import Engine, Numerics
 from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import part_inside
-from volumetool.jobs.checks import check_dtype, check_patch, check_resources, check_sample, check_survey, check_voxel_size
+from volumetool.jobs.checks import (
+    check_dtype,
+    check_patch,
+    check_resources,
+    check_sample,
+    check_survey,
+    check_voxel_size,
+    show_bytes,
+)
 from volumetool.jobs.clash import refuse_other_settings
 from volumetool.jobs.estimate import estimate, left_over, patch_facts, written_bytes
 from volumetool.jobs.folder import open_ledger
@@ -24,7 +32,7 @@ from volumetool.jobs.pace import Pace, choose_pace, find_paces
 from volumetool.jobs.plan import Plan, make_recipe
 from volumetool.jobs.sample import take_sample
 from volumetool.jobs.terms import Terms
-from volumetool.machine import usable_cores, usable_memory
+from volumetool.machine import memory_limit, usable_cores, usable_memory
 from volumetool.store.convert import Progress
 from volumetool.store.create import VolumeLayout
 from volumetool.store.limits import check_sections, unpacked_chunk
@@ -68,11 +76,11 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
     existing = ground.inputs.existing
     if existing is None:
         made = plan_anew(ground)
-        check_resources(made.estimates)
+        check_resources(made.estimates, _limit(job))
     else:
         made = _taken_up(existing, ground)
         memory = ground.memory_of(ground.work, made.grid.span, made.keep), _allowed(job, made.workers)
-        check_resources(left_over(made.estimates, job.output, memory, _share_left(made)))
+        check_resources(left_over(made.estimates, job.output, memory, _share_left(made)), _limit(job))
     return made, ground.statistics
 
 
@@ -248,6 +256,11 @@ def _allowed(job: Job, workers: int) -> int:
     return (job.memory or int(MEMORY_SHARE * usable_memory())) // workers
 
 
+def _limit(job: Job) -> str:
+    """Return what bounds the memory of all workers, by name and value."""
+    return memory_limit() if job.memory is None else f"--memory {show_bytes(job.memory)}"
+
+
 def _workers(job: Job) -> tuple[int, int]:
     """Return workers, and CPU threads of each."""
     cores = usable_cores()
@@ -285,7 +298,8 @@ def _check_patches(inputs: Inputs, work: Work, precision: str, allowed: int) -> 
     """
     memory_of = _memory(inputs, precision, 1, 1)
     patch = max(inputs.model.card.patch, work.lattice.patch, key=memory_of.least)
-    check_patch(memory_of.least(patch), allowed, f"patches of {patch} voxels and chunks of {memory_of.chunk[0]}")
+    what = f"patches of {patch} voxels and chunks of {memory_of.chunk[0]}"
+    check_patch(memory_of.least(patch), allowed, what, _limit(inputs.job))
     free, each = allowed - memory_of.least((0, 0, 0)), memory_of.least(patch) - memory_of.least((0, 0, 0))
     return free // each
 

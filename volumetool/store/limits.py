@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from volumetool.configuration import parse_bytes
 from volumetool.errors import ConfigError, InputError, ResourceError
-from volumetool.machine import usable_memory
+from volumetool.machine import memory_limit, usable_memory
 from volumetool.store.chunk_files import check_file, check_shards
 
 MOST_LEVELS = 32
@@ -168,7 +168,7 @@ def check_memory(place: str, needed: int, what: str) -> None:
     if needed > (free := usable_memory()):
         raise ResourceError(
             "resource.memory",
-            f"{place}: {what} takes {needed} bytes, {free} are free",
+            f"{place}: {what} takes {needed} bytes, {free} are free (limit: {memory_limit()})",
             hint="The file may be damaged or hostile. Of one that really is so large, take a part, or more memory.",
             where=place,
         )
