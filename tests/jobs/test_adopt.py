@@ -70,6 +70,42 @@ def test_a_whole_output_is_adopted_and_no_region_runs_again(options: Options, mo
     assert verify_output(options["output"])[1].ok
 
 
+@pytest.mark.parametrize("table", ["there", "lost"])
+def test_an_output_of_a_table_is_adopted_where_the_table_is_still_there(
+    options: Options, tiny_model: Path, tmp_path: Path, table: str
+) -> None:
+    options |= {"model": str(tiny_model)}
+    run(**options)
+    fitted = Path(f"{options['output']}.job", "sections.csv").read_text().splitlines()
+    given = tmp_path / "given.csv"
+    given.write_text("\n".join([*fitted[:-1], fitted[-1].replace(fitted[-1].split(",")[-1], "99.0")]) + "\n")
+    options |= {"sections": str(given)}
+    run(**options | {"overwrite": True})
+    before = digest(options["output"])
+    lose_folder(options)
+    if table == "lost":
+        given.unlink()
+        with pytest.raises(VolumetoolError) as caught:
+            adopted(options)
+        assert (caught.value.code, str(given) in (caught.value.hint or "")) == ("job.fingerprint", True)
+        return
+    assert adopted(options).regions == stored_plan(options["output"]).grid.count
+    assert run(**options).ran == 0
+    assert digest(options["output"]) == before
+
+
+def test_a_growing_output_is_not_adopted_and_the_reason_is_named(options: Options) -> None:
+    run(**options)
+    lose_folder(options)
+    root = Path(options["output"], "zarr.json")
+    group = json.loads(root.read_text())
+    group["attributes"]["volumetool"] = {"steps": 3, "status": "growing"}
+    root.write_text(json.dumps(group))
+    with pytest.raises(VolumetoolError, match="live --watch") as caught:
+        adopted(options)
+    assert caught.value.code == "input.no-job"
+
+
 def test_of_an_unfinished_output_the_rest_runs(options: Options) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(Interrupting(5), **options)

@@ -34,6 +34,7 @@ from volumetool.jobs.terms import check_version
 from volumetool.jobs.verify import Extent, Report, recompute
 from volumetool.jobs.worker import Worker
 from volumetool.options import Kind, kinds
+from volumetool.paths import absolute_path
 from volumetool.store.arrays import read_part
 from volumetool.store.create import open_for_writing
 from volumetool.store.found import Json, read_json
@@ -140,6 +141,13 @@ def _worker_of(output: str, source: str | None, allow_hosts: Collection[str]) ->
         )
     own = provenance_of(read_json(place, "zarr.json") or {}) or {}
     terms, fingerprint = own.get("terms"), own.get("fingerprint")
+    if "steps" in own:
+        raise InputError(
+            "input.no-job",
+            f"{place} grows under `volumetool live --watch`, whose books were lost: nothing says which sections are enhanced",
+            hint="watch the folder again with another output",
+            where=place,
+        )
     if not isinstance(terms, dict) or not isinstance(fingerprint, str) or is_damaged(own):
         raise InputError(
             "input.no-job",
@@ -153,10 +161,14 @@ def _worker_of(output: str, source: str | None, allow_hosts: Collection[str]) ->
     ground = lay_ground(job.model_copy(update={"output": f"{place}.adopted", "keep_patches": "never"}))
     if ground.terms.fingerprint != fingerprint:
         lines = "\n".join(f"  {line}" for line in told_by_terms(terms, ground.terms.plain()))
+        table = (own.get("job") or {}).get("sections")
         raise FingerprintError(
             "job.fingerprint",
             f"{output} was made with other settings than it names now:\n{lines}",
-            hint="give the volume that it was made from with --input; an output of a --sections table cannot be adopted",
+            hint=f"bring the table of section statistics back as it was: {table}"
+            if table
+            else "give the volume that it was made from with --input; the statistics of a finished watch were lost with its "
+            "folder, so that it cannot be adopted: it is whole, and needs none",
             detail=term_lines(terms, ground.terms.plain()),
         )
     plan = plan_anew(ground).model_copy(update={"job": job})
@@ -176,6 +188,8 @@ def _asked(own: Json, output: str, source: str | None, allow_hosts: Collection[s
             check_foreign(str(options[name]), allow_hosts)
     if source is not None:
         options["input"] = source
+    if "sections" in options and not absolute_path(str(options["sections"])).exists():  # what was fitted may be the same
+        del options["sections"]
     if "input" not in options or "model" not in options:
         raise ConfigError(
             "config.option",
