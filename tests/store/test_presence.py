@@ -137,6 +137,21 @@ def test_an_array_that_was_replaced_by_one_of_other_bytes_is_named(tmp_path: Pat
         presence.check_there(array)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_an_array_is_the_same_however_its_metadata_are_spelled(tmp_path: Path, dtype: str, *, sharded: bool) -> None:
+    """By another writer, which says the order of single bytes, too; opened once, and opened again."""
+    little = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    codecs = [{**SHARDING, "configuration": {"chunk_shape": [2, 4, 4], "codecs": little, "index_codecs": little}}]
+    metadata = {"zarr_format": 3, "node_type": "array", "shape": SHAPE, "data_type": dtype, "fill_value": 9}
+    metadata |= {"chunk_grid": SHARDS if sharded else GRID, "chunk_key_encoding": {"name": "default"}}
+    (tmp_path / "zarr.json").write_text(json.dumps(metadata | {"codecs": codecs if sharded else little}))
+    array = open_array(str(tmp_path), "zarr3", strict=True)
+    for handle in (array, arrays.reopened(array), arrays.reopened(arrays.reopened(array))):
+        presence.check_there(handle)
+        assert (read_part(handle, WHOLE) == 9).all()
+
+
 def test_a_precomputed_volume_that_was_replaced_is_named(tmp_path: Path) -> None:
     info, array = tmp_path / "info", write_precomputed(tmp_path)
     metadata = json.loads(info.read_bytes())

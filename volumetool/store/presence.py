@@ -164,13 +164,24 @@ def _described(driver: str, metadata: bytes, scale: str | None) -> tuple[tuple[i
     except ValueError:
         if driver not in METADATA:
             raise
-        spec |= {"metadata": readable_metadata("", driver, json.loads(metadata)), "assume_metadata": True}
-        array = ts.open(spec, open=True, read=True, context=context).result()
+        spec["metadata"] = readable_metadata("", driver, json.loads(metadata))
+        array = ts.open(spec, open=True, read=True, assume_metadata=True, context=context).result()
     return tuple(array.domain.exclusive_max), _decisive(array.spec().to_json())
 
 
 def _decisive(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the members of an array's metadata, as tensorstore has them, that decide which bytes are which voxels."""
+    """Return the members of an array's metadata that decide which bytes are which voxels, in one spelling.
+
+    Tensorstore spells what an array was created with, opened with or opened again with in different ways.
+    """
+    kept = {name: value for name, value in spec.items() if name in ("driver", "dtype") or name.endswith("metadata")}
+    return _spelled(json.dumps(kept | {"kvstore": "memory://"}, sort_keys=True))
+
+
+@lru_cache(maxsize=64)
+def _spelled(text: str) -> dict[str, Any]:
+    array = ts.open(json.loads(text), open=True, read=True, assume_metadata=True, context=ts.Context()).result()
+    spec = array.spec().to_json()
     metadata = {**spec.get("metadata", {}), **spec.get("multiscale_metadata", {}), **spec.get("scale_metadata", {})}
     named: dict[str, Any] = {name: metadata.get(name) for name in _DECISIVE[spec["driver"]]}
     return {"dtype": spec["dtype"], **named}
