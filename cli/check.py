@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from volumetool.cli.options import AllowHost, Json
@@ -54,6 +54,9 @@ def verify(
     source: Annotated[
         str | None, typer.Option("--input", metavar="VOLUME", help="With --adopt: where the input is now, if it was moved.")
     ] = None,
+    sections: Annotated[
+        str | None, typer.Option(metavar="FILE", help="With --adopt: the table of section statistics that `enhance` was given.")
+    ] = None,
     allow_host: AllowHost = None,
     repair: Annotated[bool, typer.Option("--repair", help="Mark what is damaged, so that `enhance` makes it again.")] = False,
     as_json: Json = False,
@@ -63,7 +66,8 @@ def verify(
     from volumetool.jobs.verify import make_extent, verify_output
 
     if adopt:
-        _adopt(output, source, recompute, seed, allow_host or [], as_json=as_json)
+        extent = make_extent("full", None, recompute, seed)
+        _adopt(output, as_json, extent=extent, source=source, sections=sections, allow_hosts=allow_host or [])
     extent = make_extent(level, sample, recompute, seed)
     with counting("verifying") as progress:
         steps = iter(range(1, 2**62))
@@ -78,17 +82,14 @@ def verify(
     raise typer.Exit(0 if report.ok else 4)
 
 
-def _adopt(
-    output: str, source: str | None, recompute: int, seed: int | None, allow_hosts: list[str], *, as_json: bool
-) -> NoReturn:
+def _adopt(output: str, as_json: bool, **asked: Any) -> NoReturn:
     from volumetool.jobs.adopt import adopt
     from volumetool.jobs.folder import stored_plan
     from volumetool.jobs.status import resume_command
 
     with counting("adopting") as progress:
         steps = iter(range(1, 2**62))
-        step = lambda: progress(next(steps), None)  # noqa: E731
-        report = adopt(output, step, source=source, recomputed=recompute, seed=seed, allow_hosts=allow_hosts)
+        report = adopt(output, lambda: progress(next(steps), None), **asked)
     plan = stored_plan(output)
     if as_json:
         print(json.dumps(report.as_dict() | {"adopted": report.regions, "of": plan.grid.count}))

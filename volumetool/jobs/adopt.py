@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from itertools import islice
 from random import Random
 from typing import Any
@@ -34,7 +35,6 @@ from volumetool.jobs.terms import check_version
 from volumetool.jobs.verify import Extent, Report, recompute
 from volumetool.jobs.worker import Worker
 from volumetool.options import Kind, kinds
-from volumetool.paths import absolute_path
 from volumetool.store.arrays import read_part
 from volumetool.store.create import open_for_writing
 from volumetool.store.found import Json, read_json
@@ -54,9 +54,9 @@ def adopt(
     output: str,
     step: Step,
     *,
+    extent: Extent | None = None,
     source: str | None = None,
-    recomputed: int = 0,
-    seed: int | None = None,
+    sections: str | None = None,
     allow_hosts: Collection[str] = (),
 ) -> Report:
     """Make the folder of a job anew from its output, and record the regions that are right.
@@ -67,12 +67,12 @@ def adopt(
         The output; its folder is lost.
     step : callable
         Called after each region that was looked at.
+    extent : Extent, optional
+        How many regions are computed again, by default `SAMPLE`, and what chooses them.
     source : str, optional
         Where the input is now, if not where the output says.
-    recomputed : int
-        Regions to compute again; by default `SAMPLE`.
-    seed : int, optional
-        Chooses them.
+    sections : str, optional
+        The table of section statistics that the job was given.
     allow_hosts : collection of str
         Hosts that the output may name as those of its input although they are not public.
 
@@ -98,8 +98,9 @@ def adopt(
     folder = job_url(output)
     with own(folder) as claim:
         try:
-            worker = _worker_of(output, source, allow_hosts)
-            plan, report = worker.plan, Report(extent=Extent(recompute=recomputed or SAMPLE, seed=seed))
+            given = {name: value for name, value in (("input", source), ("sections", sections)) if value is not None}
+            worker, extent = _worker_of(output, given, allow_hosts), extent or Extent()
+            plan, report = worker.plan, Report(extent=replace(extent, recompute=extent.recompute or SAMPLE))
             if lost_metadata(plan):
                 restore_metadata(plan)
             candidates = list(_stored_regions(plan))
@@ -130,7 +131,7 @@ def _begin(folder: str, worker: Worker) -> Ledger:
     return ledger
 
 
-def _worker_of(output: str, source: str | None, allow_hosts: Collection[str]) -> Worker:
+def _worker_of(output: str, given: Json, allow_hosts: Collection[str]) -> Worker:
     """Return a worker for the job that an output names, as it would be planned now."""
     place = canonical_url(output)
     if read_key(job_url(output), PLAN) is not None:
@@ -156,40 +157,32 @@ def _worker_of(output: str, source: str | None, allow_hosts: Collection[str]) ->
             where=place,
         )
     check_version(output, terms.get("numerics_version", 0))
-    job = _asked(own, output, source, allow_hosts)
+    job = _asked(own, output, given, allow_hosts)
     # Beside the output, where nothing is yet: the volume itself is in the way of a plan.
     ground = lay_ground(job.model_copy(update={"output": f"{place}.adopted", "keep_patches": "never"}))
     if ground.terms.fingerprint != fingerprint:
         lines = "\n".join(f"  {line}" for line in told_by_terms(terms, ground.terms.plain()))
-        table = (own.get("job") or {}).get("sections")
         raise FingerprintError(
             "job.fingerprint",
             f"{output} was made with other settings than it names now:\n{lines}",
-            hint=f"bring the table of section statistics back as it was: {table}"
-            if table
-            else "give the volume that it was made from with --input; the statistics of a finished watch were lost with its "
-            "folder, so that it cannot be adopted: it is whole, and needs none",
+            hint="give the volume that it was made from with --input, and with --sections the table that it was given. That of "
+            "a finished watch was lost with its folder: such a volume is whole, and cannot be adopted",
             detail=term_lines(terms, ground.terms.plain()),
         )
     plan = plan_anew(ground).model_copy(update={"job": job})
     return Worker(_cut(plan, ground.work), ground.statistics)
 
 
-def _asked(own: Json, output: str, source: str | None, allow_hosts: Collection[str]) -> Job:
+def _asked(own: Json, output: str, given: Json, allow_hosts: Collection[str]) -> Job:
     """Return the job that an output's metadata ask for; others may have written them."""
     stored = own.get("job")
     stored = stored if isinstance(stored, dict) else {}
     known = {name for name, kind in kinds(Job).items() if kind is Kind.SEMANTIC} | {"roi"}
     options: dict[str, Any] = {name: value for name, value in stored.items() if name in known}
-    if source is not None:
-        options.pop("input", None)
     for name in ("input", "mask"):
-        if name in options:
+        if name in options and name not in given:
             check_foreign(str(options[name]), allow_hosts)
-    if source is not None:
-        options["input"] = source
-    if "sections" in options and not absolute_path(str(options["sections"])).exists():  # what was fitted may be the same
-        del options["sections"]
+    options |= given
     if "input" not in options or "model" not in options:
         raise ConfigError(
             "config.option",

@@ -147,9 +147,9 @@ class Plan(BaseModel):
     def _options(self) -> dict[str, Any]:
         """Return the options from which the job can be planned again, as they were resolved.
 
-        Not the precision, which is one of the terms.
+        Not the precision, which is one of the terms, nor a file of section statistics, which may be a copy of what is fitted.
         """
-        names = {name for name, kind in kinds(Job).items() if kind is Kind.SEMANTIC} - {"precision"}
+        names = {name for name, kind in kinds(Job).items() if kind is Kind.SEMANTIC} - {"precision", "sections"}
         names |= {"roi"} if self.job.crop else set()
         said = self.job.placed.model_dump_json(exclude_defaults=True, include=names)
         options: dict[str, Any] = json.loads(said)  # NaN as text
