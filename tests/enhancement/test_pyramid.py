@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from volumetool.enhancement import pyramid
+from volumetool.enhancement.columns import Source
 from volumetool.enhancement.pyramid import build_level, downsample, shadows, shard_boxes
 from volumetool.geometry import Box, LevelGrid, RegionGrid, Triple, plan_levels
 
@@ -113,7 +114,7 @@ def test_a_built_level_is_the_mean_of_the_whole_one(
     steps: list[Box] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pyramid, "SPAN_VOXELS", span)
-        build_level(ts.array(voxels), coarse, level, nodata=nodata, ready=steps.append)
+        build_level(Source(ts.array(voxels)), coarse, level, nodata=nodata, ready=steps.append)
     np.testing.assert_array_equal(np.asarray(coarse), downsample(voxels, factor, nodata))
     assert steps == list(shard_boxes(level))
 
@@ -130,5 +131,5 @@ def test_within_a_box_only_its_shards_are_written(shape: Triple, factor: Triple,
         if grid.region(index).box.touches(box):
             written[grid.region(index).box.slices] = True
     coarse = ts.array(np.full(level.shape, 99, np.uint8))
-    build_level(ts.array(voxels), coarse, level, within=box)
+    build_level(Source(ts.array(voxels)), coarse, level, within=box)
     np.testing.assert_array_equal(np.asarray(coarse), np.where(written, downsample(voxels, factor), 99))

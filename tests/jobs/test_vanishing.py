@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import time
@@ -19,9 +20,14 @@ from volumetool.enhancement.region import enhance_region
 from volumetool.enhancement.statistics import Statistics, fit_statistics
 from volumetool.errors import InputError, VolumetoolError
 from volumetool.jobs import inputs, worker
+from volumetool.jobs.convert import convert_volume
+from volumetool.jobs.crappify import Crappification, crappify_volume, plan_crappification
 from volumetool.jobs.ledger import Record
+from volumetool.jobs.pyramid import build_pyramid
 from volumetool.jobs.run import Watcher
 from volumetool.store import retries
+from volumetool.store.conversion import plan_conversion
+from volumetool.training.crappifiers import RECIPES
 
 Options = dict[str, Any]
 KINDS = ["moved", "unmounted", "refused", "deleted"]
@@ -207,6 +213,49 @@ def test_chunks_that_are_away_while_they_are_read_are_waited_for(
 
     monkeypatch.setattr(worker, "enhance_region", enhance)
     assert digest_of(asked | {"output": str(tmp_path / "out.zarr")}) == wanted
+
+
+def converted(source: str, output: str) -> str:
+    return convert_volume(plan_conversion(source, output)).url
+
+
+def crappified(source: str, output: str) -> str:
+    asked = Crappification(source, output, RECIPES["sem-fast"], (1, 2, 2), limits=(0.0, 255.0))
+    return crappify_volume(plan_crappification(asked)).url
+
+
+def with_levels(source: str, output: str) -> str:
+    shutil.copytree(source, output)
+    return build_pyramid(output).url
+
+
+@pytest.mark.parametrize(
+    ("make", "module", "reads"),
+    [
+        (converted, "volumetool.store.convert", "read_part"),
+        (crappified, "volumetool.jobs.crappify", "read_voxels"),
+        (with_levels, "volumetool.enhancement.pyramid", "read_voxels"),
+    ],
+)
+def test_chunks_that_are_away_while_a_command_reads_them_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[str, str], str], module: str, reads: str
+) -> None:
+    source = str(write_input(tmp_path / "in.zarr", sparse()))
+    wanted = digest(make(source, str(tmp_path / "straight.zarr")))
+    output = tmp_path / "out.zarr"
+    chunks = (output if make is with_levels else tmp_path / "in.zarr") / "0" / "c"
+    read, away = getattr(importlib.import_module(module), reads), [Moved(chunks)]
+
+    def slow(*given: Any, **options: Any) -> Any:
+        back = leave_for(away.pop(), 0.3) if away else None
+        voxels = read(*given, **options)
+        if back is not None:
+            back.join()
+        return voxels
+
+    monkeypatch.setattr(f"{module}.{reads}", slow)
+    assert digest(make(source, str(output))) == wanted
+    assert not away
 
 
 @pytest.mark.parametrize("change", ["away", "written"])

@@ -122,9 +122,9 @@ def test_no_chunk_of_a_volume_is_decoded_more_than_twice(
     count = np.zeros([-(-n // c) for n, c in zip(shape, chunk, strict=True)], int)
     real = convert_module.read_part
 
-    def counted(array: ts.TensorStore, slices: tuple[slice, ...]) -> Voxels:
+    def counted(array: ts.TensorStore, slices: tuple[slice, ...], *rest: Any) -> Voxels:
         count[tuple(slice(s.start // c, (s.stop - 1) // c + 1) for s, c in zip(slices, chunk, strict=True))] += 1
-        return real(array, slices)
+        return real(array, slices, *rest)
 
     (grid, *_) = plan_levels(shape, SIZE, (0.0, 0.0, 0.0), inner, (inner[0] * 2, inner[1] * 3, inner[2]))
     with pytest.MonkeyPatch.context() as patch:

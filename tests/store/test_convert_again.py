@@ -18,6 +18,7 @@ from volumetool.errors import InputError, OutputError
 from volumetool.geometry import Box
 from volumetool.geometry.levels import LevelGrid, plan_levels
 from volumetool.store import convert as convert_module
+from volumetool.store import retries
 from volumetool.store.chunks import stored_chunks
 from volumetool.store.conversion import plan_conversion
 from volumetool.store.convert import DONE_KEY, convert, write_finest
@@ -127,9 +128,9 @@ def test_a_source_that_changes_while_it_is_read_is_told(tmp_path: Path, monkeypa
     assert open_volume(tmp_path / "v.zarr").attributes["status"] == "unfinished"
 
 
-@pytest.mark.parametrize("harm", ["written", "deleted"])
+@pytest.mark.parametrize(("harm", "code"), [("written", "input.changed"), ("deleted", "input.vanished")])
 def test_a_volume_whose_chunks_change_while_it_is_read_is_told(
-    tmp_path: Path, filled: tuple[Volume, Voxels], monkeypatch: pytest.MonkeyPatch, harm: str
+    tmp_path: Path, filled: tuple[Volume, Voxels], monkeypatch: pytest.MonkeyPatch, harm: str, code: str
 ) -> None:
     """Of chunks whose turn is yet to come, too: none of two versions, and nothing blank that was there."""
     source, _ = filled
@@ -145,9 +146,10 @@ def test_a_volume_whose_chunks_change_while_it_is_read_is_told(
             os.utime(file, ns=(7, 7))
 
     monkeypatch.setattr(convert_module, "write_part", meddling)
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.002)
     with pytest.raises(InputError) as caught:
         convert(source, str(tmp_path / "v.zarr"), levels=_levels(source.shape)[:1], memory=1)
-    assert caught.value.code == "input.changed"
+    assert caught.value.code == code
     assert open_volume(tmp_path / "v.zarr").attributes["status"] == "unfinished"
 
 

@@ -18,6 +18,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.enhancement.ahead import ahead
+from volumetool.enhancement.columns import Source
 from volumetool.enhancement.statistics import valid_voxels
 from volumetool.enhancement.stored import Write, read_voxels
 from volumetool.errors import OutputError
@@ -83,7 +84,7 @@ def shadows(voxels: NDArray[Any], levels: tuple[LevelGrid, ...], nodata: float |
 
 
 def build_level(
-    fine: ts.TensorStore,
+    fine: Source,
     coarse: ts.TensorStore,
     level: LevelGrid,
     *,
@@ -95,8 +96,10 @@ def build_level(
 
     Parameters
     ----------
-    fine, coarse : tensorstore.TensorStore
-        The level before, and the level to write; z, y, x.
+    fine : Source
+        The level before.
+    coarse : tensorstore.TensorStore
+        The level to write; z, y, x.
     level : LevelGrid
         Of the level to write.
     nodata : float, optional
@@ -176,16 +179,14 @@ def _is_absent(part: ts.TensorStore, _: int) -> bool:
     return bool(part.storage_statistics(query_not_stored=True).result().not_stored)
 
 
-def _means(
-    fine: ts.TensorStore, level: LevelGrid, nodata: float | None, within: Box | None
-) -> Iterator[tuple[Box, NDArray[Any]]]:
+def _means(fine: Source, level: LevelGrid, nodata: float | None, within: Box | None) -> Iterator[tuple[Box, NDArray[Any]]]:
     """Yield the shards of a level, each with its voxels: means of the stored level before."""
     for box in shard_boxes(level, within):
-        fine_box = box.enlarged(level.factor).intersection(box_of(fine))
-        target = np.empty(box.shape, fine.dtype.numpy_dtype)
-        for part in _parts(box, level, fine.chunk_layout.read_chunk.shape):
+        fine_box = box.enlarged(level.factor).intersection(box_of(fine.voxels))
+        target = np.empty(box.shape, fine.voxels.dtype.numpy_dtype)
+        for part in _parts(box, level, fine.voxels.chunk_layout.read_chunk.shape):
             source = part.enlarged(level.factor).intersection(fine_box)
-            voxels = read_voxels(fine, source, "finer level:")
+            voxels = read_voxels(fine.voxels, source, "finer level:", check=fine.check)
             target[part.shifted((-box.start[0], -box.start[1], -box.start[2])).slices] = downsample(
                 voxels, level.factor, nodata
             )

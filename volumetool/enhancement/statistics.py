@@ -148,10 +148,10 @@ def fit_statistics(
         store, chunks = volume.open(level, channel, strict=True), stored_chunks(volume, level, channel)
         for boxes in _blocks(shape, seed, channel):
             start, stop = boxes[0].start[0], boxes[0].stop[0]
-            state, absent = _block_state(store, chunks, boxes)
+            state, check = _block_state(store, chunks, boxes)
             sampled.update(state)
             blocks = []
-            for box, voxels in _sample(store, boxes, chunks.still_there(absent)):
+            for box, voxels in _sample(store, boxes, check):
                 blocks.append(voxels.reshape(stop - start, -1))
                 if seen is not None:
                     seen(channel, box, voxels)
@@ -181,16 +181,17 @@ def sample_state(volume: Volume, level: int, seed: int = 0) -> str:
     return digest.hexdigest()
 
 
-def _block_state(store: ts.TensorStore, chunks: StoredChunks, boxes: list[Box]) -> tuple[bytes, frozenset[Triple]]:
-    """Return a digest of the states of the chunks of some boxes, and the places of those that are not stored."""
+def _block_state(store: ts.TensorStore, chunks: StoredChunks, boxes: list[Box]) -> tuple[bytes, Check]:
+    """Return a digest of the states of the chunks of some boxes, and what `read_part` asks about them."""
     places = list(dict.fromkeys(place for box in boxes for place in chunks.places(box)))
 
-    def look(_: int) -> tuple[bytes, frozenset[Triple]]:
+    def look(_: int) -> tuple[bytes, Check]:
         states = list(chunks.states(places))
         absent = frozenset(place for place, state in zip(places, states, strict=True) if state is None)
         if absent:
             check_there(store)
-        return hashlib.sha256(repr(states).encode()).digest(), absent
+        check = chunks.still_there(lambda place: place not in absent)
+        return hashlib.sha256(repr(states).encode()).digest(), check
 
     return looked(look, chunks.url)
 

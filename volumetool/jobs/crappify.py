@@ -16,6 +16,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from volumetool.enhancement.columns import Source
 from volumetool.enhancement.pyramid import build_level, is_stored, require_stored, shard_boxes
 from volumetool.enhancement.statistics import fit_statistics
 from volumetool.enhancement.stored import Write, read_voxels
@@ -24,12 +25,13 @@ from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_transla
 from volumetool.jobs.checks import show_bytes
 from volumetool.jobs.finish import write_status
 from volumetool.machine import memory_limit, usable_cores, usable_memory
-from volumetool.store.chunks import changed_while_read, level_digests
+from volumetool.store.chunks import changed_while_read, level_digests, level_states
 from volumetool.store.convert import Progress
 from volumetool.store.create import VolumeLayout, check_ending, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, contains, delete_prefix
 from volumetool.store.open import open_volume
+from volumetool.store.presence import Check
 from volumetool.store.volume import Volume
 from volumetool.training.crappifiers import Crappifier
 
@@ -186,14 +188,14 @@ def crappify_volume(plan: CrappifyPlan, *, overwrite: bool = False, progress: Pr
     """
     url, layout = canonical_url(plan.request.output), plan.layout
     _prepare(plan, url, overwrite=overwrite)
-    state, written = level_digests(plan.source, plan.request.level), []
+    states, written = level_states(plan.source, plan.request.level), []
     for channel in range(layout.channels or 1):
-        written.append((open_for_writing(url, layout, 0, channel), _fill(plan, channel, progress)))
+        written.append((open_for_writing(url, layout, 0, channel), _fill(plan, channel, states[channel][1], progress)))
         for number, grid in enumerate(layout.levels[1:], start=1):
             fine = open_for_writing(url, layout, number - 1, channel)
             coarse = open_for_writing(url, layout, number, channel)
-            written.append((coarse, build_level(fine, coarse, grid)))
-    if level_digests(plan.source, plan.request.level) != state:
+            written.append((coarse, build_level(Source(fine), coarse, grid)))
+    if level_digests(plan.source, plan.request.level) != [digest for digest, _ in states]:
         raise changed_while_read(plan.source.url)
     for coarse, boxes in written:
         require_stored(coarse, boxes)
@@ -201,7 +203,7 @@ def crappify_volume(plan: CrappifyPlan, *, overwrite: bool = False, progress: Pr
     return open_volume(url)
 
 
-def _fill(plan: CrappifyPlan, channel: int, progress: Progress | None) -> list[Box]:
+def _fill(plan: CrappifyPlan, channel: int, check: Check, progress: Progress | None) -> list[Box]:
     """Write the finest level of a channel; return the shards of which anything is stored."""
     grid, channels = plan.layout.levels[0], plan.layout.channels or 1
     target = open_for_writing(canonical_url(plan.request.output), plan.layout, 0, channel)
@@ -212,7 +214,7 @@ def _fill(plan: CrappifyPlan, channel: int, progress: Progress | None) -> list[B
             voxels = np.empty(shard.shape, plan.layout.dtype)
             inside = (-shard.start[0], -shard.start[1], -shard.start[2])
             parts = list(_parts(shard, plan.request.scale))
-            for part, made in zip(parts, threads.map(_Degrader(plan, channel), parts), strict=True):
+            for part, made in zip(parts, threads.map(_Degrader(plan, channel, check), parts), strict=True):
                 voxels[part.shifted(inside).slices] = made
                 done += part.voxels
                 if progress is not None:
@@ -226,8 +228,8 @@ def _fill(plan: CrappifyPlan, channel: int, progress: Progress | None) -> list[B
 class _Degrader:
     """Makes the output's voxels in any box of it."""
 
-    def __init__(self, plan: CrappifyPlan, channel: int) -> None:
-        asked = plan.request
+    def __init__(self, plan: CrappifyPlan, channel: int, check: Check) -> None:
+        asked, self._check = plan.request, check
         self._crappifier, self._scale = asked.crappifier, asked.scale
         self._seed = asked.seed + (channel << 32)  # each channel is a volume of its own
         self._fine: ts.TensorStore = plan.source.open(asked.level, channel, strict=True)
@@ -239,7 +241,7 @@ class _Degrader:
         core = box.enlarged(self._scale)
         wide = self._wide(core)
         low, high = (np.float32(limit) for limit in self._limits)
-        voxels = read_voxels(self._fine, wide, "input:").astype(np.float32)
+        voxels = read_voxels(self._fine, wide, "input:", check=self._check).astype(np.float32)
         made = self._crappifier.apply((voxels - low) / (high - low), scale=self._scale, seed=self._seed, origin=wide.start)
         start = _triple((a - b) // f for a, b, f in zip(core.start, wide.start, self._scale, strict=True))
         inner = Box(start, _triple(a + n for a, n in zip(start, box.shape, strict=True)))

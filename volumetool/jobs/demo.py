@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from volumetool.enhancement.columns import Source
 from volumetool.enhancement.pyramid import build_level, require_stored
 from volumetool.geometry import Size, plan_levels
 from volumetool.jobs.api import enhance
@@ -98,7 +99,7 @@ def write_volume(path: Path, voxels: NDArray[Any], voxel_size: Size) -> None:
     open_for_writing(str(path), layout).write(voxels).result()
     for number, grid in enumerate(layout.levels[1:], start=1):
         coarse = open_for_writing(str(path), layout, number)
-        require_stored(coarse, build_level(open_for_writing(str(path), layout, number - 1), coarse, grid))
+        require_stored(coarse, build_level(Source(open_for_writing(str(path), layout, number - 1)), coarse, grid))
     create_volume(str(path), layout, {})  # last: what can be opened is whole
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from volumetool.enhancement.columns import Source
 from volumetool.enhancement.pyramid import build_level, require_stored, shard_boxes
 from volumetool.enhancement.statistics import no_normalisation
 from volumetool.enhancement.writer import output_nodata
@@ -52,7 +53,7 @@ def build_coarse_levels(plan: Plan, within: Box | None = None, step: Step | None
             coarse = open_for_writing(output, layout, number, channel)
             delete_torn_shards(coarse, level, box, None if plan.terms.channels is None else channel)
             count = (lambda _box: step()) if step is not None else None
-            written.append((coarse, build_level(fine, coarse, level, nodata=nodata, within=box, ready=count)))
+            written.append((coarse, build_level(Source(fine), coarse, level, nodata=nodata, within=box, ready=count)))
     for coarse, boxes in written:
         require_stored(coarse, boxes)
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
+from volumetool.enhancement.columns import Source
 from volumetool.enhancement.pyramid import build_level, require_stored, shard_boxes
 from volumetool.errors import ConfigError, OutputError
 from volumetool.geometry import Box, LevelGrid, Size, plan_levels, whole_ratio
 from volumetool.jobs.clean import delete_torn_shards
 from volumetool.jobs.finish import write_status
-from volumetool.store.chunks import changed_while_read, level_digests
+from volumetool.store.chunks import changed_while_read, level_digests, level_states
 from volumetool.store.convert import FINEST_ALONE, Progress
 from volumetool.store.create import VolumeLayout, open_for_writing
 from volumetool.store.extend import announce_levels, create_coarser
@@ -67,19 +68,19 @@ def build_pyramid(
     else:
         grids = level_grids(volume)
         write_status(volume.url, FINEST_ALONE)
-    state = level_digests(volume, 0)
+    states = level_states(volume, 0)
     every = sum(len(list(shard_boxes(grid))) for grid in grids[1:]) * (volume.channels or 1)
     told, written = _counted(progress, every), []
     for channel in range(volume.channels or 1):
-        fine = volume.open(0, channel, strict=True)
+        fine = Source(volume.open(0, channel, strict=True), check=states[channel][1])
         for number, grid in enumerate(grids[1:], start=1):
             coarse = open_for_writing(volume.url, target, number, channel)
             clear = partial(delete_torn_shards, coarse, grid, channel=None if volume.channels is None else channel)
             written.append((coarse, build_level(fine, coarse, grid, nodata=missing, ready=_Ready(clear, told))))
-            fine = coarse
+            fine = Source(coarse)
     for coarse, boxes in written:
         require_stored(coarse, boxes)
-    if level_digests(volume, 0) != state:
+    if level_digests(volume, 0) != [digest for digest, _ in states]:
         raise changed_while_read(volume.url, "run the command again")
     if new:
         announce_levels(volume, grids)

@@ -148,8 +148,10 @@ class RegionInput:
 
     def checked(self, source: Source, channel: int, state: State) -> Source:
         """Return a source of a channel where what is stored in a state never reads as not stored."""
-        check = self.chunks(channel).still_there(frozenset(state.absent))
-        masked = None if self._mask_chunks is None else self._mask_chunks.still_there(frozenset(state.mask_absent))
+        absent, mask_absent = frozenset(state.absent), frozenset(state.mask_absent)
+        check = self.chunks(channel).still_there(lambda place: place not in absent)
+        masks = self._mask_chunks
+        masked = None if masks is None else masks.still_there(lambda place: place not in mask_absent)
         return replace(source, check=check, mask_check=masked)
 
     def read_in_one_state(self, recipe: Recipe, region: Region, make: Callable[[Source], T]) -> tuple[T, dict[str, Any]]:

@@ -136,12 +136,12 @@ class StoredChunks:
 
         return looked(look, self.url)
 
-    def still_there(self, absent: Container[Triple]) -> Check:
-        """Return what `read_part` asks about parts of the array that read as not stored, given the places that never were."""
+    def still_there(self, was_stored: Callable[[Triple], bool]) -> Check:
+        """Return what `read_part` asks about parts of the array that read as not stored, given which chunks were, by place."""
 
         def check(parts: list[Slices]) -> None:
             boxes = (Box(*map(_triple, zip(*((part.start, part.stop) for part in slices), strict=True))) for slices in parts)
-            places = dict.fromkeys(place for box in boxes for place in self.places(box) if place not in absent)
+            places = dict.fromkeys(place for box in boxes for place in self.places(box) if was_stored(place))
             for place, state in zip(places, self.states(places), strict=True):
                 if state is None:
                     raise VanishedError(f"no longer stored: {self.name(place)}")
@@ -175,18 +175,25 @@ class StoredChunks:
                 waiting.clear()
         yield from (self._state_of_object(*each, ask) for each in waiting)
 
-    def digest(self, box: Box) -> str:
-        """Return a digest of the states of all chunks that share a voxel with a box.
+    def state(self, box: Box) -> tuple[str, Check]:
+        """Return a digest of the states of all chunks that share a voxel with a box, and what `read_part` asks about it.
 
         Raises
         ------
         DataError
             ``data.unreadable``: the store does not answer.
         """
-        digest = hashlib.blake2b(digest_size=8)
-        for state in self.states(self.places(box)):
+        inside, digest = box.coarsened(self.size), hashlib.blake2b(digest_size=8)
+        stored = np.zeros(math.prod(inside.shape), bool)
+        for number, state in enumerate(self.states(self.places(box))):
             digest.update(b"absent " if state is None else b"%d " % len(state) + state)
-        return digest.hexdigest()
+            stored[number] = state is not None
+        known = stored.reshape(inside.shape)
+
+        def was_stored(place: Triple) -> bool:
+            return bool(known[_triple(a - b for a, b in zip(place, inside.start, strict=True))])
+
+        return digest.hexdigest(), self.still_there(was_stored)
 
     def _store(self) -> dict[str, Any]:
         files = kvstore_spec(self.url)
@@ -244,8 +251,8 @@ def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:
     return StoredChunks(url, size, grid, key)
 
 
-def level_digests(volume: Volume, level: int) -> list[str]:
-    """Return a digest of the states of all chunks of a level, for each channel.
+def level_states(volume: Volume, level: int) -> list[tuple[str, Check]]:
+    """Return the state of all chunks of a level, for each channel: see `StoredChunks.state`.
 
     Raises
     ------
@@ -253,7 +260,12 @@ def level_digests(volume: Volume, level: int) -> list[str]:
         As `stored_chunks`; ``data.unreadable``: the store does not answer.
     """
     whole = Box.whole(volume.levels[level].shape)
-    return [stored_chunks(volume, level, channel).digest(whole) for channel in range(volume.channels or 1)]
+    return [stored_chunks(volume, level, channel).state(whole) for channel in range(volume.channels or 1)]
+
+
+def level_digests(volume: Volume, level: int) -> list[str]:
+    """Return the digests of `level_states` alone."""
+    return [digest for digest, _ in level_states(volume, level)]
 
 
 def _triple(values: Iterable[int]) -> Triple:

@@ -26,6 +26,7 @@ from volumetool.store.found import Json, read_json
 from volumetool.store.images import ImageStack
 from volumetool.store.kvstore import brief, delete_prefix, join_url, list_keys, unwritable
 from volumetool.store.open import open_volume
+from volumetool.store.presence import Check
 from volumetool.store.staging import Held, Staging
 from volumetool.store.volume import Volume
 
@@ -128,9 +129,9 @@ def write_finest(plan: ConversionPlan, *, overwrite: bool = False, progress: Pro
         before = channel * grid.shape[0]
         slabs = [Box((max(slab.start[0], done - before), 0, 0), slab.stop) for slab in plan.slabs]
         rests = [slab for slab in slabs if slab.shape[0] > 0]
-        for rest, state in zip(rests, [_state(plan, channel, rest) for rest in rests], strict=True):
+        for rest, (state, check) in zip(rests, [_state(plan, channel, rest) for rest in rests], strict=True):
             counter = _Counter(2 * (before + rest.start[0]) * grid.shape[1] * grid.shape[2], plan, progress)
-            stored += _Copy(plan, channel, target, counter).run(rest)
+            stored += _Copy(plan, channel, target, counter, check).run(rest)
             _require_unchanged(plan, channel, rest, state)
             done_now: Json = {DONE_KEY: before + rest.stop[0], STORED_KEY: stored}
             if isinstance(plan.source, Volume):
@@ -211,8 +212,15 @@ class _Counter:
 class _Copy:
     """Copies slabs of one channel."""
 
-    def __init__(self, plan: ConversionPlan, channel: int, target: ts.TensorStore, count: Callable[[int], None]) -> None:
-        self._plan, self._channel, self._target, self._count = plan, channel, target, count
+    def __init__(
+        self,
+        plan: ConversionPlan,
+        channel: int,
+        target: ts.TensorStore,
+        count: Callable[[int], None],
+        check: Check | None,
+    ) -> None:
+        self._plan, self._channel, self._target, self._count, self._check = plan, channel, target, count, check
         self._dtype, self._shard = np.dtype(plan.layout.dtype), plan.layout.levels[0].shard
 
     def run(self, slab: Box) -> int:
@@ -252,7 +260,7 @@ class _Copy:
         array = volume.open(0, self._channel, strict=True)
         for part in cut(box, self._plan.chunk, self._plan.part_voxels):
             try:
-                voxels = read_part(array, part.slices)
+                voxels = read_part(array, part.slices, self._check)
             except (ValueError, OSError) as error:
                 raise DataError(
                     "data.unreadable",
@@ -299,8 +307,10 @@ def _within(part: Box, box: Box) -> Box:
     return part.shifted((-box.start[0], -box.start[1], -box.start[2]))
 
 
-def _state(plan: ConversionPlan, channel: int, slab: Box) -> str:
+def _state(plan: ConversionPlan, channel: int, slab: Box) -> tuple[str, Check | None]:
     """Return what is stored of a slab's source: of images as they were when they were opened, of a volume as it is now.
+
+    With it comes what `read_part` asks about a volume.
 
     Raises
     ------
@@ -308,7 +318,7 @@ def _state(plan: ConversionPlan, channel: int, slab: Box) -> str:
         The volume is gone, or does not answer.
     """
     source = plan.source
-    return source.identity if isinstance(source, ImageStack) else stored_chunks(source, 0, channel).digest(slab)
+    return (source.identity, None) if isinstance(source, ImageStack) else stored_chunks(source, 0, channel).state(slab)
 
 
 def _require_same_source(plan: ConversionPlan, read: Read) -> None:
@@ -323,7 +333,7 @@ def _require_same_source(plan: ConversionPlan, read: Read) -> None:
     for stop, state in read:
         channel, start = divmod(first, sections)
         slab = Box((start, 0, 0), (stop - channel * sections, *plan.source.shape[1:]))
-        if _state(plan, channel, slab) != state:
+        if _state(plan, channel, slab)[0] != state:
             raise InputError(
                 "input.changed",
                 f"{plan.place} was written to since {plan.url} was converted from it: in sections {slab.start[0]} to "
@@ -360,7 +370,7 @@ def _require_unchanged(plan: ConversionPlan, channel: int, slab: Box, state: str
     """
     source = plan.source
     try:
-        now = source.identity_now() if isinstance(source, ImageStack) else _state(plan, channel, slab)
+        now = source.identity_now() if isinstance(source, ImageStack) else _state(plan, channel, slab)[0]
         changed = now != state
     except (DataError, InputError, OSError):
         changed = True
