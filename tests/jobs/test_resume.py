@@ -278,9 +278,9 @@ def test_a_volume_without_records_is_created_again_over_what_is_left(options: Op
 
 def test_a_damaged_ledger_line_costs_its_region_alone(options: Options, change: Flip, straight: str) -> None:
     run(**options)
-    fence, segment = sorted((Path(f"{options['output']}.job") / "ledger").glob("*.jsonl"))
+    fence, *segments = sorted((Path(f"{options['output']}.job") / "ledger").glob("*.jsonl"))  # a slow run has several
     assert fence.stat().st_size == 0
-    change(segment, 3)
+    change(segments[0], 3)
     again = Recording()
     assert run(again, **options).complete
     assert len(again.records) == 1

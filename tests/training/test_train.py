@@ -20,6 +20,7 @@ from volumetool.jobs.convert import convert_volume
 from volumetool.models import Metric, Provenance, UNet, load_model
 from volumetool.store.conversion import plan_conversion
 from volumetool.store.open import open_volume
+from volumetool.training.config import TrainConfig
 from volumetool.training.held_out import held_out
 from volumetool.training.pairs import Sampler
 from volumetool.training.restore import grey_limits, restore_volume
@@ -58,11 +59,26 @@ def test_what_is_trained_enhances(kind: str, tmp_path: Path) -> None:
     assert fine.shape == tuple(np.multiply(stack.shape, card.scale))
 
 
-def test_the_card_says_what_the_model_was_made_of(tmp_path: Path) -> None:
-    source = small_options(tmp_path)["sources"][0] | {"cite": "A phantom", "licence": "CC0"}
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]:
+    """Train once; return what was asked for, and the folder of the training."""
+    folder = tmp_path_factory.mktemp("trained")
+    source = small_options(folder)["sources"][0] | {"cite": "A phantom", "licence": "CC0"}
     card_options = {"description": "For tests.", "licence": "CC0-1.0", "stride": [1, 32, 32]}
-    config = small_training(tmp_path, sources=[source], card=card_options)
-    card = load_model(train(config, tmp_path / "run", Told())).card
+    config = small_training(folder, sources=[source], card=card_options)
+    train(config, folder / "run", Told())
+    return config, folder / "run"
+
+
+@pytest.fixture
+def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not measure the overlap: that takes several times as long as the training."""
+    monkeypatch.setattr("volumetool.training.train.measure_overlap", lambda *_: ((0, 8, 8), (0, 2, 2)))
+
+
+def test_the_card_says_what_the_model_was_made_of(trained: tuple[TrainConfig, Path]) -> None:
+    config, run = trained
+    card = load_model(run / "small.safetensors").card
     assert (card.name, card.description, card.licence) == ("small", "For tests.", "CC0-1.0")
     assert card.provenance.data == ("A phantom (CC0), voxels of 8 x 8 x 8 nm",)
     assert card.voxel_size is not None
@@ -76,7 +92,10 @@ def test_the_card_says_what_the_model_was_made_of(tmp_path: Path) -> None:
     assert card.overlap[1] - 2 * card.trim[1] > 0
 
 
-def test_the_card_keeps_the_factor_by_which_errors_are_larger_than_expected(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("_unmeasured")
+def test_the_card_keeps_the_factor_by_which_errors_are_larger_than_expected(
+    trained: tuple[TrainConfig, Path], tmp_path: Path
+) -> None:
     config = small_training(tmp_path, architecture=ARCHITECTURE | {"expected_error": True})
     sampler = Sampler(open_sources(config), config)
     network = UNet(config.architecture).eval().requires_grad_(requires_grad=False)
@@ -89,19 +108,21 @@ def test_the_card_keeps_the_factor_by_which_errors_are_larger_than_expected(tmp_
         restored = restore_volume(network, volume.coarse, config.normalisation)
         errors.append(np.abs(restored - volume.fine).mean() / (0.02 * (high - low)))
     assert make_card(network, sampler).error_factor == pytest.approx(np.mean(errors), rel=1e-4)
-    assert load_model(train(small_training(tmp_path), tmp_path / "run", Told())).card.error_factor is None
+    _, run = trained
+    assert load_model(run / "small.safetensors").card.error_factor is None
 
 
-def test_curves_and_pictures_lie_beside_the_model(tmp_path: Path) -> None:
-    train(small_training(tmp_path), tmp_path / "run", Told())
-    history = json.loads((tmp_path / "run" / "history.json").read_text())
+def test_curves_and_pictures_lie_beside_the_model(trained: tuple[TrainConfig, Path]) -> None:
+    _, run = trained
+    history = json.loads((run / "history.json").read_text())
     assert [point["step"] for point in history] == [1, 2, 3, 4]
-    with Image.open(tmp_path / "run" / "preview.png") as picture:
+    with Image.open(run / "preview.png") as picture:
         assert np.ptp(np.asarray(picture)) > 200
-    with Image.open(tmp_path / "run" / "curves.png") as picture:
+    with Image.open(run / "curves.png") as picture:
         assert picture.width > 500
 
 
+@pytest.mark.usefixtures("_unmeasured")
 def test_a_finished_training_run_again_changes_nothing_and_overwrite_begins_anew(tmp_path: Path) -> None:
     config = small_training(tmp_path)
     first = load_model(train(config, tmp_path / "run", Told())).weights_sha256
@@ -119,6 +140,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "run").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("_unmeasured")
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "train.yaml"
     file.write_text(yaml.safe_dump(small_options(tmp_path, steps=9)))
