@@ -64,16 +64,18 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 
 
 @pytest.fixture
-def options(place: Place, tmp_path: Path) -> Options:
-    return SMALL | {"input": place.url, "output": str(tmp_path / "out.zarr"), "region": "1,1,1"}
+def options(place: Place, tmp_path: Path, tiny_model: Path) -> Options:
+    """Give a job whose bytes depend on statistics of the input."""
+    return SMALL | {"input": place.url, "output": str(tmp_path / "out.zarr"), "model": str(tiny_model), "region": "1,1,1"}
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> str:
+def straight(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> str:
     """Return the digest of an output whose input was always there, wherever that is."""
     folder = tmp_path_factory.mktemp("straight")
     source = write_input(folder / "in.zarr", sparse())
-    return digest_of(SMALL | {"input": str(source), "output": str(folder / "out.zarr"), "region": "1,1,1"})
+    asked = {"input": str(source), "output": str(folder / "out.zarr"), "model": str(tiny_model), "region": "1,1,1"}
+    return digest_of(SMALL | asked)
 
 
 @pytest.fixture
