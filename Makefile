@@ -26,7 +26,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps --target $(INSTALLED) .
-	cd $(INSTALLED) && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml
+	cd $(INSTALLED) && $(abspath $(BIN))/mypy --cache-dir $(CURDIR)/.mypy_cache --config-file $(CURDIR)/pyproject.toml
 	cd $(INSTALLED) && $(abspath $(BIN))/lint-imports --config $(CURDIR)/pyproject.toml
 
 audit: $(READY)  ## known holes in what is pinned; needs the network
