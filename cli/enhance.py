@@ -35,18 +35,18 @@ def enhance(
 
     SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 stop it like Ctrl-C, with exit code 75: start me again.
     """
-    from volumetool.jobs.planning import plan_with_statistics
+    from volumetool.jobs.planning import plan
     from volumetool.jobs.run import run
 
     job = _job(given({"input": input, "output": output, **options}), config, allow_host or [])
-    plan, statistics = plan_with_statistics(job)
+    decided = plan(job)
     if dry_run:
-        _print_plan(plan, as_json=as_json)
+        _print_plan(decided, as_json=as_json)
         return
-    _begin(plan)
+    _begin(decided)
     with watching("json" if log_format == "json" else "auto") as watcher:
         try:
-            outcome = run(plan, statistics, watcher)
+            outcome = run(decided, watcher)
         except KeyboardInterrupt:
             say("\ninterrupted; what was finished is kept. Run the same command to go on.")
             raise

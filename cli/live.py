@@ -145,5 +145,5 @@ def _tell(shown: Live, into: str | None, *, as_json: bool) -> None:
     if into is not None:
         say(f"what is computed goes into {into}; `volumetool status {into}` says how far it is")
     if as_json:
-        facts = {"link": shown.link, "url": shown.url, "fingerprint": shown.opened.basis.terms.fingerprint}
+        facts = {"link": shown.link, "url": shown.url, "fingerprint": shown.opened.basis.spec.fingerprint}
         print(json.dumps(facts | ({"tunnel": shown.tunnel} if shown.tunnel else {})), flush=True)

@@ -120,8 +120,8 @@ def main() -> None:
         made = plan(make_job(input=str(place / "input.zarr"), output=str(place / "out.zarr"), model=options.model))
         seams = take_seams(options, ways, place, model)
         rounds, likeness = take_rounds(options, ways, place, made)
-    lattice = made.terms.lattice
-    given = {"precision": made.terms.precision, "patch": lattice.patch, "threads": made.threads, "streams": made.streams}
+    lattice = made.spec.lattice
+    given = {"precision": made.spec.precision, "patch": lattice.patch, "threads": made.threads, "streams": made.streams}
     figures = {"input": list(voxels.shape), "given": given, "rounds": rounds, "psnr": likeness, "seams": seams}
     figures["ways"] = summarise(rounds)
     show(figures)
@@ -220,18 +220,18 @@ def _room(place: Path) -> Iterator[Path]:
 
 
 def _task(room: Path, way: Way, made: Plan, grey: tuple[tuple[float, ...], tuple[float, ...]]) -> Task:
-    lattice, card = made.terms.lattice, load_model(made.model_spec).card
+    lattice, card = made.spec.lattice, load_model(made.model_spec).card
     overlap = (lattice.z.overlap, lattice.y.overlap, lattice.x.overlap)
     return Task(
         peer=way.peer,
         place=str(room),
         source=made.job.input,
         output=str(room / "out.zarr"),
-        factors=tuple(level.factor for level in made.terms.levels),
+        factors=tuple(level.factor for level in made.spec.levels),
         model=made.model_spec,
         low=grey[0],
         high=grey[1],
-        precision=made.terms.precision if way.as_ours else "float32",
+        precision=made.spec.precision if way.as_ours else "float32",
         patch=lattice.patch if way.as_ours else card.patch,
         overlap=overlap if way.as_ours else None,
         threads=made.threads * made.workers if way.as_ours else None,

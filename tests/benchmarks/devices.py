@@ -42,12 +42,12 @@ PROCESSES = 8
 JOB = """
 import json, sys, time
 from volumetool.jobs.job import make_job
-from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.planning import plan
 from volumetool.jobs.run import run
-plan, table = plan_with_statistics(make_job(**json.loads(sys.argv[1])))
-assert plan.threads == 1
+decided = plan(make_job(**json.loads(sys.argv[1])))
+assert decided.threads == 1
 started = time.perf_counter()
-assert run(plan, table).complete
+assert run(decided).complete
 print(time.perf_counter() - started)
 """
 

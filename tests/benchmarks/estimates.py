@@ -22,17 +22,17 @@ JOB = """
 import json, re, sys, time
 from pathlib import Path
 from volumetool.jobs.job import make_job
-from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.planning import plan
 from volumetool.jobs.run import run
-plan, statistics = plan_with_statistics(make_job(**json.loads(sys.argv[1])))
+decided = plan(make_job(**json.loads(sys.argv[1])))
 Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
 started = time.perf_counter()
-assert run(plan, statistics).complete
+assert run(decided).complete
 seconds = time.perf_counter() - started
 # Not getrusage: what a process had before it became this one, its parent's memory, counts there.
 peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
-written = sum(file.stat().st_size for file in Path(plan.job.output).rglob("*") if file.is_file())
-said = plan.estimates
+written = sum(file.stat().st_size for file in Path(decided.job.output).rglob("*") if file.is_file())
+said = decided.estimates
 found = {"seconds": (said.seconds, seconds), "memory": (said.worker_bytes, peak), "bytes": (said.written_bytes, written)}
 print(json.dumps(found))
 """

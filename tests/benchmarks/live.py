@@ -85,7 +85,7 @@ def measure(path: Path, model: str, voxels: np.ndarray, asked: argparse.Namespac
 
 def view_of(basis: Basis, *, middle: bool) -> list[slice]:
     """Return the voxels of the output's level 0 that a view shows along y and x."""
-    level, lattice = basis.volume.levels[0], basis.terms.lattice
+    level, lattice = basis.volume.levels[0], basis.spec.lattice
     position = first_look(level, lattice).position
     assert position is not None
     slices = []

@@ -33,7 +33,7 @@ from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import DONE, Ledger, Record
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 from volumetool.jobs.turns import WINDOW, Turns
 from volumetool.store.create import VolumeLayout, create_volume
@@ -104,9 +104,9 @@ def plan_job(folder: Path, regions: int) -> Plan:
         workers=WORKERS,
         force_voxel_size=True,
     )
-    plan, statistics = plan_with_statistics(job)
-    prepare(plan, statistics)
-    return plan
+    decided = plan(job)
+    prepare(decided)
+    return decided
 
 
 class Some(Turns):

@@ -161,7 +161,7 @@ def test_schema_is_printed_as_json(run: Run) -> None:
 def test_an_option_of_zero_is_an_option(run: Run, volume: Path) -> None:
     arguments = ("--model", FAKE, "--nodata", 0, "--fill", 0, "--seed", 0, "--dry-run", "--json")
     plan = json.loads(run("enhance", volume, volume.parent / "zero.zarr", *arguments).stdout)
-    assert (plan["terms"]["nodata"], plan["terms"]["fill"]) == ("0.0", "0.0")
+    assert (plan["spec"]["nodata"], plan["spec"]["fill"]) == (0.0, 0.0)
 
 
 def test_a_long_name_is_apart_from_its_value(capsys: pytest.CaptureFixture[str]) -> None:

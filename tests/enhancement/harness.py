@@ -13,8 +13,8 @@ from reference import Geometry
 
 from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine, Numerics
-from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.region import enhance_region
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.statistics import Statistics, no_normalisation
 from volumetool.geometry import AxisLattice, Box, Lattice, RegionGrid, Triple, joined, plan_levels
 from volumetool.models import Model
@@ -76,11 +76,16 @@ class Case:
         patch = (z, y, x)
         return fake_model(config, patch=patch, overlap=overlap, trim=trim)
 
-    def recipe(self, dtype: str, statistics: Statistics | None = None, **more: Any) -> Recipe:
+    def spec(self, dtype: str, statistics: Statistics | None = None, **more: Any) -> OutputSpec:
         """Return what decides the voxels; without statistics nothing is normalised."""
         levels = plan_levels(self.box.shape, self.voxel_size, (0.0, 0.0, 0.0), self.chunk, self.shard)
         normal = statistics or no_normalisation(1, self.lattice.z.size)
-        return Recipe(self.lattice, normal, levels, dtype, origin=self.box.start, **more)
+        facts: dict[str, Any] = {
+            "input": "", "level": 0, "model": "", "precision": "float32", "padded_batch": None, "seed": 0, "mask": None,
+            "flatten": False, "invert": False, "nodata": None, "fill": 0.0, "missing": "fill", "channels": None,
+        }  # fmt: skip
+        facts |= {"lattice": self.lattice, "statistics": normal, "levels": levels, "dtype": dtype, "box": self.box}
+        return OutputSpec(**facts | more)
 
 
 @dataclass
@@ -94,14 +99,14 @@ class Outcome:
     checksums: list[tuple[int, ...]] = field(default_factory=list)
 
 
-def run(recipe: Recipe, grid: RegionGrid, engine: Engine, source: Source | Voxels) -> Outcome:
+def run(spec: OutputSpec, grid: RegionGrid, engine: Engine, source: Source | Voxels) -> Outcome:
     """Enhance all regions, last one first: no region may lean on another."""
     given_source = source if isinstance(source, Source) else Source(ts.array(source))
-    garbage = [np.full(level.shape, 77, recipe.dtype) for level in recipe.fused]
+    garbage = [np.full(level.shape, 77, spec.dtype) for level in spec.fused]
     targets = [ts.array(voxels) for voxels in garbage]
     outcome = Outcome([])
     for index in reversed(range(grid.count)):
-        done = enhance_region(recipe, grid.region(index), engine, given_source, targets)
+        done = enhance_region(spec, grid.region(index), engine, given_source, targets)
         outcome.patches += done.patches
         outcome.recomputed += done.recomputed
         outcome.skipped += done.skipped
@@ -115,9 +120,9 @@ def engine_of(model: Model, batch: int = 3, *, pad: bool = False) -> Engine:
     return Engine(model, Numerics("float32", batch, pad), "cpu")
 
 
-def run_case(case: Case, behaviour: str, recipe: Recipe, source: Source | Voxels, span: Triple | None = None) -> Outcome:
+def run_case(case: Case, behaviour: str, spec: OutputSpec, source: Source | Voxels, span: Triple | None = None) -> Outcome:
     """Enhance a case with a fake network."""
-    return run(recipe, case.grid(span), engine_of(case.model(behaviour), case.batch), source)
+    return run(spec, case.grid(span), engine_of(case.model(behaviour), case.batch), source)
 
 
 @st.composite

@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Source
-from volumetool.enhancement.recipe import Recipe
 from volumetool.enhancement.region import Enhanced, enhance_region
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.geometry import Region
 
 Voxels = NDArray[Any]
 
 
-def enhanced(case: Case, recipe: Recipe, voxels: Voxels, behaviour: str) -> tuple[Voxels, list[tuple[Region, Enhanced]]]:
+def enhanced(case: Case, spec: OutputSpec, voxels: Voxels, behaviour: str) -> tuple[Voxels, list[tuple[Region, Enhanced]]]:
     """Run all regions of a case; return the output and what is known of each region."""
-    targets = [ts.array(np.zeros(level.shape, recipe.dtype)) for level in recipe.fused]
+    targets = [ts.array(np.zeros(level.shape, spec.dtype)) for level in spec.fused]
     engine, source = engine_of(case.model(behaviour), case.batch), Source(ts.array(voxels))
     regions = [case.grid().region(index) for index in range(case.grid().count)]
-    made = [(region, enhance_region(recipe, region, engine, source, targets)) for region in regions]
+    made = [(region, enhance_region(spec, region, engine, source, targets)) for region in regions]
     return np.asarray(targets[0].read().result()), made
 
 
@@ -52,7 +52,7 @@ def by_definition(case: Case, region: Region, output: Voxels, voxels: Voxels, va
 def test_each_region_departs_from_its_input_by_what_the_definition_says(case: Case, behaviour: str, seed: int) -> None:
     """60 geometries: 2D, 2.5D and 3D, any scale and cut, cropped ones too."""
     voxels = random_voxels(seed, case.lattice.shape, np.dtype("uint8")).astype(np.float32)
-    output, made = enhanced(case, case.recipe("float32"), voxels, behaviour)
+    output, made = enhanced(case, case.spec("float32"), voxels, behaviour)
     for region, found in made:
         expected = by_definition(case, region, output, voxels, np.ones(voxels.shape, bool))
         assert found.consistency == (None if expected is None else pytest.approx(expected, rel=1e-4, abs=1e-3))
@@ -64,8 +64,8 @@ def test_it_is_said_in_data_windows_of_each_section_and_voxels_without_data_do_n
     voxels[:, 2:6, 3:9] = 0
     voxels[4] = 0
     statistics = section_statistics(3, 5, np.dtype("uint16"))
-    recipe = case.recipe("float32", statistics, nodata=0, fill=0)
-    output, made = enhanced(case, recipe, voxels, "box")
+    spec = case.spec("float32", statistics, nodata=0, fill=0)
+    output, made = enhanced(case, spec, voxels, "box")
     low, high = (values[0][:, None, None] for values in (statistics.low, statistics.high))
     as_seen, given_ = (output - low) / (high - low), (voxels - low) / (high - low)
     for region, found in made:
@@ -76,5 +76,5 @@ def test_it_is_said_in_data_windows_of_each_section_and_voxels_without_data_do_n
 
 def test_what_only_repeats_its_input_departs_by_nothing() -> None:
     case = flat_case((3, 13, 17))
-    _, made = enhanced(case, case.recipe("uint8"), random_voxels(1, case.lattice.shape, np.dtype("uint8")), "identity")
+    _, made = enhanced(case, case.spec("uint8"), random_voxels(1, case.lattice.shape, np.dtype("uint8")), "identity")
     assert {found.consistency for _, found in made} == {0.0}

@@ -97,7 +97,7 @@ def _whole(model: Model, sections: Voxels) -> NDArray[np.float32]:
 def _enhanced(model: Model, case: Case, sections: Voxels) -> NDArray[np.float32]:
     pad = engine_of(model, case.batch).batch_matters(case.lattice.patch)  # as the planner decides it
     engine = engine_of(model, case.batch, pad=pad)
-    result: NDArray[np.float32] = run(case.recipe("float32", _statistics(sections)), case.grid(), engine, sections).levels[0]
+    result: NDArray[np.float32] = run(case.spec("float32", _statistics(sections)), case.grid(), engine, sections).levels[0]
     return result
 
 

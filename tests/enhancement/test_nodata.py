@@ -69,8 +69,8 @@ def test_valid_voxels_stay_valid_and_missing_ones_missing(case: Case, kind: tupl
     dtype, nodata, fill = kind
     voxels = ragged(seed, random_voxels(seed, case.lattice.shape, np.dtype(dtype)), nodata)
     statistics = section_statistics(seed, case.lattice.z.size, voxels.dtype)
-    recipe = case.recipe(dtype, statistics, nodata=float(nodata), fill=float(fill))
-    level0 = run_case(case, "identity", recipe, voxels).levels[0]
+    spec = case.spec(dtype, statistics, nodata=float(nodata), fill=float(fill))
+    level0 = run_case(case, "identity", spec, voxels).levels[0]
 
     missing = replicated(voxels == nodata, case.lattice.scale)[case.box.slices]
     inner = np.where(voxels == fill, fill + (1 if fill <= 0 else -1), voxels.astype(int))
@@ -83,8 +83,8 @@ def test_valid_voxels_stay_valid_and_missing_ones_missing(case: Case, kind: tupl
 def test_nan_is_written_back_as_nan(case: Case, seed: int) -> None:
     """A float volume whose missing voxels are NaN keeps exactly those, and every other voxel bit for bit."""
     voxels = ragged(seed, random_voxels(seed, case.lattice.shape, np.dtype("float32")), math.nan)
-    recipe = case.recipe("float32", nodata=math.nan, fill=math.nan)
-    level0 = run_case(case, "identity", recipe, voxels).levels[0]
+    spec = case.spec("float32", nodata=math.nan, fill=math.nan)
+    level0 = run_case(case, "identity", spec, voxels).levels[0]
     np.testing.assert_array_equal(level0, replicated(voxels, case.lattice.scale)[case.box.slices], strict=True)
 
 
@@ -93,9 +93,9 @@ def test_nan_is_written_back_as_nan(case: Case, seed: int) -> None:
 def test_regions_cannot_be_seen_in_what_was_filled(case: Case, nodata: float, span: tuple[int, int, int], seed: int) -> None:
     """With a network that looks around, two cuts of a ragged volume agree on every fused level."""
     voxels = ragged(seed, random_voxels(seed, case.lattice.shape, np.dtype("uint8")).astype(np.float32), nodata)
-    recipe = case.recipe("uint8", nodata=nodata, fill=0.0)
-    first = run_case(case, "box", recipe, voxels)
-    second = run_case(replace(case, batch=case.batch + 1), "box", recipe, voxels, span)
+    spec = case.spec("uint8", nodata=nodata, fill=0.0)
+    first = run_case(case, "box", spec, voxels)
+    second = run_case(replace(case, batch=case.batch + 1), "box", spec, voxels, span)
     for a, b in zip(first.levels, second.levels, strict=True):
         np.testing.assert_array_equal(a, b, strict=True)
 
@@ -105,9 +105,9 @@ def test_regions_cannot_be_seen_in_what_was_filled(case: Case, nodata: float, sp
 def test_missing_voxels_take_the_nearest_valid_value_of_their_section(case: Case, nodata: float, seed: int) -> None:
     """By brute force over every patch: filled with a valid voxel at the least distance; 0 where a section has none."""
     voxels = ragged(seed, random_voxels(seed, case.lattice.shape, np.dtype("uint8")).astype(np.float32), nodata)
-    recipe = case.recipe("float32", nodata=nodata, fill=0.0)
+    spec = case.spec("float32", nodata=nodata, fill=0.0)
     region = wholly(case).grid().region(0)
-    for column in read_columns(recipe, region, Source(ts.array(voxels)), case.batch):
+    for column in read_columns(spec, region, Source(ts.array(voxels)), case.batch):
         for number, patch in enumerate(column.patches):
             z, y = column.z[number // len(column.y)], column.y[number % len(column.y)]
             seen = voxels[np.ix_(*places_of((z, y, column.x), voxels.shape, case.geometry))]
@@ -135,7 +135,7 @@ def test_the_network_sees_the_filled_patch() -> None:
     carried = voxels.copy()
     carried[..., border:] = voxels[..., border - 1 : border]
     voxels[..., border:] = 0
-    level0 = run_case(case, "box", case.recipe("float32", nodata=0.0, fill=-1.0), voxels).levels[0]
+    level0 = run_case(case, "box", case.spec("float32", nodata=0.0, fill=-1.0), voxels).levels[0]
     expected = enhance_whole(carried, case.model("box").network(), case.geometry)
     assert fy == fx
     np.testing.assert_array_equal(level0[..., : border * fx], expected[..., : border * fx])
@@ -148,7 +148,7 @@ def test_patches_without_two_values_are_skipped(case: Case, seed: int) -> None:
     """A patch whose valid voxels are all alike, or that has none, is not asked of the network; each is counted."""
     voxels = ragged(seed, random_voxels(seed, case.lattice.shape, np.dtype("uint8")), 0)
     voxels[..., : voxels.shape[2] // 2] = 0
-    skipped = run_case(wholly(case), "box", case.recipe("uint8", nodata=0.0, fill=0.0), voxels).skipped
+    skipped = run_case(wholly(case), "box", case.spec("uint8", nodata=0.0, fill=0.0), voxels).skipped
     region = wholly(case).grid().region(0)
     expected = 0
     for index in np.ndindex(*(line.count for line in case.lattice.axes)):
@@ -167,10 +167,10 @@ def test_missing_voxels_are_left_out_of_every_mean(case: Case, kind: tuple[str, 
     """Fused levels: the mean of valid voxels, half to even; missing where there is none, and only there."""
     dtype, nodata, fill = kind
     voxels = ragged(seed, random_voxels(seed, case.lattice.shape, np.dtype(dtype)), nodata)
-    recipe = case.recipe(dtype, nodata=float(nodata), fill=float(fill))
-    levels = run_case(case, "identity", recipe, voxels).levels
+    spec = case.spec(dtype, nodata=float(nodata), fill=float(fill))
+    levels = run_case(case, "identity", spec, voxels).levels
     for number in range(1, len(levels)):
-        means, counts = mean_of_valid(levels[number - 1], recipe.fused[number].factor, fill)
+        means, counts = mean_of_valid(levels[number - 1], spec.fused[number].factor, fill)
         np.testing.assert_array_equal(levels[number] == fill, counts == 0)
         np.testing.assert_array_equal(levels[number][counts > 0], np.rint(means[counts > 0]))
 
@@ -202,7 +202,7 @@ def test_whether_a_patch_is_skipped_depends_on_its_input_alone(case: Case, maske
         return varied and (not masked or bool(wanted[np.ix_(*own)].any()))
 
     source = Source(ts.array(voxels), ts.array(mask.astype(np.uint8)) if masked else None, factor)
-    outcome = run_case(case, "position", case.recipe("float32"), source)
+    outcome = run_case(case, "position", case.spec("float32"), source)
     expected = enhance_whole(voxels, case.model("position").network(), case.geometry, asked)[case.box.slices]
     np.testing.assert_array_equal(outcome.levels[0], expected, strict=True)
 
@@ -212,7 +212,7 @@ def test_a_volume_without_contrast_comes_back_enlarged(behaviour: str) -> None:
     """A constant volume is never asked of the network, not even a network that pads with zeros."""
     case = flat_case((2, 11, 17))
     voxels = np.full(case.lattice.shape, 90, np.uint8)
-    outcome = run_case(case, behaviour, case.recipe("uint8"), voxels)
+    outcome = run_case(case, behaviour, case.spec("uint8"), voxels)
     assert (outcome.levels[0] == 90).all()
     assert outcome.skipped == outcome.patches > 0
 
@@ -222,10 +222,12 @@ def test_inverted_polarity_is_turned_there_and_back() -> None:
     case = flat_case((4, 11, 17))
     voxels = random_voxels(3, case.lattice.shape, np.dtype("uint8"))
     statistics = section_statistics(5, 4, voxels.dtype)
-    recipe = case.recipe("uint8", statistics, invert=True)
-    np.testing.assert_array_equal(run_case(case, "identity", recipe, voxels).levels[0], replicated(voxels, case.lattice.scale))
-    columns = list(read_columns(recipe, wholly(case).grid().region(0), Source(ts.array(voxels)), 3))
-    plain = list(read_columns(replace(recipe, invert=False), wholly(case).grid().region(0), Source(ts.array(voxels)), 3))
+    spec = case.spec("uint8", statistics, invert=True)
+    np.testing.assert_array_equal(run_case(case, "identity", spec, voxels).levels[0], replicated(voxels, case.lattice.scale))
+    columns = list(read_columns(spec, wholly(case).grid().region(0), Source(ts.array(voxels)), 3))
+    plain = list(
+        read_columns(spec.model_copy(update={"invert": False}), wholly(case).grid().region(0), Source(ts.array(voxels)), 3)
+    )
     for turned, straight in zip(columns, plain, strict=True):
         np.testing.assert_allclose(turned.patches, 1 - straight.patches, rtol=1e-4, atol=1e-4)
 
@@ -238,7 +240,7 @@ def test_flattening_gives_all_sections_the_median_contrast() -> None:
     voxels = (low[:, None, None] + gain[:, None, None] * tissue).astype(np.float32)
     statistics = Statistics(low[None], (low + gain)[None])
     flat: dict[bool, Any] = {
-        on: run_case(case, "identity", case.recipe("float32", statistics, flatten=on), voxels).levels[0] for on in (True, False)
+        on: run_case(case, "identity", case.spec("float32", statistics, flatten=on), voxels).levels[0] for on in (True, False)
     }
     expected = replicated(np.median(low) + (np.median(low + gain) - np.median(low)) * tissue[None], (1, 2, 2))
     np.testing.assert_allclose(flat[True], np.repeat(expected, 5, 0), atol=1e-3)
@@ -249,7 +251,7 @@ def test_a_volume_without_data_comes_back_as_such() -> None:
     """A volume of missing voxels alone is written as missing, and the network is never asked."""
     case = flat_case((2, 9, 9))
     voxels = np.zeros(case.lattice.shape, np.uint8)
-    outcome = run_case(case, "box", case.recipe("uint8", nodata=0.0, fill=255.0), voxels)
+    outcome = run_case(case, "box", case.spec("uint8", nodata=0.0, fill=255.0), voxels)
     assert (outcome.levels[0] == 255).all()
     assert outcome.skipped == outcome.patches
 
@@ -260,8 +262,8 @@ def test_extreme_marks_of_missing_voxels_do_no_harm(nodata: float) -> None:
     case = flat_case((2, 9, 17))
     voxels = np.random.default_rng(6).random(case.lattice.shape, np.float32)
     statistics = Statistics(np.full((1, 2), 0.1), np.full((1, 2), 0.6))
-    recipe = case.recipe("float32", statistics, nodata=nodata, fill=-1.0)
-    level0 = run_case(case, "box", recipe, ragged(2, voxels, nodata)).levels[0]
+    spec = case.spec("float32", statistics, nodata=nodata, fill=-1.0)
+    level0 = run_case(case, "box", spec, ragged(2, voxels, nodata)).levels[0]
     marked = replicated(ragged(2, voxels, -1.0) == -1, case.lattice.scale)
     np.testing.assert_array_equal(level0 == -1, marked)
     assert np.isfinite(level0).all()

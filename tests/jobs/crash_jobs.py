@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 from small_jobs import SMALL, noise, write_input
 
-from volumetool.enhancement.statistics import Statistics
 from volumetool.jobs import ledger as ledger_module
 from volumetool.jobs import worker as worker_module
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import DONE
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.planning import plan
 from volumetool.jobs.run import run
 from volumetool.store import retries
 from volumetool.store.describe import describe_volume
@@ -41,27 +40,25 @@ class Job:
 
     Attributes
     ----------
-    plan, statistics : Plan, Statistics
-        As `run` takes them.
+    plan : Plan
+        As `run` takes it.
     files : dict of str to str
         SHA-256 of every file of the output but the group's metadata, by its path: equal files are equal voxels.
     """
 
     plan: Plan
-    statistics: Statistics
     files: dict[str, str]
 
     @property
     def told(self) -> str:
         """What another process needs to know of it."""
-        table = (self.statistics.to_csv(), *self.statistics.low.shape)
-        return json.dumps([self.plan.model_dump_json(), table, self.files])
+        return json.dumps([self.plan.model_dump_json(), self.files])
 
     @classmethod
     def read(cls, told: str) -> Job:
         """Return a job of which another process told."""
-        plan, table, files = json.loads(told)
-        return cls(Plan.model_validate_json(plan), Statistics.from_csv(*table), files)
+        plan, files = json.loads(told)
+        return cls(Plan.model_validate_json(plan), files)
 
 
 def of_told(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,11 +76,9 @@ def make(folder: str, size: str, options: dict[str, Any]) -> str:
     source = write_input(Path(folder) / "in.zarr", noise(SHAPES[size]))
     (Path(folder) / "work").mkdir()
     output = Path(folder) / "work" / "out.zarr"
-    plan, statistics = plan_with_statistics(
-        make_job(**{**OPTIONS[size], "input": str(source), "output": str(output), **options})
-    )
-    assert run(plan, statistics).complete
-    return Job(plan, statistics, shards(output)).told
+    decided = plan(make_job(**{**OPTIONS[size], "input": str(source), "output": str(output), **options}))
+    assert run(decided).complete
+    return Job(decided, shards(output)).told
 
 
 def shards(output: Path) -> dict[str, str]:
@@ -108,7 +103,7 @@ def _no_time(_seconds: float) -> None:
 def go(job: Job) -> int:
     """Run the job; return how many regions this run finished."""
     retries.STORAGE._sleep = _no_time
-    outcome = run(job.plan, job.statistics)
+    outcome = run(job.plan)
     assert outcome.complete, outcome.failures
     return outcome.ran
 
@@ -132,7 +127,7 @@ def go_without_waiting(job: Job, tally: str) -> int:
 def try_to_go(job: Job) -> list[str]:
     """Run the job; return the codes of the errors of its failed regions. The run's own errors are raised."""
     retries.STORAGE._sleep = _no_time
-    return sorted({record.error["code"] for record in run(job.plan, job.statistics).failures})
+    return sorted({record.error["code"] for record in run(job.plan).failures})
 
 
 @of_told
@@ -148,7 +143,7 @@ def inspect(job: Job, *, torn: bool = False) -> None:
     output = Path(job.plan.job.output)
     ledger = open_ledger(job.plan)
     # Over regions that failed the coarse levels have holes.
-    holes = {str(number) for number, level in enumerate(job.plan.terms.levels) if ledger.failures and not level.fused}
+    holes = {str(number) for number, level in enumerate(job.plan.spec.levels) if ledger.failures and not level.fused}
     sound = set()
     for name, found in shards(output).items() if output.is_dir() else ():
         if not name.endswith(".__lock") and name.partition("/")[0] not in holes:
@@ -173,7 +168,7 @@ def region_files(plan: Plan, region: int) -> set[str]:
     """Return the shards that a region owns, by whole numbers alone; those of nothing but background are not stored."""
     low, high = np.array(plan.grid.region(region).box.start), np.array(plan.grid.region(region).box.stop)
     names = set()
-    for number, level in enumerate(plan.terms.levels):
+    for number, level in enumerate(plan.spec.levels):
         if not level.fused:
             break
         low, high = low // level.factor, -(-high // np.array(level.factor))

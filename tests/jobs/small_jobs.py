@@ -16,7 +16,7 @@ from volumetool.geometry import plan_levels
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import Record
-from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.planning import plan
 from volumetool.jobs.run import Outcome, Silence, Watcher
 from volumetool.jobs.run import run as run_plan
 from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
@@ -80,8 +80,7 @@ def write_input(
 
 def run(watcher: Watcher | None = None, **options: Any) -> Outcome:
     """Plan and run a job."""
-    plan, statistics = plan_with_statistics(make_job(**options))
-    return run_plan(plan, statistics, watcher)
+    return run_plan(plan(make_job(**options)), watcher)
 
 
 def read_levels(path: Path | str) -> list[Voxels]:

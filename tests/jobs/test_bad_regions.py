@@ -22,7 +22,7 @@ from volumetool.jobs.guard import DEATHS, Guard, Watch
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import QUARANTINED, Record
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 from volumetool.jobs.status import job_status
 from volumetool.jobs.worker import Worker, runtime_of
@@ -30,9 +30,9 @@ from volumetool.testing import faults
 
 
 def prepared(options: dict[str, Any]) -> Plan:
-    plan, statistics = plan_with_statistics(make_job(**options))
-    prepare(plan, statistics)
-    return plan
+    decided = plan(make_job(**options))
+    prepare(decided)
+    return decided
 
 
 def notes(output: Path) -> list[str]:

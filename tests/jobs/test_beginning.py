@@ -16,7 +16,7 @@ from volumetool.jobs import run as module
 from volumetool.jobs.clusters import cuda, processes, through_dask
 from volumetool.jobs.folder import stored_plan
 from volumetool.jobs.job import make_job
-from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 
 Options = dict[str, Any]
@@ -73,7 +73,7 @@ def test_a_start_that_fails_takes_nothing_from_an_earlier_job(options: Options, 
 
 def begin(options: Options) -> None:
     """Leave what a run leaves that is killed before its first region ends."""
-    prepare(*plan_with_statistics(make_job(**options)))
+    prepare(plan(make_job(**options)))
 
 
 def test_an_output_with_no_region_done_is_taken_over_by_other_settings(options: Options, tmp_path: Path) -> None:
@@ -98,12 +98,12 @@ def test_an_output_with_a_region_done_is_not(options: Options) -> None:
 
 def test_a_job_that_did_its_first_region_meanwhile_does_not_give_way(options: Options) -> None:
     begin(options | OTHER)
-    plan, statistics = plan_with_statistics(make_job(**options))
+    decided = plan(make_job(**options))
     with pytest.raises(KeyboardInterrupt):
         run(Interrupting(1), **options | OTHER)
     before = digest(options["output"])
     with pytest.raises(VolumetoolError) as caught:
-        module.run(plan, statistics)
+        module.run(decided)
     assert caught.value.code == "ledger.plan"
     assert digest(options["output"]) == before
 

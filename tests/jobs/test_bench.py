@@ -148,7 +148,7 @@ def test_the_floor_writes_every_level(volume: str, monkeypatch: pytest.MonkeyPat
     written = []
     monkeypatch.setattr(module, "_delete", written.append)
     found = bench(volume, pairs=1, model=MODEL, roi="0:2,0:32,0:32")
-    levels = written[0].terms.levels
+    levels = written[0].spec.levels
     assert found.output_shape == (2, 128, 128)
     assert found.stored_bytes == sum(int(np.prod(level.shape)) for level in levels)
 

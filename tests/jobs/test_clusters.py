@@ -24,7 +24,7 @@ from volumetool.jobs.clusters import cuda, open_cluster, through_dask
 from volumetool.jobs.folder import job_url, plan_digest
 from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 from volumetool.jobs.task import run_region
 from volumetool.jobs.worker import Worker
@@ -49,9 +49,9 @@ def local_only(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def prepared(options: Options) -> Plan:
-    plan, statistics = plan_with_statistics(make_job(**options))
-    prepare(plan, statistics)
-    return plan
+    decided = plan(make_job(**options))
+    prepare(decided)
+    return decided
 
 
 def runtime(plan: Plan, digest_of_plan: str | None = None) -> str:
@@ -84,7 +84,7 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_dask_cuda_the_cuda_cluster_says_what_to_install(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dask_cuda", None)  # as if it were not installed
     with pytest.raises(ClusterError) as caught:
-        plan_with_statistics(make_job(**options | {"cluster": "cuda", "device": "auto"}))
+        plan(make_job(**options | {"cluster": "cuda", "device": "auto"}))
     assert caught.value.code == "cluster.no-dask-cuda"
     assert "pip install" in caught.value.hint
 
@@ -113,7 +113,7 @@ def test_more_workers_than_gpus_are_refused_before_anything_is_planned(
 ) -> None:
     fake_dask_cuda(monkeypatch, None)
     with pytest.raises(ConfigError, match="--workers 3, but this machine shows 2 GPUs") as caught:
-        plan_with_statistics(make_job(**options | {"cluster": "cuda", "device": "auto", "workers": 3}))
+        plan(make_job(**options | {"cluster": "cuda", "device": "auto", "workers": 3}))
     assert caught.value.code == "config.option"
 
 
@@ -151,18 +151,18 @@ def test_what_is_missing_for_a_gpu_is_said_before_anything_is_planned(
     monkeypatch.setattr(torch.cuda, "init", begin)
     monkeypatch.setitem(sys.modules, "dask_cuda", None)
     with pytest.raises(ClusterError) as caught:
-        plan_with_statistics(make_job(**options | {"cluster": "cuda", "device": "auto"}))
+        plan(make_job(**options | {"cluster": "cuda", "device": "auto"}))
     assert caught.value.code == "cluster.no-gpu"
     assert words in caught.value.message
     assert "dask-cuda does not import" in caught.value.message
     with pytest.raises(ResourceError) as alone:
-        plan_with_statistics(make_job(**options | {"device": "cuda"}))
+        plan(make_job(**options | {"device": "cuda"}))
     assert (alone.value.code, words in alone.value.message) == ("resource.no-gpu", True)
 
 
 def test_a_cluster_of_gpus_is_not_planned_for_the_cpu(options: Options) -> None:
     with pytest.raises(ConfigError, match="--device cpu"):
-        plan_with_statistics(make_job(**options | {"cluster": "cuda", "device": "cpu"}))
+        plan(make_job(**options | {"cluster": "cuda", "device": "cpu"}))
 
 
 @pytest.mark.usefixtures("with_gpu")

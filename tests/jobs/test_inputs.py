@@ -14,7 +14,6 @@ from small_jobs import SMALL, Interrupting, Recording, digest, noise, read_level
 
 from volumetool.enhancement.columns import input_windows
 from volumetool.enhancement.kept import Shelf, kept_shape
-from volumetool.enhancement.statistics import no_normalisation
 from volumetool.errors import DataError, FingerprintError, OutputError, ResourceError
 from volumetool.jobs import estimate
 from volumetool.jobs.folder import job_url
@@ -266,14 +265,14 @@ def test_reading_a_damaged_chunk_gives_voxels_or_an_error_with_its_name(tmp_path
     options = SMALL | {"input": str(source), "output": str(tmp_path / "out.zarr"), "voxel_size": "8,32,32"}
     decided = plan(make_job(**options))
     read = RegionInput(decided.job, open_volume(source, voxel_size=(8.0, 32.0, 32.0)), None, (1, 1, 1))
-    recipe, file, random = decided.recipe(no_normalisation(1, 1)), chunk_files(source)[0], np.random.default_rng(number)
+    spec, file, random = decided.spec, chunk_files(source)[0], np.random.default_rng(number)
     sound, region = file.read_bytes(), decided.grid.region(0)
-    state = read.state(0, list(input_windows(recipe, region)))
+    state = read.state(0, list(input_windows(spec, region)))
     errors: list[DataError] = []
     for _ in range(number):
         mutate(file, random)
         try:
-            read.content(recipe, region, state)
+            read.content(spec, region, state)
         except DataError as error:
             errors.append(error)
         file.write_bytes(sound)

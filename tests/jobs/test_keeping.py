@@ -98,7 +98,7 @@ def kept_files(options: Options) -> list[Path]:
 
 def patches_of(decided: Plan, regions: list[int]) -> set[Triple]:
     """Return the patches that some regions need, by trying every patch of the lattice along each axis."""
-    lattice, found = decided.terms.lattice, set()
+    lattice, found = decided.spec.lattice, set()
     for index in regions:
         box = decided.grid.region(index).box
         axes = [
@@ -114,7 +114,7 @@ def test_the_network_is_asked_once_for_each_patch_of_the_lattice(kind: Options, 
     seen = Counting(monkeypatch)
     outcome = run(seen, **kind)
     assert outcome.complete, outcome.failures
-    distinct = outcome.plan.terms.lattice.count
+    distinct = outcome.plan.spec.lattice.count
     totals, planned = open_ledger(outcome.plan).totals(), outcome.plan.estimates
     assert seen.asked == totals.patches == planned.patches == distinct
     assert totals.recomputed == planned.recomputed == 0
@@ -132,7 +132,7 @@ def test_what_is_on_disk_at_once_stays_within_the_estimate(kind: Options, monkey
 
     monkeypatch.setattr(KeptPatches, "_last", counted)
     outcome = run(**kind)
-    size = kept_bytes(outcome.plan.terms.lattice)
+    size = kept_bytes(outcome.plan.spec.lattice)
     assert 0 < max(counts) * size <= outcome.plan.estimates.kept_bytes
     assert outcome.plan.estimates.kept_bytes <= outcome.plan.estimates.patches * size * 4
 
@@ -147,7 +147,7 @@ def test_a_run_that_goes_on_finds_what_was_kept(kind: Options, monkeypatch: pyte
     asked = first.asked
     again = Counting(monkeypatch)
     outcome = run(again, **kind)
-    assert asked + again.asked == outcome.plan.terms.lattice.count
+    assert asked + again.asked == outcome.plan.spec.lattice.count
     assert not kept_folder(kind).exists()
     assert digest(kind["output"]) == without(kind)
 
@@ -191,7 +191,7 @@ def test_a_damaged_patch_is_computed_again(blocks: Options, monkeypatch: pytest.
     again = Counting(monkeypatch)
     outcome = run(again, **blocks)
     assert outcome.complete, outcome.failures
-    assert asked + again.asked == outcome.plan.terms.lattice.count + len(files)
+    assert asked + again.asked == outcome.plan.spec.lattice.count + len(files)
     assert sum(record.recomputed for record in again.records) == len(files)
     assert digest(blocks["output"]) == without(blocks)
 
@@ -240,7 +240,7 @@ def test_a_region_that_fails_leaves_no_patch_and_is_made_later(blocks: Options) 
     chunk.write_bytes(sound)
     again = run(**blocks)
     assert again.complete
-    assert open_ledger(again.plan).totals().patches >= again.plan.terms.lattice.count
+    assert open_ledger(again.plan).totals().patches >= again.plan.spec.lattice.count
     assert digest(blocks["output"]) == without(blocks)
 
 
@@ -254,7 +254,7 @@ def test_skipped_patches_are_neither_kept_nor_counted_twice(
     outcome = run(seen, **blocks)
     totals = open_ledger(outcome.plan).totals()
     assert totals.skipped > 0
-    assert totals.patches == outcome.plan.terms.lattice.count
+    assert totals.patches == outcome.plan.spec.lattice.count
     assert (seen.asked, totals.recomputed) == (totals.patches - totals.skipped, 0)
     assert digest(blocks["output"]) == without(blocks)
 
@@ -281,7 +281,7 @@ def test_two_processes_share_patches_and_write_the_bytes_of_one(blocks: Options)
     assert len({record.worker for record in seen.records}) == 2
     plain = plan(make_job(**blocks | {"output": f"{blocks['output']}.other", "keep_patches": "never"})).estimates
     totals = open_ledger(outcome.plan).totals()
-    assert totals.patches - totals.recomputed == outcome.plan.terms.lattice.count
+    assert totals.patches - totals.recomputed == outcome.plan.spec.lattice.count
     assert totals.recomputed <= plain.recomputed
     assert not kept_folder(blocks).exists()
     assert digest(blocks["output"]) == without(blocks)
@@ -309,7 +309,7 @@ def test_patches_are_kept_in_a_bucket(blocks: Options, bucket: str, monkeypatch:
     again = Counting(monkeypatch)
     outcome = run(again, **remote)
     assert outcome.complete, outcome.failures
-    assert asked + again.asked == outcome.plan.terms.lattice.count
+    assert asked + again.asked == outcome.plan.spec.lattice.count
     assert list_keys(f"{bucket}/out.zarr.job", "patches/") == []
     run(**blocks)
     stored = open_volume(remote["output"]).open().read().result()
@@ -325,7 +325,7 @@ def test_a_region_done_before_needs_no_patch(blocks: Options) -> None:
     left = [index for index in range(decided.grid.count) if index not in done]
     frontier = patches_of(decided, done) & patches_of(decided, left)
     assert {tuple(map(int, file.name.split("-"))) for file in kept_files(blocks)} == frontier
-    sharing = Sharing(decided.grid, decided.terms.lattice)
+    sharing = Sharing(decided.grid, decided.spec.lattice)
     assert frontier == {
         patch
         for patch in patches_of(decided, done)

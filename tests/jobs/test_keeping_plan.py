@@ -117,14 +117,14 @@ def test_what_must_be_kept_and_does_not_fit_is_refused(blocks: Options, monkeypa
 
 def test_keeping_is_planned_with_more_memory(blocks: Options) -> None:
     kept, plain = (plan(make_job(**blocks | {"keep_patches": choice})).estimates for choice in ("always", "never"))
-    assert kept.worker_bytes > plain.worker_bytes + 2 * kept_bytes(plan(make_job(**blocks)).terms.lattice)
+    assert kept.worker_bytes > plain.worker_bytes + 2 * kept_bytes(plan(make_job(**blocks)).spec.lattice)
 
 
 def test_regions_are_about_a_minute_where_patches_are_kept(auto: Options, tmp_path: Path) -> None:
     """At 10 s a patch: of a few strides each, not below two along a blended axis."""
     source = write_input(tmp_path / "large.zarr", noise((32, 120, 160)))
     decided = plan(make_job(**auto | {"input": str(source), "region": None}))
-    lattice = decided.terms.lattice
+    lattice = decided.spec.lattice
     assert decided.keep == "all"
     assert decided.grid.count >= 64
     for line, size in zip(lattice.axes, decided.grid.size, strict=True):

@@ -105,7 +105,7 @@ def test_a_job_that_is_killed_twenty_times_makes_the_same_digest(source: str, st
     if keep == "never":
         assert totals.patches == decided.estimates.patches
     # Of regions that run at once one may be killed; what it has in common with the others is then nobody's first.
-    assert totals.patches - totals.recomputed <= decided.terms.lattice.count
+    assert totals.patches - totals.recomputed <= decided.spec.lattice.count
     assert not Path(f"{output}.job", "patches").exists()
     assert ledger.damaged == 0
     assert digest(output) == straight

@@ -24,7 +24,7 @@ BLOCKS = "fake:position?dims=3&scale=2,2,2&patch=8,16,16&overlap=2,4,4&trim=0,1,
 
 def counted_patches(decided: Plan) -> int:
     """Count the patches of every region by trying every patch of the lattice."""
-    lattice, origin = decided.terms.lattice, decided.terms.box.start
+    lattice, origin = decided.spec.lattice, decided.spec.box.start
     total = 0
     for index in decided.grid.touching(decided.roi):
         box = decided.grid.region(index).box.shifted(origin)
@@ -80,7 +80,7 @@ def test_the_estimates_are_what_the_ledger_counts(options: dict[str, Any], more:
     assert estimates.patches == counted_patches(outcome.plan) == totals.patches
     assert estimates.recomputed == totals.recomputed
     if "crop" not in more:
-        assert totals.patches - totals.recomputed == outcome.plan.terms.lattice.count
+        assert totals.patches - totals.recomputed == outcome.plan.spec.lattice.count
 
 
 def test_the_estimates_of_a_region_of_interest_are_those_of_its_regions(options: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ def test_the_plan_says_which_box_is_computed_for_a_region_of_interest(options: d
     assert decided.roi is not None
     text = dict(describe_plan(decided))["box"]
     assert "0:2,8:20,0:45" in text
-    assert str(computed.coarsened(decided.terms.lattice.scale)) in text
+    assert str(computed.coarsened(decided.spec.lattice.scale)) in text
     assert f"{computed.voxels / decided.roi.voxels:.3g} times" in text
 
 
@@ -151,7 +151,7 @@ def test_the_default_plan_computes_little_twice_and_leaves_no_worker_idle(
     decided = plan(make_job(**options, workers=workers, keep_patches="never"))
     assert decided.estimates.patches == counted_patches(decided)
     distinct = decided.estimates.patches - decided.estimates.recomputed
-    assert distinct == decided.terms.lattice.count
+    assert distinct == decided.spec.lattice.count
     assert decided.estimates.recomputed <= (0.1 if workers == 1 else 0.6) * distinct
     assert decided.grid.count >= workers
 
@@ -181,7 +181,7 @@ def test_a_plan_survives_json(options: dict[str, Any], tmp_path: Path) -> None:
         decided = plan(make_job(**options | more))
         again = Plan.model_validate_json(decided.model_dump_json())
         assert again.model_dump_json() == decided.model_dump_json()
-        assert again.fingerprint == again.terms.fingerprint == decided.fingerprint
+        assert again.fingerprint == again.spec.fingerprint == decided.fingerprint
         assert repr(again.job) == repr(decided.job)
 
 

@@ -114,4 +114,4 @@ def test_auto_goes_on_with_the_model_that_a_job_began_with(options: dict[str, An
     first = run(**options | {"roi": "0:2,:,:"}).plan
     begun = first.model_copy(update={"job": first.job.model_copy(update={"model": "auto"})})
     monkeypatch.setattr("volumetool.jobs.inputs.read_job", lambda _: begun)
-    assert open_inputs(make_job(**options | {"model": "auto"})).model.weights_sha256 == first.terms.model
+    assert open_inputs(make_job(**options | {"model": "auto"})).model.weights_sha256 == first.spec.model

@@ -223,7 +223,7 @@ def test_overwriting_starts_anew(options: Options, straight: str) -> None:
     assert digest(options["output"]) == straight
     assert {file.parts[0] for file in _below(options["output"])} == {
         "zarr.json",
-        *map(str, range(len(outcome.plan.terms.levels))),
+        *map(str, range(len(outcome.plan.spec.levels))),
     }
 
 

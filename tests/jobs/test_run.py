@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,14 @@ import yaozarrs
 import zarr
 from ome_zarr_models.v05 import Image
 from referencing.jsonschema import DRAFT202012
-from small_jobs import SMALL, Voxels, assert_means, attributes, noise, read_levels, replicated, run, write_input
+from small_jobs import SMALL, Voxels, assert_means, attributes, digest, noise, read_levels, replicated, run, write_input
 
 from volumetool.enhancement.engine import Engine
+from volumetool.errors import InputError
+from volumetool.jobs.api import run as run_as_user
+from volumetool.jobs.job import make_job
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.planning import plan
 from volumetool.store.validate import validate_volume
 
 SCALE = (1, 4, 4)
@@ -35,7 +42,7 @@ def test_identity_repeats_every_voxel_and_every_level_is_the_mean_of_the_one_bef
     output = str(tmp_path / "out.zarr")
     outcome = run(input=str(source), output=output, **SMALL)
     assert (outcome.complete, outcome.failed, outcome.exit_code) == (True, 0, 0)
-    fused = [level.fused for level in outcome.plan.terms.levels]
+    fused = [level.fused for level in outcome.plan.spec.levels]
     assert fused.count(True) >= 2
     assert fused.count(False) >= 2
     np.testing.assert_array_equal(read_levels(output)[0], replicated(voxels, SCALE), strict=True)
@@ -54,7 +61,7 @@ def test_identity_repeats_every_voxel_and_every_level_is_the_mean_of_the_one_bef
 def test_identity_of_other_shapes_and_scales(tmp_path: Path, model: str, voxels: Voxels) -> None:
     source = write_input(tmp_path / "in.zarr", voxels)
     outcome = run(input=str(source), output=str(tmp_path / "out.zarr"), **SMALL | {"model": model})
-    scale = outcome.plan.terms.lattice.scale
+    scale = outcome.plan.spec.lattice.scale
     np.testing.assert_array_equal(read_levels(tmp_path / "out.zarr")[0], replicated(voxels, scale), strict=True)
     assert_means(str(tmp_path / "out.zarr"))
 
@@ -189,7 +196,7 @@ def test_the_output_says_how_it_was_made(options: dict[str, Any]) -> None:
     own = attributes(options["output"])
     assert own["status"] == "complete"
     assert own["fingerprint"] == outcome.plan.fingerprint
-    assert own["model"]["sha256"] == outcome.plan.terms.model
+    assert own["model"]["sha256"] == outcome.plan.spec.model
     assert own["numerics"] == [outcome.plan.probe]
     assert own["holes"] == []
     assert own["extrapolated"] is False
@@ -210,3 +217,23 @@ def test_a_finished_job_leaves_no_network_behind(tmp_path: Path) -> None:
         assert engines() == before
     finally:
         gc.enable()
+
+
+def test_the_plan_that_is_given_is_the_one_that_runs(options: dict[str, Any], tmp_path: Path) -> None:
+    """Neither its regions nor anything else is decided again, also where it was written down meanwhile."""
+    decided = plan(make_job(**options))
+    edited = decided.model_copy(update={"grid": replace(decided.grid, span=(1, 1, 1))})
+    assert edited.grid.count > decided.grid.count
+    outcome = run_as_user(Plan.model_validate_json(edited.model_dump_json()))
+    assert (outcome.complete, outcome.ran) == (True, edited.grid.count)
+    assert digest(options["output"]) == digest(run(**options | {"output": str(tmp_path / "other.zarr")}).plan.job.output)
+
+
+def test_a_plan_whose_input_moved_on_is_refused(options: dict[str, Any], volume: Path) -> None:
+    decided = plan(make_job(**options))
+    shutil.rmtree(volume)
+    write_input(volume, noise((10, 37, 44)))
+    with pytest.raises(InputError) as caught:
+        run_as_user(decided)
+    assert caught.value.code == "input.changed"
+    assert not Path(options["output"]).exists()

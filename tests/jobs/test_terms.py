@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from small_jobs import SMALL, noise, run, write_input
 
+from volumetool.enhancement.spec import NUMERICS_VERSION
 from volumetool.enhancement.statistics import no_normalisation
 from volumetool.errors import FingerprintError, LedgerError
+from volumetool.jobs.clash import differences
 from volumetool.jobs.folder import write_plan
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.planning import plan
 from volumetool.jobs.status import resume_command
-from volumetool.jobs.terms import NUMERICS_VERSION, differences
 from volumetool.jobs.worker import Worker
 from volumetool.options import Kind, kinds
 
@@ -169,9 +170,9 @@ def test_a_job_with_another_runtime_field_goes_on(world: dict[str, Any], tmp_pat
 def test_a_job_of_another_version_is_refused_with_that_reason(world: dict[str, Any]) -> None:
     """Its bytes would be others; a list of settings that the user never chose would not help."""
     begun = plan(make_job(**world))
-    terms = begun.terms.model_copy(update={"numerics_version": NUMERICS_VERSION - 1})
-    old = begun.model_copy(update={"terms": terms})
-    write_plan(old, no_normalisation(1, 10))
+    spec = begun.spec.model_copy(update={"numerics_version": NUMERICS_VERSION - 1})
+    old = begun.model_copy(update={"spec": spec})
+    write_plan(old)
     with pytest.raises(FingerprintError, match="begun by another version"):
         Worker(old)  # verify --recompute would take it for damaged
     with pytest.raises(FingerprintError, match="begun by another version") as caught:
@@ -216,19 +217,21 @@ def test_a_note_in_the_inputs_attributes_changes_nothing(world: dict[str, Any]) 
     assert plan(make_job(**world)).fingerprint == before
 
 
-@pytest.mark.parametrize("how", ["edited", "deleted"])
-def test_a_table_of_statistics_that_was_touched_is_refused(world: dict[str, Any], how: str) -> None:
+def test_a_table_of_statistics_that_was_edited_is_refused_and_a_deleted_one_is_written_again(
+    world: dict[str, Any],
+) -> None:
     table = Path(f"{world['output']}.job") / "sections.csv"
-    if how == "deleted":
-        table.unlink()
-    else:
-        rows = list(csv.DictReader(table.read_text().splitlines()))
-        rows[3]["high"] = "9.0"
-        lines = [",".join(row.values()) for row in rows]
-        table.write_text("\n".join(["channel,z,low,high", *lines]) + "\n")
+    before = table.read_text()
+    rows = list(csv.DictReader(before.splitlines()))
+    rows[3]["high"] = "9.0"
+    lines = [",".join(row.values()) for row in rows]
+    table.write_text("\n".join(["channel,z,low,high", *lines]) + "\n")
     with pytest.raises(LedgerError) as caught:
         run(**world)
     assert caught.value.code == "ledger.sections"
+    table.unlink()
+    run(**world)
+    assert table.read_text() == before
 
 
 def test_a_plan_of_another_version_is_refused_and_can_be_overwritten(world: dict[str, Any]) -> None:

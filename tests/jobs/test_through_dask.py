@@ -23,7 +23,7 @@ from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 from volumetool.jobs.turns import WINDOW, Turns
 from volumetool.jobs.worker import Worker
@@ -32,9 +32,9 @@ Options = dict[str, Any]
 
 
 def prepared(options: Options) -> Plan:
-    plan, statistics = plan_with_statistics(make_job(**options))
-    prepare(plan, statistics)
-    return plan
+    decided = plan(make_job(**options))
+    prepare(decided)
+    return decided
 
 
 def test_a_failed_task_is_a_failed_region_and_a_workers_own_error_ends_the_run() -> None:

@@ -61,7 +61,7 @@ def brute_neighbours(decided: Plan, index: int) -> set[int]:
     sharing = decided.sharing
     box = decided.grid.region(index).box
     found: set[int] = set()
-    lattice = decided.terms.lattice
+    lattice = decided.spec.lattice
     for z in lattice.z.touching(box.start[0], box.stop[0]):
         for y in lattice.y.touching(box.start[1], box.stop[1]):
             for x in lattice.x.touching(box.start[2], box.stop[2]):

@@ -180,8 +180,8 @@ def test_a_region_whose_input_is_written_meanwhile_is_made_again(
     Path(table).write_text(Statistics(np.zeros((1, 10)), np.full((1, 10), 255.0)).to_csv())
     asked["sections"] = table
 
-    def enhance(recipe: Any, region: Any, *rest: Any, **more: Any) -> Any:
-        done = enhance_region(recipe, region, *rest, **more)
+    def enhance(spec: Any, region: Any, *rest: Any, **more: Any) -> Any:
+        done = enhance_region(spec, region, *rest, **more)
         if not made:
             shutil.copytree(later / "0" / "c", source / "0" / "c", dirs_exist_ok=True)
         made.append(region.index)
@@ -206,9 +206,9 @@ def test_chunks_that_are_away_while_they_are_read_are_waited_for(
     asked["model"] = "fake:box?dims=2&scale=1,1,1&radius=2&patch=1,16,16&overlap=0,4,4&trim=0,2,2"
     wanted, away = digest_of(asked), Moved(places[which] / "0" / "c")
 
-    def enhance(recipe: Any, region: Any, *rest: Any, **more: Any) -> Any:
+    def enhance(spec: Any, region: Any, *rest: Any, **more: Any) -> Any:
         back = leave_for(away, 0.3) if region.index == 0 else None
-        made = enhance_region(recipe, region, *rest, **more)
+        made = enhance_region(spec, region, *rest, **more)
         if back is not None:
             back.join()
         return made
@@ -292,8 +292,8 @@ def test_a_region_whose_input_is_written_for_ever_is_not_recorded(tmp_path: Path
     source = write_input(tmp_path / "in.zarr", sparse())
     asked = SMALL | {"input": str(source), "output": str(tmp_path / "out.zarr")}
 
-    def enhance(recipe: Any, region: Any, *rest: Any, **more: Any) -> Any:
-        done = enhance_region(recipe, region, *rest, **more)
+    def enhance(spec: Any, region: Any, *rest: Any, **more: Any) -> Any:
+        done = enhance_region(spec, region, *rest, **more)
         if region.index == 0:
             os.utime(source / "0" / "c" / "0" / "0" / "0")
         return done

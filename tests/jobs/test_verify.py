@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from small_jobs import SMALL, attributes, digest, noise, run, shard_files, tree, write_input
 
-from volumetool.enhancement.statistics import no_normalisation
 from volumetool.errors import ConfigError, InputError
 from volumetool.jobs.clean import Cleaned, clean_output
 from volumetool.jobs.condemn import condemn
@@ -114,7 +113,7 @@ def test_what_is_condemned_is_mended_by_the_next_run(copy: dict[str, Any], chang
     else:
         file.write_bytes(file.read_bytes()[:-10])
     condemned = condemn(plan, verify(plan))
-    assert condemned == (1 if plan.terms.levels[level].fused else 0)
+    assert condemned == (1 if plan.spec.levels[level].fused else 0)
     assert attributes(copy["output"])["status"] == "unfinished"
     outcome = run(**copy)
     assert (outcome.complete, outcome.ran) == (True, condemned)
@@ -177,7 +176,7 @@ def test_paths_of_a_plan_mean_what_they_meant_where_it_was_planned(tmp_path: Pat
 @pytest.mark.parametrize("name", ["input", "mask"])
 def test_a_plan_by_others_leads_into_no_private_network(copy: dict[str, Any], name: str) -> None:
     plan, private = stored_plan(copy["output"]), "http://127.0.0.1:9/in.zarr"
-    write_plan(plan.model_copy(update={"job": plan.job.model_copy(update={name: private})}), no_normalisation(1, 10))
+    write_plan(plan.model_copy(update={"job": plan.job.model_copy(update={name: private})}))
     once = Extent(recompute=1)
     with pytest.raises(ConfigError, match="--allow-host") as caught:
         verify_output(copy["output"], extent=once)

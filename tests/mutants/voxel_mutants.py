@@ -135,7 +135,7 @@ ENHANCEMENT = (
         ),
         (
             "statistics of the region instead of the section",
-            "for values in recipe.input_scale(channel))",
+            "for values in spec.input_scale(channel))",
             "for values in (np.full(lattice.z.size, v, np.float32) for v in (block.min(), max(1, np.ptp(block)))))",
             "enhancement/test_cut.py::test_the_network_sees_real_neighbours_each_normalised_by_its_own_section",
         ),
@@ -156,8 +156,8 @@ ENHANCEMENT = (
         ),
         (
             "valid voxels may take the fill value",
-            "values[values == recipe.fill] += 1 if recipe.fill <= 0 else -1",
-            "values[values == recipe.fill] += 0",
+            "values[values == spec.fill] += 1 if spec.fill <= 0 else -1",
+            "values[values == spec.fill] += 0",
             "enhancement/test_nodata.py::test_valid_voxels_stay_valid_and_missing_ones_missing",
         ),
     ),
@@ -195,7 +195,7 @@ ENHANCEMENT = (
         ),
     ),
     *table(
-        "volumetool/enhancement/recipe.py",
+        "volumetool/enhancement/spec.py",
         (
             "crop read from the volume's corner",
             "return region.box.shifted(self.origin)",

@@ -21,7 +21,7 @@ from small_jobs import SMALL, noise, write_input
 from volumetool.jobs.clusters.local import local_cluster
 from volumetool.jobs.clusters.through_dask import ThroughDask
 from volumetool.jobs.job import make_job
-from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 
 PATIENCE = 240
@@ -79,9 +79,9 @@ def test_every_command_listens_on_loopback_alone(command: Callable[[Path], list[
 def test_another_user_of_the_machine_cannot_speak_to_the_scheduler(tmp_path: Path) -> None:
     """Whoever reaches a scheduler of dask runs code as its user, and all users of a machine share its loopback."""
     source = write_input(tmp_path / "in.zarr", noise((10, 37, 45)))
-    plan, statistics = plan_with_statistics(make_job(input=str(source), output=str(tmp_path / "out.zarr"), workers=2, **SMALL))
-    prepare(plan, statistics)
-    with local_cluster(plan) as cluster:
+    decided = plan(make_job(input=str(source), output=str(tmp_path / "out.zarr"), workers=2, **SMALL))
+    prepare(decided)
+    with local_cluster(decided) as cluster:
         assert isinstance(cluster, ThroughDask)
         cluster.client.wait_for_workers(2, timeout=60)
         scheduler = cluster.client.scheduler.address

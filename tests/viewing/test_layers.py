@@ -16,7 +16,7 @@ from small_views import at_url, without_units, write_n5, write_zarr2
 
 from volumetool.errors import ConfigError, InputError
 from volumetool.jobs.job import make_job
-from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.planning import plan
 from volumetool.jobs.run import Outcome, prepare
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
@@ -91,7 +91,7 @@ def test_relative_scales_become_the_voxel_size_that_is_given(tmp_path: Path) -> 
 def test_what_a_job_was_told_of_its_input_need_not_be_said_again(tmp_path: Path) -> None:
     source, output = write_zarr2(tmp_path / "bare.zarr", noise((6, 40, 40))), tmp_path / "out.zarr"
     options = {"input": str(source), "output": str(output), "model": "em-x4", "device": "cpu", "voxel_size": "8,32,32"}
-    prepare(*plan_with_statistics(make_job(**options)))
+    prepare(plan(make_job(**options)))
     raw, enhanced = make_layers([str(source), str(output)])
     assert raw.voxel_size == (8.0, 32.0, 32.0)
     assert raw.corners == enhanced.corners
@@ -141,7 +141,7 @@ def test_a_blank_volume_has_a_contrast_too(tmp_path: Path) -> None:
 def test_input_and_output_of_a_job_have_the_contrast_that_the_job_fitted(tmp_path: Path) -> None:
     voxels = noise((6, 40, 40))
     source, output = write_input(tmp_path / "in.zarr", voxels), tmp_path / "out.zarr"
-    prepare(*plan_with_statistics(make_job(input=str(source), output=str(output), model="em-x4", device="cpu")))
+    prepare(plan(make_job(input=str(source), output=str(output), model="em-x4", device="cpu")))
     table = np.genfromtxt(tmp_path / "out.zarr.job" / "sections.csv", delimiter=",", names=True)
     fitted = (np.median(table["low"]), np.median(table["high"]))
     other = write_n5(tmp_path / "other.n5", voxels // 2, SIZE)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array, module_of, to_host
 from volumetool.enhancement.quantise import quantise
-from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.geometry import AxisLattice, Box, Lattice, Placement, Region, ramp
 
 AXES = ("z", "y", "x")
@@ -53,7 +53,7 @@ class _Band:
 
 
 def blend(
-    recipe: Recipe,
+    spec: OutputSpec,
     region: Region,
     predicted: Iterator[tuple[Column, list[Array]]],
     xp: ModuleType,
@@ -63,8 +63,8 @@ def blend(
 
     Parameters
     ----------
-    recipe : Recipe
-        The job's recipe.
+    spec : OutputSpec
+        What decides the bytes.
     region : Region
         Which region.
     predicted : iterator of (Column, list of array)
@@ -75,25 +75,25 @@ def blend(
         Shown what each column finishes, before it is turned into intensities: the column, the box in voxels of the full output,
         and the network's values there.
     """
-    core = recipe.core(region)
-    weights = {axis: xp.asarray(ramp(line.ramp_length)) for axis, line in zip(AXES, recipe.lattice.axes, strict=True)}
+    core = spec.core(region)
+    weights = {axis: xp.asarray(ramp(line.ramp_length)) for axis, line in zip(AXES, spec.lattice.axes, strict=True)}
     band = _Band()
     for column, patches in predicted:
-        part = _sections(recipe.lattice, core, column)
-        slab = _blend_column(recipe.lattice, part, column, patches, weights)
-        _blend_strip(recipe.lattice.x, band, column, slab, weights["x"])
-        low = max(core.start[2], recipe.lattice.x.weight_start(column.x))
-        high = min(core.stop[2], recipe.lattice.x.weight_start(column.x + 1))
-        skip = low - recipe.lattice.x.weight_start(column.x)
+        part = _sections(spec.lattice, core, column)
+        slab = _blend_column(spec.lattice, part, column, patches, weights)
+        _blend_strip(spec.lattice.x, band, column, slab, weights["x"])
+        low = max(core.start[2], spec.lattice.x.weight_start(column.x))
+        high = min(core.stop[2], spec.lattice.x.weight_start(column.x + 1))
+        skip = low - spec.lattice.x.weight_start(column.x)
         box = Box((part.start[0], part.start[1], low), (part.stop[0], part.stop[1], high))
         if high > low:
             values = slab[:, :, skip : skip + high - low]
             if seen is not None:
                 seen(column, box, values)
-            voxels = quantise(recipe, region.channel, column, box, values)
-            _collect(recipe, region, band, box, to_host(voxels))
+            voxels = quantise(spec, region.channel, column, box, values)
+            _collect(spec, region, band, box, to_host(voxels))
         if part.stop[0] == core.stop[0]:
-            yield from _finished(recipe, region, band, high)
+            yield from _finished(spec, region, band, high)
 
 
 def _sections(lattice: Lattice, core: Box, column: Column) -> Box:
@@ -160,26 +160,26 @@ def _blend_strip(line: AxisLattice, band: _Band, column: Column, slab: Array, we
         band.strips[column.z.start] = slab[:, :, step : step + length].copy()
 
 
-def _collect(recipe: Recipe, region: Region, band: _Band, box: Box, voxels: NDArray[Any]) -> None:
+def _collect(spec: OutputSpec, region: Region, band: _Band, box: Box, voxels: NDArray[Any]) -> None:
     """Put finished voxels into the slabs that they belong to."""
-    core = recipe.core(region)
+    core = spec.core(region)
     own = box.shifted((-core.start[0], -core.start[1], -core.start[2]))
-    shard = recipe.levels[0].shard[2]
+    shard = spec.levels[0].shard[2]
     depth, height, width = region.box.shape
     for number in range(own.start[2] // shard, -(-own.stop[2] // shard)):
         start, stop = number * shard, min((number + 1) * shard, width)
         if number not in band.slabs:
-            band.slabs[number] = np.empty((depth, height, stop - start), recipe.dtype)
+            band.slabs[number] = np.empty((depth, height, stop - start), spec.dtype)
         low, high = max(start, own.start[2]), min(stop, own.stop[2])
         target = band.slabs[number][own.start[0] : own.stop[0], own.start[1] : own.stop[1], low - start : high - start]
         target[...] = voxels[:, :, low - own.start[2] : high - own.start[2]]
 
 
-def _finished(recipe: Recipe, region: Region, band: _Band, reached: int) -> Iterator[Slab]:
+def _finished(spec: OutputSpec, region: Region, band: _Band, reached: int) -> Iterator[Slab]:
     """Yield the slabs that end at or before the output voxel `reached` along x."""
-    shard = recipe.levels[0].shard[2]
+    shard = spec.levels[0].shard[2]
     width = region.box.shape[2]
-    done = reached - recipe.core(region).start[2]
+    done = reached - spec.core(region).start[2]
     for number in sorted(band.slabs):
         stop = min((number + 1) * shard, width)
         if stop > done:

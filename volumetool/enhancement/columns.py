@@ -15,7 +15,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.statistics import valid_voxels
 from volumetool.enhancement.stored import read_voxels
 from volumetool.errors import DataError
@@ -123,13 +123,13 @@ class Finder(Protocol):
         """Return the column with what was found."""
 
 
-def read_columns(recipe: Recipe, region: Region, source: Source, batch: int, kept: Finder | None = None) -> Iterator[Column]:
+def read_columns(spec: OutputSpec, region: Region, source: Source, batch: int, kept: Finder | None = None) -> Iterator[Column]:
     """Yield the columns of a region in sweep order: x outermost, then groups of sections.
 
     Parameters
     ----------
-    recipe : Recipe
-        The job's recipe.
+    spec : OutputSpec
+        What decides the bytes.
     region : Region
         Which region.
     source : Source
@@ -145,11 +145,11 @@ def read_columns(recipe: Recipe, region: Region, source: Source, batch: int, kep
         ``data.unreadable`` where stored input cannot be decoded; ``data.not-finite`` where it holds NaN or infinity that
         was not declared as nodata.
     """
-    lattice = recipe.lattice
-    core = recipe.core(region)
+    lattice = spec.lattice
+    core = spec.core(region)
     rows = lattice.y.touching(core.start[1], core.stop[1])
     groups = section_groups(lattice, core, batch)
-    for x, box in _strips(recipe, region):
+    for x, box in _strips(spec, region):
         block, absent = _read(source, lattice, box)
         wanted = _read_mask(source, lattice, box)
         for group in groups:
@@ -162,11 +162,11 @@ def read_columns(recipe: Recipe, region: Region, source: Source, batch: int, kep
                 None if absent is None else absent[context],
                 None if wanted is None else wanted[sections],
             )
-            column = _cut(recipe, region.channel, (x, group, rows), part)
+            column = _cut(spec, region.channel, (x, group, rows), part)
             yield column if kept is None else kept.found(column, reads)
 
 
-def read_column(recipe: Recipe, channel: int, source: Source, position: Position) -> Column:
+def read_column(spec: OutputSpec, channel: int, source: Source, position: Position) -> Column:
     """Return the patches at one position along x, of any rows and sections: the same values as in the sweep of a region.
 
     Raises
@@ -174,9 +174,9 @@ def read_column(recipe: Recipe, channel: int, source: Source, position: Position
     DataError
         As :func:`read_columns`.
     """
-    box = _reach(recipe.lattice, position)
-    block, absent = _read(source, recipe.lattice, box)
-    return _cut(recipe, channel, position, _Block(block, absent, _read_mask(source, recipe.lattice, box)))
+    box = _reach(spec.lattice, position)
+    block, absent = _read(source, spec.lattice, box)
+    return _cut(spec, channel, position, _Block(block, absent, _read_mask(source, spec.lattice, box)))
 
 
 def _reach(lattice: Lattice, position: Position) -> Box:
@@ -187,18 +187,18 @@ def _reach(lattice: Lattice, position: Position) -> Box:
     return Box(start, (z, y, x))
 
 
-def _strips(recipe: Recipe, region: Region) -> Iterator[tuple[int, Box]]:
+def _strips(spec: OutputSpec, region: Region) -> Iterator[tuple[int, Box]]:
     """Yield the patch indices along x of a region's columns, with the input voxels of all their patches."""
-    lattice, core = recipe.lattice, recipe.core(region)
+    lattice, core = spec.lattice, spec.core(region)
     sections, rows = lattice.z.touching(core.start[0], core.stop[0]), lattice.y.touching(core.start[1], core.stop[1])
     for x in lattice.x.touching(core.start[2], core.stop[2]):
         yield x, _reach(lattice, (x, sections, rows))
 
 
-def input_windows(recipe: Recipe, region: Region) -> Iterator[Box]:
+def input_windows(spec: OutputSpec, region: Region) -> Iterator[Box]:
     """Yield the boxes of input voxels that a region reads, in the order of the sweep."""
-    for _, box in _strips(recipe, region):
-        yield _window(_indices(recipe.lattice, box))
+    for _, box in _strips(spec, region):
+        yield _window(_indices(spec.lattice, box))
 
 
 def column_window(lattice: Lattice, position: Position) -> Box:
@@ -206,7 +206,7 @@ def column_window(lattice: Lattice, position: Position) -> Box:
     return _window(_indices(lattice, _reach(lattice, position)))
 
 
-def read_input(recipe: Recipe, region: Region, source: Source) -> None:
+def read_input(spec: OutputSpec, region: Region, source: Source) -> None:
     """Read what a region reads, in the same order, and make nothing of it: for who is told of it (`Source.seen`).
 
     Raises
@@ -214,9 +214,9 @@ def read_input(recipe: Recipe, region: Region, source: Source) -> None:
     DataError
         ``data.unreadable``.
     """
-    for _, box in _strips(recipe, region):
-        _read(source, recipe.lattice, box)
-        _read_mask(source, recipe.lattice, box)
+    for _, box in _strips(spec, region):
+        _read(source, spec.lattice, box)
+        _read_mask(source, spec.lattice, box)
 
 
 def _indices(lattice: Lattice, box: Box) -> list[NDArray[np.intp]]:
@@ -281,23 +281,23 @@ class _Block:
 
 
 def _cut(
-    recipe: Recipe,
+    spec: OutputSpec,
     channel: int,
     position: Position,
     part: _Block,
 ) -> Column:
     """Fill, normalise and cut the patches of one group out of its block of input."""
     x, group, rows = position
-    lattice = recipe.lattice
+    lattice = spec.lattice
     depth, height, _ = lattice.patch
     reach = depth + 2 * lattice.context
     block, wanted = part.voxels, part.wanted
-    valid = valid_voxels(block, recipe.nodata) if recipe.may_miss else None
+    valid = valid_voxels(block, spec.nodata) if spec.output_nodata is not None else None
     if valid is not None and part.absent is not None:
         valid &= ~part.absent
     first = lattice.z.start(group.start) - lattice.context
     sections = mirror_index(first, first + len(block), lattice.z.size)
-    zero, span = (values[sections, None, None] for values in recipe.input_scale(channel))
+    zero, span = (values[sections, None, None] for values in spec.input_scale(channel))
     if valid is not None:
         block = np.where(valid, block, 0)  # NaN is no input, and the lowest float32 would overflow
     normal = (block.astype(np.float32) - zero) / span

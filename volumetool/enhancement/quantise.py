@@ -8,18 +8,18 @@ import numpy as np
 
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array, module_of
-from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.errors import NumericsError
 from volumetool.geometry import Box
 
 
-def quantise(recipe: Recipe, channel: int, column: Column, box: Box, values: Array) -> Array:
+def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: Array) -> Array:
     """Turn blended network values into voxels of the output.
 
     Parameters
     ----------
-    recipe : Recipe
-        The job's recipe.
+    spec : OutputSpec
+        What decides the bytes.
     channel : int
         Which channel's statistics apply.
     column : Column
@@ -40,24 +40,24 @@ def quantise(recipe: Recipe, channel: int, column: Column, box: Box, values: Arr
         ``numerics.not-finite``: a value overflowed.
     """
     xp = module_of(values)
-    factor = recipe.lattice.z.scale
+    factor = spec.lattice.z.scale
     sections = np.arange(box.start[0], box.stop[0]) // factor
-    zero, span = (xp.asarray(part[sections, None, None]) for part in recipe.output_scale(channel))
+    zero, span = (xp.asarray(part[sections, None, None]) for part in spec.output_scale(channel))
     with np.errstate(over="ignore", invalid="ignore"):  # checked right below
         values *= span
         values += zero
     _check_finite(values, box)
-    dtype = np.dtype(recipe.dtype)
+    dtype = np.dtype(spec.dtype)
     if dtype.kind in "iu":
         limits = np.iinfo(cast("np.dtype[np.integer]", dtype))
         xp.rint(values, out=values)
         xp.clip(values, limits.min, limits.max, out=values)
-        if recipe.may_miss:
+        if spec.output_nodata is not None:
             # A valid voxel never takes the value that means "no data": it moves by one, as in the pyramid.
-            values[values == recipe.fill] += 1 if recipe.fill <= 0 else -1
+            values[values == spec.fill] += 1 if spec.fill <= 0 else -1
     voxels = values.astype(dtype)
     if column.missing is not None:
-        _write_missing(recipe, column, box, voxels)
+        _write_missing(spec, column, box, voxels)
     return voxels
 
 
@@ -75,13 +75,13 @@ def _check_finite(values: Array, box: Box) -> None:
         )
 
 
-def _write_missing(recipe: Recipe, column: Column, box: Box, voxels: Array) -> None:
+def _write_missing(spec: OutputSpec, column: Column, box: Box, voxels: Array) -> None:
     assert column.missing is not None  # noqa: S101  (the caller asked)
     index = [
         np.arange(start, stop) // factor - first
-        for start, stop, factor, first in zip(box.start, box.stop, recipe.lattice.scale, column.missing_start, strict=True)
+        for start, stop, factor, first in zip(box.start, box.stop, spec.lattice.scale, column.missing_start, strict=True)
     ]
     missing = column.missing[np.ix_(*index)]
     if missing.any():
         xp = module_of(voxels)
-        voxels[xp.asarray(missing)] = recipe.fill
+        voxels[xp.asarray(missing)] = spec.fill

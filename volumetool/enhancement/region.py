@@ -16,7 +16,7 @@ from volumetool.enhancement.columns import Column, Source, read_columns
 from volumetool.enhancement.consistency import Consistency
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches
-from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.stopwatch import STAGES, Stopwatch
 from volumetool.enhancement.writer import write_slabs
 from volumetool.geometry import AxisLattice, Region
@@ -52,7 +52,7 @@ class Enhanced:
 
 
 def enhance_region(
-    recipe: Recipe,
+    spec: OutputSpec,
     region: Region,
     engine: Engine,
     source: Source,
@@ -65,7 +65,7 @@ def enhance_region(
 
     Parameters
     ----------
-    recipe : Recipe
+    spec : OutputSpec
         What decides the voxels.
     region : Region
         Which voxels.
@@ -88,22 +88,22 @@ def enhance_region(
     started, network = time.perf_counter(), engine.seconds
     tally = _Tally(engine.beat)
     watch = Stopwatch()
-    consistency = Consistency(recipe.lattice, watch)
-    columns = ahead(watch.busy("read", read_columns(recipe, region, source, engine.numerics.batch, kept)))
+    consistency = Consistency(spec.lattice, watch)
+    columns = ahead(watch.busy("read", read_columns(spec, region, source, engine.numerics.batch, kept)))
     predicted = ahead(watch.busy("network", engine.predict_columns(watch.waiting("network", tally.count(columns)))))
     awaited = watch.waiting("blend", predicted)
     whole = kept.keeping(awaited) if kept else awaited
-    slabs = ahead(watch.busy("blend", blend(recipe, region, whole, engine.xp, consistency.add)))
+    slabs = ahead(watch.busy("blend", blend(spec, region, whole, engine.xp, consistency.add)))
     with closing(columns), closing(predicted), closing(slabs):  # type: ignore[type-var]  # generators have close
         writing = time.perf_counter()
-        checksums = write_slabs(recipe, watch.waiting("write", slabs), targets, watch)
+        checksums = write_slabs(spec, watch.waiting("write", slabs), targets, watch)
         if kept is not None:
             kept.finish()
         watch.seconds["write"] += time.perf_counter() - writing
     return Enhanced(
         checksums=tuple(checksums),
         patches=tally.patches,
-        recomputed=tally.patches - first_patches(recipe, region) if kept is None else tally.repeated,
+        recomputed=tally.patches - first_patches(spec, region) if kept is None else tally.repeated,
         skipped=tally.skipped,
         seconds=time.perf_counter() - started,
         network_seconds=engine.seconds - network,
@@ -132,11 +132,11 @@ class _Tally:
             yield column
 
 
-def first_patches(recipe: Recipe, region: Region) -> int:
+def first_patches(spec: OutputSpec, region: Region) -> int:
     """Return how many patches no region before this one needs, along any axis."""
-    core = recipe.core(region)
+    core = spec.core(region)
     number = 1
-    for line, low, high, origin in zip(recipe.lattice.axes, core.start, core.stop, recipe.origin, strict=True):
+    for line, low, high, origin in zip(spec.lattice.axes, core.start, core.stop, spec.origin, strict=True):
         number *= len(_first(line, low, high, origin))
     return number
 

@@ -13,11 +13,13 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cached_property
+from typing import Annotated, Any, Final
 
 import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator
 
 from volumetool.errors import ConfigError, DataError
 from volumetool.geometry import Box, Triple
@@ -44,7 +46,18 @@ SMOOTHING = (1.0, 4.0, 6.0, 4.0, 1.0)
 """Binomial weights along z: damps one section's chance, follows a drift of several."""
 
 
-@dataclass(frozen=True)
+def _as_table(values: Any) -> NDArray[np.float64]:
+    return np.asarray(values, np.float64)
+
+
+Table = Annotated[
+    NDArray[np.float64],
+    PlainValidator(_as_table, json_schema_input_type=list[list[float]]),
+    PlainSerializer(lambda table: table.tolist(), return_type=list[list[float]], when_used="json"),
+]
+
+
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """Percentiles of every section.
 
@@ -56,9 +69,15 @@ class Statistics:
         The `sample_state` of what they were fitted on; empty where they were given.
     """
 
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
+    low: Table
+    high: Table
     sampled: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Statistics) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
     def to_csv(self) -> str:
         """Return the table that users read and edit: channel, z, low, high."""
@@ -103,7 +122,7 @@ class Statistics:
             )
         return cls(low, high)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the table: statistics are part of the job's fingerprint."""
         return hashlib.sha256(self.to_csv().encode()).hexdigest()

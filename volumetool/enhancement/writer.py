@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 
 from volumetool.enhancement.blend import Slab
 from volumetool.enhancement.pyramid import shadows
-from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.stopwatch import Stopwatch
 from volumetool.enhancement.stored import Write, as_bytes
 from volumetool.geometry import Box, LevelGrid, Triple
 
 
 def write_slabs(
-    recipe: Recipe, slabs: Iterable[Slab], targets: Sequence[ts.TensorStore], watch: Stopwatch | None = None
+    spec: OutputSpec, slabs: Iterable[Slab], targets: Sequence[ts.TensorStore], watch: Stopwatch | None = None
 ) -> list[int]:
     """Write the slabs of a region on every fused level and read each back.
 
     Parameters
     ----------
-    recipe : Recipe
-        The job's recipe.
+    spec : OutputSpec
+        What decides the bytes.
     slabs : iterable of Slab
         In the order of the sweep.
     targets : sequence of tensorstore.TensorStore
@@ -50,16 +50,16 @@ def write_slabs(
     watch = watch or Stopwatch()
     for slab in slabs:
         with watch.part("pyramid", "write"):
-            levels = list(shadows(slab.voxels, recipe.fused, output_nodata(recipe)))
-        current = _begin(recipe, slab.box, levels, targets)
+            levels = list(shadows(slab.voxels, spec.fused, spec.output_nodata))
+        current = _begin(spec, slab.box, levels, targets)
         _finish(behind, checksums)
         behind = current
     _finish(behind, checksums)
     return checksums
 
 
-def _begin(recipe: Recipe, box: Box, levels: list[NDArray[Any]], targets: Sequence[ts.TensorStore]) -> list[Write]:
-    boxes = slab_boxes(box, recipe.fused)
+def _begin(spec: OutputSpec, box: Box, levels: list[NDArray[Any]], targets: Sequence[ts.TensorStore]) -> list[Write]:
+    boxes = slab_boxes(box, spec.fused)
     return [
         Write(target, box, voxels, f"level {number} of the output:")
         for number, (target, box, voxels) in enumerate(zip(targets, boxes, levels, strict=True))
@@ -91,6 +91,6 @@ def slabs_of(box: Box, shard: Triple) -> list[Box]:
     return [Box((*box.start[:2], x), (*box.stop[:2], min(x + shard[2], box.stop[2]))) for x in starts]
 
 
-def output_nodata(recipe: Recipe) -> float | None:
+def output_nodata(spec: OutputSpec) -> float | None:
     """Return the value of missing voxels in the output, or None where there are none."""
-    return recipe.fill if recipe.may_miss else None
+    return spec.fill if spec.output_nodata is not None else None

@@ -16,10 +16,11 @@ from random import Random
 from typing import Any
 
 from volumetool.enhancement.pyramid import shadows
-from volumetool.enhancement.writer import extend_checksum, output_nodata, slab_boxes, slabs_of
+from volumetool.enhancement.spec import check_version
+from volumetool.enhancement.writer import extend_checksum, slab_boxes, slabs_of
 from volumetool.errors import ConfigError, DataError, FingerprintError, InputError, VolumetoolError
 from volumetool.geometry import Region
-from volumetool.jobs.clash import term_lines, told_by_terms
+from volumetool.jobs.clash import field_lines, told_by_specs
 from volumetool.jobs.coarse import note_unbuilt
 from volumetool.jobs.finish import mark_unfinished
 from volumetool.jobs.folder import PLAN, is_damaged, job_url, open_ledger, provenance_of, write_plan
@@ -31,7 +32,6 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import lay_ground, plan_anew
 from volumetool.jobs.shards import region_keys, region_shards
 from volumetool.jobs.structure import METADATA, lost_metadata, restore_metadata
-from volumetool.jobs.terms import check_version
 from volumetool.jobs.verify import Extent, Report, recompute
 from volumetool.jobs.worker import Worker
 from volumetool.options import Kind, kinds
@@ -123,7 +123,7 @@ def _begin(folder: str, worker: Worker) -> Ledger:
     for key in list_keys(folder):  # of another life: nothing says what it speaks of
         if key != OWNER:
             delete_key(folder, key)
-    write_plan(worker.plan, worker.recipe.statistics)
+    write_plan(worker.plan)
     mark_unfinished(worker.plan)
     note_unbuilt(worker.plan)
     ledger = open_ledger(worker.plan)
@@ -141,7 +141,7 @@ def _worker_of(output: str, given: Json, allow_hosts: Collection[str]) -> Worker
             hint=f"volumetool verify {output} --repair",
         )
     own = provenance_of(read_json(place, "zarr.json") or {}) or {}
-    terms, fingerprint = own.get("terms"), own.get("fingerprint")
+    spec, fingerprint = own.get("spec"), own.get("fingerprint")
     if "steps" in own:
         raise InputError(
             "input.no-job",
@@ -149,28 +149,28 @@ def _worker_of(output: str, given: Json, allow_hosts: Collection[str]) -> Worker
             hint="watch the folder again with another output",
             where=place,
         )
-    if not isinstance(terms, dict) or not isinstance(fingerprint, str) or is_damaged(own):
+    if not isinstance(spec, dict) or not isinstance(fingerprint, str) or is_damaged(own):
         raise InputError(
             "input.no-job",
             f"{place} does not name the job that made it, or its metadata are damaged",
             hint="bring zarr.json back from a backup, or enhance anew at another place",
             where=place,
         )
-    check_version(output, terms.get("numerics_version", 0))
+    check_version(output, spec.get("numerics_version", 0))
     job = _asked(own, output, given, allow_hosts)
     # Beside the output, where nothing is yet: the volume itself is in the way of a plan.
     ground = lay_ground(job.model_copy(update={"output": f"{place}.adopted", "keep_patches": "never"}))
-    if ground.terms.fingerprint != fingerprint:
-        lines = "\n".join(f"  {line}" for line in told_by_terms(terms, ground.terms.plain()))
+    if ground.spec.fingerprint != fingerprint:
+        lines = "\n".join(f"  {line}" for line in told_by_specs(spec, ground.spec.plain()))
         raise FingerprintError(
             "job.fingerprint",
             f"{output} was made with other settings than it names now:\n{lines}",
             hint="give the volume that it was made from with --input, and with --sections the table that it was given. That of "
             "a finished watch was lost with its folder: such a volume is whole, and cannot be adopted",
-            detail=term_lines(terms, ground.terms.plain()),
+            detail=field_lines(spec, ground.spec.plain()),
         )
     plan = plan_anew(ground).model_copy(update={"job": job})
-    return Worker(_cut(plan, ground.work), ground.statistics)
+    return Worker(_cut(plan, ground.work))
 
 
 def _asked(own: Json, output: str, given: Json, allow_hosts: Collection[str]) -> Job:
@@ -189,7 +189,7 @@ def _asked(own: Json, output: str, given: Json, allow_hosts: Collection[str]) ->
             f"{output} does not say what it was made from, or with which model",
             hint="give the input with --input; where the model is not named, an older version made the output: enhance anew",
         )
-    options |= {"precision": own["terms"].get("precision"), "batch": own["terms"].get("padded_batch")}
+    options |= {"precision": own["spec"].get("precision"), "batch": own["spec"].get("padded_batch")}
     return make_job(**options, output=output)
 
 
@@ -236,13 +236,13 @@ def _sample(worker: Worker, candidates: list[int], report: Report) -> set[int]:
 
 def _record(worker: Worker, region: Region) -> Record | None:
     """Return the record of a region as it is stored, None where a chunk is damaged or a level is not the mean of level 0."""
-    plan, fused = worker.plan, worker.recipe.fused
+    plan, fused = worker.plan, worker.plan.spec.fused
     checksums = [0] * len(fused)
     try:
-        stores = [open_for_writing(plan.job.output, plan.layout, level, region.channel) for level in range(len(fused))]
-        for slab in slabs_of(region.box, plan.terms.levels[0].shard):
+        stores = [open_for_writing(plan.job.output, plan.spec.layout, level, region.channel) for level in range(len(fused))]
+        for slab in slabs_of(region.box, plan.spec.levels[0].shard):
             stored = [read_part(store, box.slices) for store, box in zip(stores, slab_boxes(slab, fused), strict=True)]
-            means = shadows(stored[0], fused, output_nodata(worker.recipe))
+            means = shadows(stored[0], fused, worker.plan.spec.output_nodata)
             for level, (voxels, mean) in enumerate(zip(stored, means, strict=True)):
                 if voxels.tobytes() != mean.tobytes():
                     return None

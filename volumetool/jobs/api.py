@@ -7,9 +7,9 @@ from typing import Any
 
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import plan, plan_with_statistics
+from volumetool.jobs.planning import plan
 from volumetool.jobs.run import Outcome, Watcher
-from volumetool.jobs.run import run as run_with_statistics
+from volumetool.jobs.run import run as run_plan
 from volumetool.jobs.verify import Report, verify
 
 __all__ = ["Report", "enhance", "plan", "run", "verify"]
@@ -52,9 +52,8 @@ def run(job: Job | Plan, *, watcher: Watcher | None = None) -> Outcome:
     Parameters
     ----------
     job : Job or Plan
-        A plan is planned anew from its job: between planning and running the input may have changed.
+        A plan is run as it is. What its job has done already is kept.
     watcher : Watcher, optional
         Sees the run go by.
     """
-    decided, statistics = plan_with_statistics(job.job if isinstance(job, Plan) else job)
-    return run_with_statistics(decided, statistics, watcher)
+    return run_plan(job if isinstance(job, Plan) else plan(job), watcher)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Source, read_columns
 from volumetool.enhancement.engine import Engine
-from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import ConfigError, DataError, ResourceError
 from volumetool.geometry import Box, Region, Size, Triple
 from volumetool.jobs.arithmetic import count_operations, product_rate
@@ -29,7 +28,7 @@ from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import Totals
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.planning import plan as make_plan
 from volumetool.jobs.run import run
 from volumetool.machine import memory_limit, usable_memory
 from volumetool.models import load_model
@@ -101,14 +100,14 @@ def bench(
             volume = str(folder / "input.zarr")
             write_volume(Path(volume), made_up(size), VOXEL_SIZE)
         options |= {"input": volume, "output": str(folder / "warm.zarr"), "crop": options.get("roi") is not None}
-        plan, table = plan_with_statistics(make_job(**options))
+        plan = make_plan(make_job(**options))
         _check_memory(plan)
-        job_seconds(plan, table)
+        job_seconds(plan)
         totals = open_ledger(plan).totals()
         levels = _stored(plan)
         _delete(plan)
         done(1, 1 + 2 * pairs)
-        bed = _Bed(plan, table, levels, Path(folder))
+        bed = _Bed(plan, levels, Path(folder))
         measured = []
         for number in range(pairs):
             measured.append(bed.pair(number))
@@ -125,7 +124,7 @@ def made_up(size: Triple, seed: int = 0) -> NDArray[np.uint8]:
     return voxels
 
 
-def job_seconds(plan: Plan, table: Statistics) -> float:
+def job_seconds(plan: Plan) -> float:
     """Run a job from disk to disk into a fresh output; planning is not counted, everything else is.
 
     Raises
@@ -134,7 +133,7 @@ def job_seconds(plan: Plan, table: Statistics) -> float:
         ``data.incomplete``: regions failed.
     """
     started = time.perf_counter()
-    outcome = run(plan, table)
+    outcome = run(plan)
     seconds = time.perf_counter() - started
     if not outcome.complete:
         error = outcome.failures[0].error if outcome.failures else {}
@@ -146,14 +145,14 @@ def job_seconds(plan: Plan, table: Statistics) -> float:
     return seconds
 
 
-def network_seconds(plan: Plan, table: Statistics, engine: Engine) -> tuple[float, int]:
+def network_seconds(plan: Plan, engine: Engine) -> tuple[float, int]:
     """Ask the network for each patch of the job once, in full batches; return its seconds and the patches.
 
     The patches are the job's own. Reading, cutting and normalising them is not counted.
     """
     before = engine.seconds
     size = AT_ONCE * engine.streams * engine.numerics.batch
-    patches = sum(len(engine.predict(batch)) for batch in _batches(plan, table, size))
+    patches = sum(len(engine.predict(batch)) for batch in _batches(plan, size))
     return engine.seconds - before, patches
 
 
@@ -167,8 +166,8 @@ def write_seconds(plan: Plan, levels: dict[tuple[int, int], NDArray[Any]]) -> fl
     levels : dict of (level, channel) to numpy.ndarray
         The voxels.
     """
-    create_volume(plan.job.output, plan.layout, {})
-    targets = {key: open_for_writing(plan.job.output, plan.layout, *key) for key in levels}
+    create_volume(plan.job.output, plan.spec.layout, {})
+    targets = {key: open_for_writing(plan.job.output, plan.spec.layout, *key) for key in levels}
     started = time.perf_counter()
     writes = [targets[key].write(levels[key], can_reference_source_data_indefinitely=True) for key in levels]
     for write in writes:
@@ -184,13 +183,13 @@ def floor_seconds(network: float, write: float, device: str) -> float:
 class _Bed:
     """What all pairs share: the engine, the bytes to write, a folder for outputs."""
 
-    def __init__(self, plan: Plan, table: Statistics, levels: dict[tuple[int, int], NDArray[Any]], folder: Path) -> None:
-        self.plan, self.table, self.levels, self.folder = plan, table, levels, folder
+    def __init__(self, plan: Plan, levels: dict[tuple[int, int], NDArray[Any]], folder: Path) -> None:
+        self.plan, self.levels, self.folder = plan, levels, folder
         # One engine with what the workers of the job have together.
         threads, streams = plan.threads * plan.workers, plan.streams * plan.workers
         self.model = load_model(plan.model_spec)
         self.engine = Engine(self.model, plan.numerics, plan.job.device, threads, streams)
-        self.engine.probe(plan.terms.lattice.patch)  # as a worker does before its first region: it warms the network up
+        self.engine.probe(plan.spec.lattice.patch)  # as a worker does before its first region: it warms the network up
         self.patches = 0
 
     def pair(self, number: int) -> Pair:
@@ -206,7 +205,7 @@ class _Bed:
     def result(self, pairs: tuple[Pair, ...], totals: Totals) -> BenchResult:
         """Return what was found, with the records of the job that warmed up."""
         plan = self.plan
-        operations = count_operations(self.model, plan.terms.lattice.patch)
+        operations = count_operations(self.model, plan.spec.lattice.patch)
         return BenchResult(
             model=plan.model,
             device=self.engine.device.type,
@@ -216,7 +215,7 @@ class _Bed:
             threads=plan.threads,
             workers=plan.workers,
             input_shape=_input_shape(plan),
-            output_shape=plan.terms.box.shape,
+            output_shape=plan.spec.box.shape,
             patches=self.patches,
             computed=totals.patches - totals.skipped,
             stored_bytes=sum(voxels.nbytes for voxels in self.levels.values()),
@@ -228,14 +227,14 @@ class _Bed:
 
     def _job(self, number: int) -> tuple[float, Totals]:
         plan = self._fresh(f"job-{number}")
-        seconds = job_seconds(plan, self.table)
+        seconds = job_seconds(plan)
         totals = open_ledger(plan).totals()
         _delete(plan)
         return seconds, totals
 
     def _floor(self, number: int) -> tuple[float, float]:
         plan = self._fresh(f"floor-{number}")
-        network, self.patches = network_seconds(plan, self.table, self.engine)
+        network, self.patches = network_seconds(plan, self.engine)
         write = write_seconds(plan, self.levels)
         _delete(plan)
         return network, write
@@ -245,14 +244,14 @@ class _Bed:
         return self.plan.model_copy(update={"job": self.plan.job.model_copy(update={"output": output})})
 
 
-def _batches(plan: Plan, table: Statistics, size: int) -> Iterator[NDArray[np.float32]]:
+def _batches(plan: Plan, size: int) -> Iterator[NDArray[np.float32]]:
     """Yield the patches that a job asks the network for, each once, in batches."""
-    recipe = plan.recipe(table)
+    spec = plan.spec
     volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
     waiting: list[NDArray[np.float32]] = []
-    for channel in range(plan.terms.channels or 1):
-        whole = Region(0, channel, Box.whole(plan.terms.box.shape))
-        for column in read_columns(recipe, whole, Source(volume.open(plan.job.level, channel, strict=True)), size):
+    for channel in range(plan.spec.channels or 1):
+        whole = Region(0, channel, Box.whole(plan.spec.box.shape))
+        for column in read_columns(spec, whole, Source(volume.open(plan.job.level, channel, strict=True)), size):
             waiting.extend(column.patches[column.active])
             while len(waiting) >= size:
                 yield np.stack(waiting[:size])
@@ -263,14 +262,16 @@ def _batches(plan: Plan, table: Statistics, size: int) -> Iterator[NDArray[np.fl
 
 def _stored(plan: Plan) -> dict[tuple[int, int], NDArray[Any]]:
     """Return the voxels of a finished output by level and channel."""
-    keys = [(level, channel) for level in range(len(plan.layout.levels)) for channel in range(plan.terms.channels or 1)]
-    stores: dict[tuple[int, int], ts.TensorStore] = {key: open_for_writing(plan.job.output, plan.layout, *key) for key in keys}
+    keys = [(level, channel) for level in range(len(plan.spec.layout.levels)) for channel in range(plan.spec.channels or 1)]
+    stores: dict[tuple[int, int], ts.TensorStore] = {
+        key: open_for_writing(plan.job.output, plan.spec.layout, *key) for key in keys
+    }
     return {key: np.asarray(store.read().result()) for key, store in stores.items()}
 
 
 def _check_memory(plan: Plan) -> None:
-    voxels = sum(level.shape[0] * level.shape[1] * level.shape[2] for level in plan.terms.levels)
-    needed = voxels * (plan.terms.channels or 1) * np.dtype(plan.terms.dtype).itemsize
+    voxels = sum(level.shape[0] * level.shape[1] * level.shape[2] for level in plan.spec.levels)
+    needed = voxels * (plan.spec.channels or 1) * np.dtype(plan.spec.dtype).itemsize
     allowed = int(MEMORY_SHARE * usable_memory())
     if needed > allowed:
         raise ResourceError(
@@ -282,7 +283,7 @@ def _check_memory(plan: Plan) -> None:
 
 
 def _input_shape(plan: Plan) -> Triple:
-    z, y, x = (n // f for n, f in zip(plan.terms.box.shape, plan.terms.lattice.scale, strict=True))
+    z, y, x = (n // f for n, f in zip(plan.spec.box.shape, plan.spec.lattice.scale, strict=True))
     return z, y, x
 
 

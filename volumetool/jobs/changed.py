@@ -13,7 +13,6 @@ from dataclasses import replace
 from itertools import islice
 
 from volumetool.enhancement.columns import input_windows
-from volumetool.enhancement.statistics import no_normalisation
 from volumetool.errors import DataError, FingerprintError, InputError
 from volumetool.jobs.finish import mark_unfinished, says_complete
 from volumetool.jobs.ledger import Ledger, Record
@@ -69,9 +68,9 @@ def check_there(plan: Plan) -> None:
         ``input.vanished``.
     """
     job = plan.job
-    asked = [(job.input, job.level, job.voxel_size, plan.terms.input)]
+    asked = [(job.input, job.level, job.voxel_size, plan.spec.input)]
     if job.mask is not None:
-        asked.append((job.mask, 0, (1.0, 1.0, 1.0), plan.terms.mask or ""))
+        asked.append((job.mask, 0, (1.0, 1.0, 1.0), plan.spec.mask or ""))
     for place, level, size, identity in asked:
         try:
             there = open_volume(place, voxel_size=size).identity_of(level) == identity
@@ -112,18 +111,18 @@ class _Look:
 
     def __init__(self, plan: Plan, source: RegionInput) -> None:
         self._plan, self._source = plan, source
-        self._recipe = plan.recipe(no_normalisation(1, 1))
+        self._spec = plan.spec
 
     def __call__(self, record: Record) -> tuple[dict[str, object], str]:
         """Return what the record should say of its input now, and what is wrong with it."""
         region = self._plan.grid.region(record.region)
         try:
-            state = self._source.state(region.channel, list(input_windows(self._recipe, region)))
+            state = self._source.state(region.channel, list(input_windows(self._spec, region)))
             if state.gone:
                 return {}, f"chunks of its input are gone: {'; '.join(state.gone)}"
             if state.digest == record.read["stored"] and self._plan.job.input_check != "strict":
                 return record.read, ""
-            voxels = self._source.content(self._recipe, region, state)
+            voxels = self._source.content(self._spec, region, state)
         except (DataError, InputError) as error:
             return {}, f"its input can no longer be read: {error.message}"
         skips = self._plan.job.missing == "skip"

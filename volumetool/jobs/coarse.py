@@ -33,13 +33,13 @@ class CoarseShards:
 
 def coarse_parts(plan: Plan) -> list[tuple[int, int]]:
     """Return level and channel of every part of the volume that regions do not write."""
-    levels = [number for number, level in enumerate(plan.terms.levels) if not level.fused]
-    return [(number, channel) for channel in range(plan.terms.channels or 1) for number in levels]
+    levels = [number for number, level in enumerate(plan.spec.levels) if not level.fused]
+    return [(number, channel) for channel in range(plan.spec.channels or 1) for number in levels]
 
 
 def coarse_keys(plan: Plan, level: int, channel: int) -> list[str]:
     """Return the keys of a coarse level's shards, in C order."""
-    return list(shard_keys(plan.terms.levels[level], None, None if plan.terms.channels is None else channel))
+    return list(shard_keys(plan.spec.levels[level], None, None if plan.spec.channels is None else channel))
 
 
 def write_coarse(plan: Plan) -> None:
@@ -79,7 +79,7 @@ def read_coarse(plan: Plan) -> list[CoarseShards] | None:
 def note_unbuilt(plan: Plan) -> None:
     """Note that the coarse levels are to be built over what this run computes; to be called before its first record."""
     earlier = read_unbuilt(plan)
-    box = plan.computed_box or Box.whole(plan.terms.box.shape)
+    box = plan.computed_box or Box.whole(plan.spec.box.shape)
     box = box if earlier is None else box.joined(earlier)
     write_key(job_url(plan.job.output), UNBUILT, json.dumps(asdict(box)).encode())
 
@@ -89,7 +89,7 @@ def read_unbuilt(plan: Plan) -> Box | None:
     raw = read_key(job_url(plan.job.output), UNBUILT)
     if raw is None:
         return None
-    whole = Box.whole(plan.terms.box.shape)
+    whole = Box.whole(plan.spec.box.shape)
     try:
         return TypeAdapter(Box).validate_json(raw).intersection(whole)
     except ValidationError:  # a damaged note costs time

@@ -7,7 +7,7 @@ from contextlib import suppress
 from volumetool.errors import InputError, OutputError
 from volumetool.jobs.coarse import COARSE
 from volumetool.jobs.finish import mark_unfinished, says_complete
-from volumetool.jobs.folder import PLAN, check_output, job_url, open_ledger, read_plan, read_statistics
+from volumetool.jobs.folder import PLAN, check_output, job_url, keep_table, open_ledger, read_plan
 from volumetool.jobs.ledger import Ledger, Record, gone
 from volumetool.jobs.ownership import own
 from volumetool.jobs.plan import Plan
@@ -71,7 +71,7 @@ def check_whole(plan: Plan, ledger: Ledger) -> bool:
     if stored is None or (stored.fingerprint, stored.grid) != (plan.fingerprint, plan.grid):
         raise gone(folder, f"{PLAN} is {'missing' if stored is None else 'that of another job'}")
     check_output(plan)
-    read_statistics(folder, plan)
+    keep_table(plan)
     report = verify(plan, extent=Extent("structure"))
     if report.regions != ledger.done:
         raise gone(folder, f"it holds records of {report.regions} finished regions, but {ledger.done} were finished")

@@ -21,8 +21,8 @@ recipes, 0.17 to 0.2 on the noisiest scans."""
 
 def describe_plan(plan: Plan) -> list[tuple[str, str]]:
     """Return the lines of a plan as (name, text)."""
-    terms, cost, lattice = plan.terms, plan.estimates, plan.terms.lattice
-    first, fused = terms.levels[0], fused_count(terms.levels)
+    spec, cost, lattice = plan.spec, plan.estimates, plan.spec.lattice
+    first, fused = spec.levels[0], fused_count(spec.levels)
     share = cost.recomputed / max(1, cost.patches - cost.recomputed)
     twice = f"{share:.1%} of that is done twice" if share >= 0.0005 else "nothing is done twice"
     size, voxels = f"{show_shape(plan.input_shape)} voxels (z, y, x)", f"{show_shape(first.shape)} voxels"
@@ -31,11 +31,11 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
     lines = [
         ("input", f"{plan.job.input}: {size} of {show_size(plan.voxel_size)}, {plan.input_dtype}"),
         ("model", f"{plan.model} ({why_model(plan)}); {show_scale(lattice.scale)}, computed in {plan.numerics.precision}"),
-        ("output", f"{plan.job.output}: {voxels} of {show_size(first.voxel_size)}, {terms.dtype}"),
+        ("output", f"{plan.job.output}: {voxels} of {show_size(first.voxel_size)}, {spec.dtype}"),
         *([("box", box)] if (box := describe_box(plan)) else []),
         (
             "levels",
-            f"{len(terms.levels)}, each coarser than the one before; {fused} are written with the regions, the rest last",
+            f"{len(spec.levels)}, each coarser than the one before; {fused} are written with the regions, the rest last",
         ),
         ("files", f"about {cost.objects} of at most {show_shape(first.shard)} voxels, in chunks of {show_shape(first.chunk)}"),
         ("patches", f"{patches}, go through the network; {twice}"),
@@ -61,7 +61,7 @@ def describe_start(plan: Plan, done: int) -> str:
     done : int
         Regions that an earlier run finished.
     """
-    first = plan.terms.levels[0]
+    first = plan.spec.levels[0]
     before = f"{show_shape(plan.input_shape)} voxels of {show_size(plan.voxel_size)}"
     after = f"{show_shape(first.shape)} of {show_size(first.voxel_size)}, about {show_bytes(plan.estimates.written_bytes)}"
     resumed = f"{done} of {plan.grid.count} regions are done already" if done else f"{plan.grid.count} regions"
@@ -72,9 +72,9 @@ def why_model(plan: Plan) -> str:
     """Say why a plan has its model."""
     if plan.job.model != "auto":
         return "as asked"
-    if plan.terms.lattice.scale == (1, 1, 1):
+    if plan.spec.lattice.scale == (1, 1, 1):
         return "chosen by auto: no built-in model makes such voxels finer without adding sections; this one removes noise"
-    if plan.terms.lattice.scale[0] > 1:
+    if plan.spec.lattice.scale[0] > 1:
         return "chosen by auto when the job was begun"
     return "chosen by auto: the finest built-in model for such voxels that adds no sections"
 
@@ -84,7 +84,7 @@ def describe_box(plan: Plan) -> str | None:
     asked, computed = plan.roi, plan.computed_box
     if asked is None or computed is None:
         return None
-    scale = plan.terms.lattice.scale
+    scale = plan.spec.lattice.scale
     words = f"{asked.coarsened(scale)} (z,y,x) asked for; "
     if computed == asked:
         return words + "just that is computed"
@@ -140,7 +140,7 @@ def _kept(cost: Estimates) -> str:
 
 
 def _axes(plan: Plan) -> str:
-    return " x ".join(str(axis.overlap) for axis in plan.terms.lattice.axes)
+    return " x ".join(str(axis.overlap) for axis in plan.spec.lattice.axes)
 
 
 def show_scale(scale: tuple[int, int, int]) -> str:

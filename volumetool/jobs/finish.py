@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 
 from volumetool.enhancement.columns import Source
 from volumetool.enhancement.pyramid import build_level, require_stored, shard_boxes
-from volumetool.enhancement.statistics import no_normalisation
-from volumetool.enhancement.writer import output_nodata
 from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.clean import delete_torn_shards
 from volumetool.jobs.coarse import COARSE, UNBUILT, write_coarse
@@ -24,7 +22,7 @@ Step = Callable[[], None]
 
 def coarse_shards(plan: Plan, within: Box | None = None) -> int:
     """Return the number of shards that the last pass writes."""
-    return sum(len(list(shard_boxes(level, box))) for _, level, box in _coarse(plan, within)) * (plan.terms.channels or 1)
+    return sum(len(list(shard_boxes(level, box))) for _, level, box in _coarse(plan, within)) * (plan.spec.channels or 1)
 
 
 def build_coarse_levels(plan: Plan, within: Box | None = None, step: Step | None = None) -> None:
@@ -44,14 +42,14 @@ def build_coarse_levels(plan: Plan, within: Box | None = None, step: Step | None
     OutputError
         ``output.damaged``: shards of these levels were deleted meanwhile.
     """
-    output, layout = plan.job.output, plan.layout
+    output, layout = plan.job.output, plan.spec.layout
     written = []
-    nodata = output_nodata(plan.recipe(no_normalisation(1, 1)))
-    for channel in range(plan.terms.channels or 1):
+    nodata = plan.spec.output_nodata
+    for channel in range(plan.spec.channels or 1):
         for number, level, box in _coarse(plan, within):
             fine = open_for_writing(output, layout, number - 1, channel)
             coarse = open_for_writing(output, layout, number, channel)
-            delete_torn_shards(coarse, level, box, None if plan.terms.channels is None else channel)
+            delete_torn_shards(coarse, level, box, None if plan.spec.channels is None else channel)
             count = (lambda _box: step()) if step is not None else None
             written.append((coarse, build_level(Source(fine), coarse, level, nodata=nodata, within=box, ready=count)))
     for coarse, boxes in written:
@@ -101,7 +99,7 @@ def write_status(url: str, status: str) -> None:
 def _coarse(plan: Plan, within: Box | None) -> Iterator[tuple[int, LevelGrid, Box | None]]:
     """Yield number, grid and changed box of every level that regions do not write."""
     box = within
-    for number, level in enumerate(plan.terms.levels):
+    for number, level in enumerate(plan.spec.levels):
         if number and box is not None:
             box = box.coarsened(level.factor)
         if not level.fused:

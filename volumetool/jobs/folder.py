@@ -7,7 +7,6 @@ import re
 
 from pydantic import ValidationError
 
-from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import InputError, LedgerError
 from volumetool.jobs.ledger import Ledger
 from volumetool.jobs.plan import CHECKSUM, Plan, provenance_checksum
@@ -26,14 +25,14 @@ def job_url(output: str) -> str:
     return canonical_url(output).rstrip("/") + ".job"
 
 
-def write_plan(plan: Plan, statistics: Statistics) -> None:
-    """Write the folder of a new job: the table first, the plan, which makes it a job, last.
+def write_plan(plan: Plan) -> None:
+    """Write the folder of a new job: a table of the statistics for users first, the plan, which makes it a job, last.
 
     Whoever reads the plan may be in another directory: its paths are absolute.
     """
     url = job_url(plan.job.output)
     placed = plan.model_copy(update={"job": plan.job.placed})
-    write_key(url, SECTIONS, statistics.to_csv().encode())
+    write_key(url, SECTIONS, plan.spec.statistics.to_csv().encode())
     write_key(url, PLAN, _seal(placed.model_dump_json(indent=1).encode()))
 
 
@@ -84,10 +83,10 @@ def read_plan(url: str) -> Plan | None:
             hint="go on with the version that began the job, or start anew with --overwrite",
             where=url,
         ) from error
-    if text is raw and plan.terms.fingerprint != plan.fingerprint:  # what carries no checksum may have been changed
+    if text is raw and plan.spec.fingerprint != plan.fingerprint:  # what carries no checksum may have been changed
         raise LedgerError(
             "ledger.plan",
-            f"{url}/{PLAN} is damaged: its terms do not fit its own fingerprint {plan.fingerprint[:12]}",
+            f"{url}/{PLAN} is damaged: its specification does not fit its own fingerprint {plan.fingerprint[:12]}",
             hint="bring it back from a backup, or start anew with --overwrite",
             where=url,
         )
@@ -177,25 +176,26 @@ def is_damaged(own: Json) -> bool:
     return CHECKSUM in own and own[CHECKSUM] != provenance_checksum(own)  # older versions wrote none
 
 
-def read_statistics(url: str, plan: Plan) -> Statistics:
-    """Return the job's section statistics.
+def keep_table(plan: Plan) -> None:
+    """Write the table of section statistics again where it was deleted; it is there to be read, and to start other jobs with.
 
     Raises
     ------
     LedgerError
-        ``ledger.sections``: the table is gone, or not the one that the job began with.
+        ``ledger.sections``: it was edited, which changes nothing in this job.
     """
-    raw = read_key(url, SECTIONS)
-    channels, sections = plan.terms.channels or 1, plan.terms.lattice.z.size
-    statistics = None if raw is None else Statistics.from_csv(raw.decode(), channels, sections)
-    if statistics is None or statistics.digest != plan.terms.statistics:
+    url, table = job_url(plan.job.output), plan.spec.statistics.to_csv().encode()
+    stored = read_key(url, SECTIONS)
+    if stored is None:
+        write_key(url, SECTIONS, table)
+    elif stored != table:
         raise LedgerError(
             "ledger.sections",
-            f"{url}/{SECTIONS} is {'missing' if statistics is None else 'not the table'} that the job began with",
-            hint="bring the first table back; to use an edited one, start a job of its own with --sections FILE",
+            f"{url}/{SECTIONS} is not the table that the job began with",
+            hint="to use an edited one, copy it and start a job of its own with --sections FILE; once this one is "
+            "deleted, the first table is written again",
             where=url,
         )
-    return statistics
 
 
 def open_ledger(plan: Plan) -> Ledger:

@@ -12,7 +12,7 @@ from volumetool.enhancement.survey import Survey
 from volumetool.errors import ConfigError, InputError, LedgerError, ModelError, OutputError
 from volumetool.geometry import Box, Triple
 from volumetool.jobs.checks import check_given_size, check_place, mask_factor, show_size
-from volumetool.jobs.folder import PLAN, job_url, provenance_of, read_job, read_plan, read_statistics
+from volumetool.jobs.folder import PLAN, job_url, provenance_of, read_job, read_plan
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.models import Model, fitting_models, load_model
@@ -101,7 +101,7 @@ def section_statistics(inputs: Inputs, progress: Progress | None = None) -> tupl
     if normalisation.kind == "none":
         return no_normalisation(inputs.channels, sections), None
     if inputs.existing is not None and inputs.existing.input_shape[0] == sections:
-        return read_statistics(job_url(job.output), inputs.existing), None
+        return inputs.existing.spec.statistics, None
     percentiles = (normalisation.low, normalisation.high)
     nodata = job.nodata
     if nodata is None and job.missing == "skip":  # what is not stored reads as the fill value, and says nothing of contrast
@@ -207,7 +207,7 @@ def _made_by(place: str, plan: Plan | None, *, something: bool) -> bool:
     """Say whether what is at a place was made by the job whose plan lies beside it, None for a plan that cannot be read."""
     if not any(read_key(place, key) is not None for key in METADATA_KEYS):
         # What an interrupted deletion or creation leaves.
-        levels = {str(number) for number in range(len(plan.terms.levels))} if plan is not None else set()
+        levels = {str(number) for number in range(len(plan.spec.levels))} if plan is not None else set()
         left = [] if not something or local_path(place).is_file() else [entry.name for entry in local_path(place).iterdir()]
         return plan is not None and (not something or (bool(left) and set(left) <= levels))
     try:

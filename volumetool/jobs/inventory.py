@@ -13,7 +13,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhancement.statistics import Statistics, sample_state
+from volumetool.enhancement.statistics import sample_state
 from volumetool.errors import InputError, LedgerError
 from volumetool.geometry import Triple
 from volumetool.jobs.job import Job
@@ -35,7 +35,7 @@ def input_name(channel: int) -> str:
 MASK = "mask"
 
 
-def write_inventory(url: str, plan: Plan, statistics: Statistics) -> None:
+def write_inventory(url: str, plan: Plan) -> None:
     """List what is stored of a plan's input and mask, and write it into the job's folder.
 
     Raises
@@ -50,7 +50,8 @@ def write_inventory(url: str, plan: Plan, statistics: Statistics) -> None:
     job = plan.job
     volume = open_volume(job.input, voxel_size=job.voxel_size)
     inventory = {name: _list(chunks, array) for name, chunks, array in _inputs(job, volume)}
-    if statistics.sampled and sample_state(volume, job.level, job.seed) != statistics.sampled:
+    sampled = plan.spec.statistics.sampled
+    if sampled and sample_state(volume, job.level, job.seed) != sampled:
         raise InputError(
             "input.changed",
             f"{job.input} was written to while the job was planned",

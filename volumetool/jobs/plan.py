@@ -10,16 +10,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from volumetool.enhancement.engine import Numerics
-from volumetool.enhancement.recipe import Recipe
-from volumetool.enhancement.statistics import Statistics
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.geometry import Box, RegionGrid, Sharing, Size, Triple
 from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job
 from volumetool.jobs.layout import Keep
 from volumetool.jobs.pace import Pace
-from volumetool.jobs.terms import Terms
 from volumetool.options import Kind, kinds
-from volumetool.store.create import VolumeLayout
 from volumetool.version import __version__
 
 CHECKSUM = "checksum"
@@ -33,10 +30,10 @@ class Plan(BaseModel):
     ----------
     job : Job
         As asked for.
-    terms : Terms
-        Everything that decides a byte.
+    spec : OutputSpec
+        Everything that decides a byte, with the table of section statistics.
     fingerprint : str
-        Digest of the terms.
+        Digest of the specification.
     grid : RegionGrid
         The regions; kept for the life of the job.
     numerics : Numerics
@@ -66,7 +63,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     job: Job
-    terms: Terms
+    spec: OutputSpec
     fingerprint: str
     grid: RegionGrid
     numerics: Numerics
@@ -90,7 +87,7 @@ class Plan(BaseModel):
         """Voxels of the output that are asked for now, or None for all."""
         if self.job.roi is None or self.job.crop:
             return None
-        return self.job.roi.intersection(Box.whole(self.input_shape)).enlarged(self.terms.lattice.scale)
+        return self.job.roi.intersection(Box.whole(self.input_shape)).enlarged(self.spec.lattice.scale)
 
     @property
     def computed_box(self) -> Box | None:
@@ -98,7 +95,7 @@ class Plan(BaseModel):
         if self.roi is None:
             return None
         size = self.grid.size
-        return self.roi.coarsened(size).enlarged(size).intersection(Box.whole(self.terms.box.shape))
+        return self.roi.coarsened(size).enlarged(size).intersection(Box.whole(self.spec.box.shape))
 
     @property
     def keep(self) -> Keep:
@@ -109,17 +106,7 @@ class Plan(BaseModel):
     @property
     def sharing(self) -> Sharing:
         """Which regions need which patches."""
-        return Sharing(self.grid, self.terms.lattice, self.terms.box.start)
-
-    @property
-    def layout(self) -> VolumeLayout:
-        """Return the output volume before it exists."""
-        fill = self.job.output_fill or 0.0
-        return VolumeLayout(self.terms.dtype, self.terms.levels, self.terms.channels, fill_value=fill)
-
-    def recipe(self, statistics: Statistics) -> Recipe:
-        """Return what decides the voxels."""
-        return make_recipe(self.job, self.terms, statistics)
+        return Sharing(self.grid, self.spec.lattice, self.spec.box.start)
 
     def provenance(self, status: str, **more: Any) -> dict[str, Any]:
         """Return what the output volume says of its own making.
@@ -134,10 +121,10 @@ class Plan(BaseModel):
         facts = {
             "version": __version__,
             "status": status,
-            "model": {"name": self.model, "sha256": self.terms.model},
+            "model": {"name": self.model, "sha256": self.spec.model},
             "fingerprint": self.fingerprint,
             "extrapolated": self.extrapolated,
-            "terms": self.terms.plain(),
+            "spec": self.spec.plain(),
             "job": self._options(),
             "host": socket.gethostname(),
             **more,
@@ -147,7 +134,7 @@ class Plan(BaseModel):
     def _options(self) -> dict[str, Any]:
         """Return the options from which the job can be planned again, as they were resolved.
 
-        Not the precision, which is one of the terms, nor a file of section statistics, which may be a copy of what is fitted.
+        Not the precision, which the specification has, nor a file of section statistics, which may be a copy of what is fitted.
         """
         names = {name for name, kind in kinds(Job).items() if kind is Kind.SEMANTIC} - {"precision", "sections"}
         names |= {"roi"} if self.job.crop else set()
@@ -161,19 +148,3 @@ def provenance_checksum(facts: dict[str, Any]) -> str:
     """Return the CRC-32 of what an output says of its own making, as eight hexadecimal digits."""
     text = json.dumps({name: value for name, value in facts.items() if name != CHECKSUM}, sort_keys=True)
     return f"{zlib.crc32(text.encode()):08x}"
-
-
-def make_recipe(job: Job, terms: Terms, statistics: Statistics) -> Recipe:
-    """Return what decides the voxels of a job."""
-    return Recipe(
-        lattice=terms.lattice,
-        statistics=statistics,
-        levels=terms.levels,
-        dtype=terms.dtype,
-        origin=terms.box.start,
-        nodata=job.nodata,
-        fill=job.output_fill or 0.0,
-        gaps=job.missing == "skip",
-        flatten=job.flatten,
-        invert=job.invert,
-    )

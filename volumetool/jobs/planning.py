@@ -7,7 +7,7 @@ from typing import Any
 
 from volumetool.enhancement.device import computes_bfloat16, resolve_device
 from volumetool.enhancement.engine import Engine, Numerics
-from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import part_inside
 from volumetool.jobs.checks import (
@@ -29,12 +29,10 @@ from volumetool.jobs.layout import Demand, Work, box_counts, make_lattice, make_
 from volumetool.jobs.ledger import DONE
 from volumetool.jobs.memory import MemoryModel
 from volumetool.jobs.pace import Pace, choose_pace, find_paces
-from volumetool.jobs.plan import Plan, make_recipe
+from volumetool.jobs.plan import Plan
 from volumetool.jobs.sample import take_sample
-from volumetool.jobs.terms import Terms
 from volumetool.machine import memory_limit, usable_cores, usable_memory
 from volumetool.store.convert import Progress
-from volumetool.store.create import VolumeLayout
 from volumetool.store.limits import check_sections, unpacked_chunk
 
 MEMORY_SHARE = 0.7
@@ -66,12 +64,6 @@ def plan(job: Job, progress: Progress | None = None) -> Plan:
     FingerprintError
         ``job.fingerprint``: the output belongs to a job with other settings.
     """
-    decided, _ = plan_with_statistics(job, progress)
-    return decided
-
-
-def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Plan, Statistics]:
-    """Return the plan together with the table that its fingerprint names."""
     ground = lay_ground(job, progress)
     existing = ground.inputs.existing
     if existing is None:
@@ -81,24 +73,23 @@ def plan_with_statistics(job: Job, progress: Progress | None = None) -> tuple[Pl
         made = _taken_up(existing, ground)
         memory = ground.memory_of(ground.work, made.grid.span, made.keep), _allowed(job, made.workers)
         check_resources(left_over(made.estimates, job.output, memory, _share_left(made)), _limit(job))
-    return made, ground.statistics
+    return made
 
 
 def plan_anew(ground: Ground) -> Plan:
     """Return the plan of a job that nobody began; whether the machine has what it takes is not asked."""
-    inputs, engine, terms, work = ground.inputs, ground.engine, ground.terms, ground.work
+    inputs, engine, spec, work = ground.inputs, ground.engine, ground.spec, ground.work
     job, running = inputs.job, _running(ground)
     workers, allowed = running["workers"], _allowed(inputs.job, running["workers"])
-    layout = VolumeLayout(terms.dtype, terms.levels, terms.channels)
     probe = engine.probe(work.lattice.patch)  # first: it warms the network up for the sample, which is timed
-    sample = take_sample(ground.recipe, engine, inputs.volume.open(job.level, strict=True), layout)
+    sample = take_sample(spec, engine, inputs.volume.open(job.level, strict=True))
     running["notes"] += check_sample(job, inputs.model.card, sample)
     keeping = plan_keeping(job, work, Demand(workers, allowed, sample.patch_seconds), sample, ground.memory_of)
     memory = ground.memory_of(work, keeping.span, keeping.keep), allowed
     return Plan(
         job=job,
-        terms=terms,
-        fingerprint=terms.fingerprint,
+        spec=spec,
+        fingerprint=spec.fingerprint,
         grid=work.grid(keeping.span),
         numerics=engine.numerics,
         probe=probe,
@@ -136,10 +127,8 @@ class Ground:
         What the job names.
     engine : Engine
         The network on its device.
-    terms : Terms
+    spec : OutputSpec
         Everything that decides a byte.
-    statistics : Statistics
-        The table that the terms name.
     notes : tuple of str
         Warnings for the user.
     extrapolated : bool
@@ -150,22 +139,16 @@ class Ground:
 
     inputs: Inputs
     engine: Engine
-    terms: Terms
-    statistics: Statistics
+    spec: OutputSpec
     notes: tuple[str, ...]
     extrapolated: bool
     paces: tuple[Pace, ...]
 
     @property
-    def recipe(self) -> Recipe:
-        """What decides the voxels."""
-        return make_recipe(self.inputs.job, self.terms, self.statistics)
-
-    @property
     def work(self) -> Work:
         """The geometry that regions are cut from."""
-        terms = self.terms
-        return Work(terms.lattice, terms.box, terms.levels, self.inputs.channels, terms.dtype)
+        spec = self.spec
+        return Work(spec.lattice, spec.box, spec.levels, self.inputs.channels, spec.dtype)
 
     @property
     def memory_of(self) -> MemoryModel:
@@ -192,11 +175,11 @@ def lay_ground(job: Job, progress: Progress | None = None) -> Ground:
         return _ground(inputs, progress)
     if open_ledger(existing).done:
         ground = _ground(inputs, progress)
-        refuse_other_settings(existing, job, ground.terms)
+        refuse_other_settings(existing, job, ground.spec)
         return ground
     # No voxel would be lost: the job is begun anew unless it is the very same, whose failed attempts then count on.
     ground = _ground(replace(inputs, existing=None), progress)
-    if (ground.terms.fingerprint, ground.engine.probe(ground.terms.lattice.patch)) == (existing.fingerprint, existing.probe):
+    if (ground.spec.fingerprint, ground.engine.probe(ground.spec.lattice.patch)) == (existing.fingerprint, existing.probe):
         return replace(ground, inputs=inputs)
     refuse_foreign_output(job)
     return replace(ground, notes=(*ground.notes, f"an earlier job had finished no region of {job.output}: it is begun anew"))
@@ -215,8 +198,8 @@ def _ground(inputs: Inputs, progress: Progress | None) -> Ground:
     statistics, survey = section_statistics(inputs, progress)
     notes += () if survey is None else check_survey(job, inputs.model.card, survey)
     check_dtype(job, work.dtype, _window(inputs, statistics))
-    terms = _terms(inputs, work, engine.numerics, statistics)
-    return Ground(inputs, engine, terms, statistics, (*notes, *_box_notes(inputs)), extrapolated, paces)
+    spec = _spec(inputs, work, engine.numerics, statistics)
+    return Ground(inputs, engine, spec, (*notes, *_box_notes(inputs)), extrapolated, paces)
 
 
 def _box_notes(inputs: Inputs) -> tuple[str, ...]:
@@ -335,21 +318,21 @@ def _window(inputs: Inputs, statistics: Statistics) -> tuple[float, float]:
     return float(statistics.low.min()), float(statistics.high.max())
 
 
-def _terms(inputs: Inputs, work: Work, numerics: Numerics, statistics: Statistics) -> Terms:
+def _spec(inputs: Inputs, work: Work, numerics: Numerics, statistics: Statistics) -> OutputSpec:
     job = inputs.job
-    return Terms(
+    return OutputSpec(
         input=inputs.volume.identity_of(job.level),
         level=job.level,
         model=inputs.model.weights_sha256,
         lattice=work.lattice,
         precision=numerics.precision,
         padded_batch=numerics.batch if numerics.pad else None,
-        statistics=statistics.digest,
+        statistics=statistics,
         seed=job.seed,
         flatten=job.flatten,
         invert=job.invert,
-        nodata=_text(job.nodata),
-        fill=_text(job.output_fill),
+        nodata=job.nodata,
+        fill=job.output_fill or 0.0,
         mask=None if inputs.mask is None else inputs.mask.identity_of(0),
         missing=job.missing,
         dtype=work.dtype,
@@ -357,8 +340,3 @@ def _terms(inputs: Inputs, work: Work, numerics: Numerics, statistics: Statistic
         channels=inputs.volume.channels,
         levels=work.levels,
     )
-
-
-def _text(value: float | None) -> str | None:
-    # As text, because NaN is not equal to itself and JSON has none.
-    return None if value is None else repr(float(value))

@@ -126,10 +126,10 @@ def _check(volume: Volume) -> None:
 
 def _missing_value(volume: Volume, asked: float | None) -> float | None:
     """Return the value to leave out: of a job's output the one that the job wrote."""
-    terms = volume.attributes.get("terms")
-    if not terms:
+    spec = volume.attributes.get("spec")
+    if not spec:
         return asked
-    own = None if terms["nodata"] is None else float(terms["fill"])
+    own = float(spec["fill"]) if spec["nodata"] is not None else None
     if asked is not None and asked != own and not (own is not None and math.isnan(asked) and math.isnan(own)):
         raise ConfigError(
             "config.option",

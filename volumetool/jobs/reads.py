@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Source, input_windows, read_input
-from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.stored import as_bytes
 from volumetool.errors import DataError, InputError
 from volumetool.geometry import Box, Region, Triple
@@ -154,12 +154,12 @@ class RegionInput:
         masked = None if masks is None else masks.still_there(lambda place: place not in mask_absent)
         return replace(source, check=check, mask_check=masked)
 
-    def read_in_one_state(self, recipe: Recipe, region: Region, make: Callable[[Source], T]) -> tuple[T, dict[str, Any]]:
+    def read_in_one_state(self, spec: OutputSpec, region: Region, make: Callable[[Source], T]) -> tuple[T, dict[str, Any]]:
         """Make something of a region's input that is all read from the same stored chunks.
 
         Parameters
         ----------
-        recipe : Recipe
+        spec : OutputSpec
             The job's.
         region : Region
             Which region.
@@ -178,7 +178,7 @@ class RegionInput:
         DataError
             ``data.missing``; ``data.unreadable``: the store does not answer.
         """
-        windows = list(input_windows(recipe, region))
+        windows = list(input_windows(spec, region))
         for _ in range(READINGS):
             state, seen = self.settled(region.channel, windows), Seen()
             self._check_missing(region, state)
@@ -228,7 +228,7 @@ class RegionInput:
                 where=self.volume.url,
             )
 
-    def content(self, recipe: Recipe, region: Region, state: State) -> int:
+    def content(self, spec: OutputSpec, region: Region, state: State) -> int:
         """Read what a region reads, all of it in a state, and return its checksum.
 
         Raises
@@ -238,7 +238,7 @@ class RegionInput:
         """
         seen = Seen()
         source = self.checked(self.source(region.channel), region.channel, state)
-        read_input(recipe, region, replace(source, seen=seen))
+        read_input(spec, region, replace(source, seen=seen))
         return seen.checksum
 
 

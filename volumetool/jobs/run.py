@@ -10,7 +10,6 @@ from typing import Protocol
 import numpy as np
 import tensorstore as ts
 
-from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import DataError, LedgerError, OutputError
 from volumetool.jobs.attempts import given_up_in_order
 from volumetool.jobs.changed import check_input, check_there
@@ -19,7 +18,7 @@ from volumetool.jobs.clusters import Cluster, open_cluster
 from volumetool.jobs.coarse import note_unbuilt, read_unbuilt
 from volumetool.jobs.condemn import check_whole
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete, write_status
-from volumetool.jobs.folder import PLAN, check_output, job_url, open_ledger, read_plan, read_statistics, write_plan
+from volumetool.jobs.folder import PLAN, check_output, job_url, keep_table, open_ledger, read_plan, write_plan
 from volumetool.jobs.in_flight import InFlight
 from volumetool.jobs.inventory import write_inventory
 from volumetool.jobs.ledger import FOLDER, Ledger, Record
@@ -118,15 +117,13 @@ class Outcome:
         return 3 if asked is None or any(record.region in asked for record in self.failures) else 0
 
 
-def run(plan: Plan, statistics: Statistics, watcher: Watcher | None = None) -> Outcome:
+def run(plan: Plan, watcher: Watcher | None = None) -> Outcome:
     """Run the regions of a plan that its ledger does not call done.
 
     Parameters
     ----------
     plan : Plan
         From :func:`volumetool.plan`.
-    statistics : Statistics
-        The table that the plan's fingerprint names.
     watcher : Watcher, optional
         Sees the run go by.
 
@@ -139,19 +136,19 @@ def run(plan: Plan, statistics: Statistics, watcher: Watcher | None = None) -> O
     """
     watcher = watcher or Silence()
     with own(job_url(plan.job.output), watcher.waiting) as claim:
-        return _run(plan, statistics, watcher, claim)
+        return _run(plan, watcher, claim)
 
 
-def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> Outcome:
+def _run(plan: Plan, watcher: Watcher, claim: Claim) -> Outcome:
     folder = job_url(plan.job.output)
     with given_up_in_order(folder), ExitStack() as stack:
         begun = not plan.job.overwrite and read_plan(folder) is not None
         try:  # a job begins once its workers answer: a start that fails leaves nothing
-            first = None if begun else stack.enter_context(open_cluster(plan, statistics))
+            first = None if begun else stack.enter_context(open_cluster(plan))
         except BaseException:
             claim.withdraw()
             raise
-        prepare(plan, statistics)
+        prepare(plan)
         sweep(folder, folder)
         ledger = open_ledger(plan)
         ledger.begin()
@@ -160,7 +157,7 @@ def _run(plan: Plan, statistics: Statistics, watcher: Watcher, claim: Claim) -> 
         before = ledger.done
         try:
             if (turns := Turns(plan, ledger)).count:
-                cluster = first or stack.enter_context(open_cluster(plan, statistics))
+                cluster = first or stack.enter_context(open_cluster(plan))
                 _run_regions(turns, ledger, watcher, claim, cluster)
         finally:
             ledger.flush()
@@ -220,7 +217,7 @@ def _braked(records: Iterator[Record], plan: Plan) -> Iterator[Record]:
             )
 
 
-def prepare(plan: Plan, statistics: Statistics) -> None:
+def prepare(plan: Plan) -> None:
     """Create the job's folder and the output, or find them as this plan left them; another job that did nothing yet gives way.
 
     The folder comes first: whatever a killed run leaves at the output is known as this job's.
@@ -250,10 +247,10 @@ def prepare(plan: Plan, statistics: Statistics) -> None:
         _delete_earlier(place, folder)
         stored = None
     if stored is None:
-        write_inventory(folder, plan, statistics)
-        write_plan(plan, statistics)
+        write_inventory(folder, plan)
+        write_plan(plan)
     else:
-        read_statistics(folder, stored)
+        keep_table(stored)
     _create_output(plan)
 
 
@@ -282,9 +279,9 @@ def _create_output(plan: Plan) -> None:
     if METADATA in lost:
         # No record is true without the volume that it speaks of.
         delete_prefix(join_url(folder, FOLDER))
-        create_volume(place, plan.layout, plan.provenance("unfinished"))
+        create_volume(place, plan.spec.layout, plan.provenance("unfinished"))
     else:  # a deletion that was interrupted
-        create_levels(place, plan.layout, range(len(plan.terms.levels)))
+        create_levels(place, plan.spec.layout, range(len(plan.spec.levels)))
 
 
 def _delete_earlier(place: str, folder: str) -> None:

@@ -16,7 +16,7 @@ from volumetool.enhancement.blend import blend
 from volumetool.enhancement.columns import Column, Source, read_columns
 from volumetool.enhancement.consistency import Consistency
 from volumetool.enhancement.engine import Engine
-from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.stopwatch import Stopwatch
 from volumetool.errors import DataError, NumericsError
 from volumetool.geometry import Box, Region
@@ -55,22 +55,20 @@ class Sample:
     not_finite: DataError | None = None
 
 
-def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: VolumeLayout) -> Sample:
+def take_sample(spec: OutputSpec, engine: Engine, voxels: ts.TensorStore) -> Sample:
     """Enhance a chunk in the middle of the volume in memory.
 
     Parameters
     ----------
-    recipe, engine
+    spec, engine
         As the job will use them.
     voxels : tensorstore.TensorStore
         The input, z, y, x.
-    layout : VolumeLayout
-        Of the output; its codecs compress the sample.
     """
-    region = Region(0, 0, _place(recipe))
-    columns = read_columns(recipe, region, Source(voxels), engine.numerics.batch)
+    region = Region(0, 0, _place(spec))
+    columns = read_columns(spec, region, Source(voxels), engine.numerics.batch)
     asked, before = 0, engine.seconds
-    consistency, not_finite = Consistency(recipe.lattice, Stopwatch()), None
+    consistency, not_finite = Consistency(spec.lattice, Stopwatch()), None
 
     def counted() -> Iterator[Column]:
         nonlocal asked
@@ -80,8 +78,8 @@ def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: 
 
     try:
         predicted = engine.predict_columns(counted())
-        slabs = [slab.voxels for slab in blend(recipe, region, predicted, engine.xp, consistency.add)]
-        compression = _compression(slabs[0], layout)
+        slabs = [slab.voxels for slab in blend(spec, region, predicted, engine.xp, consistency.add)]
+        compression = _compression(slabs[0], spec.layout)
     except (DataError, NumericsError) as error:  # the region with this chunk will fail and say why
         compression = asked = 0
         if isinstance(error, DataError) and error.code == "data.not-finite":
@@ -89,17 +87,17 @@ def take_sample(recipe: Recipe, engine: Engine, voxels: ts.TensorStore, layout: 
     if asked and asked % engine.at_once == 0:
         seconds = (engine.seconds - before) / asked
     else:
-        seconds = patch_seconds(engine, recipe.lattice.patch, engine.at_once)
+        seconds = patch_seconds(engine, spec.lattice.patch, engine.at_once)
     # Where the sample is blank or damaged, nothing is known: the rest is taken as incompressible.
-    return Sample(seconds, compression or 1.0, _store_seconds(layout), consistency.rms, not_finite)
+    return Sample(seconds, compression or 1.0, _store_seconds(spec.layout), consistency.rms, not_finite)
 
 
-def _place(recipe: Recipe) -> Box:
+def _place(spec: OutputSpec) -> Box:
     """Return a chunk of the output near its middle that needs as few patches as any; of independent sections some."""
-    level, lattice = recipe.levels[0], recipe.lattice
+    level, lattice = spec.levels[0], spec.lattice
 
     def begin(axis: int) -> int:
-        line, n, length, origin = lattice.axes[axis], level.shape[axis], level.chunk[axis], recipe.origin[axis]
+        line, n, length, origin = lattice.axes[axis], level.shape[axis], level.chunk[axis], spec.origin[axis]
 
         def cost(start: int) -> tuple[int, int]:
             return len(line.touching(origin + start, origin + min(start + length, n))), abs(2 * start + length - n)

@@ -75,8 +75,8 @@ def _file_as(file: Path) -> str:
 
 def region_keys(plan: Plan, region: Region) -> list[list[str]]:
     """Return the keys of a region's shards on every fused level."""
-    fused = [level for level in plan.terms.levels if level.fused]
-    channel = None if plan.terms.channels is None else region.channel
+    fused = [level for level in plan.spec.levels if level.fused]
+    channel = None if plan.spec.channels is None else region.channel
     boxes = slab_boxes(region.box, fused)
     return [list(shard_keys(level, box, channel)) for level, box in zip(fused, boxes, strict=True)]
 

@@ -92,7 +92,7 @@ def job_status(plan: Plan) -> Status:
     totals, measured, pace = _sum_up(plan, ledger)
     owner = current_owner(job_url(plan.job.output))
     complete = open_volume(plan.job.output).attributes.get("status") == "complete"
-    speed, left = pace.speed, plan.terms.box.voxels * plan.grid.channels - pace.voxels
+    speed, left = pace.speed, plan.spec.box.voxels * plan.grid.channels - pace.voxels
     failures = [
         {"region": index, "box": str(plan.grid.region(index).box), **record.error}
         for index, record in sorted(ledger.failures.items())

@@ -15,7 +15,7 @@ from volumetool.errors import VolumetoolError
 from volumetool.geometry import Box
 from volumetool.jobs.clean import LEFTOVER
 from volumetool.jobs.coarse import COARSE, CoarseShards, coarse_keys, read_coarse
-from volumetool.jobs.folder import SECTIONS, job_url, provenance_of, read_statistics
+from volumetool.jobs.folder import SECTIONS, job_url, provenance_of
 from volumetool.jobs.ledger import TODO, Ledger, Record
 from volumetool.jobs.plan import CHECKSUM, Plan, provenance_checksum
 from volumetool.jobs.shards import NOTHING, region_keys, stored_as
@@ -39,7 +39,7 @@ def check_job(plan: Plan, ledger: Ledger, damaged: Damage) -> None:
     if root is not None and _own(root).get("status") == "complete" and (lost := int((ledger.states == TODO).sum())):
         what = f"the volume calls itself complete, but {lost} of {plan.grid.count} regions have no record"
         damaged.append({"place": join_url(job_url(plan.job.output), "ledger"), "what": what})
-    for level in range(len(plan.terms.levels)):
+    for level in range(len(plan.spec.levels)):
         place = join_url(plan.job.output, str(level))
         raw = _content(place, METADATA)
         if not _is_array(plan, level, raw):
@@ -61,15 +61,15 @@ def lost_metadata(plan: Plan) -> list[str]:
     """Return the keys of an output's metadata that are lost: of the group no JSON, of an array not what was written."""
     output = plan.job.output
     group = [METADATA] if _parsed(read_key(output, METADATA)) is None else []
-    arrays = [f"{level}/{METADATA}" for level in range(len(plan.terms.levels))]
+    arrays = [f"{level}/{METADATA}" for level in range(len(plan.spec.levels))]
     return group + [key for level, key in enumerate(arrays) if not _is_array(plan, level, read_key(output, key))]
 
 
 def restore_metadata(plan: Plan) -> None:
     """Write the metadata of an output anew; it then calls itself unfinished."""
-    for level in range(len(plan.terms.levels)):
+    for level in range(len(plan.spec.levels)):
         write_key(join_url(plan.job.output, str(level)), METADATA, _array_document(plan, level))
-    root = group_metadata(plan.layout, plan.provenance("unfinished"))
+    root = group_metadata(plan.spec.layout, plan.provenance("unfinished"))
     write_key(plan.job.output, METADATA, encode_json(root))
 
 
@@ -157,7 +157,7 @@ class Shards:
 
 def check_strangers(plan: Plan, damaged: Damage) -> None:
     """Look for files in the arrays that are no shard of their grids; what killed writers left behind is none."""
-    for level in range(len(plan.terms.levels)):
+    for level in range(len(plan.spec.levels)):
         url = join_url(plan.job.output, str(level))
         for key in _keys(url):
             if key != METADATA and not key.endswith(LEFTOVER) and not _is_shard(plan, level, key):
@@ -176,10 +176,10 @@ def _keys(url: str) -> Iterator[str]:
 
 
 def _is_shard(plan: Plan, level: int, key: str) -> bool:
-    grid = plan.terms.levels[level]
+    grid = plan.spec.levels[level]
     counts = tuple(-(-n // size) for n, size in zip(grid.shape, grid.shard, strict=True))
-    if plan.terms.channels is not None:
-        counts = (plan.terms.channels, *counts)
+    if plan.spec.channels is not None:
+        counts = (plan.spec.channels, *counts)
     first, *numbers = key.split("/")
     spelled = first == "c" and all(re.fullmatch(r"0|[1-9][0-9]{0,17}", number) for number in numbers)
     return spelled and len(numbers) == len(counts) and all(int(a) < b for a, b in zip(numbers, counts, strict=True))
@@ -205,10 +205,10 @@ def _root(plan: Plan, damaged: Damage) -> dict[str, Any] | None:
     if "steps" in own and "fingerprint" not in own:  # it shows growing arrays until the last shard of this job is there
         return None
     known = plan.provenance("")
-    fixed = {name: known[name] for name in ("model", "fingerprint", "extrapolated", "terms")}
+    fixed = {name: known[name] for name in ("model", "fingerprint", "extrapolated", "spec")}
     sound = root is not None and own.get(CHECKSUM) == provenance_checksum(own) and fixed.items() <= own.items()
     if root is not None and sound:
-        expected = json.loads(encode_json(group_metadata(plan.layout, own)))
+        expected = json.loads(encode_json(group_metadata(plan.spec.layout, own)))
         expected["attributes"] = {**root["attributes"], **expected["attributes"]}  # others may note something beside
         if expected == root:
             return root
@@ -223,7 +223,7 @@ def _own(root: Any) -> dict[str, Any]:
 def _check_statistics(plan: Plan, damaged: Damage) -> None:
     url = job_url(plan.job.output)
     try:
-        sound = read_statistics(url, plan).to_csv().encode() == read_key(url, SECTIONS)
+        sound = plan.spec.statistics.to_csv().encode() == read_key(url, SECTIONS)
     except (VolumetoolError, ValueError):
         sound = False
     if not sound:
@@ -240,7 +240,7 @@ def _document(text: str) -> bytes:
 
 
 def _array_document(plan: Plan, level: int) -> bytes:
-    return _document(json.dumps(array_metadata(plan.layout, level)))
+    return _document(json.dumps(array_metadata(plan.spec.layout, level)))
 
 
 def _is_array(plan: Plan, level: int, raw: bytes | None) -> bool:

@@ -18,8 +18,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.enhancement.pyramid import box_of, downsample, shard_boxes
-from volumetool.enhancement.statistics import no_normalisation
-from volumetool.enhancement.writer import extend_checksum, output_nodata, slab_boxes, slabs_of
+from volumetool.enhancement.writer import extend_checksum, slab_boxes, slabs_of
 from volumetool.errors import ConfigError, LedgerError, VolumetoolError
 from volumetool.geometry import Box, LevelGrid
 from volumetool.jobs.folder import open_ledger, stored_plan
@@ -222,12 +221,12 @@ def _verify_region(plan: Plan, record: Record, shards: Shards, report: Report) -
 def _verify_voxels(plan: Plan, record: Record, report: Report) -> None:
     region = plan.grid.region(record.region)
     where = {"region": str(record.region)}
-    fused = plan.recipe(no_normalisation(1, 1)).fused
+    fused = plan.spec.fused
     stores = _open(plan, range(len(fused)), region.channel, report, where)
     if stores is None:
         return
     checksums = [0] * len(fused)
-    for slab in slabs_of(region.box, plan.terms.levels[0].shard):
+    for slab in slabs_of(region.box, plan.spec.levels[0].shard):
         for level, (box, store) in enumerate(zip(slab_boxes(slab, fused), stores, strict=True)):
             voxels = _read(store, box, report, {**where, "level": str(level)})
             if voxels is None:
@@ -241,11 +240,11 @@ def _verify_voxels(plan: Plan, record: Record, report: Report) -> None:
 
 def _verify_coarse(plan: Plan, shards: Shards, report: Report, step: Step) -> None:
     """Verify the levels that no region owns: by the record of their shards, and against the level before."""
-    nodata = output_nodata(plan.recipe(no_normalisation(1, 1)))
+    nodata = plan.spec.output_nodata
     recorded = shards.coarse()
     number = 0
-    for channel in range(plan.terms.channels or 1):
-        for level, grid in enumerate(plan.terms.levels):
+    for channel in range(plan.spec.channels or 1):
+        for level, grid in enumerate(plan.spec.levels):
             if grid.fused:
                 continue
             stores = _open(plan, (level - 1, level), channel, report, {"level": str(level)}) if shards.decodable else None
@@ -290,7 +289,7 @@ def recompute(worker: Worker, regions: Sequence[int], report: Report) -> None:
         stores = _open(plan, range(len(again)), region.channel, report, where)
         if stores is None:
             continue
-        boxes = slab_boxes(region.box, worker.recipe.fused)
+        boxes = slab_boxes(region.box, worker.plan.spec.fused)
         for level, (made, store, box) in enumerate(zip(again, stores, boxes, strict=True)):
             voxels = _read(store, box, report, {**where, "level": str(level)})
             if voxels is not None and np.asarray(made[box.slices]).tobytes() != voxels.tobytes():
@@ -301,7 +300,7 @@ def _open(
     plan: Plan, levels: range | tuple[int, ...], channel: int, report: Report, where: dict[str, str]
 ) -> list[ts.TensorStore] | None:
     try:
-        return [open_for_writing(plan.job.output, plan.layout, level, channel) for level in levels]
+        return [open_for_writing(plan.job.output, plan.spec.layout, level, channel) for level in levels]
     except VolumetoolError as error:
         report.damaged.append({**where, "box": "", "what": error.message})
         return None

@@ -19,19 +19,18 @@ from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, Shelf
 from volumetool.enhancement.region import Enhanced, enhance_region
-from volumetool.enhancement.statistics import Statistics
+from volumetool.enhancement.spec import check_version
 from volumetool.enhancement.trouble import kind_of
 from volumetool.enhancement.writer import slab_boxes
 from volumetool.errors import DeviceError, InputError, LedgerError, NumericsError, StorageFullError, VolumetoolError
 from volumetool.geometry import Turn
 from volumetool.jobs.clean import delete_torn_shards
-from volumetool.jobs.folder import job_url, plan_digest, read_plan, read_statistics
+from volumetool.jobs.folder import job_url, plan_digest, read_plan
 from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.reads import RegionInput
 from volumetool.jobs.shards import region_shards
-from volumetool.jobs.terms import check_version
 from volumetool.models.package import reload_model
 from volumetool.redaction import printable, redact
 from volumetool.store.create import open_for_writing, open_in_memory
@@ -65,8 +64,6 @@ class Worker:
     ----------
     plan : Plan
         The job's plan.
-    statistics : Statistics, optional
-        The table that it names; by default that of the job's folder.
 
     Raises
     ------
@@ -76,16 +73,15 @@ class Worker:
         ``numerics.other-class``: this machine computes other bytes than the plan's probe.
     """
 
-    def __init__(self, plan: Plan, statistics: Statistics | None = None) -> None:
-        check_version(plan.job.output, plan.terms.numerics_version)
+    def __init__(self, plan: Plan) -> None:
+        check_version(plan.job.output, plan.spec.numerics_version)
         keep_freed_memory()
         self.plan = plan
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self.recipe = plan.recipe(statistics or read_statistics(job_url(plan.job.output), plan))
         self.engine = Engine(
-            reload_model(plan.model_spec, plan.terms.model), plan.numerics, plan.job.device, plan.threads, plan.streams
+            reload_model(plan.model_spec, plan.spec.model), plan.numerics, plan.job.device, plan.threads, plan.streams
         )
-        self.probe = self.engine.probe(plan.terms.lattice.patch)
+        self.probe = self.engine.probe(plan.spec.lattice.patch)
         if self.probe != plan.probe and not plan.job.allow_mixed_numerics:
             raise NumericsError(
                 "numerics.other-class",
@@ -97,8 +93,8 @@ class Worker:
         volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
         mask = None if plan.job.mask is None else open_volume(plan.job.mask, voxel_size=(1.0, 1.0, 1.0))
         found = (volume.identity_of(plan.job.level), None if mask is None else mask.identity_of(0))
-        if found != (plan.terms.input, plan.terms.mask):
-            other = plan.job.input if found[0] != plan.terms.input else plan.job.mask
+        if found != (plan.spec.input, plan.spec.mask):
+            other = plan.job.input if found[0] != plan.spec.input else plan.job.mask
             raise InputError(
                 "input.changed",
                 f"worker {self.name} finds another volume at {other} than the plan was made for",
@@ -167,15 +163,15 @@ class Worker:
     def _enhance(self, turn: Turn) -> Made:
         region = self.plan.grid.region(turn.region)
         targets = self._targets(region.channel)
-        channel = None if self.plan.terms.channels is None else region.channel
-        for target, level, box in zip(targets, self.recipe.fused, slab_boxes(region.box, self.recipe.fused), strict=True):
+        channel = None if self.plan.spec.channels is None else region.channel
+        for target, level, box in zip(targets, self.plan.spec.fused, slab_boxes(region.box, self.plan.spec.fused), strict=True):
             delete_torn_shards(target, level, box, channel)
 
         def make(source: Source) -> Enhanced:
             kept = None if self.plan.keep == "none" else KeptPatches(self._shelf, turn)
-            return enhance_region(self.recipe, region, self.engine, source, targets, kept)
+            return enhance_region(self.plan.spec, region, self.engine, source, targets, kept)
 
-        made, read = self._input.read_in_one_state(self.recipe, region, make)
+        made, read = self._input.read_in_one_state(self.plan.spec, region, make)
         return Made(made, read, region_shards(self.plan, region))
 
     def again(self, index: int) -> list[ts.TensorStore]:
@@ -187,10 +183,10 @@ class Worker:
             As :func:`volumetool.enhancement.region.enhance_region` and :meth:`RegionInput.read_in_one_state`.
         """
         region = self.plan.grid.region(index)
-        levels = range(len(self.recipe.fused))
-        targets = [open_in_memory(self.plan.layout, level, region.channel) for level in levels]
-        make = functools.partial(enhance_region, self.recipe, region, self.engine, targets=targets)
-        self._input.read_in_one_state(self.recipe, region, make)
+        levels = range(len(self.plan.spec.fused))
+        targets = [open_in_memory(self.plan.spec.layout, level, region.channel) for level in levels]
+        make = functools.partial(enhance_region, self.plan.spec, region, self.engine, targets=targets)
+        self._input.read_in_one_state(self.plan.spec, region, make)
         return targets
 
     @functools.cached_property
@@ -200,7 +196,7 @@ class Worker:
 
     @functools.cached_property
     def _targets(self) -> Callable[[int], Sequence[ts.TensorStore]]:
-        output, layout, levels = self.plan.job.output, self.plan.layout, range(len(self.recipe.fused))
+        output, layout, levels = self.plan.job.output, self.plan.spec.layout, range(len(self.plan.spec.fused))
         return functools.cache(lambda channel: [open_for_writing(output, layout, level, channel) for level in levels])
 
 

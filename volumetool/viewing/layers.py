@@ -186,7 +186,7 @@ def _with_windows(layers: Sequence[Layer]) -> list[Layer]:
     """Give every layer its contrast; a job's input gets that of its output, so that the two can be compared."""
     jobs = [replace(layer, job=job_of(layer.volume.url)) for layer in layers]
     fitted = {layer.name: None if layer.job is None else fitted_window(layer.job) for layer in jobs}
-    of_inputs = {layer.job.terms.input: fitted[layer.name] for layer in jobs if layer.job is not None}
+    of_inputs = {layer.job.spec.input: fitted[layer.name] for layer in jobs if layer.job is not None}
     done = []
     for layer in jobs:
         volume = layer.volume

@@ -153,7 +153,7 @@ def view(
 def _reader(layer: Layer) -> KeyReader:
     if layer.job is None or says_complete(layer.job):
         return readable(layer.volume)
-    return readable(layer.volume, fused_count(layer.job.terms.levels))
+    return readable(layer.volume, fused_count(layer.job.spec.levels))
 
 
 class _Refreshed:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from volumetool.errors import DataError
 from volumetool.geometry import Box, Triple
-from volumetool.jobs.folder import job_url, read_job, read_statistics
+from volumetool.jobs.folder import read_job
 from volumetool.jobs.job import integer_limits
 from volumetool.jobs.plan import Plan
 from volumetool.store.arrays import read_part
@@ -41,9 +41,9 @@ def fitted_window(plan: Plan) -> Window | None:
 
     None where its values are not those of its input, or where its model takes no statistics.
     """
-    if plan.terms.flatten or plan.terms.invert or plan.terms.dtype != plan.input_dtype:
+    if plan.spec.flatten or plan.spec.invert or plan.spec.dtype != plan.input_dtype:
         return None
-    statistics = read_statistics(job_url(plan.job.output), plan)
+    statistics = plan.spec.statistics
     if not statistics.low.any() and (statistics.high == 1).all():
         return None
     return float(np.median(statistics.low)), float(np.median(statistics.high))

@@ -121,7 +121,7 @@ def test_a_region_takes_the_patches_that_were_looked_at(
         low = region.box.start
         half = Box((low[0], low[1], (low[2] + region.box.stop[2]) // 2), region.box.stop)
         served.array("0")[half.slices].read().result()
-        needed = set(places_of(served.opened.basis.recipe, 0, region.box))
+        needed = set(places_of(served.opened.basis.spec, 0, region.box))
         looked = served.opened.desk.made
         assert 0 < looked == asked < len(needed)
         may.set()

@@ -16,8 +16,8 @@ import tensorstore as ts
 import zarr
 from small_jobs import block_means, factors, noise, read_levels, run, write_input
 
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.errors import InputError
-from volumetool.jobs.terms import Terms
 from volumetool.store.create import open_for_writing
 from volumetool.store.open import open_volume
 from volumetool.store.retries import STORAGE
@@ -38,10 +38,10 @@ def _random_keys(served: Any, count: int, seed: int) -> list[tuple[LiveLevel, tu
 
 
 def _needed(served: Any, keys: list[tuple[LiveLevel, tuple[int, int, int]]]) -> set[Place]:
-    recipe, terms = served.opened.basis.recipe, served.opened.basis.terms
-    assert isinstance(terms, Terms)
-    boxes = [below(terms.levels, level.number, level.box(place)) for level, place in keys]
-    return {place for box in boxes for place in places_of(recipe, 0, box)}
+    spec = served.opened.basis.spec
+    assert isinstance(spec, OutputSpec)
+    boxes = [below(spec.levels, level.number, level.box(place)) for level, place in keys]
+    return {place for box in boxes for place in places_of(spec, 0, box)}
 
 
 @pytest.mark.parametrize("kind", ["flat", "deep"])

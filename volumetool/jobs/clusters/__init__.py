@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from volumetool.enhancement.statistics import Statistics
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.turns import Turns
@@ -28,7 +27,7 @@ class Cluster(Protocol):
         ...
 
 
-def open_cluster(plan: Plan, statistics: Statistics | None = None) -> AbstractContextManager[Cluster]:
+def open_cluster(plan: Plan) -> AbstractContextManager[Cluster]:
     """Return the cluster that a plan asks for: in-process where one local worker is enough.
 
     Entering its context waits until a worker answers, and writes nothing.
@@ -37,8 +36,6 @@ def open_cluster(plan: Plan, statistics: Statistics | None = None) -> AbstractCo
     ----------
     plan : Plan
         The job's plan.
-    statistics : Statistics, optional
-        The table that it names; by default that of the job's folder, which is needed once regions run.
 
     Raises
     ------
@@ -59,4 +56,4 @@ def open_cluster(plan: Plan, statistics: Statistics | None = None) -> AbstractCo
         return local_cluster(plan)
     from volumetool.jobs.clusters.in_process import in_process_cluster
 
-    return in_process_cluster(plan, statistics)
+    return in_process_cluster(plan)

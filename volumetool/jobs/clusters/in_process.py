@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import Turn
 from volumetool.jobs.alone import run_alone
 from volumetool.jobs.clusters import Cluster
@@ -47,6 +46,6 @@ def _end(why: str) -> None:
 
 
 @contextmanager
-def in_process_cluster(plan: Plan, statistics: Statistics | None = None) -> Iterator[Cluster]:
+def in_process_cluster(plan: Plan) -> Iterator[Cluster]:
     """Yield a cluster of this process alone."""
-    yield InProcess(Worker(plan, statistics))
+    yield InProcess(Worker(plan))

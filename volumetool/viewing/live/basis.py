@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine
-from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import Box, Size, Triple
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import lay_ground
 from volumetool.jobs.reads import RegionInput
-from volumetool.jobs.terms import Terms
 from volumetool.jobs.worker import Worker
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
@@ -44,10 +43,8 @@ class Basis:
     ----------
     job : Job
         What was asked for.
-    terms : Terms
+    spec : OutputSpec
         Everything that decides a byte.
-    recipe : Recipe
-        The same for the code that blends.
     engine : Engine
         The network.
     volume : Volume
@@ -59,8 +56,7 @@ class Basis:
     """
 
     job: Job
-    terms: Terms
-    recipe: Recipe
+    spec: OutputSpec
     engine: Engine
     volume: Volume
     provenance: dict[str, Any]
@@ -74,7 +70,7 @@ class Basis:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the output."""
-        return np.dtype(self.recipe.dtype)
+        return np.dtype(self.spec.dtype)
 
     @property
     def chunk(self) -> Triple | None:
@@ -85,8 +81,8 @@ class Basis:
     @property
     def window(self) -> tuple[float, float] | None:
         """Grey values of black and white; None where the model takes no statistics."""
-        statistics: Statistics = self.recipe.statistics
-        if self.recipe.flatten or (not statistics.low.any() and (statistics.high == 1).all()):
+        statistics: Statistics = self.spec.statistics
+        if self.spec.flatten or (not statistics.low.any() and (statistics.high == 1).all()):
             return None
         return float(np.median(statistics.low)), float(np.median(statistics.high))
 
@@ -111,7 +107,7 @@ class Basis:
         return RegionInput(self.job, self.volume, mask, self.mask_factor)
 
     def _absent(self, channel: int) -> Callable[[Box], NDArray[np.bool_]] | None:
-        if not self.recipe.gaps:
+        if not self.spec.gaps:
             return None
         chunks, array = self.stored.chunks(channel), self.input_of(self.job.level, channel)
         return lambda box: chunks.absent(box, chunks.never_stored(box, array))
@@ -126,17 +122,17 @@ def basis_of_job(job: Job) -> tuple[Basis, tuple[str, ...]]:
         As :func:`volumetool.plan`.
     """
     ground = lay_ground(job)
-    model = {"name": ground.inputs.model.card.name, "sha256": ground.terms.model}
+    model = {"name": ground.inputs.model.card.name, "sha256": ground.spec.model}
     provenance = {
         "version": __version__,
         "status": "live",
         "model": model,
-        "fingerprint": ground.terms.fingerprint,
+        "fingerprint": ground.spec.fingerprint,
         "extrapolated": ground.extrapolated,
-        "terms": ground.terms.plain(),
+        "spec": ground.spec.plain(),
     }
     inputs = ground.inputs
-    basis = Basis(job, ground.terms, ground.recipe, ground.engine, inputs.volume, provenance, inputs.mask_factor)
+    basis = Basis(job, ground.spec, ground.engine, inputs.volume, provenance, inputs.mask_factor)
     return basis, ground.notes
 
 
@@ -144,4 +140,4 @@ def basis_of_worker(worker: Worker) -> Basis:
     """Take over what a job has decided."""
     plan: Plan = worker.plan
     volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
-    return Basis(plan.job, plan.terms, worker.recipe, worker.engine, volume, plan.provenance("live"), plan.mask_factor)
+    return Basis(plan.job, plan.spec, worker.engine, volume, plan.provenance("live"), plan.mask_factor)

@@ -64,7 +64,7 @@ class Finished:
         """
         if self.complete:
             return True
-        levels, grid = self._plan.terms.levels, self._plan.grid
+        levels, grid = self._plan.spec.levels, self._plan.grid
         if not levels[level].fused:
             return False
         states = self._ledger.states
@@ -85,5 +85,5 @@ class Finished:
 
     @functools.cached_property
     def _open(self) -> Callable[[int, int], ts.TensorStore]:
-        output, layout, context = self._plan.job.output, self._plan.layout, cached_context()
+        output, layout, context = self._plan.job.output, self._plan.spec.layout, cached_context()
         return functools.cache(lambda level, channel: open_for_writing(output, layout, level, channel, context))

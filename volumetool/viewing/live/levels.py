@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.geometry import Box, LevelGrid, Size, Triple, default_chunk, plan_levels
-from volumetool.jobs.terms import Terms
 from volumetool.store.volume import Level, Volume
 
 Kind = Literal["computed", "stored", "input"]
@@ -58,33 +58,33 @@ class LiveLevel:
         return Box.whole(self.grid.chunk).shifted((z, y, x)).intersection(Box.whole(self.grid.shape))
 
 
-def computed_levels(terms: Terms, voxel_size: Size, chunk: Triple | None = None) -> tuple[LiveLevel, ...]:
+def computed_levels(spec: OutputSpec, voxel_size: Size, chunk: Triple | None = None) -> tuple[LiveLevel, ...]:
     """Return the levels whose voxels are at most as large as the input's.
 
     Parameters
     ----------
-    terms : Terms
+    spec : Terms
         Of the job.
     voxel_size : tuple of float
         Of the input, in nm.
     chunk : tuple of int, optional
         Instead of one section at a time, or of the job's.
     """
-    thin = not terms.lattice.z.overlap and terms.lattice.z.patch == 1
+    thin = not spec.lattice.z.overlap and spec.lattice.z.patch == 1
     return tuple(
         LiveLevel(
             str(number), "computed", _rechunked(grid, chunk or (_section(grid, voxel_size) if thin else grid.chunk)), number
         )
-        for number, grid in enumerate(terms.levels)
+        for number, grid in enumerate(spec.levels)
         if math.prod(grid.voxel_size) <= math.prod(voxel_size) * SAME
     )
 
 
-def stored_levels(terms: Terms, first: int) -> tuple[LiveLevel, ...]:
+def stored_levels(spec: OutputSpec, first: int) -> tuple[LiveLevel, ...]:
     """Return the coarser levels as the job writes them."""
     return tuple(
         LiveLevel(str(number), "stored", _rechunked(grid, grid.chunk), number)
-        for number, grid in enumerate(terms.levels)
+        for number, grid in enumerate(spec.levels)
         if number >= first
     )
 

@@ -14,7 +14,7 @@ from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import Ledger
 from volumetool.jobs.ownership import own
-from volumetool.jobs.planning import plan_with_statistics
+from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 from volumetool.jobs.worker import Worker
 from volumetool.machine import usable_memory
@@ -87,34 +87,34 @@ def open_live(job: Job, *, into: bool = False, ahead: int = STEPS_AHEAD) -> Iter
             basis = basis_of_worker(worker)
         else:
             basis, notes = basis_of_job(job.model_copy(update={"output": nowhere(), "overwrite": False}))
-        maker, room = PatchMaker(basis.recipe, basis.engine, basis.source_of, basis.stored), _room(job)
+        maker, room = PatchMaker(basis.spec, basis.engine, basis.source_of, basis.stored), _room(job)
         desk = Desk(maker, room)
         so_far = None if worker is None else _join(worker, ledger, desk, stack)
         stack.callback(desk.close)
-        lookahead = Lookahead(basis.terms.lattice, ahead, room // (2 * _patch_bytes(basis)))
+        lookahead = Lookahead(basis.spec.lattice, ahead, room // (2 * _patch_bytes(basis)))
         voxels = LiveVoxels(maker, desk, lookahead, basis.input_of, so_far)
         stack.callback(voxels.close)
         levels = _levels(basis)
-        layout = LiveLayout(basis.recipe.dtype, basis.terms.channels, basis.recipe.fill, levels.computed + levels.stand_in)
+        layout = LiveLayout(basis.spec.dtype, basis.spec.channels, basis.spec.fill, levels.computed + levels.stand_in)
         yield Opened(LiveVolume(levels, layout, basis.provenance, voxels), desk, basis, layout, notes)
 
 
 def _take_up(job: Job, stack: ExitStack) -> tuple[Worker, Ledger | None, tuple[str, ...]]:
     """Begin the job or go on with it; without a ledger where it may only be looked at."""
     folder = job_url(job.output)
-    plan, statistics = plan_with_statistics(job)
-    notes = plan.notes
+    decided = plan(job)
+    notes = decided.notes
     try:
         stack.enter_context(own(folder))
     except LedgerError as error:
         if error.code != "ledger.owned":
             raise
-        return Worker(plan), None, (*notes, f"{error.message}: finished regions are shown, none is written from here")
-    prepare(plan, statistics)
-    ledger = open_ledger(plan)
+        return Worker(decided), None, (*notes, f"{error.message}: finished regions are shown, none is written from here")
+    prepare(decided)
+    ledger = open_ledger(decided)
     ledger.begin()
-    check_input(plan, ledger, _nobody_waits)
-    return Worker(plan), ledger, notes
+    check_input(decided, ledger, _nobody_waits)
+    return Worker(decided), ledger, notes
 
 
 def _join(worker: Worker, ledger: Ledger | None, desk: Desk, stack: ExitStack) -> JobSoFar:
@@ -140,11 +140,11 @@ def _room(job: Job) -> int:
 
 
 def _patch_bytes(basis: Basis) -> int:
-    lattice = basis.terms.lattice
+    lattice = basis.spec.lattice
     return 4 * math.prod(lattice.patch) * math.prod(lattice.scale)
 
 
 def _levels(basis: Basis) -> Levels:
-    computed = computed_levels(basis.terms, basis.voxel_size, basis.chunk)
+    computed = computed_levels(basis.spec, basis.voxel_size, basis.chunk)
     stand_in = input_levels(basis.volume, basis.job.level)
-    return Levels(computed, stand_in, stored_levels(basis.terms, len(computed)))
+    return Levels(computed, stand_in, stored_levels(basis.spec, len(computed)))

@@ -17,7 +17,7 @@ from volumetool.enhancement.blend import blend
 from volumetool.enhancement.columns import Column, Position, Source, column_window, read_column, section_groups
 from volumetool.enhancement.device import Array
 from volumetool.enhancement.engine import Engine
-from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.errors import VolumetoolError
 from volumetool.geometry import Box, Lattice, Region
 from volumetool.jobs.reads import READINGS, RegionInput
@@ -73,8 +73,8 @@ class PatchMaker:
 
     Parameters
     ----------
-    recipe : Recipe
-        The job's recipe.
+    spec : OutputSpec
+        What decides the bytes.
     engine : Engine
         The network.
     source_of : callable
@@ -83,8 +83,8 @@ class PatchMaker:
         Tells how that input is stored.
     """
 
-    def __init__(self, recipe: Recipe, engine: Engine, source_of: Callable[[int], Source], stored: RegionInput) -> None:
-        self.recipe = recipe
+    def __init__(self, spec: OutputSpec, engine: Engine, source_of: Callable[[int], Source], stored: RegionInput) -> None:
+        self.spec = spec
         self.engine = engine
         self._source_of = source_of
         self._stored = stored
@@ -121,7 +121,7 @@ class PatchMaker:
             for _ in range(READINGS):
                 state = self._stored.settled(place.channel, windows)
                 checked = self._stored.checked(source, place.channel, state)
-                column = read_column(self.recipe, place.channel, checked, place.position)
+                column = read_column(self.spec, place.channel, checked, place.position)
                 if self._stored.state(place.channel, windows).digest == state.digest:
                     return column, state.digest
             raise changed_while_read(self._stored.volume.url, LOOK_AGAIN)
@@ -129,7 +129,7 @@ class PatchMaker:
             return error
 
     def _window(self, place: Place) -> Box:
-        return column_window(self.recipe.lattice, place.position)
+        return column_window(self.spec.lattice, place.position)
 
     def _predict(self, asked: list[NDArray[np.float32]]) -> list[Array | Exception]:
         if not asked:
@@ -141,24 +141,24 @@ class PatchMaker:
             return [error] if len(asked) == 1 else [one for patch in asked for one in self._predict([patch])]
 
 
-def places_of(recipe: Recipe, channel: int, box: Box) -> list[Place]:
+def places_of(spec: OutputSpec, channel: int, box: Box) -> list[Place]:
     """Return the patches that a box of the output's level 0 needs, sweep order."""
-    return [Place(channel, z, y, x) for z, y, x in product(*_touching(recipe, box))]
+    return [Place(channel, z, y, x) for z, y, x in product(*_touching(spec, box))]
 
 
-def _touching(recipe: Recipe, box: Box) -> Blocks:
-    core = box.shifted(recipe.origin)
-    z, y, x = (line.touching(*ends) for line, *ends in zip(recipe.lattice.axes, core.start, core.stop, strict=True))
+def _touching(spec: OutputSpec, box: Box) -> Blocks:
+    core = box.shifted(spec.origin)
+    z, y, x = (line.touching(*ends) for line, *ends in zip(spec.lattice.axes, core.start, core.stop, strict=True))
     return z, y, x
 
 
-def blend_box(recipe: Recipe, channel: int, box: Box, patches: Mapping[Place, Patch], engine: Engine) -> NDArray[Any]:
+def blend_box(spec: OutputSpec, channel: int, box: Box, patches: Mapping[Place, Patch], engine: Engine) -> NDArray[Any]:
     """Return the voxels of a box of the output's level 0.
 
     Parameters
     ----------
-    recipe : Recipe
-        The job's recipe.
+    spec : OutputSpec
+        What decides the bytes.
     channel : int
         Which channel.
     box : Box
@@ -173,23 +173,23 @@ def blend_box(recipe: Recipe, channel: int, box: Box, patches: Mapping[Place, Pa
     numpy.ndarray, shape of the box
         In the output's dtype: the bytes of the batch job.
     """
-    voxels = np.empty(box.shape, recipe.dtype)
+    voxels = np.empty(box.shape, spec.dtype)
     back = (-box.start[0], -box.start[1], -box.start[2])
-    for slab in blend(recipe, Region(0, channel, box), _columns(recipe, channel, box, patches), engine.xp):
+    for slab in blend(spec, Region(0, channel, box), _columns(spec, channel, box, patches), engine.xp):
         voxels[slab.box.shifted(back).slices] = slab.voxels
     return voxels
 
 
-def _columns(recipe: Recipe, channel: int, box: Box, patches: Mapping[Place, Patch]) -> Iterator[tuple[Column, list[Array]]]:
+def _columns(spec: OutputSpec, channel: int, box: Box, patches: Mapping[Place, Patch]) -> Iterator[tuple[Column, list[Array]]]:
     """Yield the columns of a box in sweep order; blending needs their places and gaps, and no more input."""
-    lattice = recipe.lattice
-    _, rows, columns = _touching(recipe, box)
+    lattice = spec.lattice
+    _, rows, columns = _touching(spec, box)
     nothing: tuple[NDArray[np.float32], NDArray[np.bool_]] = np.empty((0, 0, 0, 0), np.float32), np.empty(0, bool)
     for x in columns:
-        for group in section_groups(lattice, recipe.core(Region(0, channel, box)), 1):
+        for group in section_groups(lattice, spec.core(Region(0, channel, box)), 1):
             found = [patches[Place(channel, z, y, x)] for z in group for y in rows]
             start = (lattice.z.start(group.start), lattice.y.start(rows.start), lattice.x.start(x))
-            missing = _missing(lattice, group, rows, found) if recipe.may_miss else None
+            missing = _missing(lattice, group, rows, found) if spec.output_nodata is not None else None
             yield Column(x, group, rows, *nothing, missing, start), [patch.values for patch in found]
 
 

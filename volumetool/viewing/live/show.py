@@ -101,7 +101,7 @@ def live(
         readers[SHOWN] = trimmed(opened.keys, describe_live(opened, url))
         sources = [layers[0].source(f"{base}/{RAW}" if RAW in readers else None), layers[1].source(f"{base}/{SHOWN}")]
         stack.enter_context(Serving(dropping(build_app(readers, gate)), bound))
-        near = first_look(volume.levels[opened.basis.job.level], opened.basis.terms.lattice)
+        near = first_look(volume.levels[opened.basis.job.level], opened.basis.spec.lattice)
         asked = look or near
         asked = replace(asked, position=asked.position or near.position, zoom=asked.zoom or near.zoom)
         page.show(build_state(layers, sources, asked))

@@ -14,10 +14,9 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.enhancement.pyramid import downsample, shadows
-from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.statistics import valid_voxels
 from volumetool.enhancement.stored import read_voxels
-from volumetool.enhancement.writer import output_nodata
 from volumetool.geometry import Box
 from volumetool.jobs.job import integer_limits
 from volumetool.jobs.reads import READINGS
@@ -76,7 +75,7 @@ class LiveVoxels:
         input_of: Callable[[int, int], ts.TensorStore],
         job: JobSoFar | None = None,
     ) -> None:
-        self._recipe, self._engine = maker.recipe, maker.engine
+        self._spec, self._engine = maker.spec, maker.engine
         self._desk, self._lookahead, self._input_of, self._job = desk, lookahead, input_of, job
         self._threads = ThreadPoolExecutor(THREADS, "volumetool-answers")
 
@@ -89,10 +88,10 @@ class LiveVoxels:
             return await self.in_thread(self._from_input, level, channel, box)
         if self._job is not None and await self.in_thread(self._is_stored, self._job, level, channel, box):
             return await self.in_thread(self._job.finished.read, level.number, channel, box)
-        fine = below(self._recipe.levels, level.number, box)
+        fine = below(self._spec.levels, level.number, box)
         if self._job is not None:
             self._job.looked_at(channel, fine)
-        patches = await self._patches(places_of(self._recipe, channel, fine))
+        patches = await self._patches(places_of(self._spec, channel, fine))
         return await self.in_thread(self._blend, level.number, channel, fine, patches)
 
     async def _patches(self, places: list[Place]) -> Patches:
@@ -131,8 +130,8 @@ class LiveVoxels:
         return job.finished.holds(level.number, channel, box)
 
     def _blend(self, number: int, channel: int, box: Box, patches: Patches) -> NDArray[Any]:
-        voxels = blend_box(self._recipe, channel, box, patches, self._engine)
-        *_, coarse = shadows(voxels, self._recipe.levels[: number + 1], output_nodata(self._recipe))
+        voxels = blend_box(self._spec, channel, box, patches, self._engine)
+        *_, coarse = shadows(voxels, self._spec.levels[: number + 1], self._spec.output_nodata)
         return coarse
 
     def _from_input(self, level: LiveLevel, channel: int, box: Box) -> NDArray[Any]:
@@ -140,18 +139,18 @@ class LiveVoxels:
         z, y, x = store.shape
         voxels = read_voxels(store, box.enlarged(level.factor).intersection(Box.whole((z, y, x))), "input")
         if level.factor != (1, 1, 1):
-            voxels = downsample(voxels, level.factor, self._recipe.nodata)
-        return as_output(self._recipe, voxels)
+            voxels = downsample(voxels, level.factor, self._spec.nodata)
+        return as_output(self._spec, voxels)
 
 
-def as_output(recipe: Recipe, voxels: NDArray[Any]) -> NDArray[Any]:
+def as_output(spec: OutputSpec, voxels: NDArray[Any]) -> NDArray[Any]:
     """Return intensities of the input as the output would store them: rounded, clipped, missing voxels filled."""
-    dtype = np.dtype(recipe.dtype)
-    valid = np.isfinite(voxels) if recipe.nodata is None else valid_voxels(voxels, recipe.nodata)
+    dtype = np.dtype(spec.dtype)
+    valid = np.isfinite(voxels) if spec.nodata is None else valid_voxels(voxels, spec.nodata)
     if dtype.kind != "f" and voxels.dtype != dtype:
-        limits = integer_limits(recipe.dtype)
+        limits = integer_limits(spec.dtype)
         known = np.where(valid, voxels, 0).astype(np.float64)
         voxels = np.clip(np.rint(known), *limits)
     same = voxels.astype(dtype)
-    same[~valid] = recipe.fill
+    same[~valid] = spec.fill
     return same

@@ -73,8 +73,8 @@ class Fixed(BaseModel):
 
     Parameters
     ----------
-    terms : dict
-        Those of the job that hold for any number of sections.
+    spec : dict
+        Of the job's specification, what holds for any number of sections.
     precision : str
         Of the network's body.
     batch : int
@@ -87,7 +87,7 @@ class Fixed(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    terms: dict[str, Any]
+    spec: dict[str, Any]
     precision: str
     batch: int
     probe: str

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 import tensorstore as ts
 
 from volumetool.enhancement.blend import Slab
-from volumetool.enhancement.recipe import Recipe
-from volumetool.enhancement.statistics import Statistics
 from volumetool.enhancement.stored import read_voxels
 from volumetool.enhancement.writer import slab_boxes, slabs_of, write_slabs
 from volumetool.errors import LedgerError, OutputError
@@ -37,15 +35,13 @@ from volumetool.viewing.watching.growing import STAGED
 Step = Callable[[int, int], None]
 
 
-def compact(plan: Plan, statistics: Statistics, staged: ts.TensorStore, step: Step) -> None:
+def compact(plan: Plan, staged: ts.TensorStore, step: Step) -> None:
     """Make a finished job's output of a volume whose every section is enhanced.
 
     Parameters
     ----------
     plan : Plan
         Of the batch job.
-    statistics : Statistics
-        The table that it names.
     staged : tensorstore.TensorStore
         Level 0 of the growing arrays.
     step : callable
@@ -61,8 +57,8 @@ def compact(plan: Plan, statistics: Statistics, staged: ts.TensorStore, step: St
     place, folder = canonical_url(plan.job.output), job_url(plan.job.output)
     stored = read_plan(folder)
     if stored is None:
-        create_levels(place, plan.layout, range(len(plan.terms.levels)))
-        write_plan(plan, statistics)
+        create_levels(place, plan.spec.layout, range(len(plan.spec.levels)))
+        write_plan(plan)
     elif stored.fingerprint != plan.fingerprint:
         raise LedgerError(
             "ledger.plan",
@@ -72,7 +68,7 @@ def compact(plan: Plan, statistics: Statistics, staged: ts.TensorStore, step: St
         )
     else:
         plan = stored.model_copy(update={"job": plan.job})
-    ledger = _write_regions(plan, statistics, staged, step)
+    ledger = _write_regions(plan, staged, step)
     if not check_whole(plan, ledger):
         raise OutputError(
             "output.damaged",
@@ -99,15 +95,15 @@ def clear(output: str) -> None:
     delete_prefix(join_url(job_url(output), FOLDER))
 
 
-def _write_regions(plan: Plan, statistics: Statistics, staged: ts.TensorStore, step: Step) -> Ledger:
-    recipe, ledger = plan.recipe(statistics), open_ledger(plan)
+def _write_regions(plan: Plan, staged: ts.TensorStore, step: Step) -> Ledger:
+    ledger = open_ledger(plan)
     ledger.begin()
     coarse = coarse_shards(plan)
     every = plan.grid.count + coarse
-    targets = [open_for_writing(plan.job.output, plan.layout, level) for level in range(len(recipe.fused))]
+    targets = [open_for_writing(plan.job.output, plan.spec.layout, level) for level in range(len(plan.spec.fused))]
     try:
         for index in to_do(plan, ledger):
-            ledger.append(_write_region(plan, recipe, plan.grid.region(index), staged, targets))
+            ledger.append(_write_region(plan, plan.grid.region(index), staged, targets))
             step(ledger.done, every)
     finally:
         ledger.flush()
@@ -117,11 +113,11 @@ def _write_regions(plan: Plan, statistics: Statistics, staged: ts.TensorStore, s
     return ledger
 
 
-def _write_region(plan: Plan, recipe: Recipe, region: Region, staged: ts.TensorStore, targets: list[ts.TensorStore]) -> Record:
-    started = time.time()
-    for target, level, box in zip(targets, recipe.fused, slab_boxes(region.box, recipe.fused), strict=True):
+def _write_region(plan: Plan, region: Region, staged: ts.TensorStore, targets: list[ts.TensorStore]) -> Record:
+    started, spec = time.time(), plan.spec
+    for target, level, box in zip(targets, spec.fused, slab_boxes(region.box, spec.fused), strict=True):
         delete_torn_shards(target, level, box, None)
-    checksums = write_slabs(recipe, _slabs(plan, region, staged), targets)
+    checksums = write_slabs(spec, _slabs(plan, region, staged), targets)
     return Record(
         region=region.index,
         state="done",
@@ -134,11 +130,11 @@ def _write_region(plan: Plan, recipe: Recipe, region: Region, staged: ts.TensorS
 
 
 def _slabs(plan: Plan, region: Region, staged: ts.TensorStore) -> Iterator[Slab]:
-    for box in slabs_of(region.box, plan.terms.levels[0].shard):
+    for box in slabs_of(region.box, plan.spec.levels[0].shard):
         yield Slab(box, read_voxels(staged, box, "growing volume:"))
 
 
 def _switch(plan: Plan) -> None:
     """Show the finished levels instead of the growing ones, in one move."""
     attributes = plan.provenance("complete", holes=[], numerics=[plan.probe])
-    write_key(canonical_url(plan.job.output), "zarr.json", encode_json(group_metadata(plan.layout, attributes)))
+    write_key(canonical_url(plan.job.output), "zarr.json", encode_json(group_metadata(plan.spec.layout, attributes)))

@@ -1,4 +1,4 @@
-"""What decides the voxels of a watched volume: the terms of the job that it will be, whatever the number of sections."""
+"""What decides the voxels of a watched volume: the specification of its final job, whatever the number of sections."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from volumetool.enhancement.recipe import Recipe
+from volumetool.enhancement.spec import OutputSpec, check_version
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import ConfigError, FingerprintError, NumericsError
 from volumetool.geometry import Lattice
-from volumetool.jobs.clash import term_lines, told_by_terms
+from volumetool.jobs.clash import field_lines, told_by_specs
 from volumetool.jobs.inputs import read_table
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import Ground, lay_ground, plan_with_statistics
-from volumetool.jobs.terms import Terms, check_version
+from volumetool.jobs.planning import Ground, lay_ground, plan
 from volumetool.scratch import scratch_folder
 from volumetool.viewing.watching.books import Fixed
 from volumetool.viewing.watching.growing import VolumeLevels
 
 GROWS = ("input", "statistics", "box", "levels")
-"""Terms that follow from the number of sections."""
+"""What of a specification follows from the number of sections."""
 
 
 def given_statistics(job: Job) -> Statistics | None:
@@ -55,14 +54,14 @@ def fix(job: Job, fitted: tuple[int, ...], given: Statistics | None) -> tuple[Gr
     ground = lay_ground(_apart(job, None))
     if given is None:
         chosen = list(fitted)
-        low = (float(np.median(ground.statistics.low[0, chosen])),)
-        high = (float(np.median(ground.statistics.high[0, chosen])),)
+        low = (float(np.median(ground.spec.statistics.low[0, chosen])),)
+        high = (float(np.median(ground.spec.statistics.high[0, chosen])),)
     else:
         low, high = tuple(given.low[0].tolist()), tuple(given.high[0].tolist())
     numerics = ground.engine.numerics
-    probe = ground.engine.probe(ground.terms.lattice.patch)
+    probe = ground.engine.probe(ground.spec.lattice.patch)
     return ground, Fixed(
-        terms=lasting_terms(ground.terms),
+        spec=lasting(ground.spec),
         precision=numerics.precision,
         batch=numerics.batch,
         probe=probe,
@@ -81,18 +80,18 @@ def take_up(job: Job, fixed: Fixed, depth: int) -> Ground:
     NumericsError
         ``numerics.other-class``: this machine computes other bytes.
     """
-    check_version(job.output, fixed.terms["numerics_version"])
+    check_version(job.output, fixed.spec["numerics_version"])
     ground = _on_table(_frozen(job, fixed), statistics_for(fixed, depth))
-    before, now = fixed.terms, lasting_terms(ground.terms)
+    before, now = fixed.spec, lasting(ground.spec)
     if before != now:
-        lines = "\n".join(f"  {line}" for line in told_by_terms(before, now))
+        lines = "\n".join(f"  {line}" for line in told_by_specs(before, now))
         raise FingerprintError(
             "job.fingerprint",
             f"{job.output} was begun with other settings:\n{lines}",
             hint="watch with the first settings to go on, or choose another --into",
-            detail=term_lines(before, now),
+            detail=field_lines(before, now),
         )
-    probe = ground.engine.probe(ground.terms.lattice.patch)
+    probe = ground.engine.probe(ground.spec.lattice.patch)
     if probe != fixed.probe and not job.allow_mixed_numerics:
         raise NumericsError(
             "numerics.other-class",
@@ -102,10 +101,10 @@ def take_up(job: Job, fixed: Fixed, depth: int) -> Ground:
     return ground
 
 
-def lasting_terms(terms: Terms) -> dict[str, Any]:
-    """Return the terms that hold for any number of sections."""
-    plain = {name: value for name, value in terms.plain().items() if name not in GROWS}
-    if not terms.lattice.z.overlap:
+def lasting(spec: OutputSpec) -> dict[str, Any]:
+    """Return what of a specification holds for any number of sections."""
+    plain = {name: value for name, value in spec.plain().items() if name not in GROWS}
+    if not spec.lattice.z.overlap:
         plain["lattice"] = {**plain["lattice"], "z": {**plain["lattice"]["z"], "size": None}}
     return plain
 
@@ -130,20 +129,21 @@ def statistics_for(fixed: Fixed, depth: int) -> Statistics:
     return Statistics(ones * np.array(fixed.low), ones * np.array(fixed.high))
 
 
-def recipe_for(ground: Ground, fixed: Fixed, depth: int, levels: VolumeLevels) -> Recipe:
+def spec_for(ground: Ground, fixed: Fixed, depth: int, levels: VolumeLevels) -> OutputSpec:
     """Return what decides the voxels of the sections so far, stored on levels of the growing volume."""
-    lattice: Lattice = ground.terms.lattice
+    lattice: Lattice = ground.spec.lattice
     deeper = replace(lattice, z=replace(lattice.z, size=depth))
-    return replace(ground.recipe, lattice=deeper, statistics=statistics_for(fixed, depth), levels=levels)
+    changes = {"lattice": deeper, "statistics": statistics_for(fixed, depth), "levels": levels}
+    return ground.spec.model_copy(update=changes)
 
 
-def final_plan(job: Job, fixed: Fixed, depth: int) -> tuple[Plan, Statistics]:
+def final_plan(job: Job, fixed: Fixed, depth: int) -> Plan:
     """Return the plan of the batch job that the finished volume is the output of."""
     with scratch_folder("table") as folder:
         table = _written(folder, statistics_for(fixed, depth))
-        plan, statistics = plan_with_statistics(_apart(_frozen(job, fixed), table))
+        decided = plan(_apart(_frozen(job, fixed), table))
     asked = job.model_copy(update={"sections": None, "precision": fixed.precision, "batch": fixed.batch})
-    return plan.model_copy(update={"job": asked}), statistics
+    return decided.model_copy(update={"job": asked})
 
 
 def _frozen(job: Job, fixed: Fixed) -> Job:

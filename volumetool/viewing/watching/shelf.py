@@ -22,7 +22,7 @@ from volumetool.store.create import VolumeLayout
 from volumetool.store.open import open_volume
 from volumetool.version import __version__
 from volumetool.viewing.watching.books import Begun, Fixed, Tally
-from volumetool.viewing.watching.ground import recipe_for
+from volumetool.viewing.watching.ground import spec_for
 from volumetool.viewing.watching.growing import STAGED, Growing, section_levels
 from volumetool.viewing.watching.steps import Steps
 
@@ -88,17 +88,17 @@ class EnhancedShelf:
     def __init__(self, url: str, ground: Ground, fixed: Fixed, tally: Tally) -> None:
         self.tally = tally
         self._ground, self._fixed = ground, fixed
-        scale, level = ground.terms.lattice.scale, ground.inputs.level
+        scale, level = ground.spec.lattice.scale, ground.inputs.level
         size, origin = upscaled(level.voxel_size, level.translation, scale)
-        shape = ground.terms.lattice.output_shape
-        thick = ground.terms.lattice.z.stride * scale[0]
-        layout = VolumeLayout(ground.terms.dtype, section_levels(shape, thick, size, origin), fill_value=ground.recipe.fill)
+        shape = ground.spec.lattice.output_shape
+        thick = ground.spec.lattice.z.stride * scale[0]
+        layout = VolumeLayout(ground.spec.dtype, section_levels(shape, thick, size, origin), fill_value=ground.spec.fill)
         self.volume = Growing(url, STAGED, layout)
 
     @property
     def lattice(self) -> Lattice:
         """Of the job; where the number of sections is open its length along z counts for nothing."""
-        return self._ground.terms.lattice
+        return self._ground.spec.lattice
 
     def prepare(self, depth: int) -> None:
         """Create the volume for so many input sections, or find it as an earlier run left it."""
@@ -133,13 +133,13 @@ class EnhancedShelf:
 
     def _store(self, raw: RawShelf, steps: Steps, step: int) -> dict[str, Any]:
         levels, box = self.volume.layout.levels, steps.box(step)
-        recipe = recipe_for(self._ground, self._fixed, raw.depth, levels)
+        spec = spec_for(self._ground, self._fixed, raw.depth, levels)
         targets = [self.volume.open(level) for level in range(len(levels))]
         shadow = box
         for target, level in zip(targets, levels, strict=True):
             shadow = shadow.coarsened(level.factor)
             delete_torn_shards(target, level, shadow, None)
-        made = enhance_region(recipe, Region(step, 0, box), self._ground.engine, raw.source(), targets)
+        made = enhance_region(spec, Region(step, 0, box), self._ground.engine, raw.source(), targets)
         return {
             "checksums": made.checksums,
             "patches": made.patches,

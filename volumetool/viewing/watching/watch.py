@@ -231,8 +231,8 @@ class _Loop:
         if len(open_volume(self._job.input).levels) == 1:
             build_pyramid(self._job.input)
         assert course.fixed is not None  # noqa: S101  (it is finished)
-        plan, statistics = final_plan(self._job, course.fixed, count)
-        compact(plan, statistics, course.staged.volume.open(), lambda _done, _every: None)
+        plan = final_plan(self._job, course.fixed, count)
+        compact(plan, course.staged.volume.open(), lambda _done, _every: None)
         return outcome
 
 
