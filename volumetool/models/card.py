@@ -150,8 +150,8 @@ class ModelCard(BaseModel):
     precision_safe : tuple of str
         Precisions whose results are known to be good.
     error_factor : float or None
-        What expected errors are multiplied by to be right on the validation part of the training data; None where there is
-        no such part, or no such output.
+        What expected errors are multiplied by so that their 90 % intervals hold on the validation part of the training data;
+        None where there is no such part, or no such output.
     architecture : UNetConfig
         The network's configuration.
     provenance : Provenance

@@ -3,10 +3,11 @@
 The second output of a network is the logarithm of the scale b of a Laplace distribution, ``exp(-|e| / b) / (2 b)``, that its
 errors e are taken to follow; see `volumetool.training.losses.expected_error_loss`. Hence b is the expected absolute error. It
 also gives intervals: ``P(|e| > t) = exp(-t / b)``, so that a share p of them lies within ``-b ln(1 - p)``, for 90 % within
-2.303 b. Were the errors of voxels with equal b Gaussian, 93.4 % would: the interval depends little on the shape.
+2.303 b.
 
-Networks are too sure of what they learnt. One number per model mends that: the factor on b that is most likely for errors on
-data that the network did not learn from, which is the mean of ``|e| / b``. The card keeps it.
+Networks are too sure of what they learnt, and their errors are more like Gaussian ones, of which 93.4 % lie within. One number
+per model mends both: the factor on b with which 90 % of the errors on data that the network did not learn from lie within the
+interval, whatever their distribution. The card keeps it.
 """
 
 from __future__ import annotations
@@ -73,9 +74,9 @@ class ExpectedError:
         )
 
 
-def most_likely_factor(expected: Floats, made: Floats) -> float:
-    """Return the factor that makes expected absolute errors most likely, given those made; see the module's text."""
-    return float(np.mean(np.abs(made, dtype=np.float64) / expected))
+def covering_factor(expected: Floats, made: Floats) -> float:
+    """Return the factor on expected absolute errors with which 90 % of the errors made lie within their intervals."""
+    return float(np.quantile(np.abs(made) / expected, LEVEL)) / HALF_WIDTH
 
 
 class ErrorTally:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from volumetool.geometry import Box, Triple
 from volumetool.models import Metric, UNet
-from volumetool.quality.expected_error import most_likely_factor
+from volumetool.quality.expected_error import covering_factor
 from volumetool.quality.metrics import score
 from volumetool.quality.resample import enlarge
 from volumetool.training.config import TrainConfig
@@ -113,7 +113,7 @@ def measure(network: UNet, sampler: Sampler) -> tuple[Metric, ...]:
 
 
 def calibrate(network: UNet, sampler: Sampler) -> float | None:
-    """Return the factor that makes the errors that a network expects those of what was held out, None if there is none.
+    """Return the factor with which the intervals that a network expects hold on what was held out, None if there is none.
 
     All sources and recipes count alike. See `volumetool.quality.expected_error`.
     """
@@ -123,7 +123,7 @@ def calibrate(network: UNet, sampler: Sampler) -> float | None:
     for volume in held_out(sampler):
         restored = restore_volume(network, volume.coarse, sampler.config.normalisation)
         expected = expect_errors(network, volume.coarse, sampler.config.normalisation)
-        factors.append(most_likely_factor(expected, restored - volume.fine))
+        factors.append(covering_factor(expected, restored - volume.fine))
     return float(np.mean(factors)) if factors else None
 
 
