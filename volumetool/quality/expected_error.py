@@ -5,7 +5,7 @@ errors e are taken to follow; see `volumetool.training.losses.expected_error_los
 also gives intervals: ``P(|e| > t) = exp(-t / b)``, so that a share p of them lies within ``-b ln(1 - p)``, for 90 % within
 2.303 b.
 
-Networks are too sure of what they learnt, and their errors are more like Gaussian ones, of which 93.4 % lie within. One number
+Networks may be too sure of what they learnt, and errors are more like Gaussian ones, of which 93.4 % lie within. One number
 per model mends both: the factor on b with which 90 % of the errors on data that the network did not learn from lie within the
 interval, whatever their distribution. The card keeps it.
 """
