@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from volumetool.geometry import Box, Triple
     from volumetool.quality.evaluation import Request
     from volumetool.quality.findings import Evaluation
+    from volumetool.store.volume import Volume
 
 
 def evaluate(
@@ -58,11 +59,20 @@ def evaluate(
     from volumetool.quality.evaluation import Request
     from volumetool.quality.matching import Volumes
     from volumetool.store.open import open_volume
+    from volumetool.store.roles import Role, told_by_role
 
-    truth_volume = open_volume(truth)
-    opened = [None if url is None else open_volume(url) for url in (low, second)]
+    def opened(url: str, noun: str) -> Volume:
+        with told_by_role(Role(url, noun)):
+            return open_volume(url)
+
+    truth_volume = opened(truth, "the truth")
     request = Request(
-        volumes=Volumes(open_volume(restored), truth_volume, *opened),
+        volumes=Volumes(
+            opened(restored, "the restored volume"),
+            truth_volume,
+            None if low is None else opened(low, "--low"),
+            None if second is None else opened(second, "--second"),
+        ),
         roi=None if roi is None else _box(roi, truth, truth_volume.shape),
         data_range=data_range,
         sections=sections,

@@ -127,7 +127,7 @@ def test_a_process_ends_with_the_code_of_its_error(start: Run) -> None:
         (("info", "nowhere.zarr"), "input.not-found"),
         (("enhance", "nowhere.zarr", "out.zarr"), "input.not-found"),
         (("enhance",), "config.option"),
-        (("status", "nowhere.zarr"), "input.no-job"),
+        (("status", "nowhere.zarr"), "output.no-job"),
         (("enhance", "--config", "nowhere.yaml"), "config.file"),
         (("model", "show", "em-x44"), "model.unknown"),
     ],

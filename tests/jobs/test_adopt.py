@@ -97,7 +97,7 @@ def test_a_growing_output_is_not_adopted_and_the_reason_is_named(options: Option
     root.write_text(json.dumps(group))
     with pytest.raises(VolumetoolError, match="live --watch") as caught:
         adopted(options)
-    assert caught.value.code == "input.no-job"
+    assert caught.value.code == "output.no-job"
 
 
 def test_of_an_unfinished_output_the_rest_runs(options: Options) -> None:
@@ -176,8 +176,8 @@ def test_an_input_that_moved_is_given(options: Options, volume: Path, tmp_path: 
 def test_what_names_no_job_or_has_its_folder_is_not_adopted(options: Options, volume: Path) -> None:
     run(**options)
     assert refused(options) == "config.adopt"
-    assert refused({"output": str(volume)}) == "input.no-job"
-    assert refused({"output": str(volume.parent / "nowhere.zarr")}) == "input.no-job"
+    assert refused({"output": str(volume)}) == "output.no-job"
+    assert refused({"output": str(volume.parent / "nowhere.zarr")}) == "output.no-job"
     assert not Path(f"{volume}.job").exists()
     lose_folder(options)
     with pytest.raises(VolumetoolError, match=r"whose folder .* is lost") as caught:

@@ -91,7 +91,9 @@ class Write:
         try:
             STORAGE.call(self._wait)
         except (ValueError, OSError) as error:
-            raise unwritable(f"{self._what} voxels {self._box} (z,y,x)", error) from error
+            place = self._store.kvstore
+            what = f"{self._what} voxels {self._box} (z,y,x)"
+            raise unwritable(what, error, None if place is None else place.url) from error
         back = read_voxels(self._store, self._box, self._what)
         # Bytes are compared, so that NaN equals NaN.
         if not np.array_equal(as_bytes(back), as_bytes(self.voxels)):

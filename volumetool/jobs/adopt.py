@@ -18,12 +18,12 @@ from typing import Any
 from volumetool.enhancement.pyramid import shadows
 from volumetool.enhancement.spec import check_version
 from volumetool.enhancement.writer import extend_checksum, slab_boxes, slabs_of
-from volumetool.errors import ConfigError, DataError, FingerprintError, InputError, VolumetoolError
+from volumetool.errors import ConfigError, DataError, FingerprintError, OutputError, VolumetoolError
 from volumetool.geometry import Region
 from volumetool.jobs.clash import field_lines, told_by_specs
 from volumetool.jobs.coarse import note_unbuilt
 from volumetool.jobs.finish import mark_unfinished
-from volumetool.jobs.folder import PLAN, is_damaged, job_url, open_ledger, provenance_of, write_plan
+from volumetool.jobs.folder import PLAN, is_damaged, job_url, open_ledger, provenance_of, roles_of, write_plan
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.layout import Work
 from volumetool.jobs.ledger import Ledger, Record
@@ -39,6 +39,7 @@ from volumetool.store.arrays import read_part
 from volumetool.store.create import open_for_writing
 from volumetool.store.found import Json, read_json
 from volumetool.store.kvstore import canonical_url, delete_key, join_url, list_keys, read_key
+from volumetool.store.roles import told_by_role
 from volumetool.store.urls import check_foreign
 
 SAMPLE = 3
@@ -86,8 +87,8 @@ def adopt(
     ConfigError
         ``config.adopt``: the job has its folder; ``config.option``: the output does not say where its input is;
         ``config.private-host``: it is on a host that is not public.
-    InputError
-        ``input.no-job``: the output does not name a job.
+    OutputError
+        ``output.no-job``: the output does not name a job.
     FingerprintError
         ``job.fingerprint``: the input, the model or a table is another one now.
     DataError
@@ -96,7 +97,7 @@ def adopt(
         ``ledger.owned``.
     """
     folder = job_url(output)
-    with own(folder) as claim:
+    with told_by_role(*roles_of(output)), own(folder) as claim:
         try:
             given = {name: value for name, value in (("input", source), ("sections", sections)) if value is not None}
             worker, extent = _worker_of(output, given, allow_hosts), extent or Extent()
@@ -143,15 +144,15 @@ def _worker_of(output: str, given: Json, allow_hosts: Collection[str]) -> Worker
     own = provenance_of(read_json(place, "zarr.json") or {}) or {}
     spec, fingerprint = own.get("spec"), own.get("fingerprint")
     if "steps" in own:
-        raise InputError(
-            "input.no-job",
+        raise OutputError(
+            "output.no-job",
             f"{place} grows under `volumetool live --watch`, whose books were lost: nothing says which sections are enhanced",
             hint="watch the folder again with another output",
             where=place,
         )
     if not isinstance(spec, dict) or not isinstance(fingerprint, str) or is_damaged(own):
-        raise InputError(
-            "input.no-job",
+        raise OutputError(
+            "output.no-job",
             f"{place} does not name the job that made it, or its metadata are damaged",
             hint="bring zarr.json back from a backup, or enhance anew at another place",
             where=place,

@@ -12,7 +12,7 @@ from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job, integer_limits
 from volumetool.jobs.sample import Sample
 from volumetool.models import ModelCard, fitting_models
-from volumetool.store.create import check_ending
+from volumetool.store.create import check_output_place
 from volumetool.store.kvstore import contains
 from volumetool.store.units import likely_meant
 from volumetool.store.volume import Volume
@@ -147,7 +147,7 @@ def check_place(job: Job) -> None:
     OutputError
         ``output.inside-input``, ``output.format``.
     """
-    check_ending(job.output)
+    check_output_place(job.output)
     if contains(job.input, job.output) or contains(job.output, job.input):
         raise OutputError(
             "output.inside-input",

@@ -11,13 +11,14 @@ from volumetool.enhancement.kept import FOLDER
 from volumetool.enhancement.pyramid import shard_boxes
 from volumetool.errors import DataError
 from volumetool.geometry import Box, LevelGrid
-from volumetool.jobs.folder import job_url
+from volumetool.jobs.folder import job_url, roles_of
 from volumetool.jobs.ownership import OWNER, own
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.shards import shard_keys
 from volumetool.store.arrays import read_part
 from volumetool.store.kvstore import canonical_url, delete_prefix, is_local, join_url, list_keys, local_path, unwritable
 from volumetool.store.retries import STORAGE
+from volumetool.store.roles import told_by_role
 
 LEFTOVER = ".__lock"
 """How tensorstore's file driver ends the names of files that it is still writing; a finished write renames them away."""
@@ -54,7 +55,7 @@ def clean_output(plan: Plan) -> Cleaned:
         ``ledger.owned``: a run writes this job, and those may be its files.
     """
     folder = job_url(plan.job.output)
-    with own(folder):
+    with told_by_role(*roles_of(plan.job)), own(folder):
         kept = [join_url(folder, key) for key in list_keys(folder, FOLDER + "/")]
         delete_kept(plan)
         swept = [sweep(url, folder) for url in (canonical_url(plan.job.output), folder)]

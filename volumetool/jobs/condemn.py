@@ -7,13 +7,14 @@ from contextlib import suppress
 from volumetool.errors import InputError, OutputError
 from volumetool.jobs.coarse import COARSE
 from volumetool.jobs.finish import mark_unfinished, says_complete
-from volumetool.jobs.folder import PLAN, check_output, job_url, keep_table, open_ledger, read_plan
+from volumetool.jobs.folder import PLAN, check_output, job_url, keep_table, open_ledger, read_plan, roles_of
 from volumetool.jobs.ledger import Ledger, Record, gone
 from volumetool.jobs.ownership import own
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.structure import STRANGER, restore_metadata
 from volumetool.jobs.verify import Extent, Report, verify
 from volumetool.store.kvstore import delete_key, parent_url
+from volumetool.store.roles import told_by_role
 
 
 def condemn(plan: Plan, report: Report) -> int:
@@ -26,7 +27,7 @@ def condemn(plan: Plan, report: Report) -> int:
     LedgerError
         ``ledger.owned``: a run writes this job.
     """
-    with own(job_url(plan.job.output)):
+    with told_by_role(*roles_of(plan.job)), own(job_url(plan.job.output)):
         # First: a volume that is known to be damaged calls itself complete at no moment.
         if report.damaged:
             with suppress(InputError):  # one that has lost its metadata calls itself nothing

@@ -27,11 +27,12 @@ from volumetool.jobs.finish import write_status
 from volumetool.machine import memory_limit, usable_cores, usable_memory
 from volumetool.store.chunks import changed_while_read, level_digests, level_states
 from volumetool.store.convert import Progress
-from volumetool.store.create import VolumeLayout, check_ending, create_volume, open_for_writing, write_attributes
+from volumetool.store.create import VolumeLayout, check_output_place, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, contains, delete_prefix
 from volumetool.store.open import open_volume
 from volumetool.store.presence import Check
+from volumetool.store.roles import output_role, told_by_role
 from volumetool.store.volume import Volume
 from volumetool.training.crappifiers import Crappifier
 
@@ -148,7 +149,7 @@ def plan_crappification(asked: Crappification) -> CrappifyPlan:
             f"{fine.shape} voxels (z, y, x) cannot be reduced by {asked.scale}",
             hint="the scale is whole numbers from 1, none larger than the volume",
         )
-    check_ending(asked.output)
+    check_output_place(asked.output)
     _refuse_nested(asked, source)
     size: Size = (
         fine.voxel_size[0] * asked.scale[0],
@@ -187,7 +188,8 @@ def crappify_volume(plan: CrappifyPlan, *, overwrite: bool = False, progress: Pr
         ``data.unreadable``, ``data.read-back``.
     """
     url, layout = canonical_url(plan.request.output), plan.layout
-    _prepare(plan, url, overwrite=overwrite)
+    with told_by_role(output_role(url)):
+        _prepare(plan, url, overwrite=overwrite)
     states, written = level_states(plan.source, plan.request.level), []
     for channel in range(layout.channels or 1):
         written.append((open_for_writing(url, layout, 0, channel), _fill(plan, channel, states[channel][1], progress)))

@@ -7,12 +7,14 @@ import re
 
 from pydantic import ValidationError
 
-from volumetool.errors import InputError, LedgerError
+from volumetool.errors import InputError, LedgerError, OutputError
+from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import Ledger
 from volumetool.jobs.plan import CHECKSUM, Plan, provenance_checksum
 from volumetool.store.create import OWN_KEY
 from volumetool.store.found import Json, read_json
-from volumetool.store.kvstore import canonical_url, read_key, write_key
+from volumetool.store.kvstore import canonical_url, is_local, local_path, read_key, write_key
+from volumetool.store.roles import Role, output_role, told_by_role
 
 PLAN, SECTIONS = "plan.json", "sections.csv"
 
@@ -23,6 +25,15 @@ SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n\Z')
 def job_url(output: str) -> str:
     """Return where the job of an output keeps its records."""
     return canonical_url(output).rstrip("/") + ".job"
+
+
+def roles_of(asked: Job | str) -> tuple[Role, ...]:
+    """Return what the places of a job, or of an output alone, are."""
+    job = None if isinstance(asked, str) else asked
+    output = asked if isinstance(asked, str) else asked.output
+    named = [] if job is None else [Role(job.input, "the input"), *([Role(job.mask, "the mask")] if job.mask else [])]
+    folder = f"{output.rstrip('/')}.job"
+    return (*named, output_role(output), Role(folder, "the job's folder", LedgerError, "ledger"))
 
 
 def write_plan(plan: Plan) -> None:
@@ -114,18 +125,21 @@ def stored_plan(output: str) -> Plan:
 
     Raises
     ------
-    InputError
-        ``input.no-job``: there is no job's folder beside it.
+    OutputError
+        ``output.no-job``: there is no job's folder beside it.
     LedgerError
         As :func:`read_job`.
     """
-    found = read_job(output)
+    with told_by_role(*roles_of(output)):
+        found = read_job(output)
     if found is None:
-        raise InputError(
-            "input.no-job",
-            f"there is no job at {job_url(output)}",
+        nothing = is_local(output) and not local_path(output).exists()
+        raise OutputError(
+            "output.no-job",
+            f"there is no {'output' if nothing else 'job of the output'} {output}: no job's folder {job_url(output)}",
             hint="give the OUTPUT of `volumetool enhance`; that of `live --watch` has a job once it is finished. Where the "
             "job's folder was lost, `volumetool verify OUTPUT --adopt` makes a new one. `volumetool info` describes any volume",
+            where=canonical_url(output),
         )
     return found
 

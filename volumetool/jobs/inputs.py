@@ -15,6 +15,7 @@ from volumetool.jobs.checks import check_given_size, check_place, mask_factor, s
 from volumetool.jobs.folder import PLAN, job_url, provenance_of, read_job, read_plan
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.private import refuse_file
 from volumetool.models import Model, fitting_models, load_model
 from volumetool.paths import absolute_path, open_file
 from volumetool.store.convert import Progress
@@ -85,6 +86,7 @@ def open_inputs(job: Job) -> Inputs:
             "config.level", f"--level {job.level}: {job.input} has levels 0 to {last}", hint="see `volumetool info`"
         )
     check_place(job)
+    refuse_file(job_url(job.output))
     existing = None if job.overwrite else read_job(job.output)
     if existing is None:
         refuse_foreign_output(job)

@@ -21,7 +21,7 @@ from volumetool.jobs.checks import (
 )
 from volumetool.jobs.clash import refuse_other_settings
 from volumetool.jobs.estimate import estimate, left_over, patch_facts, written_bytes
-from volumetool.jobs.folder import open_ledger
+from volumetool.jobs.folder import open_ledger, roles_of
 from volumetool.jobs.inputs import Inputs, open_inputs, refuse_foreign_output, section_statistics
 from volumetool.jobs.job import Job
 from volumetool.jobs.keeping import kept_anew, plan_keeping
@@ -34,6 +34,7 @@ from volumetool.jobs.sample import take_sample
 from volumetool.machine import memory_limit, usable_cores, usable_memory
 from volumetool.store.convert import Progress
 from volumetool.store.limits import check_sections, unpacked_chunk
+from volumetool.store.roles import told_by_role
 
 MEMORY_SHARE = 0.7
 """Share of the free memory that a job takes unless told otherwise."""
@@ -64,16 +65,17 @@ def plan(job: Job, progress: Progress | None = None) -> Plan:
     FingerprintError
         ``job.fingerprint``: the output belongs to a job with other settings.
     """
-    ground = lay_ground(job, progress)
-    existing = ground.inputs.existing
-    if existing is None:
-        made = plan_anew(ground)
-        check_resources(made.estimates, _limit(job))
-    else:
-        made = _taken_up(existing, ground)
-        memory = ground.memory_of(ground.work, made.grid.span, made.keep), _allowed(job, made.workers)
-        check_resources(left_over(made.estimates, job.output, memory, _share_left(made)), _limit(job))
-    return made
+    with told_by_role(*roles_of(job)):
+        ground = lay_ground(job, progress)
+        existing = ground.inputs.existing
+        if existing is None:
+            made = plan_anew(ground)
+            check_resources(made.estimates, _limit(job))
+        else:
+            made = _taken_up(existing, ground)
+            memory = ground.memory_of(ground.work, made.grid.span, made.keep), _allowed(job, made.workers)
+            check_resources(left_over(made.estimates, job.output, memory, _share_left(made)), _limit(job))
+        return made
 
 
 def plan_anew(ground: Ground) -> Plan:
@@ -165,6 +167,11 @@ def lay_ground(job: Job, progress: Progress | None = None) -> Ground:
     VolumetoolError
         As :func:`plan`.
     """
+    with told_by_role(*roles_of(job)):
+        return _lay_ground(job, progress)
+
+
+def _lay_ground(job: Job, progress: Progress | None) -> Ground:
     if job.cluster == "cuda":
         from volumetool.jobs.clusters.cuda import require_gpus
 

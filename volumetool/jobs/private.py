@@ -25,7 +25,8 @@ def claim_folder(url: str) -> None:
     Raises
     ------
     OutputError
-        ``output.not-yours``: the folder, or a link in its place, belongs to another user. ``output.unwritable``.
+        ``output.exists``: a file stands there. ``output.not-yours``: the folder, or a link in its place, belongs to another
+        user. ``output.unwritable``.
     """
     if not is_local(url):
         return
@@ -34,9 +35,27 @@ def claim_folder(url: str) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(MODE)
     except FileExistsError:
+        refuse_file(url)
         _check_owner(folder)
     except OSError as error:
         raise unwritable(str(folder), error) from error
+
+
+def refuse_file(url: str) -> None:
+    """Refuse a file where a job's folder has to stand.
+
+    Raises
+    ------
+    OutputError
+        ``output.exists``.
+    """
+    if is_local(url) and local_path(url).is_file():
+        raise OutputError(
+            "output.exists",
+            f"{url} is a file; the job's folder has to stand there",
+            hint="move it away, or choose another output",
+            where=url,
+        )
 
 
 def _check_owner(folder: Path) -> None:

@@ -18,7 +18,7 @@ from volumetool.jobs.clusters import Cluster, open_cluster
 from volumetool.jobs.coarse import note_unbuilt, read_unbuilt
 from volumetool.jobs.condemn import check_whole
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete, write_status
-from volumetool.jobs.folder import PLAN, check_output, job_url, keep_table, open_ledger, read_plan, write_plan
+from volumetool.jobs.folder import PLAN, check_output, job_url, keep_table, open_ledger, read_plan, roles_of, write_plan
 from volumetool.jobs.in_flight import InFlight
 from volumetool.jobs.inventory import write_inventory
 from volumetool.jobs.ledger import FOLDER, Ledger, Record
@@ -38,6 +38,7 @@ from volumetool.store.kvstore import (
     shared_context,
 )
 from volumetool.store.retries import STORAGE
+from volumetool.store.roles import told_by_role
 
 
 class Watcher(Protocol):
@@ -135,7 +136,7 @@ def run(plan: Plan, watcher: Watcher | None = None) -> Outcome:
         ``data.failing``: `BRAKE` regions in a row failed.
     """
     watcher = watcher or Silence()
-    with own(job_url(plan.job.output), watcher.waiting) as claim:
+    with told_by_role(*roles_of(plan.job)), own(job_url(plan.job.output), watcher.waiting) as claim:
         return _run(plan, watcher, claim)
 
 

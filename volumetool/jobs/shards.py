@@ -8,7 +8,7 @@ from pathlib import Path
 
 from volumetool.enhancement.pyramid import shard_boxes
 from volumetool.enhancement.writer import slab_boxes
-from volumetool.errors import InputError
+from volumetool.errors import OutputError
 from volumetool.geometry import Box, LevelGrid, Region
 from volumetool.jobs.plan import Plan
 from volumetool.paths import open_file
@@ -45,8 +45,8 @@ def stored_as(url: str, key: str) -> str:
 
     Raises
     ------
-    InputError
-        ``input.unreadable``.
+    OutputError
+        ``output.unreadable``.
     """
     if not is_local(url):
         data = read_key(url, key)
@@ -56,8 +56,8 @@ def stored_as(url: str, key: str) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return NOTHING
     except OSError as error:
-        raise InputError(
-            "input.unreadable",
+        raise OutputError(
+            "output.unreadable",
             f"{join_url(url, key)} cannot be read: {brief(error)}",
             hint="Check the disk, and that you may read what is there; what was finished is kept.",
             where=url,

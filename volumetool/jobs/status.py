@@ -9,12 +9,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from volumetool.jobs.folder import job_url, open_ledger
+from volumetool.jobs.folder import job_url, open_ledger, roles_of
 from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import Ledger, Record, Totals
 from volumetool.jobs.ownership import current_owner
 from volumetool.jobs.plan import Plan
 from volumetool.store.open import open_volume
+from volumetool.store.roles import told_by_role
 
 WORST = 3
 """Regions that are named for departing most from their input."""
@@ -88,6 +89,11 @@ class Status:
 
 def job_status(plan: Plan) -> Status:
     """Return where the job of a stored plan stands."""
+    with told_by_role(*roles_of(plan.job)):
+        return _status(plan)
+
+
+def _status(plan: Plan) -> Status:
     ledger = open_ledger(plan)
     totals, measured, pace = _sum_up(plan, ledger)
     owner = current_owner(job_url(plan.job.output))

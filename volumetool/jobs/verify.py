@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from volumetool.enhancement.pyramid import box_of, downsample, shard_boxes
 from volumetool.enhancement.writer import extend_checksum, slab_boxes, slabs_of
-from volumetool.errors import ConfigError, LedgerError, VolumetoolError
+from volumetool.errors import ConfigError, InputError, LedgerError, VolumetoolError
 from volumetool.geometry import Box, LevelGrid
-from volumetool.jobs.folder import open_ledger, stored_plan
+from volumetool.jobs.folder import open_ledger, roles_of, stored_plan
 from volumetool.jobs.job import check_places
 from volumetool.jobs.ledger import DONE, Record
 from volumetool.jobs.plan import Plan
@@ -29,6 +29,7 @@ from volumetool.jobs.structure import Shards, check_job, check_strangers, says_s
 from volumetool.jobs.worker import Worker
 from volumetool.store.arrays import read_part
 from volumetool.store.create import open_for_writing
+from volumetool.store.roles import told_by_role
 
 Depth = Literal["structure", "stored", "full"]
 Step = Callable[[], None]
@@ -151,16 +152,19 @@ def verify_output(
 
     Raises
     ------
-    InputError
-        ``input.no-job``.
+    OutputError
+        ``output.no-job``.
     VolumetoolError
         As `verify`.
     """
     try:
         plan = stored_plan(output)
     except LedgerError as error:
+        if isinstance(error.__cause__, InputError):  # not to be reached is not damaged
+            raise
         return None, Report(damaged=[{"place": str(error.where), "what": str(error)}], extent=extent or Extent())
-    return plan, verify(plan, step, extent, allow_hosts)
+    with told_by_role(*roles_of(plan.job)):
+        return plan, verify(plan, step, extent, allow_hosts)
 
 
 def verify(plan: Plan, step: Step | None = None, extent: Extent | None = None, allow_hosts: Collection[str] = ()) -> Report:

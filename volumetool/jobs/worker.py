@@ -25,7 +25,7 @@ from volumetool.enhancement.writer import slab_boxes
 from volumetool.errors import DeviceError, InputError, LedgerError, NumericsError, StorageFullError, VolumetoolError
 from volumetool.geometry import Turn
 from volumetool.jobs.clean import delete_torn_shards
-from volumetool.jobs.folder import job_url, plan_digest, read_plan
+from volumetool.jobs.folder import job_url, plan_digest, read_plan, roles_of
 from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
@@ -36,6 +36,7 @@ from volumetool.redaction import printable, redact
 from volumetool.store.create import open_for_writing, open_in_memory
 from volumetool.store.kvstore import open_unsynced
 from volumetool.store.open import open_volume
+from volumetool.store.roles import told_by_role
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ class Worker:
     def _made(self, turn: Turn, *, last: bool = False) -> Made | dict[str, str] | None:
         """Return what was made of a region, or its error; None where memory was short and another try may have more."""
         try:
-            return self._enhance(turn)
+            with told_by_role(*roles_of(self.plan.job)):
+                return self._enhance(turn)
         except StorageFullError:
             raise
         except Exception as error:

@@ -23,7 +23,7 @@ from volumetool.errors import InputError, OutputError
 from volumetool.geometry.box import Box, Size, Triple
 from volumetool.geometry.levels import LevelGrid, plan_levels
 from volumetool.machine import usable_cores, usable_memory
-from volumetool.store.create import VolumeLayout, array_metadata, check_ending, group_metadata
+from volumetool.store.create import VolumeLayout, array_metadata, check_output_place, group_metadata
 from volumetool.store.found import Json
 from volumetool.store.images import Gaps, ImageStack, holds_images, open_images
 from volumetool.store.kvstore import canonical_url, contains, is_local, local_path
@@ -159,7 +159,7 @@ def plan_conversion(
     """Look at the source and decide everything; write nothing. Parameters and errors are those of `convert`."""
     origin = source if isinstance(source, ImageStack) else open_source(source, voxel_size)
     place = canonical_url(url)
-    check_ending(place)
+    check_output_place(place)
     if isinstance(origin, Volume):
         size, translation, channels = origin.voxel_size, origin.translation, origin.channels
     else:

@@ -27,6 +27,7 @@ from volumetool.store.images import ImageStack
 from volumetool.store.kvstore import brief, delete_prefix, join_url, list_keys, unwritable
 from volumetool.store.open import open_volume
 from volumetool.store.presence import Check
+from volumetool.store.roles import output_role, told_by_role
 from volumetool.store.staging import Held, Staging
 from volumetool.store.volume import Volume
 
@@ -119,7 +120,8 @@ def write_finest(plan: ConversionPlan, *, overwrite: bool = False, progress: Pro
     InputError, OutputError, DataError
         As `convert`.
     """
-    found = _begin(plan, overwrite=overwrite)
+    with told_by_role(output_role(plan.url)):
+        found = _begin(plan, overwrite=overwrite)
     if found is None:
         return open_volume(plan.url)
     done, stored, read = found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,7 +212,7 @@ def _open_level(place: str, layout: VolumeLayout, level: int, context: ts.Contex
     try:
         return STORAGE.call(lambda _: ts.open(spec, open=True, create=create, read=True, write=True, context=pools).result())
     except (ValueError, OSError) as error:
-        if "FAILED_PRECONDITION" in str(error) or "Expected" in str(error):
+        if ("FAILED_PRECONDITION" in str(error) and "Error writing local file" not in str(error)) or "Expected" in str(error):
             raise _exists(array, f"another array: {brief(error)}") from error
         raise unwritable(array, error) from error
 
@@ -289,14 +290,31 @@ def _multiscale(layout: VolumeLayout) -> v05.Multiscale:
     )
 
 
-def check_ending(url: str) -> None:
-    """Refuse a place whose name says that another format is wanted.
+def check_output_place(url: str) -> None:
+    """Refuse a place that nobody can write to, and one whose name says that another format is wanted.
 
     Raises
     ------
     OutputError
-        ``output.format``.
+        ``output.format``; ``output.unwritable``: plain HTTP, or below a file.
     """
+    if is_local(url):
+        with suppress(PermissionError):  # writing says more
+            above = next(folder for folder in local_path(url).parents if folder.exists())
+            if not above.is_dir():
+                raise OutputError(
+                    "output.unwritable",
+                    f"the output {url} cannot be written: {above} is a file, not a folder",
+                    hint="Choose another place.",
+                    where=url,
+                )
+    if url.startswith(("http://", "https://")):
+        raise OutputError(
+            "output.unwritable",
+            f"the output {url} cannot be written: plain HTTP is for reading",
+            hint="Give a local path, or one in a bucket (s3:// or gs://).",
+            where=url,
+        )
     name = url.rstrip("/").rpartition("/")[2].lower()
     if name.endswith(OTHER_FORMATS):
         raise OutputError(

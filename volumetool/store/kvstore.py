@@ -24,7 +24,7 @@ from volumetool.paths import absolute_path, refuse_special, sync_folder
 from volumetool.redaction import redact
 from volumetool.store.retries import CONCURRENCY, STORAGE, tried
 from volumetool.store.s3 import s3_settings
-from volumetool.store.urls import check_url, signed_query
+from volumetool.store.urls import check_url, hint_of, signed_query
 
 # What a viewer puts around a plain URL: "zarr://..." in front (older), "|zarr3:" behind (newer).
 _VIEWER_PREFIX = re.compile(r"^(zarr|zarr2|zarr3|n5|precomputed)://(?=\w+://|/)")
@@ -242,7 +242,7 @@ def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
         raise InputError(
             "input.unreadable",
             f"{join_url(url, key)} cannot be read: {brief(error)}",
-            hint="Check that the place exists, that you may read it, and (for s3) AWS_ENDPOINT_URL and AWS_REGION.",
+            hint=hint_of(url),
             where=url,
         ) from error
     return bytes(found.value) if found.state == "value" else None, bytes(found.stamp.generation)
@@ -320,7 +320,7 @@ def list_keys(url: str, prefix: str = "") -> list[str]:
         raise InputError(
             "input.unlistable",
             f"{url} cannot be listed: {brief(error)}",
-            hint="Give the URL of one volume; plain HTTP servers have no listing.",
+            hint="Plain HTTP servers have no listing." if url.startswith("http") else hint_of(url),
             where=url,
         ) from error
     return sorted(key for key in (key.decode() for key in keys) if not key.endswith(_LEFTOVER))
@@ -371,22 +371,21 @@ def delete_key(url: str, key: str) -> None:
         raise unwritable(join_url(url, key), error) from error
 
 
-def unwritable(url: str, error: Exception) -> OutputError:
-    """Return the error for a place that refused a write: ``output.full`` where there is no room, else ``output.unwritable``."""
+def unwritable(what: str, error: Exception, where: str | None = None) -> OutputError:
+    """Return the error for what could not be written: ``output.full`` where there is no room, else ``output.unwritable``.
+
+    It names `what`, which is the place itself unless `where` is.
+    """
+    where = where or what
     if is_full(error):
         return StorageFullError(
             "output.full",
-            f"there is no room to write {url}: {brief(error)}",
+            f"there is no room to write {what}: {brief(error)}",
             hint="make room there (space, quota, or the limit of a file's size) and run the same command again: "
             "what was finished is kept",
-            where=url,
+            where=where,
         )
-    return OutputError(
-        "output.unwritable",
-        f"{url} cannot be written: {brief(error)}",
-        hint="Check permission, free space, and that the store can be written (plain HTTP cannot).",
-        where=url,
-    )
+    return OutputError("output.unwritable", f"{what} cannot be written: {brief(error)}", hint=hint_of(where), where=where)
 
 
 def is_full(error: Exception) -> bool:

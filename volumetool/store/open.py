@@ -268,4 +268,6 @@ def _nothing_here(url: str) -> InputError:
     elif first := next((path / name for name in names if (path / name).is_file()), None):
         what, to_do = describe_file(first)
         seen, hint = (f"{seen} ({first.name} is {what})", to_do) if what != "a file" else (seen, hint)
+    elif folder := next((name for name in ("zarr.json", ".zattrs", ".zarray", "attributes.json") if name in names), None):
+        seen, hint = f"a folder named {folder} where a file is wanted", "The copy is damaged: copy the volume again."
     return InputError("input.not-a-volume", f"{url} holds {seen or 'nothing'}; {wanted}", hint=hint, where=url)

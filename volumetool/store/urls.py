@@ -24,12 +24,27 @@ SCHEMES = ("file", "s3", "gs", "http", "https")
 SIGNED = "VOLUMETOOL_SIGNED_URLS"
 """Environment variable: signed URLs, separated by spaces; what lies below one is read with its query."""
 
+_HINTS = {
+    "file": "Check the spelling, the disk, and that you have permission.",
+    "http": "Check the address, and that the server runs and can be reached from here.",
+    "s3": "Check the bucket's name, your credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), AWS_REGION "
+    "and, for a server of your own, AWS_ENDPOINT_URL.",
+    "gs": "Check the bucket's name and your credentials (GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default "
+    "login`).",
+}
+
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}")
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[\w.\-]+")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Lookup = Callable[[str], Iterable[str]]
 """Finds the addresses of a host's name."""
+
+
+def hint_of(url: str) -> str:
+    """Say what to look at where a place, a path or a URL, cannot be read or written."""
+    scheme = url.partition("://")[0].replace("https", "http")
+    return _HINTS.get(scheme, _HINTS["file"])
 
 
 def check_url(text: str) -> SplitResult:
