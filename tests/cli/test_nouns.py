@@ -162,7 +162,7 @@ def test_a_place_that_cannot_be_written_is_an_output(capsys: pytest.CaptureFixtu
 def test_a_file_where_the_jobs_folder_has_to_stand_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     Path("new.zarr.job").write_text("x")
     code, said = error_of(capsys, "enhance", "raw.zarr", "new.zarr", "--model", FAKE)
-    assert (code, "is a file; the job's folder has to stand there" in said) == ("ledger.exists", True)
+    assert (code, "is no folder; the job's folder has to stand there" in said) == ("ledger.exists", True)
 
 
 HINTS = {

@@ -35,24 +35,27 @@ def claim_folder(url: str) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(MODE)
     except FileExistsError:
-        refuse_file(url)
         _check_owner(folder)
+        refuse_file(url)
     except OSError as error:
         raise unwritable(str(folder), error) from error
 
 
 def refuse_file(url: str) -> None:
-    """Refuse a file where a job's folder has to stand.
+    """Refuse a file, or a link to nothing, where a job's folder has to stand.
 
     Raises
     ------
     OutputError
         ``output.exists``.
     """
-    if is_local(url) and local_path(url).is_file():
+    if not is_local(url):
+        return
+    folder = local_path(url)
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
         raise OutputError(
             "output.exists",
-            f"{url} is a file; the job's folder has to stand there",
+            f"{url} is no folder; the job's folder has to stand there",
             hint="move it away, or choose another output",
             where=url,
         )
@@ -63,10 +66,10 @@ def _check_owner(folder: Path) -> None:
     owners = {folder.lstat().st_uid, folder.stat().st_uid} if folder.exists() else {folder.lstat().st_uid}
     foreign = owners - {own, _ROOT}
     # Some network file systems show every file as another user's: what is created there now tells.
-    if (foreign and foreign != {_owner_of_new(folder.parent)}) or not folder.is_dir():
+    if foreign and foreign != {_owner_of_new(folder.parent)}:
         raise OutputError(
             "output.not-yours",
-            f"{folder} stands there already and belongs to user {min(foreign, default=own)}; you are user {own}",
+            f"{folder} stands there already and belongs to user {min(foreign)}; you are user {own}",
             hint="a job goes on for who began it: choose another output, or take the folder over with chown",
             where=str(folder),
         )
