@@ -6,9 +6,10 @@ import io
 import json
 import logging
 import os
+import shutil
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any, TextIO
 
 import typer
 from volumetool.cli import (
@@ -28,7 +29,7 @@ from volumetool.cli import (
     view,
 )
 from volumetool.cli.preemption import TRY_AGAIN, Stopped, stoppable
-from volumetool.cli.tables import say
+from volumetool.cli.tables import NARROW, say
 
 from volumetool.enhancement.allocator import keep_freed_memory
 from volumetool.errors import VolumetoolError
@@ -85,25 +86,55 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     _open_streams()
     keep_freed_memory()  # before there are threads: each takes a heap of its own, and memory that is kept in many heaps grows
+    app.rich_markup_mode = "rich" if shutil.get_terminal_size().columns >= NARROW else None
     if logging.lastResort is not None:  # what libraries warn of, who quote what they read
         logging.lastResort.setFormatter(_Shown())
     try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has gone
+        _forget(sys.stdout)
+        code = 1
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a command and return its exit code."""
+    try:
         with stoppable():
-            code = app(arguments, standalone_mode=True)
+            app(arguments, standalone_mode=True)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except VolumetoolError as error:
-        code = _report(error, as_json="--json" in arguments)
+        return _report(error, as_json="--json" in arguments)
     except Stopped as stopped:
         say(f"\n{stopped}: told to stop; what was finished is kept. Run the same command to go on.")
-        code = TRY_AGAIN
+        return TRY_AGAIN
     except KeyboardInterrupt:
-        code = 130
+        return 130
     except BrokenPipeError:
-        # The reader of our output has gone; Python would complain once more while flushing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        raise
     except Exception as error:  # noqa: BLE001  (the last resort: no user should meet a traceback)
-        code = _report_bug(error)
-    sys.exit(code)
+        return _report_bug(error)
+    return 0
+
+
+class _Patient(io.FileIO):
+    """Stderr: once its reader has gone, what is said there is lost, and the work goes on."""
+
+    def write(self, said: Any, /) -> int:
+        try:
+            return super().write(said)
+        except BrokenPipeError:
+            _forget(self)
+            return len(said)
+
+
+def _forget(stream: io.FileIO | TextIO) -> None:
+    """Let a stream lead nowhere, for libraries and child processes, too."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def _open_streams() -> None:
@@ -118,6 +149,9 @@ def _open_streams() -> None:
             setattr(sys, name, open(_null(number), mode, encoding="utf-8", closefd=False))  # noqa: SIM115
         elif mode == "w" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+            if number == 2 and stream is sys.__stderr__:  # nobody has put another one in its place
+                raw = io.BufferedWriter(_Patient(number, mode, closefd=False))
+                sys.stderr = io.TextIOWrapper(raw, stream.encoding, "replace", line_buffering=True)
 
 
 def _null(number: int) -> int:
@@ -133,9 +167,9 @@ def _null(number: int) -> int:
 
 
 def _report(error: VolumetoolError, *, as_json: bool) -> int:
+    say(f"error [{error.code}]: {error}")
     if as_json:
         print(json.dumps({"error": error.as_dict()}))
-    say(f"error [{error.code}]: {error}")
     return error.exit_code
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from volumetool.cli.tables import say
+from volumetool.cli.tables import NARROW, say
 
 from volumetool.redaction import printable
 
@@ -152,10 +154,16 @@ def watching(log_format: LogFormat) -> AbstractContextManager[Watcher]:
     return suiting(log_format, Lines, Bars)
 
 
+def can_draw() -> bool:
+    """Say whether bars can be drawn on stderr: it is a terminal, wide enough, and moves its cursor."""
+    wide = shutil.get_terminal_size().columns >= NARROW
+    return wide and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
 @contextmanager
 def suiting(log_format: LogFormat, lines: Callable[..., Any], bars: Callable[[], Any]) -> Iterator[Any]:
     """Yield bars on a terminal, else lines, as JSON where that is asked for; bars are closed at the end."""
-    if log_format == "json" or not sys.stderr.isatty():
+    if log_format == "json" or not can_draw():
         yield lines(as_json=log_format == "json")
         return
     with closing(bars()) as shown:
@@ -172,7 +180,7 @@ def counting(label: str) -> Iterator[Any]:
 @contextmanager
 def counting_each(*labels: str) -> Iterator[list[Any]]:
     """Yield a function as that of `counting` for each of several things that follow each other."""
-    if not sys.stderr.isatty():
+    if not can_draw():
         yield [_Share(label) for label in labels]
         return
     from rich.console import Console

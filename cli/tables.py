@@ -12,6 +12,9 @@ from volumetool.redaction import printable
 WIDTH, NAMES = 80, 14
 """Columns of a line, and of the names at its beginning."""
 
+NARROW = 70
+"""Columns of a terminal below which nothing is laid out side by side: columns of a table would be cut off."""
+
 
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print a text, on stderr without a stream."""
@@ -40,11 +43,12 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     console = Console()
+    console.width = max(console.width, WIDTH)  # narrower terminals break lines, and nothing is left out
     for name, value in facts.items():
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
             table = Table(title=name, title_justify="left")
             for column in value[0]:
-                table.add_column(str(column))
+                table.add_column(str(column), overflow="fold")
             for row in value:
                 table.add_row(*(Text(printable(show(cell))) for cell in row.values()))
             console.print(table)
