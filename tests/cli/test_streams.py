@@ -52,7 +52,7 @@ def help_of_every_command() -> list[list[str]]:
         for name, each in named.commands.items()
         for below in ([], *([sub] for sub in getattr(each, "commands", ())))
     ]
-    return [["--help"], *([*words, "--help"] for words in groups)]
+    return [["--help"], ["enhance", "--help-all"], *([*words, "--help"] for words in groups)]
 
 
 WORK = [
@@ -145,4 +145,4 @@ def test_nothing_is_cut_off_on_a_narrow_terminal(
         assert "…" not in (out + err), (words, out, err)
     assert "[input.not-found]" in printed[" ".join(wrong[0])]
     assert wrong[0][1] in printed[" ".join(wrong[0])]
-    assert "--input-check" in printed["enhance --help"]
+    assert "--input-check" in printed["enhance --help-all"]
