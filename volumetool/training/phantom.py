@@ -7,6 +7,7 @@ synapse darkens a membrane. Sizes are meant for voxels of 8 nm, equal on all axe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,10 +79,10 @@ def draw_phantom(shape: tuple[int, int, int], seed: int = 0, *, room: float = 0.
     border, label = _partition(shape, chains, rng)
     tone = rng.normal(168, 9, chains.labels.max() + 1).astype(np.float32)
     tone[rng.random(tone.size) < 0.06] -= 30  # some cells are dark all over
-    grey = tone[label] + 5 * _noise(shape, 5, rng) + 5 * _noise(shape, 2.2, rng) + 9 * _noise(shape, 1.1, rng)
+    grey = tone[label] + 5 * smooth_noise(shape, 5, rng) + 5 * smooth_noise(shape, 2.2, rng) + 9 * smooth_noise(shape, 1.1, rng)
     _draw_mitochondria(grey, border, label, chains, rng)
     vesicles = _draw_synapses(grey, border, label, rng, room)
-    _stain(grey, 58 + 8 * _noise(shape, 14, rng), np.exp(-0.5 * np.square(border / 1.45)))
+    _stain(grey, 58 + 8 * smooth_noise(shape, 14, rng), np.exp(-0.5 * np.square(border / 1.45)))
     grey = ndimage.gaussian_filter(grey, 0.7)
     drawn = np.rint(np.clip(grey, 8, 235)).astype(np.uint8)
     return Phantom(drawn, (label + 1).astype(np.int32), vesicles)
@@ -125,12 +126,12 @@ def _partition(shape: tuple[int, int, int], chains: _Chains, rng: np.random.Gene
     coarse = [-(-size // _COARSE) + 1 for size in shape]
     place = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) * _COARSE for n in coarse), indexing="ij"), axis=-1)
     for axis in range(3):
-        place[..., axis] += 4.5 * _noise(tuple(coarse), 8, rng) + 1.4 * _noise(tuple(coarse), 3.5, rng)
+        place[..., axis] += 4.5 * smooth_noise(tuple(coarse), 8, rng) + 1.4 * smooth_noise(tuple(coarse), 3.5, rng)
     tree = cKDTree(chains.points)
     voxels = place.reshape(-1, 3)
-    border, label = _border(tree, voxels, chains, near=6)
+    border, label = distance_to_border(tree, voxels, chains.points, chains.labels, near=6)
     inner = np.flatnonzero(np.isnan(border))  # all near points belong to one chain: look farther
-    border[inner], label[inner] = _border(tree, voxels[inner], chains, near=min(64, tree.n))
+    border[inner], label[inner] = distance_to_border(tree, voxels[inner], chains.points, chains.labels, near=min(64, tree.n))
     border[np.isnan(border)] = 1.5 * _SPACING
     fine = border.reshape(coarse).astype(np.float32)
     for axis, size in enumerate(shape):
@@ -139,15 +140,37 @@ def _partition(shape: tuple[int, int, int], chains: _Chains, rng: np.random.Gene
     return fine, label.reshape(coarse)[nearest]
 
 
-def _border(tree: cKDTree, voxels: Floats, chains: _Chains, near: int) -> tuple[Floats, NDArray[np.intp]]:
+def distance_to_border(
+    tree: cKDTree, voxels: Floats, points: Floats, labels: NDArray[np.intp], near: int
+) -> tuple[Floats, NDArray[np.intp]]:
+    """Find where voxels lie among labelled points, of which each owns what is nearest to it.
+
+    Parameters
+    ----------
+    tree : scipy.spatial.cKDTree
+        Of the points.
+    voxels : ndarray
+        float32 (voxels, 3).
+    points, labels : ndarray
+        float32 (points, 3) and whole numbers (points,).
+    near : int
+        So many of the nearest points are looked at.
+
+    Returns
+    -------
+    border : ndarray
+        float32 (voxels,), the distance to the territory of another label; NaN where all near points have the same.
+    label : ndarray
+        (voxels,), that of the nearest point.
+    """
     distance, index = map(np.asarray, tree.query(voxels, k=near, workers=-1))  # (voxels, near)
-    labels = chains.labels[index]
-    other = np.argmax(labels != labels[:, :1], axis=1)  # the nearest point of another chain; 0 if there is none
+    found = labels[index]
+    other = np.argmax(found != found[:, :1], axis=1)  # the nearest point of another chain; 0 if there is none
     rows = np.arange(len(other))
-    mine, its = chains.points[index[:, 0]], chains.points[index[rows, other]]
+    mine, its = points[index[:, 0]], points[index[rows, other]]
     apart = np.linalg.norm(mine - its, axis=1) + 1e-3
     border = (distance[rows, other] ** 2 - distance[:, 0] ** 2) / (2 * apart)  # to the plane halfway between the two
-    return np.where(other == 0, np.nan, border).astype(np.float32), labels[:, 0]
+    return np.where(other == 0, np.nan, border).astype(np.float32), found[:, 0]
 
 
 def _double(grid: Floats, axis: int) -> Floats:
@@ -175,12 +198,12 @@ def _draw_mitochondria(
         along = offset @ axis
         bent = offset - 0.004 * along[..., None] ** 2 * np.cross(axis, (1.0, 0.3, 0.2))
         rest = bent - np.clip(bent @ axis, -length, length)[..., None] * axis
-        wobble = 2.5 * _noise(rest.shape[:-1], 7, rng)
+        wobble = 2.5 * smooth_noise(rest.shape[:-1], 7, rng)
         # Distance to its surface, positive inside; it keeps clear of the cell's own membrane.
         depth = np.minimum(radius - np.linalg.norm(rest, axis=-1) + wobble, border[box] - 3.5)
         depth[label[box] != label[tuple(spot)]] = -9
-        folds = np.sin(along / 1.4 + 2.2 * _noise(along.shape, 7, rng)) * np.clip((depth - 2.5) / 3, 0, 1)
-        matrix = 100 + 16 * folds + 7 * _noise(along.shape, 2, rng)
+        folds = np.sin(along / 1.4 + 2.2 * smooth_noise(along.shape, 7, rng)) * np.clip((depth - 2.5) / 3, 0, 1)
+        matrix = 100 + 16 * folds + 7 * smooth_noise(along.shape, 2, rng)
         _stain(grey[box], matrix, np.clip(depth + 0.5, 0, 1))
         _stain(grey[box], 62.0, 0.85 * np.exp(-0.5 * np.square(depth / 1.4)))
 
@@ -228,12 +251,23 @@ def _box(centre: NDArray[np.intp], reach: float, shape: tuple[int, ...]) -> tupl
     return box, offset
 
 
-def _noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> Floats:
-    """Smooth noise of unit variance: Gaussian bumps of random height on a grid, summed axis by axis."""
-    bumps = [int(size / sigma) + 7 for size in shape]
+def smooth_noise(shape: tuple[int, ...], sigma: float | Sequence[float], rng: np.random.Generator) -> Floats:
+    """Draw smooth noise of unit variance: Gaussian bumps of random height on a grid, summed axis by axis.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the noise.
+    sigma : float or sequence of float
+        Standard deviation of a bump in voxels, of all axes or of each.
+    rng : numpy.random.Generator
+        Decides everything.
+    """
+    sigmas = [sigma] * len(shape) if isinstance(sigma, int | float) else sigma
+    bumps = [int(size / width) + 7 for size, width in zip(shape, sigmas, strict=True)]
     noise = rng.standard_normal(bumps, dtype=np.float32)
-    for axis, (size, count) in enumerate(zip(shape, bumps, strict=True)):
-        steps = np.arange(size)[:, None] / sigma - (np.arange(count) - 3)
+    for axis, (size, count, width) in enumerate(zip(shape, bumps, sigmas, strict=True)):
+        steps = np.arange(size)[:, None] / width - (np.arange(count) - 3)
         weights = np.exp(-0.5 * steps**2).astype(np.float32)  # (size, count)
         weights /= np.linalg.norm(weights, axis=1, keepdims=True)
         noise = np.moveaxis(np.tensordot(weights, noise, (1, axis)), 0, axis)
