@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from membranes import false_membranes
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from volumetool.quality.membranes import false_membranes
 from volumetool.quality.resample import enlarge
 from volumetool.training.textures import draw_textures
 
