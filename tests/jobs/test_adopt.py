@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from small_jobs import (
+    SMALL,
     SMALL_3D,
     Interrupting,
     Recording,
@@ -155,6 +156,23 @@ def test_an_input_of_other_voxels_is_noticed_by_the_sample_and_nothing_is_adopte
     assert refused(options) == "data.other-voxels"
     assert tree(Path(options["output"])) == before
     assert not Path(f"{options['output']}.job").exists()
+
+
+def test_once_the_sample_has_a_region_of_other_voxels_all_regions_must_be_computed(tmp_path: Path) -> None:
+    """Two of six channels of the input, each a region, were changed since: no checksum of the output tells."""
+    source = write_input(tmp_path / "in.zarr", noise((6, 4, 20, 20)))
+    options = SMALL | {"input": str(source), "output": str(tmp_path / "out.zarr")}
+    run(**options)
+    lose_folder(options)
+    edited = write_input(tmp_path / "edited.zarr", noise((6, 4, 20, 20), seed=1))
+    for channel in ("0/c/0", "0/c/3"):
+        shutil.copytree(edited / channel, source / channel, dirs_exist_ok=True)
+    assert refused(options, extent=Extent(recompute=5)) == "data.other-voxels"
+    assert adopted(options, extent=Extent(recompute=6)).regions == 4
+    outcome = run(**options)
+    assert (outcome.complete, outcome.ran) == (True, 2)
+    assert run(**options | {"output": str(tmp_path / "straight.zarr")}).complete
+    assert digest(tmp_path / "straight.zarr") == digest(options["output"])
 
 
 def test_an_input_of_other_metadata_is_refused(options: Options, volume: Path) -> None:

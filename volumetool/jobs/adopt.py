@@ -92,7 +92,7 @@ def adopt(
     FingerprintError
         ``job.fingerprint``: the input, the model or a table is another one now.
     DataError
-        ``data.other-voxels``: most of the sample has other voxels; nothing was adopted.
+        ``data.other-voxels``: some of the sample has other voxels; nothing was adopted.
     LedgerError
         ``ledger.owned``.
     """
@@ -215,6 +215,8 @@ def _stored_regions(plan: Plan) -> dict[int, list[str]]:
 def _sample(worker: Worker, candidates: list[int], report: Report) -> set[int]:
     """Compute some of the regions again that seem right; return those that are not.
 
+    One that is not tells that others may not be, either: then all must be computed again.
+
     Raises
     ------
     DataError
@@ -225,11 +227,12 @@ def _sample(worker: Worker, candidates: list[int], report: Report) -> set[int]:
     sound = (index for index in order if _record(worker, worker.plan.grid.region(index)) is not None)
     recompute(worker, list(islice(sound, report.extent.recompute)), report)
     wrong = {int(entry["region"]) for entry in report.damaged if "region" in entry}
-    if 2 * len(wrong) > len(report.recomputed):
+    if wrong and (len(wrong) == len(report.recomputed) or next(sound, None) is not None):
         raise DataError(
             "data.other-voxels",
             f"{len(wrong)} of {len(report.recomputed)} regions of {worker.plan.job.output} have other voxels, computed again",
-            hint="the input was changed since, or the output was: enhance anew at another place; nothing was adopted",
+            hint="the input was changed since, or the output was, and nothing was adopted: enhance anew at another place, or "
+            f"compute all again with --adopt --recompute {len(candidates)}, and those that are right are adopted",
             where=worker.plan.job.output,
         )
     return wrong
