@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import isfunction
 from typing import TYPE_CHECKING, Any
 
 from volumetool.errors import VolumetoolError
@@ -65,4 +66,15 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import volumetool` costs nothing."""
     if name not in _HOMES:
         raise AttributeError(f"module 'volumetool' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    found = getattr(import_module(_HOMES[name]), name)
+    if isfunction(found):
+        from volumetool.configuration import naming_options
+
+        found = naming_options(found)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import os
 import re
 import reprlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from volumetool.errors import ConfigError
 from volumetool.paths import absolute_path, open_file
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _MOST_PROBLEMS = 20
 """That are named at once."""
@@ -155,6 +161,27 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if error.error_count() > len(lines):
         lines.append(f"and {error.error_count() - len(lines)} more")
     return "\n".join(lines)
+
+
+def naming_options(function: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that answers an option that it does not have, or lacks, with `ConfigError` instead of TypeError."""
+    takes = inspect.signature(function)
+
+    @functools.wraps(function)
+    def call(*given: P.args, **options: P.kwargs) -> T:
+        try:
+            takes.bind(*given, **options)
+        except TypeError as error:
+            unknown = [name for name in options if name not in takes.parameters]
+            near = difflib.get_close_matches(unknown[0], takes.parameters, n=1) if unknown else []
+            raise ConfigError(
+                "config.option",
+                f"{function.__name__}(): {error}{f'; did you mean {near[0]}?' if near else ''}",
+                hint=f"it takes {', '.join(takes.parameters)}",
+            ) from error
+        return function(*given, **options)
+
+    return call
 
 
 def _shown(value: object) -> str:

@@ -7,7 +7,7 @@ import re
 
 from pydantic import ValidationError
 
-from volumetool.errors import InputError, LedgerError, OutputError
+from volumetool.errors import ConfigError, InputError, LedgerError, OutputError
 from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import Ledger
 from volumetool.jobs.plan import CHECKSUM, Plan, provenance_checksum
@@ -87,10 +87,11 @@ def read_plan(url: str) -> Plan | None:
         )
     try:
         plan = Plan.model_validate_json(text)
-    except ValidationError as error:
+    except (ValidationError, ConfigError) as error:
+        why = error.message if isinstance(error, ConfigError) else f"{error.error_count()} fields do not fit"
         raise LedgerError(
             "ledger.plan",
-            f"{url}/{PLAN} is not a plan of this version of volumetool: {error.error_count()} fields do not fit",
+            f"{url}/{PLAN} is not a plan of this version of volumetool: {why}",
             hint="go on with the version that began the job, or start anew with --overwrite",
             where=url,
         ) from error

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from volumetool.configuration import Nanometres, Numbers, explain, parse_box, parse_bytes, read_options
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box
 from volumetool.options import document, runtime, semantic
+from volumetool.redaction import redact
 from volumetool.store.kvstore import canonical_url, place_text
 from volumetool.store.urls import check_foreign
 
 
 def _as_text(place: object) -> object:
-    return place_text(place) if isinstance(place, Path) else place
+    return place_text(place) if isinstance(place, os.PathLike) else place
 
 
 Place = Annotated[str, BeforeValidator(_as_text)]
@@ -132,6 +143,23 @@ class Job(BaseModel):
     )
     overwrite: bool = runtime(False, RUN, "Delete what an earlier job left at the output.", common=True)
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, options: Any, handler: ModelWrapValidatorHandler[Job]) -> Job:
+        try:
+            return handler(options)
+        except ValidationError as error:
+            raise ConfigError(
+                "config.option", explain(error, cls), hint="see `volumetool enhance --help`, or `volumetool schema job`"
+            ) from error
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Give what is not at its default."""
+        fields = type(self).model_fields
+        for name, value in super().__repr_args__():
+            if name is not None and value != fields[name].default:
+                yield name, redact(value) if isinstance(value, str) else value
+
     @field_validator("voxel_size", "patch", "chunk", "shard", "region")
     @classmethod
     def _positive(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
@@ -178,19 +206,14 @@ def check_places(job: Job, allow_hosts: Collection[str] = ()) -> None:
 
 
 def make_job(**options: Any) -> Job:
-    """Make a job from options, with errors that name the option.
+    """Make a job from options; those that are None are left at their defaults.
 
     Raises
     ------
     ConfigError
         ``config.option``: unknown option, or a value that cannot be.
     """
-    try:
-        return Job(**{name: value for name, value in options.items() if value is not None})
-    except ValidationError as error:
-        raise ConfigError(
-            "config.option", explain(error, Job), hint="see `volumetool enhance --help`, or `volumetool schema job`"
-        ) from error
+    return Job(**{name: value for name, value in options.items() if value is not None})
 
 
 def read_job(path: Path, allow_hosts: Collection[str] = (), **options: Any) -> Job:

@@ -82,6 +82,11 @@ class Plan(BaseModel):
     notes: tuple[str, ...] = ()
     extrapolated: bool = False
 
+    def __repr__(self) -> str:
+        return f"<Plan {self.fingerprint[:12]}: model {self.model}, {self.grid.count} regions, {self.job!r}>"
+
+    __str__ = __repr__
+
     @property
     def roi(self) -> Box | None:
         """Voxels of the output that are asked for now, or None for all."""

@@ -26,6 +26,7 @@ from volumetool.jobs.ownership import OWNER, Claim, own
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.structure import METADATA, lost_metadata
 from volumetool.jobs.turns import Turns
+from volumetool.redaction import redact
 from volumetool.store.create import create_levels, create_volume
 from volumetool.store.kvstore import (
     canonical_url,
@@ -83,7 +84,7 @@ class Silence:
         """Do nothing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """How a run ended.
 
@@ -108,6 +109,10 @@ class Outcome:
     regions: int
     ran: int
     failures: tuple[Record, ...]
+
+    def __repr__(self) -> str:
+        counts = f"{self.done} of {self.regions} regions done ({self.ran} now), {self.failed} failed"
+        return f"<Outcome {'complete' if self.complete else 'unfinished'}: {counts}; {redact(self.plan.job.output)}>"
 
     @property
     def exit_code(self) -> int:

@@ -104,7 +104,7 @@ def parse_sample(text: str) -> tuple[int, int]:
     raise ConfigError("config.sample", f"--sample {text} is no part of a whole", hint="such as 2/7 (the second of seven) or 5%")
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """What verification found.
 
@@ -125,6 +125,10 @@ class Report:
     recomputed: list[int] = field(default_factory=list)
     damaged: list[dict[str, str]] = field(default_factory=list)
     extent: Extent = field(default_factory=Extent)
+
+    def __repr__(self) -> str:
+        found = f"{len(self.damaged)} damages" if self.damaged else "all as recorded"
+        return f"<Report {found}: {self.regions} regions and {self.shards} coarse shards, level {self.extent.level}>"
 
     @property
     def ok(self) -> bool:

@@ -177,7 +177,7 @@ class ModelCard(BaseModel):
     precision_safe: tuple[Precision, ...] = ("float32",)
     error_factor: float | None = Field(None, gt=0)
     architecture: UNetConfig
-    provenance: Provenance = Provenance()
+    provenance: Provenance = Field(Provenance(), repr=False)
 
     @property
     def stride(self) -> ZYX:

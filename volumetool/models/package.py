@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -127,12 +128,12 @@ def register_scheme(scheme: str, load: Callable[[str], Model]) -> None:
     _schemes[scheme] = load
 
 
-def load_model(spec: str | Path) -> Model:
+def load_model(spec: str | os.PathLike[str]) -> Model:
     """Load a model.
 
     Parameters
     ----------
-    spec : str or Path
+    spec : str or path
         A built-in name such as ``em-x4``, the path or ``file://`` URL of a model file, or ``SCHEME:...`` with a scheme that
         was registered in this process.
 
@@ -146,7 +147,7 @@ def load_model(spec: str | Path) -> Model:
     ModelError
         ``model.unknown``, ``model.broken`` (also a file of other software), ``model.no-card``.
     """
-    spec = str(spec)
+    spec = os.fspath(spec)
     if (load := _schemes.get(spec.partition(":")[0])) is not None:
         return load(spec)
     if spec in builtin_names():

@@ -17,6 +17,7 @@ import tensorstore as ts
 
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size, Triple
+from volumetool.redaction import redact
 from volumetool.store.arrays import Driver, open_array, spatial_view
 
 Format = Literal["ome-zarr-0.4", "ome-zarr-0.5", "n5", "precomputed", "zarr"]
@@ -49,7 +50,7 @@ class Level:
     shard: Triple | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Volume:
     """A multiscale image, as coordinates only.
 
@@ -88,6 +89,12 @@ class Volume:
     attributes: Mapping[str, Any] = field(default_factory=dict, compare=False)
     identity: str = ""
     level_identities: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        size, nm = (" x ".join(f"{n:g}" for n in each) for each in (self.shape, self.voxel_size))
+        channels = "" if self.channels is None else f", {self.channels} channels"
+        what = f"{self.format}, {self.dtype}, {size} voxels of {nm} nm, {len(self.levels)} levels{channels}"
+        return f"<Volume {redact(self.url)}: {what}>"
 
     @property
     def shape(self) -> Triple:

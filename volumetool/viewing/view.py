@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +59,10 @@ class View:
         The progress of a job.
     """
 
-    page: Page
-    layers: list[Layer]
+    page: Page = field(repr=False)  # whoever has its link may look
+    layers: list[Layer] = field(repr=False)
     ports: tuple[int, ...]
-    overlay: Overlay | None = None
+    overlay: Overlay | None = field(default=None, repr=False)
 
     @property
     def link(self) -> str:

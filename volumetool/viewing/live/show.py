@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from volumetool.geometry import AxisLattice, Lattice
@@ -48,11 +48,11 @@ class Live:
         The client's page.
     """
 
-    link: str
-    url: str
+    link: str = field(repr=False)  # whoever has it may look
+    url: str = field(repr=False)
     ports: tuple[int, int]
-    opened: Opened
-    page: Page
+    opened: Opened = field(repr=False)
+    page: Page = field(repr=False)
 
     @property
     def tunnel(self) -> str | None:
