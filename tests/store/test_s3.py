@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from volumetool.errors import InputError, OutputError
+from volumetool.store import retries
+from volumetool.store.arrays import read_part
 from volumetool.store.convert import convert
 from volumetool.store.create import VolumeLayout, create_volume, open_for_writing, write_attributes
 from volumetool.store.kvstore import create_key, delete_prefix, list_keys, read_key, read_version, replace_key, write_key
@@ -46,6 +48,17 @@ def test_a_volume_in_a_bucket_is_created_written_read_and_valid(bucket: str, lay
 def test_a_local_volume_moves_to_a_bucket_with_its_voxels(bucket: str, filled: tuple[Volume, np.ndarray[Any, Any]]) -> None:
     volume = convert(filled[0], f"{bucket}/copy.zarr")
     np.testing.assert_array_equal(volume.open().read().result(), filled[1])
+
+
+def test_a_volume_that_vanishes_from_a_bucket_is_named(
+    bucket: str, layout: VolumeLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.001)
+    array = create_volume(f"{bucket}/v.zarr", layout, {}).open(strict=True)
+    delete_prefix(f"{bucket}/v.zarr")
+    with pytest.raises(InputError, match=f"{bucket}/v.zarr/0 is gone") as caught:
+        read_part(array, (slice(0, 1), slice(0, 1), slice(0, 1)))
+    assert caught.value.code == "input.vanished"
 
 
 def test_nothing_in_a_bucket_is_not_found(bucket: str) -> None:

@@ -17,6 +17,7 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.shards import shard_keys
 from volumetool.store.arrays import read_part
 from volumetool.store.kvstore import canonical_url, delete_prefix, is_local, join_url, list_keys, local_path, unwritable
+from volumetool.store.presence import url_of
 from volumetool.store.retries import STORAGE
 from volumetool.store.roles import told_by_role
 
@@ -139,4 +140,4 @@ def _delete(array: ts.TensorStore, key: str) -> None:
     try:
         STORAGE.call(lambda _: store.write(key, None).result())
     except (ValueError, OSError) as error:
-        raise unwritable(f"{store.url}", error) from error
+        raise unwritable(url_of(array), error) from error

@@ -190,6 +190,9 @@ def _spelled(text: str) -> dict[str, Any]:
 def url_of(array: ts.TensorStore) -> str:
     """Return where an open array lies: a path, or a URL."""
     assert array.kvstore is not None  # noqa: S101  (what has chunks has a place)
+    place = spec_of(array)["kvstore"]
+    if isinstance(place, dict) and place["driver"] == "s3":  # of one with an endpoint tensorstore gives no URL
+        return f"s3://{place['bucket']}/{place['path']}".rstrip("/")
     return str(array.kvstore.url).removeprefix("file://").rstrip("/")
 
 
