@@ -82,7 +82,6 @@ def live(
 ) -> None:
     """Show a volume beside its enhanced self, computed where one looks; Ctrl-C ends."""
     from volumetool.jobs.job import make_job
-    from volumetool.viewing.live.basis import nowhere
     from volumetool.viewing.live.show import live as show
     from volumetool.viewing.state import Look
     from volumetool.viewing.view import Listen
@@ -90,7 +89,7 @@ def live(
 
     end_like_ctrl_c()
     arrivals = {"count": count, "idle": idle, "first": first, "fit_on": fit_on, "settle": settle}
-    output = into or (default_output(input) if watch else nowhere())
+    output = into or (default_output(input) if watch else "")
     job = make_job(input=input, output=output, **given(options))
     look = Look(position=as_position(position), zoom=as_zoom(zoom), picture=as_picture(size))
     listen = Listen(host, port)

@@ -25,7 +25,7 @@ from volumetool.geometry import plan_levels
 from volumetool.jobs.job import make_job
 from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
 from volumetool.training.phantom import phantom
-from volumetool.viewing.live.basis import Basis, nowhere
+from volumetool.viewing.live.basis import Basis
 from volumetool.viewing.live.show import first_look, live
 
 SHAPE = (64, 1024, 1024)
@@ -61,7 +61,7 @@ def measure(path: Path, model: str, voxels: np.ndarray, asked: argparse.Namespac
     client.start()
     here.recv()  # the client has imported what it needs
     started = time.perf_counter()
-    with live(make_job(input=str(path), output=nowhere(), model=model), ahead=asked.ahead) as shown:
+    with live(make_job(input=str(path), model=model), ahead=asked.ahead) as shown:
         opened = time.perf_counter() - started
         engine, desk = shown.opened.basis.engine, shown.opened.desk
         here.send((shown.url, view_of(shown.opened.basis, middle=asked.middle)))

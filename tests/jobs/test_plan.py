@@ -340,7 +340,7 @@ def test_progress_of_the_statistics_is_told(options: dict[str, Any], tiny_model:
 def test_no_more_calls_run_side_by_side_than_there_are_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one patch covers the volume all threads work on it, however fast several would be side by side."""
     paces = (Pace(1, 1, 2.0), Pace(4, 1, 1.0))
-    monkeypatch.setattr("volumetool.jobs.planning.find_paces", lambda *_: paces)
+    monkeypatch.setattr("volumetool.jobs.resolve.find_paces", lambda *_: paces)
     streams = []
     for sections in (1, 4):
         write_input(tmp_path / f"{sections}.zarr", noise((sections, 10, 10)))

@@ -10,12 +10,13 @@ import pytest
 from small_jobs import SMALL, Size, empty_input, noise, run, tree, write_input
 
 from volumetool.enhancement.survey import Survey
-from volumetool.errors import VolumetoolError
+from volumetool.errors import ConfigError, VolumetoolError
 from volumetool.geometry import Box
 from volumetool.jobs.checks import check_survey
 from volumetool.jobs.inputs import open_inputs
 from volumetool.jobs.job import make_job
 from volumetool.jobs.planning import plan
+from volumetool.jobs.resolve import resolve
 from volumetool.jobs.sample import Sample
 from volumetool.models import load_model
 
@@ -110,8 +111,18 @@ def test_where_only_models_that_add_sections_fit_auto_names_them(tmp_path: Path,
     assert caught.value.code == "model.none-fits"
 
 
-def test_auto_goes_on_with_the_model_that_a_job_began_with(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_goes_on_with_the_model_that_a_job_began_with(options: dict[str, Any]) -> None:
     first = run(**options | {"roi": "0:2,:,:"}).plan
     begun = first.model_copy(update={"job": first.job.model_copy(update={"model": "auto"})})
-    monkeypatch.setattr("volumetool.jobs.inputs.read_job", lambda _: begun)
-    assert open_inputs(make_job(**options | {"model": "auto"})).model.weights_sha256 == first.spec.model
+    assert open_inputs(make_job(**options | {"model": "auto"}), begun).model.weights_sha256 == first.spec.model
+
+
+def test_what_a_job_computes_is_decided_without_an_output_and_a_plan_wants_one(options: dict[str, Any], tmp_path: Path) -> None:
+    """A live view, a watch and a preview ask for the former; it writes nothing, and is what the plan holds."""
+    named = plan(make_job(**options)).spec
+    del options["output"]
+    before = sorted(tmp_path.rglob("*"))
+    assert resolve(make_job(**options)).spec == named
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(ConfigError, match="output is needed"):
+        plan(make_job(**options))

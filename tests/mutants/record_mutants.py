@@ -201,7 +201,7 @@ RESUME = (
         ),
     ),
     *table(
-        "volumetool/jobs/planning.py",
+        "volumetool/jobs/resolve.py",
         (
             "lattice laid over the part that is asked for",
             "lattice = make_lattice(job, card, level.shape)",

@@ -29,7 +29,8 @@ from volumetool.jobs.layout import Work
 from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.ownership import OWNER, own
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import lay_ground, plan_anew
+from volumetool.jobs.planning import plan_anew
+from volumetool.jobs.resolve import resolve
 from volumetool.jobs.shards import region_keys, region_shards
 from volumetool.jobs.structure import METADATA, lost_metadata, restore_metadata
 from volumetool.jobs.verify import Extent, Report, recompute
@@ -159,19 +160,18 @@ def _worker_of(output: str, given: Json, allow_hosts: Collection[str]) -> Worker
         )
     check_version(output, spec.get("numerics_version", 0))
     job = _asked(own, output, given, allow_hosts)
-    # Beside the output, where nothing is yet: the volume itself is in the way of a plan.
-    ground = lay_ground(job.model_copy(update={"output": f"{place}.adopted", "keep_patches": "never"}))
-    if ground.spec.fingerprint != fingerprint:
-        lines = "\n".join(f"  {line}" for line in told_by_specs(spec, ground.spec.plain()))
+    resolved = resolve(job.model_copy(update={"keep_patches": "never"}))
+    if resolved.spec.fingerprint != fingerprint:
+        lines = "\n".join(f"  {line}" for line in told_by_specs(spec, resolved.spec.plain()))
         raise FingerprintError(
             "job.fingerprint",
             f"{output} was made with other settings than it names now:\n{lines}",
             hint="give the volume that it was made from with --input, and with --sections the table that it was given. That of "
             "a finished watch was lost with its folder: such a volume is whole, and cannot be adopted",
-            detail=field_lines(spec, ground.spec.plain()),
+            detail=field_lines(spec, resolved.spec.plain()),
         )
-    plan = plan_anew(ground).model_copy(update={"job": job})
-    return Worker(_cut(plan, ground.work))
+    plan = plan_anew(resolved).model_copy(update={"job": job})
+    return Worker(_cut(plan, resolved.work))
 
 
 def _asked(own: Json, output: str, given: Json, allow_hosts: Collection[str]) -> Job:

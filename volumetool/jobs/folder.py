@@ -32,6 +32,8 @@ def roles_of(asked: Job | str) -> tuple[Role, ...]:
     job = None if isinstance(asked, str) else asked
     output = asked if isinstance(asked, str) else asked.output
     named = [] if job is None else [Role(job.input, "the input"), *([Role(job.mask, "the mask")] if job.mask else [])]
+    if not output:
+        return tuple(named)
     folder = f"{output.rstrip('/')}.job"
     return (*named, output_role(output), Role(folder, "the job's folder", LedgerError, "ledger"))
 

@@ -11,11 +11,10 @@ from volumetool.enhancement.statistics import Statistics, fit_statistics, no_nor
 from volumetool.enhancement.survey import Survey
 from volumetool.errors import ConfigError, InputError, LedgerError, ModelError, OutputError
 from volumetool.geometry import Box, Triple
-from volumetool.jobs.checks import check_given_size, check_place, mask_factor, show_size
-from volumetool.jobs.folder import PLAN, job_url, provenance_of, read_job, read_plan
+from volumetool.jobs.checks import check_given_size, mask_factor, show_size
+from volumetool.jobs.folder import PLAN, job_url, provenance_of, read_plan
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.private import refuse_file
 from volumetool.models import Model, fitting_models, load_model
 from volumetool.paths import absolute_path, open_file
 from volumetool.store.convert import Progress
@@ -44,15 +43,12 @@ class Inputs:
         The network.
     mask : Volume, optional
         Where to enhance.
-    existing : Plan, optional
-        Of the job that the output belongs to already.
     """
 
     job: Job
     volume: Volume
     model: Model
     mask: Volume | None
-    existing: Plan | None
 
     @property
     def level(self) -> Level:
@@ -70,12 +66,19 @@ class Inputs:
         return (1, 1, 1) if self.mask is None else mask_factor(self.job, self.mask, self.level.shape)
 
 
-def open_inputs(job: Job) -> Inputs:
+def open_inputs(job: Job, existing: Plan | None = None) -> Inputs:
     """Open what a job names.
+
+    Parameters
+    ----------
+    job : Job
+        What is asked for; its output is not looked at.
+    existing : Plan, optional
+        Of the job that goes on: its model is taken where the job names none.
 
     Raises
     ------
-    InputError, ModelError, OutputError, ConfigError
+    InputError, ModelError, ConfigError
         Something is missing, or not what it should be.
     """
     check_given_size(job.voxel_size, sure=job.force_voxel_size)
@@ -85,16 +88,13 @@ def open_inputs(job: Job) -> Inputs:
         raise ConfigError(
             "config.level", f"--level {job.level}: {job.input} has levels 0 to {last}", hint="see `volumetool info`"
         )
-    check_place(job)
-    refuse_file(job_url(job.output))
-    existing = None if job.overwrite else read_job(job.output)
-    if existing is None:
-        refuse_foreign_output(job)
     mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
-    return Inputs(job, volume, _choose_model(job, volume, existing), mask, existing)
+    return Inputs(job, volume, _choose_model(job, volume, existing), mask)
 
 
-def section_statistics(inputs: Inputs, progress: Progress | None = None) -> tuple[Statistics, Survey | None]:
+def section_statistics(
+    inputs: Inputs, existing: Plan | None = None, progress: Progress | None = None
+) -> tuple[Statistics, Survey | None]:
     """Return the table of section statistics: given, frozen by an earlier run, or fitted now; then with what else was seen."""
     job = inputs.job
     normalisation, sections = inputs.model.card.normalisation, inputs.level.shape[0]
@@ -102,8 +102,8 @@ def section_statistics(inputs: Inputs, progress: Progress | None = None) -> tupl
         return Statistics.from_csv(read_table(job.sections), inputs.channels, sections), None
     if normalisation.kind == "none":
         return no_normalisation(inputs.channels, sections), None
-    if inputs.existing is not None and inputs.existing.input_shape[0] == sections:
-        return inputs.existing.spec.statistics, None
+    if existing is not None and existing.input_shape[0] == sections:
+        return existing.spec.statistics, None
     percentiles = (normalisation.low, normalisation.high)
     nodata = job.nodata
     if nodata is None and job.missing == "skip":  # what is not stored reads as the fill value, and says nothing of contrast

@@ -48,7 +48,7 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     input: Place = semantic(..., INPUT, "Volume to read: OME-Zarr, N5, precomputed or Zarr; path or URL (file, s3, gs, http).")
-    output: Place = runtime(..., OUTPUT, "OME-Zarr volume to write; path or URL (file, s3, gs). The same job again goes on.")
+    output: Place = runtime("", OUTPUT, "OME-Zarr volume to write; path or URL (file, s3, gs). The same job again goes on.")
     model: Place = semantic("auto", INPUT, "Built-in name or model file; auto, the default, takes what fits.", common=True)
     level: Natural = semantic(0, INPUT, "Level of the input; 0 is the finest.")
     voxel_size: Nanometres | None = semantic(

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-import secrets
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,18 +18,13 @@ from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import Box, Size, Triple
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import lay_ground
 from volumetool.jobs.reads import RegionInput
+from volumetool.jobs.resolve import resolve
 from volumetool.jobs.worker import Worker
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
 from volumetool.version import __version__
 from volumetool.viewing.live.cached import cached_context
-
-
-def nowhere() -> str:
-    """Return an output for a job that never writes: a place where nothing is."""
-    return str(Path(tempfile.gettempdir()) / f"volumetool-live-{secrets.token_hex(8)}.zarr")
 
 
 @dataclass(frozen=True)
@@ -121,19 +113,19 @@ def basis_of_job(job: Job) -> tuple[Basis, tuple[str, ...]]:
     VolumetoolError
         As :func:`volumetool.plan`.
     """
-    ground = lay_ground(job)
-    model = {"name": ground.inputs.model.card.name, "sha256": ground.spec.model}
+    resolved = resolve(job)
+    model = {"name": resolved.inputs.model.card.name, "sha256": resolved.spec.model}
     provenance = {
         "version": __version__,
         "status": "live",
         "model": model,
-        "fingerprint": ground.spec.fingerprint,
-        "extrapolated": ground.extrapolated,
-        "spec": ground.spec.plain(),
+        "fingerprint": resolved.spec.fingerprint,
+        "extrapolated": resolved.extrapolated,
+        "spec": resolved.spec.plain(),
     }
-    inputs = ground.inputs
-    basis = Basis(job, ground.spec, ground.engine, inputs.volume, provenance, inputs.mask_factor)
-    return basis, ground.notes
+    inputs = resolved.inputs
+    basis = Basis(job, resolved.spec, resolved.engine, inputs.volume, provenance, inputs.mask_factor)
+    return basis, resolved.notes
 
 
 def basis_of_worker(worker: Worker) -> Basis:

@@ -18,7 +18,7 @@ from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 from volumetool.jobs.worker import Worker
 from volumetool.machine import usable_memory
-from volumetool.viewing.live.basis import Basis, basis_of_job, basis_of_worker, nowhere
+from volumetool.viewing.live.basis import Basis, basis_of_job, basis_of_worker
 from volumetool.viewing.live.desk import Desk
 from volumetool.viewing.live.filling import Filling
 from volumetool.viewing.live.finished import Finished
@@ -86,7 +86,7 @@ def open_live(job: Job, *, into: bool = False, ahead: int = STEPS_AHEAD) -> Iter
             worker, ledger, notes = _take_up(job, stack)
             basis = basis_of_worker(worker)
         else:
-            basis, notes = basis_of_job(job.model_copy(update={"output": nowhere(), "overwrite": False}))
+            basis, notes = basis_of_job(job)
         maker, room = PatchMaker(basis.spec, basis.engine, basis.source_of, basis.stored), _room(job)
         desk = Desk(maker, room)
         so_far = None if worker is None else _join(worker, ledger, desk, stack)

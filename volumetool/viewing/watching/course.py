@@ -160,20 +160,20 @@ class Course:
 
     def _fix(self) -> None:
         if self.fixed is None:
-            ground, self.fixed = fix(self._job, self.begun.fitted, self._given)
-            _check_end(ground.inputs.model.card.dims, self.begun)
+            resolved, self.fixed = fix(self._job, self.begun.fitted, self._given)
+            _check_end(resolved.inputs.model.card.dims, self.begun)
             write_kept(self._folder, self.fixed)
         else:
-            ground = take_up(self._job, self.fixed, self.raw.depth)
-        for note in ground.notes:
+            resolved = take_up(self._job, self.fixed, self.raw.depth)
+        for note in resolved.notes:
             self._tell(News("warning", f"warning: {note}"))
-        self._enhanced = EnhancedShelf(self._job.output, ground, self.fixed, Tally(self._folder, "enhanced"))
+        self._enhanced = EnhancedShelf(self._job.output, resolved, self.fixed, Tally(self._folder, "enhanced"))
         self._enhanced.prepare(self.raw.depth)
         self._steps = Steps(self._enhanced.lattice, self.count)
         which = named([z + self.begun.first for z in self.begun.fitted])
         source = f"the median of {which}" if self._given is None else "as given"
         window = self.fixed.low[0], self.fixed.high[0]
-        none = ground.inputs.model.card.normalisation.kind == "none"
+        none = resolved.inputs.model.card.normalisation.kind == "none"
         told = "none, as the model takes none" if none else f"{source}, {window[0]:g} to {window[1]:g}"
         text = f"section {self.begun.first} is at z = 0; statistics: {told}"
         self._tell(News("begun", text, {"first": self.begun.first, "window": None if none else window}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from volumetool.jobs.clash import field_lines, told_by_specs
 from volumetool.jobs.inputs import read_table
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import Ground, lay_ground, plan
-from volumetool.scratch import scratch_folder
+from volumetool.jobs.planning import plan_anew
+from volumetool.jobs.resolve import Resolved, resolve
 from volumetool.viewing.watching.books import Fixed
 from volumetool.viewing.watching.growing import VolumeLevels
 
@@ -39,7 +38,7 @@ def given_statistics(job: Job) -> Statistics | None:
     return Statistics.from_csv(text, 1, max(1, len(text.split()) - 1))
 
 
-def fix(job: Job, fitted: tuple[int, ...], given: Statistics | None) -> tuple[Ground, Fixed]:
+def fix(job: Job, fitted: tuple[int, ...], given: Statistics | None) -> tuple[Resolved, Fixed]:
     """Decide what the first sections do not leave open.
 
     Parameters
@@ -51,17 +50,17 @@ def fix(job: Job, fitted: tuple[int, ...], given: Statistics | None) -> tuple[Gr
     given : Statistics, optional
         Instead of those.
     """
-    ground = lay_ground(_apart(job, None))
+    resolved = resolve(job.model_copy(update={"sections": None}))
     if given is None:
         chosen = list(fitted)
-        low = (float(np.median(ground.spec.statistics.low[0, chosen])),)
-        high = (float(np.median(ground.spec.statistics.high[0, chosen])),)
+        low = (float(np.median(resolved.spec.statistics.low[0, chosen])),)
+        high = (float(np.median(resolved.spec.statistics.high[0, chosen])),)
     else:
         low, high = tuple(given.low[0].tolist()), tuple(given.high[0].tolist())
-    numerics = ground.engine.numerics
-    probe = ground.engine.probe(ground.spec.lattice.patch)
-    return ground, Fixed(
-        spec=lasting(ground.spec),
+    numerics = resolved.engine.numerics
+    probe = resolved.engine.probe(resolved.spec.lattice.patch)
+    return resolved, Fixed(
+        spec=lasting(resolved.spec),
         precision=numerics.precision,
         batch=numerics.batch,
         probe=probe,
@@ -70,7 +69,7 @@ def fix(job: Job, fitted: tuple[int, ...], given: Statistics | None) -> tuple[Gr
     )
 
 
-def take_up(job: Job, fixed: Fixed, depth: int) -> Ground:
+def take_up(job: Job, fixed: Fixed, depth: int) -> Resolved:
     """Decide the same again after a restart.
 
     Raises
@@ -81,8 +80,8 @@ def take_up(job: Job, fixed: Fixed, depth: int) -> Ground:
         ``numerics.other-class``: this machine computes other bytes.
     """
     check_version(job.output, fixed.spec["numerics_version"])
-    ground = _on_table(_frozen(job, fixed), statistics_for(fixed, depth))
-    before, now = fixed.spec, lasting(ground.spec)
+    resolved = resolve(_frozen(job, fixed), statistics=statistics_for(fixed, depth))
+    before, now = fixed.spec, lasting(resolved.spec)
     if before != now:
         lines = "\n".join(f"  {line}" for line in told_by_specs(before, now))
         raise FingerprintError(
@@ -91,14 +90,14 @@ def take_up(job: Job, fixed: Fixed, depth: int) -> Ground:
             hint="watch with the first settings to go on, or choose another --into",
             detail=field_lines(before, now),
         )
-    probe = ground.engine.probe(ground.spec.lattice.patch)
+    probe = resolved.engine.probe(resolved.spec.lattice.patch)
     if probe != fixed.probe and not job.allow_mixed_numerics:
         raise NumericsError(
             "numerics.other-class",
             f"this machine computes other bytes than the watch began with: its probe is {probe[:12]}, not {fixed.probe[:12]}",
             hint="go on with the same processor, device and torch version",
         )
-    return ground
+    return resolved
 
 
 def lasting(spec: OutputSpec) -> dict[str, Any]:
@@ -129,38 +128,21 @@ def statistics_for(fixed: Fixed, depth: int) -> Statistics:
     return Statistics(ones * np.array(fixed.low), ones * np.array(fixed.high))
 
 
-def spec_for(ground: Ground, fixed: Fixed, depth: int, levels: VolumeLevels) -> OutputSpec:
+def spec_for(resolved: Resolved, fixed: Fixed, depth: int, levels: VolumeLevels) -> OutputSpec:
     """Return what decides the voxels of the sections so far, stored on levels of the growing volume."""
-    lattice: Lattice = ground.spec.lattice
+    lattice: Lattice = resolved.spec.lattice
     deeper = replace(lattice, z=replace(lattice.z, size=depth))
     changes = {"lattice": deeper, "statistics": statistics_for(fixed, depth), "levels": levels}
-    return ground.spec.model_copy(update=changes)
+    return resolved.spec.model_copy(update=changes)
 
 
 def final_plan(job: Job, fixed: Fixed, depth: int) -> Plan:
     """Return the plan of the batch job that the finished volume is the output of."""
-    with scratch_folder("table") as folder:
-        table = _written(folder, statistics_for(fixed, depth))
-        decided = plan(_apart(_frozen(job, fixed), table))
+    resolved = resolve(_frozen(job, fixed), statistics=statistics_for(fixed, depth))
     asked = job.model_copy(update={"sections": None, "precision": fixed.precision, "batch": fixed.batch})
-    return decided.model_copy(update={"job": asked})
+    return plan_anew(resolved).model_copy(update={"job": asked})
 
 
 def _frozen(job: Job, fixed: Fixed) -> Job:
-    return job.model_copy(update={"precision": fixed.precision, "batch": fixed.batch})
-
-
-def _on_table(job: Job, statistics: Statistics) -> Ground:
-    with scratch_folder("table") as folder:
-        return lay_ground(_apart(job, _written(folder, statistics)))
-
-
-def _written(folder: Path, statistics: Statistics) -> str:
-    table = folder / "sections.csv"
-    table.write_text(statistics.to_csv())
-    return str(table)
-
-
-def _apart(job: Job, table: str | None) -> Job:
-    """Return the same job for a place beside its output, where nothing is yet: the growing volume is in the way of a plan."""
-    return job.model_copy(update={"output": f"{job.output}.planned", "sections": table, "keep_patches": "never"})
+    """Return the job with what was fixed at the beginning; all of its patches are known, so that none is kept."""
+    return job.model_copy(update={"precision": fixed.precision, "batch": fixed.batch, "keep_patches": "never"})

@@ -16,7 +16,7 @@ from volumetool.errors import DataError, NumericsError
 from volumetool.geometry import Box, Lattice, Region, upscaled
 from volumetool.jobs.clean import delete_torn_shards
 from volumetool.jobs.ledger import Record
-from volumetool.jobs.planning import Ground
+from volumetool.jobs.resolve import Resolved
 from volumetool.jobs.worker import describe
 from volumetool.store.create import VolumeLayout
 from volumetool.store.open import open_volume
@@ -77,7 +77,7 @@ class EnhancedShelf:
     ----------
     url : str
         The output.
-    ground : Ground
+    resolved : Resolved
         What decides its voxels.
     fixed : Fixed
         The same, as it is kept.
@@ -85,20 +85,20 @@ class EnhancedShelf:
         Of its steps.
     """
 
-    def __init__(self, url: str, ground: Ground, fixed: Fixed, tally: Tally) -> None:
+    def __init__(self, url: str, resolved: Resolved, fixed: Fixed, tally: Tally) -> None:
         self.tally = tally
-        self._ground, self._fixed = ground, fixed
-        scale, level = ground.spec.lattice.scale, ground.inputs.level
+        self._resolved, self._fixed = resolved, fixed
+        scale, level = resolved.spec.lattice.scale, resolved.inputs.level
         size, origin = upscaled(level.voxel_size, level.translation, scale)
-        shape = ground.spec.lattice.output_shape
-        thick = ground.spec.lattice.z.stride * scale[0]
-        layout = VolumeLayout(ground.spec.dtype, section_levels(shape, thick, size, origin), fill_value=ground.spec.fill)
+        shape = resolved.spec.lattice.output_shape
+        thick = resolved.spec.lattice.z.stride * scale[0]
+        layout = VolumeLayout(resolved.spec.dtype, section_levels(shape, thick, size, origin), fill_value=resolved.spec.fill)
         self.volume = Growing(url, STAGED, layout)
 
     @property
     def lattice(self) -> Lattice:
         """Of the job; where the number of sections is open its length along z counts for nothing."""
-        return self._ground.spec.lattice
+        return self._resolved.spec.lattice
 
     def prepare(self, depth: int) -> None:
         """Create the volume for so many input sections, or find it as an earlier run left it."""
@@ -133,13 +133,13 @@ class EnhancedShelf:
 
     def _store(self, raw: RawShelf, steps: Steps, step: int) -> dict[str, Any]:
         levels, box = self.volume.layout.levels, steps.box(step)
-        spec = spec_for(self._ground, self._fixed, raw.depth, levels)
+        spec = spec_for(self._resolved, self._fixed, raw.depth, levels)
         targets = [self.volume.open(level) for level in range(len(levels))]
         shadow = box
         for target, level in zip(targets, levels, strict=True):
             shadow = shadow.coarsened(level.factor)
             delete_torn_shards(target, level, shadow, None)
-        made = enhance_region(spec, Region(step, 0, box), self._ground.engine, raw.source(), targets)
+        made = enhance_region(spec, Region(step, 0, box), self._resolved.engine, raw.source(), targets)
         return {
             "checksums": made.checksums,
             "patches": made.patches,

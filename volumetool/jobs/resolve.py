@@ -1,0 +1,239 @@
+"""Resolving: from what a job names to everything that decides a byte. The output is not looked at, and nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from volumetool.enhancement.device import computes_bfloat16, resolve_device
+from volumetool.enhancement.engine import Engine, Numerics
+from volumetool.enhancement.spec import OutputSpec
+from volumetool.enhancement.statistics import Statistics
+from volumetool.geometry import part_inside
+from volumetool.jobs.checks import check_dtype, check_patch, check_survey, check_voxel_size, show_bytes
+from volumetool.jobs.folder import roles_of
+from volumetool.jobs.inputs import Inputs, open_inputs, section_statistics
+from volumetool.jobs.job import Job
+from volumetool.jobs.layout import Work, box_counts, make_lattice, make_levels, output_box
+from volumetool.jobs.memory import MemoryModel
+from volumetool.jobs.pace import Pace, choose_pace, find_paces
+from volumetool.jobs.plan import Plan
+from volumetool.machine import memory_limit, usable_cores, usable_memory
+from volumetool.store.convert import Progress
+from volumetool.store.limits import check_sections, unpacked_chunk
+from volumetool.store.roles import told_by_role
+
+MEMORY_SHARE = 0.7
+"""Share of the free memory that a job takes unless told otherwise."""
+
+FIXED_BATCH = 16
+"""Patches per call where their number changes bytes, which must not depend on what was tried."""
+
+NETWORK_SHARE = 0.5
+"""Share of a worker's memory that patches in the network may take: the rest makes bands wide."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What decides every voxel of a job, before anybody asks what the job costs.
+
+    Attributes
+    ----------
+    inputs : Inputs
+        What the job names.
+    engine : Engine
+        The network on its device.
+    spec : OutputSpec
+        Everything that decides a byte.
+    notes : tuple of str
+        Warnings for the user.
+    extrapolated : bool
+        The voxel size is outside the range that the model was trained on.
+    paces : tuple of Pace
+        The ways to run the network that were tried on this machine.
+    """
+
+    inputs: Inputs
+    engine: Engine
+    spec: OutputSpec
+    notes: tuple[str, ...]
+    extrapolated: bool
+    paces: tuple[Pace, ...]
+
+    @property
+    def work(self) -> Work:
+        """The geometry that regions are cut from."""
+        spec = self.spec
+        return Work(spec.lattice, spec.box, spec.levels, self.inputs.channels, spec.dtype)
+
+    @property
+    def memory_of(self) -> MemoryModel:
+        """What a worker needs."""
+        numerics = self.engine.numerics
+        return _memory(self.inputs, numerics.precision, numerics.batch, self.engine.streams)
+
+
+def resolve(
+    job: Job, *, existing: Plan | None = None, statistics: Statistics | None = None, progress: Progress | None = None
+) -> Resolved:
+    """Decide every byte of a job's output.
+
+    Parameters
+    ----------
+    job : Job
+        What is asked for; its output need not be named.
+    existing : Plan, optional
+        Of the job that goes on: what was chosen for it stays.
+    statistics : Statistics, optional
+        Section statistics to use, instead of those that the job names or that would be fitted.
+    progress : callable, optional
+        Called with (sections done, sections in all) while statistics are fitted.
+
+    Raises
+    ------
+    InputError, ModelError, ConfigError, ResourceError
+        The job cannot be.
+    """
+    with told_by_role(*roles_of(job)):
+        return _resolve(job, existing, statistics, progress)
+
+
+def _resolve(job: Job, existing: Plan | None, statistics: Statistics | None, progress: Progress | None) -> Resolved:
+    inputs = open_inputs(job, existing)
+    check_sections(job.input, inputs.level.shape[0] * inputs.channels)
+    extrapolated, notes = check_voxel_size(job, inputs.model.card, inputs.level.voxel_size)
+    work = _lay_out(inputs)
+    workers, threads = count_workers(job)
+    allowed = allowed_memory(job, workers)
+    precision = _precision(inputs, existing)
+    most = _check_patches(inputs, work, precision, allowed)
+    paces = find_paces(inputs.model, precision, job.device, threads, most)
+    numerics = None if existing is None or existing.numerics.precision != precision else existing.numerics
+    engine = _engine(inputs, work, _pace(inputs, work, precision, paces, allowed), precision, threads, numerics)
+    survey = None
+    if statistics is None:
+        statistics, survey = section_statistics(inputs, existing, progress)
+    notes += () if survey is None else check_survey(job, inputs.model.card, survey)
+    check_dtype(job, work.dtype, _window(inputs, statistics))
+    spec = _spec(inputs, work, engine.numerics, statistics)
+    return Resolved(inputs, engine, spec, (*notes, *_box_notes(inputs)), extrapolated, paces)
+
+
+def _box_notes(inputs: Inputs) -> tuple[str, ...]:
+    """Say where the box that was asked for reaches beyond the volume."""
+    job = inputs.job
+    note = None if job.roi is None else part_inside(job.roi, inputs.level.shape, box_counts(job))[1]
+    return () if note is None else (note,)
+
+
+def _lay_out(inputs: Inputs) -> Work:
+    job, card, level = inputs.job, inputs.model.card, inputs.level
+    lattice = make_lattice(job, card, level.shape)
+    box = output_box(job, lattice)
+    levels = make_levels(job, box, card, level)
+    return Work(lattice, box, levels, inputs.channels, job.dtype or inputs.volume.dtype.name)
+
+
+def allowed_memory(job: Job, workers: int) -> int:
+    """Return the bytes that one worker may use."""
+    return (job.memory or int(MEMORY_SHARE * usable_memory())) // workers
+
+
+def memory_bound(job: Job) -> str:
+    """Return what bounds the memory of all workers, by name and value."""
+    return memory_limit() if job.memory is None else f"--memory {show_bytes(job.memory)}"
+
+
+def count_workers(job: Job) -> tuple[int, int]:
+    """Return workers, and CPU threads of each."""
+    cores = usable_cores()
+    workers = job.workers or 1
+    if job.workers is None and job.cluster == "cuda":
+        import torch
+
+        workers = max(1, torch.cuda.device_count())
+    return workers, max(1, cores // workers)
+
+
+def _precision(inputs: Inputs, existing: Plan | None) -> str:
+    """Return the existing job's precision, or the one that suits model and machine."""
+    job = inputs.job
+    if job.precision != "auto":
+        return job.precision
+    if existing is not None:
+        return existing.numerics.precision
+    safe = "bfloat16" in inputs.model.card.precision_safe and not job.exact
+    return "bfloat16" if safe and computes_bfloat16(resolve_device(job.device)) else "float32"
+
+
+def _memory(inputs: Inputs, precision: str, batch: int, streams: int) -> MemoryModel:
+    chunk = unpacked_chunk(inputs.volume.open(inputs.job.level))
+    return MemoryModel(inputs.model.card, inputs.volume.dtype.itemsize, precision, batch, streams, chunk)
+
+
+def _check_patches(inputs: Inputs, work: Work, precision: str, allowed: int) -> int:
+    """Return how many of the card's patches memory holds in the network at once, before the first one is made.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.memory``: not even one.
+    """
+    memory_of = _memory(inputs, precision, 1, 1)
+    patch = max(inputs.model.card.patch, work.lattice.patch, key=memory_of.least)
+    what = f"patches of {patch} voxels and chunks of {memory_of.chunk[0]}"
+    check_patch(memory_of.least(patch), allowed, what, memory_bound(inputs.job))
+    free, each = allowed - memory_of.least((0, 0, 0)), memory_of.least(patch) - memory_of.least((0, 0, 0))
+    return free // each
+
+
+def _pace(inputs: Inputs, work: Work, precision: str, paces: tuple[Pace, ...], allowed: int) -> Pace:
+    """Return the fastest way to run the network that leaves memory for the rest, and has patches for all its calls."""
+    room = NETWORK_SHARE * allowed
+
+    def fits(pace: Pace) -> bool:
+        enough = pace.patches <= work.lattice.count
+        return enough and _memory(inputs, precision, pace.batch, pace.streams).network(work) <= room
+
+    return choose_pace(paces, fits)
+
+
+def _engine(inputs: Inputs, work: Work, pace: Pace, precision: str, threads: int, numerics: Numerics | None) -> Engine:
+    """Return the engine with the given numerics, or with those of the fastest way."""
+    job = inputs.job
+    if numerics is not None:
+        return Engine(inputs.model, numerics, job.device, threads, pace.streams)
+    engine = Engine(inputs.model, Numerics(precision, job.batch or pace.batch, pad=False), job.device, threads, pace.streams)
+    if engine.batch_matters(work.lattice.patch):
+        engine.numerics = replace(engine.numerics, batch=job.batch or FIXED_BATCH, pad=True)
+    return engine
+
+
+def _window(inputs: Inputs, statistics: Statistics) -> tuple[float, float]:
+    """Return the range of intensities that the output must hold."""
+    if inputs.model.card.normalisation.kind == "none":
+        return 0.0, 0.0
+    return float(statistics.low.min()), float(statistics.high.max())
+
+
+def _spec(inputs: Inputs, work: Work, numerics: Numerics, statistics: Statistics) -> OutputSpec:
+    job = inputs.job
+    return OutputSpec(
+        input=inputs.volume.identity_of(job.level),
+        level=job.level,
+        model=inputs.model.weights_sha256,
+        lattice=work.lattice,
+        precision=numerics.precision,
+        padded_batch=numerics.batch if numerics.pad else None,
+        statistics=statistics,
+        seed=job.seed,
+        flatten=job.flatten,
+        invert=job.invert,
+        nodata=job.nodata,
+        fill=job.output_fill or 0.0,
+        mask=None if inputs.mask is None else inputs.mask.identity_of(0),
+        missing=job.missing,
+        dtype=work.dtype,
+        box=work.box,
+        channels=inputs.volume.channels,
+        levels=work.levels,
+    )
