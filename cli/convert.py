@@ -55,8 +55,8 @@ def convert(
 
 
 def _bytes(text: str | None) -> int | None:
-    from volumetool.configuration import parse_bytes
     from volumetool.errors import ConfigError
+    from volumetool.units import parse_bytes
 
     if text is None:
         return None

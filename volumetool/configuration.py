@@ -6,7 +6,6 @@ import difflib
 import functools
 import inspect
 import os
-import re
 import reprlib
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +34,6 @@ _MISREAD = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
 FACE = 2**62
 """Stop of a box that goes on to the volume's face, wherever that is."""
 
-_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
 
 def cache_folder() -> Path:
     """Return the folder for what can be found out again: ``VOLUMETOOL_CACHE``, or ``volumetool`` in the user's cache folder."""
@@ -48,19 +45,6 @@ def cache_folder() -> Path:
 def parse_triple(value: object) -> object:
     """Read ``"1,4,4"`` as three numbers; anything else passes to pydantic."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
-def parse_bytes(value: object) -> object:
-    """Read ``"8GiB"`` as bytes; numbers pass."""
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?i?)b?\s*", value.lower())
-    if match is None or match[2] not in _BYTES:
-        raise ValueError(f"{value!r} is no amount of memory; write 8GiB or 500MB")
-    amount = float(match[1]) * _BYTES[match[2]]
-    if not amount < _MOST_NUMBER:
-        raise ValueError(f"{value!r} is more memory than there is")
-    return int(amount)
 
 
 def parse_box(value: object) -> object:

@@ -149,3 +149,10 @@ def _text(file: Path) -> str:
     with suppress(OSError, ValueError):
         return file.read_text()
     return ""
+
+
+def existing_folder(place: Path) -> Path:
+    """Return a place, or the nearest folder above it that exists."""
+    while not place.exists():
+        place = place.parent
+    return place

@@ -10,7 +10,7 @@ import tifffile
 from volumetool.cli.main import main
 
 import volumetool as vt
-from volumetool.store.units import likely_meant
+from volumetool.units import likely_meant
 
 FAKE = "fake:identity?scale=1,2,2"
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from small_jobs import SMALL, Interrupting, Recording, attributes, digest, noise, run, shard_files, write_input
 
-from volumetool.enhancement.pyramid import shard_boxes
 from volumetool.errors import OutputError, VolumetoolError
+from volumetool.geometry import shard_boxes
 from volumetool.jobs.condemn import condemn
 from volumetool.jobs.folder import stored_plan
 from volumetool.jobs.verify import verify_output

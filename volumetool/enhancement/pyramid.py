@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from volumetool.enhancement.columns import Source
 from volumetool.enhancement.statistics import valid_voxels
 from volumetool.enhancement.stored import Write, read_voxels
 from volumetool.errors import OutputError
-from volumetool.geometry import Box, LevelGrid, Triple
+from volumetool.geometry import Box, LevelGrid, Triple, shard_boxes
 from volumetool.store.kvstore import unwritable
 from volumetool.store.presence import url_of
 from volumetool.store.retries import STORAGE
@@ -197,16 +196,6 @@ def box_of(store: ts.TensorStore) -> Box:
     """Return the box of a whole stored level."""
     z, y, x = store.shape
     return Box.whole((z, y, x))
-
-
-def shard_boxes(level: LevelGrid, within: Box | None = None) -> Iterator[Box]:
-    """Yield the box of every shard of a level, cut at its faces, in C order."""
-    whole = Box.whole(level.shape)
-    inside = (whole if within is None else within.intersection(whole)).coarsened(level.shard)
-    for place in product(*(range(a, b) for a, b in zip(inside.start, inside.stop, strict=True))):
-        start = (place[0] * level.shard[0], place[1] * level.shard[1], place[2] * level.shard[2])
-        stop = (start[0] + level.shard[0], start[1] + level.shard[1], start[2] + level.shard[2])
-        yield Box(start, stop).intersection(whole)
 
 
 def _parts(box: Box, level: LevelGrid, chunk: Sequence[int | None] | None) -> Iterator[Box]:

@@ -85,3 +85,12 @@ def _write_missing(spec: OutputSpec, column: Column, box: Box, voxels: Array) ->
     if missing.any():
         xp = module_of(voxels)
         voxels[xp.asarray(missing)] = spec.fill
+
+
+def integer_limits(dtype: str) -> tuple[float, float]:
+    """Return the range of an integer dtype; everything for floats."""
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return -np.inf, np.inf
+    limits = np.iinfo(dtype)
+    return float(limits.min), float(limits.max)

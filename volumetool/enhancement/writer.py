@@ -14,7 +14,7 @@ from volumetool.enhancement.pyramid import shadows
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.stopwatch import Stopwatch
 from volumetool.enhancement.stored import Write, as_bytes
-from volumetool.geometry import Box, LevelGrid, Triple
+from volumetool.geometry import Box, slab_boxes
 
 
 def write_slabs(
@@ -75,22 +75,3 @@ def _finish(writes: list[Write], checksums: list[int]) -> None:
 def extend_checksum(checksum: int, voxels: NDArray[Any]) -> int:
     """Return the CRC-32 of everything so far and of `voxels` in C order."""
     return zlib.crc32(as_bytes(voxels).data, checksum)
-
-
-def slab_boxes(box: Box, levels: Sequence[LevelGrid]) -> list[Box]:
-    """Return a slab of level 0 and its shadows on the following levels."""
-    boxes = [box]
-    for level in levels[1:]:
-        boxes.append(boxes[-1].coarsened(level.factor))
-    return boxes
-
-
-def slabs_of(box: Box, shard: Triple) -> list[Box]:
-    """Return the slabs of a region's box, in the order of the sweep."""
-    starts = range(box.start[2], box.stop[2], shard[2])
-    return [Box((*box.start[:2], x), (*box.stop[:2], min(x + shard[2], box.stop[2]))) for x in starts]
-
-
-def output_nodata(spec: OutputSpec) -> float | None:
-    """Return the value of missing voxels in the output, or None where there are none."""
-    return spec.fill if spec.output_nodata is not None else None

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from volumetool.geometry.box import Box, Size, Triple, part_inside
 from volumetool.geometry.lattice import AxisLattice, Lattice, Placement, balanced, joined
-from volumetool.geometry.levels import LevelGrid, default_chunk, default_shard, fused_count, plan_levels
+from volumetool.geometry.levels import (
+    LevelGrid,
+    default_chunk,
+    default_shard,
+    fused_count,
+    plan_levels,
+    shard_boxes,
+    slab_boxes,
+    slabs_of,
+)
 from volumetool.geometry.mirror import mirror_index
 from volumetool.geometry.ramps import ramp
 from volumetool.geometry.regions import Region, RegionGrid
@@ -37,6 +46,9 @@ __all__ = [
     "part_inside",
     "plan_levels",
     "ramp",
+    "shard_boxes",
+    "slab_boxes",
+    "slabs_of",
     "upscaled",
     "whole_ratio",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from volumetool.errors import ConfigError
-from volumetool.geometry.box import Size, Triple
+from volumetool.geometry.box import Box, Size, Triple
 from volumetool.geometry.transforms import downscaled_translation
 
 CHUNK_VOXELS = 2**18
@@ -139,3 +140,27 @@ def _ceil(shape: Triple, factor: Triple) -> Triple:
 def _whole_chunks(shard: Triple, chunk: Triple) -> Triple:
     z, y, x = (max(1, n // c) * c for n, c in zip(shard, chunk, strict=True))
     return z, y, x
+
+
+def shard_boxes(level: LevelGrid, within: Box | None = None) -> Iterator[Box]:
+    """Yield the box of every shard of a level, cut at its faces, in C order."""
+    whole = Box.whole(level.shape)
+    inside = (whole if within is None else within.intersection(whole)).coarsened(level.shard)
+    for place in product(*(range(a, b) for a, b in zip(inside.start, inside.stop, strict=True))):
+        start = (place[0] * level.shard[0], place[1] * level.shard[1], place[2] * level.shard[2])
+        stop = (start[0] + level.shard[0], start[1] + level.shard[1], start[2] + level.shard[2])
+        yield Box(start, stop).intersection(whole)
+
+
+def slab_boxes(box: Box, levels: Sequence[LevelGrid]) -> list[Box]:
+    """Return a slab of level 0 and its shadows on the following levels."""
+    boxes = [box]
+    for level in levels[1:]:
+        boxes.append(boxes[-1].coarsened(level.factor))
+    return boxes
+
+
+def slabs_of(box: Box, shard: Triple) -> list[Box]:
+    """Return the slabs of a region's box, in the order of the sweep."""
+    starts = range(box.start[2], box.stop[2], shard[2])
+    return [Box((*box.start[:2], x), (*box.stop[:2], min(x + shard[2], box.stop[2]))) for x in starts]

@@ -17,9 +17,9 @@ from typing import Any
 
 from volumetool.enhancement.pyramid import shadows
 from volumetool.enhancement.spec import check_version
-from volumetool.enhancement.writer import extend_checksum, slab_boxes, slabs_of
+from volumetool.enhancement.writer import extend_checksum
 from volumetool.errors import ConfigError, DataError, FingerprintError, OutputError, VolumetoolError
-from volumetool.geometry import Region
+from volumetool.geometry import Region, slab_boxes, slabs_of
 from volumetool.jobs.clash import field_lines, told_by_specs
 from volumetool.jobs.coarse import note_unbuilt
 from volumetool.jobs.finish import mark_unfinished

@@ -22,7 +22,6 @@ from volumetool.errors import ConfigError, DataError, ResourceError
 from volumetool.geometry import Box, Region, Size, Triple
 from volumetool.jobs.arithmetic import count_operations, product_rate
 from volumetool.jobs.bench_result import BenchResult, Pair
-from volumetool.jobs.checks import show_bytes
 from volumetool.jobs.demo import write_volume
 from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import make_job
@@ -37,6 +36,7 @@ from volumetool.store.create import create_volume, open_for_writing
 from volumetool.store.kvstore import canonical_url, delete_prefix
 from volumetool.store.open import open_volume
 from volumetool.training.phantom import phantom
+from volumetool.units import show_bytes
 
 SIZE: Triple = (64, 512, 512)
 """Input voxels of the made-up volume."""

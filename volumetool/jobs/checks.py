@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from volumetool.enhancement.columns import NAN_HINT
+from volumetool.enhancement.quantise import integer_limits
 from volumetool.enhancement.survey import CERTAIN, LIKELY, MANY_ZEROS, Survey
 from volumetool.errors import ConfigError, DataError, ModelError, OutputError, ResourceError
 from volumetool.geometry import Size, Triple
 from volumetool.jobs.estimate import Estimates
-from volumetool.jobs.job import Job, integer_limits
+from volumetool.jobs.job import Job
 from volumetool.jobs.sample import Sample
 from volumetool.models import ModelCard, fitting_models
 from volumetool.store.create import check_output_place
 from volumetool.store.kvstore import contains
-from volumetool.store.units import likely_meant
 from volumetool.store.volume import Volume
+from volumetool.units import likely_meant, show_bytes, show_size
 
 MOST_MASK_FACTOR = 64
 """Voxels of the input along one axis of a voxel of the mask, at most."""
@@ -134,11 +135,6 @@ def check_sample(job: Job, card: ModelCard, sample: Sample) -> tuple[str, ...]:
     )
 
 
-def show_size(size: Size) -> str:
-    """Write a voxel size for people: ``8 x 32 x 32 nm``."""
-    return " x ".join(f"{value:.4g}" for value in size) + " nm"
-
-
 def check_place(job: Job) -> None:
     """Refuse an output inside the input, and the other way round, and one that is named as another format.
 
@@ -239,12 +235,3 @@ def _memory(amounts: tuple[int, int], what: str, limit: str, hint: str) -> Resou
     needed, allowed = map(show_bytes, amounts)
     clash = f"a worker needs about {needed}{what}, it may use {allowed} (limit: {limit})"
     return ResourceError("resource.memory", clash, hint=hint)
-
-
-def show_bytes(number: float) -> str:
-    """Write an amount of bytes for people."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(number) < 1024:
-            return f"{number:.3g} {unit}" if unit != "B" else f"{number:.0f} B"
-        number /= 1024
-    return f"{number:.3g} PiB"

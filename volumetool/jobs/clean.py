@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import tensorstore as ts
 
 from volumetool.enhancement.kept import FOLDER
-from volumetool.enhancement.pyramid import shard_boxes
 from volumetool.errors import DataError
-from volumetool.geometry import Box, LevelGrid
+from volumetool.geometry import Box, LevelGrid, shard_boxes
 from volumetool.jobs.folder import job_url, roles_of
 from volumetool.jobs.ownership import OWNER, own
 from volumetool.jobs.plan import Plan

@@ -17,12 +17,11 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Source
-from volumetool.enhancement.pyramid import build_level, is_stored, require_stored, shard_boxes
+from volumetool.enhancement.pyramid import build_level, is_stored, require_stored
 from volumetool.enhancement.statistics import fit_statistics
 from volumetool.enhancement.stored import Write, read_voxels
 from volumetool.errors import ConfigError, OutputError, ResourceError
-from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_translation, plan_levels
-from volumetool.jobs.checks import show_bytes
+from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_translation, plan_levels, shard_boxes
 from volumetool.jobs.finish import write_status
 from volumetool.machine import memory_limit, usable_cores, usable_memory
 from volumetool.store.chunks import changed_while_read, level_digests, level_states
@@ -35,6 +34,7 @@ from volumetool.store.presence import Check
 from volumetool.store.roles import output_role, told_by_role
 from volumetool.store.volume import Volume
 from volumetool.training.crappifiers import Crappifier
+from volumetool.units import show_bytes
 
 PART_VOXELS: Final = 2**22
 """Fine voxels that one thread degrades at once, halo apart."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from volumetool.geometry import fused_count
-from volumetool.jobs.checks import show_bytes, show_size
 from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.status import Status
+from volumetool.units import show_bytes, show_size
 
 KEPT = {
     "none": "no patches are kept",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -13,6 +12,7 @@ from volumetool.geometry import Box, RegionGrid, Triple
 from volumetool.jobs.job import Job
 from volumetool.jobs.layout import Keep, Keeping, Work
 from volumetool.jobs.sample import Sample
+from volumetool.machine import existing_folder
 from volumetool.store.kvstore import canonical_url, is_local, local_path
 
 
@@ -157,10 +157,3 @@ def free_bytes(output: str) -> int | None:
     if not is_local(place):
         return None
     return shutil.disk_usage(existing_folder(local_path(place))).free
-
-
-def existing_folder(place: Path) -> Path:
-    """Return a place, or the nearest folder above it that exists."""
-    while not place.exists():
-        place = place.parent
-    return place

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from volumetool.enhancement.columns import Source
-from volumetool.enhancement.pyramid import build_level, require_stored, shard_boxes
-from volumetool.geometry import Box, LevelGrid
+from volumetool.enhancement.pyramid import build_level, require_stored
+from volumetool.geometry import Box, LevelGrid, shard_boxes
 from volumetool.jobs.clean import delete_torn_shards
 from volumetool.jobs.coarse import COARSE, UNBUILT, write_coarse
 from volumetool.jobs.folder import job_url

@@ -11,7 +11,7 @@ from volumetool.enhancement.statistics import Statistics, fit_statistics, no_nor
 from volumetool.enhancement.survey import Survey
 from volumetool.errors import ConfigError, InputError, LedgerError, ModelError, OutputError
 from volumetool.geometry import Box, Triple
-from volumetool.jobs.checks import check_given_size, mask_factor, show_size
+from volumetool.jobs.checks import check_given_size, mask_factor
 from volumetool.jobs.folder import PLAN, job_url, provenance_of, read_plan
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
@@ -22,6 +22,7 @@ from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, is_local, local_path, read_key
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Level, Volume
+from volumetool.units import show_size
 
 MOST_TABLE = 2**28
 """Bytes of a table of section statistics: 128 for each of the sections that a volume may have."""

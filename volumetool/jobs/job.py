@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -19,13 +18,14 @@ from pydantic import (
     model_validator,
 )
 
-from volumetool.configuration import Nanometres, Numbers, explain, parse_box, parse_bytes, read_options
+from volumetool.configuration import Nanometres, Numbers, explain, parse_box, read_options
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box
 from volumetool.options import document, runtime, semantic
 from volumetool.redaction import redact
 from volumetool.store.kvstore import canonical_url, place_text
 from volumetool.store.urls import check_foreign
+from volumetool.units import parse_bytes
 
 
 def _as_text(place: object) -> object:
@@ -251,12 +251,3 @@ def read_job(path: Path, allow_hosts: Collection[str] = (), **options: Any) -> J
             hint="if you know it: give it yourself, --cluster ADDRESS",
         )
     return make_job(**content | given)
-
-
-def integer_limits(dtype: str) -> tuple[float, float]:
-    """Return the range of an integer dtype; everything for floats."""
-    kind = np.dtype(dtype)
-    if kind.kind == "f":
-        return -np.inf, np.inf
-    limits = np.iinfo(dtype)
-    return float(limits.min), float(limits.max)

@@ -11,14 +11,15 @@ import numpy as np
 from volumetool.enhancement.kept import FOLDER, kept_bytes
 from volumetool.geometry import Triple
 from volumetool.jobs import estimate
-from volumetool.jobs.checks import show_bytes
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job
 from volumetool.jobs.layout import KEPT_AXES, RECOMPUTED_LIMIT, REGION_SECONDS, Demand, Keep, Keeping, Work, choose_span
 from volumetool.jobs.sample import Sample
 from volumetool.jobs.turns import LOOK_AHEAD, WINDOW
+from volumetool.machine import existing_folder
 from volumetool.scratch import scratch_folder
 from volumetool.store.kvstore import canonical_url, delete_key, is_local, join_url, local_path, read_key, write_key
+from volumetool.units import show_bytes
 
 ROUNDS = 2
 """Trials of the disk; the faster one counts."""
@@ -127,7 +128,7 @@ def trial_seconds(output: str, size: int) -> float:
     content = np.random.default_rng(0).bytes(size)
     if not is_local(canonical_url(output)):
         return _trial(join_url(job_url(output), FOLDER), content)
-    with scratch_folder("trial", estimate.existing_folder(local_path(output))) as folder:
+    with scratch_folder("trial", existing_folder(local_path(output))) as folder:
         return _trial(str(folder), content)
 
 

@@ -9,9 +9,9 @@ from functools import partial
 from itertools import count
 
 from volumetool.enhancement.columns import Source
-from volumetool.enhancement.pyramid import build_level, require_stored, shard_boxes
+from volumetool.enhancement.pyramid import build_level, require_stored
 from volumetool.errors import ConfigError, OutputError
-from volumetool.geometry import Box, LevelGrid, Size, plan_levels, whole_ratio
+from volumetool.geometry import Box, LevelGrid, Size, plan_levels, shard_boxes, whole_ratio
 from volumetool.jobs.clean import delete_torn_shards
 from volumetool.jobs.finish import write_status
 from volumetool.store.chunks import changed_while_read, level_digests, level_states

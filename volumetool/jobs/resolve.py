@@ -9,7 +9,7 @@ from volumetool.enhancement.engine import Engine, Numerics
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.statistics import Statistics
 from volumetool.geometry import part_inside
-from volumetool.jobs.checks import check_dtype, check_patch, check_survey, check_voxel_size, show_bytes
+from volumetool.jobs.checks import check_dtype, check_patch, check_survey, check_voxel_size
 from volumetool.jobs.folder import roles_of
 from volumetool.jobs.inputs import Inputs, open_inputs, section_statistics
 from volumetool.jobs.job import Job
@@ -21,6 +21,7 @@ from volumetool.machine import memory_limit, usable_cores, usable_memory
 from volumetool.store.convert import Progress
 from volumetool.store.limits import check_sections, unpacked_chunk
 from volumetool.store.roles import told_by_role
+from volumetool.units import show_bytes
 
 MEMORY_SHARE = 0.7
 """Share of the free memory that a job takes unless told otherwise."""

@@ -6,10 +6,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from volumetool.enhancement.pyramid import shard_boxes
-from volumetool.enhancement.writer import slab_boxes
 from volumetool.errors import OutputError
-from volumetool.geometry import Box, LevelGrid, Region
+from volumetool.geometry import Box, LevelGrid, Region, shard_boxes, slab_boxes
 from volumetool.jobs.plan import Plan
 from volumetool.paths import open_file
 from volumetool.store.kvstore import brief, is_local, join_url, local_path, read_key

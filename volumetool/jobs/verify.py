@@ -17,10 +17,10 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhancement.pyramid import box_of, downsample, shard_boxes
-from volumetool.enhancement.writer import extend_checksum, slab_boxes, slabs_of
+from volumetool.enhancement.pyramid import box_of, downsample
+from volumetool.enhancement.writer import extend_checksum
 from volumetool.errors import ConfigError, InputError, LedgerError, VolumetoolError
-from volumetool.geometry import Box, LevelGrid
+from volumetool.geometry import Box, LevelGrid, shard_boxes, slab_boxes, slabs_of
 from volumetool.jobs.folder import open_ledger, roles_of, stored_plan
 from volumetool.jobs.job import check_places
 from volumetool.jobs.ledger import DONE, Record

@@ -21,9 +21,8 @@ from volumetool.enhancement.kept import KeptPatches, Shelf
 from volumetool.enhancement.region import Enhanced, enhance_region
 from volumetool.enhancement.spec import check_version
 from volumetool.enhancement.trouble import kind_of
-from volumetool.enhancement.writer import slab_boxes
 from volumetool.errors import DeviceError, InputError, LedgerError, NumericsError, StorageFullError, VolumetoolError
-from volumetool.geometry import Turn
+from volumetool.geometry import Turn, slab_boxes
 from volumetool.jobs.clean import delete_torn_shards
 from volumetool.jobs.folder import job_url, plan_digest, read_plan, roles_of
 from volumetool.jobs.job import Job

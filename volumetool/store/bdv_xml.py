@@ -9,7 +9,7 @@ from volumetool.geometry.box import Size
 from volumetool.store.found import broken, read_small
 from volumetool.store.kvstore import join_url, parent_url
 from volumetool.store.limits import parse_xml
-from volumetool.store.units import nanometres_per
+from volumetool.units import nanometres_per
 
 _SETUP = re.compile(r"(?P<container>.+)/setup(?P<number>[0-9]+)(?:/timepoint[0-9]+(?:/s[0-9]+)?)?")
 

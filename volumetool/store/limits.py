@@ -19,10 +19,10 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.configuration import parse_bytes
 from volumetool.errors import ConfigError, InputError, ResourceError
 from volumetool.machine import memory_limit, usable_memory
 from volumetool.store.chunk_files import check_file, check_shards
+from volumetool.units import parse_bytes
 
 MOST_LEVELS = 32
 MOST_METADATA = 2**23

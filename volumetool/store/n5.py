@@ -21,7 +21,7 @@ from volumetool.store.arrays import SPACE
 from volumetool.store.bdv_xml import find_voxel_size, is_bdv
 from volumetool.store.found import Found, FoundLevel, Json, are_axes, broken, read_json, scale_zyx, wrong_axes, zyx
 from volumetool.store.kvstore import join_url, parent_url
-from volumetool.store.units import SMALLEST, nanometres_per
+from volumetool.units import SMALLEST, nanometres_per
 
 _KEY = "attributes.json"
 _DEFAULT_AXES = ("x", "y", "z", "c")

@@ -17,8 +17,8 @@ from volumetool.geometry.box import Size
 from volumetool.store.arrays import SPACE, Driver
 from volumetool.store.found import Found, FoundLevel, Json, are_axes, broken, read_json, scale_zyx, wrong_axes, zyx
 from volumetool.store.kvstore import join_url, parent_url
-from volumetool.store.units import nanometres_per
 from volumetool.store.urls import check_below
+from volumetool.units import nanometres_per
 
 _VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
 _STEPS = "coordinateTransformations"

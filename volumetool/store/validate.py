@@ -22,7 +22,7 @@ from volumetool.store.found import NONSENSE, Found, FoundLevel, read_json, read_
 from volumetool.store.kvstore import canonical_url, join_url
 from volumetool.store.ome_zarr import find_ome_zarr, ome_of
 from volumetool.store.open import open_levels
-from volumetool.store.units import is_long_name
+from volumetool.units import is_long_name
 
 _TOLERANCE = 1e-6
 

@@ -23,8 +23,8 @@ from volumetool.store.found import Found, Json
 from volumetool.store.kvstore import encode_json, is_local
 from volumetool.store.ome_zarr import find_ome_zarr, ome_of
 from volumetool.store.precomputed import Precomputed, find_precomputed
-from volumetool.store.units import is_long_name, nanometres_per
 from volumetool.store.volume import Level, Volume
+from volumetool.units import is_long_name, nanometres_per
 from volumetool.viewing.keys import files_of
 from volumetool.viewing.server import Content, InMemory, KeyReader
 

@@ -8,10 +8,10 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from volumetool.enhancement.quantise import integer_limits
 from volumetool.errors import DataError
 from volumetool.geometry import Box, Triple
 from volumetool.jobs.folder import read_job
-from volumetool.jobs.job import integer_limits
 from volumetool.jobs.plan import Plan
 from volumetool.store.arrays import read_part
 from volumetool.store.precomputed import Precomputed

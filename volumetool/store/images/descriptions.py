@@ -12,7 +12,7 @@ import tifffile
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
 from volumetool.store.limits import LONGEST_AXIS, parse_xml
-from volumetool.store.units import nanometres_per
+from volumetool.units import nanometres_per
 
 _AXES = ("Z", "C", "T")
 

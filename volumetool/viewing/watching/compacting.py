@@ -14,9 +14,9 @@ import tensorstore as ts
 
 from volumetool.enhancement.blend import Slab
 from volumetool.enhancement.stored import read_voxels
-from volumetool.enhancement.writer import slab_boxes, slabs_of, write_slabs
+from volumetool.enhancement.writer import write_slabs
 from volumetool.errors import LedgerError, OutputError
-from volumetool.geometry import Region
+from volumetool.geometry import Region, slab_boxes, slabs_of
 from volumetool.jobs.clean import delete_torn_shards
 from volumetool.jobs.coarse import write_coarse
 from volumetool.jobs.condemn import check_whole

@@ -1,8 +1,10 @@
-"""Units of length, in nanometres."""
+"""Lengths in nanometres and amounts of memory: what texts mean, and how numbers are shown."""
 
 from __future__ import annotations
 
-from volumetool.geometry.box import Size
+import re
+
+_Size = tuple[float, float, float]
 
 # The names that OME-Zarr allows, of the sizes that microscopy knows, and the short forms that other software writes.
 _NANOMETRES = {
@@ -37,6 +39,9 @@ SMALLEST = 0.1
 _UNEQUAL = 2
 """Pixels of a microscope are about as wide as high; only sections are thicker."""
 
+_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_MOST_BYTES = 2**63
+
 _LARGER = (("µm", 1e3), ("mm", 1e6), ("m", 1e9))
 
 
@@ -58,7 +63,7 @@ def nanometres_per(unit: object) -> float | None:
     return _NANOMETRES.get(_SHORT.get(name, name))
 
 
-def likely_meant(size: Size) -> tuple[Size, str] | None:
+def likely_meant(size: _Size) -> tuple[_Size, str] | None:
     """Say what a voxel size that a user typed is likely meant to be.
 
     Parameters
@@ -90,3 +95,30 @@ def _tidy(value: float) -> float:
 def is_long_name(unit: object) -> bool:
     """Say whether a unit is spelled as OME-Zarr asks ("nanometer", never "nm")."""
     return unit in _NANOMETRES
+
+
+def show_bytes(number: float) -> str:
+    """Write an amount of bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(number) < 1024:
+            return f"{number:.3g} {unit}" if unit != "B" else f"{number:.0f} B"
+        number /= 1024
+    return f"{number:.3g} PiB"
+
+
+def show_size(size: _Size) -> str:
+    """Write a voxel size for people: ``8 x 32 x 32 nm``."""
+    return " x ".join(f"{value:.4g}" for value in size) + " nm"
+
+
+def parse_bytes(value: object) -> object:
+    """Read ``"8GiB"`` as bytes; numbers pass."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?i?)b?\s*", value.lower())
+    if match is None or match[2] not in _BYTES:
+        raise ValueError(f"{value!r} is no amount of memory; write 8GiB or 500MB")
+    amount = float(match[1]) * _BYTES[match[2]]
+    if not amount < _MOST_BYTES:
+        raise ValueError(f"{value!r} is more memory than there is")
+    return int(amount)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from volumetool.store.units import is_long_name, nanometres_per
+from volumetool.units import is_long_name, nanometres_per
 
 
 @pytest.mark.parametrize(
