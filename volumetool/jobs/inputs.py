@@ -17,6 +17,7 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.models import Model, fitting_models, load_model
 from volumetool.paths import absolute_path, open_file
+from volumetool.store.chunk_keys import VOLUME_METADATA
 from volumetool.store.convert import Progress
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, is_local, local_path, read_key
@@ -26,8 +27,6 @@ from volumetool.units import show_size
 
 MOST_TABLE = 2**28
 """Bytes of a table of section statistics: 128 for each of the sections that a volume may have."""
-
-METADATA_KEYS = ("zarr.json", ".zgroup", ".zarray", "attributes.json", "info")
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def refuse_foreign_output(job: Job) -> None:
         ``output.exists``, ``output.foreign``.
     """
     place = canonical_url(job.output)
-    something = any(read_key(place, key) is not None for key in METADATA_KEYS)
+    something = any(read_key(place, key) is not None for key in VOLUME_METADATA)
     if is_local(place) and local_path(place).exists():
         something = something or local_path(place).is_file() or any(local_path(place).iterdir())
     planned = read_key(job_url(job.output), PLAN) is not None  # of a job that is to be begun anew
@@ -208,7 +207,7 @@ def _readable_plan(job: Job) -> Plan | None:
 
 def _made_by(place: str, plan: Plan | None, *, something: bool) -> bool:
     """Say whether what is at a place was made by the job whose plan lies beside it, None for a plan that cannot be read."""
-    if not any(read_key(place, key) is not None for key in METADATA_KEYS):
+    if not any(read_key(place, key) is not None for key in VOLUME_METADATA):
         # What an interrupted deletion or creation leaves.
         levels = {str(number) for number in range(len(plan.spec.levels))} if plan is not None else set()
         left = [] if not something or local_path(place).is_file() else [entry.name for entry in local_path(place).iterdir()]

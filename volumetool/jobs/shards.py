@@ -10,6 +10,7 @@ from volumetool.errors import OutputError
 from volumetool.geometry import Box, LevelGrid, Region, shard_boxes, slab_boxes
 from volumetool.jobs.plan import Plan
 from volumetool.paths import open_file
+from volumetool.store.chunk_keys import ChunkKeys
 from volumetool.store.kvstore import brief, is_local, join_url, local_path, read_key
 from volumetool.store.retries import STORAGE
 
@@ -18,6 +19,12 @@ NOTHING = ""
 
 BLOCK = 2**20
 """Bytes that are read at once."""
+
+
+def level_keys(level: LevelGrid, channels: int | None) -> ChunkKeys:
+    """Return the names of a level's shards in an output of so many channels, None where it has no such axis."""
+    counts = tuple(-(-n // size) for n, size in zip(level.shape, level.shard, strict=True))
+    return ChunkKeys(level.shard, counts) if channels is None else ChunkKeys((1, *level.shard), (channels, *counts))
 
 
 def shard_keys(level: LevelGrid, box: Box | None, channel: int | None) -> Iterator[str]:
@@ -32,10 +39,9 @@ def shard_keys(level: LevelGrid, box: Box | None, channel: int | None) -> Iterat
     channel : int, optional
         None where the volume has no channels.
     """
-    first = () if channel is None else (channel,)
+    first, keys = () if channel is None else (channel,), level_keys(level, None)
     for shard in shard_boxes(level, box):
-        place = tuple(a // n for a, n in zip(shard.start, level.shard, strict=True))
-        yield "/".join(map(str, ("c", *first, *place)))
+        yield keys.key((*first, *(a // n for a, n in zip(shard.start, level.shard, strict=True))))
 
 
 def stored_as(url: str, key: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ from volumetool.jobs.coarse import COARSE, CoarseShards, coarse_keys, read_coars
 from volumetool.jobs.folder import SECTIONS, job_url, provenance_of
 from volumetool.jobs.ledger import TODO, Ledger, Record
 from volumetool.jobs.plan import CHECKSUM, Plan, provenance_checksum
-from volumetool.jobs.shards import NOTHING, region_keys, stored_as
+from volumetool.jobs.shards import NOTHING, level_keys, region_keys, stored_as
 from volumetool.store.create import array_metadata, group_metadata
 from volumetool.store.kvstore import encode_json, is_local, join_url, list_keys, local_path, read_key, write_key
 
@@ -158,9 +157,9 @@ class Shards:
 def check_strangers(plan: Plan, damaged: Damage) -> None:
     """Look for files in the arrays that are no shard of their grids; what killed writers left behind is none."""
     for level in range(len(plan.spec.levels)):
-        url = join_url(plan.job.output, str(level))
+        url, keys = join_url(plan.job.output, str(level)), level_keys(plan.spec.levels[level], plan.spec.channels)
         for key in _keys(url):
-            if key != METADATA and not key.endswith(LEFTOVER) and not _is_shard(plan, level, key):
+            if key != METADATA and not key.endswith(LEFTOVER) and key not in keys:
                 damaged.append({"level": str(level), "shard": join_url(url, key), "what": STRANGER})
 
 
@@ -173,16 +172,6 @@ def _keys(url: str) -> Iterator[str]:
     for folder, _, files in os.walk(root):
         below = os.path.relpath(folder, root)
         yield from (name if below == "." else f"{below}/{name}".replace(os.sep, "/") for name in files)
-
-
-def _is_shard(plan: Plan, level: int, key: str) -> bool:
-    grid = plan.spec.levels[level]
-    counts = tuple(-(-n // size) for n, size in zip(grid.shape, grid.shard, strict=True))
-    if plan.spec.channels is not None:
-        counts = (plan.spec.channels, *counts)
-    first, *numbers = key.split("/")
-    spelled = first == "c" and all(re.fullmatch(r"0|[1-9][0-9]{0,17}", number) for number in numbers)
-    return spelled and len(numbers) == len(counts) and all(int(a) < b for a, b in zip(numbers, counts, strict=True))
 
 
 def _compared(then: str, now: str) -> str:

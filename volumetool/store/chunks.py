@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from volumetool.errors import InputError
 from volumetool.geometry.box import Box, Triple
 from volumetool.store.arrays import open_array
+from volumetool.store.chunk_keys import ARRAY_METADATA, ChunkKeys
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import is_local, join_url, kvstore_spec, list_keys, local_path, shared_context
 from volumetool.store.precomputed import SHARDED, find_precomputed
@@ -242,11 +243,11 @@ def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:
         scale = precomputed.levels[level]
         return StoredChunks(url, size, grid, lambda place: scale.chunk_key(place, size), scale.sharding)
     fixed = {axis: channel // sizes[axis] if axis == "c" else 0 for axis in volume.axes if axis not in "zyx"}
-    prefix, separator = _spelling(url, volume.driver)
+    keys = ChunkKeys.of(read_json(url, ARRAY_METADATA[volume.driver]) or {}, volume.driver)
 
     def key(place: Triple) -> str:
         numbers = fixed | dict(zip("zyx", place, strict=True))
-        return prefix + separator.join(str(numbers[axis]) for axis in volume.axes)
+        return keys.key(numbers[axis] for axis in volume.axes)
 
     return StoredChunks(url, size, grid, key)
 
@@ -271,17 +272,6 @@ def level_digests(volume: Volume, level: int) -> list[str]:
 def _triple(values: Iterable[int]) -> Triple:
     z, y, x = values
     return z, y, x
-
-
-def _spelling(url: str, driver: str) -> tuple[str, str]:
-    if driver == "n5":
-        return "", "/"
-    if driver == "zarr":
-        return "", str((read_json(url, ".zarray") or {}).get("dimension_separator", "."))
-    encoding = (read_json(url, "zarr.json") or {}).get("chunk_key_encoding", {})
-    default = encoding.get("name", "default") == "default"
-    separator = str(encoding.get("configuration", {}).get("separator", "/" if default else "."))
-    return (f"c{separator}" if default else ""), separator
 
 
 def changed_while_read(place: str, again: str = "run the command again with --overwrite") -> InputError:

@@ -19,6 +19,7 @@ from yaozarrs import v05
 from volumetool.errors import InputError, OutputError
 from volumetool.geometry.levels import LevelGrid
 from volumetool.store.arrays import SPACE, spatial_view
+from volumetool.store.chunk_keys import VOLUME_METADATA
 from volumetool.store.found import Json, read_json
 from volumetool.store.kvstore import (
     brief,
@@ -41,7 +42,6 @@ from volumetool.store.volume import DTYPES, Volume
 
 OWN_KEY = "volumetool"
 # Any of these says that something else lives at a place.
-_METADATA_KEYS = ("zarr.json", ".zgroup", ".zattrs", ".zarray", "attributes.json", "info")
 _ZSTD_LEVEL = 3
 
 OTHER_FORMATS = (
@@ -349,7 +349,7 @@ def _refuse_other(place: str, group: Json) -> bool:
     if is_local(place) and local_path(place).is_file():
         raise _exists(place, "a file")
     found = False
-    for key in _METADATA_KEYS:
+    for key in VOLUME_METADATA:
         there = read_json(place, key)
         if there is not None and there != group:
             raise _exists(place, f"another volume or array ({key})")

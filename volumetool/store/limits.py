@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from volumetool.errors import ConfigError, InputError, ResourceError
 from volumetool.machine import memory_limit, usable_memory
 from volumetool.store.chunk_files import check_file, check_shards
+from volumetool.store.chunk_keys import ARRAY_METADATA, ChunkKeys
 from volumetool.units import parse_bytes
 
 MOST_LEVELS = 32
@@ -196,18 +197,23 @@ def check_stored(view: ts.TensorStore) -> None:
     """
     spec = _stored(view).spec
     driver, kvstore = spec["driver"], spec.get("kvstore")
-    if driver not in (*_GRIDS, "neuroglancer_precomputed") or not isinstance(kvstore, dict) or kvstore.get("driver") != "file":
+    if (
+        driver not in (*ARRAY_METADATA, "neuroglancer_precomputed")
+        or not isinstance(kvstore, dict)
+        or kvstore.get("driver") != "file"
+    ):
         return
     ranges = stored_range(view)
     if driver == "neuroglancer_precomputed":
         _check_precomputed(Path(kvstore["path"]), spec["scale_metadata"], ranges, view.dtype.numpy_dtype.itemsize)
         return
-    chunk, prefix, separator, blosc = _GRIDS[driver](spec["metadata"])
+    keys, blosc = ChunkKeys.of(spec["metadata"], driver), _blosc_head(spec["metadata"], driver)
+    chunk = keys.chunk
     voxels = prod(chunk) * view.dtype.numpy_dtype.itemsize
     inner = tuple(int(n or 1) for n in view.chunk_layout.read_chunk.shape or (1,))
     index = prod(chunk) // max(1, prod(inner)) * (_INDEX_ENTRY + 1024)
     for place in product(*(range(a // n, (b - 1) // n + 1) for (a, b), n in zip(ranges, chunk, strict=True))):
-        file = Path(kvstore["path"]) / (prefix + separator.join(map(str, place)))
+        file = Path(kvstore["path"]) / keys.key(place)
         check_file(file, voxels, voxels + voxels // 8 + index + _SLACK, blosc)
 
 
@@ -357,30 +363,15 @@ def _transform(view: ts.TensorStore) -> ts.IndexTransform:
     return transform
 
 
-_Grid = tuple[list[int], str, str, int | None]
-"""Shape of a stored chunk, what stands before the first number of its key and between two, and where Blosc's head begins."""
-
-
-def _zarr3(metadata: dict[str, Any]) -> _Grid:
-    encoding = metadata.get("chunk_key_encoding", {"name": "default"})
-    default = encoding["name"] == "default"
-    separator = encoding.get("configuration", {}).get("separator", "/" if default else ".")
-    codecs = {codec["name"] for codec in metadata["codecs"]}
-    chunk = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    return chunk, f"c{separator}" if default else "", separator, 0 if "blosc" in codecs else None
-
-
-def _zarr2(metadata: dict[str, Any]) -> _Grid:
-    blosc = (metadata.get("compressor") or {}).get("id") == "blosc"
-    return metadata["chunks"], "", metadata.get("dimension_separator", "."), 0 if blosc else None
-
-
-def _n5(metadata: dict[str, Any]) -> _Grid:
-    size, blosc = metadata["blockSize"], metadata["compression"].get("type") == "blosc"
-    return size, "", "/", 4 + 4 * len(size) if blosc else None  # after the block's own head
-
-
-_GRIDS = {"zarr3": _zarr3, "zarr": _zarr2, "n5": _n5}
+def _blosc_head(metadata: dict[str, Any], driver: str) -> int | None:
+    """Return where in a stored chunk the head of Blosc begins, None where there is none."""
+    if driver == "zarr3":
+        return 0 if "blosc" in {codec["name"] for codec in metadata["codecs"]} else None
+    if driver == "zarr":
+        return 0 if (metadata.get("compressor") or {}).get("id") == "blosc" else None
+    return (
+        4 + 4 * len(metadata["blockSize"]) if metadata["compression"].get("type") == "blosc" else None
+    )  # after the block's head
 
 
 def _too_large(url: str, what: str) -> InputError:

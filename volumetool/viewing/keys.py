@@ -8,52 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from volumetool.errors import DataError
 from volumetool.paths import open_file
+from volumetool.store.chunk_keys import ARRAY_METADATA, METADATA, ChunkKeys
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import join_url, local_path
 from volumetool.store.precomputed import Precomputed, find_precomputed
 from volumetool.store.urls import check_below
 from volumetool.store.volume import Volume
 from volumetool.viewing.server import Content, InMemory
-
-_ZARR2, _ZARR3, _N5 = (".zgroup", ".zattrs", ".zarray", ".zmetadata"), ("zarr.json",), ("attributes.json",)
-_METADATA = {"zarr": _ZARR2, "zarr3": _ZARR3, "n5": _N5}
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
-
-
-@dataclass(frozen=True)
-class ChunkGrid:
-    """How an array names its chunks: a prefix, then one number per axis.
-
-    Attributes
-    ----------
-    prefix : str
-        What stands before the first number.
-    separator : str
-        What stands between two numbers.
-    counts : tuple of int
-        Chunks per axis, in the array's own order.
-    """
-
-    prefix: str
-    separator: str
-    counts: tuple[int, ...]
-
-    def __contains__(self, key: str) -> bool:
-        if not key.startswith(self.prefix):
-            return False
-        numbers = key.removeprefix(self.prefix).split(self.separator)
-        if len(numbers) != len(self.counts) or not all(_NUMBER.fullmatch(each) for each in numbers):
-            return False
-        return all(int(each) < count for each, count in zip(numbers, self.counts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -145,12 +113,12 @@ def files_of(volume: Volume | Precomputed) -> FilesOfVolume:
         stored = volume if isinstance(volume, Precomputed) else find_precomputed(volume.url)
         return FilesOfVolume(root, frozenset({"info"}), lambda key: stored is not None and stored.has_chunk(key))
     paths = [level.path.strip("/") for level in volume.levels]
-    grids = {path: grid_of(volume, path) for path in paths}
+    grids = {path: chunk_keys(volume, path) for path in paths}
 
     def is_chunk(key: str) -> bool:
         return any(key.startswith(_below(path)) and key.removeprefix(_below(path)) in grid for path, grid in grids.items())
 
-    names = _METADATA[volume.driver]
+    names = METADATA[volume.driver]
     return FilesOfVolume(root, frozenset(_below(group) + name for group in _groups(paths) for name in names), is_chunk)
 
 
@@ -163,22 +131,6 @@ def _groups(paths: list[str]) -> set[str]:
     return {""} | {group for path in paths for group in accumulate(path.split("/"), "{}/{}".format)}
 
 
-def grid_of(volume: Volume, path: str) -> ChunkGrid:
+def chunk_keys(volume: Volume, path: str) -> ChunkKeys:
     """Return how the array at `path` below a local volume names its chunks, as its metadata say now."""
-    url = join_url(volume.url, path)
-    if volume.driver == "zarr3":
-        array = read_json(url, "zarr.json") or {}
-        keys: dict[str, Any] = array["chunk_key_encoding"]
-        default = keys["name"] == "default"
-        separator = keys.get("configuration", {}).get("separator", "/" if default else ".")
-        counts = _counts(array["shape"], array["chunk_grid"]["configuration"]["chunk_shape"])
-        return ChunkGrid(f"c{separator}" if default else "", separator, counts)
-    if volume.driver == "zarr":
-        array = read_json(url, ".zarray") or {}
-        return ChunkGrid("", array.get("dimension_separator", "."), _counts(array["shape"], array["chunks"]))
-    array = read_json(url, "attributes.json") or {}
-    return ChunkGrid("", "/", _counts(array["dimensions"], array["blockSize"]))
-
-
-def _counts(shape: list[int], chunk: list[int]) -> tuple[int, ...]:
-    return tuple(-(-n // size) for n, size in zip(shape, chunk, strict=True))
+    return ChunkKeys.of(read_json(join_url(volume.url, path), ARRAY_METADATA[volume.driver]) or {}, volume.driver)

@@ -23,7 +23,7 @@ from volumetool.store.images.names import Pattern
 from volumetool.store.kvstore import local_path
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
-from volumetool.viewing.keys import ChunkGrid, grid_of
+from volumetool.viewing.keys import chunk_keys
 from volumetool.viewing.watching.inbox import Clock, Report, Section, Stamp
 
 Stamps = tuple[Stamp, ...]
@@ -126,7 +126,7 @@ class GrowingVolume:
                 where=self._url,
             )
         self._volume: Volume = volume
-        self._grid: ChunkGrid = grid_of(volume, level.path)
+        self._keys = chunk_keys(volume, level.path)
         self._root: Path = local_path(volume.url) / level.path
 
     def _look_at(self, z: int) -> None:
@@ -145,10 +145,9 @@ class GrowingVolume:
     def _section_of(self, place: str) -> int | None:
         """Return the section whose chunk stands at a place."""
         key = place.removeprefix(f"{self._root}/")
-        if key not in self._grid:
+        if key not in self._keys:
             return None
-        numbers = key.removeprefix(self._grid.prefix).split(self._grid.separator)
-        return int(numbers[self._volume.axes.index("z")])
+        return self._keys.place(key)[self._volume.axes.index("z")]
 
     def _stamps(self, z: int) -> Stamps | None:
         """Return the state of a section's chunks, None where one is not stored."""
@@ -162,11 +161,11 @@ class GrowingVolume:
         return tuple(stamps)
 
     def _files(self, z: int) -> Iterator[Path]:
-        axes, grid = self._volume.axes, self._grid
-        counts = dict(zip(axes, grid.counts, strict=True))
+        axes, keys = self._volume.axes, self._keys
+        counts = dict(zip(axes, keys.counts, strict=True))
         for y, x in product(range(counts["y"]), range(counts["x"])):
             at = {"z": z, "y": y, "x": x}
-            yield self._root / (grid.prefix + grid.separator.join(str(at.get(axis, 0)) for axis in axes))
+            yield self._root / keys.key(at.get(axis, 0) for axis in axes)
 
     def _read(self, z: int) -> NDArray[Any]:
         _, height, width = self._volume.shape
