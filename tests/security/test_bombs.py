@@ -284,8 +284,9 @@ def test_files_longer_than_memory_are_refused_unread(tiny_model: Path, tmp_path:
     (tmp_path / "m.safetensors").write_bytes(tiny_model.read_bytes())
     assert _refused(tmp_path, **wanted, model=str(sparse(tmp_path / "m.safetensors"))).code == "model.broken"
     (tmp_path / "out.zarr.job").mkdir()
-    sparse(tmp_path / "out.zarr.job" / "plan.json")
-    assert _refused(tmp_path, **wanted).code == "input.too-large"
+    plan = sparse(tmp_path / "out.zarr.job" / "plan.json")
+    assert _refused(tmp_path, **wanted).code == "ledger.too-large"
+    plan.unlink()
     sparse(source / "0" / "zarr.json")
     assert _refused(tmp_path, **wanted).code == "input.broken-metadata"
 
