@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -55,7 +56,7 @@ class _Grid:
 
     def noise(self, sigma: float) -> Floats:
         """Smooth noise of unit variance, its bumps `sigma` nm wide."""
-        return smooth_noise(self.shape, sigma / self.voxel, self.rng)
+        return smooth_noise(self.shape, (sigma / self.voxel).tolist(), self.rng)
 
     def scatter(self, density: float, where: Floats | None = None) -> NDArray[np.float64]:
         """Scatter points, so many per cubic micrometre: float64 (points, 3) in nm; kept with probability `where` if given."""
@@ -64,7 +65,8 @@ class _Grid:
         if where is None:
             return points
         index = tuple(np.clip((points / self.voxel).astype(int), 0, np.array(self.shape) - 1).T)
-        return points[self.rng.random(len(points)) < where[index]]
+        kept: NDArray[np.float64] = points[self.rng.random(len(points)) < where[index]]
+        return kept
 
     def blobs(self, points: NDArray[np.float64], radius: float) -> Floats:
         """Draw soft balls of one radius in nm, 1 in their middle; a voxel larger than a ball shows only its share of it."""
@@ -132,10 +134,10 @@ def _territories(grid: _Grid, kinds: int) -> tuple[Floats, NDArray[np.intp]]:
     axes = (
         np.arange(n, dtype=np.float32) * np.float32(by * side) for n, by, side in zip(coarse, step, grid.voxel, strict=True)
     )
-    place = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)  # (z, y, x, 3), nm
+    place: NDArray[Any] = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)  # (z, y, x, 3), nm
     for axis in range(3):
         for amplitude, sigma in ((60, 250), (12, 60)):
-            place[..., axis] += amplitude * smooth_noise(tuple(coarse), sigma / grid.voxel / step, grid.rng)
+            place[..., axis] += amplitude * smooth_noise(tuple(coarse), (sigma / grid.voxel / step).tolist(), grid.rng)
     border, label = distance_to_border(cKDTree(points), place.reshape(-1, 3), points, kind, near=min(count, 8))
     far = np.nan_to_num(border, nan=TERRITORY).reshape(coarse)
     fine: Floats = ndimage.affine_transform(far, 1 / np.array(step), output_shape=grid.shape, order=1)
@@ -256,9 +258,8 @@ def _places(shape: Sequence[int], step: NDArray[np.float64]) -> Floats:
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)  # (z, y, x, 3), nm
 
 
-def _share(noise: Floats) -> Floats:
-    share: Floats = 1 / (1 + np.exp(-2 * noise))
-    return share
+def _share(noise: NDArray[Any]) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-2 * noise)), np.float32)
 
 
 def _direction(rng: np.random.Generator) -> NDArray[np.float32]:
