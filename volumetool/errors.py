@@ -12,7 +12,7 @@
       ResourceError     resource.* 2   the plan does not fit the memory, disk or devices at hand
       DataError         data.*     1   stored bytes that cannot be read or are not what was written
       NumericsError     numerics.* 1   a network that makes NaN, or a worker that computes other bytes
-      LedgerError       ledger.*   1   the job's records are damaged or contradict each other
+      LedgerError       ledger.*   1   the job's folder: not to be reached, damaged, or it contradicts the output
       ClusterError      cluster.*  1   workers cannot be started or reached, or die one after the other
       DeviceError       device.*   75  a device that is lost to this process: start it again
       ViewError         view.*     1   a picture cannot be taken: no browser, or a page that is never complete

@@ -134,6 +134,27 @@ def refuse_special(path: Path) -> None:
         )
 
 
+def refuse_unreachable(path: Path) -> None:
+    """Refuse a path below a folder that does not let this user pass.
+
+    Raises
+    ------
+    InputError
+        ``input.unreadable``.
+    """
+    try:
+        path.lstat()
+    except PermissionError as error:
+        raise InputError(
+            "input.unreadable",
+            f"{path} cannot be reached: {error.strerror}",
+            hint="A folder above it is closed to you: ask its owner, or give another path.",
+            where=str(path),
+        ) from error
+    except (OSError, ValueError):
+        return  # whoever reads or writes it says more
+
+
 def _check_mode(path: str | os.PathLike[str], mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))

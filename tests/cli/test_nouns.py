@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -160,9 +161,45 @@ def test_a_place_that_cannot_be_written_is_an_output(capsys: pytest.CaptureFixtu
 
 @pytest.mark.usefixtures("places")
 def test_a_file_where_the_jobs_folder_has_to_stand_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("new.zarr.job").write_text("x")
-    code, said = error_of(capsys, "enhance", "raw.zarr", "new.zarr", "--model", FAKE)
+    Path("taken.zarr.job").write_text("x")
+    code, said = error_of(capsys, "enhance", "raw.zarr", "taken.zarr", "--model", FAKE)
     assert (code, "is no folder; the job's folder has to stand there" in said) == ("ledger.exists", True)
+
+
+CLOSED_TO_US = {
+    **{command: ("input.unreadable", noun) for command, noun in READING.items()},
+    "status {}": ("output.unreadable", "the output: "),
+    "verify {}": ("output.unreadable", "the output: "),
+    "convert s.tif {} --voxel-size 8,8,8": ("output.unreadable", "the output: "),
+    "crappify raw.zarr {}": ("output.unreadable", "the output: "),
+    "enhance raw.zarr {} --model FAKE": ("output.unreadable", "the output: "),
+    "model show {}": ("model.unreadable", "the model "),
+    "enhance raw.zarr new.zarr --model {}": ("model.unreadable", "the model "),
+    "enhance raw.zarr new.zarr --model FAKE --sections {}": ("config.sections", "--sections"),
+    "enhance --config {}": ("config.file", ""),
+    "train {}": ("config.file", ""),
+}
+
+
+def test_what_lies_below_a_folder_that_is_closed_to_us_is_told_by_its_name(
+    places: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = str(places / "closed")
+
+    def closing(function: Callable[..., object]) -> Callable[..., object]:
+        def call(path: object, *more: object, **options: object) -> object:
+            if isinstance(path, str | Path) and str(path).startswith(f"{closed}/"):  # root passes everywhere
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return function(path, *more, **options)
+
+        return call
+
+    for name in ("stat", "lstat", "open", "mkdir", "scandir", "listdir"):
+        monkeypatch.setattr(os, name, closing(getattr(os, name)))
+    for command, (wanted, noun) in CLOSED_TO_US.items():
+        code, said = error_of(capsys, *(word.format(f"{closed}/v").replace("FAKE", FAKE) for word in command.split()))
+        assert code == wanted, (command, code, said)
+        assert said.removeprefix("the input: ").startswith(noun), (command, said)
 
 
 HINTS = {

@@ -149,8 +149,9 @@ def plan_crappification(asked: Crappification) -> CrappifyPlan:
             f"{fine.shape} voxels (z, y, x) cannot be reduced by {asked.scale}",
             hint="the scale is whole numbers from 1, none larger than the volume",
         )
-    check_output_place(asked.output)
-    _refuse_nested(asked, source)
+    with told_by_role(output_role(asked.output)):
+        check_output_place(asked.output)
+        _refuse_nested(asked, source)
     size: Size = (
         fine.voxel_size[0] * asked.scale[0],
         fine.voxel_size[1] * asked.scale[1],

@@ -145,7 +145,7 @@ def load_model(spec: str | os.PathLike[str]) -> Model:
     Raises
     ------
     ModelError
-        ``model.unknown``, ``model.broken`` (also a file of other software), ``model.no-card``.
+        ``model.unknown``, ``model.unreadable``, ``model.broken`` (also a file of other software), ``model.no-card``.
     """
     spec = os.fspath(spec)
     if (load := _schemes.get(spec.partition(":")[0])) is not None:
@@ -167,7 +167,15 @@ def placed_model(spec: str) -> str:
 
 def _model_file(spec: str) -> Path | None:
     path = absolute_path(spec)
-    return path.resolve() if path.exists() and not path.is_dir() else None
+    try:
+        return path.resolve() if path.exists() and not path.is_dir() else None
+    except PermissionError as error:
+        raise ModelError(
+            "model.unreadable",
+            f"the model {path} cannot be reached: {error.strerror}",
+            hint="a folder above it is closed to you: ask its owner, or give another path",
+            where=str(path),
+        ) from error
 
 
 def reload_model(spec: str, weights_sha256: str) -> Model:

@@ -26,9 +26,10 @@ from volumetool.machine import usable_cores, usable_memory
 from volumetool.store.create import VolumeLayout, array_metadata, check_output_place, group_metadata
 from volumetool.store.found import Json
 from volumetool.store.images import Gaps, ImageStack, holds_images, open_images
-from volumetool.store.kvstore import canonical_url, contains, is_local, local_path
+from volumetool.store.kvstore import canonical_url, contains, is_local, local_path, place_text
 from volumetool.store.open import open_volume
 from volumetool.store.retries import CONCURRENCY
+from volumetool.store.roles import output_role, told_by_role
 from volumetool.store.volume import Volume
 
 MEMORY_BYTES = 2**30
@@ -158,7 +159,8 @@ def plan_conversion(
 ) -> ConversionPlan:
     """Look at the source and decide everything; write nothing. Parameters and errors are those of `convert`."""
     origin = source if isinstance(source, ImageStack) else open_source(source, voxel_size)
-    place = canonical_url(url)
+    with told_by_role(output_role(place_text(url))):
+        place = canonical_url(url)
     check_output_place(place)
     if isinstance(origin, Volume):
         size, translation, channels = origin.voxel_size, origin.translation, origin.channels

@@ -20,7 +20,7 @@ import tensorstore as ts
 
 from volumetool.errors import InputError, OutputError, StorageFullError
 from volumetool.machine import usable_cores, usable_memory
-from volumetool.paths import absolute_path, refuse_special, sync_folder
+from volumetool.paths import absolute_path, refuse_special, refuse_unreachable, sync_folder
 from volumetool.redaction import redact
 from volumetool.store.retries import CONCURRENCY, STORAGE, tried
 from volumetool.store.s3 import s3_settings
@@ -60,10 +60,13 @@ def canonical_url(url: str | os.PathLike[str]) -> str:
     ------
     InputError
         ``input.url``, ``input.url-secret``: not a path, or not a URL that volumetool reads, see `store.urls`.
+        ``input.unreadable``: a folder above does not let this user pass.
     """
     text = _VIEWER_SUFFIX.sub("", _VIEWER_PREFIX.sub("", place_text(url)))
     if is_local(text):
-        return str(absolute_path(text))
+        path = absolute_path(text)
+        refuse_unreachable(path)
+        return str(path)
     parts = check_url(text)
     return f"{parts.scheme}://{parts.netloc}{_without_dots(parts.path)}".rstrip("/")
 

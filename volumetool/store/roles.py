@@ -7,7 +7,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from volumetool.errors import InputError, OutputError, StorageFullError, VolumetoolError
-from volumetool.store.kvstore import canonical_url
+from volumetool.paths import absolute_path
+from volumetool.store.kvstore import canonical_url, is_local
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Role:
         """Say whether something lies at the place or below it."""
         spellings = {self.place}
         with suppress(InputError):
-            spellings.add(canonical_url(self.place))
+            spellings.add(str(absolute_path(self.place)) if is_local(self.place) else canonical_url(self.place))
         return any(where == each or where.startswith(f"{each.rstrip('/')}/") for each in spellings)
 
 
