@@ -65,8 +65,8 @@ def test_a_value_that_cannot_be_is_answered_with_its_option(options: dict[str, o
 
 
 def test_what_a_job_lacks_is_named() -> None:
-    with pytest.raises(ConfigError, match="output"):
-        vt.Job(input="a.zarr")
+    with pytest.raises(ConfigError, match="input"):
+        vt.Job(output="b.zarr")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
