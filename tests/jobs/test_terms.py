@@ -53,6 +53,7 @@ FREE: dict[str, Any] = {
     "roi": "0:2,:,:",
     "workers": 2,
     "cluster": "tcp://127.0.0.1:1",
+    "dashboard": True,
     "device": "auto",
     "memory": "3GiB",
     "region": "1,2,2",

@@ -9,7 +9,8 @@ from distributed.security import Security
 
 from volumetool.enhancement.device import DeviceName, why_no_gpu
 from volumetool.errors import ClusterError, ConfigError
-from volumetool.jobs.clusters import Cluster
+from volumetool.jobs.clusters import Cluster, closed
+from volumetool.jobs.clusters.closed import dashboard_token, on_loopback
 from volumetool.jobs.clusters.through_dask import ThroughDask, connect, settings
 from volumetool.jobs.plan import Plan
 from volumetool.scratch import scratch_folder
@@ -66,13 +67,14 @@ def cuda_cluster(plan: Plan) -> Iterator[Cluster]:
     require_gpus(plan.job.device, plan.workers)
     from dask_cuda import LocalCUDACluster
 
-    with scratch_folder("workers") as folder, settings(folder):
+    token = dashboard_token(plan)
+    with scratch_folder("workers") as folder, settings(folder, token):
         try:
             cluster = LocalCUDACluster(
                 n_workers=plan.workers,
                 threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
+                **on_loopback(token),
+                preload=[closed.__name__],  # dask-cuda adds its own, and reads no more of the configuration
                 security=Security.temporary(),
             )
         except Exception as error:  # the driver's library raises its own classes, which cannot be named without it

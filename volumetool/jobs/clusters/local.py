@@ -10,6 +10,7 @@ from distributed import LocalCluster
 from distributed.security import Security
 
 from volumetool.jobs.clusters import Cluster
+from volumetool.jobs.clusters.closed import dashboard_token, on_loopback
 from volumetool.jobs.clusters.processes import Processes
 from volumetool.jobs.clusters.through_dask import ThroughDask, connect, settings
 from volumetool.jobs.plan import Plan
@@ -23,16 +24,15 @@ def local_cluster(plan: Plan) -> Iterator[Cluster]:
     All users of a machine share its loopback, and who reaches a scheduler runs code as its user: scheduler and workers ask for
     a certificate that was made for this run alone.
     """
-    security = Security.temporary()
+    security, token = Security.temporary(), dashboard_token(plan)
     with (
         scratch_folder("workers") as folder,
-        settings(folder),
+        settings(folder, token),
         Processes(plan.workers, folder) as processes,
         LocalCluster(
             n_workers=0,
             processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
+            **on_loopback(token),
             security=security,
             silence_logs=logging.CRITICAL,  # what happens to a region is in its record; what is left is noise at the end
         ) as cluster,

@@ -25,6 +25,7 @@ from typing import Any
 from distributed.security import Security
 
 from volumetool.enhancement.allocator import environment
+from volumetool.jobs.clusters.closed import closing
 
 GIVEN_UP = 30
 """Looks after which a process that the scheduler knows no more is ended: it may be waking up from a pause."""
@@ -180,7 +181,7 @@ async def _work(asked: dict[str, Any]) -> None:
     from distributed import Worker
 
     # The profiler looks at the stacks of a network that wants every core, 100 times a second.
-    with dask.config.set({"distributed.worker.profile.enabled": False}):
+    with dask.config.set({"distributed.worker.profile.enabled": False, **closing()}):
         worker = Worker(
             asked["scheduler"],
             name=asked["name"],

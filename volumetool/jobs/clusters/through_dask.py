@@ -23,6 +23,7 @@ from distributed.client import ClosedClientError
 from volumetool.errors import ClusterError, VolumetoolError
 from volumetool.geometry import Turn
 from volumetool.jobs.clusters.begun import topic_of
+from volumetool.jobs.clusters.closed import closing
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.ownership import writing_run
@@ -254,10 +255,18 @@ def _failed(index: int, error: Any) -> Record:
 
 
 @contextmanager
-def settings(folder: Path) -> Iterator[None]:
-    """Let schedulers that begin here keep their files in a folder, and not give regions up because workers died."""
+def settings(folder: Path, token: str | None) -> Iterator[None]:
+    """Let schedulers that begin here be closed, keep their files in a folder, and not give regions up because workers died.
+
+    Parameters
+    ----------
+    folder : Path
+        For their files.
+    token : str, optional
+        Of the dashboard; without one there is none.
+    """
     lenient = {"distributed.scheduler.allowed-failures": ALLOWED_FAILURES}
-    with dask.config.set({**lenient, "temporary-directory": str(folder)}):
+    with dask.config.set({**lenient, **closing(token), "temporary-directory": str(folder)}):
         yield
 
 
