@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 import pytest
 import yaml
@@ -21,6 +24,7 @@ from small_jobs import SMALL, noise, write_input
 from volumetool.jobs.clusters.local import local_cluster
 from volumetool.jobs.clusters.through_dask import ThroughDask
 from volumetool.jobs.job import make_job
+from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 
@@ -76,19 +80,52 @@ def test_every_command_listens_on_loopback_alone(command: Callable[[Path], list[
     assert {address for address, _ in seen if not ipaddress.ip_address(address).is_loopback} == set()
 
 
-def test_another_user_of_the_machine_cannot_speak_to_the_scheduler(tmp_path: Path) -> None:
+def prepared(folder: Path, **options: Any) -> Plan:
+    """Plan a job for two workers, and let it begin."""
+    source = write_input(folder / "in.zarr", noise((10, 37, 45)))
+    planned = plan(make_job(input=str(source), output=str(folder / "out.zarr"), workers=2, **SMALL, **options))
+    prepare(planned)
+    return planned
+
+
+def test_another_user_of_the_machine_cannot_speak_to_the_scheduler_or_to_a_web_server_of_dask(tmp_path: Path) -> None:
     """Whoever reaches a scheduler of dask runs code as its user, and all users of a machine share its loopback."""
-    source = write_input(tmp_path / "in.zarr", noise((10, 37, 45)))
-    decided = plan(make_job(input=str(source), output=str(tmp_path / "out.zarr"), workers=2, **SMALL))
-    prepare(decided)
-    with local_cluster(decided) as cluster:
+    with local_cluster(prepared(tmp_path)) as cluster:
         assert isinstance(cluster, ThroughDask)
         cluster.client.wait_for_workers(2, timeout=60)
         scheduler = cluster.client.scheduler.address
         workers = cluster.client.scheduler_info()["workers"]
         assert len(workers) == 2
+        assert {f"tls://{host}:{port}" for host, port in listening(psutil.Process())} == {scheduler, *workers}
+        assert cluster.link is None
         assert all(address.startswith("tls://127.0.0.1:") for address in [scheduler, *workers])
         strangers = [(scheduler.replace("tls", "tcp"), None), (scheduler, Security.temporary())]
         for address, security in strangers:
             with pytest.raises((OSError, TimeoutError)):
                 Client(address, security=security, timeout=2, set_as_default=False)
+
+
+def test_the_dashboard_answers_its_own_page_alone(tmp_path: Path) -> None:
+    with local_cluster(prepared(tmp_path, dashboard=True)) as cluster:
+        assert cluster.link is not None
+        link = httpx.URL(cluster.link)
+        own, upgrade = f"http://127.0.0.1:{link.port}", {"Connection": "Upgrade", "Upgrade": "websocket"}
+        shake = {**upgrade, "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+        socket_of_page = f"{cluster.link}/ws?bokeh-protocol-version=1.0"
+        refused = [
+            ({"Host": f"rebound.example:{link.port}"}, 421),
+            ({"Origin": "https://evil.example"}, 403),
+            ({"Origin": "null"}, 403),
+        ]
+        for headers, status in refused:
+            assert httpx.get(link, headers=headers).status_code == status
+            assert httpx.get(socket_of_page, headers=headers | shake).status_code == status
+        for path in ("/", "/status", "/json/identity.json", "/metrics", "/dashboard/wrong/status"):
+            assert httpx.get(f"{own}{path}").status_code == 404
+        page = httpx.get(link, headers={"Origin": own})
+        assert page.status_code == 200
+        token = re.search(r'"token":"([^"]+)"', page.text)
+        assert token is not None
+        shake["Sec-WebSocket-Protocol"] = f"bokeh, {token[1]}"
+        with httpx.stream("GET", socket_of_page, headers={"Origin": own} | shake) as answer:
+            assert answer.status_code == 101

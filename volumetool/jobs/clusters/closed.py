@@ -55,7 +55,7 @@ async def dask_setup(node: Any) -> None:
         bound_newcomers(listener.tcp_server)
     if isinstance(node, Nanny):
         return
-    web, token = node.http_server, dask.config.get(TOKEN)
+    web, token = node.http_server, dask.config.get(TOKEN, None)
     if token is None or not isinstance(node, Scheduler):
         web.stop()
         del node.services["dashboard"]
