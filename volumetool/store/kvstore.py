@@ -64,8 +64,7 @@ def canonical_url(url: str | os.PathLike[str]) -> str:
     """
     text = _VIEWER_SUFFIX.sub("", _VIEWER_PREFIX.sub("", place_text(url)))
     if is_local(text):
-        path = absolute_path(text)
-        refuse_unreachable(path)
+        refuse_unreachable(path := absolute_path(text))
         return str(path)
     parts = check_url(text)
     return f"{parts.scheme}://{parts.netloc}{_without_dots(parts.path)}".rstrip("/")
