@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,12 @@ def test_nothing_lands_at_the_top_of_an_environment() -> None:
         code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({name!r}) is not None)"
         assert subprocess.run([sys.executable, "-c", code], cwd="/", check=False).returncode == 0
         importlib.import_module(f"volumetool.{name}")
+
+
+def test_every_folder_of_the_package_is_installed() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {".".join(file.parent.relative_to(ROOT).parts) for file in ROOT.glob("volumetool/**/__init__.py")}
+    assert folders | {"volumetool.cli", "volumetool.schemas"} == listed
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
