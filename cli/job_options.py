@@ -97,5 +97,5 @@ def _show_all(context: typer.Context, asked: bool) -> None:
         vars(parameter).update(hidden=False)
         if parameter.name in schema:
             vars(parameter).update(rich_help_panel=schema[parameter.name]["panel"])
-    print(context.get_help())
+    typer.echo(context.get_help())
     raise typer.Exit

@@ -90,13 +90,15 @@ def prepared(folder: Path, **options: Any) -> Plan:
 
 def test_another_user_of_the_machine_cannot_speak_to_the_scheduler_or_to_a_web_server_of_dask(tmp_path: Path) -> None:
     """Whoever reaches a scheduler of dask runs code as its user, and all users of a machine share its loopback."""
-    with local_cluster(prepared(tmp_path)) as cluster:
+    planned, before = prepared(tmp_path), listening(psutil.Process())  # other tests have servers of their own
+    with local_cluster(planned) as cluster:
         assert isinstance(cluster, ThroughDask)
         cluster.client.wait_for_workers(2, timeout=60)
         scheduler = cluster.client.scheduler.address
         workers = cluster.client.scheduler_info()["workers"]
         assert len(workers) == 2
-        assert {f"tls://{host}:{port}" for host, port in listening(psutil.Process())} == {scheduler, *workers}
+        opened = listening(psutil.Process()) - before
+        assert {f"tls://{host}:{port}" for host, port in opened} == {scheduler, *workers}
         assert cluster.link is None
         assert all(address.startswith("tls://127.0.0.1:") for address in [scheduler, *workers])
         strangers = [(scheduler.replace("tls", "tcp"), None), (scheduler, Security.temporary())]

