@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ TRY_AGAIN = 75
 
 GRACE_SECONDS = 8.0
 """A scheduler kills after ten, or more: what has not ended by then, such as a call of the network, is left behind."""
+
+AGAIN_SECONDS = 0.02
+"""After which a signal that was lost in a callback is raised again."""
 
 SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 """What schedulers send before they kill, or a job asked for, and a terminal that is closed; Windows knows only the first."""
@@ -45,10 +49,24 @@ def stoppable() -> Iterator[None]:
         grace.start()
         raise Stopped(signal.Signals(number).name)
 
+    def once_more(ignored: sys.UnraisableHookArgs) -> None:
+        """Ask again where a signal came inside a callback, such as of weak references, out of which Python raises nothing."""
+        nonlocal told
+        if not isinstance(ignored.exc_value, Stopped):
+            unraisable(ignored)
+            return
+        told = False
+        number, main = signal.Signals[str(ignored.exc_value)], threading.main_thread().ident
+        again = threading.Timer(AGAIN_SECONDS, signal.pthread_kill, (main, number))  # which wakes it, should it sleep
+        again.daemon = True
+        again.start()
+
+    unraisable, sys.unraisablehook = sys.unraisablehook, once_more
     numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
     before = {number: signal.signal(number, stop) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:
+        sys.unraisablehook = unraisable
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -98,6 +98,20 @@ def test_a_signal_while_libraries_load_ends_it_cleanly(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_signal_inside_a_callback_of_the_interpreter_is_not_lost() -> None:
+    """Python prints what such a callback raises, and goes on as if nothing had been."""
+    code = (
+        "import os, signal, time, weakref\nfrom volumetool.cli.preemption import Stopped, stoppable\n"
+        "class Thing: pass\nthing = Thing()\n"
+        "def told(_): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0)\n"
+        "seen = weakref.ref(thing, told)\n"
+        "try:\n with stoppable():\n  del thing\n  time.sleep(20)\n"
+        "except Stopped as stopped:\n print(stopped)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("SIGTERM\n", "")
+
+
 def test_a_terminal_that_closes_does_not_end_what_was_told_to_ignore_it() -> None:
     """As by nohup."""
     code = "import signal, os; from volumetool.cli.preemption import stoppable\n"
