@@ -60,8 +60,14 @@ def runtime(plan: Plan, digest_of_plan: str | None = None) -> str:
 
 
 def test_two_processes_write_the_bytes_of_one(
-    options: Options, tmp_path: Path, tiny_model: Path, local_only: list[str]
+    options: Options, tmp_path: Path, tiny_model: Path, local_only: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def wait_for_both(self: through_dask.ThroughDask) -> through_dask.ThroughDask:
+        self.client.wait_for_workers(2, timeout=60)
+        return self
+
+    # A run begins with the first worker, which may be done before the second one has begun.
+    monkeypatch.setattr(through_dask.ThroughDask, "wait_for_worker", wait_for_both)
     options |= {"model": str(tiny_model)}
     run(**options)
     seen = Recording()

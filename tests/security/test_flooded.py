@@ -28,6 +28,8 @@ MOST_LINES = 10
 FEW_DESCRIPTORS = 'ulimit -n 256; exec "$@"'
 """Fewer than strangers have connections."""
 
+QUICK = ["--model", "fake:identity?patch=1,16,16&overlap=0,4,4", "--device", "cpu"]
+
 FIGURES = logging.getLogger(__name__)
 
 SMALL_FLOOD = Flood(connections=300, bodies=8, body=25 * 2**20)
@@ -105,11 +107,17 @@ def _view(job: Outcome) -> list[str]:
 
 
 def _live(job: Outcome) -> list[str]:
-    return ["live", job.plan.job.input, "--model", "fake-zoom"]
+    return ["live", job.plan.job.input, *QUICK]
+
+
+def _watch(job: Outcome) -> list[str]:
+    folder = Path(job.plan.job.output).parent / "incoming"
+    folder.mkdir(exist_ok=True)
+    return ["live", str(folder), "--watch", "--voxel-size", "30,16,16", *QUICK]
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-@pytest.mark.parametrize("command", [_view, pytest.param(_live, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("command", [_view, *(pytest.param(each, marks=pytest.mark.slow) for each in (_live, _watch))])
 def test_strangers_at_a_page_or_at_its_volumes_cost_no_memory_keep_nobody_out_and_fill_no_log(
     command: Callable[[Outcome], list[str]], flood: Flood, job: Outcome, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -104,3 +105,14 @@ def ended(connection: socket.socket) -> bool:
         return connection.recv(1) == b""
     except ConnectionResetError:
         return True
+
+
+def test_only_failures_of_connections_are_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.new_event_loop()
+    passed_over: dict[str, object] = {"message": "socket.accept() out of system resource", "exception": OSError(24, "EMFILE")}
+    newcomers.pass_over_broken_connections(loop, passed_over)
+    assert not caplog.records
+    for told in ({**passed_over, "future": loop.create_future()}, {"message": "a mistake", "exception": ValueError()}):
+        newcomers.pass_over_broken_connections(loop, told)
+    assert len(caplog.records) == 2
+    loop.close()

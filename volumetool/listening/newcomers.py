@@ -51,5 +51,6 @@ def pass_over_broken_connections(loop: asyncio.AbstractEventLoop, context: dict[
 
     Nor are descriptors that are used up: a line for each time that no connection was accepted fills the disk.
     """
-    if not isinstance(context.get("exception"), OSError):
+    of_a_task = context.keys() & {"task", "future"}
+    if of_a_task or not isinstance(context.get("exception"), OSError):
         loop.default_exception_handler(context)
