@@ -20,7 +20,7 @@ from referencing.jsonschema import DRAFT202012
 from small_jobs import SMALL, Voxels, assert_means, attributes, digest, noise, read_levels, replicated, run, write_input
 
 from volumetool.enhancement.engine import Engine
-from volumetool.errors import InputError
+from volumetool.errors import FingerprintError, InputError
 from volumetool.jobs.api import run as run_as_user
 from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import Plan
@@ -227,6 +227,15 @@ def test_the_plan_that_is_given_is_the_one_that_runs(options: dict[str, Any], tm
     outcome = run_as_user(Plan.model_validate_json(edited.model_dump_json()))
     assert (outcome.complete, outcome.ran) == (True, edited.grid.count)
     assert digest(options["output"]) == digest(run(**options | {"output": str(tmp_path / "other.zarr")}).plan.job.output)
+
+
+def test_a_plan_whose_specification_was_edited_is_refused(options: dict[str, Any]) -> None:
+    """Its bytes would go by a fingerprint that is not theirs."""
+    decided = plan(make_job(**options))
+    edited = decided.model_copy(update={"spec": decided.spec.model_copy(update={"invert": True})})
+    with pytest.raises(FingerprintError, match="specification was edited"):
+        run_as_user(edited)
+    assert not Path(options["output"]).exists()
 
 
 def test_a_plan_whose_input_moved_on_is_refused(options: dict[str, Any], volume: Path) -> None:

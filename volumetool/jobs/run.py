@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import tensorstore as ts
 
-from volumetool.errors import DataError, LedgerError, OutputError
+from volumetool.errors import DataError, FingerprintError, LedgerError, OutputError
 from volumetool.jobs.attempts import given_up_in_order
 from volumetool.jobs.changed import check_input, check_there
 from volumetool.jobs.clean import delete_kept, sweep
@@ -135,11 +135,20 @@ def run(plan: Plan, watcher: Watcher | None = None) -> Outcome:
 
     Raises
     ------
+    FingerprintError
+        ``job.fingerprint``: the plan's specification is not the one that its fingerprint names.
     LedgerError
         ``ledger.owned``: another run writes this job. ``ledger.overtaken``: another one took it over meanwhile.
     DataError
         ``data.failing``: `BRAKE` regions in a row failed.
     """
+    if plan.fingerprint != plan.spec.fingerprint:  # another name would be on these bytes than their own
+        raise FingerprintError(
+            "job.fingerprint",
+            f"the plan's specification was edited: its fingerprint is {plan.spec.fingerprint[:12]}, the plan says "
+            f"{plan.fingerprint[:12]}",
+            hint="regions, workers and the like may be edited; for other voxels plan a job with other options",
+        )
     watcher = watcher or Silence()
     with told_by_role(*roles_of(plan.job)), own(job_url(plan.job.output), watcher.waiting) as claim:
         return _run(plan, watcher, claim)
