@@ -14,7 +14,7 @@ from volumetool.errors import ConfigError
 from volumetool.geometry import Lattice, Triple, default_shard, plan_levels
 from volumetool.jobs import estimate, keeping
 from volumetool.jobs.job import make_job
-from volumetool.jobs.layout import Work, make_lattice, upright_shard
+from volumetool.jobs.layout import make_lattice, upright_shard
 from volumetool.jobs.memory import MemoryModel
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan
@@ -118,13 +118,12 @@ def test_more_voxels_and_wider_types_are_planned_with_more_memory(tmp_path: Path
 def test_activations_are_planned_by_precision_and_dimensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the same voxels and width: bfloat16 half of float32, a 3D network more than a 2D one, two streams twice of one."""
     monkeypatch.setattr(estimate, "free_bytes", lambda _output: None)
-    terms = plan_large(tmp_path).spec
-    work = Work(terms.lattice, terms.box, terms.levels, 1, terms.dtype)
+    spec = plan_large(tmp_path).spec
     flat, deep = load_model("em-x4").card, load_model("em-iso2").card
     deep = deep.model_copy(update={"architecture": deep.architecture.model_copy(update={"width": flat.architecture.width})})
 
     def needed(card: ModelCard, precision: str, streams: int = 1) -> int:
-        return MemoryModel(card, 1, precision, 1, streams).network(work)
+        return MemoryModel(card, 1, precision, 1, streams).network(spec.lattice)
 
     assert 0 < needed(flat, "bfloat16") * 2 == needed(flat, "float32")
     assert needed(flat, "float32") < needed(deep, "float32") < 2 * needed(flat, "float32") == needed(flat, "float32", streams=2)
@@ -133,9 +132,8 @@ def test_activations_are_planned_by_precision_and_dimensions(tmp_path: Path, mon
 def test_a_region_holds_no_more_shards_than_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory grows with a region's length along the sweep up to the shards that one column keeps open, and then no more."""
     monkeypatch.setattr(estimate, "free_bytes", lambda _output: None)
-    terms = plan_large(tmp_path).spec
-    work = Work(terms.lattice, terms.box, terms.levels, 1, terms.dtype)
-    needs = [MemoryModel(load_model("em-x4").card, 1, "float32", 1)(work, (1, 1, length)) for length in range(1, 30)]
+    spec = plan_large(tmp_path).spec
+    needs = [MemoryModel(load_model("em-x4").card, 1, "float32", 1)(spec, (1, 1, length)) for length in range(1, 30)]
     assert needs[0] < needs[1]
     assert needs[-1] == needs[-10]
     assert needs == sorted(needs)

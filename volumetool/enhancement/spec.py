@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import FingerprintError
-from volumetool.geometry import Box, Lattice, LevelGrid, Region, Triple
+from volumetool.geometry import Box, Lattice, LevelGrid, Region, RegionGrid, Sharing, Triple
 from volumetool.store.create import VolumeLayout
 
 NUMERICS_VERSION = 2
@@ -102,6 +102,11 @@ class OutputSpec(BaseModel):
         return VolumeLayout(self.dtype, self.levels, self.channels, fill_value=self.fill)
 
     @property
+    def itemsize(self) -> int:
+        """Bytes per voxel of the output."""
+        return np.dtype(self.dtype).itemsize
+
+    @property
     def fused(self) -> tuple[LevelGrid, ...]:
         """The levels that a region writes itself."""
         return tuple(level for level in self.levels if level.fused)
@@ -115,6 +120,14 @@ class OutputSpec(BaseModel):
     def output_nodata(self) -> float | None:
         """Value that means no data in the output, or None where none does."""
         return self.fill if self.nodata is not None or self.gaps else None
+
+    def grid(self, span: Triple) -> RegionGrid:
+        """Return the regions of `span` shards each."""
+        return RegionGrid(self.box.shape, self.levels[0].shard, span, self.channels or 1)
+
+    def sharing(self, span: Triple) -> Sharing:
+        """Return which regions of `span` shards each need which patches."""
+        return Sharing(self.grid(span), self.lattice, self.origin)
 
     def core(self, region: Region) -> Box:
         """Return the voxels of the full output that a region computes."""

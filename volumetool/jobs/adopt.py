@@ -25,7 +25,6 @@ from volumetool.jobs.coarse import note_unbuilt
 from volumetool.jobs.finish import mark_unfinished
 from volumetool.jobs.folder import PLAN, is_damaged, job_url, open_ledger, provenance_of, roles_of, write_plan
 from volumetool.jobs.job import Job, make_job
-from volumetool.jobs.layout import Work
 from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.ownership import OWNER, own
 from volumetool.jobs.plan import Plan
@@ -171,7 +170,7 @@ def _worker_of(output: str, given: Json, allow_hosts: Collection[str]) -> Worker
             detail=field_lines(spec, resolved.spec.plain()),
         )
     plan = plan_anew(resolved).model_copy(update={"job": job})
-    return Worker(_cut(plan, resolved.work))
+    return Worker(_cut(plan))
 
 
 def _asked(own: Json, output: str, given: Json, allow_hosts: Collection[str]) -> Job:
@@ -194,14 +193,14 @@ def _asked(own: Json, output: str, given: Json, allow_hosts: Collection[str]) ->
     return make_job(**options, output=output)
 
 
-def _cut(plan: Plan, work: Work) -> Plan:
+def _cut(plan: Plan) -> Plan:
     """Cut regions as finely as it takes for whole ones to hold most of what is stored: the lost plan may have had smaller."""
     stored = sum(key != METADATA for key in list_keys(join_url(plan.job.output, "0")))
     while max(plan.grid.span) > 1 and sum(map(len, _stored_regions(plan).values())) < COVERED * stored:
         span = list(plan.grid.span)
         longest = span.index(max(span))
         span[longest] = -(-span[longest] // 2)
-        plan = plan.model_copy(update={"grid": work.grid((span[0], span[1], span[2]))})
+        plan = plan.model_copy(update={"grid": plan.spec.grid((span[0], span[1], span[2]))})
     return plan
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.geometry import Box, RegionGrid, Triple
 from volumetool.jobs.job import Job
-from volumetool.jobs.layout import Keep, Keeping, Work
+from volumetool.jobs.layout import Keep, Keeping, count_patches
 from volumetool.jobs.sample import Sample
 from volumetool.machine import existing_folder
 from volumetool.store.kvstore import canonical_url, is_local, local_path
@@ -65,15 +66,15 @@ class Estimates(BaseModel):
     compression: float
 
 
-def estimate(job: Job, work: Work, keeping: Keeping, sample: Sample, memory: tuple[int, int], workers: int) -> Estimates:
+def estimate(job: Job, spec: OutputSpec, keeping: Keeping, sample: Sample, memory: tuple[int, int], workers: int) -> Estimates:
     """Return what the regions of a plan cost.
 
     Parameters
     ----------
     job : Job
         What is asked for.
-    work : Work
-        The geometry.
+    spec : OutputSpec
+        The lattice and the output.
     keeping : Keeping
         The regions, and which patches are kept between them.
     sample : Sample
@@ -83,47 +84,47 @@ def estimate(job: Job, work: Work, keeping: Keeping, sample: Sample, memory: tup
     workers : int
         Workers that share the patches.
     """
-    facts = patch_facts(job, work, keeping)
+    facts = patch_facts(job, spec, keeping)
     patches = facts["patches"]
-    shards = sum(math.prod(RegionGrid(level.shape, level.shard, (1, 1, 1)).grid) for level in work.levels)
+    shards = sum(math.prod(RegionGrid(level.shape, level.shard, (1, 1, 1)).grid) for level in spec.levels)
     return Estimates(
         **facts,
-        read_bytes=patches * math.prod(work.lattice.patch) * work.itemsize,
-        written_bytes=written_bytes(job, work, keeping.span, sample.compression),
-        objects=shards * work.channels,
+        read_bytes=patches * math.prod(spec.lattice.patch) * spec.itemsize,
+        written_bytes=written_bytes(job, spec, keeping.span, sample.compression),
+        objects=shards * (spec.channels or 1),
         free_bytes=free_bytes(job.output),
         worker_bytes=memory[0],
         allowed_bytes=memory[1],
-        seconds=patches * sample.patch_seconds / workers + written_bytes(job, work, keeping.span, 1.0) * sample.store_seconds,
+        seconds=patches * sample.patch_seconds / workers + written_bytes(job, spec, keeping.span, 1.0) * sample.store_seconds,
         compression=sample.compression,
     )
 
 
-def patch_facts(job: Job, work: Work, keeping: Keeping) -> dict[str, Any]:
+def patch_facts(job: Job, spec: OutputSpec, keeping: Keeping) -> dict[str, Any]:
     """Return what the estimates say of patches and of keeping them."""
-    asked = asked_box(job, work)
-    patches = work.patches(keeping.span, keeping.keep, asked)
+    asked = asked_box(job, spec)
+    patches = count_patches(spec, keeping.span, keeping.keep, asked)
     return {
         "patches": patches,
-        "recomputed": patches - work.patches(keeping.span, "all", asked),
+        "recomputed": patches - count_patches(spec, keeping.span, "all", asked),
         "kept": keeping.keep,
         "kept_why": keeping.why,
         "kept_bytes": keeping.peak,
     }
 
 
-def written_bytes(job: Job, work: Work, span: Triple, compression: float) -> int:
+def written_bytes(job: Job, spec: OutputSpec, span: Triple, compression: float) -> int:
     """Return the bytes of all levels over the regions asked for, compressed as a sample of them was."""
-    voxels = sum(math.prod(level.shape) for level in work.levels) * work.channels
-    share = work.patches(span, "none", asked_box(job, work)) / work.patches(span)
-    return int(voxels * work.itemsize * compression * share)
+    voxels = sum(math.prod(level.shape) for level in spec.levels) * (spec.channels or 1)
+    share = count_patches(spec, span, "none", asked_box(job, spec)) / count_patches(spec, span)
+    return int(voxels * spec.itemsize * compression * share)
 
 
-def asked_box(job: Job, work: Work) -> Box | None:
+def asked_box(job: Job, spec: OutputSpec) -> Box | None:
     """Return the voxels of the output that are asked for, or None for all."""
     if job.roi is None or job.crop:
         return None
-    return job.roi.intersection(Box.whole(work.lattice.shape)).enlarged(work.lattice.scale)
+    return job.roi.intersection(Box.whole(spec.lattice.shape)).enlarged(spec.lattice.scale)
 
 
 def left_over(estimates: Estimates, output: str, memory: tuple[int, int], share: float) -> Estimates:

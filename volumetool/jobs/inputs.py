@@ -56,6 +56,11 @@ class Inputs:
         return self.volume.levels[self.job.level]
 
     @property
+    def dtype(self) -> str:
+        """Of the output."""
+        return self.job.dtype or self.volume.dtype.name
+
+    @property
     def channels(self) -> int:
         """Number of channels, at least 1."""
         return self.volume.channels or 1

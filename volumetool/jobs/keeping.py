@@ -9,11 +9,22 @@ from dataclasses import replace
 import numpy as np
 
 from volumetool.enhancement.kept import FOLDER, kept_bytes
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.geometry import Triple
 from volumetool.jobs import estimate
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job
-from volumetool.jobs.layout import KEPT_AXES, RECOMPUTED_LIMIT, REGION_SECONDS, Demand, Keep, Keeping, Work, choose_span
+from volumetool.jobs.layout import (
+    KEPT_AXES,
+    RECOMPUTED_LIMIT,
+    REGION_SECONDS,
+    Demand,
+    Keep,
+    Keeping,
+    choose_span,
+    count_patches,
+    recomputed_share,
+)
 from volumetool.jobs.sample import Sample
 from volumetool.jobs.turns import LOOK_AHEAD, WINDOW
 from volumetool.machine import existing_folder
@@ -25,10 +36,10 @@ ROUNDS = 2
 """Trials of the disk; the faster one counts."""
 
 Choose = Callable[[Keep], Triple]
-MemoryOf = Callable[[Work, Triple, Keep], int]
+MemoryOf = Callable[[OutputSpec, Triple, Keep], int]
 
 
-def plan_keeping(job: Job, work: Work, demand: Demand, sample: Sample, memory_of: MemoryOf) -> Keeping:
+def plan_keeping(job: Job, spec: OutputSpec, demand: Demand, sample: Sample, memory_of: MemoryOf) -> Keeping:
     """Return the regions, and whether patches are kept between them, with the reason.
 
     They are where regions of about a minute would compute too much twice, where the disk is faster than the network, and
@@ -38,8 +49,8 @@ def plan_keeping(job: Job, work: Work, demand: Demand, sample: Sample, memory_of
     ----------
     job : Job
         May ask for it, forbid it, or fix the regions.
-    work : Work
-        The geometry.
+    spec : OutputSpec
+        The lattice and the output.
     demand : Demand
         Workers, memory, and the time of a patch.
     sample : Sample
@@ -49,42 +60,43 @@ def plan_keeping(job: Job, work: Work, demand: Demand, sample: Sample, memory_of
     """
 
     def span(keep: Keep) -> Triple:
-        return job.region or choose_span(work, replace(demand, keep=keep), memory_of)
+        return job.region or choose_span(spec, replace(demand, keep=keep), memory_of)
 
     if job.keep_patches == "never":
         return Keeping(span("none"), "none", "as asked for")
     if job.keep_patches == "always":
-        return _kept(job, work, demand.workers, (span("all"), "all"), "as asked for")
-    if (why := _not_worth(job, work, demand, span("all"))) is not None:
-        return Keeping(span("none"), "none", _twice(job, work, span("none")) + why)
-    return _fitting(job, work, demand, sample, (span, memory_of))
+        return _kept(job, spec, demand.workers, (span("all"), "all"), "as asked for")
+    if (why := _not_worth(job, spec, demand, span("all"))) is not None:
+        return Keeping(span("none"), "none", _twice(job, spec, span("none")) + why)
+    return _fitting(job, spec, demand, sample, (span, memory_of))
 
 
-def kept_anew(job: Job, work: Work, span: Triple, workers: int) -> Keeping | None:
+def kept_anew(job: Job, spec: OutputSpec, span: Triple, workers: int) -> Keeping | None:
     """Return what a run that goes on was asked for anew, or None where it keeps to the plan."""
     if job.keep_patches == "auto":
         return None
     keep: Keep = "all" if job.keep_patches == "always" else "none"
-    return _kept(job, work, workers, (span, keep), "as asked for")
+    return _kept(job, spec, workers, (span, keep), "as asked for")
 
 
-def _not_worth(job: Job, work: Work, demand: Demand, span: Triple) -> str | None:
+def _not_worth(job: Job, spec: OutputSpec, demand: Demand, span: Triple) -> str | None:
     """Say what more there is to say where keeping would gain nothing, None where it gains."""
-    asked = estimate.asked_box(job, work)
-    share = work.recomputed(span, asked=asked)
+    asked = estimate.asked_box(job, spec)
+    share = recomputed_share(spec, span, asked=asked)
     if share <= RECOMPUTED_LIMIT:
         return ""
-    saved = (work.patches(span, "none", asked) - work.patches(span, "all", asked)) * demand.patch_seconds / demand.workers
+    repeated = count_patches(spec, span, "none", asked) - count_patches(spec, span, "all", asked)
+    saved = repeated * demand.patch_seconds / demand.workers
     if saved < REGION_SECONDS:
         return f", and keeping them would save {saved:.0f} s"
     # All workers share the disk; of their patches only some are kept.
-    disk = trial_seconds(job.output, kept_bytes(work.lattice)) * max(1.0, demand.workers * share)
+    disk = trial_seconds(job.output, kept_bytes(spec.lattice)) * max(1.0, demand.workers * share)
     if disk >= demand.patch_seconds:
         return f", but to write and read a patch takes {disk * 1000:.0f} ms, to compute it {demand.patch_seconds * 1000:.0f} ms"
     return None
 
 
-def _fitting(job: Job, work: Work, demand: Demand, sample: Sample, models: tuple[Choose, MemoryOf]) -> Keeping:
+def _fitting(job: Job, spec: OutputSpec, demand: Demand, sample: Sample, models: tuple[Choose, MemoryOf]) -> Keeping:
     """Return the most that memory and, beside the output, the disk have room for."""
     span, memory_of = models
     free = estimate.free_bytes(job.output)
@@ -92,27 +104,27 @@ def _fitting(job: Job, work: Work, demand: Demand, sample: Sample, models: tuple
     needs: list[str] = []
     for keep in wanted:
         shape = span(keep)
-        if (memory := memory_of(work, shape, keep)) > demand.memory:
+        if (memory := memory_of(spec, shape, keep)) > demand.memory:
             needs.append(f"{keep} would take {show_bytes(memory)} of memory")
             continue
-        why = _twice(job, work, shape)
-        kept = _kept(job, work, demand.workers, (shape, keep), f"{why}, {'; '.join(needs)}" if needs else why)
-        room = None if free is None else free - estimate.written_bytes(job, work, shape, sample.compression)
+        why = _twice(job, spec, shape)
+        kept = _kept(job, spec, demand.workers, (shape, keep), f"{why}, {'; '.join(needs)}" if needs else why)
+        room = None if free is None else free - estimate.written_bytes(job, spec, shape, sample.compression)
         if room is None or kept.peak <= room:
             return kept
         needs.append(f"{keep} would take {show_bytes(kept.peak)}, the output leaves {show_bytes(max(0, room))} free")
     return Keeping(span("none"), "none", "; ".join(needs))
 
 
-def _twice(job: Job, work: Work, span: Triple) -> str:
-    return f"{work.recomputed(span, asked=estimate.asked_box(job, work)):.1%} computed twice without"
+def _twice(job: Job, spec: OutputSpec, span: Triple) -> str:
+    return f"{recomputed_share(spec, span, asked=estimate.asked_box(job, spec)):.1%} computed twice without"
 
 
-def _kept(job: Job, work: Work, workers: int, what: tuple[Triple, Keep], why: str) -> Keeping:
+def _kept(job: Job, spec: OutputSpec, workers: int, what: tuple[Triple, Keep], why: str) -> Keeping:
     span, keep = what
     ahead = LOOK_AHEAD * WINDOW * workers if workers > 1 else 0
-    patches = work.sharing(span).peak(KEPT_AXES[keep], ahead, estimate.asked_box(job, work))
-    return Keeping(span, keep, why, patches * kept_bytes(work.lattice))
+    patches = spec.sharing(span).peak(KEPT_AXES[keep], ahead, estimate.asked_box(job, spec))
+    return Keeping(span, keep, why, patches * kept_bytes(spec.lattice))
 
 
 def trial_seconds(output: str, size: int) -> float:

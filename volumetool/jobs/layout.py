@@ -7,16 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.errors import ConfigError
 from volumetool.geometry import (
     AxisLattice,
     Box,
     Lattice,
     LevelGrid,
-    RegionGrid,
-    Sharing,
     Triple,
     balanced,
     default_chunk,
@@ -199,67 +196,6 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Work:
-    """The geometry that regions are cut from.
-
-    Parameters
-    ----------
-    lattice : Lattice
-        The job's lattice.
-    box : Box
-        Voxels of the full output that the output holds.
-    levels : tuple of LevelGrid
-        Of the output.
-    channels : int
-        At least 1.
-    dtype : str
-        Of the output.
-    """
-
-    lattice: Lattice
-    box: Box
-    levels: tuple[LevelGrid, ...]
-    channels: int
-    dtype: str
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes per output voxel."""
-        return np.dtype(self.dtype).itemsize
-
-    def grid(self, span: Triple) -> RegionGrid:
-        """Return the regions of `span` shards each."""
-        return RegionGrid(self.box.shape, self.levels[0].shard, span, self.channels)
-
-    def sharing(self, span: Triple) -> Sharing:
-        """Return which regions of `span` shards each need which patches."""
-        return Sharing(self.grid(span), self.lattice, self.box.start)
-
-    @property
-    def shards(self) -> Triple:
-        """Shards of level 0 per axis."""
-        return self.grid((1, 1, 1)).grid
-
-    def patches(self, span: Triple, keep: Keep = "none", asked: Box | None = None) -> int:
-        """Return how many patches the regions of a span evaluate, those included that are evaluated more than once.
-
-        Parameters
-        ----------
-        span : tuple of int
-            Shards per region and axis.
-        keep : {"none", "sides", "all"}
-            Which patches that several regions need are kept.
-        asked : Box, optional
-            Voxels of the output; regions that touch them count. All regions without it.
-        """
-        return self.sharing(span).count(KEPT_AXES[keep], asked)
-
-    def recomputed(self, span: Triple, keep: Keep = "none", asked: Box | None = None) -> float:
-        """Return the share of patches that are computed more than once; of all, or of those in a box of the output."""
-        return self.patches(span, keep, asked) / self.patches(span, "all", asked) - 1
-
-
-@dataclass(frozen=True)
 class Keeping:
     """Regions, and which patches are kept between them.
 
@@ -281,26 +217,48 @@ class Keeping:
     peak: int = 0
 
 
-def choose_span(work: Work, demand: Demand, memory_of: Callable[[Work, Triple, Keep], int]) -> Triple:
-    """Return the shards per region: bands as wide as memory allows, cut further while workers would lack work.
+def count_patches(spec: OutputSpec, span: Triple, keep: Keep = "none", asked: Box | None = None) -> int:
+    """Return how many patches the regions evaluate, those included that are evaluated more than once.
+
+    Parameters
+    ----------
+    spec : OutputSpec
+        The lattice and the output that regions are cut from.
+    span : tuple of int
+        Shards per region and axis.
+    keep : {"none", "sides", "all"}
+        Which patches that several regions need are kept.
+    asked : Box, optional
+        Voxels of the output; regions that touch them count. All regions without it.
+    """
+    return spec.sharing(span).count(KEPT_AXES[keep], asked)
+
+
+def recomputed_share(spec: OutputSpec, span: Triple, keep: Keep = "none", asked: Box | None = None) -> float:
+    """Return the share of patches that are computed more than once; parameters as :func:`count_patches`."""
+    return count_patches(spec, span, keep, asked) / count_patches(spec, span, "all", asked) - 1
+
+
+def choose_span(spec: OutputSpec, demand: Demand, memory_of: Callable[[OutputSpec, Triple, Keep], int]) -> Triple:
+    """Return the shards per region: bands as wide as memory allows, cut further while workers would lack spec.
 
     A region is one shard deep where sections are independent: more depth would save nothing. Where patches are kept, cuts
     cost disk alone, and regions are about as small as suits their time.
     """
-    shards = work.shards
-    span = [shards[0] if work.lattice.z.overlap else 1, shards[1], shards[2]]
-    while memory_of(work, _triple(span), demand.keep) > demand.memory and span[0] * span[1] > 1:
+    shards = spec.grid((1, 1, 1)).grid
+    span = [shards[0] if spec.lattice.z.overlap else 1, shards[1], shards[2]]
+    while memory_of(spec, _triple(span), demand.keep) > demand.memory and span[0] * span[1] > 1:
         axis = 0 if span[0] > span[1] else 1
         span[axis] = -(-span[axis] // 2)
-    while (axis_to_cut := _next_cut(work, span, demand)) is not None:
+    while (axis_to_cut := _next_cut(spec, span, demand)) is not None:
         span[axis_to_cut] = -(-span[axis_to_cut] // 2)
     return _triple(span)
 
 
-def _next_cut(work: Work, span: list[int], demand: Demand) -> int | None:
+def _next_cut(spec: OutputSpec, span: list[int], demand: Demand) -> int | None:
     """Return the axis to halve: where regions are too few or too long, and the cut stays cheap."""
-    grid, keep = work.grid(_triple(span)), demand.keep
-    seconds = work.patches(_triple(span), keep) * demand.patch_seconds / grid.count
+    grid, keep = spec.grid(_triple(span)), demand.keep
+    seconds = count_patches(spec, _triple(span), keep) * demand.patch_seconds / grid.count
     few = grid.count < REGIONS_PER_WORKER * demand.workers and demand.workers > 1
     if not few and seconds <= 2 * REGION_SECONDS:
         return None
@@ -308,23 +266,23 @@ def _next_cut(work: Work, span: list[int], demand: Demand) -> int | None:
     options = []
     for axis in (2, 1, 0):
         halved = _triple([-(-n // 2) if a == axis else n for a, n in enumerate(span)])
-        if halved != _triple(span) and not (KEPT_AXES[keep][axis] and _short(work, halved, axis)):
-            shared = work.recomputed(halved)  # equally fast cuts: the one with fewer patches to keep
-            options.append((_speed(work, halved, demand), -shared, -axis, work.recomputed(halved, keep)))
+        if halved != _triple(span) and not (KEPT_AXES[keep][axis] and _short(spec, halved, axis)):
+            shared = recomputed_share(spec, halved)  # equally fast cuts: the one with fewer patches to keep
+            options.append((_speed(spec, halved, demand), -shared, -axis, recomputed_share(spec, halved, keep)))
     if not options:
         return None
     speed, _, axis, recomputed = max(options)
-    return -axis if recomputed <= RECOMPUTED_LIMIT or speed > _speed(work, _triple(span), demand) else None
+    return -axis if recomputed <= RECOMPUTED_LIMIT or speed > _speed(spec, _triple(span), demand) else None
 
 
-def _short(work: Work, span: Triple, axis: int) -> bool:
-    line = work.lattice.axes[axis]
-    return work.grid(span).size[axis] < LEAST_STRIDES * line.stride * line.scale and line.overlap > 0
+def _short(spec: OutputSpec, span: Triple, axis: int) -> bool:
+    line = spec.lattice.axes[axis]
+    return spec.grid(span).size[axis] < LEAST_STRIDES * line.stride * line.scale and line.overlap > 0
 
 
-def _speed(work: Work, span: Triple, demand: Demand) -> float:
+def _speed(spec: OutputSpec, span: Triple, demand: Demand) -> float:
     """Return how many times faster than one worker, nothing twice, the regions of a span can be done."""
-    return min(work.grid(span).count, demand.workers) / (1 + work.recomputed(span, demand.keep))
+    return min(spec.grid(span).count, demand.workers) / (1 + recomputed_share(spec, span, demand.keep))
 
 
 def _triple(span: list[int]) -> Triple:

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from volumetool.enhancement.allocator import KEPT_FREE
 from volumetool.enhancement.kept import BEHIND, kept_bytes
-from volumetool.geometry import Triple
-from volumetool.jobs.layout import Keep, Work
+from volumetool.enhancement.spec import OutputSpec
+from volumetool.geometry import Lattice, Triple
+from volumetool.jobs.layout import Keep
 from volumetool.models import ModelCard
 from volumetool.store.limits import UNPACKED
 
@@ -57,20 +58,20 @@ class MemoryModel:
     SCATTERED = 0.3
     """What lies free in the heap between large blocks that come and go, in times of their bytes; measured."""
 
-    def __call__(self, work: Work, span: Triple, keep: Keep = "none") -> int:
+    def __call__(self, spec: OutputSpec, span: Triple, keep: Keep = "none") -> int:
         """Return the bytes for one region of `span` shards.
 
         Parameters
         ----------
-        work : Work
-            The geometry.
+        spec : OutputSpec
+            The lattice and the output.
         span : tuple of int
             Shards per region and axis.
         keep : {"none", "sides", "all"}
             Which patches that several regions need are kept.
         """
-        lattice = work.lattice
-        size = [min(n * s, whole) for n, s, whole in zip(work.levels[0].shard, span, work.box.shape, strict=True)]
+        lattice = spec.lattice
+        size = [min(n * s, whole) for n, s, whole in zip(spec.levels[0].shard, span, spec.box.shape, strict=True)]
         rows = len(lattice.y.touching(0, min(size[1], lattice.y.size * lattice.y.scale)))
         stacks = len(lattice.z.touching(0, min(size[0], lattice.z.size * lattice.z.scale)))
         group = stacks if lattice.z.overlap else min(stacks, max(1, self.batch // rows))
@@ -89,18 +90,18 @@ class MemoryModel:
         outputs = (3 * group * rows + fed) * patch_out * 4
         slabs = 2 * group_depth * size[1] * lattice.x.patch * lattice.x.scale * 4
         strips = size[0] * size[1] * lattice.x.ramp_length * 4
-        shard = size[0] * size[1] * work.levels[0].shard[2] * work.itemsize
+        shard = size[0] * size[1] * spec.levels[0].shard[2] * spec.itemsize
         # A column touches several shards; finished ones wait, are written with their shadows, and are read back.
-        touched = math.ceil(lattice.x.stride * lattice.x.scale / work.levels[0].shard[2]) + 1
+        touched = math.ceil(lattice.x.stride * lattice.x.scale / spec.levels[0].shard[2]) + 1
         stored = (min(touched + 3, span[2]) + 1.7) * shard
         free = min(self.SCATTERED * stored, KEPT_FREE)
         # Whole columns of kept patches, at worst, wait and are read; each patch on its way to the disk has a copy.
         kept = 0 if keep == "none" else (2 * group * rows + 2 * (BEHIND + 1)) * kept_bytes(lattice)
-        return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + free + kept) + self.network(work)
+        return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + free + kept) + self.network(lattice)
 
-    def network(self, work: Work) -> int:
+    def network(self, lattice: Lattice) -> int:
         """Return the bytes that the network takes of them."""
-        return self.streams * self.batch * self._activations(work.lattice.patch)
+        return self.streams * self.batch * self._activations(lattice.patch)
 
     def least(self, patch: Triple) -> int:
         """Return the bytes without which nothing is computed: of one patch, and of one chunk of the input."""

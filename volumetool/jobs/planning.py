@@ -49,26 +49,26 @@ def plan(job: Job, progress: Progress | None = None) -> Plan:
             check_resources(made.estimates, memory_bound(job))
         else:
             made = _taken_up(existing, resolved)
-            memory = resolved.memory_of(resolved.work, made.grid.span, made.keep), allowed_memory(job, made.workers)
+            memory = resolved.memory_of(resolved.spec, made.grid.span, made.keep), allowed_memory(job, made.workers)
             check_resources(left_over(made.estimates, job.output, memory, _share_left(made)), memory_bound(job))
         return made
 
 
 def plan_anew(resolved: Resolved) -> Plan:
     """Return the plan of a job that nobody began; whether the machine has what it takes is not asked."""
-    inputs, engine, spec, work = resolved.inputs, resolved.engine, resolved.spec, resolved.work
+    inputs, engine, spec = resolved.inputs, resolved.engine, resolved.spec
     job, running = inputs.job, _running(resolved)
     workers, allowed = running["workers"], allowed_memory(inputs.job, running["workers"])
-    probe = engine.probe(work.lattice.patch)  # first: it warms the network up for the sample, which is timed
+    probe = engine.probe(spec.lattice.patch)  # first: it warms the network up for the sample, which is timed
     sample = take_sample(spec, engine, inputs.volume.open(job.level, strict=True))
     running["notes"] += check_sample(job, inputs.model.card, sample)
-    keeping = plan_keeping(job, work, Demand(workers, allowed, sample.patch_seconds), sample, resolved.memory_of)
-    memory = resolved.memory_of(work, keeping.span, keeping.keep), allowed
+    keeping = plan_keeping(job, spec, Demand(workers, allowed, sample.patch_seconds), sample, resolved.memory_of)
+    memory = resolved.memory_of(spec, keeping.span, keeping.keep), allowed
     return Plan(
         job=job,
         spec=spec,
         fingerprint=spec.fingerprint,
-        grid=work.grid(keeping.span),
+        grid=spec.grid(keeping.span),
         numerics=engine.numerics,
         probe=probe,
         **running,
@@ -78,7 +78,7 @@ def plan_anew(resolved: Resolved) -> Plan:
         input_dtype=inputs.volume.dtype.name,
         voxel_size=inputs.level.voxel_size,
         mask_factor=inputs.mask_factor,
-        estimates=estimate(job, work, keeping, sample, memory, workers),
+        estimates=estimate(job, spec, keeping, sample, memory, workers),
         extrapolated=resolved.extrapolated,
     )
 
@@ -133,10 +133,10 @@ def _resolve_for_output(job: Job, progress: Progress | None) -> tuple[Resolved, 
 
 def _taken_up(existing: Plan, resolved: Resolved) -> Plan:
     """Return an existing plan for another run of its job."""
-    job, work, running = resolved.inputs.job, resolved.work, _running(resolved)
-    keeping = kept_anew(job, work, existing.grid.span, running["workers"])
-    facts = {} if keeping is None else patch_facts(job, work, keeping)
-    written = written_bytes(job, work, existing.grid.span, existing.estimates.compression)  # the first run may have had a box
+    job, spec, running = resolved.inputs.job, resolved.spec, _running(resolved)
+    keeping = kept_anew(job, spec, existing.grid.span, running["workers"])
+    facts = {} if keeping is None else patch_facts(job, spec, keeping)
+    written = written_bytes(job, spec, existing.grid.span, existing.estimates.compression)  # the first run may have had a box
     estimates = existing.estimates.model_copy(update={**facts, "written_bytes": written})
     return existing.model_copy(update={**running, "job": job, "estimates": estimates})
 

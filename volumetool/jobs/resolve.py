@@ -8,12 +8,12 @@ from volumetool.enhancement.device import computes_bfloat16, resolve_device
 from volumetool.enhancement.engine import Engine, Numerics
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.statistics import Statistics
-from volumetool.geometry import part_inside
+from volumetool.geometry import Box, Lattice, LevelGrid, part_inside
 from volumetool.jobs.checks import check_dtype, check_patch, check_survey, check_voxel_size
 from volumetool.jobs.folder import roles_of
 from volumetool.jobs.inputs import Inputs, open_inputs, section_statistics
 from volumetool.jobs.job import Job
-from volumetool.jobs.layout import Work, box_counts, make_lattice, make_levels, output_box
+from volumetool.jobs.layout import box_counts, make_lattice, make_levels, output_box
 from volumetool.jobs.memory import MemoryModel
 from volumetool.jobs.pace import Pace, choose_pace, find_paces
 from volumetool.jobs.plan import Plan
@@ -61,12 +61,6 @@ class Resolved:
     paces: tuple[Pace, ...]
 
     @property
-    def work(self) -> Work:
-        """The geometry that regions are cut from."""
-        spec = self.spec
-        return Work(spec.lattice, spec.box, spec.levels, self.inputs.channels, spec.dtype)
-
-    @property
     def memory_of(self) -> MemoryModel:
         """What a worker needs."""
         numerics = self.engine.numerics
@@ -102,20 +96,22 @@ def _resolve(job: Job, existing: Plan | None, statistics: Statistics | None, pro
     inputs = open_inputs(job, existing)
     check_sections(job.input, inputs.level.shape[0] * inputs.channels)
     extrapolated, notes = check_voxel_size(job, inputs.model.card, inputs.level.voxel_size)
-    work = _lay_out(inputs)
+    lattice = make_lattice(job, inputs.model.card, inputs.level.shape)
+    box = output_box(job, lattice)
+    levels = make_levels(job, box, inputs.model.card, inputs.level)
     workers, threads = count_workers(job)
     allowed = allowed_memory(job, workers)
     precision = _precision(inputs, existing)
-    most = _check_patches(inputs, work, precision, allowed)
+    most = _check_patches(inputs, lattice, precision, allowed)
     paces = find_paces(inputs.model, precision, job.device, threads, most)
     numerics = None if existing is None or existing.numerics.precision != precision else existing.numerics
-    engine = _engine(inputs, work, _pace(inputs, work, precision, paces, allowed), precision, threads, numerics)
+    engine = _engine(inputs, lattice, _pace(inputs, lattice, precision, paces, allowed), precision, threads, numerics)
     survey = None
     if statistics is None:
         statistics, survey = section_statistics(inputs, existing, progress)
     notes += () if survey is None else check_survey(job, inputs.model.card, survey)
-    check_dtype(job, work.dtype, _window(inputs, statistics))
-    spec = _spec(inputs, work, engine.numerics, statistics)
+    check_dtype(job, inputs.dtype, _window(inputs, statistics))
+    spec = _spec(inputs, engine.numerics, statistics, lattice, box, levels)
     return Resolved(inputs, engine, spec, (*notes, *_box_notes(inputs)), extrapolated, paces)
 
 
@@ -124,14 +120,6 @@ def _box_notes(inputs: Inputs) -> tuple[str, ...]:
     job = inputs.job
     note = None if job.roi is None else part_inside(job.roi, inputs.level.shape, box_counts(job))[1]
     return () if note is None else (note,)
-
-
-def _lay_out(inputs: Inputs) -> Work:
-    job, card, level = inputs.job, inputs.model.card, inputs.level
-    lattice = make_lattice(job, card, level.shape)
-    box = output_box(job, lattice)
-    levels = make_levels(job, box, card, level)
-    return Work(lattice, box, levels, inputs.channels, job.dtype or inputs.volume.dtype.name)
 
 
 def allowed_memory(job: Job, workers: int) -> int:
@@ -171,7 +159,7 @@ def _memory(inputs: Inputs, precision: str, batch: int, streams: int) -> MemoryM
     return MemoryModel(inputs.model.card, inputs.volume.dtype.itemsize, precision, batch, streams, chunk)
 
 
-def _check_patches(inputs: Inputs, work: Work, precision: str, allowed: int) -> int:
+def _check_patches(inputs: Inputs, lattice: Lattice, precision: str, allowed: int) -> int:
     """Return how many of the card's patches memory holds in the network at once, before the first one is made.
 
     Raises
@@ -180,31 +168,31 @@ def _check_patches(inputs: Inputs, work: Work, precision: str, allowed: int) -> 
         ``resource.memory``: not even one.
     """
     memory_of = _memory(inputs, precision, 1, 1)
-    patch = max(inputs.model.card.patch, work.lattice.patch, key=memory_of.least)
+    patch = max(inputs.model.card.patch, lattice.patch, key=memory_of.least)
     what = f"patches of {patch} voxels and chunks of {memory_of.chunk[0]}"
     check_patch(memory_of.least(patch), allowed, what, memory_bound(inputs.job))
     free, each = allowed - memory_of.least((0, 0, 0)), memory_of.least(patch) - memory_of.least((0, 0, 0))
     return free // each
 
 
-def _pace(inputs: Inputs, work: Work, precision: str, paces: tuple[Pace, ...], allowed: int) -> Pace:
+def _pace(inputs: Inputs, lattice: Lattice, precision: str, paces: tuple[Pace, ...], allowed: int) -> Pace:
     """Return the fastest way to run the network that leaves memory for the rest, and has patches for all its calls."""
     room = NETWORK_SHARE * allowed
 
     def fits(pace: Pace) -> bool:
-        enough = pace.patches <= work.lattice.count
-        return enough and _memory(inputs, precision, pace.batch, pace.streams).network(work) <= room
+        enough = pace.patches <= lattice.count
+        return enough and _memory(inputs, precision, pace.batch, pace.streams).network(lattice) <= room
 
     return choose_pace(paces, fits)
 
 
-def _engine(inputs: Inputs, work: Work, pace: Pace, precision: str, threads: int, numerics: Numerics | None) -> Engine:
+def _engine(inputs: Inputs, lattice: Lattice, pace: Pace, precision: str, threads: int, numerics: Numerics | None) -> Engine:
     """Return the engine with the given numerics, or with those of the fastest way."""
     job = inputs.job
     if numerics is not None:
         return Engine(inputs.model, numerics, job.device, threads, pace.streams)
     engine = Engine(inputs.model, Numerics(precision, job.batch or pace.batch, pad=False), job.device, threads, pace.streams)
-    if engine.batch_matters(work.lattice.patch):
+    if engine.batch_matters(lattice.patch):
         engine.numerics = replace(engine.numerics, batch=job.batch or FIXED_BATCH, pad=True)
     return engine
 
@@ -216,13 +204,15 @@ def _window(inputs: Inputs, statistics: Statistics) -> tuple[float, float]:
     return float(statistics.low.min()), float(statistics.high.max())
 
 
-def _spec(inputs: Inputs, work: Work, numerics: Numerics, statistics: Statistics) -> OutputSpec:
+def _spec(
+    inputs: Inputs, numerics: Numerics, statistics: Statistics, lattice: Lattice, box: Box, levels: tuple[LevelGrid, ...]
+) -> OutputSpec:
     job = inputs.job
     return OutputSpec(
         input=inputs.volume.identity_of(job.level),
         level=job.level,
         model=inputs.model.weights_sha256,
-        lattice=work.lattice,
+        lattice=lattice,
         precision=numerics.precision,
         padded_batch=numerics.batch if numerics.pad else None,
         statistics=statistics,
@@ -233,8 +223,8 @@ def _spec(inputs: Inputs, work: Work, numerics: Numerics, statistics: Statistics
         fill=job.output_fill or 0.0,
         mask=None if inputs.mask is None else inputs.mask.identity_of(0),
         missing=job.missing,
-        dtype=work.dtype,
-        box=work.box,
+        dtype=inputs.dtype,
+        box=box,
         channels=inputs.volume.channels,
-        levels=work.levels,
+        levels=levels,
     )
