@@ -1,18 +1,20 @@
 """The books of a watch, in the job's folder: how it began, what it computes, and which sections are there.
 
-``watch/begun.json`` says how sections are counted, ``watch/fixed.json`` what decides their voxels. Two ledgers follow, of the
-same kind as a job's: ``watch/landed`` of the sections whose voxels are safely in the raw volume, ``watch/enhanced`` of the
-steps that are in the growing output. A record is written after its voxels were written, synced and read back.
+``watch/begun.json`` says how sections are counted and, once the first one is enhanced, what decides their voxels. Two ledgers
+follow, of the same kind as a job's: ``watch/landed`` of the sections whose voxels are safely in the raw volume,
+``watch/enhanced`` of the steps that are in the growing output. A record is written after its voxels were written, synced and
+read back.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from volumetool.enhancement.engine import Numerics
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.errors import LedgerError
 from volumetool.geometry import Size
 from volumetool.jobs.ledger import DONE, FAILED, Ledger, Record
@@ -20,6 +22,7 @@ from volumetool.store.images.names import Pattern
 from volumetool.store.kvstore import join_url, read_key, write_key
 
 FOLDER = "watch"
+KEY = f"{FOLDER}/begun.json"
 MOST_SECTIONS = 2**20
 """Sections of one volume: at 30 nm, three centimetres."""
 
@@ -28,7 +31,7 @@ MERGE_RECORDS = 1000
 
 
 class Begun(BaseModel):
-    """How a watch began; known with its first sections, and never changed.
+    """How a watch began; what is known is never changed.
 
     Parameters
     ----------
@@ -48,9 +51,16 @@ class Begun(BaseModel):
         Sections in all, where they were counted beforehand.
     translation : tuple of float
         Of the centre of the first voxel at z = 0, in nm.
+    spec : OutputSpec, optional
+        What decides the voxels, known with the first section that is enhanced: of the job over the sections of that time. Its
+        statistics are one row for all sections, or one for each.
+    numerics : Numerics, optional
+        How the network is computed; known with the specification.
+    probe : str
+        Digest of the network on fixed patches; known with the specification.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     before: str
     after: str
@@ -61,6 +71,15 @@ class Begun(BaseModel):
     fitted: tuple[int, ...]
     count: int | None
     translation: Size = (0.0, 0.0, 0.0)
+    spec: OutputSpec | None = None
+    numerics: Numerics | None = None
+    probe: str = ""
+
+    @property
+    def decided(self) -> OutputSpec:
+        """The specification, once it is known."""
+        assert self.spec is not None  # noqa: S101  (asked for once a section is enhanced)
+        return self.spec
 
     @property
     def pattern(self) -> Pattern:
@@ -68,62 +87,31 @@ class Begun(BaseModel):
         return Pattern(self.before, self.after)
 
 
-class Fixed(BaseModel):
-    """What decides the voxels of a watch; fixed with the first section that is enhanced, and never changed.
-
-    Parameters
-    ----------
-    spec : dict
-        Of the job's specification, what holds for any number of sections.
-    precision : str
-        Of the network's body.
-    batch : int
-        Patches per call.
-    probe : str
-        Digest of the network on fixed patches.
-    low, high : tuple of float
-        Statistics: one pair for all sections, or one for each.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    spec: dict[str, Any]
-    precision: str
-    batch: int
-    probe: str
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-
-Kept = TypeVar("Kept", Begun, Fixed)
-KEYS: dict[type[BaseModel], str] = {Begun: f"{FOLDER}/begun.json", Fixed: f"{FOLDER}/fixed.json"}
-
-
-def read_kept(folder: str, kind: type[Kept]) -> Kept | None:
-    """Return what a watch has fixed, None where it has not yet.
+def read_begun(folder: str) -> Begun | None:
+    """Return how a watch began, None where it has not yet.
 
     Raises
     ------
     LedgerError
         ``ledger.plan``: it is there, but cannot be read.
     """
-    raw = read_key(folder, KEYS[kind])
+    raw = read_key(folder, KEY)
     if raw is None:
         return None
     try:
-        return kind.model_validate_json(raw)
+        return Begun.model_validate_json(raw)
     except ValidationError as error:
         raise LedgerError(
             "ledger.plan",
-            f"{folder}/{KEYS[kind]} is not what this version of volumetool writes: {error.error_count()} fields do not fit",
+            f"{folder}/{KEY} is not what this version of volumetool writes: {error.error_count()} fields do not fit",
             hint="go on with the version that began the watch, or begin anew with another --into",
             where=folder,
         ) from error
 
 
-def write_kept(folder: str, kept: Begun | Fixed) -> None:
-    """Keep what a watch has fixed."""
-    write_key(folder, KEYS[type(kept)], kept.model_dump_json(indent=1).encode())
+def write_begun(folder: str, begun: Begun) -> None:
+    """Write how a watch began."""
+    write_key(folder, KEY, begun.model_dump_json(indent=1).encode())
 
 
 class Tally:

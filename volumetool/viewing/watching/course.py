@@ -10,7 +10,7 @@ from volumetool.errors import ConfigError
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job
 from volumetool.viewing.watching.asked import Listener, News, Watched, named
-from volumetool.viewing.watching.books import Begun, Fixed, Tally, read_kept, write_kept
+from volumetool.viewing.watching.books import Begun, Tally, write_begun
 from volumetool.viewing.watching.ground import fix, take_up
 from volumetool.viewing.watching.inbox import Section
 from volumetool.viewing.watching.opening import unlike
@@ -54,8 +54,8 @@ class Course:
         self._gaps = Gaps()
         self._late = LATE
         self._tried: set[int] = set()
-        self.fixed: Fixed | None = read_kept(self._folder, Fixed)
-        if self.fixed is not None or self._may_fix():
+        self._written = begun
+        if begun.spec is not None or self._may_fix():
             self._fix()
 
     def land(self, section: Section) -> str | None:
@@ -159,20 +159,22 @@ class Course:
         return all(z in self.raw.tally for z in self.begun.fitted)
 
     def _fix(self) -> None:
-        if self.fixed is None:
-            resolved, self.fixed = fix(self._job, self.begun.fitted, self._given)
+        if self.begun.spec is None:
+            resolved, decided = fix(self._job, self._written, self._given)
             _check_end(resolved.inputs.model.card.dims, self.begun)
-            write_kept(self._folder, self.fixed)
+            write_begun(self._folder, decided)
+            self.begun = decided.model_copy(update={"count": self.begun.count})
         else:
-            resolved = take_up(self._job, self.fixed, self.raw.depth)
+            resolved = take_up(self._job, self.begun, self.raw.depth)
         for note in resolved.notes:
             self._tell(News("warning", f"warning: {note}"))
-        self._enhanced = EnhancedShelf(self._job.output, resolved, self.fixed, Tally(self._folder, "enhanced"))
+        self._enhanced = EnhancedShelf(self._job.output, resolved, self.begun, Tally(self._folder, "enhanced"))
         self._enhanced.prepare(self.raw.depth)
         self._steps = Steps(self._enhanced.lattice, self.count)
         which = named([z + self.begun.first for z in self.begun.fitted])
         source = f"the median of {which}" if self._given is None else "as given"
-        window = self.fixed.low[0], self.fixed.high[0]
+        fixed = self.begun.decided.statistics
+        window = tuple(float(table[0, 0]) for table in (fixed.low, fixed.high))
         none = resolved.inputs.model.card.normalisation.kind == "none"
         told = "none, as the model takes none" if none else f"{source}, {window[0]:g} to {window[1]:g}"
         text = f"section {self.begun.first} is at z = 0; statistics: {told}"

@@ -10,14 +10,13 @@ import numpy as np
 from volumetool.enhancement.spec import OutputSpec, check_version
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import ConfigError, FingerprintError, NumericsError
-from volumetool.geometry import Lattice
 from volumetool.jobs.clash import field_lines, told_by_specs
 from volumetool.jobs.inputs import read_table
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_anew
 from volumetool.jobs.resolve import Resolved, resolve
-from volumetool.viewing.watching.books import Fixed
+from volumetool.viewing.watching.books import Begun
 from volumetool.viewing.watching.growing import VolumeLevels
 
 GROWS = ("input", "statistics", "box", "levels")
@@ -38,38 +37,37 @@ def given_statistics(job: Job) -> Statistics | None:
     return Statistics.from_csv(text, 1, max(1, len(text.split()) - 1))
 
 
-def fix(job: Job, fitted: tuple[int, ...], given: Statistics | None) -> tuple[Resolved, Fixed]:
-    """Decide what the first sections do not leave open.
+def fix(job: Job, begun: Begun, given: Statistics | None) -> tuple[Resolved, Begun]:
+    """Decide what the first sections leave open.
 
     Parameters
     ----------
     job : Job
         Its input is the raw volume with the sections so far.
-    fitted : tuple of int
-        The sections, by z, whose median percentiles hold for all.
+    begun : Begun
+        Says which sections the median percentiles that hold for all are taken of.
     given : Statistics, optional
         Instead of those.
+
+    Returns
+    -------
+    resolved : Resolved
+        Everything that decides a voxel of the sections so far.
+    begun : Begun
+        With what holds for all sections.
     """
     resolved = resolve(job.model_copy(update={"sections": None}))
-    if given is None:
-        chosen = list(fitted)
-        low = (float(np.median(resolved.spec.statistics.low[0, chosen])),)
-        high = (float(np.median(resolved.spec.statistics.high[0, chosen])),)
-    else:
-        low, high = tuple(given.low[0].tolist()), tuple(given.high[0].tolist())
-    numerics = resolved.engine.numerics
-    probe = resolved.engine.probe(resolved.spec.lattice.patch)
-    return resolved, Fixed(
-        spec=lasting(resolved.spec),
-        precision=numerics.precision,
-        batch=numerics.batch,
-        probe=probe,
-        low=low,
-        high=high,
-    )
+    fitted, chosen = resolved.spec.statistics, list(begun.fitted)
+    low, high = (np.median(table[:, chosen], axis=1, keepdims=True) for table in (fitted.low, fitted.high))  # (1, 1)
+    decided = {
+        "spec": resolved.spec.model_copy(update={"statistics": given or Statistics(low, high)}),
+        "numerics": resolved.engine.numerics,
+        "probe": resolved.engine.probe(resolved.spec.lattice.patch),
+    }
+    return resolved, begun.model_copy(update=decided)
 
 
-def take_up(job: Job, fixed: Fixed, depth: int) -> Resolved:
+def take_up(job: Job, begun: Begun, depth: int) -> Resolved:
     """Decide the same again after a restart.
 
     Raises
@@ -79,9 +77,10 @@ def take_up(job: Job, fixed: Fixed, depth: int) -> Resolved:
     NumericsError
         ``numerics.other-class``: this machine computes other bytes.
     """
-    check_version(job.output, fixed.spec["numerics_version"])
-    resolved = resolve(_frozen(job, fixed), statistics=statistics_for(fixed, depth))
-    before, now = fixed.spec, lasting(resolved.spec)
+    spec = begun.decided
+    check_version(job.output, spec.numerics_version)
+    resolved = resolve(_frozen(job, begun), statistics=statistics_for(spec, depth))
+    before, now = lasting(spec), lasting(resolved.spec)
     if before != now:
         lines = "\n".join(f"  {line}" for line in told_by_specs(before, now))
         raise FingerprintError(
@@ -91,10 +90,10 @@ def take_up(job: Job, fixed: Fixed, depth: int) -> Resolved:
             detail=field_lines(before, now),
         )
     probe = resolved.engine.probe(resolved.spec.lattice.patch)
-    if probe != fixed.probe and not job.allow_mixed_numerics:
+    if probe != begun.probe and not job.allow_mixed_numerics:
         raise NumericsError(
             "numerics.other-class",
-            f"this machine computes other bytes than the watch began with: its probe is {probe[:12]}, not {fixed.probe[:12]}",
+            f"this machine computes other bytes than the watch began with: its probe is {probe[:12]}, not {begun.probe[:12]}",
             hint="go on with the same processor, device and torch version",
         )
     return resolved
@@ -108,7 +107,7 @@ def lasting(spec: OutputSpec) -> dict[str, Any]:
     return plain
 
 
-def statistics_for(fixed: Fixed, depth: int) -> Statistics:
+def statistics_for(spec: OutputSpec, depth: int) -> Statistics:
     """Return the table of so many sections.
 
     Raises
@@ -116,33 +115,34 @@ def statistics_for(fixed: Fixed, depth: int) -> Statistics:
     ConfigError
         ``config.sections``: the table that was given has fewer rows.
     """
-    if len(fixed.low) not in (1, depth):
-        if len(fixed.low) < depth:
-            raise ConfigError(
-                "config.sections",
-                f"the table of section statistics has {len(fixed.low)} rows, and section {depth} has arrived",
-                hint="give one row for all sections, or a row for each",
-            )
-        return Statistics(np.array([fixed.low[:depth]]), np.array([fixed.high[:depth]]))
-    ones = np.ones((1, depth))
-    return Statistics(ones * np.array(fixed.low), ones * np.array(fixed.high))
+    low, high = spec.statistics.low, spec.statistics.high  # (1, rows)
+    rows = low.shape[1]
+    if 1 < rows < depth:
+        raise ConfigError(
+            "config.sections",
+            f"the table of section statistics has {rows} rows, and section {depth} has arrived",
+            hint="give one row for all sections, or a row for each",
+        )
+    if rows == 1:
+        low, high = np.repeat(low, depth, axis=1), np.repeat(high, depth, axis=1)
+    return Statistics(low[:, :depth], high[:, :depth])
 
 
-def spec_for(resolved: Resolved, fixed: Fixed, depth: int, levels: VolumeLevels) -> OutputSpec:
+def spec_for(spec: OutputSpec, depth: int, levels: VolumeLevels) -> OutputSpec:
     """Return what decides the voxels of the sections so far, stored on levels of the growing volume."""
-    lattice: Lattice = resolved.spec.lattice
-    deeper = replace(lattice, z=replace(lattice.z, size=depth))
-    changes = {"lattice": deeper, "statistics": statistics_for(fixed, depth), "levels": levels}
-    return resolved.spec.model_copy(update=changes)
+    lattice = replace(spec.lattice, z=replace(spec.lattice.z, size=depth))
+    return spec.model_copy(update={"lattice": lattice, "statistics": statistics_for(spec, depth), "levels": levels})
 
 
-def final_plan(job: Job, fixed: Fixed, depth: int) -> Plan:
+def final_plan(job: Job, begun: Begun, depth: int) -> Plan:
     """Return the plan of the batch job that the finished volume is the output of."""
-    resolved = resolve(_frozen(job, fixed), statistics=statistics_for(fixed, depth))
-    asked = job.model_copy(update={"sections": None, "precision": fixed.precision, "batch": fixed.batch})
-    return plan_anew(resolved).model_copy(update={"job": asked})
+    frozen = _frozen(job, begun)
+    plan = plan_anew(resolve(frozen, statistics=statistics_for(begun.decided, depth)))
+    return plan.model_copy(update={"job": frozen.model_copy(update={"keep_patches": job.keep_patches})})
 
 
-def _frozen(job: Job, fixed: Fixed) -> Job:
-    """Return the job with what was fixed at the beginning; all of its patches are known, so that none is kept."""
-    return job.model_copy(update={"precision": fixed.precision, "batch": fixed.batch, "keep_patches": "never"})
+def _frozen(job: Job, begun: Begun) -> Job:
+    """Return the job with what was decided at the beginning; all of its patches are known, so that none is kept."""
+    numerics = begun.numerics
+    update = {} if numerics is None else {"precision": numerics.precision, "batch": numerics.batch}
+    return job.model_copy(update={**update, "sections": None, "keep_patches": "never"})

@@ -21,7 +21,7 @@ from volumetool.jobs.worker import describe
 from volumetool.store.create import VolumeLayout
 from volumetool.store.open import open_volume
 from volumetool.version import __version__
-from volumetool.viewing.watching.books import Begun, Fixed, Tally
+from volumetool.viewing.watching.books import Begun, Tally
 from volumetool.viewing.watching.ground import spec_for
 from volumetool.viewing.watching.growing import STAGED, Growing, section_levels
 from volumetool.viewing.watching.steps import Steps
@@ -79,15 +79,15 @@ class EnhancedShelf:
         The output.
     resolved : Resolved
         What decides its voxels.
-    fixed : Fixed
-        The same, as it is kept.
+    begun : Begun
+        What of it holds for all sections.
     tally : Tally
         Of its steps.
     """
 
-    def __init__(self, url: str, resolved: Resolved, fixed: Fixed, tally: Tally) -> None:
+    def __init__(self, url: str, resolved: Resolved, begun: Begun, tally: Tally) -> None:
         self.tally = tally
-        self._resolved, self._fixed = resolved, fixed
+        self._resolved, self._begun = resolved, begun
         scale, level = resolved.spec.lattice.scale, resolved.inputs.level
         size, origin = upscaled(level.voxel_size, level.translation, scale)
         shape = resolved.spec.lattice.output_shape
@@ -121,7 +121,7 @@ class EnhancedShelf:
         if self.volume.depth < raw.depth * self.lattice.scale[0]:
             self._deepen(raw.depth)
             self.volume.grow()
-        record = Record(region=step, state="done", numerics=self._fixed.probe, finished=started)
+        record = Record(region=step, state="done", numerics=self._begun.probe, finished=started)
         try:
             record = replace(record, **self._store(raw, steps, step))
         except (DataError, NumericsError) as error:  # storage that fails is not a section's own trouble, and ends the watch
@@ -133,7 +133,7 @@ class EnhancedShelf:
 
     def _store(self, raw: RawShelf, steps: Steps, step: int) -> dict[str, Any]:
         levels, box = self.volume.layout.levels, steps.box(step)
-        spec = spec_for(self._resolved, self._fixed, raw.depth, levels)
+        spec = spec_for(self._begun.decided, raw.depth, levels)
         targets = [self.volume.open(level) for level in range(len(levels))]
         shadow = box
         for target, level in zip(targets, levels, strict=True):

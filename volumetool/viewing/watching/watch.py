@@ -17,7 +17,7 @@ from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path, parent_url
 from volumetool.store.open import open_volume
 from volumetool.viewing.watching.asked import Asked, Listener, News, Watched, named
-from volumetool.viewing.watching.books import Begun, read_kept, write_kept
+from volumetool.viewing.watching.books import read_begun, write_begun
 from volumetool.viewing.watching.compacting import clear, compact, is_complete
 from volumetool.viewing.watching.course import Course
 from volumetool.viewing.watching.ground import final_plan, given_statistics
@@ -113,7 +113,7 @@ class _Loop:
         self._course: Course | None = None
         self._listed = -LIST_SECONDS
         self._moved = time.monotonic()
-        begun = read_kept(job_url(job.output), Begun)
+        begun = read_begun(job_url(job.output))
         rows = None if self._given is None else len(self._given.low[0])
         self._count = total_count(asked, rows, begun)
         if begun is not None:
@@ -192,7 +192,7 @@ class _Loop:
             self._gathered.remove(section)
         if beyond:  # wait for others
             return
-        write_kept(job_url(self._job.output), begun)
+        write_begun(job_url(self._job.output), begun)
         self._course = Course(self._job, begun, self._count, self._given, self._tell)
         for section in sorted(self._gathered, key=lambda section: section.number):
             self._course.land(section)
@@ -230,8 +230,7 @@ class _Loop:
         outcome = course.outcome(complete=True)
         if len(open_volume(self._job.input).levels) == 1:
             build_pyramid(self._job.input)
-        assert course.fixed is not None  # noqa: S101  (it is finished)
-        plan = final_plan(self._job, course.fixed, count)
+        plan = final_plan(self._job, course.begun, count)
         compact(plan, course.staged.volume.open(), lambda _done, _every: None)
         return outcome
 
@@ -278,7 +277,7 @@ def _refuse_foreign(job: Job) -> None:
         ``output.exists``.
     """
     there = [place for place in (job.input, job.output) if _exists(place)]
-    begun = read_kept(job_url(job.output), Begun) is not None
+    begun = read_begun(job_url(job.output)) is not None
     if there and not begun and not (len(there) == 2 and is_complete(job.output)):
         raise OutputError(
             "output.exists",
