@@ -26,7 +26,7 @@ def status(output: Output, as_json: Json = False) -> None:
         return
     from volumetool.cli.tables import NAMES, print_lines
 
-    from volumetool.jobs.describe import describe_status
+    from volumetool.jobs.status import describe_status
 
     print_lines(describe_status(found), sys.stdout)
     say(f"{'next':<{NAMES}}{found.next_command}", sys.stdout)  # in one piece, to be copied
@@ -84,8 +84,8 @@ def verify(
 
 def _adopt(output: str, as_json: bool, **asked: Any) -> NoReturn:
     from volumetool.jobs.adopt import adopt
+    from volumetool.jobs.clash import resume_command
     from volumetool.jobs.folder import stored_plan
-    from volumetool.jobs.status import resume_command
 
     with counting("adopting") as progress:
         steps = iter(range(1, 2**62))

@@ -43,7 +43,7 @@ def _row(card: ModelCard) -> dict[str, Any]:
 
 def _suits(card: ModelCard) -> str:
     """Say what a model does to voxels, and to which."""
-    from volumetool.jobs.describe import show_scale
+    from volumetool.units import show_scale
 
     suits = "any size"
     if card.voxel_size is not None:

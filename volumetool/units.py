@@ -122,3 +122,22 @@ def parse_bytes(value: object) -> object:
     if not amount < _MOST_BYTES:
         raise ValueError(f"{value!r} is more memory than there is")
     return int(amount)
+
+
+def show_shape(shape: tuple[int, int, int]) -> str:
+    """Write a number of voxels for people: ``8 x 32 x 32``."""
+    return " x ".join(str(n) for n in shape)
+
+
+def show_duration(seconds: float) -> str:
+    """Write a duration for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
+
+
+def show_scale(scale: tuple[int, int, int]) -> str:
+    """Say what a model does to voxels."""
+    return "keeps the voxel size" if max(scale) == 1 else f"makes voxels {show_shape(scale)} times finer (z, y, x)"

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from small_jobs import run
 
-from volumetool.jobs.describe import describe_start, describe_status
+from volumetool.jobs.describe import describe_start
 from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import DONE, Record
 from volumetool.jobs.ownership import own
 from volumetool.jobs.planning import plan as make_plan
-from volumetool.jobs.status import job_status
+from volumetool.jobs.status import describe_status, job_status
 
 
 def test_the_least_consistent_regions_are_named_worst_first(options: dict[str, Any]) -> None:

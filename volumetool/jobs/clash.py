@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,6 @@ from volumetool.enhancement.spec import OutputSpec, check_version
 from volumetool.errors import FingerprintError
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.status import as_typed, option_name, resume_command
 
 DECIDED_BY: dict[str, tuple[str, ...]] = {
     "lattice": ("patch", "overlap", "exact"),
@@ -113,3 +113,30 @@ def _members(value: Any) -> dict[str, Any] | None:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return {str(number): member for number, member in enumerate(value)}
     return value if isinstance(value, dict) else None
+
+
+ONCE = ("overwrite", "retry_quarantined", "recompute_changed")
+"""Fields of a job that were meant for the run that was given them, and not for the next."""
+
+
+def resume_command(job: Job) -> str:
+    """Return the command that goes on with a job: with every option that it was begun with, over the whole of it."""
+    words = ["volumetool", "enhance", job.input, job.output]
+    given = job.model_dump(mode="json", exclude_defaults=True, exclude={"input", "output", "roi", *ONCE})
+    for name, value in given.items():
+        words.append(option_name(name) if value is True else f"{option_name(name)}={as_typed(value)}")
+    if job.crop and job.roi is not None:
+        words.append(f"--roi={job.roi}")
+    return shlex.join(words)
+
+
+def option_name(field: str) -> str:
+    """Return what a field of a job is called on the command line."""
+    return field.upper() if field in ("input", "output") else f"--{field.replace('_', '-')}"
+
+
+def as_typed(value: Any) -> str:
+    """Return the JSON value of a job's field as it is typed on the command line."""
+    if value is None or isinstance(value, bool):
+        return "given" if value else "not given"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

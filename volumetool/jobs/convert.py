@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 
 from volumetool.errors import ResourceError
-from volumetool.jobs.describe import show_shape
 from volumetool.jobs.pyramid import build_pyramid
 from volumetool.machine import existing_folder
 from volumetool.store.conversion import ConversionPlan
 from volumetool.store.convert import Progress, write_finest
 from volumetool.store.images import ImageStack
 from volumetool.store.volume import Volume
-from volumetool.units import show_bytes, show_size
+from volumetool.units import show_bytes, show_shape, show_size
 
 
 def convert_volume(

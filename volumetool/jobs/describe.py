@@ -1,22 +1,17 @@
-"""Words for a plan and for a job's status: what a person reads before saying yes, and while it runs."""
+"""A plan in words: what a person reads before saying yes."""
 
 from __future__ import annotations
 
 from volumetool.geometry import fused_count
 from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.status import Status
-from volumetool.units import show_bytes, show_size
+from volumetool.units import show_bytes, show_duration, show_scale, show_shape, show_size
 
 KEPT = {
     "none": "no patches are kept",
     "sides": "patches that regions of one layer share are kept",
     "all": "patches that regions share are kept",
 }
-
-CONSISTENCY = ((0.03, "grey values are as in the input"), (0.2, "usual where noise is removed"))
-"""What consistency up to a value means. Measured on real data: 0.01 to 0.02 without noise, 0.06 to 0.17 with that of the
-recipes, 0.17 to 0.2 on the noisiest scans."""
 
 
 def describe_plan(plan: Plan) -> list[tuple[str, str]]:
@@ -92,40 +87,6 @@ def describe_box(plan: Plan) -> str | None:
     return f"{words}{computed.coarsened(scale)} computed, {times}, because regions are computed whole (--crop: the box alone)"
 
 
-def describe_status(status: Status) -> list[tuple[str, str]]:
-    """Return the lines of a job's status as (name, text), all but the command to type next."""
-    lines = [
-        ("state", status.state if status.owner is None else f"{status.state}, written by {status.owner}"),
-        ("model", status.model),
-        ("done", f"{status.percent:.1f} %: {status.done} of {status.regions} regions; {status.failed} failed"),
-    ]
-    if status.mvox_per_s is not None and status.state != "complete":
-        left = "" if status.seconds_left is None else f"; about {show_duration(status.seconds_left)} left"
-        paused = "" if status.state == "running" else " when it last ran"
-        lines.append(("speed", f"{status.mvox_per_s:.3g} million output voxels a second{paused}{left}"))
-    if status.idle_seconds is not None:
-        lines.append(("last region", f"ended {show_duration(status.idle_seconds)} ago"))
-    lines.append(("patches", f"{status.patches}; {status.recomputed} computed twice, {status.skipped} skipped"))
-    if status.absent:
-        lines.append(("not stored", f"{status.absent} input chunks were not stored, and counted as --missing says"))
-    if status.consistency is not None:
-        lines.append(("consistency", f"{status.consistency:.3g}: {_judge(status.consistency)}"))
-        lines += [
-            ("", f"region {each['region']} ({each['box']}): {each['consistency']:.3g}") for each in status.least_consistent
-        ]
-    for each in status.failures:
-        lines.append(("failed", f"region {each['region']} ({each['box']}) [{each.get('code')}]: {each.get('message')}"))
-        lines += [("", hint)] if (hint := each.get("hint")) else []
-    return lines
-
-
-def _judge(consistency: float) -> str:
-    """Say what a consistency means, and the scale."""
-    meaning = next((words for most, words in CONSISTENCY if consistency <= most), "large, look where it is largest")
-    scale = "; ".join(f"up to {most:g} {words}" for most, words in CONSISTENCY)
-    return f"{meaning} (how far the output's means depart from the input, in parts of its contrast: {scale}; above, look at it)"
-
-
 def _workers(plan: Plan) -> str:
     """Say who computes, and how the network runs."""
     number = f"{plan.workers} with {plan.threads} threads" + (" each" if plan.workers > 1 else "")
@@ -141,22 +102,3 @@ def _kept(cost: Estimates) -> str:
 
 def _axes(plan: Plan) -> str:
     return " x ".join(str(axis.overlap) for axis in plan.spec.lattice.axes)
-
-
-def show_scale(scale: tuple[int, int, int]) -> str:
-    """Say what a model does to voxels."""
-    return "keeps the voxel size" if max(scale) == 1 else f"makes voxels {show_shape(scale)} times finer (z, y, x)"
-
-
-def show_shape(shape: tuple[int, int, int]) -> str:
-    """Write a number of voxels for people: ``8 x 32 x 32``."""
-    return " x ".join(str(n) for n in shape)
-
-
-def show_duration(seconds: float) -> str:
-    """Write a duration for people."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
