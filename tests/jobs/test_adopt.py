@@ -28,8 +28,8 @@ from volumetool.cli.main import main
 
 from volumetool.errors import VolumetoolError
 from volumetool.jobs.adopt import adopt
+from volumetool.jobs.coarse import region_keys
 from volumetool.jobs.folder import open_ledger, stored_plan
-from volumetool.jobs.shards import region_keys
 from volumetool.jobs.verify import Extent, Report, verify_output
 
 Options = dict[str, Any]

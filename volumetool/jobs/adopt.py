@@ -21,7 +21,7 @@ from volumetool.enhancement.writer import extend_checksum
 from volumetool.errors import ConfigError, DataError, FingerprintError, OutputError, VolumetoolError
 from volumetool.geometry import Region, slab_boxes, slabs_of
 from volumetool.jobs.clash import field_lines, told_by_specs
-from volumetool.jobs.coarse import note_unbuilt
+from volumetool.jobs.coarse import note_unbuilt, region_keys, region_shards
 from volumetool.jobs.finish import mark_unfinished
 from volumetool.jobs.folder import PLAN, is_damaged, job_url, open_ledger, provenance_of, roles_of, write_plan
 from volumetool.jobs.job import Job, make_job
@@ -30,7 +30,6 @@ from volumetool.jobs.ownership import OWNER, own
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan_anew
 from volumetool.jobs.resolve import resolve
-from volumetool.jobs.shards import region_keys, region_shards
 from volumetool.jobs.structure import METADATA, lost_metadata, restore_metadata
 from volumetool.jobs.verify import Extent, Report, recompute
 from volumetool.jobs.worker import Worker

@@ -1,23 +1,15 @@
-"""Cleaning: leftovers of killed writers, and torn shards that are about to be written again."""
+"""Cleaning: leftovers of killed writers."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 
-import tensorstore as ts
-
 from volumetool.enhancement.kept import FOLDER
-from volumetool.errors import DataError
-from volumetool.geometry import Box, LevelGrid, shard_boxes
 from volumetool.jobs.folder import job_url, roles_of
 from volumetool.jobs.ownership import OWNER, own
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.shards import shard_keys
-from volumetool.store.arrays import read_part
-from volumetool.store.kvstore import canonical_url, delete_prefix, is_local, join_url, list_keys, local_path, unwritable
-from volumetool.store.presence import url_of
-from volumetool.store.retries import STORAGE
+from volumetool.store.kvstore import canonical_url, delete_prefix, is_local, join_url, list_keys, local_path
 from volumetool.store.roles import told_by_role
 
 LEFTOVER = ".__lock"
@@ -100,43 +92,3 @@ def sweep(url: str, folder: str) -> Cleaned:
 def delete_kept(plan: Plan) -> None:
     """Delete all patches that were kept for regions to come."""
     delete_prefix(join_url(job_url(plan.job.output), FOLDER))
-
-
-def delete_torn_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None, channel: int | None) -> None:
-    """Delete the shards in a box that could not be replaced; the others stay until others take their place in one move.
-
-    A shard that the volume's face cuts is read before it is written, so a torn one could never be mended. Whoever looks at the
-    volume meanwhile, or after a kill, misses nothing else.
-
-    Parameters
-    ----------
-    array : tensorstore.TensorStore
-        The level.
-    level : LevelGrid
-        Its grid.
-    box : Box, optional
-        In the level's voxels; without it the whole level.
-    channel : int, optional
-        None where the volume has no channels.
-
-    Raises
-    ------
-    OutputError
-        ``output.unwritable``: they cannot be deleted.
-    """
-    for key, shard in zip(shard_keys(level, box, channel), shard_boxes(level, box), strict=True):
-        if shard.shape == level.shard:
-            continue
-        try:
-            read_part(array, shard.slices)
-        except (DataError, ValueError, OSError):
-            _delete(array, key)
-
-
-def _delete(array: ts.TensorStore, key: str) -> None:
-    store = array.kvstore
-    assert store is not None  # noqa: S101  (zarr3 always has one)
-    try:
-        STORAGE.call(lambda _: store.write(key, None).result())
-    except (ValueError, OSError) as error:
-        raise unwritable(url_of(array), error) from error

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from volumetool.geometry import Box
+from volumetool.geometry import Box, Region, slab_boxes
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.shards import shard_keys, stored_shards
 from volumetool.store.kvstore import join_url, read_key, write_key
+from volumetool.store.shards import shard_keys, stored_shards
 
 COARSE = "coarse.jsonl"
 """In the job's folder: a line per coarse level and channel, with the CRC-32 of its text in front. It is there for complete
@@ -24,7 +24,7 @@ UNBUILT = "unbuilt.json"
 
 @dataclass(frozen=True)
 class CoarseShards:
-    """Size and CRC-32 of the shards of one coarse level and channel, in C order; see `jobs/shards.py`."""
+    """Size and CRC-32 of the shards of one coarse level and channel, in C order; see `store/shards.py`."""
 
     level: int
     channel: int
@@ -94,3 +94,17 @@ def read_unbuilt(plan: Plan) -> Box | None:
         return TypeAdapter(Box).validate_json(raw).intersection(whole)
     except ValidationError:  # a damaged note costs time
         return whole
+
+
+def region_keys(plan: Plan, region: Region) -> list[list[str]]:
+    """Return the keys of a region's shards on every fused level."""
+    fused = [level for level in plan.spec.levels if level.fused]
+    channel = None if plan.spec.channels is None else region.channel
+    boxes = slab_boxes(region.box, fused)
+    return [list(shard_keys(level, box, channel)) for level, box in zip(fused, boxes, strict=True)]
+
+
+def region_shards(plan: Plan, region: Region) -> tuple[tuple[str, ...], ...]:
+    """Return size and CRC-32 of the shards of a region, for its record."""
+    keys = region_keys(plan, region)
+    return tuple(stored_shards(join_url(plan.job.output, str(level)), own) for level, own in enumerate(keys))

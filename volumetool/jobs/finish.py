@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from volumetool.enhancement.columns import Source
 from volumetool.enhancement.pyramid import build_level, require_stored
 from volumetool.geometry import Box, LevelGrid, shard_boxes
-from volumetool.jobs.clean import delete_torn_shards
 from volumetool.jobs.coarse import COARSE, UNBUILT, write_coarse
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.ledger import Ledger
@@ -16,6 +15,7 @@ from volumetool.store.create import OWN_KEY, open_for_writing, write_attributes
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, delete_key
 from volumetool.store.open import open_volume
+from volumetool.store.shards import delete_torn_shards
 
 Step = Callable[[], None]
 

@@ -67,7 +67,7 @@ class Record:
     checksums : tuple of int
         CRC-32 of the voxels of each fused level, in the order of the sweep.
     stored : tuple of tuple of str
-        For each fused level size and CRC-32 of the bytes of each of the region's shards, in C order; see `jobs/shards.py`.
+        For each fused level size and CRC-32 of the bytes of each of the region's shards, in C order; see `store/shards.py`.
     read : dict
         What the region read: ``voxels``, their CRC-32; ``stored``, a digest of the state of the stored chunks; ``chunks``,
         their number; ``absent``, how many of the input's were not stored.

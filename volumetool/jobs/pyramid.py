@@ -12,13 +12,13 @@ from volumetool.enhancement.columns import Source
 from volumetool.enhancement.pyramid import build_level, require_stored
 from volumetool.errors import ConfigError, OutputError
 from volumetool.geometry import Box, LevelGrid, Size, plan_levels, shard_boxes, whole_ratio
-from volumetool.jobs.clean import delete_torn_shards
 from volumetool.jobs.finish import write_status
 from volumetool.store.chunks import changed_while_read, level_digests, level_states
 from volumetool.store.convert import FINEST_ALONE, Progress
 from volumetool.store.create import VolumeLayout, open_for_writing
 from volumetool.store.extend import announce_levels, create_coarser
 from volumetool.store.open import open_volume
+from volumetool.store.shards import delete_torn_shards
 from volumetool.store.volume import Level, Volume
 
 _ROUNDED = 1e-3

@@ -13,13 +13,13 @@ import tensorstore as ts
 from volumetool.errors import VolumetoolError
 from volumetool.geometry import Box
 from volumetool.jobs.clean import LEFTOVER
-from volumetool.jobs.coarse import COARSE, CoarseShards, coarse_keys, read_coarse
+from volumetool.jobs.coarse import COARSE, CoarseShards, coarse_keys, read_coarse, region_keys
 from volumetool.jobs.folder import SECTIONS, job_url, provenance_of
 from volumetool.jobs.ledger import TODO, Ledger, Record
 from volumetool.jobs.plan import CHECKSUM, Plan, provenance_checksum
-from volumetool.jobs.shards import NOTHING, level_keys, region_keys, stored_as
 from volumetool.store.create import array_metadata, group_metadata
 from volumetool.store.kvstore import encode_json, is_local, join_url, list_keys, local_path, read_key, write_key
+from volumetool.store.shards import NOTHING, level_keys, stored_as
 
 Damage = list[dict[str, str]]
 

@@ -23,19 +23,19 @@ from volumetool.enhancement.spec import check_version
 from volumetool.enhancement.trouble import kind_of
 from volumetool.errors import DeviceError, InputError, LedgerError, NumericsError, StorageFullError, VolumetoolError
 from volumetool.geometry import Turn, slab_boxes
-from volumetool.jobs.clean import delete_torn_shards
+from volumetool.jobs.coarse import region_shards
 from volumetool.jobs.folder import job_url, plan_digest, read_plan, roles_of
 from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.reads import RegionInput
-from volumetool.jobs.shards import region_shards
 from volumetool.models.package import reload_model
 from volumetool.redaction import printable, redact
 from volumetool.store.create import open_for_writing, open_in_memory
 from volumetool.store.kvstore import open_unsynced
 from volumetool.store.open import open_volume
 from volumetool.store.roles import told_by_role
+from volumetool.store.shards import delete_torn_shards
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,17 @@ from volumetool.enhancement.stored import read_voxels
 from volumetool.enhancement.writer import write_slabs
 from volumetool.errors import LedgerError, OutputError
 from volumetool.geometry import Region, slab_boxes, slabs_of
-from volumetool.jobs.clean import delete_torn_shards
-from volumetool.jobs.coarse import write_coarse
+from volumetool.jobs.coarse import region_shards, write_coarse
 from volumetool.jobs.condemn import check_whole
 from volumetool.jobs.finish import build_coarse_levels, coarse_shards, says_complete
 from volumetool.jobs.folder import job_url, open_ledger, read_plan, write_plan
 from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.run import write_maps
-from volumetool.jobs.shards import region_shards
 from volumetool.jobs.turns import to_do
 from volumetool.store.create import create_levels, group_metadata, open_for_writing
 from volumetool.store.kvstore import canonical_url, delete_prefix, encode_json, join_url, write_key
+from volumetool.store.shards import delete_torn_shards
 from volumetool.viewing.watching.books import FOLDER
 from volumetool.viewing.watching.growing import STAGED
 

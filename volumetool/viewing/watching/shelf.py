@@ -14,12 +14,12 @@ from volumetool.enhancement.region import enhance_region
 from volumetool.enhancement.stored import Write, as_bytes
 from volumetool.errors import DataError, NumericsError
 from volumetool.geometry import Box, Lattice, Region, upscaled
-from volumetool.jobs.clean import delete_torn_shards
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.resolve import Resolved
 from volumetool.jobs.worker import describe
 from volumetool.store.create import VolumeLayout
 from volumetool.store.open import open_volume
+from volumetool.store.shards import delete_torn_shards
 from volumetool.version import __version__
 from volumetool.viewing.watching.books import Begun, Tally
 from volumetool.viewing.watching.ground import spec_for

@@ -1,4 +1,4 @@
-"""Stored shards: their keys, and size and CRC-32 of the bytes that are stored under each."""
+"""Stored shards: their keys, size and CRC-32 of the bytes that are stored under each, and torn ones that are deleted."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from volumetool.errors import OutputError
-from volumetool.geometry import Box, LevelGrid, Region, shard_boxes, slab_boxes
-from volumetool.jobs.plan import Plan
+import tensorstore as ts
+
+from volumetool.errors import DataError, OutputError
+from volumetool.geometry import Box, LevelGrid, shard_boxes
 from volumetool.paths import open_file
+from volumetool.store.arrays import read_part
 from volumetool.store.chunk_keys import ChunkKeys
-from volumetool.store.kvstore import brief, is_local, join_url, local_path, read_key
+from volumetool.store.kvstore import brief, is_local, join_url, local_path, read_key, unwritable
+from volumetool.store.presence import url_of
 from volumetool.store.retries import STORAGE
 
 NOTHING = ""
@@ -77,20 +80,46 @@ def _file_as(file: Path) -> str:
     return f"{size}:{checksum:08x}"
 
 
-def region_keys(plan: Plan, region: Region) -> list[list[str]]:
-    """Return the keys of a region's shards on every fused level."""
-    fused = [level for level in plan.spec.levels if level.fused]
-    channel = None if plan.spec.channels is None else region.channel
-    boxes = slab_boxes(region.box, fused)
-    return [list(shard_keys(level, box, channel)) for level, box in zip(fused, boxes, strict=True)]
-
-
-def region_shards(plan: Plan, region: Region) -> tuple[tuple[str, ...], ...]:
-    """Return size and CRC-32 of the shards of a region, for its record."""
-    keys = region_keys(plan, region)
-    return tuple(stored_shards(join_url(plan.job.output, str(level)), own) for level, own in enumerate(keys))
-
-
 def stored_shards(url: str, keys: Sequence[str]) -> tuple[str, ...]:
     """Return :func:`stored_as` of every key."""
     return tuple(stored_as(url, key) for key in keys)
+
+
+def delete_torn_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None, channel: int | None) -> None:
+    """Delete the shards in a box that could not be replaced; the others stay until others take their place in one move.
+
+    A shard that the volume's face cuts is read before it is written, so a torn one could never be mended. Whoever looks at the
+    volume meanwhile, or after a kill, misses nothing else.
+
+    Parameters
+    ----------
+    array : tensorstore.TensorStore
+        The level.
+    level : LevelGrid
+        Its grid.
+    box : Box, optional
+        In the level's voxels; without it the whole level.
+    channel : int, optional
+        None where the volume has no channels.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``: they cannot be deleted.
+    """
+    for key, shard in zip(shard_keys(level, box, channel), shard_boxes(level, box), strict=True):
+        if shard.shape == level.shard:
+            continue
+        try:
+            read_part(array, shard.slices)
+        except (DataError, ValueError, OSError):
+            _delete(array, key)
+
+
+def _delete(array: ts.TensorStore, key: str) -> None:
+    store = array.kvstore
+    assert store is not None  # noqa: S101  (zarr3 always has one)
+    try:
+        STORAGE.call(lambda _: store.write(key, None).result())
+    except (ValueError, OSError) as error:
+        raise unwritable(url_of(array), error) from error
