@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from volumetool.cli._progress import counting
 from volumetool.cli.options import ForceVoxelSize, Json, VoxelSize, local_path, numbers
-from volumetool.cli.progress import counting
 from volumetool.cli.tables import say
 
 if TYPE_CHECKING:

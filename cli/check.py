@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Annotated, Any, NoReturn
 
 import typer
+from volumetool.cli._progress import counting
 from volumetool.cli.options import AllowHost, Json
-from volumetool.cli.progress import counting
 from volumetool.cli.tables import say
 
 Output = Annotated[str, typer.Argument(help="OUTPUT of `volumetool enhance`.")]

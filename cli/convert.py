@@ -6,8 +6,8 @@ import json
 from typing import Annotated, Literal
 
 import typer
+from volumetool.cli._progress import counting_each
 from volumetool.cli.options import ForceVoxelSize, Json, VoxelSize, numbers
-from volumetool.cli.progress import counting_each
 from volumetool.cli.tables import say
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from volumetool.cli._progress import observing
 from volumetool.cli.options import Json, local_path
-from volumetool.cli.progress import watching
 from volumetool.cli.tables import say
 
 
@@ -20,8 +20,8 @@ def demo(
     from volumetool.jobs.demo import run_demo
 
     say("making an EM-like volume, and a 16 times smaller, noisy one of it")
-    with watching("auto") as watcher:
-        made = run_demo(folder, watcher=watcher)
+    with observing() as observer:
+        made = run_demo(folder, observer=observer)
     if as_json:
         print(
             json.dumps({"picture": str(made.picture), "psnr_bilinear": made.psnr_bilinear, "psnr_enhanced": made.psnr_enhanced})

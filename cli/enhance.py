@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from volumetool.cli._progress import observing
 from volumetool.cli.job_options import given, job_options
 from volumetool.cli.options import AllowHost, Json, local_path
-from volumetool.cli.progress import watching
 from volumetool.cli.tables import say
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def enhance(
         _print_plan(decided, as_json=as_json)
         return
     _begin(decided)
-    with watching("json" if log_format == "json" else "auto") as watcher:
+    with observing("json" if log_format == "json" else "auto") as observer:
         try:
-            outcome = run(decided, watcher)
+            outcome = run(decided, observer)
         except KeyboardInterrupt:
             say("\ninterrupted; what was finished is kept. Run the same command to go on.")
             raise

@@ -6,8 +6,8 @@ import json
 from typing import Annotated
 
 import typer
+from volumetool.cli._progress import counting
 from volumetool.cli.options import Json, VoxelSize, given_size
-from volumetool.cli.progress import counting
 from volumetool.cli.tables import say
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from volumetool.cli._progress import LogFormat
 from volumetool.cli.options import AllowHost, Json, local_path
-from volumetool.cli.progress import LogFormat
 from volumetool.cli.tables import say
 
 

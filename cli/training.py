@@ -7,7 +7,7 @@ import time
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from volumetool.cli.progress import LINE_SECONDS, LogFormat, suiting
+from volumetool.cli._progress import LINE_SECONDS, LogFormat, suiting
 from volumetool.cli.tables import say
 
 if TYPE_CHECKING:

@@ -150,8 +150,8 @@ def test_log_format_json_gives_one_object_a_line(run: Run, volume: Path) -> None
     done = run("enhance", volume, volume.parent / "logged.zarr", "--model", FAKE, "--log-format", "json")
     lines = done.stderr.splitlines()
     events = [json.loads(line)["event"] for line in lines if line.startswith("{")]
-    assert events[0] == "started"
-    assert "progress" in events
+    assert events[0] == "RunStarted"
+    assert "RegionEnded" in events
 
 
 def test_schema_is_printed_as_json(run: Run) -> None:

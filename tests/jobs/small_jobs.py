@@ -12,12 +12,12 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from volumetool.events import Event, Observer, RegionEnded, ignore
 from volumetool.geometry import plan_levels
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.job import make_job
-from volumetool.jobs.ledger import Record
 from volumetool.jobs.planning import plan
-from volumetool.jobs.run import Outcome, Silence, Watcher
+from volumetool.jobs.run import Outcome
 from volumetool.jobs.run import run as run_plan
 from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
 
@@ -78,9 +78,9 @@ def write_input(
     return path
 
 
-def run(watcher: Watcher | None = None, **options: Any) -> Outcome:
+def run(observer: Observer = ignore, **options: Any) -> Outcome:
     """Plan and run a job."""
-    return run_plan(plan(make_job(**options)), watcher)
+    return run_plan(plan(make_job(**options)), observer)
 
 
 def read_levels(path: Path | str) -> list[Voxels]:
@@ -176,15 +176,20 @@ def states(outcome: Outcome) -> list[int]:
     return stored
 
 
-class Recording(Silence):
-    """Keeps the records that go by."""
+class Recording:
+    """Observes a run, and keeps what its regions ended with."""
 
     def __init__(self) -> None:
-        self.records: list[Record] = []
+        self.ended: list[RegionEnded] = []
 
-    def recorded(self, record: Record) -> None:
-        """Keep a record."""
-        self.records.append(record)
+    def __call__(self, event: Event) -> None:
+        """Keep how a region ended."""
+        if isinstance(event, RegionEnded):
+            self.ended.append(event)
+            self.after_region(event)
+
+    def after_region(self, _: RegionEnded) -> None:
+        """Do nothing."""
 
 
 class Interrupting(Recording):
@@ -194,10 +199,9 @@ class Interrupting(Recording):
         super().__init__()
         self.after = after
 
-    def recorded(self, record: Record) -> None:
+    def after_region(self, _: RegionEnded) -> None:
         """Interrupt the run."""
-        super().recorded(record)
-        if len(self.records) == self.after:
+        if len(self.ended) == self.after:
             raise KeyboardInterrupt
 
 

@@ -142,7 +142,7 @@ def test_what_is_damaged_is_not_adopted_and_made_again(options: Options, change:
     regions = stored_plan(options["output"]).grid.count
     assert report.regions == (regions - {"swapped": 2, "metadata": 0}.get(harm, 1))
     assert run(again, **options).complete
-    assert len(again.records) == regions - report.regions
+    assert len(again.ended) == regions - report.regions
     assert digest(options["output"]) == before
     assert verify_output(options["output"])[1].ok
 

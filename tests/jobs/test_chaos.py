@@ -22,6 +22,7 @@ from bad_regions import REGION, assert_others_are_right, bad_job, bad_volume
 from small_jobs import Recording, digest, noise, run, write_input
 from watchfiles import Change, watch
 
+from volumetool.events import RegionEnded
 from volumetool.jobs.attempts import FOLDER
 from volumetool.jobs.ledger import QUARANTINED
 
@@ -75,9 +76,8 @@ class Killing(Recording):
         self._random = np.random.default_rng(seed)
         self._last = time.monotonic()
 
-    def recorded(self, record: Any) -> None:
+    def after_region(self, _: RegionEnded) -> None:
         """Kill a worker, if it is time."""
-        super().recorded(record)
         workers = workers_of(psutil.Process())
         if self.left and workers and time.monotonic() - self._last >= SPACING:
             workers[self._random.integers(len(workers))].kill()
@@ -94,23 +94,22 @@ def test_thirty_killed_workers_change_no_byte_and_cost_a_region_each(tmp_path: P
     options = bad_job(source, tmp_path / "out.zarr", "none", seconds=0.03)
     quick = options["model"].replace("0.03", "0.0")
     assert run(**options | {"output": str(tmp_path / "straight.zarr"), "model": quick}).complete
-    watcher = Killing(KILLS, seed=1)
+    observer = Killing(KILLS, seed=1)
     with begun(tmp_path / "out.zarr") as counted:
-        outcome = run(watcher, **options, workers=2)
+        outcome = run(observer, **options, workers=2)
     assert outcome.complete
-    assert watcher.killed == KILLS, f"{watcher.killed} kills: the job is too short for more"
+    assert observer.killed == KILLS, f"{observer.killed} kills: the job is too short for more"
     assert digest(tmp_path / "out.zarr") == digest(tmp_path / "straight.zarr")
-    assert len(watcher.records) == outcome.regions  # none is recorded twice, and none failed
+    assert len(observer.ended) == outcome.regions  # none is recorded twice, and none failed
     assert sum(counted.values()) - outcome.regions <= 2 * KILLS  # the one that ran, and the one that waited behind it
 
 
 class KillingAll(Recording):
     """Kills every worker after the first region, and for a while all that come in their place."""
 
-    def recorded(self, record: Any) -> None:
+    def after_region(self, _: RegionEnded) -> None:
         """Begin to kill."""
-        super().recorded(record)
-        if len(self.records) == 1:
+        if len(self.ended) == 1:
             threading.Thread(target=self._kill).start()
 
     @staticmethod
@@ -126,10 +125,10 @@ class KillingAll(Recording):
 def test_workers_that_die_as_they_begin_are_replaced(tmp_path: Path) -> None:
     """Dask gives such a worker up for good; without another one in its place the job would wait for ever."""
     source = str(write_input(tmp_path / "in.zarr", np.minimum(noise((48, 48, 64)), 250), chunk=REGION))
-    watcher = KillingAll()
-    outcome = run(watcher, **bad_job(source, tmp_path / "out.zarr", "none", seconds=0.05), workers=2)
+    observer = KillingAll()
+    outcome = run(observer, **bad_job(source, tmp_path / "out.zarr", "none", seconds=0.05), workers=2)
     assert outcome.complete
-    assert len(watcher.records) == outcome.regions
+    assert len(observer.ended) == outcome.regions
 
 
 BAD = ((0,), (11,), (3, 20), (23,))
@@ -176,7 +175,7 @@ def test_a_process_that_lost_its_device_is_replaced(tmp_path: Path) -> None:
         assert outcome.complete, outcome.failures
         poisoned = int((tally / "0").read_text())
         assert not psutil.pid_exists(poisoned)
-        (record,) = (record for record in seen.records if record.region == 10)
+        (record,) = (record for record in seen.ended if record.region == 10)
         assert not record.worker.endswith(f":{poisoned}")
 
 

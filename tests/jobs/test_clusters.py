@@ -73,7 +73,7 @@ def test_two_processes_write_the_bytes_of_one(
     seen = Recording()
     outcome = run(seen, **options | {"output": str(tmp_path / "two.zarr"), "workers": 2})
     assert (outcome.complete, outcome.plan.workers) == (True, 2)
-    assert len({record.worker for record in seen.records}) == 2
+    assert len({ended.worker for ended in seen.ended}) == 2
     assert digest(tmp_path / "two.zarr") == digest(options["output"])
     assert local_only
     assert all("127.0.0.1" in address for address in local_only)

@@ -12,6 +12,7 @@ import pytest
 from small_jobs import SMALL, Interrupting, Recording, attributes, digest, noise, run, shard_files, write_input
 
 from volumetool.errors import OutputError, VolumetoolError
+from volumetool.events import Event, Progressed, RegionEnded
 from volumetool.geometry import shard_boxes
 from volumetool.jobs.condemn import condemn
 from volumetool.jobs.folder import stored_plan
@@ -37,15 +38,12 @@ class Damaging(Recording):
         super().__init__()
         self._harm, self._after = harm, after
 
-    def recorded(self, record: Any) -> None:
+    def __call__(self, event: Event) -> None:
         """Do it."""
-        super().recorded(record)
-        if len(self.records) == self._after:
+        super().__call__(event)
+        if isinstance(event, RegionEnded) and len(self.ended) == self._after:
             self._harm()
-
-    def finishing(self, shards: int) -> None:  # noqa: ARG002
-        """Do it."""
-        if self._after < 0:
+        if isinstance(event, Progressed) and event.done == 0 and self._after < 0:
             self._harm()
 
 
@@ -122,9 +120,9 @@ SHARDS_LOST = {lost_shards, cut_shard}
 def test_damage_at_a_random_moment_is_never_called_complete(options: Options, straight: str, harm: Damage, seed: int) -> None:
     """It is named; and unless the job itself is lost, the same command goes on to the same bytes, after a repair if need be."""
     random, output = np.random.default_rng([seed, HARMS.index(harm)]), Path(options["output"])
-    watcher = Damaging(lambda: harm(output, random), int(random.choice([*range(1, 13), -1])))
+    observer = Damaging(lambda: harm(output, random), int(random.choice([*range(1, 13), -1])))
     try:
-        outcome = run(watcher, **options)
+        outcome = run(observer, **options)
     except VolumetoolError as error:
         assert error.code in {"ledger.lost", "ledger.sections", "output.damaged"}, error  # noqa: PT017
         assert harm not in SHARDS_LOST
@@ -172,13 +170,13 @@ def test_a_finished_job_that_was_damaged_is_not_called_complete_again(options: O
 @pytest.mark.parametrize("harm", [garbled_level, torn_level])
 def test_garbled_metadata_are_seen_before_a_region_runs(options: Options, straight: str, harm: Damage) -> None:
     """With records it is refused, without any the metadata are written anew."""
-    output, watcher = Path(options["output"]), Recording()
+    output, observer = Path(options["output"]), Recording()
     with pytest.raises(KeyboardInterrupt):
         run(Interrupting(3), **options)
     harm(output, np.random.default_rng(0))
     with pytest.raises(VolumetoolError, match=r"has lost ./zarr\.json") as caught:
-        run(watcher, **options)
-    assert (caught.value.code, watcher.records) == ("output.damaged", [])
+        run(observer, **options)
+    assert (caught.value.code, observer.ended) == ("output.damaged", [])
     no_records(output, np.random.default_rng(0))
     assert run(**options).complete
     assert digest(output) == straight
@@ -199,19 +197,16 @@ class DeletingCoarse(Recording):
 
     def __init__(self, output: Path, at: str) -> None:
         super().__init__()
-        self._output, self._at, self._steps = output, at, 0
+        self._output, self._at = output, at
 
-    def finishing(self, shards: int) -> None:
-        """Take in how many there are."""
-        self._shards = shards
-
-    def stepped(self) -> None:
+    def __call__(self, event: Event) -> None:
         """Do it."""
-        self._steps += 1
+        if not isinstance(event, Progressed):
+            return
         levels = stored_plan(str(self._output)).spec.levels
         first = next(number for number, level in enumerate(levels) if not level.fused)
         of_first = len(list(shard_boxes(levels[first])))
-        if self._steps == {"next": of_first + 1, "last": self._shards}[self._at]:
+        if event.done == {"next": of_first + 1, "last": event.total}[self._at]:
             for file in shard_files(self._output / str(first)):
                 file.unlink()
 

@@ -111,7 +111,7 @@ def test_an_edit_is_refused_with_its_regions_which_alone_are_made_again(raw: Opt
         again = Recording()
         outcome = run(again, **raw | strict | {"recompute_changed": True})
         assert outcome.complete
-        made = {record.region for record in again.records}
+        made = {ended.region for ended in again.ended}
         assert named <= made < set(range(outcome.regions))
         np.testing.assert_array_equal(read_levels(raw["output"])[0], replicated(read_levels_of(raw), (1, 4, 4)))
     fresh = raw | {"output": str(tmp_path / "fresh.zarr")}

@@ -14,11 +14,12 @@ from small_jobs import SMALL, SMALL_3D, Interrupting, Recording, digest, noise, 
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, kept_bytes
 from volumetool.errors import StorageFullError
+from volumetool.events import Event, RegionEnded, RunStarted
 from volumetool.geometry import Sharing, Triple
 from volumetool.jobs.clean import Cleaned, clean_output
 from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.job import make_job
-from volumetool.jobs.ledger import DONE, Record
+from volumetool.jobs.ledger import DONE
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan
 from volumetool.store.kvstore import list_keys
@@ -51,15 +52,22 @@ class Counting(Recording):
     def asked(self) -> int:
         return sum(self._asked)
 
-    def started(self, _plan: Plan, _todo: int, _link: str | None) -> None:
+    def __call__(self, event: Event) -> None:
         """Forget what planning and the worker's probe asked for."""
-        self._asked.clear()
+        if isinstance(event, RunStarted):
+            self._asked.clear()
+        super().__call__(event)
 
-    def recorded(self, record: Record) -> None:
+    def after_region(self, _: RegionEnded) -> None:
         """Interrupt the run after `stop` regions."""
-        super().recorded(record)
-        if len(self.records) == self.stop:
+        if len(self.ended) == self.stop:
             raise KeyboardInterrupt
+
+
+def recomputed(plan: Plan, run: Recording) -> int:
+    """Return how many patches a run computed that an earlier region had computed, too."""
+    regions = {ended.region for ended in run.ended}
+    return sum(record.recomputed for record in open_ledger(plan).latest() if record.region in regions)
 
 
 @pytest.fixture
@@ -192,7 +200,7 @@ def test_a_damaged_patch_is_computed_again(blocks: Options, monkeypatch: pytest.
     outcome = run(again, **blocks)
     assert outcome.complete, outcome.failures
     assert asked + again.asked == outcome.plan.spec.lattice.count + len(files)
-    assert sum(record.recomputed for record in again.records) == len(files)
+    assert recomputed(outcome.plan, again) == len(files)
     assert digest(blocks["output"]) == without(blocks)
 
 
@@ -205,10 +213,10 @@ def test_without_its_kept_patches_a_run_that_goes_on_computes_the_frontier_again
     shutil.rmtree(kept_folder(blocks))
     again = Counting(monkeypatch)
     outcome = run(again, **blocks)
-    done = patches_of(outcome.plan, [record.region for record in first.records])
-    left = patches_of(outcome.plan, [record.region for record in again.records])
+    done = patches_of(outcome.plan, [ended.region for ended in first.ended])
+    left = patches_of(outcome.plan, [ended.region for ended in again.ended])
     assert again.asked == len(left)
-    assert sum(record.recomputed for record in again.records) == len(done & left)
+    assert recomputed(outcome.plan, again) == len(done & left)
     assert digest(blocks["output"]) == without(blocks)
 
 
@@ -278,7 +286,7 @@ def test_two_processes_share_patches_and_write_the_bytes_of_one(blocks: Options)
     seen = Recording()
     outcome = run(seen, **blocks | {"workers": 2})
     assert outcome.complete, outcome.failures
-    assert len({record.worker for record in seen.records}) == 2
+    assert len({ended.worker for ended in seen.ended}) == 2
     plain = plan(make_job(**blocks | {"output": f"{blocks['output']}.other", "keep_patches": "never"})).estimates
     totals = open_ledger(outcome.plan).totals()
     assert totals.patches - totals.recomputed == outcome.plan.spec.lattice.count

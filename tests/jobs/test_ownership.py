@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from volumetool import process
 from volumetool.errors import LedgerError
+from volumetool.events import Event, ignore
 from volumetool.jobs import ownership as module
 from volumetool.jobs.ledger import DONE, Ledger, Record
 from volumetool.jobs.ownership import LEASE_SECONDS, OWNER, Claim, acquire, current_owner, own
@@ -52,7 +53,7 @@ def elsewhere(claim: Claim) -> None:
 
 def take(url: str, clock: Clock | None = None) -> Claim:
     clock = clock or Clock()
-    return acquire(url, None, clock, clock.sleep)
+    return acquire(url, ignore, clock, clock.sleep)
 
 
 def test_a_second_run_is_refused_with_the_owners_identity(tmp_path: Path) -> None:
@@ -66,12 +67,12 @@ def test_a_second_run_is_refused_with_the_owners_identity(tmp_path: Path) -> Non
 def test_a_silent_owner_of_another_machine_is_followed_after_a_lease(tmp_path: Path) -> None:
     first = take(str(tmp_path))
     elsewhere(first)
-    clock, said = Clock(now=-1e6), list[str]()
+    clock, said = Clock(now=-1e6), list[Event]()
     second = acquire(str(tmp_path), said.append, clock, clock.sleep)
     assert clock.now + 1e6 >= LEASE_SECONDS
     assert second.owner.fence == first.owner.fence + 1
     assert len(said) == 1
-    assert "node17" in said[0]
+    assert "node17" in str(said[0])
     first.beat()
     assert first.lost
     with pytest.raises(LedgerError, match="took over") as caught:
@@ -316,7 +317,7 @@ class Runs(RuleBasedStateMachine):
             return
         clock = Clock(run.clock, meanwhile=lambda _: self.hearts())
         try:
-            claim = acquire(self.url, None, clock, clock.sleep)
+            claim = acquire(self.url, ignore, clock, clock.sleep)
         except LedgerError:
             assert any(other.claim is not None and not other.stalled and not other.claim.lost for other in self.runs)
             return

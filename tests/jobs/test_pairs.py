@@ -11,6 +11,7 @@ import pytest
 from small_jobs import Interrupting, attributes, digest, noise, run, tree, write_input
 
 from volumetool.errors import LedgerError, VolumetoolError
+from volumetool.events import RegionEnded
 from volumetool.jobs.folder import stored_plan
 from volumetool.jobs.verify import verify_output
 from volumetool.viewing.window import job_of
@@ -59,9 +60,8 @@ def test_a_folder_that_was_swapped_while_the_job_runs_is_seen_at_the_end(options
     assert run(**other).complete
 
     class Swapping(Interrupting):
-        def recorded(self, record: Any) -> None:
-            self.records.append(record)
-            if len(self.records) == self.after:
+        def after_region(self, _: RegionEnded) -> None:
+            if len(self.ended) == self.after:
                 shutil.rmtree(options["output"])
                 shutil.copytree(other["output"], options["output"])
 

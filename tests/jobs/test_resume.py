@@ -49,12 +49,12 @@ def test_a_part_first_and_then_the_whole(options: Options, straight: str) -> Non
     first, second = Recording(), Recording()
     part = run(first, **options | {"roi": "0:3,0:9,0:9"})
     assert (part.complete, part.exit_code) == (False, 0)
-    assert 0 < len(first.records) < part.regions
+    assert 0 < len(first.ended) < part.regions
     assert attributes(options["output"])["status"] == "unfinished"
     whole = run(second, **options)
     assert (whole.complete, whole.exit_code) == (True, 0)
-    assert {r.region for r in first.records} | {r.region for r in second.records} == set(range(whole.regions))
-    assert not {r.region for r in first.records} & {r.region for r in second.records}
+    assert {ended.region for ended in first.ended} | {ended.region for ended in second.ended} == set(range(whole.regions))
+    assert not {ended.region for ended in first.ended} & {ended.region for ended in second.ended}
     assert attributes(options["output"])["status"] == "complete"
     assert digest(options["output"]) == straight
 
@@ -71,7 +71,7 @@ def test_running_twice_finds_nothing_to_do(options: Options) -> None:
     before = tree(Path(options["output"]))
     again = Recording()
     outcome = run(again, **options)
-    assert (outcome.complete, outcome.ran, again.records) == (True, 0, [])
+    assert (outcome.complete, outcome.ran, again.ended) == (True, 0, [])
     assert tree(Path(options["output"])) == before
 
 
@@ -95,7 +95,7 @@ def test_a_damaged_input_chunk_costs_its_regions_alone(options: Options, change:
     again = Recording()
     outcome = run(again, **options)
     assert (outcome.complete, outcome.exit_code, outcome.failed) == (True, 0, 0)
-    assert len(again.records) == outcome.ran < outcome.regions
+    assert len(again.ended) == outcome.ran < outcome.regions
     assert digest(options["output"]) == straight
 
 
@@ -210,8 +210,8 @@ def test_ctrl_c_keeps_what_was_finished(options: Options, straight: str, after: 
     again = Recording()
     outcome = run(again, **options)
     assert outcome.complete
-    assert len(again.records) == outcome.regions - after
-    assert not {r.region for r in again.records} & {r.region for r in stopped.records}
+    assert len(again.ended) == outcome.regions - after
+    assert not {ended.region for ended in again.ended} & {ended.region for ended in stopped.ended}
     assert digest(options["output"]) == straight
 
 
@@ -220,7 +220,7 @@ def test_overwriting_starts_anew(options: Options, straight: str) -> None:
     run(**options | {"model": other, "shard": "4,16,16", "chunk": "4,16,16", "region": "1,1,1"})
     again = Recording()
     outcome = run(again, **options | {"overwrite": True})
-    assert (outcome.complete, len(again.records)) == (True, outcome.regions)
+    assert (outcome.complete, len(again.ended)) == (True, outcome.regions)
     assert digest(options["output"]) == straight
     assert {file.parts[0] for file in _below(options["output"])} == {
         "zarr.json",
@@ -284,7 +284,7 @@ def test_a_damaged_ledger_line_costs_its_region_alone(options: Options, change: 
     change(segments[0], 3)
     again = Recording()
     assert run(again, **options).complete
-    assert len(again.records) == 1
+    assert len(again.ended) == 1
     assert digest(options["output"]) == straight
 
 

@@ -12,6 +12,7 @@ from crash_jobs import OPTIONS, SHAPES
 from small_jobs import SMALL, Recording, digest, noise, read_levels, run, write_input
 
 from volumetool.errors import VolumetoolError
+from volumetool.events import RegionEnded
 from volumetool.jobs.folder import open_ledger, stored_plan
 from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.ownership import acquire
@@ -150,8 +151,7 @@ def test_an_input_whose_metadata_are_forbidden_midway_is_named(proxy: FaultyProx
     """A region with a blank chunk looks whether the array is still there, and gets no answer."""
 
     class Forbidding(Recording):
-        def recorded(self, record: Record) -> None:
-            super().recorded(record)
+        def after_region(self, _: RegionEnded) -> None:
             proxy.reset(lambda request: Reply(403) if request.path.endswith("/0/zarr.json") else None)
 
     failures = run(Forbidding(), **read_there).failures

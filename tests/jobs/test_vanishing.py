@@ -19,12 +19,11 @@ from vanishing import Moved, Place, leave_for, leaving, placed
 from volumetool.enhancement.region import enhance_region
 from volumetool.enhancement.statistics import Statistics, fit_statistics
 from volumetool.errors import InputError, VolumetoolError
+from volumetool.events import Observer, RegionEnded, ignore
 from volumetool.jobs import inputs, worker
 from volumetool.jobs.convert import convert_volume
 from volumetool.jobs.crappify import Crappification, crappify_volume, plan_crappification
-from volumetool.jobs.ledger import Record
 from volumetool.jobs.pyramid import build_pyramid
-from volumetool.jobs.run import Watcher
 from volumetool.store import retries
 from volumetool.store.conversion import plan_conversion
 from volumetool.training.crappifiers import RECIPES
@@ -49,9 +48,8 @@ class After(Recording):
         super().__init__()
         self._number, self._act = number, act
 
-    def recorded(self, record: Record) -> None:
-        super().recorded(record)
-        if len(self.records) == self._number:
+    def after_region(self, _: RegionEnded) -> None:
+        if len(self.ended) == self._number:
             self._act()
 
 
@@ -84,21 +82,21 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "FIRST_PAUSE", 0.002)
 
 
-def digest_of(options: Options, watcher: Watcher | None = None) -> str:
-    assert run(watcher, **options).complete
+def digest_of(options: Options, observer: Observer = ignore) -> str:
+    assert run(observer, **options).complete
     return digest(options["output"])
 
 
 @pytest.mark.usefixtures("soon")
 def test_a_job_whose_input_vanishes_stops_and_goes_on_when_it_is_back(place: Place, options: Options, straight: str) -> None:
     """Nothing of what was read meanwhile is recorded: the next run trusts the records, and its bytes are right."""
-    watcher = After(3, place.vanish)
+    observer = After(3, place.vanish)
     with pytest.raises(InputError, match="gone") as caught:
-        run(watcher, **options)
+        run(observer, **options)
     assert caught.value.code == "input.vanished"
     assert attributes(options["output"])["status"] == "unfinished"
-    assert [record.state for record in watcher.records] == ["done"] * 3 + ["failed"]
-    assert watcher.records[3].error["code"] == "input.vanished"
+    assert [bool(ended.error) for ended in observer.ended] == [False] * 3 + [True]
+    assert observer.ended[3].error["code"] == "input.vanished"
     place.come_back()
     assert digest_of(options | {"input_check": "metadata"}) == straight
 
@@ -143,8 +141,8 @@ def test_a_chunk_that_is_gone_fails_its_regions_by_name(tmp_path: Path) -> None:
     """Its array is there, so only the list of what was stored tells."""
     source = write_input(tmp_path / "in.zarr", sparse())
     asked = SMALL | {"input": str(source), "output": str(tmp_path / "out.zarr"), "region": "1,1,1"}
-    watcher = After(3, (source / "0" / "c" / "2" / "1" / "2").unlink)
-    outcome = run(watcher, **asked)
+    observer = After(3, (source / "0" / "c" / "2" / "1" / "2").unlink)
+    outcome = run(observer, **asked)
     assert not outcome.complete
     assert 0 < len(outcome.failures) < outcome.regions
     for record in outcome.failures:
@@ -188,10 +186,10 @@ def test_a_region_whose_input_is_written_meanwhile_is_made_again(
         return done
 
     monkeypatch.setattr(worker, "enhance_region", enhance)
-    watcher = Recording()
-    got = digest_of(asked, watcher)
+    observer = Recording()
+    got = digest_of(asked, observer)
     assert made[:2] == [0, 0]
-    assert len(made) == len(watcher.records) + 1
+    assert len(made) == len(observer.ended) + 1
     assert got == digest_of(asked | {"output": str(tmp_path / "straight.zarr")})
 
 

@@ -168,8 +168,8 @@ RESUME = (
         ),
         (
             "complete said before the coarse levels are there",
-            "    build_coarse_levels(plan, within, watcher.stepped)\n    if complete and",
-            "    finish(plan, ledger)\n    build_coarse_levels(plan, within, watcher.stepped)\n    if complete and",
+            "    build_coarse_levels(plan, within, observer)\n    if complete and",
+            "    finish(plan, ledger)\n    build_coarse_levels(plan, within, observer)\n    if complete and",
             "jobs/test_resume.py::test_a_run_that_dies_at_any_step_can_be_taken_up",
         ),
         (

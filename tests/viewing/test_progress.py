@@ -14,10 +14,10 @@ from small_jobs import SMALL, Interrupting, noise, run, write_input
 from volumetool.cli.main import main
 
 from volumetool.errors import ConfigError
+from volumetool.events import Event, RegionEnded
 from volumetool.jobs.folder import job_url, open_ledger, stored_plan
 from volumetool.jobs.in_flight import KEY, InFlight, read_in_flight
 from volumetool.jobs.ledger import Record
-from volumetool.jobs.run import Silence
 from volumetool.viewing.layers import make_layers
 from volumetool.viewing.page import Page
 from volumetool.viewing.progress import DONE, FAILED, RUNNING, SKIPPED, TODO, Overlay, PerRegion, RegionMap
@@ -76,13 +76,12 @@ def test_the_driver_notes_what_is_computed_and_takes_the_note_away(begun: str, m
     monkeypatch.setattr("volumetool.jobs.in_flight.SECONDS", 0.0)
     seen: list[tuple[int, ...]] = []
 
-    class Looking(Silence):
-        def recorded(self, record: Record) -> None:  # noqa: ARG002
-            # In-process, the next region begins when this call returns: the note may hold none or one.
+    def look(event: Event) -> None:
+        if isinstance(event, RegionEnded):  # in-process, the next one begins when this call returns: the note holds none or one
             seen.append(tuple(read_in_flight(job_url(begun))))
 
     source = stored_plan(begun).job.input
-    run(Looking(), input=source, output=begun, **SMALL)
+    run(look, input=source, output=begun, **SMALL)
     assert len(seen) == 9
     assert all(len(each) <= 1 for each in seen)
     assert not Path(job_url(begun), KEY).exists()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from volumetool.events import Observer, ignore
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan
-from volumetool.jobs.run import Outcome, Watcher
+from volumetool.jobs.run import Outcome
 from volumetool.jobs.run import run as run_plan
 from volumetool.jobs.verify import Report, verify
 
@@ -19,7 +20,7 @@ def enhance(
     input: str | os.PathLike[str],  # noqa: A002  (the user's word)
     output: str | os.PathLike[str],
     *,
-    watcher: Watcher | None = None,
+    observer: Observer = ignore,
     **options: Any,
 ) -> Outcome:
     """Enhance a volume; calling it again goes on where it stopped.
@@ -28,8 +29,8 @@ def enhance(
     ----------
     input, output : str or path
         Paths or URLs of the volume to read and of the one to write.
-    watcher : Watcher, optional
-        Sees the run go by.
+    observer : Observer, optional
+        Told what happens, as by :func:`run`; ``observer=print`` prints it.
     **options
         Any field of :class:`volumetool.Job`, such as ``model="em-x4"`` or ``roi="0:64,:,:"``.
 
@@ -43,17 +44,18 @@ def enhance(
     VolumetoolError
         With a stable ``code``; see :mod:`volumetool.errors`.
     """
-    return run(make_job(input=input, output=output, **options), watcher=watcher)
+    return run(make_job(input=input, output=output, **options), observer)
 
 
-def run(job: Job | Plan, *, watcher: Watcher | None = None) -> Outcome:
+def run(job: Job | Plan, observer: Observer = ignore) -> Outcome:
     """Run a job or a plan.
 
     Parameters
     ----------
     job : Job or Plan
         A plan is run as it is. What its job has done already is kept.
-    watcher : Watcher, optional
-        Sees the run go by.
+    observer : Observer, optional
+        Told what happens, by the events of :mod:`volumetool.events`: `Waiting` for another run to give the output up,
+        `RunStarted`, `RegionEnded` for each region, and `Progressed` for the coarse levels.
     """
-    return run_plan(job if isinstance(job, Plan) else plan(job), watcher)
+    return run_plan(job if isinstance(job, Plan) else plan(job), observer)

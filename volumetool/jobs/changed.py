@@ -7,20 +7,19 @@ read again only where a state differs, or where the job wants to be strict.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 
 from volumetool.enhancement.columns import input_windows
 from volumetool.errors import DataError, FingerprintError, InputError
+from volumetool.events import Observer, Waiting, ignore
 from volumetool.jobs.finish import mark_unfinished, says_complete
 from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.reads import RegionInput
 from volumetool.store.open import open_volume
-
-Say = Callable[[str], None]
 
 THREADS = 16
 """Regions whose chunks are asked for at the same time: network file systems answer slowly, but many at once."""
@@ -35,7 +34,7 @@ NAMED = 5
 """Regions that an error names."""
 
 
-def check_input(plan: Plan, ledger: Ledger, say: Say) -> None:
+def check_input(plan: Plan, ledger: Ledger, observer: Observer = ignore) -> None:
     """Make sure that the input is still what finished regions read; regions that may be made again are marked for that.
 
     To be called by the job's owner.
@@ -47,7 +46,7 @@ def check_input(plan: Plan, ledger: Ledger, say: Say) -> None:
     """
     if plan.job.input_check == "metadata" or not ledger.done:
         return
-    changed = list(_changed(plan, ledger, say))
+    changed = list(_changed(plan, ledger, observer))
     if not changed:
         return
     if not plan.job.recompute_changed:
@@ -85,7 +84,7 @@ def check_there(plan: Plan) -> None:
             )
 
 
-def _changed(plan: Plan, ledger: Ledger, say: Say) -> Iterator[tuple[int, str]]:
+def _changed(plan: Plan, ledger: Ledger, observer: Observer) -> Iterator[tuple[int, str]]:
     """Yield the regions whose input is another one now, and what is."""
     job = plan.job
     mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
@@ -101,7 +100,7 @@ def _changed(plan: Plan, ledger: Ledger, say: Say) -> Iterator[tuple[int, str]]:
                     ledger.append(replace(record, read=now))
             seen += len(batch)
             if time.monotonic() - told >= SAY_SECONDS:
-                say(f"comparing the input with what finished regions read: {seen} of {ledger.done} regions")
+                observer(Waiting(f"comparing the input with what finished regions read: {seen} of {ledger.done} regions"))
                 told = time.monotonic()
     ledger.flush()
 

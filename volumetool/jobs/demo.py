@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Source
 from volumetool.enhancement.pyramid import build_level, require_stored
+from volumetool.events import Observer, ignore
 from volumetool.geometry import Size, plan_levels
 from volumetool.jobs.api import enhance
-from volumetool.jobs.run import Outcome, Watcher
+from volumetool.jobs.run import Outcome
 from volumetool.quality.metrics import psnr
 from volumetool.quality.pictures import Panel, draw_row, enlarge_bilinear
 from volumetool.store.create import VolumeLayout, create_levels, create_volume, open_for_writing
@@ -53,7 +54,7 @@ class Demo:
     outcome: Outcome
 
 
-def run_demo(folder: Path, model: str = "em-x4", watcher: Watcher | None = None) -> Demo:
+def run_demo(folder: Path, model: str = "em-x4", observer: Observer = ignore) -> Demo:
     """Make an EM-like volume, degrade it as a fast scan would, enhance it, and draw both beside the truth.
 
     Parameters
@@ -62,8 +63,8 @@ def run_demo(folder: Path, model: str = "em-x4", watcher: Watcher | None = None)
         Where everything goes. What a former demonstration left there is used again.
     model : str
         Model to use.
-    watcher : Watcher, optional
-        Sees the job go by.
+    observer : Observer, optional
+        Told what happens in the job.
     """
     truth, low, enhanced = (folder / name for name in ("truth.zarr", "low.zarr", "enhanced.zarr"))
     fine = phantom(SHAPE, SEED)
@@ -71,7 +72,7 @@ def run_demo(folder: Path, model: str = "em-x4", watcher: Watcher | None = None)
     coarse = np.rint(degraded * 255).astype(np.uint8)
     write_volume(truth, fine, FINE)
     write_volume(low, coarse, COARSE)
-    outcome = enhance(low, enhanced, model=model, watcher=watcher)
+    outcome = enhance(low, enhanced, model=model, observer=observer)
     result = np.asarray(open_volume(str(enhanced)).open().read().result())
     bilinear = np.stack([enlarge_bilinear(section, SCALE) for section in coarse])
     picture = folder / "picture.png"

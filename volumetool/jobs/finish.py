@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from volumetool.enhancement.columns import Source
 from volumetool.enhancement.pyramid import build_level, require_stored
+from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, shard_boxes
 from volumetool.jobs.coarse import COARSE, UNBUILT, write_coarse
 from volumetool.jobs.folder import job_url
@@ -17,15 +18,13 @@ from volumetool.store.kvstore import canonical_url, delete_key
 from volumetool.store.open import open_volume
 from volumetool.store.shards import delete_torn_shards
 
-Step = Callable[[], None]
-
 
 def coarse_shards(plan: Plan, within: Box | None = None) -> int:
     """Return the number of shards that the last pass writes."""
     return sum(len(list(shard_boxes(level, box))) for _, level, box in _coarse(plan, within)) * (plan.spec.channels or 1)
 
 
-def build_coarse_levels(plan: Plan, within: Box | None = None, step: Step | None = None) -> None:
+def build_coarse_levels(plan: Plan, within: Box | None = None, observer: Observer = ignore) -> None:
     """Write the coarse levels, each from the stored level before it.
 
     Parameters
@@ -34,8 +33,8 @@ def build_coarse_levels(plan: Plan, within: Box | None = None, step: Step | None
         The job's plan.
     within : Box, optional
         Voxels of level 0 that changed; only shards that hold a shadow of them are written.
-    step : callable, optional
-        Called for each shard.
+    observer : Observer, optional
+        Told of each shard.
 
     Raises
     ------
@@ -43,15 +42,15 @@ def build_coarse_levels(plan: Plan, within: Box | None = None, step: Step | None
         ``output.damaged``: shards of these levels were deleted meanwhile.
     """
     output, layout = plan.job.output, plan.spec.layout
-    written = []
+    written, count = [], counting(observer, "coarse levels", coarse_shards(plan, within))
     nodata = plan.spec.output_nodata
     for channel in range(plan.spec.channels or 1):
         for number, level, box in _coarse(plan, within):
             fine = open_for_writing(output, layout, number - 1, channel)
             coarse = open_for_writing(output, layout, number, channel)
             delete_torn_shards(coarse, level, box, None if plan.spec.channels is None else channel)
-            count = (lambda _box: step()) if step is not None else None
-            written.append((coarse, build_level(Source(fine), coarse, level, nodata=nodata, within=box, ready=count)))
+            told = build_level(Source(fine), coarse, level, nodata=nodata, within=box, ready=lambda _: count(1))
+            written.append((coarse, told))
     for coarse, boxes in written:
         require_stored(coarse, boxes)
 

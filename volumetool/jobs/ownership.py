@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 
 from volumetool.errors import LedgerError, VolumetoolError
+from volumetool.events import Observer, Waiting, ignore
 from volumetool.jobs.ledger import gone, overtaken
 from volumetool.jobs.private import claim_folder
 from volumetool.process import Process, this_process
@@ -32,7 +33,6 @@ BEAT_SECONDS = 5.0
 LEASE_SECONDS = 30.0
 """An owner whose heart does not beat for so long is dead: time for a storage that stalls."""
 
-Say = Callable[[str], None]
 
 _held: set[str] = set()
 """The runs of this process that own a job."""
@@ -163,14 +163,14 @@ class Claim:
 
 
 @contextmanager
-def own(url: str, say: Say | None = None) -> Iterator[Claim]:
+def own(url: str, observer: Observer = ignore) -> Iterator[Claim]:
     """Own a job for as long as the context lasts.
 
     Parameters
     ----------
     url : str
         The job's folder.
-    say : callable, optional
+    observer : Observer, optional
         Told why it takes a while.
 
     Raises
@@ -181,7 +181,7 @@ def own(url: str, say: Say | None = None) -> Iterator[Claim]:
         ``output.not-yours``: the folder belongs to another user.
     """
     claim_folder(url)
-    claim = acquire(url, say)
+    claim = acquire(url, observer)
     claim.start()
     try:
         yield claim
@@ -190,13 +190,16 @@ def own(url: str, say: Say | None = None) -> Iterator[Claim]:
 
 
 def acquire(
-    url: str, say: Say | None = None, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    url: str,
+    observer: Observer = ignore,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Claim:
     """Become a job's owner, if need be after watching the one before for a lease.
 
     Parameters
     ----------
-    url, say
+    url, observer
         As for :func:`own`.
     clock, sleep : callable
         This machine's monotonic clock, and how to wait.
@@ -226,8 +229,8 @@ def acquire(
             raise _owned(url, found)
         if watched is None:
             watched, since = found, clock()
-            if say is not None:
-                say(f"{found.identity} was writing this job; looking for {LEASE_SECONDS:.0f} s whether it still does")
+            again = f"{found.identity} was writing this job; looking for {LEASE_SECONDS:.0f} s whether it still does"
+            observer(Waiting(again))
         elif found != watched:
             raise _owned(url, found)
         sleep(BEAT_SECONDS / 5)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import tensorstore as ts
 
 from volumetool.errors import DataError, FingerprintError, LedgerError, OutputError
+from volumetool.events import Observer, RegionEnded, RunStarted, ignore
 from volumetool.jobs.attempts import given_up_in_order
 from volumetool.jobs.changed import check_input, check_there
 from volumetool.jobs.clean import delete_kept, sweep
 from volumetool.jobs.clusters import Cluster, open_cluster
 from volumetool.jobs.coarse import note_unbuilt, read_unbuilt
 from volumetool.jobs.condemn import check_whole
-from volumetool.jobs.finish import build_coarse_levels, coarse_shards, finish, mark_unfinished, says_complete, write_status
+from volumetool.jobs.finish import build_coarse_levels, finish, mark_unfinished, says_complete, write_status
 from volumetool.jobs.folder import PLAN, check_output, job_url, keep_table, open_ledger, read_plan, roles_of, write_plan
 from volumetool.jobs.in_flight import InFlight
 from volumetool.jobs.inventory import write_inventory
@@ -41,47 +42,8 @@ from volumetool.store.kvstore import (
 from volumetool.store.retries import STORAGE
 from volumetool.store.roles import told_by_role
 
-
-class Watcher(Protocol):
-    """Sees a run go by: progress bars, logs, histories. The engine knows no other way to speak."""
-
-    def waiting(self, reason: str) -> None:
-        """Take in why the run does not begin yet."""
-
-    def started(self, plan: Plan, todo: int, link: str | None) -> None:
-        """Take in that `todo` regions begin to run, with a dashboard at `link`."""
-
-    def recorded(self, record: Record) -> None:
-        """Take in that a region ended."""
-
-    def finishing(self, shards: int) -> None:
-        """Take in that the coarse levels begin: so many shards."""
-
-    def stepped(self) -> None:
-        """Take in that a shard of the coarse levels was written."""
-
-
 BRAKE = 16
 """Failed regions in a row that end a run: what fails so often is not a region's own trouble."""
-
-
-class Silence:
-    """The watcher that says nothing."""
-
-    def waiting(self, reason: str) -> None:
-        """Do nothing."""
-
-    def started(self, plan: Plan, todo: int, link: str | None) -> None:
-        """Do nothing."""
-
-    def recorded(self, record: Record) -> None:
-        """Do nothing."""
-
-    def finishing(self, shards: int) -> None:
-        """Do nothing."""
-
-    def stepped(self) -> None:
-        """Do nothing."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -123,15 +85,15 @@ class Outcome:
         return 3 if asked is None or any(record.region in asked for record in self.failures) else 0
 
 
-def run(plan: Plan, watcher: Watcher | None = None) -> Outcome:
+def run(plan: Plan, observer: Observer = ignore) -> Outcome:
     """Run the regions of a plan that its ledger does not call done.
 
     Parameters
     ----------
     plan : Plan
         From :func:`volumetool.plan`.
-    watcher : Watcher, optional
-        Sees the run go by.
+    observer : Observer, optional
+        Told what happens: `Waiting`, `RunStarted`, `RegionEnded`, and `Progressed` for the coarse levels.
 
     Raises
     ------
@@ -149,12 +111,11 @@ def run(plan: Plan, watcher: Watcher | None = None) -> Outcome:
             f"{plan.fingerprint[:12]}",
             hint="regions, workers and the like may be edited; for other voxels plan a job with other options",
         )
-    watcher = watcher or Silence()
-    with told_by_role(*roles_of(plan.job)), own(job_url(plan.job.output), watcher.waiting) as claim:
-        return _run(plan, watcher, claim)
+    with told_by_role(*roles_of(plan.job)), own(job_url(plan.job.output), observer) as claim:
+        return _run(plan, observer, claim)
 
 
-def _run(plan: Plan, watcher: Watcher, claim: Claim) -> Outcome:
+def _run(plan: Plan, observer: Observer, claim: Claim) -> Outcome:
     folder = job_url(plan.job.output)
     with given_up_in_order(folder), ExitStack() as stack:
         begun = not plan.job.overwrite and read_plan(folder) is not None
@@ -168,18 +129,18 @@ def _run(plan: Plan, watcher: Watcher, claim: Claim) -> Outcome:
         ledger = open_ledger(plan)
         ledger.begin()
         ledger.compact()
-        check_input(plan, ledger, watcher.waiting)
+        check_input(plan, ledger, observer)
         before = ledger.done
         try:
             if (turns := Turns(plan, ledger)).count:
                 cluster = first or stack.enter_context(open_cluster(plan))
-                _run_regions(turns, ledger, watcher, claim, cluster)
+                _run_regions(turns, ledger, observer, claim, cluster)
         finally:
             ledger.flush()
             write_maps(plan, ledger)
     with suppress(OutputError):  # what cannot be deleted is asked for again at the end of the next run, and by `clean`
         delete_kept(plan)
-    complete = finish_run(plan, ledger, watcher)
+    complete = finish_run(plan, ledger, observer)
     return Outcome(
         plan=plan,
         complete=complete,
@@ -191,20 +152,23 @@ def _run(plan: Plan, watcher: Watcher, claim: Claim) -> Outcome:
     )
 
 
-def _run_regions(turns: Turns, ledger: Ledger, watcher: Watcher, claim: Claim, cluster: Cluster) -> None:
+def _run_regions(turns: Turns, ledger: Ledger, observer: Observer, claim: Claim, cluster: Cluster) -> None:
     plan, before = turns.plan, ledger.done
     if says_complete(plan):  # regions that failed before, or were found damaged
         mark_unfinished(plan)
     with InFlight(job_url(plan.job.output)) as in_flight:
         turns.began = in_flight.began
-        watcher.started(plan, turns.count, cluster.link)
-        for record in _braked(cluster.records(turns), plan):
+        observer(RunStarted(turns.count, plan.grid.count, cluster.link))
+        began, voxels = time.monotonic(), 0
+        for ended, record in enumerate(_braked(cluster.records(turns), plan), start=1):
             claim.check()
             if record.state == "done" and ledger.done == before:
                 note_unbuilt(plan)
             ledger.append(record)
             in_flight.ended(record.region)
-            watcher.recorded(record)
+            voxels += 0 if record.error else plan.grid.region(record.region).box.voxels
+            counts = ended, turns.count, voxels, time.monotonic() - began
+            observer(RegionEnded(record.region, record.error, record.worker, record.seconds, *counts))
 
 
 def _braked(records: Iterator[Record], plan: Plan) -> Iterator[Record]:
@@ -314,7 +278,7 @@ def _delete_earlier(place: str, folder: str) -> None:
         delete_key(folder, PLAN)
 
 
-def finish_run(plan: Plan, ledger: Ledger, watcher: Watcher) -> bool:
+def finish_run(plan: Plan, ledger: Ledger, observer: Observer) -> bool:
     """Write the coarse levels over what was computed, by this run or by earlier ones that were killed before they had.
 
     What is recorded must be stored, before the levels are built and after: only then is the volume called complete.
@@ -338,8 +302,7 @@ def finish_run(plan: Plan, ledger: Ledger, watcher: Watcher) -> bool:
     if says_complete(plan) if complete else unbuilt is None:
         return complete
     within = None if complete else unbuilt
-    watcher.finishing(coarse_shards(plan, within))
-    build_coarse_levels(plan, within, watcher.stepped)
+    build_coarse_levels(plan, within, observer)
     if complete and not check_whole(plan, ledger):
         return False
     return finish(plan, ledger)

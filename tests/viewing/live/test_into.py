@@ -73,7 +73,7 @@ def test_regions_that_were_looked_at_come_first_and_enhance_does_the_rest(
     assert done == {grid.count - 1}
     seen = Recording()
     outcome = run(seen, input=str(volume), output=str(output), **flat)
-    assert {record.region for record in seen.records} == set(range(grid.count)) - done
+    assert {ended.region for ended in seen.ended} == set(range(grid.count)) - done
     assert outcome.complete
     assert digest(output) == digest(whole)
     assert verify(stored_plan(str(output))).ok

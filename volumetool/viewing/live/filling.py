@@ -12,13 +12,14 @@ from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array
 from volumetool.enhancement.engine import Engine
 from volumetool.errors import VolumetoolError
+from volumetool.events import Event
 from volumetool.geometry import Box, Turn
 from volumetool.jobs.coarse import note_unbuilt
 from volumetool.jobs.finish import mark_unfinished, says_complete
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.in_flight import InFlight
 from volumetool.jobs.ledger import DONE, Ledger
-from volumetool.jobs.run import Silence, finish_run, write_maps
+from volumetool.jobs.run import finish_run, write_maps
 from volumetool.jobs.turns import to_do
 from volumetool.jobs.worker import Worker
 from volumetool.viewing.live.desk import Closed, Desk
@@ -66,18 +67,6 @@ class PoliteEngine(Engine):
                 batch, left = left[: self.at_once], left[self.at_once :]
                 made |= zip(batch, self.predict(column.patches[batch]), strict=True)
         return [made[number] for number in active]
-
-
-class _Interrupted(Silence):
-    """Ends the last pass between two shards once the desk is closed."""
-
-    def __init__(self, closing: threading.Event) -> None:
-        self._closing = closing
-
-    def stepped(self) -> None:
-        """Stop where that was asked for."""
-        if self._closing.is_set():
-            raise Closed
 
 
 class Filling:
@@ -134,10 +123,15 @@ class Filling:
     def _fill(self) -> None:
         try:
             self._run_regions()
-            finish_run(self._plan, self._ledger, _Interrupted(self._closing))
+            finish_run(self._plan, self._ledger, self._stop_when_closed)
         finally:
             self._ledger.flush()
             write_maps(self._plan, self._ledger)
+
+    def _stop_when_closed(self, _event: Event) -> None:
+        """End the coarse levels between two shards."""
+        if self._closing.is_set():
+            raise Closed
 
     def _run_regions(self) -> None:
         if self._ledger.done < self._plan.grid.count and says_complete(self._plan):

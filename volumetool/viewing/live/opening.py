@@ -113,7 +113,7 @@ def _take_up(job: Job, stack: ExitStack) -> tuple[Worker, Ledger | None, tuple[s
     prepare(decided)
     ledger = open_ledger(decided)
     ledger.begin()
-    check_input(decided, ledger, _nobody_waits)
+    check_input(decided, ledger)
     return Worker(decided), ledger, notes
 
 
@@ -125,10 +125,6 @@ def _join(worker: Worker, ledger: Ledger | None, desk: Desk, stack: ExitStack) -
     filling.start()
     stack.callback(filling.close)
     return JobSoFar(finished, filling.looked_at)
-
-
-def _nobody_waits(reason: str) -> None:
-    """Take in why it takes a while."""
 
 
 def _nobody_minds(channel: int, box: Box) -> None:

@@ -8,7 +8,7 @@ its metadata are replaced in one move, and the growing arrays are deleted. Kille
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import tensorstore as ts
 
@@ -16,10 +16,11 @@ from volumetool.enhancement.blend import Slab
 from volumetool.enhancement.stored import read_voxels
 from volumetool.enhancement.writer import write_slabs
 from volumetool.errors import LedgerError, OutputError
+from volumetool.events import Observer, counting
 from volumetool.geometry import Region, slab_boxes, slabs_of
 from volumetool.jobs.coarse import region_shards, write_coarse
 from volumetool.jobs.condemn import check_whole
-from volumetool.jobs.finish import build_coarse_levels, coarse_shards, says_complete
+from volumetool.jobs.finish import build_coarse_levels, says_complete
 from volumetool.jobs.folder import job_url, open_ledger, read_plan, write_plan
 from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.plan import Plan
@@ -31,10 +32,8 @@ from volumetool.store.shards import delete_torn_shards
 from volumetool.viewing.watching.books import FOLDER
 from volumetool.viewing.watching.growing import STAGED
 
-Step = Callable[[int, int], None]
 
-
-def compact(plan: Plan, staged: ts.TensorStore, step: Step) -> None:
+def compact(plan: Plan, staged: ts.TensorStore, observer: Observer) -> None:
     """Make a finished job's output of a volume whose every section is enhanced.
 
     Parameters
@@ -43,8 +42,8 @@ def compact(plan: Plan, staged: ts.TensorStore, step: Step) -> None:
         Of the batch job.
     staged : tensorstore.TensorStore
         Level 0 of the growing arrays.
-    step : callable
-        Called with shards done and shards in all, coarse ones included.
+    observer : Observer
+        Told of each region and of each shard of the coarse levels.
 
     Raises
     ------
@@ -67,7 +66,7 @@ def compact(plan: Plan, staged: ts.TensorStore, step: Step) -> None:
         )
     else:
         plan = stored.model_copy(update={"job": plan.job})
-    ledger = _write_regions(plan, staged, step)
+    ledger = _write_regions(plan, staged, observer)
     if not check_whole(plan, ledger):
         raise OutputError(
             "output.damaged",
@@ -94,21 +93,19 @@ def clear(output: str) -> None:
     delete_prefix(join_url(job_url(output), FOLDER))
 
 
-def _write_regions(plan: Plan, staged: ts.TensorStore, step: Step) -> Ledger:
+def _write_regions(plan: Plan, staged: ts.TensorStore, observer: Observer) -> Ledger:
     ledger = open_ledger(plan)
     ledger.begin()
-    coarse = coarse_shards(plan)
-    every = plan.grid.count + coarse
+    count = counting(observer, "regions", plan.grid.count, ledger.done)
     targets = [open_for_writing(plan.job.output, plan.spec.layout, level) for level in range(len(plan.spec.fused))]
     try:
         for index in to_do(plan, ledger):
             ledger.append(_write_region(plan, plan.grid.region(index), staged, targets))
-            step(ledger.done, every)
+            count(1)
     finally:
         ledger.flush()
         write_maps(plan, ledger)
-    done = iter(range(plan.grid.count + 1, every + 1))
-    build_coarse_levels(plan, step=lambda: step(next(done), every))
+    build_coarse_levels(plan, observer=observer)
     return ledger
 
 

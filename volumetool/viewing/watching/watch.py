@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import ConfigError, InputError, OutputError
+from volumetool.events import ignore
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job
 from volumetool.jobs.ownership import own
@@ -91,7 +92,7 @@ def watch(job: Job, asked: Asked, tell: Listener, changes: Changes | None = None
         tell(News("refused", f"{name} is not taken: {why}", {"name": name, "why": why}))
 
     _refuse_foreign(inner)
-    with own(job_url(job.output), lambda reason: tell(News("waiting", reason))):
+    with own(job_url(job.output), lambda event: tell(News("waiting", str(event)))):
         if is_complete(job.output):
             clear(job.output)
             return Watched(complete=True, enhanced=open_volume(raw).shape[0])
@@ -231,7 +232,7 @@ class _Loop:
         if len(open_volume(self._job.input).levels) == 1:
             build_pyramid(self._job.input)
         plan = final_plan(self._job, course.begun, count)
-        compact(plan, course.staged.volume.open(), lambda _done, _every: None)
+        compact(plan, course.staged.volume.open(), ignore)
         return outcome
 
 

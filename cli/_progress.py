@@ -1,0 +1,171 @@
+"""What happens, on stderr: bars on a terminal, else one plain line a minute or one JSON line an event."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from volumetool.cli.tables import NARROW, say
+
+from volumetool.events import Event, Observer, Progressed, RegionEnded, RunStarted
+from volumetool.redaction import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+LogFormat = Literal["auto", "json"]
+LINE_SECONDS = 60.0
+SHORT = 100_000
+"""Steps of a part below which their number says more than the percentage; voxels are more."""
+
+
+@contextmanager
+def observing(log_format: LogFormat = "auto") -> Iterator[Observer]:
+    """Yield an observer that suits stderr; what it drew stays on the screen."""
+    if log_format == "json" or not can_draw():
+        yield Lines(as_json=log_format == "json")
+        return
+    with closing(Bars()) as bars:
+        yield bars
+
+
+def as_json(event: Event) -> str:
+    """Return an event as a line of JSON: Unix time, the name of its type, and what it holds."""
+    facts = {name: value for name, value in asdict(event).items() if value not in (None, {})}
+    return json.dumps({"time": round(time.time(), 3), "event": type(event).__name__, **facts})
+
+
+class Lines:
+    """Writes an event a line; those that only count are written once a minute.
+
+    Parameters
+    ----------
+    as_json : bool
+        Write JSON.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._json, self._said = as_json, time.monotonic()
+        self._counts = (Progressed,) if as_json else (Progressed, RegionEnded)
+
+    def __call__(self, event: Event) -> None:
+        """Write an event."""
+        now = time.monotonic()
+        if isinstance(event, self._counts) and not getattr(event, "error", None) and now - self._said < LINE_SECONDS:
+            return
+        self._said = now
+        say(as_json(event) if self._json else f"{time.strftime('%H:%M:%S')} {event}")
+
+
+class Bars:
+    """Draws a bar of rich for whatever is counted, and prints all else above.
+
+    Nothing is made before the first event, so that it can be sent to the process that works.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        match event:
+            case RunStarted():
+                if event.link:
+                    self._print(f"dashboard: {event.link}")
+                self._move("regions", 0, event.todo)
+            case RegionEnded():
+                if event.error:
+                    self._print(str(event))
+                self._move("regions", event.done, event.total, event.rate)
+            case Progressed():
+                self._move(event.what, event.done, event.total)
+            case _:
+                self._print(str(event))
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if "_bars" in vars(self):
+            self._bars.stop()
+
+    @cached_property
+    def _bars(self) -> Progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+
+    def _move(self, what: str, done: int, total: int, note: str = "") -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, completed=done, total=total, note="")
+            self._bars.start()
+        counts = f"{done}/{total} " if total < SHORT else ""
+        self._bars.update(self._tasks[what], completed=done, total=total, note=f"{counts}{note}")
+
+    def _print(self, text: str) -> None:
+        self._bars.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def can_draw() -> bool:
+    """Say whether bars can be drawn on stderr: it is a terminal, wide enough, and moves its cursor."""
+    wide = shutil.get_terminal_size().columns >= NARROW
+    return wide and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+@contextmanager
+def suiting(log_format: LogFormat, lines: Callable[..., Any], bars: Callable[[], Any]) -> Iterator[Any]:
+    """Yield bars on a terminal, else lines, as JSON where that is asked for; bars are closed at the end."""
+    if log_format == "json" or not can_draw():
+        yield lines(as_json=log_format == "json")
+        return
+    with closing(bars()) as shown:
+        yield shown
+
+
+@contextmanager
+def counting(label: str) -> Iterator[Any]:
+    """Yield a function that is told (done, in all); it moves a bar on a terminal, elsewhere it prints a line a minute."""
+    with counting_each(label) as (count,):
+        yield count
+
+
+@contextmanager
+def counting_each(*labels: str) -> Iterator[list[Any]]:
+    """Yield a function as that of `counting` for each of several things that follow each other."""
+    if not can_draw():
+        yield [_Share(label) for label in labels]
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bars:
+        tasks = [bars.add_task(label, total=None) for label in labels]
+        yield [lambda done, total, task=task: bars.update(task, completed=done, total=total) for task in tasks]
+
+
+class _Share:
+    """Says in plain lines what share is done, at most once a minute."""
+
+    def __init__(self, label: str) -> None:
+        self._label, self._said = label, time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._said >= LINE_SECONDS:
+            self._said = now
+            say(f"{time.strftime('%H:%M:%S')} {self._label}: {done / max(1, total):.1%}")

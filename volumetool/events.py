@@ -1,0 +1,155 @@
+"""What happens while a job, a conversion, a training or a watch is at work: frozen records, told to one observer.
+
+An observer is any function of one event. It is called in the thread that works, which waits for it; an exception of it ends the
+work, as Ctrl-C does. The text of an event is a sentence for people, so `print` is an observer:
+
+>>> vt.enhance("volume.zarr", "enhanced.zarr", observer=print)  # doctest: +SKIP
+
+and one of one's own looks at the types that it knows:
+
+>>> def tell_failures(event: Event) -> None:
+...     if isinstance(event, RegionEnded) and event.error:
+...         print(event.region, event.error["message"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from volumetool.units import show_duration
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened; all others derive from it."""
+
+
+Observer = Callable[[Event], None]
+"""Told what happens, in order."""
+
+
+def ignore(_event: Event) -> None:
+    """Observe nothing."""
+
+
+@dataclass(frozen=True)
+class Waiting(Event):
+    """The work does not begin, or go on, yet.
+
+    Attributes
+    ----------
+    reason : str
+        What it waits for.
+    """
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True)
+class Progressed(Event):
+    """A part of the work went on; told with `done` 0 when it begins.
+
+    Attributes
+    ----------
+    what : str
+        The part, such as ``coarse levels``.
+    done, total : int
+        In steps of the part's own: sections, shards or voxels.
+    """
+
+    what: str
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.done / max(1, self.total):.1%}"
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """The regions of a job begin to run.
+
+    Attributes
+    ----------
+    todo, regions : int
+        Regions to run now, and of the whole job.
+    link : str, optional
+        Of the dashboard.
+    """
+
+    todo: int
+    regions: int
+    link: str | None = None
+
+    def __str__(self) -> str:
+        dashboard = "" if self.link is None else f"; dashboard: {self.link}"
+        return f"{self.todo} of {self.regions} regions to run{dashboard}"
+
+
+@dataclass(frozen=True)
+class RegionEnded(Event):
+    """A region of a job was finished, or failed; its record is in the ledger.
+
+    Attributes
+    ----------
+    region : int
+        Index in the job's region grid.
+    error : dict
+        Code, message and hint of a failure; empty where the region is finished.
+    worker : str
+        Host and process.
+    seconds : float
+        Spent on the region.
+    done, total : int
+        Regions that this run has ended, failed ones among them, and regions that it runs.
+    voxels : int
+        Output voxels that this run has finished.
+    elapsed : float
+        Seconds since the regions began to run.
+    """
+
+    region: int
+    error: dict[str, str]
+    worker: str
+    seconds: float
+    done: int
+    total: int
+    voxels: int
+    elapsed: float
+
+    def __str__(self) -> str:
+        if self.error:
+            return f"region {self.region} failed: {self.error.get('message', '')}"
+        left = show_duration(self.elapsed / self.done * (self.total - self.done))
+        return f"{self.done} of {self.total} regions, {self.rate}, {left} left"
+
+    @property
+    def rate(self) -> str:
+        """Voxels a second, in words."""
+        return f"{self.voxels / max(self.elapsed, 1e-3) / 1e6:.2f} Mvox/s"
+
+
+def counting(observer: Observer, what: str, total: int, done: int = 0) -> Callable[[int], None]:
+    """Return a function that is called with the steps that were made since, and tells how far a part of the work is.
+
+    Parameters
+    ----------
+    observer : Observer
+        Told at once, and whenever the function is called.
+    what : str
+        The part.
+    total, done : int
+        Steps in all, and those that an earlier run made.
+    """
+
+    def count(steps: int) -> None:
+        nonlocal done
+        done += steps
+        observer(Progressed(what, done, total))
+
+    count(0)
+    return count
