@@ -16,7 +16,7 @@ Output = Annotated[str, typer.Argument(help="OUTPUT of `volumetool enhance`.")]
 
 
 def status(output: Output, as_json: Json = False) -> None:
-    """Say how far a job is, what failed and why, and what to type next."""
+    """Return how far a job is, what failed and why, and what to type next."""
     from volumetool.jobs.folder import stored_plan
     from volumetool.jobs.status import job_status
 
@@ -114,7 +114,7 @@ def clean(output: Output, as_json: Json = False) -> None:
 
 
 def validate(volume: Annotated[str, typer.Argument(help="Volume: path or URL.")], as_json: Json = False) -> None:
-    """Say whether a volume is conformant OME-Zarr that viewers show in the right place."""
+    """Return whether a volume is conformant OME-Zarr that viewers show in the right place."""
     from volumetool.store.validate import validate_volume
 
     findings = validate_volume(volume)

@@ -68,7 +68,7 @@ def _job(options: dict[str, Any], config: Path | None, allow_hosts: list[str]) -
 
 
 def _begin(plan: Plan) -> None:
-    """Say what begins: the model and why, what it makes of what, what is done already, and what to beware of."""
+    """Return what begins: the model and why, what it makes of what, what is done already, and what to beware of."""
     from volumetool.jobs.describe import describe_box, describe_start
     from volumetool.jobs.folder import open_ledger
 

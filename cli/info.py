@@ -14,7 +14,7 @@ def info(
     voxel_size: VoxelSize = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a volume is: format, axes, shape, dtype, voxel size, levels, chunks, shards, size on disk."""
+    """Return what a volume is: format, axes, shape, dtype, voxel size, levels, chunks, shards, size on disk."""
     from volumetool.store.describe import describe_volume
     from volumetool.store.open import open_volume
 

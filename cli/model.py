@@ -42,7 +42,7 @@ def _row(card: ModelCard) -> dict[str, Any]:
 
 
 def _suits(card: ModelCard) -> str:
-    """Say what a model does to voxels, and to which."""
+    """Return what a model does to voxels, and to which."""
     from volumetool.units import show_scale
 
     suits = "any size"

@@ -29,7 +29,7 @@ class Lines:
         self._said = time.monotonic()
 
     def stepped(self, step: int, steps: int, loss: float) -> None:
-        """Say where the training is, once a minute."""
+        """Return where the training is, once a minute."""
         if not self._json and time.monotonic() - self._said >= LINE_SECONDS:
             self._said = time.monotonic()
             say(f"{time.strftime('%H:%M:%S')} step {step} of {steps}, loss {loss:.3f}")

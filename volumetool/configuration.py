@@ -26,7 +26,7 @@ _MOST_PROBLEMS = 20
 _MOST_BYTES = 2**18
 _DEEPEST = 20
 _MOST_NUMBER = 2**63
-"""Of a configuration file: bytes, mappings and lists inside each other, and where whole numbers end."""
+"""Limits of a configuration file: bytes, depth of mappings and lists, and largest whole number."""
 
 _MISREAD = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 """What yaml raises, beside its own errors, over texts whose tags or numbers make no sense."""
@@ -135,7 +135,7 @@ def _check_numbers(content: Any) -> None:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say in one line per problem which field is wrong, what it holds, and for a typo which name is near."""
+    """Describe each problem in a line: the field, its value, and for a typo the nearest name."""
     lines = []
     for problem in error.errors()[:_MOST_PROBLEMS]:
         name = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("function-"))

@@ -23,7 +23,7 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 """Where it says in which of them this process is."""
 
 _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-"""Of amounts of memory in SLURM's variables; without a letter they are MiB."""
+"""Units of memory in SLURM's variables; without a letter they are MiB."""
 
 
 def usable_cores() -> int:

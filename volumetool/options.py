@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 
 class Kind(Enum):
-    """What an option is to the fingerprint of a job."""
+    """The role of an option in the fingerprint of a job."""
 
     SEMANTIC = "changes voxels or layout: another value is another job"
     RUNTIME = "changes only how the same bytes come about: may differ from run to run"

@@ -109,7 +109,7 @@ def check_regular(path: str | os.PathLike[str]) -> os.stat_result:
 
 
 def special_kind(mode: int) -> str | None:
-    """Say what something is from which a read may never end; None for regular files and folders."""
+    """Return what something is from which a read may never end; None for regular files and folders."""
     return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else _KINDS.get(stat.S_IFMT(mode), "special file")
 
 

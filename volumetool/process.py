@@ -39,7 +39,7 @@ class Process:
     born: float
 
     def lives(self) -> bool | None:
-        """Say whether it still runs; None where that cannot be told from here."""
+        """Return whether it still runs; None where that cannot be told from here."""
         if self.place != _place():
             return None
         now = _born(self.pid)

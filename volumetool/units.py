@@ -64,7 +64,7 @@ def nanometres_per(unit: object) -> float | None:
 
 
 def likely_meant(size: _Size) -> tuple[_Size, str] | None:
-    """Say what a voxel size that a user typed is likely meant to be.
+    """Return what a voxel size that a user typed is likely meant to be.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def _tidy(value: float) -> float:
 
 
 def is_long_name(unit: object) -> bool:
-    """Say whether a unit is spelled as OME-Zarr asks ("nanometer", never "nm")."""
+    """Return whether a unit is spelled as OME-Zarr asks ("nanometer", never "nm")."""
     return unit in _NANOMETRES
 
 
@@ -139,5 +139,5 @@ def show_duration(seconds: float) -> str:
 
 
 def show_scale(scale: tuple[int, int, int]) -> str:
-    """Say what a model does to voxels."""
+    """Return what a model does to voxels."""
     return "keeps the voxel size" if max(scale) == 1 else f"makes voxels {show_shape(scale)} times finer (z, y, x)"

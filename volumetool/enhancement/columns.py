@@ -70,7 +70,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a region's input comes from.
+    """The input of a region.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def read_columns(spec: OutputSpec, region: Region, source: Source, batch: int, k
     spec : OutputSpec
         What decides the bytes.
     region : Region
-        Which region.
+        The region.
     source : Source
         Its input.
     batch : int

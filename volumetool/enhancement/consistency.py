@@ -43,7 +43,7 @@ class Consistency:
         return math.sqrt(self._squares / self._count) if self._count and math.isfinite(self._squares) else None
 
     def add(self, column: Column, box: Box, values: Array) -> None:
-        """Take in what a column finishes.
+        """Add what a column finishes.
 
         Parameters
         ----------

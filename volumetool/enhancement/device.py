@@ -105,7 +105,7 @@ def to_host(array: Array) -> NDArray[Any]:
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Say whether a device multiplies bfloat16 in hardware, so that it is worth using."""
+    """Return whether a device multiplies bfloat16 in hardware, so that it is worth using."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     # torch knows the CPU's instruction sets only through these private names; without them float32 is the safe answer.

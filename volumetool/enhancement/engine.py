@@ -39,7 +39,7 @@ _probed: dict[tuple[Any, ...], str] = {}
 
 @dataclass(frozen=True)
 class Numerics:
-    """How the network is computed, as far as it can change a byte.
+    """The settings of the network's computation that can change a byte.
 
     Parameters
     ----------
@@ -299,7 +299,7 @@ class Engine:
         return digest.hexdigest()
 
     def batch_matters(self, patch: tuple[int, int, int]) -> bool:
-        """Say whether patches get other bytes in a short batch, or one alone, than in a whole batch."""
+        """Return whether patches get other bytes in a short batch, or one alone, than in a whole batch."""
         fewer = {1, self.numerics.batch - 1} - {0, self.numerics.batch}
         if not fewer:
             return False

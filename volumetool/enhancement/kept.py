@@ -48,7 +48,7 @@ def kept_bytes(lattice: Lattice) -> int:
 
 @dataclass(frozen=True)
 class Shelf:
-    """Where the patches of a job are kept.
+    """The store of patches that a job keeps.
 
     Parameters
     ----------
@@ -57,9 +57,9 @@ class Shelf:
     probe : str
         Digest of the numerics class; classes never mix.
     fingerprint : str
-        Of the job.
+        Fingerprint of the job.
     sharing : Sharing
-        Which regions need which patches.
+        The regions that need each patch.
     """
 
     store: ts.KvStore
@@ -156,7 +156,7 @@ class KeptPatches:
         return self.shelf.sharing.position(self.turn.region)[0]
 
     def _needed(self, patch: Triple, regions: tuple[int, ...]) -> bool:
-        """Say whether one of some neighbours needs a patch."""
+        """Return whether one of some neighbours needs a patch."""
         return bool(regions) and any(owner in regions for owner in self.shelf.sharing.owners(self._channel, patch))
 
     def _read(self, key: str, patch: NDArray[np.float32], read: Any) -> NDArray[np.float32] | None:

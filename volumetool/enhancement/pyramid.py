@@ -100,7 +100,7 @@ def build_level(
     coarse : tensorstore.TensorStore
         The level to write; z, y, x.
     level : LevelGrid
-        Of the level to write.
+        The level to write.
     nodata : float, optional
         Value left out of means.
     within : Box, optional
@@ -137,7 +137,7 @@ def build_level(
 
 
 def is_stored(voxels: NDArray[Any], fill: Any) -> bool:
-    """Say whether any voxel is another one than the fill value; NaN is none where that is NaN."""
+    """Return whether any voxel is another one than the fill value; NaN is none where that is NaN."""
     fill = 0 if fill is None else fill
     return bool(((voxels != fill) & ~(np.isnan(voxels) & np.isnan(fill))).any())
 

@@ -24,7 +24,7 @@ from volumetool.geometry import AxisLattice, Region
 
 @dataclass(frozen=True)
 class Enhanced:
-    """What is known of a region once its shards are on disk.
+    """The statistics of a region whose shards are on disk.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ def enhance_region(
     spec : OutputSpec
         What decides the voxels.
     region : Region
-        Which voxels.
+        Voxels to compute.
     engine : Engine
         The network on its device.
     source : Source

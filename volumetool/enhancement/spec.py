@@ -33,13 +33,13 @@ class OutputSpec(BaseModel):
     lattice : Lattice
         Positions of all patches.
     precision : str
-        Of the network's body.
+        Precision of the network's body.
     padded_batch : int, optional
         Patches per call, where that number changes bytes.
     statistics : Statistics
         Percentiles of every section of the input.
     seed : int
-        Of the sample for the statistics.
+        Seed of the sample for the statistics.
     flatten : bool
         Give all sections the volume's median contrast on output, instead of each its own.
     invert : bool
@@ -57,7 +57,7 @@ class OutputSpec(BaseModel):
     box : Box
         Voxels of the full output that this output holds.
     channels : int, optional
-        Of the output.
+        Channels of the output.
     levels : tuple of LevelGrid
         Layout of the output.
     numerics_version : int

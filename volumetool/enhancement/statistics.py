@@ -216,7 +216,7 @@ def _block_state(store: ts.TensorStore, chunks: StoredChunks, boxes: list[Box]) 
 
 
 def _apart(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Say where two percentiles differ in float32, which is what voxels are normalised in."""
+    """Return where two percentiles differ in float32, which is what voxels are normalised in."""
     return high.astype(np.float32) > low.astype(np.float32)
 
 

@@ -29,11 +29,11 @@ def read_voxels(
     box : Box
         Inside the store.
     what : str
-        Whose voxels they are, for the error.
+        Name of what is read or written, for the error.
     bad : callable, optional
         Names the chunks of a box that cannot be read.
     check : callable, optional
-        Of a strict store, knows which chunks were stored before.
+        Of a strict store: knows which chunks were stored before.
 
     Raises
     ------
@@ -62,7 +62,7 @@ class Write:
     voxels : numpy.ndarray, shape of the box
         Not to be changed until `finish`.
     what : str
-        Whose voxels they are, for the error.
+        Name of what is read or written, for the error.
     """
 
     def __init__(self, store: ts.TensorStore, box: Box, voxels: NDArray[Any], what: str) -> None:

@@ -33,7 +33,7 @@ class Survey:
     asked : Box
         Input voxels that will be enhanced: elsewhere a voxel that is no number harms nobody.
     sections : int
-        Of all channels.
+        Sections of all channels together.
     nodata : float, optional
         Value of voxels without data.
 

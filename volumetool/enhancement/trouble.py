@@ -58,7 +58,7 @@ _DEVICE = re.compile(r"CUDA|CUDNN|CUBLAS|NVML|\bXid\b|\bGPU\b|\bECC\b", re.IGNOR
 
 
 def kind_of(error: BaseException) -> Kind:
-    """Say what an error means: too little memory, a device that is lost to this process, or anything else.
+    """Return what an error means: too little memory, a device that is lost to this process, or anything else.
 
     Parameters
     ----------

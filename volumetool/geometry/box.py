@@ -63,11 +63,11 @@ class Box:
         return Box(_triple(map(min, self.start, other.start)), _triple(map(max, self.stop, other.stop)))
 
     def touches(self, other: Box) -> bool:
-        """Say whether the two boxes share a voxel."""
+        """Return whether the two boxes share a voxel."""
         return self.intersection(other).voxels > 0
 
     def contains(self, other: Box) -> bool:
-        """Say whether every voxel of `other` lies in this box."""
+        """Return whether every voxel of `other` lies in this box."""
         return self.intersection(other) == other
 
     def shifted(self, offset: Triple) -> Box:
@@ -113,7 +113,7 @@ def part_inside(asked: Box, shape: Triple, volume: str) -> tuple[Box, str | None
     asked : Box
         In voxels of the volume.
     shape : tuple of int
-        Of the volume, in voxels.
+        Shape of the volume, in voxels.
     volume : str
         What the box counts voxels of.
 

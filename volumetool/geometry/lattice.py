@@ -27,7 +27,7 @@ from volumetool.geometry.box import Triple
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one patch's output goes along one axis, within a core; all in output voxels.
+    """The placement of one patch's output along one axis, within a core; all in output voxels.
 
     Attributes
     ----------

@@ -181,7 +181,7 @@ def floor_seconds(network: float, write: float, device: str) -> float:
 
 
 class _Bed:
-    """What all pairs share: the engine, the bytes to write, a folder for outputs."""
+    """Parts that all pairs share: the engine, the bytes to write, a folder for outputs."""
 
     def __init__(self, plan: Plan, levels: dict[tuple[int, int], NDArray[Any]], folder: Path) -> None:
         self.plan, self.levels, self.folder = plan, levels, folder

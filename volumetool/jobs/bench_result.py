@@ -41,7 +41,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What was measured.
+    """Measured figures.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class BenchResult:
     batch, streams, threads, workers : int
         Patches per call; calls side by side; CPU threads per worker; workers of the job.
     input_shape, output_shape : tuple of int
-        Of the job, in voxels.
+        Shapes of the job, in voxels.
     patches : int
         Patches that the floor's network saw: each of the lattice once, but none that a job skips.
     computed : int

@@ -118,7 +118,7 @@ def check_survey(job: Job, card: ModelCard, survey: Survey) -> tuple[str, ...]:
 
 
 def check_sample(job: Job, card: ModelCard, sample: Sample) -> tuple[str, ...]:
-    """Say where the sample that a plan enhances shows that the job is in vain.
+    """Return where the sample that a plan enhances shows that the job is in vain.
 
     Raises
     ------

@@ -21,7 +21,7 @@ STRAY_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What cleaning did.
+    """The result of cleaning.
 
     Attributes
     ----------

@@ -53,7 +53,7 @@ KEY: Final = "crappification"
 
 @dataclass(frozen=True)
 class Crappification:
-    """What was asked for.
+    """A request to degrade a volume.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Crappification:
     seed : int
         Names the noise.
     level : int
-        Of the input; 0 is the finest.
+        Level of the input; 0 is the finest.
     limits : tuple of float, optional
         Grey values taken as black and white; by default the whole range of uint8, percentiles of a coarse level for
         other dtypes.
@@ -83,7 +83,7 @@ class Crappification:
 
 @dataclass(frozen=True)
 class CrappifyPlan:
-    """What will be done.
+    """A degradation, planned.
 
     Attributes
     ----------

@@ -67,11 +67,11 @@ class CodecRate:
     Attributes
     ----------
     name : str
-        Of the codec.
+        Name of the codec.
     stored : float
         Stored bytes per byte.
     write_mb_per_s, read_mb_per_s : float
-        Of voxels, compressed and decompressed in memory by all cores.
+        Rate at which all cores compress and decompress voxels in memory.
     """
 
     name: str
@@ -82,7 +82,7 @@ class CodecRate:
 
 @dataclass(frozen=True)
 class Curves:
-    """What was measured.
+    """Measured figures.
 
     Attributes
     ----------

@@ -33,7 +33,7 @@ CROP = 256
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demonstration made.
+    """The outputs of the demonstration.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Demo:
     psnr_bilinear, psnr_enhanced : float
         Raw PSNR against the truth over all sections, in dB.
     outcome : Outcome
-        Of the job.
+        Outcome of the job.
     """
 
     low: Path

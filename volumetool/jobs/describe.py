@@ -47,7 +47,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
 
 
 def describe_start(plan: Plan, done: int) -> str:
-    """Say in one line what a run begins with.
+    """Describe in one line what a run begins with.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def describe_start(plan: Plan, done: int) -> str:
 
 
 def why_model(plan: Plan) -> str:
-    """Say why a plan has its model."""
+    """Return why a plan has its model."""
     if plan.job.model != "auto":
         return "as asked"
     if plan.spec.lattice.scale == (1, 1, 1):
@@ -75,7 +75,7 @@ def why_model(plan: Plan) -> str:
 
 
 def describe_box(plan: Plan) -> str | None:
-    """Say which box was asked for and which is computed, in input voxels; None without a box, or where it is the output."""
+    """Return which box was asked for and which is computed, in input voxels; None without a box, or where it is the output."""
     asked, computed = plan.roi, plan.computed_box
     if asked is None or computed is None:
         return None
@@ -88,7 +88,7 @@ def describe_box(plan: Plan) -> str | None:
 
 
 def _workers(plan: Plan) -> str:
-    """Say who computes, and how the network runs."""
+    """Describe the workers, and how the network runs."""
     number = f"{plan.workers} with {plan.threads} threads" + (" each" if plan.workers > 1 else "")
     if not plan.paces:
         return number

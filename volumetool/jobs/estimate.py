@@ -18,7 +18,7 @@ from volumetool.store.kvstore import canonical_url, is_local, local_path
 
 
 class Estimates(BaseModel):
-    """What the plan costs.
+    """The costs of a plan.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class Estimates(BaseModel):
         Those of them that an earlier region evaluates too. Where patches are kept, several workers add those that neighbours
         compute at the same time.
     kept : {"none", "sides", "all"}
-        Which patches that several regions need are kept on disk meanwhile: none, those between regions of one layer, all.
+        Shared patches that are kept on disk meanwhile: none, those between regions of one layer, or all.
     kept_why : str
         Why.
     kept_bytes : int
@@ -133,13 +133,13 @@ def left_over(estimates: Estimates, output: str, memory: tuple[int, int], share:
     Parameters
     ----------
     estimates : Estimates
-        Of the whole job.
+        Estimates of the whole job.
     output : str
         Where it is written.
     memory : tuple of int
         Bytes that a worker of this run needs, and that it may use.
     share : float
-        Of the regions that are not done.
+        Share of the regions that are not done.
     """
     return estimates.model_copy(
         update={

@@ -75,7 +75,7 @@ def finish(plan: Plan, ledger: Ledger) -> bool:
 
 
 def says_complete(plan: Plan) -> bool:
-    """Say whether the volume calls itself complete."""
+    """Return whether the volume calls itself complete."""
     return open_volume(plan.job.output).attributes.get("status") == "complete"
 
 

@@ -37,7 +37,7 @@ def fit_recipe(low: str, truth: str, *, scale: Triple | None = None, name: str =
     scale : tuple of int, optional
         Fine voxels per coarse one along z, y, x; by default the ratio of the voxel sizes.
     name : str
-        Of the recipe.
+        Name of the recipe.
 
     Raises
     ------

@@ -189,7 +189,7 @@ def provenance_of(root: Json) -> Json | None:
 
 
 def is_damaged(own: Json) -> bool:
-    """Say whether what a volume says of its making does not fit its own checksum."""
+    """Return whether what a volume says of its making does not fit its own checksum."""
     return CHECKSUM in own and own[CHECKSUM] != provenance_checksum(own)  # older versions wrote none
 
 

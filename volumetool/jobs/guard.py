@@ -69,7 +69,7 @@ class Watch:
         self._thread.join()
 
     def beat(self) -> None:
-        """Take in a sign of life."""
+        """Note a sign of life."""
         self._heard = True
 
     def _wait(self) -> None:

@@ -31,7 +31,7 @@ MOST_TABLE = 2**28
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a job names.
+    """The inputs of a job, opened.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Inputs:
 
     @property
     def dtype(self) -> str:
-        """Of the output."""
+        """Data type of the output."""
         return self.job.dtype or self.volume.dtype.name
 
     @property
@@ -79,7 +79,7 @@ def open_inputs(job: Job, existing: Plan | None = None) -> Inputs:
     job : Job
         What is asked for; its output is not looked at.
     existing : Plan, optional
-        Of the job that goes on: its model is taken where the job names none.
+        Plan of the job that goes on: its model is taken where the job names none.
 
     Raises
     ------
@@ -196,7 +196,7 @@ def refuse_foreign_output(job: Job) -> None:
 
 
 def _names_job(place: str) -> bool:
-    """Say whether the metadata of a volume name a job."""
+    """Return whether the metadata of a volume name a job."""
     try:
         return "fingerprint" in (provenance_of(read_json(place, "zarr.json") or {}) or {})
     except InputError:
@@ -211,7 +211,7 @@ def _readable_plan(job: Job) -> Plan | None:
 
 
 def _made_by(place: str, plan: Plan | None, *, something: bool) -> bool:
-    """Say whether what is at a place was made by the job whose plan lies beside it, None for a plan that cannot be read."""
+    """Return whether what is at a place was made by the job whose plan lies beside it, None for a plan that cannot be read."""
     if not any(read_key(place, key) is not None for key in VOLUME_METADATA):
         # What an interrupted deletion or creation leaves.
         levels = {str(number) for number in range(len(plan.spec.levels))} if plan is not None else set()

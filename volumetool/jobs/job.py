@@ -43,7 +43,7 @@ DEVICE, RUN = "Device and memory", "How it runs"
 
 
 class Job(BaseModel):
-    """What a user asked for, before anything is looked at."""
+    """The request of a user, before anything is opened."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 

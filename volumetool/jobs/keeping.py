@@ -80,7 +80,7 @@ def kept_anew(job: Job, spec: OutputSpec, span: Triple, workers: int) -> Keeping
 
 
 def _not_worth(job: Job, spec: OutputSpec, demand: Demand, span: Triple) -> str | None:
-    """Say what more there is to say where keeping would gain nothing, None where it gains."""
+    """Return what more there is to say where keeping would gain nothing, None where it gains."""
     asked = estimate.asked_box(job, spec)
     share = recomputed_share(spec, span, asked=asked)
     if share <= RECOMPUTED_LIMIT:

@@ -135,7 +135,7 @@ def output_box(job: Job, lattice: Lattice) -> Box:
 
 
 def box_counts(job: Job) -> str:
-    """Say what the box of a job counts voxels of."""
+    """Return what the box of a job counts voxels of."""
     return f"level {job.level} of {job.input}"
 
 
@@ -175,7 +175,7 @@ def upright_shard(chunk: Triple, shape: Triple) -> Triple:
 
 @dataclass(frozen=True)
 class Demand:
-    """What the planner weighs a region shape by.
+    """The measures by which the planner chooses the shape of regions.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ class Demand:
     patch_seconds : float
         Measured time of one patch.
     keep : {"none", "sides", "all"}
-        Which patches that several regions need are kept.
+        Shared patches that are kept: none, those between regions of one layer, or all.
     """
 
     workers: int
@@ -204,7 +204,7 @@ class Keeping:
     span : tuple of int
         Shards per region and axis.
     keep : {"none", "sides", "all"}
-        Which patches that several regions need are kept.
+        Shared patches that are kept: none, those between regions of one layer, or all.
     why : str
         Why.
     peak : int
@@ -227,7 +227,7 @@ def count_patches(spec: OutputSpec, span: Triple, keep: Keep = "none", asked: Bo
     span : tuple of int
         Shards per region and axis.
     keep : {"none", "sides", "all"}
-        Which patches that several regions need are kept.
+        Shared patches that are kept: none, those between regions of one layer, or all.
     asked : Box, optional
         Voxels of the output; regions that touch them count. All regions without it.
     """

@@ -56,7 +56,7 @@ MERGED_RECORDS = 2**16
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of one region; written after its shards.
+    """The record of one region; written after its shards.
 
     Attributes
     ----------

@@ -68,7 +68,7 @@ class MemoryModel:
         span : tuple of int
             Shards per region and axis.
         keep : {"none", "sides", "all"}
-            Which patches that several regions need are kept.
+            Shared patches that are kept: none, those between regions of one layer, or all.
         """
         lattice = spec.lattice
         size = [min(n * s, whole) for n, s, whole in zip(spec.levels[0].shard, span, spec.box.shape, strict=True)]

@@ -40,12 +40,12 @@ _held: set[str] = set()
 
 @dataclass(frozen=True)
 class Owner:
-    """Who writes a job.
+    """The process that writes a job.
 
     Attributes
     ----------
     run : str
-        Of this run alone.
+        Values that hold for this run alone.
     fence : int
         Grows by one with every owner.
     beat : int
@@ -74,7 +74,7 @@ class Owner:
         return f"{self.user}@{self.host}, process {self.pid}"
 
     def lives(self) -> bool | None:
-        """Say whether the owner's process still runs; None where that cannot be told from here."""
+        """Return whether the owner's process still runs; None where that cannot be told from here."""
         if self.pid == os.getpid() and self.run not in _held and self.place == this_process().place:
             return False  # this process's own, which it could not give up
         return Process(self.place, self.pid, self.born).lives()
@@ -90,7 +90,7 @@ class Claim:
     owner : Owner
         As it stands there.
     generation : bytes
-        Of the file.
+        Generation of the file.
     """
 
     def __init__(self, url: str, owner: Owner, generation: bytes) -> None:
@@ -252,7 +252,7 @@ def _owned(url: str, owner: Owner) -> LedgerError:
 
 
 def current_owner(url: str) -> Owner | None:
-    """Return who writes a job, None where nobody does; an owner may have died without a word."""
+    """Return the owner of a job, None where it has none; the owner may have died without notice."""
     raw, _ = read_version(url, OWNER)
     found = None if raw is None else _decode(raw, url)
     return None if found is None or found.released or found.lives() is False else found

@@ -47,9 +47,9 @@ class Plan(BaseModel):
     model, model_spec : str
         Name and where it is loaded from.
     input_shape, voxel_size : tuple
-        Of the input's level, in voxels and nm.
+        Shape and voxel size of the input's level, in voxels and nm.
     input_dtype : str
-        Of the input.
+        Data type of the input.
     mask_factor : tuple of int
         Input voxels per voxel of the mask.
     estimates : Estimates
@@ -110,7 +110,7 @@ class Plan(BaseModel):
 
     @property
     def sharing(self) -> Sharing:
-        """Which regions need which patches."""
+        """The regions that need each patch."""
         return Sharing(self.grid, self.spec.lattice, self.spec.box.start)
 
     def provenance(self, status: str, **more: Any) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class State:
     Attributes
     ----------
     digest : str
-        Of the states of all of them.
+        Digest of the states of all of them.
     chunks : int
         How many there are.
     absent, mask_absent : tuple of int triples
@@ -162,7 +162,7 @@ class RegionInput:
         spec : OutputSpec
             The job's.
         region : Region
-            Which region.
+            The region.
         make : callable
             Called with the input; anew where a chunk was written, or was away for a while, between the first read and the last.
 

@@ -35,7 +35,7 @@ NETWORK_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Resolved:
-    """What decides every voxel of a job, before anybody asks what the job costs.
+    """A job with everything that decides its voxels, before its costs are estimated.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Resolved:
 
     @property
     def memory_of(self) -> MemoryModel:
-        """What a worker needs."""
+        """Memory that a worker needs."""
         numerics = self.engine.numerics
         return _memory(self.inputs, numerics.precision, numerics.batch, self.engine.streams)
 
@@ -77,7 +77,7 @@ def resolve(
     job : Job
         What is asked for; its output need not be named.
     existing : Plan, optional
-        Of the job that goes on: what was chosen for it stays.
+        Plan of the job that goes on: what was chosen for it stays.
     statistics : Statistics, optional
         Section statistics to use, instead of those that the job names or that would be fitted.
     progress : callable, optional
@@ -116,7 +116,7 @@ def _resolve(job: Job, existing: Plan | None, statistics: Statistics | None, pro
 
 
 def _box_notes(inputs: Inputs) -> tuple[str, ...]:
-    """Say where the box that was asked for reaches beyond the volume."""
+    """Return where the box that was asked for reaches beyond the volume."""
     job = inputs.job
     note = None if job.roi is None else part_inside(job.roi, inputs.level.shape, box_counts(job))[1]
     return () if note is None else (note,)

@@ -48,7 +48,7 @@ BRAKE = 16
 
 @dataclass(frozen=True, repr=False)
 class Outcome:
-    """How a run ended.
+    """The result of a run.
 
     Attributes
     ----------

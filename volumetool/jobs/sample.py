@@ -32,7 +32,7 @@ STORED = 2**22
 
 @dataclass(frozen=True)
 class Sample:
-    """What the sample showed.
+    """The figures of a sample.
 
     Attributes
     ----------

@@ -31,7 +31,7 @@ PAUSE = 60.0
 
 @dataclass(frozen=True)
 class Status:
-    """Where a job stands.
+    """The state of a job.
 
     Attributes
     ----------
@@ -159,7 +159,7 @@ class _Measured:
 
 @dataclass
 class _Pace:
-    """How fast the last regions came, whatever their number."""
+    """The speed of the last regions."""
 
     voxels: int = 0
     recent: list[tuple[float, float, int]] = field(default_factory=list)
@@ -221,7 +221,7 @@ def describe_status(status: Status) -> list[tuple[str, str]]:
 
 
 def _judge(consistency: float) -> str:
-    """Say what a consistency means, and the scale."""
+    """Return what a consistency means, and the scale."""
     meaning = next((words for most, words in CONSISTENCY if consistency <= most), "large, look where it is largest")
     scale = "; ".join(f"up to {most:g} {words}" for most, words in CONSISTENCY)
     return f"{meaning} (how far the output's means depart from the input, in parts of its contrast: {scale}; above, look at it)"

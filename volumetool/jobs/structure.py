@@ -175,7 +175,7 @@ def _keys(url: str) -> Iterator[str]:
 
 
 def _compared(then: str, now: str) -> str:
-    """Say what is wrong with a stored shard, nothing where it is what was recorded."""
+    """Return what is wrong with a stored shard, nothing where it is what was recorded."""
     if now == then:
         return ""
     if now == NOTHING:
@@ -233,7 +233,7 @@ def _array_document(plan: Plan, level: int) -> bytes:
 
 
 def _is_array(plan: Plan, level: int, raw: bytes | None) -> bool:
-    """Say whether the metadata of an array are what this job writes."""
+    """Return whether the metadata of an array are what this job writes."""
     expected = _array_document(plan, level)
     return raw == expected or _parsed(raw) == json.loads(expected)
 

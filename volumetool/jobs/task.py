@@ -40,7 +40,7 @@ def run_regions(url: str, runtime: str, turns: Sequence[Turn]) -> list[Record]:
     Returns
     -------
     list of Record
-        Of the first ones: what is left when the moment has passed, or when the worker is in trouble, is to be asked for again.
+        Records of the first regions; the others are to be asked for again: the time was over, or the worker failed.
 
     Raises
     ------

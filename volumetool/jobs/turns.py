@@ -84,7 +84,7 @@ class Turns:
         self.began: Callable[[int], None] = lambda _: None
 
     def take(self, flying: Collection[int]) -> Turn | None:
-        """Return whose turn it is: where patches are kept, not a neighbour of a region that is under way if it can be helped.
+        """Return the next region: where patches are kept, not a neighbour of a region that is under way if it can be helped.
 
         Parameters
         ----------
@@ -107,7 +107,7 @@ class Turns:
         )
 
     def _kept_between(self, one: int, other: int) -> bool:
-        """Say whether patches are kept from one region for another: without room for whole layers, only within a layer."""
+        """Return whether patches are kept from one region for another: without room for whole layers, only within a layer."""
         return self.plan.keep == "all" or self._sharing.layer(one) == self._sharing.layer(other)
 
 

@@ -37,7 +37,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class Extent:
-    """How much to verify.
+    """The part of a job that is verified.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Extent:
     seed: int | None = None
 
     def takes(self, number: int) -> bool:
-        """Say whether a region or coarse shard belongs to the part that is read."""
+        """Return whether a region or coarse shard belongs to the part that is read."""
         return self.level != "structure" and number % self.parts == self.part - 1
 
     @property
@@ -106,7 +106,7 @@ def parse_sample(text: str) -> tuple[int, int]:
 
 @dataclass(repr=False)
 class Report:
-    """What verification found.
+    """The findings of a verification.
 
     Attributes
     ----------

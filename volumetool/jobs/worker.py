@@ -40,7 +40,7 @@ from volumetool.store.shards import delete_torn_shards
 
 @dataclass(frozen=True)
 class Made:
-    """What a worker made of a region.
+    """The result of a region.
 
     Attributes
     ----------

@@ -16,7 +16,7 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 @dataclass(frozen=True)
 class Gate:
-    """Who may ask.
+    """The rules by which requests are answered.
 
     Attributes
     ----------
@@ -47,12 +47,12 @@ class Gate:
         return None
 
     def knows(self, token: str) -> bool:
-        """Say whether a part of a path is the token."""
+        """Return whether a part of a path is the token."""
         return secrets.compare_digest(token.encode(), self.token.encode())
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether only programs on this machine reach an address."""
+    """Return whether only programs on this machine reach an address."""
     return host in ("localhost", "::1") or re.fullmatch(r"127\.\d+\.\d+\.\d+", host) is not None
 
 

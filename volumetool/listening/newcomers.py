@@ -30,7 +30,7 @@ class Newcomers:
         self._waiting: dict[Hashable, tuple[Callable[[], None], asyncio.TimerHandle]] = {}
 
     def admit(self, connection: Hashable, end: Callable[[], None]) -> None:
-        """Take in a new connection; `end` closes it at once, and does nothing where it is closed."""
+        """Register a new connection; `end` closes it at once, and does nothing where it is closed."""
         if len(self._waiting) >= self._most:
             self._end(next(iter(self._waiting)))
         self._waiting[connection] = end, asyncio.get_running_loop().call_later(SECONDS, self._end, connection)

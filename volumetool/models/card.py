@@ -19,7 +19,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Normalisation(BaseModel):
-    """How grey values become network values and back.
+    """The scaling between grey values and network values.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class Metric(BaseModel):
 
 
 class Provenance(BaseModel):
-    """Where a model comes from.
+    """The origin of a model.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class Provenance(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """What a model says of itself. All lengths are input voxels along z, y, x unless another unit is named.
+    """The card of a model. All lengths are input voxels along z, y, x unless another unit is named.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ _LOOKED_AT = 2**16
 
 
 def foreign_kind(path: Path) -> str | None:
-    """Say what a model file of other software is, by its first bytes or else by its name; None for what may be ours.
+    """Return what a model file of other software is, by its first bytes or else by its name; None for what may be ours.
 
     Nothing of it is unpacked or run.
     """
@@ -55,7 +55,7 @@ def foreign_kind(path: Path) -> str | None:
 
 
 def wrong_head(path: Path) -> str | None:
-    """Say what is wrong with the length of a file's head; None where it can be read."""
+    """Return what is wrong with the length of a file's head; None where it can be read."""
     with open_file(path) as file:
         head = file.read(8)
     length, most = int.from_bytes(head, "little"), min(MOST_HEAD, path.stat().st_size - 8)

@@ -314,7 +314,7 @@ class Up(nn.ModuleList):
     Parameters
     ----------
     conv : nn.Conv2d or nn.Conv3d
-        Of size 1, to prod(factors) times the channels of the finer level.
+        Convolution of size 1, to prod(factors) times the channels of the finer level.
     factors : tuple of int
         Fine voxels per coarse one for each spatial axis.
     """

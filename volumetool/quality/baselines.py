@@ -170,7 +170,7 @@ def z_gauss(sections: Floats, sigma: float) -> Floats:
     sections : numpy.ndarray of float32, shape (z, y, x)
         An odd number.
     sigma : float
-        Of the Gaussian that weighs them, in sections; at 0 the neighbours do not count.
+        Standard deviation of the Gaussian that weighs them, in sections; at 0 the neighbours do not count.
     """
     away = np.arange(len(sections)) - len(sections) // 2
     weights = np.exp(-0.5 * (away / max(sigma, 1e-3)) ** 2).astype(np.float32)

@@ -42,7 +42,7 @@ _COLUMNS = ("kit", "trial", "choice", "seconds")
 
 @dataclass(frozen=True)
 class Preference:
-    """How often one kind of picture was preferred to another.
+    """The preference for one kind of picture over another.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Preference:
     for_first, for_second, equal : int
         Trials.
     share : float or None
-        Of the trials with a preference, those for `first`; None without any.
+        Share of the trials with a preference, those for `first`; None without any.
     interval : tuple of float or None
         95 %, exact binomial (Clopper and Pearson 1934, Biometrika 26), as if all trials were independent.
     """

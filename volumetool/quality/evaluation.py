@@ -54,7 +54,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What to evaluate, and how.
+    """A request: what to evaluate, and how.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class Request:
     tune : bool
         Pick each classical method's strength on the very data that are scored.
     seed : int
-        Of the bootstrap.
+        Seed of the bootstrap.
     same_corner : bool
         See `Matched`.
     model : Model, optional

@@ -33,7 +33,7 @@ MOST_BLOCKS = 2**18
 
 @dataclass(frozen=True)
 class ExpectedError:
-    """What the expected errors of a network are worth on the data scored.
+    """The quality of a network's expected errors on the data scored.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class ErrorTally:
     factor : float or None
         Calibration of the expected errors.
     most_blocks : int
-        Of one tile.
+        Most blocks of one tile.
     """
 
     def __init__(self, factor: float | None, most_blocks: int) -> None:

@@ -119,11 +119,11 @@ class Pick:
     label : str
         ``"worst"``, ``"median"`` or ``"best"``.
     percentile : int
-        Of the restored row's raw error over all whole blocks.
+        Percentile of the restored row's raw error over all whole blocks.
     box : Box
         Voxels of the truth.
     psnr : float
-        Of this block, raw.
+        PSNR of this block, raw.
     """
 
     label: str
@@ -134,7 +134,7 @@ class Pick:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What was compared with what, and how: without it the numbers mean nothing."""
+    """The protocol of a comparison, without which its numbers mean nothing."""
 
     restored: str
     truth: str

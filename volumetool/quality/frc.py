@@ -39,7 +39,7 @@ _LEAST_SHELL = 2  # the window smears the mean over the first shell
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where a correlation falls below a threshold.
+    """The frequency at which a correlation falls below a threshold.
 
     Attributes
     ----------

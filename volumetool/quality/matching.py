@@ -22,7 +22,7 @@ _SAME_PLACE = 0.02  # voxels of the truth
 
 @dataclass(frozen=True)
 class Volumes:
-    """What is compared.
+    """The volumes that are compared.
 
     Attributes
     ----------

@@ -19,7 +19,7 @@ from volumetool.quality.structure import TAPS, combine_scales, ms_ssim_maps, sca
 
 @dataclass(frozen=True)
 class Scores:
-    """How close a section, or a volume, is to its truth.
+    """Scores of a section, or a volume, against its truth.
 
     Attributes
     ----------

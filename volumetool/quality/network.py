@@ -37,9 +37,9 @@ class Network:
     Attributes
     ----------
     name : str
-        Of the row in which a Gaussian along z comes before it.
+        Name of the row in which a Gaussian along z comes before it.
     meaning, strength
-        Of that Gaussian, see `Method`.
+        Meaning and strength of that Gaussian, see `Method`.
 
     Raises
     ------
@@ -72,7 +72,7 @@ class Network:
         box : Box
             In voxels of the truth.
         sigma : float
-            Of the Gaussian along z that the low-resolution sections pass first, in sections.
+            Standard deviation of the Gaussian along z that the low-resolution sections pass first, in sections.
         """
         low, high = self._grey_limits(box, sigma)
         return self._run(box, sigma, self._network) * np.float32(high - low) + np.float32(low)

@@ -43,7 +43,7 @@ class Tile:
     Attributes
     ----------
     number : int
-        Which of the evaluated sections, from 0.
+        Index of the section among the evaluated ones, from 0.
     owned, seen : Box
         Voxels of the truth, one section deep.
     """

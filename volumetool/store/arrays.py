@@ -109,7 +109,7 @@ def read_part(array: ts.TensorStore, slices: tuple[slice, ...], check: Check | N
     slices : tuple of slice
         The part.
     check : callable, optional
-        Of a strict array, knows which chunks were stored before: see `StoredChunks.still_there`.
+        For a strict array: knows which chunks were stored before, see `StoredChunks.still_there`.
 
     Raises
     ------

@@ -15,7 +15,7 @@ _SETUP = re.compile(r"(?P<container>.+)/setup(?P<number>[0-9]+)(?:/timepoint[0-9
 
 
 def is_bdv(url: str) -> bool:
-    """Say whether a place is where BigDataViewer keeps a setup, a time point of it or a level of that."""
+    """Return whether a place is where BigDataViewer keeps a setup, a time point of it or a level of that."""
     return _SETUP.fullmatch(url) is not None
 
 

@@ -47,7 +47,7 @@ class ChunkKeys:
         Parameters
         ----------
         metadata : dict
-            Of the array: the content of ``zarr.json``, ``.zarray`` or ``attributes.json``.
+            Metadata of the array: the content of ``zarr.json``, ``.zarray`` or ``attributes.json``.
         driver : {"zarr3", "zarr", "n5"}
             TensorStore's name of the format.
 

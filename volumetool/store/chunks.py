@@ -39,7 +39,7 @@ MOST_LISTED = 2**22
 
 @dataclass(frozen=True)
 class StoredChunks:
-    """How one channel of an array is cut into files or objects: shards where it is sharded, else chunks.
+    """The cut of one channel of an array into files or objects: shards where it is sharded, else chunks.
 
     Of sharded precomputed volumes, whose shards are no boxes, it is the chunks inside them.
 
@@ -54,7 +54,7 @@ class StoredChunks:
     key : callable
         Gives the key of a chunk, below the array, by its place in the grid (z, y, x).
     sharding : dict, optional
-        Of a sharded precomputed volume, how its shards hold chunks: then keys are numbers in them.
+        How the shards of a sharded precomputed volume hold chunks: then keys are numbers in them.
     """
 
     url: str

@@ -26,9 +26,9 @@ class _Codec:
     decisive : set of str
         Decide what is decoded: kept.
     tuned : mapping of str to range
-        Of the encoder alone; tensorstore wants them in this range.
+        Settings of the encoder alone; tensorstore wants them in this range.
     idle : set of str
-        Of the encoder alone, unknown to tensorstore: passed over.
+        Settings of the encoder alone that tensorstore does not know: passed over.
     """
 
     decisive: frozenset[str] = frozenset()
@@ -105,7 +105,7 @@ def readable_metadata(url: str, driver: str, stored: Json) -> Json:
 
 
 def _may_be_ignored(name: str, value: object) -> bool:
-    """Say whether a member of Zarr 3 metadata says of itself, or by the specification, that readers need not know it."""
+    """Return whether a member of Zarr 3 metadata says of itself, or by the specification, that readers need not know it."""
     return name == "consolidated_metadata" or (isinstance(value, dict) and value.get("must_understand") is False)
 
 

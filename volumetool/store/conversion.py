@@ -39,7 +39,7 @@ decoded whole, may need more."""
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """What will be copied, and how.
+    """A conversion, planned.
 
     Attributes
     ----------
@@ -60,22 +60,22 @@ class ConversionPlan:
 
     @property
     def chunk(self) -> Triple:
-        """Of the source, what is decoded at once: of images a section."""
+        """Shape of what is decoded of the source at once: of images a section."""
         return self.source.levels[0].chunk if isinstance(self.source, Volume) else (1, *self.source.shape[1:])
 
     @property
     def place(self) -> str:
-        """Where the source is."""
+        """Place of the source."""
         return self.source.url if isinstance(self.source, Volume) else self.source.path
 
     @property
     def sections(self) -> int:
-        """Of all channels together."""
+        """Sections of all channels together."""
         return self.layout.levels[0].shape[0] * (self.layout.channels or 1)
 
     @cached_property
     def provenance(self) -> Json:
-        """What the volume says of its origin; what is begun goes on only where it is the same."""
+        """Origin that the volume names; what is begun goes on only where it is the same."""
         layout = [group_metadata(self.layout, {}), array_metadata(self.layout, 0)]
         said: Json = {
             "source": self.place,
@@ -102,7 +102,7 @@ class ConversionPlan:
 
     @property
     def staging_bytes(self) -> int:
-        """Of temporary disk."""
+        """Bytes of temporary disk."""
         return self.slabs[0].voxels * self._itemsize if self.staged else 0
 
     @property
@@ -133,7 +133,7 @@ class ConversionPlan:
 
     @property
     def staging_folder(self) -> Path:
-        """Where slabs are gathered: beside the volume, or in the folder for temporary files."""
+        """Folder in which slabs are gathered: beside the volume, or in the folder for temporary files."""
         return local_path(self.url).parent if is_local(self.url) else Path(tempfile.gettempdir())
 
     def boxes(self, slab: Box) -> Iterator[Box]:

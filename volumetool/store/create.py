@@ -163,7 +163,7 @@ def open_for_writing(
     target : VolumeLayout or Volume
         What is there. With a layout, the array on disk must be exactly what the layout says.
     level, channel : int
-        Which array, and which part of it.
+        Level, and index on its c axis.
     context : tensorstore.Context, optional
         Thread pools; by default those of `shared_context`.
 

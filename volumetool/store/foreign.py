@@ -51,7 +51,7 @@ _HEAD = 512
 
 
 def describe_file(file: Path) -> tuple[str, str]:
-    """Say what a file that is no volume is, by its first bytes or else by its name, and what to do.
+    """Return what a file that is no volume is, by its first bytes or else by its name, and what to do.
 
     Parameters
     ----------

@@ -128,7 +128,7 @@ NONSENSE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError,
 
 @contextmanager
 def sense(url: str) -> Iterator[None]:
-    """Say of whatever breaks over metadata that they make no sense.
+    """Turn any error over metadata into one that calls them senseless.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def wrong_axes(url: str, found: object) -> InputError:
 
 
 def are_axes(names: Sequence[str]) -> bool:
-    """Say whether axes are those of a volume, or of one section of it."""
+    """Return whether axes are those of a volume, or of one section of it."""
     return len(set(names)) == len(names) and {"y", "x"} <= set(names) <= {*SPACE, "c", "t"}
 
 

@@ -88,7 +88,7 @@ def _without_dots(path: str) -> str:
 
 
 def is_local(url: str) -> bool:
-    """Say whether a place lies in the local file system."""
+    """Return whether a place lies in the local file system."""
     return "://" not in url or url.startswith(("file://", "/"))
 
 
@@ -120,7 +120,7 @@ def parent_url(url: str) -> tuple[str, str]:
 
 
 def contains(outer: str, inner: str) -> bool:
-    """Say whether one place is another or lies below it, whatever links lead there."""
+    """Return whether one place is another or lies below it, whatever links lead there."""
     places = (canonical_url(place) for place in (outer, inner))
     first, second = (f"{(os.path.realpath(place) if is_local(place) else place).rstrip('/')}/" for place in places)
     return second.startswith(first)
@@ -391,7 +391,7 @@ def unwritable(what: str, error: Exception, where: str | None = None) -> OutputE
 
 
 def is_full(error: Exception) -> bool:
-    """Say whether a write failed because there is no room."""
+    """Return whether a write failed because there is no room."""
     return _FULL.search(str(error)) is not None
 
 

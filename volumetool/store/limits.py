@@ -39,7 +39,7 @@ LONGEST_AXIS = 2**26
 """Voxels: 27 cm at 4 nm."""
 
 MOST_SECTIONS = 2**21
-"""Of a volume that is enhanced, over all channels: 8 mm at 4 nm. A table has a row for each, and stays in memory."""
+"""Most sections of a volume that is enhanced, over all channels: 8 mm at 4 nm. A table in memory has a row for each."""
 
 CHUNK_LIMIT = "VOLUMETOOL_CHUNK_LIMIT"
 _SLACK = 2**16
@@ -219,7 +219,7 @@ def check_stored(view: ts.TensorStore) -> None:
 
 @dataclass(frozen=True)
 class _Stored:
-    """How an array is stored.
+    """The storage of an array.
 
     Attributes
     ----------

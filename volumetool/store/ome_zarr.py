@@ -23,7 +23,7 @@ from volumetool.units import nanometres_per
 _VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
 _STEPS = "coordinateTransformations"
 _OLD_AXES = ("t", "c", *SPACE)
-"""Of versions that name none; fewer dimensions are the last of these."""
+"""Axes of versions that name none; fewer dimensions are the last of these."""
 
 # Levels of one volume lie at most this deep below its group in any layout seen ("scale0/image").
 _DEEPEST_LEVEL = 3

@@ -53,7 +53,7 @@ class Scale:
     voxel_size, translation : tuple of float
         Nanometres; the translation is that of the centre of voxel 0.
     offset : tuple of int
-        Of voxel 0, in voxels.
+        Position of voxel 0, in voxels.
     chunks : tuple of tuple of int
         The shapes of chunks that are stored, in voxels.
     sharding : dict or None
@@ -69,7 +69,7 @@ class Scale:
     sharding: Json | None
 
     def has_chunk(self, name: str) -> bool:
-        """Say whether a file of that name holds a chunk or a shard of this scale."""
+        """Return whether a file of that name holds a chunk or a shard of this scale."""
         if self.sharding is not None:
             shards = 2 ** int(self.sharding["shard_bits"])
             number = re.fullmatch(rf"([0-9a-f]{{{len(f'{shards - 1:x}')}}})\.shard", name)
@@ -111,7 +111,7 @@ class Precomputed:
     kind : {"image", "segmentation"}
         What its voxels are.
     dtype : numpy.dtype
-        Of the voxels.
+        Data type of the voxels.
     levels : tuple of Scale
         Finest first.
     info : dict
@@ -128,7 +128,7 @@ class Precomputed:
     driver: ClassVar[Driver] = "neuroglancer_precomputed"
 
     def has_chunk(self, key: str) -> bool:
-        """Say whether a key is that of a chunk or shard."""
+        """Return whether a key is that of a chunk or shard."""
         folder, _, name = key.rpartition("/")
         return any(folder == level.path and level.has_chunk(name) for level in self.levels)
 

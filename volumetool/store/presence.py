@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 def is_absence(error: Exception) -> bool:
-    """Say whether a strict read failed because a chunk is not stored."""
+    """Return whether a strict read failed because a chunk is not stored."""
     text = str(error)
     return text.startswith("NOT_FOUND: chunk ") and "is missing" in text
 

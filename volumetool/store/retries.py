@@ -59,7 +59,7 @@ _STATUS: dict[str, Verdict] = {
 
 
 def judge(error: Exception) -> Verdict:
-    """Say what kind of trouble an error of the storage is.
+    """Return what kind of trouble an error of the storage is.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def judge(error: Exception) -> Verdict:
 
 
 def judge_http(code: int, text: str = "") -> Verdict:
-    """Say what kind of trouble an HTTP status is; some stores say in words alone that they are asked too often."""
+    """Return what kind of trouble an HTTP status is; some stores say in words alone that they are asked too often."""
     if code in (429, 503) or (_SLOW.search(text) and code >= 400):
         return "slow"
     if code in (408, 409, 425) or (code >= 500 and code not in (501, 505, 507, 508, 511)):
@@ -99,7 +99,7 @@ class VanishedError(OSError):
 
 
 class Throttle:
-    """How many requests may be in flight: halved when a store asks for fewer, one more after each success.
+    """The number of requests that may be in flight: halved when a store asks for fewer, one more after each success.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ class Role:
     noun : str
         What an error calls it, such as ``"the mask"``.
     error : type
-        Of trouble with it; with the first part of its codes this makes ``output.unreadable`` of ``input.unreadable``.
+        Class of its errors; with the first part of its codes this makes ``output.unreadable`` of ``input.unreadable``.
     prefix : str
         That part.
     """
@@ -33,7 +33,7 @@ class Role:
     prefix: str = "input"
 
     def covers(self, where: str) -> bool:
-        """Say whether something lies at the place or below it."""
+        """Return whether something lies at the place or below it."""
         spellings = {self.place}
         with suppress(InputError):
             spellings.add(str(absolute_path(self.place)) if is_local(self.place) else canonical_url(self.place))
@@ -47,12 +47,12 @@ def output_role(place: str) -> Role:
 
 @contextmanager
 def told_by_role(*roles: Role) -> Iterator[None]:
-    """Say of errors about a place what the place is; of several roles that cover it, the longest place's, then the first's.
+    """Add to errors about a place its role; of several roles that cover it, that of the longest place, then the first.
 
     Raises
     ------
     VolumetoolError
-        Of the role's kind instead of an `InputError` or `OutputError`, which stays its cause.
+        The role's class of error instead of an `InputError` or `OutputError`, which stays its cause.
     """
     try:
         yield

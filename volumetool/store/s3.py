@@ -35,6 +35,6 @@ def s3_settings() -> dict[str, Any]:
 
 
 def _may_have_credentials() -> bool:
-    """Say whether the AWS library could find credentials by itself: profile, container, web identity or EC2 role."""
+    """Return whether the AWS library could find credentials by itself: profile, container, web identity or EC2 role."""
     named = any(name in os.environ for name in _CREDENTIAL_SOURCES)
     return named or Path("~/.aws").expanduser().is_dir() or (_VENDOR.is_file() and "Amazon" in _VENDOR.read_text())

@@ -22,7 +22,7 @@ class Held:
     shape : tuple of int
         Voxels, z, y, x.
     dtype : numpy.dtype
-        Of the voxels.
+        Data type of the voxels.
     """
 
     def __init__(self, shape: Triple, dtype: np.dtype[Any]) -> None:
@@ -56,7 +56,7 @@ class Staging:
     shape : tuple of int
         Voxels, z, y, x.
     dtype : numpy.dtype
-        Of the voxels.
+        Data type of the voxels.
     width : int
         Voxels along x that are taken out together.
 

@@ -42,7 +42,7 @@ Lookup = Callable[[str], Iterable[str]]
 
 
 def hint_of(url: str) -> str:
-    """Say what to look at where a place, a path or a URL, cannot be read or written."""
+    """Return what to look at where a place, a path or a URL, cannot be read or written."""
     scheme = url.partition("://")[0].replace("https", "http")
     return _HINTS.get(scheme, _HINTS["file"])
 
@@ -177,7 +177,7 @@ def check_foreign(url: str, allowed: Collection[str] = (), lookup: Lookup = look
 
 
 def _is_public(address: _Address) -> bool:
-    """Say whether an address, and the IPv4 address that it may stand for, is for everybody to reach."""
+    """Return whether an address, and the IPv4 address that it may stand for, is for everybody to reach."""
     inner: list[_Address] = [address]
     if isinstance(address, ipaddress.IPv6Address):
         if address in _NAT64:

@@ -1,4 +1,4 @@
-"""Say whether a volume is conformant OME-Zarr, and whether its levels lie where they should.
+"""Return whether a volume is conformant OME-Zarr, and whether its levels lie where they should.
 
 yaozarrs checks structure and metadata against the specification, through tensorstore so that buckets work alike. What
 no validator checks is checked here: equal dtypes, level shapes that fit their scales, the half-voxel shift of averaged

@@ -121,7 +121,7 @@ class Volume:
         level : int
             0 is the finest.
         channel : int
-            Which channel; 0 where the volume has no c axis.
+            Index on the c axis; 0 where the volume has none.
         context : tensorstore.Context, optional
             Thread pools; by default those of `shared_context`.
         strict : bool, default False

@@ -15,7 +15,7 @@ _LOOKED_AT = 1024
 
 
 def is_zarr_array(url: str) -> bool:
-    """Say whether a Zarr array, version 2 or 3, is at a place."""
+    """Return whether a Zarr array, version 2 or 3, is at a place."""
     return _description(url) is not None
 
 

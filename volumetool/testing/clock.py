@@ -12,7 +12,7 @@ class SimulatedClock:
     Parameters
     ----------
     seed : int, default 0
-        Of the chances.
+        Seed of the random numbers.
     start : float, default 0.0
         What the clock shows first, in seconds.
 

@@ -34,12 +34,12 @@ LIMIT_SECONDS = 300.0
 
 
 class Raised(Exception):  # noqa: N818  (it stands for what was raised elsewhere)
-    """What a function raised that is neither volumetool's own error nor the system's: its type and its words."""
+    """An exception of a function that is neither volumetool's own error nor the system's: its type and its words."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended.
+    """The result of a run.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class _Order:
-    """What the parent asks the forking process for."""
+    """An order of the parent to the forking process."""
 
     task: str
     arguments: tuple[Any, ...]

@@ -47,7 +47,7 @@ _FOREVER = 2**62
 
 @dataclass(frozen=True)
 class DiskFault:
-    """What goes wrong, and at which operations.
+    """A fault of the disk, and the operations at which it happens.
 
     Operations of `kinds` below the watched folder are numbered from 1, over all threads of the process.
 
@@ -71,7 +71,7 @@ class DiskFault:
     share : float
         Instead of `first` and `last`: how often an operation goes wrong, by chance.
     seed : int
-        Of these chances.
+        Seed of these random numbers.
     most : int
         How many go wrong at most; 0 for any number.
     """
@@ -103,7 +103,7 @@ class Event:
     kind : str
         What was done.
     inode : int
-        Of the file; 0 where it does not matter.
+        Inode of the file; 0 where it does not matter.
     result : int
         Bytes of a read or write; 1 for a file that was created, 0 for one that was there; -1 for an operation that failed.
     path, other : str
@@ -119,7 +119,7 @@ class Event:
 
 
 def can_fail() -> bool:
-    """Say whether disks of this machine can be made to fail: Linux, and a C compiler."""
+    """Return whether disks of this machine can be made to fail: Linux, and a C compiler."""
     return sys.platform == "linux" and shutil.which("cc") is not None
 
 

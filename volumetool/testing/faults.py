@@ -49,7 +49,7 @@ class Fault(BaseModel):
         An empty folder in which occurrences are counted, one file each, over all processes. Without it each process counts
         for itself.
     room : tuple of int
-        Of ``memory``: the input voxels that the first, second, ... call may have; the last number holds for all that follow.
+        For ``memory``: the input voxels that the first, second, ... call may have; the last number holds for all that follow.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -122,7 +122,7 @@ class Trouble:
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to hold {voxels} voxels where there is room for {room}.")
 
     def _due(self) -> bool:
-        """Say whether the fault is to happen, and count it."""
+        """Return whether the fault is to happen, and count it."""
         with self._lock:
             if not self.config.tally:
                 self._seen += 1

@@ -22,7 +22,7 @@ _FOLDER = -1
 
 @dataclass
 class Loss:
-    """What the power took.
+    """The losses of a power cut.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Loss:
 
 @dataclass
 class _Disk:
-    """What may be on the disk: for every path its contents since the last sync, oldest first, and files that are not synced."""
+    """Possible contents of the disk: of every path those since the last sync, oldest first, and the files that are not synced."""
 
     versions: dict[str, list[int | None]]
     unsynced: set[int] = field(default_factory=set)
@@ -90,7 +90,7 @@ def lose_power(root: Path, ended: Ended, random: Random, share: float = 0.5) -> 
     root : Path
         The watched folder; what was there before the run counts as synced.
     ended : Ended
-        Of :meth:`CrashRunner.run` with ``keep=True``.
+        Result of :meth:`CrashRunner.run` with ``keep=True``.
     random : random.Random
         Decides what is lost.
     share : float, default 0.5

@@ -53,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What becomes of a request instead of its answer.
+    """The reply to a request instead of its answer.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class Reply:
     seconds : float
         To wait first.
     body : {"whole", "short", "wrong"}
-        Of a true answer: as it is, cut in the middle, or with one bit that is another one.
+        Body of a true answer: as it is, cut in the middle, or with one bit that is another one.
     """
 
     status: int = 503
@@ -75,7 +75,7 @@ class Reply:
 
 
 Decide = Callable[[Request], Reply | None]
-"""Says what becomes of a request; None for its true answer. Called by one thread at a time."""
+"""Chooses the reply to a request; None for the true answer. Called by one thread at a time."""
 
 
 class FaultyProxy:
@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def _pass(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -28,7 +28,7 @@ from torch import Tensor
 
 
 class BlindSpotConfig(BaseModel):
-    """What is hidden, and behind what.
+    """The blind spots: the voxels that are hidden, and their replacement.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Point:
-    """Where a training stood.
+    """A point of a training.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Point:
     loss : float
         Mean of the training loss since the point before.
     psnr : float or None
-        Of the running mean of the weights on the fixed validation batches, dB; None without a validation part.
+        PSNR in dB of the running mean of the weights on the fixed validation batches; None without a validation part.
     enlarged : float or None
         The same of plain linear enlargement.
     seconds : float
@@ -65,13 +65,13 @@ class State:
     mean : UNet
         With their running mean; what becomes the model.
     optimizer : torch.optim.AdamW
-        Of the network's parameters.
+        Optimiser of the network's parameters.
     step : int
         Optimiser steps done.
     history : list of Point
         Oldest first.
     losses : list of float
-        Of the steps since the last point.
+        Losses of the steps since the last point.
     seconds : float
         Spent before this process began.
     """
@@ -91,7 +91,7 @@ def save_checkpoint(folder: Path, state: State, config: TrainConfig, threads: in
     Parameters
     ----------
     folder : Path
-        Of the training.
+        Folder of the training.
     state : State
         What to keep.
     config : TrainConfig

@@ -101,7 +101,7 @@ class SourceConfig(_Part):
 
 
 class DegradationConfig(_Part):
-    """How fine crops become coarse, noisy ones.
+    """Degradation of fine crops to coarse, noisy ones.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class DegradationConfig(_Part):
 
 
 class AugmentationConfig(_Part):
-    """How the fine crops are varied, so that other tissue, stains and detectors are no surprise. Flips and rotations are free.
+    """Variation of the fine crops, so that other tissue, stains and detectors are no surprise. Flips and rotations are free.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ class AugmentationConfig(_Part):
 
 
 class SamplingConfig(_Part):
-    """What one step of the training looks at.
+    """The crops of one training step.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ class ValidationConfig(_Part):
     Parameters
     ----------
     share : float
-        Of the longest axis of each box, at its end.
+        Share of the longest axis of each box, at its end.
     gap : int
         Voxels between the parts that belong to neither, so that no structure reaches into both.
     batches : int
@@ -203,14 +203,14 @@ class OptimiserConfig(_Part):
 
 
 class CardConfig(_Part):
-    """What the trainer cannot know of the model.
+    """Facts of the card that the trainer cannot measure.
 
     Parameters
     ----------
     description : str
         One or two sentences for ``volumetool model list``.
     licence : str
-        Of the weights; an SPDX expression where there is one.
+        Licence of the weights; an SPDX expression where there is one.
     polarity : str
         What dark and bright mean.
     smallest, largest : tuple of float, optional
@@ -239,7 +239,7 @@ class TrainConfig(_Part):
     Parameters
     ----------
     name : str
-        Of the model: lower-case letters, digits, dots and dashes. The file is NAME.safetensors in the output folder.
+        Name of the model: lower-case letters, digits, dots and dashes. The file is NAME.safetensors in the output folder.
     architecture : UNetConfig
         The network; its scale decides what is learnt: (1,4,4), or (1,1,1) to remove noise alone.
     start : str, optional
@@ -254,7 +254,7 @@ class TrainConfig(_Part):
     steps : int
         Optimiser steps.
     precision : {"bfloat16", "float32"}
-        Of the convolutions; weights, loss and optimiser are float32.
+        Precision of the convolutions; weights, loss and optimiser are float32.
     device : {"auto", "cpu", "cuda"}
         Where to train.
     devices : int

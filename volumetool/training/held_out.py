@@ -52,9 +52,9 @@ def held_out(sampler: Sampler, part: Part = "validation", size: Triple | None = 
     Parameters
     ----------
     sampler : Sampler
-        Of a training.
+        Sampler of a training.
     part : {"training", "validation"}
-        Of every source.
+        Part of every source.
     size : tuple of int, optional
         Coarse voxels, mirrored where the source has less. By default what it has, up to `_SIDE` in plane.
     """
@@ -82,7 +82,7 @@ def measure(network: UNet, sampler: Sampler) -> tuple[Metric, ...]:
     network : UNet
         Trained, in eval mode.
     sampler : Sampler
-        Of its training.
+        Sampler of its training.
 
     Returns
     -------

@@ -29,7 +29,7 @@ _LEAST_SIMILARITY = 1e-4  # a root of nothing has no slope
 
 
 class LossConfig(BaseModel):
-    """What training makes small.
+    """The loss of a training.
 
     Parameters
     ----------

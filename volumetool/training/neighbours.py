@@ -17,7 +17,7 @@ Floats = NDArray[np.float32]
 
 
 class NeighbourConfig(BaseModel):
-    """How far the neighbouring sections of a 2.5D model are spoilt.
+    """Degradation of the neighbouring sections of a 2.5D model.
 
     Parameters
     ----------

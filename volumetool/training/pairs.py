@@ -49,7 +49,7 @@ class Sampler:
         Parameters
         ----------
         part : {"training", "validation"}
-            Of every source.
+            Part of every source.
         *key : int
             For example the step and the number of the device.
 

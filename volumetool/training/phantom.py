@@ -148,7 +148,7 @@ def distance_to_border(
     Parameters
     ----------
     tree : scipy.spatial.cKDTree
-        Of the points.
+        Tree of the points.
     voxels : ndarray
         float32 (voxels, 3).
     points, labels : ndarray
@@ -257,7 +257,7 @@ def smooth_noise(shape: tuple[int, ...], sigma: float | Sequence[float], rng: np
     Parameters
     ----------
     shape : tuple of int
-        Of the noise.
+        Shape of the noise.
     sigma : float or sequence of float
         Standard deviation of a bump in voxels, of all axes or of each.
     rng : numpy.random.Generator

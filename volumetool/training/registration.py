@@ -44,7 +44,7 @@ _LEAST_SIDE = 32  # voxels
 
 @dataclass(frozen=True)
 class Registration:
-    """How two images of a field lie to each other.
+    """The registration of two images of a field.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class Pairs:
     clean : ndarray
         float32 (n, y * scale, x * scale), moved onto `noisy`.
     kept : tuple of int
-        Which of the pairs given these are.
+        Indices of these pairs among those given.
     dropped : tuple of (int, str)
         The others, each with the reason.
     """

@@ -132,7 +132,7 @@ def open_sources(config: TrainConfig) -> tuple[Source, ...]:
 
 
 def find_shortcomings(config: TrainConfig) -> list[str]:
-    """Say where boxes reach beyond their source, and where crops are larger than what they are cut from and so get mirrored.
+    """Return where boxes reach beyond their source, and where crops are larger than what they are cut from and so get mirrored.
 
     Real pairs are left out: boxes are not for them, and parts of them that are too small are refused.
 
@@ -295,7 +295,7 @@ def split_box(box: Box, share: float, gap: int, grain: Triple = (1, 1, 1)) -> tu
     box : Box
         What to split.
     share : float
-        Of the axis for validation, at its end; 0 for none.
+        Share of the axis for validation, at its end; 0 for none.
     gap : int
         Voxels between the two that are left out.
     grain : tuple of int

@@ -34,7 +34,7 @@ _AT_ONCE = 2**20  # points
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where a texture is drawn.
+    """The grid on which a texture is drawn.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ def draw_textures(
     voxel_size : tuple of float
         nm along z, y, x. Textures are isotropic in nm; a voxel larger than a grain shows it paler.
     kinds : tuple of str
-        Of `TEXTURES`; all by default. Regions of about a micrometre hold one each, with a membrane where two kinds meet;
+        Names in `TEXTURES`; all by default. Regions of about a micrometre hold one each, with a membrane where two kinds meet;
         a volume of one kind has no such borders.
     seed : int
         Another seed, another volume; all arguments the same, the same bytes.

@@ -129,7 +129,7 @@ def describe(config: TrainConfig) -> dict[str, Any]:
 
 
 def find_no_gain(card: ModelCard) -> str | None:
-    """Say that a trained model is no better than linear enlargement, None where it is better or was not measured."""
+    """Return a warning where a trained model is no better than linear enlargement, None where it is better or not measured."""
     psnr: dict[str, list[float]] = {"linear": [], "net": []}
     for metric in card.provenance.metrics:
         psnr[metric.method].append(metric.psnr)
@@ -148,7 +148,7 @@ def make_card(network: UNet, sampler: Sampler) -> ModelCard:
     network : UNet
         With the trained weights, in eval mode.
     sampler : Sampler
-        Of its training.
+        Sampler of its training.
     """
     config, architecture = sampler.config, sampler.config.architecture
     overlap, trim = measure_overlap(network, sampler)
@@ -183,7 +183,7 @@ def make_card(network: UNet, sampler: Sampler) -> ModelCard:
 
 
 def describe_recipe(config: TrainConfig, sources: Sequence[Source]) -> str:
-    """Say in a few sentences how the pairs were made."""
+    """Describe in a few sentences how the pairs were made."""
     scale = _times(config.architecture.scale)
     if config.blind_spot is not None:
         return "Noisy images alone, with voxels hidden from the network (Noise2Void)."

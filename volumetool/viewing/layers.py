@@ -40,7 +40,7 @@ class Layer:
     window : tuple of float, optional
         Grey values of black and white.
     job : Plan, optional
-        Of the job that wrote the volume, or is writing it.
+        Folder of the job that wrote the volume, or is writing it.
     read_as : tuple of float, optional
         Voxel size, in m, that the client reads from the metadata of an OME-Zarr image at a URL, where it is another one.
     """
@@ -59,7 +59,7 @@ class Layer:
 
     @property
     def voxel_size(self) -> Size:
-        """Of the finest level, in nm."""
+        """Voxel size of the finest level, in nm."""
         return self.volume.levels[0].voxel_size
 
     @property
@@ -115,7 +115,7 @@ class Layer:
 
 
 def _client_sees_voxel_size(volume: Volume) -> bool:
-    """Say whether the client finds a voxel size in the metadata at or below the volume's URL."""
+    """Return whether the client finds a voxel size in the metadata at or below the volume's URL."""
     if volume.driver != "n5":
         return False
     stored = [read_json(url, "attributes.json") or {} for url in (volume.url, join_url(volume.url, volume.levels[0].path))]

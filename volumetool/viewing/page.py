@@ -59,7 +59,7 @@ class Page(neuroglancer.viewer_base.ViewerBase):  # type: ignore[misc]  # neurog
 
     @property
     def link(self) -> str:
-        """What a browser opens."""
+        """URL that a browser opens."""
         return f"{self.origin}/v/{self.token}/"
 
     def get_viewer_url(self) -> str:

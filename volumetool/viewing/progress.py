@@ -80,9 +80,9 @@ class RegionMap:
     states : numpy.ndarray of uint8, shape (z, y, x) of the region grid
         The largest of all channels; see `LEGEND`.
     seconds : numpy.ndarray of float32, same shape
-        Of the slowest channel; -1 where no record is.
+        Time of the slowest channel in seconds; -1 where there is no record.
     consistency : numpy.ndarray of float32, same shape
-        Of the channel that departs most from its input, in data windows; -1 where no record says it.
+        Consistency of the channel that departs most from its input, in data windows; -1 where no record has it.
     """
 
     def __init__(self, plan: Plan) -> None:

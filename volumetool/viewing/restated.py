@@ -37,12 +37,12 @@ _TOLERANCE = 1e-6
 
 
 def is_image(volume: Volume) -> bool:
-    """Say whether a volume is a whole OME-Zarr image, not a single level of one."""
+    """Return whether a volume is a whole OME-Zarr image, not a single level of one."""
     return volume.format.startswith("ome-zarr") and volume.levels[0].path != ""
 
 
 def is_placed(volume: Volume) -> bool:
-    """Say whether the client finds where a volume's voxels are in the metadata, and reads them as volumetool does."""
+    """Return whether the client finds where a volume's voxels are in the metadata, and reads them as volumetool does."""
     return is_image(volume) or volume.format == "precomputed"
 
 
@@ -180,7 +180,7 @@ def _stored_axes(image: Found) -> list[dict[str, Any]]:
 
 
 def _is_known(unit: object) -> bool:
-    """Say whether the client knows a unit: it refuses the others."""
+    """Return whether the client knows a unit: it refuses the others."""
     return is_long_name(unit) or (isinstance(unit, str) and (unit in _TIMES or unit.endswith("second")))
 
 

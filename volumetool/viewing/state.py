@@ -28,7 +28,7 @@ _PER_ROW = 3
 
 @dataclass(frozen=True)
 class Look:
-    """How volumes are looked at.
+    """The view of volumes.
 
     Attributes
     ----------

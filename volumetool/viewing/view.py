@@ -29,14 +29,14 @@ HOSTED = "https://neuroglancer-demo.appspot.com/"
 
 @dataclass(frozen=True)
 class Listen:
-    """Where to listen.
+    """The sockets to listen on.
 
     Attributes
     ----------
     host : str
         An address of this machine; loopback is for this machine alone.
     port : int
-        Of the page; volumes are served on the next one. 0 chooses free ones.
+        Port of the page; volumes are served on the next one. 0 chooses free ones.
     """
 
     host: str = LOOPBACK
@@ -54,7 +54,7 @@ class View:
     layers : list of Layer
         What is shown.
     ports : tuple of int
-        Of the page and of the volumes.
+        Ports of the page and of the volumes.
     overlay : Overlay, optional
         The progress of a job.
     """
@@ -66,7 +66,7 @@ class View:
 
     @property
     def link(self) -> str:
-        """What a browser opens."""
+        """URL that a browser opens."""
         return self.page.link
 
     @property

@@ -30,7 +30,7 @@ def closing(token: str | None = None) -> dict[str, Any]:
     Parameters
     ----------
     token : str, optional
-        Of the scheduler's dashboard; without one it has none.
+        Token of the scheduler's dashboard; without one it has none.
     """
     preload = {f"distributed.{node}.preload": [__name__] for node in ("scheduler", "worker", "nanny")}
     link = {"distributed.dashboard.link": f"http://{{host}}:{{port}}{_prefix(token)}/status"} if token else {}

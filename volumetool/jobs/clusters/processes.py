@@ -45,7 +45,7 @@ class _Process:
     Attributes
     ----------
     name : str
-        Which the scheduler knows it by.
+        Name by which the scheduler knows it.
     popen : subprocess.Popen
         The process.
     known : bool
@@ -60,7 +60,7 @@ class _Process:
     unseen: int = 0
 
     def look(self, known: bool) -> bool:  # noqa: FBT001  (what the scheduler says)
-        """Say whether it works, or may still begin to."""
+        """Return whether it works, or may still begin to."""
         self.known |= known
         self.unseen = 0 if known else self.unseen + 1
         return self.popen.poll() is None and self.unseen < (GIVEN_UP if self.known else LATE)

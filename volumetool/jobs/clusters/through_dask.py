@@ -263,7 +263,7 @@ def settings(folder: Path, token: str | None) -> Iterator[None]:
     folder : Path
         For their files.
     token : str, optional
-        Of the dashboard; without one there is none.
+        Token of the dashboard; without one there is none.
     """
     lenient = {"distributed.scheduler.allowed-failures": ALLOWED_FAILURES}
     with dask.config.set({**lenient, **closing(token), "temporary-directory": str(folder)}):

@@ -52,7 +52,7 @@ def open_images(path: str | os.PathLike[str], *, gaps: Gaps = "refuse") -> Image
 
 
 def holds_images(path: str | os.PathLike[str]) -> bool:
-    """Say whether a path is a TIFF file or a folder with TIFF files in it."""
+    """Return whether a path is a TIFF file or a folder with TIFF files in it."""
     place = absolute_path(path)
     return (place.is_file() and is_tiff(place)) or (place.is_dir() and bool(section_files(place)))
 

@@ -22,7 +22,7 @@ TEMPORARY = frozenset({".tmp", ".temp", ".part", ".partial", ".filepart", ".crdo
 
 @dataclass(frozen=True)
 class Pattern:
-    """What the names of all sections have in common.
+    """The common parts of the names of all sections.
 
     Attributes
     ----------
@@ -38,17 +38,17 @@ class Pattern:
 
 
 def is_tiff(path: str | Path) -> bool:
-    """Say whether a file has the name of a TIFF image."""
+    """Return whether a file has the name of a TIFF image."""
     return str(path).lower().endswith(_SUFFIXES)
 
 
 def may_hold_a_section(name: str) -> bool:
-    """Say whether a file has the name of a finished TIFF image: it is not hidden, and tells of no writer."""
+    """Return whether a file has the name of a finished TIFF image: it is not hidden, and tells of no writer."""
     return is_tiff(name) and name[0] not in ".~" and not is_temporary(name)
 
 
 def is_temporary(name: str) -> bool:
-    """Say whether a file's name tells that a program is still writing it."""
+    """Return whether a file's name tells that a program is still writing it."""
     return bool(TEMPORARY & {each.lower() for each in Path(name).suffixes})
 
 

@@ -81,7 +81,7 @@ class Page:
 
     @property
     def bytes(self) -> int:
-        """Of its voxels."""
+        """Bytes of its voxels."""
         return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
 
@@ -318,7 +318,7 @@ def grey_values(page: tifffile.TiffPage, stored: npt.NDArray[Any]) -> npt.NDArra
 
 
 def _is_plain(page: tifffile.TiffPage) -> bool:
-    """Say whether the voxels of a page stand uncompressed in one piece."""
+    """Return whether the voxels of a page stand uncompressed in one piece."""
     return bool(page.is_contiguous and page.fillorder == 1 and page.predictor == 1)
 
 
@@ -335,7 +335,7 @@ def read_bands(page: tifffile.TiffPage, plane: int = 0) -> Iterator[tuple[int, n
     page : tifffile.TiffPage
         From `page_at`.
     plane : int
-        Which of the planes that follow each other uncompressed from the page's first byte on.
+        Index among the planes that follow each other uncompressed from the page's first byte on.
     """
     if not plane and page.nbytes <= BAND_BYTES:
         yield 0, page.asarray(maxworkers=1)

@@ -19,7 +19,7 @@ from volumetool.store.images.pages import Page, grey_values, kind, opened, page_
 
 @dataclass(frozen=True)
 class Plane:
-    """Where the voxels of one section stand.
+    """The position of the voxels of one section.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Plane:
     page : int
         Where the directory of its page begins in the file.
     number : int
-        Which of the planes of that page; ImageJ writes one page for all sections of a large file.
+        Index among the planes of that page; ImageJ writes one page for all sections of a large file.
     """
 
     file: str
@@ -102,7 +102,7 @@ class ImageStack:
         start, stop : int
             Sections, counted from 0.
         rows : slice, optional
-            Which y of each section; only these are kept in memory.
+            Range of y of each section; only these rows are kept in memory.
 
         Returns
         -------

@@ -27,7 +27,7 @@ def module_of(array: Array) -> ModuleType:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a block stands while a step works on it.
+    """The position of a block while a step works on it.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Place:
     scale : tuple of int
         Fine voxels per voxel of the step's grid: (1, 1, 1) before the reduction.
     seed, number : int
-        Of the run, and of the step in its recipe; together they name the step's random numbers.
+        Seed of the run, and number of the step in its recipe; together they name the step's random numbers.
     """
 
     origin: Triple
@@ -51,9 +51,9 @@ def mirrored(image: Array, axis: int, before: int, after: int | None = None) -> 
     Parameters
     ----------
     image : array
-        Of any shape.
+        Image of any shape.
     axis : int
-        Which axis grows.
+        Axis that grows.
     before, after : int
         By how many voxels; `after` is `before` unless given.
     """

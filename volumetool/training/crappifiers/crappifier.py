@@ -42,7 +42,7 @@ AnyStep = Annotated[
 
 
 class Crappifier(BaseModel):
-    """What a fast microscope makes of a fine image.
+    """A model of a fast microscope: it degrades a fine image.
 
     Every random number belongs to a voxel's position, and every sum has a fixed order: a volume that is crappified in
     chunks, each with `halo` around it, is bit for bit the volume crappified at once.

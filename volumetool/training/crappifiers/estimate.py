@@ -28,7 +28,7 @@ Point = NDArray[np.float64]
 
 _SEED: Final = 0
 _LEAST_ERROR: Final = 0.005
-"""Of any figure: two volumes of one tissue are not more alike."""
+"""Least error of any figure: two volumes of one tissue are not more alike."""
 
 _LOWER: Final = (0.0, -2.0, -0.8, 0.0, 0.0, 0.0)
 _UPPER: Final = (8.0, 2.0, 0.8, 0.9, 0.9, 0.9)
@@ -47,7 +47,7 @@ _POOR: Final = 1.5
 
 @dataclass(frozen=True)
 class Parameters:
-    """What is fitted.
+    """Parameters of a fit.
 
     Parameters
     ----------
@@ -161,9 +161,9 @@ def fit_crappifier(low: Floats, truth: Floats, scale: Triple, *, step: float = 0
     scale : tuple of int
         Fine voxels per coarse one along z, y, x.
     step : float
-        Of the grey values that `low` is rounded to, on 0..1; 1 / 255 for a whole range of uint8, 0 for floats.
+        Step of the grey values that `low` is rounded to, on 0..1; 1 / 255 for a whole range of uint8, 0 for floats.
     name : str
-        Of the recipe.
+        Name of the recipe.
 
     Returns
     -------

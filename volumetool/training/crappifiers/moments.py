@@ -45,7 +45,7 @@ class Moments:
     values : numpy.ndarray of float64, shape (figures,)
         Logarithms of the power in bands of frequency and of the fine grain in classes of brightness, then quantiles.
     covariance : numpy.ndarray of float64, shape (figures, figures)
-        Of their errors.
+        Covariance of their errors.
     """
 
     values: Floats

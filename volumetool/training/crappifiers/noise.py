@@ -118,7 +118,7 @@ class LocalGaussian(Step):
     factor : float
         Variance over brightness, on 0..1; 0.05 in PSSR's EM recipe ``em_AG_D_sameas_preprint``.
     sigma : float
-        Of the Gaussian blur along y and x, in fine voxels; 3 there.
+        Standard deviation of the Gaussian blur along y and x, in fine voxels; 3 there.
     """
 
     kind: Literal["local-gaussian"] = "local-gaussian"
@@ -152,7 +152,7 @@ class SaltAndPepper(Step):
     kind : {"salt-and-pepper"}
         Names the step.
     share : float
-        Of all voxels, in 0..1; half of them turn white, half black.
+        Share of all voxels, in 0..1; half of them turn white, half black.
     """
 
     kind: Literal["salt-and-pepper"] = "salt-and-pepper"

@@ -56,12 +56,12 @@ class Basis:
 
     @property
     def voxel_size(self) -> Size:
-        """Of the input's level, in nm."""
+        """Voxel size of the input's level, in nm."""
         return self.volume.levels[self.job.level].voxel_size
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the output."""
+        """Data type of the output."""
         return np.dtype(self.spec.dtype)
 
     @property

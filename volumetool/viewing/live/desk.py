@@ -105,7 +105,7 @@ class Desk:
         return True
 
     def guess(self, places: Sequence[Place]) -> None:
-        """Say what will probably be wished for next, nearest first; a new guess replaces the one before."""
+        """Return what will probably be wished for next, nearest first; a new guess replaces the one before."""
         with self._changed:
             self._guesses = list(reversed(places))
             self._forget_known()

@@ -34,14 +34,14 @@ class PoliteEngine(Engine):
     Parameters
     ----------
     engine : Engine
-        Whose network it is.
+        Owner of the network.
     desk : Desk
         Lends it, and keeps patches.
 
     Attributes
     ----------
     channel : int
-        Of the region that is computed.
+        Channel of the region that is computed.
     """
 
     def __init__(self, engine: Engine, desk: Desk) -> None:
@@ -75,11 +75,11 @@ class Filling:
     Parameters
     ----------
     worker : Worker
-        Of the job; its engine is replaced.
+        Worker of the job; its engine is replaced.
     ledger : Ledger
-        Of the job; the process owns it.
+        Ledger of the job; the process owns it.
     desk : Desk
-        Whose network it is.
+        Owner of the network.
     """
 
     def __init__(self, worker: Worker, ledger: Ledger, desk: Desk) -> None:

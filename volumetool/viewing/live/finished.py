@@ -32,7 +32,7 @@ class Finished:
     plan : Plan
         The job's plan.
     ledger : Ledger, optional
-        Of the process that runs the job; without it the one on disk is followed.
+        Ledger of the process that runs the job; without it the one on disk is followed.
     """
 
     def __init__(self, plan: Plan, ledger: Ledger | None) -> None:
@@ -53,12 +53,12 @@ class Finished:
         self.complete = self.complete or (self._ledger.done == self._plan.grid.count and says_complete(self._plan))
 
     def holds(self, level: int, channel: int, box: Box) -> bool:
-        """Say whether every voxel of a box is stored and recorded.
+        """Return whether every voxel of a box is stored and recorded.
 
         Parameters
         ----------
         level, channel : int
-            Of the output.
+            Level of the output, and index on its c axis.
         box : Box
             In the level's voxels.
         """

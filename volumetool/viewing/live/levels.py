@@ -35,7 +35,7 @@ class LiveLevel:
     Attributes
     ----------
     name : str
-        Of its array.
+        Name of its array.
     kind : {"computed", "stored", "input"}
         By the network, from the job's output, or from the input.
     grid : LevelGrid
@@ -64,9 +64,9 @@ def computed_levels(spec: OutputSpec, voxel_size: Size, chunk: Triple | None = N
     Parameters
     ----------
     spec : Terms
-        Of the job.
+        Spec of the job.
     voxel_size : tuple of float
-        Of the input, in nm.
+        Voxel size of the input, in nm.
     chunk : tuple of int, optional
         Instead of one section at a time, or of the job's.
     """

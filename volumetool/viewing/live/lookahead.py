@@ -33,7 +33,7 @@ class Lookahead:
         self._seen: list[set[tuple[int, int]]] = [set(), set()]  # (y, x) in the section before, and in this one
 
     def seen(self, places: Sequence[Place]) -> list[Place]:
-        """Take in what is looked at, and return what probably follows, nearest first."""
+        """Note what is looked at, and return what probably follows, nearest first."""
         at = (places[0].channel, places[0].z)
         if at != self._at:
             self._turn(at)

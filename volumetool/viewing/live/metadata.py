@@ -29,7 +29,7 @@ class LiveLayout:
     Attributes
     ----------
     dtype : str
-        Of the output.
+        Data type of the output.
     channels : int or None
         Length of the c axis; None for none.
     fill_value : float
@@ -87,7 +87,7 @@ def encode_chunk(layout: LiveLayout, number: int, voxels: NDArray[Any]) -> bytes
     layout : LiveLayout
         The volume.
     number : int
-        Which level.
+        Number of the level.
     voxels : numpy.ndarray, shape (z, y, x)
         At most a chunk; what a face cuts off is filled.
     """

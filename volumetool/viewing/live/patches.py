@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Patch:
-    """What the network made of a patch.
+    """The output of a patch.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class PatchMaker:
         return made
 
     def is_current(self, place: Place, patch: Patch) -> bool:
-        """Say whether the input of a patch is still what it was made from."""
+        """Return whether the input of a patch is still what it was made from."""
         try:
             return self._stored.state(place.channel, [self._window(place)]).digest == patch.state
         except VolumetoolError:
@@ -160,7 +160,7 @@ def blend_box(spec: OutputSpec, channel: int, box: Box, patches: Mapping[Place, 
     spec : OutputSpec
         What decides the bytes.
     channel : int
-        Which channel.
+        Index on the c axis.
     box : Box
         In voxels of level 0.
     patches : mapping of Place to Patch

@@ -41,7 +41,7 @@ class Live:
     url : str
         The live volume itself, for any program that reads OME-Zarr over HTTP.
     ports : tuple of int
-        Of the page and of the volumes.
+        Ports of the page and of the volumes.
     opened : Opened
         What is served.
     page : Page
@@ -137,7 +137,7 @@ def first_look(level: Level, lattice: Lattice) -> Look:
     Parameters
     ----------
     level : Level
-        Of the input, that is enhanced.
+        Level of the input that is enhanced.
     lattice : Lattice
         Its patches.
     """

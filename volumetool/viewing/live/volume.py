@@ -46,7 +46,7 @@ class LiveVolume:
     Parameters
     ----------
     levels : Levels
-        Of the volume.
+        Levels of the volume.
     layout : LiveLayout
         Dtype, channels and fill value; its levels are not looked at.
     provenance : mapping

@@ -111,7 +111,7 @@ class LiveVoxels:
         raise changed_while_read("the input", LOOK_AGAIN)
 
     async def is_complete(self) -> bool:
-        """Say whether the job's store has every voxel of every level."""
+        """Return whether the job's store has every voxel of every level."""
         if self._job is None:
             return False
         await self.in_thread(self._job.finished.refresh)

@@ -17,7 +17,7 @@ SETTLE_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Asked:
-    """How a watch counts, fits and ends.
+    """Settings of a watch.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Watched:
-    """How a watch ended.
+    """The result of a watch.
 
     Attributes
     ----------

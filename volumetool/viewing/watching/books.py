@@ -31,7 +31,7 @@ MERGE_RECORDS = 1000
 
 
 class Begun(BaseModel):
-    """How a watch began; what is known is never changed.
+    """The beginning of a watch; what is written is never changed.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ class Begun(BaseModel):
     first : int
         Number of the section at z = 0.
     shape : tuple of int
-        Of every section, y, x.
+        Shape of every section, y, x.
     dtype : str
-        Of every section.
+        Data type of every section.
     voxel_size : tuple of float
         In nm, z, y, x.
     fitted : tuple of int
@@ -50,7 +50,7 @@ class Begun(BaseModel):
     count : int, optional
         Sections in all, where they were counted beforehand.
     translation : tuple of float
-        Of the centre of the first voxel at z = 0, in nm.
+        Position of the centre of the first voxel at z = 0, in nm.
     spec : OutputSpec, optional
         What decides the voxels, known with the first section that is enhanced: of the job over the sections of that time. Its
         statistics are one row for all sections, or one for each.
@@ -83,7 +83,7 @@ class Begun(BaseModel):
 
     @property
     def pattern(self) -> Pattern:
-        """What the names of all sections have in common."""
+        """The common parts of the names of all sections."""
         return Pattern(self.before, self.after)
 
 
@@ -122,7 +122,7 @@ class Tally:
     folder : str
         The job's folder.
     name : {"landed", "enhanced"}
-        Which.
+        The ledger.
     """
 
     def __init__(self, folder: str, name: str) -> None:
@@ -136,12 +136,12 @@ class Tally:
 
     @property
     def done(self) -> int:
-        """How many are done."""
+        """Number that are done."""
         return self._ledger.done
 
     @property
     def failed(self) -> list[int]:
-        """What failed."""
+        """Those that failed."""
         return [int(index) for index in np.flatnonzero(self._ledger.states == FAILED)]
 
     @property

@@ -39,7 +39,7 @@ def compact(plan: Plan, staged: ts.TensorStore, observer: Observer) -> None:
     Parameters
     ----------
     plan : Plan
-        Of the batch job.
+        Plan of the batch job.
     staged : tensorstore.TensorStore
         Level 0 of the growing arrays.
     observer : Observer
@@ -80,7 +80,7 @@ def compact(plan: Plan, staged: ts.TensorStore, observer: Observer) -> None:
 
 
 def is_complete(output: str) -> bool:
-    """Say whether a watch has been finished."""
+    """Return whether a watch has been finished."""
     plan = read_plan(job_url(output))
     if plan is None:
         return False

@@ -94,7 +94,7 @@ class Course:
             self._tell(News("late", "no longer late: every section that can be is enhanced", {"waiting": 0}))
 
     def end(self, count: int) -> None:
-        """Take in that there are so many sections in all: the last ones no longer wait for others."""
+        """Set the number of sections in all: the last ones no longer wait for others."""
         self.begun = self.begun.model_copy(update={"count": count})
         if self._enhanced is not None:
             self._steps = Steps(self._enhanced.lattice, count)
@@ -144,13 +144,13 @@ class Course:
 
     @property
     def staged(self) -> EnhancedShelf:
-        """What is enhanced so far."""
+        """The volume that is enhanced so far."""
         assert self._enhanced is not None  # noqa: S101  (asked for once the volume is finished)
         return self._enhanced
 
     @property
     def newest(self) -> int | None:
-        """Where along z the last section is that is enhanced; None where none is."""
+        """Index along z of the last section that is enhanced; None where none is."""
         if self._enhanced is None or self._steps is None or not self._enhanced.tally.stop:
             return None
         return int(self._steps.sections(self._enhanced.tally.stop - 1)[-1])

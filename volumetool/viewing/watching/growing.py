@@ -28,7 +28,7 @@ STAGED = "growing"
 
 
 VolumeLevels = tuple[LevelGrid, ...]
-"""Of a volume, finest first."""
+"""Levels of a volume, finest first."""
 
 
 def section_levels(shape: Triple, thick: int, voxel_size: Size, translation: Size, most: int = MOST_LEVELS) -> VolumeLevels:
@@ -41,7 +41,7 @@ def section_levels(shape: Triple, thick: int, voxel_size: Size, translation: Siz
     thick : int
         Sections of a shard.
     voxel_size, translation : tuple of float
-        Of level 0, in nm.
+        Voxel size and position of level 0, in nm.
     most : int
         Levels at most; there are as many as it takes until one fits a chunk.
     """

@@ -22,7 +22,7 @@ from volumetool.store.images import open_images
 from volumetool.store.images.names import Pattern, may_hold_a_section, numbered, shared_pattern
 
 Stamp = tuple[int, int, int]
-"""Of a file: its bytes, when it was changed last (ns), and which file it is. Another one means that it is another file."""
+"""State of a file: its bytes, when it was changed last (ns), and its inode. A file with another state is another file."""
 
 Clock = Callable[[], float]
 Report = Callable[[str, str], None]
@@ -36,7 +36,7 @@ class Section:
     Attributes
     ----------
     name : str
-        Of its file, or of the volume.
+        Name of its file, or of the volume.
     pattern : Pattern
         What its name has in common with those of its neighbours.
     number : int
@@ -46,7 +46,7 @@ class Section:
     voxel_size : tuple of float, optional
         In nm, z, y, x, where the file says it.
     translation : tuple of float
-        Of the centre of the first voxel of section 0, in nm.
+        Position of the centre of the first voxel of section 0, in nm.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Section:
 
 
 class Inbox(Protocol):
-    """Where sections arrive."""
+    """A source of arriving sections."""
 
     def look(self, changed: Iterable[str] = ()) -> bool:
         """Look for what is new; say whether anything waits to stand still.
@@ -73,7 +73,7 @@ class Inbox(Protocol):
         """Return the first section, by number, that is whole and was not taken before; None where there is none."""
 
     def refuse(self, section: Section, why: str) -> None:
-        """Say that a section that was given out is not wanted: it is reported, and taken again once its file has changed."""
+        """Refuse a section that was given out: it is reported, and taken again once its file has changed."""
 
     def pass_over(self, pattern: Pattern, numbers: Container[int]) -> None:
         """Take sections that an earlier run has for taken, without reading them."""

@@ -66,7 +66,7 @@ def _voxel_size(section: Section, job: Job) -> Size:
 
 
 def unlike(section: Section, begun: Begun) -> str | None:
-    """Say why a section does not belong to a watch, None where it does."""
+    """Return why a section does not belong to a watch, None where it does."""
     shape, last = tuple(section.voxels.shape), None if begun.count is None else begun.first + begun.count - 1
     if section.pattern != begun.pattern:
         return f"it is named {section.pattern}, the others are {begun.pattern}"

@@ -37,7 +37,7 @@ class RawShelf:
     begun : Begun
         How the watch began.
     tally : Tally
-        Of the sections that are in it.
+        Ledger of the sections that are in it.
     """
 
     def __init__(self, url: str, begun: Begun, tally: Tally) -> None:
@@ -82,7 +82,7 @@ class EnhancedShelf:
     begun : Begun
         What of it holds for all sections.
     tally : Tally
-        Of its steps.
+        Ledger of its steps.
     """
 
     def __init__(self, url: str, resolved: Resolved, begun: Begun, tally: Tally) -> None:
@@ -97,7 +97,7 @@ class EnhancedShelf:
 
     @property
     def lattice(self) -> Lattice:
-        """Of the job; where the number of sections is open its length along z counts for nothing."""
+        """Lattice of the job; where the number of sections is open, its length along z is not used."""
         return self._resolved.spec.lattice
 
     def prepare(self, depth: int) -> None:

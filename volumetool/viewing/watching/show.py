@@ -65,7 +65,7 @@ class WatchPage:
 
     @property
     def link(self) -> str:
-        """What a browser opens."""
+        """URL that a browser opens."""
         return self.page.link
 
     @property

@@ -51,7 +51,7 @@ class Steps:
         return {int(index) for index in seen}
 
     def can_begin(self, step: int, landed: Container[int]) -> bool:
-        """Say whether all that a step needs has landed."""
+        """Return whether all that a step needs has landed."""
         return all(section in landed for section in self.needs(step))
 
     def box(self, step: int) -> Box:

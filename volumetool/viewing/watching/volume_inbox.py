@@ -31,7 +31,7 @@ METADATA = ("zarr.json", ".zgroup", ".zarray", "attributes.json")
 
 
 def is_volume(place: str) -> bool:
-    """Say whether a watched folder is a volume."""
+    """Return whether a watched folder is a volume."""
     return any((local_path(place) / name).is_file() for name in METADATA)
 
 

@@ -140,14 +140,14 @@ class _Loop:
         raise AssertionError("changes never end")
 
     def _go_on(self, course: Course) -> None:
-        """Say what an earlier run has done; its files are not read again."""
+        """Return what an earlier run has done; its files are not read again."""
         self._inbox.pass_over(course.begun.pattern, course.landed)
         landed, enhanced = len(course.landed), course.outcome().enhanced
         text = f"going on: {landed} sections have landed so far, {enhanced} of them are enhanced"
         self._tell(News("resumed", text, {"landed": landed, "enhanced": enhanced, "z": course.newest}))
 
     def _look(self, changed: Sequence[str], *, busy: bool) -> bool:
-        """Take in what has arrived; say whether something waits to stand still."""
+        """Read what has arrived; return whether something waits to stand still."""
         now = time.monotonic()
         if not changed and not busy and now - self._listed < LIST_SECONDS:
             return False
