@@ -41,7 +41,7 @@ class Loss:
 
 @dataclass
 class _Disk:
-    """Possible contents of the disk: of every path those since the last sync, oldest first, and the files that are not synced."""
+    """Possible contents of the disk: of every path those since the last sync, oldest first, and files that are not synced."""
 
     versions: dict[str, list[int | None]]
     unsynced: set[int] = field(default_factory=set)
