@@ -135,37 +135,3 @@ def suiting(log_format: LogFormat, lines: Callable[..., Any], bars: Callable[[],
         return
     with closing(bars()) as shown:
         yield shown
-
-
-@contextmanager
-def counting(label: str) -> Iterator[Any]:
-    """Yield a function that is told (done, in all); it moves a bar on a terminal, elsewhere it prints a line a minute."""
-    with counting_each(label) as (count,):
-        yield count
-
-
-@contextmanager
-def counting_each(*labels: str) -> Iterator[list[Any]]:
-    """Yield a function as that of `counting` for each of several things that follow each other."""
-    if not can_draw():
-        yield [_Share(label) for label in labels]
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bars:
-        tasks = [bars.add_task(label, total=None) for label in labels]
-        yield [lambda done, total, task=task: bars.update(task, completed=done, total=total) for task in tasks]
-
-
-class _Share:
-    """Says in plain lines what share is done, at most once a minute."""
-
-    def __init__(self, label: str) -> None:
-        self._label, self._said = label, time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._said >= LINE_SECONDS:
-            self._said = now
-            say(f"{time.strftime('%H:%M:%S')} {self._label}: {done / max(1, total):.1%}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from volumetool.cli._progress import counting
+from volumetool.cli._progress import observing
 from volumetool.cli.options import ForceVoxelSize, Json, VoxelSize, local_path, numbers
 from volumetool.cli.tables import say
 
@@ -54,8 +54,8 @@ def bench(
     z, y, x = (int(n) for n in numbers(size, "--size") or ())
     options: dict[str, Any] = {"model": model, "roi": roi, "workers": workers, "device": device, "precision": precision}
     options |= {"batch": batch, "voxel_size": voxel_size, "force_voxel_size": force_voxel_size}
-    with counting("measuring") as progress:
-        result = measure(input, pairs=pairs, size=(z, y, x), scratch=scratch, progress=progress, **options)
+    with observing() as observer:
+        result = measure(input, pairs=pairs, size=(z, y, x), scratch=scratch, observer=observer, **options)
     for note in result.notes:
         say(f"warning: {note}")
     run = describe_run(result)

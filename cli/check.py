@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, NoReturn
 
 import typer
-from volumetool.cli._progress import counting
+from volumetool.cli._progress import observing
 from volumetool.cli.options import AllowHost, Json
 from volumetool.cli.tables import say
 
@@ -69,9 +69,8 @@ def verify(
         extent = make_extent("full", None, recompute, seed)
         _adopt(output, as_json, extent=extent, source=source, sections=sections, allow_hosts=allow_host or [])
     extent = make_extent(level, sample, recompute, seed)
-    with counting("verifying") as progress:
-        steps = iter(range(1, 2**62))
-        plan, report = verify_output(output, lambda: progress(next(steps), None), extent, allow_host or [])
+    with observing() as observer:
+        plan, report = verify_output(output, extent, allow_host or [], observer)
     marked = condemn(plan, report) if repair and plan is not None else 0
     if as_json:
         print(json.dumps(report.as_dict() | {"marked": marked}))
@@ -87,9 +86,8 @@ def _adopt(output: str, as_json: bool, **asked: Any) -> NoReturn:
     from volumetool.jobs.clash import resume_command
     from volumetool.jobs.folder import stored_plan
 
-    with counting("adopting") as progress:
-        steps = iter(range(1, 2**62))
-        report = adopt(output, lambda: progress(next(steps), None), **asked)
+    with observing() as observer:
+        report = adopt(output, observer=observer, **asked)
     plan = stored_plan(output)
     if as_json:
         print(json.dumps(report.as_dict() | {"adopted": report.regions, "of": plan.grid.count}))

@@ -6,7 +6,7 @@ import json
 from typing import Annotated, Literal
 
 import typer
-from volumetool.cli._progress import counting_each
+from volumetool.cli._progress import observing
 from volumetool.cli.options import ForceVoxelSize, Json, VoxelSize, numbers
 from volumetool.cli.tables import say
 
@@ -40,8 +40,8 @@ def convert(
         say(f"{name:<8}{text}")
     check_room(plan)
     if not dry_run:
-        with counting_each("converting", "coarser levels") as (progress, coarser):
-            convert_volume(plan, overwrite=overwrite, progress=progress, coarser=coarser)
+        with observing() as observer:
+            convert_volume(plan, overwrite=overwrite, observer=observer)
     if as_json:
         facts = {
             "output": plan.url,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from volumetool.cli._progress import counting
+from volumetool.cli._progress import observing
 from volumetool.cli.options import Json, local_path, numbers
 from volumetool.cli.tables import say
 
@@ -75,8 +75,8 @@ def crappify(
     plan = plan_crappification(asked)
     print_plan(plan)
     if not dry_run:
-        with counting("crappifying") as progress:
-            crappify_volume(plan, overwrite=overwrite, progress=progress)
+        with observing() as observer:
+            crappify_volume(plan, overwrite=overwrite, observer=observer)
     if as_json:
         first = plan.layout.levels[0]
         facts = {"output": output, "shape": first.shape, "voxel_size": first.voxel_size, "levels": len(plan.layout.levels)}

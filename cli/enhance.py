@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from volumetool.cli._progress import observing
+from volumetool.cli._progress import LogFormat, observing
 from volumetool.cli.job_options import given, job_options
 from volumetool.cli.options import AllowHost, Json, local_path
 from volumetool.cli.tables import say
@@ -25,9 +25,7 @@ def enhance(
     config: Annotated[Path | None, typer.Option(metavar="FILE", parser=local_path, help="Job file, YAML; options win.")] = None,
     allow_host: AllowHost = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
-    log_format: Annotated[
-        str, typer.Option(metavar="auto|json", help="Bars or plain lines, or one line of JSON an event.")
-    ] = "auto",
+    log_format: Annotated[LogFormat, typer.Option(help="auto: bars or plain lines; json: one line an event.")] = "auto",
     as_json: Json = False,
     **options: Any,
 ) -> None:
@@ -39,12 +37,13 @@ def enhance(
     from volumetool.jobs.run import run
 
     job = _job(given({"input": input, "output": output, **options}), config, allow_host or [])
-    decided = plan(job)
+    with observing(log_format) as observer:
+        decided = plan(job, observer)
     if dry_run:
         _print_plan(decided, as_json=as_json)
         return
     _begin(decided)
-    with observing("json" if log_format == "json" else "auto") as observer:
+    with observing(log_format) as observer:
         try:
             outcome = run(decided, observer)
         except KeyboardInterrupt:

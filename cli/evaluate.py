@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from volumetool.cli._progress import counting
+from volumetool.cli._progress import observing
 from volumetool.cli.options import Json, local_path
 from volumetool.cli.tables import say
 
@@ -107,8 +107,8 @@ def _score(request: Request, report: Path | None, *, as_json: bool) -> None:
     from volumetool.quality.evaluation import evaluate as evaluate_volumes
     from volumetool.quality.findings import protocol_words
 
-    with counting("scoring") as progress:
-        found = evaluate_volumes(request, progress)
+    with observing() as observer:
+        found = evaluate_volumes(request, observer)
     if as_json:
         print(json.dumps(found.as_dict()))
     else:

@@ -6,7 +6,7 @@ import json
 from typing import Annotated
 
 import typer
-from volumetool.cli._progress import counting
+from volumetool.cli._progress import observing
 from volumetool.cli.options import Json, VoxelSize, given_size
 from volumetool.cli.tables import say
 
@@ -21,8 +21,8 @@ def pyramid(
     from volumetool.jobs.pyramid import build_pyramid
 
     size = given_size(voxel_size)
-    with counting("building levels") as progress:
-        built = build_pyramid(volume, nodata=nodata, voxel_size=size, progress=progress)
+    with observing() as observer:
+        built = build_pyramid(volume, nodata=nodata, voxel_size=size, observer=observer)
     if as_json:
         levels = [{"path": level.path, "shape": level.shape, "voxel_size": level.voxel_size} for level in built.levels]
         print(json.dumps({"volume": built.url, "levels": levels}))

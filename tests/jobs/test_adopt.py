@@ -41,7 +41,7 @@ def lose_folder(options: Options) -> None:
 
 
 def adopted(options: Options, **asked: Any) -> Report:
-    return adopt(options["output"], lambda: None, **asked)
+    return adopt(options["output"], **asked)
 
 
 def refused(options: Options, **asked: Any) -> str:

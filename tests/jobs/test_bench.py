@@ -14,6 +14,7 @@ from volumetool.cli.main import main
 
 from volumetool.enhancement.stopwatch import STAGES
 from volumetool.errors import ConfigError, DataError, ResourceError
+from volumetool.events import Event, Progressed
 from volumetool.jobs import arithmetic
 from volumetool.jobs import bench as module
 from volumetool.jobs.arithmetic import count_operations, product_rate
@@ -121,9 +122,9 @@ def test_made_up_volumes_have_their_size_and_depend_on_the_seed() -> None:
 
 
 def test_a_small_run_measures_both_and_leaves_nothing(volume: str, tmp_path: Path) -> None:
-    scratch, steps = tmp_path / "scratch", []
+    scratch, told = tmp_path / "scratch", list[Event]()
     scratch.mkdir()
-    found = bench(volume, pairs=2, model=MODEL, scratch=scratch, progress=lambda done, total: steps.append((done, total)))
+    found = bench(volume, pairs=2, model=MODEL, scratch=scratch, observer=told.append)
     assert len(found.pairs) == 2
     for each in found.pairs:
         assert min(each.network, each.write, each.job, each.job_network) > 0
@@ -133,7 +134,7 @@ def test_a_small_run_measures_both_and_leaves_nothing(volume: str, tmp_path: Pat
     assert found.input_shape == (3, 50, 60)
     assert found.output_shape == (3, 200, 240)
     assert found.ratio > 0
-    assert steps == [(1, 5), (3, 5), (5, 5)]
+    assert told == [Progressed("measuring", done, 5) for done in (0, 1, 3, 5)]
     assert list(scratch.iterdir()) == []
 
 

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from volumetool.errors import ConfigError, InputError, OutputError, ResourceError
+from volumetool.events import Event
 from volumetool.geometry import plan_levels
 from volumetool.jobs import crappify as job
 from volumetool.jobs.crappify import Crappification, crappify_volume, plan_crappification
@@ -125,11 +126,11 @@ def test_a_fine_volume_that_is_written_to_meanwhile_is_told(fine: Path) -> None:
     plan = plan_crappification(asked(fine))
     chunk = next(file for file in fine.rglob("*") if file.is_file() and not file.name.startswith((".z", "zarr")))
 
-    def meddle(*_: int) -> None:
+    def meddle(_: Event) -> None:
         os.utime(chunk, ns=(7, 7))
 
     with pytest.raises(InputError) as caught:
-        crappify_volume(plan, progress=meddle)
+        crappify_volume(plan, observer=meddle)
     assert caught.value.code == "input.changed"
     assert open_volume(plan.request.output).attributes["status"] == "unfinished"
 
@@ -137,11 +138,11 @@ def test_a_fine_volume_that_is_written_to_meanwhile_is_told(fine: Path) -> None:
 def test_an_interrupted_run_goes_on_and_other_settings_are_refused(fine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_crappification(asked(fine))
 
-    def stop(*_: int) -> None:
+    def stop(_: Event) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        crappify_volume(plan, progress=stop)
+        crappify_volume(plan, observer=stop)
     assert open_volume(plan.request.output).attributes["status"] == "unfinished"
     first = voxels(crappify_volume(plan).url)
     assert np.array_equal(voxels(crappify_volume(plan).url), first)

@@ -66,7 +66,7 @@ def delete(file: Path, random: Random) -> None:  # noqa: ARG001
 
 
 def report_of(output: str, extent: Extent) -> Report:
-    return verify_output(output, None, extent)[1]
+    return verify_output(output, extent)[1]
 
 
 def find_all(output: str, extent: Extent, how: Break, number: int) -> None:
@@ -236,7 +236,7 @@ def test_lost_metadata_cost_no_finished_region(copy: dict[str, Any], which: str,
         run(**copy)
     assert (caught.value.code, tree(output) | tree(ledger)) == ("output.damaged", left)
     assert f"volumetool verify {output} --repair" in caught.value.hint
-    plan, report = verify_output(copy["output"], None, Extent("structure"))
+    plan, report = verify_output(copy["output"], Extent("structure"))
     assert plan is not None
     assert condemn(plan, report) == 1
     outcome = run(**copy)

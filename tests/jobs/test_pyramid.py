@@ -13,6 +13,7 @@ import tifffile
 from small_jobs import SMALL, attributes, noise, run, write_input
 
 from volumetool.errors import ConfigError, InputError, OutputError
+from volumetool.events import Event, Progressed
 from volumetool.jobs import demo
 from volumetool.jobs.convert import convert_volume
 from volumetool.jobs.folder import stored_plan
@@ -55,10 +56,10 @@ def test_building_again_gives_the_same_bytes(tmp_path: Path) -> None:
     before = files(tmp_path / "v.zarr")
     coarse = [name for name in before if name.startswith("1/c/")]
     (tmp_path / "v.zarr" / coarse[0]).write_bytes(b"torn")
-    told: list[tuple[int, int]] = []
-    build_pyramid(str(tmp_path / "v.zarr"), progress=lambda done, every: told.append((done, every)))
+    told: list[Event] = []
+    build_pyramid(str(tmp_path / "v.zarr"), observer=told.append)
     assert files(tmp_path / "v.zarr") == before
-    assert told[-1][0] == told[-1][1] == len(told)
+    assert told == [Progressed("coarse levels", done, len(told) - 1) for done in range(len(told))]
 
 
 def test_the_levels_of_an_enhanced_volume_are_built_to_the_same_bytes(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_a_finest_level_that_is_written_to_meanwhile_is_told_and_never_called_co
         convert_volume(plan_conversion(str(tmp_path / "stack.tif"), str(folder), voxel_size=(30.0, 8.0, 8.0)))
     chunk = next(file for file in (folder / open_volume(folder).levels[0].path / "c").rglob("*") if file.is_file())
     with pytest.raises(InputError) as caught:
-        build_pyramid(str(folder), progress=lambda *_: os.utime(chunk, ns=(7, 7)))
+        build_pyramid(str(folder), observer=lambda _: os.utime(chunk, ns=(7, 7)))
     assert caught.value.code == "input.changed"
     found = open_volume(folder)
     assert len(found.levels) == 1 if levels == "new" else found.attributes["status"] == FINEST_ALONE
@@ -108,13 +109,13 @@ def test_a_shard_that_is_deleted_while_the_next_level_is_built_is_missed(tmp_pat
     convert_volume(plan_conversion(str(tmp_path / "stack.tif"), str(folder), voxel_size=(30.0, 8.0, 8.0)))
     before = files(folder)
 
-    def delete(done: int, every: int) -> None:
-        if done == every:
+    def delete(event: Event) -> None:
+        if isinstance(event, Progressed) and event.done == event.total:
             for file in (folder / "1" / "c").rglob("*"):
                 file.unlink() if file.is_file() else None
 
     with pytest.raises(OutputError) as caught:
-        build_pyramid(str(folder), progress=delete)
+        build_pyramid(str(folder), observer=delete)
     assert caught.value.code == "output.damaged"
     assert open_volume(folder).attributes["status"] == FINEST_ALONE
     build_pyramid(str(folder))
@@ -157,11 +158,11 @@ def test_one_level_of_a_volume_is_not_taken_for_a_volume(tmp_path: Path) -> None
 def test_a_killed_build_leaves_a_volume_of_one_level_and_goes_on(tmp_path: Path) -> None:
     write_one_level(tmp_path, VOXELS)
 
-    def die(_done: int, _every: int) -> None:
+    def die(_: Event) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_pyramid(str(tmp_path), progress=die)
+        build_pyramid(str(tmp_path), observer=die)
     assert len(open_volume(str(tmp_path)).levels) == 1
     assert len(build_pyramid(str(tmp_path)).levels) > 1
     mean = VOXELS.reshape(21, 150, 85, 2).astype(np.float64).mean(axis=3)
@@ -175,15 +176,15 @@ def test_levels_that_are_rebuilt_miss_no_shard_meanwhile_and_complete_is_said_at
     before = files(output)
     plan = stored_plan(str(output))
 
-    def look(done: int, _every: int) -> None:
+    def look(event: Event) -> None:
         assert before.keys() <= files(output).keys()
         assert attributes(output)["status"] == FINEST_ALONE
         assert job_status(plan).state != "complete"
-        if done == 3:
+        if isinstance(event, Progressed) and event.done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_pyramid(str(output), progress=look)
+        build_pyramid(str(output), observer=look)
     assert verify(plan).ok
     build_pyramid(str(output))
     assert files(output) == before

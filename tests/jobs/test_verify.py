@@ -15,6 +15,7 @@ import pytest
 from small_jobs import SMALL, attributes, digest, noise, run, shard_files, tree, write_input
 
 from volumetool.errors import ConfigError, InputError
+from volumetool.events import Event, Progressed
 from volumetool.jobs.clean import Cleaned, clean_output
 from volumetool.jobs.condemn import condemn
 from volumetool.jobs.folder import stored_plan, write_plan
@@ -50,10 +51,11 @@ def copy(finished: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 
 def test_a_sound_output_has_no_finding_and_is_left_as_it_is(plan: Plan) -> None:
     before = tree(Path(plan.job.output).parent)
-    steps: list[None] = []
-    report = verify(plan, lambda: steps.append(None))
+    told: list[Event] = []
+    report = verify(plan, observer=told.append)
     assert (report.ok, report.damaged, report.regions) == (True, [], plan.grid.count)
-    assert len(steps) == report.regions + report.shards
+    shown = report.regions + report.shards
+    assert told == [Progressed("verifying", done, shown) for done in range(shown + 1)]
     assert report.shards > 0
     assert tree(Path(plan.job.output).parent) == before
 

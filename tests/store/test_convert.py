@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from volumetool.errors import DataError, InputError, OutputError, StorageFullError
+from volumetool.events import Event, Progressed
 from volumetool.geometry import Box
 from volumetool.geometry.levels import LevelGrid, plan_levels
 from volumetool.store import convert as convert_module
@@ -50,18 +51,19 @@ def test_a_stack_becomes_a_conformant_volume_with_the_same_voxels(tmp_path: Path
 @pytest.mark.parametrize("memory", [1, 2 * 4 * 8 * 8 * 2, 10**9])
 def test_the_voxels_do_not_depend_on_the_memory(tmp_path: Path, memory: int) -> None:
     tifffile.imwrite(tmp_path / "stack.tif", VOXELS, compression="zlib")
-    seen: list[tuple[int, int]] = []
+    seen: list[Event] = []
     volume = convert(
         tmp_path / "stack.tif",
         str(tmp_path / "v.zarr"),
         voxel_size=SIZE,
         levels=_levels(),
         memory=memory,
-        progress=lambda done, total: seen.append((done, total)),
+        observer=seen.append,
     )
     np.testing.assert_array_equal(volume.open().read().result(), VOXELS)
-    assert seen[-1] == (VOXELS.size, VOXELS.size)
-    assert seen == sorted(seen)
+    done = [event.done for event in seen if isinstance(event, Progressed)]
+    assert done == sorted(done)
+    assert seen[-1] == Progressed("converting", 2 * VOXELS.size, 2 * VOXELS.size)
 
 
 @given(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import islice
 from random import Random
@@ -19,6 +19,7 @@ from volumetool.enhancement.pyramid import shadows
 from volumetool.enhancement.spec import check_version
 from volumetool.enhancement.writer import extend_checksum
 from volumetool.errors import ConfigError, DataError, FingerprintError, OutputError, VolumetoolError
+from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Region, slab_boxes, slabs_of
 from volumetool.jobs.clash import field_lines, told_by_specs
 from volumetool.jobs.coarse import note_unbuilt, region_keys, region_shards
@@ -47,17 +48,15 @@ SAMPLE = 3
 COVERED = 0.9
 """Share of the stored shards of level 0 that whole regions hold."""
 
-Step = Callable[[], None]
-
 
 def adopt(
     output: str,
-    step: Step,
     *,
     extent: Extent | None = None,
     source: str | None = None,
     sections: str | None = None,
     allow_hosts: Collection[str] = (),
+    observer: Observer = ignore,
 ) -> Report:
     """Make the folder of a job anew from its output, and record the regions that are right.
 
@@ -65,8 +64,6 @@ def adopt(
     ----------
     output : str
         The output; its folder is lost.
-    step : callable
-        Called after each region that was looked at.
     extent : Extent, optional
         How many regions are computed again, by default `SAMPLE`, and what chooses them.
     source : str, optional
@@ -75,6 +72,8 @@ def adopt(
         The table of section statistics that the job was given.
     allow_hosts : collection of str
         Hosts that the output may name as those of its input although they are not public.
+    observer : Observer, optional
+        Told by `Progressed` of each region that is looked at.
 
     Returns
     -------
@@ -96,7 +95,7 @@ def adopt(
         ``ledger.owned``.
     """
     folder = job_url(output)
-    with told_by_role(*roles_of(output)), own(folder) as claim:
+    with told_by_role(*roles_of(output)), own(folder, observer) as claim:
         try:
             given = {name: value for name, value in (("input", source), ("sections", sections)) if value is not None}
             worker, extent = _worker_of(output, given, allow_hosts), extent or Extent()
@@ -109,11 +108,12 @@ def adopt(
             claim.withdraw()
             raise
         ledger = _begin(folder, worker)
+        count = counting(observer, "adopting", len(candidates))
         for index in candidates:
             if index not in wrong and (record := _record(worker, plan.grid.region(index))) is not None:
                 ledger.append(record)
                 report.regions += 1
-            step()
+            count(1)
         ledger.flush()
     return report
 

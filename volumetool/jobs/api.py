@@ -56,6 +56,6 @@ def run(job: Job | Plan, observer: Observer = ignore) -> Outcome:
         A plan is run as it is. What its job has done already is kept.
     observer : Observer, optional
         Told what happens, by the events of :mod:`volumetool.events`: `Waiting` for another run to give the output up,
-        `RunStarted`, `RegionEnded` for each region, and `Progressed` for the coarse levels.
+        `RunStarted`, `RegionEnded` for each region, and `Progressed` for statistics and coarse levels.
     """
-    return run_plan(job if isinstance(job, Plan) else plan(job), observer)
+    return run_plan(job if isinstance(job, Plan) else plan(job, observer), observer)

@@ -8,7 +8,7 @@ the floor takes and what the job takes is defined in `floor_seconds` and `job_se
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from volumetool.enhancement.columns import Source, read_columns
 from volumetool.enhancement.engine import Engine
 from volumetool.errors import ConfigError, DataError, ResourceError
+from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, Region, Size, Triple
 from volumetool.jobs.arithmetic import count_operations, product_rate
 from volumetool.jobs.bench_result import BenchResult, Pair
@@ -54,8 +55,6 @@ AT_ONCE = 4
 MEMORY_SHARE = 0.5
 """Share of the free memory that the output, kept for the floor's writing, may take."""
 
-Progress = Callable[[int, int], None]
-
 
 def bench(
     volume: str | None = None,
@@ -63,7 +62,7 @@ def bench(
     pairs: int = 5,
     size: Triple = SIZE,
     scratch: Path | None = None,
-    progress: Progress | None = None,
+    observer: Observer = ignore,
     **options: Any,
 ) -> BenchResult:
     """Measure job against floor, in turns, after one job that is not counted: it loads and warms everything.
@@ -78,8 +77,8 @@ def bench(
         Input voxels of the volume that is made.
     scratch : Path, optional
         Folder on the disk to measure; outputs there are deleted again. By default the system's temporary folder.
-    progress : callable, optional
-        Called with (runs done, runs in all).
+    observer : Observer, optional
+        Told by `Progressed` how many of the runs are done.
     **options
         Any field of :class:`volumetool.Job`, such as ``model="em-x4"``. A ``roi`` is the whole output.
 
@@ -94,7 +93,7 @@ def bench(
     """
     if pairs < 1:
         raise ConfigError("config.pairs", f"{pairs} pairs measure nothing", hint="--pairs 5 gives a median and a spread")
-    done = progress or (lambda _done, _total: None)
+    count = counting(observer, "measuring", 1 + 2 * pairs)
     with scratch_folder("bench", scratch) as folder:
         if volume is None:
             volume = str(folder / "input.zarr")
@@ -106,12 +105,12 @@ def bench(
         totals = open_ledger(plan).totals()
         levels = _stored(plan)
         _delete(plan)
-        done(1, 1 + 2 * pairs)
+        count(1)
         bed = _Bed(plan, levels, Path(folder))
         measured = []
         for number in range(pairs):
             measured.append(bed.pair(number))
-            done(3 + 2 * number, 1 + 2 * pairs)
+            count(2)
     return bed.result(tuple(measured), totals)
 
 

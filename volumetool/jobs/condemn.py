@@ -73,7 +73,7 @@ def check_whole(plan: Plan, ledger: Ledger) -> bool:
         raise gone(folder, f"{PLAN} is {'missing' if stored is None else 'that of another job'}")
     check_output(plan)
     keep_table(plan)
-    report = verify(plan, extent=Extent("structure"))
+    report = verify(plan, Extent("structure"))
     if report.regions != ledger.done:
         raise gone(folder, f"it holds records of {report.regions} finished regions, but {ledger.done} were finished")
     if metadata := [entry["metadata"] for entry in report.damaged if "metadata" in entry]:

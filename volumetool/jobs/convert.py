@@ -5,18 +5,17 @@ from __future__ import annotations
 import shutil
 
 from volumetool.errors import ResourceError
+from volumetool.events import Observer, ignore
 from volumetool.jobs.pyramid import build_pyramid
 from volumetool.machine import existing_folder
 from volumetool.store.conversion import ConversionPlan
-from volumetool.store.convert import Progress, write_finest
+from volumetool.store.convert import write_finest
 from volumetool.store.images import ImageStack
 from volumetool.store.volume import Volume
 from volumetool.units import show_bytes, show_shape, show_size
 
 
-def convert_volume(
-    plan: ConversionPlan, *, overwrite: bool = False, progress: Progress | None = None, coarser: Progress | None = None
-) -> Volume:
+def convert_volume(plan: ConversionPlan, *, overwrite: bool = False, observer: Observer = ignore) -> Volume:
     """Write an OME-Zarr 0.5 volume with all its levels.
 
     Parameters
@@ -25,10 +24,8 @@ def convert_volume(
         From `plan_conversion`.
     overwrite : bool
         Delete another conversion at the output; anything else there is left alone and refused.
-    progress : callable, optional
-        Called with voxels of level 0 that are done and voxels in all.
-    coarser : callable, optional
-        Called with shards of the coarser levels that are written and shards in all.
+    observer : Observer, optional
+        Told by `Progressed` of ``converting``, the finest level, and of ``coarse levels``.
 
     Raises
     ------
@@ -38,8 +35,8 @@ def convert_volume(
         ``resource.disk``: no room for the slab that is gathered.
     """
     check_room(plan)
-    volume = write_finest(plan, overwrite=overwrite, progress=progress)
-    return volume if volume.attributes.get("status") == "complete" else build_pyramid(volume.url, progress=coarser)
+    volume = write_finest(plan, overwrite=overwrite, observer=observer)
+    return volume if volume.attributes.get("status") == "complete" else build_pyramid(volume.url, observer=observer)
 
 
 def check_room(plan: ConversionPlan) -> None:

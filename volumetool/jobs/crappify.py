@@ -6,7 +6,7 @@ The cut into parts is invisible: see `Crappifier`. So memory is bounded whatever
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,11 @@ from volumetool.enhancement.pyramid import build_level, is_stored, require_store
 from volumetool.enhancement.statistics import fit_statistics
 from volumetool.enhancement.stored import Write, read_voxels
 from volumetool.errors import ConfigError, OutputError, ResourceError
+from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_translation, plan_levels, shard_boxes
 from volumetool.jobs.finish import write_status
 from volumetool.machine import memory_limit, usable_cores, usable_memory
 from volumetool.store.chunks import changed_while_read, level_digests, level_states
-from volumetool.store.convert import Progress
 from volumetool.store.create import VolumeLayout, check_output_place, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, contains, delete_prefix
@@ -165,7 +165,7 @@ def plan_crappification(asked: Crappification) -> CrappifyPlan:
     return CrappifyPlan(asked, source, layout, _limits(asked, source), left_out, threads, memory)
 
 
-def crappify_volume(plan: CrappifyPlan, *, overwrite: bool = False, progress: Progress | None = None) -> Volume:
+def crappify_volume(plan: CrappifyPlan, *, overwrite: bool = False, observer: Observer = ignore) -> Volume:
     """Write the degraded volume with all its levels.
 
     The same plan again, after an interruption too, gives the same bytes.
@@ -176,8 +176,8 @@ def crappify_volume(plan: CrappifyPlan, *, overwrite: bool = False, progress: Pr
         From `plan_crappification`.
     overwrite : bool
         Delete another crappification at the output; anything else there is left alone and refused.
-    progress : callable, optional
-        Called with coarse voxels made and in all.
+    observer : Observer, optional
+        Told by `Progressed` how many coarse voxels are made.
 
     Raises
     ------
@@ -192,8 +192,10 @@ def crappify_volume(plan: CrappifyPlan, *, overwrite: bool = False, progress: Pr
     with told_by_role(output_role(url)):
         _prepare(plan, url, overwrite=overwrite)
     states, written = level_states(plan.source, plan.request.level), []
+    every = (layout.channels or 1) * Box.whole(layout.levels[0].shape).voxels
+    count = counting(observer, "crappifying", every)
     for channel in range(layout.channels or 1):
-        written.append((open_for_writing(url, layout, 0, channel), _fill(plan, channel, states[channel][1], progress)))
+        written.append((open_for_writing(url, layout, 0, channel), _fill(plan, channel, states[channel][1], count)))
         for number, grid in enumerate(layout.levels[1:], start=1):
             fine = open_for_writing(url, layout, number - 1, channel)
             coarse = open_for_writing(url, layout, number, channel)
@@ -206,12 +208,11 @@ def crappify_volume(plan: CrappifyPlan, *, overwrite: bool = False, progress: Pr
     return open_volume(url)
 
 
-def _fill(plan: CrappifyPlan, channel: int, check: Check, progress: Progress | None) -> list[Box]:
+def _fill(plan: CrappifyPlan, channel: int, check: Check, count: Callable[[int], None]) -> list[Box]:
     """Write the finest level of a channel; return the shards of which anything is stored."""
-    grid, channels = plan.layout.levels[0], plan.layout.channels or 1
+    grid = plan.layout.levels[0]
     target = open_for_writing(canonical_url(plan.request.output), plan.layout, 0, channel)
-    each = Box.whole(grid.shape).voxels
-    done, stored = channel * each, []
+    stored = []
     with ThreadPoolExecutor(plan.threads) as threads:
         for shard in shard_boxes(grid):
             voxels = np.empty(shard.shape, plan.layout.dtype)
@@ -219,9 +220,7 @@ def _fill(plan: CrappifyPlan, channel: int, check: Check, progress: Progress | N
             parts = list(_parts(shard, plan.request.scale))
             for part, made in zip(parts, threads.map(_Degrader(plan, channel, check), parts), strict=True):
                 voxels[part.shifted(inside).slices] = made
-                done += part.voxels
-                if progress is not None:
-                    progress(done, each * channels)
+                count(part.voxels)
             Write(target, shard, voxels, "output:").finish()
             if is_stored(voxels, target.fill_value):
                 stored.append(shard)

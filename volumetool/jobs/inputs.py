@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from volumetool.enhancement.statistics import Statistics, fit_statistics, no_normalisation
 from volumetool.enhancement.survey import Survey
 from volumetool.errors import ConfigError, InputError, LedgerError, ModelError, OutputError
+from volumetool.events import Observer, Progressed, ignore
 from volumetool.geometry import Box, Triple
 from volumetool.jobs.checks import check_given_size, mask_factor
 from volumetool.jobs.folder import PLAN, job_url, provenance_of, read_plan
@@ -18,7 +19,6 @@ from volumetool.jobs.plan import Plan
 from volumetool.models import Model, fitting_models, load_model
 from volumetool.paths import absolute_path, open_file
 from volumetool.store.chunk_keys import VOLUME_METADATA
-from volumetool.store.convert import Progress
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, is_local, local_path, read_key
 from volumetool.store.open import open_volume
@@ -98,7 +98,7 @@ def open_inputs(job: Job, existing: Plan | None = None) -> Inputs:
 
 
 def section_statistics(
-    inputs: Inputs, existing: Plan | None = None, progress: Progress | None = None
+    inputs: Inputs, existing: Plan | None = None, observer: Observer = ignore
 ) -> tuple[Statistics, Survey | None]:
     """Return the table of section statistics: given, frozen by an earlier run, or fitted now; then with what else was seen."""
     job = inputs.job
@@ -118,8 +118,7 @@ def section_statistics(
 
     def look(channel: int, box: Box, voxels: NDArray[Any]) -> None:
         survey.add(channel, box, voxels)
-        if progress is not None:
-            progress(channel * sections + box.stop[0], inputs.channels * sections)
+        observer(Progressed("section statistics", channel * sections + box.stop[0], inputs.channels * sections))
 
     return fit_statistics(inputs.volume, job.level, percentiles, seed=job.seed, nodata=nodata, seen=look), survey
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from volumetool.errors import ConfigError
+from volumetool.events import Observer, ignore
 from volumetool.jobs.checks import check_place, check_resources, check_sample
 from volumetool.jobs.clash import refuse_other_settings
 from volumetool.jobs.estimate import estimate, left_over, patch_facts, written_bytes
@@ -19,11 +20,10 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.private import refuse_file
 from volumetool.jobs.resolve import Resolved, allowed_memory, count_workers, memory_bound, resolve
 from volumetool.jobs.sample import take_sample
-from volumetool.store.convert import Progress
 from volumetool.store.roles import told_by_role
 
 
-def plan(job: Job, progress: Progress | None = None) -> Plan:
+def plan(job: Job, observer: Observer = ignore) -> Plan:
     """Decide everything about a job before a voxel is written.
 
     Planning an output that a job began before gives that job's plan again, so that running it goes on.
@@ -32,8 +32,8 @@ def plan(job: Job, progress: Progress | None = None) -> Plan:
     ----------
     job : Job
         What is asked for.
-    progress : callable, optional
-        Called with (sections done, sections in all) while statistics are fitted.
+    observer : Observer, optional
+        Told by `Progressed` how many sections the statistics are fitted to.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def plan(job: Job, progress: Progress | None = None) -> Plan:
         ``job.fingerprint``: the output belongs to a job with other settings.
     """
     with told_by_role(*roles_of(job)):
-        resolved, existing = _resolve_for_output(job, progress)
+        resolved, existing = _resolve_for_output(job, observer)
         if existing is None:
             made = plan_anew(resolved)
             check_resources(made.estimates, memory_bound(job))
@@ -95,7 +95,7 @@ def _running(resolved: Resolved) -> dict[str, Any]:
     }
 
 
-def _resolve_for_output(job: Job, progress: Progress | None) -> tuple[Resolved, Plan | None]:
+def _resolve_for_output(job: Job, observer: Observer) -> tuple[Resolved, Plan | None]:
     """Resolve a job, and check it against what an earlier run began at the output; return the plan that goes on, too.
 
     Raises
@@ -116,13 +116,13 @@ def _resolve_for_output(job: Job, progress: Progress | None) -> tuple[Resolved, 
     existing = None if job.overwrite else read_job(job.output)
     if existing is None:
         refuse_foreign_output(job)
-        return resolve(job, progress=progress), None
+        return resolve(job, observer=observer), None
     if open_ledger(existing).done:
-        resolved = resolve(job, existing=existing, progress=progress)
+        resolved = resolve(job, existing=existing, observer=observer)
         refuse_other_settings(existing, job, resolved.spec)
         return resolved, existing
     # No voxel would be lost: the job is begun anew unless it is the very same, whose failed attempts then count on.
-    resolved = resolve(job, progress=progress)
+    resolved = resolve(job, observer=observer)
     probe = resolved.engine.probe(resolved.spec.lattice.patch)
     if (resolved.spec.fingerprint, probe) == (existing.fingerprint, existing.probe):
         return resolved, existing

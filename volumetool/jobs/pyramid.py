@@ -6,15 +6,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 
 from volumetool.enhancement.columns import Source
 from volumetool.enhancement.pyramid import build_level, require_stored
 from volumetool.errors import ConfigError, OutputError
+from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, Size, plan_levels, shard_boxes, whole_ratio
 from volumetool.jobs.finish import write_status
 from volumetool.store.chunks import changed_while_read, level_digests, level_states
-from volumetool.store.convert import FINEST_ALONE, Progress
+from volumetool.store.convert import FINEST_ALONE
 from volumetool.store.create import VolumeLayout, open_for_writing
 from volumetool.store.extend import announce_levels, create_coarser
 from volumetool.store.open import open_volume
@@ -26,7 +26,7 @@ _ROUNDED = 1e-3
 
 
 def build_pyramid(
-    url: str, *, nodata: float | None = None, voxel_size: Size | None = None, progress: Progress | None = None
+    url: str, *, nodata: float | None = None, voxel_size: Size | None = None, observer: Observer = ignore
 ) -> Volume:
     """Write every level of an OME-Zarr 0.5 volume from the level before it; a volume of one level gets the others.
 
@@ -42,8 +42,8 @@ def build_pyramid(
         Value that means leave out; a block of nothing else becomes `nodata` itself. A volume that a job made knows its own.
     voxel_size : tuple of float, optional
         nm, z, y, x, where the metadata do not say it; it decides which axes the first coarser levels halve.
-    progress : callable, optional
-        Called with shards written and shards in all.
+    observer : Observer, optional
+        Told by `Progressed` of each shard.
 
     Raises
     ------
@@ -70,13 +70,13 @@ def build_pyramid(
         write_status(volume.url, FINEST_ALONE)
     states = level_states(volume, 0)
     every = sum(len(list(shard_boxes(grid))) for grid in grids[1:]) * (volume.channels or 1)
-    told, written = _counted(progress, every), []
+    count, written = counting(observer, "coarse levels", every), []
     for channel in range(volume.channels or 1):
         fine = Source(volume.open(0, channel, strict=True), check=states[channel][1])
         for number, grid in enumerate(grids[1:], start=1):
             coarse = open_for_writing(volume.url, target, number, channel)
             clear = partial(delete_torn_shards, coarse, grid, channel=None if volume.channels is None else channel)
-            written.append((coarse, build_level(fine, coarse, grid, nodata=missing, ready=_Ready(clear, told))))
+            written.append((coarse, build_level(fine, coarse, grid, nodata=missing, ready=_Ready(clear, count))))
             fine = Source(coarse)
     for coarse, boxes in written:
         require_stored(coarse, boxes)
@@ -94,17 +94,11 @@ class _Ready:
     """Makes room for a shard where a torn one stands, and counts it."""
 
     clear: Callable[[Box], None]
-    count: Callable[[], None]
+    count: Callable[[int], None]
 
     def __call__(self, box: Box) -> None:
         self.clear(box)
-        self.count()
-
-
-def _counted(progress: Progress | None, every: int) -> Callable[[], None]:
-    """Return a function that tells `progress` how often it was called, of how many times."""
-    numbers = count(1)
-    return lambda: progress(next(numbers), every) if progress is not None else None
+        self.count(1)
 
 
 def _check(volume: Volume) -> None:

@@ -8,6 +8,7 @@ from volumetool.enhancement.device import computes_bfloat16, resolve_device
 from volumetool.enhancement.engine import Engine, Numerics
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.statistics import Statistics
+from volumetool.events import Observer, ignore
 from volumetool.geometry import Box, Lattice, LevelGrid, part_inside
 from volumetool.jobs.checks import check_dtype, check_patch, check_survey, check_voxel_size
 from volumetool.jobs.folder import roles_of
@@ -18,7 +19,6 @@ from volumetool.jobs.memory import MemoryModel
 from volumetool.jobs.pace import Pace, choose_pace, find_paces
 from volumetool.jobs.plan import Plan
 from volumetool.machine import memory_limit, usable_cores, usable_memory
-from volumetool.store.convert import Progress
 from volumetool.store.limits import check_sections, unpacked_chunk
 from volumetool.store.roles import told_by_role
 from volumetool.units import show_bytes
@@ -68,7 +68,7 @@ class Resolved:
 
 
 def resolve(
-    job: Job, *, existing: Plan | None = None, statistics: Statistics | None = None, progress: Progress | None = None
+    job: Job, *, existing: Plan | None = None, statistics: Statistics | None = None, observer: Observer = ignore
 ) -> Resolved:
     """Decide every byte of a job's output.
 
@@ -80,8 +80,8 @@ def resolve(
         Plan of the job that goes on: what was chosen for it stays.
     statistics : Statistics, optional
         Section statistics to use, instead of those that the job names or that would be fitted.
-    progress : callable, optional
-        Called with (sections done, sections in all) while statistics are fitted.
+    observer : Observer, optional
+        Told by `Progressed` how many sections the statistics are fitted to.
 
     Raises
     ------
@@ -89,10 +89,10 @@ def resolve(
         The job cannot be.
     """
     with told_by_role(*roles_of(job)):
-        return _resolve(job, existing, statistics, progress)
+        return _resolve(job, existing, statistics, observer)
 
 
-def _resolve(job: Job, existing: Plan | None, statistics: Statistics | None, progress: Progress | None) -> Resolved:
+def _resolve(job: Job, existing: Plan | None, statistics: Statistics | None, observer: Observer) -> Resolved:
     inputs = open_inputs(job, existing)
     check_sections(job.input, inputs.level.shape[0] * inputs.channels)
     extrapolated, notes = check_voxel_size(job, inputs.model.card, inputs.level.voxel_size)
@@ -108,7 +108,7 @@ def _resolve(job: Job, existing: Plan | None, statistics: Statistics | None, pro
     engine = _engine(inputs, lattice, _pace(inputs, lattice, precision, paces, allowed), precision, threads, numerics)
     survey = None
     if statistics is None:
-        statistics, survey = section_statistics(inputs, existing, progress)
+        statistics, survey = section_statistics(inputs, existing, observer)
     notes += () if survey is None else check_survey(job, inputs.model.card, survey)
     check_dtype(job, inputs.dtype, _window(inputs, statistics))
     spec = _spec(inputs, engine.numerics, statistics, lattice, box, levels)

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from volumetool.enhancement.pyramid import box_of, downsample
 from volumetool.enhancement.writer import extend_checksum
 from volumetool.errors import ConfigError, InputError, LedgerError, VolumetoolError
+from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, shard_boxes, slab_boxes, slabs_of
+from volumetool.jobs.finish import coarse_shards
 from volumetool.jobs.folder import open_ledger, roles_of, stored_plan
 from volumetool.jobs.job import check_places
 from volumetool.jobs.ledger import DONE, Record
@@ -32,7 +34,6 @@ from volumetool.store.create import open_for_writing
 from volumetool.store.roles import told_by_role
 
 Depth = Literal["structure", "stored", "full"]
-Step = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ class Report:
 
 
 def verify_output(
-    output: str, step: Step | None = None, extent: Extent | None = None, allow_hosts: Collection[str] = ()
+    output: str, extent: Extent | None = None, allow_hosts: Collection[str] = (), observer: Observer = ignore
 ) -> tuple[Plan | None, Report]:
     """Verify an output by its name; a plan that cannot be read is the one damage that can be told of then.
 
@@ -168,22 +169,22 @@ def verify_output(
             raise
         return None, Report(damaged=[{"place": str(error.where), "what": str(error)}], extent=extent or Extent())
     with told_by_role(*roles_of(plan.job)):
-        return plan, verify(plan, step, extent, allow_hosts)
+        return plan, verify(plan, extent, allow_hosts, observer)
 
 
-def verify(plan: Plan, step: Step | None = None, extent: Extent | None = None, allow_hosts: Collection[str] = ()) -> Report:
+def verify(plan: Plan, extent: Extent | None = None, allow_hosts: Collection[str] = (), observer: Observer = ignore) -> Report:
     """Compare an output with its ledger; nothing is changed, and damage is reported, never raised.
 
     Parameters
     ----------
     plan : Plan
         The job's stored plan.
-    step : callable, optional
-        Called after each region and each coarse shard.
     extent : Extent, optional
         How much; by default all of it, as deeply as can be.
     allow_hosts : collection of str
         Hosts that the plan, which others may have written, may name as those of its input although they are not public.
+    observer : Observer, optional
+        Told by `Progressed` of each region and each coarse shard.
 
     Raises
     ------
@@ -199,23 +200,20 @@ def verify(plan: Plan, step: Step | None = None, extent: Extent | None = None, a
     if report.extent.recompute:
         check_places(plan.job, allow_hosts)
     ledger = open_ledger(plan)
-    step = step or _nothing
     check_job(plan, ledger, report.damaged)
     shards = Shards(plan, report.damaged)
+    complete = says_status(plan) == "complete"
+    count = counting(observer, "verifying", ledger.done + (coarse_shards(plan) if complete else 0))
     for record in ledger.latest():
         if record.state == "done":
             _verify_region(plan, record, shards, report)
-            step()
-    if says_status(plan) == "complete":
-        _verify_coarse(plan, shards, report, step)
+            count(1)
+    if complete:
+        _verify_coarse(plan, shards, report, count)
     check_strangers(plan, report.damaged)
     if report.extent.recompute and shards.decodable:
         recompute(Worker(plan), np.flatnonzero(ledger.states == DONE).tolist(), report)
     return report
-
-
-def _nothing() -> None:
-    """Do nothing."""
 
 
 def _verify_region(plan: Plan, record: Record, shards: Shards, report: Report) -> None:
@@ -246,7 +244,7 @@ def _verify_voxels(plan: Plan, record: Record, report: Report) -> None:
             report.damaged.append({**where, "level": str(level), "box": str(region.box), "what": what})
 
 
-def _verify_coarse(plan: Plan, shards: Shards, report: Report, step: Step) -> None:
+def _verify_coarse(plan: Plan, shards: Shards, report: Report, count: Callable[[int], None]) -> None:
     """Verify the levels that no region owns: by the record of their shards, and against the level before."""
     nodata = plan.spec.output_nodata
     recorded = shards.coarse()
@@ -263,7 +261,7 @@ def _verify_coarse(plan: Plan, shards: Shards, report: Report, step: Step) -> No
                 if takes and sound and stores is not None and (report.extent.level == "full" or recorded is None):
                     _verify_shard(stores, grid, box, (level, nodata), report)
                 number += 1
-                step()
+                count(1)
 
 
 def _verify_shard(

@@ -9,12 +9,13 @@ libraries at most about 1 GiB is held, however large the volumes are: a tile of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from volumetool.errors import ConfigError
+from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box
 from volumetool.models import Model
 from volumetool.quality.baselines import METHODS, Strength, tune
@@ -48,7 +49,6 @@ _TUNING_TILES = 6
 _TUNING_SIDE = 512
 _ALONE = "FRC needs two independent acquisitions of one field, both restored separately; give the other one with --second"
 
-Progress = Callable[[int, int], None]
 """Called with the tiles done and the tiles in all."""
 
 
@@ -86,14 +86,14 @@ class Request:
     model: Model | None = None
 
 
-def evaluate(request: Request, progress: Progress | None = None) -> Evaluation:
+def evaluate(request: Request, observer: Observer = ignore) -> Evaluation:
     """Score a restored volume, and the classical methods beside it, against its truth.
 
     Parameters
     ----------
     request : Request
-    progress : callable, optional
-        Called with tiles done and in all; every tile counts twice.
+    observer : Observer, optional
+        Told by `Progressed` how many tiles are done; every tile counts twice.
 
     Returns
     -------
@@ -107,13 +107,13 @@ def evaluate(request: Request, progress: Progress | None = None) -> Evaluation:
     DataError
         ``data.unreadable``.
     """
-    return _Run(request, progress or (lambda _done, _total: None)).result()
+    return _Run(request, observer).result()
 
 
 @dataclass
 class _Run:
     request: Request
-    progress: Progress
+    observer: Observer
     matched: Matched = field(init=False)
 
     def __post_init__(self) -> None:
@@ -136,18 +136,18 @@ class _Run:
         self.ring_correlation = FourierCorrelation(self.rings)
 
     def result(self) -> Evaluation:
-        steps = len(self.tiles) * 2
-        for number, tile in enumerate(self.tiles):
+        count = counting(self.observer, "scoring", 2 * len(self.tiles))
+        for tile in self.tiles:
             truth = self.restorer.section(TRUTH, tile.seen)
             for name, sums in self.sums.items():
                 sums.add_moments(tile, self.restorer.section(name, tile.seen), truth)
             if self.tally is not None and self.network is not None:
                 made = np.abs(self.network.restore(tile.owned)[0] - self.matched.read(TRUTH, tile.owned)[0])
                 self.tally.add(self.network.expect_error(tile.owned)[0], made)
-            self.progress(number + 1, steps)
-        for number, tile in enumerate(self.tiles, start=len(self.tiles)):
+            count(1)
+        for tile in self.tiles:
             self._second_pass(tile)
-            self.progress(number + 1, steps)
+            count(1)
         draws = self._draws()
         rows = tuple(self._row(name, drawn) for name, drawn in draws.items())
         protocol = self._protocol()

@@ -16,6 +16,7 @@ import tensorstore as ts
 from pydantic import TypeAdapter, ValidationError
 
 from volumetool.errors import DataError, InputError, OutputError
+from volumetool.events import Observer, counting, ignore
 from volumetool.geometry.box import Box, Size
 from volumetool.geometry.levels import LevelGrid
 from volumetool.store.arrays import read_part, write_part
@@ -46,9 +47,6 @@ READ_KEY = "source_read"
 """Under which it says what those sections were read from: pairs of the last section, and of a digest of the stored chunks from
 the pair before on. Of images the provenance says it."""
 
-Progress = Callable[[int, int], None]
-"""Called with the voxels done so far and the voxels in all."""
-
 Read = list[tuple[int, str]]
 """What `READ_KEY` says."""
 
@@ -63,7 +61,7 @@ def convert(
     voxel_size: Size | None = None,
     levels: tuple[LevelGrid, ...] | None = None,
     memory: int | None = None,
-    progress: Progress | None = None,
+    observer: Observer = ignore,
 ) -> Volume:
     """Create an OME-Zarr 0.5 volume and fill its level 0; the coarser levels are created empty.
 
@@ -83,8 +81,8 @@ def convert(
     memory : int, optional
         Bytes to use, by default 1 GiB, or half of what is free where that is less; a single shard, or a section that can
         only be decoded whole, may need more.
-    progress : callable, optional
-        Called with voxels done and voxels in all.
+    observer : Observer, optional
+        Told by `Progressed` how far it is: each voxel counts once when it was read, and once when it was written.
 
     Returns
     -------
@@ -100,10 +98,10 @@ def convert(
     DataError
         ``data.unreadable``: damaged chunks in the source.
     """
-    return write_finest(plan_conversion(source, url, voxel_size=voxel_size, levels=levels, memory=memory), progress=progress)
+    return write_finest(plan_conversion(source, url, voxel_size=voxel_size, levels=levels, memory=memory), observer=observer)
 
 
-def write_finest(plan: ConversionPlan, *, overwrite: bool = False, progress: Progress | None = None) -> Volume:
+def write_finest(plan: ConversionPlan, *, overwrite: bool = False, observer: Observer = ignore) -> Volume:
     """Write level 0 of a planned conversion, from where an earlier run ended.
 
     Parameters
@@ -112,8 +110,8 @@ def write_finest(plan: ConversionPlan, *, overwrite: bool = False, progress: Pro
         From `plan_conversion`.
     overwrite : bool
         Delete another conversion at the output; anything else there is left alone and refused.
-    progress : callable, optional
-        Called with voxels done and voxels in all.
+    observer : Observer, optional
+        Told by `Progressed` how far it is: each voxel counts once when it was read, and once when it was written.
 
     Raises
     ------
@@ -126,14 +124,15 @@ def write_finest(plan: ConversionPlan, *, overwrite: bool = False, progress: Pro
         return open_volume(plan.url)
     done, stored, read = found
     grid, begun = plan.layout.levels[0], {"conversion": plan.provenance, "status": "unfinished"}
+    halves = 2 * grid.shape[1] * grid.shape[2]  # of a section: one to read, one to write
+    count = counting(observer, "converting", halves * plan.sections, halves * done)
     for channel in range(plan.layout.channels or 1):
         target = open_for_writing(plan.url, plan.layout, 0, channel)
         before = channel * grid.shape[0]
         slabs = [Box((max(slab.start[0], done - before), 0, 0), slab.stop) for slab in plan.slabs]
         rests = [slab for slab in slabs if slab.shape[0] > 0]
         for rest, (state, check) in zip(rests, [_state(plan, channel, rest) for rest in rests], strict=True):
-            counter = _Counter(2 * (before + rest.start[0]) * grid.shape[1] * grid.shape[2], plan, progress)
-            stored += _Copy(plan, channel, target, counter, check).run(rest)
+            stored += _Copy(plan, channel, target, count, check).run(rest)
             _require_unchanged(plan, channel, rest, state)
             done_now: Json = {DONE_KEY: before + rest.stop[0], STORED_KEY: stored}
             if isinstance(plan.source, Volume):
@@ -195,20 +194,6 @@ def _noted(read: object) -> Read | None:
         return TypeAdapter(Read).validate_python(read)
     except ValidationError:
         return None
-
-
-class _Counter:
-    """Tells how far it is: half of the work is to read a voxel, half to write it."""
-
-    def __init__(self, halves: int, plan: ConversionPlan, progress: Progress | None) -> None:
-        grid = plan.layout.levels[0]
-        self._halves, self._progress = halves, progress
-        self._total = plan.sections * grid.shape[1] * grid.shape[2]
-
-    def __call__(self, voxels: int) -> None:
-        self._halves += voxels
-        if self._progress is not None:
-            self._progress(self._halves // 2, self._total)
 
 
 class _Copy:
