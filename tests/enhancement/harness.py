@@ -13,6 +13,7 @@ from reference import Geometry
 
 from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine, Numerics
+from volumetool.enhancement.predictor import BatchPredictor
 from volumetool.enhancement.region import enhance_region
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.statistics import Statistics, no_normalisation
@@ -106,7 +107,7 @@ def run(spec: OutputSpec, grid: RegionGrid, engine: Engine, source: Source | Vox
     targets = [ts.array(voxels) for voxels in garbage]
     outcome = Outcome([])
     for index in reversed(range(grid.count)):
-        done = enhance_region(spec, grid.region(index), engine, given_source, targets)
+        done = enhance_region(spec, grid.region(index), BatchPredictor(engine), given_source, targets)
         outcome.patches += done.patches
         outcome.recomputed += done.recomputed
         outcome.skipped += done.skipped

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Source
+from volumetool.enhancement.predictor import BatchPredictor
 from volumetool.enhancement.region import Enhanced, enhance_region
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.geometry import Region
@@ -26,7 +27,7 @@ def enhanced(case: Case, spec: OutputSpec, voxels: Voxels, behaviour: str) -> tu
     targets = [ts.array(np.zeros(level.shape, spec.dtype)) for level in spec.fused]
     engine, source = engine_of(case.model(behaviour), case.batch), Source(ts.array(voxels))
     regions = [case.grid().region(index) for index in range(case.grid().count)]
-    made = [(region, enhance_region(spec, region, engine, source, targets)) for region in regions]
+    made = [(region, enhance_region(spec, region, BatchPredictor(engine), source, targets)) for region in regions]
     return np.asarray(targets[0].read().result()), made
 
 

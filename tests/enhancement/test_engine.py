@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.engine import Engine, Numerics, probe_patches
+from volumetool.enhancement.predictor import BatchPredictor, enlarge
 from volumetool.enhancement.recording import Recorded
 from volumetool.errors import NumericsError
 from volumetool.models import Model, UNet, UNetConfig
@@ -171,12 +172,12 @@ def test_enlarging_repeats_the_patchs_own_sections(
     engine = Engine(fake_model(config), Numerics("float32", 1, pad=False), "cpu")
     patch = np.random.default_rng(0).random((shape[0] + 2 * context, *shape[1:]), np.float32)
     expected = np.kron(patch[context : context + shape[0]], np.ones(scale, np.float32))
-    np.testing.assert_array_equal(engine.enlarge(patch), expected, strict=True)
+    np.testing.assert_array_equal(enlarge(engine, patch), expected, strict=True)
 
 
 def column_of(patches: np.ndarray, number: int) -> Column:
     every = np.ones(len(patches), bool)
-    return Column(number, range(len(patches)), range(1), patches, every, None, (0, 0, 0))
+    return Column(0, number, range(len(patches)), range(1), patches, every, None, (0, 0, 0))
 
 
 @settings(max_examples=15)
@@ -189,7 +190,7 @@ def test_streams_change_neither_bytes_nor_order(model: Model, sizes: list[int], 
     columns = (column_of(patches[start : start + size], n) for n, (start, size) in enumerate(zip(starts, sizes, strict=False)))
     expected = engine_of(model, batch, pad=True).predict(patches)
     seen = 0
-    for number, (column, outputs) in enumerate(engine.predict_columns(columns)):
+    for number, (column, outputs) in enumerate(BatchPredictor(engine).predict(columns)):
         assert (column.x, len(outputs)) == (number, sizes[number])
         for output in outputs:
             np.testing.assert_array_equal(output, expected[seen])

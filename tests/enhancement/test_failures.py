@@ -16,6 +16,7 @@ from harness import Case, Voxels, engine_of, flat_case, random_voxels
 from torch import Tensor, nn
 
 from volumetool.enhancement.columns import Source
+from volumetool.enhancement.predictor import BatchPredictor
 from volumetool.enhancement.region import Enhanced, enhance_region
 from volumetool.errors import DataError, NumericsError
 from volumetool.geometry import plan_levels
@@ -43,7 +44,9 @@ def targets_of(case: Case, dtype: str = "float32") -> list[ts.TensorStore]:
 
 def enhance(case: Case, model: Model, source: Source, targets: list[Any], **more: Any) -> Enhanced:
     """Enhance the first region of a case."""
-    return enhance_region(case.spec("float32", **more), case.grid((1, 2, 99)).region(0), engine_of(model), source, targets)
+    return enhance_region(
+        case.spec("float32", **more), case.grid((1, 2, 99)).region(0), BatchPredictor(engine_of(model)), source, targets
+    )
 
 
 class Poisoned(nn.Module):
@@ -216,6 +219,8 @@ def test_gradients_stay_off_in_the_computing_thread(case: Case) -> None:
     engine = engine_of(case.model())
     engine._network = Watching(0.0, 10**6)
     voxels = random_voxels(1, case.lattice.shape, np.dtype("uint8"))
-    enhance_region(case.spec("float32"), case.grid().region(0), engine, Source(ts.array(voxels)), targets_of(case))
+    enhance_region(
+        case.spec("float32"), case.grid().region(0), BatchPredictor(engine), Source(ts.array(voxels)), targets_of(case)
+    )
     assert seen
     assert all(seen)

@@ -11,7 +11,9 @@ import torch
 from harness import engine_of
 from torch import Tensor, nn
 
+from volumetool.enhancement.columns import Column
 from volumetool.enhancement.engine import HALVINGS, Engine
+from volumetool.enhancement.predictor import BatchPredictor
 from volumetool.enhancement.trouble import kind_of
 from volumetool.errors import ResourceError
 from volumetool.models import Model
@@ -167,6 +169,7 @@ def test_nothing_is_kept_alive_by_the_error_while_memory_is_freed(model: Model) 
 def test_every_call_of_the_network_is_a_sign_of_life(model: Model) -> None:
     engine = engine_of(model, 2)
     beats: list[int] = []
-    engine.beat = lambda: beats.append(1)
-    engine.predict(np.zeros((5, 1, 32, 32), np.float32))
+    columns = [Column(0, 0, range(5), range(1), np.zeros((5, 1, 32, 32), np.float32), np.ones(5, bool), None, (0, 0, 0))]
+    predictor = BatchPredictor(engine, lambda: beats.append(1))
+    assert len(list(predictor.predict(iter(columns)))) == 1
     assert len(beats) == 3

@@ -114,10 +114,10 @@ def go_without_waiting(job: Job, tally: str) -> int:
     ledger_module.FLUSH_SECONDS = 0.0
     enhance = worker_module.Worker.run
 
-    def noted(worker: Any, turn: Any) -> Any:
+    def noted(worker: Any, turn: Any, *rest: Any) -> Any:
         with Path(tally).open("a") as file:
             file.write(f"{turn.region}\n")
-        return enhance(worker, turn)
+        return enhance(worker, turn, *rest)
 
     worker_module.Worker.run = noted  # type: ignore[method-assign]
     return go(job)

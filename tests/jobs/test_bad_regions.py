@@ -174,7 +174,7 @@ def test_a_silence_of_ten_usual_regions_is_allowed(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("volumetool.jobs.guard.Watch", Noted)
     worker = Worker(prepared(options))
     guard = Guard(worker, lambda _: None)
-    monkeypatch.setattr(worker, "run", lambda turn: Record(turn.region, "done", seconds=3.0 * turn.region))
+    monkeypatch.setattr(worker, "run", lambda turn, _: Record(turn.region, "done", seconds=3.0 * turn.region))
     for number in range(4):
         guard.run(Turn(number), pytest.fail)
     assert allowed == [5.0, 5.0, 15.0, 30.0]
@@ -205,12 +205,12 @@ def test_a_process_computes_one_region_at_a_time_however_many_threads_it_has(
     at_once, most = 0, 0
     real = Worker.run
 
-    def counted(self: Worker, turn: Turn) -> Record:
+    def counted(self: Worker, turn: Turn, *rest: Any) -> Record:
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
         try:
-            return real(self, turn)
+            return real(self, turn, *rest)
         finally:
             at_once -= 1
 

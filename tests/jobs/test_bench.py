@@ -12,7 +12,7 @@ import pytest
 import torch
 from volumetool.cli.main import main
 
-from volumetool.enhancement.stopwatch import STAGES
+from volumetool.enhancement.pipeline import STAGES
 from volumetool.errors import ConfigError, DataError, ResourceError
 from volumetool.events import Event, Progressed
 from volumetool.jobs import arithmetic

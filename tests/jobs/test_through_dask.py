@@ -49,9 +49,9 @@ def test_a_region_that_waits_for_its_worker_has_not_begun(options: Options, monk
     may, begun, taken = threading.Event(), list[int](), list[int]()
     compute = Worker.run
 
-    def held(self: Worker, turn: Turn) -> Record:
+    def held(self: Worker, turn: Turn, *rest: Any) -> Record:
         assert may.wait(60)
-        return compute(self, turn)
+        return compute(self, turn, *rest)
 
     class Noting(Turns):
         def take(self, flying: Collection[int]) -> Turn | None:
@@ -60,14 +60,13 @@ def test_a_region_that_waits_for_its_worker_has_not_begun(options: Options, monk
             return turn
 
     monkeypatch.setattr(Worker, "run", held)
-    turns = Noting(plan, open_ledger(plan))
 
     def begin(region: int) -> None:
         begun.append(region)
         seen.set()
 
     seen = threading.Event()
-    turns.began = begin
+    turns = Noting(plan, open_ledger(plan), begin)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         through_dask.connect(cluster, plan) as client,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
@@ -34,6 +34,8 @@ class Column:
 
     Attributes
     ----------
+    channel : int
+        Of the input.
     x : int
         Patch index along x.
     z, y : range
@@ -53,6 +55,7 @@ class Column:
         Patches that an earlier region needs too.
     """
 
+    channel: int
     x: int
     z: range
     y: range
@@ -113,17 +116,7 @@ def section_groups(lattice: Lattice, core: Box, batch: int) -> list[range]:
     return [touching[start : start + size] for start in range(0, len(touching), size)]
 
 
-class Finder(Protocol):
-    """Looks up what is known of a column's outputs already."""
-
-    def ask(self, x: int, zs: range, ys: range) -> dict[int, Any]:
-        """Begin to look for the patches of a column; return what is under way, by patch number."""
-
-    def found(self, column: Column, reads: dict[int, Any]) -> Column:
-        """Return the column with what was found."""
-
-
-def read_columns(spec: OutputSpec, region: Region, source: Source, batch: int, kept: Finder | None = None) -> Iterator[Column]:
+def read_columns(spec: OutputSpec, region: Region, source: Source, batch: int) -> Iterator[Column]:
     """Yield the columns of a region in sweep order: x outermost, then groups of sections.
 
     Parameters
@@ -136,8 +129,6 @@ def read_columns(spec: OutputSpec, region: Region, source: Source, batch: int, k
         Its input.
     batch : int
         Patches per call of the network.
-    kept : Finder, optional
-        Knows outputs that an earlier region kept.
 
     Raises
     ------
@@ -156,14 +147,12 @@ def read_columns(spec: OutputSpec, region: Region, source: Source, batch: int, k
             first = group.start - groups[0].start
             sections = slice(first * lattice.z.stride, (group[-1] - groups[0].start) * lattice.z.stride + lattice.z.patch)
             context = slice(sections.start, sections.stop + 2 * lattice.context)
-            reads = {} if kept is None else kept.ask(x, group, rows)
             part = _Block(
                 block[context],
                 None if absent is None else absent[context],
                 None if wanted is None else wanted[sections],
             )
-            column = _cut(spec, region.channel, (x, group, rows), part)
-            yield column if kept is None else kept.found(column, reads)
+            yield _cut(spec, region.channel, (x, group, rows), part)
 
 
 def read_column(spec: OutputSpec, channel: int, source: Source, position: Position) -> Column:
@@ -318,7 +307,7 @@ def _cut(
         active[number] = not flat and (wanted is None or bool(wanted[z : z + depth, y : y + height].any()))
     inner = slice(lattice.context, len(block) - lattice.context)
     missing_start = (lattice.z.start(group.start), lattice.y.start(rows.start), lattice.x.start(x))
-    return Column(x, group, rows, patches, active, None if valid is None else ~valid[inner], missing_start)
+    return Column(channel, x, group, rows, patches, active, None if valid is None else ~valid[inner], missing_start)
 
 
 def _check_finite(values: NDArray[np.float32], lattice: Lattice, start: Triple) -> None:

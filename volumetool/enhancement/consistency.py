@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array, to_host
-from volumetool.enhancement.stopwatch import Stopwatch
 from volumetool.geometry import Box, Lattice, Triple
 
 
@@ -28,12 +27,10 @@ class Consistency:
     ----------
     lattice : Lattice
         The job's lattice.
-    watch : Stopwatch
-        Told what this takes of the blending.
     """
 
-    def __init__(self, lattice: Lattice, watch: Stopwatch) -> None:
-        self._lattice, self._watch = lattice, watch
+    def __init__(self, lattice: Lattice) -> None:
+        self._lattice = lattice
         self._squares = 0.0
         self._count = 0
 
@@ -55,7 +52,7 @@ class Consistency:
             What the network made of it, blended.
         """
         # Values near the end of float32 are legal; their sums may not be, and then nothing is said.
-        with self._watch.part("consistency", "blend"), np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             pixels = _inside(box, self._lattice.scale)
             if pixels.voxels:
                 low = (-box.start[0], -box.start[1], -box.start[2])

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array, DeviceName, array_module, as_array, resolve_device, to_host
+from volumetool.enhancement.pipeline import silent
 from volumetool.enhancement.recording import Recorded
 from volumetool.enhancement.trouble import free_memory, kind_of
 from volumetool.errors import NumericsError, ResourceError
@@ -76,8 +75,6 @@ class Engine:
     ----------
     seconds : float
         Time spent inside the network so far; of several streams the mean.
-    beat : callable
-        Called after every call of the network: a sign of life.
     """
 
     def __init__(
@@ -90,7 +87,6 @@ class Engine:
         self.xp = array_module(self.device)
         self.seconds = 0.0
         self.streams = streams
-        self.beat: Callable[[], None] = still
         self._halved = 0
         self._share = None if threads is None else max(1, threads // streams)
         self._pool = ThreadPoolExecutor(streams, "volumetool-network", initializer=_begin_stream, initargs=(self._share,))
@@ -121,7 +117,7 @@ class Engine:
         ResourceError
             ``resource.device-memory`` where the device has too little memory even for a much smaller batch.
         """
-        return self._gather(self._submit(patches))
+        return gather(self.submit(patches))
 
     @property
     def at_once(self) -> int:
@@ -136,17 +132,10 @@ class Engine:
         """
         return self.numerics.batch if self.numerics.pad else max(1, self.numerics.batch >> self._halved)
 
-    def _submit(self, patches: NDArray[np.float32]) -> list[Future[list[Array]]]:
+    def submit(self, patches: NDArray[np.float32]) -> list[Future[list[Array]]]:
+        """Begin to enhance patches as `predict` does; return what :func:`gather` waits for, batch by batch."""
         batch = self.numerics.batch
         return [self._pool.submit(self._compute, patches[start : start + batch]) for start in range(0, len(patches), batch)]
-
-    @staticmethod
-    def _gather(batches: list[Future[list[Array]]]) -> list[Array]:
-        try:
-            return [output for batch in batches for output in batch.result()]
-        except BaseException:
-            _cancel(batches)
-            raise
 
     def _compute(self, part: NDArray[np.float32]) -> list[Array]:
         started = time.perf_counter()
@@ -158,7 +147,6 @@ class Engine:
             outputs = self._within_memory(part)
         with self._clock:
             self.seconds += (time.perf_counter() - started) / self.streams
-        self.beat()
         return outputs
 
     def _within_memory(self, part: NDArray[np.float32]) -> list[Array]:
@@ -236,48 +224,6 @@ class Engine:
                 )
         return y
 
-    def predict_columns(self, columns: Iterator[Column]) -> Iterator[tuple[Column, list[Array]]]:
-        """Yield each column with its output patches: known, asked for, or skipped, which counts as its input, enlarged.
-
-        A column is waited for once the columns after it hold a batch for every stream.
-        """
-        waiting: deque[tuple[Column, list[Future[list[Array]]]]] = deque()
-        try:
-            for column in columns:
-                waiting.append((column, self._submit(column.patches[column.active])))
-                while sum(len(batches) for _, batches in list(waiting)[1:]) >= self.streams:
-                    first, batches = waiting.popleft()
-                    yield self.answer(first, self._gather(batches))
-            while waiting:
-                first, batches = waiting.popleft()
-                yield self.answer(first, self._gather(batches))
-        finally:
-            for _, batches in waiting:
-                _cancel(batches)
-
-    def answer(self, column: Column, outputs: list[Array]) -> tuple[Column, list[Array]]:
-        """Return a column with the network's outputs for its active patches, and what the others are without it."""
-        asked = iter(outputs)
-        return column, [next(asked) if active else self._spared(column, n) for n, active in enumerate(column.active)]
-
-    def _spared(self, column: Column, number: int) -> Array:
-        """Return the output of a patch that the network is not asked for."""
-        if number not in column.known:
-            return self.enlarge(column.patches[number])
-        kept = self.xp.asarray(column.known.pop(number))
-        context = self.card.z_context
-        patch = column.patches[number][context : len(column.patches[number]) - context]
-        margins = [(n * factor - m) // 2 for n, factor, m in zip(patch.shape, self.card.scale, kept.shape, strict=True)]
-        return self.xp.pad(kept, [(margin, margin) for margin in margins])  # what has no weight is 0
-
-    def enlarge(self, patch: NDArray[np.float32]) -> Array:
-        """Return the patch's own sections with every voxel repeated by the model's scale."""
-        context = self.card.z_context
-        centre = self.xp.asarray(patch[context : len(patch) - context])  # (z, y, x)
-        for axis, factor in enumerate(self.card.scale):
-            centre = centre.repeat(factor, axis=axis)  # one axis grows by its factor
-        return centre
-
     def probe(self, patch: tuple[int, int, int]) -> str:
         """Return the digest of the network on fixed patches: equal digests are one numerics class.
 
@@ -310,9 +256,18 @@ class Engine:
         )
 
 
-def _cancel(batches: list[Future[list[Array]]]) -> None:
-    for batch in batches:
-        batch.cancel()
+def gather(batches: list[Future[list[Array]]], heartbeat: Callable[[], None] = silent) -> list[Array]:
+    """Return the outputs of batches, with a sign of life after each; where one fails, those that did not begin are given up."""
+    outputs: list[Array] = []
+    try:
+        for batch in batches:
+            outputs.extend(batch.result())
+            heartbeat()
+    except BaseException:
+        for batch in batches:
+            batch.cancel()
+        raise
+    return outputs
 
 
 def probe_patches(context: int, patch: tuple[int, int, int], count: int) -> NDArray[np.float32]:
@@ -320,10 +275,6 @@ def probe_patches(context: int, patch: tuple[int, int, int], count: int) -> NDAr
     depth, height, width = patch
     random = np.random.default_rng(PROBE_SEED)
     return np.stack([random.random((depth + 2 * context, height, width), dtype=np.float32) for _ in range(count)])
-
-
-def still() -> None:
-    """Beat for nobody."""
 
 
 def _begin_stream(threads: int | None) -> None:

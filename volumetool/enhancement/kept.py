@@ -107,26 +107,18 @@ class KeptPatches:
     turn: Turn
     _writes: deque[Any] = field(default_factory=deque)
 
-    def ask(self, x: int, zs: range, ys: range) -> dict[int, Any]:
-        """Begin to read the patches of a column that earlier regions may have kept; return the reads by patch number."""
-        reads = {}
-        for number, patch in enumerate((z, y, x) for z in zs for y in ys):
-            if self._needed(patch, self.turn.earlier):
-                reads[number] = self.shelf.store.read(self.shelf.key(self._channel, patch))
-        return reads
-
-    def found(self, column: Column, reads: dict[int, Any]) -> Column:
-        """Return the column with what was kept of it, so that the network is asked for the rest alone."""
-        known: dict[int, NDArray[np.float32]] = {}
-        active = column.active.copy()
-        repeated = np.zeros(len(active), bool)
-        for number, read in reads.items():
-            repeated[number] = True
-            key = self.shelf.key(self._channel, column.position(number))
-            if active[number] and (output := self._read(key, column.patches[number], read)) is not None:
-                known[number] = output
-                active[number] = False
-        return replace(column, active=active, known=known, repeated=repeated)
+    def find(self, columns: Iterator[Column]) -> Iterator[Column]:
+        """Yield columns with what earlier regions kept of them, so that the network is asked for the rest alone."""
+        for column in columns:
+            patches = [column.position(number) for number in range(len(column.active))]
+            repeated = np.array([self._needed(patch, self.turn.earlier) for patch in patches])
+            keys = {int(n): self.shelf.key(self._channel, patches[n]) for n in np.flatnonzero(repeated & column.active)}
+            reads = {number: self.shelf.store.read(key) for number, key in keys.items()}  # all at once
+            outputs = {n: self._read(keys[n], column.patches[n], read) for n, read in reads.items()}
+            known = {number: output for number, output in outputs.items() if output is not None}
+            active = column.active.copy()
+            active[list(known)] = False
+            yield replace(column, active=active, known=known, repeated=repeated)
 
     def keeping(self, predicted: Iterator[tuple[Column, list[Array]]]) -> Iterator[tuple[Column, list[Array]]]:
         """Hand columns on, and begin to write what the network gave for patches that later regions need."""

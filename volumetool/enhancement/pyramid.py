@@ -16,8 +16,8 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhancement.ahead import ahead
 from volumetool.enhancement.columns import Source
+from volumetool.enhancement.pipeline import prefetch
 from volumetool.enhancement.statistics import valid_voxels
 from volumetool.enhancement.stored import Write, read_voxels
 from volumetool.errors import OutputError
@@ -120,7 +120,7 @@ def build_level(
     """
     behind: Write | None = None
     stored = []
-    means = ahead(_means(fine, level, nodata, within))
+    means = prefetch(_means(fine, level, nodata, within))
     with closing(means):  # type: ignore[type-var]  # generators have close
         for box, voxels in means:
             if ready is not None:

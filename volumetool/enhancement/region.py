@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tensorstore as ts
 
-from volumetool.enhancement.ahead import ahead
 from volumetool.enhancement.blend import blend
 from volumetool.enhancement.columns import Column, Source, read_columns
 from volumetool.enhancement.consistency import Consistency
-from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches
+from volumetool.enhancement.pipeline import Pipeline
+from volumetool.enhancement.predictor import Predictor
 from volumetool.enhancement.spec import OutputSpec
-from volumetool.enhancement.stopwatch import STAGES, Stopwatch
-from volumetool.enhancement.writer import write_slabs
+from volumetool.enhancement.writer import downsample_slabs, write_slabs
 from volumetool.geometry import AxisLattice, Region
 
 
@@ -54,7 +53,7 @@ class Enhanced:
 def enhance_region(
     spec: OutputSpec,
     region: Region,
-    engine: Engine,
+    predictor: Predictor,
     source: Source,
     targets: Sequence[ts.TensorStore],
     kept: KeptPatches | None = None,
@@ -69,8 +68,8 @@ def enhance_region(
         What decides the voxels.
     region : Region
         Voxels to compute.
-    engine : Engine
-        The network on its device.
+    predictor : Predictor
+        Schedules the calls of the network.
     source : Source
         The input, and the mask if there is one.
     targets : sequence of tensorstore.TensorStore
@@ -85,51 +84,45 @@ def enhance_region(
     NumericsError
         The network made NaN or infinity.
     """
-    started, network = time.perf_counter(), engine.seconds
-    tally = _Tally(engine.beat)
-    watch = Stopwatch()
-    consistency = Consistency(spec.lattice, watch)
-    columns = ahead(watch.busy("read", read_columns(spec, region, source, engine.numerics.batch, kept)))
-    predicted = ahead(watch.busy("network", engine.predict_columns(watch.waiting("network", tally.count(columns)))))
-    awaited = watch.waiting("blend", predicted)
-    whole = kept.keeping(awaited) if kept else awaited
-    slabs = ahead(watch.busy("blend", blend(spec, region, whole, engine.xp, consistency.add)))
-    with closing(columns), closing(predicted), closing(slabs):  # type: ignore[type-var]  # generators have close
-        writing = time.perf_counter()
-        checksums = write_slabs(spec, watch.waiting("write", slabs), targets, watch)
+    started, engine = time.perf_counter(), predictor.engine
+    before, counts, consistency = engine.seconds, Counter[str](), Consistency(spec.lattice)
+    stages = Pipeline(predictor.heartbeat)
+
+    columns = read_columns(spec, region, source, engine.numerics.batch)
+    columns = stages.run("read", _counted(columns if kept is None else kept.find(columns), counts))
+    outputs = stages.run("network", predictor.predict(columns))
+    outputs = outputs if kept is None else kept.keeping(outputs)
+    seen = stages.part("consistency", "blend", consistency.add)
+    slabs = stages.run("blend", blend(spec, region, outputs, engine.xp, seen))
+    levels = stages.run("pyramid", downsample_slabs(spec, slabs), threaded=False)
+
+    def write() -> tuple[int, ...]:
+        checksums = write_slabs(spec, levels, targets)
         if kept is not None:
             kept.finish()
-        watch.seconds["write"] += time.perf_counter() - writing
+        return tuple(checksums)
+
     return Enhanced(
-        checksums=tuple(checksums),
-        patches=tally.patches,
-        recomputed=tally.patches - first_patches(spec, region) if kept is None else tally.repeated,
-        skipped=tally.skipped,
+        checksums=stages.finish("write", write),
+        patches=counts["patches"],
+        recomputed=counts["patches"] - first_patches(spec, region) if kept is None else counts["repeated"],
+        skipped=counts["skipped"],
         seconds=time.perf_counter() - started,
-        network_seconds=engine.seconds - network,
-        stages={stage: watch.seconds[stage] for stage in STAGES},
+        network_seconds=engine.seconds - before,
+        stages=stages.seconds,
         consistency=consistency.rms,
     )
 
 
-class _Tally:
-    """Counts patches as they pass: not those that were found kept, nor those that two regions skip, which cost nothing."""
-
-    def __init__(self, beat: Callable[[], None]) -> None:
-        self._beat = beat
-        self.patches = 0
-        self.repeated = 0
-        self.skipped = 0
-
-    def count(self, columns: Iterator[Column]) -> Iterator[Column]:
-        for column in columns:
-            active, repeated = column.active, column.repeated
-            first = np.ones(len(active), bool) if repeated is None else ~repeated
-            self.patches += int((active | first).sum())
-            self.repeated += int((active & ~first).sum())
-            self.skipped += int((~active & first).sum())
-            self._beat()
-            yield column
+def _counted(columns: Iterator[Column], counts: Counter[str]) -> Iterator[Column]:
+    """Count patches as they pass: not those that were found kept, nor those that two regions skip, which cost nothing."""
+    for column in columns:
+        active, repeated = column.active, column.repeated
+        first = np.ones(len(active), bool) if repeated is None else ~repeated
+        counts["patches"] += int((active | first).sum())
+        counts["repeated"] += int((active & ~first).sum())
+        counts["skipped"] += int((~active & first).sum())
+        yield column
 
 
 def first_patches(spec: OutputSpec, region: Region) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import tensorstore as ts
@@ -12,13 +12,18 @@ from numpy.typing import NDArray
 from volumetool.enhancement.blend import Slab
 from volumetool.enhancement.pyramid import shadows
 from volumetool.enhancement.spec import OutputSpec
-from volumetool.enhancement.stopwatch import Stopwatch
 from volumetool.enhancement.stored import Write, as_bytes
 from volumetool.geometry import Box, slab_boxes
 
 
+def downsample_slabs(spec: OutputSpec, slabs: Iterable[Slab]) -> Iterator[tuple[Box, list[NDArray[Any]]]]:
+    """Yield the box of each slab on level 0, and its voxels on every fused level, finest first."""
+    for slab in slabs:
+        yield slab.box, list(shadows(slab.voxels, spec.fused, spec.output_nodata))  # (z, y, x), (z/fz, y/fy, x/fx), ...
+
+
 def write_slabs(
-    spec: OutputSpec, slabs: Iterable[Slab], targets: Sequence[ts.TensorStore], watch: Stopwatch | None = None
+    spec: OutputSpec, slabs: Iterable[tuple[Box, list[NDArray[Any]]]], targets: Sequence[ts.TensorStore]
 ) -> list[int]:
     """Write the slabs of a region on every fused level and read each back.
 
@@ -26,12 +31,10 @@ def write_slabs(
     ----------
     spec : OutputSpec
         What decides the bytes.
-    slabs : iterable of Slab
-        In the order of the sweep.
+    slabs : iterable of (Box, list of numpy.ndarray)
+        From :func:`downsample_slabs`, in the order of the sweep.
     targets : sequence of tensorstore.TensorStore
         The fused levels of the output, finest first; z, y, x of the region's channel.
-    watch : Stopwatch, optional
-        Told what the pyramid takes of the writing.
 
     Returns
     -------
@@ -47,11 +50,8 @@ def write_slabs(
     """
     checksums = [0] * len(targets)
     behind: list[Write] = []
-    watch = watch or Stopwatch()
-    for slab in slabs:
-        with watch.part("pyramid", "write"):
-            levels = list(shadows(slab.voxels, spec.fused, spec.output_nodata))
-        current = _begin(spec, slab.box, levels, targets)
+    for box, levels in slabs:
+        current = _begin(spec, box, levels, targets)
         _finish(behind, checksums)
         behind = current
     _finish(behind, checksums)

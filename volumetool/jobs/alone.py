@@ -68,6 +68,7 @@ def _ending(code: int) -> str:
 
 def main() -> None:
     """Run the region that standard input names."""
+    from volumetool.enhancement.predictor import BatchPredictor
     from volumetool.jobs.worker import worker_of
 
     # What libraries print belongs to the log; standard output carries the record alone.
@@ -78,9 +79,8 @@ def main() -> None:
     worker = worker_of(asked["url"], asked["runtime"])
     turn = Turn(asked["turn"]["region"], tuple(asked["turn"]["earlier"]), tuple(asked["turn"]["later"]))
     with Watch(worker.plan.job.patience, lambda _: os._exit(HUNG)) as watch:
-        worker.engine.beat = watch.beat
         try:
-            record = worker.run(turn)
+            record = worker.run(turn, BatchPredictor(worker.engine, watch.beat))
         except DeviceError as error:
             record = quarantined(turn.region, (error.message,))
         except StorageFullError as error:

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from volumetool.enhancement.stopwatch import STAGES
+from volumetool.enhancement.pipeline import STAGES
 from volumetool.geometry import Triple
 
 

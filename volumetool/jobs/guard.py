@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from volumetool.enhancement.engine import still
+from volumetool.enhancement.predictor import BatchPredictor
 from volumetool.errors import DeviceError
 from volumetool.geometry import Turn
 from volumetool.jobs.attempts import Attempts
@@ -138,14 +138,11 @@ class Guard:
                 watch.beat()
                 self._check_owner(OWNER_SECONDS)
 
-            self._worker.engine.beat = beat
             try:
-                record = self._worker.run(turn)
+                record = self._worker.run(turn, BatchPredictor(self._worker.engine, beat))
             except DeviceError as error:
                 self._attempts.explain(turn.region, error.message)
                 raise
-            finally:
-                self._worker.engine.beat = still
         if record.state == "done":
             self._seconds = [*self._seconds[-98:], record.seconds]
         return record

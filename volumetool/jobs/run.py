@@ -26,7 +26,7 @@ from volumetool.jobs.ledger import FOLDER, Ledger, Record
 from volumetool.jobs.ownership import OWNER, Claim, own
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.structure import METADATA, lost_metadata
-from volumetool.jobs.turns import Turns
+from volumetool.jobs.turns import Turns, to_do
 from volumetool.redaction import redact
 from volumetool.store.create import create_levels, create_volume
 from volumetool.store.kvstore import (
@@ -132,9 +132,9 @@ def _run(plan: Plan, observer: Observer, claim: Claim) -> Outcome:
         check_input(plan, ledger, observer)
         before = ledger.done
         try:
-            if (turns := Turns(plan, ledger)).count:
+            if next(to_do(plan, ledger), None) is not None:
                 cluster = first or stack.enter_context(open_cluster(plan))
-                _run_regions(turns, ledger, observer, claim, cluster)
+                _run_regions(plan, ledger, observer, claim, cluster)
         finally:
             ledger.flush()
             write_maps(plan, ledger)
@@ -152,12 +152,12 @@ def _run(plan: Plan, observer: Observer, claim: Claim) -> Outcome:
     )
 
 
-def _run_regions(turns: Turns, ledger: Ledger, observer: Observer, claim: Claim, cluster: Cluster) -> None:
-    plan, before = turns.plan, ledger.done
+def _run_regions(plan: Plan, ledger: Ledger, observer: Observer, claim: Claim, cluster: Cluster) -> None:
+    before = ledger.done
     if says_complete(plan):  # regions that failed before, or were found damaged
         mark_unfinished(plan)
     with InFlight(job_url(plan.job.output)) as in_flight:
-        turns.began = in_flight.began
+        turns = Turns(plan, ledger, in_flight.began)
         observer(RunStarted(turns.count, plan.grid.count, cluster.link))
         began, voxels = time.monotonic(), 0
         for ended, record in enumerate(_braked(cluster.records(turns), plan), start=1):

@@ -16,8 +16,8 @@ from volumetool.enhancement.blend import blend
 from volumetool.enhancement.columns import Column, Source, read_columns
 from volumetool.enhancement.consistency import Consistency
 from volumetool.enhancement.engine import Engine
+from volumetool.enhancement.predictor import BatchPredictor
 from volumetool.enhancement.spec import OutputSpec
-from volumetool.enhancement.stopwatch import Stopwatch
 from volumetool.errors import DataError, NumericsError
 from volumetool.geometry import Box, Region
 from volumetool.jobs.pace import patch_seconds
@@ -68,7 +68,7 @@ def take_sample(spec: OutputSpec, engine: Engine, voxels: ts.TensorStore) -> Sam
     region = Region(0, 0, _place(spec))
     columns = read_columns(spec, region, Source(voxels), engine.numerics.batch)
     asked, before = 0, engine.seconds
-    consistency, not_finite = Consistency(spec.lattice, Stopwatch()), None
+    consistency, not_finite = Consistency(spec.lattice), None
 
     def counted() -> Iterator[Column]:
         nonlocal asked
@@ -77,7 +77,7 @@ def take_sample(spec: OutputSpec, engine: Engine, voxels: ts.TensorStore) -> Sam
             yield column
 
     try:
-        predicted = engine.predict_columns(counted())
+        predicted = BatchPredictor(engine).predict(counted())
         slabs = [slab.voxels for slab in blend(spec, region, predicted, engine.xp, consistency.add)]
         compression = _compression(slabs[0], spec.layout)
     except (DataError, NumericsError) as error:  # the region with this chunk will fail and say why

@@ -62,6 +62,8 @@ class Turns:
         The job's plan.
     ledger : Ledger
         Says which regions are done; kept up to date by the run.
+    began : callable, optional
+        Told of each region that a worker begins to compute; from any thread.
 
     Attributes
     ----------
@@ -69,19 +71,17 @@ class Turns:
         The job's plan.
     count : int
         Regions that this run has to do.
-    began : callable
-        To be told of each region that a worker begins to compute; from any thread.
     """
 
-    def __init__(self, plan: Plan, ledger: Ledger) -> None:
-        self.plan, self._ledger, self._sharing = plan, ledger, plan.sharing
+    def __init__(self, plan: Plan, ledger: Ledger, began: Callable[[int], None] = lambda _: None) -> None:
+        self.plan, self.began = plan, began
+        self._ledger, self._sharing = ledger, plan.sharing
         self._to_come = np.zeros(plan.grid.count, bool)
         for index in to_do(plan, ledger):
             self._to_come[index] = True
         self.count = int(np.count_nonzero(self._to_come))
         regions = (int(index) for index in np.flatnonzero(self._to_come))
         self._order = LookAhead(regions)
-        self.began: Callable[[int], None] = lambda _: None
 
     def take(self, flying: Collection[int]) -> Turn | None:
         """Return the next region: where patches are kept, not a neighbour of a region that is under way if it can be helped.

@@ -18,6 +18,7 @@ from volumetool.enhancement.allocator import keep_freed_memory
 from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, Shelf
+from volumetool.enhancement.predictor import BatchPredictor, Predictor
 from volumetool.enhancement.region import Enhanced, enhance_region
 from volumetool.enhancement.spec import check_version
 from volumetool.enhancement.trouble import kind_of
@@ -103,8 +104,15 @@ class Worker:
             )
         self._input = RegionInput(plan.job, volume, mask, plan.mask_factor)
 
-    def run(self, turn: Turn) -> Record:
+    def run(self, turn: Turn, predictor: Predictor | None = None) -> Record:
         """Enhance a region; an error becomes a failed record, so that one bad region never stops the others.
+
+        Parameters
+        ----------
+        turn : Turn
+            The region.
+        predictor : Predictor, optional
+            Asks this worker's engine; in full batches without it.
 
         Raises
         ------
@@ -114,10 +122,11 @@ class Worker:
             ``device.lost``: the device answers this process no more. It must not be used again.
         """
         started = time.time()
-        made = self._made(turn)
+        predictor = predictor or BatchPredictor(self.engine)
+        made = self._made(turn, predictor)
         if made is None:  # short of memory beside the network: once more, with fewer patches in it
             self.engine.make_room(self.engine.room)
-            made = self._made(turn, last=True)
+            made = self._made(turn, predictor, last=True)
         if not isinstance(made, Made):
             return Record(
                 region=turn.region,
@@ -146,11 +155,11 @@ class Worker:
             finished=time.time(),
         )
 
-    def _made(self, turn: Turn, *, last: bool = False) -> Made | dict[str, str] | None:
+    def _made(self, turn: Turn, predictor: Predictor, *, last: bool = False) -> Made | dict[str, str] | None:
         """Return what was made of a region, or its error; None where memory was short and another try may have more."""
         try:
             with told_by_role(*roles_of(self.plan.job)):
-                return self._enhance(turn)
+                return self._enhance(turn, predictor)
         except StorageFullError:
             raise
         except Exception as error:
@@ -161,7 +170,7 @@ class Worker:
                 raise lost(self.name, error) from error
             return describe(error) if last or kind != "memory" else None
 
-    def _enhance(self, turn: Turn) -> Made:
+    def _enhance(self, turn: Turn, predictor: Predictor) -> Made:
         region = self.plan.grid.region(turn.region)
         targets = self._targets(region.channel)
         channel = None if self.plan.spec.channels is None else region.channel
@@ -170,7 +179,7 @@ class Worker:
 
         def make(source: Source) -> Enhanced:
             kept = None if self.plan.keep == "none" else KeptPatches(self._shelf, turn)
-            return enhance_region(self.plan.spec, region, self.engine, source, targets, kept)
+            return enhance_region(self.plan.spec, region, predictor, source, targets, kept)
 
         made, read = self._input.read_in_one_state(self.plan.spec, region, make)
         return Made(made, read, region_shards(self.plan, region))
@@ -186,7 +195,7 @@ class Worker:
         region = self.plan.grid.region(index)
         levels = range(len(self.plan.spec.fused))
         targets = [open_in_memory(self.plan.spec.layout, level, region.channel) for level in levels]
-        make = functools.partial(enhance_region, self.plan.spec, region, self.engine, targets=targets)
+        make = functools.partial(enhance_region, self.plan.spec, region, BatchPredictor(self.engine), targets=targets)
         self._input.read_in_one_state(self.plan.spec, region, make)
         return targets
 

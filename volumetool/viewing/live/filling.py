@@ -11,6 +11,8 @@ import numpy as np
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array
 from volumetool.enhancement.engine import Engine
+from volumetool.enhancement.pipeline import silent
+from volumetool.enhancement.predictor import all_outputs
 from volumetool.errors import VolumetoolError
 from volumetool.events import Event
 from volumetool.geometry import Box, Turn
@@ -28,31 +30,25 @@ from volumetool.viewing.live.patches import Place
 LOG = logging.getLogger("volumetool.live")
 
 
-class PoliteEngine(Engine):
-    """The same network, which gives way to whoever looks, batch by batch, and is not asked again for what somebody looked at.
+class YieldingPredictor:
+    """Gives way to the live view, batch by batch, and does not ask the network again for what somebody looked at.
 
     Parameters
     ----------
     engine : Engine
-        Owner of the network.
+        The network.
     desk : Desk
-        Lends it, and keeps patches.
-
-    Attributes
-    ----------
-    channel : int
-        Channel of the region that is computed.
+        Lends the network, and keeps patches.
     """
 
     def __init__(self, engine: Engine, desk: Desk) -> None:
-        vars(self).update(vars(engine))
-        self.channel = 0
+        self.engine, self.heartbeat = engine, silent
         self._desk = desk
 
-    def predict_columns(self, columns: Iterator[Column]) -> Iterator[tuple[Column, list[Array]]]:
+    def predict(self, columns: Iterator[Column]) -> Iterator[tuple[Column, list[Array]]]:
         """Yield each column with its output patches; none waits in the network while somebody looks."""
         for column in columns:
-            yield self.answer(column, self._outputs(column))
+            yield column, all_outputs(self.engine, column, self._outputs(column))
 
     def _outputs(self, column: Column) -> list[Array]:
         """Return the outputs of a column's active patches: those that the desk has kept, and the network's for the others."""
@@ -61,11 +57,11 @@ class PoliteEngine(Engine):
         while left:
             with self._desk.spare():
                 # Looked up again before every batch: somebody may have looked at the next ones meanwhile.
-                kept = {number: self._desk.kept(Place(self.channel, *column.position(number))) for number in left}
+                kept = {number: self._desk.kept(Place(column.channel, *column.position(number))) for number in left}
                 made |= {number: patch.values for number, patch in kept.items() if patch is not None}
                 left = [number for number in left if number not in made]
-                batch, left = left[: self.at_once], left[self.at_once :]
-                made |= zip(batch, self.predict(column.patches[batch]), strict=True)
+                batch, left = left[: self.engine.at_once], left[self.engine.at_once :]
+                made |= zip(batch, self.engine.predict(column.patches[batch]), strict=True)
         return [made[number] for number in active]
 
 
@@ -75,7 +71,7 @@ class Filling:
     Parameters
     ----------
     worker : Worker
-        Worker of the job; its engine is replaced.
+        Worker of the job.
     ledger : Ledger
         Ledger of the job; the process owns it.
     desk : Desk
@@ -84,7 +80,7 @@ class Filling:
 
     def __init__(self, worker: Worker, ledger: Ledger, desk: Desk) -> None:
         self._worker, self._plan, self._ledger = worker, worker.plan, ledger
-        worker.engine = self._engine = PoliteEngine(worker.engine, desk)
+        self._predictor = YieldingPredictor(worker.engine, desk)
         self._looked: dict[int, None] = {}  # the newest last
         self._tried: set[int] = set()
         self._lock = threading.Lock()
@@ -139,8 +135,7 @@ class Filling:
         before = self._ledger.done
         with InFlight(job_url(self._plan.job.output)) as in_flight:
             for index in in_flight.beginning(self._order()):
-                self._engine.channel = self._plan.grid.region(index).channel
-                record = self._worker.run(Turn(index))
+                record = self._worker.run(Turn(index), self._predictor)
                 if record.state == "done" and self._ledger.done == before:
                     note_unbuilt(self._plan)
                 self._ledger.append(record)

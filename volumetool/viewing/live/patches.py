@@ -17,6 +17,7 @@ from volumetool.enhancement.blend import blend
 from volumetool.enhancement.columns import Column, Position, Source, column_window, read_column, section_groups
 from volumetool.enhancement.device import Array
 from volumetool.enhancement.engine import Engine
+from volumetool.enhancement.predictor import enlarge
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.errors import VolumetoolError
 from volumetool.geometry import Box, Lattice, Region
@@ -103,7 +104,7 @@ class PatchMaker:
                 made.append(read)
                 continue
             column, state = read
-            values = next(predicted) if column.active[0] else self.engine.enlarge(column.patches[0])
+            values = next(predicted) if column.active[0] else enlarge(self.engine, column.patches[0])
             made.append(values if isinstance(values, Exception) else Patch(values, column.missing, state))
         return made
 
@@ -190,7 +191,7 @@ def _columns(spec: OutputSpec, channel: int, box: Box, patches: Mapping[Place, P
             found = [patches[Place(channel, z, y, x)] for z in group for y in rows]
             start = (lattice.z.start(group.start), lattice.y.start(rows.start), lattice.x.start(x))
             missing = _missing(lattice, group, rows, found) if spec.output_nodata is not None else None
-            yield Column(x, group, rows, *nothing, missing, start), [patch.values for patch in found]
+            yield Column(channel, x, group, rows, *nothing, missing, start), [patch.values for patch in found]
 
 
 def _missing(lattice: Lattice, group: range, rows: range, found: list[Patch]) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ import tensorstore as ts
 
 from volumetool.enhancement.blend import Slab
 from volumetool.enhancement.stored import read_voxels
-from volumetool.enhancement.writer import write_slabs
+from volumetool.enhancement.writer import downsample_slabs, write_slabs
 from volumetool.errors import LedgerError, OutputError
 from volumetool.events import Observer, counting
 from volumetool.geometry import Region, slab_boxes, slabs_of
@@ -113,7 +113,7 @@ def _write_region(plan: Plan, region: Region, staged: ts.TensorStore, targets: l
     started, spec = time.time(), plan.spec
     for target, level, box in zip(targets, spec.fused, slab_boxes(region.box, spec.fused), strict=True):
         delete_torn_shards(target, level, box, None)
-    checksums = write_slabs(spec, _slabs(plan, region, staged), targets)
+    checksums = write_slabs(spec, downsample_slabs(spec, _slabs(plan, region, staged)), targets)
     return Record(
         region=region.index,
         state="done",

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Source
+from volumetool.enhancement.predictor import BatchPredictor
 from volumetool.enhancement.region import enhance_region
 from volumetool.enhancement.stored import Write, as_bytes
 from volumetool.errors import DataError, NumericsError
@@ -139,7 +140,7 @@ class EnhancedShelf:
         for target, level in zip(targets, levels, strict=True):
             shadow = shadow.coarsened(level.factor)
             delete_torn_shards(target, level, shadow, None)
-        made = enhance_region(spec, Region(step, 0, box), self._resolved.engine, raw.source(), targets)
+        made = enhance_region(spec, Region(step, 0, box), BatchPredictor(self._resolved.engine), raw.source(), targets)
         return {
             "checksums": made.checksums,
             "patches": made.patches,
