@@ -80,17 +80,17 @@ def blend(
     band = _Band()
     for column, patches in predicted:
         part = _sections(spec.lattice, core, column)
-        slab = _blend_column(spec.lattice, part, column, patches, weights)
+        slab = _blend_column(spec.lattice, part, column, patches, weights)  # (core z, core y, patch x with weight)
         _blend_strip(spec.lattice.x, band, column, slab, weights["x"])
         low = max(core.start[2], spec.lattice.x.weight_start(column.x))
         high = min(core.stop[2], spec.lattice.x.weight_start(column.x + 1))
         skip = low - spec.lattice.x.weight_start(column.x)
         box = Box((part.start[0], part.start[1], low), (part.stop[0], part.stop[1], high))
         if high > low:
-            values = slab[:, :, skip : skip + high - low]
+            values = slab[:, :, skip : skip + high - low]  # (z, y, x) of the box: no later column touches it
             if seen is not None:
                 seen(column, box, values)
-            voxels = quantise(spec, region.channel, column, box, values)
+            voxels = quantise(spec, region.channel, column, box, values)  # (z, y, x), float32 -> the output's dtype
             _collect(spec, region, band, box, to_host(voxels))
         if part.stop[0] == core.stop[0]:
             yield from _finished(spec, region, band, high)
@@ -115,9 +115,9 @@ def _blend_column(lattice: Lattice, part: Box, column: Column, patches: list[Arr
     slab = xp.empty((depth, height, length), np.float32)
     for row, y in enumerate(column.y):
         at_y = lattice.y.place(y, part.start[1], part.stop[1])
-        stack = [patches[n * len(column.y) + row][:, :, keep] for n in range(len(column.z))]
+        stack = [patches[n * len(column.y) + row][:, :, keep] for n in range(len(column.z))]  # each (patch z, patch y, x)
         if lattice.z.overlap:
-            whole = xp.empty((depth, stack[0].shape[1], length), np.float32)
+            whole = xp.empty((depth, stack[0].shape[1], length), np.float32)  # (core z, patch y, x): one row of patches
             for z, patch in zip(column.z, stack, strict=True):
                 _lay(whole, patch, lattice.z.place(z, part.start[0], part.stop[0]), 0, weights["z"])
             _lay(slab, whole, at_y, 1, weights["y"])
@@ -132,7 +132,7 @@ def _lay(target: Array, patch: Array, where: Placement, axis: int, weights: Arra
     """Lay one patch into `target` along one axis, over the patches before it."""
     along = (slice(None),) * axis
     shape = [1, 1, 1]
-    shape[axis] = -1
+    shape[axis] = -1  # the ramp lies along the axis and is the same across it
     _mix(
         target[(*along, where.ramp_target)],
         patch[(*along, where.ramp_source)],
@@ -154,10 +154,10 @@ def _blend_strip(line: AxisLattice, band: _Band, column: Column, slab: Array, we
     length, step = line.ramp_length, line.stride * line.scale
     strip = band.strips.get(column.z.start)
     if strip is not None and length:
-        _mix(strip, slab[:, :, :length], weights)
+        _mix(strip, slab[:, :, :length], weights)  # (z, y, ramp), in place
         slab[:, :, :length] = strip
     if length:
-        band.strips[column.z.start] = slab[:, :, step : step + length].copy()
+        band.strips[column.z.start] = slab[:, :, step : step + length].copy()  # a view would keep the slab in memory
 
 
 def _collect(spec: OutputSpec, region: Region, band: _Band, box: Box, voxels: NDArray[Any]) -> None:
@@ -169,7 +169,7 @@ def _collect(spec: OutputSpec, region: Region, band: _Band, box: Box, voxels: ND
     for number in range(own.start[2] // shard, -(-own.stop[2] // shard)):
         start, stop = number * shard, min((number + 1) * shard, width)
         if number not in band.slabs:
-            band.slabs[number] = np.empty((depth, height, stop - start), spec.dtype)
+            band.slabs[number] = np.empty((depth, height, stop - start), spec.dtype)  # (region z, region y, shard x)
         low, high = max(start, own.start[2]), min(stop, own.stop[2])
         target = band.slabs[number][own.start[0] : own.stop[0], own.start[1] : own.stop[1], low - start : high - start]
         target[...] = voxels[:, :, low - own.start[2] : high - own.start[2]]

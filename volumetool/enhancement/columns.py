@@ -141,8 +141,8 @@ def read_columns(spec: OutputSpec, region: Region, source: Source, batch: int) -
     rows = lattice.y.touching(core.start[1], core.stop[1])
     groups = section_groups(lattice, core, batch)
     for x, box in _strips(spec, region):
-        block, absent = _read(source, lattice, box)
-        wanted = _read_mask(source, lattice, box)
+        block, absent = _read(source, lattice, box)  # (z + 2 context, y, x), over all sections and rows
+        wanted = _read_mask(source, lattice, box)  # (z, y, x)
         for group in groups:
             first = group.start - groups[0].start
             sections = slice(first * lattice.z.stride, (group[-1] - groups[0].start) * lattice.z.stride + lattice.z.patch)
@@ -221,8 +221,8 @@ def _read(source: Source, lattice: Lattice, box: Box) -> tuple[NDArray[Any], NDA
     """Read a box of input voxels with its z context, and which of them are not stored, mirrored at the faces."""
     indices = _indices(lattice, box)
     window = _window(indices)
-    voxels = read_voxels(source.voxels, window, "input", source.bad, source.check)
-    block = _laid_out(source, voxels, indices, window)
+    voxels = read_voxels(source.voxels, window, "input", source.bad, source.check)  # (z, y, x) inside the volume
+    block = _laid_out(source, voxels, indices, window)  # larger at the faces, where voxels are mirrored
     if source.absent is None:
         return block, None
     return block, source.absent(window)[_within(indices, window)]
@@ -238,7 +238,7 @@ def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[np.bool_] 
     ]
     window = _window(indices)
     voxels = read_voxels(source.mask, window, "mask", check=source.mask_check)
-    mask: NDArray[np.bool_] = _laid_out(source, voxels, indices, window) != 0
+    mask: NDArray[np.bool_] = _laid_out(source, voxels, indices, window) != 0  # each voxel for mask_factor of the input
     return mask
 
 
@@ -286,26 +286,27 @@ def _cut(
         valid &= ~part.absent
     first = lattice.z.start(group.start) - lattice.context
     sections = mirror_index(first, first + len(block), lattice.z.size)
-    zero, span = (values[sections, None, None] for values in spec.input_scale(channel))
+    zero, span = (values[sections, None, None] for values in spec.input_scale(channel))  # (z, 1, 1)
     if valid is not None:
         block = np.where(valid, block, 0)  # NaN is no input, and the lowest float32 would overflow
-    normal = (block.astype(np.float32) - zero) / span
+    normal = (block.astype(np.float32) - zero) / span  # (z, y, x) of float32: what the network sees
     if np.issubdtype(block.dtype, np.floating):
         _check_finite(normal, lattice, (first, lattice.y.start(rows.start), lattice.x.start(x)))
 
-    patches = np.empty((len(group) * len(rows), reach, height, lattice.x.patch), np.float32)
+    patches = np.empty((len(group) * len(rows), reach, height, lattice.x.patch), np.float32)  # (n, z + 2 context, y, x)
     active = np.ones(len(patches), bool)
     for number in range(len(patches)):
         z, y = divmod(number, len(rows))
         z, y = z * lattice.z.stride, y * lattice.y.stride
-        cut = (slice(z, z + reach), slice(y, y + height))
+        cut = (slice(z, z + reach), slice(y, y + height))  # patches overlap, so each is a copy
         patches[number] = normal[cut]
         if valid is not None and not valid[cut].all():
             _fill_missing(patches[number], valid[cut])
+        # A patch of one value has nothing to enhance; so has one that the mask leaves out.
         seen = block[cut] if valid is None else block[cut][valid[cut]]
         flat = seen.size == 0 or bool(seen.min() == seen.max())
         active[number] = not flat and (wanted is None or bool(wanted[z : z + depth, y : y + height].any()))
-    inner = slice(lattice.context, len(block) - lattice.context)
+    inner = slice(lattice.context, len(block) - lattice.context)  # the sections themselves, without their context
     missing_start = (lattice.z.start(group.start), lattice.y.start(rows.start), lattice.x.start(x))
     return Column(channel, x, group, rows, patches, active, None if valid is None else ~valid[inner], missing_start)
 

@@ -51,6 +51,7 @@ def write_slabs(
     checksums = [0] * len(targets)
     behind: list[Write] = []
     for box, levels in slabs:
+        # The slab before is read back while this one is on its way.
         current = _begin(spec, box, levels, targets)
         _finish(behind, checksums)
         behind = current
@@ -59,7 +60,7 @@ def write_slabs(
 
 
 def _begin(spec: OutputSpec, box: Box, levels: list[NDArray[Any]], targets: Sequence[ts.TensorStore]) -> list[Write]:
-    boxes = slab_boxes(box, spec.fused)
+    boxes = slab_boxes(box, spec.fused)  # the slab's box on each level: divided by the level's factor
     return [
         Write(target, box, voxels, f"level {number} of the output:")
         for number, (target, box, voxels) in enumerate(zip(targets, boxes, levels, strict=True))
