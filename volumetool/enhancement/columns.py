@@ -35,7 +35,7 @@ class Column:
     Attributes
     ----------
     channel : int
-        Of the input.
+        Channel of the input.
     x : int
         Patch index along x.
     z, y : range
