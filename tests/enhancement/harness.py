@@ -177,6 +177,13 @@ def flat_case(shape: Triple, *, stride: int = 6, overlap: int = 2, scale: Triple
     return Case(lattice, 2, Box.whole(lattice.output_shape), (1, 4, 4), (2, 8, 8), (1, 1, 1), 3, (8.0, 2.0, 2.0))
 
 
+def solid_case() -> Case:
+    """Return a 3D case whose patches overlap along all axes."""
+    z, y, x = (AxisLattice(n, 5, 3, 0, 2) for n in (13, 14, 15))
+    lattice = Lattice(z, y, x)
+    return Case(lattice, 3, Box.whole(lattice.output_shape), (8, 8, 8), (16, 16, 16), (1, 1, 1), 3, (8.0, 8.0, 8.0))
+
+
 def wholly(case: Case) -> Case:
     """Return the same job as one region."""
     return replace(case, span=case.grid((1, 1, 1)).grid)
