@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from volumetool.cli.tables import NARROW, say
 
-from volumetool.events import Event, Observer, Progressed, RegionEnded, RunStarted
+from volumetool.events import CurvePoint, Event, Observer, Progressed, RegionEnded, RunStarted, StepTrained
 from volumetool.redaction import printable
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Lines:
 
     def __init__(self, *, as_json: bool) -> None:
         self._json, self._said = as_json, time.monotonic()
-        self._counts = (Progressed,) if as_json else (Progressed, RegionEnded)
+        self._counts = (Progressed, StepTrained) if as_json else (Progressed, RegionEnded, StepTrained, CurvePoint)
 
     def __call__(self, event: Event) -> None:
         """Write an event."""
@@ -73,6 +73,7 @@ class Bars:
 
     def __init__(self) -> None:
         self._tasks: dict[str, TaskID] = {}
+        self._quality = ""
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
@@ -87,6 +88,12 @@ class Bars:
                 self._move("regions", event.done, event.total, event.rate)
             case Progressed():
                 self._move(event.what, event.done, event.total)
+            case StepTrained():
+                self._move("training", event.step, event.steps, f"loss {event.loss:.3f} {self._quality}")
+                if event.step == event.steps:  # nobody closes it in the process of another device
+                    self.close()
+            case CurvePoint():
+                self._quality = event.quality
             case _:
                 self._print(str(event))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from volumetool.cli._progress import LogFormat
+from volumetool.cli._progress import LogFormat, observing
 from volumetool.cli.options import AllowHost, Json, local_path
 from volumetool.cli.tables import say
 
@@ -28,8 +28,6 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model from a YAML file. Run again = go on where it stopped."""
-    from volumetool.cli.training import following
-
     from volumetool.training.config import change_config, read_config
     from volumetool.training.sources import find_shortcomings
 
@@ -49,8 +47,8 @@ def train(
     from volumetool.training.train import find_no_gain
     from volumetool.training.train import train as run
 
-    with following(log_format) as watcher:
-        path = run(asked, folder, watcher, overwrite=overwrite)
+    with observing(log_format) as observer:
+        path = run(asked, folder, observer, overwrite=overwrite)
     card = load_model(path).card
     if as_json:
         print(json.dumps({"model": str(path), "card": card.model_dump(mode="json")}))

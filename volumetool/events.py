@@ -133,6 +133,59 @@ class RegionEnded(Event):
         return f"{self.voxels / max(self.elapsed, 1e-3) / 1e6:.2f} Mvox/s"
 
 
+@dataclass(frozen=True)
+class StepTrained(Event):
+    """A training made a step of its optimiser.
+
+    Attributes
+    ----------
+    step, steps : int
+        Steps made, and in all.
+    loss : float
+        Of this step's batch.
+    """
+
+    step: int
+    steps: int
+    loss: float
+
+    def __str__(self) -> str:
+        return f"step {self.step} of {self.steps}, loss {self.loss:.3f}"
+
+
+@dataclass(frozen=True)
+class CurvePoint(Event):
+    """A training was measured: a point of its curves.
+
+    Attributes
+    ----------
+    step : int
+        Optimiser steps done.
+    loss : float
+        Mean of the training loss since the point before.
+    psnr : float or None
+        Of the running mean of the weights on the fixed validation batches, dB; None without a validation part.
+    enlarged : float or None
+        The same of plain linear enlargement.
+    seconds : float
+        Since the training began, pauses left out.
+    """
+
+    step: int
+    loss: float
+    psnr: float | None
+    enlarged: float | None
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"after step {self.step}: {self.quality or f'loss {self.loss:.3f}'}"
+
+    @property
+    def quality(self) -> str:
+        """What the validation part says, in words; nothing without one."""
+        return "" if self.psnr is None or self.enlarged is None else f"{self.psnr:.2f} dB, enlarged {self.enlarged:.2f}"
+
+
 def counting(observer: Observer, what: str, total: int, done: int = 0) -> Callable[[int], None]:
     """Return a function that is called with the steps that were made since, and tells how far a part of the work is.
 

@@ -34,16 +34,6 @@ METHODS = ("bilinear", "gauss+bicubic", "bm3d")
 PHANTOM_TRAINING_SEEDS = (1, 2)
 
 
-class Silent:
-    """Follows a training without a word."""
-
-    def stepped(self, step: int, steps: int, loss: float) -> None:
-        """Take note of one optimiser step."""
-
-    def measured(self, point: Any) -> None:
-        """Take note of a point of the curves."""
-
-
 def main() -> None:
     """Train and score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -84,7 +74,7 @@ def teach(data: Path, folder: Path, name: str, steps: int) -> Path:
         "steps": steps,
         "threads": 1,
     }
-    return train(make_config(options), place / "training", Silent())
+    return train(make_config(options), place / "training")
 
 
 def first_two_thirds(data: Path, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import tifffile
 
+from volumetool.events import Event, StepTrained
 from volumetool.training.config import TrainConfig, make_config
 from volumetool.training.phantom import phantom
 
@@ -47,10 +48,10 @@ class Told:
         self.steps: list[int] = []
         self.points: list[Any] = []
 
-    def stepped(self, step: int, steps: int, loss: float) -> None:
-        assert loss == loss
-        assert step <= steps
-        self.steps.append(step)
-
-    def measured(self, point: Any) -> None:
-        self.points.append(point)
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StepTrained):
+            assert event.loss == event.loss
+            assert event.step <= event.steps
+            self.steps.append(event.step)
+        else:
+            self.points.append(event)

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from volumetool.errors import DataError, FingerprintError
+from volumetool.events import Event, StepTrained
 from volumetool.models import UNetConfig, load_model, save_model
 from volumetool.models.unet import UNet
 from volumetool.training.checkpoint import NAME, read_checkpoint
@@ -88,9 +89,9 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", config)
 
     class Stops(Told):
-        def stepped(self, step: int, steps: int, loss: float) -> None:
-            super().stepped(step, steps, loss)
-            if step in (3, 6) and len(self.steps) > 1:
+        def __call__(self, event: Event) -> None:
+            super().__call__(event)
+            if isinstance(event, StepTrained) and event.step in (3, 6) and len(self.steps) > 1:
                 signal.raise_signal(signal.SIGINT)
 
     (tmp_path / "parts").mkdir()

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from volumetool.errors import DataError, FingerprintError
+from volumetool.events import CurvePoint
 from volumetool.models import UNet, load_model
 from volumetool.paths import check_regular, replace_file
 from volumetool.training.config import TrainConfig
@@ -27,31 +28,6 @@ from volumetool.training.crappifiers import load_recipe
 NAME = "checkpoint.safetensors"
 _KEY = "volumetool.training"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-@dataclass(frozen=True)
-class Point:
-    """A point of a training.
-
-    Attributes
-    ----------
-    step : int
-        Optimiser steps done.
-    loss : float
-        Mean of the training loss since the point before.
-    psnr : float or None
-        PSNR in dB of the running mean of the weights on the fixed validation batches; None without a validation part.
-    enlarged : float or None
-        The same of plain linear enlargement.
-    seconds : float
-        Since the training began, pauses left out.
-    """
-
-    step: int
-    loss: float
-    psnr: float | None
-    enlarged: float | None
-    seconds: float
 
 
 @dataclass
@@ -68,7 +44,7 @@ class State:
         Optimiser of the network's parameters.
     step : int
         Optimiser steps done.
-    history : list of Point
+    history : list of CurvePoint
         Oldest first.
     losses : list of float
         Losses of the steps since the last point.
@@ -80,7 +56,7 @@ class State:
     mean: UNet
     optimizer: torch.optim.AdamW
     step: int = 0
-    history: list[Point] = field(default_factory=list)
+    history: list[CurvePoint] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -141,7 +117,7 @@ def load_checkpoint(folder: Path, state: State, config: TrainConfig) -> bool:
     state.network.load_state_dict(_below("network", tensors))
     state.mean.load_state_dict(_below("mean", tensors))
     state.step, state.seconds, state.losses = facts["step"], facts["seconds"], facts["losses"]
-    state.history = [Point(**point) for point in facts["history"]]
+    state.history = [CurvePoint(**point) for point in facts["history"]]
     for name, parameter in state.network.named_parameters():
         moments = {moment: tensors[f"{moment}/{name}"].to(parameter.device) for moment in _MOMENTS}
         state.optimizer.state[parameter] = {"step": torch.tensor(float(state.step)), **moments}

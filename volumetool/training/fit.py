@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +21,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from volumetool.errors import ConfigError, NumericsError, ResourceError
+from volumetool.events import CurvePoint, Observer, StepTrained
 from volumetool.machine import usable_cores
 from volumetool.models import load_model
 from volumetool.models.unet import UNet, enlarge_linear
 from volumetool.scratch import scratch_folder
 from volumetool.training.blind_spot import blind_spot_loss, mask_batch
-from volumetool.training.checkpoint import Point, State, load_checkpoint, read_checkpoint, save_checkpoint
+from volumetool.training.checkpoint import State, load_checkpoint, read_checkpoint, save_checkpoint
 from volumetool.training.config import OptimiserConfig, TrainConfig
 from volumetool.training.losses import expected_error_loss, make_loss, minus_psnr
 from volumetool.training.pairs import Sampler
@@ -38,17 +39,7 @@ _PICTURE_SECONDS = 120.0
 _VALIDATION = 1_000_003  # key of the validation batches, beyond any number of devices
 
 
-class Watcher(Protocol):
-    """Told how a training goes; with several devices it is sent to the first of them, so it must pickle before it is used."""
-
-    def stepped(self, step: int, steps: int, loss: float) -> None:
-        """Take note of one optimiser step."""
-
-    def measured(self, point: Point) -> None:
-        """Take note of a point of the curves."""
-
-
-def fit(config: TrainConfig, folder: Path, watcher: Watcher, on_picture: Callable[[State, Sampler], None]) -> None:
+def fit(config: TrainConfig, folder: Path, observer: Observer, on_picture: Callable[[State, Sampler], None]) -> None:
     """Train, from the checkpoint in the folder if there is one, to the last step; the last checkpoint holds the result.
 
     Parameters
@@ -57,8 +48,9 @@ def fit(config: TrainConfig, folder: Path, watcher: Watcher, on_picture: Callabl
         What to train.
     folder : Path
         Where the checkpoint is kept.
-    watcher : Watcher
-        Told about every step.
+    observer : Observer
+        Told of every step by `StepTrained`, and of every point of the curves by `CurvePoint`. With several devices it is sent
+        to the process of the first of them, so it must pickle before it is used.
     on_picture : callable
         Called every other minute and at the end, on the first device: draws curves and previews.
 
@@ -80,11 +72,11 @@ def fit(config: TrainConfig, folder: Path, watcher: Watcher, on_picture: Callabl
     with scratch_folder("meeting") as meeting:
         strategy = OneMachine(meeting / "processes") if config.devices > 1 else "auto"
         fabric = Fabric(accelerator=accelerator, devices=config.devices, strategy=strategy)
-        fabric.launch(partial(_fit, config=config, folder=folder, watcher=watcher, on_picture=on_picture))
+        fabric.launch(partial(_fit, config=config, folder=folder, observer=observer, on_picture=on_picture))
 
 
 def _fit(
-    fabric: Fabric, config: TrainConfig, folder: Path, watcher: Watcher, on_picture: Callable[[State, Sampler], None]
+    fabric: Fabric, config: TrainConfig, folder: Path, observer: Observer, on_picture: Callable[[State, Sampler], None]
 ) -> None:
     facts, _ = read_checkpoint(folder)
     threads = facts["threads"] if facts else config.threads or min(torch.get_num_threads(), usable_cores())
@@ -114,12 +106,12 @@ def _fit(
                 )
             state.losses.append(loss)
             state.seconds = time.monotonic() - began
-            watcher.stepped(state.step, config.steps, loss)
+            observer(StepTrained(state.step, config.steps, loss))
             last = state.step == config.steps
             if last or state.step % every == 0:
                 state.history.append(_measure(state, validation, fabric.device))
                 state.losses.clear()
-                watcher.measured(state.history[-1])
+                observer(state.history[-1])
             if last or stop.is_set() or time.monotonic() - saved > 60 * config.checkpoint_minutes:
                 save_checkpoint(folder, state, config, threads)
                 saved = time.monotonic()
@@ -242,7 +234,7 @@ def _validation(sampler: Sampler) -> list[tuple[Any, Any]]:
 
 
 @torch.no_grad()
-def _measure(state: State, validation: list[tuple[Any, Any]], device: torch.device) -> Point:
+def _measure(state: State, validation: list[tuple[Any, Any]], device: torch.device) -> CurvePoint:
     ours, enlarged = [], []
     for batch in validation:
         coarse, fine = (torch.from_numpy(part).to(device) for part in batch)
@@ -250,7 +242,7 @@ def _measure(state: State, validation: list[tuple[Any, Any]], device: torch.devi
         z_context = state.mean.config.z_context
         centre = coarse[:, z_context : z_context + 1]
         enlarged.append(-float(minus_psnr(enlarge_linear(centre, state.mean.factors), fine)))
-    return Point(
+    return CurvePoint(
         step=state.step,
         loss=float(np.mean(state.losses)),
         psnr=float(np.mean(ours)) if ours else None,

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from volumetool.events import CurvePoint
 from volumetool.models import UNet
 from volumetool.paths import replace_file
 from volumetool.quality.pictures import Panel, draw_row
 from volumetool.quality.resample import enlarge
-from volumetool.training.checkpoint import Point, State
+from volumetool.training.checkpoint import State
 from volumetool.training.held_out import held_out
 from volumetool.training.pairs import Sampler
 from volumetool.training.restore import restore_volume
@@ -30,7 +31,7 @@ def write_progress(folder: Path, state: State, sampler: Sampler) -> None:
         replace_file(folder / "preview.png", picture)
 
 
-def draw_curves(history: list[Point]) -> bytes:
+def draw_curves(history: list[CurvePoint]) -> bytes:
     """Draw the loss, and the PSNR on the validation part beside linear enlargement: a PNG."""
     from matplotlib.figure import Figure
 

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from volumetool.errors import ConfigError
+from volumetool.events import Observer, ignore
 from volumetool.geometry import Size, Triple
 from volumetool.models import ModelCard, Provenance, UNet, VoxelSizeRange, load_model, measure_receptive_field, save_model
 from volumetool.store.limits import check_memory
 from volumetool.training.checkpoint import mean_weights, read_checkpoint, read_inputs
 from volumetool.training.config import CardConfig, TrainConfig
-from volumetool.training.fit import Watcher, fit
+from volumetool.training.fit import fit
 from volumetool.training.held_out import calibrate, measure, measure_overlap
 from volumetool.training.pairs import Sampler
 from volumetool.training.preview import write_progress
@@ -31,7 +32,7 @@ _MAPS = 4  # of the finest level that a gradient needs, at the very least
 _STRIDE = {2: (1, 384, 384), 3: (64, 96, 96)}  # coarse voxels; rates are flat around them, larger ones cost memory
 
 
-def train(config: TrainConfig, folder: Path, watcher: Watcher, *, overwrite: bool = False) -> Path:
+def train(config: TrainConfig, folder: Path, observer: Observer = ignore, *, overwrite: bool = False) -> Path:
     """Train a model; run again, an interrupted training goes on from its last checkpoint.
 
     Parameters
@@ -40,8 +41,8 @@ def train(config: TrainConfig, folder: Path, watcher: Watcher, *, overwrite: boo
         What to train.
     folder : Path
         Gets ``NAME.safetensors``, the checkpoint, ``history.json``, ``curves.png`` and ``preview.png``.
-    watcher : Watcher
-        Told about every step.
+    observer : Observer, optional
+        As for :func:`volumetool.training.fit.fit`.
     overwrite : bool
         Start over, whatever the folder holds of an earlier training.
 
@@ -66,7 +67,7 @@ def train(config: TrainConfig, folder: Path, watcher: Watcher, *, overwrite: boo
     if folder.is_file():
         raise ConfigError("config.option", f"{folder} is a file", hint="name a folder for the training")
     folder.mkdir(parents=True, exist_ok=True)
-    fit(config, folder, watcher, partial(write_progress, folder))
+    fit(config, folder, observer, partial(write_progress, folder))
     return finish(config, folder)
 
 

@@ -1,0 +1,85 @@
+"""What a user sees of the events: lines, lines of JSON, and bars on a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import sys
+
+import pytest
+from volumetool.cli import _progress
+from volumetool.cli._progress import Bars, Lines, observing
+
+from volumetool.events import CurvePoint, Event, Progressed, RegionEnded, RunStarted, StepTrained, Waiting
+
+ERROR = {"code": "data.unreadable", "message": "a chunk is torn"}
+RUN: tuple[Event, ...] = (
+    Waiting("another run was writing this job"),
+    RunStarted(2, 3, "http://127.0.0.1:8787"),
+    RegionEnded(7, {}, "here:1", 2.0, done=1, total=2, voxels=50_000_000, elapsed=10.0),
+    RegionEnded(8, ERROR, "here:1", 2.0, done=2, total=2, voxels=50_000_000, elapsed=20.0),
+    Progressed("coarse levels", 1, 2),
+)
+TRAINING = (StepTrained(1, 8, 0.5), CurvePoint(1, 0.5, 30.125, 29.5, 1.0), StepTrained(2, 8, 0.25))
+
+
+class Terminal(io.StringIO):
+    """Stands for a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_tell_what_is_rare_at_once_and_what_only_counts_once_a_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rare = ["another run was writing this job", "2 of 3 regions to run; dashboard: http://127.0.0.1:8787"]
+    failed, counts = "region 8 failed: a chunk is torn", ["1 of 2 regions, 5.00 Mvox/s, 10 s left", "coarse levels: 50.0%"]
+    for seconds, expected in ((60.0, [*rare, failed]), (0.0, [*rare, counts[0], failed, counts[1]])):
+        monkeypatch.setattr(_progress, "LINE_SECONDS", seconds)
+        with observing() as observer:
+            for event in RUN:
+                observer(event)
+        assert [line.partition(" ")[2] for line in capsys.readouterr().err.splitlines()] == expected
+
+
+def test_json_has_each_region_and_each_point_of_a_training_but_not_each_step(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines(as_json=True)
+    for event in (*RUN, *TRAINING):
+        lines(event)
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [each["event"] for each in told] == ["Waiting", "RunStarted", *["RegionEnded"] * 2, "CurvePoint"]
+    assert {name: told[2][name] for name in ("region", "done", "total", "voxels", "elapsed")} == {
+        "region": 7,
+        "done": 1,
+        "total": 2,
+        "voxels": 50_000_000,
+        "elapsed": 10.0,
+    }
+    assert told[3]["error"] == ERROR
+
+
+def test_a_terminal_shows_a_bar_for_each_part_and_messages_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with observing() as observer:
+        for event in RUN:
+            observer(event)
+    shown = terminal.getvalue()
+    for text in ("another run was writing this job\n", "dashboard: http", "region 8 failed: a chunk is torn\n"):
+        assert text in shown
+    *_, regions, coarse = (line for line in shown.splitlines() if "regions" in line or "coarse levels" in line)
+    assert "2/2 2.50 Mvox/s" in regions
+    assert "1/2" in coarse
+
+
+def test_a_bar_can_be_sent_to_the_process_that_trains_and_shows_loss_and_quality(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", "120")
+    bars = pickle.loads(pickle.dumps(Bars()))  # noqa: S301  (our own)
+    for event in TRAINING:
+        bars(event)
+    bars.close()
+    assert "2/8 loss 0.250 30.12 dB, enlarged 29.50" in terminal.getvalue()
