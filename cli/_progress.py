@@ -37,7 +37,7 @@ def observing(log_format: LogFormat = "auto") -> Iterator[Observer]:
         yield bars
 
 
-def as_json(event: Event) -> str:
+def to_json(event: Event) -> str:
     """Return an event as a line of JSON: Unix time, the name of its type, and what it holds."""
     facts = {name: value for name, value in asdict(event).items() if value not in (None, {})}
     return json.dumps({"time": round(time.time(), 3), "event": type(event).__name__, **facts})
@@ -62,7 +62,7 @@ class Lines:
         if isinstance(event, self._counts) and not getattr(event, "error", None) and now - self._said < LINE_SECONDS:
             return
         self._said = now
-        say(as_json(event) if self._json else f"{time.strftime('%H:%M:%S')} {event}")
+        say(to_json(event) if self._json else f"{time.strftime('%H:%M:%S')} {event}")
 
 
 class Bars:

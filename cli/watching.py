@@ -8,13 +8,17 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import typer
+from volumetool.cli._progress import observing, to_json
 from volumetool.cli.staying import warn_of_host
 from volumetool.cli.tables import say
+
+from volumetool.events import Event
+from volumetool.units import show_sections
 
 if TYPE_CHECKING:
     from volumetool.jobs.job import Job
     from volumetool.viewing.view import Listen
-    from volumetool.viewing.watching.asked import Asked, News, Watched
+    from volumetool.viewing.watching.asked import Asked, Watched
     from volumetool.viewing.watching.show import WatchPage
 
 
@@ -32,7 +36,7 @@ def run_watch(job: Job, asked: Asked, listen: Listen, *, open_browser: bool, as_
     open_browser : bool
         Open the page.
     as_json : bool
-        Print a line of JSON for whatever happens.
+        Print events as lines of JSON.
     """
     from volumetool.viewing.watching.show import WatchPage
     from volumetool.viewing.watching.watch import raw_place, watch
@@ -40,13 +44,14 @@ def run_watch(job: Job, asked: Asked, listen: Listen, *, open_browser: bool, as_
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # half a file is no news
     raw = raw_place(job.input, job.output)
     with ExitStack() as stack:
+        shown = stack.enter_context(observing())
         page = stack.enter_context(WatchPage(raw, job.output, listen))
 
-        def tell(news: News) -> None:
-            say(news.text)
+        def tell(event: Event) -> None:
+            shown(event)
             if as_json:
-                print(json.dumps({"news": news.kind, **news.facts}), flush=True)
-            page(news)
+                print(to_json(event), flush=True)
+            page(event)
 
         _greet(page, job, raw, as_json=as_json)
         if asked.count is None and asked.idle is None:
@@ -77,8 +82,6 @@ def _greet(page: WatchPage, job: Job, raw: str, *, as_json: bool) -> None:
 
 
 def _tell_end(watched: Watched, job: Job, raw: str, *, as_json: bool) -> None:
-    from volumetool.viewing.watching.asked import named
-
     if as_json:
         facts = {"complete": watched.complete, "enhanced": watched.enhanced}
         print(json.dumps({**facts, "missing": watched.missing, "failed": watched.failed, "output": job.output}))
@@ -88,5 +91,5 @@ def _tell_end(watched: Watched, job: Job, raw: str, *, as_json: bool) -> None:
     say(f"{watched.enhanced} sections are enhanced, and the volume is not whole:")
     for what, numbers in (("never came", watched.missing), ("could not be enhanced", watched.failed)):
         if numbers:
-            say(f"  {named(numbers)} {what}")
+            say(f"  {show_sections(numbers)} {what}")
     say("Run the same command to go on.")

@@ -1,10 +1,12 @@
-"""Units of length."""
+"""Units of length, and numbers in words."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
-from volumetool.units import is_long_name, nanometres_per
+from volumetool.units import is_long_name, nanometres_per, show_sections
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,16 @@ def test_nanometres_per_unit(unit: object, wanted: float | None) -> None:
 def test_only_long_names_are_conformant() -> None:
     assert is_long_name("micrometer")
     assert not any(map(is_long_name, ["um", "micron", "pixel", None]))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ([3], "section 3"),
+        ([3, 4], "sections 3, 4"),
+        ([1, 4, 5, 6, 8], "sections 1, 4 to 6, 8"),
+        (range(900), "sections 0 to 899"),
+    ],
+)
+def test_numbers_of_sections_are_told_in_words(numbers: Sequence[int], words: str) -> None:
+    assert show_sections(numbers) == words

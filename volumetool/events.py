@@ -15,9 +15,10 @@ and one of one's own looks at the types that it knows:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
-from volumetool.units import show_duration
+from volumetool.units import show_duration, show_sections
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,22 @@ class Waiting(Event):
 
     def __str__(self) -> str:
         return self.reason
+
+
+@dataclass(frozen=True)
+class Noted(Event):
+    """Something that a user should know: a warning, or that a watch falls behind.
+
+    Attributes
+    ----------
+    text : str
+        For people.
+    """
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -184,6 +201,93 @@ class CurvePoint(Event):
     def quality(self) -> str:
         """What the validation part says, in words; nothing without one."""
         return "" if self.psnr is None or self.enlarged is None else f"{self.psnr:.2f} dB, enlarged {self.enlarged:.2f}"
+
+
+@dataclass(frozen=True)
+class WatchStarted(Event):
+    """A watch has the sections that it needs to enhance; or goes on where it was stopped.
+
+    Attributes
+    ----------
+    first : int
+        Number of the section at z = 0.
+    fitted : tuple of int
+        Numbers of the sections whose median statistics hold for all; empty where statistics were given.
+    window : tuple of float, optional
+        Black and white of the first section; None where the model takes none.
+    landed, enhanced : int
+        Sections that have landed and that are enhanced by now.
+    z : int, optional
+        Where the last of these is.
+    """
+
+    first: int
+    fitted: tuple[int, ...]
+    window: tuple[float, float] | None
+    landed: int
+    enhanced: int
+    z: int | None
+
+    def __str__(self) -> str:
+        source = f"the median of {show_sections(self.fitted)}" if self.fitted else "as given"
+        window = (
+            "none, as the model takes none" if self.window is None else f"{source}, {self.window[0]:g} to {self.window[1]:g}"
+        )
+        text = f"section {self.first} is at z = 0; statistics: {window}"
+        return text + (f"; going on: {self.enhanced} of {self.landed} sections are enhanced" if self.enhanced else "")
+
+
+@dataclass(frozen=True)
+class SectionsReached(Event):
+    """Sections of a watch reached a state.
+
+    Attributes
+    ----------
+    state : {"landed", "missing", "enhanced", "failed"}
+        Missing are those whose numbers were passed over a while ago; they may still come.
+    sections : tuple of int
+        Their numbers.
+    z : int, optional
+        Where the last of them is, if they are enhanced.
+    seconds : float
+        That it took to enhance them.
+    error : dict
+        Code, message and hint of a failure.
+    """
+
+    state: Literal["landed", "missing", "enhanced", "failed"]
+    sections: tuple[int, ...]
+    z: int | None = None
+    seconds: float = 0.0
+    error: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        named = show_sections(self.sections)
+        if self.state == "missing":
+            places = (
+                "have not come yet; their places are kept" if len(self.sections) > 1 else "has not come yet; its place is kept"
+            )
+            return f"{named} {places}"
+        if self.state == "failed":
+            return f"{named} cannot be enhanced: {self.error.get('message')}"
+        return f"{named} landed" if self.state == "landed" else f"{named} enhanced in {self.seconds:.2f} s"
+
+
+@dataclass(frozen=True)
+class SectionRefused(Event):
+    """A file or a section of a watch is not taken; it is looked at again once it has changed.
+
+    Attributes
+    ----------
+    name, reason : str
+        What is not taken, and why.
+    """
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} is not taken: {self.reason}"
 
 
 def counting(observer: Observer, what: str, total: int, done: int = 0) -> Callable[[int], None]:

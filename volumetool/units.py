@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 _Size = tuple[float, float, float]
 
@@ -41,6 +42,9 @@ _UNEQUAL = 2
 
 _BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _MOST_BYTES = 2**63
+
+_MOST_RUNS = 100
+"""Runs of numbers that are shown."""
 
 _LARGER = (("µm", 1e3), ("mm", 1e6), ("m", 1e9))
 
@@ -141,3 +145,25 @@ def show_duration(seconds: float) -> str:
 def show_scale(scale: tuple[int, int, int]) -> str:
     """Return what a model does to voxels."""
     return "keeps the voxel size" if max(scale) == 1 else f"makes voxels {show_shape(scale)} times finer (z, y, x)"
+
+
+def runs_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the first and last of every run of rising numbers without a gap."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found
+
+
+def in_words(spans: Sequence[tuple[int, int]]) -> str:
+    """Return runs of numbers in words: ``3, 5 to 9``."""
+    words = [f"{first} to {last}" if last - first > 1 else ", ".join(map(str, range(first, last + 1))) for first, last in spans]
+    return ", ".join([*words[:_MOST_RUNS], *(["..."] if len(words) > _MOST_RUNS else [])])
+
+
+def show_sections(numbers: Sequence[int]) -> str:
+    """Return "section 3", or "sections 3, 5 to 9": numbers in words, however many they are."""
+    return f"section{'s' if len(numbers) > 1 else ''} {in_words(runs_of(numbers))}"

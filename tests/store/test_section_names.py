@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from volumetool.errors import InputError
 from volumetool.store.images import open_images
-from volumetool.store.images.names import in_words, numbered, runs_of, shared_pattern
+from volumetool.store.images.names import numbered, shared_pattern
+from volumetool.units import in_words, runs_of
 
 VOXELS = np.random.default_rng(0).integers(1, 255, (12, 6, 7), dtype=np.uint8)
 

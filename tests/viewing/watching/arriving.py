@@ -13,9 +13,10 @@ import tifffile
 from small_jobs import Voxels, noise, run, shard_files
 
 from volumetool.errors import VolumetoolError
+from volumetool.events import Event, SectionsReached
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job, make_job
-from volumetool.viewing.watching.asked import Asked, News, Watched
+from volumetool.viewing.watching.asked import Asked, Watched
 from volumetool.viewing.watching.watch import raw_place, watch
 
 FLAT: dict[str, Any] = {
@@ -59,22 +60,23 @@ def job_of(folder: Path, **options: Any) -> Job:
 
 
 class Told:
-    """Keeps the news, and does something at some of them."""
+    """Keeps the events."""
 
     def __init__(self) -> None:
-        self.news: list[News] = []
+        self.events: list[Event] = []
 
-    def __call__(self, news: News) -> None:
-        """Keep the news."""
-        self.news.append(news)
+    def __call__(self, event: Event) -> None:
+        """Keep an event."""
+        self.events.append(event)
 
-    def numbers(self, kind: str) -> list[int]:
-        """Return the sections that news of a kind were about, in order."""
-        return [number for news in self.news if news.kind == kind for number in news.facts["sections"]]
+    def numbers(self, state: str) -> list[int]:
+        """Return the sections that reached a state, in order."""
+        reached = [event for event in self.events if isinstance(event, SectionsReached) and event.state == state]
+        return [number for event in reached for number in event.sections]
 
-    def texts(self, kind: str) -> list[str]:
-        """Return the texts of a kind."""
-        return [news.text for news in self.news if news.kind == kind]
+    def texts(self, kind: type[Event]) -> list[str]:
+        """Return the texts of a type of events."""
+        return [str(event) for event in self.events if isinstance(event, kind)]
 
 
 def ticking(*steps: Any, patience: float = 60.0) -> Iterator[Sequence[str]]:

@@ -22,10 +22,10 @@ from arriving import FLAT, QUICK, assert_batch, job_of, sections, ticking, write
 from small_jobs import read_levels
 from volumetool.cli.main import main
 
+from volumetool.events import Event, SectionsReached, WatchStarted
 from volumetool.jobs.folder import stored_plan
 from volumetool.jobs.verify import verify
 from volumetool.viewing.view import Listen
-from volumetool.viewing.watching.asked import News
 from volumetool.viewing.watching.show import WatchPage
 from volumetool.viewing.watching.watch import raw_place, watch
 
@@ -99,8 +99,10 @@ def test_the_command_tells_every_section_and_ends_with_ctrl_c(tmp_path: Path) ->
             assert httpx.get(said["link"], timeout=PATIENCE).status_code == 200
             listening = [each for each in psutil.Process(process.pid).net_connections("tcp") if each.status == "LISTEN"]
             assert {each.laddr.ip for each in listening} == {"127.0.0.1"}
-            news: list[dict[str, Any]] = [json.loads(process.stdout.readline()) for _ in range(4)]
-            assert [each["news"] for each in news] == ["begun", "enhanced", "enhanced", "enhanced"]
+            told: list[dict[str, Any]] = [json.loads(process.stdout.readline()) for _ in range(9)]
+            begun = [each["event"] for each in told[:6]]
+            assert begun == ["SectionsReached", "Waiting", "SectionsReached", "Waiting", "SectionsReached", "WatchStarted"]
+            assert [(each["state"], each["sections"]) for each in told[6:]] == [("enhanced", [number]) for number in (1, 2, 3)]
             process.send_signal(signal.SIGINT)
             assert process.wait(PATIENCE) == 130
         finally:
@@ -117,11 +119,11 @@ def test_the_page_shows_each_new_section_of_both_volumes(tmp_path: Path) -> None
     raw, moved = raw_place(job.input, job.output), list[tuple[float, list[str]]]()
     with WatchPage(raw, job.output, Listen()) as page:
 
-        def look(news: News) -> None:
-            page(news)
-            if news.kind != "enhanced":
+        def look(event: Event) -> None:
+            page(event)
+            if not isinstance(event, SectionsReached) or event.z is None:
                 return
-            wait_until(lambda: len(page.page.state.to_json().get("layers", [])) == 2 and position(page) == news.facts["z"])
+            wait_until(lambda: len(page.page.state.to_json().get("layers", [])) == 2 and position(page) == event.z)
             layers = page.page.state.to_json()["layers"]
             sources = [layer["source"] for layer in layers]
             # The client's library writes a list once the source was changed.
@@ -132,8 +134,8 @@ def test_the_page_shows_each_new_section_of_both_volumes(tmp_path: Path) -> None
                 path = group["attributes"]["ome"]["multiscales"][0]["datasets"][0]["path"]
                 served = ts.open({"driver": "zarr3", "kvstore": f"{url}{path}/"}).result()
                 stored = ts.open({"driver": "zarr3", "kvstore": f"file://{place}/{path}/"}).result()
-                np.testing.assert_array_equal(served[news.facts["z"]].read().result(), stored[news.facts["z"]].read().result())
-            if news.facts["z"] == 2:
+                np.testing.assert_array_equal(served[event.z].read().result(), stored[event.z].read().result())
+            if event.z == 2:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
@@ -142,9 +144,9 @@ def test_the_page_shows_each_new_section_of_both_volumes(tmp_path: Path) -> None
     assert len({url for _, urls in moved for url in urls}) == 6
     with WatchPage(raw, job.output, Listen()) as page:  # what was there before is shown at once
 
-        def look_again(news: News) -> None:
-            page(news)
-            if news.kind == "resumed":
+        def look_again(event: Event) -> None:
+            page(event)
+            if isinstance(event, WatchStarted):
                 wait_until(lambda: len(page.page.state.to_json().get("layers", [])) == 2 and position(page) == 2)
                 raise KeyboardInterrupt
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,11 @@ from arriving import (
 from small_jobs import attributes, read_levels, write_input
 
 from volumetool.errors import ConfigError
+from volumetool.events import Event, Noted, SectionRefused, SectionsReached, Waiting, WatchStarted
 from volumetool.jobs.folder import stored_plan
 from volumetool.jobs.verify import verify
 from volumetool.viewing.watching import course
-from volumetool.viewing.watching.asked import Asked, News, named
+from volumetool.viewing.watching.asked import Asked
 from volumetool.viewing.watching.course import LATE
 from volumetool.viewing.watching.watch import default_output, raw_place, watch
 
@@ -91,10 +91,10 @@ def test_the_volume_can_be_read_as_it_grows(folder: Path) -> None:
     job, told = job_of(folder), Told()
     seen: dict[int, Any] = {}
 
-    def look(news: News) -> None:
-        told(news)
-        if news.kind == "enhanced":
-            z = news.facts["z"]
+    def look(event: Event) -> None:
+        told(event)
+        if isinstance(event, SectionsReached) and event.state == "enhanced":
+            z = int(event.z or 0)
             seen[z] = np.asarray(growing(job.output)[z])
             np.testing.assert_array_equal(np.asarray(growing(raw_place(job.input, job.output))[z]), sections(COUNT)[z])
 
@@ -109,8 +109,8 @@ def test_the_volume_can_be_read_as_it_grows(folder: Path) -> None:
 def test_the_volume_has_no_more_sections_than_have_landed(folder: Path) -> None:
     job, depths = job_of(folder), list[int]()
 
-    def look(news: News) -> None:
-        if news.kind == "enhanced":
+    def look(event: Event) -> None:
+        if isinstance(event, SectionsReached) and event.state == "enhanced":
             depths.append(growing(job.output).shape[0])
 
     drops = [lambda number=number: drop(folder, number) for number in range(1, COUNT + 1)]
@@ -142,7 +142,7 @@ def test_a_missing_number_is_told_and_waits_at_its_place(folder: Path, monkeypat
     assert not first.complete
     assert first.missing == (3, 5, 6)
     assert told.numbers("missing") == [3, 5, 6]
-    assert told.texts("missing") == ["sections 3, 5, 6 have not come yet; their places are kept"]
+    assert "sections 3, 5, 6 have not come yet; their places are kept" in told.texts(SectionsReached)
     assert told.numbers("enhanced") == [1, 2, 4, 7]
     assert attributes(job.output)["steps"]["missing"] == [2, 4, 5]
     assert not np.asarray(growing(job.output)[2]).any()
@@ -157,15 +157,14 @@ def test_a_watch_that_falls_behind_says_so_and_when_it_has_caught_up(folder: Pat
     count = 3 * LATE
     told = Told()
     finish(job_of(folder), told, Asked(count=count, settle=0.0), lambda: drop(folder, *range(1, count + 1), count=count))
-    waiting = [news.facts["waiting"] for news in told.news if news.kind == "late"]
-    assert waiting[0] == count - 1
-    assert waiting[-1] == 0
-    assert len(waiting) == 2  # not once for every section
+    late = [text for text in told.texts(Noted) if "late" in text]
+    assert late[0].startswith(f"late: {count - 1} sections have landed and wait")
+    assert late[1:] == ["no longer late: every section that can be is enhanced"]  # not once for every section
     told = Told()
     few = folder / "few"
     few.mkdir()
     finish(job_of(few), told, Asked(count=4, settle=0.0), lambda: drop(few, 1, 2, 3, 4))
-    assert told.texts("late") == []
+    assert [text for text in told.texts(Noted) if "late" in text] == []
 
 
 def test_what_is_unlike_the_others_is_refused_by_name(folder: Path) -> None:
@@ -191,10 +190,10 @@ def test_what_is_unlike_the_others_is_refused_by_name(folder: Path) -> None:
 
     finished = finish(job, told, Asked(count=7, settle=0.0), lambda: None, add, mend)
     assert finished.complete
-    refused = [news.facts["name"] for news in told.news if news.kind == "refused"]
+    refused = [event.name for event in told.events if isinstance(event, SectionRefused)]
     assert sorted(refused) == sorted(wrong)
-    assert any("37 x 44" in text and "37 x 45" in text for text in told.texts("refused"))
-    assert [text for text in told.texts("refused") if "uint16" in text and "uint8" in text]
+    assert any("37 x 44" in text and "37 x 45" in text for text in told.texts(SectionRefused))
+    assert [text for text in told.texts(SectionRefused) if "uint16" in text and "uint8" in text]
 
 
 def test_a_volume_that_grows_is_watched_like_a_folder(tmp_path: Path) -> None:
@@ -231,21 +230,9 @@ def test_sections_that_are_waited_with_are_told(folder: Path) -> None:
     job, told = job_of(folder), Told()
     steps = [lambda number=number: drop(folder, number) for number in range(1, COUNT + 1)]
     assert finish(job, told, Asked(count=COUNT, settle=0.0), *steps).complete
-    assert [news.facts["sections"] for news in told.news if news.kind == "gathering"] == [[1], [1, 2]]
-    assert "once there are 3" in told.texts("gathering")[0]
-
-
-@pytest.mark.parametrize(
-    ("numbers", "words"),
-    [
-        ([3], "section 3"),
-        ([3, 4], "sections 3, 4"),
-        ([1, 4, 5, 6, 8], "sections 1, 4 to 6, 8"),
-        (range(900), "sections 0 to 899"),
-    ],
-)
-def test_numbers_in_words(numbers: Sequence[int], words: str) -> None:
-    assert named(numbers) == words
+    assert told.texts(Waiting) == ["enhancing begins once there are 3 sections, for the statistics (--fit-on)"] * 2
+    assert [type(event) for event in told.events[:6]] == [SectionsReached, Waiting] * 2 + [SectionsReached, WatchStarted]
+    assert told.numbers("landed") == list(range(1, COUNT + 1))
 
 
 def test_places_where_something_else_is_are_left_alone(folder: Path) -> None:
@@ -275,7 +262,7 @@ def test_a_section_that_cannot_be_enhanced_does_not_stop_the_others(folder: Path
     assert not watched.complete
     assert watched.failed == (3,)
     assert told.numbers("enhanced") == [1, 2, 4, 5]
-    assert "NaN" in told.texts("failed")[0]
+    assert any(text.startswith("section 3 cannot be enhanced") and "NaN" in text for text in told.texts(SectionsReached))
 
 
 def test_outputs_stand_beside_the_folder() -> None:

@@ -23,6 +23,7 @@ from arriving import (
 )
 from small_jobs import write_input
 
+from volumetool.events import SectionRefused, WatchStarted
 from volumetool.jobs.folder import stored_plan
 from volumetool.jobs.verify import verify
 from volumetool.viewing.watching import compacting
@@ -127,8 +128,8 @@ def test_a_watch_that_goes_on_says_how_far_it_is_and_reads_no_file_again(folder:
     monkeypatch.setattr(TiffFolder, "_read", noted)
     drop(folder, 4, 6, 7)
     assert finish(job, told, asked).complete
-    assert [news.facts for news in told.news if news.kind == "resumed"] == [{"landed": 4, "enhanced": 4, "z": 4}]
-    assert told.texts("refused") == []
+    assert told.events[0] == WatchStarted(1, (1, 2, 3), None, landed=4, enhanced=4, z=4)
+    assert told.texts(SectionRefused) == []
     assert sorted(names) == ["scan_4.tif", "scan_6.tif", "scan_7.tif"]
     assert_batch(job)
 
@@ -142,7 +143,7 @@ def test_a_volume_that_grows_is_gone_on_with(tmp_path: Path) -> None:
     assert refusal_of_interrupt(lambda: watch(job, asked, Told(), ticking(*[lambda: None] * 3, interrupt)))
     array[4:] = sections(COUNT)[4:]
     assert finish(job, told, asked).complete
-    assert told.texts("refused") == []
+    assert told.texts(SectionRefused) == []
     assert told.numbers("enhanced") == [4, 5, 6]
 
 

@@ -20,9 +20,9 @@ from volumetool.store.images.descriptions import (
     read_ome,
     wrong_axes,
 )
-from volumetool.store.images.names import in_words, runs_of
 from volumetool.store.images.pages import Page, kind, read_pages, require_alike
 from volumetool.store.images.stack import ImageStack, Plane, stack_of
+from volumetool.units import in_words, runs_of
 
 # What tifffile calls the axis along which plain pages follow each other; ImageJ often calls sections time points.
 _SECTION_AXES = set("ZIQT")

@@ -11,10 +11,11 @@ from typing import Literal
 from volumetool.errors import InputError
 from volumetool.store.images.descriptions import ome_depth
 from volumetool.store.images.file import incomplete, stack_in, without_copies
-from volumetool.store.images.names import Pattern, in_words, is_temporary, is_tiff, numbered, shared_pattern
+from volumetool.store.images.names import Pattern, is_temporary, is_tiff, numbered, shared_pattern
 from volumetool.store.images.pages import Page, kind, read_pages
 from volumetool.store.images.stack import ImageStack, Plane, stack_of
 from volumetool.store.limits import LONGEST_AXIS
+from volumetool.units import in_words
 
 Gaps = Literal["refuse", "keep", "close"]
 """What becomes of numbers that are missing between sections: an error, blank sections, or neighbours that touch."""

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 _SUFFIXES = (".tif", ".tiff")
-_MOST_RUNS = 100
-"""That are put in words."""
 
 TEMPORARY = frozenset({".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".lock"})
 """What programs put at the end of a name while they write; some put the real ending behind it."""
@@ -90,20 +88,3 @@ def _readings(name: str) -> list[tuple[Pattern, int]]:
     stem = Path(name).stem
     found = [(Pattern(stem[: match.start()], stem[match.end() :]), int(match[0])) for match in re.finditer("[0-9]+", stem)]
     return found[::-1]
-
-
-def runs_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Return the first and last of every run of rising numbers without a gap."""
-    found: list[tuple[int, int]] = []
-    for number in numbers:
-        if found and number == found[-1][1] + 1:
-            found[-1] = (found[-1][0], number)
-        else:
-            found.append((number, number))
-    return found
-
-
-def in_words(spans: Sequence[tuple[int, int]]) -> str:
-    """Return runs of numbers in words: ``3, 5 to 9``."""
-    words = [f"{first} to {last}" if last - first > 1 else ", ".join(map(str, range(first, last + 1))) for first, last in spans]
-    return ", ".join([*words[:_MOST_RUNS], *(["..."] if len(words) > _MOST_RUNS else [])])

@@ -18,9 +18,9 @@ import tifffile
 
 from volumetool.errors import InputError
 from volumetool.paths import check_regular
-from volumetool.store.images.names import in_words, runs_of
 from volumetool.store.limits import check_images
 from volumetool.store.volume import DTYPES
+from volumetool.units import in_words, runs_of
 
 BAND_BYTES = 2**27
 """A section that is larger is decoded in bands of rows of about this size, where its strips or tiles allow it."""

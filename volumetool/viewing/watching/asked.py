@@ -1,12 +1,8 @@
-"""What is asked of a watch, and what it tells."""
+"""What is asked of a watch, and how it ends."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-from volumetool.store.images.names import in_words, runs_of
+from dataclasses import dataclass
 
 FIT_ON = 3
 """Sections that the statistics are fitted to: their median, so that one bad section among them does no harm."""
@@ -41,33 +37,6 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class News:
-    """Something that a watch tells.
-
-    Attributes
-    ----------
-    kind : str
-        ``gathering``, ``begun``, ``resumed``, ``enhanced``, ``refused``, ``missing``, ``failed``, ``late``, ``waiting``,
-        ``warning`` or ``finishing``.
-    text : str
-        For people.
-    facts : dict
-        The same for programs.
-    """
-
-    kind: str
-    text: str
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-class Listener(Protocol):
-    """Whoever is told. Called in the thread of the watch."""
-
-    def __call__(self, news: News) -> None:
-        """Take in what is new."""
-
-
-@dataclass(frozen=True)
 class Watched:
     """The result of a watch.
 
@@ -85,8 +54,3 @@ class Watched:
     enhanced: int
     missing: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
-
-
-def named(numbers: Sequence[int]) -> str:
-    """Return "section 3", or "sections 3, 5 to 9": numbers in words, however many they are."""
-    return f"section{'s' if len(numbers) > 1 else ''} {in_words(runs_of(numbers))}"

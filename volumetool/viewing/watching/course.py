@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import ConfigError
+from volumetool.events import Noted, Observer, SectionsReached, WatchStarted
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job
-from volumetool.viewing.watching.asked import Listener, News, Watched, named
+from volumetool.viewing.watching.asked import Watched
 from volumetool.viewing.watching.books import Begun, Tally, write_begun
 from volumetool.viewing.watching.ground import fix, take_up
 from volumetool.viewing.watching.inbox import Section
@@ -37,13 +38,13 @@ class Course:
         Sections in all, where that is known by now.
     given : Statistics, optional
         To use instead of fitting them.
-    tell : Listener
+    observer : Observer
         Told what happens.
     """
 
-    def __init__(self, job: Job, begun: Begun, count: int | None, given: Statistics | None, tell: Listener) -> None:
+    def __init__(self, job: Job, begun: Begun, count: int | None, given: Statistics | None, observer: Observer) -> None:
         self.begun = begun.model_copy(update={"count": count})
-        self._job, self._given, self._tell = job, given, tell
+        self._job, self._given, self._observer = job, given, observer
         self._folder = job_url(job.output)
         landed = Tally(self._folder, "landed")
         _check_count(count, landed.stop)
@@ -88,10 +89,10 @@ class Course:
         if waiting >= self._late:
             self._late = 2 * waiting
             text = f"late: {waiting} sections have landed and wait to be enhanced. None is lost; --device cuda would be faster"
-            self._tell(News("late", text, {"waiting": waiting}))
+            self._observer(Noted(text))
         elif not waiting and self._late > LATE:
             self._late = LATE
-            self._tell(News("late", "no longer late: every section that can be is enhanced", {"waiting": 0}))
+            self._observer(Noted("no longer late: every section that can be is enhanced"))
 
     def end(self, count: int) -> None:
         """Set the number of sections in all: the last ones no longer wait for others."""
@@ -118,8 +119,7 @@ class Course:
         """Tell the numbers that were passed over a while ago, each once."""
         passed = [z + self.begun.first for z in self.raw.tally.missing(self.raw.tally.stop)]
         if late := self._gaps.late(passed):
-            still = "has not come yet; its place is kept" if len(late) == 1 else "have not come yet; their places are kept"
-            self._tell(News("missing", f"{named(late)} {still}", {"sections": late}))
+            self._observer(SectionsReached("missing", tuple(late)))
 
     @property
     def finished(self) -> bool:
@@ -167,32 +167,33 @@ class Course:
         else:
             resolved = take_up(self._job, self.begun, self.raw.depth)
         for note in resolved.notes:
-            self._tell(News("warning", f"warning: {note}"))
+            self._observer(Noted(f"warning: {note}"))
         self._enhanced = EnhancedShelf(self._job.output, resolved, self.begun, Tally(self._folder, "enhanced"))
         self._enhanced.prepare(self.raw.depth)
         self._steps = Steps(self._enhanced.lattice, self.count)
-        which = named([z + self.begun.first for z in self.begun.fitted])
-        source = f"the median of {which}" if self._given is None else "as given"
         fixed = self.begun.decided.statistics
-        window = tuple(float(table[0, 0]) for table in (fixed.low, fixed.high))
         none = resolved.inputs.model.card.normalisation.kind == "none"
-        told = "none, as the model takes none" if none else f"{source}, {window[0]:g} to {window[1]:g}"
-        text = f"section {self.begun.first} is at z = 0; statistics: {told}"
-        self._tell(News("begun", text, {"first": self.begun.first, "window": None if none else window}))
+        self._observer(
+            WatchStarted(
+                first=self.begun.first,
+                fitted=tuple(z + self.begun.first for z in self.begun.fitted) if self._given is None else (),
+                window=None if none else (float(fixed.low[0, 0]), float(fixed.high[0, 0])),
+                landed=len(self.landed),
+                enhanced=self.outcome().enhanced,
+                z=self.newest,
+            )
+        )
 
     def _enhance(self, step: int) -> None:
         assert self._enhanced is not None  # noqa: S101  (the caller has looked)
         assert self._steps is not None  # noqa: S101
-        numbers = [z + self.begun.first for z in self._steps.sections(step)]
-        words = named(numbers)
+        places = self._steps.sections(step)
+        numbers = tuple(z + self.begun.first for z in places)
         record = self._enhanced.enhance(self.raw, self._steps, step)
         if record.state == "failed":
-            text = f"{words} cannot be enhanced: {record.error.get('message')}"
-            self._tell(News("failed", text, {"sections": numbers, **record.error}))
+            self._observer(SectionsReached("failed", numbers, error=record.error))
         else:
-            text = f"{words} enhanced in {record.seconds:.2f} s"
-            z = self._steps.sections(step)[-1]
-            self._tell(News("enhanced", text, {"sections": numbers, "z": z, "seconds": record.seconds}))
+            self._observer(SectionsReached("enhanced", numbers, int(places[-1]), record.seconds))
 
 
 def _check_end(dims: int, begun: Begun) -> None:

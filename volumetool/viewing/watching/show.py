@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from volumetool.errors import VolumetoolError
+from volumetool.events import Event, SectionsReached, WatchStarted
 from volumetool.listening.gate import Gate, accepted_hosts, base_url
 from volumetool.store.open import open_volume
 from volumetool.viewing.layers import Layer
@@ -19,7 +20,6 @@ from volumetool.viewing.restated import readable
 from volumetool.viewing.server import KeyReader, Serving, bind, build_app
 from volumetool.viewing.state import Look, build_state, finest
 from volumetool.viewing.view import Listen, tunnel_command
-from volumetool.viewing.watching.asked import News
 from volumetool.viewing.window import sampled_window
 
 FRESH_SECONDS = 1.0
@@ -29,7 +29,7 @@ Window = tuple[float, float]
 
 
 class WatchPage:
-    """A page with the raw volume and the enhanced one, while the block runs; a :class:`Listener`.
+    """A page with the raw volume and the enhanced one, while the block runs; an `Observer` of the watch.
 
     Parameters
     ----------
@@ -73,12 +73,13 @@ class WatchPage:
         """The command that makes the link work at the other end of an SSH connection; None where this is no such end."""
         return tunnel_command(self.ports, os.environ.get("SSH_CONNECTION"))
 
-    def __call__(self, news: News) -> None:
+    def __call__(self, event: Event) -> None:
         """Show what is new, within a second."""
         with self._lock:
-            if news.kind == "begun":
-                self._window = news.facts["window"]
-            if (z := news.facts.get("z")) is None or self._over:
+            if isinstance(event, WatchStarted):
+                self._window = event.window
+            z = event.z if isinstance(event, WatchStarted | SectionsReached) else None
+            if z is None or self._over:
                 return
             self._newest = z
             if self._timer is None:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import ConfigError, InputError, OutputError
-from volumetool.events import ignore
+from volumetool.events import Noted, Observer, SectionRefused, SectionsReached, Waiting
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job
 from volumetool.jobs.ownership import own
@@ -17,7 +17,7 @@ from volumetool.jobs.pyramid import build_pyramid
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path, parent_url
 from volumetool.store.open import open_volume
-from volumetool.viewing.watching.asked import Asked, Listener, News, Watched, named
+from volumetool.viewing.watching.asked import Asked, Watched
 from volumetool.viewing.watching.books import read_begun, write_begun
 from volumetool.viewing.watching.compacting import clear, compact, is_complete
 from volumetool.viewing.watching.course import Course
@@ -64,7 +64,7 @@ def changes_in(folder: Path, *, deep: bool = False) -> Changes:
         yield [place for _, place in some]
 
 
-def watch(job: Job, asked: Asked, tell: Listener, changes: Changes | None = None) -> Watched:
+def watch(job: Job, asked: Asked, observer: Observer, changes: Changes | None = None) -> Watched:
     """Enhance sections as they land, until the volume is finished.
 
     Parameters
@@ -73,8 +73,9 @@ def watch(job: Job, asked: Asked, tell: Listener, changes: Changes | None = None
         Its input is the folder, its output the volume to write.
     asked : Asked
         How sections are counted, and how the end is told.
-    tell : Listener
-        Told what happens.
+    observer : Observer
+        Told what happens, in the thread of the watch: `Waiting`, `WatchStarted`, `SectionsReached`, `SectionRefused`, `Noted`,
+        and `Progressed` while the finished volume is written.
     changes : iterator of sequence of str, optional
         Instead of those of the folder.
 
@@ -89,10 +90,10 @@ def watch(job: Job, asked: Asked, tell: Listener, changes: Changes | None = None
     inner = job.model_copy(update={"input": raw})
 
     def report(name: str, why: str) -> None:
-        tell(News("refused", f"{name} is not taken: {why}", {"name": name, "why": why}))
+        observer(SectionRefused(name, why))
 
     _refuse_foreign(inner)
-    with own(job_url(job.output), lambda event: tell(News("waiting", str(event)))):
+    with own(job_url(job.output), observer):
         if is_complete(job.output):
             clear(job.output)
             return Watched(complete=True, enhanced=open_volume(raw).shape[0])
@@ -100,15 +101,15 @@ def watch(job: Job, asked: Asked, tell: Listener, changes: Changes | None = None
         if deep := is_volume(job.input):
             inbox = GrowingVolume(job.input, asked.settle, report, job.voxel_size)
             asked = replace(asked, first=asked.first or 0)
-        loop = _Loop(inner, asked, tell, inbox)
+        loop = _Loop(inner, asked, observer, inbox)
         return loop.run(changes or changes_in(folder, deep=deep))
 
 
 class _Loop:
     """Looks, lands, enhances, and looks again."""
 
-    def __init__(self, job: Job, asked: Asked, tell: Listener, inbox: Inbox) -> None:
-        self._job, self._asked, self._tell, self._inbox = job, asked, tell, inbox
+    def __init__(self, job: Job, asked: Asked, observer: Observer, inbox: Inbox) -> None:
+        self._job, self._asked, self._observer, self._inbox = job, asked, observer, inbox
         self._given: Statistics | None = given_statistics(job)
         self._gathered: list[Section] = []
         self._course: Course | None = None
@@ -118,8 +119,8 @@ class _Loop:
         rows = None if self._given is None else len(self._given.low[0])
         self._count = total_count(asked, rows, begun)
         if begun is not None:
-            self._course = Course(job, begun, self._count, self._given, tell)
-            self._go_on(self._course)
+            self._course = Course(job, begun, self._count, self._given, observer)
+            self._inbox.pass_over(begun.pattern, self._course.landed)  # these files are not read again
 
     def run(self, changes: Changes) -> Watched:
         """Go on until the volume is finished, or nothing has come for as long as was asked."""
@@ -139,38 +140,32 @@ class _Loop:
                 return outcome
         raise AssertionError("changes never end")
 
-    def _go_on(self, course: Course) -> None:
-        """Return what an earlier run has done; its files are not read again."""
-        self._inbox.pass_over(course.begun.pattern, course.landed)
-        landed, enhanced = len(course.landed), course.outcome().enhanced
-        text = f"going on: {landed} sections have landed so far, {enhanced} of them are enhanced"
-        self._tell(News("resumed", text, {"landed": landed, "enhanced": enhanced, "z": course.newest}))
-
     def _look(self, changed: Sequence[str], *, busy: bool) -> bool:
         """Read what has arrived; return whether something waits to stand still."""
         now = time.monotonic()
         if not changed and not busy and now - self._listed < LIST_SECONDS:
             return False
         self._listed = now
-        busy, before = self._inbox.look(changed), len(self._gathered)
+        busy = self._inbox.look(changed)
         while (section := self._inbox.take()) is not None:
             self._moved = time.monotonic()
             if (why := self._accept(section)) is not None:
                 self._inbox.refuse(section, why)
-        if len(self._gathered) > before:
-            here = sorted(section.number for section in self._gathered)
-            text = f"{named(here)} landed; enhancing begins once there are {self._wanted}, for the statistics (--fit-on)"
-            self._tell(News("gathering", text, {"sections": here}))
         return busy
 
     def _accept(self, section: Section) -> str | None:
-        if self._course is not None:
-            return self._course.land(section)
-        if (why := self._unlike_gathered(section)) is not None:
+        """Store a section, or keep it until there are enough to begin with; return why it is refused, None where it is not."""
+        why = self._unlike_gathered(section) if self._course is None else self._course.land(section)
+        if why is not None:
             return why
-        self._gathered.append(section)
-        if len(self._gathered) >= self._wanted:
-            self._begin()
+        self._observer(SectionsReached("landed", (section.number,)))
+        if self._course is None:
+            self._gathered.append(section)
+            if len(self._gathered) >= self._wanted:
+                self._begin()
+            else:
+                still = f"enhancing begins once there are {self._wanted} sections, for the statistics (--fit-on)"
+                self._observer(Waiting(still))
         return None
 
     @property
@@ -194,7 +189,7 @@ class _Loop:
         if beyond:  # wait for others
             return
         write_begun(job_url(self._job.output), begun)
-        self._course = Course(self._job, begun, self._count, self._given, self._tell)
+        self._course = Course(self._job, begun, self._count, self._given, self._observer)
         for section in sorted(self._gathered, key=lambda section: section.number):
             self._course.land(section)
         self._gathered = []
@@ -225,14 +220,12 @@ class _Loop:
     def _finish(self, course: Course) -> Watched:
         """Make an ordinary job's output of the growing volume."""
         count = course.count or 0
-        self._tell(
-            News("finishing", f"all {count} sections are enhanced; writing the volume's own shards", {"sections": count})
-        )
+        self._observer(Noted(f"all {count} sections are enhanced; writing the volume's own shards"))
         outcome = course.outcome(complete=True)
         if len(open_volume(self._job.input).levels) == 1:
-            build_pyramid(self._job.input)
+            build_pyramid(self._job.input, observer=self._observer)
         plan = final_plan(self._job, course.begun, count)
-        compact(plan, course.staged.volume.open(), ignore)
+        compact(plan, course.staged.volume.open(), self._observer)
         return outcome
 
 
