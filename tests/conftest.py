@@ -148,7 +148,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     The longest test comes first, so that no worker is left alone with it at the end.
     """
-    items.sort(key=lambda item: "test_readme" not in item.nodeid)
+    items.sort(key=lambda item: "test_guide" not in item.nodeid)
     seen: Counter[str] = Counter()
     for item in items:
         if (thin := item.get_closest_marker("thin")) is not None:
