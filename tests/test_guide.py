@@ -1,7 +1,8 @@
 """The README and the guide: their commands, files and scripts run in one folder, and their links lead somewhere.
 
-Blocks marked `sh`, `python` and `yaml` run, in the order of the page; a `yaml` block is saved under the name in its first line. Blocks
-marked `text` are not run, because they serve until Ctrl-C, take long, or want a GPU, a cluster or a server; their options are checked.
+Blocks marked `sh`, `python` and `yaml` run, in the order of the page; a `yaml` block is saved under the name in its first
+line. Blocks marked `text` are not run, because they serve until Ctrl-C, take long, or want a GPU, a cluster or a server; their
+options are checked.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from volumetool.cli.main import app, main
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 GUIDE = sorted(ROOT.glob("examples/*.md"))
-PAGES = [README, *GUIDE, ROOT / "CONTRIBUTING.md", ROOT / "tests/benchmarks/README.md", *sorted(ROOT.glob("volumetool/**/DESIGN.md"))]
+PAGES = [
+    README,
+    *GUIDE,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "tests/benchmarks/README.md",
+    *sorted(ROOT.glob("volumetool/**/DESIGN.md")),
+]
 SCRIPTS = sorted(ROOT.glob("examples/*.py"))
 
 NOT_HERE = {
@@ -135,7 +142,9 @@ def test_commands_that_are_not_run_have_options_that_exist(page: Path) -> None:
 
 def anchors(page: Path) -> set[str]:
     """Return the names under which a page's headings are linked to."""
-    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE
+    )
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 

@@ -1,4 +1,4 @@
-"""Promises of the repository itself: schemas, public names, sizes, start-up time, the README's commands."""
+"""Promises of the repository itself: schemas, public names, sizes, start-up time, documents."""
 
 from __future__ import annotations
 
@@ -109,3 +109,25 @@ def test_the_function_enhance_stays_a_function_when_everything_is_imported() -> 
     import volumetool.jobs.api  # each import puts its module's name into the package
 
     assert callable(volumetool.enhance)
+
+
+@pytest.mark.parametrize("name", ["README.md"])
+def test_the_first_pages_stay_short(name: str) -> None:
+    assert (ROOT / name).read_text().count("\n") <= 200
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("examples/*.md")), ids=lambda page: page.name)
+def test_a_page_of_the_guide_is_short_and_linked_from_the_readme(page: Path) -> None:
+    text = page.read_text()
+    assert text.count("\n") <= 150
+    assert f"(examples/{page.name})" in (ROOT / "README.md").read_text()
+
+
+def test_the_troubleshooting_page_knows_error_codes_and_variables_that_exist() -> None:
+    page = (ROOT / "examples/troubleshooting.md").read_text()
+    source = "".join(path.read_text() for path in SOURCES)
+    codes = set(re.findall(r"`([a-z]+\.[a-z]+(?:-[a-z]+)*)`", page))
+    assert len(codes) > 20
+    assert [code for code in sorted(codes) if f'"{code}"' not in source] == []
+    ours = set(re.findall(r"VOLUMETOOL_[A-Z_]+", source))
+    assert ours == set(re.findall(r"VOLUMETOOL_[A-Z_]+", page))
