@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from arriving import sections, write_section
 
+from volumetool.events import Event, SectionRefused
 from volumetool.store.images.names import may_hold_a_section
 from volumetool.viewing.watching.inbox import TiffFolder
 
@@ -33,7 +34,11 @@ class Inbox:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.time, self.reports = folder, Time(), list[tuple[str, str]]()
-        self.box = TiffFolder(folder, SETTLE, lambda name, why: self.reports.append((name, why)), self.time)
+        self.box = TiffFolder(folder, SETTLE, self._note, self.time)
+
+    def _note(self, event: Event) -> None:
+        assert isinstance(event, SectionRefused)
+        self.reports.append((event.name, event.reason))
 
     def after(self, seconds: float) -> list[int]:
         """Look, wait, look again, and take what is whole."""

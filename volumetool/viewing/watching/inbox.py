@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from volumetool.errors import InputError, VolumetoolError
+from volumetool.events import Observer, SectionRefused
 from volumetool.geometry import Size
 from volumetool.store.images import open_images
 from volumetool.store.images.names import Pattern, may_hold_a_section, numbered, shared_pattern
@@ -25,7 +26,6 @@ Stamp = tuple[int, int, int]
 """State of a file: its bytes, when it was changed last (ns), and its inode. A file with another state is another file."""
 
 Clock = Callable[[], float]
-Report = Callable[[str, str], None]
 """Told the name of what is not taken, and why."""
 
 
@@ -88,14 +88,14 @@ class TiffFolder:
         Where; folders in it are not looked at.
     settle : float
         Seconds for which a file must stand still.
-    report : callable
-        Told what is not taken, once for every state of a file.
+    observer : Observer
+        Told of what is not taken by `SectionRefused`, once for every state of a file.
     clock : callable
         Monotonic seconds.
     """
 
-    def __init__(self, folder: Path, settle: float, report: Report, clock: Clock = time.monotonic) -> None:
-        self._folder, self._settle, self._report, self._clock = folder, settle, report, clock
+    def __init__(self, folder: Path, settle: float, observer: Observer, clock: Clock = time.monotonic) -> None:
+        self._folder, self._settle, self._observer, self._clock = folder, settle, observer, clock
         self._waiting: dict[str, tuple[Stamp, float]] = {}  # since when it has stood still
         self._taken: dict[str, Stamp] = {}
         self._refused: dict[str, Stamp] = {}
@@ -163,7 +163,7 @@ class TiffFolder:
         now = None if before is None else self._stamp(name)
         if before is not None and now is not None and now != before:
             self._taken[name] = now
-            self._report(name, "it was changed after it was taken; what was taken stays")
+            self._observer(SectionRefused(name, "it was changed after it was taken; what was taken stays"))
 
     def _stamp(self, name: str) -> Stamp | None:
         try:
@@ -178,7 +178,7 @@ class TiffFolder:
 
     def _leave(self, name: str, stamp: Stamp, why: str) -> None:
         self._refused[name] = stamp
-        self._report(name, why)
+        self._observer(SectionRefused(name, why))
 
     def _read(self, name: str) -> Section:
         path = self._folder / name

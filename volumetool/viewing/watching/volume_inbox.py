@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from volumetool.enhancement.stored import read_voxels
 from volumetool.errors import InputError, VolumetoolError
+from volumetool.events import Observer, SectionRefused
 from volumetool.geometry import Box, Size
 from volumetool.store.images.names import Pattern
 from volumetool.store.kvstore import local_path
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
 from volumetool.viewing.keys import chunk_keys
-from volumetool.viewing.watching.inbox import Clock, Report, Section, Stamp
+from volumetool.viewing.watching.inbox import Clock, Section, Stamp
 
 Stamps = tuple[Stamp, ...]
 METADATA = ("zarr.json", ".zgroup", ".zarray", "attributes.json")
@@ -44,8 +45,8 @@ class GrowingVolume:
         The volume, on a local disk.
     settle : float
         Seconds for which a section's chunks must stand still.
-    report : callable
-        Told what is not taken.
+    observer : Observer
+        Told of what is not taken by `SectionRefused`.
     voxel_size : tuple of float, optional
         In nm, z, y, x, where the volume does not say it.
     clock : callable
@@ -58,9 +59,9 @@ class GrowingVolume:
     """
 
     def __init__(
-        self, url: str, settle: float, report: Report, voxel_size: Size | None = None, clock: Clock = time.monotonic
+        self, url: str, settle: float, observer: Observer, voxel_size: Size | None = None, clock: Clock = time.monotonic
     ) -> None:
-        self._url, self._settle, self._report, self._voxel_size, self._clock = url, settle, report, voxel_size, clock
+        self._url, self._settle, self._observer, self._voxel_size, self._clock = url, settle, observer, voxel_size, clock
         self._open()
         self._waiting: dict[int, tuple[Stamps, float]] = {}
         self._taken: dict[int, Stamps] = {}
@@ -136,7 +137,7 @@ class GrowingVolume:
             return
         if z in self._taken:
             self._taken[z] = stamps
-            self._report(f"section z {z}", "it was changed after it was taken; what was taken stays")
+            self._observer(SectionRefused(f"section z {z}", "it was changed after it was taken; what was taken stays"))
             return
         known = self._waiting.get(z)
         if known is None or known[0] != stamps:
@@ -174,4 +175,4 @@ class GrowingVolume:
 
     def _leave(self, z: int, stamps: Stamps, why: str) -> None:
         self._refused[z] = stamps
-        self._report(f"section z {z}", why)
+        self._observer(SectionRefused(f"section z {z}", why))

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import ConfigError, InputError, OutputError
-from volumetool.events import Noted, Observer, SectionRefused, SectionsReached, Waiting
+from volumetool.events import Noted, Observer, SectionsReached, Waiting
 from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job
 from volumetool.jobs.ownership import own
@@ -89,17 +89,14 @@ def watch(job: Job, asked: Asked, observer: Observer, changes: Changes | None = 
     folder, raw = _folder(job.input), raw_place(job.input, job.output)
     inner = job.model_copy(update={"input": raw})
 
-    def report(name: str, why: str) -> None:
-        observer(SectionRefused(name, why))
-
     _refuse_foreign(inner)
     with own(job_url(job.output), observer):
         if is_complete(job.output):
             clear(job.output)
             return Watched(complete=True, enhanced=open_volume(raw).shape[0])
-        inbox: Inbox = TiffFolder(folder, asked.settle, report)
+        inbox: Inbox = TiffFolder(folder, asked.settle, observer)
         if deep := is_volume(job.input):
-            inbox = GrowingVolume(job.input, asked.settle, report, job.voxel_size)
+            inbox = GrowingVolume(job.input, asked.settle, observer, job.voxel_size)
             asked = replace(asked, first=asked.first or 0)
         loop = _Loop(inner, asked, observer, inbox)
         return loop.run(changes or changes_in(folder, deep=deep))
