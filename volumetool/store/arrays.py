@@ -16,7 +16,7 @@ from volumetool.store.limits import check_array, read_bounded
 from volumetool.store.presence import METADATA, Check, gone, is_absence, read_sparse, url_of
 from volumetool.store.retries import STORAGE, VanishedError
 
-Driver = Literal["zarr", "zarr3", "n5", "neuroglancer_precomputed"]
+Driver = Literal["zarr", "zarr3", "n5", "neuroglancer_precomputed", "virtual_chunked"]
 SPACE = ("z", "y", "x")
 _IGNORED = "was ignored by server"
 """How tensorstore says that a server gave a whole file where a part was asked for."""
@@ -91,8 +91,10 @@ def _corrected(place: str, driver: Driver) -> dict[str, Any] | None:
 def reopened(array: ts.TensorStore) -> ts.TensorStore:
     """Return another handle on a stored array or a part of it, which shares no cache with the first.
 
-    It has as many requests in flight as the store bears for now.
+    It has as many requests in flight as the store bears for now. What is read from files opens them at every read: it stays.
     """
+    if array.kvstore is None:
+        return array
     pools = shared_context(STORAGE.throttle.limit)
     return ts.open(
         array.spec(), read=array.readable, write=array.writable, open=True, assume_metadata=True, context=pools

@@ -24,10 +24,11 @@ from volumetool.geometry.box import Box, Triple
 from volumetool.store.arrays import open_array
 from volumetool.store.chunk_keys import ARRAY_METADATA, ChunkKeys
 from volumetool.store.found import read_json
-from volumetool.store.kvstore import is_local, join_url, kvstore_spec, list_keys, local_path, shared_context
+from volumetool.store.kvstore import is_local, join_url, kvstore_spec, list_keys, local_path, parent_url, shared_context
 from volumetool.store.precomputed import SHARDED, find_precomputed
 from volumetool.store.presence import Check, Slices, check_there, looked
 from volumetool.store.retries import VanishedError
+from volumetool.store.sections import Sections
 from volumetool.store.volume import Volume
 
 AT_ONCE = 256
@@ -55,6 +56,8 @@ class StoredChunks:
         Gives the key of a chunk, below the array, by its place in the grid (z, y, x).
     sharding : dict, optional
         How the shards of a sharded precomputed volume hold chunks: then keys are numbers in them.
+    listable : bool
+        Whether what lies below the array are its chunks alone.
     """
 
     url: str
@@ -62,6 +65,7 @@ class StoredChunks:
     grid: Triple
     key: Callable[[Triple], str]
     sharding: dict[str, Any] | None = None
+    listable: bool = True
 
     def places(self, box: Box) -> Iterator[Triple]:
         """Yield the places of all chunks that share a voxel with a box, in C order."""
@@ -86,7 +90,7 @@ class StoredChunks:
 
     def listed(self) -> NDArray[np.bool_] | None:
         """Return which chunks are stored (z, y, x), by the store's own list; None where it gives none, or a very long one."""
-        if self.sharding is not None or math.prod(self.grid) > MOST_LISTED:
+        if self.sharding is not None or not self.listable or math.prod(self.grid) > MOST_LISTED:
             return None
         stored = np.zeros(self.grid, bool)
         try:
@@ -232,6 +236,8 @@ def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:
     DataError, InputError
         The array is gone, or its metadata are damaged.
     """
+    if volume.sections is not None:
+        return _files_of(volume, volume.sections)
     path = volume.levels[level].path
     url, layout = join_url(volume.url, path), open_array(volume.url, volume.driver, path).chunk_layout
     precomputed = find_precomputed(volume.url) if volume.driver == "neuroglancer_precomputed" else None
@@ -250,6 +256,15 @@ def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:
         return keys.key(numbers[axis] for axis in volume.axes)
 
     return StoredChunks(url, size, grid, key)
+
+
+def _files_of(volume: Volume, sections: Sections) -> StoredChunks:
+    """Return how a volume is cut into files that hold one section each, or all of them."""
+    folder = volume.url if is_local(volume.url) and local_path(volume.url).is_dir() else parent_url(volume.url)[0]
+    names = [os.path.relpath(file, folder) for file in sections.files]
+    size = volume.shape if len(names) == 1 else (1, *volume.shape[1:])
+    grid = Box.whole(volume.shape).coarsened(size).stop
+    return StoredChunks(folder, size, grid, lambda place: names[place[0]], listable=False)
 
 
 def level_states(volume: Volume, level: int) -> list[tuple[str, Check]]:

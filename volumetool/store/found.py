@@ -6,7 +6,7 @@ Each format's file turns its own metadata into a `Found`; `open` makes a `Volume
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from volumetool.geometry.box import Size
 from volumetool.store.arrays import SPACE, Driver
 from volumetool.store.kvstore import is_local, join_url, local_path, read_key
 from volumetool.store.limits import MOST_METADATA
-from volumetool.store.volume import Format
+from volumetool.store.sections import Sections
 
 Json = dict[str, Any]
 
@@ -44,7 +44,7 @@ class Found:
 
     Attributes
     ----------
-    url, format, driver, axes
+    url, format, driver, axes, sections
         As in `Volume`.
     levels : tuple of FoundLevel
         Finest first.
@@ -56,12 +56,32 @@ class Found:
     """
 
     url: str
-    format: Format
+    format: str
     driver: Driver
     axes: tuple[str, ...]
     levels: tuple[FoundLevel, ...]
     unit: Size | None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    sections: Sections | None = None
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that is read.
+
+    Attributes
+    ----------
+    name : str
+        For people.
+    find : callable
+        Looks at a place, an absolute path or a URL, and describes the volume there; None where it is not of this format.
+    in_files : bool
+        Whether a single file may be such a volume. Folders and URLs are always asked.
+    """
+
+    name: str
+    find: Callable[[str], Found | None]
+    in_files: bool = False
 
 
 def read_json(url: str, key: str) -> Json | None:

@@ -244,6 +244,8 @@ def _stored(view: ts.TensorStore) -> _Stored:
     tensorstore never frees the lists and dicts that ``to_json`` makes, some kilobytes a call: asked at every read, a terabyte
     would leave gigabytes of them. So it is asked once for each array.
     """
+    if view.kvstore is None:
+        return _of_computed(view)
     layout = view.chunk_layout
     shapes = (layout.write_chunk.shape, layout.read_chunk.shape, str(view.dimension_units))
     key = (repr(view.kvstore), repr(view.codec), view.dtype.name, _transform(view).output_rank, *shapes)
@@ -256,6 +258,14 @@ def _stored(view: ts.TensorStore) -> _Stored:
         origin = tuple(int(n or 0) for n in whole.grid_origin or (0,) * whole.rank)
         _known[key] = _Stored(spec, chunk, origin)
     return _known[key]
+
+
+def _of_computed(view: ts.TensorStore) -> _Stored:
+    """Return the chunks of a view of an array that is computed as it is read; an axis that is no longer there counts 1."""
+    shown = [int(n or 1) for n in view.chunk_layout.read_chunk.shape or (1,) * view.rank]
+    axes = [output.input_dimension for output in _transform(view).output]
+    chunk = tuple(1 if axis is None else shown[int(axis)] for axis in axes)
+    return _Stored({"driver": "virtual_chunked"}, chunk, (0,) * len(chunk))
 
 
 def spec_of(view: ts.TensorStore) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from volumetool.errors import InputError
 from volumetool.geometry.box import Size
 from volumetool.store.arrays import SPACE
 from volumetool.store.bdv_xml import find_voxel_size, is_bdv
-from volumetool.store.found import Found, FoundLevel, Json, are_axes, broken, read_json, scale_zyx, wrong_axes, zyx
+from volumetool.store.found import Format, Found, FoundLevel, Json, are_axes, broken, read_json, scale_zyx, wrong_axes, zyx
 from volumetool.store.kvstore import join_url, parent_url
 from volumetool.units import SMALLEST, nanometres_per
 
@@ -255,3 +255,6 @@ def _below(url: str, children: Sequence[str]) -> Found | None:
     if _is_dataset(own):
         return _dataset(url, own)
     return _group(url, own) or _only_child(url, children)
+
+
+N5 = Format("N5", find_n5)

@@ -15,7 +15,7 @@ from typing import Any
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
 from volumetool.store.arrays import SPACE, Driver
-from volumetool.store.found import Found, FoundLevel, Json, are_axes, broken, read_json, scale_zyx, wrong_axes, zyx
+from volumetool.store.found import Format, Found, FoundLevel, Json, are_axes, broken, read_json, scale_zyx, wrong_axes, zyx
 from volumetool.store.kvstore import join_url, parent_url
 from volumetool.store.urls import check_below
 from volumetool.units import nanometres_per
@@ -246,3 +246,6 @@ def _wrong_version(url: str, stated: str) -> InputError:
         hint="Convert it to 0.5 with the software that wrote it.",
         where=url,
     )
+
+
+OME_ZARR = Format("OME-Zarr up to 0.5", find_ome_zarr)

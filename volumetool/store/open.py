@@ -14,16 +14,16 @@ from volumetool.errors import DataError, InputError
 from volumetool.geometry.box import Size, Triple
 from volumetool.store.arrays import SPACE, Driver, open_array
 from volumetool.store.foreign import describe_file
+from volumetool.store.formats import find_volume, readable_formats
 from volumetool.store.found import Found, FoundLevel, broken, check_allowed, read_json, sense, wrong_axes
 from volumetool.store.images.names import is_tiff
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path
 from volumetool.store.limits import check_levels
-from volumetool.store.n5 import find_n5
-from volumetool.store.ome_zarr import find_level, find_ome_zarr
-from volumetool.store.precomputed import find_precomputed, scale_structure
+from volumetool.store.precomputed import scale_structure
+from volumetool.store.sections import open_sections
 from volumetool.store.urls import check_below
 from volumetool.store.volume import DTYPES, Level, Volume, identity_of
-from volumetool.store.zarr_array import find_zarr_array, is_zarr_array, refuse_unsaid_nesting
+from volumetool.store.zarr_array import refuse_unsaid_nesting
 
 # The members that decide how stored bytes become voxels. Attributes are left out: notes may be added to a finished
 # input.
@@ -52,7 +52,7 @@ def open_volume(url: str | os.PathLike[str], *, voxel_size: Size | None = None) 
     Returns
     -------
     Volume
-        OME-Zarr 0.4 or 0.5, N5, Neuroglancer's precomputed, or a bare Zarr array.
+        Of one of the `FORMATS`.
 
     Raises
     ------
@@ -64,25 +64,12 @@ def open_volume(url: str | os.PathLike[str], *, voxel_size: Size | None = None) 
     """
     place, correction = canonical_url(url), _check_voxel_size(voxel_size)
     with sense(place):
-        found = _find(place)
+        found = find_volume(place)
         volume = None if found is None else _volume(found, correction)
     if volume is None:
         check_allowed(place, "zarr.json")
         raise _nothing_here(place)
     return volume
-
-
-def _find(url: str) -> Found | None:
-    if is_local(url) and not local_path(url).is_dir():
-        return None
-    if is_zarr_array(url):
-        return find_level(url) or find_zarr_array(url)
-    return find_ome_zarr(url) or find_n5(url) or _find_precomputed(url)
-
-
-def _find_precomputed(url: str) -> Found | None:
-    stored = find_precomputed(url)
-    return None if stored is None else stored.found
 
 
 def _volume(found: Found, voxel_size: Size | None) -> Volume:
@@ -107,6 +94,7 @@ def _volume(found: Found, voxel_size: Size | None) -> Volume:
         level_identities=tuple(
             identity_of((level,), {**facts, "arrays": [structure]}) for level, structure in zip(levels, structures, strict=True)
         ),
+        sections=found.sections,
     )
 
 
@@ -124,6 +112,8 @@ def open_levels(found: Found) -> list[ts.TensorStore]:
 
 def _array(found: Found, level: FoundLevel) -> ts.TensorStore:
     url = join_url(found.url, check_below(found.url, level.path))
+    if found.sections is not None:
+        return open_sections(url, found.sections)
     if found.driver in _STRUCTURE and read_json(url, _STRUCTURE[found.driver][0]) is None:
         check_allowed(url, _STRUCTURE[found.driver][0])
         raise InputError(
@@ -217,6 +207,8 @@ def _channels(found: Found, arrays: list[ts.TensorStore]) -> int | None:
 def _structures(found: Found) -> list[dict[str, Any]]:
     if found.driver == "neuroglancer_precomputed":
         return [scale_structure(found.attributes, level.path) for level in found.levels]
+    if found.sections is not None:
+        return [{} for _ in found.levels]
     key, members = _STRUCTURE[found.driver]
     described = [read_json(join_url(found.url, level.path), key) or {} for level in found.levels]
     return [{name: array[name] for name in members if name in array} for array in described]
@@ -244,7 +236,7 @@ def _check_voxel_size(voxel_size: Size | None) -> Size | None:
 
 
 def _nothing_here(url: str) -> InputError:
-    wanted = "wanted is OME-Zarr 0.4 or 0.5, N5, precomputed or a Zarr array"
+    wanted = f"wanted is {readable_formats()}"
     path = local_path(url) if is_local(url) else None
     if path is None or not path.exists():
         hint = "Check the spelling, and that it is the directory that holds zarr.json, .zattrs, attributes.json or info."

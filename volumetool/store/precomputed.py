@@ -20,7 +20,7 @@ import tensorstore as ts
 from volumetool.errors import InputError
 from volumetool.geometry import Size, Triple
 from volumetool.store.arrays import Driver, open_array, spatial_view
-from volumetool.store.found import Found, FoundLevel, Json, broken, read_json
+from volumetool.store.found import Format, Found, FoundLevel, Json, broken, read_json
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path
 from volumetool.store.limits import check_levels
 from volumetool.store.urls import check_below
@@ -250,3 +250,11 @@ def _compressed_morton(place: Sequence[int], grid: Sequence[int]) -> int:
 def _reversed(values: Any) -> Any:
     x, y, z = values
     return z, y, x
+
+
+def _find(url: str) -> Found | None:
+    stored = find_precomputed(url)
+    return None if stored is None else stored.found
+
+
+PRECOMPUTED = Format("precomputed", _find)

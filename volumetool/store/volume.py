@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
@@ -19,8 +19,8 @@ from volumetool.errors import InputError
 from volumetool.geometry.box import Size, Triple
 from volumetool.redaction import redact
 from volumetool.store.arrays import Driver, open_array, spatial_view
+from volumetool.store.sections import Sections, open_sections
 
-Format = Literal["ome-zarr-0.4", "ome-zarr-0.5", "n5", "precomputed", "zarr"]
 DTYPES = ("uint8", "int8", "uint16", "int16", "float32")
 
 
@@ -59,11 +59,12 @@ class Volume:
     url : str
         Absolute path, or URL.
     format : str
-        ``"ome-zarr-0.4"``, ``"ome-zarr-0.5"``, ``"n5"``, ``"precomputed"`` or ``"zarr"`` (a bare array).
+        ``"ome-zarr-0.4"``, ``"ome-zarr-0.5"``, ``"n5"``, ``"precomputed"``, ``"zarr"`` (a bare array),
+        or what the format's own file says.
     driver : str
-        The tensorstore driver that reads the arrays.
+        The tensorstore driver that reads the arrays; ``"virtual_chunked"`` where they are read from `sections`.
     axes : tuple of str
-        The axes in the order in which the driver gives them: x, y, z for N5 and precomputed. `open` always gives z, y, x.
+        The axes as stored: x, y, z in N5 and precomputed. `open` always gives z, y, x.
     dtype : numpy.dtype
         One of uint8, int8, uint16, int16, float32, in native byte order.
     channels : int or None
@@ -77,10 +78,12 @@ class Volume:
         volume at another place has the same identity.
     level_identities : tuple of str
         The same of each level alone.
+    sections : Sections, optional
+        What reads the voxels of a volume that lies in files section by section.
     """
 
     url: str
-    format: Format
+    format: str
     driver: Driver
     axes: tuple[str, ...]
     dtype: np.dtype[Any]
@@ -89,6 +92,7 @@ class Volume:
     attributes: Mapping[str, Any] = field(default_factory=dict, compare=False)
     identity: str = ""
     level_identities: tuple[str, ...] = ()
+    sections: Sections | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         size, nm = (" x ".join(f"{n:g}" for n in each) for each in (self.shape, self.voxel_size))
@@ -141,7 +145,10 @@ class Volume:
             ``data.unreadable``: the array is gone or its metadata damaged.
         """
         self._check(level, channel)
-        array = open_array(self.url, self.driver, self.levels[level].path, context, strict=strict)
+        if self.sections is not None:
+            array = open_sections(self.url, self.sections, context)
+        else:
+            array = open_array(self.url, self.driver, self.levels[level].path, context, strict=strict)
         return spatial_view(array, self.axes, channel)
 
     def identity_of(self, level: int) -> str:

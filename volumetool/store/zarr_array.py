@@ -6,21 +6,17 @@ import re
 from itertools import islice
 
 from volumetool.store.arrays import SPACE, Driver
-from volumetool.store.found import Found, FoundLevel, Json, are_axes, broken, read_json, wrong_axes
+from volumetool.store.found import Format, Found, FoundLevel, Json, are_axes, broken, read_json, wrong_axes
 from volumetool.store.kvstore import is_local, join_url, local_path, read_key
+from volumetool.store.ome_zarr import find_level
 
 _FLAT = re.compile(r"[0-9]+(\.[0-9]+)+")
 _LOOKED_AT = 1024
 """Entries of an array's folder."""
 
 
-def is_zarr_array(url: str) -> bool:
-    """Return whether a Zarr array, version 2 or 3, is at a place."""
-    return _description(url) is not None
-
-
 def find_zarr_array(url: str) -> Found | None:
-    """Describe a bare Zarr array; its scale is 1 in no unit, as Zarr itself knows no voxel size.
+    """Describe a Zarr array: by the OME-Zarr image that it is a level of, otherwise with a scale of 1 in no unit.
 
     Raises
     ------
@@ -30,6 +26,8 @@ def find_zarr_array(url: str) -> Found | None:
     described = _description(url)
     if described is None:
         return None
+    if (of_image := find_level(url)) is not None:
+        return of_image
     array, driver = described
     shape = array.get("shape")
     if not isinstance(shape, list):
@@ -85,3 +83,6 @@ def _axes(url: str, rank: int, names: object) -> tuple[str, ...]:
     if rank in (2, 3, 4):
         return ("c", *SPACE)[-rank:]
     raise wrong_axes(url, f"of an array of {rank} dimensions")
+
+
+ZARR_ARRAY = Format("a Zarr array", find_zarr_array)

@@ -1,0 +1,76 @@
+"""Volumes that lie in files section by section, such as MRC files and stacks of images, seen as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from volumetool.geometry.box import Triple
+from volumetool.store.kvstore import shared_context
+from volumetool.store.limits import check_array
+
+
+class Sections(Protocol):
+    """Voxels that are read by rows of sections. It travels to workers by pickle: no file stays open between two reads."""
+
+    @property
+    def shape(self) -> Triple:
+        """Sections, rows, columns."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type, in native byte order."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of a section that are read at once."""
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Path of the file of every section; one path where all lie in one file."""
+
+    def read(self, start: int, stop: int, rows: slice = slice(None)) -> NDArray[Any]:
+        """Return some rows of the sections ``start <= number < stop``.
+
+        Raises
+        ------
+        InputError, ValueError, OSError
+            The file is damaged, or another one than it was.
+        """
+
+
+def open_sections(place: str, sections: Sections, context: ts.Context | None = None) -> ts.TensorStore:
+    """Return sections as a read-only array, whose chunks are rows of one section; what is not read takes no memory.
+
+    Parameters
+    ----------
+    place : str
+        The volume, for errors.
+    sections : Sections
+        What is read.
+    context : tensorstore.Context, optional
+        Thread pools and cache; by default those of `shared_context`.
+
+    Raises
+    ------
+    InputError
+        ``input.too-large``, ``input.empty``: more than this machine may be asked for.
+    """
+
+    def read(domain: ts.IndexDomain, array: NDArray[Any], _: Any) -> None:
+        (start, stop), (top, bottom), (left, right) = zip(domain.inclusive_min, domain.exclusive_max, strict=True)
+        array[...] = sections.read(start, stop, slice(top, bottom))[:, :, left:right]
+
+    array = ts.virtual_chunked(
+        read,
+        dtype=sections.dtype,
+        shape=sections.shape,
+        chunk_layout=ts.ChunkLayout(read_chunk_shape=(1, sections.rows, sections.shape[2])),
+        context=context or shared_context(),
+    )
+    check_array(place, array)
+    return array
