@@ -78,11 +78,11 @@ def _curves(model: str, device: str, scratch: Path | None, *, as_json: bool) -> 
     from volumetool.cli.tables import print_facts
 
     from volumetool.enhancement.device import DeviceName
+    from volumetool.enhancement.operation import open_operation
     from volumetool.jobs.curves import measure_curves
     from volumetool.machine import usable_cores
-    from volumetool.models import load_model
 
-    found = measure_curves(load_model(model), cast("DeviceName", device), usable_cores(), scratch)
+    found = measure_curves(open_operation(model), cast("DeviceName", device), usable_cores(), scratch)
     usual, best = found.liked
     gain = best.mvox_per_s / usual.mvox_per_s - 1
     if as_json:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from reference import Geometry
 
 from volumetool.enhancement.columns import Source
-from volumetool.enhancement.engine import Engine, Numerics
+from volumetool.enhancement.engine import Engine
+from volumetool.enhancement.network import NetworkOperation
+from volumetool.enhancement.operation import Numerics
 from volumetool.enhancement.predictor import BatchPredictor
 from volumetool.enhancement.region import enhance_region
 from volumetool.enhancement.spec import OutputSpec
@@ -118,7 +120,7 @@ def run(spec: OutputSpec, grid: RegionGrid, engine: Engine, source: Source | Vox
 
 def engine_of(model: Model, batch: int = 3, *, pad: bool = False) -> Engine:
     """Return the model on the CPU in float32."""
-    return Engine(model, Numerics("float32", batch, pad), "cpu")
+    return Engine(NetworkOperation(model), Numerics("float32", batch, pad), "cpu")
 
 
 def run_case(case: Case, behaviour: str, spec: OutputSpec, source: Source | Voxels, span: Triple | None = None) -> Outcome:

@@ -17,9 +17,11 @@ from volumetool.enhancement import allocator
 if "keep" in sys.argv:
     assert allocator.keep_freed_memory()
 from volumetool.enhancement import engine
+from volumetool.enhancement.network import NetworkOperation
+from volumetool.enhancement.operation import Numerics
 from volumetool.models import load_model
 model = load_model("em-denoise")
-network = engine.Engine(model, engine.Numerics("float32", 1, pad=False), "cpu", threads=1)
+network = engine.Engine(NetworkOperation(model), Numerics("float32", 1, pad=False), "cpu", threads=1)
 patches = engine.probe_patches(model.card.z_context, model.card.patch, 1)
 for _ in range(2):
     network.predict(patches)

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from volumetool.enhancement.columns import Column
-from volumetool.enhancement.engine import Engine, Numerics, probe_patches
+from volumetool.enhancement.engine import Engine, probe_patches
+from volumetool.enhancement.network import NetworkOperation
+from volumetool.enhancement.operation import Numerics
 from volumetool.enhancement.predictor import BatchPredictor, enlarge
 from volumetool.enhancement.recording import Recorded
 from volumetool.errors import NumericsError
@@ -71,7 +73,7 @@ class Counting(Recorded):
 
 def counted(model: Model, batch: int, *, pad: bool = False) -> tuple[Engine, Counting]:
     engine = engine_of(model, batch, pad=pad)
-    counting = engine._recorded = Counting(engine._network)
+    counting = engine._function.recorded = Counting(engine._function.network)
     return engine, counting
 
 
@@ -88,8 +90,8 @@ def test_whole_batches_are_replayed_and_short_ones_are_not(model: Model) -> None
 def test_a_patch_that_is_computed_again_in_float32_is_not_replayed(model: Model) -> None:
     """A recording has the precision that it was made in: the second try asks the network itself, which is finite here."""
     engine, counting = counted(model, 2)
-    counting._network = lambda x: engine._network(x) * float("nan")
-    engine.numerics = Numerics("bfloat16", 2, pad=False)
+    counting._network = lambda x: engine._function.network(x) * float("nan")
+    engine._function._numerics = Numerics("bfloat16", 2, pad=False)
     patches = probe_patches(0, (1, 32, 32), 2)
     outputs = engine.predict(patches)
     assert counting.sizes == [2]
@@ -103,6 +105,7 @@ def test_every_engine_records_with_its_probe(model: Model) -> None:
     digests, sizes = set(), []
     for _ in range(2):
         engine, counting = counted(model, 3)
+        engine.device = torch.device("cuda")  # as far as the probe can tell
         digests.add(engine.probe(patch))
         sizes.append(counting.sizes)
     assert len(digests) == 1
@@ -116,7 +119,7 @@ def test_short_memory_lets_go_of_recordings(model: Model) -> None:
 
 
 def test_without_a_gpu_nothing_is_recorded(model: Model) -> None:
-    assert engine_of(model, 2)._recorded is None
+    assert engine_of(model, 2)._function.recorded is None
 
 
 def test_probe_patches_are_a_growing_series() -> None:
@@ -169,7 +172,7 @@ def test_enlarging_repeats_the_patchs_own_sections(
     dims = 2 if context else 3
     scale = (1, *scale[1:]) if dims == 2 else scale
     config = FakeConfig.model_validate({"behaviour": "identity", "dims": dims, "scale": scale, "z_context": context})
-    engine = Engine(fake_model(config), Numerics("float32", 1, pad=False), "cpu")
+    engine = Engine(NetworkOperation(fake_model(config)), Numerics("float32", 1, pad=False), "cpu")
     patch = np.random.default_rng(0).random((shape[0] + 2 * context, *shape[1:]), np.float32)
     expected = np.kron(patch[context : context + shape[0]], np.ones(scale, np.float32))
     np.testing.assert_array_equal(enlarge(engine, patch), expected, strict=True)
@@ -184,7 +187,7 @@ def column_of(patches: np.ndarray, number: int) -> Column:
 @given(sizes=st.lists(st.integers(0, 5), max_size=6), batch=st.integers(1, 3), streams=st.integers(1, 4))
 def test_streams_change_neither_bytes_nor_order(model: Model, sizes: list[int], batch: int, streams: int) -> None:
     """Columns come in order, each with its own patches' answers, however many batches run side by side."""
-    engine = Engine(model, Numerics("float32", batch, pad=True), "cpu", threads=2, streams=streams)
+    engine = Engine(NetworkOperation(model), Numerics("float32", batch, pad=True), "cpu", threads=2, streams=streams)
     patches = probe_patches(0, (1, 32, 32), sum(sizes) + 1)
     starts = np.cumsum([0, *sizes])
     columns = (column_of(patches[start : start + size], n) for n, (start, size) in enumerate(zip(starts, sizes, strict=False)))
@@ -203,11 +206,11 @@ def test_an_error_in_one_stream_ends_the_others_work(model: Model) -> None:
     calls: list[int] = []
 
     class Watched(Engine):
-        def _call(self, part: np.ndarray) -> torch.Tensor:
+        def _call(self, part: np.ndarray) -> np.ndarray:
             calls.append(len(part))
             return super()._call(part)
 
-    engine = Watched(model, Numerics("float32", 1, pad=False), "cpu", threads=1, streams=1)
+    engine = Watched(NetworkOperation(model), Numerics("float32", 1, pad=False), "cpu", threads=1, streams=1)
     patches = probe_patches(0, (1, 64, 64), 200)
     patches[0] = np.nan
     with pytest.raises(NumericsError):

@@ -217,7 +217,7 @@ def test_gradients_stay_off_in_the_computing_thread(case: Case) -> None:
             return super().forward(x)
 
     engine = engine_of(case.model())
-    engine._network = Watching(0.0, 10**6)
+    engine._function.network = Watching(0.0, 10**6)
     voxels = random_voxels(1, case.lattice.shape, np.dtype("uint8"))
     enhance_region(
         case.spec("float32"), case.grid().region(0), BatchPredictor(engine), Source(ts.array(voxels)), targets_of(case)

@@ -102,7 +102,7 @@ def model() -> Model:
 def scripted(model: Model, batch: int, room: Callable[[int], int], *, pad: bool = False) -> tuple[Engine, Scripted]:
     engine = engine_of(model, batch, pad=pad)
     network = Scripted(room)
-    engine._network = network
+    engine._function.network = network
     return engine, network
 
 
@@ -161,7 +161,7 @@ def test_nothing_is_kept_alive_by_the_error_while_memory_is_freed(model: Model) 
             return super().forward(big)
 
     engine = engine_of(model, 4)
-    engine._network = Holding(lambda call: 4 if call > 1 else 0)
+    engine._function.network = Holding(lambda call: 4 if call > 1 else 0)
     engine.predict(np.zeros((2, 1, 8, 8), np.float32))
     assert len(seen) == 2
 

@@ -12,6 +12,8 @@ import pytest
 import torch
 from volumetool.cli.main import main
 
+from volumetool.enhancement.network import NetworkOperation
+from volumetool.enhancement.operation import open_operation
 from volumetool.enhancement.pipeline import STAGES
 from volumetool.errors import ConfigError, DataError, ResourceError
 from volumetool.events import Event, Progressed
@@ -87,12 +89,12 @@ def test_operations_are_those_of_the_convolutions() -> None:
     config = UNetConfig(width=width, scale=scale, pools=())
     model = Model(load_model("em-x2").card.model_copy(update={"architecture": config}), "one level", UNet(config).state_dict())
     by_hand = 18 * voxels * (width + 2 * width**2 + 4 * width)  # stem, the bottom's two, head
-    assert count_operations(model, (1, 16, 24)) == by_hand
-    assert count_operations(model, (1, 32, 24)) == 2 * by_hand
+    assert count_operations(NetworkOperation(model), (1, 16, 24)) == by_hand
+    assert count_operations(NetworkOperation(model), (1, 32, 24)) == 2 * by_hand
 
 
 def test_a_network_without_convolutions_does_no_arithmetic() -> None:
-    assert count_operations(load_model("fake:identity"), (1, 32, 32)) == 0
+    assert count_operations(open_operation("fake:identity"), (1, 32, 32)) == 0
 
 
 def test_a_product_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:

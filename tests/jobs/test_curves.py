@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from volumetool.cli.main import main
 
+from volumetool.enhancement.operation import open_operation
 from volumetool.jobs import curves as module
 from volumetool.jobs.curves import Curves, NetworkRate, measure_curves
-from volumetool.models import load_model
 
 MODEL = "fake:identity?patch=1,40,40&overlap=0,8,8&trim=0,1,1&scale=1,2,2"
 
@@ -22,7 +22,7 @@ def few_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_rate_counts_the_voxels_that_are_new(tmp_path: Path) -> None:
     """A patch adds its stride to the output: overlap is no gain."""
-    found = measure_curves(load_model(MODEL), "cpu", 1, tmp_path)
+    found = measure_curves(open_operation(MODEL), "cpu", 1, tmp_path)
     for rate in found.network:
         new = (rate.patch[1] - 8) * (rate.patch[2] - 8) * 4
         assert rate.mvox_per_s == pytest.approx(rate.patches_per_s * new / 1e6)

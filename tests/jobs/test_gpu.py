@@ -11,7 +11,9 @@ import torch
 from small_jobs import SMALL_3D, digest, noise, read_levels, run, write_input
 
 from volumetool.enhancement.device import to_host
-from volumetool.enhancement.engine import Engine, Numerics, probe_patches
+from volumetool.enhancement.engine import Engine, probe_patches
+from volumetool.enhancement.network import NetworkOperation
+from volumetool.enhancement.operation import Numerics
 from volumetool.models import load_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
@@ -24,9 +26,9 @@ def test_a_gpu_computes_what_a_cpu_does(name: str) -> None:
     """float32 nearly the same values, bfloat16 within what a grey level of 255 shows."""
     model = load_model(name)
     patches = probe_patches(model.card.z_context, (model.card.patch[0], 64, 64), 2)
-    on_cpu = Engine(model, Numerics("float32", 2, pad=False), "cpu").predict(patches)
+    on_cpu = Engine(NetworkOperation(model), Numerics("float32", 2, pad=False), "cpu").predict(patches)
     for precision, tolerance in (("float32", 5e-3), ("bfloat16", 1 / 255)):
-        on_gpu = Engine(model, Numerics(precision, 2, pad=False), "cuda").predict(patches)
+        on_gpu = Engine(NetworkOperation(model), Numerics(precision, 2, pad=False), "cuda").predict(patches)
         for one, other in zip(on_cpu, on_gpu, strict=True):
             assert np.percentile(np.abs(np.asarray(one) - to_host(other)), 99.9) <= tolerance
 
@@ -38,15 +40,15 @@ def test_a_network_is_recorded_and_gives_the_same_bytes(name: str, precision: st
     model = load_model(name)
     patches = probe_patches(model.card.z_context, (model.card.patch[0], 64, 64), 3)
     numerics = Numerics(precision, 2, pad=False)
-    engine, plain = Engine(model, numerics, "cuda"), Engine(model, numerics, "cuda")
+    engine, plain = Engine(NetworkOperation(model), numerics, "cuda"), Engine(NetworkOperation(model), numerics, "cuda")
     plain._recorded = None
     for _ in range(3):
         for one, other in zip(engine.predict(patches), plain.predict(patches), strict=True):
             np.testing.assert_array_equal(to_host(one), to_host(other))
-    assert engine._recorded is not None
-    ((shape, replay),) = engine._recorded._replays.items()
+    assert engine._function.recorded is not None
+    ((shape, replay),) = engine._function.recorded._replays.items()
     assert shape[0] == 2
-    assert replay is not engine._network
+    assert replay is not engine._function.network
     assert caplog.text == ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_jobs import SMALL
 
+from volumetool.enhancement.network import NetworkOperation
+from volumetool.enhancement.operation import open_operation
 from volumetool.errors import ConfigError
 from volumetool.geometry import Lattice, Triple, default_shard, plan_levels
 from volumetool.jobs import estimate, keeping
@@ -19,7 +22,7 @@ from volumetool.jobs.memory import MemoryModel
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan
 from volumetool.jobs.sample import Sample
-from volumetool.models import ModelCard, load_model
+from volumetool.models import Model, load_model
 from volumetool.store.create import VolumeLayout, create_volume
 
 POWERS = st.integers(0, 8).map(lambda power: 2**power)
@@ -35,13 +38,13 @@ def test_an_upright_shard_holds_the_chunks_of_the_default_one(chunk: tuple[int, 
 
 
 def lattice_of(model: str, shape: Triple, **options: object) -> Lattice:
-    return make_lattice(make_job(input="in.zarr", output="out.zarr", model=model, **options), load_model(model).card, shape)
+    return make_lattice(make_job(input="in.zarr", output="out.zarr", model=model, **options), open_operation(model).card, shape)
 
 
 @given(st.sampled_from(["em-x4", "em-iso2", "em-z4"]), st.tuples(*[st.integers(1, 1500)] * 3))
 def test_one_patch_covers_a_short_axis_where_it_stays_small(model: str, shape: Triple) -> None:
     """Asked for by name, the card's patch is never exceeded; else by a quarter, and there are no more patches for it."""
-    card = load_model(model).card
+    card = open_operation(model).card
     own = lattice_of(model, shape)
     asked = lattice_of(model, shape, patch=",".join(map(str, card.patch)))
     assert math.prod(own.patch) <= 1.25 * math.prod(card.patch)
@@ -119,11 +122,12 @@ def test_activations_are_planned_by_precision_and_dimensions(tmp_path: Path, mon
     """Of the same voxels and width: bfloat16 half of float32, a 3D network more than a 2D one, two streams twice of one."""
     monkeypatch.setattr(estimate, "free_bytes", lambda _output: None)
     spec = plan_large(tmp_path).spec
-    flat, deep = load_model("em-x4").card, load_model("em-iso2").card
-    deep = deep.model_copy(update={"architecture": deep.architecture.model_copy(update={"width": flat.architecture.width})})
+    flat, deep = load_model("em-x4"), load_model("em-iso2")
+    architecture = deep.card.architecture.model_copy(update={"width": flat.card.architecture.width})
+    deep = replace(deep, card=deep.card.model_copy(update={"architecture": architecture}))
 
-    def needed(card: ModelCard, precision: str, streams: int = 1) -> int:
-        return MemoryModel(card, 1, precision, 1, streams).network(spec.lattice)
+    def needed(model: Model, precision: str, streams: int = 1) -> int:
+        return MemoryModel(NetworkOperation(model), 1, precision, 1, streams).network(spec.lattice)
 
     assert 0 < needed(flat, "bfloat16") * 2 == needed(flat, "float32")
     assert needed(flat, "float32") < needed(deep, "float32") < 2 * needed(flat, "float32") == needed(flat, "float32", streams=2)
@@ -133,7 +137,7 @@ def test_a_region_holds_no_more_shards_than_it_has(tmp_path: Path, monkeypatch: 
     """Memory grows with a region's length along the sweep up to the shards that one column keeps open, and then no more."""
     monkeypatch.setattr(estimate, "free_bytes", lambda _output: None)
     spec = plan_large(tmp_path).spec
-    needs = [MemoryModel(load_model("em-x4").card, 1, "float32", 1)(spec, (1, 1, length)) for length in range(1, 30)]
+    needs = [MemoryModel(open_operation("em-x4"), 1, "float32", 1)(spec, (1, 1, length)) for length in range(1, 30)]
     assert needs[0] < needs[1]
     assert needs[-1] == needs[-10]
     assert needs == sorted(needs)

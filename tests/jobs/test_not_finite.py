@@ -121,8 +121,8 @@ def test_what_overflows_on_the_way_back_to_intensities_fails_by_name(tmp_path: P
     more = {"sections": str(tmp_path / "sections.csv"), "device": "cpu", "memory": "4GiB", "precision": "float32"}
     network_is_large = 50.0
     with pytest.MonkeyPatch.context() as patch:
-        forward = Engine._forward
-        patch.setattr(Engine, "_forward", lambda self, *asked: forward(self, *asked) * 0 + network_is_large)
+        compute = Engine._call
+        patch.setattr(Engine, "_call", lambda self, part: compute(self, part) * 0 + network_is_large)
         outcome = run(**options | more)
     assert outcome.failed == outcome.regions
     assert {record.error["code"] for record in outcome.failures} == {"numerics.not-finite"}

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from volumetool.enhancement.operation import open_operation
 from volumetool.jobs import pace as module
 from volumetool.jobs.pace import ALIKE, Pace, choose_pace, find_paces, ways
-from volumetool.models import load_model
 
 MODEL = "fake:identity?patch=1,16,16&overlap=0,4,4&trim=0,1,1"
 
@@ -45,10 +45,10 @@ def test_every_way_on_a_cpu_gives_each_call_a_thread(threads: int) -> None:
 
 def test_what_was_found_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "folder" / "paces.jsonl"
-    first = find_paces(load_model(MODEL), "float32", "cpu", 2, cache=cache)
+    first = find_paces(open_operation(MODEL), "float32", "cpu", 2, cache=cache)
     cache.write_text(cache.read_text() + '{"cut sh')
     monkeypatch.setattr(module, "measure_paces", lambda *_: pytest.fail("tried again"))
-    assert find_paces(load_model(MODEL), "float32", "cpu", 2, cache=cache) == first
+    assert find_paces(open_operation(MODEL), "float32", "cpu", 2, cache=cache) == first
 
 
 def test_another_model_precision_or_number_of_threads_is_tried_anew(tmp_path: Path) -> None:
@@ -59,10 +59,10 @@ def test_another_model_precision_or_number_of_threads_is_tried_anew(tmp_path: Pa
         (MODEL, "float32", 1),
         ("fake:identity?patch=1,32,32&overlap=0,4,4&trim=0,1,1", "float32", 2),
     ):
-        find_paces(load_model(model), precision, "cpu", threads, cache=cache)
+        find_paces(open_operation(model), precision, "cpu", threads, cache=cache)
     assert len({json.dumps(json.loads(line)["key"]) for line in cache.read_text().splitlines()}) == 4
 
 
 def test_a_cache_that_cannot_be_written_costs_time_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert find_paces(load_model(MODEL), "float32", "cpu", 1, cache=tmp_path / "file" / "paces.jsonl")
+    assert find_paces(open_operation(MODEL), "float32", "cpu", 1, cache=tmp_path / "file" / "paces.jsonl")

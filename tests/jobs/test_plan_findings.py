@@ -99,7 +99,7 @@ def test_bright_membranes_suggest_to_invert(*, bright: bool, invert: bool) -> No
 )
 def test_auto_never_adds_sections(tmp_path: Path, size: Size, shape: tuple[int, int, int], model: str) -> None:
     source = empty_input(tmp_path / "in.zarr", shape, size)
-    chosen = open_inputs(make_job(input=source, output=str(tmp_path / "o"))).model.card
+    chosen = open_inputs(make_job(input=source, output=str(tmp_path / "o"))).operation.card
     assert (chosen.name, chosen.scale[0]) == (model, 1)
 
 
@@ -114,7 +114,7 @@ def test_where_only_models_that_add_sections_fit_auto_names_them(tmp_path: Path,
 def test_auto_goes_on_with_the_model_that_a_job_began_with(options: dict[str, Any]) -> None:
     first = run(**options | {"roi": "0:2,:,:"}).plan
     begun = first.model_copy(update={"job": first.job.model_copy(update={"model": "auto"})})
-    assert open_inputs(make_job(**options | {"model": "auto"}), begun).model.weights_sha256 == first.spec.model
+    assert open_inputs(make_job(**options | {"model": "auto"}), begun).operation.identity == first.spec.model
 
 
 def test_what_a_job_computes_is_decided_without_an_output_and_a_plan_wants_one(options: dict[str, Any], tmp_path: Path) -> None:

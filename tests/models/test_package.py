@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from distributed.protocol import deserialize, serialize
 from safetensors.torch import save_file
 
 from volumetool.errors import ModelError
@@ -87,21 +86,6 @@ def test_saving_to_a_file_with_other_permissions_than_the_user_s_is_not_forced(f
     plain = tmp_path / "plain"
     plain.write_bytes(b"")
     assert file.stat().st_mode == plain.stat().st_mode
-
-
-def test_a_model_travels_to_a_worker_as_its_spec_alone_and_comes_back(file: Path) -> None:
-    model = load_model(file)
-    header, frames = serialize(model, on_error="raise")
-    assert sum(map(len, frames)) < 1000
-    assert deserialize(header, frames).weights_sha256 == model.weights_sha256
-
-
-def test_a_worker_refuses_a_file_that_was_replaced_meanwhile(file: Path, card: ModelCard) -> None:
-    header, frames = serialize(load_model(file), on_error="raise")
-    save_model(file, UNet(CONFIG), card)
-    with pytest.raises(ModelError) as caught:
-        deserialize(header, frames)
-    assert caught.value.code == "model.changed"
 
 
 def test_the_hash_sees_one_bit_of_one_weight_and_the_lattice_but_no_prose(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from volumetool.models import UNet, UNetConfig, load_model, measure_receptive_field
+from volumetool.models import UNet, UNetConfig, measure_receptive_field
+from volumetool.testing.fakes import load_fake
 from volumetool.training.restore import safe_margin
 
 
@@ -57,12 +58,12 @@ def test_no_voxel_beyond_it_changes_the_output_and_one_at_it_does() -> None:
 
 @pytest.mark.parametrize("spec", ["fake:box?radius=3", "fake:box?radius=2&dims=3&scale=2,2,2", "fake:box?z_context=1"])
 def test_fakes_reach_as_far_as_they_say(spec: str) -> None:
-    model = load_model(spec)
+    model = load_fake(spec)
     assert measure_receptive_field(model.network(), model.card.architecture) == model.card.receptive_field
 
 
 def test_identity_reaches_nowhere() -> None:
-    model = load_model("fake:identity")
+    model = load_fake("fake:identity")
     assert measure_receptive_field(model.network(), model.card.architecture) == (0, 0, 0)
 
 

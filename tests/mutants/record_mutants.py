@@ -204,8 +204,8 @@ RESUME = (
         "volumetool/jobs/resolve.py",
         (
             "lattice laid over the part that is asked for",
-            "lattice = make_lattice(job, inputs.model.card, inputs.level.shape)",
-            "lattice = make_lattice(job, inputs.model.card, inputs.level.shape if job.roi is None else job.roi.shape)",
+            "lattice = make_lattice(job, inputs.operation.card, inputs.level.shape)",
+            "lattice = make_lattice(job, inputs.operation.card, inputs.level.shape if job.roi is None else job.roi.shape)",
             "jobs/test_resume.py::test_a_part_first_and_then_the_whole",
         ),
     ),

@@ -8,9 +8,8 @@ import torch
 from scipy import ndimage
 
 from volumetool.errors import ModelError
-from volumetool.models import load_model
 from volumetool.testing import Fake, FakeConfig, fake_model
-from volumetool.testing.fakes import RAMP
+from volumetool.testing.fakes import RAMP, load_fake
 
 
 def run(x: torch.Tensor, **fields: object) -> torch.Tensor:
@@ -71,7 +70,7 @@ def test_the_centre_section_is_the_one_that_is_repeated() -> None:
 
 
 def test_values_of_fakes_pass_unscaled() -> None:
-    assert load_model("fake:identity").card.normalisation.kind == "none"
+    assert load_fake("fake:identity").card.normalisation.kind == "none"
 
 
 @pytest.mark.parametrize("fields", [{"scale": (2, 4, 4)}, {"dims": 3, "z_context": 1}, {"radius": -1}, {"scale": (1, 0, 1)}])
@@ -90,14 +89,14 @@ def test_impossible_fakes_are_refused(fields: dict[str, object]) -> None:
     ],
 )
 def test_the_spec_of_a_fake_makes_the_same_fake_again(spec: str) -> None:
-    model = load_model(spec)
-    again = load_model(model.spec)
+    model = load_fake(spec)
+    again = load_fake(model.spec)
     assert (again.card, again.spec, again.weights_sha256) == (model.card, model.spec, model.weights_sha256)
 
 
 def test_fakes_from_python_and_from_a_spec_are_the_same() -> None:
     made = fake_model(FakeConfig(behaviour="box", radius=3), patch=(1, 40, 40))
-    assert made.card == load_model("fake:box?radius=3&patch=1,40,40").card
+    assert made.card == load_fake("fake:box?radius=3&patch=1,40,40").card
 
 
 @pytest.mark.parametrize(
@@ -105,6 +104,6 @@ def test_fakes_from_python_and_from_a_spec_are_the_same() -> None:
 )
 def test_a_fake_that_cannot_be_is_refused_with_an_example(spec: str) -> None:
     with pytest.raises(ModelError) as caught:
-        load_model(spec)
+        load_fake(spec)
     assert caught.value.code == "model.fake"
     assert "fake:box?" in caught.value.hint

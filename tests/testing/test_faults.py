@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from volumetool.models import load_model
 from volumetool.testing import Fake, FakeConfig, fake_model
+from volumetool.testing.fakes import load_fake
 from volumetool.testing.faults import STICKY
 
 BAD = 7.0
@@ -87,7 +87,7 @@ def test_a_process_ends_or_stays_as_the_fault_says(tmp_path: Path, fault: str, e
 
 def test_a_fault_is_part_of_the_models_name() -> None:
     made = fake_model(FakeConfig(behaviour="box", fault="memory", room=(5, 9), times=3, tally="counted"))
-    assert load_model(made.spec).card == made.card
+    assert load_fake(made.spec).card == made.card
     assert "fault" not in fake_model(FakeConfig(behaviour="box")).spec
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from volumetool.models import Normalisation, UNet, UNetConfig, load_model
+from volumetool.models import Normalisation, UNet, UNetConfig
+from volumetool.testing.fakes import load_fake
 from volumetool.training.overlap import Cut, least_cut, measure_cuts
 from volumetool.training.phantom import phantom
 from volumetool.training.restore import restore_volume
@@ -23,16 +24,14 @@ def by_trim(cuts: tuple[Cut, ...]) -> dict[tuple[int, int], float]:
 
 
 def test_patches_of_a_local_network_join_exactly(section: NDArray[np.uint8]) -> None:
-    cuts = measure_cuts(
-        load_model("fake:identity").network(), Normalisation(kind="none"), [section[None]], (0, 4, 8), stride=16
-    )
+    cuts = measure_cuts(load_fake("fake:identity").network(), Normalisation(kind="none"), [section[None]], (0, 4, 8), stride=16)
     assert {cut.largest for cut in cuts} == {0.0}
 
 
 def test_a_trim_of_the_receptive_field_is_exact_and_less_is_not(
     section: NDArray[np.uint8],
 ) -> None:
-    network = load_model("fake:box?radius=4").network()
+    network = load_fake("fake:box?radius=4").network()
     largest = by_trim(measure_cuts(network, Normalisation(kind="none"), [section[None]], (8,), stride=16))
     assert largest[8, 4] == 0
     assert largest[8, 0] > largest[8, 2] > 1
@@ -49,7 +48,7 @@ def test_a_u_net_joins_exactly_once_the_trim_covers_its_reach(
 
 
 def test_a_patch_that_sees_its_place_is_betrayed(section: NDArray[np.uint8]) -> None:
-    network = load_model("fake:position").network()
+    network = load_fake("fake:position").network()
     cuts = measure_cuts(network, Normalisation(kind="none"), [section[None]], (4,), stride=16)
     assert min(cut.largest for cut in cuts) > 5
 
@@ -57,7 +56,7 @@ def test_a_patch_that_sees_its_place_is_betrayed(section: NDArray[np.uint8]) -> 
 def test_the_whole_section_is_restored_at_its_own_place(
     section: NDArray[np.uint8],
 ) -> None:
-    whole = restore_volume(load_model("fake:identity").network(), section[None], Normalisation())[0]
+    whole = restore_volume(load_fake("fake:identity").network(), section[None], Normalisation())[0]
     assert np.abs(whole - section.repeat(4, 0).repeat(4, 1)).max() < 1e-3
 
 

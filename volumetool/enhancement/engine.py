@@ -1,4 +1,4 @@
-"""The engine: a network on its device, asked for batches of patches.
+"""The engine: an operation on its device, asked for batches of patches.
 
 On a CPU several batches are computed side by side, each with a part of the threads: threads that share one layer wait for each
 other at its end, and twice as long when another stage of the region takes a core meanwhile.
@@ -11,20 +11,17 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from volumetool.enhancement.device import Array, DeviceName, array_module, as_array, resolve_device, to_host
+from volumetool.enhancement.device import Array, DeviceName, array_module, resolve_device, to_host
+from volumetool.enhancement.operation import Numerics, Operation
 from volumetool.enhancement.pipeline import silent
-from volumetool.enhancement.recording import Recorded
 from volumetool.enhancement.trouble import free_memory, kind_of
 from volumetool.errors import NumericsError, ResourceError
-from volumetool.models.package import Model
-from volumetool.models.unet import UNet
 
 HALVINGS = 4
 """How often a call that does not fit into the device's memory is halved before it is given up."""
@@ -36,52 +33,38 @@ _probed: dict[tuple[Any, ...], str] = {}
 """Digests of this process, by all that they depend on in it."""
 
 
-@dataclass(frozen=True)
-class Numerics:
-    """The settings of the network's computation that can change a byte.
-
-    Parameters
-    ----------
-    precision : str
-        ``float32`` or ``bfloat16``, of the network's body.
-    batch : int
-        Patches per call of the network.
-    pad : bool
-        Fill the last batch up, because on this class of machine a smaller one gives other bytes.
-    """
-
-    precision: str
-    batch: int
-    pad: bool
-
-
 class Engine:
-    """A network on its device.
+    """An operation on its device.
 
     Parameters
     ----------
-    model : Model
+    operation : Operation
         What to compute.
     numerics : Numerics
         How.
     device : {"auto", "cpu", "cuda"}
         Where.
     threads : int, optional
-        CPU threads of the network; torch's own choice without it.
+        CPU threads of the operation; torch's own choice without it.
     streams : int, default 1
         Batches that are computed side by side; they share the threads.
 
     Attributes
     ----------
     seconds : float
-        Time spent inside the network so far; of several streams the mean.
+        Time spent inside the operation so far; of several streams the mean.
     """
 
     def __init__(
-        self, model: Model, numerics: Numerics, device: DeviceName = "auto", threads: int | None = None, streams: int = 1
+        self,
+        operation: Operation,
+        numerics: Numerics,
+        device: DeviceName = "auto",
+        threads: int | None = None,
+        streams: int = 1,
     ) -> None:
-        self.card = model.card
-        self._weights = model.weights_sha256
+        self.card = operation.card
+        self._identity = operation.identity
         self.numerics = numerics
         self.device = resolve_device(device)
         self.xp = array_module(self.device)
@@ -91,11 +74,7 @@ class Engine:
         self._share = None if threads is None else max(1, threads // streams)
         self._pool = ThreadPoolExecutor(streams, "volumetool-network", initializer=_begin_stream, initargs=(self._share,))
         self._clock = threading.Lock()
-        layout = torch.channels_last if self.card.dims == 2 else torch.channels_last_3d
-        self._network = model.network().to(self.device).to(memory_format=layout)  # type: ignore[call-overload]  # stubs lack it
-        # A U-Net does nothing at a call but compute; what else a network does, a recording would leave out.
-        records = self.device.type == "cuda" and isinstance(self._network, UNet)
-        self._recorded = Recorded(self._network) if records else None
+        self._function = operation.open(self.device, numerics)
 
     def predict(self, patches: NDArray[np.float32]) -> list[Array]:
         """Enhance patches.
@@ -103,7 +82,7 @@ class Engine:
         Parameters
         ----------
         patches : numpy.ndarray of float32, shape (n, depth, y, x)
-            Normalised input. Depth is channels for a 2D network, sections for a 3D one.
+            Normalised input. Depth is sections, in 2D with the z context of one section.
 
         Returns
         -------
@@ -113,7 +92,7 @@ class Engine:
         Raises
         ------
         NumericsError
-            ``numerics.not-finite`` where the network made NaN or infinity.
+            ``numerics.not-finite`` where the operation made NaN or infinity.
         ResourceError
             ``resource.device-memory`` where the device has too little memory even for a much smaller batch.
         """
@@ -139,12 +118,7 @@ class Engine:
 
     def _compute(self, part: NDArray[np.float32]) -> list[Array]:
         started = time.perf_counter()
-        # Threads start with gradients switched on, so the mode is entered here, in the thread that computes.
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.numerics.precision == "bfloat16"),
-        ):
-            outputs = self._within_memory(part)
+        outputs = self._within_memory(part)
         with self._clock:
             self.seconds += (time.perf_counter() - started) / self.streams
         return outputs
@@ -156,7 +130,7 @@ class Engine:
         while len(outputs) < len(part):
             size = self.room
             try:
-                outputs.extend(as_array(self._call(part[len(outputs) :][:size]))[:size])
+                outputs.extend(self._call(part[len(outputs) :][:size])[:size])
                 continue
             except Exception as error:
                 if kind_of(error) != "memory":
@@ -174,66 +148,43 @@ class Engine:
         with self._clock:
             if self.room == size and self._halved < HALVINGS:
                 self._halved += 1
-        if self._recorded is not None:
-            self._recorded.forget()
+        self._function.release()
         free_memory(self.device)
 
     def _too_large(self, size: int, reason: str) -> ResourceError:
         frozen = ", and a smaller batch would give other bytes here" if self.numerics.pad else ""
         return ResourceError(
             "resource.device-memory",
-            f"{size} patches of the network {self.card.name} at once do not fit into the memory of the device "
+            f"{size} patches of {self.card.name} at once do not fit into the memory of the device "
             f"({self.device}){frozen}: {reason}",
             hint="end what else uses the device, and run the same command again; or begin anew with --overwrite and a smaller "
             "--batch or --patch",
         )
 
-    def _call(self, part: NDArray[np.float32]) -> torch.Tensor:
+    def _call(self, part: NDArray[np.float32]) -> Array:
         if self.numerics.pad and len(part) < self.numerics.batch:
             part = np.concatenate([part, np.zeros((self.numerics.batch - len(part), *part.shape[1:]), np.float32)])
-        # Short batches come in many sizes, and each recording holds memory.
-        y = self._forward(part, self._recorded if len(part) == self.numerics.batch else None)
-        # A sum is finite only if all its terms are; one that is not may be an overflow.
-        if torch.isfinite(y.sum()) or torch.isfinite(y).all():
-            return y
-        return self._again_in_float32(part, y)
-
-    def _forward(self, part: NDArray[np.float32], recorded: Recorded | None = None) -> torch.Tensor:
-        x = torch.from_numpy(part)  # (b, depth, y, x)
-        if self.device.type == "cuda":  # a copy out of pinned memory runs beside the call before it
-            x = x.pin_memory()
-        x = x.to(self.device, non_blocking=True)
-        if self.card.dims == 3:
-            x = x.unsqueeze(1)  # (b, 1, z, y, x)
-        y: torch.Tensor = (recorded or self._network)(x)  # (b, 1, [z*fz,] y*fy, x*fx)
-        return y.squeeze(1) if self.card.dims == 3 else y  # (b, z*fz, y*fy, x*fx)
-
-    def _again_in_float32(self, part: NDArray[np.float32], y: torch.Tensor) -> torch.Tensor:
-        """Compute the patches that are not finite again, each by itself, so that its neighbours in a batch change no byte."""
-        for number in range(len(y)):
-            if torch.isfinite(y[number]).all():
-                continue
-            if self.numerics.precision != "float32":
-                with torch.autocast(self.device.type, enabled=False):
-                    y[number] = self._forward(part[number : number + 1])[0]
-            if not torch.isfinite(y[number]).all():
-                raise NumericsError(
-                    "numerics.not-finite",
-                    f"the network {self.card.name} made NaN or infinity, in float32 too",
-                    hint="nothing wrong reached the disk; look at the input there, and at `volumetool model show`",
-                )
-        return y
+        y = self._function(part)  # (b, z*fz, y*fy, x*fx)
+        with np.errstate(over="ignore", invalid="ignore"):
+            # A sum is finite only if all its terms are; one that is not may be an overflow.
+            if self.xp.isfinite(y.sum()) or self.xp.isfinite(y).all():
+                return y
+        raise NumericsError(
+            "numerics.not-finite",
+            f"{self.card.name} made NaN or infinity, in float32 too",
+            hint="nothing wrong reached the disk; look at the input there, and at `volumetool model show`",
+        )
 
     def probe(self, patch: tuple[int, int, int]) -> str:
-        """Return the digest of the network on fixed patches: equal digests are one numerics class.
+        """Return the digest of the operation on fixed patches: equal digests are one numerics class.
 
         The patches come as one whole batch, as a short last batch and one by one, as the live view asks for them. A process
         that plans a job and then runs it asks once.
         """
-        key = (self._weights, self.numerics, str(self.device), self._share, patch)
+        key = (self._identity, self.numerics, str(self.device), self._share, patch)
         if key not in _probed:
             _probed[key] = self._probe(patch)
-        elif self._recorded is not None:  # recorded here and now, while nothing else is under way
+        elif self.device.type == "cuda":  # what is recorded there is so now, while nothing else is under way
             self.predict(probe_patches(self.card.z_context, patch, self.numerics.batch))
         return _probed[key]
 

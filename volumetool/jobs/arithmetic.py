@@ -7,8 +7,9 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from volumetool.enhancement.network import NetworkOperation
+from volumetool.enhancement.operation import Operation
 from volumetool.geometry import Triple
-from volumetool.models import Model
 
 SIDES = {"cpu": 2048, "cuda": 8192}
 """Side of the matrices that are multiplied: large enough to keep every unit of a device busy."""
@@ -17,13 +18,13 @@ ROUNDS = 20
 """Products that are timed; the fastest counts."""
 
 
-def count_operations(model: Model, patch: Triple) -> int:
-    """Count the floating-point operations that a network needs for one patch, in its convolutions.
+def count_operations(operation: Operation, patch: Triple) -> int:
+    """Count the floating-point operations that a network needs for one patch, in its convolutions; 0 where it is none.
 
     Parameters
     ----------
-    model : Model
-        With the network.
+    operation : Operation
+        The network.
     patch : tuple of int
         In input voxels along z, y, x.
 
@@ -32,6 +33,9 @@ def count_operations(model: Model, patch: Triple) -> int:
     int
         Two for each multiplication that is added up.
     """
+    if not isinstance(operation, NetworkOperation):
+        return 0
+    model = operation.model
     depth, height, width = patch
     context = model.card.z_context
     shape = (1, 1, depth, height, width) if model.card.dims == 3 else (1, depth + 2 * context, height, width)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Source, read_columns
 from volumetool.enhancement.engine import Engine
+from volumetool.enhancement.operation import open_operation
 from volumetool.errors import ConfigError, DataError, ResourceError
 from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, Region, Size, Triple
@@ -31,7 +32,6 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning import plan as make_plan
 from volumetool.jobs.run import run
 from volumetool.machine import memory_limit, usable_memory
-from volumetool.models import load_model
 from volumetool.scratch import scratch_folder
 from volumetool.store.create import create_volume, open_for_writing
 from volumetool.store.kvstore import canonical_url, delete_prefix
@@ -186,8 +186,8 @@ class _Bed:
         self.plan, self.levels, self.folder = plan, levels, folder
         # One engine with what the workers of the job have together.
         threads, streams = plan.threads * plan.workers, plan.streams * plan.workers
-        self.model = load_model(plan.model_spec)
-        self.engine = Engine(self.model, plan.numerics, plan.job.device, threads, streams)
+        self.operation = open_operation(plan.model_spec)
+        self.engine = Engine(self.operation, plan.numerics, plan.job.device, threads, streams)
         self.engine.probe(plan.spec.lattice.patch)  # as a worker does before its first region: it warms the network up
         self.patches = 0
 
@@ -204,7 +204,7 @@ class _Bed:
     def result(self, pairs: tuple[Pair, ...], totals: Totals) -> BenchResult:
         """Return what was found, with the records of the job that warmed up."""
         plan = self.plan
-        operations = count_operations(self.model, plan.spec.lattice.patch)
+        operations = count_operations(self.operation, plan.spec.lattice.patch)
         return BenchResult(
             model=plan.model,
             device=self.engine.device.type,

@@ -12,7 +12,7 @@ from volumetool.geometry import Size, Triple
 from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job
 from volumetool.jobs.sample import Sample
-from volumetool.models import ModelCard, fitting_models
+from volumetool.models import OperationCard, fitting_models
 from volumetool.store.create import check_output_place
 from volumetool.store.kvstore import contains
 from volumetool.store.volume import Volume
@@ -48,7 +48,7 @@ def check_given_size(size: Size | None, *, sure: bool = False) -> None:
     )
 
 
-def check_voxel_size(job: Job, card: ModelCard, voxel_size: Size) -> tuple[bool, tuple[str, ...]]:
+def check_voxel_size(job: Job, card: OperationCard, voxel_size: Size) -> tuple[bool, tuple[str, ...]]:
     """Compare the input's voxel size with what the model was trained on.
 
     Returns
@@ -79,7 +79,7 @@ def check_voxel_size(job: Job, card: ModelCard, voxel_size: Size) -> tuple[bool,
     return True, (f"{clash}: the output is stamped as extrapolated",)
 
 
-def check_survey(job: Job, card: ModelCard, survey: Survey) -> tuple[str, ...]:
+def check_survey(job: Job, card: OperationCard, survey: Survey) -> tuple[str, ...]:
     """Compare what the sample of the statistics shows with what the job says of the volume.
 
     Returns
@@ -117,7 +117,7 @@ def check_survey(job: Job, card: ModelCard, survey: Survey) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def check_sample(job: Job, card: ModelCard, sample: Sample) -> tuple[str, ...]:
+def check_sample(job: Job, card: OperationCard, sample: Sample) -> tuple[str, ...]:
     """Return where the sample that a plan enhances shows that the job is in vain.
 
     Raises

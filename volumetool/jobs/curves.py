@@ -18,10 +18,10 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.enhancement.device import DeviceName, computes_bfloat16, resolve_device
-from volumetool.enhancement.engine import Engine, Numerics
+from volumetool.enhancement.engine import Engine
+from volumetool.enhancement.operation import Numerics, Operation
 from volumetool.geometry import Triple, default_chunk, plan_levels
 from volumetool.jobs.pace import Pace, choose_pace, measure_paces, patch_seconds
-from volumetool.models.package import Model
 from volumetool.scratch import scratch_folder
 from volumetool.store.create import VolumeLayout, array_metadata
 from volumetool.store.kvstore import canonical_url, read_key, write_key
@@ -111,12 +111,12 @@ class Curves:
         return usual, best
 
 
-def measure_curves(model: Model, device: DeviceName, threads: int, scratch: Path | None = None) -> Curves:
+def measure_curves(operation: Operation, device: DeviceName, threads: int, scratch: Path | None = None) -> Curves:
     """Measure this machine with a model.
 
     Parameters
     ----------
-    model : Model
+    operation : Operation
         The network.
     device : str
         Where it runs.
@@ -125,27 +125,27 @@ def measure_curves(model: Model, device: DeviceName, threads: int, scratch: Path
     scratch : Path, optional
         Folder on the disk to measure; emptied again. By default the system's temporary folder.
     """
-    safe = "bfloat16" in model.card.precision_safe and computes_bfloat16(resolve_device(device))
+    safe = "bfloat16" in operation.card.precision_safe and computes_bfloat16(resolve_device(device))
     rates: list[NetworkRate] = []
     for precision in ("bfloat16", "float32") if safe else ("float32",):
-        paces = measure_paces(model, precision, device, threads)
-        rates.extend(_rate(model, precision, pace, model.card.patch) for pace in paces)
+        paces = measure_paces(operation, precision, device, threads)
+        rates.extend(_rate(operation, precision, pace, operation.card.patch) for pace in paces)
         if precision == "float32" and safe:
             continue
         chosen = choose_pace(paces, lambda _pace: True)
-        for patch in _patches(model):
+        for patch in _patches(operation):
             numerics = Numerics(precision, chosen.batch, pad=False)
-            engine = Engine(model, numerics, device, threads, chosen.streams)
+            engine = Engine(operation, numerics, device, threads, chosen.streams)
             seconds = patch_seconds(engine, patch, max(threads, chosen.patches))
-            rates.append(_rate(model, precision, Pace(chosen.streams, chosen.batch, seconds), patch))
+            rates.append(_rate(operation, precision, Pace(chosen.streams, chosen.batch, seconds), patch))
     voxels = _voxels()
     codecs = tuple(_codec_rate(voxels, level) for level in ZSTD_LEVELS)
-    return Curves(model.card.name, tuple(rates), codecs, *_disk_rates(voxels, scratch))
+    return Curves(operation.card.name, tuple(rates), codecs, *_disk_rates(voxels, scratch))
 
 
-def _patches(model: Model) -> list[Triple]:
+def _patches(operation: Operation) -> list[Triple]:
     """Return the card's patch in other lateral sizes, on the network's grid, longer than their overlap by as much again."""
-    card = model.card
+    card = operation.card
     sizes = []
     for factor in SIZES:
         y, x = (round(factor * n / g) * g for n, g in zip(card.patch[1:], card.granularity[1:], strict=True))
@@ -154,8 +154,8 @@ def _patches(model: Model) -> list[Triple]:
     return sizes
 
 
-def _rate(model: Model, precision: str, pace: Pace, patch: Triple) -> NetworkRate:
-    stride = [(n - o) * f for n, o, f in zip(patch, model.card.overlap, model.card.scale, strict=True)]
+def _rate(operation: Operation, precision: str, pace: Pace, patch: Triple) -> NetworkRate:
+    stride = [(n - o) * f for n, o, f in zip(patch, operation.card.overlap, operation.card.scale, strict=True)]
     per_second = 1 / pace.patch_seconds
     return NetworkRate(precision, pace.streams, pace.batch, patch, per_second, math.prod(stride) * per_second / 1e6)
 

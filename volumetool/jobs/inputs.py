@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from volumetool.enhancement.operation import Operation, open_operation
 from volumetool.enhancement.statistics import Statistics, fit_statistics, no_normalisation
 from volumetool.enhancement.survey import Survey
 from volumetool.errors import ConfigError, InputError, LedgerError, ModelError, OutputError
@@ -16,7 +17,7 @@ from volumetool.jobs.checks import check_given_size, mask_factor
 from volumetool.jobs.folder import PLAN, job_url, provenance_of, read_plan
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
-from volumetool.models import Model, fitting_models, load_model
+from volumetool.models import fitting_models
 from volumetool.paths import absolute_path, open_file
 from volumetool.store.chunk_keys import VOLUME_METADATA
 from volumetool.store.found import read_json
@@ -39,7 +40,7 @@ class Inputs:
         The job.
     volume : Volume
         Its input.
-    model : Model
+    operation : Operation
         The network.
     mask : Volume, optional
         Where to enhance.
@@ -47,7 +48,7 @@ class Inputs:
 
     job: Job
     volume: Volume
-    model: Model
+    operation: Operation
     mask: Volume | None
 
     @property
@@ -94,7 +95,7 @@ def open_inputs(job: Job, existing: Plan | None = None) -> Inputs:
             "config.level", f"--level {job.level}: {job.input} has levels 0 to {last}", hint="see `volumetool info`"
         )
     mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
-    return Inputs(job, volume, _choose_model(job, volume, existing), mask)
+    return Inputs(job, volume, _choose_operation(job, volume, existing), mask)
 
 
 def section_statistics(
@@ -102,7 +103,7 @@ def section_statistics(
 ) -> tuple[Statistics, Survey | None]:
     """Return the table of section statistics: given, frozen by an earlier run, or fitted now; then with what else was seen."""
     job = inputs.job
-    normalisation, sections = inputs.model.card.normalisation, inputs.level.shape[0]
+    normalisation, sections = inputs.operation.card.normalisation, inputs.level.shape[0]
     if job.sections is not None:
         return Statistics.from_csv(read_table(job.sections), inputs.channels, sections), None
     if normalisation.kind == "none":
@@ -143,12 +144,12 @@ def read_table(sections: str) -> str:
         ) from error
 
 
-def _choose_model(job: Job, volume: Volume, existing: Plan | None) -> Model:
+def _choose_operation(job: Job, volume: Volume, existing: Plan | None) -> Operation:
     """Load the model that is named, or for ``auto`` the first built-in that fits and adds no sections."""
     if job.model != "auto":
-        return load_model(job.model)
+        return open_operation(job.model)
     if existing is not None and existing.job.model == "auto":  # what was chosen then; another version may choose otherwise
-        return load_model(existing.model_spec)
+        return open_operation(existing.model_spec)
     size = volume.levels[job.level].voxel_size
     fitting = fitting_models(size)
     if not fitting or fitting[0].scale[0] > 1:
@@ -160,7 +161,7 @@ def _choose_model(job: Job, volume: Volume, existing: Plan | None) -> Model:
             hint="choose one with --model NAME (see `volumetool model list`), take another --level, "
             "or correct the metadata with --voxel-size",
         )
-    return load_model(fitting[0].name)
+    return open_operation(fitting[0].name)
 
 
 def refuse_foreign_output(job: Job) -> None:

@@ -178,11 +178,11 @@ class Job(BaseModel):
     @property
     def placed(self) -> Job:
         """The same job for whoever is in another directory: its paths are absolute."""
-        from volumetool.models.package import placed_model  # torch takes its time
+        from volumetool.enhancement.operation import placed_operation  # torch takes its time
 
         places = {name: getattr(self, name) for name in ("input", "output", "mask", "sections")}
         placed = {name: canonical_url(place) for name, place in places.items() if place is not None}
-        return self.model_copy(update={**placed, "model": self.model if self.model == "auto" else placed_model(self.model)})
+        return self.model_copy(update={**placed, "model": self.model if self.model == "auto" else placed_operation(self.model)})
 
     @property
     def output_fill(self) -> float | None:

@@ -24,7 +24,7 @@ from volumetool.geometry import (
     upscaled,
 )
 from volumetool.jobs.job import Job
-from volumetool.models import ModelCard
+from volumetool.models import OperationCard
 from volumetool.store.volume import Level
 
 Keep = Literal["none", "sides", "all"]
@@ -56,7 +56,7 @@ REGION_SECONDS = 60.0
 """Work in a region that the planner aims at: little to lose when a worker dies."""
 
 
-def make_lattice(job: Job, card: ModelCard, shape: Triple) -> Lattice:
+def make_lattice(job: Job, card: OperationCard, shape: Triple) -> Lattice:
     """Return the lattice: a function of the volume's shape, the model's card and the options that override it.
 
     Raises
@@ -96,7 +96,7 @@ def _joined(lines: list[AxisLattice], most: float) -> list[AxisLattice]:
     return lines
 
 
-def _margins(job: Job, card: ModelCard) -> tuple[Triple, Triple]:
+def _margins(job: Job, card: OperationCard) -> tuple[Triple, Triple]:
     """Return overlap and trim."""
     if not job.exact:
         if job.overlap is None:
@@ -112,7 +112,7 @@ def _margins(job: Job, card: ModelCard) -> tuple[Triple, Triple]:
     return (2 * z, 2 * margin[1], 2 * margin[2]), (z, margin[1], margin[2])
 
 
-def _enlarged(card: ModelCard, overlap: Triple) -> Triple:
+def _enlarged(card: OperationCard, overlap: Triple) -> Triple:
     """Keep the card's stride under another overlap."""
     return card.stride[0] + overlap[0], card.stride[1] + overlap[1], card.stride[2] + overlap[2]
 
@@ -139,7 +139,7 @@ def box_counts(job: Job) -> str:
     return f"level {job.level} of {job.input}"
 
 
-def make_levels(job: Job, box: Box, card: ModelCard, level: Level) -> tuple[LevelGrid, ...]:
+def make_levels(job: Job, box: Box, card: OperationCard, level: Level) -> tuple[LevelGrid, ...]:
     """Return the levels of the output.
 
     Parameters
@@ -148,7 +148,7 @@ def make_levels(job: Job, box: Box, card: ModelCard, level: Level) -> tuple[Leve
         May say chunk and shard.
     box : Box
         Voxels of the full output that this output holds.
-    card : ModelCard
+    card : OperationCard
         Its scale, and whether it looks at single sections.
     level : Level
         The input.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 from volumetool.enhancement.allocator import KEPT_FREE
 from volumetool.enhancement.kept import BEHIND, kept_bytes
+from volumetool.enhancement.operation import Operation
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.geometry import Lattice, Triple
 from volumetool.jobs.layout import Keep
-from volumetool.models import ModelCard
 from volumetool.store.limits import UNPACKED
 
 
@@ -19,8 +18,8 @@ class MemoryModel:
 
     Parameters
     ----------
-    card : ModelCard
-        The network.
+    operation : Operation
+        What is done to a patch.
     itemsize : int
         Bytes per input voxel.
     precision : str
@@ -35,14 +34,14 @@ class MemoryModel:
 
     def __init__(
         self,
-        card: ModelCard,
+        operation: Operation,
         itemsize: int,
         precision: str,
         batch: int,
         streams: int = 1,
         chunk: tuple[tuple[int, ...], int] = ((1, 1, 1), 0),
     ) -> None:
-        self.card = card
+        self.operation = operation
         self.itemsize = itemsize
         self.chunk = chunk
         self.precision = precision
@@ -51,9 +50,6 @@ class MemoryModel:
 
     BASE = 350 * 2**20
     """Python, torch, tensorstore and their code, once a job was planned; measured."""
-
-    ACTIVATIONS: ClassVar[dict[int, int]] = {2: 6, 3: 7}
-    """Feature maps of the finest level that a 2D and a 3D network hold at once, in their precision; measured on the U-Net."""
 
     SCATTERED = 0.3
     """What lies free in the heap between large blocks that come and go, in times of their bytes; measured."""
@@ -101,17 +97,13 @@ class MemoryModel:
 
     def network(self, lattice: Lattice) -> int:
         """Return the bytes that the network takes of them."""
-        return self.streams * self.batch * self._activations(lattice.patch)
+        return self.streams * self.batch * self.operation.working_bytes(lattice.patch, self.precision)
 
     def least(self, patch: Triple) -> int:
         """Return the bytes without which nothing is computed: of one patch, and of one chunk of the input."""
-        patch_in = math.prod(patch) + 2 * self.card.z_context * patch[1] * patch[2]
-        patch_out = math.prod(patch) * math.prod(self.card.scale)
-        return self.BASE + self.chunk[1] + 4 * (patch_in + patch_out) + self._activations(patch)
-
-    def _activations(self, patch: Triple) -> int:
-        itemsize = 2 if self.precision == "bfloat16" else 4
-        return math.prod(patch) * self.card.architecture.width * itemsize * self.ACTIVATIONS[self.card.dims]
+        patch_in = math.prod(patch) + 2 * self.operation.card.z_context * patch[1] * patch[2]
+        patch_out = math.prod(patch) * math.prod(self.operation.card.scale)
+        return self.BASE + self.chunk[1] + 4 * (patch_in + patch_out) + self.operation.working_bytes(patch, self.precision)
 
     def _unpacked(self, window: Triple) -> int:
         """Return the bytes that chunks take at most while a window is read."""

@@ -21,10 +21,10 @@ import torch
 
 from volumetool.configuration import cache_folder
 from volumetool.enhancement.device import DeviceName, resolve_device
-from volumetool.enhancement.engine import Engine, Numerics, probe_patches
+from volumetool.enhancement.engine import Engine, probe_patches
+from volumetool.enhancement.operation import Numerics, Operation
 from volumetool.geometry import Triple
 from volumetool.machine import usable_cores
-from volumetool.models.package import Model
 
 GPU_BATCHES = (1, 2, 4, 8, 16, 32)
 """Patches per call that are tried on a GPU."""
@@ -72,13 +72,13 @@ def ways(device: str, threads: int, most: int = sys.maxsize) -> list[tuple[int, 
 
 
 def find_paces(
-    model: Model, precision: str, device: DeviceName, threads: int, most: int = sys.maxsize, cache: Path | None = None
+    operation: Operation, precision: str, device: DeviceName, threads: int, most: int = sys.maxsize, cache: Path | None = None
 ) -> tuple[Pace, ...]:
     """Return the pace of every way, from the cache or by trying.
 
     Parameters
     ----------
-    model : Model
+    operation : Operation
         The network; it is tried on its card's patch.
     precision : str
         ``float32`` or ``bfloat16``.
@@ -96,32 +96,34 @@ def find_paces(
         "machine": machine(),
         "device": _device_name(device),
         "torch": torch.__version__,
-        "model": model.weights_sha256,
+        "model": operation.identity,
         "precision": precision,
         "threads": threads,
         "ways": [list(way) for way in ways(resolve_device(device).type, threads, most)],
     }
     found = _recall(cache, key)
     if found is None:
-        found = measure_paces(model, precision, device, threads, most)
+        found = measure_paces(operation, precision, device, threads, most)
         _keep(cache, key, found)
     return found
 
 
-def measure_paces(model: Model, precision: str, device: DeviceName, threads: int, most: int = sys.maxsize) -> tuple[Pace, ...]:
+def measure_paces(
+    operation: Operation, precision: str, device: DeviceName, threads: int, most: int = sys.maxsize
+) -> tuple[Pace, ...]:
     """Try every way on patches of noise.
 
     Parameters
     ----------
-    model, precision, device, threads, most
+    operation, precision, device, threads, most
         As for :func:`find_paces`.
     """
     paces: list[Pace] = []
     for streams, batch in ways(resolve_device(device).type, threads, most):
-        engine = Engine(model, Numerics(precision, batch, pad=False), device, threads, streams)
+        engine = Engine(operation, Numerics(precision, batch, pad=False), device, threads, streams)
         count = max(threads, batch) if engine.device.type == "cpu" else batch
         try:
-            paces.append(Pace(streams, batch, patch_seconds(engine, model.card.patch, count)))
+            paces.append(Pace(streams, batch, patch_seconds(engine, operation.card.patch, count)))
         except torch.OutOfMemoryError:
             break
     return tuple(paces)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from volumetool.enhancement.engine import Numerics
+from volumetool.enhancement.operation import Numerics
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.geometry import Box, RegionGrid, Sharing, Size, Triple
 from volumetool.jobs.estimate import Estimates

@@ -61,7 +61,7 @@ def plan_anew(resolved: Resolved) -> Plan:
     workers, allowed = running["workers"], allowed_memory(inputs.job, running["workers"])
     probe = engine.probe(spec.lattice.patch)  # first: it warms the network up for the sample, which is timed
     sample = take_sample(spec, engine, inputs.volume.open(job.level, strict=True))
-    running["notes"] += check_sample(job, inputs.model.card, sample)
+    running["notes"] += check_sample(job, inputs.operation.card, sample)
     keeping = plan_keeping(job, spec, Demand(workers, allowed, sample.patch_seconds), sample, resolved.memory_of)
     memory = resolved.memory_of(spec, keeping.span, keeping.keep), allowed
     return Plan(
@@ -72,8 +72,8 @@ def plan_anew(resolved: Resolved) -> Plan:
         numerics=engine.numerics,
         probe=probe,
         **running,
-        model=inputs.model.card.name,
-        model_spec=inputs.model.spec,
+        model=inputs.operation.card.name,
+        model_spec=inputs.operation.spec,
         input_shape=inputs.level.shape,
         input_dtype=inputs.volume.dtype.name,
         voxel_size=inputs.level.voxel_size,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from volumetool.enhancement.device import computes_bfloat16, resolve_device
-from volumetool.enhancement.engine import Engine, Numerics
+from volumetool.enhancement.engine import Engine
+from volumetool.enhancement.operation import Numerics
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.statistics import Statistics
 from volumetool.events import Observer, ignore
@@ -95,21 +96,21 @@ def resolve(
 def _resolve(job: Job, existing: Plan | None, statistics: Statistics | None, observer: Observer) -> Resolved:
     inputs = open_inputs(job, existing)
     check_sections(job.input, inputs.level.shape[0] * inputs.channels)
-    extrapolated, notes = check_voxel_size(job, inputs.model.card, inputs.level.voxel_size)
-    lattice = make_lattice(job, inputs.model.card, inputs.level.shape)
+    extrapolated, notes = check_voxel_size(job, inputs.operation.card, inputs.level.voxel_size)
+    lattice = make_lattice(job, inputs.operation.card, inputs.level.shape)
     box = output_box(job, lattice)
-    levels = make_levels(job, box, inputs.model.card, inputs.level)
+    levels = make_levels(job, box, inputs.operation.card, inputs.level)
     workers, threads = count_workers(job)
     allowed = allowed_memory(job, workers)
     precision = _precision(inputs, existing)
     most = _check_patches(inputs, lattice, precision, allowed)
-    paces = find_paces(inputs.model, precision, job.device, threads, most)
+    paces = find_paces(inputs.operation, precision, job.device, threads, most)
     numerics = None if existing is None or existing.numerics.precision != precision else existing.numerics
     engine = _engine(inputs, lattice, _pace(inputs, lattice, precision, paces, allowed), precision, threads, numerics)
     survey = None
     if statistics is None:
         statistics, survey = section_statistics(inputs, existing, observer)
-    notes += () if survey is None else check_survey(job, inputs.model.card, survey)
+    notes += () if survey is None else check_survey(job, inputs.operation.card, survey)
     check_dtype(job, inputs.dtype, _window(inputs, statistics))
     spec = _spec(inputs, engine.numerics, statistics, lattice, box, levels)
     return Resolved(inputs, engine, spec, (*notes, *_box_notes(inputs)), extrapolated, paces)
@@ -150,13 +151,13 @@ def _precision(inputs: Inputs, existing: Plan | None) -> str:
         return job.precision
     if existing is not None:
         return existing.numerics.precision
-    safe = "bfloat16" in inputs.model.card.precision_safe and not job.exact
+    safe = "bfloat16" in inputs.operation.card.precision_safe and not job.exact
     return "bfloat16" if safe and computes_bfloat16(resolve_device(job.device)) else "float32"
 
 
 def _memory(inputs: Inputs, precision: str, batch: int, streams: int) -> MemoryModel:
     chunk = unpacked_chunk(inputs.volume.open(inputs.job.level))
-    return MemoryModel(inputs.model.card, inputs.volume.dtype.itemsize, precision, batch, streams, chunk)
+    return MemoryModel(inputs.operation, inputs.volume.dtype.itemsize, precision, batch, streams, chunk)
 
 
 def _check_patches(inputs: Inputs, lattice: Lattice, precision: str, allowed: int) -> int:
@@ -168,7 +169,7 @@ def _check_patches(inputs: Inputs, lattice: Lattice, precision: str, allowed: in
         ``resource.memory``: not even one.
     """
     memory_of = _memory(inputs, precision, 1, 1)
-    patch = max(inputs.model.card.patch, lattice.patch, key=memory_of.least)
+    patch = max(inputs.operation.card.patch, lattice.patch, key=memory_of.least)
     what = f"patches of {patch} voxels and chunks of {memory_of.chunk[0]}"
     check_patch(memory_of.least(patch), allowed, what, memory_bound(inputs.job))
     free, each = allowed - memory_of.least((0, 0, 0)), memory_of.least(patch) - memory_of.least((0, 0, 0))
@@ -190,16 +191,17 @@ def _engine(inputs: Inputs, lattice: Lattice, pace: Pace, precision: str, thread
     """Return the engine with the given numerics, or with those of the fastest way."""
     job = inputs.job
     if numerics is not None:
-        return Engine(inputs.model, numerics, job.device, threads, pace.streams)
-    engine = Engine(inputs.model, Numerics(precision, job.batch or pace.batch, pad=False), job.device, threads, pace.streams)
-    if engine.batch_matters(lattice.patch):
-        engine.numerics = replace(engine.numerics, batch=job.batch or FIXED_BATCH, pad=True)
-    return engine
+        return Engine(inputs.operation, numerics, job.device, threads, pace.streams)
+    free = Numerics(precision, job.batch or pace.batch, pad=False)
+    engine = Engine(inputs.operation, free, job.device, threads, pace.streams)
+    if not engine.batch_matters(lattice.patch):
+        return engine
+    return Engine(inputs.operation, Numerics(precision, job.batch or FIXED_BATCH, pad=True), job.device, threads, pace.streams)
 
 
 def _window(inputs: Inputs, statistics: Statistics) -> tuple[float, float]:
     """Return the range of intensities that the output must hold."""
-    if inputs.model.card.normalisation.kind == "none":
+    if inputs.operation.card.normalisation.kind == "none":
         return 0.0, 0.0
     return float(statistics.low.min()), float(statistics.high.max())
 
@@ -211,7 +213,7 @@ def _spec(
     return OutputSpec(
         input=inputs.volume.identity_of(job.level),
         level=job.level,
-        model=inputs.model.weights_sha256,
+        model=inputs.operation.identity,
         lattice=lattice,
         precision=numerics.precision,
         padded_batch=numerics.batch if numerics.pad else None,

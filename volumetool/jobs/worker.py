@@ -18,6 +18,7 @@ from volumetool.enhancement.allocator import keep_freed_memory
 from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, Shelf
+from volumetool.enhancement.operation import reopen_operation
 from volumetool.enhancement.predictor import BatchPredictor, Predictor
 from volumetool.enhancement.region import Enhanced, enhance_region
 from volumetool.enhancement.spec import check_version
@@ -30,7 +31,6 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.reads import RegionInput
-from volumetool.models.package import reload_model
 from volumetool.redaction import printable, redact
 from volumetool.store.create import open_for_writing, open_in_memory
 from volumetool.store.kvstore import open_unsynced
@@ -80,7 +80,7 @@ class Worker:
         self.plan = plan
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.engine = Engine(
-            reload_model(plan.model_spec, plan.spec.model), plan.numerics, plan.job.device, plan.threads, plan.streams
+            reopen_operation(plan.model_spec, plan.spec.model), plan.numerics, plan.job.device, plan.threads, plan.streams
         )
         self.probe = self.engine.probe(plan.spec.lattice.patch)
         if self.probe != plan.probe and not plan.job.allow_mixed_numerics:

@@ -6,8 +6,8 @@ ever executed.
 
 from __future__ import annotations
 
-from volumetool.models.card import Metric, ModelCard, Normalisation, Provenance, VoxelSizeRange
-from volumetool.models.package import Model, fitting_models, list_models, load_model, register_scheme, save_model
+from volumetool.models.card import Metric, ModelCard, Normalisation, OperationCard, Provenance, VoxelSizeRange
+from volumetool.models.package import Model, fitting_models, list_models, load_model, save_model
 from volumetool.models.receptive_field import measure_receptive_field
 from volumetool.models.unet import UNet, UNetConfig
 
@@ -16,6 +16,7 @@ __all__ = [
     "Model",
     "ModelCard",
     "Normalisation",
+    "OperationCard",
     "Provenance",
     "UNet",
     "UNetConfig",
@@ -24,6 +25,5 @@ __all__ = [
     "list_models",
     "load_model",
     "measure_receptive_field",
-    "register_scheme",
     "save_model",
 ]

@@ -115,23 +115,19 @@ class Provenance(BaseModel):
     metrics: tuple[Metric, ...] = ()
 
 
-class ModelCard(BaseModel):
-    """The card of a model. All lengths are input voxels along z, y, x unless another unit is named.
+class OperationCard(BaseModel):
+    """What an operation on patches says of itself. All lengths are input voxels along z, y, x unless another unit is named.
 
     Parameters
     ----------
     name : str
         What the user calls it: lower-case letters, digits, dots and dashes.
-    description : str
-        One or two sentences for ``model list``.
-    licence : str
-        Licence of the weights, an SPDX expression where there is one.
     dims : {2, 3}
         2 works section by section, 3 on blocks.
     scale : tuple of int
         Output voxels per input voxel.
     z_context : int
-        Neighbouring sections on each side that a 2D model takes as channels; 0 for 3D.
+        Neighbouring sections on each side that a 2D operation takes as channels; 0 for 3D.
     patch, overlap : tuple of int
         Size of one patch, and the voxels it shares with the next; stride = patch - overlap.
     trim : tuple of int
@@ -142,27 +138,18 @@ class ModelCard(BaseModel):
     receptive_field : tuple of int
         Farthest input voxel, on one side, that can change an output voxel; measured.
     normalisation : Normalisation
-        How grey values become network values.
+        How grey values become the operation's values.
     polarity : str
         What dark and bright mean in the data it was trained on.
     voxel_size : VoxelSizeRange or None
         Coarse voxel sizes it is meant for; None takes any.
     precision_safe : tuple of str
         Precisions whose results are known to be good.
-    error_factor : float or None
-        What expected errors are multiplied by so that their 90 % intervals hold on the validation part of the training data;
-        None where there is no such part, or no such output.
-    architecture : UNetConfig
-        The network's configuration.
-    provenance : Provenance
-        Where it comes from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.\-]*$")
-    description: str
-    licence: str
     dims: Literal[2, 3]
     scale: ZYX
     z_context: int = Field(0, ge=0)
@@ -175,9 +162,6 @@ class ModelCard(BaseModel):
     polarity: str = ""
     voxel_size: VoxelSizeRange | None = None
     precision_safe: tuple[Precision, ...] = ("float32",)
-    error_factor: float | None = Field(None, gt=0)
-    architecture: UNetConfig
-    provenance: Provenance = Field(Provenance(), repr=False)
 
     @property
     def stride(self) -> ZYX:
@@ -185,24 +169,10 @@ class ModelCard(BaseModel):
         z, y, x = (size - shared for size, shared in zip(self.patch, self.overlap, strict=True))
         return z, y, x
 
-    def semantic(self) -> dict[str, Any]:
-        """Return the fields that can change an output voxel, as plain JSON values."""
-        return self.model_dump(mode="json", include=_SEMANTIC)
-
     @model_validator(mode="after")
-    def _check_architecture(self) -> ModelCard:
-        for field in ("dims", "scale", "z_context"):
-            mine, its = getattr(self, field), getattr(self.architecture, field)
-            if mine != its:
-                raise ValueError(f"the card says {field} {mine}, its architecture {its}")
-        if any(g < 1 or g % a for g, a in zip(self.granularity, self.architecture.granularity, strict=True)):
-            raise ValueError(
-                f"granularity {self.granularity} must be a multiple of the network's {self.architecture.granularity}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_lattice(self) -> ModelCard:
+    def _check_lattice(self) -> OperationCard:
+        if min(self.granularity) < 1:
+            raise ValueError(f"the granularity {self.granularity} must be 1 or more")
         for axis, patch, overlap, trim, grain in zip("zyx", self.patch, self.overlap, self.trim, self.granularity, strict=True):
             if patch < 1 or patch % grain or overlap % grain:
                 raise ValueError(f"{axis}: patch {patch} and overlap {overlap} must be multiples of {grain}")
@@ -216,6 +186,47 @@ class ModelCard(BaseModel):
             raise ValueError(f"the receptive field {self.receptive_field} cannot be negative")
         if self.dims == 2 and (self.patch[0], self.overlap[0]) != (1, 0):
             raise ValueError(f"a 2D model has patch 1 and overlap 0 along z, not {self.patch[0]} and {self.overlap[0]}")
+        return self
+
+
+class ModelCard(OperationCard):
+    """What a model says of itself, beside what every operation says.
+
+    Parameters
+    ----------
+    description : str
+        One or two sentences for ``model list``.
+    licence : str
+        Licence of the weights, an SPDX expression where there is one.
+    error_factor : float or None
+        What expected errors are multiplied by so that their 90 % intervals hold on the validation part of the training data;
+        None where there is no such part, or no such output.
+    architecture : UNetConfig
+        The network's configuration.
+    provenance : Provenance
+        Where it comes from.
+    """
+
+    description: str
+    licence: str
+    error_factor: float | None = Field(None, gt=0)
+    architecture: UNetConfig
+    provenance: Provenance = Field(Provenance(), repr=False)
+
+    def semantic(self) -> dict[str, Any]:
+        """Return the fields that can change an output voxel, as plain JSON values."""
+        return self.model_dump(mode="json", include=_SEMANTIC)
+
+    @model_validator(mode="after")
+    def _check_architecture(self) -> ModelCard:
+        for field in ("dims", "scale", "z_context"):
+            mine, its = getattr(self, field), getattr(self.architecture, field)
+            if mine != its:
+                raise ValueError(f"the card says {field} {mine}, its architecture {its}")
+        if any(g % a for g, a in zip(self.granularity, self.architecture.granularity, strict=True)):
+            raise ValueError(
+                f"granularity {self.granularity} must be a multiple of the network's {self.architecture.granularity}"
+            )
         return self
 
 

@@ -9,13 +9,12 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -38,15 +37,12 @@ CARD_KEY = "volumetool.card"
 class Model:
     """A card with its weights.
 
-    A pickled model is its `spec` and hash alone: a worker loads the file itself, and refuses it if it has changed since.
-
     Parameters
     ----------
     card : ModelCard
         What the model says of itself.
     spec : str
-        What `load_model` takes to load this model again: a built-in name, an absolute path, or what a registered scheme
-        takes.
+        What `load_model` takes to load this model again: a built-in name or an absolute path.
     state : mapping of str to Tensor
         The weights by name.
     """
@@ -64,9 +60,6 @@ class Model:
         network = UNet(self.card.architecture)
         network.load_state_dict(dict(self.state))
         return network.eval().requires_grad_(requires_grad=False)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return reload_model, (self.spec, self.weights_sha256)
 
 
 def model_sha256(card: ModelCard, state: Mapping[str, Tensor]) -> str:
@@ -110,32 +103,13 @@ def save_model(path: Path | str, network: nn.Module, card: ModelCard) -> None:
     replace_file(path, save(state, metadata={CARD_KEY: card.model_dump_json()}))
 
 
-_schemes: dict[str, Callable[[str], Model]] = {}
-
-
-def register_scheme(scheme: str, load: Callable[[str], Model]) -> None:
-    """Let `load_model` take names that begin with a scheme, in this process.
-
-    Nothing else adds a scheme: no file, option or variable. So a job file names no code.
-
-    Parameters
-    ----------
-    scheme : str
-        What stands before the colon.
-    load : callable
-        Makes the model of a whole name.
-    """
-    _schemes[scheme] = load
-
-
 def load_model(spec: str | os.PathLike[str]) -> Model:
     """Load a model.
 
     Parameters
     ----------
     spec : str or path
-        A built-in name such as ``em-x4``, the path or ``file://`` URL of a model file, or ``SCHEME:...`` with a scheme that
-        was registered in this process.
+        A built-in name such as ``em-x4``, or the path or ``file://`` URL of a model file.
 
     Returns
     -------
@@ -148,8 +122,6 @@ def load_model(spec: str | os.PathLike[str]) -> Model:
         ``model.unknown``, ``model.unreadable``, ``model.broken`` (also a file of other software), ``model.no-card``.
     """
     spec = os.fspath(spec)
-    if (load := _schemes.get(spec.partition(":")[0])) is not None:
-        return load(spec)
     if spec in builtin_names():
         with resources.as_file(resources.files(_BUILTIN) / f"{spec}.safetensors") as path:
             return _load_file(path, spec)
@@ -160,8 +132,7 @@ def load_model(spec: str | os.PathLike[str]) -> Model:
 
 def placed_model(spec: str) -> str:
     """Return what `load_model` takes for the same model in another directory: of a file, its absolute path."""
-    named = spec.partition(":")[0] in _schemes or spec in builtin_names()
-    file = None if named else _model_file(spec)
+    file = None if spec in builtin_names() else _model_file(spec)
     return spec if file is None else str(file)
 
 
@@ -176,19 +147,6 @@ def _model_file(spec: str) -> Path | None:
             hint="a folder above it is closed to you: ask its owner, or give another path",
             where=str(path),
         ) from error
-
-
-def reload_model(spec: str, weights_sha256: str) -> Model:
-    """Load a model again and refuse it if it is no longer the one whose hash is given."""
-    model = load_model(spec)
-    if model.weights_sha256 != weights_sha256:
-        raise ModelError(
-            "model.changed",
-            f"{spec} holds the model {model.weights_sha256[:12]}, wanted {weights_sha256[:12]}",
-            hint="the file was replaced while it was in use; give each version a name of its own",
-            where=spec,
-        )
-    return model
 
 
 @cache

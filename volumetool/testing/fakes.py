@@ -5,7 +5,7 @@ Each betrays another mistake: `identity` a shifted or wrongly enlarged voxel, `c
 wrong lattice, patch order or crop (its output depends on where in the patch a voxel lies). On top of that a fake may go wrong
 on purpose, see `volumetool.testing.faults`.
 
-`load_model` knows them only where `register_fakes` was called.
+`open_operation` knows them only where `register_fakes` was called.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from volumetool.enhancement.network import NetworkOperation
+from volumetool.enhancement.operation import OPERATIONS
 from volumetool.errors import ModelError
-from volumetool.models import Model, ModelCard, Normalisation, UNetConfig, register_scheme
+from volumetool.models import Model, ModelCard, Normalisation, UNetConfig
 from volumetool.models.card import ZYX
 from volumetool.testing.faults import Fault, Trouble
 
@@ -244,8 +246,8 @@ def load_fake(spec: str) -> FakeModel:
 
 
 def register_fakes() -> None:
-    """Let `load_model` take ``fake:...`` in this process."""
-    register_scheme("fake", load_fake)
+    """Let jobs take ``fake:...`` as their model in this process."""
+    OPERATIONS["fake"] = lambda spec: NetworkOperation(load_fake(spec))
 
 
 def _triple(text: str) -> ZYX:

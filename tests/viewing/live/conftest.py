@@ -83,3 +83,9 @@ def flat() -> dict[str, Any]:
 def deep() -> dict[str, Any]:
     """Give the options of a small 3D job."""
     return dict(DEEP)
+
+
+@pytest.fixture
+def gaussian() -> dict[str, Any]:
+    """Give the options of a small job whose operation is no network."""
+    return DEEP | {"model": "gaussian:sigma=0.5,1.0,1.5", "patch": "8,16,24", "chunk": "2,8,8"}

@@ -114,7 +114,7 @@ def basis_of_job(job: Job) -> tuple[Basis, tuple[str, ...]]:
         As :func:`volumetool.plan`.
     """
     resolved = resolve(job)
-    model = {"name": resolved.inputs.model.card.name, "sha256": resolved.spec.model}
+    model = {"name": resolved.inputs.operation.card.name, "sha256": resolved.spec.model}
     provenance = {
         "version": __version__,
         "status": "live",

@@ -13,7 +13,7 @@ import time
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from volumetool.enhancement.engine import Numerics
+from volumetool.enhancement.operation import Numerics
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.errors import LedgerError
 from volumetool.geometry import Size

@@ -161,7 +161,7 @@ class Course:
     def _fix(self) -> None:
         if self.begun.spec is None:
             resolved, decided = fix(self._job, self._written, self._given)
-            _check_end(resolved.inputs.model.card.dims, self.begun)
+            _check_end(resolved.inputs.operation.card.dims, self.begun)
             write_begun(self._folder, decided)
             self.begun = decided.model_copy(update={"count": self.begun.count})
         else:
@@ -172,7 +172,7 @@ class Course:
         self._enhanced.prepare(self.raw.depth)
         self._steps = Steps(self._enhanced.lattice, self.count)
         fixed = self.begun.decided.statistics
-        none = resolved.inputs.model.card.normalisation.kind == "none"
+        none = resolved.inputs.operation.card.normalisation.kind == "none"
         self._observer(
             WatchStarted(
                 first=self.begun.first,
