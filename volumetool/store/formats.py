@@ -1,6 +1,6 @@
 """The formats that are read, in the order in which a place is asked for them. A new one is one file, and one entry here.
 
-Its file turns the metadata that it finds into a `Found`, and its test is a subclass of `volumetool.testing.FormatSuite`.
+Its file turns the metadata that it finds into a `Found`; its test is a subclass of `testing.format_suite.FormatSuite`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def find_volume(url: str) -> Found | None:
     in_file = is_local(url) and not local_path(url).is_dir()
     if in_file and not local_path(url).is_file():
         return None
-    asked = (each for each in FORMATS if each.in_files or not in_file)
+    asked = (each for each in FORMATS if each.endings or not in_file)
     return next((found for each in asked if (found := each.find(url)) is not None), None)
 
 
@@ -34,3 +34,8 @@ def readable_formats() -> str:
     """Return the names of all formats, for messages."""
     *first, last = (each.name for each in FORMATS)
     return f"{', '.join(first)} or {last}"
+
+
+def named_like(place: str) -> Format | None:
+    """Return the format whose files have names that end like a place's; None where none does."""
+    return next((each for each in FORMATS if each.endings and place.lower().endswith(each.endings)), None)

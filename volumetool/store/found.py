@@ -75,13 +75,14 @@ class Format:
         For people.
     find : callable
         Looks at a place, an absolute path or a URL, and describes the volume there; None where it is not of this format.
-    in_files : bool
-        Whether a single file may be such a volume. Folders and URLs are always asked.
+    endings : tuple of str
+        How the names of its files usually end, where a single file may be such a volume. A file is asked whatever its name is;
+        folders and URLs are always asked.
     """
 
     name: str
     find: Callable[[str], Found | None]
-    in_files: bool = False
+    endings: tuple[str, ...] = ()
 
 
 def read_json(url: str, key: str) -> Json | None:

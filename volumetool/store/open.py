@@ -14,7 +14,7 @@ from volumetool.errors import DataError, InputError
 from volumetool.geometry.box import Size, Triple
 from volumetool.store.arrays import SPACE, Driver, open_array
 from volumetool.store.foreign import describe_file
-from volumetool.store.formats import find_volume, readable_formats
+from volumetool.store.formats import find_volume, named_like, readable_formats
 from volumetool.store.found import Found, FoundLevel, broken, check_allowed, read_json, sense, wrong_axes
 from volumetool.store.images.names import is_tiff
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path
@@ -240,7 +240,9 @@ def _nothing_here(url: str) -> InputError:
     path = local_path(url) if is_local(url) else None
     if path is None or not path.exists():
         hint = "Check the spelling, and that it is the directory that holds zarr.json, .zattrs, attributes.json or info."
-        if path is None and is_tiff(url):
+        if path is None and (like := named_like(url)) is not None:
+            hint = f"{like.name} is read from local disks alone: copy it here first."
+        elif path is None and is_tiff(url):
             hint = "TIFF is read from local disks alone: copy it here, and convert it first (volumetool convert)."
         return InputError(
             "input.not-found",
@@ -250,6 +252,8 @@ def _nothing_here(url: str) -> InputError:
         )
     if not path.is_dir():
         what, hint = describe_file(path)
+        if (like := named_like(url)) is not None and what == "a file":
+            what, hint = f"named like {like.name}, but does not begin like it", "Copy it again, or write it anew."
         return InputError("input.not-a-volume", f"{url} is {what}; {wanted}", hint=hint, where=url)
     names = sorted(entry.name for entry in path.iterdir())
     images = [name for name in names if is_tiff(name)]
