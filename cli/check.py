@@ -17,7 +17,7 @@ Output = Annotated[str, typer.Argument(help="OUTPUT of `volumetool enhance`.")]
 
 def status(output: Output, as_json: Json = False) -> None:
     """Return how far a job is, what failed and why, and what to type next."""
-    from volumetool.jobs.folder import stored_plan
+    from volumetool.jobs.plan_file import stored_plan
     from volumetool.jobs.status import job_status
 
     found = job_status(stored_plan(output))
@@ -84,7 +84,7 @@ def verify(
 def _adopt(output: str, as_json: bool, **asked: Any) -> NoReturn:
     from volumetool.jobs.adopt import adopt
     from volumetool.jobs.clash import resume_command
-    from volumetool.jobs.folder import stored_plan
+    from volumetool.jobs.plan_file import stored_plan
 
     with observing() as observer:
         report = adopt(output, observer=observer, **asked)
@@ -99,7 +99,7 @@ def _adopt(output: str, as_json: bool, **asked: Any) -> NoReturn:
 def clean(output: Output, as_json: Json = False) -> None:
     """Remove what killed writers left behind: temporary files that belong to no shard."""
     from volumetool.jobs.clean import clean_output
-    from volumetool.jobs.folder import stored_plan
+    from volumetool.jobs.plan_file import stored_plan
 
     cleaned = clean_output(stored_plan(output))
     if as_json:

@@ -69,7 +69,7 @@ def _job(options: dict[str, Any], config: Path | None, allow_hosts: list[str]) -
 def _begin(plan: Plan) -> None:
     """Return what begins: the model and why, what it makes of what, what is done already, and what to beware of."""
     from volumetool.jobs.describe import describe_box, describe_start
-    from volumetool.jobs.folder import open_ledger
+    from volumetool.jobs.plan_file import open_ledger
 
     lines = [describe_start(plan, 0 if plan.job.overwrite else open_ledger(plan).done)]
     lines += [f"box: {box}"] if (box := describe_box(plan)) else []

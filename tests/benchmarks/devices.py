@@ -34,8 +34,8 @@ from rich.table import Table
 from volumetool.geometry import Turn
 from volumetool.jobs.clusters import through_dask
 from volumetool.jobs.clusters.through_dask import ThroughDask, connect
-from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.ledger import Record
+from volumetool.jobs.plan_file import open_ledger
 
 PROCESSES = 8
 

@@ -29,10 +29,10 @@ from rich.table import Table
 from volumetool.geometry import Turn, plan_levels
 from volumetool.jobs.clusters import local, through_dask
 from volumetool.jobs.clusters.begun import say_begun
-from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import DONE, Ledger, Record
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import open_ledger
 from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 from volumetool.jobs.turns import WINDOW, Turns
@@ -156,7 +156,7 @@ def done(index: int, seconds: float = 61.2345) -> Record:
 
 def write_half(plan: Plan, half: int) -> None:
     """Write the ledger of a job that was killed in its middle, as the driver writes it."""
-    ledger = Ledger(job_url(plan.job.output), plan.grid.count)
+    ledger = Ledger(plan.job_dir.url, plan.grid.count)
     for index in range(half):
         ledger.append(done(index))
     ledger.flush()

@@ -18,10 +18,10 @@ from small_jobs import SMALL, noise, write_input
 
 from volumetool.jobs import ledger as ledger_module
 from volumetool.jobs import worker as worker_module
-from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import DONE
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import open_ledger
 from volumetool.jobs.planning import plan
 from volumetool.jobs.run import run
 from volumetool.store import retries
@@ -89,7 +89,7 @@ def shards(output: Path) -> dict[str, str]:
 
 def begin_anew(job: Job) -> Path:
     """Empty the folder of the output and its records; return it."""
-    work = Path(job.plan.job.output).parent
+    work = Path(job.plan.output).parent
     shutil.rmtree(work)
     work.mkdir()
     return work
@@ -140,7 +140,7 @@ def go_with_small_files(job: Job, limit: int) -> None:
 @of_told
 def inspect(job: Job, *, torn: bool = False) -> None:
     """Hold what a dead run left against the promises; `torn` where the disk lied, so that a shard on no record may be wrong."""
-    output = Path(job.plan.job.output)
+    output = Path(job.plan.output)
     ledger = open_ledger(job.plan)
     # Over regions that failed the coarse levels have holes.
     holes = {str(number) for number, level in enumerate(job.plan.spec.levels) if ledger.failures and not level.fused}
@@ -184,7 +184,7 @@ def inspect_and_resume(job: Job, torn: bool = False) -> int:  # noqa: FBT001, FB
     before = open_ledger(job.plan).done
     again = go(job)
     assert before + again >= job.plan.grid.count
-    output = Path(job.plan.job.output)
+    output = Path(job.plan.output)
     inspect(job)
     assert shards(output) == job.files
     # Notes and kept patches are not synced: a loss of power may bring their temporary files back. They go a minute later.

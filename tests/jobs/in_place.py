@@ -18,8 +18,8 @@ from volumetool.jobs.clean import STRAY_SECONDS, clean_output
 from volumetool.jobs.condemn import condemn
 from volumetool.jobs.convert import convert_volume
 from volumetool.jobs.crappify import Crappification, crappify_volume, plan_crappification
-from volumetool.jobs.folder import stored_plan
 from volumetool.jobs.job import Job, make_job
+from volumetool.jobs.plan_file import stored_plan
 from volumetool.jobs.pyramid import build_pyramid
 from volumetool.jobs.verify import verify
 from volumetool.store.conversion import plan_conversion

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from volumetool.events import Event, Observer, RegionEnded, ignore
 from volumetool.geometry import plan_levels
-from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.job import make_job
+from volumetool.jobs.plan_file import open_ledger
 from volumetool.jobs.planning import plan
 from volumetool.jobs.run import Outcome
 from volumetool.jobs.run import run as run_plan

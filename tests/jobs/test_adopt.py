@@ -29,7 +29,7 @@ from volumetool.cli.main import main
 from volumetool.errors import VolumetoolError
 from volumetool.jobs.adopt import adopt
 from volumetool.jobs.coarse import region_keys
-from volumetool.jobs.folder import open_ledger, stored_plan
+from volumetool.jobs.plan_file import open_ledger, stored_plan
 from volumetool.jobs.verify import Extent, Report, verify_output
 
 Options = dict[str, Any]

@@ -15,17 +15,19 @@ from small_jobs import digest, run
 from volumetool.errors import ClusterError, DeviceError, LedgerError
 from volumetool.geometry import Turn
 from volumetool.jobs import task
-from volumetool.jobs.attempts import FOLDER, Attempts
+from volumetool.jobs.attempts import Attempts
 from volumetool.jobs.clusters.through_dask import DEATHS_IN_A_ROW, ThroughDask
-from volumetool.jobs.folder import job_url, stored_plan
 from volumetool.jobs.guard import DEATHS, Guard, Watch
 from volumetool.jobs.job import make_job
+from volumetool.jobs.job_dir import ATTEMPTS, JobDir
 from volumetool.jobs.ledger import QUARANTINED, Record
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import stored_plan
 from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 from volumetool.jobs.status import job_status
 from volumetool.jobs.worker import Worker, runtime_of
+from volumetool.sealed import decode, encode
 from volumetool.testing import faults
 
 
@@ -37,12 +39,12 @@ def prepared(options: dict[str, Any]) -> Plan:
 
 def notes(output: Path) -> list[str]:
     """Return the regions that were begun and did not end."""
-    return sorted(file.stem for file in output.with_name(output.name + ".job").glob(f"{FOLDER}/*.json"))
+    return sorted(file.stem for file in output.with_name(output.name + ".job").glob(f"{ATTEMPTS}/*.json"))
 
 
 def begin(plan: Plan, region: int, *reasons: str) -> None:
     """Leave behind what processes that died in a region leave."""
-    attempts = Attempts(job_url(plan.job.output))
+    attempts = Attempts(plan.job_dir.url)
     for reason in reasons:
         attempts.begin(region, "elsewhere:1")
         if reason:
@@ -185,7 +187,7 @@ def test_a_worker_whose_job_was_taken_over_leaves_it_alone(tmp_path: Path) -> No
     options = bad_job(bad_volume(tmp_path / "in.zarr", ()), tmp_path / "out.zarr", "none")
     outcome = run(**options)
     before = digest(tmp_path / "out.zarr")
-    url = job_url(outcome.plan.job.output)
+    url = JobDir(outcome.plan.output).url
     with pytest.raises(LedgerError) as caught:
         task.run_region(url, runtime_of(outcome.plan, "a run of the past"), Turn(0))
     assert caught.value.code == "ledger.overtaken"
@@ -201,7 +203,7 @@ def test_a_process_computes_one_region_at_a_time_however_many_threads_it_has(
 ) -> None:
     options = bad_job(bad_volume(tmp_path / "in.zarr", ()), tmp_path / "out.zarr", "none")
     plan = prepared(options)
-    url, runtime = job_url(plan.job.output), runtime_of(plan)
+    url, runtime = plan.job_dir.url, runtime_of(plan)
     at_once, most = 0, 0
     real = Worker.run
 
@@ -254,12 +256,13 @@ def test_workers_that_die_one_after_the_other_end_the_run_with_a_reason() -> Non
     assert f"{DEATHS_IN_A_ROW} workers" in caught.value.message
 
 
-def test_a_stored_plan_of_before_has_the_usual_patience(tmp_path: Path) -> None:
-    """Jobs that were begun by a version without these options go on."""
+def test_a_plan_of_another_form_is_refused_by_name(tmp_path: Path) -> None:
     options = bad_job(bad_volume(tmp_path / "in.zarr", ()), tmp_path / "out.zarr", "none")
     prepared(options)
     file = tmp_path / "out.zarr.job" / "plan.json"
-    plan = json.loads(file.read_text())
-    del plan["job"]["patience"], plan["job"]["retry_quarantined"], plan["sha256"]
-    file.write_text(json.dumps(plan))
-    assert stored_plan(options["output"]).job.patience == 600
+    plan = decode(file.read_bytes())
+    for form in (json.dumps(plan).encode(), encode({**plan, "terms": {}})):  # not sealed; of other fields
+        file.write_bytes(form)
+        with pytest.raises(LedgerError) as caught:
+            stored_plan(options["output"])
+        assert caught.value.code == "ledger.plan"

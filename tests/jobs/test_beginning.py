@@ -14,8 +14,8 @@ from small_jobs import Interrupting, attributes, digest, run, tree
 from volumetool.errors import ClusterError, FingerprintError, OutputError, VolumetoolError
 from volumetool.jobs import run as module
 from volumetool.jobs.clusters import cuda, processes, through_dask
-from volumetool.jobs.folder import stored_plan
 from volumetool.jobs.job import make_job
+from volumetool.jobs.plan_file import stored_plan
 from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 

@@ -23,7 +23,7 @@ from small_jobs import Recording, digest, noise, run, write_input
 from watchfiles import Change, watch
 
 from volumetool.events import RegionEnded
-from volumetool.jobs.attempts import FOLDER
+from volumetool.jobs.job_dir import ATTEMPTS
 from volumetool.jobs.ledger import QUARANTINED
 
 KILLS = 30
@@ -55,7 +55,7 @@ def begun(output: Path) -> Iterator[Counter[int]]:
         for changes in watch(folder, stop_event=over, debounce=40, step=10, rust_timeout=200, recursive=True):
             for change, name in changes:
                 path = Path(name)
-                if path.parent.name == FOLDER and path.suffix == ".json" and change is not Change.deleted and path.exists():
+                if path.parent.name == ATTEMPTS and path.suffix == ".json" and change is not Change.deleted and path.exists():
                     counted[int(path.stem)] += 1
 
     thread = threading.Thread(target=look)

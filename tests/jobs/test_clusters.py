@@ -21,9 +21,9 @@ from volumetool.errors import ClusterError, ConfigError, LedgerError, NumericsEr
 from volumetool.geometry import Turn
 from volumetool.jobs import worker as worker_module
 from volumetool.jobs.clusters import cuda, open_cluster, through_dask
-from volumetool.jobs.folder import job_url, plan_digest
 from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import plan_digest
 from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 from volumetool.jobs.task import run_region
@@ -55,7 +55,7 @@ def prepared(options: Options) -> Plan:
 
 
 def runtime(plan: Plan, digest_of_plan: str | None = None) -> str:
-    known = digest_of_plan or plan_digest(job_url(plan.job.output))
+    known = digest_of_plan or plan_digest(plan.job_dir.url)
     return json.dumps({"job": plan.job.model_dump(mode="json"), "running": {"threads": 1}, "plan": known})
 
 
@@ -238,7 +238,7 @@ def test_a_worker_that_computes_other_bytes_is_refused(options: Options) -> None
 def test_a_worker_never_works_by_an_old_plan(options: Options) -> None:
     """A worker that outlives a job which began anew, with the same settings but other regions, notices."""
     plan = prepared(options)
-    url, first = job_url(plan.job.output), runtime(plan)
+    url, first = plan.job_dir.url, runtime(plan)
     assert run_region(url, first, Turn(0)).state == "done"
     again = prepared(options | {"overwrite": True, "region": "1,1,1"})
     assert again.fingerprint == plan.fingerprint
@@ -277,7 +277,7 @@ def test_a_worker_that_finds_another_volume_at_the_path_is_refused(options: Opti
 def test_nan_as_nodata_reaches_a_worker(options: Options, tmp_path: Path) -> None:
     source = str(write_input(tmp_path / "float.zarr", noise((10, 37, 45), "float32")))
     plan = prepared(options | {"input": source, "nodata": float("nan")})
-    record = run_region(job_url(plan.job.output), runtime(plan), Turn(0))
+    record = run_region(plan.job_dir.url, runtime(plan), Turn(0))
     assert record.state == "done", record.error
 
 
@@ -286,7 +286,7 @@ def test_a_region_that_is_begun_again_takes_nothing_away(options: Options, monke
     plan = prepared(options)
     worker = Worker(plan)
     assert worker.run(Turn(0)).state == "done"
-    before = tree(Path(plan.job.output))
+    before = tree(Path(plan.output))
 
     def dies(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -294,7 +294,7 @@ def test_a_region_that_is_begun_again_takes_nothing_away(options: Options, monke
     monkeypatch.setattr(worker_module, "enhance_region", dies)
     with pytest.raises(KeyboardInterrupt):
         worker.run(Turn(0))
-    assert tree(Path(plan.job.output)) == before
+    assert tree(Path(plan.output)) == before
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, -1])
@@ -302,7 +302,7 @@ def test_a_torn_shard_never_stands_in_the_way(options: Options, length: int) -> 
     plan = prepared(options)
     worker = Worker(plan)
     first = worker.run(Turn(plan.grid.count - 1))  # at the faces, where shards are read before they are written
-    shards = shard_files(plan.job.output)
+    shards = shard_files(plan.output)
     before = [file.read_bytes() for file in shards]
     for file in shards:
         file.write_bytes(file.read_bytes()[:length])

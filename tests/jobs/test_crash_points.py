@@ -112,7 +112,7 @@ def test_the_harness_sees_a_shard_that_is_not_replaced_whole(runner: CrashRunner
     """Otherwise the tests above would pass for the wrong reason."""
     begin_anew(job)
     assert runner.run("crash_jobs:go", job.told).code == 0
-    shard = next(file for file in sorted(Path(job.plan.job.output).rglob("c/*/*/*")) if file.is_file())
+    shard = next(file for file in sorted(Path(job.plan.output).rglob("c/*/*/*")) if file.is_file())
     shard.write_bytes(shard.read_bytes()[:-5])
     torn = runner.run("crash_jobs:inspect", job.told)
     assert "is torn or another shard" in torn.text

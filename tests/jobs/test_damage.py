@@ -12,9 +12,9 @@ import pytest
 from small_jobs import SMALL, attributes, digest, noise, run, shard_files, tree, write_input
 
 from volumetool.errors import ConfigError, OutputError
-from volumetool.jobs.coarse import COARSE
 from volumetool.jobs.condemn import condemn
-from volumetool.jobs.folder import stored_plan
+from volumetool.jobs.job_dir import COARSE
+from volumetool.jobs.plan_file import stored_plan
 from volumetool.jobs.verify import Extent, Report, make_extent, verify, verify_output
 
 Random = np.random.Generator

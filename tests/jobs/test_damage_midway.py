@@ -15,7 +15,7 @@ from volumetool.errors import OutputError, VolumetoolError
 from volumetool.events import Event, Progressed, RegionEnded
 from volumetool.geometry import shard_boxes
 from volumetool.jobs.condemn import condemn
-from volumetool.jobs.folder import stored_plan
+from volumetool.jobs.plan_file import stored_plan
 from volumetool.jobs.verify import verify_output
 
 Options = dict[str, Any]

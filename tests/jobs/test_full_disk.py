@@ -49,7 +49,7 @@ def test_a_file_that_the_system_refuses_to_grow(runner: CrashRunner, job: Job) -
     """The real thing, by the kernel: a limit of the size of files, half of the largest shard."""
     work = begin_anew(job)
     assert runner.run("crash_jobs:go", job.told).error is None
-    largest = max(file.stat().st_size for file in Path(job.plan.job.output).rglob("c/*/*/*") if file.is_file())
+    largest = max(file.stat().st_size for file in Path(job.plan.output).rglob("c/*/*/*") if file.is_file())
     work = begin_anew(job)
     full = runner.run("crash_jobs:go_with_small_files", job.told, largest // 2, root=work)
     assert isinstance(full.error, StorageFullError), full.text

@@ -16,8 +16,8 @@ from volumetool.enhancement.columns import input_windows
 from volumetool.enhancement.kept import Shelf, kept_shape
 from volumetool.errors import DataError, FingerprintError, OutputError, ResourceError
 from volumetool.jobs import estimate
-from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import make_job
+from volumetool.jobs.job_dir import JobDir
 from volumetool.jobs.planning import plan
 from volumetool.jobs.reads import RegionInput
 from volumetool.jobs.status import job_status
@@ -372,7 +372,7 @@ def test_a_job_that_goes_on_looks_at_memory_and_disk_again(raw: Options, monkeyp
 def test_overwriting_deletes_nothing_that_no_job_made(options: Options, tmp_path: Path, plan_is: str, output_is: str) -> None:
     """A plan beside the output is no proof: the output itself must say that this job made it."""
     run(**options)
-    output, file = Path(options["output"]), Path(job_url(options["output"])) / "plan.json"
+    output, file = Path(options["output"]), Path(JobDir(options["output"]).url) / "plan.json"
     if plan_is != "sound":
         text = file.read_text()
         file.write_text(text[:-500] if plan_is == "damaged" else '{"plans": "of somebody else"}')

@@ -17,10 +17,10 @@ from volumetool.errors import StorageFullError
 from volumetool.events import Event, RegionEnded, RunStarted
 from volumetool.geometry import Sharing, Triple
 from volumetool.jobs.clean import Cleaned, clean_output
-from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import DONE
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import open_ledger
 from volumetool.jobs.planning import plan
 from volumetool.store.kvstore import list_keys
 from volumetool.store.open import open_volume

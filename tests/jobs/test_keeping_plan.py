@@ -11,8 +11,8 @@ from small_jobs import SMALL_3D, Interrupting, digest, noise, run, tree, write_i
 from volumetool.enhancement.kept import kept_bytes
 from volumetool.errors import ResourceError
 from volumetool.jobs import estimate, keeping
-from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.job import make_job
+from volumetool.jobs.plan_file import open_ledger
 from volumetool.jobs.planning import plan
 from volumetool.jobs.sample import Sample
 

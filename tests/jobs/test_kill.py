@@ -17,8 +17,8 @@ import pytest
 import tifffile
 from small_jobs import digest, run, write_input
 
-from volumetool.jobs.folder import open_ledger, stored_plan
 from volumetool.jobs.job import make_job
+from volumetool.jobs.plan_file import open_ledger, stored_plan
 from volumetool.jobs.planning import plan
 from volumetool.jobs.verify import verify
 

@@ -24,8 +24,9 @@ from volumetool import process
 from volumetool.errors import LedgerError
 from volumetool.events import Event, ignore
 from volumetool.jobs import ownership as module
+from volumetool.jobs.job_dir import LEASE
 from volumetool.jobs.ledger import DONE, Ledger, Record
-from volumetool.jobs.ownership import LEASE_SECONDS, OWNER, Claim, acquire, current_owner, own
+from volumetool.jobs.ownership import LEASE_SECONDS, Claim, acquire, current_owner, own
 from volumetool.store.kvstore import write_key
 
 REGIONS = 40
@@ -84,7 +85,7 @@ def test_a_silent_owner_of_another_machine_is_followed_after_a_lease(tmp_path: P
 
 def test_a_dead_process_of_this_machine_is_followed_at_once(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", TAKE, str(tmp_path)], check=True, capture_output=True, text=True)
-    assert json.loads((tmp_path / OWNER).read_text())["pid"] == int(done.stdout)
+    assert json.loads((tmp_path / LEASE).read_text())["pid"] == int(done.stdout)
     clock = Clock()
     assert take(str(tmp_path), clock).owner.fence == 2
     assert clock.now == 0
@@ -152,11 +153,11 @@ def test_a_beat_that_took_effect_but_was_reported_as_lost_is_ours(tmp_path: Path
     monkeypatch.setattr(module, "replace_key", real)
     claim.beat()
     claim.check()
-    assert json.loads((tmp_path / OWNER).read_text())["beat"] == 2
+    assert json.loads((tmp_path / LEASE).read_text())["beat"] == 2
 
 
 def test_an_owner_file_that_says_nothing_is_refused(tmp_path: Path) -> None:
-    write_key(str(tmp_path), OWNER, b"{}")
+    write_key(str(tmp_path), LEASE, b"{}")
     with pytest.raises(LedgerError) as caught:
         take(str(tmp_path))
     assert caught.value.code == "ledger.owner"

@@ -12,7 +12,7 @@ from small_jobs import Interrupting, attributes, digest, noise, run, tree, write
 
 from volumetool.errors import LedgerError, VolumetoolError
 from volumetool.events import RegionEnded
-from volumetool.jobs.folder import stored_plan
+from volumetool.jobs.plan_file import stored_plan
 from volumetool.jobs.verify import verify_output
 from volumetool.viewing.window import job_of
 

@@ -11,11 +11,11 @@ from small_jobs import SMALL, attributes, empty_input, noise, run, states, tree,
 
 from volumetool.errors import VolumetoolError
 from volumetool.jobs.describe import describe_plan
-from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.job import make_job, read_job
 from volumetool.jobs.ledger import DONE
 from volumetool.jobs.pace import Pace
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import open_ledger
 from volumetool.jobs.planning import plan
 from volumetool.jobs.sample import Sample
 
@@ -332,9 +332,10 @@ def test_a_job_file_that_is_none_is_refused(tmp_path: Path, text: str, code: str
 
 
 def test_progress_of_the_statistics_is_told(options: dict[str, Any], tiny_model: Path) -> None:
-    told: list[tuple[int, int]] = []
-    plan(make_job(**options | {"model": str(tiny_model)}), lambda done, total: told.append((done, total)))
-    assert told[-1] == (10, 10)
+    told: list[Event] = []
+    plan(make_job(**options | {"model": str(tiny_model)}), told.append)
+    assert isinstance(told[-1], Progressed)
+    assert (told[-1].done, told[-1].total) == (10, 10)
 
 
 def test_no_more_calls_run_side_by_side_than_there_are_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def _unsynced(ended: Ended) -> Ended:
 def test_a_ledger_cut_at_any_byte_of_its_last_record_loses_that_record_alone(runner: CrashRunner, job: Job) -> None:
     begin_anew(job)
     assert runner.run("crash_jobs:go", job.told).error is None
-    folder = Path(f"{job.plan.job.output}.job")
+    folder = Path(f"{job.plan.output}.job")
     last = max(file for file in (folder / "ledger").iterdir() if file.stat().st_size)
     whole = last.read_bytes()
     begins = whole.rstrip(b"\n").rfind(b"\n") + 1

@@ -16,9 +16,9 @@ import pytest
 from small_jobs import SMALL, digest, noise, run, write_input
 from volumetool.cli.preemption import Stopped
 
-from volumetool.jobs.folder import open_ledger, stored_plan
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ownership import current_owner
+from volumetool.jobs.plan_file import open_ledger, stored_plan
 from volumetool.jobs.worker import Worker, told_to_stop
 
 SLOW: dict[str, Any] = SMALL | {"model": SMALL["model"] + "&seconds=0.02", "region": "1,1,1"}
@@ -187,7 +187,7 @@ def test_a_request_to_stop_is_not_hidden_by_a_stage_that_then_cannot_be_closed(
 ) -> None:
     """It came between two stages: the one before was never closed, and closing the next one fails."""
 
-    def interrupted(_worker: Worker, _turn: object) -> None:
+    def interrupted(_worker: Worker, *_: object) -> None:
         try:
             raise request_to_stop
         finally:

@@ -16,7 +16,7 @@ from volumetool.errors import ConfigError, InputError, OutputError
 from volumetool.events import Event, Progressed
 from volumetool.jobs import demo
 from volumetool.jobs.convert import convert_volume
-from volumetool.jobs.folder import stored_plan
+from volumetool.jobs.plan_file import stored_plan
 from volumetool.jobs.pyramid import build_pyramid
 from volumetool.jobs.status import job_status
 from volumetool.jobs.verify import verify

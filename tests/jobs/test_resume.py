@@ -28,8 +28,8 @@ from small_jobs import (
 from volumetool.errors import DataError
 from volumetool.jobs import run as module
 from volumetool.jobs.clash import resume_command
-from volumetool.jobs.folder import open_ledger, stored_plan
 from volumetool.jobs.ledger import DONE, FAILED, Ledger
+from volumetool.jobs.plan_file import open_ledger, stored_plan
 from volumetool.jobs.status import job_status
 
 Options = dict[str, Any]

@@ -226,7 +226,7 @@ def test_the_plan_that_is_given_is_the_one_that_runs(options: dict[str, Any], tm
     assert edited.grid.count > decided.grid.count
     outcome = run_as_user(Plan.model_validate_json(edited.model_dump_json()))
     assert (outcome.complete, outcome.ran) == (True, edited.grid.count)
-    assert digest(options["output"]) == digest(run(**options | {"output": str(tmp_path / "other.zarr")}).plan.job.output)
+    assert digest(options["output"]) == digest(run(**options | {"output": str(tmp_path / "other.zarr")}).plan.output)
 
 
 def test_a_plan_whose_specification_was_edited_is_refused(options: dict[str, Any]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,14 @@ import pytest
 from small_jobs import run
 
 from volumetool.jobs.describe import describe_start
-from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import make_job
+from volumetool.jobs.job_dir import JobDir
 from volumetool.jobs.ledger import DONE, Record
 from volumetool.jobs.ownership import own
+from volumetool.jobs.plan_file import open_ledger
 from volumetool.jobs.planning import plan as make_plan
 from volumetool.jobs.status import describe_status, job_status
+from volumetool.sealed import decode, encode_line
 
 
 def test_the_least_consistent_regions_are_named_worst_first(options: dict[str, Any]) -> None:
@@ -37,13 +37,12 @@ def test_the_least_consistent_regions_are_named_worst_first(options: dict[str, A
 
 def test_records_of_before_are_read_and_say_nothing(options: dict[str, Any]) -> None:
     plan = run(**options).plan
-    for file in (Path(job_url(options["output"]).removeprefix("file://")) / "ledger").glob("*.jsonl"):
+    for file in (Path(JobDir(options["output"]).url.removeprefix("file://")) / "ledger").glob("*.jsonl"):
         lines = []
         for line in file.read_bytes().splitlines():
-            fields = json.loads(line.partition(b" ")[2])
+            fields = decode(line + b"\n")
             del fields["consistency"]
-            text = json.dumps(fields, separators=(",", ":")).encode()
-            lines.append(b"%08x %s\n" % (zlib.crc32(text), text))
+            lines.append(encode_line(fields))
         file.write_bytes(b"".join(lines))
     status = job_status(plan)
     assert (status.done, status.consistency, status.least_consistent) == (plan.grid.count, None, [])
@@ -55,7 +54,7 @@ def test_status_tells_running_idle_and_complete_apart_and_names_the_model(option
     idle = job_status(plan)
     assert (idle.state, idle.model) == ("idle", "fake-identity")
     assert 0 < idle.percent == int(1000 * idle.done / idle.regions) / 10 < 100
-    with own(job_url(plan.job.output)):
+    with own(plan.job_dir.url):
         assert job_status(plan).state == "running"
     run(**options)
     complete = job_status(plan)

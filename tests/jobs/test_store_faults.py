@@ -13,9 +13,9 @@ from small_jobs import SMALL, Recording, digest, noise, read_levels, run, write_
 
 from volumetool.errors import VolumetoolError
 from volumetool.events import RegionEnded
-from volumetool.jobs.folder import open_ledger, stored_plan
 from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.ownership import acquire
+from volumetool.jobs.plan_file import open_ledger, stored_plan
 from volumetool.store import kvstore, retries
 from volumetool.store.kvstore import list_keys, read_key, write_key
 from volumetool.testing import FaultyProxy, Reply, Request

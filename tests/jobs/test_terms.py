@@ -16,8 +16,8 @@ from volumetool.enhancement.spec import NUMERICS_VERSION
 from volumetool.enhancement.statistics import no_normalisation
 from volumetool.errors import FingerprintError, LedgerError
 from volumetool.jobs.clash import differences, resume_command
-from volumetool.jobs.folder import write_plan
 from volumetool.jobs.job import Job, make_job
+from volumetool.jobs.plan_file import write_plan
 from volumetool.jobs.planning import plan
 from volumetool.jobs.worker import Worker
 from volumetool.options import Kind, kinds

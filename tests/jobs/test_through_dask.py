@@ -19,10 +19,10 @@ from volumetool.errors import ClusterError, LedgerError, NumericsError
 from volumetool.geometry import Turn
 from volumetool.jobs import task
 from volumetool.jobs.clusters import processes, through_dask
-from volumetool.jobs.folder import open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import open_ledger
 from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 from volumetool.jobs.turns import WINDOW, Turns

@@ -18,8 +18,8 @@ from volumetool.errors import ConfigError, InputError
 from volumetool.events import Event, Progressed
 from volumetool.jobs.clean import Cleaned, clean_output
 from volumetool.jobs.condemn import condemn
-from volumetool.jobs.folder import stored_plan, write_plan
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import stored_plan, write_plan
 from volumetool.jobs.verify import Extent, verify, verify_output
 
 Flip = Callable[[Path, int], None]
@@ -50,19 +50,19 @@ def copy(finished: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 
 
 def test_a_sound_output_has_no_finding_and_is_left_as_it_is(plan: Plan) -> None:
-    before = tree(Path(plan.job.output).parent)
+    before = tree(Path(plan.output).parent)
     told: list[Event] = []
     report = verify(plan, observer=told.append)
     assert (report.ok, report.damaged, report.regions) == (True, [], plan.grid.count)
     shown = report.regions + report.shards
     assert told == [Progressed("verifying", done, shown) for done in range(shown + 1)]
     assert report.shards > 0
-    assert tree(Path(plan.job.output).parent) == before
+    assert tree(Path(plan.output).parent) == before
 
 
 def find_flips(plan: Plan, flip: Flip, number: int) -> None:
     random = np.random.default_rng(number)
-    files = shard_files(plan.job.output)
+    files = shard_files(plan.output)
     for _ in range(number):
         file = files[random.integers(len(files))]
         position = int(random.integers(file.stat().st_size))
@@ -84,8 +84,8 @@ def test_flipped_bits_in_200_shards_are_found(plan: Plan, change: Flip) -> None:
 @pytest.mark.parametrize("level", range(5))
 @pytest.mark.parametrize("how", ["deleted", "emptied", "cut", "swapped"])
 def test_on_every_level_lost_torn_and_swapped_shards_are_found(plan: Plan, level: int, how: str) -> None:
-    files = shard_files(Path(plan.job.output) / str(level))
-    file, other = files[0], shard_files(Path(plan.job.output) / "0")[-1]
+    files = shard_files(Path(plan.output) / str(level))
+    file, other = files[0], shard_files(Path(plan.output) / "0")[-1]
     sound = file.read_bytes()
     if how == "deleted":
         file.unlink()

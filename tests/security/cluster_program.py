@@ -7,7 +7,7 @@ import sys
 
 from volumetool.jobs.clusters.local import local_cluster
 from volumetool.jobs.clusters.through_dask import ThroughDask
-from volumetool.jobs.folder import stored_plan
+from volumetool.jobs.plan_file import stored_plan
 
 with local_cluster(stored_plan(sys.argv[1])) as cluster:
     assert isinstance(cluster, ThroughDask)

@@ -103,7 +103,7 @@ def answers(url: str, status: int) -> None:
 
 
 def _view(job: Outcome) -> list[str]:
-    return ["view", job.plan.job.input, job.plan.job.output]
+    return ["view", job.plan.job.input, job.plan.output]
 
 
 def _live(job: Outcome) -> list[str]:
@@ -111,7 +111,7 @@ def _live(job: Outcome) -> list[str]:
 
 
 def _watch(job: Outcome) -> list[str]:
-    folder = Path(job.plan.job.output).parent / "incoming"
+    folder = Path(job.plan.output).parent / "incoming"
     folder.mkdir(exist_ok=True)
     return ["live", str(folder), "--watch", "--voxel-size", "30,16,16", *QUICK]
 

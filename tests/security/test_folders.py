@@ -11,8 +11,8 @@ import pytest
 from small_jobs import SMALL, noise, run, write_input
 
 from volumetool.errors import OutputError
-from volumetool.jobs import private
-from volumetool.jobs.private import claim_folder
+from volumetool.jobs import job_dir
+from volumetool.jobs.job_dir import claim_folder
 
 
 def test_a_job_folder_is_for_its_user_alone(tmp_path: Path) -> None:
@@ -51,8 +51,8 @@ def test_a_folder_of_another_user_is_refused(trap: str, tmp_path: Path, monkeypa
     if os.geteuid() == 0:
         os.lchown(folder, OTHER, OTHER)
     else:  # nobody but root can give a file away: be somebody else instead
-        monkeypatch.setattr(private.os, "geteuid", lambda: OTHER)
-        monkeypatch.setattr(private, "_owner_of_new", lambda _: OTHER)
+        monkeypatch.setattr(job_dir.os, "geteuid", lambda: OTHER)
+        monkeypatch.setattr(job_dir, "_owner_of_new", lambda _: OTHER)
     with pytest.raises(OutputError) as caught:
         claim_folder(str(folder))
     assert caught.value.code == "output.not-yours"
@@ -64,9 +64,9 @@ def test_a_file_system_that_shows_all_files_as_anothers_is_no_obstacle(tmp_path:
     folder.mkdir()
     if os.geteuid() == 0:
         os.chown(folder, OTHER, OTHER)
-        monkeypatch.setattr(private, "_owner_of_new", lambda _: OTHER)
+        monkeypatch.setattr(job_dir, "_owner_of_new", lambda _: OTHER)
     else:
-        monkeypatch.setattr(private.os, "geteuid", lambda: OTHER)
+        monkeypatch.setattr(job_dir.os, "geteuid", lambda: OTHER)
     claim_folder(str(folder))
 
 

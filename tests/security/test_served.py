@@ -39,8 +39,8 @@ def _generated() -> list[str]:
 def folder(job: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a copy of a job's output, with canaries beside it and in it, and with links that lead to them."""
     place = tmp_path_factory.mktemp("served") / "out.zarr"
-    shutil.copytree(job.plan.job.output, place)
-    shutil.copytree(f"{job.plan.job.output}.job", f"{place}.job")
+    shutil.copytree(job.plan.output, place)
+    shutil.copytree(f"{job.plan.output}.job", f"{place}.job")
     (place.parent / "folder").mkdir()
     for where in (place.parent, place, place / "0", place.parent / "folder"):
         (where / "canary").write_bytes(CANARY)

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from small_jobs import SMALL, Interrupting, noise, run, write_input
 from small_views import alter_levels, at_url, bright_box, pixels, with_unit, without_units, write_n5, write_zarr2
 
-from volumetool.jobs.folder import job_url, open_ledger, stored_plan
 from volumetool.jobs.in_flight import InFlight
+from volumetool.jobs.job_dir import JobDir
 from volumetool.jobs.ledger import Record
+from volumetool.jobs.plan_file import open_ledger, stored_plan
 from volumetool.jobs.run import Outcome
 from volumetool.store.open import open_volume
 from volumetool.viewing.browser import browsing, capture
@@ -72,7 +73,7 @@ def test_the_client_reads_the_voxels_of_every_level(job: Outcome, tmp_path: Path
             level["coordinateTransformations"][1:] = [{"type": "translation", "translation": [size / 2 for size in scale]}]
         return levels
 
-    copy = alter_levels(Path(job.plan.job.output), tmp_path / "copy.zarr", at_corner)
+    copy = alter_levels(Path(job.plan.output), tmp_path / "copy.zarr", at_corner)
     volume, random = open_volume(copy), np.random.default_rng(0)
     assert len(volume.levels) >= 4
     with opened([copy]) as screen:
@@ -221,7 +222,7 @@ def test_a_picture_shows_raw_beside_enhanced(job: Outcome, tmp_path: Path) -> No
         "volumetool.cli.main",
         "view",
         job.plan.job.input,
-        job.plan.job.output,
+        job.plan.output,
         "--size",
         "600,300",
     ]
@@ -247,7 +248,7 @@ def test_the_overlay_shows_the_regions_of_a_running_job_and_follows_it(tmp_path:
     ledger.append(Record(5, "failed"))
     ledger.append(Record(6, "done", patches=3, skipped=3))
     ledger.flush()
-    with opened([output], progress=True) as screen, InFlight(job_url(str(output))) as in_flight:
+    with opened([output], progress=True) as screen, InFlight(JobDir(str(output)).url) as in_flight:
         list(in_flight.beginning(iter([8, 9])))
         expected = ["done"] * 4 + ["to do", "failed", "skipped", "to do"] + ["running"] * 2 + ["to do"] * 6
         assert _until(screen, expected) == expected

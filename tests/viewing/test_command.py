@@ -27,7 +27,7 @@ COMMAND = [sys.executable, "-m", "volumetool.cli.main", "view"]
 
 def test_a_view_listens_on_loopback_alone_and_ends_with_ctrl_c(job: Outcome) -> None:
     environment = {**os.environ, "SSH_CONNECTION": "192.0.2.1 5000 192.0.2.7 22"}
-    command = [*COMMAND, job.plan.job.input, job.plan.job.output, "--progress", "--json"]
+    command = [*COMMAND, job.plan.job.input, job.plan.output, "--progress", "--json"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     ) as viewing:

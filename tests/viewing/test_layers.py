@@ -151,7 +151,7 @@ def test_input_and_output_of_a_job_have_the_contrast_that_the_job_fitted(tmp_pat
 
 
 def test_positions_are_in_steps_of_the_finest_voxel_and_the_view_is_in_the_middle(job: Outcome) -> None:
-    layers = make_layers([job.plan.job.input, job.plan.job.output])
+    layers = make_layers([job.plan.job.input, job.plan.output])
     state = _state(layers, Look(picture=(1000, 500)))
     assert state["dimensions"] == {"x": [8e-9, "m"], "y": [8e-9, "m"], "z": [8e-9, "m"]}
     x, y, z = (at * 8 for at in state["position"])
@@ -162,14 +162,14 @@ def test_positions_are_in_steps_of_the_finest_voxel_and_the_view_is_in_the_middl
 
 
 def test_position_and_zoom_are_taken_in_nm(job: Outcome) -> None:
-    state = _state(make_layers([job.plan.job.output]), Look(position=(16.0, 80.0, 800.0), zoom=4.0))
+    state = _state(make_layers([job.plan.output]), Look(position=(16.0, 80.0, 800.0), zoom=4.0))
     assert state["position"] == [100.0, 10.0, 2.0]
     assert state["crossSectionScale"] == 0.5
     assert state["layout"] == "xy"
 
 
 def test_layouts(job: Outcome) -> None:
-    layers = make_layers([job.plan.job.output] * 4)
+    layers = make_layers([job.plan.output] * 4)
     rows = _state(layers, Look())["layout"]
     assert rows["type"] == "column"
     assert [len(row["children"]) for row in rows["children"]] == [3, 1]
@@ -186,7 +186,7 @@ def test_layouts(job: Outcome) -> None:
 
 
 def test_an_overlay_joins_the_panel_of_its_volume(job: Outcome) -> None:
-    layers = make_layers([job.plan.job.input, job.plan.job.output])
+    layers = make_layers([job.plan.job.input, job.plan.output])
     state = with_overlay(_state(layers, Look()), "out.zarr", [{"name": "regions"}])
     assert [panel["layers"] for panel in state["layout"]["children"]] == [["in.zarr"], ["out.zarr", "regions"]]
     assert [layer["name"] for layer in state["layers"]] == ["in.zarr", "out.zarr", "regions"]
@@ -196,7 +196,7 @@ def test_a_layer_of_an_overlay_may_stand_apart(job: Outcome) -> None:
     names = [{"name": "regions"}, {"name": "heat"}]
 
     def panels(count: int, look: Look) -> Any:
-        layers = make_layers([job.plan.job.output] * count)
+        layers = make_layers([job.plan.output] * count)
         return with_overlay(_state(layers, look), "out.zarr", names, "heat")["layout"]
 
     assert [panel["layers"] for panel in panels(1, Look())["children"]] == [["out.zarr", "regions"], ["out.zarr", "heat"]]
@@ -213,11 +213,11 @@ def test_a_layer_of_an_overlay_may_stand_apart(job: Outcome) -> None:
 
 def test_a_link_for_others_refuses_what_only_this_machine_can_read(job: Outcome) -> None:
     with pytest.raises(ConfigError, match="on this machine's disks"):
-        hosted_link([job.plan.job.output])
+        hosted_link([job.plan.output])
 
 
 def test_a_link_for_others_holds_the_whole_view(job: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
-    (layer,) = make_layers([job.plan.job.output])
+    (layer,) = make_layers([job.plan.output])
     assert isinstance(layer.volume, Volume)
     public = replace(layer, volume=replace(layer.volume, url="https://example.org/v.zarr"))
     monkeypatch.setattr("volumetool.viewing.view.make_layers", lambda *_: [public])

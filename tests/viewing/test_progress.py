@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -15,9 +14,12 @@ from volumetool.cli.main import main
 
 from volumetool.errors import ConfigError
 from volumetool.events import Event, RegionEnded
-from volumetool.jobs.folder import job_url, open_ledger, stored_plan
-from volumetool.jobs.in_flight import KEY, InFlight, read_in_flight
+from volumetool.jobs import job_dir
+from volumetool.jobs.in_flight import InFlight, read_in_flight
+from volumetool.jobs.job_dir import JobDir
 from volumetool.jobs.ledger import Record
+from volumetool.jobs.plan_file import open_ledger, stored_plan
+from volumetool.sealed import decode, encode
 from volumetool.viewing.layers import make_layers
 from volumetool.viewing.page import Page
 from volumetool.viewing.progress import DONE, FAILED, RUNNING, SKIPPED, TODO, Overlay, PerRegion, RegionMap
@@ -44,7 +46,7 @@ def test_every_state_is_told_apart(begun: str) -> None:
     ledger.append(Record(4, "done", patches=6, skipped=6, seconds=0.5, consistency=0.25))
     ledger.append(Record(5, "done", patches=6, skipped=5, seconds=4.0))
     ledger.flush()
-    with InFlight(job_url(begun)) as in_flight:
+    with InFlight(JobDir(begun).url) as in_flight:
         assert list(in_flight.beginning(iter([2, 7, 8]))) == [2, 7, 8]  # of 2 the ledger knows better
         in_flight._write()
         assert states.refresh()
@@ -78,27 +80,27 @@ def test_the_driver_notes_what_is_computed_and_takes_the_note_away(begun: str, m
 
     def look(event: Event) -> None:
         if isinstance(event, RegionEnded):  # in-process, the next one begins when this call returns: the note holds none or one
-            seen.append(tuple(read_in_flight(job_url(begun))))
+            seen.append(tuple(read_in_flight(JobDir(begun).url)))
 
     source = stored_plan(begun).job.input
     run(look, input=source, output=begun, **SMALL)
     assert len(seen) == 9
     assert all(len(each) <= 1 for each in seen)
-    assert not Path(job_url(begun), KEY).exists()
+    assert not Path(JobDir(begun).url, job_dir.RUNNING).exists()
 
 
 def test_a_killed_drivers_note_is_not_believed(tmp_path: Path) -> None:
     with InFlight(str(tmp_path)) as in_flight:
         next(in_flight.beginning(iter([4])))
         in_flight._write()
-        note = json.loads((tmp_path / KEY).read_text())
+        note = decode((tmp_path / job_dir.RUNNING).read_bytes())
         assert (note["pid"], note["regions"]) == (os.getpid(), [4])
         assert read_in_flight(str(tmp_path)) == {4}
-        (tmp_path / KEY).write_text(json.dumps({**note, "born": note["born"] - 60}))
+        (tmp_path / job_dir.RUNNING).write_bytes(encode({**note, "born": note["born"] - 60}))
         assert read_in_flight(str(tmp_path)) == frozenset()
-        (tmp_path / KEY).write_text(json.dumps({**note, "place": "another", "born": note["born"] - 60}))
+        (tmp_path / job_dir.RUNNING).write_bytes(encode({**note, "place": "another", "born": note["born"] - 60}))
         assert read_in_flight(str(tmp_path)) == {4}
-        (tmp_path / KEY).write_text("{torn")
+        (tmp_path / job_dir.RUNNING).write_text("{torn")
         assert read_in_flight(str(tmp_path)) == frozenset()
 
 

@@ -45,7 +45,7 @@ TRAVERSALS = (
 @pytest.fixture(scope="module")
 def folder(job: Outcome) -> Path:
     """Give the output of a job, with a canary beside it and in it."""
-    output = Path(job.plan.job.output)
+    output = Path(job.plan.output)
     for place in (output.parent, output, output / "0"):
         (place / "canary").write_bytes(CANARY)
     return output

@@ -24,9 +24,6 @@ from volumetool.enhancement.stored import as_bytes
 from volumetool.geometry import Lattice, Sharing, Triple, Turn
 from volumetool.store.kvstore import is_full, unwritable
 
-FOLDER = "patches"
-"""Kept patches lie below this name in the job's folder."""
-
 HEADER = struct.Struct("<4sI")
 MAGIC = b"vtkp"
 
@@ -53,7 +50,7 @@ class Shelf:
     Parameters
     ----------
     store : tensorstore.KvStore
-        The job's folder.
+        The place of the job's kept patches.
     probe : str
         Digest of the numerics class; classes never mix.
     fingerprint : str
@@ -69,7 +66,7 @@ class Shelf:
 
     def key(self, channel: int, patch: Triple) -> str:
         """Return the name of a kept patch."""
-        return f"{FOLDER}/{self.probe[:12]}/{channel}/{'-'.join(map(str, patch))}"
+        return f"{self.probe[:12]}/{channel}/{'-'.join(map(str, patch))}"
 
     def encode(self, key: str, patch: NDArray[np.float32], output: NDArray[np.float32]) -> bytes:
         """Return the bytes that are stored: a magic word, a checksum that knows whose patch and of what it is, the voxels."""

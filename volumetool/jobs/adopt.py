@@ -24,11 +24,12 @@ from volumetool.geometry import Region, slab_boxes, slabs_of
 from volumetool.jobs.clash import field_lines, told_by_specs
 from volumetool.jobs.coarse import note_unbuilt, region_keys, region_shards
 from volumetool.jobs.finish import mark_unfinished
-from volumetool.jobs.folder import PLAN, is_damaged, job_url, open_ledger, provenance_of, roles_of, write_plan
 from volumetool.jobs.job import Job, make_job
+from volumetool.jobs.job_dir import LEASE, PLAN, JobDir, roles_of
 from volumetool.jobs.ledger import Ledger, Record
-from volumetool.jobs.ownership import OWNER, own
+from volumetool.jobs.ownership import own
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import is_damaged, open_ledger, provenance_of, write_plan
 from volumetool.jobs.planning import plan_anew
 from volumetool.jobs.resolve import resolve
 from volumetool.jobs.structure import METADATA, lost_metadata, restore_metadata
@@ -38,7 +39,7 @@ from volumetool.options import Kind, kinds
 from volumetool.store.arrays import read_part
 from volumetool.store.create import open_for_writing
 from volumetool.store.found import Json, read_json
-from volumetool.store.kvstore import canonical_url, delete_key, join_url, list_keys, read_key
+from volumetool.store.kvstore import canonical_url, delete_key, list_keys, read_key
 from volumetool.store.roles import told_by_role
 from volumetool.store.urls import check_foreign
 
@@ -94,7 +95,7 @@ def adopt(
     LedgerError
         ``ledger.owned``.
     """
-    folder = job_url(output)
+    folder = JobDir(output).url
     with told_by_role(*roles_of(output)), own(folder, observer) as claim:
         try:
             given = {name: value for name, value in (("input", source), ("sections", sections)) if value is not None}
@@ -121,7 +122,7 @@ def adopt(
 def _begin(folder: str, worker: Worker) -> Ledger:
     """Make the job's folder anew; nothing is recorded yet."""
     for key in list_keys(folder):  # of another life: nothing says what it speaks of
-        if key != OWNER:
+        if key != LEASE:
             delete_key(folder, key)
     write_plan(worker.plan)
     mark_unfinished(worker.plan)
@@ -134,7 +135,7 @@ def _begin(folder: str, worker: Worker) -> Ledger:
 def _worker_of(output: str, given: Json, allow_hosts: Collection[str]) -> Worker:
     """Return a worker for the job that an output names, as it would be planned now."""
     place = canonical_url(output)
-    if read_key(job_url(output), PLAN) is not None:
+    if read_key(JobDir(output).url, PLAN) is not None:
         raise ConfigError(
             "config.adopt",
             f"{output} has its job's folder; there is nothing to adopt",
@@ -194,7 +195,7 @@ def _asked(own: Json, output: str, given: Json, allow_hosts: Collection[str]) ->
 
 def _cut(plan: Plan) -> Plan:
     """Cut regions as finely as it takes for whole ones to hold most of what is stored: the lost plan may have had smaller."""
-    stored = sum(key != METADATA for key in list_keys(join_url(plan.job.output, "0")))
+    stored = sum(key != METADATA for key in list_keys(plan.job_dir.level(0)))
     while max(plan.grid.span) > 1 and sum(map(len, _stored_regions(plan).values())) < COVERED * stored:
         span = list(plan.grid.span)
         longest = span.index(max(span))
@@ -205,7 +206,7 @@ def _cut(plan: Plan) -> Plan:
 
 def _stored_regions(plan: Plan) -> dict[int, list[str]]:
     """Return the regions whose shards of level 0 are all stored, with these."""
-    stored = set(list_keys(join_url(plan.job.output, "0")))
+    stored = set(list_keys(plan.job_dir.level(0)))
     shards = {index: region_keys(plan, plan.grid.region(index))[0] for index in range(plan.grid.count)}
     return {index: keys for index, keys in shards.items() if stored.issuperset(keys)}
 
@@ -228,10 +229,10 @@ def _sample(worker: Worker, candidates: list[int], report: Report) -> set[int]:
     if wrong and (len(wrong) == len(report.recomputed) or next(sound, None) is not None):
         raise DataError(
             "data.other-voxels",
-            f"{len(wrong)} of {len(report.recomputed)} regions of {worker.plan.job.output} have other voxels, computed again",
+            f"{len(wrong)} of {len(report.recomputed)} regions of {worker.plan.output} have other voxels, computed again",
             hint="the input was changed since, or the output was, and nothing was adopted: enhance anew at another place, or "
             f"compute all again with --adopt --recompute {len(candidates)}, and those that are right are adopted",
-            where=worker.plan.job.output,
+            where=worker.plan.output,
         )
     return wrong
 
@@ -241,7 +242,7 @@ def _record(worker: Worker, region: Region) -> Record | None:
     plan, fused = worker.plan, worker.plan.spec.fused
     checksums = [0] * len(fused)
     try:
-        stores = [open_for_writing(plan.job.output, plan.spec.layout, level, region.channel) for level in range(len(fused))]
+        stores = [open_for_writing(plan.output, plan.spec.layout, level, region.channel) for level in range(len(fused))]
         for slab in slabs_of(region.box, plan.spec.levels[0].shard):
             stored = [read_part(store, box.slices) for store, box in zip(stores, slab_boxes(slab, fused), strict=True)]
             means = shadows(stored[0], fused, worker.plan.spec.output_nodata)

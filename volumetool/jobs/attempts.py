@@ -7,16 +7,15 @@ or of another one, knows how often a region was begun in vain. They are hints: l
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from volumetool.errors import VolumetoolError
+from volumetool.jobs.job_dir import ATTEMPTS
+from volumetool.sealed import decode, encode
 from volumetool.store.kvstore import list_keys, open_unsynced
 from volumetool.store.retries import STORAGE
-
-FOLDER = "attempts"
 
 
 class Attempts:
@@ -65,11 +64,11 @@ class Attempts:
     def _read(self, region: int) -> list[dict[str, Any]]:
         with suppress(ValueError, OSError, KeyError):
             found = STORAGE.call(lambda _: self._store.read(_key(region)).result())
-            return list(json.loads(found.value)["attempts"]) if found.state == "value" else []
+            return list(decode(found.value)["attempts"]) if found.state == "value" else []
         return []
 
     def _write(self, region: int, attempts: list[dict[str, Any]]) -> None:
-        stored = json.dumps({"attempts": attempts}).encode() if attempts else None
+        stored = encode({"attempts": attempts}) if attempts else None
         # A storage that refuses this note will refuse the region's shards, and those are the ones that must be heard.
         with suppress(ValueError, OSError):
             STORAGE.call(lambda _: self._store.write(_key(region), stored).result())
@@ -83,9 +82,9 @@ def given_up_in_order(url: str) -> Iterator[None]:
     finally:
         attempts = Attempts(url)
         with suppress(VolumetoolError):  # a storage that refuses to list them would hide what ended the run
-            for key in list_keys(url, FOLDER + "/"):
+            for key in list_keys(url, ATTEMPTS + "/"):
                 attempts.forgive(int(key.rpartition("/")[2].partition(".")[0]))
 
 
 def _key(region: int) -> str:
-    return f"{FOLDER}/{region}.json"
+    return f"{ATTEMPTS}/{region}.json"

@@ -25,16 +25,16 @@ from volumetool.geometry import Box, Region, Size, Triple
 from volumetool.jobs.arithmetic import count_operations, product_rate
 from volumetool.jobs.bench_result import BenchResult, Pair
 from volumetool.jobs.demo import write_volume
-from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import Totals
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import open_ledger
 from volumetool.jobs.planning import plan as make_plan
 from volumetool.jobs.run import run
 from volumetool.machine import memory_limit, usable_memory
 from volumetool.scratch import scratch_folder
 from volumetool.store.create import create_volume, open_for_writing
-from volumetool.store.kvstore import canonical_url, delete_prefix
+from volumetool.store.kvstore import delete_prefix
 from volumetool.store.open import open_volume
 from volumetool.training.phantom import phantom
 from volumetool.units import show_bytes
@@ -165,8 +165,8 @@ def write_seconds(plan: Plan, levels: dict[tuple[int, int], NDArray[Any]]) -> fl
     levels : dict of (level, channel) to numpy.ndarray
         The voxels.
     """
-    create_volume(plan.job.output, plan.spec.layout, {})
-    targets = {key: open_for_writing(plan.job.output, plan.spec.layout, *key) for key in levels}
+    create_volume(plan.output, plan.spec.layout, {})
+    targets = {key: open_for_writing(plan.output, plan.spec.layout, *key) for key in levels}
     started = time.perf_counter()
     writes = [targets[key].write(levels[key], can_reference_source_data_indefinitely=True) for key in levels]
     for write in writes:
@@ -262,9 +262,7 @@ def _batches(plan: Plan, size: int) -> Iterator[NDArray[np.float32]]:
 def _stored(plan: Plan) -> dict[tuple[int, int], NDArray[Any]]:
     """Return the voxels of a finished output by level and channel."""
     keys = [(level, channel) for level in range(len(plan.spec.layout.levels)) for channel in range(plan.spec.channels or 1)]
-    stores: dict[tuple[int, int], ts.TensorStore] = {
-        key: open_for_writing(plan.job.output, plan.spec.layout, *key) for key in keys
-    }
+    stores: dict[tuple[int, int], ts.TensorStore] = {key: open_for_writing(plan.output, plan.spec.layout, *key) for key in keys}
     return {key: np.asarray(store.read().result()) for key, store in stores.items()}
 
 
@@ -287,5 +285,5 @@ def _input_shape(plan: Plan) -> Triple:
 
 
 def _delete(plan: Plan) -> None:
-    delete_prefix(canonical_url(plan.job.output))
-    delete_prefix(job_url(plan.job.output))
+    delete_prefix(plan.job_dir.place)
+    delete_prefix(plan.job_dir.url)

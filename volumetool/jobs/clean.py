@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from volumetool.enhancement.kept import FOLDER
-from volumetool.jobs.folder import job_url, roles_of
-from volumetool.jobs.ownership import OWNER, own
+from volumetool.jobs.job_dir import LEASE, PATCHES, roles_of
+from volumetool.jobs.ownership import own
 from volumetool.jobs.plan import Plan
-from volumetool.store.kvstore import canonical_url, delete_prefix, is_local, join_url, list_keys, local_path
+from volumetool.store.kvstore import delete_prefix, is_local, join_url, list_keys, local_path
 from volumetool.store.roles import told_by_role
 
 LEFTOVER = ".__lock"
@@ -46,11 +45,11 @@ def clean_output(plan: Plan) -> Cleaned:
     LedgerError
         ``ledger.owned``: a run writes this job, and those may be its files.
     """
-    folder = job_url(plan.job.output)
+    folder = plan.job_dir.url
     with told_by_role(*roles_of(plan.job)), own(folder):
-        kept = [join_url(folder, key) for key in list_keys(folder, FOLDER + "/")]
+        kept = [join_url(folder, key) for key in list_keys(folder, PATCHES + "/")]
         delete_kept(plan)
-        swept = [sweep(url, folder) for url in (canonical_url(plan.job.output), folder)]
+        swept = [sweep(url, folder) for url in (plan.job_dir.place, folder)]
     removed = (*kept, *(file for each in swept for file in each.removed))
     return Cleaned(removed, tuple(file for each in swept for file in each.left))
 
@@ -70,7 +69,7 @@ def sweep(url: str, folder: str) -> Cleaned:
     """
     if not is_local(url):
         return Cleaned((), ())
-    now = (local_path(folder) / OWNER).stat().st_mtime
+    now = (local_path(folder) / LEASE).stat().st_mtime
     removed: list[str] = []
     left: list[str] = []
     for file in sorted(local_path(url).rglob(f"*{LEFTOVER}")):
@@ -80,7 +79,7 @@ def sweep(url: str, folder: str) -> Cleaned:
             if now - found.st_mtime >= STRAY_SECONDS and mine:
                 file.unlink()
                 removed.append(str(file))
-            elif file != local_path(folder) / f"{OWNER}{LEFTOVER}":
+            elif file != local_path(folder) / f"{LEASE}{LEFTOVER}":
                 left.append(str(file))
         except FileNotFoundError:  # the heart beats on: its own file comes and goes
             continue
@@ -91,4 +90,4 @@ def sweep(url: str, folder: str) -> Cleaned:
 
 def delete_kept(plan: Plan) -> None:
     """Delete all patches that were kept for regions to come."""
-    delete_prefix(join_url(job_url(plan.job.output), FOLDER))
+    delete_prefix(join_url(plan.job_dir.url, PATCHES))

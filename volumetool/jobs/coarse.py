@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from dataclasses import asdict, dataclass
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from volumetool.geometry import Box, Region, slab_boxes
-from volumetool.jobs.folder import job_url
+from volumetool.jobs.job_dir import COARSE, UNBUILT
 from volumetool.jobs.plan import Plan
-from volumetool.store.kvstore import join_url, read_key, write_key
+from volumetool.sealed import decode, encode, encode_line
+from volumetool.store.kvstore import read_key, write_key
 from volumetool.store.shards import shard_keys, stored_shards
-
-COARSE = "coarse.jsonl"
-"""In the job's folder: a line per coarse level and channel, with the CRC-32 of its text in front. It is there for complete
-volumes alone."""
-
-UNBUILT = "unbuilt.json"
-"""In the job's folder: the box of level 0 over which the coarse levels are to be built; there is none where they are."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +38,9 @@ def write_coarse(plan: Plan) -> None:
     """Note what is stored of the coarse levels."""
     lines = []
     for level, channel in coarse_parts(plan):
-        stored = stored_shards(join_url(plan.job.output, str(level)), coarse_keys(plan, level, channel))
-        text = json.dumps({"level": level, "channel": channel, "stored": stored}, separators=(",", ":")).encode()
-        lines.append(b"%08x %s\n" % (zlib.crc32(text), text))
-    write_key(job_url(plan.job.output), COARSE, b"".join(lines))
+        stored = stored_shards(plan.job_dir.level(level), coarse_keys(plan, level, channel))
+        lines.append(encode_line({"level": level, "channel": channel, "stored": stored}))
+    write_key(plan.job_dir.url, COARSE, b"".join(lines))
 
 
 def read_coarse(plan: Plan) -> list[CoarseShards] | None:
@@ -60,16 +51,16 @@ def read_coarse(plan: Plan) -> list[CoarseShards] | None:
     ValueError
         The record is damaged.
     """
-    raw = read_key(job_url(plan.job.output), COARSE)
+    raw = read_key(plan.job_dir.url, COARSE)
     if raw is None:
         return None
     lines = raw.splitlines(keepends=True)
     parts = []
     for number, line in enumerate(lines, start=1):
-        checksum, _, text = line.partition(b" ")
-        if not text.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text[:-1]):
-            raise ValueError(f"{COARSE}, line {number}")
-        fields = json.loads(text)
+        try:
+            fields = decode(line)
+        except ValueError as error:
+            raise ValueError(f"{COARSE}, line {number}: {error}") from error
         parts.append(CoarseShards(fields["level"], fields["channel"], tuple(fields["stored"])))
     if [(part.level, part.channel) for part in parts] != coarse_parts(plan):
         raise ValueError(f"{COARSE}, which has {len(parts)} lines")
@@ -81,18 +72,18 @@ def note_unbuilt(plan: Plan) -> None:
     earlier = read_unbuilt(plan)
     box = plan.computed_box or Box.whole(plan.spec.box.shape)
     box = box if earlier is None else box.joined(earlier)
-    write_key(job_url(plan.job.output), UNBUILT, json.dumps(asdict(box)).encode())
+    write_key(plan.job_dir.url, UNBUILT, encode(asdict(box)))
 
 
 def read_unbuilt(plan: Plan) -> Box | None:
     """Return the voxels of level 0 over which the coarse levels are to be built, None where they are built."""
-    raw = read_key(job_url(plan.job.output), UNBUILT)
+    raw = read_key(plan.job_dir.url, UNBUILT)
     if raw is None:
         return None
     whole = Box.whole(plan.spec.box.shape)
     try:
-        return TypeAdapter(Box).validate_json(raw).intersection(whole)
-    except ValidationError:  # a damaged note costs time
+        return TypeAdapter(Box).validate_python(decode(raw)).intersection(whole)
+    except ValueError:  # a damaged note costs time
         return whole
 
 
@@ -107,4 +98,4 @@ def region_keys(plan: Plan, region: Region) -> list[list[str]]:
 def region_shards(plan: Plan, region: Region) -> tuple[tuple[str, ...], ...]:
     """Return size and CRC-32 of the shards of a region, for its record."""
     keys = region_keys(plan, region)
-    return tuple(stored_shards(join_url(plan.job.output, str(level)), own) for level, own in enumerate(keys))
+    return tuple(stored_shards(plan.job_dir.level(level), own) for level, own in enumerate(keys))

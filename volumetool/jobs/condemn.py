@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 
 from volumetool.errors import InputError, OutputError
-from volumetool.jobs.coarse import COARSE
 from volumetool.jobs.finish import mark_unfinished, says_complete
-from volumetool.jobs.folder import PLAN, check_output, job_url, keep_table, open_ledger, read_plan, roles_of
+from volumetool.jobs.job_dir import COARSE, PLAN, roles_of
 from volumetool.jobs.ledger import Ledger, Record, gone
 from volumetool.jobs.ownership import own
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import check_output, keep_table, open_ledger, read_plan
 from volumetool.jobs.structure import STRANGER, restore_metadata
 from volumetool.jobs.verify import Extent, Report, verify
 from volumetool.store.kvstore import delete_key, parent_url
@@ -27,7 +27,7 @@ def condemn(plan: Plan, report: Report) -> int:
     LedgerError
         ``ledger.owned``: a run writes this job.
     """
-    with told_by_role(*roles_of(plan.job)), own(job_url(plan.job.output)):
+    with told_by_role(*roles_of(plan.job)), own(plan.job_dir.url):
         # First: a volume that is known to be damaged calls itself complete at no moment.
         if report.damaged:
             with suppress(InputError):  # one that has lost its metadata calls itself nothing
@@ -66,7 +66,7 @@ def check_whole(plan: Plan, ledger: Ledger) -> bool:
     OutputError
         ``output.damaged``: metadata of the output are not what was written.
     """
-    folder = job_url(plan.job.output)
+    folder = plan.job_dir.url
     ledger.flush()
     stored = read_plan(folder)
     if stored is None or (stored.fingerprint, stored.grid) != (plan.fingerprint, plan.grid):
@@ -80,9 +80,9 @@ def check_whole(plan: Plan, ledger: Ledger) -> bool:
         raise OutputError(
             "output.damaged",
             f"deleted or changed by somebody else since this job wrote it: {', '.join(metadata)}",
-            hint=f"`volumetool verify {plan.job.output} --repair` writes that anew and marks what else is lost; then the same "
+            hint=f"`volumetool verify {plan.output} --repair` writes that anew and marks what else is lost; then the same "
             "command goes on",
-            where=plan.job.output,
+            where=plan.output,
         )
     coarse = any(COARSE in entry.get("place", "") or ("region" not in entry and "box" in entry) for entry in report.damaged)
     if (coarse or any("region" in entry for entry in report.damaged)) and says_complete(plan):

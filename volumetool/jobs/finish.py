@@ -8,10 +8,11 @@ from volumetool.enhancement.columns import Source
 from volumetool.enhancement.pyramid import build_level, require_stored
 from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, shard_boxes
-from volumetool.jobs.coarse import COARSE, UNBUILT, write_coarse
-from volumetool.jobs.folder import job_url
+from volumetool.jobs.coarse import write_coarse
+from volumetool.jobs.job_dir import COARSE, UNBUILT
 from volumetool.jobs.ledger import Ledger
-from volumetool.jobs.plan import CHECKSUM, Plan, provenance_checksum
+from volumetool.jobs.plan import Plan
+from volumetool.sealed import is_sound, seal
 from volumetool.store.create import OWN_KEY, open_for_writing, write_attributes
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, delete_key
@@ -41,7 +42,7 @@ def build_coarse_levels(plan: Plan, within: Box | None = None, observer: Observe
     OutputError
         ``output.damaged``: shards of these levels were deleted meanwhile.
     """
-    output, layout = plan.job.output, plan.spec.layout
+    output, layout = plan.output, plan.spec.layout
     written, count = [], counting(observer, "coarse levels", coarse_shards(plan, within))
     nodata = plan.spec.output_nodata
     for channel in range(plan.spec.channels or 1):
@@ -69,20 +70,20 @@ def finish(plan: Plan, ledger: Ledger) -> bool:
     numerics = sorted({record.numerics for record in ledger.records()} - {""})
     if complete:
         write_coarse(plan)
-    write_attributes(plan.job.output, plan.provenance("complete" if complete else "unfinished", holes=holes, numerics=numerics))
-    delete_key(job_url(plan.job.output), UNBUILT)
+    write_attributes(plan.output, plan.provenance("complete" if complete else "unfinished", holes=holes, numerics=numerics))
+    delete_key(plan.job_dir.url, UNBUILT)
     return complete
 
 
 def says_complete(plan: Plan) -> bool:
     """Return whether the volume calls itself complete."""
-    return open_volume(plan.job.output).attributes.get("status") == "complete"
+    return open_volume(plan.output).attributes.get("status") == "complete"
 
 
 def mark_unfinished(plan: Plan) -> None:
     """Take a volume's word back that it is complete, so that the next run writes its coarse levels again."""
-    write_attributes(plan.job.output, plan.provenance("unfinished"))
-    delete_key(job_url(plan.job.output), COARSE)
+    write_attributes(plan.output, plan.provenance("unfinished"))
+    delete_key(plan.job_dir.url, COARSE)
 
 
 def write_status(url: str, status: str) -> None:
@@ -90,9 +91,7 @@ def write_status(url: str, status: str) -> None:
     group = read_json(canonical_url(url), "zarr.json") or {}
     before = group.get("attributes", {}).get(OWN_KEY, {})
     own = {**before, "status": status}
-    if before.get(CHECKSUM) == provenance_checksum(before):
-        own[CHECKSUM] = provenance_checksum(own)
-    write_attributes(url, own)
+    write_attributes(url, seal(own) if is_sound(before) else own)
 
 
 def _coarse(plan: Plan, within: Box | None) -> Iterator[tuple[int, LevelGrid, Box | None]]:

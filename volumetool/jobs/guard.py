@@ -19,7 +19,6 @@ from volumetool.enhancement.predictor import BatchPredictor
 from volumetool.errors import DeviceError
 from volumetool.geometry import Turn
 from volumetool.jobs.attempts import Attempts
-from volumetool.jobs.folder import job_url
 from volumetool.jobs.ledger import QUARANTINED, Record
 from volumetool.jobs.ownership import disowned, writing_run
 from volumetool.jobs.worker import Worker
@@ -97,7 +96,7 @@ class Guard:
 
     def __init__(self, worker: Worker, leave: Leave, run: str | None = None) -> None:
         self._worker, self._leave, self._run = worker, leave, run
-        self._url = job_url(worker.plan.job.output)
+        self._url = worker.plan.job_dir.url
         self._attempts = Attempts(self._url)
         self._seconds: list[float] = []
         self._asked = 0.0

@@ -6,7 +6,6 @@ the end. A killed driver leaves it behind; the note names the process, so that a
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,10 +13,11 @@ from dataclasses import asdict
 from types import TracebackType
 
 from volumetool.errors import OutputError
+from volumetool.jobs.job_dir import RUNNING
 from volumetool.process import Process, this_process
+from volumetool.sealed import decode, encode
 from volumetool.store.kvstore import delete_key, read_key, write_key
 
-KEY = "running.json"
 SECONDS = 1.0
 
 
@@ -48,7 +48,7 @@ class InFlight:
                 self._timer.cancel()
         # A run whose store fails says so by its ledger; this note is nobody's loss.
         with self._writing, suppress(OutputError):
-            delete_key(self._url, KEY)
+            delete_key(self._url, RUNNING)
 
     def beginning(self, regions: Iterator[int]) -> Iterator[int]:
         """Pass regions on, and note each as it begins."""
@@ -82,13 +82,13 @@ class InFlight:
                 if self._over:
                     return
             with suppress(OutputError):
-                write_key(self._url, KEY, json.dumps(note).encode())
+                write_key(self._url, RUNNING, encode(note))
 
 
 def read_in_flight(url: str) -> frozenset[int]:
     """Return the regions that a driver says are being computed; none where its process is known to be gone."""
     try:
-        note = json.loads(read_key(url, KEY) or b"{}")
+        note = decode(read_key(url, RUNNING) or b"{}")
         regions = frozenset(map(int, note["regions"]))
         driver = Process(str(note["place"]), int(note["pid"]), float(note["born"]))
         return frozenset() if driver.lives() is False else regions

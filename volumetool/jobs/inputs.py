@@ -14,8 +14,8 @@ from volumetool.errors import ConfigError, InputError, LedgerError, ModelError, 
 from volumetool.events import Observer, Progressed, ignore
 from volumetool.geometry import Box, Triple
 from volumetool.jobs.checks import check_given_size, mask_factor
-from volumetool.jobs.folder import PLAN, job_url, provenance_of, read_plan
 from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import PLAN, JobDir
 from volumetool.jobs.plan import Plan
 from volumetool.models import fitting_models
 from volumetool.paths import absolute_path, open_file
@@ -176,12 +176,12 @@ def refuse_foreign_output(job: Job) -> None:
     something = any(read_key(place, key) is not None for key in VOLUME_METADATA)
     if is_local(place) and local_path(place).exists():
         something = something or local_path(place).is_file() or any(local_path(place).iterdir())
-    planned = read_key(job_url(job.output), PLAN) is not None  # of a job that is to be begun anew
+    planned = read_key(JobDir(job.output).url, PLAN) is not None  # of a job that is to be begun anew
     ours = _made_by(place, _readable_plan(job), something=something) if planned else not something
     if not ours and not planned and _names_job(place):
         raise OutputError(
             "output.foreign" if job.overwrite else "output.exists",
-            f"{job.output} is the output of a job whose folder {job_url(job.output)} is lost",
+            f"{job.output} is the output of a job whose folder {JobDir(job.output).url} is lost",
             hint=f"`volumetool verify {job.output} --adopt` makes a new one from what is right; or bring the folder back, or "
             "choose another output; nothing was touched",
             where=place,
@@ -190,7 +190,7 @@ def refuse_foreign_output(job: Job) -> None:
         raise OutputError(
             "output.foreign" if job.overwrite else "output.exists",
             f"{job.output} exists and is not the output of a volumetool job",
-            hint=f"choose another output, or delete it and {job_url(job.output)} yourself; nothing was touched",
+            hint=f"choose another output, or delete it and {JobDir(job.output).url} yourself; nothing was touched",
             where=place,
         )
 
@@ -205,7 +205,7 @@ def _names_job(place: str) -> bool:
 
 def _readable_plan(job: Job) -> Plan | None:
     try:
-        return read_plan(job_url(job.output))
+        return read_plan(JobDir(job.output).url)
     except LedgerError:
         return None
 

@@ -17,14 +17,13 @@ from volumetool.enhancement.statistics import sample_state
 from volumetool.errors import InputError, LedgerError
 from volumetool.geometry import Triple
 from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import INVENTORY
 from volumetool.jobs.plan import Plan
 from volumetool.store.chunks import MOST_LISTED, StoredChunks, stored_chunks
 from volumetool.store.kvstore import join_url, read_key, write_key
 from volumetool.store.open import open_volume
 from volumetool.store.presence import check_there, looked
 from volumetool.store.volume import Volume
-
-FOLDER = "stored"
 
 
 def input_name(channel: int) -> str:
@@ -60,7 +59,7 @@ def write_inventory(url: str, plan: Plan) -> None:
         )
     for name, listed in inventory.items():
         if listed is not None:
-            write_key(url, f"{FOLDER}/{name}", zlib.compress(np.packbits(listed).tobytes()))
+            write_key(url, f"{INVENTORY}/{name}", zlib.compress(np.packbits(listed).tobytes()))
 
 
 def _list(chunks: StoredChunks, array: ts.TensorStore) -> NDArray[np.bool_] | None:
@@ -102,7 +101,7 @@ def read_inventory(url: str, name: str, grid: Triple) -> NDArray[np.bool_] | Non
     count = math.prod(grid)
     if count > MOST_LISTED:
         return None
-    raw = read_key(url, f"{FOLDER}/{name}")
+    raw = read_key(url, f"{INVENTORY}/{name}")
     if raw is None:
         return np.zeros(grid, bool)
     try:
@@ -111,7 +110,7 @@ def read_inventory(url: str, name: str, grid: Triple) -> NDArray[np.bool_] | Non
     except (zlib.error, ValueError) as error:
         raise LedgerError(
             "ledger.inventory",
-            f"{join_url(url, FOLDER, name)} is damaged: {error}",
+            f"{join_url(url, INVENTORY, name)} is damaged: {error}",
             hint="bring it back from a backup; or delete it, and what is gone of the input is told by its metadata alone",
             where=url,
         ) from error

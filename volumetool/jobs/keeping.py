@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from volumetool.enhancement.kept import FOLDER, kept_bytes
+from volumetool.enhancement.kept import kept_bytes
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.geometry import Triple
 from volumetool.jobs import estimate
-from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import PATCHES, JobDir
 from volumetool.jobs.layout import (
     KEPT_AXES,
     RECOMPUTED_LIMIT,
@@ -139,7 +139,7 @@ def trial_seconds(output: str, size: int) -> float:
     """
     content = np.random.default_rng(0).bytes(size)
     if not is_local(canonical_url(output)):
-        return _trial(join_url(job_url(output), FOLDER), content)
+        return _trial(join_url(JobDir(output).url, PATCHES), content)
     with scratch_folder("trial", existing_folder(local_path(output))) as folder:
         return _trial(str(folder), content)
 

@@ -1,8 +1,8 @@
 """The ledger: which regions are done, skipped by failure, or still to do.
 
-A job's folder holds ``ledger/00000001.jsonl`` and so on: segments of records, one record a line, each line with the CRC-32 of
-its text in front. A segment is one key, created atomically and never changed; only the job's owner writes. A later record of a
-region replaces an earlier one. Where a line is damaged its region simply runs again: a region run twice gives the same bytes.
+The job directory holds ``ledger/00000001.jsonl`` and so on: segments of records, one sealed record a line. A segment is one
+key, created atomically and never changed; only the job's owner writes. A later record of a region replaces an earlier one.
+Where a line is damaged its region simply runs again: a region run twice gives the same bytes.
 
 Segments are numbered upwards, and a writer creates the next one only if it does not exist. So a writer that has not seen all
 others cannot commit: an owner begins with an empty segment, which stays for ever, where the one before would have gone on.
@@ -10,11 +10,9 @@ others cannot commit: an owner begins with an empty segment, which stays for eve
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.errors import LedgerError, OutputError, VolumetoolError
+from volumetool.jobs.job_dir import LEDGER
+from volumetool.sealed import decode, encode_line
 from volumetool.store.kvstore import create_key, delete_key, list_keys, read_key
 
 State = Literal["done", "failed"]
@@ -38,8 +38,7 @@ TODO, DONE, FAILED = 0, 1, 2
 QUARANTINED = "region.quarantined"
 """Code of a failed region that is not tried again unless that is asked for."""
 
-FOLDER = "ledger"
-SEGMENT = re.compile(rf"{FOLDER}/[0-9]{{8}}\.jsonl")
+SEGMENT = re.compile(rf"{LEDGER}/[0-9]{{8}}\.jsonl")
 FLUSH_RECORDS = 256
 FLUSH_SECONDS = 1.0
 """Records wait at most this long for their segment: the work that a dead driver loses."""
@@ -344,7 +343,7 @@ def gone(url: str, what: str) -> LedgerError:
 
 def segment_keys(url: str) -> list[str]:
     """Return the keys of a ledger's segments, oldest first."""
-    return sorted(key for key in list_keys(url, FOLDER + "/") if SEGMENT.fullmatch(key))
+    return sorted(key for key in list_keys(url, LEDGER + "/") if SEGMENT.fullmatch(key))
 
 
 def read_segment(url: str, key: str) -> Iterator[Record]:
@@ -355,29 +354,27 @@ def read_segment(url: str, key: str) -> Iterator[Record]:
 
 
 def _segment(number: int) -> str:
-    return f"{FOLDER}/{number:08d}.jsonl"
+    return f"{LEDGER}/{number:08d}.jsonl"
 
 
 def _line(record: Record) -> bytes:
-    text = json.dumps(vars(record), separators=(",", ":")).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
+    return encode_line(vars(record))
 
 
 def _parse(line: bytes) -> Fields | None:
     """Return the fields of a record, None where the line is damaged."""
-    checksum, _, text = line.partition(b" ")
-    if not text.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text := text.removesuffix(b"\n")):
+    if not line.endswith(b"\n"):  # torn
         return None
     try:
-        fields: Fields = json.loads(text)
-        if strange := fields.keys() - _FIELDS or {"region", "state"} - fields.keys():
-            raise ValueError(", ".join(sorted(strange)))
-    except (ValueError, AttributeError) as error:
+        fields: Fields = decode(line)
+    except ValueError:
+        return None
+    if strange := fields.keys() - _FIELDS or {"region", "state"} - fields.keys():
         raise LedgerError(
             "ledger.version",
-            f"a record of this ledger has other fields than this version of volumetool writes: {error}",
+            f"a record of this ledger has other fields than this version of volumetool writes: {', '.join(sorted(strange))}",
             hint="go on with the version that began the job, or start anew with --overwrite",
-        ) from error
+        )
     return fields
 
 

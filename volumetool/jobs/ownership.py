@@ -11,7 +11,6 @@ An owner that was stopped and wakes up too late cannot commit either: see `Ledge
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import socket
 import threading
@@ -23,12 +22,12 @@ from dataclasses import asdict, dataclass, replace
 
 from volumetool.errors import LedgerError, VolumetoolError
 from volumetool.events import Observer, Waiting, ignore
+from volumetool.jobs.job_dir import LEASE, claim_folder
 from volumetool.jobs.ledger import gone, overtaken
-from volumetool.jobs.private import claim_folder
 from volumetool.process import Process, this_process
+from volumetool.sealed import decode, encode
 from volumetool.store.kvstore import delete_key, is_local, list_keys, local_path, read_version, replace_key
 
-OWNER = "owner.json"
 BEAT_SECONDS = 5.0
 LEASE_SECONDS = 30.0
 """An owner whose heart does not beat for so long is dead: time for a storage that stalls."""
@@ -129,8 +128,8 @@ class Claim:
         """Take back that there is a job, where it never began: its folder goes, if it holds nothing but this claim."""
         self._stop_heart()
         with suppress(VolumetoolError):
-            if not self.lost and list_keys(self.url) == [OWNER]:
-                delete_key(self.url, OWNER)
+            if not self.lost and list_keys(self.url) == [LEASE]:
+                delete_key(self.url, LEASE)
                 self._generation = None
                 if is_local(self.url):
                     with suppress(OSError):
@@ -151,7 +150,7 @@ class Claim:
     def _write(self, owner: Owner) -> None:
         with self._lock:
             if self._generation is not None:
-                self._generation = replace_key(self.url, OWNER, _encode(owner), self._generation) or _stored_by(self.url, owner)
+                self._generation = replace_key(self.url, LEASE, _encode(owner), self._generation) or _stored_by(self.url, owner)
                 self.owner = owner
 
     def _beat_on(self) -> None:
@@ -211,7 +210,7 @@ def acquire(
     """
     watched, since = None, clock()
     while True:
-        raw, generation = read_version(url, OWNER)
+        raw, generation = read_version(url, LEASE)
         found = None if raw is None else _decode(raw, url)
         lives = None if found is None or found.released else found.lives()
         free = found is None or found.released or lives is False
@@ -219,7 +218,7 @@ def acquire(
             free = found == watched
         if free:
             owner = _myself(fence=1 if found is None else found.fence + 1)
-            taken = replace_key(url, OWNER, _encode(owner), generation) or _stored_by(url, owner)
+            taken = replace_key(url, LEASE, _encode(owner), generation) or _stored_by(url, owner)
             if taken is not None:
                 return Claim(url, owner, taken)
             watched = None  # somebody else was faster
@@ -238,7 +237,7 @@ def acquire(
 
 def _stored_by(url: str, owner: Owner) -> bytes | None:
     """Return the file's generation if it is that run's: a write may take effect and yet be reported as failed."""
-    raw, generation = read_version(url, OWNER)
+    raw, generation = read_version(url, LEASE)
     return generation if raw is not None and _decode(raw, url).run == owner.run else None
 
 
@@ -253,21 +252,21 @@ def _owned(url: str, owner: Owner) -> LedgerError:
 
 def current_owner(url: str) -> Owner | None:
     """Return the owner of a job, None where it has none; the owner may have died without notice."""
-    raw, _ = read_version(url, OWNER)
+    raw, _ = read_version(url, LEASE)
     found = None if raw is None else _decode(raw, url)
     return None if found is None or found.released or found.lives() is False else found
 
 
 def writing_run(url: str) -> str | None:
     """Return the run that writes a job, as far as it has not given it up."""
-    raw, _ = read_version(url, OWNER)
+    raw, _ = read_version(url, LEASE)
     found = None if raw is None else _decode(raw, url)
     return None if found is None or found.released else found.run
 
 
 def disowned(url: str) -> LedgerError:
     """Return the error of a run that owns its job no more: another one took it over, or its folder is gone."""
-    return gone(url, f"{OWNER} is missing") if read_version(url, OWNER)[0] is None else overtaken(url)
+    return gone(url, f"{LEASE} is missing") if read_version(url, LEASE)[0] is None else overtaken(url)
 
 
 def _myself(fence: int) -> Owner:
@@ -287,16 +286,16 @@ def _myself(fence: int) -> Owner:
 
 
 def _encode(owner: Owner) -> bytes:
-    return json.dumps(asdict(owner), indent=1).encode()
+    return encode(asdict(owner))
 
 
 def _decode(raw: bytes, url: str) -> Owner:
     try:
-        return Owner(**json.loads(raw))
+        return Owner(**decode(raw))
     except (ValueError, TypeError) as error:
         raise LedgerError(
             "ledger.owner",
-            f"{url}/{OWNER} does not say who writes the job: {error}",
+            f"{url}/{LEASE} does not say who writes the job: {error}",
             hint="make sure that no run of this job is going on, then delete that file",
             where=url,
         ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import zlib
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -14,13 +13,12 @@ from volumetool.enhancement.spec import OutputSpec
 from volumetool.geometry import Box, RegionGrid, Sharing, Size, Triple
 from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import JobDir
 from volumetool.jobs.layout import Keep
 from volumetool.jobs.pace import Pace
 from volumetool.options import Kind, kinds
+from volumetool.sealed import seal
 from volumetool.version import __version__
-
-CHECKSUM = "checksum"
-"""The name under which a volume's provenance carries its own checksum."""
 
 
 class Plan(BaseModel):
@@ -88,6 +86,16 @@ class Plan(BaseModel):
     __str__ = __repr__
 
     @property
+    def output(self) -> str:
+        """Path or URL of the output, as it was given."""
+        return self.job.output
+
+    @property
+    def job_dir(self) -> JobDir:
+        """The directory beside the output."""
+        return JobDir(self.job.output)
+
+    @property
     def roi(self) -> Box | None:
         """Voxels of the output that are asked for now, or None for all."""
         if self.job.roi is None or self.job.crop:
@@ -134,7 +142,7 @@ class Plan(BaseModel):
             "host": socket.gethostname(),
             **more,
         }
-        return {**facts, CHECKSUM: provenance_checksum(facts)}
+        return seal(facts)
 
     def _options(self) -> dict[str, Any]:
         """Return the options from which the job can be planned again, as they were resolved.
@@ -147,9 +155,3 @@ class Plan(BaseModel):
         options: dict[str, Any] = json.loads(said)  # NaN as text
         options |= {"model": self.model_spec, "voxel_size": list(self.voxel_size)}
         return dict(sorted(options.items()))
-
-
-def provenance_checksum(facts: dict[str, Any]) -> str:
-    """Return the CRC-32 of what an output says of its own making, as eight hexadecimal digits."""
-    text = json.dumps({name: value for name, value in facts.items() if name != CHECKSUM}, sort_keys=True)
-    return f"{zlib.crc32(text.encode()):08x}"

@@ -10,14 +10,14 @@ from volumetool.events import Observer, ignore
 from volumetool.jobs.checks import check_place, check_resources, check_sample
 from volumetool.jobs.clash import refuse_other_settings
 from volumetool.jobs.estimate import estimate, left_over, patch_facts, written_bytes
-from volumetool.jobs.folder import job_url, open_ledger, read_job, roles_of
 from volumetool.jobs.inputs import refuse_foreign_output
 from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import JobDir, refuse_file, roles_of
 from volumetool.jobs.keeping import kept_anew, plan_keeping
 from volumetool.jobs.layout import Demand
 from volumetool.jobs.ledger import DONE
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.private import refuse_file
+from volumetool.jobs.plan_file import open_ledger, read_job
 from volumetool.jobs.resolve import Resolved, allowed_memory, count_workers, memory_bound, resolve
 from volumetool.jobs.sample import take_sample
 from volumetool.store.roles import told_by_role
@@ -112,7 +112,7 @@ def _resolve_for_output(job: Job, observer: Observer) -> tuple[Resolved, Plan | 
 
         require_gpus(job.device, job.workers)
     check_place(job)
-    refuse_file(job_url(job.output))
+    refuse_file(JobDir(job.output).url)
     existing = None if job.overwrite else read_job(job.output)
     if existing is None:
         refuse_foreign_output(job)

@@ -21,9 +21,9 @@ from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.stored import as_bytes
 from volumetool.errors import DataError, InputError
 from volumetool.geometry import Box, Region, Triple
-from volumetool.jobs.folder import job_url
 from volumetool.jobs.inventory import MASK, input_name, read_inventory
 from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import JobDir
 from volumetool.store.chunks import StoredChunks, stored_chunks
 from volumetool.store.limits import read_checked
 from volumetool.store.presence import check_there, looked
@@ -114,7 +114,7 @@ class RegionInput:
     @functools.cached_property
     def _known(self) -> Callable[[str, Triple], NDArray[np.bool_] | None]:
         """Tells which chunks are known to have been stored: when the job began, or when this process met them."""
-        return functools.cache(functools.partial(read_inventory, job_url(self.job.output)))
+        return functools.cache(functools.partial(read_inventory, JobDir(self.job.output).url))
 
     def state(self, channel: int, windows: list[Box]) -> State:
         """Return the state of all stored chunks of some windows of the input, and of the mask there.

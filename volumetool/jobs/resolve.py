@@ -12,9 +12,9 @@ from volumetool.enhancement.statistics import Statistics
 from volumetool.events import Observer, ignore
 from volumetool.geometry import Box, Lattice, LevelGrid, part_inside
 from volumetool.jobs.checks import check_dtype, check_patch, check_survey, check_voxel_size
-from volumetool.jobs.folder import roles_of
 from volumetool.jobs.inputs import Inputs, open_inputs, section_statistics
 from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import roles_of
 from volumetool.jobs.layout import box_counts, make_lattice, make_levels, output_box
 from volumetool.jobs.memory import MemoryModel
 from volumetool.jobs.pace import Pace, choose_pace, find_paces

@@ -19,18 +19,18 @@ from volumetool.jobs.clusters import Cluster, open_cluster
 from volumetool.jobs.coarse import note_unbuilt, read_unbuilt
 from volumetool.jobs.condemn import check_whole
 from volumetool.jobs.finish import build_coarse_levels, finish, mark_unfinished, says_complete, write_status
-from volumetool.jobs.folder import PLAN, check_output, job_url, keep_table, open_ledger, read_plan, roles_of, write_plan
 from volumetool.jobs.in_flight import InFlight
 from volumetool.jobs.inventory import write_inventory
-from volumetool.jobs.ledger import FOLDER, Ledger, Record
-from volumetool.jobs.ownership import OWNER, Claim, own
+from volumetool.jobs.job_dir import LEASE, LEDGER, PLAN, STATES, roles_of
+from volumetool.jobs.ledger import Ledger, Record
+from volumetool.jobs.ownership import Claim, own
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import check_output, keep_table, open_ledger, read_plan, write_plan
 from volumetool.jobs.structure import METADATA, lost_metadata
 from volumetool.jobs.turns import Turns, to_do
 from volumetool.redaction import redact
 from volumetool.store.create import create_levels, create_volume
 from volumetool.store.kvstore import (
-    canonical_url,
     delete_key,
     delete_prefix,
     join_url,
@@ -74,7 +74,7 @@ class Outcome:
 
     def __repr__(self) -> str:
         counts = f"{self.done} of {self.regions} regions done ({self.ran} now), {self.failed} failed"
-        return f"<Outcome {'complete' if self.complete else 'unfinished'}: {counts}; {redact(self.plan.job.output)}>"
+        return f"<Outcome {'complete' if self.complete else 'unfinished'}: {counts}; {redact(self.plan.output)}>"
 
     @property
     def exit_code(self) -> int:
@@ -111,12 +111,12 @@ def run(plan: Plan, observer: Observer = ignore) -> Outcome:
             f"{plan.fingerprint[:12]}",
             hint="regions, workers and the like may be edited; for other voxels plan a job with other options",
         )
-    with told_by_role(*roles_of(plan.job)), own(job_url(plan.job.output), observer) as claim:
+    with told_by_role(*roles_of(plan.job)), own(plan.job_dir.url, observer) as claim:
         return _run(plan, observer, claim)
 
 
 def _run(plan: Plan, observer: Observer, claim: Claim) -> Outcome:
-    folder = job_url(plan.job.output)
+    folder = plan.job_dir.url
     with given_up_in_order(folder), ExitStack() as stack:
         begun = not plan.job.overwrite and read_plan(folder) is not None
         try:  # a job begins once its workers answer: a start that fails leaves nothing
@@ -156,7 +156,7 @@ def _run_regions(plan: Plan, ledger: Ledger, observer: Observer, claim: Claim, c
     before = ledger.done
     if says_complete(plan):  # regions that failed before, or were found damaged
         mark_unfinished(plan)
-    with InFlight(job_url(plan.job.output)) as in_flight:
+    with InFlight(plan.job_dir.url) as in_flight:
         turns = Turns(plan, ledger, in_flight.began)
         observer(RunStarted(turns.count, plan.grid.count, cluster.link))
         began, voxels = time.monotonic(), 0
@@ -192,7 +192,7 @@ def _braked(records: Iterator[Record], plan: Plan) -> Iterator[Record]:
                 "data.failing",
                 f"{failed} regions in a row failed, the last one with: {record.error.get('message', 'no message')}",
                 hint=record.error.get("hint", "see `volumetool status` for each of them; what was finished is kept"),
-                where=plan.job.output,
+                where=plan.output,
             )
 
 
@@ -210,7 +210,7 @@ def prepare(plan: Plan) -> None:
     OutputError
         ``output.damaged``: metadata are lost, and what lies beside them is recorded as done.
     """
-    place, folder = canonical_url(plan.job.output), job_url(plan.job.output)
+    place, folder = plan.job_dir.place, plan.job_dir.url
     if plan.job.overwrite:
         _delete_earlier(place, folder)
     stored = read_plan(folder)
@@ -219,7 +219,7 @@ def prepare(plan: Plan) -> None:
         if open_ledger(stored).done:
             raise LedgerError(
                 "ledger.plan",
-                f"another run began {plan.job.output} with a plan of its own while this one was planned",
+                f"another run began {plan.output} with a plan of its own while this one was planned",
                 hint="run again: what that job has done is taken up, or refused with the difference",
                 where=folder,
             )
@@ -241,7 +241,7 @@ def _create_output(plan: Plan) -> None:
     OutputError
         ``output.damaged``: metadata are lost, and what lies beside them is recorded as done.
     """
-    place, folder = canonical_url(plan.job.output), job_url(plan.job.output)
+    place, folder = plan.job_dir.place, plan.job_dir.url
     if not (lost := lost_metadata(plan)):
         return
     if (done := open_ledger(plan).done) and list_keys(place):
@@ -257,7 +257,7 @@ def _create_output(plan: Plan) -> None:
         delete_key(place, key)
     if METADATA in lost:
         # No record is true without the volume that it speaks of.
-        delete_prefix(join_url(folder, FOLDER))
+        delete_prefix(join_url(folder, LEDGER))
         create_volume(place, plan.spec.layout, plan.provenance("unfinished"))
     else:  # a deletion that was interrupted
         create_levels(place, plan.spec.layout, range(len(plan.spec.levels)))
@@ -268,12 +268,12 @@ def _delete_earlier(place: str, folder: str) -> None:
     if read_key(folder, PLAN) is not None:
         # The records go first, because they speak of the volume, and the plan last, because it makes all of this the job's:
         # an interrupted deletion can be taken up again.
-        delete_prefix(join_url(folder, FOLDER))
+        delete_prefix(join_url(folder, LEDGER))
         if read_key(place, METADATA) is not None:
             write_status(place, "unfinished")
         delete_prefix(place, METADATA)
         for key in list_keys(folder):
-            if key not in (PLAN, OWNER):  # this run owns the folder
+            if key not in (PLAN, LEASE):  # this run owns the folder
                 delete_key(folder, key)
         delete_key(folder, PLAN)
 
@@ -319,7 +319,7 @@ def write_maps(plan: Plan, ledger: Ledger) -> None:
     Where the storage refuses it the map of an earlier run stays, or none: nothing is raised.
     """
     states = np.asarray(ledger.states).reshape(plan.grid.channels, *plan.grid.grid)
-    spec = {"driver": "zarr3", "kvstore": kvstore_spec(join_url(job_url(plan.job.output), "maps/state"))}
+    spec = {"driver": "zarr3", "kvstore": kvstore_spec(join_url(plan.job_dir.url, STATES))}
 
     def write(_: int) -> None:
         pools = shared_context()

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from volumetool.jobs.clash import resume_command
-from volumetool.jobs.folder import job_url, open_ledger, roles_of
+from volumetool.jobs.job_dir import roles_of
 from volumetool.jobs.ledger import Ledger, Record, Totals
 from volumetool.jobs.ownership import current_owner
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import open_ledger
 from volumetool.store.open import open_volume
 from volumetool.store.roles import told_by_role
 from volumetool.units import show_duration
@@ -100,8 +101,8 @@ def job_status(plan: Plan) -> Status:
 def _status(plan: Plan) -> Status:
     ledger = open_ledger(plan)
     totals, measured, pace = _sum_up(plan, ledger)
-    owner = current_owner(job_url(plan.job.output))
-    complete = open_volume(plan.job.output).attributes.get("status") == "complete"
+    owner = current_owner(plan.job_dir.url)
+    complete = open_volume(plan.output).attributes.get("status") == "complete"
     speed, left = pace.speed, plan.spec.box.voxels * plan.grid.channels - pace.voxels
     failures = [
         {"region": index, "box": str(plan.grid.region(index).box), **record.error}
@@ -129,7 +130,7 @@ def _status(plan: Plan) -> Status:
         least_consistent=[
             {"region": index, "box": str(plan.grid.region(index).box), "consistency": value} for value, index in measured.worst
         ],
-        next_command=f"volumetool verify {plan.job.output}" if complete else resume_command(plan.job),
+        next_command=f"volumetool verify {plan.output}" if complete else resume_command(plan.job),
     )
 
 

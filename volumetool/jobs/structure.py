@@ -13,10 +13,12 @@ import tensorstore as ts
 from volumetool.errors import VolumetoolError
 from volumetool.geometry import Box
 from volumetool.jobs.clean import LEFTOVER
-from volumetool.jobs.coarse import COARSE, CoarseShards, coarse_keys, read_coarse, region_keys
-from volumetool.jobs.folder import SECTIONS, job_url, provenance_of
+from volumetool.jobs.coarse import CoarseShards, coarse_keys, read_coarse, region_keys
+from volumetool.jobs.job_dir import COARSE, TABLE
 from volumetool.jobs.ledger import TODO, Ledger, Record
-from volumetool.jobs.plan import CHECKSUM, Plan, provenance_checksum
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import provenance_of
+from volumetool.sealed import is_sound
 from volumetool.store.create import array_metadata, group_metadata
 from volumetool.store.kvstore import encode_json, is_local, join_url, list_keys, local_path, read_key, write_key
 from volumetool.store.shards import NOTHING, level_keys, stored_as
@@ -32,14 +34,14 @@ def check_job(plan: Plan, ledger: Ledger, damaged: Damage) -> None:
     if ledger.damaged:
         places = ledger.places + (["..."] if ledger.damaged > len(ledger.places) else [])
         what = f"{ledger.damaged} damaged records: their regions count as not done"
-        damaged.append({"place": f"{job_url(plan.job.output)}: {'; '.join(places)}", "what": what})
+        damaged.append({"place": f"{plan.job_dir.url}: {'; '.join(places)}", "what": what})
     _check_statistics(plan, damaged)
     root = _root(plan, damaged)
     if root is not None and _own(root).get("status") == "complete" and (lost := int((ledger.states == TODO).sum())):
         what = f"the volume calls itself complete, but {lost} of {plan.grid.count} regions have no record"
-        damaged.append({"place": join_url(job_url(plan.job.output), "ledger"), "what": what})
+        damaged.append({"place": join_url(plan.job_dir.url, "ledger"), "what": what})
     for level in range(len(plan.spec.levels)):
-        place = join_url(plan.job.output, str(level))
+        place = plan.job_dir.level(level)
         raw = _content(place, METADATA)
         if not _is_array(plan, level, raw):
             damaged.append({"metadata": join_url(place, METADATA), "level": str(level), "what": _wrong(raw)})
@@ -47,7 +49,7 @@ def check_job(plan: Plan, ledger: Ledger, damaged: Damage) -> None:
 
 def says_status(plan: Plan) -> str | None:
     """Return what a volume says of itself; where that cannot be read, what the record of its coarse shards means."""
-    root = _parsed(_content(plan.job.output, METADATA))
+    root = _parsed(_content(plan.output, METADATA))
     if (status := _own(root).get("status")) in ("complete", "unfinished"):
         return str(status)
     try:
@@ -58,7 +60,7 @@ def says_status(plan: Plan) -> str | None:
 
 def lost_metadata(plan: Plan) -> list[str]:
     """Return the keys of an output's metadata that are lost: of the group no JSON, of an array not what was written."""
-    output = plan.job.output
+    output = plan.output
     group = [METADATA] if _parsed(read_key(output, METADATA)) is None else []
     arrays = [f"{level}/{METADATA}" for level in range(len(plan.spec.levels))]
     return group + [key for level, key in enumerate(arrays) if not _is_array(plan, level, read_key(output, key))]
@@ -67,9 +69,9 @@ def lost_metadata(plan: Plan) -> list[str]:
 def restore_metadata(plan: Plan) -> None:
     """Write the metadata of an output anew; it then calls itself unfinished."""
     for level in range(len(plan.spec.levels)):
-        write_key(join_url(plan.job.output, str(level)), METADATA, _array_document(plan, level))
+        write_key(plan.job_dir.level(level), METADATA, _array_document(plan, level))
     root = group_metadata(plan.spec.layout, plan.provenance("unfinished"))
-    write_key(plan.job.output, METADATA, encode_json(root))
+    write_key(plan.output, METADATA, encode_json(root))
 
 
 class Shards:
@@ -109,10 +111,10 @@ class Shards:
             found = read_coarse(self._plan)
         except (ValueError, VolumetoolError) as error:
             place = str(error) if isinstance(error, ValueError) else error.message
-            self._damaged.append({"place": f"{job_url(self._plan.job.output)}: {place}", "what": "a damaged record"})
+            self._damaged.append({"place": f"{self._plan.job_dir.url}: {place}", "what": "a damaged record"})
             return None
         if found is None and self._noted:
-            self._damaged.append({"place": join_url(job_url(self._plan.job.output), COARSE), "what": "is missing"})
+            self._damaged.append({"place": join_url(self._plan.job_dir.url, COARSE), "what": "is missing"})
         for part in found or ():
             keys = coarse_keys(self._plan, part.level, part.channel)
             self._recorded[part.level, part.channel] = part, keys
@@ -125,7 +127,7 @@ class Shards:
         return self._check(level, keys[number], part.stored[number], {"level": str(level), "box": str(box)}, content=content)
 
     def _check(self, level: int, key: str, then: str, where: dict[str, str], *, content: bool) -> bool:
-        url = join_url(self._plan.job.output, str(level))
+        url = self._plan.job_dir.level(level)
         try:
             now = stored_as(url, key) if content else self._seen(level, key, then)
         except VolumetoolError as error:
@@ -140,7 +142,7 @@ class Shards:
 
     def _seen(self, level: int, key: str, then: str) -> str:
         """Return what is there as far as it is seen without reading: its size, and the checksum that it should have."""
-        url = join_url(self._plan.job.output, str(level))
+        url = self._plan.job_dir.level(level)
         if not is_local(url):
             return (then or "?:?") if key in self._listed(level) else NOTHING
         try:
@@ -151,13 +153,13 @@ class Shards:
 
     @functools.cached_property
     def _listed(self) -> Callable[[int], set[str]]:
-        return functools.cache(lambda level: set(list_keys(join_url(self._plan.job.output, str(level)))))
+        return functools.cache(lambda level: set(list_keys(self._plan.job_dir.level(level))))
 
 
 def check_strangers(plan: Plan, damaged: Damage) -> None:
     """Look for files in the arrays that are no shard of their grids; what killed writers left behind is none."""
     for level in range(len(plan.spec.levels)):
-        url, keys = join_url(plan.job.output, str(level)), level_keys(plan.spec.levels[level], plan.spec.channels)
+        url, keys = plan.job_dir.level(level), level_keys(plan.spec.levels[level], plan.spec.channels)
         for key in _keys(url):
             if key != METADATA and not key.endswith(LEFTOVER) and key not in keys:
                 damaged.append({"level": str(level), "shard": join_url(url, key), "what": STRANGER})
@@ -188,20 +190,20 @@ def _compared(then: str, now: str) -> str:
 
 def _root(plan: Plan, damaged: Damage) -> dict[str, Any] | None:
     """Return the metadata of the volume, None where they are not what this job writes."""
-    raw = _content(plan.job.output, METADATA)
+    raw = _content(plan.output, METADATA)
     root: dict[str, Any] | None = _parsed(raw)
     own = _own(root)
     if "steps" in own and "fingerprint" not in own:  # it shows growing arrays until the last shard of this job is there
         return None
     known = plan.provenance("")
     fixed = {name: known[name] for name in ("model", "fingerprint", "extrapolated", "spec")}
-    sound = root is not None and own.get(CHECKSUM) == provenance_checksum(own) and fixed.items() <= own.items()
+    sound = root is not None and is_sound(own) and fixed.items() <= own.items()
     if root is not None and sound:
         expected = json.loads(encode_json(group_metadata(plan.spec.layout, own)))
         expected["attributes"] = {**root["attributes"], **expected["attributes"]}  # others may note something beside
         if expected == root:
             return root
-    damaged.append({"metadata": join_url(plan.job.output, METADATA), "what": _wrong(raw)})
+    damaged.append({"metadata": join_url(plan.output, METADATA), "what": _wrong(raw)})
     return None
 
 
@@ -210,13 +212,13 @@ def _own(root: Any) -> dict[str, Any]:
 
 
 def _check_statistics(plan: Plan, damaged: Damage) -> None:
-    url = job_url(plan.job.output)
+    url = plan.job_dir.url
     try:
-        sound = plan.spec.statistics.to_csv().encode() == read_key(url, SECTIONS)
+        sound = plan.spec.statistics.to_csv().encode() == read_key(url, TABLE)
     except (VolumetoolError, ValueError):
         sound = False
     if not sound:
-        damaged.append({"place": join_url(url, SECTIONS), "what": "is not the table that the job began with"})
+        damaged.append({"place": join_url(url, TABLE), "what": "is not the table that the job began with"})
 
 
 @functools.lru_cache(maxsize=64)

@@ -23,10 +23,11 @@ from volumetool.errors import ConfigError, InputError, LedgerError, VolumetoolEr
 from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, shard_boxes, slab_boxes, slabs_of
 from volumetool.jobs.finish import coarse_shards
-from volumetool.jobs.folder import open_ledger, roles_of, stored_plan
 from volumetool.jobs.job import check_places
+from volumetool.jobs.job_dir import roles_of
 from volumetool.jobs.ledger import DONE, Record
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import open_ledger, stored_plan
 from volumetool.jobs.structure import Shards, check_job, check_strangers, says_status
 from volumetool.jobs.worker import Worker
 from volumetool.store.arrays import read_part
@@ -306,7 +307,7 @@ def _open(
     plan: Plan, levels: range | tuple[int, ...], channel: int, report: Report, where: dict[str, str]
 ) -> list[ts.TensorStore] | None:
     try:
-        return [open_for_writing(plan.job.output, plan.spec.layout, level, channel) for level in levels]
+        return [open_for_writing(plan.output, plan.spec.layout, level, channel) for level in levels]
     except VolumetoolError as error:
         report.damaged.append({**where, "box": "", "what": error.message})
         return None

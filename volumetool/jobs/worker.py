@@ -26,14 +26,15 @@ from volumetool.enhancement.trouble import kind_of
 from volumetool.errors import DeviceError, InputError, LedgerError, NumericsError, StorageFullError, VolumetoolError
 from volumetool.geometry import Turn, slab_boxes
 from volumetool.jobs.coarse import region_shards
-from volumetool.jobs.folder import job_url, plan_digest, read_plan, roles_of
 from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import PATCHES, roles_of
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import plan_digest, read_plan
 from volumetool.jobs.reads import RegionInput
 from volumetool.redaction import printable, redact
 from volumetool.store.create import open_for_writing, open_in_memory
-from volumetool.store.kvstore import open_unsynced
+from volumetool.store.kvstore import join_url, open_unsynced
 from volumetool.store.open import open_volume
 from volumetool.store.roles import told_by_role
 from volumetool.store.shards import delete_torn_shards
@@ -75,7 +76,7 @@ class Worker:
     """
 
     def __init__(self, plan: Plan) -> None:
-        check_version(plan.job.output, plan.spec.numerics_version)
+        check_version(plan.output, plan.spec.numerics_version)
         keep_freed_memory()
         self.plan = plan
         self.name = f"{socket.gethostname()}:{os.getpid()}"
@@ -201,12 +202,12 @@ class Worker:
 
     @functools.cached_property
     def _shelf(self) -> Shelf:
-        folder = open_unsynced(job_url(self.plan.job.output))
-        return Shelf(folder, self.probe, self.plan.fingerprint, self.plan.sharing)
+        store = open_unsynced(join_url(self.plan.job_dir.url, PATCHES))
+        return Shelf(store, self.probe, self.plan.fingerprint, self.plan.sharing)
 
     @functools.cached_property
     def _targets(self) -> Callable[[int], Sequence[ts.TensorStore]]:
-        output, layout, levels = self.plan.job.output, self.plan.spec.layout, range(len(self.plan.spec.fused))
+        output, layout, levels = self.plan.output, self.plan.spec.layout, range(len(self.plan.spec.fused))
         return functools.cache(lambda channel: [open_for_writing(output, layout, level, channel) for level in levels])
 
 
@@ -263,7 +264,7 @@ def runtime_of(plan: Plan, run: str | None = None) -> str:
     """
     job = plan.job.placed.model_dump(mode="json")  # workers may have been started in another directory
     running = {"threads": plan.threads, "streams": plan.streams}
-    return json.dumps({"job": job, "running": running, "plan": plan_digest(job_url(plan.job.output)), "run": run})
+    return json.dumps({"job": job, "running": running, "plan": plan_digest(plan.job_dir.url), "run": run})
 
 
 def worker_of(url: str, runtime: str) -> Worker:

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.geometry import Triple
-from volumetool.jobs.folder import job_url
 from volumetool.jobs.in_flight import read_in_flight
 from volumetool.jobs.ledger import read_segment, segment_keys
 from volumetool.jobs.plan import Plan
@@ -86,7 +85,7 @@ class RegionMap:
     """
 
     def __init__(self, plan: Plan) -> None:
-        self._url = job_url(plan.job.output)
+        self._url = plan.job_dir.url
         self._shape = (plan.grid.channels, *plan.grid.grid)
         self._read: set[str] = set()
         self._recorded: NDArray[np.uint8] = np.full(plan.grid.count, TODO, np.uint8)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from volumetool.enhancement.quantise import integer_limits
 from volumetool.errors import DataError
 from volumetool.geometry import Box, Triple
-from volumetool.jobs.folder import read_job
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import read_job
 from volumetool.store.arrays import read_part
 from volumetool.store.precomputed import Precomputed
 from volumetool.store.volume import Volume

@@ -19,9 +19,10 @@ from small_jobs import Recording, digest, noise, read_levels, run
 from volumetool.enhancement.engine import Engine
 from volumetool.errors import FingerprintError, LedgerError
 from volumetool.geometry import Box
-from volumetool.jobs.folder import job_url, open_ledger, stored_plan
+from volumetool.jobs.job_dir import JobDir
 from volumetool.jobs.ledger import DONE
 from volumetool.jobs.ownership import own
+from volumetool.jobs.plan_file import open_ledger, stored_plan
 from volumetool.jobs.verify import verify
 from volumetool.store.create import open_for_writing
 from volumetool.store.open import open_volume
@@ -192,14 +193,14 @@ def test_a_job_that_somebody_else_writes_is_only_looked_at(
 ) -> None:
     output = tmp_path / "out.zarr"
     run(input=str(volume), output=str(output), roi="0:2,0:37,0:45", **flat)
-    before = sorted(str(file) for file in Path(job_url(str(output))).rglob("*"))
-    with own(job_url(str(output))), serve(volume, output, **flat) as served:
+    before = sorted(str(file) for file in Path(JobDir(str(output)).url).rglob("*"))
+    with own(JobDir(str(output)).url), serve(volume, output, **flat) as served:
         assert any("none is written" in note for note in served.opened.notes)
         assert served.array("0")[0].read().result().any()
         assert served.opened.desk.made == 0  # finished
         assert served.array("0")[9].read().result().any()
         assert served.opened.desk.made > 0
-    assert sorted(str(file) for file in Path(job_url(str(output))).rglob("*")) == before
+    assert sorted(str(file) for file in Path(JobDir(str(output)).url).rglob("*")) == before
 
 
 def test_what_another_process_finishes_meanwhile_is_shown_from_the_store(
@@ -209,7 +210,7 @@ def test_what_another_process_finishes_meanwhile_is_shown_from_the_store(
     output = tmp_path / "out.zarr"
     run(input=str(volume), output=str(output), roi="0:2,0:37,0:45", **flat)
     with ExitStack() as other:
-        other.enter_context(own(job_url(str(output))))
+        other.enter_context(own(JobDir(str(output)).url))
         with serve(volume, output, **flat) as served:
             before = list(zarr.open_group(served.url, mode="r").attrs["volumetool"]["levels"])  # type: ignore[index,call-overload,arg-type]
             assert before == ["0", "1", "input-mean-1"]

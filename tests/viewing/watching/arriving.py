@@ -14,8 +14,8 @@ from small_jobs import Voxels, noise, run, shard_files
 
 from volumetool.errors import VolumetoolError
 from volumetool.events import Event, SectionsReached
-from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job, make_job
+from volumetool.jobs.job_dir import JobDir
 from volumetool.viewing.watching.asked import Asked, Watched
 from volumetool.viewing.watching.watch import raw_place, watch
 
@@ -101,7 +101,7 @@ def assert_batch(job: Job, **options: Any) -> None:
     raw, output = raw_place(job.input, job.output), Path(job.output)
     batch = output.parent / "batch.zarr"
     given = {name: value for name, value in {**FLAT, **options}.items() if name != "voxel_size"}
-    table = Path(job_url(job.output)) / "sections.csv"
+    table = Path(JobDir(job.output).url) / "sections.csv"
     assert run(input=raw, output=str(batch), sections=str(table), **given).complete
     ours, theirs = (
         {str(file.relative_to(root)): file.read_bytes() for file in [*shard_files(root), *root.rglob("zarr.json")]}

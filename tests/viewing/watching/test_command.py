@@ -23,7 +23,7 @@ from small_jobs import read_levels
 from volumetool.cli.main import main
 
 from volumetool.events import Event, SectionsReached, WatchStarted
-from volumetool.jobs.folder import stored_plan
+from volumetool.jobs.plan_file import stored_plan
 from volumetool.jobs.verify import verify
 from volumetool.viewing.view import Listen
 from volumetool.viewing.watching.show import WatchPage

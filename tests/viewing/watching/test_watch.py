@@ -28,7 +28,7 @@ from small_jobs import attributes, read_levels, write_input
 
 from volumetool.errors import ConfigError
 from volumetool.events import Event, Noted, SectionRefused, SectionsReached, Waiting, WatchStarted
-from volumetool.jobs.folder import stored_plan
+from volumetool.jobs.plan_file import stored_plan
 from volumetool.jobs.verify import verify
 from volumetool.viewing.watching import course
 from volumetool.viewing.watching.asked import Asked

@@ -24,7 +24,7 @@ from arriving import (
 from small_jobs import write_input
 
 from volumetool.events import SectionRefused, WatchStarted
-from volumetool.jobs.folder import stored_plan
+from volumetool.jobs.plan_file import stored_plan
 from volumetool.jobs.verify import verify
 from volumetool.viewing.watching import compacting
 from volumetool.viewing.watching.asked import Asked

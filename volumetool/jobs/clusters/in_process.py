@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from volumetool.geometry import Turn
 from volumetool.jobs.alone import run_alone
 from volumetool.jobs.clusters import Cluster
-from volumetool.jobs.folder import job_url
 from volumetool.jobs.guard import Guard, leave
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
@@ -38,7 +37,7 @@ class InProcess:
             yield self._guard.run(turn, self._alone)
 
     def _alone(self, turn: Turn) -> Record:
-        return run_alone(job_url(self._plan.job.output), runtime_of(self._plan), turn)
+        return run_alone(self._plan.job_dir.url, runtime_of(self._plan), turn)
 
 
 def _end(why: str) -> None:

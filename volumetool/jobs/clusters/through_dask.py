@@ -24,7 +24,6 @@ from volumetool.errors import ClusterError, VolumetoolError
 from volumetool.geometry import Turn
 from volumetool.jobs.clusters.begun import topic_of
 from volumetool.jobs.clusters.closed import closing
-from volumetool.jobs.folder import job_url
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.ownership import writing_run
 from volumetool.jobs.plan import Plan
@@ -71,7 +70,7 @@ class ThroughDask:
     def __init__(self, client: Client, plan: Plan, see_to: Callable[[Collection[str]], int] = lambda _names: 0) -> None:
         self.link: str | None = client.dashboard_link or None
         self.client = client
-        self._url = job_url(plan.job.output)
+        self._url = plan.job_dir.url
         self._plan = plan
         self._runtime = ""
         self._workers = plan.workers

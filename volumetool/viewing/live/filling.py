@@ -18,7 +18,6 @@ from volumetool.events import Event
 from volumetool.geometry import Box, Turn
 from volumetool.jobs.coarse import note_unbuilt
 from volumetool.jobs.finish import mark_unfinished, says_complete
-from volumetool.jobs.folder import job_url
 from volumetool.jobs.in_flight import InFlight
 from volumetool.jobs.ledger import DONE, Ledger
 from volumetool.jobs.run import finish_run, write_maps
@@ -112,9 +111,9 @@ class Filling:
         except Closed:
             return
         except VolumetoolError as error:
-            LOG.error("%s is no longer filled: [%s] %s", self._plan.job.output, error.code, error.message)
+            LOG.error("%s is no longer filled: [%s] %s", self._plan.output, error.code, error.message)
         except Exception:
-            LOG.exception("%s is no longer filled", self._plan.job.output)
+            LOG.exception("%s is no longer filled", self._plan.output)
 
     def _fill(self) -> None:
         try:
@@ -133,7 +132,7 @@ class Filling:
         if self._ledger.done < self._plan.grid.count and says_complete(self._plan):
             mark_unfinished(self._plan)
         before = self._ledger.done
-        with InFlight(job_url(self._plan.job.output)) as in_flight:
+        with InFlight(self._plan.job_dir.url) as in_flight:
             for index in in_flight.beginning(self._order()):
                 record = self._worker.run(Turn(index), self._predictor)
                 if record.state == "done" and self._ledger.done == before:

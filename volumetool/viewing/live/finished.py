@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from volumetool.enhancement.stored import read_voxels
 from volumetool.geometry import Box
 from volumetool.jobs.finish import says_complete
-from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.ledger import DONE, Ledger, segment_keys
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import open_ledger
 from volumetool.store.create import open_for_writing
 from volumetool.viewing.live.cached import cached_context
 from volumetool.viewing.live.levels import below
@@ -39,7 +39,7 @@ class Finished:
         self._plan = plan
         self._own = ledger is not None
         self._ledger = ledger or open_ledger(plan)
-        self._keys = segment_keys(job_url(plan.job.output))
+        self._keys = segment_keys(plan.job_dir.url)
         self._looked = time.monotonic()
         self.complete = says_complete(plan)
 
@@ -48,7 +48,7 @@ class Finished:
         if time.monotonic() - self._looked < REFRESH_SECONDS:
             return
         self._looked = time.monotonic()
-        if not self._own and (keys := segment_keys(job_url(self._plan.job.output))) != self._keys:
+        if not self._own and (keys := segment_keys(self._plan.job_dir.url)) != self._keys:
             self._keys, self._ledger = keys, open_ledger(self._plan)
         self.complete = self.complete or (self._ledger.done == self._plan.grid.count and says_complete(self._plan))
 
@@ -85,5 +85,5 @@ class Finished:
 
     @functools.cached_property
     def _open(self) -> Callable[[int, int], ts.TensorStore]:
-        output, layout, context = self._plan.job.output, self._plan.spec.layout, cached_context()
+        output, layout, context = self._plan.output, self._plan.spec.layout, cached_context()
         return functools.cache(lambda level, channel: open_for_writing(output, layout, level, channel, context))

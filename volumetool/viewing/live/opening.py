@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from volumetool.errors import LedgerError
 from volumetool.geometry import Box
 from volumetool.jobs.changed import check_input
-from volumetool.jobs.folder import job_url, open_ledger
 from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import JobDir
 from volumetool.jobs.ledger import Ledger
 from volumetool.jobs.ownership import own
+from volumetool.jobs.plan_file import open_ledger
 from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 from volumetool.jobs.worker import Worker
@@ -101,7 +102,7 @@ def open_live(job: Job, *, into: bool = False, ahead: int = STEPS_AHEAD) -> Iter
 
 def _take_up(job: Job, stack: ExitStack) -> tuple[Worker, Ledger | None, tuple[str, ...]]:
     """Begin the job or go on with it; without a ledger where it may only be looked at."""
-    folder = job_url(job.output)
+    folder = JobDir(job.output).url
     decided = plan(job)
     notes = decided.notes
     try:

@@ -17,12 +17,13 @@ from volumetool.enhancement.operation import Numerics
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.errors import LedgerError
 from volumetool.geometry import Size
+from volumetool.jobs.job_dir import WATCH
 from volumetool.jobs.ledger import DONE, FAILED, Ledger, Record
+from volumetool.sealed import decode, encode
 from volumetool.store.images.names import Pattern
 from volumetool.store.kvstore import join_url, read_key, write_key
 
-FOLDER = "watch"
-KEY = f"{FOLDER}/begun.json"
+KEY = f"{WATCH}/begun.json"
 MOST_SECTIONS = 2**20
 """Sections of one volume: at 30 nm, three centimetres."""
 
@@ -99,7 +100,7 @@ def read_begun(folder: str) -> Begun | None:
     if raw is None:
         return None
     try:
-        return Begun.model_validate_json(raw)
+        return Begun.model_validate(decode(raw))
     except ValidationError as error:
         raise LedgerError(
             "ledger.plan",
@@ -111,7 +112,7 @@ def read_begun(folder: str) -> Begun | None:
 
 def write_begun(folder: str, begun: Begun) -> None:
     """Write how a watch began."""
-    write_key(folder, KEY, begun.model_dump_json(indent=1).encode())
+    write_key(folder, KEY, encode(begun.model_dump(mode="json")))
 
 
 class Tally:
@@ -126,7 +127,7 @@ class Tally:
     """
 
     def __init__(self, folder: str, name: str) -> None:
-        self._ledger = Ledger(join_url(folder, FOLDER, name), MOST_SECTIONS)
+        self._ledger = Ledger(join_url(folder, WATCH, name), MOST_SECTIONS)
         self._ledger.begin()
         self._ledger.compact()
         self._fresh = 0

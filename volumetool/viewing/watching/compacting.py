@@ -21,15 +21,15 @@ from volumetool.geometry import Region, slab_boxes, slabs_of
 from volumetool.jobs.coarse import region_shards, write_coarse
 from volumetool.jobs.condemn import check_whole
 from volumetool.jobs.finish import build_coarse_levels, says_complete
-from volumetool.jobs.folder import job_url, open_ledger, read_plan, write_plan
+from volumetool.jobs.job_dir import WATCH, JobDir
 from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import open_ledger, read_plan, write_plan
 from volumetool.jobs.run import write_maps
 from volumetool.jobs.turns import to_do
 from volumetool.store.create import create_levels, group_metadata, open_for_writing
 from volumetool.store.kvstore import canonical_url, delete_prefix, encode_json, join_url, write_key
 from volumetool.store.shards import delete_torn_shards
-from volumetool.viewing.watching.books import FOLDER
 from volumetool.viewing.watching.growing import STAGED
 
 
@@ -52,7 +52,7 @@ def compact(plan: Plan, staged: ts.TensorStore, observer: Observer) -> None:
     OutputError
         ``output.damaged``: what was written is no longer there; the growing arrays stay.
     """
-    place, folder = canonical_url(plan.job.output), job_url(plan.job.output)
+    place, folder = plan.job_dir.place, plan.job_dir.url
     stored = read_plan(folder)
     if stored is None:
         create_levels(place, plan.spec.layout, range(len(plan.spec.levels)))
@@ -76,12 +76,12 @@ def compact(plan: Plan, staged: ts.TensorStore, observer: Observer) -> None:
         )
     write_coarse(plan)
     _switch(plan)
-    clear(plan.job.output)
+    clear(plan.output)
 
 
 def is_complete(output: str) -> bool:
     """Return whether a watch has been finished."""
-    plan = read_plan(job_url(output))
+    plan = read_plan(JobDir(output).url)
     if plan is None:
         return False
     return says_complete(plan.model_copy(update={"job": plan.job.model_copy(update={"output": output})}))
@@ -90,14 +90,14 @@ def is_complete(output: str) -> bool:
 def clear(output: str) -> None:
     """Delete what a finished watch needs no more; again, if need be."""
     delete_prefix(join_url(canonical_url(output), STAGED))
-    delete_prefix(join_url(job_url(output), FOLDER))
+    delete_prefix(join_url(JobDir(output).url, WATCH))
 
 
 def _write_regions(plan: Plan, staged: ts.TensorStore, observer: Observer) -> Ledger:
     ledger = open_ledger(plan)
     ledger.begin()
     count = counting(observer, "regions", plan.grid.count, ledger.done)
-    targets = [open_for_writing(plan.job.output, plan.spec.layout, level) for level in range(len(plan.spec.fused))]
+    targets = [open_for_writing(plan.output, plan.spec.layout, level) for level in range(len(plan.spec.fused))]
     try:
         for index in to_do(plan, ledger):
             ledger.append(_write_region(plan, plan.grid.region(index), staged, targets))
@@ -133,4 +133,4 @@ def _slabs(plan: Plan, region: Region, staged: ts.TensorStore) -> Iterator[Slab]
 def _switch(plan: Plan) -> None:
     """Show the finished levels instead of the growing ones, in one move."""
     attributes = plan.provenance("complete", holes=[], numerics=[plan.probe])
-    write_key(canonical_url(plan.job.output), "zarr.json", encode_json(group_metadata(plan.spec.layout, attributes)))
+    write_key(plan.job_dir.place, "zarr.json", encode_json(group_metadata(plan.spec.layout, attributes)))

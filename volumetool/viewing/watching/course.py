@@ -8,8 +8,8 @@ from collections.abc import Callable
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import ConfigError
 from volumetool.events import Noted, Observer, SectionsReached, WatchStarted
-from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import JobDir
 from volumetool.viewing.watching.asked import Watched
 from volumetool.viewing.watching.books import Begun, Tally, write_begun
 from volumetool.viewing.watching.ground import fix, take_up
@@ -45,7 +45,7 @@ class Course:
     def __init__(self, job: Job, begun: Begun, count: int | None, given: Statistics | None, observer: Observer) -> None:
         self.begun = begun.model_copy(update={"count": count})
         self._job, self._given, self._observer = job, given, observer
-        self._folder = job_url(job.output)
+        self._folder = JobDir(job.output).url
         landed = Tally(self._folder, "landed")
         _check_count(count, landed.stop)
         self.raw = RawShelf(job.input, self.begun, landed)

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from volumetool.enhancement.statistics import Statistics
 from volumetool.errors import ConfigError, InputError, OutputError
 from volumetool.events import Noted, Observer, SectionsReached, Waiting
-from volumetool.jobs.folder import job_url
 from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import JobDir
 from volumetool.jobs.ownership import own
 from volumetool.jobs.pyramid import build_pyramid
 from volumetool.store.found import read_json
@@ -90,7 +90,7 @@ def watch(job: Job, asked: Asked, observer: Observer, changes: Changes | None = 
     inner = job.model_copy(update={"input": raw})
 
     _refuse_foreign(inner)
-    with own(job_url(job.output), observer):
+    with own(JobDir(job.output).url, observer):
         if is_complete(job.output):
             clear(job.output)
             return Watched(complete=True, enhanced=open_volume(raw).shape[0])
@@ -112,7 +112,7 @@ class _Loop:
         self._course: Course | None = None
         self._listed = -LIST_SECONDS
         self._moved = time.monotonic()
-        begun = read_begun(job_url(job.output))
+        begun = read_begun(JobDir(job.output).url)
         rows = None if self._given is None else len(self._given.low[0])
         self._count = total_count(asked, rows, begun)
         if begun is not None:
@@ -185,7 +185,7 @@ class _Loop:
             self._gathered.remove(section)
         if beyond:  # wait for others
             return
-        write_begun(job_url(self._job.output), begun)
+        write_begun(JobDir(self._job.output).url, begun)
         self._course = Course(self._job, begun, self._count, self._given, self._observer)
         for section in sorted(self._gathered, key=lambda section: section.number):
             self._course.land(section)
@@ -268,7 +268,7 @@ def _refuse_foreign(job: Job) -> None:
         ``output.exists``.
     """
     there = [place for place in (job.input, job.output) if _exists(place)]
-    begun = read_begun(job_url(job.output)) is not None
+    begun = read_begun(JobDir(job.output).url) is not None
     if there and not begun and not (len(there) == 2 and is_complete(job.output)):
         raise OutputError(
             "output.exists",
