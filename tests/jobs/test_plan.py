@@ -10,6 +10,7 @@ import pytest
 from small_jobs import SMALL, attributes, empty_input, noise, run, states, tree, write_input
 
 from volumetool.errors import VolumetoolError
+from volumetool.events import Event, Progressed
 from volumetool.jobs.describe import describe_plan
 from volumetool.jobs.job import make_job, read_job
 from volumetool.jobs.ledger import DONE
