@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from small_jobs import digest, noise, read_levels, run, write_input
-from volumetool.jobs.folder import open_ledger
 
 from volumetool.enhancement.gaussian import Gaussian
 from volumetool.enhancement.operation import open_operation
 from volumetool.errors import ConfigError
 from volumetool.jobs.job import make_job
+from volumetool.jobs.plan_file import open_ledger
 from volumetool.jobs.planning import plan
 from volumetool.jobs.verify import verify
 

@@ -17,6 +17,7 @@ from volumetool.jobs.checks import check_given_size, mask_factor
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import PLAN, JobDir
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan_file import provenance_of, read_plan
 from volumetool.models import fitting_models
 from volumetool.paths import absolute_path, open_file
 from volumetool.store.chunk_keys import VOLUME_METADATA
