@@ -136,7 +136,7 @@ class FormatSuite:
             file = _fullest_file(damaged)
             file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
             with pytest.raises(VolumetoolError) as caught:
-                read_voxels(self._open(damaged).open(strict=True), Box.whole(voxels.shape), "input")  # type: ignore[arg-type]
+                read_voxels(self._open(damaged).open(strict=True), Box.whole(voxels.shape), "input")
             assert caught.value.code.startswith(("input.", "data."))
 
     def test_a_chunk_that_is_not_there_is_zero_where_the_format_allows_it_and_damage_elsewhere(self, tmp_path: Path) -> None:
