@@ -75,7 +75,7 @@ def verify(
     if as_json:
         print(json.dumps(report.as_dict() | {"marked": marked}))
     for damage in report.damaged:
-        say("damaged: " + ", ".join(f"{name} {value}" for name, value in damage.items() if value))
+        say(f"damaged: {damage}")
     verdict = "all as recorded" if report.ok else f"{len(report.damaged)} damages; {marked} regions marked for the next run"
     say(f"{report.regions} regions and {report.shards} coarse shards, {extent.told}: {verdict}")
     raise typer.Exit(0 if report.ok else 4)

@@ -83,7 +83,7 @@ def find_all(output: str, extent: Extent, how: Break, number: int) -> None:
         try:
             report = report_of(output, extent)
             assert not report.ok, (file, len(sound), damaged[:200])
-            assert all(entry["what"] for entry in report.damaged)
+            assert all(damage.detail for damage in report.damaged)
         finally:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(sound)
@@ -169,8 +169,9 @@ def test_the_structure_sees_shards_that_no_record_names_and_files_that_are_no_sh
     level = Path(copy["output"]) / "0"
     odd = level / "c" / "0" / "0" / "99"
     odd.write_bytes(b"no shard")
-    (entry,) = report_of(copy["output"], make_extent("structure", None, 0, None)).damaged
-    assert entry["shard"].endswith("c/0/0/99")
+    (damage,) = report_of(copy["output"], make_extent("structure", None, 0, None)).damaged
+    assert damage.as_dict() == {"kind": "stranger", "level": 0, "place": str(odd), "detail": "is no shard of this level"}
+    assert str(damage) == f"stranger, level 0, {odd}: is no shard of this level"
     plan, report = verify_output(copy["output"])
     assert plan is not None
     condemn(plan, report)
@@ -186,7 +187,7 @@ def test_a_region_that_was_recorded_wrongly_is_found_by_computing_it_again(copy:
     plan = plan.model_copy(update={"job": plan.job.model_copy(update={"input": str(other)})})
     assert verify(plan).ok
     report = verify(plan, extent=Extent(recompute=3, seed=5))
-    assert {int(entry["region"]) for entry in report.damaged} == set(report.recomputed)
+    assert {damage.region for damage in report.damaged} == set(report.recomputed)
     assert len(report.recomputed) == 3
     assert verify(stored_plan(copy["output"]), extent=Extent("structure", recompute=3, seed=5)).ok
 
@@ -252,9 +253,10 @@ def test_damaged_records_are_counted_and_placed(copy: dict[str, Any]) -> None:
         file.unlink()
     segment.write_bytes(b"".join([lines[0], b"x" + lines[1][1:], lines[2], b"y" + lines[3][1:], *lines[4:]]))
     report = report_of(copy["output"], Extent("structure"))
-    (entry,) = [entry for entry in report.damaged if "damaged records" in entry["what"]]
-    assert entry["what"].startswith("2 damaged records")
-    assert f"ledger/{segment.name}, line 2; ledger/{segment.name}, line 4" in entry["place"]
+    damage, lost = [damage for damage in report.damaged if damage.kind == "record"]
+    assert damage.detail.startswith("2 damaged records")
+    assert "regions have no record" in lost.detail
+    assert f"ledger/{segment.name}, line 2; ledger/{segment.name}, line 4" in damage.place
 
 
 def test_a_note_beside_the_metadata_is_no_damage(copy: dict[str, Any]) -> None:

@@ -103,4 +103,4 @@ def test_metadata_that_are_damaged_are_no_other_job(options: Options) -> None:
     file.write_text(json.dumps(content))
     plan, report = verify_output(options["output"])
     assert plan is not None
-    assert [entry["metadata"] for entry in report.damaged if "metadata" in entry] == [str(file)]
+    assert [damage.place for damage in report.damaged if damage.kind == "metadata"] == [str(file)]

@@ -96,8 +96,8 @@ def test_on_every_level_lost_torn_and_swapped_shards_are_found(plan: Plan, level
     finally:
         file.write_bytes(sound)
     assert not report.ok
-    assert all(entry["what"] and entry["box"] for entry in report.damaged)
-    assert str(level) in {entry["level"] for entry in report.damaged}
+    assert all(damage.detail and damage.box for damage in report.damaged)
+    assert level in {damage.level for damage in report.damaged}
 
 
 @pytest.mark.thin(8)

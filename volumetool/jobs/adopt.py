@@ -225,7 +225,7 @@ def _sample(worker: Worker, candidates: list[int], report: Report) -> set[int]:
     order = Random(seed).sample(candidates, len(candidates))  # noqa: S311
     sound = (index for index in order if _record(worker, worker.plan.grid.region(index)) is not None)
     recompute(worker, list(islice(sound, report.extent.recompute)), report)
-    wrong = {int(entry["region"]) for entry in report.damaged if "region" in entry}
+    wrong = {damage.region for damage in report.damaged if damage.is_remade and damage.region is not None}
     if wrong and (len(wrong) == len(report.recomputed) or next(sound, None) is not None):
         raise DataError(
             "data.other-voxels",

@@ -6,12 +6,12 @@ from contextlib import suppress
 
 from volumetool.errors import InputError, OutputError
 from volumetool.jobs.finish import mark_unfinished, says_complete
-from volumetool.jobs.job_dir import COARSE, PLAN, roles_of
+from volumetool.jobs.job_dir import PLAN, roles_of
 from volumetool.jobs.ledger import Ledger, Record, gone
 from volumetool.jobs.ownership import own
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.plan_file import check_output, keep_table, open_ledger, read_plan
-from volumetool.jobs.structure import STRANGER, restore_metadata
+from volumetool.jobs.structure import DamageKind, restore_metadata
 from volumetool.jobs.verify import Extent, Report, verify
 from volumetool.store.kvstore import delete_key, parent_url
 from volumetool.store.roles import told_by_role
@@ -36,12 +36,11 @@ def condemn(plan: Plan, report: Report) -> int:
         ledger.begin()
         marked = _mark_regions(ledger, report)
         ledger.compact()
-        for entry in report.damaged:
-            if entry["what"] == STRANGER:
-                folder, name = parent_url(entry["shard"])
-                delete_key(folder, name)
+        for damage in report.damaged:
+            if damage.kind is DamageKind.STRANGER:
+                delete_key(*parent_url(damage.place))
         # Last: with its metadata, a volume is gone on with as its records say.
-        if any("metadata" in entry for entry in report.damaged):
+        if any(damage.kind is DamageKind.METADATA for damage in report.damaged):
             restore_metadata(plan)
             mark_unfinished(plan)
     return marked
@@ -76,7 +75,7 @@ def check_whole(plan: Plan, ledger: Ledger) -> bool:
     report = verify(plan, Extent("structure"))
     if report.regions != ledger.done:
         raise gone(folder, f"it holds records of {report.regions} finished regions, but {ledger.done} were finished")
-    if metadata := [entry["metadata"] for entry in report.damaged if "metadata" in entry]:
+    if metadata := [damage.place for damage in report.damaged if damage.kind is DamageKind.METADATA]:
         raise OutputError(
             "output.damaged",
             f"deleted or changed by somebody else since this job wrote it: {', '.join(metadata)}",
@@ -84,17 +83,17 @@ def check_whole(plan: Plan, ledger: Ledger) -> bool:
             "command goes on",
             where=plan.output,
         )
-    coarse = any(COARSE in entry.get("place", "") or ("region" not in entry and "box" in entry) for entry in report.damaged)
-    if (coarse or any("region" in entry for entry in report.damaged)) and says_complete(plan):
+    if any(damage.is_remade for damage in report.damaged) and says_complete(plan):
         mark_unfinished(plan)
     return not _mark_regions(ledger, report)
 
 
 def _mark_regions(ledger: Ledger, report: Report) -> int:
     """Record damaged regions as failed; return how many."""
-    damaged = {int(entry["region"]): entry for entry in reversed(report.damaged) if "region" in entry}
-    for index, entry in sorted(damaged.items()):
-        message = f"stored bytes are not those that were written: {entry.get('shard', entry['box'])} {entry['what']}"
+    remade = [damage for damage in reversed(report.damaged) if damage.is_remade]
+    damaged = {damage.region: damage for damage in remade if damage.region is not None}
+    for index, damage in sorted(damaged.items()):
+        message = f"stored bytes are not those that were written: {damage.place or damage.box or ''} {damage.detail}"
         hint = "it was deleted or changed after it was written; the next run makes the region again"
         ledger.append(Record(region=index, state="failed", error={"code": "data.damaged", "message": message, "hint": hint}))
     ledger.flush()

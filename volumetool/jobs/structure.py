@@ -6,6 +6,8 @@ import functools
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 import tensorstore as ts
@@ -23,28 +25,86 @@ from volumetool.store.create import array_metadata, group_metadata
 from volumetool.store.kvstore import encode_json, is_local, join_url, list_keys, local_path, read_key, write_key
 from volumetool.store.shards import NOTHING, level_keys, stored_as
 
-Damage = list[dict[str, str]]
-
 METADATA = "zarr.json"
-STRANGER = "is no shard of this level"
 
 
-def check_job(plan: Plan, ledger: Ledger, damaged: Damage) -> None:
+class DamageKind(StrEnum):
+    """The kinds of damage; each is repaired in a way of its own."""
+
+    METADATA = "metadata"
+    """Of the output or of a level; they are written anew from the plan."""
+    RECORD = "record"
+    """A file of the job's folder; what it spoke of counts as not done."""
+    COARSE_RECORD = "coarse record"
+    """The record of the coarse shards; these are made again."""
+    SHARD = "shard"
+    """The stored bytes of a shard; its region, or the coarse levels, are made again."""
+    VOXELS = "voxels"
+    """Voxels that differ from what they were made of, or cannot be read; they are made again like shards."""
+    STRANGER = "stranger"
+    """A file that is no shard of its level; it is deleted."""
+    NOT_RECOMPUTED = "not recomputed"
+    """A region that could not be computed again; its shards may be sound, and stay."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something that is not as it was written.
+
+    Attributes
+    ----------
+    kind : DamageKind
+        Decides how it is repaired.
+    detail : str
+        What is wrong.
+    place : str
+        Path or URL of the metadata, the record or the shard.
+    region, level : int, optional
+        Which are damaged; shards and voxels without a region belong to the coarse levels.
+    box : Box, optional
+        The damaged voxels.
+    """
+
+    kind: DamageKind
+    detail: str = ""
+    place: str = ""
+    region: int | None = None
+    level: int | None = None
+    box: Box | None = None
+
+    def __str__(self) -> str:
+        known = self.as_dict()
+        where = [f"{name} {known[name]}" for name in ("region", "level", "box") if name in known]
+        return f"{', '.join([self.kind, *where, *filter(None, [self.place])])}: {self.detail}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what is known of it as JSON values."""
+        box = "" if self.box is None else str(self.box)
+        facts = {"kind": str(self.kind), "region": self.region, "level": self.level, "box": box, "place": self.place}
+        return {name: value for name, value in facts.items() if value not in (None, "")} | {"detail": self.detail}
+
+    @property
+    def is_remade(self) -> bool:
+        """Whether the region, or without one the coarse levels, are made again."""
+        return self.kind in (DamageKind.SHARD, DamageKind.VOXELS, DamageKind.COARSE_RECORD)
+
+
+def check_job(plan: Plan, ledger: Ledger, damaged: list[Damage]) -> None:
     """Look at the records of a job and at the metadata of its output."""
     if ledger.damaged:
         places = ledger.places + (["..."] if ledger.damaged > len(ledger.places) else [])
         what = f"{ledger.damaged} damaged records: their regions count as not done"
-        damaged.append({"place": f"{plan.job_dir.url}: {'; '.join(places)}", "what": what})
+        damaged.append(Damage(DamageKind.RECORD, what, f"{plan.job_dir.url}: {'; '.join(places)}"))
     _check_statistics(plan, damaged)
     root = _root(plan, damaged)
     if root is not None and _own(root).get("status") == "complete" and (lost := int((ledger.states == TODO).sum())):
         what = f"the volume calls itself complete, but {lost} of {plan.grid.count} regions have no record"
-        damaged.append({"place": join_url(plan.job_dir.url, "ledger"), "what": what})
+        damaged.append(Damage(DamageKind.RECORD, what, join_url(plan.job_dir.url, "ledger")))
     for level in range(len(plan.spec.levels)):
         place = plan.job_dir.level(level)
         raw = _content(place, METADATA)
         if not _is_array(plan, level, raw):
-            damaged.append({"metadata": join_url(place, METADATA), "level": str(level), "what": _wrong(raw)})
+            damaged.append(Damage(DamageKind.METADATA, _wrong(raw), join_url(place, METADATA), level=level))
 
 
 def says_status(plan: Plan) -> str | None:
@@ -85,12 +145,12 @@ class Shards:
         Takes what is found.
     """
 
-    def __init__(self, plan: Plan, damaged: Damage) -> None:
+    def __init__(self, plan: Plan, damaged: list[Damage]) -> None:
         self._plan, self._damaged = plan, damaged
         self._recorded: dict[tuple[int, int], tuple[CoarseShards, list[str]]] = {}
         self._noted = False
         # Arrays whose metadata are damaged cannot be opened; their shards are compared by their bytes.
-        self.decodable = not any("metadata" in entry and "level" in entry for entry in damaged)
+        self.decodable = not any(damage.kind is DamageKind.METADATA and damage.level is not None for damage in damaged)
 
     def check_region(self, record: Record, *, content: bool) -> bool:
         """Compare a region's shards with its record, by their bytes or by their sizes alone; say whether all is well."""
@@ -101,7 +161,7 @@ class Shards:
         sound = True
         for level, (keys, noted) in enumerate(zip(region_keys(self._plan, region), record.stored, strict=True)):
             for key, then in zip(keys, noted, strict=True):
-                where = {"region": str(record.region), "level": str(level), "box": str(region.box)}
+                where = Damage(DamageKind.SHARD, region=record.region, level=level, box=region.box)
                 sound = self._check(level, key, then, where, content=content) and sound
         return sound
 
@@ -111,10 +171,12 @@ class Shards:
             found = read_coarse(self._plan)
         except (ValueError, VolumetoolError) as error:
             place = str(error) if isinstance(error, ValueError) else error.message
-            self._damaged.append({"place": f"{self._plan.job_dir.url}: {place}", "what": "a damaged record"})
+            place = f"{self._plan.job_dir.url}: {place}"
+            self._damaged.append(Damage(DamageKind.COARSE_RECORD, "is damaged", place))
             return None
         if found is None and self._noted:
-            self._damaged.append({"place": join_url(self._plan.job_dir.url, COARSE), "what": "is missing"})
+            place = join_url(self._plan.job_dir.url, COARSE)
+            self._damaged.append(Damage(DamageKind.COARSE_RECORD, "is missing", place))
         for part in found or ():
             keys = coarse_keys(self._plan, part.level, part.channel)
             self._recorded[part.level, part.channel] = part, keys
@@ -124,12 +186,13 @@ class Shards:
         """Compare a coarse shard, named by level, channel and number, with its record; say whether it is well."""
         level, channel, number = which
         part, keys = self._recorded[level, channel]
-        return self._check(level, keys[number], part.stored[number], {"level": str(level), "box": str(box)}, content=content)
+        where = Damage(DamageKind.SHARD, level=level, box=box)
+        return self._check(level, keys[number], part.stored[number], where, content=content)
 
-    def _check(self, level: int, key: str, then: str, where: dict[str, str], *, content: bool) -> bool:
+    def _check(self, level: int, key: str, then: str, where: Damage, *, content: bool) -> bool:
         url = self._plan.job_dir.level(level)
         try:
-            now = stored_as(url, key) if content else self._seen(level, key, then)
+            now = stored_as(url, key) if content else self._seen(url, key, then)
         except VolumetoolError as error:
             what = error.message
         except OSError as error:
@@ -137,14 +200,13 @@ class Shards:
         else:
             what = _compared(then, now)
         if what:
-            self._damaged.append({**where, "shard": join_url(url, key), "what": what})
+            self._damaged.append(replace(where, place=join_url(url, key), detail=what))
         return not what
 
-    def _seen(self, level: int, key: str, then: str) -> str:
+    def _seen(self, url: str, key: str, then: str) -> str:
         """Return what is there as far as it is seen without reading: its size, and the checksum that it should have."""
-        url = self._plan.job_dir.level(level)
         if not is_local(url):
-            return (then or "?:?") if key in self._listed(level) else NOTHING
+            return (then or "?:?") if key in self._listed(url) else NOTHING
         try:
             size = (local_path(url) / key).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
@@ -152,17 +214,19 @@ class Shards:
         return f"{size}:{then.partition(':')[2]}"
 
     @functools.cached_property
-    def _listed(self) -> Callable[[int], set[str]]:
-        return functools.cache(lambda level: set(list_keys(self._plan.job_dir.level(level))))
+    def _listed(self) -> Callable[[str], set[str]]:
+        return functools.cache(lambda url: set(list_keys(url)))
 
 
-def check_strangers(plan: Plan, damaged: Damage) -> None:
+def check_strangers(plan: Plan, damaged: list[Damage]) -> None:
     """Look for files in the arrays that are no shard of their grids; what killed writers left behind is none."""
     for level in range(len(plan.spec.levels)):
         url, keys = plan.job_dir.level(level), level_keys(plan.spec.levels[level], plan.spec.channels)
-        for key in _keys(url):
-            if key != METADATA and not key.endswith(LEFTOVER) and key not in keys:
-                damaged.append({"level": str(level), "shard": join_url(url, key), "what": STRANGER})
+        damaged.extend(
+            Damage(DamageKind.STRANGER, "is no shard of this level", join_url(url, key), level=level)
+            for key in _keys(url)
+            if key != METADATA and not key.endswith(LEFTOVER) and key not in keys
+        )
 
 
 def _keys(url: str) -> Iterator[str]:
@@ -188,7 +252,7 @@ def _compared(then: str, now: str) -> str:
     return f"has {sizes[1]} bytes, recorded were {sizes[0]}" if sizes[0] != sizes[1] else "holds other bytes than were recorded"
 
 
-def _root(plan: Plan, damaged: Damage) -> dict[str, Any] | None:
+def _root(plan: Plan, damaged: list[Damage]) -> dict[str, Any] | None:
     """Return the metadata of the volume, None where they are not what this job writes."""
     raw = _content(plan.output, METADATA)
     root: dict[str, Any] | None = _parsed(raw)
@@ -203,7 +267,7 @@ def _root(plan: Plan, damaged: Damage) -> dict[str, Any] | None:
         expected["attributes"] = {**root["attributes"], **expected["attributes"]}  # others may note something beside
         if expected == root:
             return root
-    damaged.append({"metadata": join_url(plan.output, METADATA), "what": _wrong(raw)})
+    damaged.append(Damage(DamageKind.METADATA, _wrong(raw), join_url(plan.output, METADATA)))
     return None
 
 
@@ -211,14 +275,14 @@ def _own(root: Any) -> dict[str, Any]:
     return (provenance_of(root) if isinstance(root, dict) else None) or {}
 
 
-def _check_statistics(plan: Plan, damaged: Damage) -> None:
+def _check_statistics(plan: Plan, damaged: list[Damage]) -> None:
     url = plan.job_dir.url
     try:
         sound = plan.spec.statistics.to_csv().encode() == read_key(url, TABLE)
     except (VolumetoolError, ValueError):
         sound = False
     if not sound:
-        damaged.append({"place": join_url(url, TABLE), "what": "is not the table that the job began with"})
+        damaged.append(Damage(DamageKind.RECORD, "is not the table that the job began with", join_url(url, TABLE)))
 
 
 @functools.lru_cache(maxsize=64)

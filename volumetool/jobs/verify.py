@@ -18,17 +18,18 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.enhancement.pyramid import box_of, downsample
+from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.writer import extend_checksum
 from volumetool.errors import ConfigError, InputError, LedgerError, VolumetoolError
 from volumetool.events import Observer, counting, ignore
-from volumetool.geometry import Box, LevelGrid, shard_boxes, slab_boxes, slabs_of
+from volumetool.geometry import Box, shard_boxes, slab_boxes, slabs_of
 from volumetool.jobs.finish import coarse_shards
 from volumetool.jobs.job import check_places
 from volumetool.jobs.job_dir import roles_of
 from volumetool.jobs.ledger import DONE, Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.plan_file import open_ledger, stored_plan
-from volumetool.jobs.structure import Shards, check_job, check_strangers, says_status
+from volumetool.jobs.structure import Damage, DamageKind, Shards, check_job, check_strangers, says_status
 from volumetool.jobs.worker import Worker
 from volumetool.store.arrays import read_part
 from volumetool.store.create import open_for_writing
@@ -116,8 +117,8 @@ class Report:
         Finished regions and shards of coarse levels that were read, or looked for.
     recomputed : list of int
         Regions that were computed again.
-    damaged : list of dict
-        One entry per damage: region or level, box or place, and what is wrong.
+    damaged : list of Damage
+        What is not as it was written, and where.
     extent : Extent
         What was verified.
     """
@@ -125,7 +126,7 @@ class Report:
     regions: int = 0
     shards: int = 0
     recomputed: list[int] = field(default_factory=list)
-    damaged: list[dict[str, str]] = field(default_factory=list)
+    damaged: list[Damage] = field(default_factory=list)
     extent: Extent = field(default_factory=Extent)
 
     def __repr__(self) -> str:
@@ -147,7 +148,7 @@ class Report:
             "regions": self.regions,
             "shards": self.shards,
             "recomputed": self.recomputed,
-            "damaged": self.damaged,
+            "damaged": [damage.as_dict() for damage in self.damaged],
         }
 
 
@@ -168,7 +169,8 @@ def verify_output(
     except LedgerError as error:
         if isinstance(error.__cause__, InputError):  # not to be reached is not damaged
             raise
-        return None, Report(damaged=[{"place": str(error.where), "what": str(error)}], extent=extent or Extent())
+        damage = Damage(DamageKind.RECORD, str(error), str(error.where))
+        return None, Report(damaged=[damage], extent=extent or Extent())
     with told_by_role(*roles_of(plan.job)):
         return plan, verify(plan, extent, allow_hosts, observer)
 
@@ -227,7 +229,7 @@ def _verify_region(plan: Plan, record: Record, shards: Shards, report: Report) -
 
 def _verify_voxels(plan: Plan, record: Record, report: Report) -> None:
     region = plan.grid.region(record.region)
-    where = {"region": str(record.region)}
+    where = Damage(DamageKind.VOXELS, region=record.region)
     fused = plan.spec.fused
     stores = _open(plan, range(len(fused)), region.channel, report, where)
     if stores is None:
@@ -235,47 +237,46 @@ def _verify_voxels(plan: Plan, record: Record, report: Report) -> None:
     checksums = [0] * len(fused)
     for slab in slabs_of(region.box, plan.spec.levels[0].shard):
         for level, (box, store) in enumerate(zip(slab_boxes(slab, fused), stores, strict=True)):
-            voxels = _read(store, box, report, {**where, "level": str(level)})
+            voxels = _read(store, box, report, replace(where, level=level))
             if voxels is None:
                 return
             checksums[level] = extend_checksum(checksums[level], voxels)
     for level, (now, then) in enumerate(zip(checksums, record.checksums, strict=True)):
         if now != then:
             what = "voxels are not those that were recorded"
-            report.damaged.append({**where, "level": str(level), "box": str(region.box), "what": what})
+            report.damaged.append(replace(where, level=level, box=region.box, detail=what))
 
 
 def _verify_coarse(plan: Plan, shards: Shards, report: Report, count: Callable[[int], None]) -> None:
     """Verify the levels that no region owns: by the record of their shards, and against the level before."""
-    nodata = plan.spec.output_nodata
     recorded = shards.coarse()
     number = 0
     for channel in range(plan.spec.channels or 1):
         for level, grid in enumerate(plan.spec.levels):
             if grid.fused:
                 continue
-            stores = _open(plan, (level - 1, level), channel, report, {"level": str(level)}) if shards.decodable else None
+            where = Damage(DamageKind.VOXELS, level=level)
+            stores = _open(plan, (level - 1, level), channel, report, where) if shards.decodable else None
             for place, box in enumerate(shard_boxes(grid)):
                 report.shards += 1
                 takes = report.extent.takes(number)
                 sound = recorded is None or shards.check_coarse((level, channel, place), box, content=takes)
                 if takes and sound and stores is not None and (report.extent.level == "full" or recorded is None):
-                    _verify_shard(stores, grid, box, (level, nodata), report)
+                    _verify_shard(stores, plan.spec, level, box, report)
                 number += 1
                 count(1)
 
 
-def _verify_shard(
-    stores: list[ts.TensorStore], level: LevelGrid, box: Box, about: tuple[int, float | None], report: Report
-) -> None:
-    (fine, coarse), (number, nodata) = stores, about
-    source = box.enlarged(level.factor).intersection(box_of(fine))
-    finer = _read(fine, source, report, {"level": str(number - 1)})
-    voxels = _read(coarse, box, report, {"level": str(number)})
+def _verify_shard(stores: list[ts.TensorStore], spec: OutputSpec, level: int, box: Box, report: Report) -> None:
+    (fine, coarse), factor = stores, spec.levels[level].factor
+    source = box.enlarged(factor).intersection(box_of(fine))
+    finer = _read(fine, source, report, Damage(DamageKind.VOXELS, level=level - 1))
+    voxels = _read(coarse, box, report, Damage(DamageKind.VOXELS, level=level))
     if finer is None or voxels is None:
         return
-    if downsample(finer, level.factor, nodata).tobytes() != voxels.tobytes():
-        report.damaged.append({"level": str(number), "box": str(box), "what": "voxels are not the mean of the level before"})
+    if downsample(finer, factor, spec.output_nodata).tobytes() != voxels.tobytes():
+        what = "voxels are not the mean of the level before"
+        report.damaged.append(Damage(DamageKind.VOXELS, what, level=level, box=box))
 
 
 def recompute(worker: Worker, regions: Sequence[int], report: Report) -> None:
@@ -286,36 +287,36 @@ def recompute(worker: Worker, regions: Sequence[int], report: Report) -> None:
     report.recomputed = sorted(Random(seed).sample(regions, min(len(regions), report.extent.recompute)))  # noqa: S311
     for index in report.recomputed:
         region = plan.grid.region(index)
-        where = {"region": str(index), "box": str(region.box)}
+        where = Damage(DamageKind.VOXELS, region=index, box=region.box)
         try:
             again = worker.again(index)
         except VolumetoolError as error:
             # Its shards may be sound all the same: nothing is condemned.
-            report.damaged.append({"recomputed": f"region {index}", "what": f"cannot be computed again: {error.message}"})
+            report.damaged.append(Damage(DamageKind.NOT_RECOMPUTED, f"cannot be computed again: {error.message}", region=index))
             continue
         stores = _open(plan, range(len(again)), region.channel, report, where)
         if stores is None:
             continue
         boxes = slab_boxes(region.box, worker.plan.spec.fused)
         for level, (made, store, box) in enumerate(zip(again, stores, boxes, strict=True)):
-            voxels = _read(store, box, report, {**where, "level": str(level)})
+            voxels = _read(store, box, report, replace(where, level=level))
             if voxels is not None and np.asarray(made[box.slices]).tobytes() != voxels.tobytes():
-                report.damaged.append({**where, "level": str(level), "what": "computed again, it has other voxels"})
+                report.damaged.append(replace(where, level=level, detail="computed again, it has other voxels"))
 
 
 def _open(
-    plan: Plan, levels: range | tuple[int, ...], channel: int, report: Report, where: dict[str, str]
+    plan: Plan, levels: range | tuple[int, ...], channel: int, report: Report, where: Damage
 ) -> list[ts.TensorStore] | None:
     try:
         return [open_for_writing(plan.output, plan.spec.layout, level, channel) for level in levels]
     except VolumetoolError as error:
-        report.damaged.append({**where, "box": "", "what": error.message})
+        report.damaged.append(replace(where, detail=error.message))
         return None
 
 
-def _read(store: ts.TensorStore, box: Box, report: Report, where: dict[str, str]) -> NDArray[Any] | None:
+def _read(store: ts.TensorStore, box: Box, report: Report, where: Damage) -> NDArray[Any] | None:
     try:
         return read_part(store, box.slices)
     except (ValueError, OSError) as error:
-        report.damaged.append({**where, "box": str(box), "what": str(error).partition(" [")[0][:300]})
+        report.damaged.append(replace(where, box=box, detail=str(error).partition(" [")[0][:300]))
         return None
