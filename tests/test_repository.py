@@ -111,7 +111,7 @@ def test_the_function_enhance_stays_a_function_when_everything_is_imported() -> 
     assert callable(volumetool.enhance)
 
 
-@pytest.mark.parametrize("name", ["README.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_the_first_pages_stay_short(name: str) -> None:
     assert (ROOT / name).read_text().count("\n") <= 200
 
@@ -131,3 +131,39 @@ def test_the_troubleshooting_page_knows_error_codes_and_variables_that_exist() -
     assert [code for code in sorted(codes) if f'"{code}"' not in source] == []
     ours = set(re.findall(r"VOLUMETOOL_[A-Z_]+", source))
     assert ours == set(re.findall(r"VOLUMETOOL_[A-Z_]+", page))
+
+
+DESIGNS = sorted(ROOT.glob("volumetool/**/DESIGN.md"))
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("examples/*.md"), *ROOT.glob("tests/**/README.md"), *DESIGNS]
+DECISION = re.compile(r"^## (D[0-9]{2}) (.*)$", re.MULTILINE)
+
+
+def test_every_decision_has_a_number_of_its_own_and_is_in_the_index() -> None:
+    decisions = [(*found, path.relative_to(ROOT)) for path in DESIGNS for found in DECISION.findall(path.read_text())]
+    rows = re.findall(
+        r"^\| \[(D[0-9]{2})\]\(([^#)]+)#[^)]*\) \| (.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE
+    )
+    numbers = [number for number, _, _ in decisions]
+    assert len(set(numbers)) == len(numbers) >= 42
+    assert sorted((number, title, str(path)) for number, title, path in decisions) == [
+        (number, title, path) for number, path, title in rows
+    ]
+
+
+@pytest.mark.parametrize("path", DESIGNS, ids=lambda path: str(path.parent.relative_to(ROOT)))
+def test_a_decision_says_its_status_its_problem_its_rule_what_was_refused_and_how_it_is_tested(path: Path) -> None:
+    _, *parts = re.split(r"^## ", path.read_text(), flags=re.MULTILINE)
+    for part in parts:
+        if re.match(r"D[0-9]{2} ", part):
+            assert [word for word in ("Status: ", "*Problem", "*Rule", "*Refused", "*Tested") if word not in part] == [], part
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_decisions_that_a_page_names_exist(path: Path) -> None:
+    page = path.read_text()
+    named = re.findall(r"(?<![\w/.])((?:volumetool|cli|tests|schemas)/[\w/]+(?:\.\w+)?)", page)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    tests = {path.name for path in ROOT.glob("tests/**/test_*.py")}
+    assert set(re.findall(r"\btest_\w+\.py", page)) <= tests
+    known = {number for each in DESIGNS for number, _ in DECISION.findall(each.read_text())}
+    assert set(re.findall(r"\bD[0-9]{2}\b", page)) <= known
