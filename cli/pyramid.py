@@ -18,7 +18,7 @@ def pyramid(
     as_json: Json = False,
 ) -> None:
     """Write the levels of a volume anew, each the mean of the one before; a volume of one level gets the others."""
-    from volumetool.jobs.pyramid import build_pyramid
+    from volumetool.store.pyramid import build_pyramid
 
     size = given_size(voxel_size)
     with observing() as observer:

@@ -34,13 +34,13 @@ from rich.console import Console
 
 from volumetool.geometry import Box
 from volumetool.jobs.convert import convert_volume
-from volumetool.jobs.pyramid import build_pyramid
 from volumetool.store.arrays import write_part
 from volumetool.store.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion
 from volumetool.store.convert import DONE_KEY, FINEST_ALONE
 from volumetool.store.create import OWN_KEY, create_volume, open_for_writing
 from volumetool.store.found import read_json
 from volumetool.store.images import ImageStack
+from volumetool.store.pyramid import build_pyramid
 
 VOXEL_SIZE = (50.0, 8.0, 8.0)
 CONSOLE = Console(width=200)

@@ -83,7 +83,7 @@ def convert(source: str, output: str, levels: int) -> Callable[[], None]:
 
 def pyramid(source: str, _output: str, levels: int) -> Callable[[], None]:
     """Prepare `volumetool pyramid`: reads a compressed volume, writes every level but the finest."""
-    from volumetool.jobs.pyramid import build_pyramid
+    from volumetool.store.pyramid import build_pyramid
 
     def work() -> None:
         assert len(build_pyramid(source).levels) == levels

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from reference import Geometry
 
-from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.network import NetworkOperation
 from volumetool.enhancement.operation import Numerics
@@ -21,6 +20,7 @@ from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.statistics import Statistics, no_normalisation
 from volumetool.geometry import AxisLattice, Box, Lattice, RegionGrid, Triple, joined, plan_levels
 from volumetool.models import Model
+from volumetool.store.voxels import Source
 from volumetool.testing import FakeConfig, FakeModel, fake_model
 
 Voxels = NDArray[Any]

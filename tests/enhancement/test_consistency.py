@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from volumetool.enhancement.columns import Source
 from volumetool.enhancement.predictor import BatchPredictor
 from volumetool.enhancement.region import Enhanced, enhance_region
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.geometry import Region
+from volumetool.store.voxels import Source
 
 Voxels = NDArray[Any]
 

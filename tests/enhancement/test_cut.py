@@ -12,8 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference import enhance_whole, places_of, varied
 
-from volumetool.enhancement.columns import Source, read_columns
+from volumetool.enhancement.columns import read_columns
 from volumetool.geometry import Sharing
+from volumetool.store.voxels import Source
 
 INTEGERS = ("uint8", "int8", "uint16", "int16")
 SEEDS = st.integers(0, 2**32 - 1)

@@ -15,13 +15,13 @@ import torch
 from harness import Case, Voxels, engine_of, flat_case, random_voxels
 from torch import Tensor, nn
 
-from volumetool.enhancement.columns import Source
 from volumetool.enhancement.predictor import BatchPredictor
 from volumetool.enhancement.region import Enhanced, enhance_region
 from volumetool.errors import DataError, NumericsError
 from volumetool.geometry import plan_levels
 from volumetool.models import Model
 from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
+from volumetool.store.voxels import Source
 
 UNTOUCHED = 77
 

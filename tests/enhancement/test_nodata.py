@@ -24,8 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Places, enhance_whole, places_of
 
-from volumetool.enhancement.columns import Source, read_columns
+from volumetool.enhancement.columns import read_columns
 from volumetool.enhancement.statistics import Statistics
+from volumetool.store.voxels import Source
 
 SEEDS = st.integers(0, 2**32 - 1)
 ENDS = [("uint8", 0, 0), ("uint8", 0, 255), ("int16", -32768, -32768), ("int8", 7, -128), ("uint16", 3, 0)]

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from volumetool.enhancement import pipeline as module
-from volumetool.enhancement.pipeline import Pipeline, prefetch
+from volumetool.enhancement.pipeline import Pipeline
+from volumetool.store.prefetch import prefetch
 
 
 def stage_threads() -> list[threading.Thread]:

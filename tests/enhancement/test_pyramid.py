@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from volumetool.enhancement import pyramid
-from volumetool.enhancement.columns import Source
-from volumetool.enhancement.pyramid import build_level, downsample, shadows
 from volumetool.geometry import Box, LevelGrid, RegionGrid, Triple, plan_levels, shard_boxes
+from volumetool.store.levels import build_level, downsample, shadows
+from volumetool.store.voxels import Source
 
 SHAPES = st.tuples(*[st.integers(1, 13)] * 3)
 FACTORS = st.tuples(*[st.integers(1, 2)] * 3)

@@ -20,10 +20,10 @@ from volumetool.jobs.convert import convert_volume
 from volumetool.jobs.crappify import Crappification, crappify_volume, plan_crappification
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan_file import stored_plan
-from volumetool.jobs.pyramid import build_pyramid
 from volumetool.jobs.verify import verify
 from volumetool.store.conversion import plan_conversion
 from volumetool.store.create import write_attributes
+from volumetool.store.pyramid import build_pyramid
 from volumetool.training.crappifiers import load_recipe
 from volumetool.viewing.live.opening import open_live
 from volumetool.viewing.watching.asked import Asked

@@ -17,12 +17,12 @@ from volumetool.events import Event, Progressed
 from volumetool.jobs import demo
 from volumetool.jobs.convert import convert_volume
 from volumetool.jobs.plan_file import stored_plan
-from volumetool.jobs.pyramid import build_pyramid
 from volumetool.jobs.status import job_status
 from volumetool.jobs.verify import verify
 from volumetool.store.conversion import plan_conversion
 from volumetool.store.convert import FINEST_ALONE
 from volumetool.store.open import open_volume
+from volumetool.store.pyramid import build_pyramid
 from volumetool.store.validate import validate_volume
 
 VOXELS = np.random.default_rng(3).integers(0, 65535, (21, 150, 170)).astype(np.uint16)

@@ -23,9 +23,9 @@ from volumetool.events import Observer, RegionEnded, ignore
 from volumetool.jobs import inputs, worker
 from volumetool.jobs.convert import convert_volume
 from volumetool.jobs.crappify import Crappification, crappify_volume, plan_crappification
-from volumetool.jobs.pyramid import build_pyramid
 from volumetool.store import retries
 from volumetool.store.conversion import plan_conversion
+from volumetool.store.pyramid import build_pyramid
 from volumetool.training.crappifiers import RECIPES
 
 Options = dict[str, Any]
@@ -234,7 +234,7 @@ def with_levels(source: str, output: str) -> str:
     [
         (converted, "volumetool.store.convert", "read_part"),
         (crappified, "volumetool.jobs.crappify", "read_voxels"),
-        (with_levels, "volumetool.enhancement.pyramid", "read_voxels"),
+        (with_levels, "volumetool.store.levels", "read_voxels"),
     ],
 )
 def test_chunks_that_are_away_while_a_command_reads_them_are_waited_for(

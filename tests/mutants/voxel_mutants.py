@@ -162,7 +162,7 @@ ENHANCEMENT = (
         ),
     ),
     *table(
-        "volumetool/enhancement/pyramid.py",
+        "volumetool/store/levels.py",
         (
             "nodata averaged in",
             "_block_sums(np.where(valid, voxels, 0).astype(np.float64), factor)",
@@ -177,7 +177,7 @@ ENHANCEMENT = (
         ),
     ),
     *table(
-        "volumetool/enhancement/stored.py",
+        "volumetool/store/voxels.py",
         (
             "read-back skipped",
             "if not np.array_equal(as_bytes(back), as_bytes(self.voxels)):",

@@ -37,7 +37,7 @@ from volumetool.training.train import describe, train
 SIDE, BIG = 64, 2**27
 READ = """
 import pathlib, re, sys
-from volumetool.enhancement.stored import read_voxels
+from volumetool.store.voxels import read_voxels
 from volumetool.errors import DataError
 from volumetool.geometry import Box
 from volumetool.store.open import open_volume

@@ -16,13 +16,13 @@ from small_views import write_n5, write_precomputed, write_zarr2
 
 import volumetool as vt
 from volumetool.configuration import read_options
-from volumetool.enhancement.stored import read_voxels
 from volumetool.errors import VolumetoolError
 from volumetool.geometry import Box
 from volumetool.jobs.inputs import read_table
 from volumetool.models import load_model
 from volumetool.quality.blind import KEY, read_ratings
 from volumetool.store.open import open_volume
+from volumetool.store.voxels import read_voxels
 from volumetool.training.crappifiers import load_recipe
 
 SIZE = (30.0, 8.0, 4.0)

@@ -6,21 +6,18 @@ so that a group's output stays small enough for the caches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import tensorstore as ts
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from volumetool.enhancement.spec import OutputSpec
-from volumetool.enhancement.statistics import valid_voxels
-from volumetool.enhancement.stored import read_voxels
 from volumetool.errors import DataError
 from volumetool.geometry import Box, Lattice, Region, Triple, mirror_index
-from volumetool.store.presence import Check
+from volumetool.store.voxels import Source, read_voxels, valid_voxels
 
 NAN_HINT = "if these voxels mean 'no data', run with --nodata nan"
 
@@ -69,38 +66,6 @@ class Column:
     def position(self, number: int) -> Triple:
         """Return a patch's indices along z, y, x."""
         return self.z[number // len(self.y)], self.y[number % len(self.y)], self.x
-
-
-@dataclass(frozen=True)
-class Source:
-    """The input of a region.
-
-    Parameters
-    ----------
-    voxels : tensorstore.TensorStore
-        Input of the region's channel, z, y, x.
-    mask : tensorstore.TensorStore, optional
-        Zero where nothing needs enhancing; its grid is `mask_factor` times coarser than the input's.
-    mask_factor : tuple of int
-        Input voxels per mask voxel.
-    absent : callable, optional
-        Says of a box of input voxels which of them are missing because their chunks are not stored.
-    bad : callable, optional
-        Names the chunks of a box of input voxels that cannot be read.
-    seen : callable, optional
-        Told all voxels that are read of input and mask, in a fixed order.
-    check, mask_check : callable, optional
-        Know which chunks of input and mask were stored before; one of them that reads as not stored is gone.
-    """
-
-    voxels: ts.TensorStore
-    mask: ts.TensorStore | None = None
-    mask_factor: Triple = (1, 1, 1)
-    absent: Callable[[Box], NDArray[np.bool_]] | None = None
-    bad: Callable[[Box], str] | None = None
-    seen: Callable[[NDArray[Any]], None] | None = None
-    check: Check | None = None
-    mask_check: Check | None = None
 
 
 def section_groups(lattice: Lattice, core: Box, batch: int) -> list[range]:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from volumetool.enhancement.columns import Column
 from volumetool.enhancement.device import Array, to_host
-from volumetool.enhancement.stored import as_bytes
 from volumetool.geometry import Lattice, Sharing, Triple, Turn
 from volumetool.store.kvstore import is_full, unwritable
+from volumetool.store.voxels import as_bytes
 
 HEADER = struct.Struct("<4sI")
 MAGIC = b"vtkp"

@@ -11,7 +11,7 @@ import numpy as np
 import tensorstore as ts
 
 from volumetool.enhancement.blend import blend
-from volumetool.enhancement.columns import Column, Source, read_columns
+from volumetool.enhancement.columns import Column, read_columns
 from volumetool.enhancement.consistency import Consistency
 from volumetool.enhancement.kept import KeptPatches
 from volumetool.enhancement.pipeline import Pipeline
@@ -19,6 +19,7 @@ from volumetool.enhancement.predictor import Predictor
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.writer import downsample_slabs, write_slabs
 from volumetool.geometry import AxisLattice, Region
+from volumetool.store.voxels import Source
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from volumetool.store.chunks import StoredChunks, stored_chunks
 from volumetool.store.limits import UNPACKED, read_checked, unpacked_bytes
 from volumetool.store.presence import Check, check_there, looked
 from volumetool.store.volume import Volume
+from volumetool.store.voxels import valid_voxels
 
 _log = logging.getLogger(__name__)
 
@@ -218,14 +219,6 @@ def _block_state(store: ts.TensorStore, chunks: StoredChunks, boxes: list[Box]) 
 def _apart(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return where two percentiles differ in float32, which is what voxels are normalised in."""
     return high.astype(np.float32) > low.astype(np.float32)
-
-
-def valid_voxels(voxels: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
-    """Return where `voxels` hold data rather than `nodata`."""
-    if nodata is None:
-        return np.ones(voxels.shape, bool)
-    valid: NDArray[np.bool_] = ~np.isnan(voxels) if np.isnan(nodata) else voxels != nodata
-    return valid
 
 
 def _sample(store: ts.TensorStore, boxes: list[Box], check: Check) -> Iterator[tuple[Box, NDArray[Any]]]:

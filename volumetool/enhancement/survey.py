@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from volumetool.enhancement.statistics import BLOCK, valid_voxels
+from volumetool.enhancement.statistics import BLOCK
 from volumetool.geometry import Box, Triple
+from volumetool.store.voxels import valid_voxels
 
 PIECE = 32
 MOST_PIECES, FEWEST_PIECES = 256, 8

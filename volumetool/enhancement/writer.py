@@ -10,10 +10,10 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.enhancement.blend import Slab
-from volumetool.enhancement.pyramid import shadows
 from volumetool.enhancement.spec import OutputSpec
-from volumetool.enhancement.stored import Write, as_bytes
 from volumetool.geometry import Box, slab_boxes
+from volumetool.store.levels import shadows
+from volumetool.store.voxels import Write, as_bytes
 
 
 def downsample_slabs(spec: OutputSpec, slabs: Iterable[Slab]) -> Iterator[tuple[Box, list[NDArray[Any]]]]:

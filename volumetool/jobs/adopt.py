@@ -15,7 +15,6 @@ from itertools import islice
 from random import Random
 from typing import Any
 
-from volumetool.enhancement.pyramid import shadows
 from volumetool.enhancement.spec import check_version
 from volumetool.enhancement.writer import extend_checksum
 from volumetool.errors import ConfigError, DataError, FingerprintError, OutputError, VolumetoolError
@@ -29,7 +28,7 @@ from volumetool.jobs.job_dir import LEASE, PLAN, JobDir, roles_of
 from volumetool.jobs.ledger import Ledger, Record
 from volumetool.jobs.ownership import own
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.plan_file import is_damaged, open_ledger, provenance_of, write_plan
+from volumetool.jobs.plan_file import open_ledger, write_plan
 from volumetool.jobs.planning import plan_anew
 from volumetool.jobs.resolve import resolve
 from volumetool.jobs.structure import METADATA, lost_metadata, restore_metadata
@@ -40,6 +39,8 @@ from volumetool.store.arrays import read_part
 from volumetool.store.create import open_for_writing
 from volumetool.store.found import Json, read_json
 from volumetool.store.kvstore import canonical_url, delete_key, list_keys, read_key
+from volumetool.store.levels import shadows
+from volumetool.store.provenance import is_damaged, provenance_of
 from volumetool.store.roles import told_by_role
 from volumetool.store.urls import check_foreign
 

@@ -16,7 +16,7 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhancement.columns import Source, read_columns
+from volumetool.enhancement.columns import read_columns
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.operation import open_operation
 from volumetool.errors import ConfigError, DataError, ResourceError
@@ -36,6 +36,7 @@ from volumetool.scratch import scratch_folder
 from volumetool.store.create import create_volume, open_for_writing
 from volumetool.store.kvstore import delete_prefix
 from volumetool.store.open import open_volume
+from volumetool.store.voxels import Source
 from volumetool.training.phantom import phantom
 from volumetool.units import show_bytes
 

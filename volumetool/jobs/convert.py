@@ -6,11 +6,11 @@ import shutil
 
 from volumetool.errors import ResourceError
 from volumetool.events import Observer, ignore
-from volumetool.jobs.pyramid import build_pyramid
 from volumetool.machine import existing_folder
 from volumetool.store.conversion import ConversionPlan
 from volumetool.store.convert import write_finest
 from volumetool.store.images import ImageStack
+from volumetool.store.pyramid import build_pyramid
 from volumetool.store.volume import Volume
 from volumetool.units import show_bytes, show_shape, show_size
 

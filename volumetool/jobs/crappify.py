@@ -16,23 +16,22 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhancement.columns import Source
-from volumetool.enhancement.pyramid import build_level, is_stored, require_stored
 from volumetool.enhancement.statistics import fit_statistics
-from volumetool.enhancement.stored import Write, read_voxels
 from volumetool.errors import ConfigError, OutputError, ResourceError
 from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_translation, plan_levels, shard_boxes
-from volumetool.jobs.finish import write_status
 from volumetool.machine import memory_limit, usable_cores, usable_memory
 from volumetool.store.chunks import changed_while_read, level_digests, level_states
 from volumetool.store.create import VolumeLayout, check_output_place, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, contains, delete_prefix
+from volumetool.store.levels import build_level, is_stored, require_stored
 from volumetool.store.open import open_volume
 from volumetool.store.presence import Check
+from volumetool.store.provenance import write_status
 from volumetool.store.roles import output_role, told_by_role
 from volumetool.store.volume import Volume
+from volumetool.store.voxels import Source, Write, read_voxels
 from volumetool.training.crappifiers import Crappifier
 from volumetool.units import show_bytes
 

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetool.enhancement.columns import Source
-from volumetool.enhancement.pyramid import build_level, require_stored
 from volumetool.events import Observer, ignore
 from volumetool.geometry import Size, plan_levels
 from volumetool.jobs.api import enhance
@@ -18,7 +16,9 @@ from volumetool.jobs.run import Outcome
 from volumetool.quality.metrics import psnr
 from volumetool.quality.pictures import Panel, draw_row, enlarge_bilinear
 from volumetool.store.create import VolumeLayout, create_levels, create_volume, open_for_writing
+from volumetool.store.levels import build_level, require_stored
 from volumetool.store.open import open_volume
+from volumetool.store.voxels import Source
 from volumetool.training.crappifiers import load_recipe
 from volumetool.training.phantom import phantom
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from volumetool.enhancement.columns import Source
-from volumetool.enhancement.pyramid import build_level, require_stored
 from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, shard_boxes
 from volumetool.jobs.coarse import write_coarse
 from volumetool.jobs.job_dir import COARSE, UNBUILT
 from volumetool.jobs.ledger import Ledger
 from volumetool.jobs.plan import Plan
-from volumetool.sealed import is_sound, seal
-from volumetool.store.create import OWN_KEY, open_for_writing, write_attributes
-from volumetool.store.found import read_json
-from volumetool.store.kvstore import canonical_url, delete_key
+from volumetool.store.create import open_for_writing, write_attributes
+from volumetool.store.kvstore import delete_key
+from volumetool.store.levels import build_level, require_stored
 from volumetool.store.open import open_volume
 from volumetool.store.shards import delete_torn_shards
+from volumetool.store.voxels import Source
 
 
 def coarse_shards(plan: Plan, within: Box | None = None) -> int:
@@ -84,14 +82,6 @@ def mark_unfinished(plan: Plan) -> None:
     """Take a volume's word back that it is complete, so that the next run writes its coarse levels again."""
     write_attributes(plan.output, plan.provenance("unfinished"))
     delete_key(plan.job_dir.url, COARSE)
-
-
-def write_status(url: str, status: str) -> None:
-    """Change the status that a volume says of itself, and nothing else that it says."""
-    group = read_json(canonical_url(url), "zarr.json") or {}
-    before = group.get("attributes", {}).get(OWN_KEY, {})
-    own = {**before, "status": status}
-    write_attributes(url, seal(own) if is_sound(before) else own)
 
 
 def _coarse(plan: Plan, within: Box | None) -> Iterator[tuple[int, LevelGrid, Box | None]]:

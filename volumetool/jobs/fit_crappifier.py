@@ -7,12 +7,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetool.enhancement.stored import read_voxels
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box, Triple, whole_ratio
 from volumetool.jobs.crappify import grey_limits
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
+from volumetool.store.voxels import read_voxels
 from volumetool.training.crappifiers.estimate import Fit, fit_crappifier
 
 SAMPLE_VOXELS: Final = 2**20

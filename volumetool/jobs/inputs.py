@@ -17,13 +17,14 @@ from volumetool.jobs.checks import check_given_size, mask_factor
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import PLAN, JobDir
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.plan_file import provenance_of, read_plan
+from volumetool.jobs.plan_file import read_plan
 from volumetool.models import fitting_models
 from volumetool.paths import absolute_path, open_file
 from volumetool.store.chunk_keys import VOLUME_METADATA
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, is_local, local_path, read_key
 from volumetool.store.open import open_volume
+from volumetool.store.provenance import provenance_of
 from volumetool.store.volume import Level, Volume
 from volumetool.units import show_size
 

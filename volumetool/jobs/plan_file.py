@@ -10,10 +10,10 @@ from volumetool.errors import ConfigError, InputError, LedgerError, OutputError
 from volumetool.jobs.job_dir import PLAN, TABLE, JobDir, roles_of
 from volumetool.jobs.ledger import Ledger
 from volumetool.jobs.plan import Plan
-from volumetool.sealed import CHECKSUM, decode, encode, is_sound
-from volumetool.store.create import OWN_KEY
-from volumetool.store.found import Json, read_json
+from volumetool.sealed import decode, encode
+from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, is_local, local_path, read_key, write_key
+from volumetool.store.provenance import is_damaged, provenance_of
 from volumetool.store.roles import told_by_role
 
 
@@ -136,18 +136,6 @@ def check_output(plan: Plan) -> None:
         "another output; nothing was touched",
         where=place,
     )
-
-
-def provenance_of(root: Json) -> Json | None:
-    """Return what volumetool wrote into the metadata of a volume, None where it wrote nothing."""
-    attributes = root.get("attributes")
-    own = attributes.get(OWN_KEY) if isinstance(attributes, dict) else None
-    return own if isinstance(own, dict) else None
-
-
-def is_damaged(own: Json) -> bool:
-    """Return whether what a volume says of its making does not fit its own checksum."""
-    return CHECKSUM in own and not is_sound(own)
 
 
 def keep_table(plan: Plan) -> None:

@@ -16,9 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetool.enhancement.columns import Source, input_windows, read_input
+from volumetool.enhancement.columns import input_windows, read_input
 from volumetool.enhancement.spec import OutputSpec
-from volumetool.enhancement.stored import as_bytes
 from volumetool.errors import DataError, InputError
 from volumetool.geometry import Box, Region, Triple
 from volumetool.jobs.inventory import MASK, input_name, read_inventory
@@ -29,6 +28,7 @@ from volumetool.store.limits import read_checked
 from volumetool.store.presence import check_there, looked
 from volumetool.store.retries import VanishedError
 from volumetool.store.volume import Volume
+from volumetool.store.voxels import Source, as_bytes
 
 NAMED = 3
 """Chunks that an error names."""

@@ -18,7 +18,7 @@ from volumetool.jobs.clean import delete_kept, sweep
 from volumetool.jobs.clusters import Cluster, open_cluster
 from volumetool.jobs.coarse import note_unbuilt, read_unbuilt
 from volumetool.jobs.condemn import check_whole
-from volumetool.jobs.finish import build_coarse_levels, finish, mark_unfinished, says_complete, write_status
+from volumetool.jobs.finish import build_coarse_levels, finish, mark_unfinished, says_complete
 from volumetool.jobs.in_flight import InFlight
 from volumetool.jobs.inventory import write_inventory
 from volumetool.jobs.job_dir import LEASE, LEDGER, PLAN, STATES, roles_of
@@ -39,6 +39,7 @@ from volumetool.store.kvstore import (
     read_key,
     shared_context,
 )
+from volumetool.store.provenance import write_status
 from volumetool.store.retries import STORAGE
 from volumetool.store.roles import told_by_role
 

@@ -13,7 +13,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.enhancement.blend import blend
-from volumetool.enhancement.columns import Column, Source, read_columns
+from volumetool.enhancement.columns import Column, read_columns
 from volumetool.enhancement.consistency import Consistency
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.predictor import BatchPredictor
@@ -22,6 +22,7 @@ from volumetool.errors import DataError, NumericsError
 from volumetool.geometry import Box, Region
 from volumetool.jobs.pace import patch_seconds
 from volumetool.store.create import VolumeLayout, array_metadata
+from volumetool.store.voxels import Source
 
 SECTIONS = 2
 """Sections that are enough to see how independent ones compress."""

@@ -19,10 +19,10 @@ from volumetool.jobs.coarse import CoarseShards, coarse_keys, read_coarse, regio
 from volumetool.jobs.job_dir import COARSE, TABLE
 from volumetool.jobs.ledger import TODO, Ledger, Record
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.plan_file import provenance_of
 from volumetool.sealed import is_sound
 from volumetool.store.create import array_metadata, group_metadata
 from volumetool.store.kvstore import encode_json, is_local, join_url, list_keys, local_path, read_key, write_key
+from volumetool.store.provenance import provenance_of
 from volumetool.store.shards import NOTHING, level_keys, stored_as
 
 METADATA = "zarr.json"

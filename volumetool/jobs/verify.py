@@ -17,7 +17,6 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhancement.pyramid import box_of, downsample
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.writer import extend_checksum
 from volumetool.errors import ConfigError, InputError, LedgerError, VolumetoolError
@@ -33,6 +32,7 @@ from volumetool.jobs.structure import Damage, DamageKind, Shards, check_job, che
 from volumetool.jobs.worker import Worker
 from volumetool.store.arrays import read_part
 from volumetool.store.create import open_for_writing
+from volumetool.store.levels import box_of, downsample
 from volumetool.store.roles import told_by_role
 
 Depth = Literal["structure", "stored", "full"]

@@ -15,7 +15,6 @@ from typing import Any
 import tensorstore as ts
 
 from volumetool.enhancement.allocator import keep_freed_memory
-from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.kept import KeptPatches, Shelf
 from volumetool.enhancement.operation import reopen_operation
@@ -38,6 +37,7 @@ from volumetool.store.kvstore import join_url, open_unsynced
 from volumetool.store.open import open_volume
 from volumetool.store.roles import told_by_role
 from volumetool.store.shards import delete_torn_shards
+from volumetool.store.voxels import Source
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from volumetool.enhancement.stored import read_voxels
 from volumetool.errors import VolumetoolError
 from volumetool.geometry import Box, Size, Triple
 from volumetool.store.arrays import read_part
@@ -19,6 +18,7 @@ from volumetool.store.chunk_keys import VOLUME_METADATA
 from volumetool.store.chunks import level_digests
 from volumetool.store.convert import convert
 from volumetool.store.open import open_volume
+from volumetool.store.voxels import read_voxels
 
 Voxels = NDArray[Any]
 

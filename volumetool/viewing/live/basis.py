@@ -11,7 +11,6 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhancement.columns import Source
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.enhancement.statistics import Statistics
@@ -23,6 +22,7 @@ from volumetool.jobs.resolve import resolve
 from volumetool.jobs.worker import Worker
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
+from volumetool.store.voxels import Source
 from volumetool.version import __version__
 from volumetool.viewing.live.cached import cached_context
 

@@ -10,13 +10,13 @@ from typing import Any
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhancement.stored import read_voxels
 from volumetool.geometry import Box
 from volumetool.jobs.finish import says_complete
 from volumetool.jobs.ledger import DONE, Ledger, segment_keys
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.plan_file import open_ledger
 from volumetool.store.create import open_for_writing
+from volumetool.store.voxels import read_voxels
 from volumetool.viewing.live.cached import cached_context
 from volumetool.viewing.live.levels import below
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.enhancement.blend import blend
-from volumetool.enhancement.columns import Column, Position, Source, column_window, read_column, section_groups
+from volumetool.enhancement.columns import Column, Position, column_window, read_column, section_groups
 from volumetool.enhancement.device import Array
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.predictor import enlarge
@@ -23,6 +23,7 @@ from volumetool.errors import VolumetoolError
 from volumetool.geometry import Box, Lattice, Region
 from volumetool.jobs.reads import READINGS, RegionInput
 from volumetool.store.chunks import changed_while_read
+from volumetool.store.voxels import Source
 
 Blocks = tuple[range, range, range]
 """Patch indices along z, y, x."""

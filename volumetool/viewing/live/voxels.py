@@ -13,14 +13,13 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhancement.pyramid import downsample, shadows
 from volumetool.enhancement.quantise import integer_limits
 from volumetool.enhancement.spec import OutputSpec
-from volumetool.enhancement.statistics import valid_voxels
-from volumetool.enhancement.stored import read_voxels
 from volumetool.geometry import Box
 from volumetool.jobs.reads import READINGS
 from volumetool.store.chunks import changed_while_read
+from volumetool.store.levels import downsample, shadows
+from volumetool.store.voxels import read_voxels, valid_voxels
 from volumetool.viewing.live.desk import Desk, Patches
 from volumetool.viewing.live.finished import Finished
 from volumetool.viewing.live.levels import LiveLevel, below

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import tensorstore as ts
 
 from volumetool.enhancement.blend import Slab
-from volumetool.enhancement.stored import read_voxels
 from volumetool.enhancement.writer import downsample_slabs, write_slabs
 from volumetool.errors import LedgerError, OutputError
 from volumetool.events import Observer, counting
@@ -30,6 +29,7 @@ from volumetool.jobs.turns import to_do
 from volumetool.store.create import create_levels, group_metadata, open_for_writing
 from volumetool.store.kvstore import canonical_url, delete_prefix, encode_json, join_url, write_key
 from volumetool.store.shards import delete_torn_shards
+from volumetool.store.voxels import read_voxels
 from volumetool.viewing.watching.growing import STAGED
 
 

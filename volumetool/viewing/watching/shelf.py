@@ -9,10 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from volumetool.enhancement.columns import Source
 from volumetool.enhancement.predictor import BatchPredictor
 from volumetool.enhancement.region import enhance_region
-from volumetool.enhancement.stored import Write, as_bytes
 from volumetool.errors import DataError, NumericsError
 from volumetool.geometry import Box, Lattice, Region, upscaled
 from volumetool.jobs.ledger import Record
@@ -21,6 +19,7 @@ from volumetool.jobs.worker import describe
 from volumetool.store.create import VolumeLayout
 from volumetool.store.open import open_volume
 from volumetool.store.shards import delete_torn_shards
+from volumetool.store.voxels import Source, Write, as_bytes
 from volumetool.version import __version__
 from volumetool.viewing.watching.books import Begun, Tally
 from volumetool.viewing.watching.ground import spec_for

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetool.enhancement.stored import read_voxels
 from volumetool.errors import InputError, VolumetoolError
 from volumetool.events import Observer, SectionRefused
 from volumetool.geometry import Box, Size
@@ -24,6 +23,7 @@ from volumetool.store.images.names import Pattern
 from volumetool.store.kvstore import local_path
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
+from volumetool.store.voxels import read_voxels
 from volumetool.viewing.keys import chunk_keys
 from volumetool.viewing.watching.inbox import Clock, Section, Stamp
 

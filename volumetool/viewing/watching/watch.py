@@ -13,10 +13,10 @@ from volumetool.events import Noted, Observer, SectionsReached, Waiting
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import JobDir
 from volumetool.jobs.ownership import own
-from volumetool.jobs.pyramid import build_pyramid
 from volumetool.store.found import read_json
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path, parent_url
 from volumetool.store.open import open_volume
+from volumetool.store.pyramid import build_pyramid
 from volumetool.viewing.watching.asked import Asked, Watched
 from volumetool.viewing.watching.books import read_begun, write_begun
 from volumetool.viewing.watching.compacting import clear, compact, is_complete

@@ -16,15 +16,13 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.enhancement.columns import Source
-from volumetool.enhancement.pipeline import prefetch
-from volumetool.enhancement.statistics import valid_voxels
-from volumetool.enhancement.stored import Write, read_voxels
 from volumetool.errors import OutputError
 from volumetool.geometry import Box, LevelGrid, Triple, shard_boxes
 from volumetool.store.kvstore import unwritable
+from volumetool.store.prefetch import prefetch
 from volumetool.store.presence import url_of
 from volumetool.store.retries import STORAGE
+from volumetool.store.voxels import Source, Write, read_voxels, valid_voxels
 
 SPAN_VOXELS = 2**24
 """Voxels of the finer level that the pass over coarse levels holds at once."""

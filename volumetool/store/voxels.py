@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,43 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.errors import DataError
-from volumetool.geometry import Box
+from volumetool.geometry import Box, Triple
 from volumetool.store.arrays import read_part, reopened
 from volumetool.store.kvstore import unwritable
 from volumetool.store.presence import Check, url_of
 from volumetool.store.retries import STORAGE, tried
+
+
+@dataclass(frozen=True)
+class Source:
+    """The input of a region.
+
+    Parameters
+    ----------
+    voxels : tensorstore.TensorStore
+        Input of the region's channel, z, y, x.
+    mask : tensorstore.TensorStore, optional
+        Zero where nothing needs enhancing; its grid is `mask_factor` times coarser than the input's.
+    mask_factor : tuple of int
+        Input voxels per mask voxel.
+    absent : callable, optional
+        Says of a box of input voxels which of them are missing because their chunks are not stored.
+    bad : callable, optional
+        Names the chunks of a box of input voxels that cannot be read.
+    seen : callable, optional
+        Told all voxels that are read of input and mask, in a fixed order.
+    check, mask_check : callable, optional
+        Know which chunks of input and mask were stored before; one of them that reads as not stored is gone.
+    """
+
+    voxels: ts.TensorStore
+    mask: ts.TensorStore | None = None
+    mask_factor: Triple = (1, 1, 1)
+    absent: Callable[[Box], NDArray[np.bool_]] | None = None
+    bad: Callable[[Box], str] | None = None
+    seen: Callable[[NDArray[Any]], None] | None = None
+    check: Check | None = None
+    mask_check: Check | None = None
 
 
 def read_voxels(
@@ -107,3 +140,11 @@ class Write:
 def as_bytes(voxels: NDArray[Any]) -> NDArray[np.uint8]:
     """Return the bytes of an array in C order."""
     return np.ascontiguousarray(voxels).reshape(-1).view(np.uint8)
+
+
+def valid_voxels(voxels: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
+    """Return where `voxels` hold data rather than `nodata`."""
+    if nodata is None:
+        return np.ones(voxels.shape, bool)
+    valid: NDArray[np.bool_] = ~np.isnan(voxels) if np.isnan(nodata) else voxels != nodata
+    return valid

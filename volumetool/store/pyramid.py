@@ -7,19 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from volumetool.enhancement.columns import Source
-from volumetool.enhancement.pyramid import build_level, require_stored
 from volumetool.errors import ConfigError, OutputError
 from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, Size, plan_levels, shard_boxes, whole_ratio
-from volumetool.jobs.finish import write_status
 from volumetool.store.chunks import changed_while_read, level_digests, level_states
 from volumetool.store.convert import FINEST_ALONE
 from volumetool.store.create import VolumeLayout, open_for_writing
 from volumetool.store.extend import announce_levels, create_coarser
+from volumetool.store.levels import build_level, require_stored
 from volumetool.store.open import open_volume
+from volumetool.store.provenance import write_status
 from volumetool.store.shards import delete_torn_shards
 from volumetool.store.volume import Level, Volume
+from volumetool.store.voxels import Source
 
 _ROUNDED = 1e-3
 """Share by which voxel sizes of two levels may miss a whole ratio: they are rounded where they are written."""
