@@ -143,7 +143,7 @@ RESUME = (
             "        stored = region_shards(self.plan, region)\n"
             "        made, read = self._input.read_in_one_state(self.plan.spec, region, make)\n"
             "        return Made(made, read, stored)",
-            "jobs/test_pyramid.py::test_the_levels_of_an_enhanced_volume_are_built_to_the_same_bytes",
+            "store/test_pyramid.py::test_the_levels_of_an_enhanced_volume_are_built_to_the_same_bytes",
         ),
     ),
     *table(

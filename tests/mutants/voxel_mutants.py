@@ -173,7 +173,7 @@ ENHANCEMENT = (
             "means beside nodata rounded half up",
             "mean = np.rint(mean)",
             "mean = np.floor(mean + 0.5)",
-            "enhancement/test_pyramid.py::test_leaving_nothing_out_changes_nothing",
+            "store/test_levels.py::test_leaving_nothing_out_changes_nothing",
         ),
     ),
     *table(

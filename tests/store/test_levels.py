@@ -11,8 +11,8 @@ from harness import Voxels, half_even_means, random_voxels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volumetool.enhancement import pyramid
 from volumetool.geometry import Box, LevelGrid, RegionGrid, Triple, plan_levels, shard_boxes
+from volumetool.store import levels
 from volumetool.store.levels import build_level, downsample, shadows
 from volumetool.store.voxels import Source
 
@@ -113,7 +113,7 @@ def test_a_built_level_is_the_mean_of_the_whole_one(
     coarse = ts.array(np.full(level.shape, 99, np.uint8))
     steps: list[Box] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pyramid, "SPAN_VOXELS", span)
+        patch.setattr(levels, "SPAN_VOXELS", span)
         build_level(Source(ts.array(voxels)), coarse, level, nodata=nodata, ready=steps.append)
     np.testing.assert_array_equal(np.asarray(coarse), downsample(voxels, factor, nodata))
     assert steps == list(shard_boxes(level))
