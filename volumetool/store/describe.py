@@ -48,4 +48,5 @@ def _stored_bytes(url: str) -> int | None:
     """Return the size of a local volume; listing an object store could take hours."""
     if not is_local(url):
         return None
-    return sum(file.stat().st_size for file in local_path(url).rglob("*") if file.is_file())
+    place = local_path(url)
+    return sum(file.stat().st_size for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file())

@@ -38,7 +38,7 @@ class FormatSuite:
     ending : str
         How the names of its volumes end.
     dtypes : tuple of str
-        Data types that it stores.
+        Data types that it stores; most tests use the first.
     sized : bool
         Whether it stores voxel sizes; otherwise opening must ask for one.
     position : tuple of float
@@ -68,9 +68,9 @@ class FormatSuite:
         """
         raise NotImplementedError
 
-    def _made(self, folder: Path, dtype: str = "uint8", shape: Triple = _SHAPE, name: str = "volume") -> tuple[Path, Voxels]:
+    def _made(self, folder: Path, dtype: str = "", shape: Triple = _SHAPE, name: str = "volume") -> tuple[Path, Voxels]:
         place = folder / f"{name}{self.ending}"
-        voxels = _random(shape, dtype)
+        voxels = _random(shape, dtype or self.dtypes[0])
         self.write(place, voxels, _SIZE, self.position)
         return place, voxels
 
@@ -114,7 +114,7 @@ class FormatSuite:
         np.testing.assert_array_equal(self._open(place).open().read().result(), voxels)
 
     def test_reading_a_part_reads_few_bytes(self, tmp_path: Path) -> None:
-        place, voxels = self._made(tmp_path, "uint8", (48, 64, 80))
+        place, voxels = self._made(tmp_path, shape=(48, 64, 80))
         array = self._open(place).open()
         before = _bytes_read()
         part = array[10:12, :16].read().result()
@@ -173,7 +173,7 @@ class FormatSuite:
         np.testing.assert_array_equal(volume.open().read().result(), voxels)
 
     def test_it_is_converted_exactly(self, tmp_path: Path) -> None:
-        place, voxels = self._made(tmp_path, self.dtypes[0])
+        place, voxels = self._made(tmp_path)
         made = convert(place, tmp_path / "converted.zarr", voxel_size=None if self.sized else _SIZE)
         np.testing.assert_array_equal(made.open().read().result(), voxels)
         assert made.voxel_size == pytest.approx(_SIZE, rel=1e-6)
