@@ -17,10 +17,6 @@ from volumetool.store.open import open_volume
 VOXELS = np.zeros((16, 18), np.uint8)
 
 
-def _mrc(path: Path) -> None:
-    path.write_bytes(bytes(208) + b"MAP " + bytes(1000))
-
-
 def _zip(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("zarr.json", "{}")
@@ -36,7 +32,8 @@ BEGINS = {
     "v.nrrd": (b"NRRD0004", "NRRD", "Fiji"),
     "v.map.gz": (b"\x1f\x8b\x08", "gzip", "Unpack"),
     "v.xml": (b"<?xml version='1.0'?><SpimData>", "BigDataViewer", "N5"),
-    "v.st": (b"", "MRC", "mrc2tif"),
+    "v.st": (b"", "named like MRC", "write it anew"),
+    "v.mrc.bz2": (b"BZh9", "bzip2", "Unpack"),
     "m.onnx": (b"\x08\x07", "model", "--model"),
     "job.yaml": (b"input: x", "YAML", "--config"),
     "data.bin": (b"??", "a file", "folder"),
@@ -69,9 +66,7 @@ def test_images_are_called_what_they_are_alone_and_in_folders(tmp_path: Path) ->
     _expect(tmp_path / "stack.dat", "TIFF", "must end in .tif")
 
 
-def test_archives_and_maps_are_called_what_they_are(tmp_path: Path) -> None:
-    _mrc(tmp_path / "v.bin")
-    _expect(tmp_path / "v.bin", "MRC", "mrc2tif")
+def test_archives_are_called_what_they_are(tmp_path: Path) -> None:
     _zip(tmp_path / "v.ozx")
     _expect(tmp_path / "v.ozx", "zip", "Unpack")
 
@@ -79,8 +74,6 @@ def test_archives_and_maps_are_called_what_they_are(tmp_path: Path) -> None:
 def test_real_files_of_other_software_are_known(data: Path) -> None:
     folder = data / "format-fixtures"
     for name, kind in (
-        ("mrc/EMD-3197.map", "MRC"),
-        ("mrc/serialem_map_int16.mrc", "MRC"),
         ("mrc/emd_3197.map.gz", "gzip"),
         ("dm/test_STEM_image.dm3", "DigitalMicrograph"),
         ("mobie_bdv_n5_segmentation.xml", "BigDataViewer"),

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
+import mrcfile
+import numpy as np
 import tensorstore as ts
 import zarr
 from numpy.typing import NDArray
@@ -110,3 +112,34 @@ class TestZarr2Array(_ZarrArray):
 
 class TestZarr3Array(_ZarrArray):
     zarr_format = 3
+
+
+class TestMrc(FormatSuite):
+    format = "mrc"
+    ending = ".mrc"
+    dtypes = ("uint16", "int8", "int16", "float32")
+    sparse = False
+
+    def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
+        with mrcfile.new(place) as file:
+            file.set_data(voxels)
+            file.voxel_size = tuple(10 * size for size in reversed(voxel_size))  # angstrom, x, y, z
+            file.header.origin = tuple(10 * at for at in reversed(position))
+            file.header.ispg = 1
+            file.header.mz = len(voxels)
+            file.header.cella.z = 10 * voxel_size[0] * len(voxels)
+
+
+class TestTurnedMrc(TestMrc):
+    """Its columns lie along z, its rows along x, its sections along y."""
+
+    def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
+        z, y, x = (10 * size for size in voxel_size)
+        with mrcfile.new(place) as file:
+            file.set_data(np.ascontiguousarray(voxels.transpose(1, 2, 0)))
+            file.header.mapc, file.header.mapr, file.header.maps = 3, 1, 2
+            file.header.mx, file.header.my, file.header.mz = voxels.shape[::-1]
+            file.header.cella = (x * voxels.shape[2], y * voxels.shape[1], z * voxels.shape[0])
+            # Without an origin, the numbers of the first column, row and section say where it is.
+            starts = [round(at / size) for at, size in zip(position, voxel_size, strict=True)]
+            file.header.nxstart, file.header.nystart, file.header.nzstart = starts[0], starts[2], starts[1]

@@ -11,14 +11,13 @@ _IMAGES = (
     "Save the images as TIFF first (Fiji, or ImageMagick's `mogrify -format tif`), then "
     "`volumetool convert FOLDER OUTPUT.zarr --voxel-size z,y,x`."
 )
-_UNPACK = "Unpack it first, and give the folder that was in it."
+_UNPACK = "Unpack it first, and give what was in it."
 _TIFF = "Convert it first: `volumetool convert FILE.tif OUTPUT.zarr`; the name must end in .tif or .tiff."
 _MODEL = "Models are given with --model."
 _HDF5 = (
     "Export the dataset as OME-Zarr, N5 or TIFF (Fiji, ilastik), or copy it in Python: "
     """`zarr.save("OUTPUT.zarr", h5py.File("FILE.h5")["DATASET"][...])`; then give --voxel-size."""
 )
-_MRC = "Make a TIFF stack of it first (IMOD's `mrc2tif -s`, or Fiji), then `volumetool convert` that, with --voxel-size."
 _NUMPY = """Write it as TIFF first: `tifffile.imwrite("FILE.tif", numpy.load("FILE.npy"))`, then `volumetool convert` that."""
 
 _BEGINS = {
@@ -34,13 +33,13 @@ _BEGINS = {
     b"BM": ("a BMP image", _IMAGES),
     b"PK\x03\x04": ("a zip archive", _UNPACK),
     b"\x1f\x8b": ("compressed with gzip", _UNPACK),
+    b"BZh": ("compressed with bzip2", _UNPACK),
     b"\x93NUMPY": ("a NumPy file", _NUMPY),
     b"NRRD": ("an NRRD file", _FIJI),
     b"ZISRAWFILE": ("a Zeiss CZI file", _FIJI),
 }
 _ENDS = {
     **dict.fromkeys((".h5", ".hdf5", ".hdf", ".ims"), ("an HDF5 file by its name", _HDF5)),
-    **dict.fromkeys((".mrc", ".mrcs", ".rec", ".st", ".ali", ".map", ".ccp4"), ("an MRC file by its name", _MRC)),
     **dict.fromkeys((".dm3", ".dm4"), ("a DigitalMicrograph file", _FIJI)),
     **dict.fromkeys((".czi", ".nd2", ".lif", ".oib", ".oif", ".nii", ".am"), ("a microscope's own format by its name", _FIJI)),
     **dict.fromkeys((".pt", ".pth", ".onnx", ".safetensors", ".ckpt"), ("a model by its name, not a volume", _MODEL)),
@@ -69,8 +68,6 @@ def describe_file(file: Path) -> tuple[str, str]:
     except OSError as error:
         return f"not to be read: {error.strerror}", "Give a volume: a folder, or a URL."
     known = next((said for begin, said in _BEGINS.items() if head.startswith(begin)), None)
-    if head[208:212] == b"MAP ":
-        return "an MRC file", _MRC
     if b"<SpimData" in head or (file.suffix.lower() == ".xml" and head.lstrip().startswith(b"<")):
         return "an XML file, as BigDataViewer writes", _XML
     return known or _ENDS.get(file.suffix.lower()) or ("a file", "A volume is a folder, or a URL: give that.")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from volumetool.store.found import Format, Found
 from volumetool.store.kvstore import is_local, local_path
+from volumetool.store.mrc import MRC
 from volumetool.store.n5 import N5
 from volumetool.store.ome_zarr import OME_ZARR
 from volumetool.store.precomputed import PRECOMPUTED
 from volumetool.store.zarr_array import ZARR_ARRAY
 
-FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED)
+FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, MRC)
 
 
 def find_volume(url: str) -> Found | None:
