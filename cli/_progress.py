@@ -44,7 +44,7 @@ def to_json(event: Event) -> str:
 
 
 class Lines:
-    """Writes an event a line; those that only count are written once a minute.
+    """Writes an event a line; those that only count are written once a minute, and where a part of the work begins.
 
     Parameters
     ----------
@@ -54,15 +54,26 @@ class Lines:
 
     def __init__(self, *, as_json: bool) -> None:
         self._json, self._said = as_json, time.monotonic()
-        self._counts = (Progressed, StepTrained) if as_json else (Progressed, RegionEnded, StepTrained, CurvePoint)
 
     def __call__(self, event: Event) -> None:
         """Write an event."""
         now = time.monotonic()
-        if isinstance(event, self._counts) and not getattr(event, "error", None) and now - self._said < LINE_SECONDS:
+        if self._can_wait(event) and now - self._said < LINE_SECONDS:
             return
         self._said = now
         say(to_json(event) if self._json else f"{time.strftime('%H:%M:%S')} {event}")
+
+    def _can_wait(self, event: Event) -> bool:
+        """Return whether an event only counts, so that a later one says as much."""
+        match event:
+            case Progressed():
+                return event.done > 0
+            case RegionEnded():
+                return not (event.error or self._json)
+            case CurvePoint():
+                return not self._json
+            case _:
+                return isinstance(event, StepTrained)
 
 
 class Bars:

@@ -296,7 +296,7 @@ def counting(observer: Observer, what: str, total: int, done: int = 0) -> Callab
     Parameters
     ----------
     observer : Observer
-        Told at once, and whenever the function is called.
+        Told at once, if there is anything to do, and whenever the function is called.
     what : str
         The part.
     total, done : int
@@ -308,5 +308,6 @@ def counting(observer: Observer, what: str, total: int, done: int = 0) -> Callab
         done += steps
         observer(Progressed(what, done, total))
 
-    count(0)
+    if total:
+        count(0)
     return count

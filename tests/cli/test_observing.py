@@ -19,6 +19,7 @@ RUN: tuple[Event, ...] = (
     RunStarted(2, 3, "http://127.0.0.1:8787"),
     RegionEnded(7, {}, "here:1", 2.0, done=1, total=2, voxels=50_000_000, elapsed=10.0),
     RegionEnded(8, ERROR, "here:1", 2.0, done=2, total=2, voxels=50_000_000, elapsed=20.0),
+    Progressed("coarse levels", 0, 2),
     Progressed("coarse levels", 1, 2),
 )
 TRAINING = (StepTrained(1, 8, 0.5), CurvePoint(1, 0.5, 30.125, 29.5, 1.0), StepTrained(2, 8, 0.25))
@@ -35,8 +36,9 @@ def test_lines_tell_what_is_rare_at_once_and_what_only_counts_once_a_minute(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rare = ["another run was writing this job", "2 of 3 regions to run; dashboard: http://127.0.0.1:8787"]
-    failed, counts = "region 8 failed: a chunk is torn", ["1 of 2 regions, 5.00 Mvox/s, 10 s left", "coarse levels: 50.0%"]
-    for seconds, expected in ((60.0, [*rare, failed]), (0.0, [*rare, counts[0], failed, counts[1]])):
+    later = ["region 8 failed: a chunk is torn", "coarse levels: 0.0%"]
+    counts = "1 of 2 regions, 5.00 Mvox/s, 10 s left", "coarse levels: 50.0%"
+    for seconds, expected in ((60.0, [*rare, *later]), (0.0, [*rare, counts[0], *later, counts[1]])):
         monkeypatch.setattr(_progress, "LINE_SECONDS", seconds)
         with observing() as observer:
             for event in RUN:
@@ -49,7 +51,8 @@ def test_json_has_each_region_and_each_point_of_a_training_but_not_each_step(cap
     for event in (*RUN, *TRAINING):
         lines(event)
     told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert [each["event"] for each in told] == ["Waiting", "RunStarted", *["RegionEnded"] * 2, "CurvePoint"]
+    names = [each["event"] for each in told]
+    assert names == ["Waiting", "RunStarted", "RegionEnded", "RegionEnded", "Progressed", "CurvePoint"]
     assert {name: told[2][name] for name in ("region", "done", "total", "voxels", "elapsed")} == {
         "region": 7,
         "done": 1,
