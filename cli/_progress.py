@@ -7,11 +7,11 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from volumetool.cli.tables import NARROW, say
 
@@ -143,13 +143,3 @@ def can_draw() -> bool:
     """Say whether bars can be drawn on stderr: it is a terminal, wide enough, and moves its cursor."""
     wide = shutil.get_terminal_size().columns >= NARROW
     return wide and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-
-
-@contextmanager
-def suiting(log_format: LogFormat, lines: Callable[..., Any], bars: Callable[[], Any]) -> Iterator[Any]:
-    """Yield bars on a terminal, else lines, as JSON where that is asked for; bars are closed at the end."""
-    if log_format == "json" or not can_draw():
-        yield lines(as_json=log_format == "json")
-        return
-    with closing(bars()) as shown:
-        yield shown
