@@ -31,11 +31,11 @@ from volumetool.jobs.clusters import local, through_dask
 from volumetool.jobs.clusters.begun import say_begun
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import DONE, Ledger, Record
-from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan import WINDOW, Plan
 from volumetool.jobs.plan_file import open_ledger
 from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
-from volumetool.jobs.turns import WINDOW, Turns
+from volumetool.jobs.turns import Turns
 from volumetool.store.create import VolumeLayout, create_volume
 
 SHARD = (8, 64, 64)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from volumetool.enhancement.operation import open_operation
 from volumetool.jobs import pace as module
-from volumetool.jobs.pace import ALIKE, Pace, choose_pace, find_paces, ways
+from volumetool.jobs.pace import ALIKE, choose_pace, find_paces, ways
+from volumetool.jobs.plan import Pace
 
 MODEL = "fake:identity?patch=1,16,16&overlap=0,4,4&trim=0,1,1"
 

@@ -14,8 +14,7 @@ from volumetool.events import Event, Progressed
 from volumetool.jobs.describe import describe_plan
 from volumetool.jobs.job import make_job, read_job
 from volumetool.jobs.ledger import DONE
-from volumetool.jobs.pace import Pace
-from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan import Pace, Plan
 from volumetool.jobs.plan_file import open_ledger
 from volumetool.jobs.planning import plan
 from volumetool.jobs.sample import Sample

@@ -21,11 +21,11 @@ from volumetool.jobs import task
 from volumetool.jobs.clusters import processes, through_dask
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import Record
-from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan import WINDOW, Plan
 from volumetool.jobs.plan_file import open_ledger
 from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
-from volumetool.jobs.turns import WINDOW, Turns
+from volumetool.jobs.turns import Turns
 from volumetool.jobs.worker import Worker
 
 Options = dict[str, Any]

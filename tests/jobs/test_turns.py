@@ -15,9 +15,9 @@ from small_jobs import SMALL, noise, write_input
 from volumetool.geometry import Turn
 from volumetool.jobs.job import make_job
 from volumetool.jobs.ledger import Ledger, Record
-from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan import LOOK_AHEAD, Plan
 from volumetool.jobs.planning import plan
-from volumetool.jobs.turns import LOOK_AHEAD, LookAhead, Turns
+from volumetool.jobs.turns import LookAhead, Turns
 
 
 @given(count=st.integers(0, 60), reach=st.integers(1, 12), avoided=st.data())

@@ -9,8 +9,8 @@ from volumetool.enhancement.quantise import integer_limits
 from volumetool.enhancement.survey import CERTAIN, LIKELY, MANY_ZEROS, Survey
 from volumetool.errors import ConfigError, DataError, ModelError, OutputError, ResourceError
 from volumetool.geometry import Size, Triple
-from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job
+from volumetool.jobs.plan import Estimates
 from volumetool.jobs.sample import Sample
 from volumetool.models import OperationCard, fitting_models
 from volumetool.store.create import check_output_place

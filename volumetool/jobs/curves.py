@@ -21,7 +21,8 @@ from volumetool.enhancement.device import DeviceName, computes_bfloat16, resolve
 from volumetool.enhancement.engine import Engine
 from volumetool.enhancement.operation import Numerics, Operation
 from volumetool.geometry import Triple, default_chunk, plan_levels
-from volumetool.jobs.pace import Pace, choose_pace, measure_paces, patch_seconds
+from volumetool.jobs.pace import choose_pace, measure_paces, patch_seconds
+from volumetool.jobs.plan import Pace
 from volumetool.scratch import scratch_folder
 from volumetool.store.create import VolumeLayout, array_metadata
 from volumetool.store.kvstore import canonical_url, read_key, write_key

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from volumetool.geometry import fused_count
-from volumetool.jobs.estimate import Estimates
-from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan import Estimates, Plan
 from volumetool.units import show_bytes, show_duration, show_scale, show_shape, show_size
 
 KEPT = {

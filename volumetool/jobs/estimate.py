@@ -6,64 +6,14 @@ import math
 import shutil
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.geometry import Box, RegionGrid, Triple
 from volumetool.jobs.job import Job
-from volumetool.jobs.layout import Keep, Keeping, count_patches
+from volumetool.jobs.layout import Keeping, count_patches
+from volumetool.jobs.plan import Estimates
 from volumetool.jobs.sample import Sample
 from volumetool.machine import existing_folder
 from volumetool.store.kvstore import canonical_url, is_local, local_path
-
-
-class Estimates(BaseModel):
-    """The costs of a plan.
-
-    Parameters
-    ----------
-    patches : int
-        Patches that all regions asked for evaluate.
-    recomputed : int
-        Those of them that an earlier region evaluates too. Where patches are kept, several workers add those that neighbours
-        compute at the same time.
-    kept : {"none", "sides", "all"}
-        Shared patches that are kept on disk meanwhile: none, those between regions of one layer, or all.
-    kept_why : str
-        Why.
-    kept_bytes : int
-        Upper bound of what they take on disk at once.
-    read_bytes : int
-        Input voxels, halo included, before compression.
-    written_bytes : int
-        Output of all levels, compressed as a sample of it was.
-    objects : int
-        Files or objects of the output.
-    free_bytes : int, optional
-        Free space where the output goes; unknown for object stores.
-    worker_bytes, allowed_bytes : int
-        Memory that one worker needs, and that it may use.
-    seconds : float
-        From a measured sample of this machine.
-    compression : float
-        Stored bytes per byte of voxels.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    patches: int
-    recomputed: int
-    kept: Keep = "none"
-    kept_why: str = ""
-    kept_bytes: int = 0
-    read_bytes: int
-    written_bytes: int
-    objects: int
-    free_bytes: int | None
-    worker_bytes: int
-    allowed_bytes: int
-    seconds: float
-    compression: float
 
 
 def estimate(job: Job, spec: OutputSpec, keeping: Keeping, sample: Sample, memory: tuple[int, int], workers: int) -> Estimates:

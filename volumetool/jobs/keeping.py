@@ -15,18 +15,16 @@ from volumetool.jobs import estimate
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import PATCHES, JobDir
 from volumetool.jobs.layout import (
-    KEPT_AXES,
     RECOMPUTED_LIMIT,
     REGION_SECONDS,
     Demand,
-    Keep,
     Keeping,
     choose_span,
     count_patches,
     recomputed_share,
 )
+from volumetool.jobs.plan import KEPT_AXES, LOOK_AHEAD, WINDOW, Keep
 from volumetool.jobs.sample import Sample
-from volumetool.jobs.turns import LOOK_AHEAD, WINDOW
 from volumetool.machine import existing_folder
 from volumetool.scratch import scratch_folder
 from volumetool.store.kvstore import canonical_url, delete_key, is_local, join_url, local_path, read_key, write_key

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.errors import ConfigError
@@ -24,18 +23,9 @@ from volumetool.geometry import (
     upscaled,
 )
 from volumetool.jobs.job import Job
+from volumetool.jobs.plan import KEPT_AXES, Keep
 from volumetool.models import OperationCard
 from volumetool.store.volume import Level
-
-Keep = Literal["none", "sides", "all"]
-"""Which patches that several regions need are kept on disk: none, those between regions of one layer along z, or all."""
-
-KEPT_AXES: dict[Keep, tuple[bool, bool, bool]] = {
-    "none": (False, False, False),
-    "sides": (False, True, True),
-    "all": (True, True, True),
-}
-"""Along which axes, z, y, x, a patch that several regions need is computed once."""
 
 LEAST_STRIDES = 2
 """Strides of a region along a blended axis below which it is not cut where patches are kept: so a patch has few owners."""

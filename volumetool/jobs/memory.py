@@ -9,7 +9,7 @@ from volumetool.enhancement.kept import BEHIND, kept_bytes
 from volumetool.enhancement.operation import Operation
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.geometry import Lattice, Triple
-from volumetool.jobs.layout import Keep
+from volumetool.jobs.plan import Keep
 from volumetool.store.limits import UNPACKED
 
 

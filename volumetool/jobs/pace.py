@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from volumetool.enhancement.device import DeviceName, resolve_device
 from volumetool.enhancement.engine import Engine, probe_patches
 from volumetool.enhancement.operation import Numerics, Operation
 from volumetool.geometry import Triple
+from volumetool.jobs.plan import Pace
 from volumetool.machine import usable_cores
 
 GPU_BATCHES = (1, 2, 4, 8, 16, 32)
@@ -34,30 +35,6 @@ ROUNDS, ROUND_SECONDS = 3, 2.0
 
 ALIKE = 0.95
 """A way this close to the fastest is as good; more streams then lose less while other stages take a core."""
-
-
-@dataclass(frozen=True)
-class Pace:
-    """A way to run the network, and how fast it is.
-
-    Parameters
-    ----------
-    streams : int
-        Batches computed side by side; they share the worker's threads.
-    batch : int
-        Patches per call.
-    patch_seconds : float
-        Time per patch.
-    """
-
-    streams: int
-    batch: int
-    patch_seconds: float
-
-    @property
-    def patches(self) -> int:
-        """Patches in the network at once."""
-        return self.streams * self.batch
 
 
 def ways(device: str, threads: int, most: int = sys.maxsize) -> list[tuple[int, int]]:

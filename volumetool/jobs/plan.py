@@ -4,21 +4,108 @@ from __future__ import annotations
 
 import json
 import socket
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from volumetool.enhancement.operation import Numerics
 from volumetool.enhancement.spec import OutputSpec
 from volumetool.geometry import Box, RegionGrid, Sharing, Size, Triple
-from volumetool.jobs.estimate import Estimates
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import JobDir
-from volumetool.jobs.layout import Keep
-from volumetool.jobs.pace import Pace
 from volumetool.options import Kind, kinds
 from volumetool.sealed import seal
 from volumetool.version import __version__
+
+Keep = Literal["none", "sides", "all"]
+"""Which patches that several regions need are kept on disk: none, those between regions of one layer along z, or all."""
+
+KEPT_AXES: dict[Keep, tuple[bool, bool, bool]] = {
+    "none": (False, False, False),
+    "sides": (False, True, True),
+    "all": (True, True, True),
+}
+"""Along which axes, z, y, x, a patch that several regions need is computed once."""
+
+WINDOW = 2
+"""Regions in flight per worker: one that runs and one that waits for it."""
+
+LOOK_AHEAD = 8
+"""Regions that may be passed over for each one in flight: in a grid of 2 x 2 x n regions, one of eight is no neighbour."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A way to run the network, and how fast it is.
+
+    Parameters
+    ----------
+    streams : int
+        Batches computed side by side; they share the worker's threads.
+    batch : int
+        Patches per call.
+    patch_seconds : float
+        Time per patch.
+    """
+
+    streams: int
+    batch: int
+    patch_seconds: float
+
+    @property
+    def patches(self) -> int:
+        """Patches in the network at once."""
+        return self.streams * self.batch
+
+
+class Estimates(BaseModel):
+    """The costs of a plan.
+
+    Parameters
+    ----------
+    patches : int
+        Patches that all regions asked for evaluate.
+    recomputed : int
+        Those of them that an earlier region evaluates too. Where patches are kept, several workers add those that neighbours
+        compute at the same time.
+    kept : {"none", "sides", "all"}
+        Shared patches that are kept on disk meanwhile: none, those between regions of one layer, or all.
+    kept_why : str
+        Why.
+    kept_bytes : int
+        Upper bound of what they take on disk at once.
+    read_bytes : int
+        Input voxels, halo included, before compression.
+    written_bytes : int
+        Output of all levels, compressed as a sample of it was.
+    objects : int
+        Files or objects of the output.
+    free_bytes : int, optional
+        Free space where the output goes; unknown for object stores.
+    worker_bytes, allowed_bytes : int
+        Memory that one worker needs, and that it may use.
+    seconds : float
+        From a measured sample of this machine.
+    compression : float
+        Stored bytes per byte of voxels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    patches: int
+    recomputed: int
+    kept: Keep = "none"
+    kept_why: str = ""
+    kept_bytes: int = 0
+    read_bytes: int
+    written_bytes: int
+    objects: int
+    free_bytes: int | None
+    worker_bytes: int
+    allowed_bytes: int
+    seconds: float
+    compression: float
 
 
 class Plan(BaseModel):

@@ -17,8 +17,8 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import roles_of
 from volumetool.jobs.layout import box_counts, make_lattice, make_levels, output_box
 from volumetool.jobs.memory import MemoryModel
-from volumetool.jobs.pace import Pace, choose_pace, find_paces
-from volumetool.jobs.plan import Plan
+from volumetool.jobs.pace import choose_pace, find_paces
+from volumetool.jobs.plan import Pace, Plan
 from volumetool.machine import memory_limit, usable_cores, usable_memory
 from volumetool.store.limits import check_sections, unpacked_chunk
 from volumetool.store.roles import told_by_role

@@ -9,13 +9,7 @@ import numpy as np
 
 from volumetool.geometry import Turn
 from volumetool.jobs.ledger import DONE, QUARANTINED, Ledger
-from volumetool.jobs.plan import Plan
-
-WINDOW = 2
-"""Regions in flight per worker: one that runs and one that waits for it."""
-
-LOOK_AHEAD = 8
-"""Regions that may be passed over for each one in flight: in a grid of 2 x 2 x n regions, one of eight is no neighbour."""
+from volumetool.jobs.plan import LOOK_AHEAD, Plan
 
 
 class LookAhead:

@@ -26,9 +26,9 @@ from volumetool.jobs.clusters.begun import topic_of
 from volumetool.jobs.clusters.closed import closing
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.ownership import writing_run
-from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan import WINDOW, Plan
 from volumetool.jobs.task import TASK_SECONDS, run_regions
-from volumetool.jobs.turns import WINDOW, Turns
+from volumetool.jobs.turns import Turns
 from volumetool.jobs.worker import runtime_of
 from volumetool.redaction import redact
 
