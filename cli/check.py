@@ -71,7 +71,7 @@ def verify(
     extent = make_extent(level, sample, recompute, seed)
     with observing() as observer:
         plan, report = verify_output(output, extent, allow_host or [], observer)
-    marked = condemn(plan, report) if repair and plan is not None else 0
+        marked = condemn(plan, report, observer) if repair and plan is not None else 0
     if as_json:
         print(json.dumps(report.as_dict() | {"marked": marked}))
     for damage in report.damaged:
@@ -101,7 +101,8 @@ def clean(output: Output, as_json: Json = False) -> None:
     from volumetool.jobs.clean import clean_output
     from volumetool.jobs.plan_file import stored_plan
 
-    cleaned = clean_output(stored_plan(output))
+    with observing() as observer:
+        cleaned = clean_output(stored_plan(output), observer)
     if as_json:
         print(json.dumps(asdict(cleaned)))
     say(f"removed {len(cleaned.removed)} leftover files")

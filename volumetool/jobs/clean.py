@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from volumetool.events import Observer, ignore
 from volumetool.jobs.job_dir import LEASE, PATCHES, roles_of
 from volumetool.jobs.ownership import own
 from volumetool.jobs.plan import Plan
@@ -35,10 +36,17 @@ class Cleaned:
     left: tuple[str, ...]
 
 
-def clean_output(plan: Plan) -> Cleaned:
+def clean_output(plan: Plan, observer: Observer = ignore) -> Cleaned:
     """Remove the kept patches of a job, and temporary files that killed writers left in its output and folder.
 
     Object stores hold no temporary files.
+
+    Parameters
+    ----------
+    plan : Plan
+        The job's stored plan.
+    observer : Observer, optional
+        Told by `Waiting` of a run that may write this job still.
 
     Raises
     ------
@@ -46,7 +54,7 @@ def clean_output(plan: Plan) -> Cleaned:
         ``ledger.owned``: a run writes this job, and those may be its files.
     """
     folder = plan.job_dir.url
-    with told_by_role(*roles_of(plan.job)), own(folder):
+    with told_by_role(*roles_of(plan.job)), own(folder, observer):
         kept = [join_url(folder, key) for key in list_keys(folder, PATCHES + "/")]
         delete_kept(plan)
         swept = [sweep(url, folder) for url in (plan.job_dir.place, folder)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from volumetool.errors import InputError, OutputError
+from volumetool.events import Observer, ignore
 from volumetool.jobs.finish import mark_unfinished, says_complete
 from volumetool.jobs.job_dir import PLAN, roles_of
 from volumetool.jobs.ledger import Ledger, Record, gone
@@ -17,17 +18,26 @@ from volumetool.store.kvstore import delete_key, parent_url
 from volumetool.store.roles import told_by_role
 
 
-def condemn(plan: Plan, report: Report) -> int:
+def condemn(plan: Plan, report: Report, observer: Observer = ignore) -> int:
     """Mark damaged regions as failed, so that the next run makes them and the coarse levels again; return how many.
 
     Metadata are written anew from the plan, and files that are no shards are deleted.
+
+    Parameters
+    ----------
+    plan : Plan
+        The job's stored plan.
+    report : Report
+        What was found.
+    observer : Observer, optional
+        Told by `Waiting` of a run that may write this job still.
 
     Raises
     ------
     LedgerError
         ``ledger.owned``: a run writes this job.
     """
-    with told_by_role(*roles_of(plan.job)), own(plan.job_dir.url):
+    with told_by_role(*roles_of(plan.job)), own(plan.job_dir.url, observer):
         # First: a volume that is known to be damaged calls itself complete at no moment.
         if report.damaged:
             with suppress(InputError):  # one that has lost its metadata calls itself nothing
