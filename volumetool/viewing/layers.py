@@ -21,6 +21,7 @@ from volumetool.viewing.window import Window, fitted_window, job_of, sampled_win
 
 Kind = Literal["image", "segmentation"]
 _CLIENT_FORMATS = {"zarr": "zarr2:", "zarr3": "zarr3:", "n5": "n5:", "neuroglancer_precomputed": "neuroglancer-precomputed:"}
+_CLIENT_FORMATS["virtual_chunked"] = "zarr3:"  # what `ComputedKeys` gives
 _PER_METRE = 1e9
 """Nanometres: dividing by it keeps round numbers round."""
 

@@ -25,6 +25,7 @@ from volumetool.store.ome_zarr import find_ome_zarr, ome_of
 from volumetool.store.precomputed import Precomputed, find_precomputed
 from volumetool.store.volume import Level, Volume
 from volumetool.units import is_long_name, nanometres_per
+from volumetool.viewing.computed import ComputedKeys
 from volumetool.viewing.keys import files_of
 from volumetool.viewing.server import Content, InMemory, KeyReader
 
@@ -43,7 +44,7 @@ def is_image(volume: Volume) -> bool:
 
 def is_placed(volume: Volume) -> bool:
     """Return whether the client finds where a volume's voxels are in the metadata, and reads them as volumetool does."""
-    return is_image(volume) or volume.format == "precomputed"
+    return is_image(volume) or volume.format == "precomputed" or volume.sections is not None
 
 
 def readable(volume: Volume | Precomputed, levels: int | None = None) -> KeyReader:
@@ -57,6 +58,8 @@ def readable(volume: Volume | Precomputed, levels: int | None = None) -> KeyRead
         How many of an image's levels are told of. The coarse ones of a volume that is being written are still empty: from
         afar all of it would look black.
     """
+    if isinstance(volume, Volume) and volume.sections is not None:
+        return ComputedKeys(volume)
     files = files_of(volume)
     if not isinstance(volume, Volume) or not is_image(volume):
         return files
