@@ -1,6 +1,6 @@
 """Enhance sections as a microscope writes them; a thread plays the microscope.
 
-python examples/watch_folder.py watched
+python examples/watch_folder.py arriving
 """
 
 import sys
