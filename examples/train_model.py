@@ -25,7 +25,7 @@ if __name__ == "__main__":
             "degradation": {"recipes": ["sem-fast"]},
             "sampling": {"crop": [1, 16, 16], "acquisitions": 2, "crops": 2},
             "validation": {"share": 0.25, "gap": 4, "batches": 1},
-            "steps": 20,
+            "steps": 8,
             "threads": 1,
             "card": {"stride": [1, 32, 32]},
         }
