@@ -32,4 +32,4 @@ if __name__ == "__main__":
     )
     path = train(config, folder)  # run again: goes on from its last checkpoint
     card = vt.load_model(path).card
-    print(path, card.scale, card.provenance.recipe if card.provenance else "")
+    print(path, card.scale, card.provenance.recipe)
