@@ -107,6 +107,7 @@ def render(evaluation: Evaluation, request: Request) -> str:
         protocol=evaluation.protocol,
         words=protocol_words(evaluation),
         headings=[HEADINGS[metric] for metric in METRICS],
+        raw=sum(not metric.endswith("_affine") for metric in METRICS),
         rows=[_cells(row, evaluation) for row in evaluation.rows],
         missing=evaluation.protocol.not_installed,
         fields=[(pick, _caption(pick), _pictures(pick, restorer, evaluation)) for pick in evaluation.picks],
