@@ -12,7 +12,7 @@ from volumetool.cli.tables import say
 
 
 def convert(
-    input: Annotated[str, typer.Argument(help="TIFF stack, folder of TIFF sections, or a volume.")],  # noqa: A002
+    input: Annotated[str, typer.Argument(help="TIFF stack, folder of TIFF sections, or any other volume.")],  # noqa: A002
     output: Annotated[str, typer.Argument(help="OME-Zarr volume to write.")],
     voxel_size: VoxelSize = None,
     force_voxel_size: ForceVoxelSize = False,
@@ -31,11 +31,12 @@ def convert(
     """
     from volumetool.jobs.checks import check_given_size
     from volumetool.jobs.convert import check_room, convert_volume, describe_conversion
-    from volumetool.store.conversion import open_source, plan_conversion
+    from volumetool.store.conversion import plan_conversion
+    from volumetool.store.open import open_volume
 
     size = numbers(voxel_size, "--voxel-size")
     check_given_size(size, sure=force_voxel_size)
-    plan = plan_conversion(open_source(input, size, gaps), output, voxel_size=size, memory=_bytes(memory))
+    plan = plan_conversion(open_volume(input, voxel_size=size, gaps=gaps), output, memory=_bytes(memory))
     for name, text in describe_conversion(plan):
         say(f"{name:<8}{text}")
     check_room(plan)

@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from rich.console import Console
 
 from volumetool.geometry import Box
 from volumetool.jobs.convert import convert_volume
+from volumetool.machine import usable_cores
 from volumetool.store.arrays import write_part
 from volumetool.store.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion
 from volumetool.store.convert import DONE_KEY, FINEST_ALONE
@@ -98,10 +98,10 @@ def make_sections(folder: Path, stack: Path, sections: int, side: int) -> None:
 
 def time_slab(plan: ConversionPlan, slab: Box, folder: Path) -> tuple[float, float, float]:
     """Return the seconds of decoding some sections, of writing them, and of converting them."""
-    whole = plan.source
+    whole, level = plan.source.sections, replace(plan.source.levels[0], shape=slab.shape)
     assert isinstance(whole, ImageStack)
     stack = replace(whole, planes=whole.planes[slab.start[0] : slab.stop[0]], shape=slab.shape)
-    part = plan_conversion(stack, folder / "part.zarr", voxel_size=VOXEL_SIZE, memory=plan.memory)
+    part = plan_conversion(replace(plan.source, sections=stack, levels=(level,)), folder / "part.zarr", memory=plan.memory)
     seconds = []
     for work in (decode, write, convert):
         voxels = stack.read(0, stack.shape[0]) if work is write else None
@@ -116,17 +116,17 @@ def time_slab(plan: ConversionPlan, slab: Box, folder: Path) -> tuple[float, flo
 def forget(stack: ImageStack) -> None:
     """Let the system drop what it holds of the files, once everything is on disk."""
     os.sync()
-    for name in stack.files:
+    for name in set(stack.files):
         with Path(name).open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def decode(plan: ConversionPlan) -> None:
-    """Decode every section in as many threads as a conversion."""
-    stack = plan.source
-    assert isinstance(stack, ImageStack)
-    with ThreadPoolExecutor(plan.threads) as threads:
-        list(threads.map(lambda z: [band.shape for _, band in stack.bands(z)], range(stack.shape[0])))
+    """Decode every section in as many threads as there are cores."""
+    stack = plan.source.sections
+    assert stack is not None
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        list(threads.map(lambda z: stack.read(z, z + 1).shape, range(stack.shape[0])))
 
 
 def write(plan: ConversionPlan, voxels: NDArray[np.uint8]) -> None:
@@ -141,13 +141,14 @@ def write(plan: ConversionPlan, voxels: NDArray[np.uint8]) -> None:
 def convert(plan: ConversionPlan) -> Counter[int]:
     """Convert; return how often each section was decoded."""
     count: Counter[int] = Counter()
-    bands = ImageStack.bands
+    read = ImageStack.read
 
-    def counted(self: ImageStack, z: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        count[z] += 1
-        return bands(self, z)
+    def counted(self: ImageStack, start: int, stop: int, rows: slice = slice(None)) -> NDArray[Any]:
+        if not rows.start:
+            count.update(range(start, stop))
+        return read(self, start, stop, rows)
 
-    with mock.patch.object(ImageStack, "bands", counted):
+    with mock.patch.object(ImageStack, "read", counted):
         convert_volume(plan)
     return count
 

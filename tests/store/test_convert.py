@@ -25,11 +25,10 @@ from volumetool.store import convert as convert_module
 from volumetool.store.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion
 from volumetool.store.convert import convert, shard_groups
 from volumetool.store.create import VolumeLayout
-from volumetool.store.images import ImageStack
 from volumetool.store.open import open_volume
 from volumetool.store.staging import Staging
 from volumetool.store.validate import validate_volume
-from volumetool.store.volume import Volume
+from volumetool.store.volume import Level, Volume
 
 SIZE = (30.0, 8.0, 4.0)
 VOXELS = np.arange(9 * 20 * 30, dtype=np.uint16).reshape(9, 20, 30)
@@ -141,7 +140,8 @@ def test_no_chunk_of_a_volume_is_decoded_more_than_twice(
 )
 def test_sections_of_any_size_are_planned_in_one_pass(shape: tuple[int, int, int], size: tuple[float, float, float]) -> None:
     (grid, *_) = plan_levels(shape, size, (0.0, 0.0, 0.0))
-    stack = ImageStack("/stack.tif", (None,) * shape[0], shape, np.dtype("uint8"), None, 2**27)
+    level = Level("", shape, size, (0.0, 0.0, 0.0), (1, 2**22 // shape[2], shape[2]), None)
+    stack = Volume("/stack.tif", "tiff", "virtual_chunked", ("z", "y", "x"), np.dtype("uint8"), None, (level,))
     plan = ConversionPlan(stack, "/v.zarr", VolumeLayout("uint8", (grid,)), MEMORY_BYTES)
     assert plan.staged
     assert sum(slab.shape[0] for slab in plan.slabs) == shape[0]
@@ -207,7 +207,7 @@ def test_an_output_named_as_another_format_is_told_what_is_written(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("a.png", "as TIFF first"), ("missing.tif", "spelling"), ("s_*.tif", "the folder"), (".", "a TIFF file")],
+    [("a.png", "as TIFF first"), ("missing.tif", "spelling"), ("s_*.tif", "the folder"), (".", "own directory")],
 )
 def test_what_cannot_be_converted_is_told_what_can(tmp_path: Path, name: str, words: str) -> None:
     for other in ("a.png", "a.mrc"):

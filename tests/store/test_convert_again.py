@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from volumetool.store.chunks import stored_chunks
 from volumetool.store.conversion import plan_conversion
 from volumetool.store.convert import DONE_KEY, convert, write_finest
 from volumetool.store.create import write_attributes
-from volumetool.store.images import ImageStack, open_images
+from volumetool.store.images import ImageStack
 from volumetool.store.open import open_volume
 from volumetool.store.volume import Volume
 
@@ -53,13 +52,13 @@ def chunk_file(volume: Volume, place: tuple[int, int, int]) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """Count how often each section is decoded."""
     count: Counter[int] = Counter()
-    bands = ImageStack.bands
+    read = ImageStack.read
 
-    def counted(self: ImageStack, z: int) -> Iterator[tuple[int, Voxels]]:
-        count[z] += 1
-        return bands(self, z)
+    def counted(self: ImageStack, start: int, stop: int, rows: slice) -> Voxels:
+        count.update(range(start, stop))
+        return read(self, start, stop, rows)
 
-    monkeypatch.setattr(ImageStack, "bands", counted)
+    monkeypatch.setattr(ImageStack, "read", counted)
     return count
 
 
@@ -87,8 +86,8 @@ def test_what_was_killed_goes_on_after_the_last_slab_and_ends_with_the_same_byte
     tmp_path: Path, decoded: Counter[int], writes: int
 ) -> None:
     tifffile.imwrite(tmp_path / "stack.tif", VOXELS, compression="zlib")
-    stack = open_images(tmp_path / "stack.tif")
-    options: dict[str, Any] = {"voxel_size": SIZE, "levels": _levels()[:1]}
+    stack = open_volume(tmp_path / "stack.tif", voxel_size=SIZE)
+    options: dict[str, Any] = {"levels": _levels()[:1]}
     convert(stack, str(tmp_path / "whole.zarr"), **options)
     assert set(decoded.values()) == {1}
     killed(writes, stack, str(tmp_path / "v.zarr"), **options, memory=1)  # a slab of 4 sections is 12 writes
@@ -107,9 +106,10 @@ def test_a_source_that_was_changed_is_not_mixed_in(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "stack.tif", VOXELS[::-1])
     os.utime(tmp_path / "stack.tif", ns=(7, 7))
     plan = plan_conversion(tmp_path / "stack.tif", tmp_path / "v.zarr", voxel_size=SIZE)
-    with pytest.raises(OutputError, match="--overwrite") as caught:
+    with pytest.raises(InputError, match="was written to since") as caught:
         write_finest(plan)
-    assert caught.value.code == "output.exists"
+    assert caught.value.code == "input.changed"
+    assert "--overwrite" in caught.value.hint
     np.testing.assert_array_equal(write_finest(plan, overwrite=True).open().read().result(), VOXELS[::-1])
 
 

@@ -56,7 +56,7 @@ def _expect(path: Path, kind: str, to_do: str) -> None:
 
 def test_images_are_called_what_they_are_alone_and_in_folders(tmp_path: Path) -> None:
     for number in (1, 2):
-        for name, form in (("png", "PNG"), ("jpg", "JPEG"), ("tif", "TIFF")):
+        for name, form in (("png", "PNG"), ("jpg", "JPEG")):
             (tmp_path / name).mkdir(exist_ok=True)
             Image.fromarray(VOXELS).save(tmp_path / name / f"s_{number}.{name}", form)
             to_do = "volumetool convert"

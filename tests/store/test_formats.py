@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import mrcfile
 import numpy as np
 import tensorstore as ts
+import tifffile
 import zarr
 from numpy.typing import NDArray
 
@@ -143,3 +144,26 @@ class TestTurnedMrc(TestMrc):
             # Without an origin, the numbers of the first column, row and section say where it is.
             starts = [round(at / size) for at, size in zip(position, voxel_size, strict=True)]
             file.header.nxstart, file.header.nystart, file.header.nzstart = starts[0], starts[2], starts[1]
+
+
+class TestTiff(FormatSuite):
+    format = "tiff"
+    ending = ".ome.tif"
+    position = (0.0, 0.0, 0.0)
+    sparse = False
+
+    def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:  # noqa: ARG002  (it has none)
+        sizes = {f"PhysicalSize{axis}": size for axis, size in zip("ZYX", voxel_size, strict=True)}
+        units = {f"PhysicalSize{axis}Unit": "nm" for axis in "ZYX"}
+        options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "rowsperstrip": 8}
+        tifffile.imwrite(place, voxels, metadata={"axes": "ZYX", **sizes, **units}, **options)
+
+
+class TestFolderOfTiff(TestTiff):
+    ending = ""
+    sized = False
+
+    def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:  # noqa: ARG002
+        place.mkdir(exist_ok=True)
+        for number, section in enumerate(voxels):
+            tifffile.imwrite(place / f"section {number}.tif", section, photometric="minisblack", tile=(16, 16))

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from volumetool.errors import InputError
-from volumetool.store.images import holds_images, open_images
+from volumetool.store.images import find_images, open_images
 
 VOXELS = np.arange(5 * 6 * 7, dtype=np.uint16).reshape(5, 6, 7)
 
@@ -173,11 +173,11 @@ def test_a_voxel_size_that_is_not_stated_in_full_is_not_guessed(tmp_path: Path, 
 
 
 def test_images_are_told_by_name(tmp_path: Path) -> None:
-    assert not holds_images(tmp_path)
+    assert find_images(str(tmp_path)) is None
     tifffile.imwrite(tmp_path / "A.TIF", VOXELS)
-    assert holds_images(tmp_path)
-    assert holds_images(tmp_path / "A.TIF")
-    assert not holds_images(tmp_path / "missing.tif")
+    assert find_images(str(tmp_path)) is not None
+    assert find_images(str(tmp_path / "A.TIF")) is not None
+    assert find_images(str(tmp_path / "missing.tif")) is None
 
 
 @pytest.mark.parametrize("pattern", ["isbi2012-sstem/*.tif", "temca-fly-tiles/*.tif", "emdiffuse-noisy-u16/*.tif"])

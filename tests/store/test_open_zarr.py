@@ -130,12 +130,15 @@ def test_nothing_at_a_place_is_not_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["stack.tif", "folder/section_1.tiff"])
-def test_images_are_met_with_the_command_that_converts_them(tmp_path: Path, name: str) -> None:
+def test_images_are_volumes_once_their_voxel_size_is_told(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
-    tifffile.imwrite(tmp_path / name, np.zeros((4, 4), np.uint8))
-    with pytest.raises(InputError, match="volumetool convert") as caught:
+    voxels = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    tifffile.imwrite(tmp_path / name, voxels)
+    with pytest.raises(InputError, match="--voxel-size") as caught:
         open_volume(tmp_path / name.split("/", maxsplit=1)[0])
-    assert caught.value.code == "input.not-a-volume"
+    assert caught.value.code == "input.no-voxel-size"
+    volume = open_volume(tmp_path / name.split("/", maxsplit=1)[0], voxel_size=SIZE)
+    np.testing.assert_array_equal(volume.open().read().result(), voxels[None])
 
 
 def test_a_folder_of_other_things_is_met_with_what_it_holds(tmp_path: Path) -> None:

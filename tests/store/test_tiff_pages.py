@@ -195,18 +195,16 @@ def test_time_points_of_an_ome_file_are_sections(tmp_path: Path) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
-def test_bands_of_large_sections_hold_every_row_once(
+def test_any_rows_of_large_sections_are_read_without_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], photometric: str
 ) -> None:
     tifffile.imwrite(tmp_path / "a.tif", VOXELS, photometric=photometric, **options)
     wanted = VOXELS if photometric == "minisblack" else 255 - VOXELS
     monkeypatch.setattr(pages, "BAND_BYTES", 10 * 60)
     stack = open_images(tmp_path / "a.tif")
-    bands = list(stack.bands(5))
-    np.testing.assert_array_equal(np.concatenate([band for _, band in bands]), wanted[5])
-    assert [top for top, _ in bands] == list(np.cumsum([0, *(len(band) for _, band in bands)])[:-1])
-    assert max(band.nbytes for _, band in bands) <= stack.band
-    np.testing.assert_array_equal(stack.read(0, 8, slice(5, 33)), wanted[:, 5:33])
+    assert stack.rows == (40 if options == {"compression": "zlib"} else 16 if "tile" in options else 9 if options else 10)
+    for top, bottom in ((0, 40), (5, 33), (16, 32), (39, 40)):
+        np.testing.assert_array_equal(stack.read(0, 8, slice(top, bottom)), wanted[:, top:bottom])
 
 
 def ome(planes: str, *, depth: int = 8, uuid: str = "1", more: str = "") -> str:

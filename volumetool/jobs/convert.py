@@ -9,7 +9,6 @@ from volumetool.events import Observer, ignore
 from volumetool.machine import existing_folder
 from volumetool.store.conversion import ConversionPlan
 from volumetool.store.convert import write_finest
-from volumetool.store.images import ImageStack
 from volumetool.store.pyramid import build_pyramid
 from volumetool.store.volume import Volume
 from volumetool.units import show_bytes, show_shape, show_size
@@ -74,9 +73,9 @@ def describe_conversion(plan: ConversionPlan) -> list[tuple[str, str]]:
         ),
         ("memory", f"about {show_bytes(plan.peak_bytes)} of {show_bytes(plan.memory)}"),
     ]
-    if isinstance(source, ImageStack):
-        lines.insert(1, ("files", f"{len(source.files)}, each section decoded once"))
-        lines += [("note", note) for note in source.notes]
+    if source.sections is not None:
+        lines.insert(1, ("files", f"{len(source.sections.files)}, each section decoded once"))
+    lines += [("note", note) for note in source.attributes.get("notes", ())]
     if plan.staged:
         lines.append(
             ("disk", f"{show_bytes(plan.staging_bytes)} in {plan.staging_folder} while it runs: a step exceeds the memory")

@@ -19,16 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from volumetool.errors import InputError, OutputError
+from volumetool.errors import OutputError
 from volumetool.geometry.box import Box, Size, Triple
 from volumetool.geometry.levels import LevelGrid, plan_levels
-from volumetool.machine import usable_cores, usable_memory
+from volumetool.machine import usable_memory
 from volumetool.store.create import VolumeLayout, array_metadata, check_output_place, group_metadata
 from volumetool.store.found import Json
-from volumetool.store.images import Gaps, ImageStack, holds_images, open_images
 from volumetool.store.kvstore import canonical_url, contains, is_local, local_path, place_text
 from volumetool.store.open import open_volume
-from volumetool.store.retries import CONCURRENCY
 from volumetool.store.roles import output_role, told_by_role
 from volumetool.store.volume import Volume
 
@@ -43,7 +41,7 @@ class ConversionPlan:
 
     Attributes
     ----------
-    source : Volume or ImageStack
+    source : Volume
         What is read.
     url : str
         The new volume.
@@ -53,20 +51,20 @@ class ConversionPlan:
         Bytes to use.
     """
 
-    source: Volume | ImageStack
+    source: Volume
     url: str
     layout: VolumeLayout
     memory: int
 
     @property
     def chunk(self) -> Triple:
-        """Shape of what is decoded of the source at once: of images a section."""
-        return self.source.levels[0].chunk if isinstance(self.source, Volume) else (1, *self.source.shape[1:])
+        """Shape of what is decoded of the source at once."""
+        return self.source.levels[0].chunk
 
     @property
     def place(self) -> str:
         """Place of the source."""
-        return self.source.url if isinstance(self.source, Volume) else self.source.path
+        return self.source.url
 
     @property
     def sections(self) -> int:
@@ -82,18 +80,16 @@ class ConversionPlan:
             "source_identity": self.source.identity,
             "layout": hashlib.sha256(json.dumps(layout, sort_keys=True).encode()).hexdigest(),
         }
-        if isinstance(self.source, ImageStack) and self.source.blank:
-            said |= {"first_section": self.source.first, "blank_sections": list(self.source.blank)}
+        if blank := self.source.attributes.get("blank_sections"):
+            said |= {"first_section": self.source.attributes["first_section"], "blank_sections": blank}
         return said
 
     @cached_property
     def slabs(self) -> tuple[Box, ...]:
         """The steps of one channel: whole sections, whole shards."""
-        grid, voxels = self.layout.levels[0], self._half
-        if isinstance(self.source, Volume):  # as deep as its chunks, so that none is read for three slabs
-            depth = self.source.levels[0].chunk[0] + grid.shard[0] - 1
-            voxels = max(voxels, depth * grid.shape[1] * grid.shape[2])
-        return tuple(shard_groups(grid, voxels))
+        grid = self.layout.levels[0]
+        depth = self.chunk[0] + grid.shard[0] - 1  # as deep as chunks of the source, so that none is read for three slabs
+        return tuple(shard_groups(grid, max(self._half, depth * grid.shape[1] * grid.shape[2])))
 
     @property
     def staged(self) -> bool:
@@ -114,22 +110,14 @@ class ConversionPlan:
 
     @property
     def part_voxels(self) -> int:
-        """That are written at once, or read at once of a volume; one shard at least."""
+        """That are read or written at once; one shard at least."""
         return max(self.memory // 8 // self._itemsize, prod(self.layout.levels[0].shard))
-
-    @property
-    def threads(self) -> int:
-        """That decode sections side by side."""
-        if isinstance(self.source, Volume):
-            return 1
-        return max(1, min(CONCURRENCY, usable_cores(), self.memory // 8 // self.source.band))
 
     @property
     def peak_bytes(self) -> int:
         """That are held at once, about: what is read, and beside it what is decoded or compressed."""
         held = 0 if self.staged else next(self.boxes(self.slabs[0])).voxels * self._itemsize
-        decoded = 2 * self.threads * self.source.band if isinstance(self.source, ImageStack) else 0
-        return held + max(decoded, 3 * min(self.part_voxels, self.slabs[0].voxels) * self._itemsize)
+        return held + 3 * min(self.part_voxels, self.slabs[0].voxels) * self._itemsize
 
     @property
     def staging_folder(self) -> Path:
@@ -150,7 +138,7 @@ class ConversionPlan:
 
 
 def plan_conversion(
-    source: str | os.PathLike[str] | Volume | ImageStack,
+    source: str | os.PathLike[str] | Volume,
     url: str | os.PathLike[str],
     *,
     voxel_size: Size | None = None,
@@ -158,18 +146,15 @@ def plan_conversion(
     memory: int | None = None,
 ) -> ConversionPlan:
     """Look at the source and decide everything; write nothing. Parameters and errors are those of `convert`."""
-    origin = source if isinstance(source, ImageStack) else open_source(source, voxel_size)
+    if not isinstance(source, Volume) or voxel_size is not None:
+        source = open_volume(source.url if isinstance(source, Volume) else source, voxel_size=voxel_size)
     with told_by_role(output_role(place_text(url))):
         place = canonical_url(url)
     check_output_place(place)
-    if isinstance(origin, Volume):
-        size, translation, channels = origin.voxel_size, origin.translation, origin.channels
-    else:
-        size, translation, channels = _size(origin, voxel_size), (0.0, 0.0, 0.0), None
-    grids = levels or plan_levels(origin.shape, size, translation)
-    name = Path(origin.url if isinstance(origin, Volume) else origin.path).name
+    grids = levels or plan_levels(source.shape, source.voxel_size, source.translation)
     memory = memory or max(1, min(MEMORY_BYTES, usable_memory() // 2))
-    plan = ConversionPlan(origin, place, VolumeLayout(origin.dtype.name, grids, channels, name=name), memory)
+    layout = VolumeLayout(source.dtype.name, grids, source.channels, name=Path(source.url).name)
+    plan = ConversionPlan(source, place, layout, memory)
     if contains(plan.place, place) or contains(place, plan.place):
         raise OutputError(
             "output.inside-input",
@@ -178,32 +163,6 @@ def plan_conversion(
             where=place,
         )
     return plan
-
-
-def open_source(
-    source: str | os.PathLike[str] | Volume, voxel_size: Size | None = None, gaps: Gaps = "refuse"
-) -> Volume | ImageStack:
-    """Open what is to be converted.
-
-    Raises
-    ------
-    InputError
-        As `open_volume` and `open_images`.
-    """
-    if isinstance(source, Volume):
-        return source if voxel_size is None else open_volume(source.url, voxel_size=voxel_size)
-    place = canonical_url(source)
-    if is_local(place) and holds_images(place):
-        return open_images(place, gaps=gaps)
-    try:
-        return open_volume(place, voxel_size=voxel_size)
-    except InputError as error:
-        if error.code not in ("input.not-found", "input.not-a-volume"):
-            raise
-        hint = f"{error.hint} Or a TIFF file, or a folder of TIFF sections: save PNG, JPEG, MRC, HDF5 and others as TIFF first."
-        if "*" in place or "?" in place:
-            hint = "Give the folder of the sections itself, not a pattern of names."
-        raise InputError(error.code, error.message, hint=hint, where=place) from error
 
 
 def shard_groups(grid: LevelGrid, voxels: int) -> Iterator[Box]:
@@ -223,15 +182,3 @@ def cut(box: Box, step: Triple, voxels: int) -> Iterator[Box]:
     starts = (range(a // n * n, b, n) for a, b, n in zip(box.start, box.stop, size, strict=True))
     for z, y, x in product(*starts):
         yield Box((z, y, x), (z + size[0], y + size[1], x + size[2])).intersection(box)
-
-
-def _size(stack: ImageStack, voxel_size: Size | None) -> Size:
-    size = voxel_size or stack.voxel_size
-    if size is None:
-        raise InputError(
-            "input.no-voxel-size",
-            f"{stack.path} does not say how large its voxels are",
-            hint="Give it in nanometres: --voxel-size z,y,x",
-            where=stack.path,
-        )
-    return (float(size[0]), float(size[1]), float(size[2]))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,9 @@ from volumetool.geometry.box import Box, Size
 from volumetool.geometry.levels import LevelGrid
 from volumetool.store.arrays import read_part, write_part
 from volumetool.store.chunks import changed_while_read, level_digests, stored_chunks
-from volumetool.store.conversion import MEMORY_BYTES, ConversionPlan, cut, open_source, plan_conversion, shard_groups
+from volumetool.store.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion, shard_groups
 from volumetool.store.create import OWN_KEY, create_volume, open_for_writing, write_attributes
 from volumetool.store.found import Json, read_json
-from volumetool.store.images import ImageStack
 from volumetool.store.kvstore import brief, delete_prefix, join_url, list_keys, unwritable
 from volumetool.store.open import open_volume
 from volumetool.store.presence import Check
@@ -32,7 +30,7 @@ from volumetool.store.roles import output_role, told_by_role
 from volumetool.store.staging import Held, Staging
 from volumetool.store.volume import Volume
 
-__all__ = ["MEMORY_BYTES", "convert", "open_source", "plan_conversion", "shard_groups", "write_finest"]
+__all__ = ["MEMORY_BYTES", "convert", "plan_conversion", "shard_groups", "write_finest"]
 
 FINEST_ALONE = "finest level alone"
 """What a volume says of itself while its coarser levels are built."""
@@ -45,7 +43,7 @@ STORED_KEY = "shards_stored"
 
 READ_KEY = "source_read"
 """Under which it says what those sections were read from: pairs of the last section, and of a digest of the stored chunks from
-the pair before on. Of images the provenance says it."""
+the pair before on."""
 
 Read = list[tuple[int, str]]
 """What `READ_KEY` says."""
@@ -55,7 +53,7 @@ Put = Callable[[Box, npt.NDArray[Any]], None]
 
 
 def convert(
-    source: str | os.PathLike[str] | Volume | ImageStack,
+    source: str | os.PathLike[str] | Volume,
     url: str | os.PathLike[str],
     *,
     voxel_size: Size | None = None,
@@ -70,8 +68,8 @@ def convert(
 
     Parameters
     ----------
-    source : str, path, Volume or ImageStack
-        A volume, a TIFF stack or a folder of TIFF sections.
+    source : str, path or Volume
+        A volume of any format that is read.
     url : str or path
         The new volume.
     voxel_size : tuple of float, optional
@@ -92,7 +90,7 @@ def convert(
     Raises
     ------
     InputError
-        As `open_volume` and `open_images`; ``input.no-voxel-size``, ``input.changed``.
+        As `open_volume`; ``input.changed``.
     OutputError
         As `create_volume`; ``output.inside-input``, ``output.format``.
     DataError
@@ -134,11 +132,8 @@ def write_finest(plan: ConversionPlan, *, overwrite: bool = False, observer: Obs
         for rest, (state, check) in zip(rests, [_state(plan, channel, rest) for rest in rests], strict=True):
             stored += _Copy(plan, channel, target, count, check).run(rest)
             _require_unchanged(plan, channel, rest, state)
-            done_now: Json = {DONE_KEY: before + rest.stop[0], STORED_KEY: stored}
-            if isinstance(plan.source, Volume):
-                read.append((before + rest.stop[0], state))
-                done_now[READ_KEY] = read
-            write_attributes(plan.url, begun | done_now)
+            read.append((before + rest.stop[0], state))
+            write_attributes(plan.url, begun | {DONE_KEY: before + rest.stop[0], STORED_KEY: stored, READ_KEY: read})
     _require_stored(plan, stored)
     write_attributes(plan.url, {**begun, "status": FINEST_ALONE, **_read_in_all(plan, read)})
     return open_volume(plan.url)
@@ -205,7 +200,7 @@ class _Copy:
         channel: int,
         target: ts.TensorStore,
         count: Callable[[int], None],
-        check: Check | None,
+        check: Check,
     ) -> None:
         self._plan, self._channel, self._target, self._count, self._check = plan, channel, target, count, check
         self._dtype, self._shard = np.dtype(plan.layout.dtype), plan.layout.levels[0].shard
@@ -225,25 +220,7 @@ class _Copy:
         return Held(box.shape, self._dtype)
 
     def _gather(self, box: Box, put: Put) -> None:
-        if isinstance(self._plan.source, ImageStack):
-            self._gather_sections(self._plan.source, box, put)
-        else:
-            self._gather_chunks(self._plan.source, box, put)
-
-    def _gather_sections(self, stack: ImageStack, box: Box, put: Put) -> None:
-        def gather(z: int) -> None:
-            for top, band in stack.bands(z):
-                place = Box((z - box.start[0], top, 0), (z - box.start[0] + 1, top + len(band), box.shape[2]))
-                put(place, band[np.newaxis])
-
-        threads = ThreadPoolExecutor(self._plan.threads)
-        try:
-            for _ in threads.map(gather, range(box.start[0], box.stop[0])):
-                self._count(box.shape[1] * box.shape[2])
-        finally:
-            threads.shutdown(cancel_futures=True)
-
-    def _gather_chunks(self, volume: Volume, box: Box, put: Put) -> None:
+        volume = self._plan.source
         array = volume.open(0, self._channel, strict=True)
         for part in cut(box, self._plan.chunk, self._plan.part_voxels):
             try:
@@ -294,18 +271,15 @@ def _within(part: Box, box: Box) -> Box:
     return part.shifted((-box.start[0], -box.start[1], -box.start[2]))
 
 
-def _state(plan: ConversionPlan, channel: int, slab: Box) -> tuple[str, Check | None]:
-    """Return what is stored of a slab's source: of images as they were when they were opened, of a volume as it is now.
-
-    With it comes what `read_part` asks about a volume.
+def _state(plan: ConversionPlan, channel: int, slab: Box) -> tuple[str, Check]:
+    """Return what is stored of a slab's source now, and what `read_part` asks about it.
 
     Raises
     ------
     DataError, InputError
         The volume is gone, or does not answer.
     """
-    source = plan.source
-    return (source.identity, None) if isinstance(source, ImageStack) else stored_chunks(source, 0, channel).state(slab)
+    return stored_chunks(plan.source, 0, channel).state(slab)
 
 
 def _require_same_source(plan: ConversionPlan, read: Read) -> None:
@@ -339,8 +313,6 @@ def _read_in_all(plan: ConversionPlan, read: Read) -> Json:
     InputError
         ``input.changed``: the source is no longer what was read.
     """
-    if not isinstance(plan.source, Volume):
-        return {}
     sections = plan.layout.levels[0].shape[0]
     whole = [(number * sections, state) for number, state in enumerate(level_digests(plan.source, 0), start=1)]
     _require_same_source(plan, read)  # last: so it holds of what was looked at before it, too
@@ -355,10 +327,8 @@ def _require_unchanged(plan: ConversionPlan, channel: int, slab: Box, state: str
     InputError
         ``input.changed``.
     """
-    source = plan.source
     try:
-        now = source.identity_now() if isinstance(source, ImageStack) else _state(plan, channel, slab)[0]
-        changed = now != state
+        changed = _state(plan, channel, slab)[0] != state
     except (DataError, InputError, OSError):
         changed = True
     if changed:

@@ -40,6 +40,7 @@ _BEGINS = {
 }
 _ENDS = {
     **dict.fromkeys((".h5", ".hdf5", ".hdf", ".ims"), ("an HDF5 file by its name", _HDF5)),
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), ("an image by its name", _IMAGES)),
     **dict.fromkeys((".dm3", ".dm4"), ("a DigitalMicrograph file", _FIJI)),
     **dict.fromkeys((".czi", ".nd2", ".lif", ".oib", ".oif", ".nii", ".am"), ("a microscope's own format by its name", _FIJI)),
     **dict.fromkeys((".pt", ".pth", ".onnx", ".safetensors", ".ckpt"), ("a model by its name, not a volume", _MODEL)),
@@ -70,4 +71,4 @@ def describe_file(file: Path) -> tuple[str, str]:
     known = next((said for begin, said in _BEGINS.items() if head.startswith(begin)), None)
     if b"<SpimData" in head or (file.suffix.lower() == ".xml" and head.lstrip().startswith(b"<")):
         return "an XML file, as BigDataViewer writes", _XML
-    return known or _ENDS.get(file.suffix.lower()) or ("a file", "A volume is a folder, or a URL: give that.")
+    return known or _ENDS.get(file.suffix.lower()) or ("a file", "Most volumes are a folder, or a URL: give that.")

@@ -6,6 +6,7 @@ Its file turns the metadata that it finds into a `Found`; its test is a subclass
 from __future__ import annotations
 
 from volumetool.store.found import Format, Found
+from volumetool.store.images import TIFF
 from volumetool.store.kvstore import is_local, local_path
 from volumetool.store.mrc import MRC
 from volumetool.store.n5 import N5
@@ -13,7 +14,7 @@ from volumetool.store.ome_zarr import OME_ZARR
 from volumetool.store.precomputed import PRECOMPUTED
 from volumetool.store.zarr_array import ZARR_ARRAY
 
-FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, MRC)
+FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, MRC, TIFF)
 
 
 def find_volume(url: str) -> Found | None:

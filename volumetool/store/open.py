@@ -16,7 +16,7 @@ from volumetool.store.arrays import SPACE, Driver, open_array
 from volumetool.store.foreign import describe_file
 from volumetool.store.formats import find_volume, named_like, readable_formats
 from volumetool.store.found import Found, FoundLevel, broken, check_allowed, read_json, sense, wrong_axes
-from volumetool.store.images.names import is_tiff
+from volumetool.store.images import Gaps, find_images
 from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path
 from volumetool.store.limits import check_levels
 from volumetool.store.precomputed import scale_structure
@@ -37,7 +37,7 @@ _STRUCTURE: dict[Driver, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def open_volume(url: str | os.PathLike[str], *, voxel_size: Size | None = None) -> Volume:
+def open_volume(url: str | os.PathLike[str], *, voxel_size: Size | None = None, gaps: Gaps = "refuse") -> Volume:
     """Open a volume for reading.
 
     Parameters
@@ -48,6 +48,9 @@ def open_volume(url: str | os.PathLike[str], *, voxel_size: Size | None = None) 
     voxel_size : tuple of float, optional
         Nanometres, z, y, x, of the finest level. Needed if the metadata have none; otherwise it corrects them: coarser
         levels and all translations are scaled along.
+    gaps : str
+        What becomes of missing numbers between the TIFF sections of a folder: ``refuse``, ``keep`` (blank sections) or
+        ``close``.
 
     Returns
     -------
@@ -60,11 +63,11 @@ def open_volume(url: str | os.PathLike[str], *, voxel_size: Size | None = None) 
         ``input.not-found``, ``input.not-a-volume``, ``input.labels``, ``input.version``, ``input.axes``,
         ``input.dtype``, ``input.no-voxel-size``, ``input.voxel-size``, ``input.broken-metadata``,
         ``input.forbidden``, ``input.level-missing``, ``input.unreadable``, ``input.unsupported``, ``input.url``,
-        ``input.url-secret``, ``input.too-large``, ``input.empty``.
+        ``input.url-secret``, ``input.too-large``, ``input.empty``; of TIFF those of `open_images`.
     """
     place, correction = canonical_url(url), _check_voxel_size(voxel_size)
     with sense(place):
-        found = find_volume(place)
+        found = find_volume(place) if gaps == "refuse" else find_images(place, gaps)
         volume = None if found is None else _volume(found, correction)
     if volume is None:
         check_allowed(place, "zarr.json")
@@ -113,7 +116,7 @@ def open_levels(found: Found) -> list[ts.TensorStore]:
 def _array(found: Found, level: FoundLevel) -> ts.TensorStore:
     url = join_url(found.url, check_below(found.url, level.path))
     if found.sections is not None:
-        return open_sections(url, found.sections)
+        return open_sections(found.sections)
     if found.driver in _STRUCTURE and read_json(url, _STRUCTURE[found.driver][0]) is None:
         check_allowed(url, _STRUCTURE[found.driver][0])
         raise InputError(
@@ -242,8 +245,8 @@ def _nothing_here(url: str) -> InputError:
         hint = "Check the spelling, and that it is the directory that holds zarr.json, .zattrs, attributes.json or info."
         if path is None and (like := named_like(url)) is not None:
             hint = f"{like.name} is read from local disks alone: copy it here first."
-        elif path is None and is_tiff(url):
-            hint = "TIFF is read from local disks alone: copy it here, and convert it first (volumetool convert)."
+        elif "*" in url or "?" in url:
+            hint = "Give the folder of the sections itself, not a pattern of names."
         return InputError(
             "input.not-found",
             f"nothing to read at {url}; {wanted}",
@@ -256,12 +259,9 @@ def _nothing_here(url: str) -> InputError:
             what, hint = f"named like {like.name}, but does not begin like it", "Copy it again, or write it anew."
         return InputError("input.not-a-volume", f"{url} is {what}; {wanted}", hint=hint, where=url)
     names = sorted(entry.name for entry in path.iterdir())
-    images = [name for name in names if is_tiff(name)]
     seen = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
     hint = "Give the volume's own directory."
-    if images:
-        seen, hint = f"TIFF images ({images[0]})", f"Convert it first: volumetool convert {url} OUTPUT.zarr"
-    elif first := next((path / name for name in names if (path / name).is_file()), None):
+    if first := next((path / name for name in names if (path / name).is_file()), None):
         what, to_do = describe_file(first)
         seen, hint = (f"{seen} ({first.name} is {what})", to_do) if what != "a file" else (seen, hint)
     elif folder := next((name for name in ("zarr.json", ".zattrs", ".zarray", "attributes.json") if name in names), None):

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from volumetool.geometry.box import Triple
 from volumetool.store.kvstore import shared_context
-from volumetool.store.limits import check_array
 
 
 class Sections(Protocol):
@@ -43,34 +42,25 @@ class Sections(Protocol):
         """
 
 
-def open_sections(place: str, sections: Sections, context: ts.Context | None = None) -> ts.TensorStore:
+def open_sections(sections: Sections, context: ts.Context | None = None) -> ts.TensorStore:
     """Return sections as a read-only array, whose chunks are rows of one section; what is not read takes no memory.
 
     Parameters
     ----------
-    place : str
-        The volume, for errors.
     sections : Sections
         What is read.
     context : tensorstore.Context, optional
         Thread pools and cache; by default those of `shared_context`.
-
-    Raises
-    ------
-    InputError
-        ``input.too-large``, ``input.empty``: more than this machine may be asked for.
     """
 
     def read(domain: ts.IndexDomain, array: NDArray[Any], _: Any) -> None:
         (start, stop), (top, bottom), (left, right) = zip(domain.inclusive_min, domain.exclusive_max, strict=True)
         array[...] = sections.read(start, stop, slice(top, bottom))[:, :, left:right]
 
-    array = ts.virtual_chunked(
+    return ts.virtual_chunked(
         read,
         dtype=sections.dtype,
         shape=sections.shape,
         chunk_layout=ts.ChunkLayout(read_chunk_shape=(1, sections.rows, sections.shape[2])),
         context=context or shared_context(),
     )
-    check_array(place, array)
-    return array

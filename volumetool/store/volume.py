@@ -72,7 +72,7 @@ class Volume:
     levels : tuple of Level
         Finest first.
     attributes : mapping
-        What volumetool wrote of its own (provenance); empty for volumes of other origin.
+        What volumetool wrote of its own (provenance), or noted of a TIFF stack; empty for other volumes of other origin.
     identity : str
         SHA-256 of everything above that describes voxels: the metadata part of an input's fingerprint. A copy of the
         volume at another place has the same identity.
@@ -146,7 +146,7 @@ class Volume:
         """
         self._check(level, channel)
         if self.sections is not None:
-            array = open_sections(self.url, self.sections, context)
+            array = open_sections(self.sections, context)
         else:
             array = open_array(self.url, self.driver, self.levels[level].path, context, strict=strict)
         return spatial_view(array, self.axes, channel)

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from volumetool.errors import ConfigError, DataError, InputError
 from volumetool.geometry import Box, Size, Triple, mirror_index, part_inside
 from volumetool.store.arrays import read_part
-from volumetool.store.images import holds_images, open_images
-from volumetool.store.kvstore import brief, is_local, local_path
+from volumetool.store.kvstore import brief
 from volumetool.store.limits import check_memory
 from volumetool.store.open import open_volume
 from volumetool.training.config import SourceConfig, TrainConfig, ValidationConfig
@@ -213,13 +212,13 @@ def _large_enough(source: Source, parts: dict[Part, tuple[Box, ...]], config: Tr
 
 
 def _array(path: str, level: int, voxel_size: Size | None) -> tuple[Any, Size | None]:
-    if is_local(path) and holds_images(path := str(local_path(path))):
-        stack = open_images(path)
-        if level:
-            raise ConfigError("config.source", f"{path}: images have level 0 alone, not {level}", hint="leave `level` out")
-        return stack.read(0, stack.shape[0]), voxel_size or stack.voxel_size
-    volume = open_volume(path, voxel_size=voxel_size)
     context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
+    try:
+        volume = open_volume(path, voxel_size=voxel_size)
+    except InputError as error:
+        if error.code != "input.no-voxel-size":
+            raise
+        return open_volume(path, voxel_size=(1.0, 1.0, 1.0)).open(level, context=context, strict=True), None
     return volume.open(level, context=context, strict=True), volume.levels[level].voxel_size
 
 

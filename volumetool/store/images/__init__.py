@@ -11,13 +11,16 @@ from pathlib import Path
 
 from volumetool.errors import InputError
 from volumetool.paths import absolute_path
+from volumetool.store.arrays import SPACE
+from volumetool.store.found import Format, Found, FoundLevel
 from volumetool.store.images.file import stack_in
 from volumetool.store.images.folder import Gaps, open_folder, section_files
 from volumetool.store.images.names import is_tiff
 from volumetool.store.images.pages import read_pages
 from volumetool.store.images.stack import ImageStack
+from volumetool.store.kvstore import is_local
 
-__all__ = ["Gaps", "ImageStack", "holds_images", "open_images"]
+__all__ = ["TIFF", "Gaps", "ImageStack", "find_images", "open_images"]
 
 
 def open_images(path: str | os.PathLike[str], *, gaps: Gaps = "refuse") -> ImageStack:
@@ -51,10 +54,27 @@ def open_images(path: str | os.PathLike[str], *, gaps: Gaps = "refuse") -> Image
     return open_folder(place, files, gaps) if len(files) > 1 else stack_in(place, files[0], read_pages(files[0]))
 
 
-def holds_images(path: str | os.PathLike[str]) -> bool:
-    """Return whether a path is a TIFF file or a folder with TIFF files in it."""
-    place = absolute_path(path)
-    return (place.is_file() and is_tiff(place)) or (place.is_dir() and bool(section_files(place)))
+def find_images(url: str, gaps: Gaps = "refuse") -> Found | None:
+    """Describe the TIFF stack, or the folder of TIFF sections, at a place; None where there is none.
+
+    Raises
+    ------
+    InputError
+        As `open_images`.
+    """
+    if not is_local(url):
+        return None
+    place = absolute_path(url)
+    if not (place.is_file() and is_tiff(place)) and not (place.is_dir() and section_files(place)):
+        return None
+    stack = open_images(place, gaps=gaps)
+    level = FoundLevel("", stack.voxel_size or (1.0, 1.0, 1.0))
+    unit = None if stack.voxel_size is None else (1.0, 1.0, 1.0)
+    said = {"first_section": stack.first, "blank_sections": list(stack.blank), "notes": list(stack.notes)}
+    return Found(url, "tiff", "virtual_chunked", SPACE, (level,), unit, {"volumetool": said}, stack)
+
+
+TIFF = Format("TIFF", find_images, (".tif", ".tiff"))
 
 
 def _not_images(place: Path) -> InputError:

@@ -49,7 +49,7 @@ def open_folder(folder: Path, files: Sequence[Path], gaps: Gaps) -> ImageStack:
     planes = [Plane(str(by_number[n]), pages[n].offset) if n in by_number else None for n in places]
     notes = [f"blank, as their numbers are missing: {in_words(missing)}"] if missing else []
     stack = stack_of(folder, planes, pages[numbers[0]], None)
-    return replace(stack, first=numbers[0], notes=tuple(notes), band=max(page.band for page in pages.values()))
+    return replace(stack, first=numbers[0], notes=tuple(notes), rows=max(page.rows for page in pages.values()))
 
 
 def _by_number(folder: Path, files: Sequence[Path]) -> dict[int, Path]:

@@ -22,8 +22,8 @@ from volumetool.store.limits import check_images
 from volumetool.store.volume import DTYPES
 from volumetool.units import in_words, runs_of
 
-BAND_BYTES = 2**27
-"""A section that is larger is decoded in bands of rows of about this size, where its strips or tiles allow it."""
+BAND_BYTES = 2**22
+"""A section that is larger is read by rows of about this size, where its strips or tiles allow it."""
 
 # What tifffile raises on damaged files. A header that asks for more memory than there is counts as damage.
 _BROKEN = (
@@ -32,6 +32,9 @@ _BROKEN = (
 )  # fmt: skip
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE = 0, 1, 3
+_JPEG = {6, 7, 33007, 34892}
+"""Compressions whose strips and tiles need tables that stand elsewhere in the page."""
+
 _PHOTOMETRIC, _COLOUR_MAP, _PLANES_OF_METAMORPH = 262, 320, 33629
 
 
@@ -53,8 +56,8 @@ class Page:
         Whether the file calls it a smaller copy of another page.
     start : int or None
         Where its voxels begin, if they stand uncompressed in one piece.
-    band : int
-        Bytes that are decoded at once.
+    rows : int
+        Rows that are decoded at once.
     per_unit : tuple of float
         Pixels per unit of length along y and x; 0 where the page says nothing.
     description : str
@@ -69,7 +72,7 @@ class Page:
     dtype: np.dtype[Any]
     reduced: bool
     start: int | None
-    band: int
+    rows: int
     per_unit: tuple[float, float]
     description: str
     imagej: str
@@ -202,11 +205,16 @@ def _page(file: Path, tiff: tifffile.TiffFile, number: int, offset: int) -> Page
         dtype=dtype.newbyteorder("="),
         reduced=bool(page.is_reduced),
         start=page.dataoffsets[0] if plain else None,
-        band=min(page.nbytes, BAND_BYTES if plain else max(BAND_BYTES, _rows_at_once(page) * shape[1] * dtype.itemsize)),
+        rows=_rows_of_a_band(page, dtype.itemsize),
         per_unit=(_per_unit(page, "YResolution"), _per_unit(page, "XResolution")),
         description=page.description,
         imagej=page.imagej_description or "",
     )
+
+
+def _rows_of_a_band(page: tifffile.TiffPage, itemsize: int) -> int:
+    step = 1 if _is_plain(page) else _rows_at_once(page)
+    return min(int(page.imagelength), step * max(1, BAND_BYTES // (step * int(page.imagewidth) * itemsize)))
 
 
 def _per_unit(page: tifffile.TiffPage, name: str) -> float:
@@ -327,43 +335,45 @@ def _rows_at_once(page: tifffile.TiffPage) -> int:
     return int(page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength))
 
 
-def read_bands(page: tifffile.TiffPage, plane: int = 0) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Yield the rows of a page from top to bottom, each decoded once: the first row of a band, and its values (y, x).
+def read_rows(page: tifffile.TiffPage, rows: range, plane: int = 0) -> npt.NDArray[Any]:
+    """Return some rows of a page (y, x); of strips and tiles only those that hold them are decoded.
 
     Parameters
     ----------
     page : tifffile.TiffPage
         From `page_at`.
+    rows : range
+        At least one.
     plane : int
         Index among the planes that follow each other uncompressed from the page's first byte on.
     """
-    if not plane and page.nbytes <= BAND_BYTES:
-        yield 0, page.asarray(maxworkers=1)
-    elif plane or _is_plain(page):
-        yield from _plain_bands(page, plane)
-    else:
-        yield from _decoded_bands(page)
+    if plane or _is_plain(page):
+        return _plain_rows(page, rows, plane)
+    if len(rows) == page.imagelength:
+        whole: npt.NDArray[Any] = page.asarray(maxworkers=1)
+        return whole
+    return _decoded_rows(page, rows)
 
 
-def _plain_bands(page: tifffile.TiffPage, plane: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+def _plain_rows(page: tifffile.TiffPage, rows: range, plane: int) -> npt.NDArray[Any]:
     handle, stored = page.parent.filehandle, np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
-    rows, columns = int(page.imagelength), int(page.imagewidth)
-    tall = max(1, BAND_BYTES // (columns * stored.itemsize))
-    for top in range(0, rows, tall):
-        handle.seek(page.dataoffsets[0] + (plane * rows + top) * columns * stored.itemsize)
-        yield top, handle.read_array(stored, min(tall, rows - top) * columns).reshape(-1, columns)
+    columns = int(page.imagewidth)
+    handle.seek(page.dataoffsets[0] + (plane * int(page.imagelength) + rows.start) * columns * stored.itemsize)
+    voxels: npt.NDArray[Any] = handle.read_array(stored, len(rows) * columns).reshape(-1, columns)
+    return voxels
 
 
-def _decoded_bands(page: tifffile.TiffPage) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    rows, columns = int(page.imagelength), int(page.imagewidth)
-    tall = max(1, BAND_BYTES * rows // (_rows_at_once(page) * page.nbytes)) * _rows_at_once(page)
-    top, band = 0, np.empty((min(tall, rows), columns), page.dtype)
-    for part, (_, _, row, column, _), _ in page.segments(maxworkers=1, buffersize=BAND_BYTES):
+def _decoded_rows(page: tifffile.TiffPage, rows: range) -> npt.NDArray[Any]:
+    tall, across = _rows_at_once(page), ceil(page.imagewidth / page.tilewidth) if page.is_tiled else 1
+    parts = range(rows.start // tall * across, ceil(rows.stop / tall) * across)
+    tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.compression in _JPEG else {}
+    voxels = np.empty((len(rows), int(page.imagewidth)), page.dtype)  # (y, x)
+    offsets, lengths = (listed[parts.start : parts.stop] for listed in (page.dataoffsets, page.databytecounts))
+    for data, index in page.parent.filehandle.read_segments(offsets, lengths, indices=parts):
+        part, (_, _, top, left, _), _ = page.decode(data, index, _fullsize=page.is_tiled, **tables)
         if part is None:
-            raise ValueError(f"a strip or tile at row {row} was never written")
-        if row >= top + tall:
-            yield top, band
-            top, band = row, np.empty((min(tall, rows - row), columns), page.dtype)
-        block = band[row - top : row - top + part.shape[1], column : column + part.shape[2]]
-        block[...] = part[0, : block.shape[0], : block.shape[1], 0]
-    yield top, band
+            raise ValueError(f"a strip or tile at row {top} was never written")
+        first, last = max(top, rows.start), min(top + part.shape[1], rows.stop)
+        block = voxels[first - rows.start : last - rows.start, left : left + part.shape[2]]
+        block[...] = part[0, first - top : last - top, : block.shape[1], 0]
+    return voxels

@@ -1,12 +1,9 @@
-"""A stack of sections that stand in TIFF files, read section by section."""
+"""A stack of sections that stand in TIFF files; see `Sections`."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volumetool.geometry.box import Size, Triple
-from volumetool.store.images.pages import Page, grey_values, kind, opened, page_at, read_bands
+from volumetool.store.images.pages import Page, grey_values, kind, opened, page_at, read_rows
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,8 @@ class ImageStack:
         One of the dtypes of a volume, in native byte order.
     voxel_size : tuple of float or None
         Nanometres, z, y, x; None unless the file states all three with a unit of length.
-    band : int
-        Bytes that are decoded at once, at the most.
+    rows : int
+        Rows of a section that are decoded at once.
     first : int
         The number of section 0, as the names of a folder say.
     notes : tuple of str
@@ -65,44 +62,30 @@ class ImageStack:
     shape: Triple
     dtype: np.dtype[Any]
     voxel_size: Size | None
-    band: int
+    rows: int
     first: int = 0
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files, in the order of their first section."""
-        return tuple(dict.fromkeys(plane.file for plane in self.planes if plane is not None))
+        """Path of the file of every section, of a missing one a file that is not there; one path where all lie in one file."""
+        files = [f"{self.path}/missing-{z}" if plane is None else plane.file for z, plane in enumerate(self.planes)]
+        return (files[0],) if len(set(files)) == 1 else tuple(files)
 
     @property
     def blank(self) -> tuple[int, ...]:
         """The sections that are missing, counted from 0."""
         return tuple(z for z, plane in enumerate(self.planes) if plane is None)
 
-    @cached_property
-    def identity(self) -> str:
-        """SHA-256 of where every section stands, and of the size and time of change of every file when first asked for."""
-        return self.identity_now()
-
-    def identity_now(self) -> str:
-        """Return the identity anew: another one means that a file was changed."""
-        digest = hashlib.sha256(repr((self.shape, self.dtype.name)).encode())
-        for file in self.files:
-            found = os.stat(file)  # noqa: PTH116  (thousands of them)
-            digest.update(repr((Path(file).name, found.st_size, found.st_mtime_ns)).encode())
-        for plane in self.planes:
-            digest.update(repr(plane and (Path(plane.file).name, plane.page, plane.number)).encode())
-        return digest.hexdigest()
-
     def read(self, start: int, stop: int, rows: slice = slice(None)) -> npt.NDArray[Any]:
-        """Return the sections ``start <= z < stop``; missing ones are zero.
+        """Return the sections ``start <= z < stop``; missing ones are zero. Sections may be read in several threads.
 
         Parameters
         ----------
         start, stop : int
             Sections, counted from 0.
         rows : slice, optional
-            Range of y of each section; only these rows are kept in memory.
+            Range of y of each section; only the strips or tiles that hold them are decoded.
 
         Returns
         -------
@@ -114,36 +97,22 @@ class ImageStack:
         InputError
             ``input.codec``: the compression needs the package imagecodecs. ``input.unreadable``: a damaged file.
         """
-        first, last, _ = rows.indices(self.shape[1])
-        sections = np.zeros((stop - start, last - first, self.shape[2]), self.dtype)
+        wanted = range(*rows.indices(self.shape[1]))
+        sections = np.zeros((stop - start, len(wanted), self.shape[2]), self.dtype)
         for z in range(start, stop):
-            for top, band in self.bands(z):
-                low, high = max(top, first), min(top + len(band), last)
-                sections[z - start, low - first : max(low, high) - first] = band[low - top : max(low, high) - top]
+            if (plane := self.planes[z]) is not None:
+                sections[z - start] = self._rows(plane, z, wanted)
         return sections
 
-    def bands(self, z: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """Yield a section from top to bottom, each row decoded once: the first row of a band, and its values (y, x).
-
-        A missing section yields nothing. Sections may be read in several threads.
-
-        Raises
-        ------
-        InputError
-            As `read`.
-        """
-        plane = self.planes[z]
-        if plane is None:
-            return
+    def _rows(self, plane: Plane, z: int, rows: range) -> npt.NDArray[Any]:
         with opened(plane.file) as tiff:
             page = page_at(tiff, plane.page)
             found = kind((int(page.imagelength), int(page.imagewidth)), np.dtype(page.dtype).newbyteorder("="))
             if found != (wanted := kind(self.shape[1:], self.dtype)):
                 raise ValueError(f"it was changed: section {z} is {found} now, and was {wanted}")
-            for top, band in read_bands(page, plane.number):
-                yield top, grey_values(page, band)
+            return grey_values(page, read_rows(page, rows, plane.number))
 
 
 def stack_of(path: Path, planes: Sequence[Plane | None], page: Page, voxel_size: Size | None) -> ImageStack:
     """Return the stack of some planes that are all like one page."""
-    return ImageStack(str(path), tuple(planes), (len(planes), *page.shape), page.dtype, voxel_size, page.band)
+    return ImageStack(str(path), tuple(planes), (len(planes), *page.shape), page.dtype, voxel_size, page.rows)
