@@ -33,7 +33,7 @@ def enhance(
 
     SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 stop it like Ctrl-C, with exit code 75: start me again.
     """
-    from volumetool.jobs.planning import plan
+    from volumetool.jobs.clusters import plan
     from volumetool.jobs.run import run
 
     job = _job(given({"input": input, "output": output, **options}), config, allow_host or [])

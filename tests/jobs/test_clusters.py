@@ -20,11 +20,10 @@ from small_jobs import Recording, digest, noise, run, shard_files, tree, write_i
 from volumetool.errors import ClusterError, ConfigError, LedgerError, NumericsError, ResourceError, VolumetoolError
 from volumetool.geometry import Turn
 from volumetool.jobs import worker as worker_module
-from volumetool.jobs.clusters import cuda, open_cluster, through_dask
+from volumetool.jobs.clusters import cuda, open_cluster, plan, through_dask
 from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.plan_file import plan_digest
-from volumetool.jobs.planning import plan
 from volumetool.jobs.run import prepare
 from volumetool.jobs.task import run_region
 from volumetool.jobs.worker import Worker

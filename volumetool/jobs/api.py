@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from volumetool.events import Observer, ignore
+from volumetool.jobs.clusters import plan
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import plan
 from volumetool.jobs.run import Outcome
 from volumetool.jobs.run import run as run_plan
 from volumetool.jobs.verify import Report, verify

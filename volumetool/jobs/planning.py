@@ -18,12 +18,13 @@ from volumetool.jobs.layout import Demand
 from volumetool.jobs.ledger import DONE
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.plan_file import open_ledger, read_job
-from volumetool.jobs.resolve import Resolved, allowed_memory, count_workers, memory_bound, resolve
+from volumetool.jobs.resolve import Resolved, resolve
+from volumetool.jobs.resources import Resources
 from volumetool.jobs.sample import take_sample
 from volumetool.store.roles import told_by_role
 
 
-def plan(job: Job, observer: Observer = ignore) -> Plan:
+def plan(job: Job, observer: Observer = ignore, resources: Resources | None = None) -> Plan:
     """Decide everything about a job before a voxel is written.
 
     Planning an output that a job began before gives that job's plan again, so that running it goes on.
@@ -43,14 +44,14 @@ def plan(job: Job, observer: Observer = ignore) -> Plan:
         ``job.fingerprint``: the output belongs to a job with other settings.
     """
     with told_by_role(*roles_of(job)):
-        resolved, existing = _resolve_for_output(job, observer)
+        resolved, existing = _resolve_for_output(job, resources, observer)
         if existing is None:
             made = plan_anew(resolved)
-            check_resources(made.estimates, memory_bound(job))
+            check_resources(made.estimates, resolved.resources.bound)
         else:
             made = _taken_up(existing, resolved)
-            memory = resolved.memory_of(resolved.spec, made.grid.span, made.keep), allowed_memory(job, made.workers)
-            check_resources(left_over(made.estimates, job.output, memory, _share_left(made)), memory_bound(job))
+            memory = resolved.memory_of(resolved.spec, made.grid.span, made.keep), resolved.resources.memory
+            check_resources(left_over(made.estimates, job.output, memory, _share_left(made)), resolved.resources.bound)
         return made
 
 
@@ -58,7 +59,7 @@ def plan_anew(resolved: Resolved) -> Plan:
     """Return the plan of a job that nobody began; whether the machine has what it takes is not asked."""
     inputs, engine, spec = resolved.inputs, resolved.engine, resolved.spec
     job, running = inputs.job, _running(resolved)
-    workers, allowed = running["workers"], allowed_memory(inputs.job, running["workers"])
+    workers, allowed = resolved.resources.workers, resolved.resources.memory
     probe = engine.probe(spec.lattice.patch)  # first: it warms the network up for the sample, which is timed
     sample = take_sample(spec, engine, inputs.volume.open(job.level, strict=True))
     running["notes"] += check_sample(job, inputs.operation.card, sample)
@@ -85,17 +86,16 @@ def plan_anew(resolved: Resolved) -> Plan:
 
 def _running(resolved: Resolved) -> dict[str, Any]:
     """Return what a plan says of this run alone."""
-    workers, threads = count_workers(resolved.inputs.job)
     return {
-        "workers": workers,
-        "threads": threads,
+        "workers": resolved.resources.workers,
+        "threads": resolved.resources.threads,
         "streams": resolved.engine.streams,
         "paces": resolved.paces,
         "notes": resolved.notes,
     }
 
 
-def _resolve_for_output(job: Job, observer: Observer) -> tuple[Resolved, Plan | None]:
+def _resolve_for_output(job: Job, resources: Resources | None, observer: Observer) -> tuple[Resolved, Plan | None]:
     """Resolve a job, and check it against what an earlier run began at the output; return the plan that goes on, too.
 
     Raises
@@ -107,22 +107,18 @@ def _resolve_for_output(job: Job, observer: Observer) -> tuple[Resolved, Plan | 
         raise ConfigError(
             "config.option", "an output is needed", hint="name the volume to write: volumetool enhance INPUT OUTPUT"
         )
-    if job.cluster == "cuda":
-        from volumetool.jobs.clusters.cuda import require_gpus
-
-        require_gpus(job.device, job.workers)
     check_place(job)
     refuse_file(JobDir(job.output).url)
     existing = None if job.overwrite else read_job(job.output)
     if existing is None:
         refuse_foreign_output(job)
-        return resolve(job, observer=observer), None
+        return resolve(job, resources=resources, observer=observer), None
     if open_ledger(existing).done:
-        resolved = resolve(job, existing=existing, observer=observer)
+        resolved = resolve(job, existing=existing, resources=resources, observer=observer)
         refuse_other_settings(existing, job, resolved.spec)
         return resolved, existing
     # No voxel would be lost: the job is begun anew unless it is the very same, whose failed attempts then count on.
-    resolved = resolve(job, observer=observer)
+    resolved = resolve(job, resources=resources, observer=observer)
     probe = resolved.engine.probe(resolved.spec.lattice.patch)
     if (resolved.spec.fingerprint, probe) == (existing.fingerprint, existing.probe):
         return resolved, existing

@@ -19,13 +19,9 @@ from volumetool.jobs.layout import box_counts, make_lattice, make_levels, output
 from volumetool.jobs.memory import MemoryModel
 from volumetool.jobs.pace import choose_pace, find_paces
 from volumetool.jobs.plan import Pace, Plan
-from volumetool.machine import memory_limit, usable_cores, usable_memory
+from volumetool.jobs.resources import Resources, machine_resources
 from volumetool.store.limits import check_sections, unpacked_chunk
 from volumetool.store.roles import told_by_role
-from volumetool.units import show_bytes
-
-MEMORY_SHARE = 0.7
-"""Share of the free memory that a job takes unless told otherwise."""
 
 FIXED_BATCH = 16
 """Patches per call where their number changes bytes, which must not depend on what was tried."""
@@ -52,6 +48,8 @@ class Resolved:
         The voxel size is outside the range that the model was trained on.
     paces : tuple of Pace
         The ways to run the network that were tried on this machine.
+    resources : Resources
+        The workers that it is resolved for.
     """
 
     inputs: Inputs
@@ -60,6 +58,7 @@ class Resolved:
     notes: tuple[str, ...]
     extrapolated: bool
     paces: tuple[Pace, ...]
+    resources: Resources
 
     @property
     def memory_of(self) -> MemoryModel:
@@ -69,7 +68,12 @@ class Resolved:
 
 
 def resolve(
-    job: Job, *, existing: Plan | None = None, statistics: Statistics | None = None, observer: Observer = ignore
+    job: Job,
+    *,
+    existing: Plan | None = None,
+    statistics: Statistics | None = None,
+    resources: Resources | None = None,
+    observer: Observer = ignore,
 ) -> Resolved:
     """Decide every byte of a job's output.
 
@@ -81,6 +85,8 @@ def resolve(
         Plan of the job that goes on: what was chosen for it stays.
     statistics : Statistics, optional
         Section statistics to use, instead of those that the job names or that would be fitted.
+    resources : Resources, optional
+        The workers; those of this machine without it.
     observer : Observer, optional
         Told by `Progressed` how many sections the statistics are fitted to.
 
@@ -90,30 +96,31 @@ def resolve(
         The job cannot be.
     """
     with told_by_role(*roles_of(job)):
-        return _resolve(job, existing, statistics, observer)
+        return _resolve(job, existing, statistics, resources or machine_resources(job), observer)
 
 
-def _resolve(job: Job, existing: Plan | None, statistics: Statistics | None, observer: Observer) -> Resolved:
+def _resolve(
+    job: Job, existing: Plan | None, statistics: Statistics | None, resources: Resources, observer: Observer
+) -> Resolved:
     inputs = open_inputs(job, existing)
     check_sections(job.input, inputs.level.shape[0] * inputs.channels)
     extrapolated, notes = check_voxel_size(job, inputs.operation.card, inputs.level.voxel_size)
     lattice = make_lattice(job, inputs.operation.card, inputs.level.shape)
     box = output_box(job, lattice)
     levels = make_levels(job, box, inputs.operation.card, inputs.level)
-    workers, threads = count_workers(job)
-    allowed = allowed_memory(job, workers)
+    threads = resources.threads
     precision = _precision(inputs, existing)
-    most = _check_patches(inputs, lattice, precision, allowed)
+    most = _check_patches(inputs, lattice, precision, resources)
     paces = find_paces(inputs.operation, precision, job.device, threads, most)
     numerics = None if existing is None or existing.numerics.precision != precision else existing.numerics
-    engine = _engine(inputs, lattice, _pace(inputs, lattice, precision, paces, allowed), precision, threads, numerics)
+    engine = _engine(inputs, lattice, _pace(inputs, lattice, precision, paces, resources.memory), precision, threads, numerics)
     survey = None
     if statistics is None:
         statistics, survey = section_statistics(inputs, existing, observer)
     notes += () if survey is None else check_survey(job, inputs.operation.card, survey)
     check_dtype(job, inputs.dtype, _window(inputs, statistics))
     spec = _spec(inputs, engine.numerics, statistics, lattice, box, levels)
-    return Resolved(inputs, engine, spec, (*notes, *_box_notes(inputs)), extrapolated, paces)
+    return Resolved(inputs, engine, spec, (*notes, *_box_notes(inputs), *resources.notes), extrapolated, paces, resources)
 
 
 def _box_notes(inputs: Inputs) -> tuple[str, ...]:
@@ -121,27 +128,6 @@ def _box_notes(inputs: Inputs) -> tuple[str, ...]:
     job = inputs.job
     note = None if job.roi is None else part_inside(job.roi, inputs.level.shape, box_counts(job))[1]
     return () if note is None else (note,)
-
-
-def allowed_memory(job: Job, workers: int) -> int:
-    """Return the bytes that one worker may use."""
-    return (job.memory or int(MEMORY_SHARE * usable_memory())) // workers
-
-
-def memory_bound(job: Job) -> str:
-    """Return what bounds the memory of all workers, by name and value."""
-    return memory_limit() if job.memory is None else f"--memory {show_bytes(job.memory)}"
-
-
-def count_workers(job: Job) -> tuple[int, int]:
-    """Return workers, and CPU threads of each."""
-    cores = usable_cores()
-    workers = job.workers or 1
-    if job.workers is None and job.cluster == "cuda":
-        import torch
-
-        workers = max(1, torch.cuda.device_count())
-    return workers, max(1, cores // workers)
 
 
 def _precision(inputs: Inputs, existing: Plan | None) -> str:
@@ -160,7 +146,7 @@ def _memory(inputs: Inputs, precision: str, batch: int, streams: int) -> MemoryM
     return MemoryModel(inputs.operation, inputs.volume.dtype.itemsize, precision, batch, streams, chunk)
 
 
-def _check_patches(inputs: Inputs, lattice: Lattice, precision: str, allowed: int) -> int:
+def _check_patches(inputs: Inputs, lattice: Lattice, precision: str, resources: Resources) -> int:
     """Return how many of the card's patches memory holds in the network at once, before the first one is made.
 
     Raises
@@ -171,8 +157,8 @@ def _check_patches(inputs: Inputs, lattice: Lattice, precision: str, allowed: in
     memory_of = _memory(inputs, precision, 1, 1)
     patch = max(inputs.operation.card.patch, lattice.patch, key=memory_of.least)
     what = f"patches of {patch} voxels and chunks of {memory_of.chunk[0]}"
-    check_patch(memory_of.least(patch), allowed, what, memory_bound(inputs.job))
-    free, each = allowed - memory_of.least((0, 0, 0)), memory_of.least(patch) - memory_of.least((0, 0, 0))
+    check_patch(memory_of.least(patch), resources.memory, what, resources.bound)
+    free, each = resources.memory - memory_of.least((0, 0, 0)), memory_of.least(patch) - memory_of.least((0, 0, 0))
     return free // each
 
 

@@ -14,7 +14,8 @@ What fails is the disk below the process, not a function that stands in for it: 
 `CrashRunner` and `DiskFault` need Linux and a C compiler; `FaultyProxy` (object stores), `SimulatedClock` and the fake models
 run everywhere. Those are known once `register_fakes` was called, in each process that loads one.
 
-A format that is read passes `volumetool.testing.format_suite.FormatSuite`, which needs pytest.
+A format that is read passes `volumetool.testing.format_suite.FormatSuite`, a cluster
+`volumetool.testing.cluster_suite.ClusterSuite`; both need pytest.
 """
 
 from __future__ import annotations

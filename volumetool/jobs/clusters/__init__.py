@@ -1,14 +1,38 @@
-"""Clusters: where regions run. One thin file each; all take numbers of regions and yield records."""
+"""Clusters: where regions run. Each is one module here, and one line in `CLUSTERS`.
+
+A cluster's module has three functions, see `ClusterModule`: `resources` says which workers there are and what they have,
+before anything is planned; `make_plan` plans a job for them, on this machine or on one of theirs; `open_cluster` starts or
+reaches them, and gives a `Cluster`, which takes numbers of regions and yields records. No voxel passes through it.
+`volumetool.testing.cluster_suite.ClusterSuite` says what each has to keep.
+
+A cluster of SLURM's array jobs would be `slurm.py`, whose `resources` reads what the options ask SLURM for, whose `make_plan`
+is that of `local.py`, and whose `open_cluster` submits `python -m` of a worker for each element and reads the records that
+they leave in the job directory; and the line ``"slurm": "volumetool.jobs.clusters.slurm"`` below.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Protocol
+from importlib import import_module
+from typing import Protocol, cast
 
+from volumetool.errors import ConfigError
+from volumetool.events import Observer, ignore
+from volumetool.jobs.job import Job
 from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.resources import Resources
 from volumetool.jobs.turns import Turns
+
+CLUSTERS = {
+    "local": "volumetool.jobs.clusters.local",
+    "cuda": "volumetool.jobs.clusters.cuda",
+    "tcp": "volumetool.jobs.clusters.address",
+    "tls": "volumetool.jobs.clusters.address",
+    "ucx": "volumetool.jobs.clusters.address",
+}
+"""The module of each cluster, by its name or by the scheme of its address; imported when it is asked for."""
 
 
 class Cluster(Protocol):
@@ -27,8 +51,55 @@ class Cluster(Protocol):
         ...
 
 
+class ClusterModule(Protocol):
+    """What the module of a cluster has."""
+
+    def resources(self, job: Job) -> Resources:
+        """Return the workers that a job would have.
+
+        Raises
+        ------
+        ClusterError, ConfigError
+            There are none, or not those that the job asks for.
+        """
+        ...
+
+    def make_plan(self, job: Job, resources: Resources, observer: Observer) -> Plan:
+        """Plan a job for its workers."""
+        ...
+
+    def open_cluster(self, plan: Plan) -> AbstractContextManager[Cluster]:
+        """Return the cluster of a plan; entering its context waits until a worker answers, and writes nothing."""
+        ...
+
+
+def plan(job: Job, observer: Observer = ignore) -> Plan:
+    """Decide everything about a job, for the workers that will run it, before a voxel is written.
+
+    Planning an output that a job began before gives that job's plan again, so that running it goes on.
+
+    Parameters
+    ----------
+    job : Job
+        What is asked for.
+    observer : Observer, optional
+        Told of the sections that statistics are fitted on.
+
+    Raises
+    ------
+    InputError, OutputError, ModelError, ConfigError, ResourceError
+        The job cannot be; nothing was written.
+    ClusterError
+        Its workers cannot be asked; nothing was written.
+    FingerprintError
+        ``job.fingerprint``: the output belongs to a job with other settings.
+    """
+    cluster = _module(job.cluster)
+    return cluster.make_plan(job, cluster.resources(job), observer)
+
+
 def open_cluster(plan: Plan) -> AbstractContextManager[Cluster]:
-    """Return the cluster that a plan asks for: in-process where one local worker is enough.
+    """Return the cluster that a plan asks for.
 
     Entering its context waits until a worker answers, and writes nothing.
 
@@ -42,18 +113,15 @@ def open_cluster(plan: Plan) -> AbstractContextManager[Cluster]:
     ClusterError
         Workers cannot be started or reached.
     """
-    if plan.job.cluster == "cuda":
-        from volumetool.jobs.clusters.cuda import cuda_cluster
+    return _module(plan.job.cluster).open_cluster(plan)
 
-        return cuda_cluster(plan)
-    if plan.job.cluster != "local":
-        from volumetool.jobs.clusters.address import address_cluster
 
-        return address_cluster(plan)
-    if plan.workers > 1:
-        from volumetool.jobs.clusters.local import local_cluster
-
-        return local_cluster(plan)
-    from volumetool.jobs.clusters.in_process import in_process_cluster
-
-    return in_process_cluster(plan)
+def _module(name: str) -> ClusterModule:
+    scheme = name.partition("://")[0]
+    if scheme not in CLUSTERS or name == f"{scheme}://":
+        raise ConfigError(
+            "config.option",
+            f"there is no cluster {name!r}",
+            hint="--cluster local, cuda, or the address of a dask scheduler: tcp://HOST:PORT",
+        )
+    return cast("ClusterModule", import_module(CLUSTERS[scheme]))

@@ -9,11 +9,16 @@ from distributed.security import Security
 
 from volumetool.enhancement.device import DeviceName, why_no_gpu
 from volumetool.errors import ClusterError, ConfigError
-from volumetool.jobs.clusters import Cluster, closed
+from volumetool.jobs.clusters import Cluster, closed, local
 from volumetool.jobs.clusters.closed import dashboard_token, on_loopback
 from volumetool.jobs.clusters.through_dask import ThroughDask, connect, settings
+from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.resources import Resources, machine_resources
 from volumetool.scratch import scratch_folder
+
+make_plan = local.make_plan
+"""Workers on GPUs of this machine are planned for on this machine."""
 
 
 def require_gpus(device: DeviceName, workers: int | None) -> None:
@@ -55,8 +60,22 @@ def require_gpus(device: DeviceName, workers: int | None) -> None:
         )
 
 
+def resources(job: Job) -> Resources:
+    """Return the GPUs of this machine, one worker for each.
+
+    Raises
+    ------
+    ClusterError, ConfigError
+        As :func:`require_gpus`.
+    """
+    require_gpus(job.device, job.workers)
+    import torch
+
+    return machine_resources(job, workers=torch.cuda.device_count())
+
+
 @contextmanager
-def cuda_cluster(plan: Plan) -> Iterator[Cluster]:
+def open_cluster(plan: Plan) -> Iterator[Cluster]:
     """Yield a cluster with one worker process pinned to each GPU, all sockets on loopback and closed to other users.
 
     Raises
@@ -89,5 +108,5 @@ def cuda_cluster(plan: Plan) -> Iterator[Cluster]:
             cluster.scale(plan.workers)
             return 0
 
-        with cluster, connect(cluster, plan) as client:
+        with cluster, connect(cluster) as client:
             yield ThroughDask(client, plan, see_to).wait_for_worker()

@@ -1,20 +1,40 @@
-"""Several worker processes on this machine."""
+"""Workers on this machine: this process where one is enough, else processes of their own."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from distributed import LocalCluster
 from distributed.security import Security
 
+from volumetool.events import Observer
 from volumetool.jobs.clusters import Cluster
 from volumetool.jobs.clusters.closed import dashboard_token, on_loopback
+from volumetool.jobs.clusters.in_process import in_process_cluster
 from volumetool.jobs.clusters.processes import Processes
 from volumetool.jobs.clusters.through_dask import ThroughDask, connect, settings
+from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.planning import plan
+from volumetool.jobs.resources import Resources, machine_resources
 from volumetool.scratch import scratch_folder
+
+
+def resources(job: Job) -> Resources:
+    """Return what this machine has."""
+    return machine_resources(job)
+
+
+def make_plan(job: Job, resources: Resources, observer: Observer) -> Plan:
+    """Plan a job for workers on this machine."""
+    return plan(job, observer, resources)
+
+
+def open_cluster(plan: Plan) -> AbstractContextManager[Cluster]:
+    """Return a cluster of this process alone, or of `plan.workers` processes."""
+    return local_cluster(plan) if plan.workers > 1 else in_process_cluster(plan)
 
 
 @contextmanager
@@ -36,7 +56,7 @@ def local_cluster(plan: Plan) -> Iterator[Cluster]:
             security=security,
             silence_logs=logging.CRITICAL,  # what happens to a region is in its record; what is left is noise at the end
         ) as cluster,
-        connect(cluster, plan) as client,
+        connect(cluster) as client,
         processes.working_for(cluster.scheduler_address, security),
     ):
         yield ThroughDask(client, plan, processes.look).wait_for_worker()

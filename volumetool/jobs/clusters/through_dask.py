@@ -269,7 +269,7 @@ def settings(folder: Path, token: str | None) -> Iterator[None]:
         yield
 
 
-def connect(address: Any, plan: Plan) -> Client:
+def connect(address: Any) -> Client:
     """Return a client of a scheduler or cluster object.
 
     Raises
@@ -282,6 +282,6 @@ def connect(address: Any, plan: Plan) -> Client:
     except (OSError, TimeoutError, ValueError) as error:
         raise ClusterError(
             "cluster.unreachable",
-            f"no dask scheduler answers at {plan.job.cluster}: {error}",
+            f"no dask scheduler answers at {address}: {error}",
             hint="check the address, and that the scheduler's and workers' versions of dask are this one's",
         ) from error

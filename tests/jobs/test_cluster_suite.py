@@ -1,0 +1,66 @@
+"""Our own clusters pass the suite that others are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributed import LocalCluster
+
+from volumetool.errors import ClusterError
+from volumetool.jobs.clusters import plan
+from volumetool.testing.cluster_suite import ClusterSuite
+
+GIB = 2**30
+
+
+class TestInProcess(ClusterSuite):
+    @pytest.fixture
+    def asked(self) -> dict[str, Any]:
+        return {"cluster": "local"}
+
+
+@pytest.mark.slow
+class TestLocal(ClusterSuite):
+    @pytest.fixture
+    def asked(self) -> dict[str, Any]:
+        return {"cluster": "local", "workers": 2}
+
+
+class TestAddress(ClusterSuite):
+    @pytest.fixture
+    def scheduler(self) -> Iterator[LocalCluster]:
+        """Give a scheduler that somebody else started."""
+        listen = {"dashboard_address": None, "protocol": "tcp", "host": "127.0.0.1"}
+        with LocalCluster(n_workers=1, threads_per_worker=1, memory_limit=3 * GIB, processes=False, **listen) as cluster:
+            yield cluster
+
+    @pytest.fixture
+    def asked(self, scheduler: LocalCluster) -> dict[str, Any]:
+        return {"cluster": scheduler.scheduler_address}
+
+    def test_memory_and_threads_are_those_of_its_workers(self, source: str, tmp_path: Path, asked: dict[str, Any]) -> None:
+        """Not those of the machine that the plan is asked for on."""
+        made = plan(self.job(source, tmp_path / "out.zarr", **asked))
+        assert (made.workers, made.threads, made.estimates.allowed_bytes) == (1, 1, int(0.7 * 3 * GIB))
+
+    def test_without_workers_nothing_is_planned(
+        self, source: str, tmp_path: Path, scheduler: LocalCluster, asked: dict[str, Any]
+    ) -> None:
+        scheduler.scale(0)
+        scheduler.sync(scheduler._correct_state)
+        with pytest.raises(ClusterError) as caught:
+            plan(self.job(source, tmp_path / "out.zarr", **asked))
+        assert caught.value.code == "cluster.no-workers"
+
+
+@pytest.mark.gpu
+class TestCuda(ClusterSuite):
+    @pytest.fixture
+    def asked(self) -> dict[str, Any]:
+        if not torch.cuda.is_available():
+            pytest.skip("torch sees no GPU")
+        return {"cluster": "cuda", "device": "auto"}
