@@ -1,4 +1,4 @@
-"""Clusters: where regions run. Each is one module here, and one line in `CLUSTERS`.
+"""Clusters: where regions run. Each is one module here, and one entry of `CLUSTERS`.
 
 A cluster's module has three functions, see `ClusterModule`: `resources` says which workers there are and what they have,
 before anything is planned; `make_plan` plans a job for them, on this machine or on one of theirs; `open_cluster` starts or
@@ -6,16 +6,15 @@ reaches them, and gives a `Cluster`, which takes numbers of regions and yields r
 `volumetool.testing.cluster_suite.ClusterSuite` says what each has to keep.
 
 A cluster of SLURM's array jobs would be `slurm.py`, whose `resources` reads what the options ask SLURM for, whose `make_plan`
-is that of `local.py`, and whose `open_cluster` submits `python -m` of a worker for each element and reads the records that
-they leave in the job directory; and the line ``"slurm": "volumetool.jobs.clusters.slurm"`` below.
+is that of `local.py`, and whose `open_cluster` submits a worker for each element of the array and reads the records that they
+leave in the job directory; and an entry ``"slurm"`` below.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from importlib import import_module
-from typing import Protocol, cast
+from typing import Protocol
 
 from volumetool.errors import ConfigError
 from volumetool.events import Observer, ignore
@@ -24,15 +23,6 @@ from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.resources import Resources
 from volumetool.jobs.turns import Turns
-
-CLUSTERS = {
-    "local": "volumetool.jobs.clusters.local",
-    "cuda": "volumetool.jobs.clusters.cuda",
-    "tcp": "volumetool.jobs.clusters.address",
-    "tls": "volumetool.jobs.clusters.address",
-    "ucx": "volumetool.jobs.clusters.address",
-}
-"""The module of each cluster, by its name or by the scheme of its address; imported when it is asked for."""
 
 
 class Cluster(Protocol):
@@ -116,6 +106,28 @@ def open_cluster(plan: Plan) -> AbstractContextManager[Cluster]:
     return _module(plan.job.cluster).open_cluster(plan)
 
 
+def _local() -> ClusterModule:
+    from volumetool.jobs.clusters import local
+
+    return local
+
+
+def _cuda() -> ClusterModule:
+    from volumetool.jobs.clusters import cuda
+
+    return cuda
+
+
+def _address() -> ClusterModule:
+    from volumetool.jobs.clusters import address
+
+    return address
+
+
+CLUSTERS = {"local": _local, "cuda": _cuda, "tcp": _address, "tls": _address, "ucx": _address}
+"""The module of each cluster, by its name or by the scheme of its address; imported when it is asked for."""
+
+
 def _module(name: str) -> ClusterModule:
     scheme = name.partition("://")[0]
     if scheme not in CLUSTERS or name == f"{scheme}://":
@@ -124,4 +136,4 @@ def _module(name: str) -> ClusterModule:
             f"there is no cluster {name!r}",
             hint="--cluster local, cuda, or the address of a dask scheduler: tcp://HOST:PORT",
         )
-    return cast("ClusterModule", import_module(CLUSTERS[scheme]))
+    return CLUSTERS[scheme]()
