@@ -230,7 +230,7 @@ def recomputed_share(spec: OutputSpec, span: Triple, keep: Keep = "none", asked:
 
 
 def choose_span(spec: OutputSpec, demand: Demand, memory_of: Callable[[OutputSpec, Triple, Keep], int]) -> Triple:
-    """Return the shards per region: bands as wide as memory allows, cut further while workers would lack spec.
+    """Return the shards per region: bands as wide as memory allows, cut further while workers would lack work.
 
     A region is one shard deep where sections are independent: more depth would save nothing. Where patches are kept, cuts
     cost disk alone, and regions are about as small as suits their time.
