@@ -13,7 +13,7 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from volumetool.cli.tables import NARROW, say
+from volumetool.cli._tables import NARROW, say
 
 from volumetool.events import CurvePoint, Event, Observer, Progressed, RegionEnded, RunStarted, StepTrained
 from volumetool.redaction import printable

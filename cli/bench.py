@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from volumetool.cli._options import ForceVoxelSize, Json, VoxelSize, local_path, numbers
 from volumetool.cli._progress import observing
-from volumetool.cli.options import ForceVoxelSize, Json, VoxelSize, local_path, numbers
-from volumetool.cli.tables import say
+from volumetool.cli._tables import say
 
 if TYPE_CHECKING:
-    from volumetool.jobs.bench_result import BenchResult
+    from volumetool.benchmark.result import BenchResult
 
 
 def bench(
@@ -45,8 +45,8 @@ def bench(
     The floor is the network on each patch once, plus compressing and writing each byte of the output once. The job is the
     real one, from disk to disk; planning is not counted, and the process is warm. Both use all cores, and run in turns.
     """
-    from volumetool.jobs.bench import bench as measure
-    from volumetool.jobs.bench_history import default_history, describe_run, remember
+    from volumetool.benchmark.bench import bench as measure
+    from volumetool.benchmark.history import default_history, describe_run, remember
 
     if curves:
         _curves(model, device, scratch, as_json=as_json)
@@ -75,12 +75,12 @@ def _curves(model: str, device: str, scratch: Path | None, *, as_json: bool) -> 
     from dataclasses import asdict
     from typing import cast
 
-    from volumetool.cli.tables import print_facts
+    from volumetool.cli._tables import print_facts
 
-    from volumetool.enhancement.device import DeviceName
-    from volumetool.enhancement.operation import open_operation
-    from volumetool.jobs.curves import measure_curves
+    from volumetool.benchmark.profile import measure_curves
     from volumetool.machine import usable_cores
+    from volumetool.processing.device.arrays import DeviceName
+    from volumetool.processing.operation import open_operation
 
     found = measure_curves(open_operation(model), cast("DeviceName", device), usable_cores(), scratch)
     usual, best = found.liked
@@ -121,7 +121,7 @@ def _curves(model: str, device: str, scratch: Path | None, *, as_json: bool) -> 
 
 
 def _print(result: BenchResult) -> None:
-    from volumetool.cli.tables import print_facts
+    from volumetool.cli._tables import print_facts
 
     facts = result.as_dict()
     seconds, ratio, rates = facts["seconds"], facts["ratio"], facts["rates"]

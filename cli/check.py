@@ -8,23 +8,23 @@ from dataclasses import asdict
 from typing import Annotated, Any, NoReturn
 
 import typer
+from volumetool.cli._options import AllowHost, Json
 from volumetool.cli._progress import observing
-from volumetool.cli.options import AllowHost, Json
-from volumetool.cli.tables import say
+from volumetool.cli._tables import say
 
 Output = Annotated[str, typer.Argument(help="OUTPUT of `volumetool enhance`.")]
 
 
 def status(output: Output, as_json: Json = False) -> None:
     """Return how far a job is, what failed and why, and what to type next."""
-    from volumetool.jobs.plan_file import stored_plan
+    from volumetool.jobs.records.plan_file import stored_plan
     from volumetool.jobs.status import job_status
 
     found = job_status(stored_plan(output))
     if as_json:
         print(json.dumps(asdict(found)))
         return
-    from volumetool.cli.tables import NAMES, print_lines
+    from volumetool.cli._tables import NAMES, print_lines
 
     from volumetool.jobs.status import describe_status
 
@@ -62,8 +62,8 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare what is stored with the ledger, as deeply as asked for; nothing is changed without --repair or --adopt."""
-    from volumetool.jobs.condemn import condemn
-    from volumetool.jobs.verify import make_extent, verify_output
+    from volumetool.jobs.verification.repair import mark_for_recompute
+    from volumetool.jobs.verification.verify import make_extent, verify_output
 
     if adopt:
         extent = make_extent("full", None, recompute, seed)
@@ -71,7 +71,7 @@ def verify(
     extent = make_extent(level, sample, recompute, seed)
     with observing() as observer:
         plan, report = verify_output(output, extent, allow_host or [], observer)
-        marked = condemn(plan, report, observer) if repair and plan is not None else 0
+        marked = mark_for_recompute(plan, report, observer) if repair and plan is not None else 0
     if as_json:
         print(json.dumps(report.as_dict() | {"marked": marked}))
     for damage in report.damaged:
@@ -82,9 +82,9 @@ def verify(
 
 
 def _adopt(output: str, as_json: bool, **asked: Any) -> NoReturn:
-    from volumetool.jobs.adopt import adopt
-    from volumetool.jobs.clash import resume_command
-    from volumetool.jobs.plan_file import stored_plan
+    from volumetool.jobs.planning.conflicts import resume_command
+    from volumetool.jobs.records.plan_file import stored_plan
+    from volumetool.jobs.verification.adopt import adopt
 
     with observing() as observer:
         report = adopt(output, observer=observer, **asked)
@@ -98,8 +98,8 @@ def _adopt(output: str, as_json: bool, **asked: Any) -> NoReturn:
 
 def clean(output: Output, as_json: Json = False) -> None:
     """Remove what killed writers left behind: temporary files that belong to no shard."""
-    from volumetool.jobs.clean import clean_output
-    from volumetool.jobs.plan_file import stored_plan
+    from volumetool.jobs.execution.clean import clean_output
+    from volumetool.jobs.records.plan_file import stored_plan
 
     with observing() as observer:
         cleaned = clean_output(stored_plan(output), observer)
@@ -114,7 +114,7 @@ def clean(output: Output, as_json: Json = False) -> None:
 
 def validate(volume: Annotated[str, typer.Argument(help="Volume: path or URL.")], as_json: Json = False) -> None:
     """Return whether a volume is conformant OME-Zarr that viewers show in the right place."""
-    from volumetool.store.validate import validate_volume
+    from volumetool.storage.validate import validate_volume
 
     findings = validate_volume(volume)
     if as_json:

@@ -6,9 +6,9 @@ import json
 from typing import Annotated, Literal
 
 import typer
+from volumetool.cli._options import ForceVoxelSize, Json, VoxelSize, numbers
 from volumetool.cli._progress import observing
-from volumetool.cli.options import ForceVoxelSize, Json, VoxelSize, numbers
-from volumetool.cli.tables import say
+from volumetool.cli._tables import say
 
 
 def convert(
@@ -29,10 +29,10 @@ def convert(
 
     Run again, it goes on where it stopped.
     """
-    from volumetool.jobs.checks import check_given_size
-    from volumetool.jobs.convert import check_room, convert_volume, describe_conversion
-    from volumetool.store.conversion import plan_conversion
-    from volumetool.store.open import open_volume
+    from volumetool.jobs.planning.checks import check_given_size
+    from volumetool.storage.conversion import plan_conversion
+    from volumetool.storage.convert_volume import check_room, convert_volume, describe_conversion
+    from volumetool.storage.open import open_volume
 
     size = numbers(voxel_size, "--voxel-size")
     check_given_size(size, sure=force_voxel_size)

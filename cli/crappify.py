@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from volumetool.cli._options import Json, local_path, numbers
 from volumetool.cli._progress import observing
-from volumetool.cli.options import Json, local_path, numbers
-from volumetool.cli.tables import say
+from volumetool.cli._tables import say
 
 if TYPE_CHECKING:
-    from volumetool.jobs.crappify import CrappifyPlan
+    from volumetool.degradation.volume import CrappifyPlan
 
 FIT = "Fitting a recipe"
 BOTH = {"scale", "as_json"}
@@ -53,9 +53,9 @@ def crappify(
     if fit is not None:
         _fit(fit, truth, recipe_out, None if scale is None else factors(scale), as_json=as_json)
         return
+    from volumetool.degradation import load_recipe
+    from volumetool.degradation.volume import Crappification, crappify_volume, plan_crappification
     from volumetool.errors import ConfigError
-    from volumetool.jobs.crappify import Crappification, crappify_volume, plan_crappification
-    from volumetool.training.crappifiers import load_recipe
 
     if input is None or output is None:
         raise ConfigError(
@@ -104,9 +104,9 @@ def _refuse_mixed(context: typer.Context, *, fitting: bool) -> None:
 
 
 def _fit(low: str, truth: str | None, recipe_out: Path | None, scale: tuple[int, int, int] | None, *, as_json: bool) -> None:
+    from volumetool.degradation import save_recipe
+    from volumetool.degradation.fit_volume import fit_recipe
     from volumetool.errors import ConfigError
-    from volumetool.jobs.fit_crappifier import fit_recipe
-    from volumetool.training.crappifiers import save_recipe
 
     if truth is None or recipe_out is None:
         raise ConfigError(
@@ -156,8 +156,8 @@ def _limits(text: str | None) -> tuple[float, float] | None:
 
 def print_plan(plan: CrappifyPlan) -> None:
     """Print what will be done on stderr."""
-    from volumetool.cli.tables import print_lines
+    from volumetool.cli._tables import print_lines
 
-    from volumetool.jobs.crappify import describe_crappification
+    from volumetool.degradation.volume import describe_crappification
 
     print_lines(describe_crappification(plan))

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from volumetool.cli._options import Json, local_path
 from volumetool.cli._progress import observing
-from volumetool.cli.options import Json, local_path
-from volumetool.cli.tables import say
+from volumetool.cli._tables import say
 
 
 def demo(
@@ -17,7 +17,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Make a small EM-like volume, degrade it, enhance it with the built-in model, and draw what came out."""
-    from volumetool.jobs.demo import run_demo
+    from volumetool.benchmark.demo import run_demo
 
     say("making an EM-like volume, and a 16 times smaller, noisy one of it")
     with observing() as observer:

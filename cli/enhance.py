@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from volumetool.cli._job_options import given, job_options
+from volumetool.cli._options import AllowHost, Json, local_path
 from volumetool.cli._progress import LogFormat, observing
-from volumetool.cli.job_options import given, job_options
-from volumetool.cli.options import AllowHost, Json, local_path
-from volumetool.cli.tables import say
+from volumetool.cli._tables import say
 
 if TYPE_CHECKING:
     from volumetool.jobs.job import Job
     from volumetool.jobs.plan import Plan
-    from volumetool.jobs.run import Outcome
+    from volumetool.jobs.run import RunResult
 
 
 @job_options(rare=("allow_host", "log_format"))
@@ -68,8 +68,8 @@ def _job(options: dict[str, Any], config: Path | None, allow_hosts: list[str]) -
 
 def _begin(plan: Plan) -> None:
     """Return what begins: the model and why, what it makes of what, what is done already, and what to beware of."""
-    from volumetool.jobs.describe import describe_box, describe_start
-    from volumetool.jobs.plan_file import open_ledger
+    from volumetool.jobs.planning.report import describe_box, describe_start
+    from volumetool.jobs.records.plan_file import open_ledger
 
     lines = [describe_start(plan, 0 if plan.job.overwrite else open_ledger(plan).done)]
     lines += [f"box: {box}"] if (box := describe_box(plan)) else []
@@ -80,14 +80,14 @@ def _print_plan(plan: Plan, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(plan.model_dump(mode="json")))
         return
-    from volumetool.cli.tables import print_lines
+    from volumetool.cli._tables import print_lines
 
-    from volumetool.jobs.describe import describe_plan
+    from volumetool.jobs.planning.report import describe_plan
 
     print_lines(describe_plan(plan))
 
 
-def _print_outcome(outcome: Outcome, *, as_json: bool) -> None:
+def _print_outcome(outcome: RunResult, *, as_json: bool) -> None:
     job = outcome.plan.job
     if as_json:
         facts = {name: getattr(outcome, name) for name in ("complete", "done", "failed", "regions", "ran")}

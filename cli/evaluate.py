@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from volumetool.cli._options import Json, local_path
 from volumetool.cli._progress import observing
-from volumetool.cli.options import Json, local_path
-from volumetool.cli.tables import say
+from volumetool.cli._tables import say
 
 if TYPE_CHECKING:
+    from volumetool.evaluation.evaluate import EvaluationRequest
+    from volumetool.evaluation.results import Evaluation
     from volumetool.geometry import Box, Triple
-    from volumetool.quality.evaluation import Request
-    from volumetool.quality.findings import Evaluation
-    from volumetool.store.volume import Volume
+    from volumetool.storage.volume import Volume
 
 
 def evaluate(
@@ -55,18 +55,18 @@ def evaluate(
         return
     if restored is None or truth is None:
         raise ConfigError("config.option", "two volumes are needed", hint="volumetool evaluate RESTORED TRUTH [--low LOW]")
+    from volumetool.evaluation.evaluate import EvaluationRequest
+    from volumetool.evaluation.scores.align import Volumes
     from volumetool.models import load_model
-    from volumetool.quality.evaluation import Request
-    from volumetool.quality.matching import Volumes
-    from volumetool.store.open import open_volume
-    from volumetool.store.roles import Role, told_by_role
+    from volumetool.storage.io.roles import Role, name_roles
+    from volumetool.storage.open import open_volume
 
     def opened(url: str, noun: str) -> Volume:
-        with told_by_role(Role(url, noun)):
+        with name_roles(Role(url, noun)):
             return open_volume(url)
 
     truth_volume = opened(truth, "the truth")
-    request = Request(
+    request = EvaluationRequest(
         volumes=Volumes(
             opened(restored, "the restored volume"),
             truth_volume,
@@ -103,9 +103,9 @@ def _box(text: str, truth: str, shape: Triple) -> Box:
     return inside
 
 
-def _score(request: Request, report: Path | None, *, as_json: bool) -> None:
-    from volumetool.quality.evaluation import evaluate as evaluate_volumes
-    from volumetool.quality.findings import protocol_words
+def _score(request: EvaluationRequest, report: Path | None, *, as_json: bool) -> None:
+    from volumetool.evaluation.evaluate import evaluate as evaluate_volumes
+    from volumetool.evaluation.results import protocol_words
 
     with observing() as observer:
         found = evaluate_volumes(request, observer)
@@ -116,17 +116,17 @@ def _score(request: Request, report: Path | None, *, as_json: bool) -> None:
         for sentence in protocol_words(found):
             say(f"- {sentence}")
     if report is not None:
-        from volumetool.quality.report import write_report
+        from volumetool.evaluation.report import write_report
 
         write_report(found, request, report)
         say(f"wrote {report}")
 
 
 def _print(found: Evaluation) -> None:
-    from volumetool.cli.tables import print_facts
+    from volumetool.cli._tables import print_facts
 
-    from volumetool.quality.findings import NotAvailable, verdict
-    from volumetool.quality.sums import METRICS
+    from volumetool.evaluation.results import NotAvailable, verdict
+    from volumetool.evaluation.scores.block_sums import METRICS
 
     rows = []
     for row in found.rows:
@@ -146,8 +146,8 @@ def _print(found: Evaluation) -> None:
     print_facts(facts)
 
 
-def _write_kit(request: Request, folder: Path, *, as_json: bool) -> None:
-    from volumetool.quality.blind import PAGE, write_kit
+def _write_kit(request: EvaluationRequest, folder: Path, *, as_json: bool) -> None:
+    from volumetool.evaluation.blind_rating import PAGE, write_kit
 
     trials = write_kit(request, folder)
     if as_json:
@@ -157,7 +157,7 @@ def _write_kit(request: Request, folder: Path, *, as_json: bool) -> None:
 
 def _count(folder: Path, ratings: list[Path], *, as_json: bool) -> None:
     from volumetool.errors import ConfigError
-    from volumetool.quality.blind import read_ratings
+    from volumetool.evaluation.blind_rating import read_ratings
 
     if not ratings:
         raise ConfigError(

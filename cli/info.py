@@ -6,7 +6,7 @@ import json
 from typing import Annotated
 
 import typer
-from volumetool.cli.options import Json, VoxelSize, given_size
+from volumetool.cli._options import Json, VoxelSize, given_size
 
 
 def info(
@@ -15,13 +15,13 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Return what a volume is: format, axes, shape, dtype, voxel size, levels, chunks, shards, size on disk."""
-    from volumetool.store.describe import describe_volume
-    from volumetool.store.open import open_volume
+    from volumetool.storage.info import describe_volume
+    from volumetool.storage.open import open_volume
 
     facts = describe_volume(open_volume(volume, voxel_size=given_size(voxel_size)))
     if as_json:
         print(json.dumps(facts))
         return
-    from volumetool.cli.tables import print_facts
+    from volumetool.cli._tables import print_facts
 
     print_facts(facts)

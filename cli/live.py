@@ -6,8 +6,11 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from volumetool.cli.job_options import given, job_options
-from volumetool.cli.looking import (
+from volumetool.cli._job_options import given, job_options
+from volumetool.cli._options import Json
+from volumetool.cli._serve import end_like_ctrl_c, stay
+from volumetool.cli._tables import say
+from volumetool.cli._view_options import (
     PictureSize,
     Position,
     Screenshot,
@@ -17,13 +20,10 @@ from volumetool.cli.looking import (
     as_zoom,
     take_picture,
 )
-from volumetool.cli.options import Json
-from volumetool.cli.staying import end_like_ctrl_c, stay
-from volumetool.cli.tables import say
 
 if TYPE_CHECKING:
-    from volumetool.viewing.live.show import Live
-    from volumetool.viewing.watching.asked import Asked
+    from volumetool.acquisition.config import WatchConfig
+    from volumetool.live_view.show import Live
 
 RUN, REACH = "How it runs", "Who reaches it"
 WATCH = "Sections that arrive (--watch)"
@@ -81,11 +81,11 @@ def live(
     **options: Any,
 ) -> None:
     """Show a volume beside its enhanced self, computed where one looks; Ctrl-C ends."""
+    from volumetool.acquisition.watch import default_output
     from volumetool.jobs.job import make_job
-    from volumetool.viewing.live.show import live as show
-    from volumetool.viewing.state import Look
-    from volumetool.viewing.view import Listen
-    from volumetool.viewing.watching.watch import default_output
+    from volumetool.live_view.show import live as show
+    from volumetool.viewer.state import Look
+    from volumetool.viewer.view import Listen
 
     end_like_ctrl_c()
     arrivals = {"count": count, "idle": idle, "first": first, "fit_on": fit_on, "settle": settle}
@@ -94,7 +94,7 @@ def live(
     look = Look(position=as_position(position), zoom=as_zoom(zoom), picture=as_picture(size))
     listen = Listen(host, port)
     if watch:
-        from volumetool.cli.watching import run_watch
+        from volumetool.cli._acquisition import run_watch
 
         _refuse_with_watch(screenshot=screenshot, position=position, zoom=zoom)
         run_watch(job, _asked(arrivals), listen, open_browser=open_browser, as_json=as_json)
@@ -107,10 +107,10 @@ def live(
         stay(host, shown.link, open_browser=open_browser)
 
 
-def _asked(arrivals: dict[str, Any]) -> Asked:
-    from volumetool.viewing.watching.asked import Asked
+def _asked(arrivals: dict[str, Any]) -> WatchConfig:
+    from volumetool.acquisition.config import WatchConfig
 
-    return Asked(**{name: value for name, value in arrivals.items() if value is not None})
+    return WatchConfig(**{name: value for name, value in arrivals.items() if value is not None})
 
 
 def _refuse_with_watch(**looks: Any) -> None:

@@ -28,11 +28,11 @@ from volumetool.cli import (
     train,
     view,
 )
-from volumetool.cli.preemption import TRY_AGAIN, Stopped, stoppable
-from volumetool.cli.tables import NARROW, say
+from volumetool.cli._preemption import TRY_AGAIN, Stopped, stoppable
+from volumetool.cli._tables import NARROW, say
 
-from volumetool.enhancement.allocator import keep_freed_memory
 from volumetool.errors import VolumetoolError
+from volumetool.processing.device.malloc import keep_freed_memory
 from volumetool.redaction import printable, redact
 
 app = typer.Typer(

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from volumetool.cli.options import Json
+from volumetool.cli._options import Json
 
 if TYPE_CHECKING:
     from volumetool.models import ModelCard
@@ -24,7 +24,7 @@ def list_cards(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([_row(card) for card in cards]))
         return
-    from volumetool.cli.tables import print_lines
+    from volumetool.cli._tables import print_lines
 
     for card in cards:
         print_lines([(card.name, card.description), ("", f"{_suits(card)} Licence: {card.licence}.")], sys.stdout)
@@ -62,7 +62,7 @@ def show_card(name: Annotated[str, typer.Argument(help="Built-in name or model f
     if as_json:
         print(json.dumps(card))
         return
-    from volumetool.cli.tables import print_facts
+    from volumetool.cli._tables import print_facts
 
     provenance = card.pop("provenance")
     print_facts({**card, **provenance})

@@ -6,9 +6,9 @@ import json
 from typing import Annotated
 
 import typer
+from volumetool.cli._options import Json, VoxelSize, given_size
 from volumetool.cli._progress import observing
-from volumetool.cli.options import Json, VoxelSize, given_size
-from volumetool.cli.tables import say
+from volumetool.cli._tables import say
 
 
 def pyramid(
@@ -18,7 +18,7 @@ def pyramid(
     as_json: Json = False,
 ) -> None:
     """Write the levels of a volume anew, each the mean of the one before; a volume of one level gets the others."""
-    from volumetool.store.pyramid import build_pyramid
+    from volumetool.storage.pyramid import build_pyramid
 
     size = given_size(voxel_size)
     with observing() as observer:

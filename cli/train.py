@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from volumetool.cli._options import AllowHost, Json, local_path
 from volumetool.cli._progress import LogFormat, observing
-from volumetool.cli.options import AllowHost, Json, local_path
-from volumetool.cli.tables import say
+from volumetool.cli._tables import say
 
 
 def train(
@@ -29,14 +29,14 @@ def train(
 ) -> None:
     """Train a model from a YAML file. Run again = go on where it stopped."""
     from volumetool.training.config import change_config, read_config
-    from volumetool.training.sources import find_shortcomings
+    from volumetool.training.data.sources import find_shortcomings
 
     asked = change_config(read_config(config, allow_host or []), steps=steps, device=device, devices=devices)
     folder = output or Path(asked.name)
     for note in find_shortcomings(asked):
         say(f"warning: {note}")
     if dry_run:
-        from volumetool.cli.tables import print_facts
+        from volumetool.cli._tables import print_facts
 
         from volumetool.training.train import describe
 

@@ -7,7 +7,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from volumetool.cli.looking import (
+from volumetool.cli._options import Json, VoxelSize, given_size
+from volumetool.cli._serve import end_like_ctrl_c, stay
+from volumetool.cli._tables import say
+from volumetool.cli._view_options import (
     LOOK,
     PictureSize,
     Position,
@@ -18,15 +21,12 @@ from volumetool.cli.looking import (
     as_zoom,
     take_picture,
 )
-from volumetool.cli.options import Json, VoxelSize, given_size
-from volumetool.cli.staying import end_like_ctrl_c, stay
-from volumetool.cli.tables import say
 
 from volumetool.errors import ConfigError
 
 if TYPE_CHECKING:
-    from volumetool.viewing.progress import Heat
-    from volumetool.viewing.view import Listen, View
+    from volumetool.viewer.progress import Heat
+    from volumetool.viewer.view import Listen, View
 
 REACH = "Who reaches it"
 
@@ -79,9 +79,9 @@ def view(
     as_json: Json = False,
 ) -> None:
     """Show volumes in Neuroglancer, raw beside enhanced; Ctrl-C ends."""
-    from volumetool.viewing.state import Look
-    from volumetool.viewing.view import HOSTED, Listen, hosted_link
-    from volumetool.viewing.view import view as show
+    from volumetool.viewer.state import Look
+    from volumetool.viewer.view import HOSTED, Listen, hosted_link
+    from volumetool.viewer.view import view as show
 
     look = Look(layout.value, as_position(position), as_zoom(zoom), as_picture(size))
     voxels = given_size(voxel_size)

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import volumetool as vt
-from volumetool.jobs.crappify import Crappification, crappify_volume, plan_crappification
-from volumetool.quality.evaluation import Request, evaluate
-from volumetool.quality.matching import Volumes
-from volumetool.training.crappifiers.recipes import load_recipe
+from volumetool.degradation.recipes import load_recipe
+from volumetool.degradation.volume import Crappification, crappify_volume, plan_crappification
+from volumetool.evaluation.evaluate import EvaluationRequest, evaluate
+from volumetool.evaluation.scores.align import Volumes
 
 if __name__ == "__main__":
     truth, folder = sys.argv[1], Path(sys.argv[2])
@@ -20,6 +20,6 @@ if __name__ == "__main__":
     crappify_volume(plan_crappification(asked))
     vt.enhance(low, restored, model="em-x4")
     volumes = Volumes(vt.open_volume(restored), vt.open_volume(truth), low=vt.open_volume(low))
-    found = evaluate(Request(volumes, sections=2))
+    found = evaluate(EvaluationRequest(volumes, sections=2))
     for row in found.rows:
         print(f"{row.name:20} {row.scores.psnr:6.2f} dB  SSIM {row.scores.ssim:.3f}")

@@ -10,7 +10,7 @@ import tifffile
 
 import volumetool as vt
 from volumetool.training.config import make_config
-from volumetool.training.phantom import phantom
+from volumetool.training.data.phantom import phantom
 from volumetool.training.train import train
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from pathlib import Path
 import tifffile
 
 import volumetool as vt
-from volumetool.training.phantom import phantom
-from volumetool.viewing.watching.asked import Asked
-from volumetool.viewing.watching.watch import watch
+from volumetool.acquisition.config import WatchConfig
+from volumetool.acquisition.watch import watch
+from volumetool.training.data.phantom import phantom
 
 SECTIONS = 4
 
@@ -32,6 +32,6 @@ if __name__ == "__main__":
     incoming.mkdir(parents=True)
     threading.Thread(target=acquire, args=(incoming,)).start()
     job = vt.Job(input=incoming, output=output, model="em-x4", voxel_size=(50, 32, 32))
-    watched = watch(job, Asked(count=SECTIONS), print)
+    watched = watch(job, WatchConfig(count=SECTIONS), print)
     print(watched)
     print(vt.open_volume(output).shape)

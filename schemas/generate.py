@@ -11,11 +11,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from volumetool.degradation import Crappifier
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.models import ModelCard
 from volumetool.training.config import TrainConfig
-from volumetool.training.crappifiers import Crappifier
 
 MODELS: dict[str, type[BaseModel]] = {
     "crappifier": Crappifier,

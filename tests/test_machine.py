@@ -14,9 +14,9 @@ from volumetool import machine
 from volumetool.errors import ResourceError
 from volumetool.geometry import plan_levels
 from volumetool.jobs.job import make_job
-from volumetool.jobs.planning import plan
+from volumetool.jobs.planning.planner import plan
 from volumetool.machine import memory_limit, usable_cores, usable_memory
-from volumetool.store.create import VolumeLayout, create_volume
+from volumetool.storage.create import VolumeLayout, create_volume
 
 GIB = 2**30
 FREE = 64 * GIB

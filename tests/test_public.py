@@ -16,8 +16,8 @@ import tifffile
 import volumetool as vt
 from volumetool.errors import ConfigError
 from volumetool.jobs.job import make_job
-from volumetool.viewing.live.show import Live
-from volumetool.viewing.view import View
+from volumetool.live_view.show import Live
+from volumetool.viewer.view import View
 
 FAKE = "fake:identity?scale=1,2,2"
 FUNCTIONS = [name for name in vt.__all__ if inspect.isfunction(getattr(vt, name))]

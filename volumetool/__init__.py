@@ -17,36 +17,36 @@ if TYPE_CHECKING:
     from volumetool.jobs.api import enhance, plan, run, verify
     from volumetool.jobs.job import Job
     from volumetool.jobs.plan import Plan
-    from volumetool.jobs.run import Outcome
+    from volumetool.jobs.run import RunResult
+    from volumetool.live_view.show import live
     from volumetool.models import Model, load_model
-    from volumetool.store.convert import convert
-    from volumetool.store.open import open_volume
-    from volumetool.store.volume import Volume
-    from volumetool.viewing.live.show import live
-    from volumetool.viewing.view import view
+    from volumetool.storage.convert import convert
+    from volumetool.storage.open import open_volume
+    from volumetool.storage.volume import Volume
+    from volumetool.viewer.view import view
 
 _HOMES = {
     "Job": "volumetool.jobs.job",
     "Model": "volumetool.models",
-    "Outcome": "volumetool.jobs.run",
+    "RunResult": "volumetool.jobs.run",
     "Plan": "volumetool.jobs.plan",
-    "Volume": "volumetool.store.volume",
-    "convert": "volumetool.store.convert",
+    "Volume": "volumetool.storage.volume",
+    "convert": "volumetool.storage.convert",
     "enhance": "volumetool.jobs.api",
-    "live": "volumetool.viewing.live.show",
+    "live": "volumetool.live_view.show",
     "load_model": "volumetool.models",
-    "open_volume": "volumetool.store.open",
+    "open_volume": "volumetool.storage.open",
     "plan": "volumetool.jobs.api",
     "run": "volumetool.jobs.api",
     "verify": "volumetool.jobs.api",
-    "view": "volumetool.viewing.view",
+    "view": "volumetool.viewer.view",
 }
 
 __all__ = [
     "Job",
     "Model",
-    "Outcome",
     "Plan",
+    "RunResult",
     "Volume",
     "VolumetoolError",
     "__version__",

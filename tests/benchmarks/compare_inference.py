@@ -71,15 +71,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from volumetool.enhancement.statistics import fit_statistics
+from volumetool.benchmark.demo import write_volume
+from volumetool.evaluation.scores.metrics import psnr
 from volumetool.jobs.api import plan
-from volumetool.jobs.demo import write_volume
 from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import Plan
 from volumetool.models import Model, load_model
-from volumetool.quality.metrics import psnr
-from volumetool.store.create import create_volume
-from volumetool.store.open import open_volume
+from volumetool.processing.statistics import fit_statistics
+from volumetool.storage.create import create_volume
+from volumetool.storage.open import open_volume
 
 AS_OURS = ", as ours"
 LOOK_EVERY = 0.05  # seconds

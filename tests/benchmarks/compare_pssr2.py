@@ -43,8 +43,8 @@ from rich.table import Table
 from scoring import Sums, difference, scores_of, sum_blocks
 from unseen import SCALE, SOURCES, Net, Sample, degrade, load_net, load_samples, restore_centre
 
-from volumetool.quality.baselines import restore
-from volumetool.training.crappifiers import RECIPES
+from volumetool.degradation import RECIPES
+from volumetool.evaluation.baselines import restore
 
 TRAINING_SET = (
     "fib25-fibsem/fib25_train1.tif",

@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from volumetool.geometry import plan_levels
-from volumetool.store.convert import convert as copy_finest
+from volumetool.storage.convert import convert as copy_finest
 
 SHAPE = (256, 1024, 1024)
 SIZE = (8.0, 8.0, 8.0)

@@ -32,15 +32,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from volumetool.geometry import Box
-from volumetool.jobs.convert import convert_volume
 from volumetool.machine import usable_cores
-from volumetool.store.arrays import write_part
-from volumetool.store.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion
-from volumetool.store.convert import DONE_KEY, FINEST_ALONE
-from volumetool.store.create import OWN_KEY, create_volume, open_for_writing
-from volumetool.store.found import read_json
-from volumetool.store.images import ImageStack
-from volumetool.store.pyramid import build_pyramid
+from volumetool.storage.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion
+from volumetool.storage.convert import DONE_KEY, FINEST_ALONE
+from volumetool.storage.convert_volume import convert_volume
+from volumetool.storage.create import OWN_KEY, create_volume, open_for_writing
+from volumetool.storage.formats.base import read_json
+from volumetool.storage.images import ImageStack
+from volumetool.storage.io.arrays import write_part
+from volumetool.storage.pyramid import build_pyramid
 
 VOXEL_SIZE = (50.0, 8.0, 8.0)
 CONSOLE = Console(width=200)

@@ -31,18 +31,18 @@ from million import Some, done, plan_job
 from rich.console import Console
 from rich.table import Table
 
-from volumetool.geometry import Turn
-from volumetool.jobs.clusters import through_dask
-from volumetool.jobs.clusters.through_dask import ThroughDask, connect
-from volumetool.jobs.ledger import Record
-from volumetool.jobs.plan_file import open_ledger
+from volumetool.geometry import RegionTask
+from volumetool.jobs.clusters import dask_driver as through_dask
+from volumetool.jobs.clusters.dask_driver import ThroughDask, connect
+from volumetool.jobs.records.ledger import Record
+from volumetool.jobs.records.plan_file import open_ledger
 
 PROCESSES = 8
 
 JOB = """
 import json, sys, time
 from volumetool.jobs.job import make_job
-from volumetool.jobs.planning import plan
+from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.run import run
 decided = plan(make_job(**json.loads(sys.argv[1])))
 assert decided.threads == 1
@@ -109,7 +109,7 @@ def drive(folder: Path, devices: int, regions: int, seconds: float) -> float:
             return time.perf_counter() - started
 
 
-def sleep(seconds: float, _url: str, _runtime: str, turns: list[Turn]) -> list[Record]:
+def sleep(seconds: float, _url: str, _runtime: str, turns: list[RegionTask]) -> list[Record]:
     """Stand in for `run_regions`: the first of them."""
     time.sleep(seconds)
     return [done(turns[0].region)]

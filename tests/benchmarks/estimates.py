@@ -22,7 +22,7 @@ JOB = """
 import json, re, sys, time
 from pathlib import Path
 from volumetool.jobs.job import make_job
-from volumetool.jobs.planning import plan
+from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.run import run
 decided = plan(make_job(**json.loads(sys.argv[1])))
 Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew

@@ -25,12 +25,12 @@ import zarr
 from numpy.typing import NDArray
 from rich.console import Console
 
-from volumetool.enhancement import columns
+from volumetool.benchmark.demo import write_volume
+from volumetool.degradation import load_recipe
+from volumetool.evaluation.scores.resample import enlarge
 from volumetool.geometry import mirror_index
 from volumetool.jobs.api import enhance
-from volumetool.jobs.demo import write_volume
-from volumetool.quality.resample import enlarge
-from volumetool.training.crappifiers import load_recipe
+from volumetool.processing import columns
 
 SCALE, CUT = 4, 12
 """Fine voxels per coarse one; coarse voxels that are cut off at each face where neighbours are known."""

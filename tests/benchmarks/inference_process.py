@@ -23,7 +23,7 @@ from inference_task import Task
 def ours(task: Task) -> Work:
     """Prepare `volumetool enhance` at its defaults, planning included, its own section statistics too."""
     from volumetool.jobs.api import enhance
-    from volumetool.store.open import open_volume
+    from volumetool.storage.open import open_volume
 
     def work() -> None:
         outcome = enhance(task.source, task.output, model=task.model)

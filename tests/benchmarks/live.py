@@ -23,10 +23,10 @@ from rich.console import Console
 
 from volumetool.geometry import plan_levels
 from volumetool.jobs.job import make_job
-from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
-from volumetool.training.phantom import phantom
-from volumetool.viewing.live.basis import Basis
-from volumetool.viewing.live.show import first_look, live
+from volumetool.live_view.show import first_look, live
+from volumetool.live_view.source import LiveSource
+from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing
+from volumetool.training.data.phantom import phantom
 
 SHAPE = (64, 1024, 1024)
 VIEW = 512
@@ -83,7 +83,7 @@ def measure(path: Path, model: str, voxels: np.ndarray, asked: argparse.Namespac
         }
 
 
-def view_of(basis: Basis, *, middle: bool) -> list[slice]:
+def view_of(basis: LiveSource, *, middle: bool) -> list[slice]:
     """Return the voxels of the output's level 0 that a view shows along y and x."""
     level, lattice = basis.volume.levels[0], basis.spec.lattice
     position = first_look(level, lattice).position

@@ -26,10 +26,10 @@ from rich.table import Table
 from scoring import Found, best, classical, difference, scores_of, sum_blocks
 from unseen import SCALE, degrade, load_net, restore_all
 
-from volumetool.quality.baselines import restore
-from volumetool.quality.metrics import as_stored
-from volumetool.training.crappifiers import RECIPES
-from volumetool.training.textures import draw_textures
+from volumetool.degradation import RECIPES
+from volumetool.evaluation.baselines import restore
+from volumetool.evaluation.scores.metrics import as_stored
+from volumetool.training.data.textures import draw_textures
 
 Bytes = NDArray[np.uint8]
 

@@ -49,8 +49,8 @@ from showing import save_blocks, show_denoising, show_mismatch, show_scores, sho
 from task_figure import tasks
 from unseen import SOURCES, Net, Sample, centred, degrade, load_net, load_samples, phantom_samples, restore_all, restore_centre
 
-from volumetool.training.crappifiers import RECIPES
-from volumetool.training.registration import align_pairs
+from volumetool.degradation import RECIPES
+from volumetool.training.data.registration import align_pairs
 
 SHOWN = ("pssr-em", "pssr2-poisson", "sem-fast")
 QUICK_METHODS = ("bilinear", "bicubic", "gauss+bicubic", "unsharp+bicubic", "z-gauss+bicubic")

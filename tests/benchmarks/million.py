@@ -26,17 +26,18 @@ from distributed import as_completed
 from rich.console import Console
 from rich.table import Table
 
-from volumetool.geometry import Turn, plan_levels
-from volumetool.jobs.clusters import local, through_dask
-from volumetool.jobs.clusters.begun import say_begun
+from volumetool.geometry import RegionTask, plan_levels
+from volumetool.jobs.clusters import dask_driver as through_dask
+from volumetool.jobs.clusters import local
+from volumetool.jobs.clusters.dask_events import say_begun
+from volumetool.jobs.execution.schedule import RegionQueue
 from volumetool.jobs.job import make_job
-from volumetool.jobs.ledger import DONE, Ledger, Record
 from volumetool.jobs.plan import WINDOW, Plan
-from volumetool.jobs.plan_file import open_ledger
-from volumetool.jobs.planning import plan
+from volumetool.jobs.planning.planner import plan
+from volumetool.jobs.records.ledger import DONE, Ledger, Record
+from volumetool.jobs.records.plan_file import open_ledger
 from volumetool.jobs.run import prepare
-from volumetool.jobs.turns import Turns
-from volumetool.store.create import VolumeLayout, create_volume
+from volumetool.storage.create import VolumeLayout, create_volume
 
 SHARD = (8, 64, 64)
 VOXEL_SIZE = (8.0, 8.0, 8.0)
@@ -78,7 +79,7 @@ def measure(folder: Path, regions: int, sample: int) -> tuple[str, ...]:
     started = time.perf_counter()
     ledger = open_ledger(plan)
     ledger.compact()
-    left = Turns(plan, ledger).count
+    left = RegionQueue(plan, ledger).count
     resumed = time.perf_counter() - started
     assert left == plan.grid.count - half
 
@@ -109,7 +110,7 @@ def plan_job(folder: Path, regions: int) -> Plan:
     return decided
 
 
-class Some(Turns):
+class Some(RegionQueue):
     """Gives out only so many regions at a time.
 
     Attributes
@@ -120,20 +121,20 @@ class Some(Turns):
 
     more = 0
 
-    def take(self, flying: Collection[int]) -> Turn | None:
+    def take(self, flying: Collection[int]) -> RegionTask | None:
         """Return whose turn it is."""
         self.more -= 1
         return super().take(flying) if self.more >= 0 else None
 
 
-def nothing(url: str, _runtime: str, turns: list[Turn]) -> list[Record]:
+def nothing(url: str, _runtime: str, turns: list[RegionTask]) -> list[Record]:
     """Stand in for `run_regions`: regions that begin and end at once, with records as real ones would give."""
     for turn in turns:
         say_begun(url, turn.region)
     return [done(turn.region, 0.0) for turn in turns]
 
 
-def one(url: str, runtime: str, turns: list[Turn]) -> list[Record]:
+def one(url: str, runtime: str, turns: list[RegionTask]) -> list[Record]:
     """Stand in for `run_regions` with regions that count as long ones, so that each is a task of its own."""
     return [replace(record, seconds=61.2345) for record in nothing(url, runtime, turns)]
 
@@ -162,7 +163,7 @@ def write_half(plan: Plan, half: int) -> None:
     ledger.flush()
 
 
-Stand = Callable[[str, str, list[Turn]], list[Record]]
+Stand = Callable[[str, str, list[RegionTask]], list[Record]]
 
 
 def bare(plan: Plan, tasks: int) -> float:

@@ -10,8 +10,8 @@ import numpy as np
 from scoring import Sums, difference, sum_blocks
 from unseen import SCALE, Net, degrade, load_samples, restore_centre
 
-from volumetool.quality.baselines import restore
-from volumetool.training.crappifiers import RECIPES, Crappifier
+from volumetool.degradation import RECIPES, Crappifier
+from volumetool.evaluation.baselines import restore
 
 SETS = ("fib25-val", "isbi2012", "cdeep3m-sbem")
 

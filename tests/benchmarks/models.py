@@ -19,10 +19,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from volumetool.degradation import RECIPES
+from volumetool.evaluation.scores.metrics import as_stored, psnr
+from volumetool.evaluation.scores.resample import enlarge
 from volumetool.models import UNet, list_models, load_model
-from volumetool.quality.metrics import as_stored, psnr
-from volumetool.quality.resample import enlarge
-from volumetool.training.crappifiers import RECIPES
 from volumetool.training.restore import restore_volume
 
 SECTIONS, SIDE, CORE = 32, 160, slice(12, 20)

@@ -23,9 +23,9 @@ from rich.table import Table
 from scoring import Sums, best, classical, difference, scores_of, sum_blocks
 from unseen import PHANTOM_SHAPE, SOURCES, Net, Sample, degrade, load_net, phantom_samples, restore_centre
 
+from volumetool.degradation import RECIPES
 from volumetool.training.config import make_config
-from volumetool.training.crappifiers import RECIPES
-from volumetool.training.phantom import phantom
+from volumetool.training.data.phantom import phantom
 from volumetool.training.train import train
 
 SETS = ("isbi2012", "cdeep3m-sbem", "temca", "phantom")

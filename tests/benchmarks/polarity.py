@@ -18,9 +18,9 @@ import tifffile
 from numpy.typing import NDArray
 from rich.console import Console
 
-from volumetool.enhancement.survey import CERTAIN, LIKELY, Survey
+from volumetool.degradation import load_recipe
 from volumetool.geometry import Box
-from volumetool.training.crappifiers import load_recipe
+from volumetool.processing.survey import CERTAIN, LIKELY, Survey
 
 SETS = (
     "cdeep3m-sbem/cdeep3m_sbem_z020-037.tif",

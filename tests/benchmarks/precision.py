@@ -20,9 +20,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from volumetool.degradation import RECIPES
+from volumetool.evaluation.scores.metrics import as_stored, psnr
 from volumetool.models import UNet, list_models, load_model
-from volumetool.quality.metrics import as_stored, psnr
-from volumetool.training.crappifiers import RECIPES
 from volumetool.training.restore import restore_volume
 
 SECTIONS, SIDE = 16, 160

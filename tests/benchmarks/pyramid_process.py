@@ -72,8 +72,8 @@ def tinybrain(source: str, output: str, levels: int) -> Callable[[], None]:
 
 def convert(source: str, output: str, levels: int) -> Callable[[], None]:
     """Prepare `volumetool convert`: reads a compressed volume, writes every level."""
-    from volumetool.jobs.convert import convert_volume
-    from volumetool.store.conversion import plan_conversion
+    from volumetool.storage.conversion import plan_conversion
+    from volumetool.storage.convert_volume import convert_volume
 
     def work() -> None:
         assert len(convert_volume(plan_conversion(source, output)).levels) == levels
@@ -83,7 +83,7 @@ def convert(source: str, output: str, levels: int) -> Callable[[], None]:
 
 def pyramid(source: str, _output: str, levels: int) -> Callable[[], None]:
     """Prepare `volumetool pyramid`: reads a compressed volume, writes every level but the finest."""
-    from volumetool.store.pyramid import build_pyramid
+    from volumetool.storage.pyramid import build_pyramid
 
     def work() -> None:
         assert len(build_pyramid(source).levels) == levels

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetool.quality.baselines import METHODS, Strength, restore, tune
-from volumetool.quality.evaluation import bootstrap
-from volumetool.quality.metrics import as_stored, fit_affine
-from volumetool.quality.structure import WINDOW, ssim_maps
+from volumetool.evaluation.baselines import METHODS, Strength, restore, tune
+from volumetool.evaluation.evaluate import bootstrap
+from volumetool.evaluation.scores.metrics import as_stored, fit_affine
+from volumetool.evaluation.scores.ssim import WINDOW, ssim_maps
 
 BLOCK = 128
 RANGE = 255.0

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from scoring import BLOCK, SCORES
 
-from volumetool.quality.baselines import METHODS, restore
-from volumetool.quality.pictures import Panel, draw_row, grey_limits
+from volumetool.evaluation.baselines import METHODS, restore
+from volumetool.evaluation.pictures import Panel, draw_row, grey_limits
 
 PERCENTILES = (95, 50, 5)
 """Blocks that are shown: nearly the worst, the middling one, nearly the best, by the net's own error."""

@@ -21,8 +21,8 @@ from tasks import (
 )
 from unseen import PHANTOM_SEEDS, PHANTOM_VOXEL_SIZE, SCALE, SOURCES, Net, degrade, load_run, restore_all, task_phantom
 
-from volumetool.quality.baselines import restore
-from volumetool.training.crappifiers import RECIPES
+from volumetool.degradation import RECIPES
+from volumetool.evaluation.baselines import restore
 
 RUN = 8
 """Consecutive sections of the real sets."""

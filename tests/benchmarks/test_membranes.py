@@ -10,8 +10,8 @@ from membranes import false_membranes
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from volumetool.quality.resample import enlarge
-from volumetool.training.textures import draw_textures
+from volumetool.evaluation.scores.resample import enlarge
+from volumetool.training.data.textures import draw_textures
 
 SHAPE = (1, 192, 192)
 Y, X = np.mgrid[:192, :192]

@@ -21,7 +21,7 @@ from tasks import (
 )
 
 from volumetool.errors import InputError
-from volumetool.training.phantom import Phantom, draw_phantom
+from volumetool.training.data.phantom import Phantom, draw_phantom
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from volumetool.degradation import Crappifier
+from volumetool.evaluation.baselines import Z_REACH
 from volumetool.geometry import mirror_index
 from volumetool.models import ModelCard, load_model
-from volumetool.quality.baselines import Z_REACH
-from volumetool.training.crappifiers import Crappifier
-from volumetool.training.phantom import Phantom, draw_phantom
+from volumetool.training.data.phantom import Phantom, draw_phantom
 from volumetool.training.restore import restore_volume
 
 SCALE = 4

@@ -14,7 +14,7 @@ from pathlib import Path
 import tensorstore  # noqa: F401  (loaded once for all)
 from volumetool.cli.main import main
 
-import volumetool.store.convert  # noqa: F401
+import volumetool.storage.convert  # noqa: F401
 from volumetool.testing import register_fakes
 
 

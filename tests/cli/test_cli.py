@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from volumetool.cli._tables import print_facts
 from volumetool.cli.main import main
-from volumetool.cli.tables import print_facts
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 FAKE = "fake:identity?scale=1,2,2"

@@ -18,7 +18,7 @@ import tifffile
 from volumetool.cli import _progress
 from volumetool.cli.main import main
 
-from volumetool.store.open import open_volume
+from volumetool.storage.open import open_volume
 
 VOXELS = np.random.default_rng(0).integers(1, 255, (8, 40, 60), dtype=np.uint8)
 

@@ -20,7 +20,7 @@ import volumetool as vt
 from volumetool.errors import InputError
 from volumetool.jobs.job import Job
 from volumetool.paths import absolute_path
-from volumetool.store.kvstore import canonical_url, contains, join_url, kvstore_spec, parent_url
+from volumetool.storage.io.kvstore import canonical_url, contains, join_url, kvstore_spec, parent_url
 
 FAKE = "fake:identity?scale=1,2,2"
 
@@ -88,7 +88,7 @@ def test_python_takes_path_objects_everywhere(home: Path) -> None:
 
 def test_a_training_finds_what_its_file_names_beside_it(home: Path) -> None:
     from volumetool.training.config import read_config
-    from volumetool.training.sources import _array
+    from volumetool.training.data.sources import _array
 
     for place in ("../s.tif", "~/real/s.tif", f"file://{quote(str(home))}/link/../s.tif"):
         (home / "real" / "run" / "train.yaml").write_text(f"name: x\nsources:\n- path: {place}\n  voxel_size: 8,32,32\n")

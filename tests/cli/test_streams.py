@@ -14,7 +14,7 @@ import pytest
 import tifffile
 from volumetool.cli.main import app, main
 
-from volumetool.store.open import open_volume
+from volumetool.storage.open import open_volume
 
 PROGRAM = Path(sys.executable).with_name("volumetool")
 

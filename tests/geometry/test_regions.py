@@ -8,7 +8,7 @@ from itertools import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volumetool.geometry import AxisLattice, Box, Lattice, RegionGrid, Sharing, Triple
+from volumetool.geometry import AxisLattice, Box, Lattice, PatchSharing, RegionGrid, Triple
 
 SHAPES = st.tuples(*[st.integers(1, 14)] * 3)
 GRIDS = st.builds(
@@ -91,4 +91,4 @@ def test_patches_counts_every_patch_in_every_region_that_needs_it(case: tuple[Re
             for line, start, stop in zip(lattice.axes, box.start, box.stop, strict=True)
         ]
         expected += per_axis[0] * per_axis[1] * per_axis[2]
-    assert Sharing(grid, lattice, origin).count() == expected
+    assert PatchSharing(grid, lattice, origin).count() == expected

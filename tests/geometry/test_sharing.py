@@ -7,7 +7,7 @@ from itertools import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volumetool.geometry import AxisLattice, Box, Lattice, RegionGrid, Sharing, Triple
+from volumetool.geometry import AxisLattice, Box, Lattice, PatchSharing, RegionGrid, Triple
 
 GRIDS = st.builds(
     RegionGrid, st.tuples(*[st.integers(1, 12)] * 3), st.tuples(*[st.integers(1, 5)] * 3), st.just((1, 1, 1)), st.integers(1, 2)
@@ -15,7 +15,7 @@ GRIDS = st.builds(
 
 
 @st.composite
-def sharings(draw: st.DrawFn) -> Sharing:
+def sharings(draw: st.DrawFn) -> PatchSharing:
     """Draw lattices and regions of any size: patches may reach over many regions."""
     grid = draw(GRIDS)
     origin = draw(st.tuples(*[st.integers(0, 4)] * 3))
@@ -25,10 +25,10 @@ def sharings(draw: st.DrawFn) -> Sharing:
         size = -(-(n + a) // scale) + draw(st.integers(0, 2))
         stride = max(1, overlap) + draw(st.integers(0, 4))
         axes.append(AxisLattice(size, stride, overlap, draw(st.integers(0, overlap // 2)), scale))
-    return Sharing(grid, Lattice(axes[0], axes[1], axes[2]), origin)
+    return PatchSharing(grid, Lattice(axes[0], axes[1], axes[2]), origin)
 
 
-def needed(sharing: Sharing, index: int) -> set[Triple]:
+def needed(sharing: PatchSharing, index: int) -> set[Triple]:
     """Return the patches that a region needs, by trying every one along each axis."""
     box = sharing.grid.region(index).box.shifted(sharing.origin)
     axes = [
@@ -40,7 +40,7 @@ def needed(sharing: Sharing, index: int) -> set[Triple]:
 
 @settings(max_examples=30)
 @given(sharings())
-def test_owners_and_neighbours_are_those_that_need_the_same_patches(sharing: Sharing) -> None:
+def test_owners_and_neighbours_are_those_that_need_the_same_patches(sharing: PatchSharing) -> None:
     regions = range(sharing.grid.count)
     wants = [needed(sharing, index) for index in regions]
     for index in regions:
@@ -55,7 +55,7 @@ def test_owners_and_neighbours_are_those_that_need_the_same_patches(sharing: Sha
 
 @settings(max_examples=30)
 @given(sharings(), st.tuples(st.booleans(), st.booleans(), st.booleans()))
-def test_patches_count_once_along_the_axes_that_are_named(sharing: Sharing, once: tuple[bool, bool, bool]) -> None:
+def test_patches_count_once_along_the_axes_that_are_named(sharing: PatchSharing, once: tuple[bool, bool, bool]) -> None:
     seen = set()
     for index in range(sharing.grid.count):
         channel, position = sharing.position(index)
@@ -67,7 +67,7 @@ def test_patches_count_once_along_the_axes_that_are_named(sharing: Sharing, once
 
 @settings(max_examples=25)
 @given(sharing=sharings(), layers=st.booleans(), start=st.tuples(*[st.integers(0, 9)] * 3))
-def test_no_more_patches_are_kept_at_once_than_the_bound_says(sharing: Sharing, *, layers: bool, start: Triple) -> None:
+def test_no_more_patches_are_kept_at_once_than_the_bound_says(sharing: PatchSharing, *, layers: bool, start: Triple) -> None:
     """Regions run in order; each keeps what a later one needs and, at its end, deletes what none needs any more."""
     start = (min(start[0], sharing.grid.shape[0] - 1), start[1] % sharing.grid.shape[1], start[2] % sharing.grid.shape[2])
     asked = Box(start, sharing.grid.shape)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from small_jobs import SMALL, noise, read_levels, replicated, write_input
 
-from volumetool.jobs.run import Outcome
+from volumetool.jobs.run import RunResult
 
 SHAPE = (16, 48, 64)
 REGION = (8, 16, 16)
@@ -35,7 +35,7 @@ def bad_job(source: str, output: Path, fault: str, **more: Any) -> dict[str, Any
     return {**SMALL, "input": source, "output": str(output), "region": "1,1,1", "model": model}
 
 
-def assert_others_are_right(outcome: Outcome, bad: tuple[int, ...]) -> None:
+def assert_others_are_right(outcome: RunResult, bad: tuple[int, ...]) -> None:
     """Make sure that the bad regions are named, and that nothing else is missing: exit code 3, and right voxels elsewhere."""
     assert [record.region for record in outcome.failures] == list(bad)
     assert (outcome.exit_code, outcome.complete) == (3, False)

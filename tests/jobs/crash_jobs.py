@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 from small_jobs import SMALL, noise, write_input
 
-from volumetool.jobs import ledger as ledger_module
-from volumetool.jobs import worker as worker_module
+from volumetool.jobs.execution import worker as worker_module
 from volumetool.jobs.job import make_job
-from volumetool.jobs.ledger import DONE
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.plan_file import open_ledger
-from volumetool.jobs.planning import plan
+from volumetool.jobs.planning.planner import plan
+from volumetool.jobs.records import ledger as ledger_module
+from volumetool.jobs.records.ledger import DONE
+from volumetool.jobs.records.plan_file import open_ledger
 from volumetool.jobs.run import run
-from volumetool.store import retries
-from volumetool.store.describe import describe_volume
-from volumetool.store.open import open_volume
+from volumetool.storage.info import describe_volume
+from volumetool.storage.io import retries
+from volumetool.storage.open import open_volume
 
 SHAPES = {"least": (2, 8, 14), "tiny": (3, 12, 20), "small": (10, 37, 45)}
 """Voxels of the input, and so 2, 6 or 12 regions."""

@@ -14,20 +14,20 @@ from typing import Any
 import tifffile
 from small_jobs import SMALL, noise, run, write_input
 
-from volumetool.jobs.clean import STRAY_SECONDS, clean_output
-from volumetool.jobs.condemn import condemn
-from volumetool.jobs.convert import convert_volume
-from volumetool.jobs.crappify import Crappification, crappify_volume, plan_crappification
+from volumetool.acquisition.config import WatchConfig
+from volumetool.acquisition.watch import watch
+from volumetool.degradation import load_recipe
+from volumetool.degradation.volume import Crappification, crappify_volume, plan_crappification
+from volumetool.jobs.execution.clean import STRAY_SECONDS, clean_output
 from volumetool.jobs.job import Job, make_job
-from volumetool.jobs.plan_file import stored_plan
-from volumetool.jobs.verify import verify
-from volumetool.store.conversion import plan_conversion
-from volumetool.store.create import write_attributes
-from volumetool.store.pyramid import build_pyramid
-from volumetool.training.crappifiers import load_recipe
-from volumetool.viewing.live.opening import open_live
-from volumetool.viewing.watching.asked import Asked
-from volumetool.viewing.watching.watch import watch
+from volumetool.jobs.records.plan_file import stored_plan
+from volumetool.jobs.verification.repair import mark_for_recompute
+from volumetool.jobs.verification.verify import verify
+from volumetool.live_view.factory import open_live
+from volumetool.storage.conversion import plan_conversion
+from volumetool.storage.convert_volume import convert_volume
+from volumetool.storage.create import write_attributes
+from volumetool.storage.pyramid import build_pyramid
 
 SHAPE = (10, 37, 45)
 COUNT = 5
@@ -59,7 +59,7 @@ def _repair(work: Path) -> None:
     plan = stored_plan(str(work / "out.zarr"))
     report = verify(plan)
     if report.damaged:
-        condemn(plan, report)
+        mark_for_recompute(plan, report)
     run(**_job(work))
 
 
@@ -118,7 +118,7 @@ def _sections(work: Path) -> None:
 def _watch(work: Path) -> None:
     job = _job(work, input=str(work / "sections"), voxel_size="8,32,32")
     ticks = (["something"] for _ in iter(lambda: time.sleep(0.01), 0))
-    assert watch(make_job(**job), Asked(count=COUNT, settle=0.0, fit_on=2), lambda _: None, ticks).complete
+    assert watch(make_job(**job), WatchConfig(count=COUNT, settle=0.0, fit_on=2), lambda _: None, ticks).complete
 
 
 def _live(work: Path) -> None:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from volumetool.events import Event, Observer, RegionEnded, ignore
 from volumetool.geometry import plan_levels
 from volumetool.jobs.job import make_job
-from volumetool.jobs.plan_file import open_ledger
-from volumetool.jobs.planning import plan
-from volumetool.jobs.run import Outcome
+from volumetool.jobs.planning.planner import plan
+from volumetool.jobs.records.plan_file import open_ledger
+from volumetool.jobs.run import RunResult
 from volumetool.jobs.run import run as run_plan
-from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
+from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing
 
 Voxels = NDArray[Any]
 Triple = tuple[int, int, int]
@@ -78,7 +78,7 @@ def write_input(
     return path
 
 
-def run(observer: Observer = ignore, **options: Any) -> Outcome:
+def run(observer: Observer = ignore, **options: Any) -> RunResult:
     """Plan and run a job."""
     return run_plan(plan(make_job(**options)), observer)
 
@@ -170,7 +170,7 @@ def attributes(path: Path | str) -> dict[str, Any]:
     return own
 
 
-def states(outcome: Outcome) -> list[int]:
+def states(outcome: RunResult) -> list[int]:
     """Return the states of all regions as the ledger on disk has them."""
     stored: list[int] = open_ledger(outcome.plan).states.tolist()
     return stored

@@ -12,18 +12,18 @@ import pytest
 import torch
 from volumetool.cli.main import main
 
-from volumetool.enhancement.network import NetworkOperation
-from volumetool.enhancement.operation import open_operation
-from volumetool.enhancement.pipeline import STAGES
+from volumetool.benchmark import bench as module
+from volumetool.benchmark import flops as arithmetic
+from volumetool.benchmark.bench import bench, floor_seconds, made_up
+from volumetool.benchmark.demo import write_volume
+from volumetool.benchmark.flops import count_operations, product_rate
+from volumetool.benchmark.result import BenchResult, Pair
 from volumetool.errors import ConfigError, DataError, ResourceError
 from volumetool.events import Event, Progressed
-from volumetool.jobs import arithmetic
-from volumetool.jobs import bench as module
-from volumetool.jobs.arithmetic import count_operations, product_rate
-from volumetool.jobs.bench import bench, floor_seconds, made_up
-from volumetool.jobs.bench_result import BenchResult, Pair
-from volumetool.jobs.demo import write_volume
 from volumetool.models import Model, UNet, UNetConfig, load_model
+from volumetool.processing.operation import open_operation
+from volumetool.processing.operations.network import NetworkOperation
+from volumetool.processing.pipeline import STAGES
 
 MODEL = "fake:identity?patch=1,32,32&overlap=0,8,8&trim=0,2,2"
 

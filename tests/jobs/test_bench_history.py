@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from volumetool.benchmark.history import SAME, default_history, remember
 from volumetool.errors import OutputError
-from volumetool.jobs.bench_history import SAME, default_history, remember
 
 
 def run(number: int, **changes: Any) -> dict[str, Any]:

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from volumetool.benchmark.demo import write_volume
+from volumetool.degradation import RECIPES, Crappifier, load_recipe, save_recipe
+from volumetool.degradation import volume as job
+from volumetool.degradation.compression import Jpeg
+from volumetool.degradation.volume import Crappification, crappify_volume, plan_crappification
 from volumetool.errors import ConfigError, InputError, OutputError, ResourceError
 from volumetool.events import Event
 from volumetool.geometry import plan_levels
-from volumetool.jobs import crappify as job
-from volumetool.jobs.crappify import Crappification, crappify_volume, plan_crappification
-from volumetool.jobs.demo import write_volume
-from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
-from volumetool.store.open import open_volume
-from volumetool.store.validate import validate_volume
-from volumetool.training.crappifiers import RECIPES, Crappifier, load_recipe, save_recipe
-from volumetool.training.crappifiers.compression import Jpeg
+from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing
+from volumetool.storage.open import open_volume
+from volumetool.storage.validate import validate_volume
 
 SHAPE = (6, 83, 122)
 SCALE = (1, 4, 4)
@@ -173,7 +173,7 @@ def test_a_run_that_was_killed_before_its_first_metadata_blocks_no_other_setting
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("volumetool.store.create.write_key", die)
+        patch.setattr("volumetool.storage.create.write_key", die)
         with pytest.raises(KeyboardInterrupt):
             crappify_volume(plan_crappification(asked(fine)))
     other = plan_crappification(asked(fine, scale=(2, 2, 2)))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from volumetool.cli.main import main
 
-from volumetool.enhancement.operation import open_operation
-from volumetool.jobs import curves as module
-from volumetool.jobs.curves import Curves, NetworkRate, measure_curves
+from volumetool.benchmark import profile as module
+from volumetool.benchmark.profile import Curves, NetworkRate, measure_curves
+from volumetool.processing.operation import open_operation
 
 MODEL = "fake:identity?patch=1,40,40&overlap=0,8,8&trim=0,1,1&scale=1,2,2"
 

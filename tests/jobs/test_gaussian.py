@@ -14,13 +14,13 @@ import pytest
 from scipy import ndimage
 from small_jobs import digest, noise, read_levels, run, write_input
 
-from volumetool.enhancement.gaussian import Gaussian
-from volumetool.enhancement.operation import open_operation
 from volumetool.errors import ConfigError
 from volumetool.jobs.job import make_job
-from volumetool.jobs.plan_file import open_ledger
-from volumetool.jobs.planning import plan
-from volumetool.jobs.verify import verify
+from volumetool.jobs.planning.planner import plan
+from volumetool.jobs.records.plan_file import open_ledger
+from volumetool.jobs.verification.verify import verify
+from volumetool.processing.operation import open_operation
+from volumetool.processing.operations.gaussian import GaussianFilter
 
 SIGMA = (0.5, 1.0, 1.5)
 SHAPE = (10, 50, 70)
@@ -38,7 +38,7 @@ KILLED = """
 import os, signal, sys
 from small_jobs import run
 from volumetool.events import RegionEnded
-from volumetool.jobs import ledger
+from volumetool.jobs.records import ledger
 
 ledger.FLUSH_SECONDS = 0.0
 
@@ -115,7 +115,7 @@ def test_verify_finds_a_flipped_bit_and_nothing_before(volume: Path, tmp_path: P
 
 @pytest.mark.parametrize("sigma", ["", "wide", "-1", "nan", "1,2", "99", "1;2"])
 def test_a_filter_that_cannot_be_is_refused_with_an_example(sigma: str) -> None:
-    with pytest.raises(ConfigError, match="does not describe a Gaussian filter") as caught:
+    with pytest.raises(ConfigError, match="does not describe a GaussianFilter filter") as caught:
         open_operation(f"gaussian:sigma={sigma}")
     assert "gaussian:sigma=0,1.5,1.5" in caught.value.hint
 
@@ -123,6 +123,6 @@ def test_a_filter_that_cannot_be_is_refused_with_an_example(sigma: str) -> None:
 def test_a_filter_is_known_by_its_name_and_two_widths_are_two_operations() -> None:
     made = open_operation("gaussian:sigma=1.5")
     again = open_operation(made.spec)
-    assert (again.card, again.identity) == (made.card, made.identity) == (made.card, Gaussian((1.5, 1.5, 1.5)).identity)
+    assert (again.card, again.identity) == (made.card, made.identity) == (made.card, GaussianFilter((1.5, 1.5, 1.5)).identity)
     assert open_operation("gaussian:sigma=0,1.5,1.5").identity != made.identity
     assert open_operation("gaussian:sigma=0,1.5,1.5").card.dims == 2

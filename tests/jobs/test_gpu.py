@@ -10,11 +10,11 @@ import pytest
 import torch
 from small_jobs import SMALL_3D, digest, noise, read_levels, run, write_input
 
-from volumetool.enhancement.device import to_host
-from volumetool.enhancement.engine import Engine, probe_patches
-from volumetool.enhancement.network import NetworkOperation
-from volumetool.enhancement.operation import Numerics
 from volumetool.models import load_model
+from volumetool.processing.device.arrays import to_host
+from volumetool.processing.engine import Engine, probe_patches
+from volumetool.processing.operation import Numerics
+from volumetool.processing.operations.network import NetworkOperation
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
 

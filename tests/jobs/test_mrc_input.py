@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from small_jobs import COARSE, SMALL, read_levels, run
 
-from volumetool.store.convert import convert
+from volumetool.storage.convert import convert
 
 
 def test_a_real_file_is_enhanced_as_its_copy_in_zarr_is(data: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from small_jobs import SMALL, SMALL_3D, Voxels, digest, noise, run, write_input
 
-from volumetool.store.pyramid import build_pyramid
+from volumetool.storage.pyramid import build_pyramid
 
 SHAPE = (6, 37, 45)
 POSITION_2D = "fake:position?patch=1,16,16&overlap=0,8,8&trim=0,2,2"

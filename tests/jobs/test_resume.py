@@ -27,9 +27,9 @@ from small_jobs import (
 
 from volumetool.errors import DataError
 from volumetool.jobs import run as module
-from volumetool.jobs.clash import resume_command
-from volumetool.jobs.ledger import DONE, FAILED, Ledger
-from volumetool.jobs.plan_file import open_ledger, stored_plan
+from volumetool.jobs.planning.conflicts import resume_command
+from volumetool.jobs.records.ledger import DONE, FAILED, Ledger
+from volumetool.jobs.records.plan_file import open_ledger, stored_plan
 from volumetool.jobs.status import job_status
 
 Options = dict[str, Any]

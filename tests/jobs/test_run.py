@@ -19,13 +19,13 @@ from ome_zarr_models.v05 import Image
 from referencing.jsonschema import DRAFT202012
 from small_jobs import SMALL, Voxels, assert_means, attributes, digest, noise, read_levels, replicated, run, write_input
 
-from volumetool.enhancement.engine import Engine
 from volumetool.errors import FingerprintError, InputError
 from volumetool.jobs.api import run as run_as_user
 from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import plan
-from volumetool.store.validate import validate_volume
+from volumetool.jobs.planning.planner import plan
+from volumetool.processing.engine import Engine
+from volumetool.storage.validate import validate_volume
 
 SCALE = (1, 4, 4)
 CONSTANT = "fake:constant?value=100&patch=1,16,16&overlap=0,4,4&trim=0,1,1"

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from small_jobs import run
 
-from volumetool.jobs.describe import describe_start
 from volumetool.jobs.job import make_job
 from volumetool.jobs.job_dir import JobDir
-from volumetool.jobs.ledger import DONE, Record
-from volumetool.jobs.ownership import own
-from volumetool.jobs.plan_file import open_ledger
-from volumetool.jobs.planning import plan as make_plan
+from volumetool.jobs.planning.planner import plan as make_plan
+from volumetool.jobs.planning.report import describe_start
+from volumetool.jobs.records.lease import own
+from volumetool.jobs.records.ledger import DONE, Record
+from volumetool.jobs.records.plan_file import open_ledger
 from volumetool.jobs.status import describe_status, job_status
 from volumetool.sealed import decode, encode_line
 

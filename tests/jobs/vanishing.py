@@ -14,7 +14,7 @@ from typing import Protocol
 
 import pytest
 
-from volumetool.store.kvstore import delete_key, list_keys, read_key, write_key
+from volumetool.storage.io.kvstore import delete_key, list_keys, read_key, write_key
 
 
 class Place(Protocol):

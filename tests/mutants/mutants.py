@@ -11,18 +11,18 @@ from voxel_mutants import ENHANCEMENT, GEOMETRY
 
 GATES = (
     *table(
-        "volumetool/viewing/keys.py",
+        "volumetool/viewer/served_keys.py",
         (
             "any file below the volume is served",
             "if key not in self.metadata and not self.chunks(key):",
             "if not key:",
-            "viewing/test_server.py::test_a_key_is_served_only_in_the_one_spelling_of_its_format",
+            "viewer/test_server.py::test_a_key_is_served_only_in_the_one_spelling_of_its_format",
         ),
         (
             "links out of the volume are followed",
             "if path.is_file() and path.is_relative_to(self.root.resolve()) else None",
             "if path.is_file() else None",
-            "viewing/test_server.py::test_a_link_out_of_the_volume_is_not_followed",
+            "viewer/test_server.py::test_a_link_out_of_the_volume_is_not_followed",
         ),
     ),
     *table(
@@ -35,7 +35,7 @@ GATES = (
         ),
     ),
     *table(
-        "volumetool/store/chunk_files.py",
+        "volumetool/storage/io/chunk_files.py",
         (
             "Blosc may unpack to anything",
             "    if asked > most:\n",

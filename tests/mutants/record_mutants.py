@@ -6,31 +6,31 @@ from mutant import table
 
 LEDGER = (
     *table(
-        "volumetool/jobs/ledger.py",
+        "volumetool/jobs/records/ledger.py",
         (
             "no checksum on lines",
             "fields: Fields = decode(line)\n",
             "fields: Fields = __import__('json').loads(line)\n        fields.pop('checksum', None)\n",
-            "jobs/test_ledger.py::test_a_damaged_line_costs_its_region_alone",
+            "jobs/records/test_ledger.py::test_a_damaged_line_costs_its_region_alone",
         ),
         (
             "torn tail taken for a record",
             'if not line.endswith(b"\\n"):',
             "if not line:",
-            "jobs/test_ledger.py::test_a_segment_without_its_last_newline_costs_one_record_and_is_said "
-            "jobs/test_ledger.py::test_a_torn_last_line_loses_nothing_before_it",
+            "jobs/records/test_ledger.py::test_a_segment_without_its_last_newline_costs_one_record_and_is_said "
+            "jobs/records/test_ledger.py::test_a_torn_last_line_loses_nothing_before_it",
         ),
         (
             "earlier record wins",
             'return sorted(key for key in list_keys(url, LEDGER + "/") if SEGMENT.fullmatch(key))',
             'return sorted((key for key in list_keys(url, LEDGER + "/") if SEGMENT.fullmatch(key)), reverse=True)',
-            "jobs/test_ledger.py::test_segments_are_read_in_the_order_of_writing",
+            "jobs/records/test_ledger.py::test_segments_are_read_in_the_order_of_writing",
         ),
         (
             "fence ignored",
             "if not created and read_key(self.url, key) != lines:",
             "if not created and read_key(self.url, key) is None:",
-            "jobs/test_ownership.py::test_a_stale_owner_cannot_commit",
+            "jobs/records/test_lease.py::test_a_stale_owner_cannot_commit",
         ),
         (
             "old segments deleted before they are merged",
@@ -46,35 +46,35 @@ LEDGER = (
                 delete_key(self.url, key)
         self._create(merged)
 """,
-            "jobs/test_ledger.py::test_a_compaction_that_dies_before_the_old_segments_are_gone_changes_nothing",
+            "jobs/records/test_ledger.py::test_a_compaction_that_dies_before_the_old_segments_are_gone_changes_nothing",
         ),
         (
             "merging frees the owners' numbers",
             "if read_key(self.url, key):  # an empty one",
             "if read_key(self.url, key) is not None:  # an empty one",
-            "jobs/test_ownership.py::test_merging_segments_frees_no_number_for_a_stale_owner",
+            "jobs/records/test_lease.py::test_merging_segments_frees_no_number_for_a_stale_owner",
         ),
         (
             "records lost where their segment cannot be written",
             '                self._create(b"".join(map(_line, self._leaving)))\n                self._leaving = []',
             "                leaving, self._leaving = self._leaving, []\n"
             '                self._create(b"".join(map(_line, leaving)))',
-            "jobs/test_ledger.py::test_records_wait_on_where_their_segment_cannot_be_written",
+            "jobs/records/test_ledger.py::test_records_wait_on_where_their_segment_cannot_be_written",
         ),
     ),
     *table(
-        "volumetool/jobs/ownership.py",
+        "volumetool/jobs/records/lease.py",
         (
             "owner followed before its lease is over",
             "if not free and watched is not None and clock() - since >= LEASE_SECONDS:",
             "if not free and watched is not None:",
-            "jobs/test_ownership.py::test_a_silent_owner_of_another_machine_is_followed_after_a_lease",
+            "jobs/records/test_lease.py::test_a_silent_owner_of_another_machine_is_followed_after_a_lease",
         ),
         (
             "ownership never expires",
             "        elif found != watched:\n            raise _owned(url, found)",
             "        else:\n            raise _owned(url, found)",
-            "jobs/test_ownership.py::test_a_silent_owner_of_another_machine_is_followed_after_a_lease",
+            "jobs/records/test_lease.py::test_a_silent_owner_of_another_machine_is_followed_after_a_lease",
         ),
     ),
     *table(
@@ -87,40 +87,40 @@ LEDGER = (
         ),
     ),
     *table(
-        "volumetool/store/kvstore.py",
+        "volumetool/storage/io/kvstore.py",
         (
             "claim not create-if-absent",
             ".write(key, data, if_equal=generation).result())",
             ".write(key, data).result())",
-            "jobs/test_ownership.py::test_a_stale_owner_cannot_commit",
+            "jobs/records/test_lease.py::test_a_stale_owner_cannot_commit",
         ),
         (
             "a write whose answer is lost has lost its race",
             "return bytes(found.stamp.generation) if data and found.value == data else None",
             "return None",
-            "store/test_retries.py::test_a_conditional_write_whose_answer_is_lost_has_not_lost_its_race",
+            "storage/test_retries.py::test_a_conditional_write_whose_answer_is_lost_has_not_lost_its_race",
         ),
     ),
     *table(
-        "volumetool/store/retries.py",
+        "volumetool/storage/io/retries.py",
         (
             "forbidden is tried again",
             "if code in (408, 409, 425)",
             "if code in (403, 408, 409, 425)",
-            "store/test_retries.py::test_every_http_status_has_its_verdict",
+            "storage/test_retries.py::test_every_http_status_has_its_verdict",
         ),
         (
             "retries without a budget",
             "            self._left -= 1\n",
             "            self._left -= 0\n",
-            "store/test_retries.py::test_a_budget_bounds_what_all_operations_together_retry",
+            "storage/test_retries.py::test_a_budget_bounds_what_all_operations_together_retry",
         ),
     ),
 )
 
 RESUME = (
     *table(
-        "volumetool/jobs/turns.py",
+        "volumetool/jobs/execution/schedule.py",
         (
             "resuming leaves failed regions out",
             "if ledger.states[index] != DONE and (",
@@ -135,15 +135,15 @@ RESUME = (
         ),
     ),
     *table(
-        "volumetool/jobs/worker.py",
+        "volumetool/jobs/execution/worker.py",
         (
             "shards noted before they are written",
             "        made, read = self._input.read_in_one_state(self.plan.spec, region, make)\n"
-            "        return Made(made, read, region_shards(self.plan, region))",
+            "        return RegionResult(made, read, region_shards(self.plan, region))",
             "        stored = region_shards(self.plan, region)\n"
             "        made, read = self._input.read_in_one_state(self.plan.spec, region, make)\n"
-            "        return Made(made, read, stored)",
-            "store/test_pyramid.py::test_the_levels_of_an_enhanced_volume_are_built_to_the_same_bytes",
+            "        return RegionResult(made, read, stored)",
+            "storage/test_pyramid.py::test_the_levels_of_an_enhanced_volume_are_built_to_the_same_bytes",
         ),
     ),
     *table(
@@ -158,7 +158,7 @@ RESUME = (
             "finished regions thrown away with the volume's metadata",
             "if (done := open_ledger(plan).done) and list_keys(place):",
             "if (done := 0) and list_keys(place):",
-            "jobs/test_damage.py::test_lost_metadata_cost_no_finished_region",
+            "jobs/verification/test_damage.py::test_lost_metadata_cost_no_finished_region",
         ),
         (
             "overwriting deletes the volume before its records",
@@ -176,7 +176,7 @@ RESUME = (
             "complete said without a look at what is stored",
             "    if not check_whole(plan, ledger):\n        return False\n    complete",
             "    complete",
-            "jobs/test_damage_midway.py::test_a_finished_job_that_was_damaged_is_not_called_complete_again",
+            "jobs/verification/test_damage_midway.py::test_a_finished_job_that_was_damaged_is_not_called_complete_again",
         ),
         (
             "coarse levels not noted before the first record",
@@ -186,13 +186,13 @@ RESUME = (
         ),
         (
             "a job in which nothing works goes on",
-            "if failed >= BRAKE and not",
-            "if failed >= 1000 * BRAKE and not",
+            "if failed >= MAX_CONSECUTIVE_FAILURES and not",
+            "if failed >= 1000 * MAX_CONSECUTIVE_FAILURES and not",
             "jobs/test_resume.py::test_a_job_in_which_nothing_works_stops_soon_and_says_why",
         ),
     ),
     *table(
-        "volumetool/jobs/finish.py",
+        "volumetool/jobs/execution/finalize.py",
         (
             "coarse levels of all channels made from the first",
             "fine = open_for_writing(output, layout, number - 1, channel)",
@@ -201,7 +201,7 @@ RESUME = (
         ),
     ),
     *table(
-        "volumetool/jobs/resolve.py",
+        "volumetool/jobs/planning/resolve.py",
         (
             "lattice laid over the part that is asked for",
             "lattice = make_lattice(job, inputs.operation.card, inputs.level.shape)",
@@ -210,49 +210,49 @@ RESUME = (
         ),
     ),
     *table(
-        "volumetool/enhancement/spec.py",
+        "volumetool/processing/spec.py",
         (
             "fingerprint without a field",
             "json.dumps(self.plain(), sort_keys",
             'json.dumps(self.plain() | {"fill": None}, sort_keys',
-            "jobs/test_terms.py::test_a_job_with_another_semantic_field_is_refused_and_the_field_named",
+            "jobs/planning/test_conflicts.py::test_a_job_with_another_semantic_field_is_refused_and_the_field_named",
         ),
     ),
     *table(
-        "volumetool/jobs/plan_file.py",
+        "volumetool/jobs/records/plan_file.py",
         (
             "touched statistics taken",
             "    elif stored != table:\n",
             "    elif not stored:\n",
-            "jobs/test_terms.py::test_a_table_of_statistics_that_was_edited_is_refused_and_a_deleted_one_is_written_again",
+            "jobs/planning/test_conflicts.py::test_a_table_of_statistics_that_was_edited_is_refused_and_a_deleted_one_is_written_again",
         ),
     ),
     *table(
-        "volumetool/jobs/guard.py",
+        "volumetool/jobs/execution/supervisor.py",
         (
             "set aside after three attempts instead of two",
             "DEATHS = 2\n",
             "DEATHS = 3\n",
-            "jobs/test_bad_regions.py::test_what_is_set_aside_stays_so_until_it_is_asked_for",
+            "jobs/execution/test_bad_regions.py::test_what_is_set_aside_stays_so_until_it_is_asked_for",
         ),
     ),
     *table(
-        "volumetool/jobs/verify.py",
+        "volumetool/jobs/verification/verify.py",
         (
             "coarse levels not verified",
             "        _verify_coarse(plan, shards, report, count)\n",
             "        pass\n",
-            "jobs/test_verify.py::test_on_every_level_lost_torn_and_swapped_shards_are_found",
+            "jobs/verification/test_verify.py::test_on_every_level_lost_torn_and_swapped_shards_are_found",
         ),
     ),
     *table(
-        "volumetool/jobs/condemn.py",
+        "volumetool/jobs/verification/repair.py",
         (
             "damaged volume still calls itself complete",
-            "calls itself nothing\n                mark_unfinished(plan)\n",
+            "calls itself nothing\n                mark_incomplete(plan)\n",
             "calls itself nothing\n                pass\n",
-            "jobs/test_damage.py::test_what_is_repaired_is_as_before_and_nothing_else_is_made_again "
-            "jobs/test_verify.py::test_what_is_condemned_is_mended_by_the_next_run",
+            "jobs/verification/test_damage.py::test_what_is_repaired_is_as_before_and_nothing_else_is_made_again "
+            "jobs/verification/test_verify.py::test_what_is_condemned_is_mended_by_the_next_run",
         ),
     ),
 )

@@ -96,7 +96,7 @@ GEOMETRY = (
 
 ENHANCEMENT = (
     *table(
-        "volumetool/enhancement/blend.py",
+        "volumetool/processing/blend.py",
         (
             "blended y before z",
             "    slab = xp.empty((depth, height, length), np.float32)\n",
@@ -110,83 +110,83 @@ ENHANCEMENT = (
             _lay(slab, tall, lattice.z.place(z, part.start[0], part.stop[0]), 0, weights["z"])
         return slab
 """,
-            "enhancement/test_cut.py::test_the_cut_equals_the_whole_volume_reference",
+            "processing/test_cut.py::test_the_cut_equals_the_whole_volume_reference",
         ),
         (
             "strip one voxel early",
             "slab[:, :, step : step + length].copy()",
             "slab[:, :, step - 1 : step - 1 + length].copy()",
-            "enhancement/test_cut.py::test_the_cut_equals_the_whole_volume_reference",
+            "processing/test_cut.py::test_the_cut_equals_the_whole_volume_reference",
         ),
     ),
     *table(
-        "volumetool/enhancement/columns.py",
+        "volumetool/processing/columns.py",
         (
             "neighbouring sections normalised one section off",
             "first = lattice.z.start(group.start) - lattice.context\n",
             "first = lattice.z.start(group.start)\n",
-            "enhancement/test_cut.py::test_the_network_sees_real_neighbours_each_normalised_by_its_own_section",
+            "processing/test_cut.py::test_the_network_sees_real_neighbours_each_normalised_by_its_own_section",
         ),
         (
             "halo read without its last row",
             "z, y, x = (line.start(last) + line.patch for",
             "z, y, x = (max(line.start(last) + line.patch - 1, line.start(last) + 1) for",
-            "enhancement/test_cut.py::test_identity_repeats_every_voxel",
+            "processing/test_cut.py::test_identity_repeats_every_voxel",
         ),
         (
             "statistics of the region instead of the section",
             "for values in spec.input_scale(channel))",
             "for values in (np.full(lattice.z.size, v, np.float32) for v in (block.min(), max(1, np.ptp(block)))))",
-            "enhancement/test_cut.py::test_the_network_sees_real_neighbours_each_normalised_by_its_own_section",
+            "processing/test_cut.py::test_the_network_sees_real_neighbours_each_normalised_by_its_own_section",
         ),
     ),
     *table(
-        "volumetool/enhancement/quantise.py",
+        "volumetool/processing/quantize.py",
         (
             "rounded half up",
             "xp.rint(values, out=values)",
             "xp.floor(values + np.float32(0.5), out=values)",
-            "enhancement/test_cut.py::test_integers_are_the_reference_rounded_once",
+            "processing/test_cut.py::test_integers_are_the_reference_rounded_once",
         ),
         (
             "cast without clipping",
             "        xp.clip(values, limits.min, limits.max, out=values)\n",
             "        assert limits.max > limits.min\n",
-            "enhancement/test_cut.py::test_integers_are_the_reference_rounded_once",
+            "processing/test_cut.py::test_integers_are_the_reference_rounded_once",
         ),
         (
             "valid voxels may take the fill value",
             "values[values == spec.fill] += 1 if spec.fill <= 0 else -1",
             "values[values == spec.fill] += 0",
-            "enhancement/test_nodata.py::test_valid_voxels_stay_valid_and_missing_ones_missing",
+            "processing/test_nodata.py::test_valid_voxels_stay_valid_and_missing_ones_missing",
         ),
     ),
     *table(
-        "volumetool/store/levels.py",
+        "volumetool/storage/downsample.py",
         (
             "nodata averaged in",
             "_block_sums(np.where(valid, voxels, 0).astype(np.float64), factor)",
             "_block_sums(voxels.astype(np.float64), factor)",
-            "enhancement/test_nodata.py::test_missing_voxels_are_left_out_of_every_mean",
+            "processing/test_nodata.py::test_missing_voxels_are_left_out_of_every_mean",
         ),
         (
             "means beside nodata rounded half up",
             "mean = np.rint(mean)",
             "mean = np.floor(mean + 0.5)",
-            "store/test_levels.py::test_leaving_nothing_out_changes_nothing",
+            "storage/test_levels.py::test_leaving_nothing_out_changes_nothing",
         ),
     ),
     *table(
-        "volumetool/store/voxels.py",
+        "volumetool/storage/voxels.py",
         (
             "read-back skipped",
             "if not np.array_equal(as_bytes(back), as_bytes(self.voxels)):",
             "if back.shape != self.voxels.shape:",
-            "enhancement/test_failures.py::test_storage_that_changes_a_voxel_is_caught",
+            "processing/test_failures.py::test_storage_that_changes_a_voxel_is_caught",
         ),
     ),
     *table(
-        "volumetool/enhancement/writer.py",
+        "volumetool/processing/writer.py",
         (
             "record before the last shard is written",
             "    _finish(behind, checksums)\n    return checksums",
@@ -195,7 +195,7 @@ ENHANCEMENT = (
         ),
     ),
     *table(
-        "volumetool/enhancement/spec.py",
+        "volumetool/processing/spec.py",
         (
             "crop read from the volume's corner",
             "return region.box.shifted(self.origin)",
@@ -204,12 +204,12 @@ ENHANCEMENT = (
         ),
     ),
     *table(
-        "volumetool/enhancement/kept.py",
+        "volumetool/processing/patch_cache.py",
         (
             "checksum of kept patches ignored",
             "if HEADER.unpack_from(stored) != (MAGIC, self._checksum(key, patch, voxels)):",
             "if HEADER.unpack_from(stored)[0] != MAGIC:",
-            "jobs/test_keeping.py::test_a_damaged_patch_is_computed_again",
+            "jobs/execution/test_patch_cache.py::test_a_damaged_patch_is_computed_again",
         ),
     ),
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 
+from volumetool.jobs.clusters.dask_driver import ThroughDask
 from volumetool.jobs.clusters.local import local_cluster
-from volumetool.jobs.clusters.through_dask import ThroughDask
-from volumetool.jobs.plan_file import stored_plan
+from volumetool.jobs.records.plan_file import stored_plan
 
 with local_cluster(stored_plan(sys.argv[1])) as cluster:
     assert isinstance(cluster, ThroughDask)

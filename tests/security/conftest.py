@@ -9,13 +9,13 @@ from small_jobs import SMALL, noise, write_input
 from small_jobs import run as run_job
 from small_views import write_n5, write_precomputed, write_zarr2
 
-from volumetool.jobs.run import Outcome
+from volumetool.jobs.run import RunResult
 
 VOXEL_SIZE = (30.0, 8.0, 4.0)
 
 
 @pytest.fixture(scope="session")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def job(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     """Give a finished job."""
     folder = tmp_path_factory.mktemp("job")
     write_input(folder / "in.zarr", noise((10, 37, 45)))

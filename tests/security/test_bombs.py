@@ -25,23 +25,23 @@ from small_jobs import SMALL, noise, write_input
 
 from volumetool.errors import InputError, ResourceError, VolumetoolError
 from volumetool.jobs.job import make_job
-from volumetool.jobs.planning import plan
+from volumetool.jobs.planning.planner import plan
 from volumetool.models import load_model, save_model
-from volumetool.store import limits
-from volumetool.store.arrays import open_array
-from volumetool.store.images import open_images
-from volumetool.store.open import open_volume
+from volumetool.storage.images import open_images
+from volumetool.storage.io import limits
+from volumetool.storage.io.arrays import open_array
+from volumetool.storage.open import open_volume
 from volumetool.training.config import TrainConfig, make_config
 from volumetool.training.train import describe, train
 
 SIDE, BIG = 64, 2**27
 READ = """
 import pathlib, re, sys
-from volumetool.store.voxels import read_voxels
+from volumetool.storage.voxels import read_voxels
 from volumetool.errors import DataError
 from volumetool.geometry import Box
-from volumetool.store.open import open_volume
-from volumetool.store.precomputed import find_precomputed
+from volumetool.storage.open import open_volume
+from volumetool.storage.formats.precomputed import find_precomputed
 process = pathlib.Path("/proc/self")
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+)", (process / "status").read_text())[1])

@@ -17,10 +17,10 @@ import pytest
 import yaml
 from small_jobs import noise, write_input
 
+from volumetool.degradation import load_recipe
 from volumetool.errors import ConfigError, VolumetoolError
 from volumetool.jobs.job import Job, read_job
 from volumetool.training.config import read_config
-from volumetool.training.crappifiers import load_recipe
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*ROOT.glob("volumetool/**/*.py"), *ROOT.glob("cli/*.py"), *ROOT.glob("schemas/*.py")])

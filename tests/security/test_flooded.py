@@ -19,8 +19,8 @@ from flooding import Flood, bear
 from small_jobs import SMALL, noise, write_input
 
 from volumetool.jobs.job import make_job
-from volumetool.jobs.planning import plan
-from volumetool.jobs.run import Outcome, prepare
+from volumetool.jobs.planning.planner import plan
+from volumetool.jobs.run import RunResult, prepare
 
 PATIENCE = 60
 MOST_MEMORY = 50 * 2**20
@@ -102,15 +102,15 @@ def answers(url: str, status: int) -> None:
     assert httpx.get(url, timeout=PATIENCE).status_code == status
 
 
-def _view(job: Outcome) -> list[str]:
+def _view(job: RunResult) -> list[str]:
     return ["view", job.plan.job.input, job.plan.output]
 
 
-def _live(job: Outcome) -> list[str]:
+def _live(job: RunResult) -> list[str]:
     return ["live", job.plan.job.input, *QUICK]
 
 
-def _watch(job: Outcome) -> list[str]:
+def _watch(job: RunResult) -> list[str]:
     folder = Path(job.plan.output).parent / "incoming"
     folder.mkdir(exist_ok=True)
     return ["live", str(folder), "--watch", "--voxel-size", "30,16,16", *QUICK]
@@ -119,7 +119,7 @@ def _watch(job: Outcome) -> list[str]:
 @pytest.mark.parametrize("flood", FLOODS)
 @pytest.mark.parametrize("command", [_view, *(pytest.param(each, marks=pytest.mark.slow) for each in (_live, _watch))])
 def test_strangers_at_a_page_or_at_its_volumes_cost_no_memory_keep_nobody_out_and_fill_no_log(
-    command: Callable[[Outcome], list[str]], flood: Flood, job: Outcome, tmp_path: Path
+    command: Callable[[RunResult], list[str]], flood: Flood, job: RunResult, tmp_path: Path
 ) -> None:
     with running(["-m", "volumetool.cli.main", *command(job), "--json"], tmp_path / "errors") as it:
         page = httpx.URL(it.said["link"]).port

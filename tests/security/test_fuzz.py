@@ -371,7 +371,7 @@ def test_bugs_are_seen(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         held.append(b"x" * (2**29 + 2**27))
         raise ZeroDivisionError
 
-    monkeypatch.setattr("volumetool.store.open.open_volume", broken)
+    monkeypatch.setattr("volumetool.storage.open.open_volume", broken)
     tally = Tally()
     tally.run(["info", str(bench.folder / "in.zarr")])
     assert tally.outcomes == {"internal": 1}

@@ -13,8 +13,8 @@ from small_jobs import noise, write_input
 from small_views import write_n5, write_precomputed, write_zarr2
 
 from volumetool.errors import VolumetoolError
-from volumetool.store.open import open_volume
-from volumetool.store.precomputed import find_precomputed
+from volumetool.storage.formats.precomputed import find_precomputed
+from volumetool.storage.open import open_volume
 
 Change = Callable[[dict[str, Any]], object]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from volumetool.jobs.run import Outcome
+from volumetool.jobs.run import RunResult
 from volumetool.listening.gate import Gate, accepted_hosts
-from volumetool.store.open import open_volume
-from volumetool.store.precomputed import find_precomputed
-from volumetool.viewing.keys import files_of
-from volumetool.viewing.server import Serving, bind, build_app
+from volumetool.storage.formats.precomputed import find_precomputed
+from volumetool.storage.open import open_volume
+from volumetool.viewer.served_keys import files_of
+from volumetool.viewer.server import Serving, bind, build_app
 
 CANARY = b"what lies beside the volume"
 PARTS = (
@@ -36,7 +36,7 @@ def _generated() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(job: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(job: RunResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a copy of a job's output, with canaries beside it and in it, and with links that lead to them."""
     place = tmp_path_factory.mktemp("served") / "out.zarr"
     shutil.copytree(job.plan.output, place)

@@ -21,11 +21,11 @@ from distributed.security import Security
 from small import small_options
 from small_jobs import SMALL, noise, write_input
 
+from volumetool.jobs.clusters.dask_driver import ThroughDask
 from volumetool.jobs.clusters.local import local_cluster
-from volumetool.jobs.clusters.through_dask import ThroughDask
 from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import plan
+from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.run import prepare
 
 PATIENCE = 240

@@ -16,14 +16,14 @@ from small_views import write_n5, write_precomputed, write_zarr2
 
 import volumetool as vt
 from volumetool.configuration import read_options
+from volumetool.degradation import load_recipe
 from volumetool.errors import VolumetoolError
+from volumetool.evaluation.blind_rating import KEY, read_ratings
 from volumetool.geometry import Box
-from volumetool.jobs.inputs import read_table
+from volumetool.jobs.planning.inputs import read_table
 from volumetool.models import load_model
-from volumetool.quality.blind import KEY, read_ratings
-from volumetool.store.open import open_volume
-from volumetool.store.voxels import read_voxels
-from volumetool.training.crappifiers import load_recipe
+from volumetool.storage.open import open_volume
+from volumetool.storage.voxels import read_voxels
 
 SIZE = (30.0, 8.0, 4.0)
 SHARDED = {"chunk": (2, 4, 8), "shard": (4, 8, 8)}

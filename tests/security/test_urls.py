@@ -11,9 +11,9 @@ import pytest
 
 from volumetool.errors import ConfigError, InputError, VolumetoolError
 from volumetool.jobs.job import read_job
-from volumetool.store.kvstore import canonical_url, kvstore_spec
-from volumetool.store.open import open_volume
-from volumetool.store.urls import check_foreign
+from volumetool.storage.io.kvstore import canonical_url, kvstore_spec
+from volumetool.storage.io.urls import check_foreign
+from volumetool.storage.open import open_volume
 from volumetool.training.config import read_config
 
 NAMES = {

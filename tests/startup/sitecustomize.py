@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-OPERATION = "volumetool.enhancement.operation"
+OPERATION = "volumetool.processing.operation"
 
 
 class _Registering(MetaPathFinder):

@@ -9,7 +9,7 @@ import tifffile
 
 from volumetool.events import Event, StepTrained
 from volumetool.training.config import TrainConfig, make_config
-from volumetool.training.phantom import phantom
+from volumetool.training.data.phantom import phantom
 
 ARCHITECTURE: dict[str, Any] = {"width": 4, "pools": [[1, 2, 2]]}
 

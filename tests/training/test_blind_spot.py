@@ -14,7 +14,7 @@ from torch import Tensor
 
 from volumetool.models import UNet, UNetConfig
 from volumetool.training.blind_spot import BlindSpotConfig, blind_spot_loss, mask_batch
-from volumetool.training.phantom import phantom
+from volumetool.training.data.phantom import phantom
 
 FLAT = UNetConfig(scale=(1, 1, 1), width=8, pools=((1, 2, 2),))
 

@@ -10,10 +10,10 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from volumetool.degradation import RECIPES
+from volumetool.evaluation.scores.metrics import psnr
+from volumetool.evaluation.scores.resample import enlarge
 from volumetool.models import UNet, list_models, load_model
-from volumetool.quality.metrics import psnr
-from volumetool.quality.resample import enlarge
-from volumetool.training.crappifiers import RECIPES
 from volumetool.training.overlap import measure_cuts
 from volumetool.training.restore import restore_volume
 

@@ -26,9 +26,9 @@ from volumetool.models import UNetConfig, load_model, save_model
 from volumetool.models.unet import UNet
 from volumetool.training.checkpoint import NAME, read_checkpoint
 from volumetool.training.config import OptimiserConfig, TrainConfig, make_config
+from volumetool.training.data.pairs import Sampler
+from volumetool.training.data.sources import open_sources
 from volumetool.training.fit import begin_network, fit, learning_rate
-from volumetool.training.pairs import Sampler
-from volumetool.training.sources import open_sources
 
 
 def train(folder: Path, config: TrainConfig, told: Told | None = None) -> dict[str, torch.Tensor]:

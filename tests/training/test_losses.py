@@ -12,8 +12,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from volumetool.errors import ConfigError
+from volumetool.training.data.phantom import phantom
 from volumetool.training.losses import LossConfig, focal_frequency, make_loss, minus_psnr, ms_ssim, ms_ssim_mix
-from volumetool.training.phantom import phantom
 
 CONFIGS = [
     LossConfig(kind=kind, frequency=frequency)  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from small import small_options, small_training
 
 from volumetool.training.config import make_config
-from volumetool.training.neighbours import NeighbourConfig, displace, spoil
-from volumetool.training.pairs import Sampler
-from volumetool.training.sources import open_sources
+from volumetool.training.data.neighbours import NeighbourConfig, displace, spoil
+from volumetool.training.data.pairs import Sampler
+from volumetool.training.data.sources import open_sources
 
 ALWAYS = NeighbourConfig(displaced=1, spoilt=1)
 SHAPE = (5, 30, 42)

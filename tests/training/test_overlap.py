@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from volumetool.models import Normalisation, UNet, UNetConfig
 from volumetool.testing.fakes import load_fake
+from volumetool.training.data.phantom import phantom
 from volumetool.training.overlap import Cut, least_cut, measure_cuts
-from volumetool.training.phantom import phantom
 from volumetool.training.restore import restore_volume
 
 

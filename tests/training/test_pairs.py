@@ -11,8 +11,8 @@ import tifffile
 from numpy.typing import NDArray
 from small import ARCHITECTURE, small_options, small_training
 
-from volumetool.training.pairs import Sampler
-from volumetool.training.sources import open_sources
+from volumetool.training.data.pairs import Sampler
+from volumetool.training.data.sources import open_sources
 
 PLAIN = {"gamma": [1, 1], "contrast": [1, 1], "brightness": [0, 0], "grain": [0, 0]}
 QUIET: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from volumetool.training.phantom import draw_phantom, phantom
+from volumetool.training.data.phantom import draw_phantom, phantom
 
 
 def test_seed_and_shape_decide_the_volume() -> None:

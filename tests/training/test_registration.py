@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from volumetool.errors import InputError
-from volumetool.quality.metrics import psnr
-from volumetool.training.phantom import phantom
-from volumetool.training.registration import Registration, align_pairs, match_contrast, move, register
+from volumetool.evaluation.scores.metrics import psnr
+from volumetool.training.data.phantom import phantom
+from volumetool.training.data.registration import Registration, align_pairs, match_contrast, move, register
 
 Floats = NDArray[np.float32]
 

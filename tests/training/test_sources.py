@@ -13,12 +13,12 @@ from small import small_options, small_training
 
 from volumetool.errors import ConfigError, VolumetoolError
 from volumetool.geometry import Box
-from volumetool.jobs.convert import convert_volume
-from volumetool.store.conversion import plan_conversion
+from volumetool.storage.conversion import plan_conversion
+from volumetool.storage.convert_volume import convert_volume
 from volumetool.training.config import make_config
-from volumetool.training.held_out import held_out
-from volumetool.training.pairs import Sampler
-from volumetool.training.sources import Source, find_shortcomings, open_sources, split_box, weights
+from volumetool.training.data.held_out import held_out
+from volumetool.training.data.pairs import Sampler
+from volumetool.training.data.sources import Source, find_shortcomings, open_sources, split_box, weights
 
 SIZES = st.tuples(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
 

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from scipy import ndimage
 
-from volumetool.training.textures import TEXTURES, draw_textures, main
+from volumetool.training.data.textures import TEXTURES, draw_textures, main
 
 CUBIC = (8.0, 8.0, 8.0)
 

@@ -16,15 +16,15 @@ from volumetool.cli.main import main
 
 from volumetool.errors import ConfigError
 from volumetool.jobs.api import enhance
-from volumetool.jobs.convert import convert_volume
 from volumetool.models import Metric, Provenance, UNet, load_model
-from volumetool.store.conversion import plan_conversion
-from volumetool.store.open import open_volume
+from volumetool.storage.conversion import plan_conversion
+from volumetool.storage.convert_volume import convert_volume
+from volumetool.storage.open import open_volume
 from volumetool.training.config import TrainConfig
-from volumetool.training.held_out import held_out
-from volumetool.training.pairs import Sampler
+from volumetool.training.data.held_out import held_out
+from volumetool.training.data.pairs import Sampler
+from volumetool.training.data.sources import open_sources
 from volumetool.training.restore import grey_limits, restore_volume
-from volumetool.training.sources import open_sources
 from volumetool.training.train import find_no_gain, make_card, train
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ from volumetool.geometry.levels import (
 from volumetool.geometry.mirror import mirror_index
 from volumetool.geometry.ramps import ramp
 from volumetool.geometry.regions import Region, RegionGrid
-from volumetool.geometry.sharing import Sharing, Turn
+from volumetool.geometry.sharing import PatchSharing, RegionTask
 from volumetool.geometry.transforms import downscaled_translation, upscaled, whole_ratio
 
 __all__ = [
@@ -29,13 +29,13 @@ __all__ = [
     "Box",
     "Lattice",
     "LevelGrid",
+    "PatchSharing",
     "Placement",
     "Region",
     "RegionGrid",
-    "Sharing",
+    "RegionTask",
     "Size",
     "Triple",
-    "Turn",
     "balanced",
     "default_chunk",
     "default_shard",

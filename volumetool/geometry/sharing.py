@@ -12,7 +12,7 @@ from volumetool.geometry.regions import RegionGrid
 
 
 @dataclass(frozen=True)
-class Turn:
+class RegionTask:
     """A region whose turn it is, and where its neighbours are by then. A neighbour shares a patch with it.
 
     Parameters
@@ -31,7 +31,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Sharing:
+class PatchSharing:
     """A lattice of patches against a grid of regions.
 
     Parameters

@@ -9,9 +9,9 @@ from volumetool.events import Observer, ignore
 from volumetool.jobs.clusters import plan
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.run import Outcome
+from volumetool.jobs.run import RunResult
 from volumetool.jobs.run import run as run_plan
-from volumetool.jobs.verify import Report, verify
+from volumetool.jobs.verification.verify import Report, verify
 
 __all__ = ["Report", "enhance", "plan", "run", "verify"]
 
@@ -22,7 +22,7 @@ def enhance(
     *,
     observer: Observer = ignore,
     **options: Any,
-) -> Outcome:
+) -> RunResult:
     """Enhance a volume; calling it again goes on where it stopped.
 
     Parameters
@@ -47,7 +47,7 @@ def enhance(
     return run(make_job(input=input, output=output, **options), observer)
 
 
-def run(job: Job | Plan, observer: Observer = ignore) -> Outcome:
+def run(job: Job | Plan, observer: Observer = ignore) -> RunResult:
     """Run a job or a plan.
 
     Parameters

@@ -23,8 +23,8 @@ from volumetool.errors import ConfigError
 from volumetool.geometry import Box
 from volumetool.options import document, runtime, semantic
 from volumetool.redaction import redact
-from volumetool.store.kvstore import canonical_url, place_text
-from volumetool.store.urls import check_foreign
+from volumetool.storage.io.kvstore import canonical_url, place_text
+from volumetool.storage.io.urls import check_foreign
 from volumetool.units import parse_bytes
 
 
@@ -176,7 +176,7 @@ class Job(BaseModel):
     @property
     def placed(self) -> Job:
         """The same job for whoever is in another directory: its paths are absolute."""
-        from volumetool.enhancement.operation import placed_operation  # torch takes its time
+        from volumetool.processing.operation import placed_operation  # torch takes its time
 
         places = {name: getattr(self, name) for name in ("input", "output", "mask", "sections")}
         placed = {name: canonical_url(place) for name, place in places.items() if place is not None}

@@ -15,29 +15,29 @@ from pathlib import Path
 
 from volumetool.errors import LedgerError, OutputError
 from volumetool.jobs.job import Job
-from volumetool.store.kvstore import canonical_url, is_local, join_url, local_path, unwritable
-from volumetool.store.roles import Role, output_role
+from volumetool.storage.io.kvstore import canonical_url, is_local, join_url, local_path, unwritable
+from volumetool.storage.io.roles import Role, output_role
 
 PLAN = "plan.json"
-"""The plan, see `volumetool.jobs.plan_file`."""
+"""The plan, see `volumetool.jobs.records.plan_file`."""
 
 TABLE = "sections.csv"
 """The table of section statistics for people to read; the plan holds it, too."""
 
 LEDGER = "ledger"
-"""Records of regions, see `volumetool.jobs.ledger`."""
+"""Records of regions, see `volumetool.jobs.records.ledger`."""
 
 LEASE = "owner.json"
-"""The process that writes the job, see `volumetool.jobs.ownership`."""
+"""The process that writes the job, see `volumetool.jobs.records.lease`."""
 
 ATTEMPTS = "attempts"
-"""Regions that a worker has begun, see `volumetool.jobs.attempts`."""
+"""Regions that a worker has begun, see `volumetool.jobs.records.attempts`."""
 
 RUNNING = "running.json"
-"""Regions that are computed just now, see `volumetool.jobs.in_flight`."""
+"""Regions that are computed just now, see `volumetool.jobs.records.in_flight`."""
 
 PATCHES = "patches"
-"""Patches that are kept for regions to come, see `volumetool.enhancement.kept`."""
+"""Patches that are kept for regions to come, see `volumetool.processing.patch_cache`."""
 
 COARSE = "coarse.jsonl"
 """Digests of the shards of coarse levels, a line for each level and channel; complete volumes alone have it."""
@@ -46,13 +46,13 @@ UNBUILT = "unbuilt.json"
 """Box of level 0 over which the coarse levels are still to be built; there is none where they are built."""
 
 INVENTORY = "stored"
-"""Chunks of the input that were stored when the job began, see `volumetool.jobs.inventory`."""
+"""Chunks of the input that were stored when the job began, see `volumetool.jobs.records.inventory`."""
 
 STATES = "maps/state"
 """States of all regions as an array on the region grid, for views."""
 
 WATCH = "watch"
-"""Records of a watch that has not ended, see `volumetool.viewing.watching.books`."""
+"""Records of a watch that has not ended, see `volumetool.acquisition.state`."""
 
 MODE = 0o700
 _ROOT = 0

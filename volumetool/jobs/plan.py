@@ -9,19 +9,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from volumetool.enhancement.operation import Numerics
-from volumetool.enhancement.spec import OutputSpec
-from volumetool.geometry import Box, RegionGrid, Sharing, Size, Triple
+from volumetool.geometry import Box, PatchSharing, RegionGrid, Size, Triple
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import JobDir
 from volumetool.options import Kind, kinds
+from volumetool.processing.operation import Numerics
+from volumetool.processing.spec import OutputSpec
 from volumetool.sealed import seal
 from volumetool.version import __version__
 
-Keep = Literal["none", "sides", "all"]
+CacheScope = Literal["none", "sides", "all"]
 """Which patches that several regions need are kept on disk: none, those between regions of one layer along z, or all."""
 
-KEPT_AXES: dict[Keep, tuple[bool, bool, bool]] = {
+CACHED_AXES: dict[CacheScope, tuple[bool, bool, bool]] = {
     "none": (False, False, False),
     "sides": (False, True, True),
     "all": (True, True, True),
@@ -36,7 +36,7 @@ LOOK_AHEAD = 8
 
 
 @dataclass(frozen=True)
-class Pace:
+class BatchingChoice:
     """A way to run the network, and how fast it is.
 
     Parameters
@@ -95,7 +95,7 @@ class Estimates(BaseModel):
 
     patches: int
     recomputed: int
-    kept: Keep = "none"
+    kept: CacheScope = "none"
     kept_why: str = ""
     kept_bytes: int = 0
     read_bytes: int
@@ -127,7 +127,7 @@ class Plan(BaseModel):
         Digest of the network on fixed patches, as this machine computes it.
     workers, threads, streams : int
         Processes or GPUs, CPU threads in each, and batches that the network computes side by side in each.
-    paces : tuple of Pace
+    paces : tuple of BatchingChoice
         The ways to run the network that were tried on this machine.
     model, model_spec : str
         Name and where it is loaded from.
@@ -156,7 +156,7 @@ class Plan(BaseModel):
     workers: int
     threads: int
     streams: int = 1
-    paces: tuple[Pace, ...] = ()
+    paces: tuple[BatchingChoice, ...] = ()
     model: str
     model_spec: str
     input_shape: Triple
@@ -198,15 +198,15 @@ class Plan(BaseModel):
         return self.roi.coarsened(size).enlarged(size).intersection(Box.whole(self.spec.box.shape))
 
     @property
-    def keep(self) -> Keep:
+    def keep(self) -> CacheScope:
         """For which neighbours patches are kept: as the job says, else as was planned."""
-        asked: dict[str, Keep] = {"always": "all", "never": "none"}
+        asked: dict[str, CacheScope] = {"always": "all", "never": "none"}
         return asked.get(self.job.keep_patches, self.estimates.kept)
 
     @property
-    def sharing(self) -> Sharing:
+    def sharing(self) -> PatchSharing:
         """The regions that need each patch."""
-        return Sharing(self.grid, self.spec.lattice, self.spec.box.start)
+        return PatchSharing(self.grid, self.spec.lattice, self.spec.box.start)
 
     def provenance(self, status: str, **more: Any) -> dict[str, Any]:
         """Return what the output volume says of its own making.

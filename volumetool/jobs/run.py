@@ -12,25 +12,25 @@ import tensorstore as ts
 
 from volumetool.errors import DataError, FingerprintError, LedgerError, OutputError
 from volumetool.events import Observer, RegionEnded, RunStarted, ignore
-from volumetool.jobs.attempts import given_up_in_order
-from volumetool.jobs.changed import check_input, check_there
-from volumetool.jobs.clean import delete_kept, sweep
 from volumetool.jobs.clusters import Cluster, open_cluster
-from volumetool.jobs.coarse import note_unbuilt, read_unbuilt
-from volumetool.jobs.condemn import check_whole
-from volumetool.jobs.finish import build_coarse_levels, finish, mark_unfinished, says_complete
-from volumetool.jobs.in_flight import InFlight
-from volumetool.jobs.inventory import write_inventory
+from volumetool.jobs.execution.clean import delete_kept, sweep
+from volumetool.jobs.execution.finalize import build_coarse_levels, finish, is_marked_complete, mark_incomplete
+from volumetool.jobs.execution.input_check import check_input, check_there
+from volumetool.jobs.execution.schedule import RegionQueue, to_do
 from volumetool.jobs.job_dir import LEASE, LEDGER, PLAN, STATES, roles_of
-from volumetool.jobs.ledger import Ledger, Record
-from volumetool.jobs.ownership import Claim, own
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.plan_file import check_output, keep_table, open_ledger, read_plan, write_plan
-from volumetool.jobs.structure import METADATA, lost_metadata
-from volumetool.jobs.turns import Turns, to_do
+from volumetool.jobs.records.attempts import discard_unfinished_on_exit
+from volumetool.jobs.records.in_flight import InFlight
+from volumetool.jobs.records.inventory import write_inventory
+from volumetool.jobs.records.lease import Lease, own
+from volumetool.jobs.records.ledger import Ledger, Record
+from volumetool.jobs.records.plan_file import check_output, keep_table, open_ledger, read_plan, write_plan
+from volumetool.jobs.records.shard_digests import note_unbuilt, read_unbuilt
+from volumetool.jobs.verification.layout_check import METADATA, lost_metadata
+from volumetool.jobs.verification.repair import check_whole
 from volumetool.redaction import redact
-from volumetool.store.create import create_levels, create_volume
-from volumetool.store.kvstore import (
+from volumetool.storage.create import create_levels, create_volume
+from volumetool.storage.io.kvstore import (
     delete_key,
     delete_prefix,
     join_url,
@@ -39,16 +39,16 @@ from volumetool.store.kvstore import (
     read_key,
     shared_context,
 )
-from volumetool.store.provenance import write_status
-from volumetool.store.retries import STORAGE
-from volumetool.store.roles import told_by_role
+from volumetool.storage.io.retries import STORAGE
+from volumetool.storage.io.roles import name_roles
+from volumetool.storage.provenance import write_status
 
-BRAKE = 16
+MAX_CONSECUTIVE_FAILURES = 16
 """Failed regions in a row that end a run: what fails so often is not a region's own trouble."""
 
 
 @dataclass(frozen=True, repr=False)
-class Outcome:
+class RunResult:
     """The result of a run.
 
     Attributes
@@ -86,7 +86,7 @@ class Outcome:
         return 3 if asked is None or any(record.region in asked for record in self.failures) else 0
 
 
-def run(plan: Plan, observer: Observer = ignore) -> Outcome:
+def run(plan: Plan, observer: Observer = ignore) -> RunResult:
     """Run the regions of a plan that its ledger does not call done.
 
     Parameters
@@ -103,7 +103,7 @@ def run(plan: Plan, observer: Observer = ignore) -> Outcome:
     LedgerError
         ``ledger.owned``: another run writes this job. ``ledger.overtaken``: another one took it over meanwhile.
     DataError
-        ``data.failing``: `BRAKE` regions in a row failed.
+        ``data.failing``: `MAX_CONSECUTIVE_FAILURES` regions in a row failed.
     """
     if plan.fingerprint != plan.spec.fingerprint:  # another name would be on these bytes than their own
         raise FingerprintError(
@@ -112,13 +112,13 @@ def run(plan: Plan, observer: Observer = ignore) -> Outcome:
             f"{plan.fingerprint[:12]}",
             hint="regions, workers and the like may be edited; for other voxels plan a job with other options",
         )
-    with told_by_role(*roles_of(plan.job)), own(plan.job_dir.url, observer) as claim:
+    with name_roles(*roles_of(plan.job)), own(plan.job_dir.url, observer) as claim:
         return _run(plan, observer, claim)
 
 
-def _run(plan: Plan, observer: Observer, claim: Claim) -> Outcome:
+def _run(plan: Plan, observer: Observer, claim: Lease) -> RunResult:
     folder = plan.job_dir.url
-    with given_up_in_order(folder), ExitStack() as stack:
+    with discard_unfinished_on_exit(folder), ExitStack() as stack:
         begun = not plan.job.overwrite and read_plan(folder) is not None
         try:  # a job begins once its workers answer: a start that fails leaves nothing
             first = None if begun else stack.enter_context(open_cluster(plan))
@@ -142,7 +142,7 @@ def _run(plan: Plan, observer: Observer, claim: Claim) -> Outcome:
     with suppress(OutputError):  # what cannot be deleted is asked for again at the end of the next run, and by `clean`
         delete_kept(plan)
     complete = finish_run(plan, ledger, observer)
-    return Outcome(
+    return RunResult(
         plan=plan,
         complete=complete,
         done=ledger.done,
@@ -153,15 +153,15 @@ def _run(plan: Plan, observer: Observer, claim: Claim) -> Outcome:
     )
 
 
-def _run_regions(plan: Plan, ledger: Ledger, observer: Observer, claim: Claim, cluster: Cluster) -> None:
+def _run_regions(plan: Plan, ledger: Ledger, observer: Observer, claim: Lease, cluster: Cluster) -> None:
     before = ledger.done
-    if says_complete(plan):  # regions that failed before, or were found damaged
-        mark_unfinished(plan)
+    if is_marked_complete(plan):  # regions that failed before, or were found damaged
+        mark_incomplete(plan)
     with InFlight(plan.job_dir.url) as in_flight:
-        turns = Turns(plan, ledger, in_flight.began)
+        turns = RegionQueue(plan, ledger, in_flight.began)
         observer(RunStarted(turns.count, plan.grid.count, cluster.link))
         began, voxels = time.monotonic(), 0
-        for ended, record in enumerate(_braked(cluster.records(turns), plan), start=1):
+        for ended, record in enumerate(_stop_when_failing(cluster.records(turns), plan), start=1):
             claim.check()
             if record.state == "done" and ledger.done == before:
                 note_unbuilt(plan)
@@ -172,7 +172,7 @@ def _run_regions(plan: Plan, ledger: Ledger, observer: Observer, claim: Claim, c
             observer(RegionEnded(record.region, record.error, record.worker, record.seconds, *counts))
 
 
-def _braked(records: Iterator[Record], plan: Plan) -> Iterator[Record]:
+def _stop_when_failing(records: Iterator[Record], plan: Plan) -> Iterator[Record]:
     """Yield records until too many regions in a row have failed.
 
     Raises
@@ -188,7 +188,7 @@ def _braked(records: Iterator[Record], plan: Plan) -> Iterator[Record]:
         yield record
         if record.error.get("code") == "input.vanished":
             check_there(plan)
-        if failed >= BRAKE and not plan.job.accept_failed:
+        if failed >= MAX_CONSECUTIVE_FAILURES and not plan.job.accept_failed:
             raise DataError(
                 "data.failing",
                 f"{failed} regions in a row failed, the last one with: {record.error.get('message', 'no message')}",
@@ -300,7 +300,7 @@ def finish_run(plan: Plan, ledger: Ledger, observer: Observer) -> bool:
         return False
     complete = _finished_volume(plan, ledger)
     unbuilt = read_unbuilt(plan)
-    if says_complete(plan) if complete else unbuilt is None:
+    if is_marked_complete(plan) if complete else unbuilt is None:
         return complete
     within = None if complete else unbuilt
     build_coarse_levels(plan, within, observer)

@@ -8,14 +8,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from volumetool.jobs.clash import resume_command
 from volumetool.jobs.job_dir import roles_of
-from volumetool.jobs.ledger import Ledger, Record, Totals
-from volumetool.jobs.ownership import current_owner
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.plan_file import open_ledger
-from volumetool.store.open import open_volume
-from volumetool.store.roles import told_by_role
+from volumetool.jobs.planning.conflicts import resume_command
+from volumetool.jobs.records.lease import current_holder
+from volumetool.jobs.records.ledger import Ledger, Record, Totals
+from volumetool.jobs.records.plan_file import open_ledger
+from volumetool.storage.io.roles import name_roles
+from volumetool.storage.open import open_volume
 from volumetool.units import show_duration
 
 CONSISTENCY = ((0.03, "grey values are as in the input"), (0.2, "usual where noise is removed"))
@@ -94,14 +94,14 @@ class Status:
 
 def job_status(plan: Plan) -> Status:
     """Return where the job of a stored plan stands."""
-    with told_by_role(*roles_of(plan.job)):
+    with name_roles(*roles_of(plan.job)):
         return _status(plan)
 
 
 def _status(plan: Plan) -> Status:
     ledger = open_ledger(plan)
     totals, measured, pace = _sum_up(plan, ledger)
-    owner = current_owner(plan.job_dir.url)
+    owner = current_holder(plan.job_dir.url)
     complete = open_volume(plan.output).attributes.get("status") == "complete"
     speed, left = pace.speed, plan.spec.box.voxels * plan.grid.channels - pace.voxels
     failures = [

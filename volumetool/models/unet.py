@@ -113,16 +113,16 @@ class UNet(nn.Module):
 
         self.gate = SectionGate(config.z_context, config.granularity[1:]) if config.gate else None
         self.stem = conv(config.channels, widths[0], 3, padding=1)
-        self.encoders = nn.ModuleList(Block(conv, width) for width in widths[:-1])
+        self.encoders = nn.ModuleList(ConvBlock(conv, width) for width in widths[:-1])
         self.downs = nn.ModuleList(
             conv(fine, coarse, pool, stride=pool) for fine, coarse, pool in zip(widths[:-1], widths[1:], pools, strict=True)
         )
-        self.bottom = Block(conv, widths[-1])
+        self.bottom = ConvBlock(conv, widths[-1])
         self.ups = nn.ModuleList(
             Up(conv(coarse, fine * prod(pool), 1), pool)
             for fine, coarse, pool in zip(widths[:-1], widths[1:], pools, strict=True)
         )
-        self.decoders = nn.ModuleList(Block(conv, width) for width in widths[:-1])
+        self.decoders = nn.ModuleList(ConvBlock(conv, width) for width in widths[:-1])
         self.factors = config.spatial(config.scale)
         self.head = conv(widths[0], prod(config.scale), 3, padding=1)
         if not self.head.weight.is_meta:  # a network of shapes alone has nothing to start from
@@ -276,7 +276,7 @@ class ErrorHead(nn.Sequential):
         nn.init.constant_(cast("Tensor", last.bias), -3.0)  # training starts near an error of a twentieth of the range
 
 
-class Block(nn.Module):
+class ConvBlock(nn.Module):
     """Two convolutions beside a straight path, so that no unit that falls silent can cut off the levels below.
 
     Parameters

@@ -22,18 +22,18 @@ from __future__ import annotations
 
 from volumetool.testing.clock import SimulatedClock
 from volumetool.testing.crash import CrashRunner, Ended
-from volumetool.testing.disk import Action, DiskFault, Event, Kind, can_fail
+from volumetool.testing.disk import Action, DiskEvent, DiskFault, Kind, can_fail
 from volumetool.testing.fakes import Fake, FakeConfig, FakeModel, fake_model, register_fakes
 from volumetool.testing.faults import Fault
 from volumetool.testing.power import Loss, lose_power
-from volumetool.testing.proxy import FaultyProxy, Reply, Request
+from volumetool.testing.proxy import FaultyProxy, ProxyRequest, Reply
 
 __all__ = [
     "Action",
     "CrashRunner",
+    "DiskEvent",
     "DiskFault",
     "Ended",
-    "Event",
     "Fake",
     "FakeConfig",
     "FakeModel",
@@ -41,8 +41,8 @@ __all__ = [
     "FaultyProxy",
     "Kind",
     "Loss",
+    "ProxyRequest",
     "Reply",
-    "Request",
     "SimulatedClock",
     "can_fail",
     "fake_model",

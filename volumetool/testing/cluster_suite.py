@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from volumetool.geometry import Turn, plan_levels
+from volumetool.geometry import RegionTask, plan_levels
 from volumetool.jobs.clusters import open_cluster, plan
+from volumetool.jobs.execution.schedule import RegionQueue
 from volumetool.jobs.job import Job, make_job
-from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import WINDOW
-from volumetool.jobs.plan_file import open_ledger
+from volumetool.jobs.records.ledger import Record
+from volumetool.jobs.records.plan_file import open_ledger
 from volumetool.jobs.run import prepare, run
-from volumetool.jobs.turns import Turns
-from volumetool.store.create import VolumeLayout, create_volume, open_for_writing
+from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing
 
 MODEL = "fake:identity?patch=1,16,16&overlap=0,4,4&trim=0,1,1"
 SHAPE = (4, 40, 50)
@@ -94,12 +94,12 @@ class ClusterSuite:
         assert (outcome.complete, outcome.ran) == (True, made.grid.count - 1)
 
 
-class _Counted(Turns):
+class _Counted(RegionQueue):
     """Counts the regions that are taken."""
 
     taken = 0
 
-    def take(self, flying: Collection[int]) -> Turn | None:
+    def take(self, flying: Collection[int]) -> RegionTask | None:
         turn = super().take(flying)
         self.taken += turn is not None
         return turn

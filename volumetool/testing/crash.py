@@ -24,7 +24,7 @@ from typing import Any
 
 from volumetool import errors
 from volumetool.errors import ClusterError, ConfigError, VolumetoolError
-from volumetool.testing.disk import DiskFault, Event, arm, hits, library, read_events
+from volumetool.testing.disk import DiskEvent, DiskFault, arm, hits, library, read_events
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """Libraries that start threads when they are imported could not be forked."""
@@ -51,7 +51,7 @@ class Ended:
         What it raised: volumetool's own errors and the system's as they were, any other as :class:`Raised`.
     text : str
         What the process printed, with the traceback of an error.
-    events : tuple of Event
+    events : tuple of DiskEvent
         What it did to the watched folder.
     hits : int
         How many operations went wrong; not known of a process that was killed.
@@ -65,7 +65,7 @@ class Ended:
     value: Any = None
     error: Exception | None = None
     text: str = ""
-    events: tuple[Event, ...] = ()
+    events: tuple[DiskEvent, ...] = ()
     hits: int = 0
     before: dict[str, int] = field(default_factory=dict)
     graves: Path | None = None

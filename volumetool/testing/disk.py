@@ -93,7 +93,7 @@ class DiskFault:
 
 
 @dataclass(frozen=True)
-class Event:
+class DiskEvent:
     """One operation.
 
     Attributes
@@ -177,8 +177,8 @@ def hits() -> int:
     return int(counted())
 
 
-def read_events(log: Path) -> tuple[Event, ...]:
+def read_events(log: Path) -> tuple[DiskEvent, ...]:
     """Return the events that a process left in its log."""
     rows = (line.split("\t") for line in log.read_text().splitlines())
     kinds = {kind: kind for kind in _KINDS}
-    return tuple(Event(int(n), kinds[k], int(inode), int(result), a, b) for n, k, inode, result, a, b in rows)  # type: ignore[index]
+    return tuple(DiskEvent(int(n), kinds[k], int(inode), int(result), a, b) for n, k, inode, result, a, b in rows)  # type: ignore[index]

@@ -21,11 +21,11 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from volumetool.enhancement.network import NetworkOperation
-from volumetool.enhancement.operation import OPERATIONS
 from volumetool.errors import ModelError
 from volumetool.models import Model, ModelCard, Normalisation, UNetConfig
 from volumetool.models.card import ZYX
+from volumetool.processing.operation import OPERATIONS
+from volumetool.processing.operations.network import NetworkOperation
 from volumetool.testing.faults import Fault, Trouble
 
 RAMP: tuple[float, ...] = (0.5, 0.125, 0.25)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from volumetool.errors import VolumetoolError
 from volumetool.geometry import Box, Size, Triple
-from volumetool.store.arrays import read_part
-from volumetool.store.chunk_keys import VOLUME_METADATA
-from volumetool.store.chunks import level_digests
-from volumetool.store.convert import convert
-from volumetool.store.open import open_volume
-from volumetool.store.voxels import read_voxels
+from volumetool.storage.convert import convert
+from volumetool.storage.io.arrays import read_part
+from volumetool.storage.io.chunk_keys import VOLUME_METADATA
+from volumetool.storage.io.chunks import level_digests
+from volumetool.storage.open import open_volume
+from volumetool.storage.voxels import read_voxels
 
 Voxels = NDArray[Any]
 

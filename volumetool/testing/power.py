@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 
 from volumetool.testing.crash import Ended, inodes
-from volumetool.testing.disk import Event
+from volumetool.testing.disk import DiskEvent
 
 _FOLDER = -1
 
@@ -46,7 +46,7 @@ class _Disk:
     versions: dict[str, list[int | None]]
     unsynced: set[int] = field(default_factory=set)
 
-    def take(self, event: Event) -> None:
+    def take(self, event: DiskEvent) -> None:
         """Take one operation in."""
         if event.result < 0:
             return
@@ -68,7 +68,7 @@ class _Disk:
     def _name(self, path: str, content: int | None) -> None:
         self.versions.setdefault(path, [None]).append(content)
 
-    def _sync(self, event: Event) -> None:
+    def _sync(self, event: DiskEvent) -> None:
         if event.path and self.versions.get(event.path, [None])[-1] != _FOLDER:
             self.unsynced.discard(event.inode)
             return

@@ -32,7 +32,7 @@ _HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transf
 
 
 @dataclass(frozen=True)
-class Request:
+class ProxyRequest:
     """One request, as it came.
 
     Attributes
@@ -74,7 +74,7 @@ class Reply:
     body: Literal["whole", "short", "wrong"] = "whole"
 
 
-Decide = Callable[[Request], Reply | None]
+Decide = Callable[[ProxyRequest], Reply | None]
 """Chooses the reply to a request; None for the true answer. Called by one thread at a time."""
 
 
@@ -92,14 +92,14 @@ class FaultyProxy:
     ----------
     url : str
         Where clients are to send their requests, such as ``AWS_ENDPOINT_URL``.
-    requests : list of Request
+    requests : list of ProxyRequest
         What came.
     """
 
     def __init__(self, server: str, decide: Decide | None = None) -> None:
         self.server = server
         self.decide: Decide = decide or (lambda _request: None)
-        self.requests: list[Request] = []
+        self.requests: list[ProxyRequest] = []
         self._lock = threading.Lock()
         proxy = self
 
@@ -129,7 +129,7 @@ class FaultyProxy:
     def reply(self, method: str, path: str, *, conditional: bool) -> Reply | None:
         """Count a request and return what becomes of it."""
         with self._lock:
-            self.requests.append(Request(len(self.requests) + 1, method, path, conditional))
+            self.requests.append(ProxyRequest(len(self.requests) + 1, method, path, conditional))
             return self.decide(self.requests[-1])
 
 

@@ -18,12 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from volumetool.degradation import load_recipe
 from volumetool.errors import DataError, FingerprintError
 from volumetool.events import CurvePoint
 from volumetool.models import UNet, load_model
 from volumetool.paths import check_regular, replace_file
 from volumetool.training.config import TrainConfig
-from volumetool.training.crappifiers import load_recipe
 
 NAME = "checkpoint.safetensors"
 _KEY = "volumetool.training"
@@ -31,7 +31,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass
-class State:
+class TrainingState:
     """A training under way.
 
     Attributes
@@ -61,14 +61,14 @@ class State:
     seconds: float = 0.0
 
 
-def save_checkpoint(folder: Path, state: State, config: TrainConfig, threads: int) -> None:
+def save_checkpoint(folder: Path, state: TrainingState, config: TrainConfig, threads: int) -> None:
     """Replace the checkpoint of a training.
 
     Parameters
     ----------
     folder : Path
         Folder of the training.
-    state : State
+    state : TrainingState
         What to keep.
     config : TrainConfig
         Kept beside it, so that another training does not go on from here.
@@ -93,7 +93,7 @@ def save_checkpoint(folder: Path, state: State, config: TrainConfig, threads: in
     replace_file(folder / NAME, content)
 
 
-def load_checkpoint(folder: Path, state: State, config: TrainConfig) -> bool:
+def load_checkpoint(folder: Path, state: TrainingState, config: TrainConfig) -> bool:
     """Bring a fresh state to where the checkpoint of its training stood.
 
     Returns

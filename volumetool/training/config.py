@@ -13,10 +13,10 @@ from volumetool.errors import ConfigError
 from volumetool.geometry import Box
 from volumetool.models import Normalisation, UNetConfig, VoxelSizeRange
 from volumetool.paths import absolute_path
-from volumetool.store.urls import check_foreign
+from volumetool.storage.io.urls import check_foreign
 from volumetool.training.blind_spot import BlindSpotConfig
+from volumetool.training.data.neighbours import NeighbourConfig
 from volumetool.training.losses import LossConfig
-from volumetool.training.neighbours import NeighbourConfig
 
 
 def _ordered(span: tuple[float, float]) -> tuple[float, float]:

@@ -27,19 +27,19 @@ from volumetool.models import load_model
 from volumetool.models.unet import UNet, enlarge_linear
 from volumetool.scratch import scratch_folder
 from volumetool.training.blind_spot import blind_spot_loss, mask_batch
-from volumetool.training.checkpoint import State, load_checkpoint, read_checkpoint, save_checkpoint
+from volumetool.training.checkpoint import TrainingState, load_checkpoint, read_checkpoint, save_checkpoint
 from volumetool.training.config import OptimiserConfig, TrainConfig
+from volumetool.training.data.pairs import Sampler
+from volumetool.training.data.sources import open_sources
 from volumetool.training.losses import expected_error_loss, make_loss, minus_psnr
-from volumetool.training.pairs import Sampler
 from volumetool.training.processes import OneMachine
-from volumetool.training.sources import open_sources
 
 _POINTS = 80  # along a training: enough for a curve
 _PICTURE_SECONDS = 120.0
 _VALIDATION = 1_000_003  # key of the validation batches, beyond any number of devices
 
 
-def fit(config: TrainConfig, folder: Path, observer: Observer, on_picture: Callable[[State, Sampler], None]) -> None:
+def fit(config: TrainConfig, folder: Path, observer: Observer, on_picture: Callable[[TrainingState, Sampler], None]) -> None:
     """Train, from the checkpoint in the folder if there is one, to the last step; the last checkpoint holds the result.
 
     Parameters
@@ -76,7 +76,7 @@ def fit(config: TrainConfig, folder: Path, observer: Observer, on_picture: Calla
 
 
 def _fit(
-    fabric: Fabric, config: TrainConfig, folder: Path, observer: Observer, on_picture: Callable[[State, Sampler], None]
+    fabric: Fabric, config: TrainConfig, folder: Path, observer: Observer, on_picture: Callable[[TrainingState, Sampler], None]
 ) -> None:
     facts, _ = read_checkpoint(folder)
     threads = facts["threads"] if facts else config.threads or min(torch.get_num_threads(), usable_cores())
@@ -150,12 +150,12 @@ def _fitting(name: str, state: Any, fresh: Tensor) -> Tensor:
     return fresh
 
 
-def _begin(config: TrainConfig, device: torch.device) -> State:
+def _begin(config: TrainConfig, device: torch.device) -> TrainingState:
     network = begin_network(config).to(device).train()
     mean = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
     options = config.optimiser
     optimizer = torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=options.weight_decay)
-    return State(network, mean, optimizer)
+    return TrainingState(network, mean, optimizer)
 
 
 def _descend(fabric: Fabric, network: Any, optimizer: Any, batch: tuple[Any, Any], config: TrainConfig, step: int) -> float:
@@ -192,7 +192,7 @@ def _apart(network: Any) -> Iterator[list[nn.Parameter]]:
             yield weights
 
 
-def _follow(state: State, decay: float) -> None:
+def _follow(state: TrainingState, decay: float) -> None:
     # Shorter at first, or the untrained weights would weigh on it for thousands of steps.
     share = max(1 - decay, 9 / (9 + state.step))
     means = [parameter.data for parameter in state.mean.parameters()]
@@ -234,7 +234,7 @@ def _validation(sampler: Sampler) -> list[tuple[Any, Any]]:
 
 
 @torch.no_grad()
-def _measure(state: State, validation: list[tuple[Any, Any]], device: torch.device) -> CurvePoint:
+def _measure(state: TrainingState, validation: list[tuple[Any, Any]], device: torch.device) -> CurvePoint:
     ours, enlarged = [], []
     for batch in validation:
         coarse, fine = (torch.from_numpy(part).to(device) for part in batch)

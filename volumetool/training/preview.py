@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from volumetool.evaluation.pictures import Panel, draw_row
+from volumetool.evaluation.scores.resample import enlarge
 from volumetool.events import CurvePoint
 from volumetool.models import UNet
 from volumetool.paths import replace_file
-from volumetool.quality.pictures import Panel, draw_row
-from volumetool.quality.resample import enlarge
-from volumetool.training.checkpoint import State
-from volumetool.training.held_out import held_out
-from volumetool.training.pairs import Sampler
+from volumetool.training.checkpoint import TrainingState
+from volumetool.training.data.held_out import held_out
+from volumetool.training.data.pairs import Sampler
 from volumetool.training.restore import restore_volume
 
 _ROWS = 4
 _PANEL = 320  # pixels
 
 
-def write_progress(folder: Path, state: State, sampler: Sampler) -> None:
+def write_progress(folder: Path, state: TrainingState, sampler: Sampler) -> None:
     """Write ``history.json``, ``curves.png`` and ``preview.png`` into a training's folder."""
     replace_file(folder / "history.json", json.dumps([vars(point) for point in state.history], indent=1).encode())
     replace_file(folder / "curves.png", draw_curves(state.history))

@@ -15,14 +15,14 @@ from volumetool.errors import ConfigError
 from volumetool.events import Observer, ignore
 from volumetool.geometry import Size, Triple
 from volumetool.models import ModelCard, Provenance, UNet, VoxelSizeRange, load_model, measure_receptive_field, save_model
-from volumetool.store.limits import check_memory
+from volumetool.storage.io.limits import check_memory
 from volumetool.training.checkpoint import mean_weights, read_checkpoint, read_inputs
 from volumetool.training.config import CardConfig, TrainConfig
+from volumetool.training.data.held_out import calibrate, measure, measure_overlap
+from volumetool.training.data.pairs import Sampler
+from volumetool.training.data.sources import Source, open_sources
 from volumetool.training.fit import fit
-from volumetool.training.held_out import calibrate, measure, measure_overlap
-from volumetool.training.pairs import Sampler
 from volumetool.training.preview import write_progress
-from volumetool.training.sources import Source, open_sources
 
 _ANY_SECTION = (1.0, 1000.0)  # nm along z: a 2D model takes sections of any thickness
 NO_GAIN_DB = 0.05

@@ -18,11 +18,11 @@ from typing import Protocol
 
 from volumetool.errors import ConfigError
 from volumetool.events import Observer, ignore
+from volumetool.jobs.execution.schedule import RegionQueue
 from volumetool.jobs.job import Job
-from volumetool.jobs.ledger import Record
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.resources import Resources
-from volumetool.jobs.turns import Turns
+from volumetool.jobs.planning.resources import Resources
+from volumetool.jobs.records.ledger import Record
 
 
 class Cluster(Protocol):
@@ -36,7 +36,7 @@ class Cluster(Protocol):
 
     link: str | None
 
-    def records(self, turns: Turns) -> Iterator[Record]:
+    def records(self, turns: RegionQueue) -> Iterator[Record]:
         """Run the regions whose turn comes and yield their records in the order in which they end."""
         ...
 
@@ -119,7 +119,7 @@ def _cuda() -> ClusterModule:
 
 
 def _address() -> ClusterModule:
-    from volumetool.jobs.clusters import address
+    from volumetool.jobs.clusters import dask_address as address
 
     return address
 

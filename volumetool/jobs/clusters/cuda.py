@@ -7,14 +7,15 @@ from contextlib import contextmanager
 
 from distributed.security import Security
 
-from volumetool.enhancement.device import DeviceName, why_no_gpu
 from volumetool.errors import ClusterError, ConfigError
-from volumetool.jobs.clusters import Cluster, closed, local
-from volumetool.jobs.clusters.closed import dashboard_token, on_loopback
-from volumetool.jobs.clusters.through_dask import ThroughDask, connect, settings
+from volumetool.jobs.clusters import Cluster, local
+from volumetool.jobs.clusters import dask_servers as closed
+from volumetool.jobs.clusters.dask_driver import ThroughDask, connect, settings
+from volumetool.jobs.clusters.dask_servers import dashboard_token, on_loopback
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.resources import Resources, machine_resources
+from volumetool.jobs.planning.resources import Resources, machine_resources
+from volumetool.processing.device.arrays import DeviceName, why_no_gpu
 from volumetool.scratch import scratch_folder
 
 make_plan = local.make_plan

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from volumetool.geometry import Turn
-from volumetool.jobs.alone import run_alone
+from volumetool.geometry import RegionTask
 from volumetool.jobs.clusters import Cluster
-from volumetool.jobs.guard import Guard, leave
-from volumetool.jobs.ledger import Record
+from volumetool.jobs.execution.isolated import run_alone
+from volumetool.jobs.execution.schedule import RegionQueue
+from volumetool.jobs.execution.supervisor import RegionSupervisor, leave
+from volumetool.jobs.execution.worker import Worker, runtime_of
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.turns import Turns
-from volumetool.jobs.worker import Worker, runtime_of
+from volumetool.jobs.records.ledger import Record
 
 
 class InProcess:
@@ -28,15 +28,15 @@ class InProcess:
 
     def __init__(self, worker: Worker) -> None:
         self._plan = worker.plan
-        self._guard = Guard(worker, _end)
+        self._guard = RegionSupervisor(worker, _end)
 
-    def records(self, turns: Turns) -> Iterator[Record]:
+    def records(self, turns: RegionQueue) -> Iterator[Record]:
         """Run the regions whose turn comes and yield their records."""
         while (turn := turns.take(())) is not None:
             turns.began(turn.region)
             yield self._guard.run(turn, self._alone)
 
-    def _alone(self, turn: Turn) -> Record:
+    def _alone(self, turn: RegionTask) -> Record:
         return run_alone(self._plan.job_dir.url, runtime_of(self._plan), turn)
 
 

@@ -11,14 +11,14 @@ from distributed.security import Security
 
 from volumetool.events import Observer
 from volumetool.jobs.clusters import Cluster
-from volumetool.jobs.clusters.closed import dashboard_token, on_loopback
+from volumetool.jobs.clusters.dask_driver import ThroughDask, connect, settings
+from volumetool.jobs.clusters.dask_servers import dashboard_token, on_loopback
 from volumetool.jobs.clusters.in_process import in_process_cluster
-from volumetool.jobs.clusters.processes import Processes
-from volumetool.jobs.clusters.through_dask import ThroughDask, connect, settings
+from volumetool.jobs.clusters.worker_processes import Processes
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import plan
-from volumetool.jobs.resources import Resources, machine_resources
+from volumetool.jobs.planning.planner import plan
+from volumetool.jobs.planning.resources import Resources, machine_resources
 from volumetool.scratch import scratch_folder
 
 

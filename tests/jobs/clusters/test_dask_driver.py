@@ -1,0 +1,275 @@
+"""Regions through dask: what is handed out, what comes back, and who is there to do it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import distributed
+import pytest
+from distributed import LocalCluster
+from distributed.security import Security
+from small_jobs import run
+
+from volumetool.errors import ClusterError, LedgerError, NumericsError
+from volumetool.geometry import RegionTask
+from volumetool.jobs.clusters import dask_driver as through_dask
+from volumetool.jobs.clusters import dask_task as task
+from volumetool.jobs.clusters import worker_processes as processes
+from volumetool.jobs.execution.schedule import RegionQueue
+from volumetool.jobs.execution.worker import Worker
+from volumetool.jobs.job import make_job
+from volumetool.jobs.plan import WINDOW, Plan
+from volumetool.jobs.planning.planner import plan
+from volumetool.jobs.records.ledger import Record
+from volumetool.jobs.records.plan_file import open_ledger
+from volumetool.jobs.run import prepare
+
+Options = dict[str, Any]
+
+
+def prepared(options: Options) -> Plan:
+    decided = plan(make_job(**options))
+    prepare(decided)
+    return decided
+
+
+def test_a_failed_task_is_a_failed_region_and_a_workers_own_error_ends_the_run() -> None:
+    record = through_dask._failed(5, RuntimeError("gone"))
+    assert (record.region, record.state, record.error["code"]) == (5, "failed", "region.worker-failed")
+    with pytest.raises(NumericsError):
+        through_dask._failed(5, NumericsError("numerics.other-class", "other bytes"))
+
+
+def test_a_region_that_waits_for_its_worker_has_not_begun(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = prepared(options)
+    may, begun, taken = threading.Event(), list[int](), list[int]()
+    compute = Worker.run
+
+    def held(self: Worker, turn: RegionTask, *rest: Any) -> Record:
+        assert may.wait(60)
+        return compute(self, turn, *rest)
+
+    class Noting(RegionQueue):
+        def take(self, flying: Collection[int]) -> RegionTask | None:
+            turn = super().take(flying)
+            taken.extend([] if turn is None else [turn.region])
+            return turn
+
+    monkeypatch.setattr(Worker, "run", held)
+
+    def begin(region: int) -> None:
+        begun.append(region)
+        seen.set()
+
+    seen = threading.Event()
+    turns = Noting(plan, open_ledger(plan), begin)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        through_dask.connect(cluster, plan) as client,
+    ):
+        records = through_dask.ThroughDask(client, plan).records(turns)
+        first = threading.Thread(target=lambda: ended.append(next(records)))
+        ended: list[Record] = []
+        first.start()
+        assert seen.wait(60)
+        assert (taken, begun) == ([0, 1], [0])
+        may.set()
+        first.join(60)
+        ended.extend(records)
+    assert begun == [record.region for record in ended]
+    assert sorted(begun) == list(range(plan.grid.count))
+
+
+def test_a_bounded_number_of_regions_is_in_flight(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regions are taken from the list as others end: never more than two tasks a worker, of so many regions each."""
+    most = 2
+    monkeypatch.setattr(through_dask, "MOST", most)
+    plan = prepared(options | {"region": "1,1,1"})
+    assert plan.grid.count > most * WINDOW
+    taken = 0
+    ended = 0
+
+    class Counted(RegionQueue):
+        def take(self, flying: Collection[int]) -> RegionTask | None:
+            nonlocal taken
+            turn = super().take(flying)
+            taken += turn is not None
+            assert taken - ended <= WINDOW * most
+            return turn
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        through_dask.connect(cluster, plan) as client,
+    ):
+        for record in through_dask.ThroughDask(client, plan).records(Counted(plan, open_ledger(plan))):
+            assert record.state == "done", record.error
+            ended += 1
+    assert (taken, ended) == (plan.grid.count, plan.grid.count)
+
+
+def test_short_regions_share_a_task_and_long_ones_have_their_own(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a task could not begin in its moment is asked for again: every region once, in order."""
+    plan = prepared(options | {"region": "1,1,1"})
+    assert plan.grid.count >= 8
+
+    def stand(_url: str, _runtime: str, turns: list[RegionTask]) -> list[Record]:
+        ended = turns[:2]  # the moment has passed
+        return [Record(n.region, "done", patches=len(turns), seconds=0.0 if n.region < 5 else 60.0) for n in ended]
+
+    monkeypatch.setattr(through_dask, "run_regions", stand)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        through_dask.connect(cluster, plan) as client,
+    ):
+        records = list(through_dask.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
+    assert sorted(record.region for record in records) == list(range(plan.grid.count))
+    together = {record.region: record.patches for record in records}
+    assert together[0] == together[plan.grid.count - 1] == 1
+    assert max(together.values()) > 2
+
+
+def test_regions_that_are_done_count_where_a_later_one_of_their_task_cannot_be(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = prepared(options | {"region": "1,1,1"})
+
+    def stand(_url: str, _runtime: str, turn: RegionTask) -> Record:
+        if turn.region == 2:
+            raise LedgerError("ledger.overtaken", "another run", hint="look")
+        return Record(turn.region, "done", seconds=0.0)
+
+    monkeypatch.setattr(task, "run_region", stand)
+    turns = [RegionTask(n) for n in range(4)]
+    assert [record.region for record in task.run_regions("", "", turns)] == [0, 1]
+    with pytest.raises(LedgerError):
+        task.run_regions("", "", turns[2:])
+    assert plan.keep == "none"
+
+
+def test_a_task_that_times_out_fails_its_region_and_records_that_are_late_are_waited_for(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(through_dask, "MOST", 1)
+    plan = prepared(options | {"region": "1,1,1"})
+    asked = Counter[str]()
+    result = distributed.Future.result
+
+    def stand(_url: str, _runtime: str, turns: list[RegionTask]) -> list[Record]:
+        if turns[0].region == 2:
+            raise TimeoutError
+        return [Record(turn.region, "done", seconds=60.0) for turn in turns]
+
+    def late(self: Any, timeout: float | None = None) -> Any:
+        """Be late with every task's records once, as where they died with their worker, and unreadable with those of one."""
+        region = str(self.key).split("-")[1]
+        asked[region] += 1
+        if asked[region] == 1:
+            raise TimeoutError
+        if region == "5":
+            raise ValueError("not what was sent")
+        return result(self, timeout)
+
+    monkeypatch.setattr(through_dask, "run_regions", stand)
+    monkeypatch.setattr(distributed.Future, "result", late)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        through_dask.connect(cluster, plan) as client,
+    ):
+        records = list(through_dask.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
+    states = [(record.region, record.state) for record in records]
+    assert sorted(states) == [(n, "failed" if n in {2, 5} else "done") for n in range(plan.grid.count)]
+    assert [region for region, state in states if state == "done"] == sorted(set(range(plan.grid.count)) - {2, 5})
+
+
+def test_a_job_that_no_worker_comes_for_ends_and_says_so(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = prepared(options)
+    monkeypatch.setattr(through_dask, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(through_dask, "FORSAKEN_LOOKS", 5)
+    asked = list[Collection[str]]()
+
+    def see_to(names: Collection[str]) -> int:
+        asked.append(names)
+        return 0
+
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        through_dask.connect(cluster, plan) as client,
+        pytest.raises(ClusterError) as caught,
+    ):
+        list(through_dask.ThroughDask(client, plan, see_to).records(RegionQueue(plan, open_ledger(plan))))
+    assert caught.value.code == "cluster.no-workers"
+    assert len(asked) == 5
+
+
+def test_processes_that_end_before_they_work_end_the_job_and_it_says_so(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(through_dask, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(through_dask, "DEATHS_IN_A_ROW", 3)
+    monkeypatch.setattr(processes, "PROGRAM", "import volumetool.no_such_module")
+    with pytest.raises(ClusterError) as caught:
+        run(**options | {"workers": 2})
+    assert caught.value.code == "cluster.dying"
+
+
+def test_processes_that_the_scheduler_gave_up_are_ended_and_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As one that hangs in a call that holds Python's lock: no thread of its own can end it."""
+    monkeypatch.setattr(processes, "GIVEN_UP", 3)
+    with (
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1", processes=True) as cluster,
+        processes.Processes(1, tmp_path) as kept,
+        kept.working_for(cluster.scheduler_address, Security()),
+    ):
+        (first,) = kept._processes
+        assert kept.look([first.name]) == kept.look([]) == kept.look([]) == 0
+        assert first.popen.poll() is None
+        assert kept.look([]) == 0  # it was known
+        (second,) = kept._processes
+        assert (first.popen.returncode, second.popen.poll()) == (-signal.SIGKILL, None)
+    assert second.popen.returncode == -signal.SIGKILL
+
+
+def test_records_that_died_with_their_worker_are_waited_for(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task may have ended, and its worker be gone before the driver has what it returned: dask does it again, nobody else."""
+    plan = prepared(options)
+    asked, submitted = Counter[str](), list[str]()
+    hand_over, submit = distributed.Future.result, distributed.Client.submit
+
+    def lost_once(self: distributed.Future, timeout: float | None = None) -> Any:
+        asked[self.key] += 1
+        if asked[self.key] == 1 and self.key.startswith("region-0-"):
+            self._state.status = "lost"
+            raise TimeoutError
+        self._state.status = "finished"
+        return hand_over(self, timeout)
+
+    def noting(self: distributed.Client, *arguments: Any, key: str, **more: Any) -> distributed.Future:
+        submitted.append(key)
+        return submit(self, *arguments, key=key, **more)
+
+    monkeypatch.setattr(distributed.Future, "result", lost_once)
+    monkeypatch.setattr(distributed.Client, "submit", noting)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        through_dask.connect(cluster, plan) as client,
+    ):
+        records = list(through_dask.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
+    assert sorted(record.region for record in records) == list(range(plan.grid.count))
+    assert [key for key in submitted if key.startswith("region-0-")] == [key for key in asked if asked[key] > 1]
+
+
+def test_a_scheduler_that_goes_ends_the_job_and_it_says_so(options: Options) -> None:
+    plan = prepared(options)
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0")
+    with through_dask.connect(cluster, plan) as client:
+        records = through_dask.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan)))
+        next(records)
+        cluster.close()
+        with pytest.raises(ClusterError) as caught:
+            list(records)
+    assert caught.value.code == "cluster.lost"

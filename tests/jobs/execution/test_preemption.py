@@ -1,0 +1,208 @@
+"""Told to stop: a job ends soon, cleanly, with exit code 75, and goes on where it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from small_jobs import SMALL, digest, noise, run, write_input
+from volumetool.cli._preemption import Stopped
+
+from volumetool.jobs.execution.worker import Worker, told_to_stop
+from volumetool.jobs.job import make_job
+from volumetool.jobs.records.lease import current_holder
+from volumetool.jobs.records.plan_file import open_ledger, stored_plan
+
+SLOW: dict[str, Any] = SMALL | {"model": SMALL["model"] + "&seconds=0.02", "region": "1,1,1"}
+SECONDS = 10
+"""A cluster gives little time before it kills."""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_input(tmp_path_factory.mktemp("in") / "in.zarr", noise((16, 24, 24)), chunk=(8, 16, 16)))
+
+
+@pytest.fixture(scope="module")
+def straight(source: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    output = str(tmp_path_factory.mktemp("straight") / "out.zarr")
+    assert run(input=source, output=output, **SLOW).complete
+    return digest(output)
+
+
+def start(source: str, output: Path, workers: int, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "volumetool.cli.main", "enhance", source, str(output), f"--workers={workers}"]
+    command += [f"--{name}={value}" for name, value in SLOW.items()]
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    )
+
+
+def wait_for(output: Path, regions: int, process: subprocess.Popen[str]) -> None:
+    """Wait until so many regions are on record."""
+    while process.poll() is None:
+        if (output.with_name(output.name + ".job") / "plan.json").exists() and open_ledger(
+            stored_plan(str(output))
+        ).done >= regions:
+            return
+        time.sleep(0.02)
+
+
+STOPPING = [(signal.SIGHUP, 1), (signal.SIGUSR1, 1), (signal.SIGTERM, 2), (signal.SIGUSR2, 1), (signal.SIGTERM, 1)]
+
+
+@pytest.mark.thin(3)
+@pytest.mark.parametrize(("number", "workers"), STOPPING)
+def test_a_signal_to_stop_ends_a_job_that_then_goes_on(
+    source: str, straight: str, tmp_path: Path, number: signal.Signals, workers: int
+) -> None:
+    output = tmp_path / "out.zarr"
+    process = start(source, output, workers)
+    wait_for(output, 1, process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == 75, said
+    assert number.name in said
+    assert "Run the same command" in said
+    assert "Traceback" not in said
+    assert current_holder(str(output) + ".job") is None
+    before = open_ledger(stored_plan(str(output))).done
+    outcome = run(input=source, output=str(output), **SLOW)
+    assert outcome.complete
+    assert outcome.ran == outcome.regions - before
+    assert digest(output) == straight
+
+
+@pytest.mark.thin(4)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_a_signal_while_libraries_load_ends_it_cleanly(
+    source: str, tmp_path: Path, number: signal.Signals, library: str
+) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "volumetool.cli.main", "enhance", source, str(tmp_path / "out.zarr")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = [next(line for line in process.stderr if f" {library}." in line)]  # the first of its modules is there
+        process.send_signal(number)
+        said += [line for line in process.stderr if not line.startswith("import time:")]
+    assert (process.returncode, number.name in "".join(said)) == (75, True), said
+    assert "Traceback" not in "".join(said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_inside_a_callback_of_the_interpreter_is_not_lost() -> None:
+    """Python prints what such a callback raises, and goes on as if nothing had been."""
+    code = (
+        "import os, signal, time, weakref\nfrom volumetool.cli._preemption import Stopped, stoppable\n"
+        "class Thing: pass\nthing = Thing()\n"
+        "def told(_): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0)\n"
+        "seen = weakref.ref(thing, told)\n"
+        "try:\n with stoppable():\n  del thing\n  time.sleep(20)\n"
+        "except Stopped as stopped:\n print(stopped)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("SIGTERM\n", "")
+
+
+def test_a_terminal_that_closes_does_not_end_what_was_told_to_ignore_it() -> None:
+    """As by nohup."""
+    code = "import signal, os; from volumetool.cli._preemption import stoppable\n"
+    code += "signal.signal(signal.SIGHUP, signal.SIG_IGN)\nwith stoppable(): os.kill(os.getpid(), signal.SIGHUP)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.thin(2)
+@pytest.mark.parametrize("children", [True, False])
+def test_a_killed_driver_leaves_no_temporary_folder(source: str, tmp_path: Path, children: bool) -> None:  # noqa: FBT001
+    """Its workers delete theirs; where they were killed, too, the next run does."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    output = tmp_path / "out.zarr"
+    process = start(source, output, 2, TMPDIR=str(place))
+    wait_for(output, 1, process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert list(place.iterdir())
+    process.kill()
+    process.communicate()
+    if not children:
+        for worker in workers:
+            worker.kill()
+    _, alive = psutil.wait_procs(workers, timeout=SECONDS)
+    assert not alive
+    if not children:
+        process = start(source, output, 2, TMPDIR=str(place))
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+    assert not list(place.iterdir())
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_it_at_once(source: str, straight: str, tmp_path: Path) -> None:
+    output = tmp_path / "out.zarr"
+    process = start(source, output, 1)
+    wait_for(output, 1, process)
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=SECONDS)
+    assert process.returncode == 75
+    assert run(input=source, output=str(output), **SLOW).complete
+    assert digest(output) == straight
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_fifty_signals_at_random_moments_lose_nothing(source: str, straight: str, tmp_path: Path) -> None:
+    """Each ends within ten seconds; what is on record is never done again."""
+    chance = np.random.default_rng(0)
+    output, done = tmp_path / "out.zarr", 0
+    job = make_job(input=source, output=str(output), **SLOW)
+    for number in range(50):
+        process = start(source, output, 1)
+        time.sleep(chance.uniform(1, 4))
+        process.send_signal((signal.SIGTERM, signal.SIGUSR1)[chance.integers(2)])
+        _, said = process.communicate(timeout=SECONDS)
+        assert process.returncode in (0, 75, -signal.SIGTERM, -signal.SIGUSR1), (
+            number,
+            said,
+        )  # before and after its work, it just ends
+        if (tmp_path / "out.zarr.job" / "plan.json").exists():
+            now = open_ledger(stored_plan(job.output)).done
+            assert now >= done
+            done = now
+    assert run(input=source, output=str(output), **SLOW).complete
+    assert digest(output) == straight
+
+
+@pytest.mark.parametrize("request_to_stop", [KeyboardInterrupt, Stopped])
+def test_a_request_to_stop_is_not_hidden_by_a_stage_that_then_cannot_be_closed(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_to_stop: type[BaseException]
+) -> None:
+    """It came between two stages: the one before was never closed, and closing the next one fails."""
+
+    def interrupted(_worker: Worker, *_: object) -> None:
+        try:
+            raise request_to_stop
+        finally:
+            raise ValueError("generator already executing")
+
+    output = tmp_path / "out.zarr"
+    monkeypatch.setattr(Worker, "_enhance", interrupted)
+    with pytest.raises(request_to_stop):
+        run(input=source, output=str(output), **SMALL)
+    monkeypatch.undo()
+    outcome = run(input=source, output=str(output), **SMALL)
+    assert (outcome.complete, outcome.failed) == (True, 0)
+
+
+def test_an_error_of_its_own_is_no_request_to_stop() -> None:
+    error = ValueError("a bad region")
+    error.__context__ = GeneratorExit()
+    assert told_to_stop(error) is None

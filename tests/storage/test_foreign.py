@@ -1,0 +1,88 @@
+"""A file that is no volume is called what it is, with what to do."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from volumetool.errors import InputError
+from volumetool.storage.open import open_volume
+
+VOXELS = np.zeros((16, 18), np.uint8)
+
+
+def _zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("zarr.json", "{}")
+
+
+BEGINS = {
+    "v.h5": (b"\x89HDF\r\n\x1a\n", "HDF5", "h5py"),
+    "noname": (b"\x89HDF\r\n\x1a\n", "HDF5", "h5py"),
+    "v.ims": (b"", "HDF5", "h5py"),
+    "v.dm4": (b"\0\0\0\4", "DigitalMicrograph", "Fiji"),
+    "v.czi": (b"ZISRAWFILE", "CZI", "Fiji"),
+    "v.npy": (b"\x93NUMPY\1\0", "NumPy", "tifffile"),
+    "v.nrrd": (b"NRRD0004", "NRRD", "Fiji"),
+    "v.map.gz": (b"\x1f\x8b\x08", "gzip", "Unpack"),
+    "v.xml": (b"<?xml version='1.0'?><SpimData>", "BigDataViewer", "N5"),
+    "v.st": (b"", "named like MRC", "write it anew"),
+    "v.mrc.bz2": (b"BZh9", "bzip2", "Unpack"),
+    "m.onnx": (b"\x08\x07", "model", "--model"),
+    "job.yaml": (b"input: x", "YAML", "--config"),
+    "data.bin": (b"??", "a file", "folder"),
+}
+
+
+@pytest.mark.parametrize("name", BEGINS)
+def test_a_file_is_called_what_its_first_bytes_or_its_name_say(tmp_path: Path, name: str) -> None:
+    content, kind, to_do = BEGINS[name]
+    (tmp_path / name).write_bytes(content)
+    _expect(tmp_path / name, kind, to_do)
+
+
+def _expect(path: Path, kind: str, to_do: str) -> None:
+    with pytest.raises(InputError, match=kind) as caught:
+        open_volume(path)
+    assert caught.value.code == "input.not-a-volume"
+    assert to_do in caught.value.hint
+
+
+def test_images_are_called_what_they_are_alone_and_in_folders(tmp_path: Path) -> None:
+    for number in (1, 2):
+        for name, form in (("png", "PNG"), ("jpg", "JPEG")):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(VOXELS).save(tmp_path / name / f"s_{number}.{name}", form)
+            to_do = "volumetool convert"
+            _expect(tmp_path / name / f"s_{number}.{name}", form, to_do)
+            _expect(tmp_path / name, form, to_do)
+    tifffile.imwrite(tmp_path / "stack.dat", VOXELS)
+    _expect(tmp_path / "stack.dat", "TIFF", "must end in .tif")
+
+
+def test_archives_are_called_what_they_are(tmp_path: Path) -> None:
+    _zip(tmp_path / "v.ozx")
+    _expect(tmp_path / "v.ozx", "zip", "Unpack")
+
+
+def test_real_files_of_other_software_are_known(data: Path) -> None:
+    folder = data / "format-fixtures"
+    for name, kind in (
+        ("mrc/emd_3197.map.gz", "gzip"),
+        ("dm/test_STEM_image.dm3", "DigitalMicrograph"),
+        ("mobie_bdv_n5_segmentation.xml", "BigDataViewer"),
+        ("neuroglancer_zarr.zip", "zip"),
+    ):
+        with pytest.raises(InputError, match=kind):
+            open_volume(folder / name)
+
+
+def test_a_folder_without_anything_known_names_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text(json.dumps({}))
+    _expect(tmp_path, "notes.txt", "own directory")

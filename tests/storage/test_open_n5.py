@@ -1,0 +1,335 @@
+"""N5 in all its dialects: order of axes, voxel sizes, translations, codecs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorstore as ts
+
+from volumetool.errors import InputError
+from volumetool.storage.formats.n5 import find_n5
+from volumetool.storage.io.arrays import open_array
+from volumetool.storage.open import open_volume
+
+Json = dict[str, Any]
+# x, y, z; all different, so that no forgotten transposition goes unseen.
+SHAPE = (8, 6, 4)
+
+
+def _dataset(url: Path, attributes: Json | None = None, shape: tuple[int, ...] = SHAPE) -> np.ndarray[Any, Any]:
+    """Write an N5 dataset of its own voxel numbers; returned as z, y, x."""
+    metadata = {
+        "dimensions": shape,
+        "dataType": "uint16",
+        "blockSize": [5] * len(shape),
+        "compression": {"type": "gzip"},
+    }
+    spec = {"driver": "n5", "kvstore": {"driver": "file", "path": str(url)}, "metadata": metadata}
+    voxels = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    ts.open(spec, create=True).result().write(voxels).result()
+    if attributes:
+        _attributes(url, json.loads((url / "attributes.json").read_text()) | attributes)
+    return voxels.transpose()
+
+
+def _attributes(url: Path, attributes: Json) -> None:
+    url.mkdir(parents=True, exist_ok=True)
+    (url / "attributes.json").write_text(json.dumps(attributes))
+
+
+def _pyramid(group: Path, attributes: Json, *levels: Json) -> np.ndarray[Any, Any]:
+    voxels = _dataset(group / "s0", levels[0] if levels else None)
+    _dataset(group / "s1", levels[1] if levels else None, (4, 3, 2))
+    _attributes(group, attributes)
+    return voxels
+
+
+def test_voxels_of_n5_come_out_as_z_y_x(tmp_path: Path) -> None:
+    voxels = _dataset(tmp_path, {"resolution": [4, 8, 30], "units": ["nm", "nm", "nm"]})
+    volume = open_volume(tmp_path)
+    assert volume.shape == (4, 6, 8)
+    assert volume.voxel_size == (30.0, 8.0, 4.0)
+    np.testing.assert_array_equal(volume.open().read().result(), voxels)
+
+
+SIZES = [(30.0, 8.0, 4.0), (60.0, 16.0, 8.0)]
+SHIFTS = [(0.0, 0.0, 0.0), (15.0, 4.0, 2.0)]
+FACTORS = [[1, 1, 1], [2, 2, 2]]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"downsamplingFactors": FACTORS, "pixelResolution": {"unit": "nm", "dimensions": [4, 8, 30]}},
+        {"scales": FACTORS, "pixelResolution": {"unit": "um", "dimensions": [0.004, 0.008, 0.03]}},
+        {"scales": FACTORS, "pixelResolution": [4, 8, 30], "units": ["nm", "nm", "nm"]},
+        {"pixelResolution": {"unit": "nm", "dimensions": [4, 8, 30]}},
+        {"axes": ["x", "y", "z"], "units": ["nm", "nm", "nm"], "resolution": [4, 8, 30], "scales": FACTORS},
+        {"multiScale": True, "resolution": [4, 8, 30], "downsamplingFactors": FACTORS},
+    ],
+    ids=["n5-viewer", "n5-viewer-scales-um", "bare-list", "factors-from-shapes", "neuroglancer", "paintera"],
+)
+def test_group_dialects_give_sizes_and_the_shift_of_averaged_levels(tmp_path: Path, attributes: Json) -> None:
+    voxels = _pyramid(tmp_path, attributes)
+    volume = open_volume(tmp_path)
+    assert [level.path for level in volume.levels] == ["s0", "s1"]
+    assert [level.voxel_size for level in volume.levels] == [pytest.approx(size) for size in SIZES]
+    assert [level.translation for level in volume.levels] == [pytest.approx(shift) for shift in SHIFTS]
+    np.testing.assert_array_equal(volume.open().read().result(), voxels)
+
+
+def test_factors_may_stand_on_the_levels(tmp_path: Path) -> None:
+    one = {"downsamplingFactors": [1, 1, 1], "pixelResolution": {"unit": "nm", "dimensions": [4, 8, 30]}}
+    _pyramid(tmp_path, {}, one, one | {"downsamplingFactors": [2, 2, 2]})
+    assert [level.voxel_size for level in open_volume(tmp_path).levels] == SIZES
+    alone = open_volume(tmp_path / "s1")
+    assert (alone.voxel_size, alone.translation) == (SIZES[1], SHIFTS[1])
+
+
+def test_a_level_alone_takes_its_size_from_the_group(tmp_path: Path) -> None:
+    _pyramid(tmp_path, {"resolution": [4, 8, 30], "scales": FACTORS})
+    alone = open_volume(tmp_path / "s1")
+    assert (alone.voxel_size, alone.translation, alone.shape) == (SIZES[1], SHIFTS[1], (2, 3, 4))
+
+
+def test_paintera_data_are_found_below_and_moved_by_the_offset(tmp_path: Path) -> None:
+    _attributes(tmp_path, {"painteraData": {"type": "raw"}})
+    _pyramid(tmp_path / "data", {"multiScale": True, "resolution": [4, 8, 30], "scales": FACTORS, "offset": [1, 2, 3]})
+    volume = open_volume(tmp_path)
+    assert volume.url == str(tmp_path / "data")
+    assert [level.translation for level in volume.levels] == [(3.0, 2.0, 1.0), (18.0, 6.0, 3.0)]
+
+
+def test_paintera_labels_are_refused(tmp_path: Path) -> None:
+    _pyramid(tmp_path, {"multiScale": True, "resolution": [4, 8, 30], "isLabelMultiset": True})
+    with pytest.raises(InputError) as caught:
+        open_volume(tmp_path)
+    assert caught.value.code == "input.labels"
+
+
+def _cosem(scale: list[float], translate: list[float], **more: Any) -> Json:
+    return {"axes": ["z", "y", "x"], "scale": scale, "translate": translate, "units": ["nm"] * 3, **more}
+
+
+def test_cosem_transforms_are_slowest_first(tmp_path: Path) -> None:
+    transforms = [_cosem([30, 8, 4], [1, 2, 3]), _cosem([60, 16, 8], [16, 6, 5])]
+    datasets = [{"path": f"s{n}", "transform": transform} for n, transform in enumerate(transforms)]
+    voxels = _pyramid(tmp_path, {"multiscales": [{"datasets": datasets}], "pixelResolution": [9, 9, 9]})
+    volume = open_volume(tmp_path)
+    assert [level.voxel_size for level in volume.levels] == SIZES
+    assert [level.translation for level in volume.levels] == [(1.0, 2.0, 3.0), (16.0, 6.0, 5.0)]
+    np.testing.assert_array_equal(volume.open().read().result(), voxels)
+
+
+def test_cosem_transforms_in_fortran_order_mean_the_same(tmp_path: Path) -> None:
+    fortran = {"axes": ["x", "y", "z"], "scale": [4, 8, 30], "translate": [3, 2, 1], "units": ["nm"] * 3, "order": "F"}
+    voxels = _dataset(tmp_path, {"transform": fortran})
+    volume = open_volume(tmp_path)
+    assert (volume.voxel_size, volume.translation) == (SIZES[0], (1.0, 2.0, 3.0))
+    np.testing.assert_array_equal(volume.open().read().result(), voxels)
+
+
+def test_cosem_axes_named_in_another_order_are_transposed(tmp_path: Path) -> None:
+    odd = {"axes": ["x", "y", "z"], "scale": [4, 8, 30], "translate": [3, 2, 1], "units": ["nm"] * 3}
+    voxels = _dataset(tmp_path, {"transform": odd})
+    volume = open_volume(tmp_path)
+    assert volume.voxel_size == SIZES[0]
+    np.testing.assert_array_equal(volume.open().read().result(), voxels.transpose())
+
+
+def test_big_data_viewer_factors_stand_on_the_setup(tmp_path: Path) -> None:
+    _attributes(tmp_path, {"n5": "2.0.0"})
+    _attributes(tmp_path / "setup0", {"downsamplingFactors": [[1, 1, 1], [2, 2, 1]], "dataType": "uint16"})
+    _pyramid(tmp_path / "setup0" / "timepoint0", {})
+    with pytest.raises(InputError) as caught:
+        open_volume(tmp_path)
+    assert caught.value.code == "input.no-voxel-size"
+    volume = open_volume(tmp_path, voxel_size=(30.0, 8.0, 4.0))
+    assert volume.url == str(tmp_path / "setup0" / "timepoint0")
+    assert volume.levels[1].voxel_size == (30.0, 16.0, 8.0)
+
+
+XML = """<?xml version="1.0"?><!-- by BigDataViewer --><SpimData version="0.2"><SequenceDescription>
+<ImageLoader format="bdv.n5"><n5 type="relative">{container}</n5></ImageLoader>
+<ViewSetups><ViewSetup><id>7</id><voxelSize><unit>mm</unit><size>1 1 1</size></voxelSize></ViewSetup>
+<ViewSetup><id>0</id><voxelSize><unit>{unit}</unit><size>0.004 0.008 0.03</size></voxelSize></ViewSetup></ViewSetups>
+</SequenceDescription></SpimData>"""
+
+
+def _big_data_viewer(tmp_path: Path, setup: Json, xml: str | None) -> Path:
+    """Write a container as BigDataViewer's export does: lengths in a unit that only its XML names."""
+    container = tmp_path / "em.n5"
+    _attributes(container, {"n5": "2.0.0"})
+    _attributes(container / "setup0", {"downsamplingFactors": [[1, 1, 1], [2, 2, 1]], "dataType": "uint16", **setup})
+    _pyramid(container / "setup0" / "timepoint0", {"multiScale": True, "resolution": [0.004, 0.008, 0.03]})
+    if xml is not None:
+        (tmp_path / "em.xml").write_text(xml)
+    return container
+
+
+@pytest.mark.parametrize(
+    ("setup", "xml"),
+    [
+        ({}, XML.format(container="em.n5", unit="µm")),
+        ({"units": ["um", "um", "um"]}, None),
+        ({"unit": "micrometer"}, None),
+        ({"pixelResolution": {"unit": "um", "dimensions": [0.004, 0.008, 0.03]}}, None),
+        ({"voxelSize": {"unit": "um", "size": [0.004, 0.008, 0.03]}}, None),
+    ],
+    ids=["xml", "units", "unit", "pixelResolution", "voxelSize"],
+)
+def test_big_data_viewers_unit_is_found_where_it_notes_it(tmp_path: Path, setup: Json, xml: str | None) -> None:
+    container = _big_data_viewer(tmp_path, setup, xml)
+    for path, size in (("", SIZES[0]), ("setup0", SIZES[0]), ("setup0/timepoint0/s1", (30.0, 16.0, 8.0))):
+        assert open_volume(container / path).voxel_size == pytest.approx(size)
+
+
+@pytest.mark.parametrize(
+    "xml", [None, XML.format(container="other.n5", unit="µm"), XML.format(container="em.n5", unit="pixel")]
+)
+def test_big_data_viewers_numbers_without_a_unit_are_asked_for(tmp_path: Path, xml: str | None) -> None:
+    container = _big_data_viewer(tmp_path, {}, xml)
+    for path in ("", "setup0/timepoint0", "setup0/timepoint0/s0"):
+        with pytest.raises(InputError, match=r"0\.03, 0\.008, 0\.004") as caught:
+            open_volume(container / path)
+        assert caught.value.code == "input.no-voxel-size"
+    corrected = open_volume(container, voxel_size=(30.0, 8.0, 4.0))
+    assert corrected.levels[1].voxel_size == pytest.approx((30.0, 16.0, 8.0))
+
+
+def test_an_xml_with_entities_is_not_expanded(tmp_path: Path) -> None:
+    bomb = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;">]>' + XML.format(container="em.n5", unit="&b;")
+    with pytest.raises(InputError, match="entities") as caught:
+        open_volume(_big_data_viewer(tmp_path, {}, bomb))
+    assert caught.value.code == "input.broken-metadata"
+
+
+@pytest.mark.parametrize("more", [{}, {"downsamplingFactors": [2, 2, 1]}])
+def test_the_offset_of_a_single_dataset_moves_it(tmp_path: Path, more: Json) -> None:
+    _dataset(tmp_path, {"resolution": [4, 8, 30], "offset": [40, 80, 300], **more})
+    volume = open_volume(tmp_path)
+    assert volume.translation == ((300.0, 84.0, 42.0) if more else (300.0, 80.0, 40.0))
+    assert open_volume(tmp_path, voxel_size=(60.0, 16.0, 8.0) if not more else (60.0, 32.0, 16.0)).translation[0] == 600.0
+
+
+def test_a_stated_unit_goes_before_an_assumed_one(tmp_path: Path) -> None:
+    micrometres = {"resolution": [0.004, 0.008, 0.03]}
+    _dataset(tmp_path / "a", micrometres | {"pixelResolution": {"unit": "um", "dimensions": [0.004, 0.008, 0.03]}})
+    assert open_volume(tmp_path / "a").voxel_size == pytest.approx(SIZES[0])
+    _dataset(tmp_path / "b", micrometres)  # no microscope has voxels below the size of an atom
+    with pytest.raises(InputError) as caught:
+        open_volume(tmp_path / "b")
+    assert caught.value.code == "input.no-voxel-size"
+
+
+def test_an_offset_without_a_resolution_is_in_no_known_unit(tmp_path: Path) -> None:
+    _dataset(tmp_path, {"offset": [40, 80, 300]})
+    assert open_volume(tmp_path, voxel_size=(30.0, 8.0, 4.0)).translation == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("names", [("setup0/timepoint0", "setup1/timepoint0"), ("timepoint0", "timepoint1"), ("c0", "c1")])
+def test_one_of_several_volumes_must_be_chosen(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        _pyramid(tmp_path / name, {"resolution": [4, 8, 30]})
+    with pytest.raises(InputError, match=names[0].split("/", maxsplit=1)[0]) as caught:
+        open_volume(tmp_path)
+    assert caught.value.code == "input.not-a-volume"
+
+
+def test_attributes_of_ancestors_do_not_leak_into_a_dataset(tmp_path: Path) -> None:
+    _attributes(tmp_path, {"n5": "2.0.0", "resolution": [1, 1, 1]})
+    _dataset(tmp_path / "volumes" / "raw")
+    with pytest.raises(InputError) as caught:
+        open_volume(tmp_path / "volumes" / "raw")
+    assert caught.value.code == "input.no-voxel-size"
+
+
+def test_a_fourth_dimension_is_channels(tmp_path: Path) -> None:
+    voxels = _dataset(tmp_path, shape=(*SHAPE, 2))
+    volume = open_volume(tmp_path, voxel_size=(30.0, 8.0, 4.0))
+    assert volume.channels == 2
+    np.testing.assert_array_equal(volume.open(0, 1).read().result(), voxels[1])
+
+
+def test_attributes_that_make_no_sense_are_named(tmp_path: Path) -> None:
+    _dataset(tmp_path, {"resolution": [4, 8]})
+    with pytest.raises(InputError) as caught:
+        open_volume(tmp_path)
+    assert caught.value.code == "input.broken-metadata"
+
+
+@pytest.mark.parametrize("compression", ["raw", "gzip", "bzip2", "xz", "blosc"])
+def test_every_codec_of_tensorstores_own_fixtures_decodes(fixture: Callable[[str], Path], compression: str) -> None:
+    root = fixture("tensorstore_n5")
+    array = open_array(str(root / compression), "n5").read().result()
+    assert array.shape == (5, 4)
+    np.testing.assert_array_equal(array, open_array(str(root / "raw"), "n5").read().result())
+    assert array.any()
+
+
+@pytest.mark.parametrize(
+    ("path", "axes", "size", "translation"),
+    [
+        ("test.n5/n5v_pr", "xyz", (1.5e6, 1.5e6, 1.5e6), (0, 0, 0)),
+        ("test.n5/n5v_pr-ds", "xyz", (3e6, 3e6, 3e6), (0.75e6, 0.75e6, 0.75e6)),
+        ("test.n5/cosem", "xyz", (64, 64, 64), (28, 28, 28)),
+        ("test.n5/cosem_ms", "xyz", (32, 32, 32), (21, 21, 21)),
+        ("test.n5/cosem_ms/s2", "xyz", (128, 128, 128), (35, 35, 35)),
+        ("test.n5/c0/s0", "zyx", (13e6, 11e6, 7e6), (5e6, 3e6, 2e6)),
+        ("root_dataset.n5", "xyz", (32, 32, 32), (21, 21, 21)),
+    ],
+)
+def test_datasets_of_n5_universe(
+    fixture: Callable[[str], Path], path: str, axes: str, size: tuple[float, ...], translation: tuple[float, ...]
+) -> None:
+    volume = open_volume(fixture("n5universe_metadata") / path)
+    assert "".join(volume.axes) == axes
+    assert volume.voxel_size == size
+    assert volume.translation == translation
+
+
+@pytest.mark.parametrize("path", ["test.n5/n5v_pra", "test.n5/n5v_ds", "test.n5/others/resOff", "canonical.n5/affine"])
+def test_datasets_without_a_unit_need_a_voxel_size(fixture: Callable[[str], Path], path: str) -> None:
+    place = fixture("n5universe_metadata") / path
+    with pytest.raises(InputError) as caught:
+        open_volume(place)
+    assert caught.value.code == "input.no-voxel-size"
+    assert open_volume(place, voxel_size=(3.0, 2.0, 1.0)).voxel_size == (3.0, 2.0, 1.0)
+
+
+def test_metadata_in_two_dialects_agree_on_axes(fixture: Callable[[str], Path]) -> None:
+    found = find_n5(str(fixture("n5universe_metadata") / "ngff.n5" / "ngff_grpAttributes"))
+    assert found is not None
+    assert found.axes == ("x", "y", "z")
+    assert found.levels[0].scale == (5.24, 4.0, 4.0)
+    assert found.levels[1].translation == (2.62, 2.0, 2.0)
+    assert [level.path for level in found.levels] == [f"s{n}" for n in range(6)]
+
+
+@pytest.mark.parametrize("group", ["n5_viewer_multiscale_deprecated", "n5_viewer_multiscale_modern"])
+def test_two_dimensional_groups_of_neuroglancer_are_one_section(fixture: Callable[[str], Path], group: str) -> None:
+    volume = open_volume(fixture("neuroglancer_n5") / "n5" / group, voxel_size=(30.0, 20.0, 10.0))  # y is in seconds there
+    assert volume.axes == ("x", "y")
+    assert [level.shape for level in volume.levels] == [(1, 20, 10), (1, 10, 5), (1, 5, 3)]
+    assert [level.voxel_size for level in volume.levels] == [(30.0, 20.0, 10.0), (30.0, 40.0, 20.0), (30.0, 80.0, 40.0)]
+
+
+def test_a_big_data_viewer_container_of_java_opens_from_its_root(fixture: Callable[[str], Path], data: Path) -> None:
+    container = fixture("mobie_bdv_n5_segmentation") / "segmentation.n5"
+    with pytest.raises(InputError) as caught:
+        open_volume(container)
+    assert caught.value.code == "input.no-voxel-size"  # its numbers are in the unit that its XML names
+    shutil.copy(data / "format-fixtures" / "mobie_bdv_n5_segmentation.xml", container.with_suffix(".xml"))
+    volume = open_volume(container)
+    assert volume.url.endswith("setup0/timepoint0")
+    assert [level.shape for level in volume.levels] == [(256, 256, 256), (128, 128, 128)]
+    assert [level.voxel_size for level in volume.levels] == [(5.0, 5.0, 5.0), (10.0, 10.0, 10.0)]
+    fine, coarse = (volume.open(n)[:64, :64, :64].read().result() for n in (0, 1))
+    assert fine.any()
+    assert set(np.unique(coarse)) <= set(np.unique(volume.open().read().result()))

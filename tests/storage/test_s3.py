@@ -1,0 +1,81 @@
+"""Volumes and small files in a bucket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from volumetool.errors import InputError, OutputError
+from volumetool.storage.convert import convert
+from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing, write_attributes
+from volumetool.storage.io import retries
+from volumetool.storage.io.arrays import read_part
+from volumetool.storage.io.kvstore import create_key, delete_prefix, list_keys, read_key, read_version, replace_key, write_key
+from volumetool.storage.open import open_volume
+from volumetool.storage.validate import validate_volume
+from volumetool.storage.volume import Volume
+
+pytestmark = pytest.mark.s3
+
+
+def test_small_files_in_a_bucket(bucket: str) -> None:
+    write_key(f"{bucket}/job", "records/1.json", b"{}")
+    write_key(f"{bucket}/job2", "records/1.json", b"{}")
+    assert read_key(f"{bucket}/job", "records/1.json") == b"{}"
+    assert read_key(f"{bucket}/job", "records/2.json") is None
+    assert list_keys(f"{bucket}/job") == ["records/1.json"]
+    delete_prefix(f"{bucket}/job", last="records/1.json")
+    assert list_keys(bucket) == ["job2/records/1.json"]
+
+
+def test_a_volume_in_a_bucket_is_created_written_read_and_valid(bucket: str, layout: VolumeLayout) -> None:
+    url = f"{bucket}/v.zarr"
+    volume = create_volume(url, layout, {"n": 1})
+    voxels = np.random.default_rng(0).integers(0, 255, volume.shape, dtype=np.uint8)
+    open_for_writing(url, layout).write(voxels).result()
+    write_attributes(url, {"n": 2})
+    again = open_volume(url)
+    assert (again, again.attributes) == (volume, {"n": 2})
+    np.testing.assert_array_equal(again.open().read().result(), voxels)
+    assert validate_volume(url) == []
+    with pytest.raises(OutputError) as caught:
+        create_volume(url, layout, {"n": 1})
+    assert caught.value.code == "output.exists"
+
+
+def test_a_local_volume_moves_to_a_bucket_with_its_voxels(bucket: str, filled: tuple[Volume, np.ndarray[Any, Any]]) -> None:
+    volume = convert(filled[0], f"{bucket}/copy.zarr")
+    np.testing.assert_array_equal(volume.open().read().result(), filled[1])
+
+
+def test_a_volume_that_vanishes_from_a_bucket_is_named(
+    bucket: str, layout: VolumeLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.001)
+    array = create_volume(f"{bucket}/v.zarr", layout, {}).open(strict=True)
+    delete_prefix(f"{bucket}/v.zarr")
+    with pytest.raises(InputError, match=f"{bucket}/v.zarr/0 is gone") as caught:
+        read_part(array, (slice(0, 1), slice(0, 1), slice(0, 1)))
+    assert caught.value.code == "input.vanished"
+
+
+def test_nothing_in_a_bucket_is_not_found(bucket: str) -> None:
+    with pytest.raises(InputError) as caught:
+        open_volume(f"{bucket}/nowhere")
+    assert caught.value.code == "input.not-found"
+
+
+def test_a_key_is_created_and_replaced_by_one_writer_alone(bucket: str) -> None:
+    """Compare-and-swap: what was read decides; whoever comes second writes nothing."""
+    assert create_key(bucket, "k", b"1")
+    assert not create_key(bucket, "k", b"2")
+    value, generation = read_version(bucket, "k")
+    assert value == b"1"
+    assert replace_key(bucket, "k", b"3", generation) is not None
+    assert replace_key(bucket, "k", b"4", generation) is None
+    assert read_key(bucket, "k") == b"3"
+    missing, absent = read_version(bucket, "other")
+    assert missing is None
+    assert replace_key(bucket, "other", b"5", absent) is not None

@@ -1,0 +1,38 @@
+"""A volume in a format that the client does not read is shown as the OME-Zarr that it is served as."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import product
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+
+from volumetool.storage.open import open_volume
+from volumetool.viewer.layers import make_layers
+from volumetool.viewer.ngff_compat import readable
+
+VOXELS = np.random.default_rng(1).integers(1, 1000, (6, 300, 270), np.int16)
+
+
+def test_the_client_reads_the_same_voxels_at_the_same_place(tmp_path: Path) -> None:
+    with mrcfile.new(tmp_path / "v.mrc") as file:
+        file.set_data(VOXELS)
+        file.voxel_size = 40.0
+        file.header.origin = (120.0, -40.0, 0.0)
+    (layer,) = make_layers([tmp_path / "v.mrc"])
+    source = layer.source("http://127.0.0.1:1/t/0")
+    assert source == {"url": "http://127.0.0.1:1/t/0/|zarr3:"}
+    keys = readable(layer.volume)
+    copy = tmp_path / "copy"
+    for key in ("zarr.json", "0/zarr.json", *(f"0/c/{z}/{y}/{x}" for z, y, x in product((0, 1), (0, 1), (0, 1)))):
+        content = asyncio.run(keys(key))
+        assert content is not None
+        (copy / key).parent.mkdir(parents=True, exist_ok=True)
+        (copy / key).write_bytes(content.read(0, content.size))
+    for other in ("v.mrc", "0/c/2/0/0", "c/0/0/0", "../v.mrc"):
+        assert asyncio.run(keys(other)) is None
+    served, given = open_volume(copy), open_volume(tmp_path / "v.mrc")
+    np.testing.assert_array_equal(served.open().read().result(), VOXELS)
+    assert (served.voxel_size, served.translation) == (given.voxel_size, given.translation)

@@ -1,0 +1,1 @@
+"""How fast this machine is, and what share of that a job reaches."""

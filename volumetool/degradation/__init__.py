@@ -1,0 +1,8 @@
+"""Crappifiers: make from a fine image the coarse, noisy one that a fast microscope would have taken."""
+
+from __future__ import annotations
+
+from volumetool.degradation.crappifier import Crappifier, save_recipe
+from volumetool.degradation.recipes import RECIPES, load_recipe
+
+__all__ = ["RECIPES", "Crappifier", "load_recipe", "save_recipe"]

@@ -1,0 +1,1 @@
+"""Scores of a restored volume against its truth."""

@@ -1,0 +1,287 @@
+"""Regions through a dask scheduler: coordinates in, records out, a bounded number in flight.
+
+A task is one region, but where regions take less than a moment, as those without tissue do, it is several: a task costs the
+scheduler some milliseconds, whatever it does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import dask
+from distributed import Client, KilledWorker
+from distributed.client import ClosedClientError
+
+from volumetool.errors import ClusterError, VolumetoolError
+from volumetool.geometry import RegionTask
+from volumetool.jobs.clusters.dask_events import topic_of
+from volumetool.jobs.clusters.dask_servers import closing
+from volumetool.jobs.clusters.dask_task import TASK_SECONDS, run_regions
+from volumetool.jobs.execution.schedule import RegionQueue
+from volumetool.jobs.execution.worker import runtime_of
+from volumetool.jobs.plan import WINDOW, Plan
+from volumetool.jobs.records.lease import writing_run
+from volumetool.jobs.records.ledger import Record
+from volumetool.redaction import redact
+
+CONNECT_SECONDS = 30
+
+MOST = 64
+"""Regions of one task."""
+
+LOOK_SECONDS = 1.0
+"""How often the driver looks which workers are still there."""
+
+ANSWER_SECONDS = 0.1
+"""How often it asks for the first worker."""
+
+DEATHS_IN_A_ROW = 16
+"""Workers that may die while no region ends: what kills so many is not a region."""
+
+FORSAKEN_LOOKS = 600
+"""Looks without any worker after which nobody is expected to come."""
+
+ALLOWED_FAILURES = 100
+"""Dask's own count of dead workers per task also blames tasks that only waited there; attempts are counted elsewhere."""
+
+
+class ThroughDask:
+    """Runs regions on the workers of a dask client.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected.
+    plan : Plan
+        The job's plan; workers read it from the job's folder.
+    see_to : callable, optional
+        Told the names of all workers that are there, once a second: starts others for those that are gone, and returns how
+        many of these never were there. Without it somebody else starts them.
+    """
+
+    def __init__(self, client: Client, plan: Plan, see_to: Callable[[Collection[str]], int] = lambda _names: 0) -> None:
+        self.link: str | None = client.dashboard_link or None
+        self.client = client
+        self._url = plan.job_dir.url
+        self._plan = plan
+        self._runtime = ""
+        self._workers = plan.workers
+        # A region that finds patches of its neighbours takes long, and should not wait behind one of them.
+        self._most = MOST if plan.keep == "none" else 1
+        self._usual = TASK_SECONDS
+        self._running: dict[Any, list[RegionTask]] = {}
+        self._flying: set[int] = set()
+        self._left: deque[RegionTask] = deque()
+        self._ended: SimpleQueue[Any] = SimpleQueue()
+        self._seen: set[str] = set()
+        self._see_to = see_to
+        self._deaths = self._forsaken = 0
+        self._looked = 0.0
+
+    def wait_for_worker(self) -> ThroughDask:
+        """Wait until a worker answers.
+
+        Raises
+        ------
+        ClusterError
+            ``cluster.dying``: workers end before they do.
+        """
+        while not self.client.scheduler_info()["workers"]:
+            self._look_in_time()
+            time.sleep(ANSWER_SECONDS)
+        return self
+
+    def records(self, turns: RegionQueue) -> Iterator[Record]:
+        """Run the regions whose turn comes and yield their records in the order in which they end.
+
+        Raises
+        ------
+        ClusterError
+            ``cluster.dying``: workers die one after the other, and no region ends. ``cluster.no-workers``: none is left.
+            ``cluster.lost``: the scheduler is gone.
+        """
+        self._runtime = runtime_of(self._plan, writing_run(self._url))
+        self.client.subscribe_topic(topic_of(self._url), lambda event: turns.began(event[1]))
+        self._fill(turns)
+        while self._running:
+            future = self._wait()
+            ended = self._records_of(future)
+            if ended is None:
+                self._ended.put(future)
+                continue
+            asked = self._running.pop(future)
+            for record in ended:
+                self._deaths = 0
+                self._usual = record.seconds
+                self._flying.discard(record.region)
+                yield record
+            self._left.extendleft(reversed(asked[len(ended) :]))
+            self._fill(turns)  # only now: whose turn it is depends on what is recorded
+
+    def _records_of(self, future: Any) -> list[Record] | None:
+        """Return the records of the regions of a task that have ended: its first ones, perhaps none.
+
+        None where they died with their worker before they were handed over: dask then does the task again.
+
+        Raises
+        ------
+        VolumetoolError
+            A worker's own trouble. ``cluster.lost``: the scheduler is gone, and with it all tasks.
+        """
+        try:
+            records: list[Record] = future.result(timeout=LOOK_SECONDS)
+        except CancelledError as error:
+            raise _lost(error) from error
+        except Exception as error:  # noqa: BLE001  (whatever the task raised)
+            if isinstance(error, TimeoutError) and future.status != "error":
+                return None
+            # Workers that die are no fault of a region's.
+            return [] if isinstance(error, KilledWorker) else [_failed(self._running[future][0].region, error)]
+        return records
+
+    def _wait(self) -> Any:
+        """Wait for a task to end, and look meanwhile who is still there.
+
+        Raises
+        ------
+        ClusterError
+            ``cluster.dying``, ``cluster.no-workers``.
+        """
+        while True:
+            self._look_in_time()
+            try:
+                return self._ended.get(timeout=LOOK_SECONDS)
+            except Empty:
+                continue
+
+    def _look_in_time(self) -> None:
+        """Look, if the last look was `LOOK_SECONDS` ago."""
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self._look()
+
+    def _look(self) -> None:
+        """Notice workers that are gone, and see to others in their place.
+
+        Raises
+        ------
+        ClusterError
+            ``cluster.dying``, ``cluster.no-workers``.
+        """
+        workers = self.client.scheduler_info()["workers"]
+        now = set(workers)
+        self._deaths += len(self._seen - now) + self._see_to({str(worker["name"]) for worker in workers.values()})
+        self._forsaken = 0 if now else self._forsaken + 1
+        self._seen = now
+        if self._deaths >= DEATHS_IN_A_ROW:
+            raise ClusterError(
+                "cluster.dying",
+                f"{self._deaths} workers died one after the other while no region ended",
+                hint="see the workers' logs: a device or a library that fails, too little memory, or somebody who ends them; "
+                "what was finished is kept",
+            )
+        if self._forsaken >= FORSAKEN_LOOKS:
+            raise ClusterError(
+                "cluster.no-workers",
+                f"the last worker is gone, and for {FORSAKEN_LOOKS * LOOK_SECONDS / 60:.0f} minutes none has come",
+                hint="start workers, and run the same command to go on; what was finished is kept",
+            )
+
+    def _fill(self, turns: RegionQueue) -> None:
+        """Hand out regions until every worker has a task, and another one at hand."""
+        while len(self._running) < WINDOW * self._workers:
+            size = min(self._most, int(TASK_SECONDS / max(self._usual, TASK_SECONDS / MOST)))
+            asked = list(itertools.islice(self._order(turns), max(1, size)))
+            if not asked:
+                return
+            self._submit(asked)
+
+    def _order(self, turns: RegionQueue) -> Iterator[RegionTask]:
+        """Yield what was handed out and did not run, then the regions whose turn it is."""
+        while self._left:
+            yield self._left.popleft()
+        while (turn := turns.take(self._flying)) is not None:
+            self._flying.add(turn.region)
+            yield turn
+
+    def _submit(self, asked: list[RegionTask]) -> None:
+        # Where a worker dies, dask gives its regions to another one by itself.
+        key = f"region-{asked[0].region}-{time.monotonic_ns()}"
+        try:
+            future = self.client.submit(run_regions, self._url, self._runtime, asked, pure=False, key=key, retries=0)
+        except ClosedClientError as error:
+            raise _lost(error) from error
+        self._running[future] = asked
+        future.add_done_callback(self._ended.put)
+
+
+def _lost(error: BaseException) -> ClusterError:
+    return ClusterError(
+        "cluster.lost",
+        f"the dask scheduler is gone: {error}",
+        hint="start it again, and run the same command to go on; what was finished is kept",
+    )
+
+
+def _failed(index: int, error: Any) -> Record:
+    """Turn the error of a failed task into a record.
+
+    Raises
+    ------
+    VolumetoolError
+        An error that is the worker's and not the region's, such as a wrong numerics class: it ends the run.
+    """
+    if isinstance(error, VolumetoolError):
+        raise error
+    return Record(
+        region=index,
+        state="failed",
+        error={
+            "code": "region.worker-failed",
+            "message": redact(f"{type(error).__name__}: {error}"),
+            "hint": "see the worker's log; the region runs again with the next run",
+        },
+        finished=time.time(),
+    )
+
+
+@contextmanager
+def settings(folder: Path, token: str | None) -> Iterator[None]:
+    """Let schedulers that begin here be closed, keep their files in a folder, and not give regions up because workers died.
+
+    Parameters
+    ----------
+    folder : Path
+        For their files.
+    token : str, optional
+        Token of the dashboard; without one there is none.
+    """
+    lenient = {"distributed.scheduler.allowed-failures": ALLOWED_FAILURES}
+    with dask.config.set({**lenient, **closing(token), "temporary-directory": str(folder)}):
+        yield
+
+
+def connect(address: Any) -> Client:
+    """Return a client of a scheduler or cluster object.
+
+    Raises
+    ------
+    ClusterError
+        ``cluster.unreachable``.
+    """
+    try:
+        return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ClusterError(
+            "cluster.unreachable",
+            f"no dask scheduler answers at {address}: {error}",
+            hint="check the address, and that the scheduler's and workers' versions of dask are this one's",
+        ) from error

@@ -1,0 +1,93 @@
+"""Regions as a task of dask: in a worker process that may be left for good, and replaced."""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+import time
+from collections.abc import Sequence
+
+from volumetool.errors import DeviceError, VolumetoolError
+from volumetool.geometry import RegionTask
+from volumetool.jobs.clusters.dask_events import say_begun
+from volumetool.jobs.execution.isolated import run_alone
+from volumetool.jobs.execution.supervisor import RegionSupervisor, leave
+from volumetool.jobs.execution.worker import Worker, lost, worker_of
+from volumetool.jobs.records.ledger import Record
+from volumetool.processing.device.device_errors import kind_of
+
+_one_at_a_time = threading.Lock()
+"""A worker has the memory, the network and the device for one region, however many threads dask gives it."""
+
+
+TASK_SECONDS = 0.1
+"""What a task takes at least, if there is so much to do; no region begins in it later than that."""
+
+
+def run_regions(url: str, runtime: str, turns: Sequence[RegionTask]) -> list[Record]:
+    """Run regions in a dask worker, one after the other, for a moment; at least one.
+
+    Parameters
+    ----------
+    url : str
+        The job's folder.
+    runtime : str
+        From :func:`volumetool.jobs.execution.worker.runtime_of`.
+    turns : sequence of RegionTask
+        The regions.
+
+    Returns
+    -------
+    list of Record
+        Records of the first regions; the others are to be asked for again: the time was over, or the worker failed.
+
+    Raises
+    ------
+    VolumetoolError
+        What is the worker's trouble and not the region's, where it is met at the first one.
+    """
+    began = time.monotonic()
+    records = [run_region(url, runtime, turns[0])]
+    for turn in turns[1:]:
+        if time.monotonic() - began > TASK_SECONDS:
+            break
+        try:
+            records.append(run_region(url, runtime, turn))
+        except VolumetoolError:  # whoever asks for it again hears of it
+            break
+    return records
+
+
+def run_region(url: str, runtime: str, turn: RegionTask) -> Record:
+    """Run a region in a dask worker.
+
+    Parameters
+    ----------
+    url, runtime
+        As for :func:`run_regions`.
+    turn : RegionTask
+        The region.
+
+    Raises
+    ------
+    VolumetoolError
+        What is the worker's trouble and not the region's.
+    """
+    with _one_at_a_time:
+        try:
+            guard = _guard(worker_of(url, runtime), json.loads(runtime).get("run"))
+            say_begun(url, turn.region)
+            return guard.run(turn, lambda turn: run_alone(url, runtime, turn))
+        except DeviceError as error:
+            leave(error.message)
+            raise
+        except RuntimeError as error:
+            if kind_of(error) == "lost":  # before any region: the process found no device that it can use
+                leave(lost("that begins", error).message)
+            raise
+
+
+@functools.lru_cache(maxsize=1)
+def _guard(worker: Worker, run: str | None) -> RegionSupervisor:
+    return RegionSupervisor(worker, leave, run)

@@ -1,0 +1,1 @@
+"""Execution: regions on a worker, and what closes a run."""

@@ -1,0 +1,286 @@
+"""A worker: it gets the number of a region and returns a record. No voxel leaves it but to the store."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorstore as ts
+
+from volumetool.errors import DeviceError, InputError, LedgerError, NumericsError, StorageFullError, VolumetoolError
+from volumetool.geometry import RegionTask, slab_boxes
+from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import PATCHES, roles_of
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.records.input_digest import RegionInput
+from volumetool.jobs.records.ledger import Record
+from volumetool.jobs.records.plan_file import plan_digest, read_plan
+from volumetool.jobs.records.shard_digests import region_shards
+from volumetool.processing.device.device_errors import kind_of
+from volumetool.processing.device.malloc import keep_freed_memory
+from volumetool.processing.engine import Engine
+from volumetool.processing.operation import reopen_operation
+from volumetool.processing.patch_cache import PatchStore, RegionPatchCache
+from volumetool.processing.predictor import BatchPredictor, Predictor
+from volumetool.processing.region import RegionStats, enhance_region
+from volumetool.processing.spec import check_version
+from volumetool.redaction import printable, redact
+from volumetool.storage.create import open_for_writing, open_in_memory
+from volumetool.storage.io.kvstore import join_url, open_unsynced
+from volumetool.storage.io.roles import name_roles
+from volumetool.storage.io.shards import delete_torn_shards
+from volumetool.storage.open import open_volume
+from volumetool.storage.voxels import Source
+
+
+@dataclass(frozen=True)
+class RegionResult:
+    """The result of a region.
+
+    Attributes
+    ----------
+    enhanced : RegionStats
+        What is known of its voxels.
+    read : dict
+        What was read for it.
+    stored : tuple of tuple of str
+        Size and CRC-32 of its shards, level by level.
+    """
+
+    enhanced: RegionStats
+    read: dict[str, Any]
+    stored: tuple[tuple[str, ...], ...]
+
+
+class Worker:
+    """Runs regions of one job in this process.
+
+    Parameters
+    ----------
+    plan : Plan
+        The job's plan.
+
+    Raises
+    ------
+    FingerprintError
+        ``job.fingerprint``: the version of volumetool that made the plan makes other bytes than this one.
+    NumericsError
+        ``numerics.other-class``: this machine computes other bytes than the plan's probe.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        check_version(plan.output, plan.spec.numerics_version)
+        keep_freed_memory()
+        self.plan = plan
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.engine = Engine(
+            reopen_operation(plan.model_spec, plan.spec.model), plan.numerics, plan.job.device, plan.threads, plan.streams
+        )
+        self.probe = self.engine.probe(plan.spec.lattice.patch)
+        if self.probe != plan.probe and not plan.job.allow_mixed_numerics:
+            raise NumericsError(
+                "numerics.other-class",
+                f"worker {self.name} computes other bytes than the job began with: "
+                f"its probe is {self.probe[:12]}, the plan's {plan.probe[:12]}",
+                hint="use workers with the same processor, device and torch version; "
+                "--allow-mixed-numerics records the class per region instead",
+            )
+        volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
+        mask = None if plan.job.mask is None else open_volume(plan.job.mask, voxel_size=(1.0, 1.0, 1.0))
+        found = (volume.identity_of(plan.job.level), None if mask is None else mask.identity_of(0))
+        if found != (plan.spec.input, plan.spec.mask):
+            other = plan.job.input if found[0] != plan.spec.input else plan.job.mask
+            raise InputError(
+                "input.changed",
+                f"worker {self.name} finds another volume at {other} than the plan was made for",
+                hint="give a path that is the same volume on every worker, and leave it as it is while the job runs",
+                where=plan.job.input,
+            )
+        self._input = RegionInput(plan.job, volume, mask, plan.mask_factor)
+
+    def run(self, turn: RegionTask, predictor: Predictor | None = None) -> Record:
+        """Enhance a region; an error becomes a failed record, so that one bad region never stops the others.
+
+        Parameters
+        ----------
+        turn : RegionTask
+            The region.
+        predictor : Predictor, optional
+            Asks this worker's engine; in full batches without it.
+
+        Raises
+        ------
+        StorageFullError
+            ``output.full``: no region's own trouble, and no other would fare better.
+        DeviceError
+            ``device.lost``: the device answers this process no more. It must not be used again.
+        """
+        started = time.time()
+        predictor = predictor or BatchPredictor(self.engine)
+        made = self._made(turn, predictor)
+        if made is None:  # short of memory beside the network: once more, with fewer patches in it
+            self.engine.make_room(self.engine.room)
+            made = self._made(turn, predictor, last=True)
+        if not isinstance(made, RegionResult):
+            return Record(
+                region=turn.region,
+                state="failed",
+                seconds=time.time() - started,
+                worker=self.name,
+                numerics=self.probe,
+                error=made or {},
+                finished=time.time(),
+            )
+        return Record(
+            region=turn.region,
+            state="done",
+            checksums=made.enhanced.checksums,
+            stored=made.stored,
+            read=made.read,
+            patches=made.enhanced.patches,
+            recomputed=made.enhanced.recomputed,
+            skipped=made.enhanced.skipped,
+            seconds=round(made.enhanced.seconds, 4),
+            network_seconds=round(made.enhanced.network_seconds, 4),
+            stages={stage: round(seconds, 4) for stage, seconds in made.enhanced.stages.items()},
+            consistency=None if made.enhanced.consistency is None else round(made.enhanced.consistency, 5),
+            worker=self.name,
+            numerics=self.probe,
+            finished=time.time(),
+        )
+
+    def _made(self, turn: RegionTask, predictor: Predictor, *, last: bool = False) -> RegionResult | dict[str, str] | None:
+        """Return what was made of a region, or its error; None where memory was short and another try may have more."""
+        try:
+            with name_roles(*roles_of(self.plan.job)):
+                return self._enhance(turn, predictor)
+        except StorageFullError:
+            raise
+        except Exception as error:
+            if (stop := told_to_stop(error)) is not None:
+                raise stop from error
+            kind = kind_of(error)
+            if kind == "lost":
+                raise lost(self.name, error) from error
+            return describe(error) if last or kind != "memory" else None
+
+    def _enhance(self, turn: RegionTask, predictor: Predictor) -> RegionResult:
+        region = self.plan.grid.region(turn.region)
+        targets = self._targets(region.channel)
+        channel = None if self.plan.spec.channels is None else region.channel
+        for target, level, box in zip(targets, self.plan.spec.fused, slab_boxes(region.box, self.plan.spec.fused), strict=True):
+            delete_torn_shards(target, level, box, channel)
+
+        def make(source: Source) -> RegionStats:
+            kept = None if self.plan.keep == "none" else RegionPatchCache(self._shelf, turn)
+            return enhance_region(self.plan.spec, region, predictor, source, targets, kept)
+
+        made, read = self._input.read_in_one_state(self.plan.spec, region, make)
+        return RegionResult(made, read, region_shards(self.plan, region))
+
+    def again(self, index: int) -> list[ts.TensorStore]:
+        """Enhance a region in memory, from its input alone; return its fused levels.
+
+        Raises
+        ------
+        VolumetoolError
+            As :func:`volumetool.processing.region.enhance_region` and :meth:`RegionInput.read_in_one_state`.
+        """
+        region = self.plan.grid.region(index)
+        levels = range(len(self.plan.spec.fused))
+        targets = [open_in_memory(self.plan.spec.layout, level, region.channel) for level in levels]
+        make = functools.partial(enhance_region, self.plan.spec, region, BatchPredictor(self.engine), targets=targets)
+        self._input.read_in_one_state(self.plan.spec, region, make)
+        return targets
+
+    @functools.cached_property
+    def _shelf(self) -> PatchStore:
+        store = open_unsynced(join_url(self.plan.job_dir.url, PATCHES))
+        return PatchStore(store, self.probe, self.plan.fingerprint, self.plan.sharing)
+
+    @functools.cached_property
+    def _targets(self) -> Callable[[int], Sequence[ts.TensorStore]]:
+        output, layout, levels = self.plan.output, self.plan.spec.layout, range(len(self.plan.spec.fused))
+        return functools.cache(lambda channel: [open_for_writing(output, layout, level, channel) for level in levels])
+
+
+def lost(worker: str, error: Exception) -> DeviceError:
+    """Return the error of a process whose device answers no more."""
+    return DeviceError(
+        "device.lost",
+        f"the device is lost to worker {worker}: {type(error).__name__}: {error}",
+        hint="nothing wrong was recorded; run the same command again: a new process may find the device well",
+    )
+
+
+def told_to_stop(error: BaseException) -> BaseException | None:
+    """Return the request to stop, Ctrl-C or a signal, that an error hides; None where there is none.
+
+    A request comes at any moment, also while stages are closed. What then cannot be closed in order raises an error of its own,
+    which is not the region's.
+    """
+    seen: BaseException | None = error
+    while seen is not None and (isinstance(seen, Exception | GeneratorExit)):
+        seen = seen.__cause__ or seen.__context__
+    return seen
+
+
+def describe(error: Exception) -> dict[str, str]:
+    """Return an error as plain strings for the ledger."""
+    if isinstance(error, VolumetoolError):
+        return error.as_dict()
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" ({last[0].filename.rpartition('/')[2]}:{last[0].lineno})" if last else ""
+    return {"code": "region.unexpected", "message": printable(redact(f"{type(error).__name__}: {error}{place}"))}
+
+
+@functools.lru_cache(maxsize=1)
+def _worker(plan_text: str) -> Worker:
+    return Worker(Plan.model_validate_json(plan_text))
+
+
+def runtime_of(plan: Plan, run: str | None = None) -> str:
+    """Return what a worker elsewhere must know beside the job's folder.
+
+    Parameters
+    ----------
+    plan : Plan
+        As this run goes by it, which may differ from the stored one.
+    run : str, optional
+        The run that owns the job; without it nobody asks whether another one took over.
+
+    Returns
+    -------
+    str
+        JSON of the job as this run asked for it, how each worker runs the network, the digest of the stored plan, so that a
+        worker that outlives a run never works by an old one, and the run.
+    """
+    job = plan.job.placed.model_dump(mode="json")  # workers may have been started in another directory
+    running = {"threads": plan.threads, "streams": plan.streams}
+    return json.dumps({"job": job, "running": running, "plan": plan_digest(plan.job_dir.url), "run": run})
+
+
+def worker_of(url: str, runtime: str) -> Worker:
+    """Return this process's worker for a job: the one before, while nothing has changed."""
+    return _worker(_plan_text(url, runtime))
+
+
+@functools.lru_cache(maxsize=1)
+def _plan_text(url: str, runtime: str) -> str:
+    update = json.loads(runtime)
+    stored = read_plan(url)
+    if stored is None or plan_digest(url) != update["plan"]:
+        raise LedgerError(
+            "ledger.plan",
+            f"{url} holds {'no plan' if stored is None else 'another plan'} for worker {socket.gethostname()}",
+            hint="every worker must see the job's folder, and no other run may begin it anew meanwhile",
+            where=url,
+        )
+    return stored.model_copy(update={**update["running"], "job": Job.model_validate(update["job"])}).model_dump_json()

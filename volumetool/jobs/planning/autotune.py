@@ -1,0 +1,160 @@
+"""The pace of the network here: how many patches to compute side by side, found by trying.
+
+Which way is fastest depends on processor and network: threads that share a layer wait for each other, patches side by side want
+memory and caches. So each way is tried once per machine and model, and what was found is kept in the cache folder. On a CPU a
+call holds one patch, so that no byte depends on what was tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from volumetool.configuration import cache_folder
+from volumetool.geometry import Triple
+from volumetool.jobs.plan import BatchingChoice
+from volumetool.machine import usable_cores
+from volumetool.processing.device.arrays import DeviceName, resolve_device
+from volumetool.processing.engine import Engine, probe_patches
+from volumetool.processing.operation import Numerics, Operation
+
+GPU_BATCHES = (1, 2, 4, 8, 16, 32)
+"""Patches per call that are tried on a GPU."""
+
+ROUNDS, ROUND_SECONDS = 3, 2.0
+"""Times that a way is tried; the fastest counts. No new round begins after so many seconds."""
+
+ALIKE = 0.95
+"""A way this close to the fastest is as good; more streams then lose less while other stages take a core."""
+
+
+def ways(device: str, threads: int, most: int = sys.maxsize) -> list[tuple[int, int]]:
+    """Return the (streams, batch) worth trying on a device with so many CPU threads, those that hold least first.
+
+    On a CPU, whose memory is known beforehand, none but the first holds more than `most` patches.
+    """
+    if device != "cpu":
+        return [(1, batch) for batch in GPU_BATCHES]
+    streams = sorted({1, max(1, threads // 4), threads})
+    return [(n, 1) for n in streams if n <= max(1, most)]
+
+
+def autotune(
+    operation: Operation, precision: str, device: DeviceName, threads: int, most: int = sys.maxsize, cache: Path | None = None
+) -> tuple[BatchingChoice, ...]:
+    """Return the pace of every way, from the cache or by trying.
+
+    Parameters
+    ----------
+    operation : Operation
+        The network; it is tried on its card's patch.
+    precision : str
+        ``float32`` or ``bfloat16``.
+    device : str
+        Where; a GPU's ways end where its memory does.
+    threads : int
+        CPU threads that the network may use.
+    most : int
+        Patches that memory holds in the network at once.
+    cache : Path, optional
+        File of what was found before, a line each; ``paces.jsonl`` in the cache folder without it.
+    """
+    cache = cache or cache_folder() / "paces.jsonl"
+    key = {
+        "machine": machine(),
+        "device": _device_name(device),
+        "torch": torch.__version__,
+        "model": operation.identity,
+        "precision": precision,
+        "threads": threads,
+        "ways": [list(way) for way in ways(resolve_device(device).type, threads, most)],
+    }
+    found = _recall(cache, key)
+    if found is None:
+        found = measure_choices(operation, precision, device, threads, most)
+        _keep(cache, key, found)
+    return found
+
+
+def measure_choices(
+    operation: Operation, precision: str, device: DeviceName, threads: int, most: int = sys.maxsize
+) -> tuple[BatchingChoice, ...]:
+    """Try every way on patches of noise.
+
+    Parameters
+    ----------
+    operation, precision, device, threads, most
+        As for :func:`autotune`.
+    """
+    paces: list[BatchingChoice] = []
+    for streams, batch in ways(resolve_device(device).type, threads, most):
+        engine = Engine(operation, Numerics(precision, batch, pad=False), device, threads, streams)
+        count = max(threads, batch) if engine.device.type == "cpu" else batch
+        try:
+            paces.append(BatchingChoice(streams, batch, patch_seconds(engine, operation.card.patch, count)))
+        except torch.OutOfMemoryError:
+            break
+    return tuple(paces)
+
+
+def patch_seconds(engine: Engine, patch: Triple, count: int) -> float:
+    """Return the seconds per patch of an engine, asked for `count` patches of noise at once."""
+    patches = probe_patches(engine.card.z_context, patch, count)
+    rounds: list[float] = []
+    while len(rounds) < ROUNDS and sum(rounds) < ROUND_SECONDS:
+        started = time.perf_counter()
+        engine.predict(patches)
+        rounds.append(time.perf_counter() - started)
+    return min(rounds) / count
+
+
+def choose_batching(paces: tuple[BatchingChoice, ...], fits: Callable[[BatchingChoice], bool]) -> BatchingChoice:
+    """Return the way with most streams among the fastest that fit; where none fits, the one that holds fewest patches."""
+    fitting = [pace for pace in paces if fits(pace)] or [min(paces, key=lambda pace: pace.patches)]
+    fastest = min(pace.patch_seconds for pace in fitting)
+    alike = [pace for pace in fitting if pace.patch_seconds * ALIKE <= fastest]
+    return max(alike, key=lambda pace: (pace.streams, -pace.batch))
+
+
+def machine() -> str:
+    """Name this machine: its processor and how many of its cores may be used."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        named = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = named[0] if named else model
+    return f"{model}, {usable_cores()} cores"
+
+
+def _device_name(device: DeviceName) -> str:
+    return "cpu" if resolve_device(device).type == "cpu" else torch.cuda.get_device_name()
+
+
+def _recall(cache: Path, key: dict[str, Any]) -> tuple[BatchingChoice, ...] | None:
+    """Return what was found last for a key; a line that is none, such as one cut short, is passed over."""
+    lines = cache.read_text().splitlines() if cache.exists() else []
+    for line in reversed(lines):
+        try:
+            kept = json.loads(line)
+            if kept["key"] == key:
+                return tuple(BatchingChoice(**pace) for pace in kept["paces"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def _keep(cache: Path, key: dict[str, Any], paces: tuple[BatchingChoice, ...]) -> None:
+    # Where nothing can be kept, the next plan tries again: slower, not wrong.
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with cache.open("a") as lines:
+            lines.write(json.dumps({"key": key, "paces": [asdict(pace) for pace in paces]}) + "\n")

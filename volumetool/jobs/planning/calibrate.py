@@ -1,0 +1,143 @@
+"""A sample of the job, run in memory: how long a patch takes here, and how well the output compresses."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from volumetool.errors import DataError, NumericsError
+from volumetool.geometry import Box, Region
+from volumetool.jobs.planning.autotune import patch_seconds
+from volumetool.processing.blend import blend
+from volumetool.processing.columns import Column, read_columns
+from volumetool.processing.consistency import Consistency
+from volumetool.processing.engine import Engine
+from volumetool.processing.predictor import BatchPredictor
+from volumetool.processing.spec import OutputSpec
+from volumetool.storage.create import VolumeLayout, array_metadata
+from volumetool.storage.voxels import Source
+
+SECTIONS = 2
+"""Sections that are enough to see how independent ones compress."""
+
+STORED = 2**22
+"""Voxels that are compressed to see how long it takes, in a volume that has as many."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The figures of a sample.
+
+    Attributes
+    ----------
+    patch_seconds : float
+        Time of one patch in the network.
+    compression : float
+        Stored bytes per byte of voxels.
+    store_seconds : float
+        Time of this machine, all cores at it, to compress a byte of voxels.
+    change : float, optional
+        How far the output's means over voxels of the input depart from the input: see `processing/consistency.py`.
+    not_finite : DataError, optional
+        The sample holds NaN or infinity: its region will fail.
+    """
+
+    patch_seconds: float
+    compression: float
+    store_seconds: float = 0.0
+    change: float | None = None
+    not_finite: DataError | None = None
+
+
+def take_sample(spec: OutputSpec, engine: Engine, voxels: ts.TensorStore) -> Sample:
+    """Enhance a chunk in the middle of the volume in memory.
+
+    Parameters
+    ----------
+    spec, engine
+        As the job will use them.
+    voxels : tensorstore.TensorStore
+        The input, z, y, x.
+    """
+    region = Region(0, 0, _place(spec))
+    columns = read_columns(spec, region, Source(voxels), engine.numerics.batch)
+    asked, before = 0, engine.seconds
+    consistency, not_finite = Consistency(spec.lattice), None
+
+    def counted() -> Iterator[Column]:
+        nonlocal asked
+        for column in columns:
+            asked += int(column.active.sum())
+            yield column
+
+    try:
+        predicted = BatchPredictor(engine).predict(counted())
+        slabs = [slab.voxels for slab in blend(spec, region, predicted, engine.xp, consistency.add)]
+        compression = _compression(slabs[0], spec.layout)
+    except (DataError, NumericsError) as error:  # the region with this chunk will fail and say why
+        compression = asked = 0
+        if isinstance(error, DataError) and error.code == "data.not-finite":
+            not_finite = error
+    if asked and asked % engine.at_once == 0:
+        seconds = (engine.seconds - before) / asked
+    else:
+        seconds = patch_seconds(engine, spec.lattice.patch, engine.at_once)
+    # Where the sample is blank or damaged, nothing is known: the rest is taken as incompressible.
+    return Sample(seconds, compression or 1.0, _store_seconds(spec.layout), consistency.rms, not_finite)
+
+
+def _place(spec: OutputSpec) -> Box:
+    """Return a chunk of the output near its middle that needs as few patches as any; of independent sections some."""
+    level, lattice = spec.levels[0], spec.lattice
+
+    def begin(axis: int) -> int:
+        line, n, length, origin = lattice.axes[axis], level.shape[axis], level.chunk[axis], spec.origin[axis]
+
+        def cost(start: int) -> tuple[int, int]:
+            return len(line.touching(origin + start, origin + min(start + length, n))), abs(2 * start + length - n)
+
+        return min(range(0, n, length), key=cost)
+
+    z, y, x = begin(0), begin(1), begin(2)
+    depth = level.chunk[0] if lattice.z.overlap else min(level.chunk[0], SECTIONS)
+    return Box((z, y, x), (z + depth, y + level.chunk[1], x + level.chunk[2])).intersection(Box.whole(level.shape))
+
+
+def _compression(voxels: NDArray[Any], layout: VolumeLayout) -> float:
+    array = _stored(voxels, layout)
+    store = array.kvstore
+    assert store is not None  # noqa: S101  (zarr3 always has one)
+    shards = [key for key in store.list().result() if not key.endswith(b"zarr.json")]
+    stored: int = sum(len(store.read(key).result().value) for key in shards)
+    return stored / voxels.nbytes
+
+
+def _store_seconds(layout: VolumeLayout) -> float:
+    level = layout.levels[0]
+    chunks = math.prod(-(-n // c) for n, c in zip(level.shape, level.chunk, strict=True))
+    chunks = min(chunks, max(1, STORED // math.prod(level.chunk)))
+    shape = (level.chunk[0], level.chunk[1], chunks * level.chunk[2])
+    # About as hard to compress as an enhanced volume.
+    voxels = np.random.default_rng(0).normal(128, 10, shape).astype(layout.dtype)
+    started = time.perf_counter()
+    _stored(voxels, layout)
+    return (time.perf_counter() - started) / voxels.nbytes
+
+
+def _stored(voxels: NDArray[Any], layout: VolumeLayout) -> ts.TensorStore:
+    """Store voxels in memory as the job will on disk."""
+    # One chunk as a shard of its own: the index of a whole shard would outweigh a small chunk.
+    single = replace(layout.levels[0], shard=layout.levels[0].chunk)
+    metadata = array_metadata(replace(layout, levels=(single,)), 0)
+    channels = metadata["shape"][:-3]
+    metadata |= {"shape": [*channels, *voxels.shape]}
+    array = ts.open({"driver": "zarr3", "kvstore": "memory://", "metadata": metadata}, create=True).result()
+    array[(0,) * len(channels)].write(voxels).result()
+    return array

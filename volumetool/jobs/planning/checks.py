@@ -1,0 +1,237 @@
+"""Checks before work: what cannot be is refused here, with both values and what to do next."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from volumetool.errors import ConfigError, DataError, ModelError, OutputError, ResourceError
+from volumetool.geometry import Size, Triple
+from volumetool.jobs.job import Job
+from volumetool.jobs.plan import Estimates
+from volumetool.jobs.planning.calibrate import Sample
+from volumetool.models import OperationCard, fitting_models
+from volumetool.processing.columns import NAN_HINT
+from volumetool.processing.quantize import integer_limits
+from volumetool.processing.survey import CERTAIN, LIKELY, MANY_ZEROS, Survey
+from volumetool.storage.create import check_output_place
+from volumetool.storage.io.kvstore import contains
+from volumetool.storage.volume import Volume
+from volumetool.units import likely_meant, show_bytes, show_size
+
+MOST_MASK_FACTOR = 64
+"""Voxels of the input along one axis of a voxel of the mask, at most."""
+
+NO_CHANGE = 0.003
+"""Change by a model that keeps the voxel size, in parts of the contrast, up to which it does nothing: less than a grey level.
+em-denoise changes clean images by 0.04."""
+
+TOLERATED_FACTOR = 2.0
+"""A voxel size at most this far outside the card's range is warned of; beyond it is refused."""
+
+
+def check_given_size(size: Size | None, *, sure: bool = False) -> None:
+    """Ask about a voxel size that a user typed, if its unit or order is likely another.
+
+    Raises
+    ------
+    ConfigError
+        ``config.voxel-size``: it is likely another, and the user did not say that it is not.
+    """
+    if size is None or sure or (likely := likely_meant(size)) is None:
+        return
+    typed, meant = (",".join(f"{value:.9g}" for value in each) for each in (size, likely[0]))
+    raise ConfigError(
+        "config.voxel-size",
+        f"--voxel-size {typed} means {show_size(size)} (z, y, x): {likely[1]}, --voxel-size {meant}",
+        hint=f"write --voxel-size {meant} if that is what is meant, in nm and in the order z,y,x; otherwise confirm what you "
+        "wrote with --force-voxel-size",
+    )
+
+
+def check_voxel_size(job: Job, card: OperationCard, voxel_size: Size) -> tuple[bool, tuple[str, ...]]:
+    """Compare the input's voxel size with what the model was trained on.
+
+    Returns
+    -------
+    tuple
+        Whether the result extrapolates, and the warnings.
+
+    Raises
+    ------
+    ModelError
+        ``model.voxel-size``: further than a factor of 2 outside, and not forced.
+    """
+    trained = card.voxel_size
+    if trained is None or trained.holds(voxel_size):
+        return False, ()
+    pairs = zip(trained.smallest, voxel_size, trained.largest, strict=True)
+    factor = max(max(low / size, size / high) for low, size, high in pairs)
+    range_text = f"{show_size(trained.smallest)} to {show_size(trained.largest)}"
+    clash = f"the input's voxels are {show_size(voxel_size)}, {card.name} was trained on {range_text}"
+    if factor > TOLERATED_FACTOR and not job.force_voxel_size:
+        fitting = ", ".join(other.name for other in fitting_models(voxel_size)) or "none"
+        raise ModelError(
+            "model.voxel-size",
+            clash,
+            hint=f"built-in models that fit: {fitting}; --level N takes a coarser level, --voxel-size corrects wrong metadata, "
+            "--force-voxel-size goes on and stamps the output as extrapolated",
+        )
+    return True, (f"{clash}: the output is stamped as extrapolated",)
+
+
+def check_survey(job: Job, card: OperationCard, survey: Survey) -> tuple[str, ...]:
+    """Compare what the sample of the statistics shows with what the job says of the volume.
+
+    Returns
+    -------
+    tuple of str
+        Options that the user may have forgotten, and why.
+
+    Raises
+    ------
+    DataError
+        ``data.not-finite``: a voxel is NaN or infinite, and neither said to be without data nor accepted as a failure.
+    """
+    notes = []
+    if survey.strange is not None:
+        channel, place, value = survey.strange
+        where = f"the input is {value:g} at voxel z {place[0]}, y {place[1]}, x {place[2]}"
+        where += f", channel {channel}" if channel else ""
+        hint = NAN_HINT if np.isnan(value) else "mend the input, or leave that part out with --roi"
+        if not job.accept_failed:
+            raise DataError("data.not-finite", f"{where}; regions that hold such voxels would fail", hint=hint, where=job.input)
+        notes.append(f"{where}: regions that hold such voxels fail. {hint}")
+    if survey.nodata is None and survey.zero_share > MANY_ZEROS:
+        notes.append(
+            f"{survey.zero_share:.0%} of the sampled voxels are exactly 0: if they are margins without an image, --nodata 0 "
+            "leaves them out of the statistics and as they are"
+        )
+    shown = -survey.polarity if job.invert else survey.polarity  # as the model will see it
+    if shown < -LIKELY and "dark membranes" in card.polarity:
+        colour, advice = ("dark already", "leave --invert away") if job.invert else ("bright", "try --invert")
+        agree = np.mean([(line > 0) == job.invert for line in survey.lines])
+        notes.append(
+            f"membranes are {'almost certainly' if shown < -CERTAIN else 'probably'} {colour}, so in {agree:.0%} of "
+            f"{len(survey.lines)} sampled places, and {card.name} learned from dark ones: {advice}"
+        )
+    return tuple(notes)
+
+
+def check_sample(job: Job, card: OperationCard, sample: Sample) -> tuple[str, ...]:
+    """Return where the sample that a plan enhances shows that the job is in vain.
+
+    Raises
+    ------
+    DataError
+        ``data.not-finite``: it holds NaN or infinity, and failures are not accepted.
+    """
+    if sample.not_finite is not None and not job.accept_failed and (job.roi is None or job.crop):
+        raise sample.not_finite
+    if max(card.scale) > 1 or sample.change is None or sample.change > NO_CHANGE:
+        return ()
+    return (
+        f"{card.name} changes almost nothing: grey values of a sample moved by {sample.change:.2%} of their contrast. "
+        "Either the input has no noise that the model knows, or the model has learned to repeat its input",
+    )
+
+
+def check_place(job: Job) -> None:
+    """Refuse an output inside the input, and the other way round, and one that is named as another format.
+
+    Raises
+    ------
+    OutputError
+        ``output.inside-input``, ``output.format``.
+    """
+    check_output_place(job.output)
+    if contains(job.input, job.output) or contains(job.output, job.input):
+        raise OutputError(
+            "output.inside-input",
+            f"the output {job.output} and the input {job.input} lie in one another",
+            hint="give the output a place of its own",
+        )
+
+
+def check_dtype(job: Job, dtype: str, window: tuple[float, float]) -> None:
+    """Check that the output's dtype holds the intensities and the value of missing voxels.
+
+    Raises
+    ------
+    ConfigError
+        ``config.dtype``: the dtype cannot hold the volume's intensities; ``config.nodata``: nodata or fill is not a value of
+        the dtype.
+    """
+    low, high = integer_limits(dtype)
+    if not low <= window[0] <= window[1] <= high:
+        raise ConfigError(
+            "config.dtype",
+            f"--dtype {dtype} holds {low:g} to {high:g}, the volume's intensities span {window[0]:g} to {window[1]:g}",
+            hint="intensities keep their scale: choose a dtype that holds them",
+        )
+    fill = job.output_fill
+    if fill is not None and np.dtype(dtype).kind != "f" and not (low <= fill <= high and fill == int(fill)):
+        raise ConfigError(
+            "config.nodata",
+            f"voxels without data would become {fill:g}, which is no {dtype}",
+            hint="name a value of that dtype with --fill",
+        )
+
+
+def mask_factor(job: Job, mask: Volume, shape: Triple) -> Triple:
+    """Return the input voxels per voxel of the mask.
+
+    Raises
+    ------
+    ConfigError
+        ``config.mask``: the mask's shape is not the input's divided by whole numbers.
+    """
+    fitting = [
+        next((factor for factor in range(1, MOST_MASK_FACTOR + 1) if -(-voxels // factor) == coarse), 0)
+        for voxels, coarse in zip(shape, mask.shape, strict=True)
+    ]
+    if all(fitting):
+        return fitting[0], fitting[1], fitting[2]
+    raise ConfigError(
+        "config.mask",
+        f"the mask {job.mask} has {mask.shape} voxels, the input {shape}",
+        hint="the mask covers the same volume, on the same grid or one a whole number coarser",
+    )
+
+
+def check_resources(cost: Estimates, limit: str) -> None:
+    """Refuse what does not fit; `limit` is what bounds the memory, by name and value.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.disk`` or ``resource.memory``.
+    """
+    if cost.free_bytes is not None and cost.written_bytes + cost.kept_bytes > cost.free_bytes:
+        kept = f" and kept patches {show_bytes(cost.kept_bytes)}" if cost.kept_bytes else ""
+        raise ResourceError(
+            "resource.disk",
+            f"the output takes about {show_bytes(cost.written_bytes)}{kept}, the disk has {show_bytes(cost.free_bytes)} free",
+            hint="make room, write to another place, or enhance a part with --roi and --crop",
+        )
+    if cost.worker_bytes > cost.allowed_bytes:
+        hint = "take smaller shards (--shard), fewer --workers, or more --memory"
+        raise _memory((cost.worker_bytes, cost.allowed_bytes), "", limit, hint)
+
+
+def check_patch(needed: int, allowed: int, what: str, limit: str) -> None:
+    """Refuse patches and chunks of which memory does not hold one; `limit` is what bounds it, by name and value.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.memory``.
+    """
+    if needed > allowed:
+        hint = "take a --model with smaller patches, a smaller --patch where you gave one, or more --memory"
+        raise _memory((needed, allowed), f" for {what}", limit, hint)
+
+
+def _memory(amounts: tuple[int, int], what: str, limit: str, hint: str) -> ResourceError:
+    needed, allowed = map(show_bytes, amounts)
+    clash = f"a worker needs about {needed}{what}, it may use {allowed} (limit: {limit})"
+    return ResourceError("resource.memory", clash, hint=hint)

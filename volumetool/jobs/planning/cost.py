@@ -1,0 +1,112 @@
+"""Estimates: what a plan costs, in patches, bytes, memory and time."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from typing import Any
+
+from volumetool.geometry import Box, RegionGrid, Triple
+from volumetool.jobs.job import Job
+from volumetool.jobs.plan import Estimates
+from volumetool.jobs.planning.calibrate import Sample
+from volumetool.jobs.planning.layout import Partition, count_patches
+from volumetool.machine import existing_folder
+from volumetool.processing.spec import OutputSpec
+from volumetool.storage.io.kvstore import canonical_url, is_local, local_path
+
+
+def estimate(
+    job: Job, spec: OutputSpec, keeping: Partition, sample: Sample, memory: tuple[int, int], workers: int
+) -> Estimates:
+    """Return what the regions of a plan cost.
+
+    Parameters
+    ----------
+    job : Job
+        What is asked for.
+    spec : OutputSpec
+        The lattice and the output.
+    keeping : Partition
+        The regions, and which patches are kept between them.
+    sample : Sample
+        What a sample showed.
+    memory : tuple of int
+        Bytes that a worker needs, and that it may use.
+    workers : int
+        Workers that share the patches.
+    """
+    facts = patch_facts(job, spec, keeping)
+    patches = facts["patches"]
+    shards = sum(math.prod(RegionGrid(level.shape, level.shard, (1, 1, 1)).grid) for level in spec.levels)
+    return Estimates(
+        **facts,
+        read_bytes=patches * math.prod(spec.lattice.patch) * spec.itemsize,
+        written_bytes=written_bytes(job, spec, keeping.span, sample.compression),
+        objects=shards * (spec.channels or 1),
+        free_bytes=free_bytes(job.output),
+        worker_bytes=memory[0],
+        allowed_bytes=memory[1],
+        seconds=patches * sample.patch_seconds / workers + written_bytes(job, spec, keeping.span, 1.0) * sample.store_seconds,
+        compression=sample.compression,
+    )
+
+
+def patch_facts(job: Job, spec: OutputSpec, keeping: Partition) -> dict[str, Any]:
+    """Return what the estimates say of patches and of keeping them."""
+    asked = asked_box(job, spec)
+    patches = count_patches(spec, keeping.span, keeping.keep, asked)
+    return {
+        "patches": patches,
+        "recomputed": patches - count_patches(spec, keeping.span, "all", asked),
+        "kept": keeping.keep,
+        "kept_why": keeping.why,
+        "kept_bytes": keeping.peak,
+    }
+
+
+def written_bytes(job: Job, spec: OutputSpec, span: Triple, compression: float) -> int:
+    """Return the bytes of all levels over the regions asked for, compressed as a sample of them was."""
+    voxels = sum(math.prod(level.shape) for level in spec.levels) * (spec.channels or 1)
+    share = count_patches(spec, span, "none", asked_box(job, spec)) / count_patches(spec, span)
+    return int(voxels * spec.itemsize * compression * share)
+
+
+def asked_box(job: Job, spec: OutputSpec) -> Box | None:
+    """Return the voxels of the output that are asked for, or None for all."""
+    if job.roi is None or job.crop:
+        return None
+    return job.roi.intersection(Box.whole(spec.lattice.shape)).enlarged(spec.lattice.scale)
+
+
+def left_over(estimates: Estimates, output: str, memory: tuple[int, int], share: float) -> Estimates:
+    """Return what a job that goes on still needs, and what there is now.
+
+    Parameters
+    ----------
+    estimates : Estimates
+        Estimates of the whole job.
+    output : str
+        Where it is written.
+    memory : tuple of int
+        Bytes that a worker of this run needs, and that it may use.
+    share : float
+        Share of the regions that are not done.
+    """
+    return estimates.model_copy(
+        update={
+            "written_bytes": int(estimates.written_bytes * share),
+            "kept_bytes": estimates.kept_bytes if share else 0,
+            "free_bytes": free_bytes(output),
+            "worker_bytes": memory[0] if share else 0,
+            "allowed_bytes": memory[1],
+        }
+    )
+
+
+def free_bytes(output: str) -> int | None:
+    """Return the free space where an output goes, or None for an object store."""
+    place = canonical_url(output)
+    if not is_local(place):
+        return None
+    return shutil.disk_usage(existing_folder(local_path(place))).free

@@ -1,0 +1,226 @@
+"""What a job names, opened: the input volume, the model, the mask, and what an earlier run left at the output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from volumetool.errors import ConfigError, InputError, LedgerError, ModelError, OutputError
+from volumetool.events import Observer, Progressed, ignore
+from volumetool.geometry import Box, Triple
+from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import PLAN, JobDir
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.planning.checks import check_given_size, mask_factor
+from volumetool.jobs.records.plan_file import read_plan
+from volumetool.models import fitting_models
+from volumetool.paths import absolute_path, open_file
+from volumetool.processing.operation import Operation, open_operation
+from volumetool.processing.statistics import Statistics, fit_statistics, no_normalisation
+from volumetool.processing.survey import Survey
+from volumetool.storage.formats.base import read_json
+from volumetool.storage.io.chunk_keys import VOLUME_METADATA
+from volumetool.storage.io.kvstore import canonical_url, is_local, local_path, read_key
+from volumetool.storage.open import open_volume
+from volumetool.storage.provenance import provenance_of
+from volumetool.storage.volume import Level, Volume
+from volumetool.units import show_size
+
+MOST_TABLE = 2**28
+"""Bytes of a table of section statistics: 128 for each of the sections that a volume may have."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a job, opened.
+
+    Attributes
+    ----------
+    job : Job
+        The job.
+    volume : Volume
+        Its input.
+    operation : Operation
+        The network.
+    mask : Volume, optional
+        Where to enhance.
+    """
+
+    job: Job
+    volume: Volume
+    operation: Operation
+    mask: Volume | None
+
+    @property
+    def level(self) -> Level:
+        """The level of the input that is enhanced."""
+        return self.volume.levels[self.job.level]
+
+    @property
+    def dtype(self) -> str:
+        """Data type of the output."""
+        return self.job.dtype or self.volume.dtype.name
+
+    @property
+    def channels(self) -> int:
+        """Number of channels, at least 1."""
+        return self.volume.channels or 1
+
+    @property
+    def mask_factor(self) -> Triple:
+        """Input voxels per voxel of the mask."""
+        return (1, 1, 1) if self.mask is None else mask_factor(self.job, self.mask, self.level.shape)
+
+
+def open_inputs(job: Job, existing: Plan | None = None) -> Inputs:
+    """Open what a job names.
+
+    Parameters
+    ----------
+    job : Job
+        What is asked for; its output is not looked at.
+    existing : Plan, optional
+        Plan of the job that goes on: its model is taken where the job names none.
+
+    Raises
+    ------
+    InputError, ModelError, ConfigError
+        Something is missing, or not what it should be.
+    """
+    check_given_size(job.voxel_size, sure=job.force_voxel_size)
+    volume = open_volume(job.input, voxel_size=job.voxel_size)
+    if job.level >= len(volume.levels):
+        last = len(volume.levels) - 1
+        raise ConfigError(
+            "config.level", f"--level {job.level}: {job.input} has levels 0 to {last}", hint="see `volumetool info`"
+        )
+    mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
+    return Inputs(job, volume, _choose_operation(job, volume, existing), mask)
+
+
+def section_statistics(
+    inputs: Inputs, existing: Plan | None = None, observer: Observer = ignore
+) -> tuple[Statistics, Survey | None]:
+    """Return the table of section statistics: given, frozen by an earlier run, or fitted now; then with what else was seen."""
+    job = inputs.job
+    normalisation, sections = inputs.operation.card.normalisation, inputs.level.shape[0]
+    if job.sections is not None:
+        return Statistics.from_csv(read_table(job.sections), inputs.channels, sections), None
+    if normalisation.kind == "none":
+        return no_normalisation(inputs.channels, sections), None
+    if existing is not None and existing.input_shape[0] == sections:
+        return existing.spec.statistics, None
+    percentiles = (normalisation.low, normalisation.high)
+    nodata = job.nodata
+    if nodata is None and job.missing == "skip":  # what is not stored reads as the fill value, and says nothing of contrast
+        nodata = float(inputs.volume.open(job.level).fill_value or 0)
+    whole = Box.whole(inputs.level.shape)
+    survey = Survey(whole if job.roi is None else job.roi.intersection(whole), sections * inputs.channels, nodata)
+
+    def look(channel: int, box: Box, voxels: NDArray[Any]) -> None:
+        survey.add(channel, box, voxels)
+        observer(Progressed("section statistics", channel * sections + box.stop[0], inputs.channels * sections))
+
+    return fit_statistics(inputs.volume, job.level, percentiles, seed=job.seed, nodata=nodata, seen=look), survey
+
+
+def read_table(sections: str) -> str:
+    """Return the text of the table of section statistics that a job names.
+
+    Raises
+    ------
+    ConfigError
+        ``config.sections``: it cannot be read.
+    """
+    try:
+        with open_file(absolute_path(sections)) as file:
+            text = file.read(MOST_TABLE + 1)
+        if len(text) > MOST_TABLE:
+            raise ValueError(f"more than {MOST_TABLE} bytes are no table")
+        return text.decode()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "config.sections", f"--sections {sections} cannot be read: {error}", hint="give a CSV file"
+        ) from error
+
+
+def _choose_operation(job: Job, volume: Volume, existing: Plan | None) -> Operation:
+    """Load the model that is named, or for ``auto`` the first built-in that fits and adds no sections."""
+    if job.model != "auto":
+        return open_operation(job.model)
+    if existing is not None and existing.job.model == "auto":  # what was chosen then; another version may choose otherwise
+        return open_operation(existing.model_spec)
+    size = volume.levels[job.level].voxel_size
+    fitting = fitting_models(size)
+    if not fitting or fitting[0].scale[0] > 1:
+        others = ", ".join(card.name for card in fitting)
+        but = f", except such as add sections ({others}), which auto never takes" if others else ""
+        raise ModelError(
+            "model.none-fits",
+            f"no built-in model was trained on voxels of {show_size(size)}{but}",
+            hint="choose one with --model NAME (see `volumetool model list`), take another --level, "
+            "or correct the metadata with --voxel-size",
+        )
+    return open_operation(fitting[0].name)
+
+
+def refuse_foreign_output(job: Job) -> None:
+    """Refuse to write over, or to delete, what no job of volumetool made: that a plan lies beside it proves nothing.
+
+    Raises
+    ------
+    OutputError
+        ``output.exists``, ``output.foreign``.
+    """
+    place = canonical_url(job.output)
+    something = any(read_key(place, key) is not None for key in VOLUME_METADATA)
+    if is_local(place) and local_path(place).exists():
+        something = something or local_path(place).is_file() or any(local_path(place).iterdir())
+    planned = read_key(JobDir(job.output).url, PLAN) is not None  # of a job that is to be begun anew
+    ours = _made_by(place, _readable_plan(job), something=something) if planned else not something
+    if not ours and not planned and _names_job(place):
+        raise OutputError(
+            "output.foreign" if job.overwrite else "output.exists",
+            f"{job.output} is the output of a job whose folder {JobDir(job.output).url} is lost",
+            hint=f"`volumetool verify {job.output} --adopt` makes a new one from what is right; or bring the folder back, or "
+            "choose another output; nothing was touched",
+            where=place,
+        )
+    if not ours:
+        raise OutputError(
+            "output.foreign" if job.overwrite else "output.exists",
+            f"{job.output} exists and is not the output of a volumetool job",
+            hint=f"choose another output, or delete it and {JobDir(job.output).url} yourself; nothing was touched",
+            where=place,
+        )
+
+
+def _names_job(place: str) -> bool:
+    """Return whether the metadata of a volume name a job."""
+    try:
+        return "fingerprint" in (provenance_of(read_json(place, "zarr.json") or {}) or {})
+    except InputError:
+        return False
+
+
+def _readable_plan(job: Job) -> Plan | None:
+    try:
+        return read_plan(JobDir(job.output).url)
+    except LedgerError:
+        return None
+
+
+def _made_by(place: str, plan: Plan | None, *, something: bool) -> bool:
+    """Return whether what is at a place was made by the job whose plan lies beside it, None for a plan that cannot be read."""
+    if not any(read_key(place, key) is not None for key in VOLUME_METADATA):
+        # What an interrupted deletion or creation leaves.
+        levels = {str(number) for number in range(len(plan.spec.levels))} if plan is not None else set()
+        left = [] if not something or local_path(place).is_file() else [entry.name for entry in local_path(place).iterdir()]
+        return plan is not None and (not something or (bool(left) and set(left) <= levels))
+    try:
+        own = provenance_of(read_json(place, "zarr.json") or {})
+    except InputError:
+        return False
+    return own is not None and (own.get("fingerprint") == plan.fingerprint if plan is not None else "fingerprint" in own)

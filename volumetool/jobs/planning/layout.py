@@ -1,0 +1,281 @@
+"""Layout: from the input and the model's card to lattice, output levels and regions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from volumetool.errors import ConfigError
+from volumetool.geometry import (
+    AxisLattice,
+    Box,
+    Lattice,
+    LevelGrid,
+    Triple,
+    balanced,
+    default_chunk,
+    default_shard,
+    joined,
+    part_inside,
+    plan_levels,
+    upscaled,
+)
+from volumetool.jobs.job import Job
+from volumetool.jobs.plan import CACHED_AXES, CacheScope
+from volumetool.models import OperationCard
+from volumetool.processing.spec import OutputSpec
+from volumetool.storage.volume import Level
+
+LEAST_STRIDES = 2
+"""Strides of a region along a blended axis below which it is not cut where patches are kept: so a patch has few owners."""
+
+RECOMPUTED_LIMIT = 0.05
+"""Share of patches computed twice that splitting for more workers may cost."""
+
+LARGEST_PATCH = 1.25
+"""Voxels of a patch, in times of those that card and overlap ask for, up to which one patch may cover a short axis."""
+
+SHORT_SIDE = 4
+"""Chunks of a 2D model's shard along z and x."""
+
+REGIONS_PER_WORKER = 4
+"""Regions per worker that the planner aims at, so that no worker waits long for the last one."""
+
+REGION_SECONDS = 60.0
+"""Work in a region that the planner aims at: little to lose when a worker dies."""
+
+
+def make_lattice(job: Job, card: OperationCard, shape: Triple) -> Lattice:
+    """Return the lattice: a function of the volume's shape, the model's card and the options that override it.
+
+    Raises
+    ------
+    ConfigError
+        ``config.patch``: patch or overlap are not multiples of the network's granularity.
+    """
+    overlap, trim = _margins(job, card)
+    if card.dims == 2 and overlap[0]:
+        raise ConfigError(
+            "config.patch",
+            f"along z: overlap {overlap[0]}, but {card.name} works section by section",
+            hint=f"take --overlap 0,{overlap[1]},{overlap[2]}",
+        )
+    patch = job.patch or (card.patch if job.overlap is None and not job.exact else _enlarged(card, overlap))
+    lines = []
+    for axis, size, n, o, t, g, f in zip("zyx", patch, shape, overlap, trim, card.granularity, card.scale, strict=True):
+        if size % g or o % g or size <= o:
+            raise ConfigError(
+                "config.patch",
+                f"along {axis}: patch {size} and overlap {o}; this model needs multiples of {g}, and a patch above its overlap",
+                hint=f"the model's own are patch {card.patch} and overlap {card.overlap}",
+            )
+        lines.append(balanced(AxisLattice(n, max(size - o, o), o, t, f, g)))
+    if job.patch is None:
+        lines = _joined(lines, LARGEST_PATCH * math.prod(max(p, 2 * o) for p, o in zip(patch, overlap, strict=True)))
+    z, y, x = lines
+    return Lattice(z, y, x, card.z_context)
+
+
+def _joined(lines: list[AxisLattice], most: float) -> list[AxisLattice]:
+    """Let one patch cover a short axis that would need several, as long as it holds no more than `most` voxels."""
+    for axis, line in enumerate(lines):
+        longer = [*lines[:axis], joined(line), *lines[axis + 1 :]]
+        if line.overlap and math.prod(each.patch for each in longer) <= most:
+            lines = longer
+    return lines
+
+
+def _margins(job: Job, card: OperationCard) -> tuple[Triple, Triple]:
+    """Return overlap and trim."""
+    if not job.exact:
+        if job.overlap is None:
+            return card.overlap, card.trim
+        trim = (
+            min(card.trim[0], job.overlap[0] // 2),
+            min(card.trim[1], job.overlap[1] // 2),
+            min(card.trim[2], job.overlap[2] // 2),
+        )
+        return job.overlap, trim
+    margin = [-(-r // g) * g for r, g in zip(card.receptive_field, card.granularity, strict=True)]
+    z = 0 if card.dims == 2 else margin[0]
+    return (2 * z, 2 * margin[1], 2 * margin[2]), (z, margin[1], margin[2])
+
+
+def _enlarged(card: OperationCard, overlap: Triple) -> Triple:
+    """Keep the card's stride under another overlap."""
+    return card.stride[0] + overlap[0], card.stride[1] + overlap[1], card.stride[2] + overlap[2]
+
+
+def output_box(job: Job, lattice: Lattice) -> Box:
+    """Return the voxels of the full output that this output holds: all of them, or with ``crop`` those of the box.
+
+    Raises
+    ------
+    ConfigError
+        ``config.roi``: the box lies outside the volume, or ``crop`` came without one.
+    """
+    if job.roi is not None:
+        inside, _ = part_inside(job.roi, lattice.shape, box_counts(job))
+        if job.crop:
+            return inside.enlarged(lattice.scale)
+    if job.crop:
+        raise ConfigError("config.roi", "--crop needs the box to crop to", hint="add --roi z0:z1,y0:y1,x0:x1")
+    return Box.whole(lattice.output_shape)
+
+
+def box_counts(job: Job) -> str:
+    """Return what the box of a job counts voxels of."""
+    return f"level {job.level} of {job.input}"
+
+
+def make_levels(job: Job, box: Box, card: OperationCard, level: Level) -> tuple[LevelGrid, ...]:
+    """Return the levels of the output.
+
+    Parameters
+    ----------
+    job : Job
+        May say chunk and shard.
+    box : Box
+        Voxels of the full output that this output holds.
+    card : OperationCard
+        Its scale, and whether it looks at single sections.
+    level : Level
+        The input.
+    """
+    fine, origin = upscaled(level.voxel_size, level.translation, card.scale)
+    moved = (origin[0] + box.start[0] * fine[0], origin[1] + box.start[1] * fine[1], origin[2] + box.start[2] * fine[2])
+    shard = job.shard
+    if shard is None and card.dims == 2:
+        shard = upright_shard(job.chunk or default_chunk(fine), box.shape)
+    return plan_levels(box.shape, fine, moved, job.chunk, shard)
+
+
+def upright_shard(chunk: Triple, shape: Triple) -> Triple:
+    """Return a shard of as many chunks as the default one, four deep and wide and the rest high.
+
+    A region of a 2D model is one shard deep, and several slabs of one shard's width are in memory: what is saved in depth
+    and width makes the region's band higher, so that fewer patches are computed twice. Fewer than four chunks would leave
+    more of the pyramid to the last pass.
+    """
+    default = default_shard(chunk, shape)
+    chunks = math.prod(default) // math.prod(chunk)
+    return SHORT_SIDE * chunk[0], chunks // SHORT_SIDE**2 * chunk[1], SHORT_SIDE * chunk[2]
+
+
+@dataclass(frozen=True)
+class WorkerDemand:
+    """The measures by which the planner chooses the shape of regions.
+
+    Parameters
+    ----------
+    workers : int
+        Workers that will share the regions.
+    memory : int
+        Bytes that one worker may use.
+    patch_seconds : float
+        Measured time of one patch.
+    keep : {"none", "sides", "all"}
+        Shared patches that are kept: none, those between regions of one layer, or all.
+    """
+
+    workers: int
+    memory: int
+    patch_seconds: float
+    keep: CacheScope = "none"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Regions, and which patches are kept between them.
+
+    Parameters
+    ----------
+    span : tuple of int
+        Shards per region and axis.
+    keep : {"none", "sides", "all"}
+        Shared patches that are kept: none, those between regions of one layer, or all.
+    why : str
+        Why.
+    peak : int
+        Upper bound of the bytes that kept patches take at once.
+    """
+
+    span: Triple
+    keep: CacheScope
+    why: str
+    peak: int = 0
+
+
+def count_patches(spec: OutputSpec, span: Triple, keep: CacheScope = "none", asked: Box | None = None) -> int:
+    """Return how many patches the regions evaluate, those included that are evaluated more than once.
+
+    Parameters
+    ----------
+    spec : OutputSpec
+        The lattice and the output that regions are cut from.
+    span : tuple of int
+        Shards per region and axis.
+    keep : {"none", "sides", "all"}
+        Shared patches that are kept: none, those between regions of one layer, or all.
+    asked : Box, optional
+        Voxels of the output; regions that touch them count. All regions without it.
+    """
+    return spec.sharing(span).count(CACHED_AXES[keep], asked)
+
+
+def recomputed_share(spec: OutputSpec, span: Triple, keep: CacheScope = "none", asked: Box | None = None) -> float:
+    """Return the share of patches that are computed more than once; parameters as :func:`count_patches`."""
+    return count_patches(spec, span, keep, asked) / count_patches(spec, span, "all", asked) - 1
+
+
+def choose_partition(
+    spec: OutputSpec, demand: WorkerDemand, memory_of: Callable[[OutputSpec, Triple, CacheScope], int]
+) -> Triple:
+    """Return the shards per region: bands as wide as memory allows, cut further while workers would lack work.
+
+    A region is one shard deep where sections are independent: more depth would save nothing. Where patches are kept, cuts
+    cost disk alone, and regions are about as small as suits their time.
+    """
+    shards = spec.grid((1, 1, 1)).grid
+    span = [shards[0] if spec.lattice.z.overlap else 1, shards[1], shards[2]]
+    while memory_of(spec, _triple(span), demand.keep) > demand.memory and span[0] * span[1] > 1:
+        axis = 0 if span[0] > span[1] else 1
+        span[axis] = -(-span[axis] // 2)
+    while (axis_to_cut := _next_cut(spec, span, demand)) is not None:
+        span[axis_to_cut] = -(-span[axis_to_cut] // 2)
+    return _triple(span)
+
+
+def _next_cut(spec: OutputSpec, span: list[int], demand: WorkerDemand) -> int | None:
+    """Return the axis to halve: where regions are too few or too long, and the cut stays cheap."""
+    grid, keep = spec.grid(_triple(span)), demand.keep
+    seconds = count_patches(spec, _triple(span), keep) * demand.patch_seconds / grid.count
+    few = grid.count < REGIONS_PER_WORKER * demand.workers and demand.workers > 1
+    if not few and seconds <= 2 * REGION_SECONDS:
+        return None
+    # A cut across the sweep costs columns, one along it costs rows: take the cheaper one, unless workers stand idle.
+    options = []
+    for axis in (2, 1, 0):
+        halved = _triple([-(-n // 2) if a == axis else n for a, n in enumerate(span)])
+        if halved != _triple(span) and not (CACHED_AXES[keep][axis] and _short(spec, halved, axis)):
+            shared = recomputed_share(spec, halved)  # equally fast cuts: the one with fewer patches to keep
+            options.append((_speed(spec, halved, demand), -shared, -axis, recomputed_share(spec, halved, keep)))
+    if not options:
+        return None
+    speed, _, axis, recomputed = max(options)
+    return -axis if recomputed <= RECOMPUTED_LIMIT or speed > _speed(spec, _triple(span), demand) else None
+
+
+def _short(spec: OutputSpec, span: Triple, axis: int) -> bool:
+    line = spec.lattice.axes[axis]
+    return spec.grid(span).size[axis] < LEAST_STRIDES * line.stride * line.scale and line.overlap > 0
+
+
+def _speed(spec: OutputSpec, span: Triple, demand: WorkerDemand) -> float:
+    """Return how many times faster than one worker, nothing twice, the regions of a span can be done."""
+    return min(spec.grid(span).count, demand.workers) / (1 + recomputed_share(spec, span, demand.keep))
+
+
+def _triple(span: list[int]) -> Triple:
+    return span[0], span[1], span[2]

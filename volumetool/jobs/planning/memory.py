@@ -1,0 +1,112 @@
+"""The memory that a worker needs, known before it starts."""
+
+from __future__ import annotations
+
+import math
+
+from volumetool.geometry import Lattice, Triple
+from volumetool.jobs.plan import CacheScope
+from volumetool.processing.device.malloc import KEPT_FREE
+from volumetool.processing.operation import Operation
+from volumetool.processing.patch_cache import BEHIND, kept_bytes
+from volumetool.processing.spec import OutputSpec
+from volumetool.storage.io.limits import UNPACKED
+
+
+class MemoryModel:
+    """Bytes that one worker needs for a region.
+
+    Parameters
+    ----------
+    operation : Operation
+        What is done to a patch.
+    itemsize : int
+        Bytes per input voxel.
+    precision : str
+        ``float32`` or ``bfloat16``, of the network's body.
+    batch : int
+        Patches per call.
+    streams : int
+        Calls side by side.
+    chunk : tuple of (tuple of int, int)
+        Voxels of a chunk of the input, z, y, x, and the bytes that it takes unpacked.
+    """
+
+    def __init__(
+        self,
+        operation: Operation,
+        itemsize: int,
+        precision: str,
+        batch: int,
+        streams: int = 1,
+        chunk: tuple[tuple[int, ...], int] = ((1, 1, 1), 0),
+    ) -> None:
+        self.operation = operation
+        self.itemsize = itemsize
+        self.chunk = chunk
+        self.precision = precision
+        self.batch = batch
+        self.streams = streams
+
+    BASE = 350 * 2**20
+    """Python, torch, tensorstore and their code, once a job was planned; measured."""
+
+    SCATTERED = 0.3
+    """What lies free in the heap between large blocks that come and go, in times of their bytes; measured."""
+
+    def __call__(self, spec: OutputSpec, span: Triple, keep: CacheScope = "none") -> int:
+        """Return the bytes for one region of `span` shards.
+
+        Parameters
+        ----------
+        spec : OutputSpec
+            The lattice and the output.
+        span : tuple of int
+            Shards per region and axis.
+        keep : {"none", "sides", "all"}
+            Shared patches that are kept: none, those between regions of one layer, or all.
+        """
+        lattice = spec.lattice
+        size = [min(n * s, whole) for n, s, whole in zip(spec.levels[0].shard, span, spec.box.shape, strict=True)]
+        rows = len(lattice.y.touching(0, min(size[1], lattice.y.size * lattice.y.scale)))
+        stacks = len(lattice.z.touching(0, min(size[0], lattice.z.size * lattice.z.scale)))
+        group = stacks if lattice.z.overlap else min(stacks, max(1, self.batch // rows))
+        patch = lattice.patch[0] * lattice.patch[1] * lattice.patch[2]
+        patch_out = patch * lattice.scale[0] * lattice.scale[1] * lattice.scale[2]
+        group_depth = size[0] if lattice.z.overlap else group * lattice.z.stride * lattice.z.scale
+        context = 2 * lattice.context
+        # One column is read ahead, whole, while it is cut out of the window that was read: three copies at worst, and a mask.
+        sides = [(n - 1) * line.stride + line.patch for n, line in ((stacks, lattice.z), (rows, lattice.y))]
+        window = (sides[0] + context, sides[1], lattice.x.patch)
+        raw = math.prod(window) * (3 * self.itemsize + 2) + self._unpacked(window)
+        # Groups under way at once: one being cut out of its block in float32, one waiting, one in the network with a copy.
+        # While streams are fed, the next groups' patches wait inside the network's stage.
+        fed = self.batch * self.streams
+        inputs = (6 * group * rows + 2 * fed) * (patch + context * lattice.patch[1] * lattice.patch[2]) * 4
+        outputs = (3 * group * rows + fed) * patch_out * 4
+        slabs = 2 * group_depth * size[1] * lattice.x.patch * lattice.x.scale * 4
+        strips = size[0] * size[1] * lattice.x.ramp_length * 4
+        shard = size[0] * size[1] * spec.levels[0].shard[2] * spec.itemsize
+        # A column touches several shards; finished ones wait, are written with their shadows, and are read back.
+        touched = math.ceil(lattice.x.stride * lattice.x.scale / spec.levels[0].shard[2]) + 1
+        stored = (min(touched + 3, span[2]) + 1.7) * shard
+        free = min(self.SCATTERED * stored, KEPT_FREE)
+        # Whole columns of kept patches, at worst, wait and are read; each patch on its way to the disk has a copy.
+        kept = 0 if keep == "none" else (2 * group * rows + 2 * (BEHIND + 1)) * kept_bytes(lattice)
+        return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + free + kept) + self.network(lattice)
+
+    def network(self, lattice: Lattice) -> int:
+        """Return the bytes that the network takes of them."""
+        return self.streams * self.batch * self.operation.working_bytes(lattice.patch, self.precision)
+
+    def least(self, patch: Triple) -> int:
+        """Return the bytes without which nothing is computed: of one patch, and of one chunk of the input."""
+        patch_in = math.prod(patch) + 2 * self.operation.card.z_context * patch[1] * patch[2]
+        patch_out = math.prod(patch) * math.prod(self.operation.card.scale)
+        return self.BASE + self.chunk[1] + 4 * (patch_in + patch_out) + self.operation.working_bytes(patch, self.precision)
+
+    def _unpacked(self, window: Triple) -> int:
+        """Return the bytes that chunks take at most while a window is read."""
+        chunk, each = self.chunk
+        touched = math.prod(-(-(n - 1) // size) + 1 for n, size in zip(window, chunk, strict=True))
+        return min(touched * each, max(each, UNPACKED))

@@ -1,0 +1,144 @@
+"""Planning: from the job to the plan, reading no more than metadata and a sample."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from volumetool.errors import ConfigError
+from volumetool.events import Observer, ignore
+from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import JobDir, refuse_file, roles_of
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.planning.cache_policy import partition_again, plan_partition
+from volumetool.jobs.planning.calibrate import take_sample
+from volumetool.jobs.planning.checks import check_place, check_resources, check_sample
+from volumetool.jobs.planning.conflicts import refuse_other_settings
+from volumetool.jobs.planning.cost import estimate, left_over, patch_facts, written_bytes
+from volumetool.jobs.planning.inputs import refuse_foreign_output
+from volumetool.jobs.planning.layout import WorkerDemand
+from volumetool.jobs.planning.resolve import Resolved, resolve
+from volumetool.jobs.planning.resources import Resources
+from volumetool.jobs.records.ledger import DONE
+from volumetool.jobs.records.plan_file import open_ledger, read_job
+from volumetool.storage.io.roles import name_roles
+
+
+def plan(job: Job, observer: Observer = ignore, resources: Resources | None = None) -> Plan:
+    """Decide everything about a job before a voxel is written.
+
+    Planning an output that a job began before gives that job's plan again, so that running it goes on.
+
+    Parameters
+    ----------
+    job : Job
+        What is asked for.
+    observer : Observer, optional
+        Told by `Progressed` how many sections the statistics are fitted to.
+
+    Raises
+    ------
+    InputError, OutputError, ModelError, ConfigError, ResourceError
+        The job cannot be; nothing was written.
+    FingerprintError
+        ``job.fingerprint``: the output belongs to a job with other settings.
+    """
+    with name_roles(*roles_of(job)):
+        resolved, existing = _resolve_for_output(job, resources, observer)
+        if existing is None:
+            made = plan_anew(resolved)
+            check_resources(made.estimates, resolved.resources.bound)
+        else:
+            made = _taken_up(existing, resolved)
+            memory = resolved.memory_of(resolved.spec, made.grid.span, made.keep), resolved.resources.memory
+            check_resources(left_over(made.estimates, job.output, memory, _share_left(made)), resolved.resources.bound)
+        return made
+
+
+def plan_anew(resolved: Resolved) -> Plan:
+    """Return the plan of a job that nobody began; whether the machine has what it takes is not asked."""
+    inputs, engine, spec = resolved.inputs, resolved.engine, resolved.spec
+    job, running = inputs.job, _running(resolved)
+    workers, allowed = resolved.resources.workers, resolved.resources.memory
+    probe = engine.probe(spec.lattice.patch)  # first: it warms the network up for the sample, which is timed
+    sample = take_sample(spec, engine, inputs.volume.open(job.level, strict=True))
+    running["notes"] += check_sample(job, inputs.operation.card, sample)
+    keeping = plan_partition(job, spec, WorkerDemand(workers, allowed, sample.patch_seconds), sample, resolved.memory_of)
+    memory = resolved.memory_of(spec, keeping.span, keeping.keep), allowed
+    return Plan(
+        job=job,
+        spec=spec,
+        fingerprint=spec.fingerprint,
+        grid=spec.grid(keeping.span),
+        numerics=engine.numerics,
+        probe=probe,
+        **running,
+        model=inputs.operation.card.name,
+        model_spec=inputs.operation.spec,
+        input_shape=inputs.level.shape,
+        input_dtype=inputs.volume.dtype.name,
+        voxel_size=inputs.level.voxel_size,
+        mask_factor=inputs.mask_factor,
+        estimates=estimate(job, spec, keeping, sample, memory, workers),
+        extrapolated=resolved.extrapolated,
+    )
+
+
+def _running(resolved: Resolved) -> dict[str, Any]:
+    """Return what a plan says of this run alone."""
+    return {
+        "workers": resolved.resources.workers,
+        "threads": resolved.resources.threads,
+        "streams": resolved.engine.streams,
+        "paces": resolved.paces,
+        "notes": resolved.notes,
+    }
+
+
+def _resolve_for_output(job: Job, resources: Resources | None, observer: Observer) -> tuple[Resolved, Plan | None]:
+    """Resolve a job, and check it against what an earlier run began at the output; return the plan that goes on, too.
+
+    Raises
+    ------
+    VolumetoolError
+        As :func:`plan`.
+    """
+    if not job.output:
+        raise ConfigError(
+            "config.option", "an output is needed", hint="name the volume to write: volumetool enhance INPUT OUTPUT"
+        )
+    check_place(job)
+    refuse_file(JobDir(job.output).url)
+    existing = None if job.overwrite else read_job(job.output)
+    if existing is None:
+        refuse_foreign_output(job)
+        return resolve(job, resources=resources, observer=observer), None
+    if open_ledger(existing).done:
+        resolved = resolve(job, existing=existing, resources=resources, observer=observer)
+        refuse_other_settings(existing, job, resolved.spec)
+        return resolved, existing
+    # No voxel would be lost: the job is begun anew unless it is the very same, whose failed attempts then count on.
+    resolved = resolve(job, resources=resources, observer=observer)
+    probe = resolved.engine.probe(resolved.spec.lattice.patch)
+    if (resolved.spec.fingerprint, probe) == (existing.fingerprint, existing.probe):
+        return resolved, existing
+    refuse_foreign_output(job)
+    note = f"an earlier job had finished no region of {job.output}: it is begun anew"
+    return replace(resolved, notes=(*resolved.notes, note)), None
+
+
+def _taken_up(existing: Plan, resolved: Resolved) -> Plan:
+    """Return an existing plan for another run of its job."""
+    job, spec, running = resolved.inputs.job, resolved.spec, _running(resolved)
+    keeping = partition_again(job, spec, existing.grid.span, running["workers"])
+    facts = {} if keeping is None else patch_facts(job, spec, keeping)
+    written = written_bytes(job, spec, existing.grid.span, existing.estimates.compression)  # the first run may have had a box
+    estimates = existing.estimates.model_copy(update={**facts, "written_bytes": written})
+    return existing.model_copy(update={**running, "job": job, "estimates": estimates})
+
+
+def _share_left(plan: Plan) -> float:
+    """Return the share of the regions asked for that are not done."""
+    states = open_ledger(plan).states
+    asked = states if plan.roi is None else states[list(plan.grid.touching(plan.roi))]
+    return float((asked != DONE).mean()) if len(asked) else 0.0

@@ -1,0 +1,220 @@
+"""Resolving: from what a job names to everything that decides a byte. The output is not looked at, and nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from volumetool.events import Observer, ignore
+from volumetool.geometry import Box, Lattice, LevelGrid, part_inside
+from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import roles_of
+from volumetool.jobs.plan import BatchingChoice, Plan
+from volumetool.jobs.planning.autotune import autotune, choose_batching
+from volumetool.jobs.planning.checks import check_dtype, check_patch, check_survey, check_voxel_size
+from volumetool.jobs.planning.inputs import Inputs, open_inputs, section_statistics
+from volumetool.jobs.planning.layout import box_counts, make_lattice, make_levels, output_box
+from volumetool.jobs.planning.memory import MemoryModel
+from volumetool.jobs.planning.resources import Resources, machine_resources
+from volumetool.processing.device.arrays import computes_bfloat16, resolve_device
+from volumetool.processing.engine import Engine
+from volumetool.processing.operation import Numerics
+from volumetool.processing.spec import OutputSpec
+from volumetool.processing.statistics import Statistics
+from volumetool.storage.io.limits import check_sections, unpacked_chunk
+from volumetool.storage.io.roles import name_roles
+
+FIXED_BATCH = 16
+"""Patches per call where their number changes bytes, which must not depend on what was tried."""
+
+NETWORK_SHARE = 0.5
+"""Share of a worker's memory that patches in the network may take: the rest makes bands wide."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A job with everything that decides its voxels, before its costs are estimated.
+
+    Attributes
+    ----------
+    inputs : Inputs
+        What the job names.
+    engine : Engine
+        The network on its device.
+    spec : OutputSpec
+        Everything that decides a byte.
+    notes : tuple of str
+        Warnings for the user.
+    extrapolated : bool
+        The voxel size is outside the range that the model was trained on.
+    paces : tuple of BatchingChoice
+        The ways to run the network that were tried on this machine.
+    resources : Resources
+        The workers that it is resolved for.
+    """
+
+    inputs: Inputs
+    engine: Engine
+    spec: OutputSpec
+    notes: tuple[str, ...]
+    extrapolated: bool
+    paces: tuple[BatchingChoice, ...]
+    resources: Resources
+
+    @property
+    def memory_of(self) -> MemoryModel:
+        """Memory that a worker needs."""
+        numerics = self.engine.numerics
+        return _memory(self.inputs, numerics.precision, numerics.batch, self.engine.streams)
+
+
+def resolve(
+    job: Job,
+    *,
+    existing: Plan | None = None,
+    statistics: Statistics | None = None,
+    resources: Resources | None = None,
+    observer: Observer = ignore,
+) -> Resolved:
+    """Decide every byte of a job's output.
+
+    Parameters
+    ----------
+    job : Job
+        What is asked for; its output need not be named.
+    existing : Plan, optional
+        Plan of the job that goes on: what was chosen for it stays.
+    statistics : Statistics, optional
+        Section statistics to use, instead of those that the job names or that would be fitted.
+    resources : Resources, optional
+        The workers; those of this machine without it.
+    observer : Observer, optional
+        Told by `Progressed` how many sections the statistics are fitted to.
+
+    Raises
+    ------
+    InputError, ModelError, ConfigError, ResourceError
+        The job cannot be.
+    """
+    with name_roles(*roles_of(job)):
+        return _resolve(job, existing, statistics, resources or machine_resources(job), observer)
+
+
+def _resolve(
+    job: Job, existing: Plan | None, statistics: Statistics | None, resources: Resources, observer: Observer
+) -> Resolved:
+    inputs = open_inputs(job, existing)
+    check_sections(job.input, inputs.level.shape[0] * inputs.channels)
+    extrapolated, notes = check_voxel_size(job, inputs.operation.card, inputs.level.voxel_size)
+    lattice = make_lattice(job, inputs.operation.card, inputs.level.shape)
+    box = output_box(job, lattice)
+    levels = make_levels(job, box, inputs.operation.card, inputs.level)
+    threads = resources.threads
+    precision = _precision(inputs, existing)
+    most = _check_patches(inputs, lattice, precision, resources)
+    paces = autotune(inputs.operation, precision, job.device, threads, most)
+    numerics = None if existing is None or existing.numerics.precision != precision else existing.numerics
+    engine = _engine(inputs, lattice, _pace(inputs, lattice, precision, paces, resources.memory), precision, threads, numerics)
+    survey = None
+    if statistics is None:
+        statistics, survey = section_statistics(inputs, existing, observer)
+    notes += () if survey is None else check_survey(job, inputs.operation.card, survey)
+    check_dtype(job, inputs.dtype, _window(inputs, statistics))
+    spec = _spec(inputs, engine.numerics, statistics, lattice, box, levels)
+    return Resolved(inputs, engine, spec, (*notes, *_box_notes(inputs), *resources.notes), extrapolated, paces, resources)
+
+
+def _box_notes(inputs: Inputs) -> tuple[str, ...]:
+    """Return where the box that was asked for reaches beyond the volume."""
+    job = inputs.job
+    note = None if job.roi is None else part_inside(job.roi, inputs.level.shape, box_counts(job))[1]
+    return () if note is None else (note,)
+
+
+def _precision(inputs: Inputs, existing: Plan | None) -> str:
+    """Return the existing job's precision, or the one that suits model and machine."""
+    job = inputs.job
+    if job.precision != "auto":
+        return job.precision
+    if existing is not None:
+        return existing.numerics.precision
+    safe = "bfloat16" in inputs.operation.card.precision_safe and not job.exact
+    return "bfloat16" if safe and computes_bfloat16(resolve_device(job.device)) else "float32"
+
+
+def _memory(inputs: Inputs, precision: str, batch: int, streams: int) -> MemoryModel:
+    chunk = unpacked_chunk(inputs.volume.open(inputs.job.level))
+    return MemoryModel(inputs.operation, inputs.volume.dtype.itemsize, precision, batch, streams, chunk)
+
+
+def _check_patches(inputs: Inputs, lattice: Lattice, precision: str, resources: Resources) -> int:
+    """Return how many of the card's patches memory holds in the network at once, before the first one is made.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.memory``: not even one.
+    """
+    memory_of = _memory(inputs, precision, 1, 1)
+    patch = max(inputs.operation.card.patch, lattice.patch, key=memory_of.least)
+    what = f"patches of {patch} voxels and chunks of {memory_of.chunk[0]}"
+    check_patch(memory_of.least(patch), resources.memory, what, resources.bound)
+    free, each = resources.memory - memory_of.least((0, 0, 0)), memory_of.least(patch) - memory_of.least((0, 0, 0))
+    return free // each
+
+
+def _pace(inputs: Inputs, lattice: Lattice, precision: str, paces: tuple[BatchingChoice, ...], allowed: int) -> BatchingChoice:
+    """Return the fastest way to run the network that leaves memory for the rest, and has patches for all its calls."""
+    room = NETWORK_SHARE * allowed
+
+    def fits(pace: BatchingChoice) -> bool:
+        enough = pace.patches <= lattice.count
+        return enough and _memory(inputs, precision, pace.batch, pace.streams).network(lattice) <= room
+
+    return choose_batching(paces, fits)
+
+
+def _engine(
+    inputs: Inputs, lattice: Lattice, pace: BatchingChoice, precision: str, threads: int, numerics: Numerics | None
+) -> Engine:
+    """Return the engine with the given numerics, or with those of the fastest way."""
+    job = inputs.job
+    if numerics is not None:
+        return Engine(inputs.operation, numerics, job.device, threads, pace.streams)
+    free = Numerics(precision, job.batch or pace.batch, pad=False)
+    engine = Engine(inputs.operation, free, job.device, threads, pace.streams)
+    if not engine.batch_matters(lattice.patch):
+        return engine
+    return Engine(inputs.operation, Numerics(precision, job.batch or FIXED_BATCH, pad=True), job.device, threads, pace.streams)
+
+
+def _window(inputs: Inputs, statistics: Statistics) -> tuple[float, float]:
+    """Return the range of intensities that the output must hold."""
+    if inputs.operation.card.normalisation.kind == "none":
+        return 0.0, 0.0
+    return float(statistics.low.min()), float(statistics.high.max())
+
+
+def _spec(
+    inputs: Inputs, numerics: Numerics, statistics: Statistics, lattice: Lattice, box: Box, levels: tuple[LevelGrid, ...]
+) -> OutputSpec:
+    job = inputs.job
+    return OutputSpec(
+        input=inputs.volume.identity_of(job.level),
+        level=job.level,
+        model=inputs.operation.identity,
+        lattice=lattice,
+        precision=numerics.precision,
+        padded_batch=numerics.batch if numerics.pad else None,
+        statistics=statistics,
+        seed=job.seed,
+        flatten=job.flatten,
+        invert=job.invert,
+        nodata=job.nodata,
+        fill=job.output_fill or 0.0,
+        mask=None if inputs.mask is None else inputs.mask.identity_of(0),
+        missing=job.missing,
+        dtype=inputs.dtype,
+        box=box,
+        channels=inputs.volume.channels,
+        levels=levels,
+    )

@@ -1,0 +1,301 @@
+"""Ownership: one run at a time writes a job.
+
+The job's folder holds ``owner.json``: who writes, how often that run's heart has beaten, and a fencing number that grows with
+every owner. It changes by compare-and-swap alone, so of several runs that start at once one wins. A run that finds an owner
+watches its heart by its own clock, never comparing clocks of two machines: a beat means that the owner lives, none for
+`LEASE_SECONDS` that it is dead. On the same machine a process is known at once to be dead or alive.
+
+An owner that was stopped and wakes up too late cannot commit either: see `Ledger.begin`.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+
+from volumetool.errors import LedgerError, VolumetoolError
+from volumetool.events import Observer, Waiting, ignore
+from volumetool.jobs.job_dir import LEASE, claim_folder
+from volumetool.jobs.records.ledger import gone, overtaken
+from volumetool.process import Process, this_process
+from volumetool.sealed import decode, encode
+from volumetool.storage.io.kvstore import delete_key, is_local, list_keys, local_path, read_version, replace_key
+
+BEAT_SECONDS = 5.0
+LEASE_SECONDS = 30.0
+"""An owner whose heart does not beat for so long is dead: time for a storage that stalls."""
+
+
+_held: set[str] = set()
+"""The runs of this process that own a job."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that writes a job.
+
+    Attributes
+    ----------
+    run : str
+        Values that hold for this run alone.
+    fence : int
+        Grows by one with every owner.
+    beat : int
+        Heartbeats so far.
+    released : bool
+        The run ended and gave the job up.
+    user, host : str
+        Who and where.
+    place, pid, born
+        Its process, as :class:`volumetool.process.Process` tells it from others.
+    """
+
+    run: str
+    fence: int
+    beat: int
+    released: bool
+    user: str
+    host: str
+    place: str
+    pid: int
+    born: float
+
+    @property
+    def identity(self) -> str:
+        """The owner in words."""
+        return f"{self.user}@{self.host}, process {self.pid}"
+
+    def lives(self) -> bool | None:
+        """Return whether the owner's process still runs; None where that cannot be told from here."""
+        if self.pid == os.getpid() and self.run not in _held and self.place == this_process().place:
+            return False  # this process's own, which it could not give up
+        return Process(self.place, self.pid, self.born).lives()
+
+
+class Lease:
+    """A run's hold on a job; its heart beats in a thread of its own.
+
+    Parameters
+    ----------
+    url : str
+        The job's folder.
+    owner : Holder
+        As it stands there.
+    generation : bytes
+        Generation of the file.
+    """
+
+    def __init__(self, url: str, owner: Holder, generation: bytes) -> None:
+        self.url, self.owner = url, owner
+        _held.add(owner.run)
+        self._generation: bytes | None = generation
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._heart = threading.Thread(target=self._beat_on, daemon=True, name="volumetool-heart")
+
+    @property
+    def lost(self) -> bool:
+        """Whether another run took the job over."""
+        return self._generation is None
+
+    def check(self) -> None:
+        """Make sure that no other run took the job over.
+
+        Raises
+        ------
+        LedgerError
+            ``ledger.overtaken``, or ``ledger.lost``: the job's folder is gone.
+        """
+        if self.lost:
+            raise lease_lost(self.url)
+
+    def beat(self) -> None:
+        """Let the heart beat once; where another run is the owner by now, the claim is lost."""
+        self._write(replace(self.owner, beat=self.owner.beat + 1))
+
+    def start(self) -> None:
+        """Let the heart beat from now on."""
+        self._heart.start()
+
+    def withdraw(self) -> None:
+        """Take back that there is a job, where it never began: its folder goes, if it holds nothing but this claim."""
+        self._stop_heart()
+        with suppress(VolumetoolError):
+            if not self.lost and list_keys(self.url) == [LEASE]:
+                delete_key(self.url, LEASE)
+                self._generation = None
+                if is_local(self.url):
+                    with suppress(OSError):
+                        local_path(self.url).rmdir()
+
+    def release(self) -> None:
+        """Give the job up."""
+        self._stop_heart()
+        with suppress(VolumetoolError):  # who cannot say goodbye is found dead
+            self._write(replace(self.owner, released=True))
+        _held.discard(self.owner.run)
+
+    def _stop_heart(self) -> None:
+        self._ended.set()
+        if self._heart.is_alive():
+            self._heart.join()
+
+    def _write(self, owner: Holder) -> None:
+        with self._lock:
+            if self._generation is not None:
+                self._generation = replace_key(self.url, LEASE, _encode(owner), self._generation) or _stored_by(self.url, owner)
+                self.owner = owner
+
+    def _beat_on(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS) and not self.lost:
+            try:
+                self.beat()
+            except VolumetoolError:
+                continue  # a storage that stumbles may be back for the next beat; others wait for a whole lease
+
+
+@contextmanager
+def own(url: str, observer: Observer = ignore) -> Iterator[Lease]:
+    """Own a job for as long as the context lasts.
+
+    Parameters
+    ----------
+    url : str
+        The job's folder.
+    observer : Observer, optional
+        Told why it takes a while.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.owned``: another run writes this job, and lives.
+    OutputError
+        ``output.not-yours``: the folder belongs to another user.
+    """
+    claim_folder(url)
+    claim = acquire(url, observer)
+    claim.start()
+    try:
+        yield claim
+    finally:
+        claim.release()
+
+
+def acquire(
+    url: str,
+    observer: Observer = ignore,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Lease:
+    """Become a job's owner, if need be after watching the one before for a lease.
+
+    Parameters
+    ----------
+    url, observer
+        As for :func:`own`.
+    clock, sleep : callable
+        This machine's monotonic clock, and how to wait.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.owned``.
+    """
+    watched, since = None, clock()
+    while True:
+        raw, generation = read_version(url, LEASE)
+        found = None if raw is None else _decode(raw, url)
+        lives = None if found is None or found.released else found.lives()
+        free = found is None or found.released or lives is False
+        if not free and watched is not None and clock() - since >= LEASE_SECONDS:
+            free = found == watched
+        if free:
+            owner = _myself(fence=1 if found is None else found.fence + 1)
+            taken = replace_key(url, LEASE, _encode(owner), generation) or _stored_by(url, owner)
+            if taken is not None:
+                return Lease(url, owner, taken)
+            watched = None  # somebody else was faster
+            continue
+        assert found is not None  # noqa: S101  (else it were free)
+        if lives:
+            raise _owned(url, found)
+        if watched is None:
+            watched, since = found, clock()
+            again = f"{found.identity} was writing this job; looking for {LEASE_SECONDS:.0f} s whether it still does"
+            observer(Waiting(again))
+        elif found != watched:
+            raise _owned(url, found)
+        sleep(BEAT_SECONDS / 5)
+
+
+def _stored_by(url: str, owner: Holder) -> bytes | None:
+    """Return the file's generation if it is that run's: a write may take effect and yet be reported as failed."""
+    raw, generation = read_version(url, LEASE)
+    return generation if raw is not None and _decode(raw, url).run == owner.run else None
+
+
+def _owned(url: str, owner: Holder) -> LedgerError:
+    return LedgerError(
+        "ledger.owned",
+        f"{url} is being written by another run: {owner.identity}",
+        hint="wait for it, or stop it and run again; `volumetool status` shows how far it is",
+        where=url,
+    )
+
+
+def current_holder(url: str) -> Holder | None:
+    """Return the owner of a job, None where it has none; the owner may have died without notice."""
+    raw, _ = read_version(url, LEASE)
+    found = None if raw is None else _decode(raw, url)
+    return None if found is None or found.released or found.lives() is False else found
+
+
+def writing_run(url: str) -> str | None:
+    """Return the run that writes a job, as far as it has not given it up."""
+    raw, _ = read_version(url, LEASE)
+    found = None if raw is None else _decode(raw, url)
+    return None if found is None or found.released else found.run
+
+
+def lease_lost(url: str) -> LedgerError:
+    """Return the error of a run that owns its job no more: another one took it over, or its folder is gone."""
+    return gone(url, f"{LEASE} is missing") if read_version(url, LEASE)[0] is None else overtaken(url)
+
+
+def _myself(fence: int) -> Holder:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in many containers
+        user = str(os.getuid())
+    return Holder(
+        run=uuid.uuid4().hex,
+        fence=fence,
+        beat=0,
+        released=False,
+        user=user,
+        host=socket.gethostname(),
+        **asdict(this_process()),
+    )
+
+
+def _encode(owner: Holder) -> bytes:
+    return encode(asdict(owner))
+
+
+def _decode(raw: bytes, url: str) -> Holder:
+    try:
+        return Holder(**decode(raw))
+    except (ValueError, TypeError) as error:
+        raise LedgerError(
+            "ledger.owner",
+            f"{url}/{LEASE} does not say who writes the job: {error}",
+            hint="make sure that no run of this job is going on, then delete that file",
+            where=url,
+        ) from error

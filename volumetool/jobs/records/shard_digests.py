@@ -1,0 +1,101 @@
+"""The coarse levels, which no region owns: what is stored of them, and where they are still to be built."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from pydantic import TypeAdapter
+
+from volumetool.geometry import Box, Region, slab_boxes
+from volumetool.jobs.job_dir import COARSE, UNBUILT
+from volumetool.jobs.plan import Plan
+from volumetool.sealed import decode, encode, encode_line
+from volumetool.storage.io.kvstore import read_key, write_key
+from volumetool.storage.io.shards import shard_keys, stored_shards
+
+
+@dataclass(frozen=True)
+class CoarseShards:
+    """Size and CRC-32 of the shards of one coarse level and channel, in C order; see `storage/io/shards.py`."""
+
+    level: int
+    channel: int
+    stored: tuple[str, ...]
+
+
+def coarse_parts(plan: Plan) -> list[tuple[int, int]]:
+    """Return level and channel of every part of the volume that regions do not write."""
+    levels = [number for number, level in enumerate(plan.spec.levels) if not level.fused]
+    return [(number, channel) for channel in range(plan.spec.channels or 1) for number in levels]
+
+
+def coarse_keys(plan: Plan, level: int, channel: int) -> list[str]:
+    """Return the keys of a coarse level's shards, in C order."""
+    return list(shard_keys(plan.spec.levels[level], None, None if plan.spec.channels is None else channel))
+
+
+def write_coarse(plan: Plan) -> None:
+    """Note what is stored of the coarse levels."""
+    lines = []
+    for level, channel in coarse_parts(plan):
+        stored = stored_shards(plan.job_dir.level(level), coarse_keys(plan, level, channel))
+        lines.append(encode_line({"level": level, "channel": channel, "stored": stored}))
+    write_key(plan.job_dir.url, COARSE, b"".join(lines))
+
+
+def read_coarse(plan: Plan) -> list[CoarseShards] | None:
+    """Return what was noted of the coarse levels, None where nothing was.
+
+    Raises
+    ------
+    ValueError
+        The record is damaged.
+    """
+    raw = read_key(plan.job_dir.url, COARSE)
+    if raw is None:
+        return None
+    lines = raw.splitlines(keepends=True)
+    parts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            fields = decode(line)
+        except ValueError as error:
+            raise ValueError(f"{COARSE}, line {number}: {error}") from error
+        parts.append(CoarseShards(fields["level"], fields["channel"], tuple(fields["stored"])))
+    if [(part.level, part.channel) for part in parts] != coarse_parts(plan):
+        raise ValueError(f"{COARSE}, which has {len(parts)} lines")
+    return parts
+
+
+def note_unbuilt(plan: Plan) -> None:
+    """Note that the coarse levels are to be built over what this run computes; to be called before its first record."""
+    earlier = read_unbuilt(plan)
+    box = plan.computed_box or Box.whole(plan.spec.box.shape)
+    box = box if earlier is None else box.joined(earlier)
+    write_key(plan.job_dir.url, UNBUILT, encode(asdict(box)))
+
+
+def read_unbuilt(plan: Plan) -> Box | None:
+    """Return the voxels of level 0 over which the coarse levels are to be built, None where they are built."""
+    raw = read_key(plan.job_dir.url, UNBUILT)
+    if raw is None:
+        return None
+    whole = Box.whole(plan.spec.box.shape)
+    try:
+        return TypeAdapter(Box).validate_python(decode(raw)).intersection(whole)
+    except ValueError:  # a damaged note costs time
+        return whole
+
+
+def region_keys(plan: Plan, region: Region) -> list[list[str]]:
+    """Return the keys of a region's shards on every fused level."""
+    fused = [level for level in plan.spec.levels if level.fused]
+    channel = None if plan.spec.channels is None else region.channel
+    boxes = slab_boxes(region.box, fused)
+    return [list(shard_keys(level, box, channel)) for level, box in zip(fused, boxes, strict=True)]
+
+
+def region_shards(plan: Plan, region: Region) -> tuple[tuple[str, ...], ...]:
+    """Return size and CRC-32 of the shards of a region, for its record."""
+    keys = region_keys(plan, region)
+    return tuple(stored_shards(plan.job_dir.level(level), own) for level, own in enumerate(keys))

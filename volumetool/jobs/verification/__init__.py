@@ -1,0 +1,1 @@
+"""Verification of an output against its records, and repair."""

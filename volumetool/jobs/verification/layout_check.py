@@ -1,0 +1,322 @@
+"""The structure of an output: metadata, records, and which shards are there, without reading them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import tensorstore as ts
+
+from volumetool.errors import VolumetoolError
+from volumetool.geometry import Box
+from volumetool.jobs.execution.clean import LEFTOVER
+from volumetool.jobs.job_dir import COARSE, TABLE
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.records.ledger import TODO, Ledger, Record
+from volumetool.jobs.records.shard_digests import CoarseShards, coarse_keys, read_coarse, region_keys
+from volumetool.sealed import is_sound
+from volumetool.storage.create import array_metadata, group_metadata
+from volumetool.storage.io.kvstore import encode_json, is_local, join_url, list_keys, local_path, read_key, write_key
+from volumetool.storage.io.shards import NOTHING, level_keys, stored_as
+from volumetool.storage.provenance import provenance_of
+
+METADATA = "zarr.json"
+
+
+class DamageKind(StrEnum):
+    """The kinds of damage; each is repaired in a way of its own."""
+
+    METADATA = "metadata"
+    """Of the output or of a level; they are written anew from the plan."""
+    RECORD = "record"
+    """A file of the job's folder; what it spoke of counts as not done."""
+    COARSE_RECORD = "coarse record"
+    """The record of the coarse shards; these are made again."""
+    SHARD = "shard"
+    """The stored bytes of a shard; its region, or the coarse levels, are made again."""
+    VOXELS = "voxels"
+    """Voxels that differ from what they were made of, or cannot be read; they are made again like shards."""
+    STRANGER = "stranger"
+    """A file that is no shard of its level; it is deleted."""
+    NOT_RECOMPUTED = "not recomputed"
+    """A region that could not be computed again; its shards may be sound, and stay."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something that is not as it was written.
+
+    Attributes
+    ----------
+    kind : DamageKind
+        Decides how it is repaired.
+    detail : str
+        What is wrong.
+    place : str
+        Path or URL of the metadata, the record or the shard.
+    region, level : int, optional
+        Which are damaged; shards and voxels without a region belong to the coarse levels.
+    box : Box, optional
+        The damaged voxels.
+    """
+
+    kind: DamageKind
+    detail: str = ""
+    place: str = ""
+    region: int | None = None
+    level: int | None = None
+    box: Box | None = None
+
+    def __str__(self) -> str:
+        known = self.as_dict()
+        where = [f"{name} {known[name]}" for name in ("region", "level", "box") if name in known]
+        return f"{', '.join([self.kind, *where, *filter(None, [self.place])])}: {self.detail}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what is known of it as JSON values."""
+        box = "" if self.box is None else str(self.box)
+        facts = {"kind": str(self.kind), "region": self.region, "level": self.level, "box": box, "place": self.place}
+        return {name: value for name, value in facts.items() if value not in (None, "")} | {"detail": self.detail}
+
+    @property
+    def is_remade(self) -> bool:
+        """Whether the region, or without one the coarse levels, are made again."""
+        return self.kind in (DamageKind.SHARD, DamageKind.VOXELS, DamageKind.COARSE_RECORD)
+
+
+def check_job(plan: Plan, ledger: Ledger, damaged: list[Damage]) -> None:
+    """Look at the records of a job and at the metadata of its output."""
+    if ledger.damaged:
+        places = ledger.places + (["..."] if ledger.damaged > len(ledger.places) else [])
+        what = f"{ledger.damaged} damaged records: their regions count as not done"
+        damaged.append(Damage(DamageKind.RECORD, what, f"{plan.job_dir.url}: {'; '.join(places)}"))
+    _check_statistics(plan, damaged)
+    root = _root(plan, damaged)
+    if root is not None and _own(root).get("status") == "complete" and (lost := int((ledger.states == TODO).sum())):
+        what = f"the volume calls itself complete, but {lost} of {plan.grid.count} regions have no record"
+        damaged.append(Damage(DamageKind.RECORD, what, join_url(plan.job_dir.url, "ledger")))
+    for level in range(len(plan.spec.levels)):
+        place = plan.job_dir.level(level)
+        raw = _content(place, METADATA)
+        if not _is_array(plan, level, raw):
+            damaged.append(Damage(DamageKind.METADATA, _wrong(raw), join_url(place, METADATA), level=level))
+
+
+def says_status(plan: Plan) -> str | None:
+    """Return what a volume says of itself; where that cannot be read, what the record of its coarse shards means."""
+    root = _parsed(_content(plan.output, METADATA))
+    if (status := _own(root).get("status")) in ("complete", "unfinished"):
+        return str(status)
+    try:
+        return "complete" if read_coarse(plan) is not None else None
+    except (ValueError, VolumetoolError):
+        return "complete"
+
+
+def lost_metadata(plan: Plan) -> list[str]:
+    """Return the keys of an output's metadata that are lost: of the group no JSON, of an array not what was written."""
+    output = plan.output
+    group = [METADATA] if _parsed(read_key(output, METADATA)) is None else []
+    arrays = [f"{level}/{METADATA}" for level in range(len(plan.spec.levels))]
+    return group + [key for level, key in enumerate(arrays) if not _is_array(plan, level, read_key(output, key))]
+
+
+def restore_metadata(plan: Plan) -> None:
+    """Write the metadata of an output anew; it then calls itself unfinished."""
+    for level in range(len(plan.spec.levels)):
+        write_key(plan.job_dir.level(level), METADATA, _array_document(plan, level))
+    root = group_metadata(plan.spec.layout, plan.provenance("unfinished"))
+    write_key(plan.output, METADATA, encode_json(root))
+
+
+class Shards:
+    """Holds the shards of an output against its records.
+
+    Parameters
+    ----------
+    plan : Plan
+        The job's plan.
+    damaged : list
+        Takes what is found.
+    """
+
+    def __init__(self, plan: Plan, damaged: list[Damage]) -> None:
+        self._plan, self._damaged = plan, damaged
+        self._recorded: dict[tuple[int, int], tuple[CoarseShards, list[str]]] = {}
+        self._noted = False
+        # Arrays whose metadata are damaged cannot be opened; their shards are compared by their bytes.
+        self.decodable = not any(damage.kind is DamageKind.METADATA and damage.level is not None for damage in damaged)
+
+    def check_region(self, record: Record, *, content: bool) -> bool:
+        """Compare a region's shards with its record, by their bytes or by their sizes alone; say whether all is well."""
+        if not record.stored:  # of a version that did not note them
+            return True
+        self._noted = True
+        region = self._plan.grid.region(record.region)
+        sound = True
+        for level, (keys, noted) in enumerate(zip(region_keys(self._plan, region), record.stored, strict=True)):
+            for key, then in zip(keys, noted, strict=True):
+                where = Damage(DamageKind.SHARD, region=record.region, level=level, box=region.box)
+                sound = self._check(level, key, then, where, content=content) and sound
+        return sound
+
+    def coarse(self) -> list[CoarseShards] | None:
+        """Return the record of the coarse shards, None where there is none that can be used."""
+        try:
+            found = read_coarse(self._plan)
+        except (ValueError, VolumetoolError) as error:
+            place = str(error) if isinstance(error, ValueError) else error.message
+            place = f"{self._plan.job_dir.url}: {place}"
+            self._damaged.append(Damage(DamageKind.COARSE_RECORD, "is damaged", place))
+            return None
+        if found is None and self._noted:
+            place = join_url(self._plan.job_dir.url, COARSE)
+            self._damaged.append(Damage(DamageKind.COARSE_RECORD, "is missing", place))
+        for part in found or ():
+            keys = coarse_keys(self._plan, part.level, part.channel)
+            self._recorded[part.level, part.channel] = part, keys
+        return found
+
+    def check_coarse(self, which: tuple[int, int, int], box: Box, *, content: bool) -> bool:
+        """Compare a coarse shard, named by level, channel and number, with its record; say whether it is well."""
+        level, channel, number = which
+        part, keys = self._recorded[level, channel]
+        where = Damage(DamageKind.SHARD, level=level, box=box)
+        return self._check(level, keys[number], part.stored[number], where, content=content)
+
+    def _check(self, level: int, key: str, then: str, where: Damage, *, content: bool) -> bool:
+        url = self._plan.job_dir.level(level)
+        try:
+            now = stored_as(url, key) if content else self._seen(url, key, then)
+        except VolumetoolError as error:
+            what = error.message
+        except OSError as error:
+            what = f"cannot be read: {error}"
+        else:
+            what = _compared(then, now)
+        if what:
+            self._damaged.append(replace(where, place=join_url(url, key), detail=what))
+        return not what
+
+    def _seen(self, url: str, key: str, then: str) -> str:
+        """Return what is there as far as it is seen without reading: its size, and the checksum that it should have."""
+        if not is_local(url):
+            return (then or "?:?") if key in self._listed(url) else NOTHING
+        try:
+            size = (local_path(url) / key).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return NOTHING
+        return f"{size}:{then.partition(':')[2]}"
+
+    @functools.cached_property
+    def _listed(self) -> Callable[[str], set[str]]:
+        return functools.cache(lambda url: set(list_keys(url)))
+
+
+def check_unexpected_files(plan: Plan, damaged: list[Damage]) -> None:
+    """Look for files in the arrays that are no shard of their grids; what killed writers left behind is none."""
+    for level in range(len(plan.spec.levels)):
+        url, keys = plan.job_dir.level(level), level_keys(plan.spec.levels[level], plan.spec.channels)
+        damaged.extend(
+            Damage(DamageKind.STRANGER, "is no shard of this level", join_url(url, key), level=level)
+            for key in _keys(url)
+            if key != METADATA and not key.endswith(LEFTOVER) and key not in keys
+        )
+
+
+def _keys(url: str) -> Iterator[str]:
+    """Yield the keys below an array; those of a local one without holding them all."""
+    if not is_local(url):
+        yield from list_keys(url)
+        return
+    root = str(local_path(url))
+    for folder, _, files in os.walk(root):
+        below = os.path.relpath(folder, root)
+        yield from (name if below == "." else f"{below}/{name}".replace(os.sep, "/") for name in files)
+
+
+def _compared(then: str, now: str) -> str:
+    """Return what is wrong with a stored shard, nothing where it is what was recorded."""
+    if now == then:
+        return ""
+    if now == NOTHING:
+        return "is not stored"
+    if then == NOTHING:
+        return "is stored, though it was recorded as nothing but the fill value"
+    sizes = then.partition(":")[0], now.partition(":")[0]
+    return f"has {sizes[1]} bytes, recorded were {sizes[0]}" if sizes[0] != sizes[1] else "holds other bytes than were recorded"
+
+
+def _root(plan: Plan, damaged: list[Damage]) -> dict[str, Any] | None:
+    """Return the metadata of the volume, None where they are not what this job writes."""
+    raw = _content(plan.output, METADATA)
+    root: dict[str, Any] | None = _parsed(raw)
+    own = _own(root)
+    if "steps" in own and "fingerprint" not in own:  # it shows growing arrays until the last shard of this job is there
+        return None
+    known = plan.provenance("")
+    fixed = {name: known[name] for name in ("model", "fingerprint", "extrapolated", "spec")}
+    sound = root is not None and is_sound(own) and fixed.items() <= own.items()
+    if root is not None and sound:
+        expected = json.loads(encode_json(group_metadata(plan.spec.layout, own)))
+        expected["attributes"] = {**root["attributes"], **expected["attributes"]}  # others may note something beside
+        if expected == root:
+            return root
+    damaged.append(Damage(DamageKind.METADATA, _wrong(raw), join_url(plan.output, METADATA)))
+    return None
+
+
+def _own(root: Any) -> dict[str, Any]:
+    return (provenance_of(root) if isinstance(root, dict) else None) or {}
+
+
+def _check_statistics(plan: Plan, damaged: list[Damage]) -> None:
+    url = plan.job_dir.url
+    try:
+        sound = plan.spec.statistics.to_csv().encode() == read_key(url, TABLE)
+    except (VolumetoolError, ValueError):
+        sound = False
+    if not sound:
+        damaged.append(Damage(DamageKind.RECORD, "is not the table that the job began with", join_url(url, TABLE)))
+
+
+@functools.lru_cache(maxsize=64)
+def _document(text: str) -> bytes:
+    """Return what is stored for the metadata of an array."""
+    spec = {"driver": "zarr3", "kvstore": "memory://", "metadata": json.loads(text)}
+    store = ts.open(spec, create=True, context=ts.Context()).result().kvstore
+    assert store is not None  # noqa: S101  (zarr3 always has one)
+    return bytes(store.read(METADATA).result().value)
+
+
+def _array_document(plan: Plan, level: int) -> bytes:
+    return _document(json.dumps(array_metadata(plan.spec.layout, level)))
+
+
+def _is_array(plan: Plan, level: int, raw: bytes | None) -> bool:
+    """Return whether the metadata of an array are what this job writes."""
+    expected = _array_document(plan, level)
+    return raw == expected or _parsed(raw) == json.loads(expected)
+
+
+def _content(url: str, key: str) -> bytes | None:
+    try:
+        return read_key(url, key)
+    except VolumetoolError:
+        return b""
+
+
+def _parsed(raw: bytes | None) -> Any:
+    try:
+        return None if raw is None else json.loads(raw)
+    except ValueError:  # also bytes that are no text
+        return None
+
+
+def _wrong(raw: bytes | None) -> str:
+    return "is missing" if raw is None else "is not what was written"

@@ -1,0 +1,189 @@
+"""Blending: patches become the finished voxels of a region, swept along x.
+
+Patches are blended axis by axis, in the order z, y, x, each time as ``a + w * (b - a)`` in float32 with b the later patch and w
+its ramp. This order is part of the result: every view of a job keeps it. Where two patches agree their value comes out
+exactly; nothing is summed up or divided.
+
+Along x a region keeps only the strip over which the next column will take over. What no later patch can touch is turned back
+into intensities, rounded once, and leaves as slabs of finished shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volumetool.geometry import AxisLattice, Box, Lattice, Placement, Region, ramp
+from volumetool.processing.columns import Column
+from volumetool.processing.device.arrays import Array, module_of, to_host
+from volumetool.processing.quantize import quantise
+from volumetool.processing.spec import OutputSpec
+
+AXES = ("z", "y", "x")
+"""The order of blending."""
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Finished voxels: whole shards over the region's cross-section, one shard long in x.
+
+    Attributes
+    ----------
+    box : Box
+        In voxels of the output's level 0.
+    voxels : numpy.ndarray, shape of the box
+        In the output's dtype.
+    """
+
+    box: Box
+    voxels: NDArray[Any]
+
+
+@dataclass
+class _Band:
+    """The part of a region that is open: strips that wait for the next column, slabs that are not full."""
+
+    strips: dict[int, Array] = field(default_factory=dict)
+    slabs: dict[int, NDArray[Any]] = field(default_factory=dict)
+
+
+def blend(
+    spec: OutputSpec,
+    region: Region,
+    predicted: Iterator[tuple[Column, list[Array]]],
+    xp: ModuleType,
+    seen: Callable[[Column, Box, Array], None] | None = None,
+) -> Iterator[Slab]:
+    """Blend predicted columns in sweep order and yield the region's slabs along x.
+
+    Parameters
+    ----------
+    spec : OutputSpec
+        What decides the bytes.
+    region : Region
+        The region.
+    predicted : iterator of (Column, list of array)
+        Columns with their output patches, each (z, y, x) float32.
+    xp : module
+        ``numpy``, or ``cupy`` if the patches are on a GPU.
+    seen : callable, optional
+        Shown what each column finishes, before it is turned into intensities: the column, the box in voxels of the full output,
+        and the network's values there.
+    """
+    core = spec.core(region)
+    weights = {axis: xp.asarray(ramp(line.ramp_length)) for axis, line in zip(AXES, spec.lattice.axes, strict=True)}
+    band = _Band()
+    for column, patches in predicted:
+        part = _sections(spec.lattice, core, column)
+        slab = _blend_column(spec.lattice, part, column, patches, weights)  # (core z, core y, patch x with weight)
+        _blend_strip(spec.lattice.x, band, column, slab, weights["x"])
+        low = max(core.start[2], spec.lattice.x.weight_start(column.x))
+        high = min(core.stop[2], spec.lattice.x.weight_start(column.x + 1))
+        skip = low - spec.lattice.x.weight_start(column.x)
+        box = Box((part.start[0], part.start[1], low), (part.stop[0], part.stop[1], high))
+        if high > low:
+            values = slab[:, :, skip : skip + high - low]  # (z, y, x) of the box: no later column touches it
+            if seen is not None:
+                seen(column, box, values)
+            voxels = quantise(spec, region.channel, column, box, values)  # (z, y, x), float32 -> the output's dtype
+            _collect(spec, region, band, box, to_host(voxels))
+        if part.stop[0] == core.stop[0]:
+            yield from _finished(spec, region, band, high)
+
+
+def _sections(lattice: Lattice, core: Box, column: Column) -> Box:
+    """Return the part of the core that a column's group of sections finishes."""
+    start, stop = core.start, core.stop
+    if lattice.z.overlap:
+        return core
+    low = max(start[0], lattice.z.weight_start(column.z.start))
+    high = min(stop[0], lattice.z.weight_stop(column.z[-1]))
+    return Box((low, start[1], start[2]), (high, stop[1], stop[2]))
+
+
+def _blend_column(lattice: Lattice, part: Box, column: Column, patches: list[Array], weights: dict[str, Array]) -> Array:
+    """Blend the patches of a column along z, then y; keep the x range over which its patches have weight."""
+    keep = slice(lattice.x.trim * lattice.x.scale, (lattice.x.patch - lattice.x.trim) * lattice.x.scale)
+    length = keep.stop - keep.start
+    depth, height, _ = part.shape
+    xp = module_of(patches[0])
+    slab = xp.empty((depth, height, length), np.float32)
+    for row, y in enumerate(column.y):
+        at_y = lattice.y.place(y, part.start[1], part.stop[1])
+        stack = [patches[n * len(column.y) + row][:, :, keep] for n in range(len(column.z))]  # each (patch z, patch y, x)
+        if lattice.z.overlap:
+            whole = xp.empty((depth, stack[0].shape[1], length), np.float32)  # (core z, patch y, x): one row of patches
+            for z, patch in zip(column.z, stack, strict=True):
+                _lay(whole, patch, lattice.z.place(z, part.start[0], part.stop[0]), 0, weights["z"])
+            _lay(slab, whole, at_y, 1, weights["y"])
+            continue
+        for z, patch in zip(column.z, stack, strict=True):
+            at_z = lattice.z.place(z, part.start[0], part.stop[0])
+            _lay(slab[at_z.copy_target], patch[at_z.copy_source], at_y, 1, weights["y"])
+    return slab
+
+
+def _lay(target: Array, patch: Array, where: Placement, axis: int, weights: Array) -> None:
+    """Lay one patch into `target` along one axis, over the patches before it."""
+    along = (slice(None),) * axis
+    shape = [1, 1, 1]
+    shape[axis] = -1  # the ramp lies along the axis and is the same across it
+    _mix(
+        target[(*along, where.ramp_target)],
+        patch[(*along, where.ramp_source)],
+        weights[where.ramp_weight].reshape(shape),
+    )
+    target[(*along, where.copy_target)] = patch[(*along, where.copy_source)]
+
+
+def _mix(earlier: Array, later: Array, weights: Array) -> None:
+    """Replace `earlier` by ``earlier + weights * (later - earlier)``, in place."""
+    if earlier.size:
+        difference = later - earlier
+        difference *= weights
+        earlier += difference
+
+
+def _blend_strip(line: AxisLattice, band: _Band, column: Column, slab: Array, weights: Array) -> None:
+    """Blend a column, in place, with the strip that the column before it left, and leave one for the next."""
+    length, step = line.ramp_length, line.stride * line.scale
+    strip = band.strips.get(column.z.start)
+    if strip is not None and length:
+        _mix(strip, slab[:, :, :length], weights)  # (z, y, ramp), in place
+        slab[:, :, :length] = strip
+    if length:
+        band.strips[column.z.start] = slab[:, :, step : step + length].copy()  # a view would keep the slab in memory
+
+
+def _collect(spec: OutputSpec, region: Region, band: _Band, box: Box, voxels: NDArray[Any]) -> None:
+    """Put finished voxels into the slabs that they belong to."""
+    core = spec.core(region)
+    own = box.shifted((-core.start[0], -core.start[1], -core.start[2]))
+    shard = spec.levels[0].shard[2]
+    depth, height, width = region.box.shape
+    for number in range(own.start[2] // shard, -(-own.stop[2] // shard)):
+        start, stop = number * shard, min((number + 1) * shard, width)
+        if number not in band.slabs:
+            band.slabs[number] = np.empty((depth, height, stop - start), spec.dtype)  # (region z, region y, shard x)
+        low, high = max(start, own.start[2]), min(stop, own.stop[2])
+        target = band.slabs[number][own.start[0] : own.stop[0], own.start[1] : own.stop[1], low - start : high - start]
+        target[...] = voxels[:, :, low - own.start[2] : high - own.start[2]]
+
+
+def _finished(spec: OutputSpec, region: Region, band: _Band, reached: int) -> Iterator[Slab]:
+    """Yield the slabs that end at or before the output voxel `reached` along x."""
+    shard = spec.levels[0].shard[2]
+    width = region.box.shape[2]
+    done = reached - spec.core(region).start[2]
+    for number in sorted(band.slabs):
+        stop = min((number + 1) * shard, width)
+        if stop > done:
+            return
+        z, y, x = region.box.start
+        (z_stop, y_stop, _) = region.box.stop
+        yield Slab(Box((z, y, x + number * shard), (z_stop, y_stop, x + stop)), band.slabs.pop(number))

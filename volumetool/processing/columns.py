@@ -1,0 +1,296 @@
+"""Columns: the input of all patches at one position along x, read, filled, normalised and cut.
+
+A region is swept along x. Where patches of neighbouring sections do not overlap, a column is dealt out in groups of sections,
+so that a group's output stays small enough for the caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from volumetool.errors import DataError
+from volumetool.geometry import Box, Lattice, Region, Triple, mirror_index
+from volumetool.processing.spec import OutputSpec
+from volumetool.storage.voxels import Source, read_voxels, valid_voxels
+
+NAN_HINT = "if these voxels mean 'no data', run with --nodata nan"
+
+Position = tuple[int, range, range]
+"""Patch index along x, patch indices along z, patch indices along y."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Patches at one position along x, of one group of sections.
+
+    Attributes
+    ----------
+    channel : int
+        Channel of the input.
+    x : int
+        Patch index along x.
+    z, y : range
+        Patch indices; patch (z, y) is number ``(z - z.start) * len(y) + y - y.start``.
+    patches : numpy.ndarray of float32, shape (n, depth, y, x)
+        Normalised input; depth counts the patch's sections and its z context.
+    active : numpy.ndarray of bool, shape (n,)
+        Whether the network is asked; a skipped patch counts as its input, enlarged.
+    missing : numpy.ndarray of bool, shape (sections, y, x), optional
+        Input voxels without data, of the whole block that was read; its first voxel is `missing_start`.
+    missing_start : tuple of int
+        In input voxels.
+    known : dict of int to numpy.ndarray
+        Outputs of patches that an earlier region kept, by number: the part in their middle that has weight. The network is
+        not asked for them.
+    repeated : numpy.ndarray of bool, shape (n,), optional
+        Patches that an earlier region needs too.
+    """
+
+    channel: int
+    x: int
+    z: range
+    y: range
+    patches: NDArray[np.float32]
+    active: NDArray[np.bool_]
+    missing: NDArray[np.bool_] | None
+    missing_start: Triple
+    known: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    repeated: NDArray[np.bool_] | None = None
+
+    def position(self, number: int) -> Triple:
+        """Return a patch's indices along z, y, x."""
+        return self.z[number // len(self.y)], self.y[number % len(self.y)], self.x
+
+
+def section_groups(lattice: Lattice, core: Box, batch: int) -> list[range]:
+    """Return the patch indices along z, in groups that can be finished one after the other.
+
+    Patches that overlap along z belong together. Otherwise a group is as many as make one batch.
+    """
+    touching = lattice.z.touching(core.start[0], core.stop[0])
+    if lattice.z.overlap:
+        return [touching]
+    rows = len(lattice.y.touching(core.start[1], core.stop[1]))
+    size = max(1, batch // rows)
+    return [touching[start : start + size] for start in range(0, len(touching), size)]
+
+
+def read_columns(spec: OutputSpec, region: Region, source: Source, batch: int) -> Iterator[Column]:
+    """Yield the columns of a region in sweep order: x outermost, then groups of sections.
+
+    Parameters
+    ----------
+    spec : OutputSpec
+        What decides the bytes.
+    region : Region
+        The region.
+    source : Source
+        Its input.
+    batch : int
+        Patches per call of the network.
+
+    Raises
+    ------
+    DataError
+        ``data.unreadable`` where stored input cannot be decoded; ``data.not-finite`` where it holds NaN or infinity that
+        was not declared as nodata.
+    """
+    lattice = spec.lattice
+    core = spec.core(region)
+    rows = lattice.y.touching(core.start[1], core.stop[1])
+    groups = section_groups(lattice, core, batch)
+    for x, box in _strips(spec, region):
+        block, absent = _read(source, lattice, box)  # (z + 2 context, y, x), over all sections and rows
+        wanted = _read_mask(source, lattice, box)  # (z, y, x)
+        for group in groups:
+            first = group.start - groups[0].start
+            sections = slice(first * lattice.z.stride, (group[-1] - groups[0].start) * lattice.z.stride + lattice.z.patch)
+            context = slice(sections.start, sections.stop + 2 * lattice.context)
+            part = _Block(
+                block[context],
+                None if absent is None else absent[context],
+                None if wanted is None else wanted[sections],
+            )
+            yield _cut(spec, region.channel, (x, group, rows), part)
+
+
+def read_column(spec: OutputSpec, channel: int, source: Source, position: Position) -> Column:
+    """Return the patches at one position along x, of any rows and sections: the same values as in the sweep of a region.
+
+    Raises
+    ------
+    DataError
+        As :func:`read_columns`.
+    """
+    box = _reach(spec.lattice, position)
+    block, absent = _read(source, spec.lattice, box)
+    return _cut(spec, channel, position, _Block(block, absent, _read_mask(source, spec.lattice, box)))
+
+
+def _reach(lattice: Lattice, position: Position) -> Box:
+    """Return the input voxels of all patches at a position; it may lie over the faces."""
+    x, group, rows = position
+    start = (lattice.z.start(group.start), lattice.y.start(rows.start), lattice.x.start(x))
+    z, y, x = (line.start(last) + line.patch for line, last in zip(lattice.axes, (group[-1], rows[-1], x), strict=True))
+    return Box(start, (z, y, x))
+
+
+def _strips(spec: OutputSpec, region: Region) -> Iterator[tuple[int, Box]]:
+    """Yield the patch indices along x of a region's columns, with the input voxels of all their patches."""
+    lattice, core = spec.lattice, spec.core(region)
+    sections, rows = lattice.z.touching(core.start[0], core.stop[0]), lattice.y.touching(core.start[1], core.stop[1])
+    for x in lattice.x.touching(core.start[2], core.stop[2]):
+        yield x, _reach(lattice, (x, sections, rows))
+
+
+def input_windows(spec: OutputSpec, region: Region) -> Iterator[Box]:
+    """Yield the boxes of input voxels that a region reads, in the order of the sweep."""
+    for _, box in _strips(spec, region):
+        yield _window(_indices(spec.lattice, box))
+
+
+def column_window(lattice: Lattice, position: Position) -> Box:
+    """Return the box of input voxels that `read_column` reads."""
+    return _window(_indices(lattice, _reach(lattice, position)))
+
+
+def read_input(spec: OutputSpec, region: Region, source: Source) -> None:
+    """Read what a region reads, in the same order, and make nothing of it: for who is told of it (`Source.seen`).
+
+    Raises
+    ------
+    DataError
+        ``data.unreadable``.
+    """
+    for _, box in _strips(spec, region):
+        _read(source, spec.lattice, box)
+        _read_mask(source, spec.lattice, box)
+
+
+def _indices(lattice: Lattice, box: Box) -> list[NDArray[np.intp]]:
+    """Return where the voxels of a box with its z context lie, mirrored at the faces, for each axis."""
+    context = (lattice.context, 0, 0)
+    return [
+        mirror_index(start - more, stop + more, size)
+        for start, stop, size, more in zip(box.start, box.stop, lattice.shape, context, strict=True)
+    ]
+
+
+def _read(source: Source, lattice: Lattice, box: Box) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Read a box of input voxels with its z context, and which of them are not stored, mirrored at the faces."""
+    indices = _indices(lattice, box)
+    window = _window(indices)
+    voxels = read_voxels(source.voxels, window, "input", source.bad, source.check)  # (z, y, x) inside the volume
+    block = _laid_out(source, voxels, indices, window)  # larger at the faces, where voxels are mirrored
+    if source.absent is None:
+        return block, None
+    return block, source.absent(window)[_within(indices, window)]
+
+
+def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[np.bool_] | None:
+    """Read where enhancement is wanted, on the input's grid, mirrored like the input."""
+    if source.mask is None:
+        return None
+    indices = [
+        mirror_index(start, stop, size) // factor
+        for start, stop, size, factor in zip(box.start, box.stop, lattice.shape, source.mask_factor, strict=True)
+    ]
+    window = _window(indices)
+    voxels = read_voxels(source.mask, window, "mask", check=source.mask_check)
+    mask: NDArray[np.bool_] = _laid_out(source, voxels, indices, window) != 0  # each voxel for mask_factor of the input
+    return mask
+
+
+def _laid_out(source: Source, voxels: NDArray[Any], indices: list[NDArray[np.intp]], window: Box) -> NDArray[Any]:
+    """Lay the voxels of a window, once they are seen, out in the order of the given places of each axis."""
+    if source.seen is not None:
+        source.seen(voxels)
+    return voxels[_within(indices, window)]
+
+
+def _window(indices: list[NDArray[np.intp]]) -> Box:
+    """Return the box that holds the given places of each axis."""
+    start, stop = zip(*((int(index.min()), int(index.max()) + 1) for index in indices), strict=True)
+    return Box(start, stop)
+
+
+def _within(indices: list[NDArray[np.intp]], window: Box) -> tuple[NDArray[np.intp], ...]:
+    """Return what lays the voxels of a window out in the order of the given places."""
+    return np.ix_(*(index - first for index, first in zip(indices, window.start, strict=True)))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Input of the patches at one position: voxels with their z context, which are not stored, where to enhance."""
+
+    voxels: NDArray[Any]
+    absent: NDArray[np.bool_] | None
+    wanted: NDArray[np.bool_] | None
+
+
+def _cut(
+    spec: OutputSpec,
+    channel: int,
+    position: Position,
+    part: _Block,
+) -> Column:
+    """Fill, normalise and cut the patches of one group out of its block of input."""
+    x, group, rows = position
+    lattice = spec.lattice
+    depth, height, _ = lattice.patch
+    reach = depth + 2 * lattice.context
+    block, wanted = part.voxels, part.wanted
+    valid = valid_voxels(block, spec.nodata) if spec.output_nodata is not None else None
+    if valid is not None and part.absent is not None:
+        valid &= ~part.absent
+    first = lattice.z.start(group.start) - lattice.context
+    sections = mirror_index(first, first + len(block), lattice.z.size)
+    zero, span = (values[sections, None, None] for values in spec.input_scale(channel))  # (z, 1, 1)
+    if valid is not None:
+        block = np.where(valid, block, 0)  # NaN is no input, and the lowest float32 would overflow
+    normal = (block.astype(np.float32) - zero) / span  # (z, y, x) of float32: what the network sees
+    if np.issubdtype(block.dtype, np.floating):
+        _check_finite(normal, lattice, (first, lattice.y.start(rows.start), lattice.x.start(x)))
+
+    patches = np.empty((len(group) * len(rows), reach, height, lattice.x.patch), np.float32)  # (n, z + 2 context, y, x)
+    active = np.ones(len(patches), bool)
+    for number in range(len(patches)):
+        z, y = divmod(number, len(rows))
+        z, y = z * lattice.z.stride, y * lattice.y.stride
+        cut = (slice(z, z + reach), slice(y, y + height))  # patches overlap, so each is a copy
+        patches[number] = normal[cut]
+        if valid is not None and not valid[cut].all():
+            _fill_missing(patches[number], valid[cut])
+        # A patch of one value has nothing to enhance; so has one that the mask leaves out.
+        seen = block[cut] if valid is None else block[cut][valid[cut]]
+        flat = seen.size == 0 or bool(seen.min() == seen.max())
+        active[number] = not flat and (wanted is None or bool(wanted[z : z + depth, y : y + height].any()))
+    inner = slice(lattice.context, len(block) - lattice.context)  # the sections themselves, without their context
+    missing_start = (lattice.z.start(group.start), lattice.y.start(rows.start), lattice.x.start(x))
+    return Column(channel, x, group, rows, patches, active, None if valid is None else ~valid[inner], missing_start)
+
+
+def _check_finite(values: NDArray[np.float32], lattice: Lattice, start: Triple) -> None:
+    """Refuse a block of normalised voxels, whose first one is `start` of the volume, if one is NaN or infinite."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        found = np.unravel_index(int(np.argmin(finite)), values.shape)
+        places = zip(found, start, lattice.shape, strict=True)
+        z, y, x = (int(mirror_index(int(at) + first, int(at) + first + 1, size)[0]) for at, first, size in places)
+        raise DataError("data.not-finite", f"the input holds NaN or infinity at voxel z {z}, y {y}, x {x}", hint=NAN_HINT)
+
+
+def _fill_missing(patch: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
+    """Fill missing voxels of each section from the nearest valid one; a section without any becomes 0, the low percentile."""
+    for section, has in zip(patch, valid, strict=True):
+        if not has.any():
+            section[...] = 0.0
+        elif not has.all():
+            nearest = ndimage.distance_transform_edt(~has, return_distances=False, return_indices=True)
+            section[...] = section[tuple(nearest)]

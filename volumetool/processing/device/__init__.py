@@ -1,0 +1,1 @@
+"""What knows the device: arrays, memory, recorded calls, errors."""

@@ -1,0 +1,1 @@
+"""Operations on patches: the network, and filters."""

@@ -1,0 +1,105 @@
+"""Predictors: columns of patches become columns with outputs, some from the network, some without asking it.
+
+A predictor decides when the network is asked, and with which patches together; what a patch becomes does not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volumetool.processing.columns import Column
+from volumetool.processing.device.arrays import Array
+from volumetool.processing.engine import Engine, gather
+from volumetool.processing.pipeline import silent
+
+
+class Predictor(Protocol):
+    """Decides when the network is asked for which patches of a region.
+
+    Attributes
+    ----------
+    engine : Engine
+        The network.
+    heartbeat : callable
+        Called after every call of the network: a sign of life.
+    """
+
+    engine: Engine
+    heartbeat: Callable[[], None]
+
+    def predict(self, columns: Iterator[Column]) -> Iterator[tuple[Column, list[Array]]]:
+        """Yield each column with the outputs of its patches, each float32 (z, y, x) on the engine's device."""
+
+
+class BatchPredictor:
+    """Keeps all streams of the engine busy, over the borders of columns.
+
+    Parameters
+    ----------
+    engine : Engine
+        The network.
+    heartbeat : callable
+        Called after every call of the network.
+    """
+
+    def __init__(self, engine: Engine, heartbeat: Callable[[], None] = silent) -> None:
+        self.engine, self.heartbeat = engine, heartbeat
+
+    def predict(self, columns: Iterator[Column]) -> Iterator[tuple[Column, list[Array]]]:
+        """Yield each column with its outputs; it is waited for once the columns after it hold a batch for every stream."""
+        waiting: deque[tuple[Column, list[Future[list[Array]]]]] = deque()
+        try:
+            for column in columns:
+                waiting.append((column, self.engine.submit(column.patches[column.active])))
+                while sum(len(batches) for _, batches in list(waiting)[1:]) >= self.engine.streams:
+                    yield self._outputs(*waiting.popleft())
+            while waiting:
+                yield self._outputs(*waiting.popleft())
+        finally:
+            for _, batches in waiting:
+                for batch in batches:
+                    batch.cancel()
+
+    def _outputs(self, column: Column, batches: list[Future[list[Array]]]) -> tuple[Column, list[Array]]:
+        return column, all_outputs(self.engine, column, gather(batches, self.heartbeat))
+
+
+def all_outputs(engine: Engine, column: Column, active: list[Array]) -> list[Array]:
+    """Return the outputs of all patches of a column: the network's for its active ones, and what the others are without it.
+
+    Parameters
+    ----------
+    engine : Engine
+        The network.
+    column : Column
+        The column; the outputs that it knows are taken out of it.
+    active : list of array
+        What the network made of the active patches, float32 (z, y, x).
+    """
+    computed = iter(active)
+    return [next(computed) if asked else _spared(engine, column, number) for number, asked in enumerate(column.active)]
+
+
+def _spared(engine: Engine, column: Column, number: int) -> Array:
+    """Return the output of a patch that the network is not asked for: kept by an earlier region, or skipped."""
+    if number not in column.known:
+        return enlarge(engine, column.patches[number])
+    kept = engine.xp.asarray(column.known.pop(number))  # (z, y, x), without the margins that have no weight
+    own = column.patches[number].shape[0] - 2 * engine.card.z_context, *column.patches[number].shape[1:]
+    margins = [(n * factor - m) // 2 for n, factor, m in zip(own, engine.card.scale, kept.shape, strict=True)]
+    return engine.xp.pad(kept, [(margin, margin) for margin in margins])  # (z, y, x), as of the other patches
+
+
+def enlarge(engine: Engine, patch: NDArray[np.float32]) -> Array:
+    """Return the patch's own sections with every voxel repeated by the network's scale."""
+    context = engine.card.z_context
+    centre = engine.xp.asarray(patch[context : len(patch) - context])  # (z, y, x)
+    for axis, factor in enumerate(engine.card.scale):
+        centre = centre.repeat(factor, axis=axis)  # one axis grows by its factor
+    return centre

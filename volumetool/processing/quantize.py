@@ -1,0 +1,96 @@
+"""Quantise: network values back to intensities, rounded once, with missing voxels written as such."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from volumetool.errors import NumericsError
+from volumetool.geometry import Box
+from volumetool.processing.columns import Column
+from volumetool.processing.device.arrays import Array, module_of
+from volumetool.processing.spec import OutputSpec
+
+
+def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: Array) -> Array:
+    """Turn blended network values into voxels of the output.
+
+    Parameters
+    ----------
+    spec : OutputSpec
+        What decides the bytes.
+    channel : int
+        Channel whose statistics apply.
+    column : Column
+        The column that the values come from.
+    box : Box
+        Where the values lie, in voxels of the full output.
+    values : array of float32, shape of the box
+        Network values; overwritten.
+
+    Returns
+    -------
+    array
+        In the output's dtype: integers rounded half to even and clipped to the dtype's range.
+
+    Raises
+    ------
+    NumericsError
+        ``numerics.not-finite``: a value overflowed.
+    """
+    xp = module_of(values)
+    factor = spec.lattice.z.scale
+    sections = np.arange(box.start[0], box.stop[0]) // factor
+    zero, span = (xp.asarray(part[sections, None, None]) for part in spec.output_scale(channel))
+    with np.errstate(over="ignore", invalid="ignore"):  # checked right below
+        values *= span
+        values += zero
+    _check_finite(values, box)
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind in "iu":
+        limits = np.iinfo(cast("np.dtype[np.integer]", dtype))
+        xp.rint(values, out=values)
+        xp.clip(values, limits.min, limits.max, out=values)
+        if spec.output_nodata is not None:
+            # A valid voxel never takes the value that means "no data": it moves by one, as in the pyramid.
+            values[values == spec.fill] += 1 if spec.fill <= 0 else -1
+    voxels = values.astype(dtype)
+    if column.missing is not None:
+        _write_missing(spec, column, box, voxels)
+    return voxels
+
+
+def _check_finite(values: Array, box: Box) -> None:
+    """Refuse what overflowed on its way from the network to intensities: clipped, it would pass for a voxel."""
+    xp = module_of(values)
+    with np.errstate(over="ignore"):
+        total = values.sum()
+    # A sum is finite only if all its terms are; one that is not may be an overflow.
+    if not xp.isfinite(total) and not xp.isfinite(values).all():
+        raise NumericsError(
+            "numerics.not-finite",
+            f"voxels {box} (z,y,x) of the output became NaN or infinity between the network and the disk",
+            hint="nothing wrong reached the disk; look at the section statistics and at the input there",
+        )
+
+
+def _write_missing(spec: OutputSpec, column: Column, box: Box, voxels: Array) -> None:
+    assert column.missing is not None  # noqa: S101  (the caller asked)
+    index = [
+        np.arange(start, stop) // factor - first
+        for start, stop, factor, first in zip(box.start, box.stop, spec.lattice.scale, column.missing_start, strict=True)
+    ]
+    missing = column.missing[np.ix_(*index)]
+    if missing.any():
+        xp = module_of(voxels)
+        voxels[xp.asarray(missing)] = spec.fill
+
+
+def integer_limits(dtype: str) -> tuple[float, float]:
+    """Return the range of an integer dtype; everything for floats."""
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return -np.inf, np.inf
+    limits = np.iinfo(dtype)
+    return float(limits.min), float(limits.max)

@@ -1,0 +1,171 @@
+"""The output's specification: everything that decides a stored byte. What is hashed is what is executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from volumetool.errors import FingerprintError
+from volumetool.geometry import Box, Lattice, LevelGrid, PatchSharing, Region, RegionGrid, Triple
+from volumetool.processing.statistics import Statistics
+from volumetool.storage.create import VolumeLayout
+
+NUMERICS_VERSION = 2
+"""Raised whenever a change of the code changes an output byte: blending, rounding, statistics, mirroring, pyramid."""
+
+
+class OutputSpec(BaseModel):
+    """Everything that decides the bytes of an output, resolved; every field counts.
+
+    Parameters
+    ----------
+    input : str
+        Identity of the metadata of the input's level; not its path, so that a volume may move.
+    level : int
+        Level of the input.
+    model : str
+        SHA-256 of weights and of the card's fields that change a voxel.
+    lattice : Lattice
+        Positions of all patches.
+    precision : str
+        Precision of the network's body.
+    padded_batch : int, optional
+        Patches per call, where that number changes bytes.
+    statistics : Statistics
+        Percentiles of every section of the input.
+    seed : int
+        Seed of the sample for the statistics.
+    flatten : bool
+        Give all sections the volume's median contrast on output, instead of each its own.
+    invert : bool
+        The volume's polarity is opposite to the model's: turned before the network and back after it.
+    nodata : float, optional
+        Input value that marks missing voxels; NaN marks NaN.
+    fill : float
+        Output value of missing voxels.
+    mask : str, optional
+        Identity of the mask's metadata.
+    missing : str
+        What chunks of the input that are not stored mean: ``fill``, ``fail`` or ``skip``.
+    dtype : str
+        NumPy name of the output's dtype.
+    box : Box
+        Voxels of the full output that this output holds.
+    channels : int, optional
+        Channels of the output.
+    levels : tuple of LevelGrid
+        Layout of the output.
+    numerics_version : int
+        The rules by which bytes are made.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    input: str
+    level: int
+    model: str
+    lattice: Lattice
+    precision: str
+    padded_batch: int | None
+    statistics: Statistics
+    seed: int
+    flatten: bool
+    invert: bool
+    nodata: float | None
+    fill: float
+    mask: str | None
+    missing: str
+    dtype: str
+    box: Box
+    channels: int | None
+    levels: tuple[LevelGrid, ...]
+    numerics_version: int = NUMERICS_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the specification's canonical JSON."""
+        return hashlib.sha256(json.dumps(self.plain(), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def plain(self) -> dict[str, Any]:
+        """Return the specification as JSON values, with the digest of the statistics in place of their table."""
+        values: dict[str, Any] = json.loads(self.model_dump_json(exclude={"statistics"}))  # NaN as text
+        return values | {"statistics": self.statistics.digest}
+
+    @property
+    def layout(self) -> VolumeLayout:
+        """Return the output volume before it exists."""
+        return VolumeLayout(self.dtype, self.levels, self.channels, fill_value=self.fill)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes per voxel of the output."""
+        return np.dtype(self.dtype).itemsize
+
+    @property
+    def fused(self) -> tuple[LevelGrid, ...]:
+        """The levels that a region writes itself."""
+        return tuple(level for level in self.levels if level.fused)
+
+    @property
+    def gaps(self) -> bool:
+        """Whether voxels of chunks that are not stored are missing."""
+        return self.missing == "skip"
+
+    @property
+    def output_nodata(self) -> float | None:
+        """Value that means no data in the output, or None where none does."""
+        return self.fill if self.nodata is not None or self.gaps else None
+
+    def grid(self, span: Triple) -> RegionGrid:
+        """Return the regions of `span` shards each."""
+        return RegionGrid(self.box.shape, self.levels[0].shard, span, self.channels or 1)
+
+    def sharing(self, span: Triple) -> PatchSharing:
+        """Return which regions of `span` shards each need which patches."""
+        return PatchSharing(self.grid(span), self.lattice, self.origin)
+
+    def core(self, region: Region) -> Box:
+        """Return the voxels of the full output that a region computes."""
+        return region.box.shifted(self.origin)
+
+    @property
+    def origin(self) -> Triple:
+        """Voxel of the full output at which this output begins; (0, 0, 0) unless it is cropped."""
+        return self.box.start
+
+    def input_scale(self, channel: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return per section (zero, span): the network sees ``(voxel - zero) / span``."""
+        return self._scale(self.statistics.low[channel], self.statistics.high[channel])
+
+    def output_scale(self, channel: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return per input section (zero, span): a voxel is ``network * span + zero``."""
+        low, high = self.statistics.low[channel], self.statistics.high[channel]
+        if self.flatten:
+            low, high = np.full_like(low, np.median(low)), np.full_like(high, np.median(high))
+        return self._scale(low, high)
+
+    def _scale(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        zero, span = (high, low - high) if self.invert else (low, high - low)
+        return zero.astype(np.float32), span.astype(np.float32)
+
+
+def check_version(output: str, before: int) -> None:
+    """Refuse to go on with an output whose bytes were made by other rules.
+
+    Raises
+    ------
+    FingerprintError
+        ``job.fingerprint``.
+    """
+    if before != NUMERICS_VERSION:
+        raise FingerprintError(
+            "job.fingerprint",
+            f"{output} was begun by another version of volumetool, which makes other bytes: "
+            f"numerics_version {before} then, {NUMERICS_VERSION} now",
+            hint="go on with the version that began it, or begin anew at another place (enhance: or with --overwrite)",
+        )

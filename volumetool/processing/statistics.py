@@ -1,0 +1,298 @@
+"""Intensity statistics: two percentiles per section, fitted once for the whole volume.
+
+The low percentile becomes 0 and the high one 1 before the network, and back after it. They come from a fixed sample whose
+positions follow from the seed and the shape alone, so that no chunk layout, worker or region of interest moves them.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Final
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator
+
+from volumetool.errors import ConfigError, DataError
+from volumetool.geometry import Box, Triple
+from volumetool.storage.io.arrays import read_part
+from volumetool.storage.io.chunks import StoredChunks, stored_chunks
+from volumetool.storage.io.limits import UNPACKED, read_checked, unpacked_bytes
+from volumetool.storage.io.presence import Check, check_there, looked
+from volumetool.storage.volume import Volume
+from volumetool.storage.voxels import valid_voxels
+
+_log = logging.getLogger(__name__)
+
+QUANTILE_RULE: Final = "inverted_cdf"
+"""NumPy's name of the quantile rule: the smallest sample that at least that share does not exceed, never between two."""
+
+WHOLE_SECTION = 2**20
+"""Voxels up to which a section is read whole."""
+
+TILE = 64
+TILES = 32
+BLOCK = 16
+"""A larger section is sampled by 32 tiles of 64 x 64 voxels, the same tiles for 16 sections, so that few chunks are read."""
+
+SMOOTHING = (1.0, 4.0, 6.0, 4.0, 1.0)
+"""Binomial weights along z: damps one section's chance, follows a drift of several."""
+
+
+def _as_table(values: Any) -> NDArray[np.float64]:
+    return np.asarray(values, np.float64)
+
+
+Table = Annotated[
+    NDArray[np.float64],
+    PlainValidator(_as_table, json_schema_input_type=list[list[float]]),
+    PlainSerializer(lambda table: table.tolist(), return_type=list[list[float]], when_used="json"),
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Percentiles of every section.
+
+    Parameters
+    ----------
+    low, high : numpy.ndarray of float64, shape (channels, sections)
+        In the units of the volume's voxels; ``high > low`` everywhere.
+    sampled : str
+        The `sample_state` of what they were fitted on; empty where they were given.
+    """
+
+    low: Table
+    high: Table
+    sampled: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Statistics) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def to_csv(self) -> str:
+        """Return the table that users read and edit: channel, z, low, high."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["channel", "z", "low", "high"])
+        for channel in range(self.low.shape[0]):
+            for z in range(self.low.shape[1]):
+                writer.writerow([channel, z, repr(float(self.low[channel, z])), repr(float(self.high[channel, z]))])
+        return text.getvalue()
+
+    @classmethod
+    def from_csv(cls, text: str, channels: int, sections: int) -> Statistics:
+        """Read the table back.
+
+        Raises
+        ------
+        ConfigError
+            ``config.sections`` where rows are missing or doubled, a number is not one, or ``high <= low``.
+        """
+        low = np.full((channels, sections), np.nan)
+        high = np.full((channels, sections), np.nan)
+        try:
+            for row in csv.DictReader(io.StringIO(text)):
+                at = int(row["channel"]), int(row["z"])
+                if min(at) < 0 or not np.isnan(low[at]):
+                    raise ValueError(f"channel {at[0]}, section {at[1]} is below 0 or stands there twice")
+                low[at], high[at] = float(row["low"]), float(row["high"])
+        except (KeyError, ValueError, IndexError, TypeError, csv.Error) as error:
+            raise ConfigError(
+                "config.sections",
+                f"the table of section statistics cannot be read: {error}",
+                hint="columns: channel,z,low,high",
+            ) from error
+        wrong = np.argwhere(~(_apart(low, high) & np.isfinite(low) & np.isfinite(high)))
+        if len(wrong):
+            channel, z = (int(n) for n in wrong[0])
+            raise ConfigError(
+                "config.sections",
+                f"channel {channel}, section {z}: low {low[channel, z]} and high {high[channel, z]}; high must be above low",
+                hint=f"both finite; the table needs one row for each of {channels} channels x {sections} sections",
+            )
+        return cls(low, high)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the table: statistics are part of the job's fingerprint."""
+        return hashlib.sha256(self.to_csv().encode()).hexdigest()
+
+
+def no_normalisation(channels: int, sections: int) -> Statistics:
+    """Return statistics that leave every voxel as it is."""
+    return Statistics(np.zeros((channels, sections)), np.ones((channels, sections)))
+
+
+def fit_statistics(
+    volume: Volume,
+    level: int,
+    percentiles: tuple[float, float],
+    *,
+    seed: int = 0,
+    nodata: float | None = None,
+    seen: Callable[[int, Box, NDArray[Any]], None] | None = None,
+) -> Statistics:
+    """Fit the percentiles of every section on a fixed sample.
+
+    Parameters
+    ----------
+    volume : Volume
+        The input.
+    level : int
+        Its level that will be enhanced.
+    percentiles : tuple of float
+        Low and high, in per cent.
+    seed : int
+        Moves the sample's tiles.
+    nodata : float, optional
+        Value left out; ``nan`` leaves out NaN.
+    seen : callable, optional
+        Told channel, box and voxels of every tile of the sample.
+    """
+    channels, shape = volume.channels or 1, volume.levels[level].shape
+    depth, sampled = shape[0], hashlib.sha256()
+    low = np.full((channels, depth), np.nan)
+    high = np.full((channels, depth), np.nan)
+    for channel in range(channels):
+        store, chunks = volume.open(level, channel, strict=True), stored_chunks(volume, level, channel)
+        for boxes in _blocks(shape, seed, channel):
+            start, stop = boxes[0].start[0], boxes[0].stop[0]
+            state, check = _block_state(store, chunks, boxes)
+            sampled.update(state)
+            blocks = []
+            for box, voxels in _sample(store, boxes, check):
+                blocks.append(voxels.reshape(stop - start, -1))
+                if seen is not None:
+                    seen(channel, box, voxels)
+            sample = np.concatenate([np.empty((stop - start, 0), store.dtype.numpy_dtype), *blocks], axis=1)
+            for z in range(start, stop):
+                low[channel, z], high[channel, z] = _percentiles(sample[z - start], percentiles, nodata)
+        low[channel], high[channel] = _smooth(low[channel]), _smooth(high[channel])
+    high = np.where(_apart(low, high), high, low + np.maximum(1.0, np.abs(low)))
+    return Statistics(low, high, sampled.hexdigest())
+
+
+def sample_state(volume: Volume, level: int, seed: int = 0) -> str:
+    """Return a digest of the states of all stored chunks that `fit_statistics` reads.
+
+    Raises
+    ------
+    InputError
+        ``input.vanished``.
+    DataError
+        ``data.unreadable``: the store does not answer.
+    """
+    digest = hashlib.sha256()
+    for channel in range(volume.channels or 1):
+        store, chunks = volume.open(level, channel), stored_chunks(volume, level, channel)
+        for boxes in _blocks(volume.levels[level].shape, seed, channel):
+            digest.update(_block_state(store, chunks, boxes)[0])
+    return digest.hexdigest()
+
+
+def _block_state(store: ts.TensorStore, chunks: StoredChunks, boxes: list[Box]) -> tuple[bytes, Check]:
+    """Return a digest of the states of the chunks of some boxes, and what `read_part` asks about them."""
+    places = list(dict.fromkeys(place for box in boxes for place in chunks.places(box)))
+
+    def look(_: int) -> tuple[bytes, Check]:
+        states = list(chunks.states(places))
+        absent = frozenset(place for place, state in zip(places, states, strict=True) if state is None)
+        if absent:
+            check_there(store)
+        check = chunks.still_there(lambda place: place not in absent)
+        return hashlib.sha256(repr(states).encode()).digest(), check
+
+    return looked(look, chunks.url)
+
+
+def _apart(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return where two percentiles differ in float32, which is what voxels are normalised in."""
+    return high.astype(np.float32) > low.astype(np.float32)
+
+
+def _sample(store: ts.TensorStore, boxes: list[Box], check: Check) -> Iterator[tuple[Box, NDArray[Any]]]:
+    """Yield the tiles with their voxels; one that cannot be read is left out, and said."""
+    at_once = max(1, UNPACKED // max(unpacked_bytes(store[box.slices]) for box in boxes))
+    for first in range(0, len(boxes), at_once):
+        yield from _read_tiles(store, boxes[first : first + at_once], check)
+
+
+def _read_tiles(store: ts.TensorStore, boxes: list[Box], check: Check) -> Iterator[tuple[Box, NDArray[Any]]]:
+    """Read tiles together, and yield them with their voxels."""
+    reads = []
+    for box in boxes:
+        try:
+            view = store[box.slices]
+            reads.append((box, read_checked(view) if unpacked_bytes(view) <= UNPACKED else None))
+        except DataError as error:
+            _log.warning("an input chunk is left out of the statistics: %s", error.message)
+    for box, read in reads:
+        try:
+            voxels = _result(read, store, box, check)
+        except (ValueError, OSError, DataError) as error:
+            _log.warning("input voxels %s (z,y,x) cannot be read and are left out of the statistics: %s", box, error)
+        else:
+            yield box, voxels
+
+
+def _result(read: Any, store: ts.TensorStore, box: Box, check: Check) -> NDArray[Any]:
+    """Wait for a read; one that fails is begun anew, because a tile left out by chance would change the table.
+
+    A tile whose chunks are too large to be unpacked together is None, and read now, chunk by chunk.
+    """
+    with suppress(ValueError, OSError):
+        if read is not None:
+            return np.asarray(read.result())
+    return read_part(store, box.slices, check)
+
+
+def _blocks(shape: Triple, seed: int, channel: int) -> Iterator[list[Box]]:
+    """Yield the tiles of each block of the sample; they have its sections."""
+    for start in range(0, shape[0], BLOCK):
+        stop = min(start + BLOCK, shape[0])
+        tiles = _tiles(shape, (seed, channel, start // BLOCK))
+        yield [Box((start, ys.start, xs.start), (stop, ys.stop, xs.stop)) for ys, xs in tiles]
+
+
+def _tiles(shape: Triple, key: tuple[int, int, int]) -> list[tuple[slice, slice]]:
+    _, height, width = shape
+    if height * width <= WHOLE_SECTION:
+        return [(slice(0, height), slice(0, width))]
+    tiles = []
+    for number in range(TILES):
+        digest = hashlib.blake2b(repr((shape, key, number)).encode(), digest_size=16).digest()
+        y = int.from_bytes(digest[:8], "little") % max(1, height - TILE + 1)
+        x = int.from_bytes(digest[8:], "little") % max(1, width - TILE + 1)
+        tiles.append((slice(y, min(y + TILE, height)), slice(x, min(x + TILE, width))))
+    return tiles
+
+
+def _percentiles(sample: NDArray[Any], percentiles: tuple[float, float], nodata: float | None) -> tuple[float, float]:
+    data = sample[valid_voxels(sample, nodata)]
+    if data.size == 0 or data.min() == data.max():  # a blank section says nothing about contrast
+        return np.nan, np.nan
+    low, high = (np.quantile(data, percent / 100, method=QUANTILE_RULE) for percent in percentiles)
+    return (float(low), float(high)) if high > low else (float(data.min()), float(data.max()))
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average along z with binomial weights over the sections that have a value; blank ones take their neighbours'."""
+    known = np.isfinite(values)
+    if not known.any():
+        return np.zeros_like(values)
+    sections = np.arange(len(values))
+    filled = np.interp(sections, sections[known], values[known])
+    reach = len(SMOOTHING) // 2
+    padded = np.pad(filled, reach, mode="edge")
+    return np.convolve(padded, np.asarray(SMOOTHING) / sum(SMOOTHING), mode="valid")

@@ -1,0 +1,81 @@
+"""The writer: slabs become shards on all fused levels, one step behind the sweep, and are read back before they count."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from volumetool.geometry import Box, slab_boxes
+from volumetool.processing.blend import Slab
+from volumetool.processing.spec import OutputSpec
+from volumetool.storage.downsample import downsample_chain
+from volumetool.storage.voxels import VerifiedWrite, as_bytes
+
+
+def downsample_slabs(spec: OutputSpec, slabs: Iterable[Slab]) -> Iterator[tuple[Box, list[NDArray[Any]]]]:
+    """Yield the box of each slab on level 0, and its voxels on every fused level, finest first."""
+    for slab in slabs:
+        yield (
+            slab.box,
+            list(downsample_chain(slab.voxels, spec.fused, spec.output_nodata)),
+        )  # (z, y, x), (z/fz, y/fy, x/fx), ...
+
+
+def write_slabs(
+    spec: OutputSpec, slabs: Iterable[tuple[Box, list[NDArray[Any]]]], targets: Sequence[ts.TensorStore]
+) -> list[int]:
+    """Write the slabs of a region on every fused level and read each back.
+
+    Parameters
+    ----------
+    spec : OutputSpec
+        What decides the bytes.
+    slabs : iterable of (Box, list of numpy.ndarray)
+        From :func:`downsample_slabs`, in the order of the sweep.
+    targets : sequence of tensorstore.TensorStore
+        The fused levels of the output, finest first; z, y, x of the region's channel.
+
+    Returns
+    -------
+    list of int
+        For each fused level the CRC-32 of its voxels: slab after slab, each in C order.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable`` where the storage refuses.
+    DataError
+        ``data.read-back`` where the stored bytes are not those that were written.
+    """
+    checksums = [0] * len(targets)
+    behind: list[VerifiedWrite] = []
+    for box, levels in slabs:
+        # The slab before is read back while this one is on its way.
+        current = _begin(spec, box, levels, targets)
+        _finish(behind, checksums)
+        behind = current
+    _finish(behind, checksums)
+    return checksums
+
+
+def _begin(spec: OutputSpec, box: Box, levels: list[NDArray[Any]], targets: Sequence[ts.TensorStore]) -> list[VerifiedWrite]:
+    boxes = slab_boxes(box, spec.fused)  # the slab's box on each level: divided by the level's factor
+    return [
+        VerifiedWrite(target, box, voxels, f"level {number} of the output:")
+        for number, (target, box, voxels) in enumerate(zip(targets, boxes, levels, strict=True))
+    ]
+
+
+def _finish(writes: list[VerifiedWrite], checksums: list[int]) -> None:
+    for level, write in enumerate(writes):
+        write.finish()
+        checksums[level] = extend_checksum(checksums[level], write.voxels)
+
+
+def extend_checksum(checksum: int, voxels: NDArray[Any]) -> int:
+    """Return the CRC-32 of everything so far and of `voxels` in C order."""
+    return zlib.crc32(as_bytes(voxels).data, checksum)

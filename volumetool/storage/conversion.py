@@ -1,0 +1,184 @@
+"""The plan of a conversion: what is read, what is written, and in which steps, so that the source is read in one pass.
+
+The source is read slab by slab: whole sections, as many as a shard is deep or a multiple of that. A slab that is larger than
+the memory is gathered in a temporary file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from math import ceil, lcm, prod
+from pathlib import Path
+
+import numpy as np
+
+from volumetool.errors import OutputError
+from volumetool.geometry.box import Box, Size, Triple
+from volumetool.geometry.levels import LevelGrid, plan_levels
+from volumetool.machine import usable_memory
+from volumetool.storage.create import VolumeLayout, array_metadata, check_output_place, group_metadata
+from volumetool.storage.formats.base import Json
+from volumetool.storage.io.kvstore import canonical_url, contains, is_local, local_path, place_text
+from volumetool.storage.io.roles import name_roles, output_role
+from volumetool.storage.open import open_volume
+from volumetool.storage.volume import Volume
+
+MEMORY_BYTES = 2**30
+"""To be used while converting, or half of the free memory where that is less; a single shard, or a section that can only be
+decoded whole, may need more."""
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """A conversion, planned.
+
+    Attributes
+    ----------
+    source : Volume
+        What is read.
+    url : str
+        The new volume.
+    layout : VolumeLayout
+        What it will be.
+    memory : int
+        Bytes to use.
+    """
+
+    source: Volume
+    url: str
+    layout: VolumeLayout
+    memory: int
+
+    @property
+    def chunk(self) -> Triple:
+        """Shape of what is decoded of the source at once."""
+        return self.source.levels[0].chunk
+
+    @property
+    def place(self) -> str:
+        """Place of the source."""
+        return self.source.url
+
+    @property
+    def sections(self) -> int:
+        """Sections of all channels together."""
+        return self.layout.levels[0].shape[0] * (self.layout.channels or 1)
+
+    @cached_property
+    def provenance(self) -> Json:
+        """Origin that the volume names; what is begun goes on only where it is the same."""
+        layout = [group_metadata(self.layout, {}), array_metadata(self.layout, 0)]
+        said: Json = {
+            "source": self.place,
+            "source_identity": self.source.identity,
+            "layout": hashlib.sha256(json.dumps(layout, sort_keys=True).encode()).hexdigest(),
+        }
+        if blank := self.source.attributes.get("blank_sections"):
+            said |= {"first_section": self.source.attributes["first_section"], "blank_sections": blank}
+        return said
+
+    @cached_property
+    def slabs(self) -> tuple[Box, ...]:
+        """The steps of one channel: whole sections, whole shards."""
+        grid = self.layout.levels[0]
+        depth = self.chunk[0] + grid.shard[0] - 1  # as deep as chunks of the source, so that none is read for three slabs
+        return tuple(shard_groups(grid, max(self._half, depth * grid.shape[1] * grid.shape[2])))
+
+    @property
+    def staged(self) -> bool:
+        """Whether slabs are gathered on disk: what must be read at once does not fit into memory."""
+        return next(self.boxes(self.slabs[0])).voxels > self._half
+
+    @property
+    def staging_bytes(self) -> int:
+        """Bytes of temporary disk."""
+        return self.slabs[0].voxels * self._itemsize if self.staged else 0
+
+    @property
+    def read_step(self) -> Triple:
+        """Voxels along each axis after which a shard and a chunk of the source end together."""
+        grid, depth = self.layout.levels[0], self.slabs[0].shape[0]
+        y, x = (min(lcm(a, b), ceil(n / a) * a) for a, b, n in zip(grid.shard[1:], self.chunk[1:], grid.shape[1:], strict=True))
+        return depth, y, x
+
+    @property
+    def part_voxels(self) -> int:
+        """That are read or written at once; one shard at least."""
+        return max(self.memory // 8 // self._itemsize, prod(self.layout.levels[0].shard))
+
+    @property
+    def peak_bytes(self) -> int:
+        """That are held at once, about: what is read, and beside it what is decoded or compressed."""
+        held = 0 if self.staged else next(self.boxes(self.slabs[0])).voxels * self._itemsize
+        return held + 3 * min(self.part_voxels, self.slabs[0].voxels) * self._itemsize
+
+    @property
+    def staging_folder(self) -> Path:
+        """Folder in which slabs are gathered: beside the volume, or in the folder for temporary files."""
+        return local_path(self.url).parent if is_local(self.url) else Path(tempfile.gettempdir())
+
+    def boxes(self, slab: Box) -> Iterator[Box]:
+        """Cut a slab into what is read at once where it is not gathered on disk."""
+        return cut(slab, self.read_step, self._half)
+
+    @property
+    def _half(self) -> int:
+        return self.memory // 2 // self._itemsize
+
+    @property
+    def _itemsize(self) -> int:
+        return np.dtype(self.layout.dtype).itemsize
+
+
+def plan_conversion(
+    source: str | os.PathLike[str] | Volume,
+    url: str | os.PathLike[str],
+    *,
+    voxel_size: Size | None = None,
+    levels: tuple[LevelGrid, ...] | None = None,
+    memory: int | None = None,
+) -> ConversionPlan:
+    """Look at the source and decide everything; write nothing. Parameters and errors are those of `convert`."""
+    if not isinstance(source, Volume) or voxel_size is not None:
+        source = open_volume(source.url if isinstance(source, Volume) else source, voxel_size=voxel_size)
+    with name_roles(output_role(place_text(url))):
+        place = canonical_url(url)
+    check_output_place(place)
+    grids = levels or plan_levels(source.shape, source.voxel_size, source.translation)
+    memory = memory or max(1, min(MEMORY_BYTES, usable_memory() // 2))
+    layout = VolumeLayout(source.dtype.name, grids, source.channels, name=Path(source.url).name)
+    plan = ConversionPlan(source, place, layout, memory)
+    if contains(plan.place, place) or contains(place, plan.place):
+        raise OutputError(
+            "output.inside-input",
+            f"the output {place} and the input {plan.place} lie one inside the other",
+            hint="Choose a place beside the input.",
+            where=place,
+        )
+    return plan
+
+
+def shard_groups(grid: LevelGrid, voxels: int) -> Iterator[Box]:
+    """Cut a level into slabs of whole sections and whole shards, as deep as `voxels` allows, but one shard at least."""
+    return cut(Box.whole(grid.shape), (grid.shard[0], *grid.shape[1:]), voxels)
+
+
+def cut(box: Box, step: Triple, voxels: int) -> Iterator[Box]:
+    """Cut a box where multiples of `step` are.
+
+    A part is as wide, then as high, then as deep as `voxels` allows, but one step at least.
+    """
+    size = list(step)
+    for axis in (2, 1, 0):
+        here = min(size[0], box.shape[0]) * min(size[1], box.shape[1]) * min(size[2], box.shape[2])
+        size[axis] *= max(1, min(ceil(box.shape[axis] / step[axis]) + 1, voxels // here))
+    starts = (range(a // n * n, b, n) for a, b, n in zip(box.start, box.stop, size, strict=True))
+    for z, y, x in product(*starts):
+        yield Box((z, y, x), (z + size[0], y + size[1], x + size[2])).intersection(box)

@@ -1,0 +1,335 @@
+"""Copy any readable volume or image stack into a new OME-Zarr 0.5 volume: level 0 only, in one pass over the source.
+
+After each slab the volume's own attributes say how far it is; what is begun again goes on there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorstore as ts
+from pydantic import TypeAdapter, ValidationError
+
+from volumetool.errors import DataError, InputError, OutputError
+from volumetool.events import Observer, counting, ignore
+from volumetool.geometry.box import Box, Size
+from volumetool.geometry.levels import LevelGrid
+from volumetool.storage.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion, shard_groups
+from volumetool.storage.create import OWN_KEY, create_volume, open_for_writing, write_attributes
+from volumetool.storage.formats.base import Json, read_json
+from volumetool.storage.io.arrays import read_part, write_part
+from volumetool.storage.io.chunks import changed_while_read, level_digests, stored_chunks
+from volumetool.storage.io.kvstore import brief, delete_prefix, join_url, list_keys, unwritable
+from volumetool.storage.io.presence import Check
+from volumetool.storage.io.roles import name_roles, output_role
+from volumetool.storage.open import open_volume
+from volumetool.storage.staging import Held, Staging
+from volumetool.storage.volume import Volume
+
+__all__ = ["MEMORY_BYTES", "convert", "plan_conversion", "shard_groups", "write_finest"]
+
+FINEST_ALONE = "finest level alone"
+"""What a volume says of itself while its coarser levels are built."""
+
+DONE_KEY = "sections_done"
+"""Under which an unfinished volume says how many sections of all its channels are written."""
+
+STORED_KEY = "shards_stored"
+"""Under which it says how many shards those sections are stored in; what is zero throughout is not stored."""
+
+READ_KEY = "source_read"
+"""Under which it says what those sections were read from: pairs of the last section, and of a digest of the stored chunks from
+the pair before on."""
+
+Read = list[tuple[int, str]]
+"""What `READ_KEY` says."""
+
+Put = Callable[[Box, npt.NDArray[Any]], None]
+"""Takes voxels (z, y, x) and where they belong, counted from the corner of what is gathered."""
+
+
+def convert(
+    source: str | os.PathLike[str] | Volume,
+    url: str | os.PathLike[str],
+    *,
+    voxel_size: Size | None = None,
+    levels: tuple[LevelGrid, ...] | None = None,
+    memory: int | None = None,
+    observer: Observer = ignore,
+) -> Volume:
+    """Create an OME-Zarr 0.5 volume and fill its level 0; the coarser levels are created empty.
+
+    Converting again goes on after the last slab that was written, and gives the same bytes. Meanwhile the volume's own
+    attributes call it unfinished.
+
+    Parameters
+    ----------
+    source : str, path or Volume
+        A volume of any format that is read.
+    url : str or path
+        The new volume.
+    voxel_size : tuple of float, optional
+        Nanometres, z, y, x; needed where the source has none, and otherwise corrects it.
+    levels : tuple of LevelGrid, optional
+        The pyramid to create; by default that of `plan_levels`.
+    memory : int, optional
+        Bytes to use, by default 1 GiB, or half of what is free where that is less; a single shard, or a section that can
+        only be decoded whole, may need more.
+    observer : Observer, optional
+        Told by `Progressed` how far it is: each voxel counts once when it was read, and once when it was written.
+
+    Returns
+    -------
+    Volume
+        The new volume.
+
+    Raises
+    ------
+    InputError
+        As `open_volume`; ``input.changed``.
+    OutputError
+        As `create_volume`; ``output.inside-input``, ``output.format``.
+    DataError
+        ``data.unreadable``: damaged chunks in the source.
+    """
+    return write_finest(plan_conversion(source, url, voxel_size=voxel_size, levels=levels, memory=memory), observer=observer)
+
+
+def write_finest(plan: ConversionPlan, *, overwrite: bool = False, observer: Observer = ignore) -> Volume:
+    """Write level 0 of a planned conversion, from where an earlier run ended.
+
+    Parameters
+    ----------
+    plan : ConversionPlan
+        From `plan_conversion`.
+    overwrite : bool
+        Delete another conversion at the output; anything else there is left alone and refused.
+    observer : Observer, optional
+        Told by `Progressed` how far it is: each voxel counts once when it was read, and once when it was written.
+
+    Raises
+    ------
+    InputError, OutputError, DataError
+        As `convert`.
+    """
+    with name_roles(output_role(plan.url)):
+        found = _begin(plan, overwrite=overwrite)
+    if found is None:
+        return open_volume(plan.url)
+    done, stored, read = found
+    grid, begun = plan.layout.levels[0], {"conversion": plan.provenance, "status": "unfinished"}
+    halves = 2 * grid.shape[1] * grid.shape[2]  # of a section: one to read, one to write
+    count = counting(observer, "converting", halves * plan.sections, halves * done)
+    for channel in range(plan.layout.channels or 1):
+        target = open_for_writing(plan.url, plan.layout, 0, channel)
+        before = channel * grid.shape[0]
+        slabs = [Box((max(slab.start[0], done - before), 0, 0), slab.stop) for slab in plan.slabs]
+        rests = [slab for slab in slabs if slab.shape[0] > 0]
+        for rest, (state, check) in zip(rests, [_state(plan, channel, rest) for rest in rests], strict=True):
+            stored += _Copy(plan, channel, target, count, check).run(rest)
+            _require_unchanged(plan, channel, rest, state)
+            read.append((before + rest.stop[0], state))
+            write_attributes(plan.url, begun | {DONE_KEY: before + rest.stop[0], STORED_KEY: stored, READ_KEY: read})
+    _require_stored(plan, stored)
+    write_attributes(plan.url, {**begun, "status": FINEST_ALONE, **_read_in_all(plan, read)})
+    return open_volume(plan.url)
+
+
+def _state_of(plan: ConversionPlan) -> Json | None:
+    """Return what a volume at the output of a plan says of itself: its own attributes; None where it is of another origin."""
+    attributes = (read_json(plan.url, "zarr.json") or {}).get("attributes")
+    own = attributes.get(OWN_KEY) if isinstance(attributes, dict) else None
+    return own if isinstance(own, dict) and isinstance(own.get("conversion"), dict) else None
+
+
+def _begin(plan: ConversionPlan, *, overwrite: bool) -> tuple[int, int, Read] | None:
+    """Create the volume, or find it as an earlier run left it.
+
+    Returns
+    -------
+    tuple, or None
+        How many sections are done, how many shards they are stored in, and what they were read from; None where all is done.
+    """
+    own = _state_of(plan)
+    done, stored = (None, None) if own is None else (own.get(DONE_KEY), own.get(STORED_KEY))
+    read = None if own is None else _noted(own.get(READ_KEY, []))
+    counts = (done, stored, read) if isinstance(done, int) and isinstance(stored, int) and read is not None else None
+    empty = own is not None and own.get("status") == "unfinished" and counts is None  # or half deleted
+    if own is not None and read is not None and own["conversion"] == plan.provenance and not (overwrite or empty):
+        _require_same_source(plan, read)
+        return counts if own.get("status") == "unfinished" else None
+    if own is not None and (overwrite or empty):
+        write_attributes(plan.url, {"conversion": own["conversion"], "status": "unfinished"})
+        delete_prefix(plan.url, "zarr.json")
+    elif own is not None:
+        raise OutputError(
+            "output.exists",
+            f"{plan.url} was converted from {own['conversion'].get('source')}, which was changed since or had other options",
+            hint="--overwrite deletes it and starts anew; or choose another output",
+            where=plan.url,
+        )
+    elif overwrite and read_json(plan.url, "zarr.json") is not None:
+        raise OutputError(
+            "output.foreign",
+            f"{plan.url} exists and was not written by `volumetool convert`",
+            hint="choose another output, or delete it yourself; nothing was touched",
+            where=plan.url,
+        )
+    create_volume(plan.url, plan.layout, {"conversion": plan.provenance, "status": "unfinished"})
+    return 0, 0, []
+
+
+def _noted(read: object) -> Read | None:
+    """Return what a volume says that it was read from; None where that makes no sense."""
+    try:
+        return TypeAdapter(Read).validate_python(read)
+    except ValidationError:
+        return None
+
+
+class _Copy:
+    """Copies slabs of one channel."""
+
+    def __init__(
+        self,
+        plan: ConversionPlan,
+        channel: int,
+        target: ts.TensorStore,
+        count: Callable[[int], None],
+        check: Check,
+    ) -> None:
+        self._plan, self._channel, self._target, self._count, self._check = plan, channel, target, count, check
+        self._dtype, self._shard = np.dtype(plan.layout.dtype), plan.layout.levels[0].shard
+
+    def run(self, slab: Box) -> int:
+        """Read a slab and write it, each voxel once; return in how many shards it is stored."""
+        stored = 0
+        for box in [slab] if self._plan.staged else self._plan.boxes(slab):
+            with self._hold(box) as held:
+                self._gather(box, held.put)
+                stored += self._write(box, held.take)
+        return stored
+
+    def _hold(self, box: Box) -> Held | Staging:
+        if self._plan.staged:
+            return Staging(self._plan.staging_folder, box.shape, self._dtype, self._shard[2])
+        return Held(box.shape, self._dtype)
+
+    def _gather(self, box: Box, put: Put) -> None:
+        volume = self._plan.source
+        array = volume.open(0, self._channel, strict=True)
+        for part in cut(box, self._plan.chunk, self._plan.part_voxels):
+            try:
+                voxels = read_part(array, part.slices, self._check)
+            except (ValueError, OSError) as error:
+                raise DataError(
+                    "data.unreadable",
+                    f"{volume.url} cannot be read in the voxels {part}: {brief(error)}",
+                    hint="The data may be damaged or incomplete; copy them again.",
+                    where=volume.url,
+                ) from error
+            put(_within(part, box), voxels)
+            self._count(part.voxels)
+
+    def _write(self, box: Box, take: Callable[[Box], npt.NDArray[Any]]) -> int:
+        stored = 0
+        for part in cut(box, self._shard, self._plan.part_voxels):
+            voxels = take(_within(part, box))  # (z, y, x)
+            try:
+                write_part(self._target, part.slices, voxels)
+            except (ValueError, OSError) as error:
+                raise unwritable(self._plan.url, error) from error
+            stored += sum(bool(voxels[_within(shard, part).slices].any()) for shard in cut(part, self._shard, 0))
+            self._count(part.voxels)
+        return stored
+
+
+def _require_stored(plan: ConversionPlan, stored: int) -> None:
+    """Look, before it is called finished, whether what was written is still there.
+
+    Raises
+    ------
+    OutputError
+        ``output.damaged``.
+    """
+    there = len(list_keys(join_url(plan.url, "0"), "c/"))
+    if there < stored:
+        raise OutputError(
+            "output.damaged",
+            f"{stored - there} of {stored} shards that were written to {plan.url} are no longer there",
+            hint="convert again with --overwrite, where nothing else deletes files",
+            where=plan.url,
+        )
+
+
+def _within(part: Box, box: Box) -> Box:
+    """Return a part of a box as seen from the box's corner."""
+    return part.shifted((-box.start[0], -box.start[1], -box.start[2]))
+
+
+def _state(plan: ConversionPlan, channel: int, slab: Box) -> tuple[str, Check]:
+    """Return what is stored of a slab's source now, and what `read_part` asks about it.
+
+    Raises
+    ------
+    DataError, InputError
+        The volume is gone, or does not answer.
+    """
+    return stored_chunks(plan.source, 0, channel).state(slab)
+
+
+def _require_same_source(plan: ConversionPlan, read: Read) -> None:
+    """Refuse a source volume some of whose chunks were written to, or have vanished, since an earlier run read them.
+
+    Raises
+    ------
+    InputError
+        ``input.changed``.
+    """
+    sections, first = plan.layout.levels[0].shape[0], 0
+    for stop, state in read:
+        channel, start = divmod(first, sections)
+        slab = Box((start, 0, 0), (stop - channel * sections, *plan.source.shape[1:]))
+        if _state(plan, channel, slab)[0] != state:
+            raise InputError(
+                "input.changed",
+                f"{plan.place} was written to since {plan.url} was converted from it: in sections {slab.start[0]} to "
+                f"{slab.stop[0] - 1}{f' of channel {channel}' if plan.layout.channels else ''}, or deleted there",
+                hint="--overwrite deletes the output and starts anew; or bring the first input back",
+                where=plan.place,
+            )
+        first = stop
+
+
+def _read_in_all(plan: ConversionPlan, read: Read) -> Json:
+    """Return what a whole volume was read from: the same, whatever the slabs were.
+
+    Raises
+    ------
+    InputError
+        ``input.changed``: the source is no longer what was read.
+    """
+    sections = plan.layout.levels[0].shape[0]
+    whole = [(number * sections, state) for number, state in enumerate(level_digests(plan.source, 0), start=1)]
+    _require_same_source(plan, read)  # last: so it holds of what was looked at before it, too
+    return {READ_KEY: whole}
+
+
+def _require_unchanged(plan: ConversionPlan, channel: int, slab: Box, state: str) -> None:
+    """Refuse a source of which a slab was changed, or has vanished, since its state was taken.
+
+    Raises
+    ------
+    InputError
+        ``input.changed``.
+    """
+    try:
+        changed = _state(plan, channel, slab)[0] != state
+    except (DataError, InputError, OSError):
+        changed = True
+    if changed:
+        raise changed_while_read(plan.place)

@@ -1,0 +1,83 @@
+"""Conversion with the whole pyramid: level 0 from the source, every further level from the one before."""
+
+from __future__ import annotations
+
+import shutil
+
+from volumetool.errors import ResourceError
+from volumetool.events import Observer, ignore
+from volumetool.machine import existing_folder
+from volumetool.storage.conversion import ConversionPlan
+from volumetool.storage.convert import write_finest
+from volumetool.storage.pyramid import build_pyramid
+from volumetool.storage.volume import Volume
+from volumetool.units import show_bytes, show_shape, show_size
+
+
+def convert_volume(plan: ConversionPlan, *, overwrite: bool = False, observer: Observer = ignore) -> Volume:
+    """Write an OME-Zarr 0.5 volume with all its levels.
+
+    Parameters
+    ----------
+    plan : ConversionPlan
+        From `plan_conversion`.
+    overwrite : bool
+        Delete another conversion at the output; anything else there is left alone and refused.
+    observer : Observer, optional
+        Told by `Progressed` of ``converting``, the finest level, and of ``coarse levels``.
+
+    Raises
+    ------
+    InputError, OutputError, DataError
+        As `volumetool.storage.convert.convert`.
+    ResourceError
+        ``resource.disk``: no room for the slab that is gathered.
+    """
+    check_room(plan)
+    volume = write_finest(plan, overwrite=overwrite, observer=observer)
+    return volume if volume.attributes.get("status") == "complete" else build_pyramid(volume.url, observer=observer)
+
+
+def check_room(plan: ConversionPlan) -> None:
+    """Refuse a conversion whose slabs do not fit on the disk where they are gathered.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.disk``.
+    """
+    folder = existing_folder(plan.staging_folder)
+    free = shutil.disk_usage(folder).free
+    if plan.staging_bytes > free:
+        raise ResourceError(
+            "resource.disk",
+            f"{plan.slabs[0].shape[0]} sections are gathered in a temporary file of {show_bytes(plan.staging_bytes)}; "
+            f"{folder} has {show_bytes(free)} free",
+            hint="make room, or give more --memory: what fits into half of it needs no file",
+        )
+
+
+def describe_conversion(plan: ConversionPlan) -> list[tuple[str, str]]:
+    """Return the lines of a plan as (name, text)."""
+    source, first = plan.source, plan.layout.levels[0]
+    size = f"{show_shape(source.shape)} voxels (z, y, x) of {show_size(first.voxel_size)}, {source.dtype}"
+    channels = "" if plan.layout.channels is None else f", {plan.layout.channels} channels"
+    voxels = plan.sections * first.shape[1] * first.shape[2]
+    lines = [
+        ("input", f"{plan.place}: {size}{channels}"),
+        ("output", f"{plan.url}: {len(plan.layout.levels)} levels, shards of {show_shape(first.shard)}"),
+        ("write", f"at most {show_bytes(voxels * source.dtype.itemsize)} for the finest level, before compression"),
+        (
+            "steps",
+            f"{len(plan.slabs)} a channel, of up to {plan.slabs[0].shape[0]} sections; what is interrupted goes on there",
+        ),
+        ("memory", f"about {show_bytes(plan.peak_bytes)} of {show_bytes(plan.memory)}"),
+    ]
+    if source.sections is not None:
+        lines.insert(1, ("files", f"{len(source.sections.files)}, each section decoded once"))
+    lines += [("note", note) for note in source.attributes.get("notes", ())]
+    if plan.staged:
+        lines.append(
+            ("disk", f"{show_bytes(plan.staging_bytes)} in {plan.staging_folder} while it runs: a step exceeds the memory")
+        )
+    return lines

@@ -1,0 +1,1 @@
+"""Formats of volumes, one file each, behind one registry."""

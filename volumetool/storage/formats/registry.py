@@ -1,0 +1,43 @@
+"""The formats that are read, in the order in which a place is asked for them. A new one is one file, and one entry here.
+
+Its file turns the metadata that it finds into a `ParsedMetadata`; its test is a subclass of `testing.format_suite.FormatSuite`.
+"""
+
+from __future__ import annotations
+
+from volumetool.storage.formats.base import Format, ParsedMetadata
+from volumetool.storage.formats.mrc import MRC
+from volumetool.storage.formats.n5 import N5
+from volumetool.storage.formats.ome_zarr import OME_ZARR
+from volumetool.storage.formats.precomputed import PRECOMPUTED
+from volumetool.storage.formats.zarr import ZARR_ARRAY
+from volumetool.storage.images import TIFF
+from volumetool.storage.io.kvstore import is_local, local_path
+
+FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, MRC, TIFF)
+
+
+def find_volume(url: str) -> ParsedMetadata | None:
+    """Describe the volume at a place by the first format that knows it; None where none does.
+
+    Raises
+    ------
+    InputError
+        As the formats': what is there is no volume of theirs that can be read.
+    """
+    in_file = is_local(url) and not local_path(url).is_dir()
+    if in_file and not local_path(url).is_file():
+        return None
+    asked = (each for each in FORMATS if each.endings or not in_file)
+    return next((found for each in asked if (found := each.find(url)) is not None), None)
+
+
+def readable_formats() -> str:
+    """Return the names of all formats, for messages."""
+    *first, last = (each.name for each in FORMATS)
+    return f"{', '.join(first)} or {last}"
+
+
+def named_like(place: str) -> Format | None:
+    """Return the format whose files have names that end like a place's; None where none does."""
+    return next((each for each in FORMATS if each.endings and place.lower().endswith(each.endings)), None)

@@ -1,0 +1,87 @@
+"""Stacks of TIFF images: one file with many pages, or a folder with one file per section.
+
+Voxels are not read before they are asked for, and never more than the sections asked for. Every page that a file has is a
+section, or the file is refused with what stands there. Only TIFF is read.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from volumetool.errors import InputError
+from volumetool.paths import absolute_path
+from volumetool.storage.formats.base import Format, FoundLevel, ParsedMetadata
+from volumetool.storage.images.file import stack_in
+from volumetool.storage.images.folder import Gaps, open_folder, section_files
+from volumetool.storage.images.names import is_tiff
+from volumetool.storage.images.pages import read_pages
+from volumetool.storage.images.stack import ImageStack
+from volumetool.storage.io.arrays import SPACE
+from volumetool.storage.io.kvstore import is_local
+
+__all__ = ["TIFF", "Gaps", "ImageStack", "find_images", "open_images"]
+
+
+def open_images(path: str | os.PathLike[str], *, gaps: Gaps = "refuse") -> ImageStack:
+    """Open a multi-page TIFF or a folder of TIFF sections.
+
+    The files of a folder are sorted by the number in which their names differ: section_9 comes before section_10.
+
+    Parameters
+    ----------
+    path : str or path
+        A local TIFF, BigTIFF or OME-TIFF file, or a folder that holds one such file per section. An OME-TIFF file may name
+        others in its folder that hold further sections.
+    gaps : str
+        What becomes of missing numbers between the sections of a folder: ``refuse``, ``keep`` (blank sections) or ``close``.
+
+    Raises
+    ------
+    InputError
+        ``input.not-found``, ``input.not-images`` (nothing that is TIFF), ``input.slice-shape`` (sections of different size or
+        dtype), ``input.axes`` (colour, channels, several stacks), ``input.photometric`` (palettes), ``input.dtype``,
+        ``input.unreadable`` (damaged or cut off), ``input.incomplete`` (fewer sections than the metadata say),
+        ``input.hidden-pages``, ``input.broken-metadata``; of folders also ``input.section-names`` and
+        ``input.missing-sections``.
+    """
+    place = absolute_path(path)
+    if not place.exists():
+        raise InputError("input.not-found", f"nothing to read at {place}", hint="Check the spelling.", where=str(place))
+    files = section_files(place) if place.is_dir() else [place]
+    if not files or not all(is_tiff(file) for file in files):
+        raise _not_images(place)
+    return open_folder(place, files, gaps) if len(files) > 1 else stack_in(place, files[0], read_pages(files[0]))
+
+
+def find_images(url: str, gaps: Gaps = "refuse") -> ParsedMetadata | None:
+    """Describe the TIFF stack, or the folder of TIFF sections, at a place; None where there is none.
+
+    Raises
+    ------
+    InputError
+        As `open_images`.
+    """
+    if not is_local(url):
+        return None
+    place = absolute_path(url)
+    if not (place.is_file() and is_tiff(place)) and not (place.is_dir() and section_files(place)):
+        return None
+    stack = open_images(place, gaps=gaps)
+    level = FoundLevel("", stack.voxel_size or (1.0, 1.0, 1.0))
+    unit = None if stack.voxel_size is None else (1.0, 1.0, 1.0)
+    said = {"first_section": stack.first, "blank_sections": list(stack.blank), "notes": list(stack.notes)}
+    return ParsedMetadata(url, "tiff", "virtual_chunked", SPACE, (level,), unit, {"volumetool": said}, stack)
+
+
+TIFF = Format("TIFF", find_images, (".tif", ".tiff"))
+
+
+def _not_images(place: Path) -> InputError:
+    names = sorted(entry.name for entry in place.iterdir())[:5] if place.is_dir() else [place.name]
+    return InputError(
+        "input.not-images",
+        f"{place} holds {', '.join(names) or 'nothing'}; wanted is a TIFF file or a folder of TIFF sections",
+        hint="PNG, JPEG and other images must be converted to TIFF first.",
+        where=str(place),
+    )

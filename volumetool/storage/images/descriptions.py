@@ -1,0 +1,199 @@
+"""What the metadata of OME-TIFF and ImageJ files say of their sections: where each stands, and how large its voxels are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import tifffile
+
+from volumetool.errors import InputError
+from volumetool.geometry.box import Size
+from volumetool.storage.io.limits import LONGEST_AXIS, parse_xml
+from volumetool.units import nanometres_per
+
+_AXES = ("Z", "C", "T")
+
+
+@dataclass(frozen=True)
+class TextBlock:
+    """Sections that follow each other in one file.
+
+    Attributes
+    ----------
+    first : int
+        The first of them, counted from 0.
+    count : int or None
+        How many; None for all that are left.
+    page : int
+        The page of the first, counted from 0.
+    file : str or None
+        The name of the file; None for the file that says so.
+    uuid : str or None
+        The identity that the other file must have.
+    """
+
+    first: int
+    count: int | None
+    page: int
+    file: str | None
+    uuid: str | None
+
+
+@dataclass(frozen=True)
+class Ome:
+    """The image that an OME-TIFF file describes.
+
+    Attributes
+    ----------
+    uuid : str or None
+        The identity of the file.
+    depth : int
+        Sections.
+    blocks : tuple of TextBlock
+        Where they stand.
+    voxel_size : tuple of float or None
+        Nanometres, z, y, x; None unless all three are there.
+    """
+
+    uuid: str | None
+    depth: int
+    blocks: tuple[TextBlock, ...]
+    voxel_size: Size | None
+
+
+def read_ome(file: str, text: str) -> Ome:
+    """Read the description of an OME-TIFF file.
+
+    Raises
+    ------
+    InputError
+        ``input.axes``: several images, channels or time points beside sections. ``input.broken-metadata``: no valid OME-XML,
+        or the description stands in another file.
+    """
+    root = _parse(file, text)
+    if (elsewhere := root.find("{*}BinaryOnly")) is not None:
+        place = elsewhere.get("MetadataFile", "another file")
+        raise _broken(file, f"has its metadata in {place}", f"Give {place}, if it is a TIFF file: it knows all files.")
+    images = root.findall("{*}Image")
+    pixels = [image.find("{*}Pixels") for image in images]
+    if len(pixels) != 1 or pixels[0] is None:
+        names = ", ".join(image.get("Name") or image.get("ID") or "?" for image in images[:5])
+        raise InputError(
+            "input.axes",
+            f"{file} holds {len(images)} images ({names}); wanted is one stack of sections",
+            hint="Save each of them (positions, tiles, thumbnails) as a file of its own.",
+            where=file,
+        )
+    try:
+        axis, depth = _depth(file, pixels[0])
+        blocks = tuple(_blocks(pixels[0], axis))
+    except (ValueError, KeyError) as error:
+        raise _broken(file, f"has OME metadata that make no sense: {error}", "Save it again.") from error
+    return Ome(root.get("UUID"), depth, blocks or (TextBlock(0, None, 0, None, None),), _ome_size(pixels[0]))
+
+
+def ome_depth(file: str, text: str) -> int:
+    """Return how many sections the image has of which an OME-TIFF file is a part; 1 where the file does not know."""
+    pixels = _parse(file, text).find("{*}Image/{*}Pixels")
+    try:
+        return 1 if pixels is None else _depth(file, pixels)[1]
+    except (ValueError, KeyError):
+        return 1
+
+
+def ome_uuid(file: str, text: str) -> str | None:
+    """Return the identity that an OME-TIFF file gives itself."""
+    return _parse(file, text).get("UUID")
+
+
+def _parse(file: str, text: str) -> Element:
+    try:
+        return parse_xml(text)
+    except ValueError as error:
+        raise _broken(file, f"has OME metadata that are no XML: {error}", "Save it again.") from error
+
+
+def _depth(file: str, pixels: Element) -> tuple[str, int]:
+    """Return the axis along which sections follow each other, and how many they are."""
+    sizes = {axis: int(pixels.attrib[f"Size{axis}"]) for axis in _AXES}
+    long = [axis for axis, size in sizes.items() if size != 1]
+    if not all(1 <= size <= LONGEST_AXIS for size in sizes.values()):
+        raise ValueError(f"sizes {sizes}")
+    if len(long) > 1 or "C" in long:
+        raise wrong_axes(file, sizes)
+    axis = long[0] if long else "Z"
+    return axis, sizes[axis]
+
+
+def wrong_axes(file: str, sizes: dict[str, int]) -> InputError:
+    """Return the error for a stack of more than sections."""
+    said = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
+    return InputError(
+        "input.axes",
+        f"{file} has the axes {said} beside rows and columns; wanted are sections of grey values (ZYX)",
+        hint="Save one channel and one time point as a file of its own.",
+        where=file,
+    )
+
+
+def _blocks(pixels: Element, axis: str) -> Iterator[TextBlock]:
+    for data in pixels.findall("{*}TiffData"):
+        page, count = data.get("IFD"), data.get("PlaneCount")
+        other = data.find("{*}UUID")
+        yield TextBlock(
+            first=int(data.get(f"First{axis}", 0)),
+            count=int(count) if count is not None else (None if page is None else 1),
+            page=int(page or 0),
+            file=None if other is None else other.get("FileName"),
+            uuid=None if other is None else (other.text or "").strip() or None,
+        )
+
+
+def _ome_size(pixels: Element) -> Size | None:
+    sizes = []
+    for axis in "ZYX":
+        # The OME schema's default unit is the micrometre.
+        unit = nanometres_per(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        try:
+            size = float(pixels.get(f"PhysicalSize{axis}", "0"))
+        except ValueError:
+            return None
+        if unit is None or not 0 < size < float("inf"):
+            return None
+        sizes.append(size * unit)
+    return (sizes[0], sizes[1], sizes[2])
+
+
+def read_imagej(text: str) -> dict[str, Any]:
+    """Return what ImageJ wrote, by name."""
+    return dict(tifffile.tifffile.imagej_description_metadata(text))
+
+
+def imagej_depth(file: str, metadata: dict[str, Any]) -> int:
+    """Return how many sections ImageJ says that a file holds.
+
+    Raises
+    ------
+    InputError
+        ``input.axes``: channels, or time points beside sections.
+    """
+    sizes = {name: int(metadata.get(name, 1)) for name in ("channels", "slices", "frames")}
+    if sizes["channels"] > 1 or min(sizes["slices"], sizes["frames"]) > 1:
+        raise wrong_axes(file, sizes)
+    return int(metadata.get("images", max(sizes.values())))
+
+
+def imagej_size(metadata: dict[str, Any], per_unit: tuple[float, float]) -> Size | None:
+    """Return the voxel size that ImageJ wrote; None unless all of it is there, in a unit of length."""
+    unit = nanometres_per(str(metadata.get("unit", "")).replace("\\u00B5", "µ"))
+    spacing = metadata.get("spacing")
+    if unit is None or not isinstance(spacing, int | float) or spacing <= 0 or min(per_unit) <= 0:
+        return None
+    return (float(spacing) * unit, unit / per_unit[0], unit / per_unit[1])
+
+
+def _broken(file: str, what: str, hint: str) -> InputError:
+    return InputError("input.broken-metadata", f"{file} {what}", hint=hint, where=file)

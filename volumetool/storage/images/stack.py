@@ -1,0 +1,118 @@
+"""A stack of sections that stand in TIFF files; see `Sections`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from volumetool.geometry.box import Size, Triple
+from volumetool.storage.images.pages import TiffPage, grey_values, kind, opened, page_at, read_rows
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The position of the voxels of one section.
+
+    Attributes
+    ----------
+    file : str
+        The file.
+    page : int
+        Where the directory of its page begins in the file.
+    number : int
+        Index among the planes of that page; ImageJ writes one page for all sections of a large file.
+    """
+
+    file: str
+    page: int
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class ImageStack:
+    """A z, y, x stack of greyscale images that is read section by section.
+
+    Attributes
+    ----------
+    path : str
+        The file or folder.
+    planes : tuple of Plane or None
+        One for each section; None for a blank one, whose number is missing.
+    shape : tuple of int
+        Voxels, z, y, x.
+    dtype : numpy.dtype
+        One of the dtypes of a volume, in native byte order.
+    voxel_size : tuple of float or None
+        Nanometres, z, y, x; None unless the file states all three with a unit of length.
+    rows : int
+        Rows of a section that are decoded at once.
+    first : int
+        The number of section 0, as the names of a folder say.
+    notes : tuple of str
+        What a user should know of what was left out.
+    """
+
+    path: str
+    planes: tuple[Plane | None, ...]
+    shape: Triple
+    dtype: np.dtype[Any]
+    voxel_size: Size | None
+    rows: int
+    first: int = 0
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Path of the file of every section, of a missing one a file that is not there; one path where all lie in one file."""
+        files = [f"{self.path}/missing-{z}" if plane is None else plane.file for z, plane in enumerate(self.planes)]
+        return (files[0],) if len(set(files)) == 1 else tuple(files)
+
+    @property
+    def blank(self) -> tuple[int, ...]:
+        """The sections that are missing, counted from 0."""
+        return tuple(z for z, plane in enumerate(self.planes) if plane is None)
+
+    def read(self, start: int, stop: int, rows: slice = slice(None)) -> npt.NDArray[Any]:
+        """Return the sections ``start <= z < stop``; missing ones are zero. Sections may be read in several threads.
+
+        Parameters
+        ----------
+        start, stop : int
+            Sections, counted from 0.
+        rows : slice, optional
+            Range of y of each section; only the strips or tiles that hold them are decoded.
+
+        Returns
+        -------
+        numpy.ndarray
+            z, y, x, of the stack's dtype.
+
+        Raises
+        ------
+        InputError
+            ``input.codec``: the compression needs the package imagecodecs. ``input.unreadable``: a damaged file.
+        """
+        wanted = range(*rows.indices(self.shape[1]))
+        sections = np.zeros((stop - start, len(wanted), self.shape[2]), self.dtype)
+        for z in range(start, stop):
+            if (plane := self.planes[z]) is not None:
+                sections[z - start] = self._rows(plane, z, wanted)
+        return sections
+
+    def _rows(self, plane: Plane, z: int, rows: range) -> npt.NDArray[Any]:
+        with opened(plane.file) as tiff:
+            page = page_at(tiff, plane.page)
+            found = kind((int(page.imagelength), int(page.imagewidth)), np.dtype(page.dtype).newbyteorder("="))
+            if found != (wanted := kind(self.shape[1:], self.dtype)):
+                raise ValueError(f"it was changed: section {z} is {found} now, and was {wanted}")
+            return grey_values(page, read_rows(page, rows, plane.number))
+
+
+def stack_of(path: Path, planes: Sequence[Plane | None], page: TiffPage, voxel_size: Size | None) -> ImageStack:
+    """Return the stack of some planes that are all like one page."""
+    return ImageStack(str(path), tuple(planes), (len(planes), *page.shape), page.dtype, voxel_size, page.rows)

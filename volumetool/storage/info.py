@@ -1,0 +1,52 @@
+"""What a volume is, as plain facts for people and machines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from volumetool.storage.io.kvstore import is_local, local_path
+from volumetool.storage.volume import Volume
+
+
+def describe_volume(volume: Volume) -> dict[str, Any]:
+    """Return format, dtype, levels, size on disk and provenance as JSON values.
+
+    Parameters
+    ----------
+    volume : Volume
+        From `open_volume`.
+    """
+    levels = [
+        {
+            "path": level.path,
+            "shape": list(level.shape),
+            "voxel size nm": list(level.voxel_size),
+            "translation nm": list(level.translation),
+            "chunk": list(level.chunk),
+            "shard": None if level.shard is None else list(level.shard),
+        }
+        for level in volume.levels
+    ]
+    own = volume.attributes
+    conversion = own.get("conversion")
+    return {
+        "url": volume.url,
+        "format": volume.format,
+        "axes": ", ".join(volume.axes),
+        "dtype": volume.dtype.name,
+        "channels": volume.channels,
+        "bytes on disk": _stored_bytes(volume.url),
+        "status": own.get("status"),
+        "blank sections": conversion.get("blank_sections") if isinstance(conversion, dict) else None,
+        "model": own.get("model"),
+        "extrapolated": own.get("extrapolated") or None,
+        "levels": levels,
+    }
+
+
+def _stored_bytes(url: str) -> int | None:
+    """Return the size of a local volume; listing an object store could take hours."""
+    if not is_local(url):
+        return None
+    place = local_path(url)
+    return sum(file.stat().st_size for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file())

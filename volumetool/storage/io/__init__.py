@@ -1,0 +1,1 @@
+"""Stores of bytes: keys, chunks, retries, limits."""

@@ -1,0 +1,400 @@
+"""Places: a local path or a URL, and the keys below it.
+
+Arrays are read and written through tensorstore drivers that get their place from `kvstore_spec`; small files (metadata,
+the ledger of a job) go through `read_key` and `write_key`, so that a local disk and a bucket behave alike. Writes are
+atomic and synced to disk, which is tensorstore's default for files.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import tensorstore as ts
+
+from volumetool.errors import InputError, OutputError, StorageFullError
+from volumetool.machine import usable_cores, usable_memory
+from volumetool.paths import absolute_path, refuse_special, refuse_unreachable, sync_folder
+from volumetool.redaction import redact
+from volumetool.storage.io.retries import CONCURRENCY, STORAGE, tried
+from volumetool.storage.io.s3 import s3_settings
+from volumetool.storage.io.urls import check_url, hint_of, signed_query
+
+# What a viewer puts around a plain URL: "zarr://..." in front (older), "|zarr3:" behind (newer).
+_VIEWER_PREFIX = re.compile(r"^(zarr|zarr2|zarr3|n5|precomputed)://(?=\w+://|/)")
+_VIEWER_SUFFIX = re.compile(r"\|(auto|zarr|zarr2|zarr3|n5|neuroglancer-precomputed):?.*$")
+_CUT_SCHEME = re.compile(r"^(file|s3|gs|https?):/(?!/)")
+# Files that a killed writer leaves behind; they never hold data.
+_LEFTOVER = ".__lock"
+# How file systems and object stores say that there is no room, or none for this user or file.
+_LARGE = 2**26  # bytes from which a file is compared with the memory: shards and ledgers alone are so large
+_FULL = re.compile(
+    r"No space left on device|Disk quota exceeded|File too large|ENOSPC|EDQUOT|EFBIG"
+    r"|QuotaExceeded|StorageFull|InsufficientStorage|HTTP response code: 507"
+)
+
+ABSENT = b"\x02"
+"""Tensorstore's generation of a key that does not exist."""
+
+
+def canonical_url(url: str | os.PathLike[str]) -> str:
+    """Return one spelling for a place: an absolute path if it is local, otherwise a URL.
+
+    Parameters
+    ----------
+    url : str or path
+        A path, or a URL with the scheme file, s3, gs, http or https. In URLs, what is no plain letter is percent-encoded.
+
+    Returns
+    -------
+    str
+        Without ``.``, ``..`` and trailing slashes.
+
+    Raises
+    ------
+    InputError
+        ``input.url``, ``input.url-secret``: not a path, or not a URL that volumetool reads, see `store.urls`.
+        ``input.unreadable``: a folder above does not let this user pass.
+    """
+    text = _VIEWER_SUFFIX.sub("", _VIEWER_PREFIX.sub("", place_text(url)))
+    if is_local(text):
+        refuse_unreachable(path := absolute_path(text))
+        return str(path)
+    parts = check_url(text)
+    return f"{parts.scheme}://{parts.netloc}{_without_dots(parts.path)}".rstrip("/")
+
+
+def place_text(place: str | os.PathLike[str]) -> str:
+    """Return a place as text; a path object has lost one slash of the URL that it was made from."""
+    text = os.fspath(place)
+    return text if isinstance(place, str) else _CUT_SCHEME.sub(r"\1://", text)
+
+
+def _without_dots(path: str) -> str:
+    kept: list[str] = []
+    for part in path.split("/"):
+        name = re.sub("%2e", ".", part, flags=re.IGNORECASE)
+        if name == "..":
+            del kept[max(1, len(kept) - 1) :]
+        elif name != ".":
+            kept.append(part)
+    return "/".join(kept)
+
+
+def is_local(url: str) -> bool:
+    """Return whether a place lies in the local file system."""
+    return "://" not in url or url.startswith(("file://", "/"))
+
+
+def local_path(url: str) -> Path:
+    """Return a local place as a path.
+
+    Raises
+    ------
+    InputError
+        ``input.not-local``: the place is in an object store or behind HTTP.
+    """
+    if not is_local(url):
+        raise InputError("input.not-local", f"'{url}' is not a local path", hint="Copy it to a local disk.", where=url)
+    return Path(canonical_url(url))
+
+
+def join_url(url: str, *parts: str) -> str:
+    """Return the place below `url` that the parts, which are no URLs, name; empty parts add nothing."""
+    names = [part.strip("/") for part in parts if part.strip("/")]
+    return "/".join([url.rstrip("/"), *(names if is_local(url) else map(quote, names))])
+
+
+def parent_url(url: str) -> tuple[str, str]:
+    """Split a place into the one above it and its own name; the name is empty where nothing is above."""
+    head, _, name = url.rstrip("/").rpartition("/")
+    if not head or head.endswith((":/", ":")):
+        return "", ""
+    return head, name if is_local(url) else unquote(name)
+
+
+def contains(outer: str, inner: str) -> bool:
+    """Return whether one place is another or lies below it, whatever links lead there."""
+    places = (canonical_url(place) for place in (outer, inner))
+    first, second = (f"{(os.path.realpath(place) if is_local(place) else place).rstrip('/')}/" for place in places)
+    return second.startswith(first)
+
+
+def kvstore_spec(url: str) -> dict[str, Any]:
+    """Return tensorstore's description of a place that is used like a directory.
+
+    Parameters
+    ----------
+    url : str
+        A path or URL.
+
+    Returns
+    -------
+    dict
+        JSON for the ``kvstore`` member of a tensorstore spec.
+    """
+    url = canonical_url(url)
+    if is_local(url):
+        return {"driver": "file", "path": f"{url.rstrip('/')}/"}
+    parts = urlsplit(url)
+    path = f"{unquote(parts.path).strip('/')}/".lstrip("/")
+    if parts.scheme == "s3":
+        return {"driver": "s3", "bucket": parts.netloc, "path": path, **s3_settings()}
+    if parts.scheme == "gs":
+        return {"driver": "gcs", "bucket": parts.netloc, "path": path}
+    query = signed_query(url)
+    base = f"{parts.scheme}://{parts.netloc}{f'?{query}' if query else ''}"
+    return {"driver": "http", "base_url": base, "path": f"/{path}"}
+
+
+@functools.cache
+def shared_context(concurrency: int = 0) -> ts.Context:
+    """Return this process's tensorstore context: one pool of I/O and copy threads, no cache.
+
+    Parameters
+    ----------
+    concurrency : int, optional
+        Upper bound of threads for files, for copies and codecs, and of requests in flight; 0 means the number of cores,
+        at most 16. Several workers on one machine should each be given their share.
+    """
+    limit = concurrency or min(CONCURRENCY, usable_cores())
+    pools = ("file_io", "data_copy", "http_request", "gcs_request", "s3_request")
+    bounds: dict[str, Any] = {f"{pool}_concurrency": {"limit": limit} for pool in pools}
+    # Whether to try again is decided in one place, `volumetool.storage.io.retries`.
+    bounds |= {f"{pool}_retries": {"max_retries": 0} for pool in ("http_request", "gcs_request", "s3_request")}
+    # Each voxel is read once or twice, by design; a cache would only hold memory that the plan has given to something
+    # else.
+    return ts.Context({**bounds, "cache_pool": {"total_bytes_limit": 0}})
+
+
+def open_unsynced(url: str) -> ts.KvStore:
+    """Open a place for files that may be lost: writes are atomic, but do not wait for the disk."""
+    return ts.KvStore.open(kvstore_spec(url), context=_unsynced_context()).result()
+
+
+@functools.cache
+def _unsynced_context() -> ts.Context:
+    return ts.Context({**shared_context().spec.to_json(), "file_io_sync": False})
+
+
+def _open(url: str) -> ts.KvStore:
+    return ts.KvStore.open(kvstore_spec(url), context=shared_context()).result()
+
+
+def read_key(url: str, key: str) -> bytes | None:
+    """Return the bytes of a small file, or None if it does not exist.
+
+    Parameters
+    ----------
+    url : str
+        The place that holds the file.
+    key : str
+        Its name, parts separated by slashes.
+
+    Raises
+    ------
+    InputError
+        ``input.forbidden``: the server does not let it be read, or does not say that it is missing. ``input.unreadable``: the
+        place exists but cannot be read, or the server does not answer.
+    """
+    return read_version(url, key)[0]
+
+
+def write_key(url: str, key: str, data: bytes) -> None:
+    """Write a small file: atomic and synced, so that a reader sees either the old bytes or the new ones.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``: no permission, no space, or a store that cannot be written.
+    """
+    try:
+        STORAGE.call(lambda _: _open(url).write(key, data).result())
+    except (ValueError, OSError) as error:
+        raise unwritable(join_url(url, key), error) from error
+
+
+def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
+    """Return the bytes of a small file, None if it does not exist, and the generation that :func:`replace_key` asks for.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_key`.
+    """
+    if is_local(url):
+        refuse_special(local_path(url) / key)
+        _check_size(url, key)
+    try:
+        found = STORAGE.call(lambda _: _open(url).read(key).result(), patient=False)
+    except (ValueError, OSError) as error:
+        if url.startswith("http") and "PERMISSION_DENIED" in str(error):
+            raise InputError(
+                "input.forbidden",
+                f"{join_url(url, key)} is forbidden: {brief(error)}",
+                hint="Check that you may read it; some servers answer so for what does not exist, too.",
+                where=url,
+            ) from error
+        raise InputError(
+            "input.unreadable",
+            f"{join_url(url, key)} cannot be read: {brief(error)}",
+            hint=hint_of(url),
+            where=url,
+        ) from error
+    return bytes(found.value) if found.state == "value" else None, bytes(found.stamp.generation)
+
+
+def _check_size(url: str, key: str) -> None:
+    """Refuse a local file that memory does not hold twice: it may take no room on the disk. Servers tell no size before."""
+    try:
+        size = (local_path(url) / key).stat().st_size
+    except OSError:
+        return  # reading it says more
+    if size > _LARGE and 2 * size > usable_memory():
+        raise InputError(
+            "input.too-large",
+            f"{join_url(url, key)} has {size} bytes, more than half of the memory that is free",
+            hint="It may be damaged, or made to fill the memory of whoever reads it.",
+            where=url,
+        )
+
+
+def replace_key(url: str, key: str, data: bytes, generation: bytes) -> bytes | None:
+    """Write a small file, atomic and synced, if nobody wrote it since `generation` was read.
+
+    A write may take effect though its answer is lost; the next try is then refused. So what a refusal left is read back: the
+    same bytes are this write's, wherever they name their writer.
+
+    Returns
+    -------
+    bytes or None
+        The new generation; None where somebody else was first, and nothing was written.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``.
+    """
+    try:
+        stamp = STORAGE.call(lambda _: _open(url).write(key, data, if_equal=generation).result())
+        if stamp.generation:
+            return bytes(stamp.generation)
+        found = STORAGE.call(lambda _: _open(url).read(key).result())
+    except (ValueError, OSError) as error:
+        raise unwritable(join_url(url, key), error) from error
+    return bytes(found.stamp.generation) if data and found.value == data else None
+
+
+def create_key(url: str, key: str, data: bytes) -> bool:
+    """Write a small file, atomic and synced, if there is none; say whether it was written.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``.
+    """
+    return replace_key(url, key, data, ABSENT) is not None
+
+
+def encode_json(value: dict[str, Any]) -> bytes:
+    """Return a metadata document as bytes."""
+    return json.dumps(value, indent=2, allow_nan=False).encode()
+
+
+def list_keys(url: str, prefix: str = "") -> list[str]:
+    """Return the sorted keys below a place that start with a prefix; lock files of killed writers are left out.
+
+    Raises
+    ------
+    InputError
+        ``input.unlistable``: the store (plain HTTP) has no listing.
+    """
+    end = prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix else ""
+    try:
+        keys = STORAGE.call(lambda _: _open(url).list(ts.KvStore.KeyRange(prefix, end)).result(), patient=False)
+    except (ValueError, OSError, NotImplementedError) as error:
+        raise InputError(
+            "input.unlistable",
+            f"{url} cannot be listed: {brief(error)}",
+            hint="Plain HTTP servers have no listing." if url.startswith("http") else hint_of(url),
+            where=url,
+        ) from error
+    return sorted(key for key in (key.decode() for key in keys) if not key.endswith(_LEFTOVER))
+
+
+def delete_prefix(url: str, last: str = "") -> None:
+    """Delete everything below a place, and the place itself if it is a local directory.
+
+    Parameters
+    ----------
+    url : str
+        The place.
+    last : str
+        A key right below it that goes after all others: what says whose they are, for whoever finds some of them left.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``: something cannot be deleted.
+    """
+    try:
+        if is_local(url):
+            for folder in list(local_path(url).iterdir()) if last else ():
+                if folder.name != last and folder.is_dir() and not folder.is_symlink():
+                    shutil.rmtree(folder)
+            shutil.rmtree(local_path(url))
+            sync_folder(local_path(url).parent)
+        else:
+            ranges = [("", last), (last + "\0", "")] if last else []
+            STORAGE.call(lambda _: [_open(url).delete_range(ts.KvStore.KeyRange(*keys)).result() for keys in [*ranges, ()]])
+    except FileNotFoundError:
+        return
+    except (ValueError, OSError) as error:
+        raise unwritable(url, error) from error
+
+
+def delete_key(url: str, key: str) -> None:
+    """Delete one file; nothing happens if it does not exist.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``: it cannot be deleted.
+    """
+    try:
+        STORAGE.call(lambda _: _open(url).write(key, None).result())
+    except (ValueError, OSError) as error:
+        raise unwritable(join_url(url, key), error) from error
+
+
+def unwritable(what: str, error: Exception, where: str | None = None) -> OutputError:
+    """Return the error for what could not be written: ``output.full`` where there is no room, else ``output.unwritable``.
+
+    It names `what`, which is the place itself unless `where` is.
+    """
+    where = where or what
+    if is_full(error):
+        return StorageFullError(
+            "output.full",
+            f"there is no room to write {what}: {brief(error)}",
+            hint="make room there (space, quota, or the limit of a file's size) and run the same command again: "
+            "what was finished is kept",
+            where=where,
+        )
+    return OutputError("output.unwritable", f"{what} cannot be written: {brief(error)}", hint=hint_of(where), where=where)
+
+
+def is_full(error: Exception) -> bool:
+    """Return whether a write failed because there is no room."""
+    return _FULL.search(str(error)) is not None
+
+
+def brief(error: Exception) -> str:
+    """Return the first part of a tensorstore message, without the spec and source lines that it appends."""
+    return redact(str(error).split(" [", 1)[0]) + tried(error)

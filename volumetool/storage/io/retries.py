@@ -1,0 +1,220 @@
+"""Retries: the one place that decides whether an operation of the storage is tried again, when, and for how long.
+
+The libraries below are told not to retry (`kvstore.shared_context`), so that every try is counted here. What
+failed is judged by its code: trouble that passes is tried again after a pause drawn from a range that doubles (full jitter), a
+bad read on a fresh handle, and what will not change (forbidden, not found, no space) at once ends with its error.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
+
+Verdict = Literal["retry", "slow", "unreachable", "gone", "bad", "never"]
+"""``slow``: the store asks for fewer requests. ``gone``: what was there is not. ``bad``: bytes that cannot be decoded, which
+another handle may read right."""
+
+TRIES: dict[Verdict, int] = {"retry": 10, "slow": 10, "unreachable": 10, "gone": 8, "bad": 3, "never": 1}
+"""Tries of one operation, the first included."""
+
+IMPATIENT_TRIES = 4
+"""Tries at reaching a server where nothing has been begun: its name may be misspelt."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
+DEADLINE = 120.0
+"""Seconds after which no operation is tried again."""
+
+BUDGET = 1000.0
+"""Retries of a process; every success gives a part of one back. A storage that needs more is not stumbling, but down."""
+
+REFUND = 0.1
+
+CONCURRENCY = 16
+"""Requests in flight at most, until a store asks for fewer."""
+
+_HTTP = re.compile(r"\[HTTP code (\d+)\]")
+_OS = re.compile(r"\[os_error_code='(\d+)'\]")
+_SLOW = re.compile(r"SlowDown|Too Many Requests|RequestLimitExceeded|reduce your request rate", re.IGNORECASE)
+_UNREACHABLE = re.compile(r"could not (connect|resolve)|connection refused|name or service not known", re.IGNORECASE)
+_BROKEN_LINE = re.compile(r"CURL error|connection (was )?(reset|closed|aborted)|timed? ?out|broken pipe", re.IGNORECASE)
+
+_PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.EPIPE, errno.ENOTCONN}
+_PASSING |= {errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
+_STATUS: dict[str, Verdict] = {
+    "UNAVAILABLE": "retry",
+    "ABORTED": "retry",
+    "DEADLINE_EXCEEDED": "retry",
+    "INTERNAL": "retry",
+    "DATA_LOSS": "bad",
+    "FAILED_PRECONDITION": "bad",
+    "UNKNOWN": "bad",
+}
+
+
+def judge(error: Exception) -> Verdict:
+    """Return what kind of trouble an error of the storage is.
+
+    Parameters
+    ----------
+    error : Exception
+        From tensorstore, which names the HTTP or operating system code in its message, or from Python itself.
+    """
+    if isinstance(error, VanishedError):
+        return "gone"
+    text = str(error)
+    if (code := _HTTP.search(text)) is not None:
+        return judge_http(int(code[1]), text)
+    if (code := _OS.search(text)) is not None:
+        return "retry" if int(code[1]) in _PASSING else "never"
+    if isinstance(error, OSError) and error.errno is not None:
+        return "retry" if error.errno in _PASSING else "never"
+    if _UNREACHABLE.search(text):
+        return "unreachable"
+    if isinstance(error, TimeoutError | ConnectionError) or _BROKEN_LINE.search(text):
+        return "retry"
+    if _SLOW.search(text):
+        return "slow"
+    decoding = text.startswith(("Error reading", "Error decoding"))
+    return _STATUS.get(text.partition(":")[0], "bad" if decoding else "never")
+
+
+def judge_http(code: int, text: str = "") -> Verdict:
+    """Return what kind of trouble an HTTP status is; some stores say in words alone that they are asked too often."""
+    if code in (429, 503) or (_SLOW.search(text) and code >= 400):
+        return "slow"
+    if code in (408, 409, 425) or (code >= 500 and code not in (501, 505, 507, 508, 511)):
+        return "retry"
+    return "never"
+
+
+class VanishedError(OSError):
+    """What was there when it was opened is not there now: it was moved, deleted or unmounted, perhaps for a moment."""
+
+
+class Throttle:
+    """The number of requests that may be in flight: halved when a store asks for fewer, one more after each success.
+
+    Parameters
+    ----------
+    most : int
+        Where it begins, and what it never exceeds.
+    """
+
+    def __init__(self, most: int = CONCURRENCY) -> None:
+        self.most = self.limit = most
+        self._lock = threading.Lock()
+
+    def slow_down(self) -> None:
+        """Halve the requests in flight."""
+        with self._lock:
+            self.limit = max(1, self.limit // 2)
+
+    def succeeded(self) -> None:
+        """Allow one more."""
+        with self._lock:
+            self.limit = min(self.most, self.limit + 1)
+
+    @property
+    def throttled(self) -> bool:
+        """Whether fewer requests are allowed than at the beginning."""
+        return self.limit < self.most
+
+
+class Retries:
+    """Tries operations of the storage until they succeed or must be given up.
+
+    Parameters
+    ----------
+    clock, sleep, chance : callable
+        A monotonic clock, how to wait, and where a number from 0 to 1 comes from.
+    budget : float
+        Retries that all operations together may take.
+
+    Attributes
+    ----------
+    throttle : Throttle
+        Told of every success and of every store that asks for fewer requests.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        chance: Callable[[], float] = random.random,
+        budget: float = BUDGET,
+    ) -> None:
+        self._clock, self._sleep, self._chance = clock, sleep, chance
+        self._most = self._left = budget
+        self._lock = threading.Lock()
+        self.throttle = Throttle()
+
+    def call(self, operation: Callable[[int], T], *, patient: bool = True) -> T:
+        """Try an operation that may be done twice.
+
+        Parameters
+        ----------
+        operation : callable
+            Told how often it was tried before; from the second time on it takes a fresh handle.
+        patient : bool, default True
+            Wait also for a server that does not answer at all.
+
+        Raises
+        ------
+        ValueError, OSError
+            The last failure, with a note of the tries. Other errors pass at once.
+        """
+        began, tried = self._clock(), 0
+        while True:
+            try:
+                result = operation(tried)
+            except (ValueError, OSError) as error:
+                failure = error
+            else:
+                self._refund()
+                return result
+            # Out of the except block: an error keeps everything alive that its frames hold.
+            tried += 1
+            pause = self._pause(judge(failure), tried, self._clock() - began, patient=patient)
+            if pause is None:
+                if tried > 1:
+                    failure.add_note(f"tried {tried} times in {self._clock() - began:.0f} s")
+                raise failure
+            self._sleep(pause)
+
+    def _pause(self, verdict: Verdict, tried: int, passed: float, *, patient: bool) -> float | None:
+        """Return how long to wait before the next try, or None where there is none."""
+        if verdict == "slow":
+            self.throttle.slow_down()
+        tries = IMPATIENT_TRIES if verdict == "unreachable" and not patient else TRIES[verdict]
+        longest = 0.0 if verdict == "bad" and tried == 1 else min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (tried - 1))
+        least = 0.5 if verdict == "gone" else 0.0  # six seconds in all, whatever chance says
+        pause = (least + (1 - least) * self._chance()) * longest
+        if tried >= tries or passed + pause > DEADLINE:
+            return None
+        with self._lock:
+            if self._left < 1:
+                return None
+            self._left -= 1
+        return pause
+
+    def _refund(self) -> None:
+        self.throttle.succeeded()
+        with self._lock:
+            self._left = min(self._most, self._left + REFUND)
+
+
+STORAGE = Retries()
+"""This process's: a job's workers have one each."""
+
+
+def tried(error: Exception) -> str:
+    """Return what `Retries.call` noted about a failure, in brackets; nothing where it was tried once."""
+    notes = "; ".join(getattr(error, "__notes__", ()))
+    return f" ({notes})" if notes else ""

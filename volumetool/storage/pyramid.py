@@ -1,0 +1,162 @@
+"""Building the levels of a volume from its finest one, in place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from volumetool.errors import ConfigError, OutputError
+from volumetool.events import Observer, counting, ignore
+from volumetool.geometry import Box, LevelGrid, Size, plan_levels, shard_boxes, whole_ratio
+from volumetool.storage.convert import FINEST_ALONE
+from volumetool.storage.create import VolumeLayout, open_for_writing
+from volumetool.storage.downsample import build_level, require_stored
+from volumetool.storage.extend import announce_levels, create_coarser
+from volumetool.storage.io.chunks import changed_while_read, level_digests, level_states
+from volumetool.storage.io.shards import delete_torn_shards
+from volumetool.storage.open import open_volume
+from volumetool.storage.provenance import write_status
+from volumetool.storage.volume import Level, Volume
+from volumetool.storage.voxels import Source
+
+_ROUNDED = 1e-3
+"""Share by which voxel sizes of two levels may miss a whole ratio: they are rounded where they are written."""
+
+
+def build_pyramid(
+    url: str, *, nodata: float | None = None, voxel_size: Size | None = None, observer: Observer = ignore
+) -> Volume:
+    """Write every level of an OME-Zarr 0.5 volume from the level before it; a volume of one level gets the others.
+
+    Level 0 is not touched. Building again gives the same bytes. Levels that are new are named in the volume's metadata when
+    they are complete. Of levels that are there one shard after the other is replaced, each in one move; meanwhile, and after a
+    kill, the volume does not call itself complete.
+
+    Parameters
+    ----------
+    url : str
+        The volume.
+    nodata : float, optional
+        Value that means leave out; a block of nothing else becomes `nodata` itself. A volume that a job made knows its own.
+    voxel_size : tuple of float, optional
+        nm, z, y, x, where the metadata do not say it; it decides which axes the first coarser levels halve.
+    observer : Observer, optional
+        Told by `Progressed` of each shard.
+
+    Raises
+    ------
+    InputError
+        As `open_volume`; ``input.changed``: somebody wrote to level 0 meanwhile.
+    OutputError
+        ``output.format``: another format; ``output.levels``: levels cannot be added, or those there are not means of whole
+        blocks; ``output.unfinished``: a job is not through with it; ``output.unwritable``.
+    ConfigError
+        ``config.option``: a job made the volume with another `nodata`.
+    DataError
+        Voxels that cannot be read, or do not read back as written.
+    """
+    volume = open_volume(url, voxel_size=voxel_size)
+    _check(volume)
+    missing = _missing_value(volume, nodata)
+    new = len(volume.levels) == 1
+    target: Volume | VolumeLayout = volume
+    if new:
+        grids = plan_levels(volume.shape, volume.voxel_size, volume.translation)
+        target = create_coarser(volume, grids)
+    else:
+        grids = level_grids(volume)
+        write_status(volume.url, FINEST_ALONE)
+    states = level_states(volume, 0)
+    every = sum(len(list(shard_boxes(grid))) for grid in grids[1:]) * (volume.channels or 1)
+    count, written = counting(observer, "coarse levels", every), []
+    for channel in range(volume.channels or 1):
+        fine = Source(volume.open(0, channel, strict=True), check=states[channel][1])
+        for number, grid in enumerate(grids[1:], start=1):
+            coarse = open_for_writing(volume.url, target, number, channel)
+            clear = partial(delete_torn_shards, coarse, grid, channel=None if volume.channels is None else channel)
+            written.append((coarse, build_level(fine, coarse, grid, nodata=missing, ready=_Ready(clear, count))))
+            fine = Source(coarse)
+    for coarse, boxes in written:
+        require_stored(coarse, boxes)
+    if level_digests(volume, 0) != [digest for digest, _ in states]:
+        raise changed_while_read(volume.url, "run the command again")
+    if new:
+        announce_levels(volume, grids)
+    if not new or volume.attributes.get("status") == FINEST_ALONE:
+        write_status(volume.url, "complete")
+    return open_volume(volume.url, voxel_size=voxel_size)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Makes room for a shard where a torn one stands, and counts it."""
+
+    clear: Callable[[Box], None]
+    count: Callable[[int], None]
+
+    def __call__(self, box: Box) -> None:
+        self.clear(box)
+        self.count(1)
+
+
+def _check(volume: Volume) -> None:
+    if volume.format != "ome-zarr-0.5" or "z" not in volume.axes:
+        raise OutputError(
+            "output.format",
+            f"{volume.url} is {volume.format} with {', '.join(volume.axes)}; levels are written into OME-Zarr 0.5 with z, y, x",
+            hint="copy it with all its levels: volumetool convert VOLUME NEW.zarr",
+            where=volume.url,
+        )
+    if volume.attributes.get("status") == "unfinished":
+        raise OutputError(
+            "output.unfinished",
+            f"{volume.url} is not finished: what writes it was interrupted, or is still at it",
+            hint="run the command that began it to its end",
+            where=volume.url,
+        )
+
+
+def _missing_value(volume: Volume, asked: float | None) -> float | None:
+    """Return the value to leave out: of a job's output the one that the job wrote."""
+    spec = volume.attributes.get("spec")
+    if not spec:
+        return asked
+    own = float(spec["fill"]) if spec["nodata"] is not None else None
+    if asked is not None and asked != own and not (own is not None and math.isnan(asked) and math.isnan(own)):
+        raise ConfigError(
+            "config.option",
+            f"--nodata {asked:g}, but the job that made {volume.url} wrote {'none' if own is None else f'{own:g}'}",
+            hint="leave --nodata out: the volume knows its own",
+        )
+    return own
+
+
+def level_grids(volume: Volume) -> tuple[LevelGrid, ...]:
+    """Return the grids of a volume's levels as they are stored.
+
+    Raises
+    ------
+    OutputError
+        ``output.levels``: a level that is not the one before, divided by whole factors and rounded up.
+    """
+    grids = [_grid(volume.levels[0], (1, 1, 1))]
+    for number, (fine, coarse) in enumerate(zip(volume.levels[:-1], volume.levels[1:], strict=True), start=1):
+        factor = whole_ratio(coarse.voxel_size, fine.voxel_size, _ROUNDED)
+        shape = factor and tuple(math.ceil(n / f) for n, f in zip(fine.shape, factor, strict=True))
+        if factor is None or shape != coarse.shape:
+            raise OutputError(
+                "output.levels",
+                f"level {number} of {volume.url} has {coarse.shape} voxels of {coarse.voxel_size} nm; the level before has "
+                f"{fine.shape} of {fine.voxel_size} nm (z, y, x), which is no division by whole factors, rounded up",
+                hint="copy it with levels of its own: volumetool convert VOLUME NEW.zarr",
+                where=volume.url,
+            )
+        grids.append(_grid(coarse, factor))
+    return tuple(grids)
+
+
+def _grid(level: Level, factor: tuple[int, int, int]) -> LevelGrid:
+    shard = level.shard or level.chunk
+    return LevelGrid(level.shape, level.chunk, shard, level.voxel_size, level.translation, factor, fused=False)

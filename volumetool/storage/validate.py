@@ -1,0 +1,216 @@
+"""Return whether a volume is conformant OME-Zarr, and whether its levels lie where they should.
+
+yaozarrs checks structure and metadata against the specification, through tensorstore so that buckets work alike. What
+no validator checks is checked here: equal dtypes, level shapes that fit their scales, the half-voxel shift of averaged
+levels, positive scales, dimension names, units.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import yaozarrs
+
+from volumetool.errors import InputError, VolumetoolError
+from volumetool.geometry.box import Size, Triple
+from volumetool.storage.formats.base import NONSENSE, FoundLevel, ParsedMetadata, read_json, read_small, sense
+from volumetool.storage.formats.ome_zarr import find_ome_zarr, ome_of
+from volumetool.storage.io.arrays import SPACE
+from volumetool.storage.io.kvstore import canonical_url, join_url
+from volumetool.storage.open import open_levels
+from volumetool.units import is_long_name
+
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a volume.
+
+    Attributes
+    ----------
+    code : str
+        Stable name, such as ``"validate.level-shape"``.
+    message : str
+        What clashed, with both values.
+    path : str
+        The level or metadata file; empty for the volume as a whole.
+    """
+
+    code: str
+    message: str
+    path: str = ""
+
+
+def validate_volume(url: str) -> list[Finding]:
+    """Check an OME-Zarr 0.4 or 0.5 volume; a conformant one has no findings.
+
+    Voxels are not read.
+
+    Parameters
+    ----------
+    url : str
+        Local path, or URL.
+
+    Returns
+    -------
+    list of Finding
+        With the codes ``validate.ome-zarr`` (the specification is broken), ``validate.ome-zarr-warning`` (a SHOULD is
+        not followed), ``validate.unreadable``, ``validate.dtype``, ``validate.scale``, ``validate.order``,
+        ``validate.unit``, ``validate.dimension-names``, ``validate.level-shape``, ``validate.translation``.
+
+    Raises
+    ------
+    InputError
+        ``input.not-a-volume``: there are no OME-Zarr metadata.
+    """
+    place = canonical_url(url)
+    if read_json(place, "zarr.json") is None and read_json(place, ".zattrs") is None:
+        raise InputError(
+            "input.not-a-volume",
+            f"{place} has neither zarr.json nor .zattrs; only OME-Zarr can be validated",
+            hint="Convert the volume first: volumetool convert",
+            where=place,
+        )
+    findings = list(_by_the_specification(place))
+    try:
+        with sense(place):
+            found = find_ome_zarr(place)
+            if found is not None:
+                findings += _own_checks(found)
+    except VolumetoolError as error:
+        findings.append(Finding("validate.unreadable", error.message, error.where or ""))
+    return findings
+
+
+class _Keys(Mapping[str, bytes]):
+    """The files below a place, as yaozarrs wants them: an fsspec mapping, of whose file system it asks two names."""
+
+    protocol = "place"
+
+    def __init__(self, url: str) -> None:
+        self._url = self.root = url
+        self.fs = self
+
+    def unstrip_protocol(self, path: str) -> str:
+        return path
+
+    def __getitem__(self, key: str) -> bytes:
+        data = read_small(self._url, key)
+        if data is None:
+            raise KeyError(key)
+        return data
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def _by_the_specification(place: str) -> Iterator[Finding]:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        try:
+            yaozarrs.validate_zarr_store(yaozarrs.ZarrGroup(cast("Any", _Keys(place))))
+        except (OSError, NotImplementedError, *NONSENSE) as error:
+            yield Finding("validate.ome-zarr", str(error))
+    for warning in seen:
+        yield Finding("validate.ome-zarr-warning", str(warning.message))
+
+
+def _own_checks(found: ParsedMetadata) -> list[Finding]:
+    arrays = open_levels(found)
+    shapes = [_spatial(array.shape, found.axes) for array in arrays]
+    findings = [*_place(found), *_scales(found.levels), *_units(found), *_names(found)]
+    dtypes = [array.dtype.name for array in arrays]
+    findings += [
+        Finding("validate.dtype", f"the level holds {dtype}, level 0 holds {dtypes[0]}", level.path)
+        for level, dtype in zip(found.levels, dtypes, strict=True)
+        if dtype != dtypes[0]
+    ]
+    if any(finding.code == "validate.scale" for finding in findings):
+        return findings
+    return [*findings, *_shapes(found.levels, shapes), *_translations(found.levels)]
+
+
+def _place(found: ParsedMetadata) -> Iterator[Finding]:
+    """Check that the metadata stand where their version has them: readers of the other version look elsewhere."""
+    if len({found.format == "ome-zarr-0.5", found.driver == "zarr3", "ome" in found.attributes}) > 1:
+        text = "the metadata are not where their version has them: 0.4 in .zattrs, 0.5 in zarr.json below 'ome'"
+        yield Finding("validate.ome-zarr", text)
+
+
+def _scales(levels: Sequence[FoundLevel]) -> Iterator[Finding]:
+    for level in levels:
+        if min(level.scale) <= 0:
+            yield Finding("validate.scale", f"the scale is {level.scale}; it must be greater than 0", level.path)
+    for finer, coarser in pairwise(levels):
+        if any(a > b for a, b in zip(finer.scale, coarser.scale, strict=True)):
+            text = f"the scale is {coarser.scale}, finer than {finer.scale} of the level before"
+            yield Finding("validate.order", text, coarser.path)
+
+
+def _units(found: ParsedMetadata) -> Iterator[Finding]:
+    for axis in _stated_axes(found):
+        unit = axis.get("unit") if isinstance(axis, dict) else None
+        if isinstance(axis, dict) and str(axis.get("name")) in SPACE and not is_long_name(unit):
+            text = f"axis {axis['name']} has the unit {unit!r}; wanted is a full name such as 'nanometer'"
+            yield Finding("validate.unit", text)
+
+
+def _stated_axes(found: ParsedMetadata) -> list[Any]:
+    axes: list[Any] = ome_of(found.attributes)["multiscales"][0].get("axes", [])
+    return axes
+
+
+def _names(found: ParsedMetadata) -> Iterator[Finding]:
+    """Check 0.5's rule that each array carries the names of the axes; Zarr 2 has no such names."""
+    if found.driver != "zarr3":
+        return
+    axes = [axis["name"] if isinstance(axis, dict) else axis for axis in _stated_axes(found)]
+    for level in found.levels:
+        names = (read_json(join_url(found.url, level.path), "zarr.json") or {}).get("dimension_names")
+        if names != axes:
+            text = f"the array's dimension_names are {names}, the axes are {axes}"
+            yield Finding("validate.dimension-names", text, level.path)
+
+
+def _shapes(levels: Sequence[FoundLevel], shapes: Sequence[Triple]) -> Iterator[Finding]:
+    """Check that a level covers level 0, rounded up or down to whole voxels: writers differ in that."""
+    for level, shape in zip(levels[1:], shapes[1:], strict=True):
+        factor = [a / b for a, b in zip(level.scale, levels[0].scale, strict=True)]
+        wanted = [n / f for n, f in zip(shapes[0], factor, strict=True)]
+        # Repeated rounding adds up to one voxel in all: each rounding's rest is halved by the next.
+        if any(abs(n - exact) > 1 + _TOLERANCE for n, exact in zip(shape, wanted, strict=True)):
+            exact = ", ".join(f"{n:.2f}" for n in wanted)
+            text = f"the shape is {shape}, but its scale over that of level 0 asks for ({exact})"
+            yield Finding("validate.level-shape", text, level.path)
+
+
+def _translations(levels: Sequence[FoundLevel]) -> Iterator[Finding]:
+    for level in levels[1:]:
+        wanted = _averaged(levels[0], level)
+        off = [abs(a - b) for a, b in zip(level.translation, wanted, strict=True)]
+        if any(distance > _TOLERANCE * size for distance, size in zip(off, level.scale, strict=True)):
+            text = (
+                f"the translation is {level.translation}; the mean over blocks of level 0 lies at {wanted}, half the "
+                "difference of the voxel sizes further in"
+            )
+            yield Finding("validate.translation", text, level.path)
+
+
+def _averaged(first: FoundLevel, level: FoundLevel) -> Size:
+    z, y, x = (
+        origin + (coarse - fine) / 2 for origin, coarse, fine in zip(first.translation, level.scale, first.scale, strict=True)
+    )
+    return (z, y, x)
+
+
+def _spatial(shape: Sequence[int], axes: tuple[str, ...]) -> Triple:
+    by_axis = dict(zip(axes, shape, strict=True))
+    return (by_axis.get("z", 1), by_axis["y"], by_axis["x"])

@@ -1,8 +1,0 @@
-"""Crappifiers: make from a fine image the coarse, noisy one that a fast microscope would have taken."""
-
-from __future__ import annotations
-
-from volumetool.training.crappifiers.crappifier import Crappifier, save_recipe
-from volumetool.training.crappifiers.recipes import RECIPES, load_recipe
-
-__all__ = ["RECIPES", "Crappifier", "load_recipe", "save_recipe"]
