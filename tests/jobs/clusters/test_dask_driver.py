@@ -70,7 +70,7 @@ def test_a_region_that_waits_for_its_worker_has_not_begun(options: Options, monk
     turns = Noting(plan, open_ledger(plan), begin)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
-        through_dask.connect(cluster, plan) as client,
+        through_dask.connect(cluster) as client,
     ):
         records = through_dask.ThroughDask(client, plan).records(turns)
         first = threading.Thread(target=lambda: ended.append(next(records)))
@@ -104,7 +104,7 @@ def test_a_bounded_number_of_regions_is_in_flight(options: Options, monkeypatch:
 
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
-        through_dask.connect(cluster, plan) as client,
+        through_dask.connect(cluster) as client,
     ):
         for record in through_dask.ThroughDask(client, plan).records(Counted(plan, open_ledger(plan))):
             assert record.state == "done", record.error
@@ -124,7 +124,7 @@ def test_short_regions_share_a_task_and_long_ones_have_their_own(options: Option
     monkeypatch.setattr(through_dask, "run_regions", stand)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
-        through_dask.connect(cluster, plan) as client,
+        through_dask.connect(cluster) as client,
     ):
         records = list(through_dask.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
     assert sorted(record.region for record in records) == list(range(plan.grid.count))
@@ -178,7 +178,7 @@ def test_a_task_that_times_out_fails_its_region_and_records_that_are_late_are_wa
     monkeypatch.setattr(distributed.Future, "result", late)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
-        through_dask.connect(cluster, plan) as client,
+        through_dask.connect(cluster) as client,
     ):
         records = list(through_dask.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
     states = [(record.region, record.state) for record in records]
@@ -198,7 +198,7 @@ def test_a_job_that_no_worker_comes_for_ends_and_says_so(options: Options, monke
 
     with (
         LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster,
-        through_dask.connect(cluster, plan) as client,
+        through_dask.connect(cluster) as client,
         pytest.raises(ClusterError) as caught,
     ):
         list(through_dask.ThroughDask(client, plan, see_to).records(RegionQueue(plan, open_ledger(plan))))
@@ -256,7 +256,7 @@ def test_records_that_died_with_their_worker_are_waited_for(options: Options, mo
     monkeypatch.setattr(distributed.Client, "submit", noting)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
-        through_dask.connect(cluster, plan) as client,
+        through_dask.connect(cluster) as client,
     ):
         records = list(through_dask.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
     assert sorted(record.region for record in records) == list(range(plan.grid.count))
@@ -266,7 +266,7 @@ def test_records_that_died_with_their_worker_are_waited_for(options: Options, mo
 def test_a_scheduler_that_goes_ends_the_job_and_it_says_so(options: Options) -> None:
     plan = prepared(options)
     cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0")
-    with through_dask.connect(cluster, plan) as client:
+    with through_dask.connect(cluster) as client:
         records = through_dask.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan)))
         next(records)
         cluster.close()
