@@ -37,19 +37,19 @@ class TrainingState:
     Attributes
     ----------
     network : UNet
-        With the weights of the last step.
+        The network with the weights of the last step.
     mean : UNet
-        With their running mean; what becomes the model.
+        The network with the running mean of the weights; it becomes the model.
     optimizer : torch.optim.AdamW
         Optimiser of the network's parameters.
     step : int
         Optimiser steps done.
     history : list of CurvePoint
-        Oldest first.
+        Points of the training curve, oldest first.
     losses : list of float
         Losses of the steps since the last point.
     seconds : float
-        Spent before this process began.
+        Time spent on the training before this process began, in seconds.
     """
 
     network: UNet
@@ -69,11 +69,11 @@ def save_checkpoint(folder: Path, state: TrainingState, config: TrainConfig, thr
     folder : Path
         Folder of the training.
     state : TrainingState
-        What to keep.
+        The state to keep.
     config : TrainConfig
-        Kept beside it, so that another training does not go on from here.
+        Configuration of the training, kept with the state: a training with other settings cannot go on from here.
     threads : int
-        CPU threads that the sums were split over.
+        CPU threads of the training, at least 1. Sums are split over them, so their number decides the last bits.
     """
     tensors = {f"network/{name}": t for name, t in state.network.state_dict().items()}
     tensors |= {f"mean/{name}": t for name, t in state.mean.state_dict().items()}
@@ -96,10 +96,19 @@ def save_checkpoint(folder: Path, state: TrainingState, config: TrainConfig, thr
 def load_checkpoint(folder: Path, state: TrainingState, config: TrainConfig) -> bool:
     """Bring a fresh state to where the checkpoint of its training stood.
 
+    Parameters
+    ----------
+    folder : Path
+        Folder of the training.
+    state : TrainingState
+        The state to fill, in place; its networks have the architecture of the configuration.
+    config : TrainConfig
+        Configuration of the training; settings that decide the result must be those of the checkpoint.
+
     Returns
     -------
     bool
-        False if there is none yet.
+        True if the state was filled, False if the folder holds no checkpoint yet.
 
     Raises
     ------
@@ -138,7 +147,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Tens
         raise DataError(
             "data.checkpoint",
             f"{path} cannot be read: {error}",
-            hint="remove it to begin the training anew",
+            hint="remove it to begin the training again",
             where=str(path),
         ) from error
 

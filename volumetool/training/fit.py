@@ -200,7 +200,17 @@ def _follow(state: TrainingState, decay: float) -> None:
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
-    """Return the learning rate of a step, counted from 0."""
+    """Return the learning rate of a step: it rises to its peak and falls along a cosine.
+
+    Parameters
+    ----------
+    config : OptimiserConfig
+        Peak of the rate, and the schedule that shapes the rise and the fall.
+    step : int
+        Step, counted from 0.
+    steps : int
+        Steps of the whole training.
+    """
     rise = max(1, round(steps * (0.05 if config.schedule == "cosine" else 0.3)))
     low, end = (1 / 25, 1e-4) if config.schedule == "one-cycle" else (0.0, 0.01)
     if step < rise:

@@ -24,7 +24,17 @@ _PANEL = 320  # pixels
 
 
 def write_progress(folder: Path, state: TrainingState, sampler: Sampler) -> None:
-    """Write ``history.json``, ``curves.png`` and ``preview.png`` into a training's folder."""
+    """Write ``history.json``, ``curves.png`` and ``preview.png`` into a training's folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the training; files that are there are replaced.
+    state : TrainingState
+        Its history becomes the curves, its running mean of the weights restores the preview.
+    sampler : Sampler
+        Gives the validation part. Where nothing was held out, there is no preview.
+    """
     replace_file(folder / "history.json", json.dumps([vars(point) for point in state.history], indent=1).encode())
     replace_file(folder / "curves.png", draw_curves(state.history))
     if (picture := draw_preview(state.mean, sampler)) is not None:

@@ -89,6 +89,7 @@ def _run(network: UNet, patches: Floats, limits: tuple[float, float], forward: C
     unit = (patches - np.float32(low)) / np.float32(high - low)
     # Section by section: memory stays that of one.
     parts = [forward(torch.from_numpy(each[None]))[0, 0].numpy() for each in unit]
+    # Parts are (y*fy, x*fx) in 2D, and one (z*fz, y*fy, x*fx) in 3D.
     fine: Floats = np.stack(parts) if network.config.dims == 2 else parts[0]
     fine *= np.float32(high - low)
     return fine
@@ -120,7 +121,20 @@ def restore_volume(
 
 
 def expect_errors(network: UNet, volume: NDArray[Any], normalisation: Normalisation) -> Floats:
-    """Return the absolute errors that a network with this output expects of `restore_volume`, in grey levels."""
+    """Return the absolute errors that a network expects of `restore_volume`.
+
+    Parameters
+    ----------
+    network : UNet
+        In eval mode; its architecture has ``expected_error``.
+    volume, normalisation
+        As for :func:`restore_volume`.
+
+    Returns
+    -------
+    ndarray
+        float32 (z*fz, y*fy, x*fx), grey levels, not calibrated.
+    """
     limits = grey_limits(volume, normalisation)
     return _inside(
         network, volume, lambda patches: _run(network, patches, limits, lambda x: network.forward_with_error(x)[1].exp())

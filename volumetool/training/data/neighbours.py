@@ -57,13 +57,13 @@ def displace(fine: Floats, config: NeighbourConfig, margin: int, scale: int, rng
     fine : ndarray
         float32 (sections, y + 2 margin, x + 2 margin) in 0..1; the section in the middle stays where and as it is.
     config : NeighbourConfig
-        How far.
+        How far sections are displaced, and how much their tone differs.
     margin : int
         Fine voxels on each side, at least `config.margin`.
     scale : int
         Fine voxels per input voxel, in plane.
     rng : numpy.random.Generator
-        Decides everything.
+        Source of all random numbers.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def displace(fine: Floats, config: NeighbourConfig, margin: int, scale: int, rng
     for number, ((down, right), shear) in enumerate(zip(np.rint(shifts).astype(int), shears, strict=True)):
         lean = np.rint(shear * (np.arange(y) - y / 2)).astype(int)  # (y,)
         columns = margin + right + lean[:, None] + np.arange(x)  # (y, x)
-        cut[number] = fine[number][(rows + down)[:, None], columns]
+        cut[number] = fine[number][(rows + down)[:, None], columns]  # (y, x), without the margin
     if not config.tone:
         return cut
     gains, offsets = 1 + rng.normal(0, config.tone, count), rng.normal(0, config.tone, count)
@@ -104,9 +104,9 @@ def spoil(coarse: Floats, config: NeighbourConfig, rng: np.random.Generator) -> 
     coarse : ndarray
         float32 (crops, sections, y, x) in 0..1, as a detector gives them.
     config : NeighbourConfig
-        How many.
+        The share of crops to spoil.
     rng : numpy.random.Generator
-        Decides everything.
+        Source of all random numbers.
 
     Returns
     -------

@@ -33,7 +33,7 @@ class Source:
     Attributes
     ----------
     config : SourceConfig
-        What was asked for.
+        The source as it was configured.
     array : ndarray or tensorstore.TensorStore
         (z, y, x), as stored.
     shape : tuple of int
@@ -98,16 +98,28 @@ class Source:
         return unit
 
     def read_noisy(self, box: Box, start: Triple, size: Triple, scale: Triple) -> Floats:
-        """Read the same crop of the noisy partner; arguments are those of `read`, in fine voxels, multiples of the scale.
+        """Read the crop of the noisy partner that shows the same place as the crop of `read`.
 
         Beyond the box it is mirrored about coarse voxels, where `read` mirrors about fine ones: only inside it do both agree.
+
+        Parameters
+        ----------
+        box, start, size
+            As for :meth:`read`, in fine voxels; all must be multiples of the scale.
+        scale : tuple of int
+            Fine voxels per voxel of the noisy partner, along z, y, x.
+
+        Returns
+        -------
+        ndarray
+            float32 (z, y, x) of `size` divided by `scale`, in 0..1.
         """
         assert self.noisy is not None  # noqa: S101  (asked of real pairs alone)
         coarse = (
             mirror_index(a // f, (a + n) // f, whole // f) + first // f
             for a, n, f, whole, first in zip(start, size, scale, box.shape, box.start, strict=True)
         )
-        noisy: Floats = self.noisy[np.ix_(*coarse)]
+        noisy: Floats = self.noisy[np.ix_(*coarse)]  # (z/fz, y/fy, x/fx)
         return noisy
 
 
