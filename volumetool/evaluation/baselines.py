@@ -113,7 +113,27 @@ def restore(method_name: str, sections: NDArray[Any], scale: int | tuple[int, in
 
 
 def filtered(method: Method, sections: NDArray[Any], strength: Strength = ()) -> Floats:
-    """Return the coarse section, float32 (y, x), as the method's filter leaves it: of (z, y, x) the middle one."""
+    """Return a coarse section as the filter of a method leaves it.
+
+    Parameters
+    ----------
+    method : Method
+        The method; one without a filter leaves the section as it is.
+    sections : numpy.ndarray, shape (y, x) or (z, y, x)
+        Coarse grey values. Of several sections the middle one is filtered, with as many neighbours as the method sees.
+    strength : tuple of float
+        Parameters of the filter; empty for those of the method.
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape (y, x)
+        Grey values, neither clipped nor rounded.
+
+    Raises
+    ------
+    ConfigError
+        ``config.method``: a package that the method needs is not installed.
+    """
     if not method.installed:
         raise ConfigError(
             "config.method",

@@ -55,6 +55,7 @@ class Matched:
     Attributes
     ----------
     volumes : Volumes
+        The volumes as they were given.
     box : Box
         The part that is compared, in voxels of the truth.
     scale : tuple of int or None
@@ -101,7 +102,7 @@ class Matched:
         """
         array: ts.TensorStore = self._arrays[name]
         try:
-            voxels: NDArray[Any] = read_part(array, box.slices)
+            voxels: NDArray[Any] = read_part(array, box.slices)  # (z, y, x)
         except (ValueError, OSError) as error:
             url = getattr(self.volumes, name).url
             raise DataError(
@@ -130,7 +131,7 @@ class Matched:
         ]
         (z, y, x), (far_z, far_y, far_x) = ([int(pick(each)) for each in index] for pick in (np.min, np.max))
         voxels = self.read("low", Box((z, y, x), (far_z + 1, far_y + 1, far_x + 1)))
-        return voxels[np.ix_(index[0] - z, index[1] - y, index[2] - x)]
+        return voxels[np.ix_(index[0] - z, index[1] - y, index[2] - x)]  # (z + 2 reach, y, x) of the box
 
     def _box(self, roi: Box | None) -> Box:
         fine = self._fine_boxes()

@@ -44,7 +44,7 @@ class Sums:
     box : Box
         What is evaluated, in voxels of the truth.
     sections : int
-        How many of its sections.
+        Number of sections of the box that are evaluated.
     data_range : float
         Difference between the largest and the smallest possible value.
 
@@ -55,6 +55,7 @@ class Sums:
     scales : int
         Scales of MS-SSIM that fit.
     table : numpy.ndarray of float64, shape (sections, blocks along y, blocks along x, columns)
+        The sums.
     """
 
     def __init__(self, box: Box, sections: int, data_range: float) -> None:
@@ -66,15 +67,31 @@ class Sums:
         self.table = np.zeros((sections, y, x, _SCALES + 2 * self.scales))
 
     def add_moments(self, tile: Tile, restored: NDArray[Any], truth: NDArray[Any]) -> None:
-        """Add what a tile owns: first pass."""
+        """Add sums and products of the grey values that a tile owns: the first pass.
+
+        Parameters
+        ----------
+        tile : Tile
+            The tile.
+        restored, truth : numpy.ndarray, shape (y, x)
+            Grey values of all voxels that the tile sees, on the same intensity scale.
+        """
         own = tile.owned.shifted((-tile.seen.start[0], -tile.seen.start[1], -tile.seen.start[2])).slices[1:]
-        r, t = restored[own].astype(np.float64), truth[own].astype(np.float64)
+        r, t = restored[own].astype(np.float64), truth[own].astype(np.float64)  # (y, x) owned
         ys, xs = (np.arange(a, b) for a, b in self._local(tile))
         for column, values in ((_N, np.ones_like(r)), (_R, r), (_T, t), (_RR, r * r), (_TT, t * t), (_RT, r * t)):
             self._add(tile.number, column, values, ys, xs)
 
     def add_structure(self, tile: Tile, restored: NDArray[Any], truth: NDArray[Any]) -> None:
-        """Add SSIM, raw and affine, and MS-SSIM at the positions that a tile owns: second pass, when all moments are known."""
+        """Add SSIM, raw and affine, and MS-SSIM at the positions that a tile owns: the second pass.
+
+        It needs the affine map, so all tiles must have gone through :meth:`add_moments` before.
+
+        Parameters
+        ----------
+        tile, restored, truth
+            As for :meth:`add_moments`.
+        """
         raw, fitted = ssim_maps(restored, truth, data_range=self.data_range, affines=((1.0, 0.0), self.affine))
         ones = np.ones_like(raw)
         for column, values in ((_SSIM_N, ones), (_SSIM, raw), (_SSIM_AFFINE, fitted)):
@@ -86,7 +103,7 @@ class Sums:
     @property
     def affine(self) -> tuple[float, float]:
         """Gain and offset fitted by least squares over everything that was added."""
-        n, r, t, rr, _, rt = self.table.sum(axis=(0, 1, 2))[:_SSIM_N]
+        n, r, t, rr, _, rt = self.table.sum(axis=(0, 1, 2))[:_SSIM_N]  # of (columns,)
         variance = n * rr - r * r
         gain = float((n * rt - r * t) / variance) if variance > 0 else 0.0
         return gain, float((t - gain * r) / n)
@@ -94,7 +111,7 @@ class Sums:
     @property
     def blocks(self) -> Doubles:
         """Sums per block, float64 (blocks, columns)."""
-        blocks: Doubles = self.table.reshape(-1, self.table.shape[-1])
+        blocks: Doubles = self.table.reshape(-1, self.table.shape[-1])  # (blocks, columns)
         return blocks
 
     def score(self, sums: Doubles, metric: str) -> Doubles:
@@ -127,7 +144,7 @@ class Sums:
     def squared_error(self, sums: Doubles, affine: tuple[float, float] = (1.0, 0.0)) -> Doubles:
         """Return the sum of ``(gain * restored + offset - truth)**2``, never below 0."""
         gain, offset = affine
-        n, r, t, rr, tt, rt = np.moveaxis(sums[..., :_SSIM_N], -1, 0)
+        n, r, t, rr, tt, rt = np.moveaxis(sums[..., :_SSIM_N], -1, 0)  # (...) each
         error = gain * gain * rr + tt + offset * offset * n + 2 * (gain * offset * r - gain * rt - offset * t)
         return np.asarray(np.maximum(error, 0.0))
 
@@ -152,7 +169,7 @@ class Sums:
             return
         rows, row_starts = np.unique(ys // self.edge, return_index=True)
         columns, column_starts = np.unique(xs // self.edge, return_index=True)
-        block = np.add.reduceat(np.add.reduceat(values, row_starts, axis=0), column_starts, axis=1)
+        block = np.add.reduceat(np.add.reduceat(values, row_starts, axis=0), column_starts, axis=1)  # (rows, columns)
         self.table[number, rows[:, None], columns[None], column] += block
 
 

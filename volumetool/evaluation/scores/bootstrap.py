@@ -40,7 +40,7 @@ def bootstrap(
     statistic : callable, optional
         From the sums over the drawn blocks, float64 (resamples, columns), to (resamples,); by default the (weighted) mean.
     level : float
-        Coverage.
+        Coverage of the interval, between 0 and 1.
 
     Returns
     -------
@@ -65,11 +65,14 @@ def draw_sums(table: Doubles, seed: int) -> Doubles:
     Parameters
     ----------
     table : numpy.ndarray of float64, shape (blocks, columns)
+        Sums over each block.
     seed : int
+        The same seed draws the same blocks.
 
     Returns
     -------
     numpy.ndarray of float64, shape (RESAMPLES, columns)
+        Sums over the blocks drawn, one row per draw.
     """
     blocks = len(table)
     rng = np.random.default_rng(seed)
@@ -77,7 +80,7 @@ def draw_sums(table: Doubles, seed: int) -> Doubles:
     drawn = []
     for start in range(0, RESAMPLES, at_once):
         counts = rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=min(at_once, RESAMPLES - start))
-        drawn.append(counts.astype(np.float64) @ table)
+        drawn.append(counts.astype(np.float64) @ table)  # (resamples, columns)
     return np.concatenate(drawn)
 
 

@@ -87,7 +87,7 @@ class ErrorTally:
     factor : float or None
         Calibration of the expected errors.
     most_blocks : int
-        Most blocks of one tile.
+        Most blocks of one tile that are ranked.
     """
 
     def __init__(self, factor: float | None, most_blocks: int) -> None:
@@ -101,8 +101,8 @@ class ErrorTally:
         inside = [np.count_nonzero(made <= HALF_WIDTH * f * expected) for f in (1.0, self._factor or 1.0)]
         self._sums += (made.size, *inside, expected.sum(dtype=np.float64), made.sum(dtype=np.float64))
         rows, columns = (size // BLOCK for size in made.shape)
-        cut = np.stack([expected, made])[:, : rows * BLOCK, : columns * BLOCK]
-        means = cut.reshape(2, rows, BLOCK, columns, BLOCK).mean(axis=(2, 4)).reshape(2, -1)
+        cut = np.stack([expected, made])[:, : rows * BLOCK, : columns * BLOCK]  # (2, y, x)
+        means = cut.reshape(2, rows, BLOCK, columns, BLOCK).mean(axis=(2, 4)).reshape(2, -1)  # (2, blocks)
         self._blocks.append(means[:, :: max(1, -(-means.shape[1] // self._most))])
 
     def result(self) -> ExpectedError:

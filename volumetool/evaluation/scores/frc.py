@@ -69,6 +69,7 @@ class Correlation:
     half_bit : tuple of float
         The half-bit threshold (van Heel and Schatz 2005, J. Struct. Biol. 151, equation 17).
     crossings : tuple of Crossing
+        The crossings of 1/7 and of the half-bit threshold.
     patches : int
         Squares or boxes whose Fourier coefficients were summed.
     shape : tuple of int
@@ -108,7 +109,7 @@ class Shells:
         radius = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij", sparse=True)))
         width = max(1 / (n * size) for n, size in zip(shape, voxel_size, strict=True))
         self._last = math.floor(1 / (2 * max(voxel_size)) / width + 1e-9)
-        self._index = np.rint(radius / width).astype(np.intp).ravel()
+        self._index = np.rint(radius / width).astype(np.intp).ravel()  # (voxels,)
         windows = np.meshgrid(*(np.hanning(n + 1)[:-1] for n in shape), indexing="ij", sparse=True)
         self._window = math.prod(windows[1:], start=windows[0])
         self.per_nm = (np.arange(self._last + 1) * width).astype(np.float64)
@@ -116,13 +117,15 @@ class Shells:
         self.counts = self.sum(np.ones(self.shape))
 
     def transform(self, patch: NDArray[Any]) -> NDArray[np.complex128]:
-        """Return the Fourier transform of a patch without its mean, under a Hann window."""
+        """Return the Fourier transform, of the patch's own shape, of a patch without its mean and under a Hann window."""
         grey = patch.astype(np.float64)
         return np.asarray(np.fft.fftn((grey - grey.mean()) * self._window))
 
     def sum(self, values: Doubles) -> Doubles:
         """Return the sum over each shell."""
-        return np.bincount(self._index, values.ravel(), minlength=self._last + 1)[: self._last + 1].astype(np.float64)
+        return np.bincount(self._index, values.ravel(), minlength=self._last + 1)[: self._last + 1].astype(
+            np.float64
+        )  # (shells,)
 
     def power(self, patch: NDArray[Any]) -> Doubles:
         """Return the mean power of each shell, in squared grey levels per coefficient of white noise."""
@@ -136,6 +139,7 @@ class FourierCorrelation:
     Parameters
     ----------
     shells : Shells
+        Rings or shells over which Fourier coefficients are summed.
     """
 
     def __init__(self, shells: Shells) -> None:
@@ -197,9 +201,21 @@ def squares(shape: Sequence[int], side: int) -> Iterator[tuple[slice, slice]]:
 
 
 def spread_boxes(box: Box, voxel_size: Sequence[float], count: int = 8) -> list[Box]:
-    """Return up to `count` boxes for FSC, equally large in nm where the volume allows, spread along the longest axis.
+    """Return boxes for FSC, equally large in nm along all axes where the volume allows, spread along its diagonal.
 
-    Empty where the volume has fewer than `FEWEST` voxels along an axis.
+    Parameters
+    ----------
+    box : Box
+        The part of the volume to take them from, in voxels.
+    voxel_size : sequence of float
+        Nanometres along z, y, x.
+    count : int
+        Most boxes; there are fewer where they would overlap along every axis.
+
+    Returns
+    -------
+    list of Box
+        Boxes in voxels of the volume; none where `box` has fewer than `FEWEST` voxels along an axis.
     """
     reach = CUBE * min(voxel_size)
     sides = [min(n, max(FEWEST, round(reach / size))) for n, size in zip(box.shape, voxel_size, strict=True)]

@@ -45,6 +45,11 @@ def psnr(restored: NDArray[Any], truth: NDArray[Any], data_range: float = 255.0)
         Same shape, same intensity scale.
     data_range : float
         Difference between the largest and the smallest possible value.
+
+    Returns
+    -------
+    float
+        Decibels; infinite where both are equal.
     """
     return decibels(float(np.mean((restored.astype(np.float64) - truth.astype(np.float64)) ** 2)), data_range)
 
@@ -101,8 +106,8 @@ def score(restored: NDArray[Any], truth: NDArray[Any], *, data_range: float) -> 
         )
     stored = as_stored(restored, truth.dtype)
     gain, offset = fit_affine(stored, truth)
-    raw, fitted = ssim_maps(stored, truth, data_range=data_range, affines=((1.0, 0.0), (gain, offset)))
-    scales = ms_ssim_maps(stored, truth, data_range=data_range, scales=scales_that_fit(truth.shape))
+    raw, fitted = ssim_maps(stored, truth, data_range=data_range, affines=((1.0, 0.0), (gain, offset)))  # (y-6, x-6)
+    scales = ms_ssim_maps(stored, truth, data_range=data_range, scales=scales_that_fit(truth.shape))  # (y-10, x-10) and coarser
     return Scores(
         psnr=psnr(stored, truth, data_range),
         ssim=float(raw.mean()),

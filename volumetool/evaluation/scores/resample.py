@@ -21,7 +21,7 @@ CUBIC_A = -0.75
 
 
 def enlarge(section: NDArray[Any], scale: tuple[int, ...], kind: Kind) -> Floats:
-    """Enlarge along every axis.
+    """Enlarge an array along every axis by a whole factor.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def enlarge(section: NDArray[Any], scale: tuple[int, ...], kind: Kind) -> Floats
 
 
 def taps(factor: int, kind: Kind) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Return where a fine voxel looks and how much each place counts.
+    """Return which coarse voxels a fine voxel is made from, and their weights.
 
     Returns
     -------
@@ -85,5 +85,5 @@ def _enlarge_axis(coarse: Floats, axis: int, factor: int, kind: Kind) -> Floats:
             weight * lines[np.clip(np.arange(count) + offset, 0, count - 1)]
             for offset, weight in zip(offsets[phase], weights[phase], strict=True)
         )
-    whole: Floats = np.moveaxis(fine.reshape(count * factor, *lines.shape[1:]), 0, axis)
+    whole: Floats = np.moveaxis(fine.reshape(count * factor, *lines.shape[1:]), 0, axis)  # n*f along the axis
     return whole

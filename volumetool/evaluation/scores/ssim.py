@@ -47,7 +47,7 @@ def ssim_maps(
     list of numpy.ndarray
         float64 (y - 6, x - 6), one per affine map.
     """
-    mean_r, mean_t, var_r, var_t, cov = (_inside(part, WINDOW) for part in _moments(restored, truth, _uniform))
+    mean_r, mean_t, var_r, var_t, cov = (_inside(part, WINDOW) for part in _moments(restored, truth, _uniform))  # (y-6, x-6)
     sample = WINDOW**2 / (WINDOW**2 - 1)
     maps = []
     for gain, offset in affines:
@@ -72,7 +72,7 @@ def ms_ssim_maps(restored: NDArray[Any], truth: NDArray[Any], *, data_range: flo
     data_range : float
         Difference between the largest and the smallest possible value.
     scales : int
-        How many, see `scales_that_fit`.
+        Number of scales, at most what :func:`scales_that_fit` returns.
 
     Returns
     -------
@@ -84,8 +84,8 @@ def ms_ssim_maps(restored: NDArray[Any], truth: NDArray[Any], *, data_range: flo
     fine_r, fine_t = restored.astype(np.float64), truth.astype(np.float64)
     for scale in range(scales):
         if scale:
-            fine_r, fine_t = _halved(fine_r), _halved(fine_t)
-        moments = [_inside(part, TAPS) for part in _moments(fine_r, fine_t, _gaussian)]
+            fine_r, fine_t = _halved(fine_r), _halved(fine_t)  # (y // 2, x // 2)
+        moments = [_inside(part, TAPS) for part in _moments(fine_r, fine_t, _gaussian)]  # (y-10, x-10)
         luminance, structure = _terms(moments, data_range)
         maps.append(luminance * structure if scale == scales - 1 else structure)
     return maps

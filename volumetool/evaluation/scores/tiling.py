@@ -78,9 +78,9 @@ class Restorer:
     Parameters
     ----------
     matched : Matched
-        The volumes.
+        The volumes to read.
     strengths : mapping
-        Strength per classical method; methods not named have their own.
+        Strength of the filter by name of the classical method; a method that is not named has its default.
     network : Network, optional
         Gives one more row, under its name.
     """
@@ -122,10 +122,10 @@ class Restorer:
         start = (coarse.start[0], coarse.start[1] - MARGIN, coarse.start[2] - MARGIN)
         stop = (coarse.stop[0], coarse.stop[1] + MARGIN, coarse.stop[2] + MARGIN)
         around = Box(start, stop).intersection(Box.whole(low.shape))
-        plane = self._between(method, around, seen.start[0] % scale[0])
-        fine = enlarge(plane, scale[1:], method.kind)
+        plane = self._between(method, around, seen.start[0] % scale[0])  # (y, x) coarse, with the margin
+        fine = enlarge(plane, scale[1:], method.kind)  # (y*fy, x*fx)
         y, x = (a - b * f for a, b, f in zip(seen.start[1:], around.start[1:], scale[1:], strict=True))
-        return fine[y : y + seen.shape[1], x : x + seen.shape[2]]
+        return fine[y : y + seen.shape[1], x : x + seen.shape[2]]  # (y, x) of the box
 
     def _between(self, method: Method, around: Box, phase: int) -> Floats:
         """Interpolate filtered coarse sections along z, as the method does in plane."""
