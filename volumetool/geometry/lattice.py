@@ -129,7 +129,21 @@ class AxisLattice:
         return range(first, last + 1)
 
     def place(self, index: int, start: int, stop: int) -> Placement:
-        """Return where patch `index` goes in a core of the output voxels ``start .. stop``."""
+        """Return which part of a patch goes where in a core.
+
+        Parameters
+        ----------
+        index : int
+            Number of the patch along this axis.
+        start, stop : int
+            Half-open range of the core along this axis, in output voxels of the whole volume.
+
+        Returns
+        -------
+        Placement
+            Slices in output voxels, counted from the start of the patch, of the core and of the ramp. A slice is empty where
+            the patch has no such part in the core.
+        """
         patch_start = self.start(index) * self.scale
         low = self.weight_start(index)
         high = self.weight_stop(index)

@@ -11,13 +11,39 @@ from volumetool.geometry.box import Size, Triple
 
 
 def upscaled(voxel_size: Size, translation: Size, scale: Triple) -> tuple[Size, Size]:
-    """Return voxel size and translation, in nm, of a volume cut `scale` times finer."""
+    """Return voxel size and translation of a volume whose voxels are cut into `scale` parts per axis.
+
+    Parameters
+    ----------
+    voxel_size, translation : tuple of float
+        Of the volume as it is, in nm, z, y, x. The translation is the centre of the first voxel.
+    scale : tuple of int
+        Parts per axis, z, y, x; each at least 1.
+
+    Returns
+    -------
+    voxel_size, translation : tuple of float
+        Of the finer volume, in nm, z, y, x.
+    """
     fine = (voxel_size[0] / scale[0], voxel_size[1] / scale[1], voxel_size[2] / scale[2])
     return fine, _recentred(translation, voxel_size, fine)
 
 
 def downscaled_translation(voxel_size: Size, translation: Size, coarse: Size) -> Size:
-    """Return the translation, in nm, of a mean-downsampled level with voxels of size `coarse` nm."""
+    """Return the translation of a mean-downsampled level.
+
+    Parameters
+    ----------
+    voxel_size, translation : tuple of float
+        Of level 0, in nm, z, y, x. The translation is the centre of the first voxel.
+    coarse : tuple of float
+        Voxel size of the downsampled level, in nm, z, y, x; a whole multiple of `voxel_size`.
+
+    Returns
+    -------
+    tuple of float
+        Centre of the level's first voxel, in nm, z, y, x.
+    """
     return _recentred(translation, voxel_size, coarse)
 
 
