@@ -55,17 +55,32 @@ def mirrored(image: Array, axis: int, before: int, after: int | None = None) -> 
     axis : int
         Axis that grows.
     before, after : int
-        By how many voxels; `after` is `before` unless given.
+        Voxels that are added on each side; `after` is `before` unless given.
+
+    Returns
+    -------
+    array
+        The axis is ``before + after`` voxels longer; `image` itself where nothing is added.
     """
     after = before if after is None else after
     if before == after == 0:
         return image
-    index = mirror_index(-before, image.shape[axis] + after, image.shape[axis])
+    index = mirror_index(-before, image.shape[axis] + after, image.shape[axis])  # (n + before + after,)
     return image.take(module_of(image).asarray(index), axis=axis)
 
 
 def along(array: Array, axis: int, start: int, stop: int | None = None, step: int | None = None) -> Array:
-    """Return the view ``start:stop:step`` of one axis."""
+    """Return the view ``start:stop:step`` of one axis.
+
+    Parameters
+    ----------
+    array : array
+        Array of any shape.
+    axis : int
+        Axis to slice; a negative one counts from the last.
+    start, stop, step : int
+        As in a slice, in voxels; by default the view reaches to the end in steps of 1.
+    """
     return array[(slice(None),) * (axis % array.ndim) + (slice(start, stop, step),)]
 
 
@@ -83,12 +98,17 @@ def gaussian(image: Array, sigma: Sequence[float]) -> Array:
         Mirrored at its faces.
     sigma : sequence of float
         Standard deviations along z, y, x in voxels; 0 leaves an axis as it is.
+
+    Returns
+    -------
+    array
+        float32 (z, y, x).
     """
     for axis, width in enumerate(sigma):
         reach = gaussian_reach(width)
         if reach == 0:
             continue
-        weights = np.exp(-0.5 * (np.arange(reach + 1) / width) ** 2)
+        weights = np.exp(-0.5 * (np.arange(reach + 1) / width) ** 2)  # (reach + 1,), from the centre outwards
         weights /= weights[0] + 2 * weights[1:].sum()
         image = _symmetric(image, axis, weights.astype(np.float32))
     return image
@@ -96,7 +116,7 @@ def gaussian(image: Array, sigma: Sequence[float]) -> Array:
 
 def _symmetric(image: Array, axis: int, weights: np.ndarray[Any, np.dtype[np.float32]]) -> Array:
     reach, size = len(weights) - 1, image.shape[axis]
-    padded = mirrored(image, axis, reach)
+    padded = mirrored(image, axis, reach)  # n + 2 reach along the axis
     blurred = image * weights[0]
     pair = module_of(image).empty_like(blurred)
     for step in range(1, reach + 1):

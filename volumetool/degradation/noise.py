@@ -33,7 +33,7 @@ class Poisson(Step):
     intensity: float = Field(1.0, ge=0)
 
     def apply(self, image: Array, place: BlockPosition) -> Array:
-        """Draw and mix."""
+        """Draw the number of every voxel and mix it with the image."""
         drawn = _counted(image, WHITE, 0, place)
         return image + module_of(image).float32(self.intensity) * (drawn - image)
 
@@ -55,7 +55,7 @@ class Shot(Step):
     background : float
         Electrons detected per voxel where the signal is 0, such as those of bare resin.
     inverted : bool
-        The image is shown inverted, as backscattered electrons are where membranes shall be dark: black is where most
+        The image is shown inverted, as backscattered electrons are where membranes are to be dark: black is where most
         electrons come from.
     """
 
@@ -65,7 +65,7 @@ class Shot(Step):
     inverted: bool = False
 
     def apply(self, image: Array, place: BlockPosition) -> Array:
-        """Count."""
+        """Replace every voxel by its count, as a share of the dose."""
         if math.isinf(self.dose):
             return image
         one = module_of(image).float32(1)
@@ -100,7 +100,7 @@ class Gaussian(Step):
     sd: float = Field(ge=0)
 
     def apply(self, image: Array, place: BlockPosition) -> Array:
-        """Add."""
+        """Add the noise to every voxel."""
         return image + module_of(image).float32(self.sd / WHITE) * normal(hashes(image, place))
 
     def varied(self, noise: float, blur: float) -> Self:
@@ -130,11 +130,11 @@ class LocalGaussian(Step):
         return 0, gaussian_reach(self.sigma / scale[1]), gaussian_reach(self.sigma / scale[2])
 
     def apply(self, image: Array, place: BlockPosition) -> Array:
-        """Add."""
+        """Add the noise to every voxel."""
         xp = module_of(image)
         variance = gaussian(image, (0.0, self.sigma / place.scale[1], self.sigma / place.scale[2]))
         variance *= xp.float32(self.factor)
-        noise = normal(hashes(image, place))
+        noise = normal(hashes(image, place))  # (z, y, x)
         noise *= xp.sqrt(xp.maximum(variance, xp.float32(0)))
         noise += image
         return noise
@@ -159,9 +159,9 @@ class SaltAndPepper(Step):
     share: float = Field(0.005, ge=0, le=1)
 
     def apply(self, image: Array, place: BlockPosition) -> Array:
-        """Replace."""
+        """Turn the drawn voxels white or black."""
         xp = module_of(image)
-        drawn = uniform(hashes(image, place))
+        drawn = uniform(hashes(image, place))  # (z, y, x)
         salted = xp.where(drawn < self.share / 2, xp.float32(1), image)
         return xp.where(drawn > 1 - self.share / 2, xp.float32(0), salted)
 
@@ -185,7 +185,7 @@ class LineOffset(Step):
     sd: float = Field(ge=0)
 
     def apply(self, image: Array, place: BlockPosition) -> Array:
-        """Add."""
+        """Add its offset to every line."""
         lines = normal(hashes(image, _first_column(place), (*image.shape[:2], 1)))  # (z, y, 1)
         return image + module_of(image).float32(self.sd / WHITE) * lines
 

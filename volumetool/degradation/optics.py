@@ -39,7 +39,7 @@ class Blur(Step):
         return z, y, x
 
     def apply(self, image: Array, place: BlockPosition) -> Array:
-        """Blur."""
+        """Blur the image by the spot."""
         return gaussian(image, self._widths(place.scale))
 
     def varied(self, noise: float, blur: float) -> Self:
@@ -67,12 +67,12 @@ class Reduce(Step):
     mode: Literal["mean", "centre"] = "mean"
 
     def reduce(self, image: Array, scale: Triple) -> Array:
-        """Reduce a block of whole multiples of `scale`."""
+        """Reduce a block of whole multiples of `scale` to one voxel per `scale` voxels."""
         for axis in (2, 1, 0):
             factor = scale[axis]
             inner = self.mode == "centre" and axis > 0
             first, last = ((factor - 1) // 2, factor // 2) if inner else (0, factor - 1)
-            total = along(image, axis, first, None, factor)
+            total = along(image, axis, first, None, factor)  # 1/factor of the axis
             for offset in range(first + 1, last + 1):
                 total = total + along(image, axis, offset, None, factor)
             image = total / module_of(image).float32(last - first + 1) if last > first else total

@@ -36,9 +36,14 @@ class Step(BaseModel):
         Parameters
         ----------
         image : array of float32, shape (z, y, x)
-            Is left as it is.
+            The block; it is not changed.
         place : BlockPosition
-            Where the block stands.
+            Position of the block in the volume.
+
+        Returns
+        -------
+        array of float32, shape (z, y, x)
+            A new array, or `image` itself where the step changes nothing.
         """
         raise NotImplementedError
 

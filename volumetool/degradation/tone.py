@@ -21,9 +21,9 @@ class Tone(Step):
     kind : {"tone"}
         Names the step.
     contrast, gamma : float
-        1 changes nothing.
+        Factor and exponent of the values, above 0; 1 changes nothing.
     brightness : float
-        Grey levels of 255; 0 changes nothing.
+        Offset in grey levels of 255; 0 changes nothing.
     """
 
     kind: Literal["tone"] = "tone"
@@ -79,7 +79,7 @@ class Drift(Step):
         count = (place.origin[1] + height - 1) // self.lines - first + 2
         nodes = BlockPosition((place.origin[0], first, 0), place.scale, place.seed, place.number)
         values = normal(hashes(image, nodes, (depth, count, 1), stream))  # (z, nodes, 1)
-        line = xp.arange(place.origin[1], place.origin[1] + height)
+        line = xp.arange(place.origin[1], place.origin[1] + height)  # (y,)
         node = line // self.lines - first
         between = ((line % self.lines).astype(xp.float32) / xp.float32(self.lines)).reshape(1, -1, 1)
         weight = between * between * (xp.float32(3) - xp.float32(2) * between)

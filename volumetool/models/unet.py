@@ -266,8 +266,10 @@ class ErrorHead(nn.Sequential):
     ----------
     conv : callable
         ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
-    width, voxels : int
-        Channels in, and output voxels per input voxel.
+    width : int
+        Channels of the features.
+    voxels : int
+        Output voxels per input voxel.
     """
 
     def __init__(self, conv: Callable[..., nn.Conv2d | nn.Conv3d], width: int, voxels: int) -> None:

@@ -128,7 +128,7 @@ class Matched:
         index = [
             mirror_index(a - more, b + more, n)
             for a, b, more, n in zip(box.start, box.stop, grown, self.volumes.low.shape, strict=True)
-        ]
+        ]  # (z + 2 reach,), (y,), (x,)
         (z, y, x), (far_z, far_y, far_x) = ([int(pick(each)) for each in index] for pick in (np.min, np.max))
         voxels = self.read("low", Box((z, y, x), (far_z + 1, far_y + 1, far_x + 1)))
         return voxels[np.ix_(index[0] - z, index[1] - y, index[2] - x)]  # (z + 2 reach, y, x) of the box

@@ -114,7 +114,7 @@ class Shells:
         self._window = math.prod(windows[1:], start=windows[0])
         self.per_nm = (np.arange(self._last + 1) * width).astype(np.float64)
         self.per_voxel = self.per_nm * max(voxel_size)
-        self.counts = self.sum(np.ones(self.shape))
+        self.counts = self.sum(np.ones(self.shape))  # (shells,)
 
     def transform(self, patch: NDArray[Any]) -> NDArray[np.complex128]:
         """Return the Fourier transform, of the patch's own shape, of a patch without its mean and under a Hann window."""
@@ -163,7 +163,7 @@ class FourierCorrelation:
             Nyquist frequency of what was restored, in 1/nm. Two restored images agree beyond it on what restoring makes of the
             same structure, such as the spectral copies of an enlarged image; a crossing there says so.
         """
-        cross, first, second = self._sums
+        cross, first, second = self._sums  # (shells,) each
         norm = np.sqrt(first * second)
         values: Doubles = np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
         shells = self._shells

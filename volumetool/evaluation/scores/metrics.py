@@ -104,7 +104,7 @@ def score(restored: NDArray[Any], truth: NDArray[Any], *, data_range: float) -> 
             f"a section of {truth.shape[0]} x {truth.shape[1]} voxels is smaller than the window of {TAPS} x {TAPS}",
             hint="score a larger field",
         )
-    stored = as_stored(restored, truth.dtype)
+    stored = as_stored(restored, truth.dtype)  # (y, x)
     gain, offset = fit_affine(stored, truth)
     raw, fitted = ssim_maps(stored, truth, data_range=data_range, affines=((1.0, 0.0), (gain, offset)))  # (y-6, x-6)
     scales = ms_ssim_maps(stored, truth, data_range=data_range, scales=scales_that_fit(truth.shape))  # (y-10, x-10) and coarser

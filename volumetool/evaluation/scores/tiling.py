@@ -109,7 +109,7 @@ class Restorer:
             grey = self._keep((name, seen), partial(self._network.restore, seen, sigma))[0]
             return as_stored(grey, self._matched.volumes.truth.dtype)
         if name not in METHODS:
-            section: NDArray[Any] = self._matched.read(name, seen)[0]
+            section: NDArray[Any] = self._matched.read(name, seen)[0]  # (y, x)
             return section
         return as_stored(self.grey(METHODS[name], seen), self._matched.volumes.truth.dtype)
 
@@ -141,7 +141,7 @@ class Restorer:
 
     def _filtered(self, method: Method, box: Box) -> Floats:
         if method.filter is None:
-            coarse: Floats = self._matched.read("low", box)[0].astype(np.float32)
+            coarse: Floats = self._matched.read("low", box)[0].astype(np.float32)  # (y, x)
             return coarse
         strength = self._strengths.get(method.name, ())
         return self._keep((method.name, box), lambda: filtered(method, self._matched.read_low(box, method.reach), strength))
