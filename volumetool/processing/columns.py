@@ -72,6 +72,20 @@ def section_groups(lattice: Lattice, core: Box, batch: int) -> list[range]:
     """Return the patch indices along z, in groups that can be finished one after the other.
 
     Patches that overlap along z belong together. Otherwise a group is as many as make one batch.
+
+    Parameters
+    ----------
+    lattice : Lattice
+        Positions of all patches.
+    core : Box
+        Voxels of the full output that the region computes.
+    batch : int
+        Patches per call of the network, at least 1.
+
+    Returns
+    -------
+    list of range
+        Consecutive patch indices along z; together they are all patches that touch the core.
     """
     touching = lattice.z.touching(core.start[0], core.stop[0])
     if lattice.z.overlap:
@@ -123,6 +137,17 @@ def read_columns(spec: OutputSpec, region: Region, source: Source, batch: int) -
 def read_column(spec: OutputSpec, channel: int, source: Source, position: Position) -> Column:
     """Return the patches at one position along x, of any rows and sections: the same values as in the sweep of a region.
 
+    Parameters
+    ----------
+    spec : OutputSpec
+        What decides the bytes.
+    channel : int
+        Channel whose statistics normalise the input; 0 where the volume has none.
+    source : Source
+        Input of that channel.
+    position : tuple of (int, range, range)
+        Patch index along x, patch indices along z, patch indices along y; neither range may be empty.
+
     Raises
     ------
     DataError
@@ -161,7 +186,16 @@ def column_window(lattice: Lattice, position: Position) -> Box:
 
 
 def read_input(spec: OutputSpec, region: Region, source: Source) -> None:
-    """Read what a region reads, in the same order, and make nothing of it: for who is told of it (`Source.seen`).
+    """Read what a region reads, in the same order, and compute nothing. `source.seen` is called with all of it.
+
+    Parameters
+    ----------
+    spec : OutputSpec
+        What decides the bytes.
+    region : Region
+        The region whose input is read.
+    source : Source
+        Input of the region's channel, and the mask if there is one.
 
     Raises
     ------
@@ -190,7 +224,7 @@ def _read(source: Source, lattice: Lattice, box: Box) -> tuple[NDArray[Any], NDA
     block = _laid_out(source, voxels, indices, window)  # larger at the faces, where voxels are mirrored
     if source.absent is None:
         return block, None
-    return block, source.absent(window)[_within(indices, window)]
+    return block, source.absent(window)[_within(indices, window)]  # both (z + 2 context, y, x)
 
 
 def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[np.bool_] | None:
@@ -245,7 +279,7 @@ def _cut(
     lattice = spec.lattice
     depth, height, _ = lattice.patch
     reach = depth + 2 * lattice.context
-    block, wanted = part.voxels, part.wanted
+    block, wanted = part.voxels, part.wanted  # (z + 2 context, y, x) and (z, y, x)
     valid = valid_voxels(block, spec.nodata) if spec.output_nodata is not None else None
     if valid is not None and part.absent is not None:
         valid &= ~part.absent

@@ -62,7 +62,7 @@ class Consistency:
 
     def _compare(self, column: Column, pixels: Box, number: int, values: Array) -> None:
         line, rows, depth = self._lattice.z, self._lattice.y, self._lattice.scale[0]
-        means = to_host(_means(values[number * depth : (number + 1) * depth], self._lattice.scale))
+        means = to_host(_means(values[number * depth : (number + 1) * depth], self._lattice.scale))  # (y, x), input voxels
         z = pixels.start[0] + number
         stack = line.touching(z * line.scale, (z + 1) * line.scale)[-1]
         section = z - line.start(stack) + self._lattice.context
@@ -71,8 +71,9 @@ class Consistency:
             low, high = (max(pixels.start[1], min(pixels.stop[1], rows.weight_start(i) // rows.scale)) for i in (y, y + 1))
             patch = column.patches[(stack - column.z.start) * len(column.y) + row]
             away = means[low - pixels.start[1] : high - pixels.start[1]]
-            away = away - patch[section, low - rows.start(y) : high - rows.start(y), across]
+            away = away - patch[section, low - rows.start(y) : high - rows.start(y), across]  # (rows of this patch, x)
             if column.missing is not None:
+                # (rows, x) -> (valid voxels,)
                 away = away[~_part(column.missing, Box((z, low, pixels.start[2]), (z + 1, high, pixels.stop[2])), column)]
             self._squares += float(np.vdot(away, away))
             self._count += away.size
@@ -87,9 +88,10 @@ def _inside(box: Box, scale: Triple) -> Box:
 
 def _means(values: Array, scale: Triple) -> Array:
     """Return the means over blocks of one section: y before x, because rows lie in one piece."""
-    total = values[0] if len(values) == 1 else values.sum(axis=0)
+    total = values[0] if len(values) == 1 else values.sum(axis=0)  # (fz, y*fy, x*fx) -> (y*fy, x*fx)
     for axis, factor in ((0, scale[1]), (1, scale[2])):
         if factor > 1:
+            # Each part is one voxel of every block, so that their sum is shorter by the factor along this axis.
             parts = [total[(slice(None),) * axis + (slice(first, None, factor),)] for first in range(factor)]
             total = parts[0] + parts[1]
             for part in parts[2:]:

@@ -222,7 +222,22 @@ def gather(batches: list[Future[list[Array]]], heartbeat: Callable[[], None] = s
 
 
 def probe_patches(context: int, patch: tuple[int, int, int], count: int) -> NDArray[np.float32]:
-    """Return `count` fixed patches of noise between 0 and 1, with z context; the n-th is the same whatever `count`."""
+    """Return patches of noise from a fixed seed; the n-th is the same whatever `count` is.
+
+    Parameters
+    ----------
+    context : int
+        Sections of z context on each side of a patch; 0 for none.
+    patch : tuple of int
+        Shape of an input patch without its context, in voxels, z, y, x.
+    count : int
+        Number of patches, at least 1.
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape (count, z + 2 * context, y, x)
+        Values between 0 and 1.
+    """
     depth, height, width = patch
     random = np.random.default_rng(PROBE_SEED)
     return np.stack([random.random((depth + 2 * context, height, width), dtype=np.float32) for _ in range(count)])

@@ -57,7 +57,7 @@ class PatchFunction(Protocol):
         """
 
     def release(self) -> None:
-        """Give memory back that can be done without."""
+        """Free the memory that is not needed between two calls."""
 
 
 class Operation(Protocol):

@@ -69,19 +69,46 @@ class PatchStore:
         return f"{self.probe[:12]}/{channel}/{'-'.join(map(str, patch))}"
 
     def encode(self, key: str, patch: NDArray[np.float32], output: NDArray[np.float32]) -> bytes:
-        """Return the bytes that are stored: a magic word, a checksum that knows whose patch and of what it is, the voxels."""
-        voxels = np.ascontiguousarray(output).tobytes()
+        """Return the bytes that are stored: a magic word, a checksum, the voxels.
+
+        The checksum covers the job, the numerics class, the patch's name and its input as well, so that no other patch passes.
+
+        Parameters
+        ----------
+        key : str
+            Name of the patch, from `key`.
+        patch : numpy.ndarray of float32, shape (depth, y, x)
+            The network's input: normalised voxels with their z context.
+        output : numpy.ndarray of float32, shape (z, y, x)
+            What the network made of it, cut to :func:`kept_shape`.
+        """
+        voxels = np.ascontiguousarray(output).tobytes()  # (z, y, x) -> 4 * z*y*x bytes, in C order
         return HEADER.pack(MAGIC, self._checksum(key, patch, voxels)) + voxels
 
     def decode(self, key: str, patch: NDArray[np.float32], stored: bytes) -> NDArray[np.float32] | None:
-        """Return the voxels, or None where these are not the bytes that were stored for this patch and input."""
+        """Return the voxels, or None where these are not the bytes that were stored for this patch and input.
+
+        Parameters
+        ----------
+        key : str
+            Name of the patch, from `key`.
+        patch : numpy.ndarray of float32, shape (depth, y, x)
+            The network's input: normalised voxels with their z context.
+        stored : bytes
+            What was read under that name.
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (z, y, x), or None
+            Output voxels that have weight, of :func:`kept_shape`; read-only.
+        """
         shape = kept_shape(self.sharing.lattice)
         if len(stored) != kept_bytes(self.sharing.lattice):
             return None
         voxels = memoryview(stored)[HEADER.size :]
         if HEADER.unpack_from(stored) != (MAGIC, self._checksum(key, patch, voxels)):
             return None
-        return np.frombuffer(voxels, "<f4").reshape(shape)
+        return np.frombuffer(voxels, "<f4").reshape(shape)  # 4 * z*y*x bytes -> (z, y, x)
 
     def _checksum(self, key: str, patch: NDArray[np.float32], voxels: bytes | memoryview) -> int:
         whose = f"{self.fingerprint} {self.probe} {key} {kept_shape(self.sharing.lattice)}"
@@ -108,7 +135,7 @@ class RegionPatchCache:
         """Yield columns with what earlier regions kept of them, so that the network is asked for the rest alone."""
         for column in columns:
             patches = [column.position(number) for number in range(len(column.active))]
-            repeated = np.array([self._needed(patch, self.turn.earlier) for patch in patches])
+            repeated = np.array([self._needed(patch, self.turn.earlier) for patch in patches])  # (n,)
             keys = {int(n): self.shelf.key(self._channel, patches[n]) for n in np.flatnonzero(repeated & column.active)}
             reads = {number: self.shelf.store.read(key) for number, key in keys.items()}  # all at once
             outputs = {n: self._read(keys[n], column.patches[n], read) for n, read in reads.items()}
@@ -156,7 +183,8 @@ class RegionPatchCache:
         return None if found.state != "value" else self.shelf.decode(key, patch, found.value)
 
     def _write(self, key: str, patch: NDArray[np.float32], output: Array) -> None:
-        self._begin(key, self.shelf.encode(key, patch, to_host(output[_inner(self.shelf.sharing.lattice)])))
+        kept = output[_inner(self.shelf.sharing.lattice)]  # (z, y, x), shorter by the trim at either end of each axis
+        self._begin(key, self.shelf.encode(key, patch, to_host(kept)))
 
     def _begin(self, key: str, stored: bytes | None) -> None:
         if len(self._writes) >= BEHIND:

@@ -19,7 +19,7 @@ STAGES = ("read", "network", "blend", "consistency", "pyramid", "write")
 
 
 def silent() -> None:
-    """Give no sign of life: the heartbeat where nobody waits for one."""
+    """Do nothing: the heartbeat of a caller that needs none."""
 
 
 class Pipeline:
@@ -57,7 +57,22 @@ class Pipeline:
         return output
 
     def part(self, name: str, stage: str, work: Callable[P, R]) -> Callable[P, R]:
-        """Return `work`, which a stage calls, so that its seconds count for `name` and not for the stage."""
+        """Return a function that a stage calls, with its seconds counted apart from the stage's.
+
+        Parameters
+        ----------
+        name : str
+            One of `STAGES`, for which the seconds count.
+        stage : str
+            The stage that calls the function; the seconds are taken off its own.
+        work : callable
+            The function.
+
+        Returns
+        -------
+        callable
+            Takes and returns what `work` does.
+        """
 
         def timed(*args: P.args, **kwargs: P.kwargs) -> R:
             started = time.perf_counter()

@@ -42,7 +42,7 @@ def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: A
     xp = module_of(values)
     factor = spec.lattice.z.scale
     sections = np.arange(box.start[0], box.stop[0]) // factor
-    zero, span = (xp.asarray(part[sections, None, None]) for part in spec.output_scale(channel))
+    zero, span = (xp.asarray(part[sections, None, None]) for part in spec.output_scale(channel))  # (z, 1, 1) each
     with np.errstate(over="ignore", invalid="ignore"):  # checked right below
         values *= span
         values += zero
@@ -81,7 +81,7 @@ def _write_missing(spec: OutputSpec, column: Column, box: Box, voxels: Array) ->
         np.arange(start, stop) // factor - first
         for start, stop, factor, first in zip(box.start, box.stop, spec.lattice.scale, column.missing_start, strict=True)
     ]
-    missing = column.missing[np.ix_(*index)]
+    missing = column.missing[np.ix_(*index)]  # one input voxel for each output voxel: (z, y, x) of the box
     if missing.any():
         xp = module_of(voxels)
         voxels[xp.asarray(missing)] = spec.fill

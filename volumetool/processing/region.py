@@ -89,12 +89,13 @@ def enhance_region(
     before, counts, consistency = engine.seconds, Counter[str](), Consistency(spec.lattice)
     stages = Pipeline(predictor.heartbeat)
 
-    columns = read_columns(spec, region, source, engine.numerics.batch)
+    columns = read_columns(spec, region, source, engine.numerics.batch)  # patches (n, depth, y, x), float32
     columns = stages.run("read", _counted(columns if kept is None else kept.find(columns), counts))
-    outputs = stages.run("network", predictor.predict(columns))
+    outputs = stages.run("network", predictor.predict(columns))  # n patches (z*fz, y*fy, x*fx), float32
     outputs = outputs if kept is None else kept.keeping(outputs)
     seen = stages.part("consistency", "blend", consistency.add)
-    slabs = stages.run("blend", blend(spec, region, outputs, engine.xp, seen))
+    slabs = stages.run("blend", blend(spec, region, outputs, engine.xp, seen))  # (region z, region y, shard x), output dtype
+    # Of each slab (z, y, x), (z/fz, y/fy, x/fx), ... : its voxels on every fused level.
     levels = stages.run("pyramid", downsample_slabs(spec, slabs), threaded=False)
 
     def write() -> tuple[int, ...]:
@@ -119,7 +120,7 @@ def _counted(columns: Iterator[Column], counts: Counter[str]) -> Iterator[Column
     """Count patches as they pass: not those that were found kept, nor those that two regions skip, which cost nothing."""
     for column in columns:
         active, repeated = column.active, column.repeated
-        first = np.ones(len(active), bool) if repeated is None else ~repeated
+        first = np.ones(len(active), bool) if repeated is None else ~repeated  # (n,): no earlier region needs it
         counts["patches"] += int((active | first).sum())
         counts["repeated"] += int((active & ~first).sum())
         counts["skipped"] += int((~active & first).sum())

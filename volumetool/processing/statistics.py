@@ -94,6 +94,13 @@ class Statistics:
     def from_csv(cls, text: str, channels: int, sections: int) -> Statistics:
         """Read the table back.
 
+        Parameters
+        ----------
+        text : str
+            What :meth:`to_csv` wrote, as edited: columns ``channel,z,low,high``, rows in any order.
+        channels, sections : int
+            Extent of the volume; each of its sections needs one row per channel.
+
         Raises
         ------
         ConfigError
@@ -162,8 +169,8 @@ def fit_statistics(
     """
     channels, shape = volume.channels or 1, volume.levels[level].shape
     depth, sampled = shape[0], hashlib.sha256()
-    low = np.full((channels, depth), np.nan)
-    high = np.full((channels, depth), np.nan)
+    low = np.full((channels, depth), np.nan)  # (c, z)
+    high = np.full((channels, depth), np.nan)  # (c, z)
     for channel in range(channels):
         store, chunks = volume.open(level, channel, strict=True), stored_chunks(volume, level, channel)
         for boxes in _blocks(shape, seed, channel):
@@ -172,19 +179,35 @@ def fit_statistics(
             sampled.update(state)
             blocks = []
             for box, voxels in _sample(store, boxes, check):
-                blocks.append(voxels.reshape(stop - start, -1))
+                blocks.append(voxels.reshape(stop - start, -1))  # (z, y, x) -> (z, y*x)
                 if seen is not None:
                     seen(channel, box, voxels)
+            # (z, samples): the tiles side by side; the empty array stands in where no tile could be read.
             sample = np.concatenate([np.empty((stop - start, 0), store.dtype.numpy_dtype), *blocks], axis=1)
             for z in range(start, stop):
                 low[channel, z], high[channel, z] = _percentiles(sample[z - start], percentiles, nodata)
-        low[channel], high[channel] = _smooth(low[channel]), _smooth(high[channel])
+        low[channel], high[channel] = _smooth(low[channel]), _smooth(high[channel])  # (z,) each
+    # Where the two do not differ in float32, a voxel could not be divided by their difference.
     high = np.where(_apart(low, high), high, low + np.maximum(1.0, np.abs(low)))
     return Statistics(low, high, sampled.hexdigest())
 
 
 def sample_state(volume: Volume, level: int, seed: int = 0) -> str:
     """Return a digest of the states of all stored chunks that `fit_statistics` reads.
+
+    Parameters
+    ----------
+    volume : Volume
+        The input.
+    level : int
+        Its level that will be enhanced.
+    seed : int
+        As for :func:`fit_statistics`: the same seed samples the same tiles.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal digits.
 
     Raises
     ------
@@ -247,7 +270,7 @@ def _read_tiles(store: ts.TensorStore, boxes: list[Box], check: Check) -> Iterat
 
 
 def _result(read: Any, store: ts.TensorStore, box: Box, check: Check) -> NDArray[Any]:
-    """Wait for a read; one that fails is begun anew, because a tile left out by chance would change the table.
+    """Wait for a read; one that fails is started again, because a tile left out by chance would change the table.
 
     A tile whose chunks are too large to be unpacked together is None, and read now, chunk by chunk.
     """
@@ -279,7 +302,7 @@ def _tiles(shape: Triple, key: tuple[int, int, int]) -> list[tuple[slice, slice]
 
 
 def _percentiles(sample: NDArray[Any], percentiles: tuple[float, float], nodata: float | None) -> tuple[float, float]:
-    data = sample[valid_voxels(sample, nodata)]
+    data = sample[valid_voxels(sample, nodata)]  # (samples,) -> those with data
     if data.size == 0 or data.min() == data.max():  # a blank section says nothing about contrast
         return np.nan, np.nan
     low, high = (np.quantile(data, percent / 100, method=QUANTILE_RULE) for percent in percentiles)
@@ -292,7 +315,7 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     if not known.any():
         return np.zeros_like(values)
     sections = np.arange(len(values))
-    filled = np.interp(sections, sections[known], values[known])
+    filled = np.interp(sections, sections[known], values[known])  # (z,): blank sections lie on a line between others
     reach = len(SMOOTHING) // 2
-    padded = np.pad(filled, reach, mode="edge")
-    return np.convolve(padded, np.asarray(SMOOTHING) / sum(SMOOTHING), mode="valid")
+    padded = np.pad(filled, reach, mode="edge")  # (z + 4,)
+    return np.convolve(padded, np.asarray(SMOOTHING) / sum(SMOOTHING), mode="valid")  # (z,)

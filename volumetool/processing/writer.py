@@ -19,10 +19,8 @@ from volumetool.storage.voxels import VerifiedWrite, as_bytes
 def downsample_slabs(spec: OutputSpec, slabs: Iterable[Slab]) -> Iterator[tuple[Box, list[NDArray[Any]]]]:
     """Yield the box of each slab on level 0, and its voxels on every fused level, finest first."""
     for slab in slabs:
-        yield (
-            slab.box,
-            list(downsample_chain(slab.voxels, spec.fused, spec.output_nodata)),
-        )  # (z, y, x), (z/fz, y/fy, x/fx), ...
+        levels = list(downsample_chain(slab.voxels, spec.fused, spec.output_nodata))  # (z, y, x), (z/fz, y/fy, x/fx), ...
+        yield slab.box, levels
 
 
 def write_slabs(
