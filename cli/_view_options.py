@@ -28,7 +28,19 @@ PictureSize = Annotated[str, typer.Option(metavar="W,H", help="Of the picture, i
 
 
 def take_picture(page: Page, file: Path, look: Look, *, as_json: bool) -> None:
-    """Write what a page shows once all of it is drawn, and say so."""
+    """Write what a page shows once all of it is drawn, and say so.
+
+    Parameters
+    ----------
+    page : Page
+        The page to draw.
+    file : Path
+        The PNG to write.
+    look : Look
+        How it looks, with the size of the picture.
+    as_json : bool
+        Also print the file and its size as JSON.
+    """
     from volumetool.viewer.browser import take_picture as draw
 
     draw(page, file, look.picture)

@@ -41,7 +41,13 @@ def semantic(default: Any, panel: str, help: str, *, metavar: str | None = None,
 
 
 def runtime(default: Any, panel: str, help: str, *, metavar: str | None = None, common: bool = False) -> Any:  # noqa: A002
-    """Declare an option that decides no byte of the output; the parameters are those of :func:`semantic`."""
+    """Declare an option that decides no byte of the output.
+
+    Parameters
+    ----------
+    default, panel, help, metavar, common
+        As for :func:`semantic`.
+    """
     return _option(Kind.RUNTIME, default, help, panel=panel, metavar=metavar, common=common)
 
 

@@ -83,12 +83,21 @@ def unlike(section: Section, begun: SessionHeader) -> str | None:
 
 
 def total_count(asked: WatchConfig, rows: int | None, begun: SessionHeader | None) -> int | None:
-    """Return the sections in all: as was asked for, as many as the table of statistics has rows, or as the watch began with.
+    """Return how many sections there will be in all, None where nothing says so.
+
+    Parameters
+    ----------
+    asked : WatchConfig
+        Settings of the watch, which may hold a count.
+    rows : int or None
+        Rows of the table of statistics; with more than one it has a row per section.
+    begun : SessionHeader or None
+        Settings that the watch was begun with, None for a new one.
 
     Raises
     ------
     ConfigError
-        ``config.option``: they contradict each other.
+        ``config.option``: two of them say different counts.
     """
     table = rows if rows is not None and rows > 1 else None
     said = {

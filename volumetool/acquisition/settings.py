@@ -43,18 +43,18 @@ def fix(job: Job, begun: SessionHeader, given: Statistics | None) -> tuple[Resol
     Parameters
     ----------
     job : Job
-        Its input is the raw volume with the sections so far.
+        The job of the watch; its input is the raw volume with the sections so far.
     begun : SessionHeader
-        Says which sections the median percentiles that hold for all are taken of.
+        Settings of the watch. They say which sections the percentiles are taken of; their medians hold for all sections.
     given : Statistics, optional
-        Instead of those.
+        Percentiles to take instead.
 
     Returns
     -------
     resolved : Resolved
         Everything that decides a voxel of the sections so far.
     begun : SessionHeader
-        With what holds for all sections.
+        The settings, completed by what was decided for all sections.
     """
     resolved = resolve(job.model_copy(update={"sections": None}))
     fitted, chosen = resolved.spec.statistics, list(begun.fitted)
@@ -69,6 +69,15 @@ def fix(job: Job, begun: SessionHeader, given: Statistics | None) -> tuple[Resol
 
 def take_up(job: Job, begun: SessionHeader, depth: int) -> Resolved:
     """Decide the same again after a restart.
+
+    Parameters
+    ----------
+    job : Job
+        The job of the watch; its input is the raw volume with the sections so far.
+    begun : SessionHeader
+        Settings that the watch was begun with.
+    depth : int
+        Number of input sections so far.
 
     Raises
     ------
@@ -129,13 +138,36 @@ def statistics_for(spec: OutputSpec, depth: int) -> Statistics:
 
 
 def spec_for(spec: OutputSpec, depth: int, levels: VolumeLevels) -> OutputSpec:
-    """Return what decides the voxels of the sections so far, stored on levels of the growing volume."""
+    """Return what decides the voxels of the sections so far.
+
+    Parameters
+    ----------
+    spec : OutputSpec
+        What holds for all sections.
+    depth : int
+        Number of input sections so far.
+    levels : tuple of LevelGrid
+        Levels of the growing volume, on which they are stored.
+
+    Raises
+    ------
+    ConfigError
+        ``config.sections``: the table of statistics has fewer rows.
+    """
     lattice = replace(spec.lattice, z=replace(spec.lattice.z, size=depth))
     return spec.model_copy(update={"lattice": lattice, "statistics": statistics_for(spec, depth), "levels": levels})
 
 
 def final_plan(job: Job, begun: SessionHeader, depth: int) -> Plan:
-    """Return the plan of the batch job that the finished volume is the output of."""
+    """Return the plan of the batch job that the finished volume is the output of.
+
+    Parameters
+    ----------
+    job, begun
+        As for :func:`take_up`.
+    depth : int
+        Number of input sections in all.
+    """
     frozen = _frozen(job, begun)
     plan = plan_anew(resolve(frozen, statistics=statistics_for(begun.decided, depth)))
     return plan.model_copy(update={"job": frozen.model_copy(update={"keep_patches": job.keep_patches})})

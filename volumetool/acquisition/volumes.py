@@ -116,7 +116,22 @@ class GrowingOutput:
         self.volume.describe({"version": __version__, "status": "unfinished", "steps": steps})
 
     def enhance(self, raw: RawVolume, steps: Steps, step: int) -> Record:
-        """Enhance a step and store it; its record is written last, or says why there are no voxels."""
+        """Enhance a step and store it, and write its record last.
+
+        Parameters
+        ----------
+        raw : RawVolume
+            The sections to enhance.
+        steps : Steps
+            How the sections are divided into steps.
+        step : int
+            The step, counted from 0.
+
+        Returns
+        -------
+        Record
+            The record; of a step that failed it holds the error.
+        """
         started = time.time()
         if self.volume.depth < raw.depth * self.lattice.scale[0]:
             self._deepen(raw.depth)

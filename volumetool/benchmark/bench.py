@@ -176,7 +176,19 @@ def write_seconds(plan: Plan, levels: dict[tuple[int, int], NDArray[Any]]) -> fl
 
 
 def floor_seconds(network: float, write: float, device: str) -> float:
-    """Return the floor: on a CPU both parts want the same cores, beside a GPU the cores are free to write."""
+    """Return the least seconds that a job can take.
+
+    On a CPU the network and the writing want the same cores; beside a GPU the cores are free to write.
+
+    Parameters
+    ----------
+    network : float
+        Seconds of the network, see :func:`network_seconds`.
+    write : float
+        Seconds of compressing and writing, see :func:`write_seconds`.
+    device : str
+        Device of the network; ``cpu`` adds both, any other takes the longer one.
+    """
     return network + write if device == "cpu" else max(network, write)
 
 

@@ -44,7 +44,7 @@ class CompletedRegions:
         self.complete = is_marked_complete(plan)
 
     def refresh(self) -> None:
-        """Look for what was finished since; reads files."""
+        """Look for regions that were finished since the last look; it reads files."""
         if time.monotonic() - self._looked < REFRESH_SECONDS:
             return
         self._looked = time.monotonic()
@@ -58,9 +58,9 @@ class CompletedRegions:
         Parameters
         ----------
         level, channel : int
-            Level of the output, and index on its c axis.
+            Level of the output, and index on its c axis, from 0.
         box : Box
-            In the level's voxels.
+            Part of the level, in the level's voxels.
         """
         if self.complete:
             return True
@@ -75,6 +75,16 @@ class CompletedRegions:
 
     def read(self, level: int, channel: int, box: Box) -> NDArray[Any]:
         """Return stored voxels.
+
+        Parameters
+        ----------
+        level, channel, box
+            As for :meth:`holds`; the box is one for which it returned True.
+
+        Returns
+        -------
+        numpy.ndarray, shape of the box
+            Voxels (z, y, x) in the output's dtype.
 
         Raises
         ------

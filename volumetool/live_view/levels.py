@@ -128,7 +128,22 @@ def _clipped(chunk: Triple, shape: Triple) -> Triple:
 
 
 def below(levels: tuple[LevelGrid, ...], number: int, box: Box) -> Box:
-    """Return the voxels of level 0 that a box of level `number` is the mean of."""
+    """Return the voxels of level 0 that a box of a coarser level is the mean of.
+
+    Parameters
+    ----------
+    levels : tuple of LevelGrid
+        All levels of the output, finest first.
+    number : int
+        Level of the box, from 0.
+    box : Box
+        Part of that level, in its voxels.
+
+    Returns
+    -------
+    Box
+        Part of level 0, in its voxels; it ends where the level ends.
+    """
     for n in range(number, 0, -1):
         box = box.enlarged(levels[n].factor).intersection(Box.whole(levels[n - 1].shape))
     return box

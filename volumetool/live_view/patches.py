@@ -144,7 +144,17 @@ class PatchMaker:
 
 
 def places_of(spec: OutputSpec, channel: int, box: Box) -> list[PatchPosition]:
-    """Return the patches that a box of the output's level 0 needs, sweep order."""
+    """Return the patches that a box of the output's level 0 needs, in the order of a sweep.
+
+    Parameters
+    ----------
+    spec : OutputSpec
+        The lattice of patches, and where the output begins in it.
+    channel : int
+        Index on the c axis, from 0.
+    box : Box
+        Part of the output, in voxels of level 0.
+    """
     return [PatchPosition(channel, z, y, x) for z, y, x in product(*_touching(spec, box))]
 
 
@@ -160,15 +170,15 @@ def blend_box(spec: OutputSpec, channel: int, box: Box, patches: Mapping[PatchPo
     Parameters
     ----------
     spec : OutputSpec
-        What decides the bytes.
+        Everything that decides the bytes of the output.
     channel : int
-        Index on the c axis.
+        Index on the c axis, from 0.
     box : Box
-        In voxels of level 0.
+        Part of the output, in voxels of level 0.
     patches : mapping of PatchPosition to Patch
         At least those of :func:`places_of`.
     engine : Engine
-        That made them.
+        The engine that made the patches; they are blended on its device.
 
     Returns
     -------

@@ -40,9 +40,9 @@ class JobSoFar:
     Attributes
     ----------
     finished : CompletedRegions
-        What it has stored.
+        The regions that the job has stored.
     looked_at : callable
-        Told the channel and the voxels of level 0 that somebody looks at.
+        Is called with the channel and the box, in voxels of level 0, that somebody looks at.
     """
 
     finished: CompletedRegions
@@ -55,15 +55,15 @@ class LiveVoxels:
     Parameters
     ----------
     maker : PatchMaker
-        Makes patches.
+        Reads, predicts and keeps patches.
     desk : PatchScheduler
-        Has them made.
+        Decides which patches are made next, in a thread.
     lookahead : Lookahead
-        Guesses the next ones.
+        Guesses which patches are asked for next.
     input_of : callable
-        Opens a level and channel of the input.
+        Opens the input: from a level and a channel to an array (z, y, x).
     job : JobSoFar, optional
-        Whose store is read where it has the voxels.
+        A job with the same output. Its voxels are read where it has stored them.
     """
 
     def __init__(
@@ -79,9 +79,23 @@ class LiveVoxels:
         self._threads = ThreadPoolExecutor(THREADS, "volumetool-answers")
 
     async def read(self, level: LiveLevel, channel: int, box: Box) -> NDArray[Any]:
-        """Return voxels of a level, in the output's dtype.
+        """Return voxels of a level as soon as they are there.
 
         When the caller is cancelled, patches that nobody else waits for are not made.
+
+        Parameters
+        ----------
+        level : LiveLevel
+            Level of the live volume.
+        channel : int
+            Index on the c axis, from 0.
+        box : Box
+            Part of the level, in its voxels.
+
+        Returns
+        -------
+        numpy.ndarray, shape of the box
+            Voxels (z, y, x) in the output's dtype.
         """
         if level.kind == "input":
             return await self.in_thread(self._from_input, level, channel, box)
@@ -117,7 +131,15 @@ class LiveVoxels:
         return self._job.finished.complete
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what a function returns that would hold up other answers."""
+        """Call a function in a thread, so that it does not hold up other answers, and return its result.
+
+        Parameters
+        ----------
+        function : callable
+            The function.
+        *args, **kwargs
+            Arguments of the function.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(function, *args, **kwargs))
 
     def close(self) -> None:

@@ -51,7 +51,17 @@ class ClusterSuite:
         return place
 
     def job(self, source: str, output: Path, **asked: Any) -> Job:
-        """Return a job of several regions."""
+        """Return a job of several regions.
+
+        Parameters
+        ----------
+        source : str
+            The input, as `source` gives it.
+        output : Path
+            Folder of the output.
+        **asked : Any
+            Options of the job, such as those that choose the cluster.
+        """
         small = {"model": MODEL, "chunk": "1,16,16", "region": "1,1,1", "device": "cpu", "voxel_size": "30,8,8"}
         return make_job(input=source, output=str(output), **(small | asked))
 

@@ -212,7 +212,17 @@ def inodes(root: Path) -> dict[str, int]:
 
 
 def serve(receive: Connection, send: Connection, modules: Sequence[str]) -> None:
-    """Import modules, and then fork for every order until the parent closes its end."""
+    """Import modules, and then fork for every order until the parent closes its end.
+
+    Parameters
+    ----------
+    receive : Connection
+        Orders come through it, as JSON.
+    send : Connection
+        Exit codes go through it, as JSON; first of all "ready", or why the process cannot fork.
+    modules : sequence of str
+        Names of modules to import before the first fork.
+    """
     for name in modules:
         importlib.import_module(name)
     threads = len(list(Path("/proc/self/task").iterdir()))

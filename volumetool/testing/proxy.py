@@ -127,7 +127,22 @@ class FaultyProxy:
             self.decide = decide or (lambda _request: None)
 
     def reply(self, method: str, path: str, *, conditional: bool) -> Reply | None:
-        """Count a request and return what becomes of it."""
+        """Count a request and return what becomes of it.
+
+        Parameters
+        ----------
+        method : str
+            Method of HTTP, such as ``PUT``.
+        path : str
+            Path with the query.
+        conditional : bool
+            Whether it asks that a key is absent or unchanged.
+
+        Returns
+        -------
+        Reply or None
+            The reply to give instead of the server's; None passes the request on.
+        """
         with self._lock:
             self.requests.append(ProxyRequest(len(self.requests) + 1, method, path, conditional))
             return self.decide(self.requests[-1])
