@@ -15,7 +15,8 @@ import tifffile
 from volumetool.cli.main import main
 
 from volumetool.errors import InputError
-from volumetool.storage.io.kvstore import read_key, unwritable
+from volumetool.storage.io.kvstore import read_key
+from volumetool.storage.io.retries import unwritable
 
 FAKE = "fake:identity?scale=1,2,2"
 CLOSED = "http://127.0.0.1:9/v.zarr"

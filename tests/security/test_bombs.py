@@ -27,6 +27,7 @@ from volumetool.errors import InputError, ResourceError, VolumetoolError
 from volumetool.jobs.job import make_job
 from volumetool.jobs.planning.planner import plan
 from volumetool.models import load_model, save_model
+from volumetool.storage.formats import base
 from volumetool.storage.images import open_images
 from volumetool.storage.io import limits
 from volumetool.storage.io.arrays import open_array
@@ -266,7 +267,7 @@ def test_xml_that_declares_something_is_refused(text: str, tmp_path: Path) -> No
 
 def test_xml_longer_than_metadata_of_images_is_refused() -> None:
     with pytest.raises(ValueError, match="at most"):
-        limits.parse_xml("<OME>" + "<T/>" * (limits.MOST_XML // 4) + "</OME>")
+        base.parse_xml("<OME>" + "<T/>" * (base.MOST_XML // 4) + "</OME>")
 
 
 def sparse(file: Path, size: int = 2**42) -> Path:

@@ -25,7 +25,7 @@ from volumetool.evaluation.scores.align import Matched
 from volumetool.evaluation.scores.tiling import Restorer, spread_sections
 from volumetool.geometry import Box
 from volumetool.paths import open_file
-from volumetool.storage.io.kvstore import unwritable
+from volumetool.storage.io.retries import unwritable
 
 FIELDS = 16
 """Fields shown; each gives a trial per pair of kinds."""

@@ -25,7 +25,7 @@ from volumetool.evaluation.scores.frc import ONE_SEVENTH, Correlation
 from volumetool.evaluation.scores.tiling import Restorer
 from volumetool.geometry import Box
 from volumetool.paths import replace_file
-from volumetool.storage.io.kvstore import unwritable
+from volumetool.storage.io.retries import unwritable
 
 HEADINGS: Mapping[str, str] = {
     "psnr": "PSNR, dB",

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from volumetool.errors import LedgerError, OutputError
 from volumetool.jobs.job import Job
-from volumetool.storage.io.kvstore import canonical_url, is_local, join_url, local_path, unwritable
+from volumetool.storage.io.kvstore import canonical_url, is_local, join_url, local_path
+from volumetool.storage.io.retries import unwritable
 from volumetool.storage.io.roles import Role, output_role
 
 PLAN = "plan.json"

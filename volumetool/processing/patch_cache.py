@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from volumetool.geometry import Lattice, PatchSharing, RegionTask, Triple
 from volumetool.processing.columns import Column
 from volumetool.processing.device.arrays import Array, to_host
-from volumetool.storage.io.kvstore import is_full, unwritable
+from volumetool.storage.io.retries import is_full, unwritable
 from volumetool.storage.voxels import as_bytes
 
 HEADER = struct.Struct("<4sI")

@@ -145,7 +145,26 @@ def plan_conversion(
     levels: tuple[LevelGrid, ...] | None = None,
     memory: int | None = None,
 ) -> ConversionPlan:
-    """Look at the source and decide everything; write nothing. Parameters and errors are those of `convert`."""
+    """Look at the source and decide everything about a conversion; write nothing.
+
+    Parameters
+    ----------
+    source : str, path-like or Volume
+        What is read.
+    url : str or path-like
+        The new volume.
+    voxel_size : tuple of float, optional
+        Voxel size of the source in nm, z, y, x, in place of what the source says.
+    levels : tuple of LevelGrid, optional
+        Layout of the new volume, finest first; by default that of :func:`volumetool.geometry.plan_levels`.
+    memory : int, optional
+        Bytes to use; by default `MEMORY_BYTES`, or half of the free memory where that is less.
+
+    Raises
+    ------
+    VolumetoolError
+        As :func:`volumetool.storage.convert.convert`.
+    """
     if not isinstance(source, Volume) or voxel_size is not None:
         source = open_volume(source.url if isinstance(source, Volume) else source, voxel_size=voxel_size)
     with name_roles(output_role(place_text(url))):
@@ -174,6 +193,20 @@ def cut(box: Box, step: Triple, voxels: int) -> Iterator[Box]:
     """Cut a box where multiples of `step` are.
 
     A part is as wide, then as high, then as deep as `voxels` allows, but one step at least.
+
+    Parameters
+    ----------
+    box : Box
+        What is cut, in voxels.
+    step : tuple of int
+        Voxels along z, y, x between two places where a cut may be, counted from voxel 0 of the volume.
+    voxels : int
+        Voxels that a part should not exceed.
+
+    Yields
+    ------
+    Box
+        The parts, in C order; together they are the box.
     """
     size = list(step)
     for axis in (2, 1, 0):

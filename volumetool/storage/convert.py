@@ -23,8 +23,9 @@ from volumetool.storage.create import OWN_KEY, create_volume, open_for_writing, 
 from volumetool.storage.formats.base import Json, read_json
 from volumetool.storage.io.arrays import read_part, write_part
 from volumetool.storage.io.chunks import changed_while_read, level_digests, stored_chunks
-from volumetool.storage.io.kvstore import brief, delete_prefix, join_url, list_keys, unwritable
+from volumetool.storage.io.kvstore import delete_prefix, join_url, list_keys
 from volumetool.storage.io.presence import Check
+from volumetool.storage.io.retries import brief, unwritable
 from volumetool.storage.io.roles import name_roles, output_role
 from volumetool.storage.open import open_volume
 from volumetool.storage.staging import Held, Staging

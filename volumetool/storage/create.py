@@ -22,7 +22,6 @@ from volumetool.storage.formats.base import Json, read_json
 from volumetool.storage.io.arrays import SPACE, spatial_view
 from volumetool.storage.io.chunk_keys import VOLUME_METADATA
 from volumetool.storage.io.kvstore import (
-    brief,
     canonical_url,
     delete_key,
     encode_json,
@@ -32,11 +31,10 @@ from volumetool.storage.io.kvstore import (
     list_keys,
     local_path,
     shared_context,
-    unwritable,
     write_key,
 )
 from volumetool.storage.io.limits import MOST_LEVELS
-from volumetool.storage.io.retries import STORAGE
+from volumetool.storage.io.retries import STORAGE, brief, unwritable
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import DTYPES, Volume
 
@@ -84,7 +82,7 @@ class VolumeLayout:
 def create_volume(url: str, layout: VolumeLayout, attributes: Mapping[str, Any]) -> Volume:
     """Create an empty OME-Zarr 0.5 volume.
 
-    Creating the same volume with the same attributes again changes nothing, so that a killed program can begin anew.
+    Creating the same volume with the same attributes again changes nothing, so that a killed program can start again.
 
     Parameters
     ----------
@@ -118,6 +116,15 @@ def create_volume(url: str, layout: VolumeLayout, attributes: Mapping[str, Any])
 
 def create_levels(url: str, layout: VolumeLayout, numbers: Iterable[int]) -> None:
     """Create the arrays of some levels, empty; those that are there already and are the same stay as they are.
+
+    Parameters
+    ----------
+    url : str
+        Where the volume is.
+    layout : VolumeLayout
+        All levels of the volume.
+    numbers : iterable of int
+        The levels to create, counted from 0, the finest.
 
     Raises
     ------
@@ -199,7 +206,20 @@ def open_for_writing(
 
 
 def open_in_memory(layout: VolumeLayout, level: int, channel: int) -> ts.TensorStore:
-    """Create one level in memory, gone with its handle: a view with axes z, y, x."""
+    """Create one level in memory. It is gone when its handle is.
+
+    Parameters
+    ----------
+    layout : VolumeLayout
+        The whole volume.
+    level, channel : int
+        The level, counted from 0, and the index on its c axis; 0 where it has none.
+
+    Returns
+    -------
+    tensorstore.TensorStore
+        View of the channel with axes z, y, x, to read and write.
+    """
     spec = {"driver": "zarr3", "kvstore": "memory://", "metadata": array_metadata(layout, level)}
     array = ts.open(spec, create=True, open=True, context=ts.Context({"cache_pool": {"total_bytes_limit": 0}})).result()
     return spatial_view(array, layout.axes, channel)
@@ -291,7 +311,7 @@ def _multiscale(layout: VolumeLayout) -> v05.Multiscale:
 
 
 def check_output_place(url: str) -> None:
-    """Refuse a place that nobody can write to, and one whose name says that another format is wanted.
+    """Refuse a place that cannot be written to, and one whose name says that another format is wanted.
 
     Raises
     ------

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from volumetool.errors import OutputError
 from volumetool.geometry import Box, LevelGrid, Triple, shard_boxes
-from volumetool.storage.io.kvstore import unwritable
 from volumetool.storage.io.prefetch import prefetch
 from volumetool.storage.io.presence import url_of
-from volumetool.storage.io.retries import STORAGE
+from volumetool.storage.io.retries import STORAGE, unwritable
 from volumetool.storage.voxels import Source, VerifiedWrite, read_voxels, valid_voxels
 
 SPAN_VOXELS = 2**24
@@ -47,13 +46,13 @@ def downsample(voxels: NDArray[Any], factor: Triple, nodata: float | None = None
     """
     if nodata is None:
         store = ts.downsample(ts.array(np.ascontiguousarray(voxels)), list(factor), method="mean")
-        return np.asarray(store.read().result())
+        return np.asarray(store.read().result())  # (z, y, x) -> (z/fz, y/fy, x/fx), each rounded up
     return _mean_of_valid(voxels, factor, nodata)
 
 
 def _mean_of_valid(voxels: NDArray[Any], factor: Triple, nodata: float) -> NDArray[Any]:
     valid = valid_voxels(voxels, nodata)
-    count = _block_sums(valid.astype(np.float64), factor)
+    count = _block_sums(valid.astype(np.float64), factor)  # (z, y, x) -> (z/fz, y/fy, x/fx): valid voxels of each block
     sums = _block_sums(np.where(valid, voxels, 0).astype(np.float64), factor)
     # Sums of whole numbers are exact in float64, and so is the comparison at one half.
     mean = sums / np.maximum(count, 1)
@@ -68,6 +67,7 @@ def _mean_of_valid(voxels: NDArray[Any], factor: Triple, nodata: float) -> NDArr
 def _block_sums(values: NDArray[np.float64], factor: Triple) -> NDArray[np.float64]:
     for axis, size in enumerate(factor):
         if size > 1:
+            # This axis becomes shorter by its factor; the last block may hold fewer voxels.
             values = np.add.reduceat(values, np.arange(0, values.shape[axis], size), axis=axis)
     return values
 
@@ -75,10 +75,25 @@ def _block_sums(values: NDArray[np.float64], factor: Triple) -> NDArray[np.float
 def downsample_chain(
     voxels: NDArray[Any], levels: tuple[LevelGrid, ...], nodata: float | None = None
 ) -> Iterator[NDArray[Any]]:
-    """Yield a block of level 0 and its means on the following levels, each made from the one before."""
+    """Yield a block of level 0 and its means on the following levels, each made from the one before.
+
+    Parameters
+    ----------
+    voxels : numpy.ndarray, shape (z, y, x)
+        A block of level 0 that begins at a voxel of each of these levels.
+    levels : tuple of LevelGrid
+        The levels, beginning with level 0; each gives its factor over the level before.
+    nodata : float, optional
+        As for :func:`downsample`.
+
+    Yields
+    ------
+    numpy.ndarray
+        For each level its block, in the dtype of `voxels`; the first is `voxels` itself.
+    """
     yield voxels
     for level in levels[1:]:
-        voxels = downsample(voxels, level.factor, nodata)
+        voxels = downsample(voxels, level.factor, nodata)  # shorter by this level's factor along each axis
         yield voxels
 
 
@@ -143,9 +158,9 @@ def is_stored(voxels: NDArray[Any], fill: Any) -> bool:
 
 
 def require_stored(level: ts.TensorStore, boxes: Iterable[Box]) -> None:
-    """Look, before a volume is called whole, whether shards that were written are still there.
+    """Make sure that shards that were written are still stored, before a volume is marked complete.
 
-    One that was deleted meanwhile reads as the fill value, and so may have got into the next level.
+    A shard that was deleted since then reads as the fill value, and the next level may have been made from that.
 
     Parameters
     ----------
@@ -182,10 +197,10 @@ def _means(fine: Source, level: LevelGrid, nodata: float | None, within: Box | N
     """Yield the shards of a level, each with its voxels: means of the stored level before."""
     for box in shard_boxes(level, within):
         fine_box = box.enlarged(level.factor).intersection(box_of(fine.voxels))
-        target = np.empty(box.shape, fine.voxels.dtype.numpy_dtype)
+        target = np.empty(box.shape, fine.voxels.dtype.numpy_dtype)  # (z, y, x) of one coarse shard
         for part in _parts(box, level, fine.voxels.chunk_layout.read_chunk.shape):
             source = part.enlarged(level.factor).intersection(fine_box)
-            voxels = read_voxels(fine.voxels, source, "finer level:", check=fine.check)
+            voxels = read_voxels(fine.voxels, source, "finer level:", check=fine.check)  # (z*fz, y*fy, x*fx), less at the faces
             target[part.shifted((-box.start[0], -box.start[1], -box.start[2])).slices] = downsample(
                 voxels, level.factor, nodata
             )

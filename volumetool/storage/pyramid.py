@@ -48,7 +48,7 @@ def build_pyramid(
     Raises
     ------
     InputError
-        As `open_volume`; ``input.changed``: somebody wrote to level 0 meanwhile.
+        As `open_volume`; ``input.changed``: level 0 was written to while this ran.
     OutputError
         ``output.format``: another format; ``output.levels``: levels cannot be added, or those there are not means of whole
         blocks; ``output.unfinished``: a job is not through with it; ``output.unwritable``.

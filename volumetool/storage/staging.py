@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volumetool.geometry.box import Box, Triple
-from volumetool.storage.io.kvstore import unwritable
+from volumetool.storage.io.retries import unwritable
 
 
 class Held:

@@ -152,7 +152,7 @@ class Volume:
         return spatial_view(array, self.axes, channel)
 
     def identity_of(self, level: int) -> str:
-        """Return the identity of one level: other levels, made later or made anew, do not change it."""
+        """Return the identity of one level: levels that are added or made again do not change it."""
         return self.level_identities[level] if self.level_identities else self.identity
 
     def _check(self, level: int, channel: int) -> None:

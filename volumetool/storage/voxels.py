@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from volumetool.errors import DataError
 from volumetool.geometry import Box, Triple
 from volumetool.storage.io.arrays import read_part, reopened
-from volumetool.storage.io.kvstore import unwritable
 from volumetool.storage.io.presence import Check, url_of
-from volumetool.storage.io.retries import STORAGE, tried
+from volumetool.storage.io.retries import STORAGE, tried, unwritable
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from volumetool.geometry import Box, plan_levels
 from volumetool.storage.create import VolumeLayout, array_metadata, group_metadata
 from volumetool.storage.io.arrays import read_part
 from volumetool.storage.io.chunk_keys import ChunkKeys
-from volumetool.storage.io.kvstore import brief, encode_json
+from volumetool.storage.io.kvstore import encode_json
+from volumetool.storage.io.retries import brief
 from volumetool.storage.volume import Volume
 from volumetool.viewer.server import Content, InMemory
 

@@ -13,7 +13,7 @@ from volumetool.errors import ConfigError, DataError, InputError
 from volumetool.evaluation.scores.ssim import TAPS
 from volumetool.geometry import Box, Size, Triple, mirror_index, upscaled, whole_ratio
 from volumetool.storage.io.arrays import read_part
-from volumetool.storage.io.kvstore import brief
+from volumetool.storage.io.retries import brief
 from volumetool.storage.volume import Volume
 
 _SAME_SIZE = 1e-3  # relative difference of voxel sizes that is rounding

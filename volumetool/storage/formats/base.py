@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
@@ -19,6 +20,9 @@ from volumetool.storage.io.kvstore import is_local, join_url, local_path, read_k
 from volumetool.storage.io.limits import MOST_METADATA
 
 Json = dict[str, Any]
+
+MOST_XML = 2**24
+"""Characters of XML: 100,000 planes with a file each."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,29 @@ class Format:
     endings: tuple[str, ...] = ()
 
 
+def parse_xml(text: str) -> Element:
+    """Return the root of an XML text that is no longer than metadata of images, and declares nothing.
+
+    Raises
+    ------
+    ValueError
+        It is no such text.
+    """
+    if len(text) > MOST_XML:
+        raise ValueError(f"it has {len(text)} characters; at most {MOST_XML} are read")
+    if "<!" in text.replace("<!--", ""):
+        raise ValueError("it declares types or entities, which no writer of such files does")
+    try:
+        return fromstring(text)  # noqa: S314  (without declarations there is nothing to expand)
+    except ParseError as error:
+        raise ValueError(str(error)) from error
+
+
 def read_json(url: str, key: str) -> Json | None:
     """Return a JSON object, or None if the file does not exist.
 
     Public buckets behind HTTP answer "forbidden" for keys that do not exist, so that while formats are tried that means
-    missing; whoever cannot do without the file asks `check_allowed`.
+    missing. A caller that needs the file calls `check_allowed`.
 
     Raises
     ------

@@ -6,9 +6,8 @@ import re
 from xml.etree.ElementTree import Element
 
 from volumetool.geometry.box import Size
-from volumetool.storage.formats.base import broken, read_small
+from volumetool.storage.formats.base import broken, parse_xml, read_small
 from volumetool.storage.io.kvstore import join_url, parent_url
-from volumetool.storage.io.limits import parse_xml
 from volumetool.units import nanometres_per
 
 _SETUP = re.compile(r"(?P<container>.+)/setup(?P<number>[0-9]+)(?:/timepoint[0-9]+(?:/s[0-9]+)?)?")

@@ -70,7 +70,13 @@ class MrcSections:
         return min(self.shape[1], max(1, _BAND_BYTES // (self.shape[2] * self.dtype.itemsize)))
 
     def read(self, start: int, stop: int, rows: slice = slice(None)) -> NDArray[Any]:
-        """Return some rows of the sections ``start <= number < stop``; see `Sections`."""
+        """Return some rows of some sections.
+
+        Parameters
+        ----------
+        start, stop, rows
+            As for :meth:`Sections.read`.
+        """
         top, bottom, _ = rows.indices(self.shape[1])
         voxels = np.empty((stop - start, bottom - top, self.shape[2]), self.dtype)  # (sections, rows, columns)
         stored = np.dtype(self.stored)
@@ -83,7 +89,7 @@ class MrcSections:
 
 
 def find_mrc(url: str) -> ParsedMetadata | None:
-    """Describe the MRC file at a place; None where there is none.
+    """Describe the MRC file at a place; None if there is none.
 
     Raises
     ------

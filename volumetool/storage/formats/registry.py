@@ -18,7 +18,7 @@ FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, MRC, TIFF)
 
 
 def find_volume(url: str) -> ParsedMetadata | None:
-    """Describe the volume at a place by the first format that knows it; None where none does.
+    """Describe the volume at a place by the first format that knows it; None if no format does.
 
     Raises
     ------
@@ -39,5 +39,5 @@ def readable_formats() -> str:
 
 
 def named_like(place: str) -> Format | None:
-    """Return the format whose files have names that end like a place's; None where none does."""
+    """Return the format whose files have names that end like a place's; None if there is none."""
     return next((each for each in FORMATS if each.endings and place.lower().endswith(each.endings)), None)

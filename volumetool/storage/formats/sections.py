@@ -33,7 +33,19 @@ class Sections(Protocol):
         """Path of the file of every section; one path where all lie in one file."""
 
     def read(self, start: int, stop: int, rows: slice = slice(None)) -> NDArray[Any]:
-        """Return some rows of the sections ``start <= number < stop``.
+        """Return some rows of some sections.
+
+        Parameters
+        ----------
+        start, stop : int
+            The sections ``start <= number < stop``, counted from 0.
+        rows : slice, optional
+            Range of y in each section, without a step; all rows by default.
+
+        Returns
+        -------
+        numpy.ndarray, shape (stop - start, rows, columns)
+            In `dtype`.
 
         Raises
         ------

@@ -11,7 +11,8 @@ import tifffile
 
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
-from volumetool.storage.io.limits import LONGEST_AXIS, parse_xml
+from volumetool.storage.formats.base import parse_xml
+from volumetool.storage.io.limits import LONGEST_AXIS
 from volumetool.units import nanometres_per
 
 _AXES = ("Z", "C", "T")

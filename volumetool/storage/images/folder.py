@@ -31,6 +31,15 @@ def section_files(folder: Path) -> list[Path]:
 def open_folder(folder: Path, files: Sequence[Path], gaps: Gaps) -> ImageStack:
     """Open the sections of a folder.
 
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    files : sequence of Path
+        Its image files, from :func:`section_files`; at least one.
+    gaps : {"refuse", "keep", "close"}
+        What becomes of numbers that are missing between sections: an error, blank sections in their places, or nothing.
+
     Raises
     ------
     InputError

@@ -114,5 +114,17 @@ class ImageStack:
 
 
 def stack_of(path: Path, planes: Sequence[Plane | None], page: TiffPage, voxel_size: Size | None) -> ImageStack:
-    """Return the stack of some planes that are all like one page."""
+    """Return the stack of some planes that are all like one page.
+
+    Parameters
+    ----------
+    path : Path
+        The file or folder that the user named.
+    planes : sequence of Plane or None
+        The sections along z; None for a section that is missing.
+    page : TiffPage
+        A page whose shape (y, x), dtype and rows per strip all planes share.
+    voxel_size : tuple of float, optional
+        In nm, z, y, x; None where the files do not say it.
+    """
     return ImageStack(str(path), tuple(planes), (len(planes), *page.shape), page.dtype, voxel_size, page.rows)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from volumetool.errors import DataError, InputError
 from volumetool.paths import refuse_special
 from volumetool.storage.io.codecs import readable_metadata
-from volumetool.storage.io.kvstore import brief, is_local, join_url, kvstore_spec, local_path, read_key, shared_context
+from volumetool.storage.io.kvstore import is_local, join_url, kvstore_spec, local_path, read_key, shared_context
 from volumetool.storage.io.limits import check_array, read_bounded
 from volumetool.storage.io.presence import METADATA, Check, gone, is_absence, read_sparse, url_of
-from volumetool.storage.io.retries import STORAGE, VanishedError
+from volumetool.storage.io.retries import STORAGE, VanishedError, brief
 
 Driver = Literal["zarr", "zarr3", "n5", "neuroglancer_precomputed", "virtual_chunked"]
 SPACE = ("z", "y", "x")
@@ -153,6 +153,15 @@ def _without_ranges(array: ts.TensorStore) -> InputError:
 def write_part(array: ts.TensorStore, slices: tuple[slice, ...], voxels: NDArray[Any]) -> None:
     """Write a part of a stored array; what fails is written again through another handle.
 
+    Parameters
+    ----------
+    array : tensorstore.TensorStore
+        The array.
+    slices : tuple of slice
+        The part, in voxels along each axis of the array.
+    voxels : numpy.ndarray, shape of the part
+        What to write, in the array's dtype.
+
     Raises
     ------
     ValueError, OSError
@@ -162,11 +171,21 @@ def write_part(array: ts.TensorStore, slices: tuple[slice, ...], voxels: NDArray
 
 
 def spatial_view(array: ts.TensorStore, axes: tuple[str, ...], channel: int) -> ts.TensorStore:
-    """Return the z, y, x view of a stored array: one channel, first time point, axes in the project's order."""
+    """Return the view of one channel of a stored array, at its first time point, with axes z, y, x.
+
+    Parameters
+    ----------
+    array : tensorstore.TensorStore
+        The array as stored.
+    axes : tuple of str
+        Name of each of its axes: "z", "y", "x", "c", "t". Without "z" it is one section.
+    channel : int
+        Index along c; has no effect without that axis.
+    """
     fixed = {"c": channel}
     view = array[tuple(slice(None) if axis in SPACE else fixed.get(axis, 0) for axis in axes)]
     if "z" not in axes:  # one section
-        view, axes = view[ts.newaxis], ("z", *axes)
+        view, axes = view[ts.newaxis], ("z", *axes)  # (y, x) -> (1, y, x)
     stored = [axis for axis in axes if axis in SPACE]
     order = tuple(stored.index(axis) for axis in SPACE)
     return view if order == (0, 1, 2) else view.transpose(order)

@@ -231,6 +231,13 @@ def _state_of_file(path: str) -> bytes | None:
 def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:
     """Return how one channel of a level is cut into files or objects.
 
+    Parameters
+    ----------
+    volume : Volume
+        The volume.
+    level, channel : int
+        The level, counted from 0, and the index on its c axis; 0 where it has none.
+
     Raises
     ------
     DataError, InputError

@@ -18,11 +18,10 @@ from urllib.parse import quote, unquote, urlsplit
 
 import tensorstore as ts
 
-from volumetool.errors import InputError, OutputError, StorageFullError
+from volumetool.errors import InputError
 from volumetool.machine import usable_cores, usable_memory
 from volumetool.paths import absolute_path, refuse_special, refuse_unreachable, sync_folder
-from volumetool.redaction import redact
-from volumetool.storage.io.retries import CONCURRENCY, STORAGE, tried
+from volumetool.storage.io.retries import CONCURRENCY, STORAGE, brief, unwritable
 from volumetool.storage.io.s3 import s3_settings
 from volumetool.storage.io.urls import check_url, hint_of, signed_query
 
@@ -32,12 +31,7 @@ _VIEWER_SUFFIX = re.compile(r"\|(auto|zarr|zarr2|zarr3|n5|neuroglancer-precomput
 _CUT_SCHEME = re.compile(r"^(file|s3|gs|https?):/(?!/)")
 # Files that a killed writer leaves behind; they never hold data.
 _LEFTOVER = ".__lock"
-# How file systems and object stores say that there is no room, or none for this user or file.
 _LARGE = 2**26  # bytes from which a file is compared with the memory: shards and ledgers alone are so large
-_FULL = re.compile(
-    r"No space left on device|Disk quota exceeded|File too large|ENOSPC|EDQUOT|EFBIG"
-    r"|QuotaExceeded|StorageFull|InsufficientStorage|HTTP response code: 507"
-)
 
 ABSENT = b"\x02"
 """Tensorstore's generation of a key that does not exist."""
@@ -209,6 +203,15 @@ def read_key(url: str, key: str) -> bytes | None:
 def write_key(url: str, key: str, data: bytes) -> None:
     """Write a small file: atomic and synced, so that a reader sees either the old bytes or the new ones.
 
+    Parameters
+    ----------
+    url : str
+        The place that holds the file.
+    key : str
+        Its name, parts separated by slashes.
+    data : bytes
+        The whole content of the file.
+
     Raises
     ------
     OutputError
@@ -266,15 +269,22 @@ def _check_size(url: str, key: str) -> None:
 
 
 def replace_key(url: str, key: str, data: bytes, generation: bytes) -> bytes | None:
-    """Write a small file, atomic and synced, if nobody wrote it since `generation` was read.
+    """Write a small file, atomic and synced, if it was not written since `generation` was read.
 
     A write may take effect though its answer is lost; the next try is then refused. So what a refusal left is read back: the
     same bytes are this write's, wherever they name their writer.
 
+    Parameters
+    ----------
+    url, key, data
+        As for :func:`write_key`.
+    generation : bytes
+        Version of the file, from :func:`read_version` or from the write before; `ABSENT` if it must not exist.
+
     Returns
     -------
     bytes or None
-        The new generation; None where somebody else was first, and nothing was written.
+        The new generation; None if another process was first, and nothing was written.
 
     Raises
     ------
@@ -292,7 +302,12 @@ def replace_key(url: str, key: str, data: bytes, generation: bytes) -> bytes | N
 
 
 def create_key(url: str, key: str, data: bytes) -> bool:
-    """Write a small file, atomic and synced, if there is none; say whether it was written.
+    """Write a small file, atomic and synced, if there is none; return whether it was written.
+
+    Parameters
+    ----------
+    url, key, data
+        As for :func:`write_key`.
 
     Raises
     ------
@@ -336,7 +351,7 @@ def delete_prefix(url: str, last: str = "") -> None:
     url : str
         The place.
     last : str
-        A key right below it that goes after all others: what says whose they are, for whoever finds some of them left.
+        A key right below it that is deleted after all others, because it tells whose they are if the deletion is cut short.
 
     Raises
     ------
@@ -371,30 +386,3 @@ def delete_key(url: str, key: str) -> None:
         STORAGE.call(lambda _: _open(url).write(key, None).result())
     except (ValueError, OSError) as error:
         raise unwritable(join_url(url, key), error) from error
-
-
-def unwritable(what: str, error: Exception, where: str | None = None) -> OutputError:
-    """Return the error for what could not be written: ``output.full`` where there is no room, else ``output.unwritable``.
-
-    It names `what`, which is the place itself unless `where` is.
-    """
-    where = where or what
-    if is_full(error):
-        return StorageFullError(
-            "output.full",
-            f"there is no room to write {what}: {brief(error)}",
-            hint="make room there (space, quota, or the limit of a file's size) and run the same command again: "
-            "what was finished is kept",
-            where=where,
-        )
-    return OutputError("output.unwritable", f"{what} cannot be written: {brief(error)}", hint=hint_of(where), where=where)
-
-
-def is_full(error: Exception) -> bool:
-    """Return whether a write failed because there is no room."""
-    return _FULL.search(str(error)) is not None
-
-
-def brief(error: Exception) -> str:
-    """Return the first part of a tensorstore message, without the spec and source lines that it appends."""
-    return redact(str(error).split(" [", 1)[0]) + tried(error)

@@ -13,7 +13,6 @@ from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError, fromstring
 
 import numpy as np
 import tensorstore as ts
@@ -31,9 +30,6 @@ MOST_METADATA = 2**23
 
 _MOST_INDEX = 2**26
 """Bytes of a shard's index."""
-
-MOST_XML = 2**24
-"""Characters of XML: 100,000 planes with a file each."""
 
 LONGEST_AXIS = 2**26
 """Voxels: 27 cm at 4 nm."""
@@ -120,28 +116,19 @@ def check_levels(url: str, count: int) -> None:
         raise _too_large(url, f"lists {count} levels; at most {MOST_LEVELS} are read")
 
 
-def parse_xml(text: str) -> Element:
-    """Return the root of an XML text that is no longer than metadata of images, and declares nothing.
-
-    Raises
-    ------
-    ValueError
-        It is no such text.
-    """
-    if len(text) > MOST_XML:
-        raise ValueError(f"it has {len(text)} characters; at most {MOST_XML} are read")
-    if "<!" in text.replace("<!--", ""):
-        raise ValueError("it declares types or entities, which no writer of such files does")
-    try:
-        return fromstring(text)  # noqa: S314  (without declarations there is nothing to expand)
-    except ParseError as error:
-        raise ValueError(str(error)) from error
-
-
 def check_images(file: Path, shape: tuple[int, int, int], itemsize: int) -> None:
     """Refuse a file of images whose header declares more than the file can hold.
 
     Sections of any size are read where the file is large enough for them, and memory holds one.
+
+    Parameters
+    ----------
+    file : Path
+        The file; it must exist.
+    shape : tuple of int
+        Declared shape: sections, rows, columns.
+    itemsize : int
+        Bytes per pixel.
 
     Raises
     ------
@@ -160,6 +147,15 @@ def check_images(file: Path, shape: tuple[int, int, int], itemsize: int) -> None
 
 def check_memory(place: str, needed: int, what: str) -> None:
     """Refuse what takes more memory at once than this process may still use.
+
+    Parameters
+    ----------
+    place : str
+        Path or URL of what is read, for the error.
+    needed : int
+        Bytes that it takes.
+    what : str
+        What takes them, for the error: "a section of (512, 512) pixels".
 
     Raises
     ------

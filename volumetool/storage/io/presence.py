@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from volumetool.errors import DataError, InputError
 from volumetool.storage.io.codecs import readable_metadata
-from volumetool.storage.io.kvstore import brief
 from volumetool.storage.io.limits import UNPACKED, check_stored, spec_of, stored_range, unpacked_chunk
-from volumetool.storage.io.retries import STORAGE, VanishedError, tried
+from volumetool.storage.io.retries import STORAGE, VanishedError, brief, tried
 
 AT_ONCE: Final = 64
 """Chunks that are read at the same time."""

@@ -15,6 +15,10 @@ import time
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
+from volumetool.errors import OutputError, StorageFullError
+from volumetool.redaction import redact
+from volumetool.storage.io.urls import hint_of
+
 T = TypeVar("T")
 
 Verdict = Literal["retry", "slow", "unreachable", "gone", "bad", "never"]
@@ -44,6 +48,12 @@ _OS = re.compile(r"\[os_error_code='(\d+)'\]")
 _SLOW = re.compile(r"SlowDown|Too Many Requests|RequestLimitExceeded|reduce your request rate", re.IGNORECASE)
 _UNREACHABLE = re.compile(r"could not (connect|resolve)|connection refused|name or service not known", re.IGNORECASE)
 _BROKEN_LINE = re.compile(r"CURL error|connection (was )?(reset|closed|aborted)|timed? ?out|broken pipe", re.IGNORECASE)
+
+# How file systems and object stores say that there is no room, or none for this user or file.
+_FULL = re.compile(
+    r"No space left on device|Disk quota exceeded|File too large|ENOSPC|EDQUOT|EFBIG"
+    r"|QuotaExceeded|StorageFull|InsufficientStorage|HTTP response code: 507"
+)
 
 _PASSING = {errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.EPIPE, errno.ENOTCONN}
 _PASSING |= {errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
@@ -218,3 +228,37 @@ def tried(error: Exception) -> str:
     """Return what `Retries.call` noted about a failure, in brackets; nothing where it was tried once."""
     notes = "; ".join(getattr(error, "__notes__", ()))
     return f" ({notes})" if notes else ""
+
+
+def unwritable(what: str, error: Exception, where: str | None = None) -> OutputError:
+    """Return the error for what could not be written: ``output.full`` where there is no room, else ``output.unwritable``.
+
+    Parameters
+    ----------
+    what : str
+        What could not be written, for the message: a place, or a part of it.
+    error : Exception
+        What the storage said.
+    where : str, optional
+        The place; `what` itself by default.
+    """
+    where = where or what
+    if is_full(error):
+        return StorageFullError(
+            "output.full",
+            f"there is no room to write {what}: {brief(error)}",
+            hint="make room there (space, quota, or the limit of a file's size) and run the same command again: "
+            "what was finished is kept",
+            where=where,
+        )
+    return OutputError("output.unwritable", f"{what} cannot be written: {brief(error)}", hint=hint_of(where), where=where)
+
+
+def is_full(error: Exception) -> bool:
+    """Return whether a write failed because there is no room."""
+    return _FULL.search(str(error)) is not None
+
+
+def brief(error: Exception) -> str:
+    """Return the first part of a tensorstore message, without the spec and source lines that it appends."""
+    return redact(str(error).split(" [", 1)[0]) + tried(error)

@@ -13,9 +13,9 @@ from volumetool.geometry import Box, LevelGrid, shard_boxes
 from volumetool.paths import open_file
 from volumetool.storage.io.arrays import read_part
 from volumetool.storage.io.chunk_keys import ChunkKeys
-from volumetool.storage.io.kvstore import brief, is_local, join_url, local_path, read_key, unwritable
+from volumetool.storage.io.kvstore import is_local, join_url, local_path, read_key
 from volumetool.storage.io.presence import url_of
-from volumetool.storage.io.retries import STORAGE
+from volumetool.storage.io.retries import STORAGE, brief, unwritable
 
 NOTHING = ""
 """What is noted of a shard that is not stored: it holds the fill value alone."""
@@ -88,8 +88,8 @@ def stored_shards(url: str, keys: Sequence[str]) -> tuple[str, ...]:
 def delete_torn_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None, channel: int | None) -> None:
     """Delete the shards in a box that could not be replaced; the others stay until others take their place in one move.
 
-    A shard that the volume's face cuts is read before it is written, so a torn one could never be mended. Whoever looks at the
-    volume meanwhile, or after a kill, misses nothing else.
+    A shard that the volume's face cuts is read before it is written, so a torn one could never be mended. While
+    this runs, or after a kill, no other voxel is missing from the volume.
 
     Parameters
     ----------

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from volumetool.errors import ConfigError, DataError, InputError
 from volumetool.geometry import Box, Size, Triple, mirror_index, part_inside
 from volumetool.storage.io.arrays import read_part
-from volumetool.storage.io.kvstore import brief
 from volumetool.storage.io.limits import check_memory
+from volumetool.storage.io.retries import brief
 from volumetool.storage.open import open_volume
 from volumetool.training.config import SourceConfig, TrainConfig, ValidationConfig
 from volumetool.training.data.registration import align_pairs, match_contrast
