@@ -28,13 +28,13 @@ def run_watch(job: Job, asked: WatchConfig, listen: Listen, *, open_browser: boo
     Parameters
     ----------
     job : Job
-        Its input is the folder.
+        Job of the watch; its input is the folder.
     asked : WatchConfig
         How sections are counted, and how the end is told.
     listen : Listen
-        Where to listen.
+        Address and port to listen on.
     open_browser : bool
-        Open the page.
+        Open the page in a browser.
     as_json : bool
         Print events as lines of JSON.
     """

@@ -49,7 +49,7 @@ class Lines:
     Parameters
     ----------
     as_json : bool
-        Write JSON.
+        Write a line of JSON per event.
     """
 
     def __init__(self, *, as_json: bool) -> None:

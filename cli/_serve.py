@@ -23,11 +23,11 @@ def stay(host: str, link: str, *, open_browser: bool) -> None:
     Parameters
     ----------
     host : str
-        What is listened on; anything but loopback is warned of.
+        Address that the server listens on; a warning is printed for any but loopback.
     link : str
-        What a browser opens.
+        Address that a browser opens.
     open_browser : bool
-        Open it.
+        Open the address in a browser.
     """
     warn_of_host(host)
     say("Ctrl-C ends")

@@ -21,7 +21,7 @@ def convert(
         typer.Option(help="Of missing numbers in a folder: an error, blank sections, or neighbours that touch."),
     ] = "refuse",
     memory: Annotated[str | None, typer.Option(help="To use, such as 8GiB.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier conversion there and start anew.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier conversion there and start again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
     as_json: Json = False,
 ) -> None:

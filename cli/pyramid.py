@@ -17,7 +17,7 @@ def pyramid(
     voxel_size: VoxelSize = None,
     as_json: Json = False,
 ) -> None:
-    """Write the levels of a volume anew, each the mean of the one before; a volume of one level gets the others."""
+    """Write the levels of a volume again, each the mean of the one before; a volume of one level gets the others."""
     from volumetool.storage.pyramid import build_pyramid
 
     size = given_size(voxel_size)

@@ -53,7 +53,7 @@ class VolumetoolError(Exception):
     Attributes
     ----------
     exit_code : int
-        What the command line exits with.
+        Exit code of the command line.
     """
 
     exit_code: ClassVar[int] = 1

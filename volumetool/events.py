@@ -41,7 +41,7 @@ class Waiting(Event):
     Attributes
     ----------
     reason : str
-        What it waits for.
+        What the work waits for.
     """
 
     reason: str
@@ -57,7 +57,7 @@ class Noted(Event):
     Attributes
     ----------
     text : str
-        For people.
+        The message.
     """
 
     text: str
@@ -75,7 +75,7 @@ class Progressed(Event):
     what : str
         The part, such as ``coarse levels``.
     done, total : int
-        In steps of the part's own: sections, shards or voxels.
+        Steps made and steps in all; a step is a section, a shard or a voxel, as the part counts.
     """
 
     what: str
@@ -95,7 +95,7 @@ class RunStarted(Event):
     todo, regions : int
         Regions to run now, and of the whole job.
     link : str, optional
-        Of the dashboard.
+        Address of the cluster's dashboard.
     """
 
     todo: int
@@ -118,9 +118,9 @@ class RegionEnded(Event):
     error : dict
         Code, message and hint of a failure; empty where the region is finished.
     worker : str
-        Host and process.
+        Host and process of the worker.
     seconds : float
-        Spent on the region.
+        Time spent on the region, in seconds.
     done, total : int
         Regions that this run has ended, failed ones among them, and regions that it runs.
     voxels : int
@@ -159,7 +159,7 @@ class StepTrained(Event):
     step, steps : int
         Steps made, and in all.
     loss : float
-        Of this step's batch.
+        Loss of this step's batch.
     """
 
     step: int
@@ -181,11 +181,11 @@ class CurvePoint(Event):
     loss : float
         Mean of the training loss since the point before.
     psnr : float or None
-        Of the running mean of the weights on the fixed validation batches, dB; None without a validation part.
+        PSNR in dB of the running mean of the weights on the fixed validation batches; None without a validation part.
     enlarged : float or None
-        The same of plain linear enlargement.
+        PSNR in dB of linear enlargement on the same batches.
     seconds : float
-        Since the training began, pauses left out.
+        Seconds since the training began, without pauses.
     """
 
     step: int
@@ -218,7 +218,7 @@ class WatchStarted(Event):
     landed, enhanced : int
         Sections that have landed and that are enhanced by now.
     z : int, optional
-        Where the last of these is.
+        Position along z of the last enhanced section.
     """
 
     first: int
@@ -246,11 +246,11 @@ class SectionsReached(Event):
     state : {"landed", "missing", "enhanced", "failed"}
         Missing are those whose numbers were passed over a while ago; they may still come.
     sections : tuple of int
-        Their numbers.
+        Numbers of the sections.
     z : int, optional
-        Where the last of them is, if they are enhanced.
+        Position along z of the last of them, if they are enhanced.
     seconds : float
-        That it took to enhance them.
+        Seconds that enhancing them took.
     error : dict
         Code, message and hint of a failure.
     """
@@ -280,7 +280,7 @@ class SectionRefused(Event):
     Attributes
     ----------
     name, reason : str
-        What is not taken, and why.
+        Name of the file or section, and why it is not taken.
     """
 
     name: str
@@ -296,9 +296,9 @@ def counting(observer: Observer, what: str, total: int, done: int = 0) -> Callab
     Parameters
     ----------
     observer : Observer
-        Told at once, if there is anything to do, and whenever the function is called.
+        Is told at once, if there is anything to do, and whenever the function is called.
     what : str
-        The part.
+        Part of the work, such as ``coarse levels``.
     total, done : int
         Steps in all, and those that an earlier run made.
     """

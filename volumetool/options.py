@@ -27,7 +27,7 @@ def semantic(default: Any, panel: str, help: str, *, metavar: str | None = None,
     Parameters
     ----------
     default : object
-        Its value where nothing is given; ``...`` where it must be.
+        Value where none is given; ``...`` where one must be given.
     panel : str
         Title of the group in which it is shown.
     help : str

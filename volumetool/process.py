@@ -29,7 +29,7 @@ class Process:
     place : str
         The machine's start and process namespace, in which `pid` means something.
     pid : int
-        Its number.
+        Number of the process.
     born : float
         When it began: ticks since the machine was started; seconds of Unix time where the system does not tell these.
     """

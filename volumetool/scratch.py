@@ -26,7 +26,7 @@ def scratch_folder(purpose: str, within: Path | None = None) -> Iterator[Path]:
     purpose : str
         A word for its name, of small letters.
     within : Path, optional
-        Where; by default among the system's temporary files. Folders of processes that were killed are deleted there.
+        Folder to create it in; by default among the system's temporary files. Folders of killed processes are deleted there.
     """
     place = Path(within or tempfile.gettempdir())
     own = this_process()

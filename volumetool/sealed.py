@@ -2,7 +2,7 @@
 
 There is one rule for all that a job keeps beside its output, and for what an output says of its own making: the member
 ``checksum`` is the CRC-32 of the object without it, written as JSON with sorted keys and no spaces. So a document may be laid
-out in lines for people or in one line of a ledger, and another program may write it out anew: what counts is the content.
+out in lines for people or in one line of a ledger, and another program may write it out again: what counts is the content.
 """
 
 from __future__ import annotations

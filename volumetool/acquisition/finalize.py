@@ -43,7 +43,7 @@ def compact(plan: Plan, staged: ts.TensorStore, observer: Observer) -> None:
     staged : tensorstore.TensorStore
         Level 0 of the growing arrays.
     observer : Observer
-        Told of each region and of each shard of the coarse levels.
+        Is told of each region and of each shard of the coarse levels.
 
     Raises
     ------

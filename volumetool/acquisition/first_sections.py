@@ -19,13 +19,13 @@ def begin(sections: Sequence[Section], job: Job, asked: WatchConfig, count: int 
     Parameters
     ----------
     sections : sequence of Section
-        At least one; all are alike.
+        Sections that have landed, at least one; all have one shape and dtype.
     job : Job
         May say the voxel size.
     asked : WatchConfig
         May say the first number.
     count : int, optional
-        Sections in all.
+        Number of sections in all.
 
     Raises
     ------

@@ -74,11 +74,11 @@ class Growing:
     Attributes
     ----------
     url : str
-        The volume.
+        Place of the volume.
     folder : str
-        Where its arrays stand below it; empty for right there.
+        Folder of the arrays below the volume; empty where they stand in the volume itself.
     layout : VolumeLayout
-        As it is now.
+        Layout that the volume has now.
     """
 
     url: str

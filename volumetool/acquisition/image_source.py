@@ -26,7 +26,7 @@ Stamp = tuple[int, int, int]
 """State of a file: its bytes, when it was changed last (ns), and its inode. A file with another state is another file."""
 
 Clock = Callable[[], float]
-"""Told the name of what is not taken, and why."""
+"""Returns seconds; only differences count."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Section:
     name : str
         Name of its file, or of the volume.
     pattern : Pattern
-        What its name has in common with those of its neighbours.
+        The part of the name that all sections share.
     number : int
-        As its name says.
+        Number in the name.
     voxels : numpy.ndarray, shape (y, x)
-        In native byte order.
+        Grey values in native byte order.
     voxel_size : tuple of float, optional
-        In nm, z, y, x, where the file says it.
+        Voxel size along z, y, x in nm, where the file says it.
     translation : tuple of float
         Position of the centre of the first voxel of section 0, in nm.
     """
@@ -85,11 +85,11 @@ class TiffFolder:
     Parameters
     ----------
     folder : Path
-        Where; folders in it are not looked at.
+        Folder of the images; folders in it are not looked at.
     settle : float
         Seconds for which a file must stand still.
     observer : Observer
-        Told of what is not taken by `SectionRefused`, once for every state of a file.
+        Is told by `SectionRefused` of files that are not taken, once for every state of a file.
     clock : callable
         Monotonic seconds.
     """

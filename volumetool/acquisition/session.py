@@ -33,13 +33,13 @@ class Session:
     job : Job
         The job that the finished volume will be the output of; its input is the raw volume.
     begun : SessionHeader
-        How it began.
+        Settings that the watch was begun with.
     count : int, optional
         Sections in all, where that is known by now.
     given : Statistics, optional
-        To use instead of fitting them.
+        Statistics to use instead of fitting them.
     observer : Observer
-        Told what happens.
+        Is told what happens.
     """
 
     def __init__(self, job: Job, begun: SessionHeader, count: int | None, given: Statistics | None, observer: Observer) -> None:

@@ -36,7 +36,7 @@ class WatchPage:
     raw, output : str
         The two volumes. They need not be there yet: the page is empty until the first section is enhanced.
     listen : Listen
-        Where to listen.
+        Address and port to listen on.
 
     Raises
     ------

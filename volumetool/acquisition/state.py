@@ -37,7 +37,7 @@ class SessionHeader(BaseModel):
     Parameters
     ----------
     before, after : str
-        What the names of all sections have in common.
+        Parts of the name before and after the number, which all sections share.
     first : int
         Number of the section at z = 0.
     shape : tuple of int
@@ -45,7 +45,7 @@ class SessionHeader(BaseModel):
     dtype : str
         Data type of every section.
     voxel_size : tuple of float
-        In nm, z, y, x.
+        Voxel size along z, y, x in nm.
     fitted : tuple of int
         The sections, by z, that the statistics are fitted to.
     count : int, optional
@@ -105,7 +105,7 @@ def read_header(folder: str) -> SessionHeader | None:
         raise LedgerError(
             "ledger.plan",
             f"{folder}/{KEY} is not what this version of volumetool writes: {error.error_count()} fields do not fit",
-            hint="go on with the version that began the watch, or begin anew with another --into",
+            hint="go on with the version that began the watch, or begin again with another --into",
             where=folder,
         ) from error
 
@@ -121,9 +121,9 @@ class SectionLedger:
     Parameters
     ----------
     folder : str
-        The job's folder.
+        Folder of the job.
     name : {"landed", "enhanced"}
-        The ledger.
+        Name of the ledger.
     """
 
     def __init__(self, folder: str, name: str) -> None:

@@ -46,9 +46,9 @@ class GrowingVolume:
     settle : float
         Seconds for which a section's chunks must stand still.
     observer : Observer
-        Told of what is not taken by `SectionRefused`.
+        Is told by `SectionRefused` of sections that are not taken.
     voxel_size : tuple of float, optional
-        In nm, z, y, x, where the volume does not say it.
+        Voxel size along z, y, x in nm, where the volume does not say it.
     clock : callable
         Monotonic seconds.
 

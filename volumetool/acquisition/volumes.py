@@ -33,9 +33,9 @@ class RawVolume:
     Parameters
     ----------
     url : str
-        Where it is, or will be.
+        Place of the volume.
     begun : SessionHeader
-        How the watch began.
+        Settings that the watch was begun with.
     tally : SectionLedger
         Ledger of the sections that are in it.
     """
@@ -76,11 +76,11 @@ class GrowingOutput:
     Parameters
     ----------
     url : str
-        The output.
+        Place of the output.
     resolved : Resolved
-        What decides its voxels.
+        Everything that decides the voxels of the output.
     begun : SessionHeader
-        What of it holds for all sections.
+        Settings that hold for all sections.
     tally : SectionLedger
         Ledger of its steps.
     """

@@ -77,7 +77,7 @@ def watch(job: Job, asked: WatchConfig, observer: Observer, changes: Changes | N
         Told what happens, in the thread of the watch: `Waiting`, `WatchStarted`, `SectionsReached`, `SectionRefused`, `Noted`,
         and `Progressed` while the finished volume is written.
     changes : iterator of sequence of str, optional
-        Instead of those of the folder.
+        Changes to use instead of those of the folder.
 
     Raises
     ------

@@ -73,7 +73,7 @@ def bench(
     volume : str, optional
         The input; without it an EM-like volume is made.
     pairs : int, default 5
-        Floors and jobs.
+        Number of pairs of a floor and a job.
     size : tuple of int
         Input voxels of the volume that is made.
     scratch : Path, optional
@@ -162,9 +162,9 @@ def write_seconds(plan: Plan, levels: dict[tuple[int, int], NDArray[Any]]) -> fl
     Parameters
     ----------
     plan : Plan
-        Its output is written.
+        Plan whose output is written.
     levels : dict of (level, channel) to numpy.ndarray
-        The voxels.
+        Voxels (z, y, x) of each level and channel.
     """
     create_volume(plan.output, plan.spec.layout, {})
     targets = {key: open_for_writing(plan.output, plan.spec.layout, *key) for key in levels}

@@ -60,11 +60,11 @@ def run_demo(folder: Path, model: str = "em-x4", observer: Observer = ignore) ->
     Parameters
     ----------
     folder : Path
-        Where everything goes. What a former demonstration left there is used again.
+        Folder for all files. Those that an earlier demonstration left there are used again.
     model : str
-        Model to use.
+        Name or path of the model.
     observer : Observer, optional
-        Told what happens in the job.
+        Is told what happens in the job.
     """
     truth, low, enhanced = (folder / name for name in ("truth.zarr", "low.zarr", "enhanced.zarr"))
     fine = phantom(SHAPE, SEED)
@@ -86,11 +86,11 @@ def write_volume(path: Path, voxels: NDArray[Any], voxel_size: Size) -> None:
     Parameters
     ----------
     path : Path
-        The new volume.
+        Path of the new volume.
     voxels : numpy.ndarray, shape (z, y, x)
         One of the dtypes that volumetool writes.
     voxel_size : tuple of float
-        In nm.
+        Voxel size along z, y, x in nm.
     """
     z, y, x = voxels.shape
     layout = VolumeLayout(voxels.dtype.name, plan_levels((z, y, x), voxel_size, (0.0, 0.0, 0.0)))

@@ -24,9 +24,9 @@ def count_operations(operation: Operation, patch: Triple) -> int:
     Parameters
     ----------
     operation : Operation
-        The network.
+        Operation of the model.
     patch : tuple of int
-        In input voxels along z, y, x.
+        Size of a patch in input voxels along z, y, x.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def product_rate(device: torch.device, precision: str) -> float:
     Parameters
     ----------
     device : torch.device
-        Where; on a CPU with all threads that torch has.
+        Device to measure; a CPU works with all threads that torch has.
     precision : str
         ``float32`` or ``bfloat16``. On a GPU float32 means what it means to convolutions there, which may be TF32.
 

@@ -46,11 +46,11 @@ class NetworkRate:
     streams, batch : int
         Calls side by side, and patches in each.
     patch : tuple of int
-        In input voxels.
+        Size of a patch in input voxels along z, y, x.
     patches_per_s : float
-        Patches.
+        Patches per second.
     mvox_per_s : float
-        Millions of output voxels that are new: a patch's stride, without its overlap.
+        Millions of new output voxels per second: those of a patch's stride, without its overlap.
     """
 
     precision: str
@@ -118,9 +118,9 @@ def measure_curves(operation: Operation, device: DeviceName, threads: int, scrat
     Parameters
     ----------
     operation : Operation
-        The network.
+        Operation of the model.
     device : str
-        Where it runs.
+        Device that it runs on.
     threads : int
         CPU threads that it may use.
     scratch : Path, optional

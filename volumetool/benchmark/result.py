@@ -19,7 +19,7 @@ class Pair:
     network, write : float
         Seconds of the floor: every patch through the network, every byte of the output compressed and written.
     floor, job : float
-        Seconds.
+        Seconds of the floor and of the job.
     job_network : float
         Seconds that the job's workers spent inside the network, added up: waiting for a core included.
     stages : dict of str to float
@@ -46,7 +46,7 @@ class BenchResult:
     Attributes
     ----------
     model, device, precision : str
-        What computed.
+        Model, device and precision of the job.
     batch, streams, threads, workers : int
         Patches per call; calls side by side; CPU threads per worker; workers of the job.
     input_shape, output_shape : tuple of int
@@ -63,7 +63,7 @@ class BenchResult:
         Floating-point operations per second of a product of large matrices, in the same precision on the same device; 0 for a
         network without operations.
     pairs : tuple of Pair
-        In the order in which they ran.
+        Pairs in the order in which they ran.
     notes : tuple of str
         Warnings of the job's plan.
     """

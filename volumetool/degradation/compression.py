@@ -46,7 +46,7 @@ class Jpeg(Step):
     kind : {"jpeg"}
         Names the step; it stands after the reduction.
     quality : int
-        1 (worst) to 100.
+        Quality from 1 (worst) to 100.
     """
 
     kind: Literal["jpeg"] = "jpeg"

@@ -37,6 +37,7 @@ def hashes(like: Array, place: BlockPosition, shape: Triple | None = None, strea
     Returns
     -------
     array of uint64, shape (z, y, x)
+        Bits that depend on the seed, the step, the stream and each voxel's position alone.
     """
     xp = module_of(like)
     key = _mix_int(_mix_int(_mix_int(place.seed & _WORD) + place.number) + stream)
@@ -106,9 +107,9 @@ def poisson(mean: Array, bits: Array) -> Array:
     Parameters
     ----------
     mean : array of float32
-        Not negative.
+        Means, 0 or more.
     bits : array of uint64, same shape
-        From `hashes`.
+        Random bits, from :func:`hashes`.
     """
     xp = module_of(mean)
     z = normal(bits)

@@ -52,9 +52,9 @@ class Crappifier(BaseModel):
     name : str
         Short name.
     description : str
-        Where it comes from.
+        Origin of the recipe, in a sentence or two.
     steps : tuple of Step
-        In order. Exactly one is ``reduce``; JPEG stands after it.
+        Steps in order. Exactly one is ``reduce``; JPEG stands after it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -83,7 +83,7 @@ class Crappifier(BaseModel):
         scale : tuple of int
             Fine voxels per coarse one along z, y, x.
         seed : int
-            Names the noise.
+            Seed of the noise.
         origin : tuple of int
             Position of voxel (0, 0, 0) of the block in its volume, in fine voxels: multiples of `granularity`.
 

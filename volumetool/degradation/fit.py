@@ -56,7 +56,7 @@ class Parameters:
     contrast : float
         Logarithm of the coarse image's contrast over that of the fine one.
     brightness : float
-        Added, on 0..1.
+        Offset that is added, on 0..1.
     black, white : float
         Standard deviation of the noise at black and at white, on 0..1. Its variance is linear between them: the smaller one
         is the detector's, the rest is shot noise, of an image shown inverted where black is the noisier end.

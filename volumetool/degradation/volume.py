@@ -59,11 +59,11 @@ class Crappification:
     input, output : str
         Volumes: paths or URLs.
     crappifier : Crappifier
-        What happens to the image.
+        Recipe of the degradation.
     scale : tuple of int
         Fine voxels per coarse one along z, y, x.
     seed : int
-        Names the noise.
+        Seed of the noise.
     level : int
         Level of the input; 0 is the finest.
     limits : tuple of float, optional
@@ -87,11 +87,11 @@ class CrappifyPlan:
     Attributes
     ----------
     request : Crappification
-        What was asked for.
+        The request that was planned.
     source : Volume
-        The input.
+        Volume to read.
     layout : VolumeLayout
-        The output.
+        Layout of the volume to write.
     limits : tuple of float
         Grey values of black and white.
     left_out : tuple of int
@@ -172,7 +172,7 @@ def crappify_volume(plan: CrappifyPlan, *, overwrite: bool = False, observer: Ob
     Parameters
     ----------
     plan : CrappifyPlan
-        From `plan_crappification`.
+        A plan from :func:`plan_crappification`.
     overwrite : bool
         Delete another crappification at the output; anything else there is left alone and refused.
     observer : Observer, optional

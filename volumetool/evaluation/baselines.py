@@ -47,7 +47,7 @@ class Method:
     Attributes
     ----------
     name : str
-        As in tables.
+        Name in tables.
     kind : str
         How it enlarges: ``"nearest"``, ``"linear"`` or ``"cubic"``.
     filter : callable or None
@@ -56,7 +56,7 @@ class Method:
     meaning : str
         What the strength is, with its units; empty if there is none.
     strength : tuple of float
-        Without tuning.
+        Strength that is used without tuning.
     grid : tuple of tuple of float
         Strengths that `tune` tries.
     reach : int
@@ -86,14 +86,14 @@ def restore(method_name: str, sections: NDArray[Any], scale: int | tuple[int, in
     Parameters
     ----------
     method_name : str
-        One of `METHODS`.
+        Name of one of `METHODS`.
     sections : numpy.ndarray, shape (y, x) or (z, y, x)
         Grey values. Of an odd number of sections the middle one is restored; a method sees as many of its neighbours as there
         are, up to its reach.
     scale : int or tuple of int
         Fine voxels per coarse voxel, along y and x.
     strength : tuple of float, optional
-        By default the method's own.
+        Strength of the filter; by default that of the method.
 
     Returns
     -------
@@ -155,7 +155,7 @@ def tune(method_name: str, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -
     Parameters
     ----------
     method_name : str
-        One of `METHODS`.
+        Name of one of `METHODS`.
     pairs : sequence of tuple
         Coarse sections, as `restore` takes them, and the truth (y * fy, x * fx) of the middle one. Tuned on the data that are
         then scored, the method looks better than it is on others.
@@ -188,7 +188,7 @@ def z_gauss(sections: Floats, sigma: float) -> Floats:
     Parameters
     ----------
     sections : numpy.ndarray of float32, shape (z, y, x)
-        An odd number.
+        Coarse grey values of an odd number of sections.
     sigma : float
         Standard deviation of the Gaussian that weighs them, in sections; at 0 the neighbours do not count.
     """

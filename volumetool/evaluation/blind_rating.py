@@ -49,7 +49,7 @@ class Preference:
     first, second : str
         ``"bilinear"``, ``"restored"`` or ``"truth"``.
     for_first, for_second, equal : int
-        Trials.
+        Number of trials with this outcome.
     share : float or None
         Share of the trials with a preference, those for `first`; None without any.
     interval : tuple of float or None
@@ -81,7 +81,7 @@ def write_kit(request: EvaluationRequest, folder: Path) -> int:
     request : EvaluationRequest
         Its volumes, `roi` and `seed` are used; without a low-resolution volume only restored and truth are compared.
     folder : pathlib.Path
-        New or empty.
+        Folder to write, new or empty.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def read_ratings(folder: Path, ratings: Sequence[Path]) -> list[Preference]:
     Parameters
     ----------
     folder : pathlib.Path
-        The kit.
+        Folder of the kit.
     ratings : sequence of pathlib.Path
         CSV files saved by its page, one per rater.
 

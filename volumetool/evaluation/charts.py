@@ -41,13 +41,15 @@ class Curve:
     Attributes
     ----------
     label : str
-        Empty for a line without an entry in the legend.
+        Name in the legend; empty for a line without an entry.
     x, y : sequence of float
+        Points of the line, as many along x as along y.
     colour : str
-        Empty for that of the text.
+        Colour of the line; empty for that of the text.
     style : str
         ``"-"``, ``"--"`` or ``":"``.
     width : float
+        Width of the line in points.
     """
 
     label: str
@@ -65,11 +67,15 @@ class Chart:
     Attributes
     ----------
     title : str
-        What it shows; read out by screen readers.
+        What the chart shows; screen readers read it out.
     x_label, y_label : str
+        Names of the axes, with their units.
     curves : sequence of Curve
+        Lines to draw.
     log_y : bool
+        Whether the vertical axis is logarithmic.
     y_limits : tuple of float, optional
+        Ends of the vertical axis; by default those of the data.
     voxel_nm : float, optional
         With a frequency in 1/nm below: a second scale above, in cycles per voxel of this size.
     whole_x : bool

@@ -49,8 +49,6 @@ _TUNING_TILES = 6
 _TUNING_SIDE = 512
 _ALONE = "FRC needs two independent acquisitions of one field, both restored separately; give the other one with --second"
 
-"""Called with the tiles done and the tiles in all."""
-
 
 @dataclass(frozen=True)
 class EvaluationRequest:
@@ -59,18 +57,19 @@ class EvaluationRequest:
     Attributes
     ----------
     volumes : Volumes
+        The restored volume, the truth, and what else is compared.
     roi : Box, optional
-        In voxels of the truth.
+        The part to evaluate, in voxels of the truth; by default all of it.
     data_range : float, optional
         Difference between the largest and the smallest possible value; 255 for 8-bit data.
     sections : int
-        At most so many, evenly spread.
+        Most sections to evaluate; they are evenly spread along z.
     tune : bool
         Pick each classical method's strength on the very data that are scored.
     seed : int
         Seed of the bootstrap.
     same_corner : bool
-        See `Matched`.
+        Whether all volumes begin at the same corner, whatever their translations say; see `Matched`.
     model : Model, optional
         What restored the volume: a row tells what it makes of sections that were filtered along z first; and the errors
         that it expects, if it does, are held against those that it makes.
@@ -92,8 +91,9 @@ def evaluate(request: EvaluationRequest, observer: Observer = ignore) -> Evaluat
     Parameters
     ----------
     request : EvaluationRequest
+        What to evaluate, and how.
     observer : Observer, optional
-        Told by `Progressed` how many tiles are done; every tile counts twice.
+        Is told by `Progressed` how many tiles are done; every tile counts twice.
 
     Returns
     -------

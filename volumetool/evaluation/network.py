@@ -31,8 +31,9 @@ class Network:
     Parameters
     ----------
     model : Model
+        Model to run.
     matched : Matched
-        With a low-resolution volume.
+        Volumes, with a low-resolution one among them.
 
     Attributes
     ----------
@@ -70,7 +71,7 @@ class Network:
         Parameters
         ----------
         box : Box
-            In voxels of the truth.
+            Part to restore, in voxels of the truth.
         sigma : float
             Standard deviation of the Gaussian along z that the low-resolution sections pass first, in sections.
         """

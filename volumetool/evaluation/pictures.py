@@ -26,7 +26,7 @@ class Panel:
     Attributes
     ----------
     label : str
-        What stands above it.
+        Text above the panel.
     section : numpy.ndarray, shape (y, x)
         Grey values; smaller sections are shown with square pixels.
     """
@@ -48,6 +48,7 @@ def enlarge_bilinear(section: NDArray[Any], scale: int) -> NDArray[np.float32]:
     Returns
     -------
     numpy.ndarray of float32, shape (y * scale, x * scale)
+        Grey values, not rounded.
     """
     enlarged: NDArray[np.float32] = ndimage.zoom(section.astype(np.float32), scale, order=1, mode="nearest", grid_mode=True)
     return enlarged
@@ -59,7 +60,7 @@ def draw_row(panels: Sequence[Panel], size: int, limits: tuple[float, float]) ->
     Parameters
     ----------
     panels : sequence of Panel
-        From left to right; all show the same field.
+        Panels from left to right; all show the same field.
     size : int
         Side of a panel in pixels.
     limits : tuple of float

@@ -60,7 +60,7 @@ class Picture:
     Attributes
     ----------
     label, alt : str
-        What stands below it, and what is read out instead of it.
+        Text below the picture, and text that is read out instead of it.
     data : str
         PNG as a data URI.
     """
@@ -76,8 +76,9 @@ def write_report(evaluation: Evaluation, request: EvaluationRequest, path: Path)
     Parameters
     ----------
     evaluation : Evaluation
+        Scores to report.
     request : EvaluationRequest
-        What was evaluated; its volumes are read again where the pictures are.
+        What was evaluated; its volumes are read again for the pictures.
     path : pathlib.Path
         The HTML file; one that is there is replaced.
 

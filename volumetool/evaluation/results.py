@@ -25,6 +25,7 @@ class NotAvailable:
     Attributes
     ----------
     reason : str
+        Why there is no result.
     """
 
     reason: str
@@ -41,17 +42,17 @@ class Row:
     strength : tuple of float
         The numbers of a classical method's strength; none, (), where there is no such thing.
     meaning : str
-        What they are.
+        Meaning of these numbers, with their units.
     tuned : bool
         Whether the strength was picked on the data scored here.
     scores : Scores
-        Over all sections together.
+        Scores over all sections together.
     intervals : mapping
         95 % interval per metric.
     affine : tuple of float
         Gain and offset behind the affine scores, fitted to all sections together.
     sections : tuple of Scores
-        Per section.
+        Scores of each section.
     """
 
     name: str
@@ -76,8 +77,9 @@ class Gain:
     Attributes
     ----------
     metric : str
+        Name of the metric.
     rival : str
-        That method.
+        Name of the best classical method.
     value : float
         Difference: dB for PSNR; above 0 where the restored volume is better.
     interval : tuple of float

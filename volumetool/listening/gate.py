@@ -38,7 +38,7 @@ class Gate:
         Parameters
         ----------
         hosts, origins : sequence of str
-            Its Host and Origin headers.
+            Values of all Host and of all Origin headers of the request.
         """
         if len(hosts) != 1 or hosts[0].lower() not in self.hosts:
             return 421, f"this server is not {', '.join(hosts) or 'without a name'}"
@@ -62,7 +62,7 @@ def accepted_hosts(host: str, port: int) -> frozenset[str]:
     Parameters
     ----------
     host : str
-        What the server listens on. Beside the names of loopback that name is accepted; of a wildcard, every address and
+        Address that the server listens on. Beside the names of loopback it is accepted; for a wildcard, every address and
         the name of this machine.
     port : int
         The port that it listens on.

@@ -48,9 +48,9 @@ def close_to_strangers(server: HTTPServer, gate: Gate, *, tokens: bool, max_body
     Parameters
     ----------
     server : tornado.httpserver.HTTPServer
-        Its application is a tornado router.
+        Server whose application is a tornado router.
     gate : Gate
-        Who may ask.
+        Decides which requests may be made.
     tokens : bool
         Whether the second or third part of every path must begin with the gate's token.
     max_body : int

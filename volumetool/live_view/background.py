@@ -35,7 +35,7 @@ class YieldingPredictor:
     Parameters
     ----------
     engine : Engine
-        The network.
+        Engine that computes the regions.
     desk : PatchScheduler
         Lends the network, and keeps patches.
     """

@@ -17,7 +17,7 @@ def dropping(app: ASGIApp) -> ASGIApp:
     Parameters
     ----------
     app : ASGI application
-        From :func:`volumetool.viewer.server.build_app`.
+        Application, from :func:`volumetool.viewer.server.build_app`.
     """
 
     async def dropping_app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -46,9 +46,9 @@ class Opened:
     keys : LiveVolume
         Answers for its keys.
     desk : PatchScheduler
-        Has its patches made.
+        Decides which patches are made next.
     basis : LiveSource
-        What it is made from.
+        Everything that decides the voxels.
     layout : LiveLayout
         Dtype, channels and levels.
     notes : tuple of str
@@ -69,7 +69,7 @@ def open_live(job: Job, *, into: bool = False, ahead: int = STEPS_AHEAD) -> Iter
     Parameters
     ----------
     job : Job
-        What is asked for. Without `into` its output is not looked at.
+        Job that describes the volume. Without `into` its output is not looked at.
     into : bool
         Fill the job's output: its finished regions are read, and others run while nobody looks. Where another process
         writes it, finished regions are read, and none is written.

@@ -37,7 +37,7 @@ class LiveLevel:
     name : str
         Name of its array.
     kind : {"computed", "stored", "input"}
-        By the network, from the job's output, or from the input.
+        Whether the level is computed by the network, read from the job's output, or made from the input.
     grid : LevelGrid
         Its chunk, which is its shard, is the live volume's own.
     number : int
@@ -64,11 +64,11 @@ def computed_levels(spec: OutputSpec, voxel_size: Size, chunk: Triple | None = N
     Parameters
     ----------
     spec : Terms
-        Spec of the job.
+        Everything that decides the bytes of the job.
     voxel_size : tuple of float
         Voxel size of the input, in nm.
     chunk : tuple of int, optional
-        Instead of one section at a time, or of the job's.
+        Chunk of the levels; by default one section where sections are independent, else the job's chunk.
     """
     thin = not spec.lattice.z.overlap and spec.lattice.z.patch == 1
     return tuple(

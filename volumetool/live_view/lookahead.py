@@ -19,7 +19,7 @@ class Lookahead:
     lattice : Lattice
         The job's lattice.
     steps : int
-        How many steps of scrolling to guess; 0 guesses nothing.
+        Steps of scrolling to guess; 0 guesses nothing.
     most : int
         Patches to guess at once: as many as can be kept without losing those that are looked at.
     """

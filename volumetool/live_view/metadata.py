@@ -33,9 +33,9 @@ class LiveLayout:
     channels : int or None
         Length of the c axis; None for none.
     fill_value : float
-        As of the output; chunks of nothing else are not stored.
+        Fill value of the output; chunks of nothing else are not stored.
     levels : tuple of LiveLevel
-        Finest first.
+        Levels, finest first.
     """
 
     dtype: str
@@ -55,7 +55,7 @@ def live_group(layout: LiveLayout, provenance: Mapping[str, Any]) -> Json:
     Parameters
     ----------
     layout : LiveLayout
-        The volume.
+        Layout of the live volume.
     provenance : mapping
         JSON values; the levels and where they come from are added.
     """
@@ -85,11 +85,11 @@ def encode_chunk(layout: LiveLayout, number: int, voxels: NDArray[Any]) -> bytes
     Parameters
     ----------
     layout : LiveLayout
-        The volume.
+        Layout of the live volume.
     number : int
         Number of the level.
     voxels : numpy.ndarray, shape (z, y, x)
-        At most a chunk; what a face cuts off is filled.
+        Voxels of a chunk, or of what a face of the volume leaves of it; the rest is filled.
     """
     metadata = live_array(layout, number)
     chunk: Triple = layout.levels[number].grid.chunk

@@ -41,7 +41,7 @@ class PatchScheduler:
     Parameters
     ----------
     maker : PatchMaker
-        Makes patches.
+        Reads, predicts and keeps patches.
     room : int
         Bytes of patches to keep, beside those of answers that are under way; least recently used ones go first.
 
@@ -100,12 +100,12 @@ class PatchScheduler:
         if not told:
             LOG.warning(
                 "the input was written to since this view began: it is read again where somebody looks. Reload the page, and "
-                "begin the view anew where the intensities changed, too: their statistics stay"
+                "start the view again where the intensities changed, too: their statistics stay"
             )
         return True
 
     def guess(self, places: Sequence[PatchPosition]) -> None:
-        """Return what will probably be wished for next, nearest first; a new guess replaces the one before."""
+        """Make these patches while nothing is asked for, the first one first; a new guess replaces the one before."""
         with self._changed:
             self._guesses = list(reversed(places))
             self._forget_known()
@@ -131,7 +131,7 @@ class PatchScheduler:
             self._hand_back()
 
     def close(self) -> None:
-        """End the thread; whoever still waits is told so."""
+        """End the thread; requests that still wait are cancelled."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -53,7 +53,7 @@ class Patch:
     Attributes
     ----------
     values : array of float32, shape (z, y, x)
-        On the engine's device.
+        Output of the network, on the engine's device.
     missing : numpy.ndarray of bool, optional
         Input voxels without data, on the patch's input grid.
     state : str
@@ -76,9 +76,9 @@ class PatchMaker:
     Parameters
     ----------
     spec : OutputSpec
-        What decides the bytes.
+        Everything that decides the bytes of the output.
     engine : Engine
-        The network.
+        Engine that runs the network.
     source_of : callable
         Opens the input of a channel.
     stored : RegionInput

@@ -37,13 +37,13 @@ class Live:
     Attributes
     ----------
     link : str
-        What a browser opens.
+        Address that a browser opens.
     url : str
         The live volume itself, for any program that reads OME-Zarr over HTTP.
     ports : tuple of int
         Ports of the page and of the volumes.
     opened : Opened
-        What is served.
+        The live volume that is served.
     page : Page
         The client's page.
     """
@@ -69,9 +69,9 @@ def live(
     Parameters
     ----------
     job : Job
-        What is asked for. Without `into` its output is not looked at.
+        Job that describes the volume. Without `into` its output is not looked at.
     listen : Listen, optional
-        Where to listen; on loopback by default.
+        Address and port to listen on; on loopback by default.
     into : bool
         Fill the job's output; see :func:`open_live`.
     ahead : int
@@ -139,7 +139,7 @@ def first_look(level: Level, lattice: Lattice) -> Look:
     level : Level
         Level of the input that is enhanced.
     lattice : Lattice
-        Its patches.
+        Lattice of the patches.
     """
     if max(level.shape[1:]) <= FIRST_LOOK:
         return Look()

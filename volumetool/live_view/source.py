@@ -34,15 +34,15 @@ class LiveSource:
     Attributes
     ----------
     job : Job
-        What was asked for.
+        Job that describes the volume.
     spec : OutputSpec
-        Everything that decides a byte.
+        Everything that decides the bytes of the output.
     engine : Engine
-        The network.
+        Engine that runs the network.
     volume : Volume
-        The input.
+        Volume that is enhanced.
     provenance : dict
-        What the volume says of itself.
+        Origin of the voxels, which the volume's metadata tell.
     mask_factor : tuple of int
         Input voxels per voxel of the mask.
     """
@@ -106,7 +106,7 @@ class LiveSource:
 
 
 def basis_of_job(job: Job) -> tuple[LiveSource, tuple[str, ...]]:
-    """Decide what a job computes, and nothing of what it costs; return warnings, too.
+    """Decide what a job computes, but not how it is divided into work; return warnings, too.
 
     Raises
     ------

@@ -28,7 +28,7 @@ class Levels:
     Attributes
     ----------
     computed : tuple of LiveLevel
-        By the network.
+        Levels that the network computes.
     stand_in : tuple of LiveLevel
         Coarser ones, from the input.
     stored : tuple of LiveLevel
@@ -50,9 +50,9 @@ class LiveVolume:
     layout : LiveLayout
         Dtype, channels and fill value; its levels are not looked at.
     provenance : mapping
-        What the volume says of itself.
+        Origin of the voxels, which the volume's metadata tell.
     voxels : LiveVoxels
-        Where the voxels come from.
+        Source of the voxels.
     """
 
     def __init__(self, levels: Levels, layout: LiveLayout, provenance: Mapping[str, Any], voxels: LiveVoxels) -> None:

@@ -76,11 +76,11 @@ class Metric(BaseModel):
     dataset : str
         Name of the set, never seen in training.
     protocol : str
-        How it was degraded and compared, in a sentence.
+        How the set was degraded and compared, in a sentence.
     method : str
         ``net``, or the classical method it is compared with.
     psnr, ssim : float
-        In dB; and -1..1.
+        PSNR in dB, and SSIM in -1..1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -104,7 +104,7 @@ class Provenance(BaseModel):
     training : dict
         The training configuration, as it was.
     metrics : tuple of Metric
-        What it reaches on sets that it has not seen.
+        Scores on sets that the model has not seen.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -204,7 +204,7 @@ class ModelCard(OperationCard):
     architecture : UNetConfig
         The network's configuration.
     provenance : Provenance
-        Where it comes from.
+        Origin of the model.
     """
 
     description: str

@@ -40,7 +40,7 @@ class Model:
     Parameters
     ----------
     card : ModelCard
-        What the model says of itself.
+        Model card: what the model says of itself.
     spec : str
         What `load_model` takes to load this model again: a built-in name or an absolute path.
     state : mapping of str to Tensor
@@ -70,7 +70,7 @@ def model_sha256(card: ModelCard, state: Mapping[str, Tensor]) -> str:
     card : ModelCard
         The card; its description, metrics and the like do not count.
     state : mapping of str to Tensor
-        Weights by name.
+        Weights by the name of their layer.
 
     Returns
     -------

@@ -26,7 +26,7 @@ def measure_receptive_field(network: nn.Module, architecture: UNetConfig, *, rea
     network : nn.Module
         The network; it is not changed.
     architecture : UNetConfig
-        Its configuration.
+        Configuration of the network.
     reach : int
         Input voxels on each side that are looked at; along z in 3D half of it, and a quarter where z is not pooled. Must
         exceed the true reach.

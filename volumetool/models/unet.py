@@ -34,7 +34,7 @@ class UNetConfig(BaseModel):
     Parameters
     ----------
     kind : {"unet"}
-        The architecture.
+        Name of the architecture.
     dims : {2, 3}
         2 works section by section, 3 on blocks.
     scale : tuple of int
@@ -164,7 +164,7 @@ class UNet(nn.Module):
         Returns
         -------
         enhanced : Tensor
-            What `forward` returns.
+            The enhanced patches, as `forward` returns them.
         log_error : Tensor
             float32, of the same shape: the natural logarithm of the expected absolute error, in the units of `enhanced`.
         """
@@ -331,7 +331,7 @@ class Up(nn.ModuleList):
         Parameters
         ----------
         h : Tensor
-            (b, 2c, z, y, x).
+            Coarse maps (b, 2c, z, y, x).
         skip : Tensor
             (b, c, z*fz, y*fy, x*fx); overwritten where gradients are switched off.
 

@@ -48,17 +48,17 @@ class Ended:
     value : object
         What the function returned, as JSON holds it; None where it did not.
     error : Exception or None
-        What it raised: volumetool's own errors and the system's as they were, any other as :class:`Raised`.
+        Error that the function raised: volumetool's and the system's as they were, any other as :class:`Raised`.
     text : str
         What the process printed, with the traceback of an error.
     events : tuple of DiskEvent
-        What it did to the watched folder.
+        What the process did to the watched folder.
     hits : int
-        How many operations went wrong; not known of a process that was killed.
+        Number of operations that went wrong; not known of a process that was killed.
     before : dict of str to int
         The inodes of what was in the watched folder before, by path; empty without `keep`.
     graves : Path or None
-        Where the bytes of replaced and deleted files are, by inode.
+        Folder with the bytes of replaced and deleted files, named by inode.
     """
 
     code: int
@@ -107,7 +107,7 @@ class CrashRunner:
     Parameters
     ----------
     modules : sequence of str
-        To be imported once; they are found as in the calling process, and must start no thread when imported.
+        Modules to import once. They are found as in the calling process, and must start no thread when imported.
     environment : dict, optional
         Variables for these processes beside the caller's own.
 
@@ -158,11 +158,11 @@ class CrashRunner:
         task : str
             ``"module:function"``.
         *arguments : object
-            For it, as JSON holds them: numbers, text, lists, dicts; so is what it returns. Paths become text.
+            Arguments and result must be what JSON holds: numbers, text, lists, dicts. Paths become text.
         root : Path, optional
             The folder whose operations are counted and go wrong; without it none are.
         fault : DiskFault, optional
-            What goes wrong.
+            Fault of the disk; by default none.
         keep : bool
             Keep the bytes of files that are replaced or deleted, for :func:`volumetool.testing.lose_power`.
         kill_after : float, optional

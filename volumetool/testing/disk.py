@@ -63,17 +63,17 @@ class DiskFault:
     last : int, optional
         The last one; by default `first` alone.
     kinds : tuple of str
-        What counts.
+        Kinds of operations that are counted.
     error : int
         The errno of a failure.
     seconds : float
-        How long ``wait`` waits.
+        Time that ``wait`` waits, in seconds.
     share : float
-        Instead of `first` and `last`: how often an operation goes wrong, by chance.
+        Share of the operations that go wrong by chance, in 0..1; it takes the place of `first` and `last`.
     seed : int
         Seed of these random numbers.
     most : int
-        How many go wrong at most; 0 for any number.
+        Most operations that go wrong; 0 for any number.
     """
 
     action: Action = "nothing"
@@ -99,9 +99,9 @@ class DiskEvent:
     Attributes
     ----------
     number : int
-        As `DiskFault` counts.
+        Number of the operation, as `DiskFault` counts.
     kind : str
-        What was done.
+        Kind of the operation.
     inode : int
         Inode of the file; 0 where it does not matter.
     result : int
@@ -153,11 +153,11 @@ def arm(fault: DiskFault, root: Path, grave: Path | None, log: int) -> None:
     Parameters
     ----------
     fault : DiskFault
-        What goes wrong.
+        Fault of the disk.
     root : Path
-        The folder.
+        Folder that is watched.
     grave : Path, optional
-        Where files are kept that lose their names.
+        Folder that keeps files which lose their names.
     log : int
         Descriptor of a file that takes the events; -1 for none.
     """

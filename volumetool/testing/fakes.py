@@ -41,7 +41,7 @@ class FakeConfig(Fault):
     ----------
     behaviour : {"identity", "constant", "box", "position"}
         ``identity`` repeats each input voxel, ``constant`` gives `value` everywhere, ``box`` gives the mean over a
-        window, repeated, ``position`` the identity plus a ramp (`RAMP`) that starts anew in each patch.
+        window, repeated, ``position`` the identity plus a ramp (`RAMP`) that starts again in each patch.
     dims : {2, 3}
         2 works section by section, 3 on blocks.
     scale : tuple of int
@@ -49,9 +49,9 @@ class FakeConfig(Fault):
     z_context : int
         2D only: neighbouring sections on each side that come along as channels; the box averages over them too.
     value : float
-        What ``constant`` gives, in grey values of the volume.
+        Output of ``constant``, in grey values of the volume.
     seconds : float
-        How long each call takes at least: a device to wait for.
+        Least time of a call in seconds, as of a slow device.
     radius : int
         The box covers 2 * radius + 1 voxels along each axis of the network.
     """
@@ -103,7 +103,7 @@ class Fake(nn.Module):
     Parameters
     ----------
     config : FakeConfig
-        What it computes.
+        What the network computes.
     """
 
     def __init__(self, config: FakeConfig) -> None:
@@ -186,7 +186,7 @@ def fake_model(
     Parameters
     ----------
     config : FakeConfig
-        What it computes.
+        What the network computes.
     patch, overlap, trim : tuple of int, optional
         The lattice, input voxels along z, y, x. By default patches of 32 that share 8, of which 2 are trimmed on either
         side; in 2D no more than one section.

@@ -44,12 +44,12 @@ class Fault(BaseModel):
     at : float
         The grey value that brings the fault about.
     times : int
-        How often; 0 for always.
+        Number of calls that go wrong; 0 for all.
     tally : str
         An empty folder in which occurrences are counted, one file each, over all processes. Without it each process counts
         for itself.
     room : tuple of int
-        For ``memory``: the input voxels that the first, second, ... call may have; the last number holds for all that follow.
+        Input voxels that the first, second, ... call may have with ``memory``; the last number holds for all that follow.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,7 +73,7 @@ class Trouble:
     Parameters
     ----------
     config : Fault
-        What goes wrong, and when.
+        The fault, and the calls at which it happens.
     """
 
     def __init__(self, config: Fault) -> None:

@@ -34,15 +34,15 @@ class FormatSuite:
     Attributes
     ----------
     format : str
-        What `Volume.format` must be.
+        Expected value of `Volume.format`.
     ending : str
-        How the names of its volumes end.
+        Ending of the names of volumes.
     dtypes : tuple of str
         Data types that it stores; most tests use the first.
     sized : bool
         Whether it stores voxel sizes; otherwise opening must ask for one.
     position : tuple of float
-        Where the centre of the first voxel is to be; (0, 0, 0) if the format does not store it.
+        Position of the centre of the first voxel in nm; (0, 0, 0) if the format does not store it.
     sparse : bool
         Whether a chunk of zeros need not be stored; a chunk that is not there then reads as zeros. Otherwise it is damage.
     """
@@ -60,9 +60,9 @@ class FormatSuite:
         Parameters
         ----------
         place : Path
-            Where it goes; the folder above exists.
+            Place of the volume; the folder above it exists.
         voxels : numpy.ndarray, shape (z, y, x)
-            One of `dtypes`.
+            Voxels of one of `dtypes`.
         voxel_size, position : tuple of float
             Nanometres, z, y, x; the position is that of the centre of the first voxel.
         """

@@ -94,7 +94,7 @@ def lose_power(root: Path, ended: Ended, random: Random, share: float = 0.5) -> 
     random : random.Random
         Decides what is lost.
     share : float, default 0.5
-        How much of what can be lost is; 1 for all of it.
+        Share of what can be lost that is lost, in 0..1.
     """
     disk = _Disk({path: [inode] for path, inode in ended.before.items()})
     for event in ended.events:

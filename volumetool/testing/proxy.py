@@ -38,9 +38,9 @@ class ProxyRequest:
     Attributes
     ----------
     number : int
-        From 1, over all connections.
+        Number of the request, from 1, over all connections.
     method, path : str
-        With the query.
+        Method of HTTP, and the path with its query.
     conditional : bool
         Whether it asks that a key is absent or unchanged.
     """
@@ -58,12 +58,12 @@ class Reply:
     Parameters
     ----------
     status : int
-        What is answered; 0 closes the connection without a word.
+        HTTP status of the reply; 0 closes the connection without one.
     effect : {"before", "after", "none"}
         ``before`` it takes effect it fails, so that it never does; ``after``, its effect stays and only the answer is lost.
         ``none`` passes the true answer on.
     seconds : float
-        To wait first.
+        Seconds to wait before the reply.
     body : {"whole", "short", "wrong"}
         Body of a true answer: as it is, cut in the middle, or with one bit that is another one.
     """
@@ -86,14 +86,14 @@ class FaultyProxy:
     server : str
         ``http://host:port`` of the true server.
     decide : callable
-        What becomes of each request; may be replaced at any time.
+        Chooses the reply to each request; it may be replaced at any time.
 
     Attributes
     ----------
     url : str
-        Where clients are to send their requests, such as ``AWS_ENDPOINT_URL``.
+        URL to which clients send their requests, such as the value of ``AWS_ENDPOINT_URL``.
     requests : list of ProxyRequest
-        What came.
+        Requests that have come.
     """
 
     def __init__(self, server: str, decide: Decide | None = None) -> None:

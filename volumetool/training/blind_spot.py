@@ -70,9 +70,9 @@ def mask_batch(noisy: Tensor, generator: torch.Generator, config: BlindSpotConfi
     noisy : Tensor
         float32 (b, 1, y, x) or (b, 1, z, y, x); a block is masked section by section.
     generator : torch.Generator
-        On the CPU; decides the positions and the neighbours.
+        A generator of the CPU; it decides the positions and the neighbours.
     config : BlindSpotConfig
-        What is hidden, and behind what.
+        Which voxels are hidden, and what they are replaced by.
 
     Returns
     -------

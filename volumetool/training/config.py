@@ -52,7 +52,7 @@ class SourceConfig(_Part):
         What a real fast microscope saw of the same field: a registered or nearly registered stack with as many sections,
         whose voxels are `scale` times larger. Without it, pairs are made by crappifying.
     weight : float
-        How often it is drawn, relative to the others.
+        How often the source is drawn, relative to the other sources.
     boxes : tuple of Box
         Parts to learn from, ``z0:z1,y0:y1,x0:x1`` in voxels; empty for all of it.
     level : int
@@ -169,7 +169,7 @@ class ValidationConfig(_Part):
     gap : int
         Voxels between the parts that belong to neither, so that no structure reaches into both.
     batches : int
-        How many fixed batches measure the progress.
+        Number of fixed batches that measure the progress.
     """
 
     share: float = Field(0.1, ge=0, lt=0.9)
@@ -183,12 +183,12 @@ class OptimiserConfig(_Part):
     Parameters
     ----------
     learning_rate : float
-        The peak.
+        Peak of the learning rate.
     schedule : {"cosine", "one-cycle"}
         ``cosine``: linear rise over the first 5 %, then half a cosine to a hundredth of the peak. ``one-cycle`` (Smith and
         Topin 2018): cosine from a 25th of the peak over the first 30 %, then down to next to nothing.
     weight_decay : float
-        AdamW's decay.
+        Weight decay of AdamW.
     clip : float
         Largest norm of the gradient.
     ema : float
@@ -212,7 +212,7 @@ class CardConfig(_Part):
     licence : str
         Licence of the weights; an SPDX expression where there is one.
     polarity : str
-        What dark and bright mean.
+        What dark and bright mean in the data.
     smallest, largest : tuple of float, optional
         Coarse voxel sizes it is meant for, nm, z, y, x. By default half to twice of those trained on.
     stride : tuple of int
@@ -246,25 +246,25 @@ class TrainConfig(_Part):
         Model to go on from: a built-in name or a file. Tensors of another shape, such as a head for another scale, start
         afresh.
     sources : tuple of SourceConfig
-        What to learn from.
+        Volumes to learn from.
     jitter : float
         Random error of the percentiles, as a share of their distance.
     blind_spot : BlindSpotConfig, optional
         Learn to denoise from noisy images alone, hiding voxels from the network (Noise2Void); needs scale (1,1,1).
     steps : int
-        Optimiser steps.
+        Optimiser steps of the whole training.
     precision : {"bfloat16", "float32"}
         Precision of the convolutions; weights, loss and optimiser are float32.
     device : {"auto", "cpu", "cuda"}
-        Where to train.
+        Device to train on.
     devices : int
-        How many GPUs, or processes on a CPU; each draws batches of its own, so that a step sees that many times more.
+        Number of GPUs, or of processes on a CPU. Each draws other batches, so that a step sees that many times more.
     threads : int, optional
         CPU threads; a resumed training keeps those it began with, since they decide how sums are rounded.
     workers : int
         Threads that draw the next batches meanwhile.
     checkpoint_minutes : float
-        How much work a killed training can lose.
+        Minutes between checkpoints: the most work that a killed training can lose.
     seed : int
         Decides first weights and all crops, noise and contrasts; they are drawn per step, so a resumed training draws what an
         uninterrupted one would have.

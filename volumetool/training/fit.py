@@ -45,9 +45,9 @@ def fit(config: TrainConfig, folder: Path, observer: Observer, on_picture: Calla
     Parameters
     ----------
     config : TrainConfig
-        What to train.
+        Configuration of the training.
     folder : Path
-        Where the checkpoint is kept.
+        Folder that keeps the checkpoint.
     observer : Observer
         Told of every step by `StepTrained`, and of every point of the curves by `CurvePoint`. With several devices it is sent
         to the process of the first of them, so it must pickle before it is used.

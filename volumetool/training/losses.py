@@ -55,7 +55,7 @@ def make_loss(config: LossConfig) -> Loss:
     Parameters
     ----------
     config : LossConfig
-        What training makes small.
+        Kind of the loss, and the weights of its parts.
 
     Returns
     -------

@@ -56,7 +56,7 @@ def measure_cuts(
     network : UNet
         float32, in eval mode.
     normalisation : Normalisation
-        The card's.
+        Normalisation of the model card.
     volumes : sequence of ndarray
         (z, y, x) real coarse volumes, in grey values of 8 bits.
     overlaps : sequence of int
@@ -99,7 +99,7 @@ def least_cut(cuts: Sequence[Cut], *, limit: float = 0.1, shortest_ramp: int = 4
     Parameters
     ----------
     cuts : sequence of Cut
-        From `measure_cuts`.
+        Cuts that were measured by :func:`measure_cuts`.
     limit : float
         Largest difference allowed, in grey levels.
     shortest_ramp : int

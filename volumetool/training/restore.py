@@ -66,7 +66,7 @@ def restore(network: UNet, patches: Floats, limits: tuple[float, float]) -> Floa
     Parameters
     ----------
     network : UNet
-        In eval mode.
+        Network in eval mode.
     patches : ndarray
         float32, as `cut` makes them; sizes are multiples of the network's granularity.
     limits : tuple of float
@@ -103,7 +103,7 @@ def restore_volume(
     Parameters
     ----------
     network : UNet
-        In eval mode.
+        Network in eval mode.
     volume : ndarray
         (z, y, x) coarse grey values.
     normalisation : Normalisation
@@ -126,7 +126,7 @@ def expect_errors(network: UNet, volume: NDArray[Any], normalisation: Normalisat
     Parameters
     ----------
     network : UNet
-        In eval mode; its architecture has ``expected_error``.
+        Network in eval mode, whose architecture has ``expected_error``.
     volume, normalisation
         As for :func:`restore_volume`.
 

@@ -38,7 +38,7 @@ def train(config: TrainConfig, folder: Path, observer: Observer = ignore, *, ove
     Parameters
     ----------
     config : TrainConfig
-        What to train.
+        Configuration of the training.
     folder : Path
         Gets ``NAME.safetensors``, the checkpoint, ``history.json``, ``curves.png`` and ``preview.png``.
     observer : Observer, optional
@@ -147,7 +147,7 @@ def make_card(network: UNet, sampler: Sampler) -> ModelCard:
     Parameters
     ----------
     network : UNet
-        With the trained weights, in eval mode.
+        Network with the trained weights, in eval mode.
     sampler : Sampler
         Sampler of its training.
     """

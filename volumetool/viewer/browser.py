@@ -65,7 +65,7 @@ def browser_flags() -> list[str]:
         "--disable-dev-shm-usage",
         "--mute-audio",
     ]
-    # Chromium refuses to run as root with its sandbox; whoever is root in a container has another one around it.
+    # Chromium refuses to run as root with its sandbox; root in a container has another one around it.
     return [*flags, "--no-sandbox"] if os.geteuid() == 0 else flags
 
 
@@ -74,8 +74,8 @@ exec 3<&0
 (trap '' TERM; read -r _ <&3; kill -KILL $$; kill -TERM 0; rm -rf -- "$0"; kill -KILL 0) &
 exec "$@" 3<&- </dev/null
 """
-"""A shell that becomes the browser. Beside it waits another for the end of a pipe that only this process holds open: whoever
-ends this process, even by SIGKILL, ends the browser with all its children, and its profile goes."""
+"""A shell that becomes the browser. Beside it waits another for the end of a pipe that only this process holds open. When
+this process ends, even by SIGKILL, the browser ends with all its children, and its profile is deleted."""
 
 
 @contextmanager
@@ -109,13 +109,13 @@ def take_picture(page: Page, file: Path, picture: Picture, patience: float = PAT
     Parameters
     ----------
     page : Page
-        What to show.
+        Page to show.
     file : Path
         The picture; replaced if it exists.
     picture : tuple of int
         Width and height, in pixels.
     patience : float
-        Seconds to wait.
+        Longest time to wait, in seconds.
 
     Raises
     ------
@@ -135,13 +135,13 @@ def capture(page: Page, browser: subprocess.Popen[bytes], picture: Picture, pati
     Parameters
     ----------
     page : Page
-        What is shown. It loses its controls.
+        Page that is shown. It loses its controls.
     browser : process
         From :func:`browsing`.
     picture : tuple of int
         Width and height, in pixels.
     patience : float
-        Seconds to wait.
+        Longest time to wait, in seconds.
 
     Raises
     ------

@@ -33,9 +33,9 @@ class Layer:
     Attributes
     ----------
     name : str
-        Shown to the user; unique in a view.
+        Name that the user sees, unique in a view.
     volume : Volume or Precomputed
-        What is shown.
+        Volume that is shown.
     kind : {"image", "segmentation"}
         How it is drawn.
     window : tuple of float, optional

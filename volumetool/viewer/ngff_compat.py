@@ -2,7 +2,7 @@
 
 volumetool understands what many programs write: short names of units, no version, axes in capitals, scales in no unit at all.
 The client refuses such images or puts them elsewhere. And where a level's last voxel reaches beyond the volume, because its
-shape was rounded up, the client draws it there. So the metadata of what this machine serves are given out anew: in the
+shape was rounded up, the client draws it there. So the metadata of what this machine serves are rewritten: in the
 specification's own words, with the lengths that volumetool goes by, and with the voxels that lie inside the volume. Nothing on
 disk changes. What is at a URL the client reads itself.
 """
@@ -53,10 +53,10 @@ def readable(volume: Volume | Precomputed, levels: int | None = None) -> KeyRead
     Parameters
     ----------
     volume : Volume or Precomputed
-        On this machine's disks.
+        Volume on a disk of this machine.
     levels : int, optional
-        How many of an image's levels are told of. The coarse ones of a volume that is being written are still empty: from
-        afar all of it would look black.
+        Number of levels of an image that the client gets to know; by default all. The coarse levels of a volume that is being
+        written are still empty: from afar all of it would look black.
     """
     if isinstance(volume, Volume) and volume.sections is not None:
         return ComputedKeys(volume)
@@ -78,7 +78,7 @@ def trimmed(keys: KeyReader, volume: Volume) -> KeyReader:
     keys : KeyReader
         Answers for the keys of the image.
     volume : Volume
-        What is there.
+        Volume that is served.
     """
     name = ".zarray" if volume.driver == "zarr" else "zarr.json"
     inside = {f"{level.path.strip('/')}/{name}": _inside(level, volume.levels[0]) for level in volume.levels[1:]}

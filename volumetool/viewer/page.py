@@ -24,7 +24,7 @@ class Page(neuroglancer.viewer_base.ViewerBase):  # type: ignore[misc]  # neurog
     Parameters
     ----------
     host : str
-        What to listen on.
+        Address to listen on.
     port : int
         0 chooses a free one.
 

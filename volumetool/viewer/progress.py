@@ -101,7 +101,7 @@ class RegionMap:
     def refresh(self) -> bool:
         """Read what is new; say whether anything changed."""
         keys = segment_keys(self._url)
-        if self._read - set(keys):  # segments were merged, or the job began anew
+        if self._read - set(keys):  # segments were merged, or the job began again
             self._read.clear()
             self._recorded[:], self._seconds[:], self._consistency[:] = TODO, -1, -1
         for key in keys:
@@ -141,7 +141,7 @@ class PerRegion:
     shape : tuple of int
         Voxels of this array.
     region : tuple of int
-        Its voxels per region.
+        Voxels of this level per region, along z, y, x.
     """
 
     def __init__(self, values: Callable[[], NDArray[Any]], shape: Triple, region: Triple) -> None:
@@ -161,7 +161,7 @@ class Overlay:
     Parameters
     ----------
     layer : Layer
-        The job's output.
+        Layer of the job's output.
     plan : Plan
         The job's plan.
     on_finished : callable

@@ -31,7 +31,7 @@ class StoredFile:
     Attributes
     ----------
     path : Path
-        Where it is.
+        Path of the file.
     stat : os.stat_result
         What it was: a file that was replaced in the meantime is not read on, so that no answer mixes two.
     """
@@ -67,7 +67,7 @@ class FilesOfVolume:
     Attributes
     ----------
     root : Path
-        Where the volume is.
+        Folder of the volume.
     metadata : frozenset of str
         Keys of its metadata.
     chunks : callable

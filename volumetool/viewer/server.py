@@ -73,9 +73,9 @@ def build_app(volumes: Mapping[str, KeyReader], gate: Gate) -> ASGIApp:
     Parameters
     ----------
     volumes : mapping of str to KeyReader
-        By the name that stands in the path.
+        Readers of volumes, by the name that stands in the path of a request.
     gate : Gate
-        Who may ask.
+        Decides which requests may be made.
     """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -212,9 +212,9 @@ class Serving:
     Parameters
     ----------
     app : ASGI application
-        From :func:`build_app`.
+        Application, as :func:`build_app` returns it.
     bound : socket
-        From :func:`bind`; closed at the end.
+        Socket from :func:`bind`; it is closed at the end.
     """
 
     def __init__(self, app: ASGIApp, bound: socket.socket) -> None:

@@ -54,9 +54,9 @@ def build_state(layers: Sequence[Layer], sources: Sequence[dict[str, Any]], look
     Parameters
     ----------
     layers : sequence of Layer
-        At least one.
+        Layers to show, at least one.
     sources : sequence of dict
-        For every layer its data source, from :meth:`Layer.source`.
+        Data source of every layer, from :meth:`Layer.source`.
     look : Look
         Panels, position and zoom.
     """
@@ -141,9 +141,9 @@ def with_overlay(
     Parameters
     ----------
     state : dict
-        From :func:`build_state`.
+        State from :func:`build_state`.
     over : str
-        Name of a layer.
+        Name of the layer below.
     overlay : sequence of dict
         Layers to lay over it.
     apart : str, optional

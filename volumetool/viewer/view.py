@@ -52,7 +52,7 @@ class View:
     page : Page
         The client's page.
     layers : list of Layer
-        What is shown.
+        Layers that are shown.
     ports : tuple of int
         Ports of the page and of the volumes.
     overlay : Overlay, optional
@@ -111,7 +111,7 @@ def view(
     look : Look, optional
         Panels, position, zoom.
     listen : Listen, optional
-        Where to listen; on loopback by default.
+        Address and port to listen on; on loopback by default.
     progress : bool, "seconds" or "consistency"
         Lay the states of a job's regions over its output, and follow the job. A heat map by name gets a panel of its own.
     voxel_size : tuple of float, optional
@@ -228,7 +228,7 @@ def hosted_link(volumes: Sequence[str], look: Look | None = None, hosted: str = 
     look : Look, optional
         Panels, position, zoom.
     hosted : str
-        Where the client is.
+        URL of the client.
     voxel_size : tuple of float, optional
         Nanometres, z, y, x, of volumes whose metadata do not say it.
 

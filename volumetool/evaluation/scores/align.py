@@ -27,9 +27,9 @@ class Volumes:
     Attributes
     ----------
     restored, truth : Volume
-        On the same voxel grid.
+        The restored volume and the truth, on the same voxel grid.
     low : Volume, optional
-        What `restored` was made from: a whole number of times coarser.
+        The volume that `restored` was made from, a whole number of times coarser.
     second : Volume, optional
         A second acquisition of the same field, restored separately; on the same grid.
     """
@@ -50,7 +50,7 @@ class Matched:
     roi : Box, optional
         The part to compare, in voxels of the truth; by default all of it, and then all shapes must agree.
     same_corner : bool
-        Take the first voxels of all volumes to share their outer corner, whatever the translations say.
+        Assume that the first voxels of all volumes share their outer corner, whatever the translations say.
 
     Attributes
     ----------
@@ -119,7 +119,7 @@ class Matched:
         Parameters
         ----------
         box : Box
-            In voxels of that volume.
+            Part to read, in voxels of that volume.
         reach : int
             Sections before and after the box that come along.
         """

@@ -42,7 +42,7 @@ class Sums:
     Parameters
     ----------
     box : Box
-        What is evaluated, in voxels of the truth.
+        The part that is evaluated, in voxels of the truth.
     sections : int
         Number of sections of the box that are evaluated.
     data_range : float

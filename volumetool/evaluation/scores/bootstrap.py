@@ -36,7 +36,7 @@ def bootstrap(
     weights : array, shape (blocks,), optional
         Without `statistic`: voxels per block; the statistic is then the weighted mean.
     seed : int
-        Same seed, same interval. Two methods compared over the same blocks see the same draws.
+        The same seed gives the same interval. Two methods compared over the same blocks see the same draws.
     statistic : callable, optional
         From the sums over the drawn blocks, float64 (resamples, columns), to (resamples,); by default the (weighted) mean.
     level : float

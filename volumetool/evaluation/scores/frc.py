@@ -48,7 +48,7 @@ class Crossing:
     nm : float or None
         Resolution: one over the frequency of the crossing, in nanometres.
     words : str
-        The same for people, also where there is none.
+        The resolution as text, or why there is none.
     """
 
     threshold: str

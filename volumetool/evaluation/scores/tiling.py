@@ -82,7 +82,7 @@ class Restorer:
     strengths : mapping
         Strength of the filter by name of the classical method; a method that is not named has its default.
     network : Network, optional
-        Gives one more row, under its name.
+        A network that gives one more row, under its name.
     """
 
     def __init__(

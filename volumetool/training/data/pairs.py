@@ -32,7 +32,7 @@ class Sampler:
     sources : sequence of Source
         Open volumes.
     config : TrainConfig
-        What the pairs look like.
+        Configuration that says what the pairs look like.
     """
 
     sources: Sequence[Source]
@@ -51,7 +51,7 @@ class Sampler:
         part : {"training", "validation"}
             Part of every source.
         *key : int
-            For example the step and the number of the device.
+            Numbers that name the batch, such as the step and the number of the device.
 
         Returns
         -------

@@ -196,7 +196,7 @@ def move(clean: NDArray[Any], registration: Registration, scale: int = 1) -> Flo
     clean : ndarray
         (y, x), fine voxels.
     registration : Registration
-        From `register`.
+        The registration, as :func:`register` returns it.
     scale : int
         Fine voxels per coarse one.
 
@@ -220,7 +220,7 @@ def match_contrast(noisy: NDArray[Any], clean: NDArray[Any], *, scale: int = 1) 
     noisy : ndarray
         (y, x) or (n, y, x); one gain and offset for all of it.
     clean : ndarray
-        The same with y * scale, x * scale.
+        Grey values (y * scale, x * scale) or (n, y * scale, x * scale), registered to `noisy`.
     scale : int
         Fine voxels per coarse one.
 

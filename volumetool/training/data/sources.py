@@ -304,7 +304,7 @@ def split_box(box: Box, share: float, gap: int, grain: Triple = (1, 1, 1)) -> tu
     Parameters
     ----------
     box : Box
-        What to split.
+        Box to split.
     share : float
         Share of the axis for validation, at its end; 0 for none.
     gap : int
@@ -315,8 +315,9 @@ def split_box(box: Box, share: float, gap: int, grain: Triple = (1, 1, 1)) -> tu
     Returns
     -------
     training : Box
+        The part to train on.
     validation : Box or None
-        None where the share is 0 or the axis too short for both.
+        The part to validate on; None where the share is 0 or the axis is too short for both.
     """
     axis = int(np.argmax(box.shape))
     begin = (box.stop[axis] - round(box.shape[axis] * share)) // grain[axis] * grain[axis]
