@@ -175,7 +175,7 @@ class Job(BaseModel):
 
     @property
     def placed(self) -> Job:
-        """The same job for whoever is in another directory: its paths are absolute."""
+        """The same job with absolute paths, to be read from another directory."""
         from volumetool.processing.operation import placed_operation  # torch takes its time
 
         places = {name: getattr(self, name) for name in ("input", "output", "mask", "sections")}

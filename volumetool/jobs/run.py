@@ -101,7 +101,7 @@ def run(plan: Plan, observer: Observer = ignore) -> RunResult:
     FingerprintError
         ``job.fingerprint``: the plan's specification is not the one that its fingerprint names.
     LedgerError
-        ``ledger.owned``: another run writes this job. ``ledger.overtaken``: another one took it over meanwhile.
+        ``ledger.owned``: another run writes this job. ``ledger.overtaken``: another one took it over during the run.
     DataError
         ``data.failing``: `MAX_CONSECUTIVE_FAILURES` regions in a row failed.
     """
@@ -205,7 +205,7 @@ def prepare(plan: Plan) -> None:
     Raises
     ------
     LedgerError
-        ``ledger.plan``: another run planned this output meanwhile. ``ledger.other-output``: the output is another job's.
+        ``ledger.plan``: another run planned this output since then. ``ledger.other-output``: the output is another job's.
     InputError
         ``input.changed``: the input was written to while the job was planned.
     OutputError
@@ -283,6 +283,15 @@ def finish_run(plan: Plan, ledger: Ledger, observer: Observer) -> bool:
     """Write the coarse levels over what was computed, by this run or by earlier ones that were killed before they had.
 
     What is recorded must be stored, before the levels are built and after: only then is the volume called complete.
+
+    Parameters
+    ----------
+    plan : Plan
+        The job's plan.
+    ledger : Ledger
+        Its records.
+    observer : Observer
+        Told by `Progressed` of each shard of the coarse levels.
 
     Returns
     -------

@@ -55,7 +55,22 @@ class ClusterModule(Protocol):
         ...
 
     def make_plan(self, job: Job, resources: Resources, observer: Observer) -> Plan:
-        """Plan a job for its workers."""
+        """Plan a job for its workers.
+
+        Parameters
+        ----------
+        job : Job
+            What is asked for.
+        resources : Resources
+            The workers, from `resources`.
+        observer : Observer
+            Told by `Progressed` how many sections the statistics are fitted to.
+
+        Raises
+        ------
+        VolumetoolError
+            As :func:`volumetool.jobs.planning.planner.plan`.
+        """
         ...
 
     def open_cluster(self, plan: Plan) -> AbstractContextManager[Cluster]:
@@ -78,7 +93,7 @@ def plan(job: Job, observer: Observer = ignore) -> Plan:
     Raises
     ------
     InputError, OutputError, ModelError, ConfigError, ResourceError
-        The job cannot be; nothing was written.
+        The job cannot run; nothing was written.
     ClusterError
         Its workers cannot be asked; nothing was written.
     FingerprintError

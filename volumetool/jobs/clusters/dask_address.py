@@ -1,4 +1,4 @@
-"""The workers of a dask scheduler that somebody else started.
+"""The workers of a dask scheduler that was started elsewhere.
 
 Their machines may be other ones than this: so they are asked what they have, and one of them makes the plan, with its own
 timings and its own numerics.
@@ -52,7 +52,15 @@ def resources(job: Job) -> Resources:
 
 
 def make_plan(job: Job, resources: Resources, observer: Observer) -> Plan:
-    """Have a worker plan the job: what it measures and computes is what the job will meet."""
+    """Have a worker plan the job, because the job's regions will run on its processor, GPU and disk.
+
+    Parameters
+    ----------
+    job : Job
+        What is asked for; its `cluster` is the address of the scheduler.
+    resources, observer
+        As for :meth:`ClusterModule.make_plan`; the observer is told that a worker is at it, by `Waiting`.
+    """
     observer(Waiting(f"a worker of {job.cluster} plans the job"))
     with connect(job.cluster) as client:
         text = client.submit(_plan_here, job.placed.model_dump_json(), resources, pure=False).result()

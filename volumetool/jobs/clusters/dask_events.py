@@ -14,7 +14,7 @@ def topic_of(url: str) -> str:
 
 
 def say_begun(url: str, region: int) -> None:
-    """Tell the driver of the job at `url`, from the thread of a dask task, that a region begins; elsewhere nobody listens."""
+    """Tell the driver of the job at `url`, from the thread of a dask task, that a region begins; elsewhere do nothing."""
     from distributed import get_worker
 
     with suppress(ValueError):  # this is no dask worker

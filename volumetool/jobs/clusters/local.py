@@ -28,7 +28,13 @@ def resources(job: Job) -> Resources:
 
 
 def make_plan(job: Job, resources: Resources, observer: Observer) -> Plan:
-    """Plan a job for workers on this machine."""
+    """Plan a job for workers on this machine.
+
+    Parameters
+    ----------
+    job, resources, observer
+        As for :meth:`ClusterModule.make_plan`.
+    """
     return plan(job, observer, resources)
 
 
@@ -41,8 +47,8 @@ def open_cluster(plan: Plan) -> AbstractContextManager[Cluster]:
 def local_cluster(plan: Plan) -> Iterator[Cluster]:
     """Yield a cluster of `plan.workers` processes, all sockets on loopback.
 
-    All users of a machine share its loopback, and who reaches a scheduler runs code as its user: scheduler and workers ask for
-    a certificate that was made for this run alone.
+    All users of a machine share its loopback, and anyone who reaches a scheduler runs code as its user. So scheduler and
+    workers ask for a certificate that was made for this run alone.
     """
     security, token = Security.temporary(), dashboard_token(plan)
     with (

@@ -39,6 +39,15 @@ def check_input(plan: Plan, ledger: Ledger, observer: Observer = ignore) -> None
 
     To be called by the job's owner.
 
+    Parameters
+    ----------
+    plan : Plan
+        The job's plan, which says by `input_check` how strictly to compare.
+    ledger : Ledger
+        Its records. Regions whose input changed are recorded as failed if the job has `recompute_changed`.
+    observer : Observer, optional
+        Told by `Waiting`, every few seconds, how many regions have been compared.
+
     Raises
     ------
     FingerprintError

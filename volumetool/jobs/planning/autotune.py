@@ -38,9 +38,22 @@ ALIKE = 0.95
 
 
 def ways(device: str, threads: int, most: int = sys.maxsize) -> list[tuple[int, int]]:
-    """Return the (streams, batch) worth trying on a device with so many CPU threads, those that hold least first.
+    """Return the ways to batch patches that are worth trying on a device.
 
-    On a CPU, whose memory is known beforehand, none but the first holds more than `most` patches.
+    Parameters
+    ----------
+    device : {"cpu", "cuda"}
+        Kind of the device.
+    threads : int
+        CPU threads that the network may use.
+    most : int
+        Patches that memory holds in the network at once. On a CPU only the first way may exceed it; the memory of a GPU is
+        found out by trying.
+
+    Returns
+    -------
+    list of (int, int)
+        Batches side by side, and patches per batch. The way that holds fewest patches comes first.
     """
     if device != "cpu":
         return [(1, batch) for batch in GPU_BATCHES]
@@ -107,7 +120,22 @@ def measure_choices(
 
 
 def patch_seconds(engine: Engine, patch: Triple, count: int) -> float:
-    """Return the seconds per patch of an engine, asked for `count` patches of noise at once."""
+    """Measure how long an engine takes per patch.
+
+    Parameters
+    ----------
+    engine : Engine
+        The operation on its device.
+    patch : tuple of int
+        Shape of an input patch without its z context, in voxels, z, y, x.
+    count : int
+        Patches of noise that the engine gets at once.
+
+    Returns
+    -------
+    float
+        Seconds per patch in the fastest of at most `ROUNDS` rounds.
+    """
     patches = probe_patches(engine.card.z_context, patch, count)
     rounds: list[float] = []
     while len(rounds) < ROUNDS and sum(rounds) < ROUND_SECONDS:

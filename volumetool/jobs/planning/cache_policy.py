@@ -70,7 +70,19 @@ def plan_partition(job: Job, spec: OutputSpec, demand: WorkerDemand, sample: Sam
 
 
 def partition_again(job: Job, spec: OutputSpec, span: Triple, workers: int) -> Partition | None:
-    """Return what a run that goes on was asked for anew, or None where it keeps to the plan."""
+    """Return which patches a resumed run keeps if its options say so, or None if it keeps those that its plan says.
+
+    Parameters
+    ----------
+    job : Job
+        Options of the resumed run; ``keep_patches="auto"`` leaves the plan as it is.
+    spec : OutputSpec
+        The lattice and the output.
+    span : tuple of int
+        Shards per region and axis, z, y, x, as planned.
+    workers : int
+        Workers of the resumed run.
+    """
     if job.keep_patches == "auto":
         return None
     keep: CacheScope = "all" if job.keep_patches == "always" else "none"

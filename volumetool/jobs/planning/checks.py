@@ -1,4 +1,4 @@
-"""Checks before work: what cannot be is refused here, with both values and what to do next."""
+"""Checks before work: a job that cannot succeed is refused here, with both values and what to do next."""
 
 from __future__ import annotations
 
@@ -51,10 +51,21 @@ def check_given_size(size: Size | None, *, sure: bool = False) -> None:
 def check_voxel_size(job: Job, card: OperationCard, voxel_size: Size) -> tuple[bool, tuple[str, ...]]:
     """Compare the input's voxel size with what the model was trained on.
 
+    Parameters
+    ----------
+    job : Job
+        May have `force_voxel_size`, which turns the refusal into a warning.
+    card : OperationCard
+        Says on which voxel sizes the model was trained; nothing is checked where it does not.
+    voxel_size : tuple of float
+        Of the input's level, in nm, z, y, x.
+
     Returns
     -------
-    tuple
-        Whether the result extrapolates, and the warnings.
+    bool
+        Whether the model extrapolates.
+    tuple of str
+        Warnings for the user.
 
     Raises
     ------
@@ -81,6 +92,15 @@ def check_voxel_size(job: Job, card: OperationCard, voxel_size: Size) -> tuple[b
 
 def check_survey(job: Job, card: OperationCard, survey: Survey) -> tuple[str, ...]:
     """Compare what the sample of the statistics shows with what the job says of the volume.
+
+    Parameters
+    ----------
+    job : Job
+        What is asked for: `invert`, `nodata`, `accept_failed`.
+    card : OperationCard
+        Says which polarity the model learned.
+    survey : Survey
+        What the sample showed.
 
     Returns
     -------
@@ -118,7 +138,21 @@ def check_survey(job: Job, card: OperationCard, survey: Survey) -> tuple[str, ..
 
 
 def check_sample(job: Job, card: OperationCard, sample: Sample) -> tuple[str, ...]:
-    """Return where the sample that a plan enhances shows that the job is in vain.
+    """Warn if the sample that a plan enhances shows that the job would change nothing.
+
+    Parameters
+    ----------
+    job : Job
+        What is asked for.
+    card : OperationCard
+        Its scale: only a model that keeps the voxel size can change nothing.
+    sample : Sample
+        Result of enhancing a sample.
+
+    Returns
+    -------
+    tuple of str
+        The warning, or nothing.
 
     Raises
     ------
@@ -155,6 +189,15 @@ def check_place(job: Job) -> None:
 def check_dtype(job: Job, dtype: str, window: tuple[float, float]) -> None:
     """Check that the output's dtype holds the intensities and the value of missing voxels.
 
+    Parameters
+    ----------
+    job : Job
+        Its `output_fill` is the value of missing voxels.
+    dtype : str
+        NumPy name of the output's dtype.
+    window : tuple of float
+        Lowest and highest percentile of all sections, in intensities of the input.
+
     Raises
     ------
     ConfigError
@@ -179,6 +222,20 @@ def check_dtype(job: Job, dtype: str, window: tuple[float, float]) -> None:
 
 def mask_factor(job: Job, mask: Volume, shape: Triple) -> Triple:
     """Return the input voxels per voxel of the mask.
+
+    Parameters
+    ----------
+    job : Job
+        Names the mask, for the error.
+    mask : Volume
+        The mask.
+    shape : tuple of int
+        Shape of the input's level, in voxels, z, y, x.
+
+    Returns
+    -------
+    tuple of int
+        Along z, y, x; each from 1 to `MOST_MASK_FACTOR`.
 
     Raises
     ------
@@ -219,7 +276,16 @@ def check_resources(cost: Estimates, limit: str) -> None:
 
 
 def check_patch(needed: int, allowed: int, what: str, limit: str) -> None:
-    """Refuse patches and chunks of which memory does not hold one; `limit` is what bounds it, by name and value.
+    """Refuse patches and chunks if memory does not hold a single one.
+
+    Parameters
+    ----------
+    needed, allowed : int
+        Bytes that a worker needs, and that it may use.
+    what : str
+        What needs them, for the error.
+    limit : str
+        What bounds the memory, by name and value, for the error: "--memory 4 GiB".
 
     Raises
     ------

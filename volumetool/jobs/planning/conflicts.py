@@ -1,4 +1,4 @@
-"""What differs between a job and the one that an output belongs to, in the words of who typed it."""
+"""What differs between a job and the one that an output belongs to, in the words of the command line."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ FOLLOWS = ("precision", "statistics")
 
 def refuse_other_settings(existing: Plan, job: Job, spec: OutputSpec) -> None:
     """Refuse to go on with an output that belongs to a job with other settings.
+
+    Parameters
+    ----------
+    existing : Plan
+        Plan of the job that wrote the output.
+    job : Job
+        What is asked for now.
+    spec : OutputSpec
+        What `job` means, resolved.
 
     Raises
     ------
@@ -99,7 +108,20 @@ def _told(before: dict[str, Any], after: dict[str, Any], then: Job, now: Job) ->
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """Return (field, old value, new value) for every value in which two specifications differ, by dotted name."""
+    """Return every value in which two specifications differ.
+
+    Parameters
+    ----------
+    old, new
+        JSON values of the two: a mapping, or at a deeper level any value.
+    name : str
+        Dotted name of the field that holds them; empty for the whole specification.
+
+    Returns
+    -------
+    list of tuple
+        Dotted name of the field, old value, new value.
+    """
     before, after = _members(old), _members(new)
     if before is None or after is None or (isinstance(old, list) and len(old) != len(new)):
         return [] if old == new else [(name, old, new)]

@@ -53,7 +53,18 @@ def estimate(
 
 
 def patch_facts(job: Job, spec: OutputSpec, keeping: Partition) -> dict[str, Any]:
-    """Return what the estimates say of patches and of keeping them."""
+    """Return what the estimates say of patches and of keeping them.
+
+    Parameters
+    ----------
+    job, spec, keeping
+        As for :func:`estimate`.
+
+    Returns
+    -------
+    dict
+        The fields ``patches``, ``recomputed``, ``kept``, ``kept_why`` and ``kept_bytes`` of :class:`Estimates`.
+    """
     asked = asked_box(job, spec)
     patches = count_patches(spec, keeping.span, keeping.keep, asked)
     return {
@@ -66,7 +77,17 @@ def patch_facts(job: Job, spec: OutputSpec, keeping: Partition) -> dict[str, Any
 
 
 def written_bytes(job: Job, spec: OutputSpec, span: Triple, compression: float) -> int:
-    """Return the bytes of all levels over the regions asked for, compressed as a sample of them was."""
+    """Return the bytes of all levels over the regions asked for.
+
+    Parameters
+    ----------
+    job, spec
+        As for :func:`estimate`.
+    span : tuple of int
+        Shards per region and axis, z, y, x.
+    compression : float
+        Stored bytes per byte of voxels, as a sample of the output showed; 1 gives the bytes before compression.
+    """
     voxels = sum(math.prod(level.shape) for level in spec.levels) * (spec.channels or 1)
     share = count_patches(spec, span, "none", asked_box(job, spec)) / count_patches(spec, span)
     return int(voxels * spec.itemsize * compression * share)

@@ -103,7 +103,29 @@ def open_inputs(job: Job, existing: Plan | None = None) -> Inputs:
 def section_statistics(
     inputs: Inputs, existing: Plan | None = None, observer: Observer = ignore
 ) -> tuple[Statistics, Survey | None]:
-    """Return the table of section statistics: given, frozen by an earlier run, or fitted now; then with what else was seen."""
+    """Return the table of section statistics: given by the user, frozen by an earlier run, or fitted now.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        The job with its volume and operation.
+    existing : Plan, optional
+        Plan of the job that goes on. Its table is taken if the input still has as many sections.
+    observer : Observer, optional
+        Told by `Progressed` how many sections the statistics are fitted to.
+
+    Returns
+    -------
+    Statistics
+        Two percentiles per channel and section.
+    Survey or None
+        What else the sample showed; None unless the table was fitted now.
+
+    Raises
+    ------
+    ConfigError
+        ``config.sections``: the table that the user gave cannot be read.
+    """
     job = inputs.job
     normalisation, sections = inputs.operation.card.normalisation, inputs.level.shape[0]
     if job.sections is not None:

@@ -49,6 +49,15 @@ REGION_SECONDS = 60.0
 def make_lattice(job: Job, card: OperationCard, shape: Triple) -> Lattice:
     """Return the lattice: a function of the volume's shape, the model's card and the options that override it.
 
+    Parameters
+    ----------
+    job : Job
+        May say patch and overlap, in input voxels, or ask for exact ones.
+    card : OperationCard
+        Patch, overlap, trim and scale of the model.
+    shape : tuple of int
+        Shape of the input's level, in voxels, z, y, x.
+
     Raises
     ------
     ConfigError
@@ -225,7 +234,13 @@ def count_patches(spec: OutputSpec, span: Triple, keep: CacheScope = "none", ask
 
 
 def recomputed_share(spec: OutputSpec, span: Triple, keep: CacheScope = "none", asked: Box | None = None) -> float:
-    """Return the share of patches that are computed more than once; parameters as :func:`count_patches`."""
+    """Return how many patches are computed again, as a share of the distinct ones: 0 if each is computed once.
+
+    Parameters
+    ----------
+    spec, span, keep, asked
+        As for :func:`count_patches`.
+    """
     return count_patches(spec, span, keep, asked) / count_patches(spec, span, "all", asked) - 1
 
 
@@ -236,6 +251,16 @@ def choose_partition(
 
     A region is one shard deep where sections are independent: more depth would save nothing. Where patches are kept, cuts
     cost disk alone, and regions are about as small as suits their time.
+
+    Parameters
+    ----------
+    spec : OutputSpec
+        The lattice and the output that regions are cut from.
+    demand : WorkerDemand
+        Workers, memory, and the time of a patch.
+    memory_of : callable
+        Returns the bytes that a worker needs for the regions of a span, given the specification, the span and which patches
+        are kept.
     """
     shards = spec.grid((1, 1, 1)).grid
     span = [shards[0] if spec.lattice.z.overlap else 1, shards[1], shards[2]]

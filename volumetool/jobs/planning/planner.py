@@ -35,11 +35,13 @@ def plan(job: Job, observer: Observer = ignore, resources: Resources | None = No
         What is asked for.
     observer : Observer, optional
         Told by `Progressed` how many sections the statistics are fitted to.
+    resources : Resources, optional
+        Workers that will run the job; by default those of this machine.
 
     Raises
     ------
     InputError, OutputError, ModelError, ConfigError, ResourceError
-        The job cannot be; nothing was written.
+        The job cannot run; nothing was written.
     FingerprintError
         ``job.fingerprint``: the output belongs to a job with other settings.
     """
@@ -56,7 +58,7 @@ def plan(job: Job, observer: Observer = ignore, resources: Resources | None = No
 
 
 def plan_anew(resolved: Resolved) -> Plan:
-    """Return the plan of a job that nobody began; whether the machine has what it takes is not asked."""
+    """Return the plan of a job that has no records yet, without checking that the machine has the memory and disk for it."""
     inputs, engine, spec = resolved.inputs, resolved.engine, resolved.spec
     job, running = inputs.job, _running(resolved)
     workers, allowed = resolved.resources.workers, resolved.resources.memory

@@ -1,8 +1,8 @@
 """Attempts: which region a process was busy with when it ended without a word.
 
 A worker notes each region before it begins it, and takes the note away when the region has ended, well or badly. A note that is
-left belongs to a process that died meanwhile. Notes are small files of the job's folder, so that any later worker, of this run
-or of another one, knows how often a region was begun in vain. They are hints: losing one costs another attempt.
+left belongs to a process that died. Notes are small files of the job's folder, so that any later worker, of this run or of
+another one, knows how often a region was begun and not finished. They are hints: losing one costs another attempt.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Attempts:
         Returns
         -------
         tuple of str
-            For each earlier attempt that never ended why it did not; empty where nobody knows.
+            For each earlier attempt that did not end, the reason: an empty string where it is not known.
         """
         earlier = self._read(region)
         self._write(region, [*earlier, {"worker": worker, "why": ""}])

@@ -1,4 +1,4 @@
-"""Which regions are being computed: a note in the job's folder for whoever looks on, never part of the truth.
+"""Which regions are being computed: a note in the job's folder for the viewer. Resuming never reads it.
 
 A region that waits for its worker is not in it. The driver rewrites ``running.json`` at most once a second and deletes it at
 the end. A killed driver leaves it behind; the note names the process, so that a reader on the same machine knows.

@@ -34,7 +34,7 @@ NAMED = 3
 """Chunks that an error names."""
 
 READINGS = 3
-"""How often a region is read whose chunks are written meanwhile."""
+"""How often a region is read if its chunks are written to while it is read."""
 
 T = TypeVar("T")
 
@@ -147,7 +147,17 @@ class RegionInput:
         return ChunkStates(digest.hexdigest(), number, tuple(absent), tuple(mask_absent), tuple(lost))
 
     def checked(self, source: Source, channel: int, state: ChunkStates) -> Source:
-        """Return a source of a channel where what is stored in a state never reads as not stored."""
+        """Return a source that fails if a chunk that was stored reads as not stored, instead of giving the fill value.
+
+        Parameters
+        ----------
+        source : Source
+            The input of a channel.
+        channel : int
+            The channel; 0 where the volume has none.
+        state : ChunkStates
+            Which chunks were stored, from `state` or `settled`.
+        """
         absent, mask_absent = frozenset(state.absent), frozenset(state.mask_absent)
         check = self.chunks(channel).still_there(lambda place: place not in absent)
         masks = self._mask_chunks
@@ -164,7 +174,7 @@ class RegionInput:
         region : Region
             The region.
         make : callable
-            Called with the input; anew where a chunk was written, or was away for a while, between the first read and the last.
+            Called with the input, and again if a chunk was written, or was absent for a while, between first and last read.
 
         Returns
         -------
@@ -174,7 +184,7 @@ class RegionInput:
         Raises
         ------
         InputError
-            ``input.vanished``: chunks, or the whole input, are gone. ``input.changed``: somebody keeps writing there.
+            ``input.vanished``: chunks, or the whole input, are gone. ``input.changed``: it is written to again and again.
         DataError
             ``data.missing``; ``data.unreadable``: the store does not answer.
         """
@@ -229,7 +239,21 @@ class RegionInput:
             )
 
     def content(self, spec: OutputSpec, region: Region, state: ChunkStates) -> int:
-        """Read what a region reads, all of it in a state, and return its checksum.
+        """Read what a region reads, and return its checksum.
+
+        Parameters
+        ----------
+        spec : OutputSpec
+            The job's.
+        region : Region
+            The region.
+        state : ChunkStates
+            The chunks that must still be stored, from `state`.
+
+        Returns
+        -------
+        int
+            CRC-32 of all voxels of input and mask, in the order of reading.
 
         Raises
         ------

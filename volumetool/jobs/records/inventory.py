@@ -40,7 +40,7 @@ def write_inventory(url: str, plan: Plan) -> None:
     Raises
     ------
     InputError
-        ``input.vanished``: the input went away meanwhile. ``input.changed``: what the statistics were fitted on was written to.
+        ``input.vanished``: the input is gone. ``input.changed``: what the statistics were fitted on was written to.
     DataError
         ``data.unreadable``: the store does not answer.
     OutputError

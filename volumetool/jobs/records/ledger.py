@@ -257,7 +257,7 @@ class Ledger:
         Raises
         ------
         LedgerError
-            ``ledger.overtaken``: another run has written meanwhile; nothing was.
+            ``ledger.overtaken``: another run has written in the meantime; nothing was written.
         OutputError
             ``output.full``, ``output.unwritable``: the records wait on.
         """
@@ -347,7 +347,7 @@ def segment_keys(url: str) -> list[str]:
 
 
 def read_segment(url: str, key: str) -> Iterator[Record]:
-    """Yield the records of one segment; damaged lines are left out, and so is a segment that was merged meanwhile."""
+    """Yield the records of one segment; damaged lines are left out, and so is a segment that was merged since it was listed."""
     for line in (read_key(url, key) or b"").splitlines(keepends=True):
         if (fields := _parse(line)) is not None:
             yield _record(fields)

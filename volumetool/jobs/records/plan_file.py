@@ -20,7 +20,7 @@ from volumetool.storage.provenance import is_damaged, provenance_of
 def write_plan(plan: Plan) -> None:
     """Write the folder of a new job: a table of the statistics for users first, the plan, which makes it a job, last.
 
-    Whoever reads the plan may be in another directory: its paths are absolute.
+    The plan may be read from another directory, so its paths are absolute.
     """
     url = plan.job_dir.url
     placed = plan.model_copy(update={"job": plan.job.placed})

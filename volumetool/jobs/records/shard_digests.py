@@ -30,7 +30,17 @@ def coarse_parts(plan: Plan) -> list[tuple[int, int]]:
 
 
 def coarse_keys(plan: Plan, level: int, channel: int) -> list[str]:
-    """Return the keys of a coarse level's shards, in C order."""
+    """Return the keys of a coarse level's shards, in C order.
+
+    Parameters
+    ----------
+    plan : Plan
+        The job's plan.
+    level : int
+        The level, counted from 0.
+    channel : int
+        Index on its c axis; has no effect in a volume without channels.
+    """
     return list(shard_keys(plan.spec.levels[level], None, None if plan.spec.channels is None else channel))
 
 
@@ -44,7 +54,7 @@ def write_coarse(plan: Plan) -> None:
 
 
 def read_coarse(plan: Plan) -> list[CoarseShards] | None:
-    """Return what was noted of the coarse levels, None where nothing was.
+    """Return what was noted of the coarse levels, None if nothing was.
 
     Raises
     ------

@@ -60,7 +60,7 @@ def adopt(
     allow_hosts: Collection[str] = (),
     observer: Observer = ignore,
 ) -> Report:
-    """Make the folder of a job anew from its output, and record the regions that are right.
+    """Make the folder of a job again from its output, and record the regions that are right.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def adopt(
 
 
 def _begin(folder: str, worker: Worker) -> Ledger:
-    """Make the job's folder anew; nothing is recorded yet."""
+    """Make the job's folder again; nothing is recorded yet."""
     for key in list_keys(folder):  # of another life: nothing says what it speaks of
         if key != LEASE:
             delete_key(folder, key)

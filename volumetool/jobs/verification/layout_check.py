@@ -32,7 +32,7 @@ class DamageKind(StrEnum):
     """The kinds of damage; each is repaired in a way of its own."""
 
     METADATA = "metadata"
-    """Of the output or of a level; they are written anew from the plan."""
+    """Of the output or of a level; they are written again from the plan."""
     RECORD = "record"
     """A file of the job's folder; what it spoke of counts as not done."""
     COARSE_RECORD = "coarse record"
@@ -90,7 +90,17 @@ class Damage:
 
 
 def check_job(plan: Plan, ledger: Ledger, damaged: list[Damage]) -> None:
-    """Look at the records of a job and at the metadata of its output."""
+    """Check the records of a job and the metadata of its output, without reading shards.
+
+    Parameters
+    ----------
+    plan : Plan
+        The job's plan.
+    ledger : Ledger
+        Its records.
+    damaged : list of Damage
+        Findings are appended here.
+    """
     if ledger.damaged:
         places = ledger.places + (["..."] if ledger.damaged > len(ledger.places) else [])
         what = f"{ledger.damaged} damaged records: their regions count as not done"
@@ -127,7 +137,7 @@ def lost_metadata(plan: Plan) -> list[str]:
 
 
 def restore_metadata(plan: Plan) -> None:
-    """Write the metadata of an output anew; it then calls itself unfinished."""
+    """Write the metadata of an output again, and mark it as unfinished."""
     for level in range(len(plan.spec.levels)):
         write_key(plan.job_dir.level(level), METADATA, _array_document(plan, level))
     root = group_metadata(plan.spec.layout, plan.provenance("unfinished"))
@@ -142,7 +152,7 @@ class Shards:
     plan : Plan
         The job's plan.
     damaged : list
-        Takes what is found.
+        Findings are appended here.
     """
 
     def __init__(self, plan: Plan, damaged: list[Damage]) -> None:
@@ -153,7 +163,7 @@ class Shards:
         self.decodable = not any(damage.kind is DamageKind.METADATA and damage.level is not None for damage in damaged)
 
     def check_region(self, record: Record, *, content: bool) -> bool:
-        """Compare a region's shards with its record, by their bytes or by their sizes alone; say whether all is well."""
+        """Compare a region's shards with its record, by their bytes or by their sizes alone; return whether they agree."""
         if not record.stored:  # of a version that did not note them
             return True
         self._noted = True
@@ -183,7 +193,17 @@ class Shards:
         return found
 
     def check_coarse(self, which: tuple[int, int, int], box: Box, *, content: bool) -> bool:
-        """Compare a coarse shard, named by level, channel and number, with its record; say whether it is well."""
+        """Compare a coarse shard with its record; return whether they agree.
+
+        Parameters
+        ----------
+        which : tuple of int
+            Level, channel, and number among the level's shards in C order.
+        box : Box
+            Voxels of the shard, on its own level.
+        content : bool
+            Read the shard and compare its checksum; otherwise compare its size alone.
+        """
         level, channel, number = which
         part, keys = self._recorded[level, channel]
         where = Damage(DamageKind.SHARD, level=level, box=box)

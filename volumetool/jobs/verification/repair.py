@@ -21,7 +21,7 @@ from volumetool.storage.io.roles import name_roles
 def mark_for_recompute(plan: Plan, report: Report, observer: Observer = ignore) -> int:
     """Mark damaged regions as failed, so that the next run makes them and the coarse levels again; return how many.
 
-    Metadata are written anew from the plan, and files that are no shards are deleted.
+    Metadata are written again from the plan, and files that are no shards are deleted.
 
     Parameters
     ----------

@@ -75,6 +75,17 @@ class Extent:
 def make_extent(level: str, sample: str | None, recompute: int, seed: int | None) -> Extent:
     """Make an extent from options.
 
+    Parameters
+    ----------
+    level : {"structure", "stored", "full"}
+        How deeply to verify.
+    sample : str, optional
+        Part of regions and coarse shards to read, as :func:`parse_sample` takes it; all without it.
+    recompute : int
+        Regions to compute again, 0 or more.
+    seed : int, optional
+        Chooses these regions; a random one without it.
+
     Raises
     ------
     ConfigError
@@ -155,7 +166,21 @@ class Report:
 def verify_output(
     output: str, extent: Extent | None = None, allow_hosts: Collection[str] = (), observer: Observer = ignore
 ) -> tuple[Plan | None, Report]:
-    """Verify an output by its name; a plan that cannot be read is the one damage that can be told of then.
+    """Verify an output by its name. If its plan cannot be read, that is the one damage reported.
+
+    Parameters
+    ----------
+    output : str
+        Path or URL of the output.
+    extent, allow_hosts, observer
+        As for :func:`verify`.
+
+    Returns
+    -------
+    Plan or None
+        The job's plan; None if it cannot be read.
+    Report
+        The findings.
 
     Raises
     ------
@@ -280,7 +305,18 @@ def _verify_shard(stores: list[ts.TensorStore], spec: OutputSpec, level: int, bo
 
 
 def recompute(worker: Worker, regions: Sequence[int], report: Report) -> None:
-    """Compute as many of some regions again as the report's extent says, and compare them with what is stored, bit for bit."""
+    """Compute some regions again, and compare them with what is stored, bit for bit.
+
+    Parameters
+    ----------
+    worker : Worker
+        A worker of the job.
+    regions : sequence of int
+        Finished regions to choose from, by index.
+    report : Report
+        Its extent says how many regions to compute, and by which seed they are chosen. Chosen regions and damage are added
+        to it.
+    """
     plan = worker.plan
     seed = secrets.randbits(32) if report.extent.seed is None else report.extent.seed
     report.extent = replace(report.extent, seed=seed)
