@@ -47,7 +47,7 @@ def given_size(text: str | None) -> tuple[float, float, float] | None:
 
 
 def numbers(text: str | None, option: str) -> tuple[float, float, float] | None:
-    """Read ``8,32,32``.
+    """Return the three numbers, above 0, of a text such as ``8,32,32``; None for None.
 
     Raises
     ------

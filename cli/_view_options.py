@@ -50,7 +50,7 @@ def take_picture(page: Page, file: Path, look: Look, *, as_json: bool) -> None:
 
 
 def as_position(text: str | None) -> tuple[float, float, float] | None:
-    """Return nanometres, z, y, x."""
+    """Return the position that ``--position`` gives, along z, y, x in nanometres; None where it is not given."""
     if text is None:
         return None
     try:
@@ -63,14 +63,14 @@ def as_position(text: str | None) -> tuple[float, float, float] | None:
 
 
 def as_zoom(zoom: float | None) -> float | None:
-    """Return nanometres per pixel."""
+    """Return the zoom that ``--zoom`` gives, in nanometres per pixel; None where it is not given."""
     if zoom is not None and not 0 < zoom < math.inf:
         raise ConfigError("config.option", f"--zoom {zoom} is not above 0", hint="give nanometres per pixel, such as --zoom 8")
     return zoom
 
 
 def as_picture(text: str) -> tuple[int, int]:
-    """Return width and height in pixels."""
+    """Return the width and height that ``--size`` gives, in pixels, 64 to 4096 each."""
     try:
         width, height = (int(part) for part in text.split(","))
     except ValueError:

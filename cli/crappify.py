@@ -126,7 +126,7 @@ def _fit(low: str, truth: str | None, recipe_out: Path | None, scale: tuple[int,
 
 
 def factors(text: str) -> tuple[int, int, int]:
-    """Read ``1,4,4``.
+    """Return the three factors, along z, y, x, of a text such as ``1,4,4``.
 
     Raises
     ------

@@ -116,7 +116,7 @@ def bench(
 
 
 def made_up(size: Triple, seed: int = 0) -> NDArray[np.uint8]:
-    """Return an EM-like volume with noise: a drawn block, mirrored on over its faces."""
+    """Return an EM-like volume (z, y, x) of `size` voxels with noise: a drawn block, repeated by mirroring at its faces."""
     block = phantom((min(size[0], TILE[0]), min(size[1], TILE[1]), min(size[2], TILE[2])), seed)
     whole = np.pad(block, [(0, n - drawn) for n, drawn in zip(size, block.shape, strict=True)], mode="symmetric")
     noise = np.random.default_rng(seed).normal(0, NOISE, size).astype(np.float32)
@@ -146,9 +146,16 @@ def job_seconds(plan: Plan) -> float:
 
 
 def network_seconds(plan: Plan, engine: Engine) -> tuple[float, int]:
-    """Ask the network for each patch of the job once, in full batches; return its seconds and the patches.
+    """Measure the network on each patch of the job, once, in full batches.
 
     The patches are the job's own. Reading, cutting and normalising them is not counted.
+
+    Returns
+    -------
+    seconds : float
+        Time that the network took.
+    patches : int
+        Number of patches.
     """
     before = engine.seconds
     size = AT_ONCE * engine.streams * engine.numerics.batch

@@ -58,7 +58,7 @@ def moments(image: NDArray[np.float32]) -> Moments:
     Parameters
     ----------
     image : numpy.ndarray, shape (z, y, x)
-        Coarse sections in 0..1; y and x at least `TILE`.
+        Coarse sections in 0..1; y and x at least twice `TILE`.
 
     Raises
     ------
@@ -76,12 +76,25 @@ def moments(image: NDArray[np.float32]) -> Moments:
 
 
 def figures(image: NDArray[np.float32]) -> Floats:
-    """Return the figures of a volume alone; see `moments`."""
+    """Return the figures of a volume without their errors, float64 (figures,); see :func:`moments`."""
     return np.concatenate([np.log(_band_powers(image)), np.log(_grain(image)), _tone(image)])
 
 
 def grain_against_brightness(values: Floats) -> tuple[Floats, Floats]:
-    """Return, of figures, the variance of the fine grain, as of white noise, and the mean brightness of each class."""
+    """Return the noise and the brightness of each class of brightness.
+
+    Parameters
+    ----------
+    values : numpy.ndarray of float64, shape (figures,)
+        Figures of a volume, see :func:`figures`.
+
+    Returns
+    -------
+    variance : numpy.ndarray of float64, shape (classes,)
+        Variance of the fine grain, as if it were white noise, on 0..1.
+    brightness : numpy.ndarray of float64, shape (classes,)
+        Brightness in the middle of the class, in 0..1.
+    """
     first = (len(BANDS) - 1) ** 2 - 1
     median = np.exp(values[first : first + CLASSES])
     quantiles = values[first + CLASSES :]

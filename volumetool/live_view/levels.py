@@ -69,6 +69,11 @@ def computed_levels(spec: OutputSpec, voxel_size: Size, chunk: Triple | None = N
         Voxel size of the input, in nm.
     chunk : tuple of int, optional
         Chunk of the levels; by default one section where sections are independent, else the job's chunk.
+
+    Returns
+    -------
+    tuple of LiveLevel
+        Levels that the network computes, finest first.
     """
     thin = not spec.lattice.z.overlap and spec.lattice.z.patch == 1
     return tuple(

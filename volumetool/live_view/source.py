@@ -106,7 +106,14 @@ class LiveSource:
 
 
 def basis_of_job(job: Job) -> tuple[LiveSource, tuple[str, ...]]:
-    """Decide what a job computes, but not how it is divided into work; return warnings, too.
+    """Decide what a job computes, but not how it is divided into work.
+
+    Returns
+    -------
+    basis : LiveSource
+        Everything that decides the voxels.
+    notes : tuple of str
+        Warnings for the user.
 
     Raises
     ------

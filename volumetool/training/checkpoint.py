@@ -134,7 +134,20 @@ def load_checkpoint(folder: Path, state: TrainingState, config: TrainConfig) -> 
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
-    """Read the facts and the tensors of a checkpoint; no facts if there is none."""
+    """Read the facts and the tensors of a checkpoint.
+
+    Returns
+    -------
+    facts : dict or None
+        Step, history, configuration and inputs, as :func:`save_checkpoint` writes them; None if there is no checkpoint.
+    tensors : dict of str to Tensor
+        Weights, their running mean and the optimiser's moments, by name; empty if there is no checkpoint.
+
+    Raises
+    ------
+    DataError
+        ``data.checkpoint``: the file is damaged.
+    """
     path = folder / NAME
     if not path.exists():
         return None, {}

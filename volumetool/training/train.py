@@ -104,7 +104,7 @@ def finish(config: TrainConfig, folder: Path) -> Path:
 
 
 def describe(config: TrainConfig) -> dict[str, Any]:
-    """Open the sources of a training and say what would be learnt from them, as plain values."""
+    """Open the sources of a training and return what would be learnt from them: JSON values by name, for people to read."""
     check_size(config)
     sampler = Sampler(open_sources(config), config)
     crop, scale = config.sampling.crop, config.architecture.scale

@@ -59,6 +59,11 @@ def build_state(layers: Sequence[Layer], sources: Sequence[dict[str, Any]], look
         Data source of every layer, from :meth:`Layer.source`.
     look : Look
         Panels, position and zoom.
+
+    Returns
+    -------
+    dict
+        JSON state of Neuroglancer; positions count the smallest voxel size of all layers.
     """
     size = finest(layers)
     rows, columns = _rows_columns(len(layers), look.layout)

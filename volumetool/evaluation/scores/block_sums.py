@@ -142,7 +142,20 @@ class Sums:
         return Scores(**{metric: float(self.score(sums, metric)) for metric in METRICS})
 
     def squared_error(self, sums: Doubles, affine: tuple[float, float] = (1.0, 0.0)) -> Doubles:
-        """Return the sum of ``(gain * restored + offset - truth)**2``, never below 0."""
+        """Return the sum of ``(gain * restored + offset - truth)**2``, never below 0.
+
+        Parameters
+        ----------
+        sums : numpy.ndarray of float64, shape (..., columns)
+            Sums over any set of blocks.
+        affine : tuple of float
+            Gain and offset.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (...)
+            Squared grey levels.
+        """
         gain, offset = affine
         n, r, t, rr, tt, rt = np.moveaxis(sums[..., :_SSIM_N], -1, 0)  # (...) each
         error = gain * gain * rr + tt + offset * offset * n + 2 * (gain * offset * r - gain * rt - offset * t)

@@ -85,7 +85,20 @@ def draw_sums(table: Doubles, seed: int) -> Doubles:
 
 
 def interval(values: Doubles, level: float = 0.95) -> tuple[float, float]:
-    """Return the middle `level` of the values that are numbers; NaN where there are none."""
+    """Return the ends of the middle part of the values that are numbers.
+
+    Parameters
+    ----------
+    values : numpy.ndarray of float64, shape (resamples,)
+        Values of a statistic; NaN is left out.
+    level : float
+        Share of the values between the ends, between 0 and 1.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end; both NaN where no value is a number.
+    """
     defined = values[~np.isnan(values)]
     if not defined.size:
         return float("nan"), float("nan")

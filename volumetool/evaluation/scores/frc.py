@@ -122,13 +122,13 @@ class Shells:
         return np.asarray(np.fft.fftn((grey - grey.mean()) * self._window))
 
     def sum(self, values: Doubles) -> Doubles:
-        """Return the sum over each shell."""
+        """Return the sum of coefficients, in the order of a Fourier transform, over each shell: float64 (shells,)."""
         return np.bincount(self._index, values.ravel(), minlength=self._last + 1)[: self._last + 1].astype(
             np.float64
         )  # (shells,)
 
     def power(self, patch: NDArray[Any]) -> Doubles:
-        """Return the mean power of each shell, in squared grey levels per coefficient of white noise."""
+        """Return the mean power of each shell, float64 (shells,), in squared grey levels per coefficient of white noise."""
         spectrum = np.abs(self.transform(patch)) ** 2 / np.sum(self._window**2)
         return self.sum(spectrum) / self.counts
 
@@ -185,13 +185,24 @@ class FourierCorrelation:
 
 
 def half_bit(independent: Doubles) -> Doubles:
-    """Return the correlation that stands for half a bit of information per coefficient, for shells of so many."""
+    """Return the correlation that stands for half a bit of information per coefficient.
+
+    Parameters
+    ----------
+    independent : numpy.ndarray of float64, shape (shells,)
+        Number of independent coefficients of each shell.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (shells,)
+        The threshold of each shell; 1 or less from one coefficient on.
+    """
     root = np.sqrt(independent)
     return (0.2071 + 1.9102 / root) / (1.2071 + 0.9102 / root)
 
 
 def squares(shape: Sequence[int], side: int) -> Iterator[tuple[slice, slice]]:
-    """Cut as many squares of `side` as fit out of a section, around its middle."""
+    """Yield the slices, along y and x, of as many squares of `side` voxels as fit into a section, around its middle."""
     starts = [
         [(size - size // side * side) // 2 + number * side for number in range(size // side)] for size in (shape[0], shape[1])
     ]

@@ -95,6 +95,16 @@ def combine_scales(means: Sequence[Doubles | float]) -> Doubles:
     """Return MS-SSIM from the means of its maps.
 
     With fewer than five scales the weights are scaled to the same sum. A negative mean, which has no power, counts as 0.
+
+    Parameters
+    ----------
+    means : sequence of float or of numpy.ndarray
+        Mean of the map of each scale, finest first; arrays of one shape give an MS-SSIM for each of their elements.
+
+    Returns
+    -------
+    numpy.ndarray of float64
+        MS-SSIM, of the shape of the means.
     """
     weights = np.array(SCALE_WEIGHTS[: len(means)])
     weights *= sum(SCALE_WEIGHTS) / weights.sum()

@@ -128,11 +128,16 @@ def calibrate(network: UNet, sampler: Sampler) -> float | None:
 
 
 def measure_overlap(network: UNet, sampler: Sampler) -> tuple[Triple, Triple]:
-    """Measure the overlap and trim, input voxels z, y, x, that leave no visible seam; y and x get the larger of both.
+    """Measure the overlap and trim of patches that leave no visible seam; y and x get the larger of both.
 
     Where nothing was held out, the training part is taken: a seam does not depend on what was learnt by heart. Where not even
     the whole reach leaves less than a twentieth of a grey level (kernels for other sizes round differently), half of one is
     allowed.
+
+    Returns
+    -------
+    overlap, trim : tuple of int
+        Input voxels along z, y, x: those that neighbouring patches share, and those cut off each face of a patch.
     """
     config = sampler.config.architecture
     uncut = Cut(0, 0, 0.0, 0.0)

@@ -261,7 +261,12 @@ def smooth_noise(shape: tuple[int, ...], sigma: float | Sequence[float], rng: np
     sigma : float or sequence of float
         Standard deviation of a bump in voxels, of all axes or of each.
     rng : numpy.random.Generator
-        Decides everything.
+        Source of all random numbers.
+
+    Returns
+    -------
+    ndarray
+        float32 of `shape`.
     """
     sigmas = [sigma] * len(shape) if isinstance(sigma, int | float) else sigma
     bumps = [int(size / width) + 7 for size, width in zip(shape, sigmas, strict=True)]

@@ -41,9 +41,9 @@ class _Grid:
     shape : tuple of int
         Voxels along z, y, x.
     voxel : ndarray
-        float64 (3,), nm.
+        float64 (3,), voxel size along z, y, x in nm.
     rng : numpy.random.Generator
-        Decides everything.
+        Source of all random numbers.
     """
 
     shape: tuple[int, int, int]
@@ -56,7 +56,7 @@ class _Grid:
         return np.array(self.shape) * self.voxel
 
     def noise(self, sigma: float) -> Floats:
-        """Smooth noise of unit variance, its bumps `sigma` nm wide."""
+        """Draw smooth noise of unit variance, float32 (z, y, x), with bumps of a standard deviation of `sigma` nm."""
         return smooth_noise(self.shape, (sigma / self.voxel).tolist(), self.rng)
 
     def scatter(self, density: float, where: Floats | None = None) -> NDArray[np.float64]:
@@ -70,7 +70,20 @@ class _Grid:
         return kept
 
     def blobs(self, points: NDArray[np.float64], radius: float) -> Floats:
-        """Draw soft balls of one radius in nm, 1 in their middle; a voxel larger than a ball shows only its share of it."""
+        """Draw soft balls of one radius, 1 in their middle; a voxel larger than a ball shows only its share of it.
+
+        Parameters
+        ----------
+        points : ndarray
+            float64 (points, 3), centres of the balls in nm.
+        radius : float
+            Radius of all balls, in nm.
+
+        Returns
+        -------
+        ndarray
+            float32 (z, y, x).
+        """
         drawn = np.zeros(int(np.prod(self.shape)), np.float32)
         for some in np.array_split(points, 1 + len(points) // _AT_ONCE):
             place = some / self.voxel - 0.5  # voxel centres are whole numbers
