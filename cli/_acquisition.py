@@ -30,7 +30,7 @@ def run_watch(job: Job, asked: WatchConfig, listen: Listen, *, open_browser: boo
     job : Job
         Job of the watch; its input is the folder.
     asked : WatchConfig
-        How sections are counted, and how the end is told.
+        How sections are counted, and when the watch ends.
     listen : Listen
         Address and port to listen on.
     open_browser : bool

@@ -53,10 +53,10 @@ class SessionHeader(BaseModel):
     translation : tuple of float
         Position of the centre of the first voxel at z = 0, in nm.
     spec : OutputSpec, optional
-        What decides the voxels, known with the first section that is enhanced: of the job over the sections of that time. Its
-        statistics are one row for all sections, or one for each.
+        Everything that decides the voxels, known from the first section that is enhanced, for the sections of that time. Its
+        statistics have one row for all sections, or one for each.
     numerics : Numerics, optional
-        How the network is computed; known with the specification.
+        Precision and batch of the network; known with the specification.
     probe : str
         Digest of the network on fixed patches; known with the specification.
     """

@@ -70,11 +70,11 @@ def watch(job: Job, asked: WatchConfig, observer: Observer, changes: Changes | N
     Parameters
     ----------
     job : Job
-        Its input is the folder, its output the volume to write.
+        The job; its input is the folder, its output the volume to write.
     asked : WatchConfig
-        How sections are counted, and how the end is told.
+        How sections are counted, and when the watch ends.
     observer : Observer
-        Told what happens, in the thread of the watch: `Waiting`, `WatchStarted`, `SectionsReached`, `SectionRefused`, `Noted`,
+        Is called in the thread of the watch with `Waiting`, `WatchStarted`, `SectionsReached`, `SectionRefused`, `Noted`,
         and `Progressed` while the finished volume is written.
     changes : iterator of sequence of str, optional
         Changes to use instead of those of the folder.

@@ -79,7 +79,7 @@ def bench(
     scratch : Path, optional
         Folder on the disk to measure; outputs there are deleted again. By default the system's temporary folder.
     observer : Observer, optional
-        Told by `Progressed` how many of the runs are done.
+        Is told by `Progressed` how many of the runs are done.
     **options
         Any field of :class:`volumetool.Job`, such as ``model="em-x4"``. A ``roi`` is the whole output.
 

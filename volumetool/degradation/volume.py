@@ -176,7 +176,7 @@ def crappify_volume(plan: CrappifyPlan, *, overwrite: bool = False, observer: Ob
     overwrite : bool
         Delete another crappification at the output; anything else there is left alone and refused.
     observer : Observer, optional
-        Told by `Progressed` how many coarse voxels are made.
+        Is told by `Progressed` how many coarse voxels are made.
 
     Raises
     ------

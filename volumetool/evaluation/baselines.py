@@ -49,12 +49,12 @@ class Method:
     name : str
         Name in tables.
     kind : str
-        How it enlarges: ``"nearest"``, ``"linear"`` or ``"cubic"``.
+        Kind of the enlargement: ``"nearest"``, ``"linear"`` or ``"cubic"``.
     filter : callable or None
-        From a float32 (y, x) coarse section, or (z, y, x) if it has a `reach`, and the numbers of the strength to the
+        Takes a float32 coarse section (y, x), or (z, y, x) if it has a `reach`, and the numbers of the strength; returns the
         filtered middle section (y, x).
     meaning : str
-        What the strength is, with its units; empty if there is none.
+        Meaning of the strength, with its units; empty if there is none.
     strength : tuple of float
         Strength that is used without tuning.
     grid : tuple of tuple of float

@@ -77,11 +77,11 @@ class Chart:
     y_limits : tuple of float, optional
         Ends of the vertical axis; by default those of the data.
     voxel_nm : float, optional
-        With a frequency in 1/nm below: a second scale above, in cycles per voxel of this size.
+        Draws a second scale above, in cycles per voxel of this size, where the one below is a frequency in 1/nm.
     whole_x : bool
-        Only whole numbers stand on the horizontal axis.
+        Whether only whole numbers stand on the horizontal axis.
     mark : tuple of str and float, optional
-        A vertical line: what it is, and where.
+        Label and position, along x, of a vertical line.
     """
 
     title: str

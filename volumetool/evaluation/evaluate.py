@@ -71,8 +71,8 @@ class EvaluationRequest:
     same_corner : bool
         Whether all volumes begin at the same corner, whatever their translations say; see `Matched`.
     model : Model, optional
-        What restored the volume: a row tells what it makes of sections that were filtered along z first; and the errors
-        that it expects, if it does, are held against those that it makes.
+        The model that restored the volume. One more row scores it on sections that were filtered along z first. If it
+        expects errors, they are compared with those that it makes.
     """
 
     volumes: Volumes

@@ -199,7 +199,7 @@ class ModelCard(OperationCard):
     licence : str
         Licence of the weights, an SPDX expression where there is one.
     error_factor : float or None
-        What expected errors are multiplied by so that their 90 % intervals hold on the validation part of the training data;
+        Factor on expected errors with which their 90 % intervals hold on the validation part of the training data;
         None where there is no such part, or no such output.
     architecture : UNetConfig
         The network's configuration.

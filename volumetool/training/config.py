@@ -47,10 +47,10 @@ class SourceConfig(_Part):
     Parameters
     ----------
     path : str
-        Fine, clean volume or TIFF stack; of a training without clean images, the noisy one. Relative to the configuration.
+        Fine, clean volume or TIFF stack, relative to the configuration; the noisy one in a training without clean images.
     noisy : str, optional
-        What a real fast microscope saw of the same field: a registered or nearly registered stack with as many sections,
-        whose voxels are `scale` times larger. Without it, pairs are made by crappifying.
+        Stack of the same field from a real fast microscope, registered or nearly registered, with as many sections and with
+        voxels that are `scale` times larger. Without it, pairs are made by crappifying.
     weight : float
         How often the source is drawn, relative to the other sources.
     boxes : tuple of Box
@@ -58,7 +58,7 @@ class SourceConfig(_Part):
     level : int
         Level of a multiscale volume.
     voxel_size : tuple of float, optional
-        nm, z, y, x; needed where the files do not say it.
+        Voxel size along z, y, x in nm; needed where the files do not say it.
     limits : tuple of float, optional
         Grey values taken as black and white of an 8-bit detector. By default 0 and 255 for 8-bit data; for others the range
         in which percentiles 1 and 99 stand at a tenth and nine tenths.
@@ -71,9 +71,9 @@ class SourceConfig(_Part):
     z_step : tuple of int
         For 2.5D models, the least and largest distance of neighbouring input sections, in sections of the source.
     stack : bool
-        The sections follow each other. Those of a false one, single images or tiles, have no neighbours.
+        Whether the sections follow each other. If not, they are single images or tiles, which have no neighbours.
     cite, licence : str
-        What the model card says of the data.
+        Citation and licence of the data, for the model card.
     """
 
     path: str

@@ -49,10 +49,10 @@ def fit(config: TrainConfig, folder: Path, observer: Observer, on_picture: Calla
     folder : Path
         Folder that keeps the checkpoint.
     observer : Observer
-        Told of every step by `StepTrained`, and of every point of the curves by `CurvePoint`. With several devices it is sent
-        to the process of the first of them, so it must pickle before it is used.
+        Is called with `StepTrained` after every step and with `CurvePoint` for every point of the curves. With several devices
+        it is sent to the process of the first one, so it must pickle.
     on_picture : callable
-        Called every other minute and at the end, on the first device: draws curves and previews.
+        Draws curves and previews. It is called every other minute and at the end, on the first device.
 
     Raises
     ------

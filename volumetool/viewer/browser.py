@@ -137,7 +137,7 @@ def capture(page: Page, browser: subprocess.Popen[bytes], picture: Picture, pati
     page : Page
         Page that is shown. It loses its controls.
     browser : process
-        From :func:`browsing`.
+        Browser that shows the page, from :func:`browsing`.
     picture : tuple of int
         Width and height, in pixels.
     patience : float
@@ -185,7 +185,7 @@ def name_panels(png: bytes, state: dict[str, Any]) -> bytes:
     png : bytes
         The picture, as PNG.
     state : dict
-        What the page showed.
+        State of the page that was drawn.
     """
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(_LABEL_PIXELS)

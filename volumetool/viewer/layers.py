@@ -37,7 +37,7 @@ class Layer:
     volume : Volume or Precomputed
         Volume that is shown.
     kind : {"image", "segmentation"}
-        How it is drawn.
+        Whether values are drawn as grey levels or as labels.
     window : tuple of float, optional
         Grey values of black and white.
     job : Plan, optional

@@ -33,7 +33,7 @@ class StoredFile:
     path : Path
         Path of the file.
     stat : os.stat_result
-        What it was: a file that was replaced in the meantime is not read on, so that no answer mixes two.
+        State of the file. A file that was replaced in the meantime is not read on, so that no answer mixes two.
     """
 
     path: Path

@@ -36,9 +36,9 @@ class HeldOut:
     Attributes
     ----------
     protocol : str
-        How the coarse one came about, and whether a part of it is mirrored.
+        Origin of the coarse volume, and whether a part of it is mirrored.
     coarse, fine : ndarray
-        uint8 (z, y, x) and (z*fz, y*fy, x*fx).
+        The two volumes, uint8 (z, y, x) and (z*fz, y*fy, x*fx).
     """
 
     protocol: str
