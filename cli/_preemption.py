@@ -20,7 +20,7 @@ AGAIN_SECONDS = 0.02
 """After which a signal that was lost in a callback is raised again."""
 
 SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-"""What schedulers send before they kill, or a job asked for, and a terminal that is closed; Windows knows only the first."""
+"""Signals before a scheduler kills, some at the wish of a job, and of a closed terminal. Windows has only the first."""
 
 
 class Stopped(BaseException):

@@ -1,4 +1,4 @@
-"""What happens, on stderr: bars on a terminal, else one plain line a minute or one JSON line an event."""
+"""Progress on stderr: bars on a terminal, else one plain line a minute or one JSON line an event."""
 
 from __future__ import annotations
 
@@ -140,6 +140,6 @@ class Bars:
 
 
 def can_draw() -> bool:
-    """Say whether bars can be drawn on stderr: it is a terminal, wide enough, and moves its cursor."""
+    """Return whether bars can be drawn on stderr: it is a terminal, wide enough, and moves its cursor."""
     wide = shutil.get_terminal_size().columns >= NARROW
     return wide and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")

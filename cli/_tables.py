@@ -1,4 +1,4 @@
-"""What commands say to people: texts, and facts as tables. What files of others say in them is shown, not obeyed."""
+"""Output of commands for people: texts, and facts as tables. What files of others say in them is shown, not obeyed."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _MOST_NUMBER = 2**63
 """Limits of a configuration file: bytes, depth of mappings and lists, and largest whole number."""
 
 _MISREAD = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
-"""What yaml raises, beside its own errors, over texts whose tags or numbers make no sense."""
+"""Errors that yaml raises, beside its own, over texts whose tags or numbers make no sense."""
 
 FACE = 2**62
 """Stop of a box that goes on to the volume's face, wherever that is."""

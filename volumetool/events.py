@@ -27,7 +27,7 @@ class Event:
 
 
 Observer = Callable[[Event], None]
-"""Told what happens, in order."""
+"""A function that is called with every event, in order."""
 
 
 def ignore(_event: Event) -> None:
@@ -199,7 +199,7 @@ class CurvePoint(Event):
 
     @property
     def quality(self) -> str:
-        """What the validation part says, in words; nothing without one."""
+        """The quality on the validation part as text; empty without such a part."""
         return "" if self.psnr is None or self.enlarged is None else f"{self.psnr:.2f} dB, enlarged {self.enlarged:.2f}"
 
 

@@ -17,10 +17,10 @@ from pathlib import Path, PurePosixPath
 import psutil
 
 GROUPS = Path("/sys/fs/cgroup")
-"""Where Linux shows its groups."""
+"""Folder in which Linux shows its control groups."""
 
 OWN_GROUPS = Path("/proc/self/cgroup")
-"""Where it says in which of them this process is."""
+"""File that names the control groups of this process."""
 
 _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 """Units of memory in SLURM's variables; without a letter they are MiB."""

@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 
 PROC = Path("/proc")
-"""Where Linux shows its processes."""
+"""Folder in which Linux shows its processes."""
 
 SAME_SECONDS = 1.0
-"""How far two times of the birth of one process may lie apart where they are times of day."""
+"""Seconds that two start times of one process may differ, where they are times of day."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is asked of a watch, and how it ends."""
+"""Settings of a watch, and how it ends."""
 
 from __future__ import annotations
 

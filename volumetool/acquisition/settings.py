@@ -20,7 +20,7 @@ from volumetool.processing.spec import OutputSpec, check_version
 from volumetool.processing.statistics import Statistics
 
 GROWS = ("input", "statistics", "box", "levels")
-"""What of a specification follows from the number of sections."""
+"""Fields of a specification that depend on the number of sections."""
 
 
 def given_statistics(job: Job) -> Statistics | None:

@@ -30,10 +30,10 @@ Changes = Iterator[Sequence[str]]
 """Places that changed, whenever some did; from time to time none, so that what waits is looked at."""
 
 LIST_SECONDS = 2.0
-"""How often all names are listed although nothing was announced: network file systems announce nothing."""
+"""Seconds between two listings of all names: network file systems announce no changes."""
 
 TICK_MS, QUIET_MS, LONGEST_MS = 100, 20, 200
-"""How often the watch wakes; for how long changes must pause to be told; and how long they may be held back."""
+"""Time between two looks at changes, pause after which changes are passed on, and the longest time that they are held back."""
 
 
 def raw_place(folder: str, output: str) -> str:

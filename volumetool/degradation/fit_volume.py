@@ -22,7 +22,7 @@ SAMPLE_SIDE: Final = 256
 """Side of the field, in coarse voxels, in the middle of evenly spaced sections."""
 
 _OFF: Final = 0.05
-"""By how much a ratio of voxel sizes may miss a whole number."""
+"""Largest distance of a ratio of voxel sizes from a whole number."""
 
 
 def fit_recipe(low: str, truth: str, *, scale: Triple | None = None, name: str = "fitted") -> Fit:

@@ -51,7 +51,7 @@ class Blur(Step):
 
 
 class Reduce(Step):
-    """From the fine grid to the coarse one; output voxel i stands for the fine block ``[i*f, i*f + f)`` and its centre.
+    """Reduction to the coarse grid; output voxel i stands for the fine block ``[i*f, i*f + f)`` and its centre.
 
     Parameters
     ----------

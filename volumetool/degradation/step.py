@@ -1,4 +1,4 @@
-"""What every step of a crappifier is."""
+"""The base class of the steps of a crappifier."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ PART_VOXELS: Final = 2**22
 """Fine voxels that one thread degrades at once, halo apart."""
 
 BYTES_PER_VOXEL: Final = 40
-"""What a step holds per fine voxel at the most: the image before and after, 64 random bits, what becomes of them."""
+"""Most bytes of a step per fine voxel: the image before and after, 64 random bits, and numbers made from them."""
 
 MOST_THREADS: Final = 4
 
@@ -112,7 +112,7 @@ class CrappifyPlan:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the output says of its origin."""
+        """The origin of the output, as its metadata tell it."""
         asked = self.request
         return {
             "source": self.source.url,

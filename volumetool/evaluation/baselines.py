@@ -33,11 +33,11 @@ REACH = 2
 """Sections on each side that 3D filters see; non-local means look as far in plane."""
 
 Z_REACH = 5
-"""The same for the Gaussian along z, which is quick."""
+"""Sections on each side that the Gaussian along z sees; it is quick."""
 
 Z_SIGMA = "sigma in sections"
 Z_GRID = (0.0, 0.4, 0.6, 0.8, 1.0, 1.2, 1.6, 2.0)
-"""What its strength is, and those to try."""
+"""Meaning of the strength of the Gaussian along z, and the strengths that are tried."""
 
 
 @dataclass(frozen=True)

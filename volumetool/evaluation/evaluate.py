@@ -43,7 +43,7 @@ __all__ = ["EvaluationRequest", "Scores", "bootstrap", "evaluate", "score"]
 RESTORED = "restored"
 TRUTH = "truth"
 DATA_RANGES: Mapping[str, float] = {"uint8": 255.0, "int8": 255.0}
-"""Where the dtype says the data range. 16-bit and float data rarely fill theirs, and PSNR would flatter them."""
+"""Data range by dtype, where the dtype says it. 16-bit and float data rarely fill theirs, and PSNR would flatter them."""
 
 _TUNING_TILES = 6
 _TUNING_SIDE = 512

@@ -11,7 +11,7 @@ MOST = 64
 """Newcomers of one socket: a browser opens six connections."""
 
 SECONDS = 10.0
-"""How long one may take until its first request is there."""
+"""Seconds that a newcomer may take until its first request is there."""
 
 BACKLOG = 128
 """Connections that may wait to be accepted."""

@@ -21,7 +21,7 @@ from volumetool.storage.create import open_for_writing
 from volumetool.storage.voxels import read_voxels
 
 REFRESH_SECONDS = 2.0
-"""How often the ledger of a job that another process runs is looked at."""
+"""Seconds between two looks at the ledger of a job that another process runs."""
 
 
 class CompletedRegions:

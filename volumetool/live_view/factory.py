@@ -129,7 +129,7 @@ def _join(worker: Worker, ledger: Ledger | None, desk: PatchScheduler, stack: Ex
 
 
 def _nobody_minds(channel: int, box: Box) -> None:
-    """Take in what is looked at where no region is run."""
+    """Ignore what somebody looks at, because no regions are run."""
 
 
 def _room(job: Job) -> int:

@@ -45,7 +45,7 @@ class LiveLayout:
 
     @property
     def volume(self) -> VolumeLayout:
-        """The same as a volume to create."""
+        """The layout of a stored volume with these levels."""
         return VolumeLayout(self.dtype, tuple(level.grid for level in self.levels), self.channels, self.fill_value)
 
 

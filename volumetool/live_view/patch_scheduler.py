@@ -145,7 +145,7 @@ class PatchScheduler:
             self._changed.notify_all()
 
     def _forget_known(self) -> None:
-        """See to it that the next guess, if there is one, is worth making."""
+        """Drop the next guesses as long as their patches are kept already."""
         while self._guesses and self._guesses[-1] in self._kept:
             self._guesses.pop()
 

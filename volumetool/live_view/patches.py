@@ -29,7 +29,7 @@ Blocks = tuple[range, range, range]
 """Patch indices along z, y, x."""
 
 LOOK_AGAIN = "look again"
-"""What to do where an answer would be of two inputs."""
+"""Hint of the error for an input that changes while it is read."""
 
 
 class PatchPosition(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a live volume is made from: a job's plan where there is a job, else the same decisions without the costs."""
+"""The source of a live volume's voxels: a job's plan where there is a job, else the same decisions without the costs."""
 
 from __future__ import annotations
 

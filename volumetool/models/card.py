@@ -116,7 +116,7 @@ class Provenance(BaseModel):
 
 
 class OperationCard(BaseModel):
-    """What an operation on patches says of itself. All lengths are input voxels along z, y, x unless another unit is named.
+    """The card of an operation on patches. All lengths are input voxels along z, y, x unless another unit is named.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ class OperationCard(BaseModel):
 
 
 class ModelCard(OperationCard):
-    """What a model says of itself, beside what every operation says.
+    """The card of a model: that of its operation, and what holds for models alone.
 
     Parameters
     ----------

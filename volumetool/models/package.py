@@ -30,7 +30,7 @@ from volumetool.models.unet import UNet
 from volumetool.paths import absolute_path, replace_file
 
 CARD_KEY = "volumetool.card"
-"""Where in the metadata of a safetensors file the card stands."""
+"""Key of the card in the metadata of a safetensors file."""
 
 
 @dataclass(frozen=True, eq=False)

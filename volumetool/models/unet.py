@@ -260,7 +260,7 @@ def _log_size(square: Tensor) -> Tensor:
 
 
 class ErrorHead(nn.Sequential):
-    """From the features of the finest level to the logarithm of the expected error of each output voxel.
+    """Layers from the features of the finest level to the logarithm of the expected error of each output voxel.
 
     Parameters
     ----------

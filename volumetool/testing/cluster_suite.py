@@ -1,4 +1,4 @@
-"""What every cluster must keep, as tests to subclass."""
+"""The promises that every cluster must keep, as tests to subclass."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from volumetool.processing.operations.network import NetworkOperation
 from volumetool.testing.faults import Fault, Trouble
 
 RAMP: tuple[float, ...] = (0.5, 0.125, 0.25)
-"""What `position` adds per output voxel along z, y, x: powers of two, so that every value is exact in float32."""
+"""Grey values that `position` adds per output voxel along z, y, x: powers of two, so that every value is exact in float32."""
 
 _HINT = "for example fake:box?dims=2&scale=1,4,4&radius=2&patch=1,32,32&overlap=0,8,8&trim=0,2,2"
 

@@ -22,7 +22,7 @@ from torch import Tensor
 FaultKind = Literal["none", "nan", "inf", "error", "memory", "sticky", "segfault", "kill", "hang"]
 
 STICKY = "CUDA error: an illegal memory access was encountered"
-"""What torch says of a context that is broken for good."""
+"""Message of torch for a context that is broken for good."""
 
 _poisoned = threading.Event()  # of this process: what a sticky error leaves behind
 

@@ -1,4 +1,4 @@
-"""What every format that is read must keep, as tests to subclass."""
+"""The promises that every format that is read must keep, as tests to subclass."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _ENOUGH = 2**18
 
 _SIDE: Triple = (8, 256, 256)
 _PLACES = (0.5, 0.25, 0.75)
-"""Where the sample's boxes lie along every diagonal step, in parts of the volume."""
+"""Positions of the sample's boxes along the diagonal of the volume, as shares of it."""
 
 
 def job_of(url: str) -> Plan | None:

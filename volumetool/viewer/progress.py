@@ -46,7 +46,7 @@ HEAT: dict[Heat, str] = {"seconds": SECONDS, "consistency": CONSISTENCY}
 """Heat maps, and the layers that show them."""
 
 Ranges = dict[str, tuple[float, float]]
-"""By name of a layer, the values at both ends of its colours."""
+"""Values at both ends of the colours, by name of a layer."""
 
 _ALPHA = 0.2
 _FINE = 256
@@ -63,7 +63,7 @@ void main() {
   if (toRaw(getDataValue()) < 0.0) { emitTransparent(); } else { emitRGBA(vec4(colour, opacity)); }
 }
 """
-"""From dark blue over red to yellow, ever brighter, so that the colour-blind see which is more."""
+"""Colours from dark blue over red to yellow, ever brighter, so that the colour-blind see which is more."""
 
 
 class RegionMap:

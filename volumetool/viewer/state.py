@@ -15,7 +15,7 @@ Picture = tuple[int, int]
 """Width and height, in pixels."""
 
 DEFAULT_PICTURE: Picture = (1600, 800)
-"""What is fitted into, where the size of the window is not known."""
+"""Size that a view is fitted into where the size of the window is not known."""
 
 _SHADER = "#uicontrol invlerp normalized\nvoid main() { emitGrayscale(normalized()); }\n"
 _MARGIN = 1.04

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Doubles = NDArray[np.float64]
 Statistic = Callable[[Doubles], Doubles]
-"""From sums over blocks, float64 (resamples, columns), to one number per resample."""
+"""A function from sums over blocks, float64 (resamples, columns), to one number per resample."""
 
 RESAMPLES = 2000
 _AT_ONCE = 2**22  # draws held in memory
