@@ -181,7 +181,7 @@ class Lattice:
     Parameters
     ----------
     z, y, x : AxisLattice
-        The axes.
+        Patches along each axis.
     context : int
         Sections read on each side of a patch beyond its own, along z (2.5D models).
     """

@@ -37,9 +37,9 @@ class PatchSharing:
     Parameters
     ----------
     grid : RegionGrid
-        The regions.
+        All regions of the job.
     lattice : Lattice
-        The patches.
+        All patches of the volume.
     origin : tuple of int
         Voxel of the lattice's output at which the grid begins (a cropped output).
     """

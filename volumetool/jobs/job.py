@@ -224,7 +224,7 @@ def read_job(path: Path, allow_hosts: Collection[str] = (), **options: Any) -> J
     Parameters
     ----------
     path : Path
-        The file.
+        Path of the YAML file.
     allow_hosts : collection of str
         Hosts that the file may name although they are not public.
     options

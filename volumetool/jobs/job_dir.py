@@ -1,8 +1,8 @@
 """The job directory, beside the output: plan, ledger, lease and all else that a job keeps.
 
-It belongs to the user who runs the job. Its plan and ledger decide what a run believes: whoever may write them may have regions
-skipped, or other bytes taken for patches that were computed. On a machine that many share, a directory that is there before the
-job may be somebody else's trap.
+It belongs to the user who runs the job. A run believes its plan and ledger: anyone who may write them can have regions skipped,
+or other bytes taken for patches that were computed. On a machine that many share, a directory that is there before the job may
+be a trap.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def claim_folder(url: str) -> None:
 
 
 def refuse_file(url: str) -> None:
-    """Refuse a file, or a link to nothing, where a job's folder has to stand.
+    """Refuse a file, or a dangling link, at the place of a job's folder.
 
     Raises
     ------

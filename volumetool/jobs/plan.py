@@ -46,7 +46,7 @@ class BatchingChoice:
     batch : int
         Patches per call.
     patch_seconds : float
-        Time per patch.
+        Measured time per patch, in seconds.
     """
 
     streams: int
@@ -70,9 +70,9 @@ class Estimates(BaseModel):
         Those of them that an earlier region evaluates too. Where patches are kept, several workers add those that neighbours
         compute at the same time.
     kept : {"none", "sides", "all"}
-        Shared patches that are kept on disk meanwhile: none, those between regions of one layer, or all.
+        Shared patches that are kept on disk during the job: none, those between regions of one layer, or all.
     kept_why : str
-        Why.
+        Why these patches are kept, or why none are.
     kept_bytes : int
         Upper bound of what they take on disk at once.
     read_bytes : int
@@ -114,7 +114,7 @@ class Plan(BaseModel):
     Parameters
     ----------
     job : Job
-        As asked for.
+        The options that the user gave.
     spec : OutputSpec
         Everything that decides a byte, with the table of section statistics.
     fingerprint : str
@@ -138,7 +138,7 @@ class Plan(BaseModel):
     mask_factor : tuple of int
         Input voxels per voxel of the mask.
     estimates : Estimates
-        What it costs.
+        Patches, bytes, memory and time that the job will take.
     notes : tuple of str
         Warnings for the user.
     extrapolated : bool

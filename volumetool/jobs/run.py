@@ -54,7 +54,7 @@ class RunResult:
     Attributes
     ----------
     plan : Plan
-        What was run.
+        The plan that was run.
     complete : bool
         Every voxel of the output is there.
     done, failed, regions : int
@@ -289,7 +289,7 @@ def finish_run(plan: Plan, ledger: Ledger, observer: Observer) -> bool:
     plan : Plan
         The job's plan.
     ledger : Ledger
-        Its records.
+        Records of the job.
     observer : Observer
         Told by `Progressed` of each shard of the coarse levels.
 

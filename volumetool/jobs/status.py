@@ -37,7 +37,7 @@ class Status:
     Attributes
     ----------
     state : {"complete", "running", "idle"}
-        Complete as the volume's own attributes say; else whether somebody is known to write it.
+        Complete as the volume's own attributes say; else whether a run is known to write it.
     model : str
         Name of the model.
     percent : float
@@ -55,7 +55,7 @@ class Status:
     idle_seconds : float, optional
         Since the last region ended; None before the first.
     owner : str, optional
-        The run that writes the job, and where; None where nobody is known to.
+        The run that writes the job, and where; None if no run is known to.
     absent : int
         Input chunks that were not stored and counted as the job says (``--missing``), once for every finished region that read
         them.

@@ -66,7 +66,7 @@ def blend(
     spec : OutputSpec
         What decides the bytes.
     region : Region
-        The region.
+        The region that the columns belong to.
     predicted : iterator of (Column, list of array)
         Columns with their output patches, each (z, y, x) float32.
     xp : module

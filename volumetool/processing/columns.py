@@ -44,7 +44,7 @@ class Column:
     missing : numpy.ndarray of bool, shape (sections, y, x), optional
         Input voxels without data, of the whole block that was read; its first voxel is `missing_start`.
     missing_start : tuple of int
-        In input voxels.
+        First voxel of `missing` in the input, z, y, x; negative at the first faces.
     known : dict of int to numpy.ndarray
         Outputs of patches that an earlier region kept, by number: the part in their middle that has weight. The network is
         not asked for them.
@@ -103,9 +103,9 @@ def read_columns(spec: OutputSpec, region: Region, source: Source, batch: int) -
     spec : OutputSpec
         What decides the bytes.
     region : Region
-        The region.
+        The region whose input is read.
     source : Source
-        Its input.
+        Input of the region's channel, and the mask if there is one.
     batch : int
         Patches per call of the network.
 

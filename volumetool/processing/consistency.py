@@ -45,7 +45,7 @@ class Consistency:
         Parameters
         ----------
         column : Column
-            Holds the input.
+            The column, which holds the input.
         box : Box
             In voxels of the full output.
         values : array of float32, shape of the box

@@ -39,11 +39,11 @@ class Engine:
     Parameters
     ----------
     operation : Operation
-        What to compute.
+        The network or filter to compute.
     numerics : Numerics
-        How.
+        Precision, and patches per call.
     device : {"auto", "cpu", "cuda"}
-        Where.
+        Device to compute on; "auto" takes a GPU if there is one.
     threads : int, optional
         CPU threads of the operation; torch's own choice without it.
     streams : int, default 1

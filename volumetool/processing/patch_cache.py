@@ -122,7 +122,7 @@ class RegionPatchCache:
     Parameters
     ----------
     shelf : PatchStore
-        Where they are.
+        The store of all kept patches of the job.
     turn : RegionTask
         The region, and which of its neighbours come before and after it.
     """

@@ -44,7 +44,7 @@ class Pipeline:
         Parameters
         ----------
         stage : str
-            Its name.
+            Name of the stage, one of `STAGES`.
         items : iterable
             Makes its items, out of those of the stage before it.
         threaded : bool
@@ -66,7 +66,7 @@ class Pipeline:
         stage : str
             The stage that calls the function; the seconds are taken off its own.
         work : callable
-            The function.
+            The function that is timed.
 
         Returns
         -------

@@ -25,7 +25,7 @@ class Predictor(Protocol):
     Attributes
     ----------
     engine : Engine
-        The network.
+        The network on its device.
     heartbeat : callable
         Called after every call of the network: a sign of life.
     """
@@ -43,7 +43,7 @@ class BatchPredictor:
     Parameters
     ----------
     engine : Engine
-        The network.
+        The network on its device.
     heartbeat : callable
         Called after every call of the network.
     """
@@ -76,7 +76,7 @@ def all_outputs(engine: Engine, column: Column, active: list[Array]) -> list[Arr
     Parameters
     ----------
     engine : Engine
-        The network.
+        The network on its device.
     column : Column
         The column; the outputs that it knows are taken out of it.
     active : list of array

@@ -68,7 +68,7 @@ def enhance_region(
     spec : OutputSpec
         What decides the voxels.
     region : Region
-        Voxels to compute.
+        The region whose voxels are computed.
     predictor : Predictor
         Schedules the calls of the network.
     source : Source

@@ -155,7 +155,7 @@ def fit_statistics(
     Parameters
     ----------
     volume : Volume
-        The input.
+        The volume that will be enhanced.
     level : int
         Its level that will be enhanced.
     percentiles : tuple of float
@@ -198,7 +198,7 @@ def sample_state(volume: Volume, level: int, seed: int = 0) -> str:
     Parameters
     ----------
     volume : Volume
-        The input.
+        The volume that will be enhanced.
     level : int
         Its level that will be enhanced.
     seed : int

@@ -32,7 +32,7 @@ class Survey:
     Parameters
     ----------
     asked : Box
-        Input voxels that will be enhanced: elsewhere a voxel that is no number harms nobody.
+        Input voxels that will be enhanced: elsewhere a NaN does no harm.
     sections : int
         Sections of all channels together.
     nodata : float, optional
@@ -62,11 +62,11 @@ class Survey:
         Parameters
         ----------
         channel : int
-            Its channel.
+            Channel of the tile.
         box : Box
             Where it lies, in input voxels.
         voxels : numpy.ndarray, shape of the box
-            As stored.
+            Voxels of the tile, as stored.
         """
         valid = valid_voxels(voxels, self.nodata)
         self.voxels += int(valid.sum())

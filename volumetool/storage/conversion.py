@@ -42,13 +42,13 @@ class ConversionPlan:
     Attributes
     ----------
     source : Volume
-        What is read.
+        The volume that is read.
     url : str
-        The new volume.
+        Path or URL of the new volume.
     layout : VolumeLayout
         What it will be.
     memory : int
-        Bytes to use.
+        Bytes that reading and writing may take at once.
     """
 
     source: Volume
@@ -73,7 +73,7 @@ class ConversionPlan:
 
     @cached_property
     def provenance(self) -> Json:
-        """Origin that the volume names; what is begun goes on only where it is the same."""
+        """Origin that the volume names. A conversion that was begun goes on only if it is the same."""
         layout = [group_metadata(self.layout, {}), array_metadata(self.layout, 0)]
         said: Json = {
             "source": self.place,
@@ -93,12 +93,12 @@ class ConversionPlan:
 
     @property
     def staged(self) -> bool:
-        """Whether slabs are gathered on disk: what must be read at once does not fit into memory."""
+        """Whether slabs are gathered on disk, because what must be read at once does not fit into memory."""
         return next(self.boxes(self.slabs[0])).voxels > self._half
 
     @property
     def staging_bytes(self) -> int:
-        """Bytes of temporary disk."""
+        """Bytes that gathered slabs take on disk."""
         return self.slabs[0].voxels * self._itemsize if self.staged else 0
 
     @property
@@ -110,12 +110,12 @@ class ConversionPlan:
 
     @property
     def part_voxels(self) -> int:
-        """That are read or written at once; one shard at least."""
+        """Voxels that are read or written at once; one shard at least."""
         return max(self.memory // 8 // self._itemsize, prod(self.layout.levels[0].shard))
 
     @property
     def peak_bytes(self) -> int:
-        """That are held at once, about: what is read, and beside it what is decoded or compressed."""
+        """Bytes of memory at once, estimated: voxels that were read, and beside them those that are decoded or compressed."""
         held = 0 if self.staged else next(self.boxes(self.slabs[0])).voxels * self._itemsize
         return held + 3 * min(self.part_voxels, self.slabs[0].voxels) * self._itemsize
 
@@ -150,9 +150,9 @@ def plan_conversion(
     Parameters
     ----------
     source : str, path-like or Volume
-        What is read.
+        A volume of any format that is read.
     url : str or path-like
-        The new volume.
+        Path or URL of the new volume.
     voxel_size : tuple of float, optional
         Voxel size of the source in nm, z, y, x, in place of what the source says.
     levels : tuple of LevelGrid, optional

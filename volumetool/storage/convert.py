@@ -72,7 +72,7 @@ def convert(
     source : str, path or Volume
         A volume of any format that is read.
     url : str or path
-        The new volume.
+        Path or URL of the new volume.
     voxel_size : tuple of float, optional
         Nanometres, z, y, x; needed where the source has none, and otherwise corrects it.
     levels : tuple of LevelGrid, optional
@@ -185,7 +185,7 @@ def _begin(plan: ConversionPlan, *, overwrite: bool) -> tuple[int, int, Read] | 
 
 
 def _noted(read: object) -> Read | None:
-    """Return what a volume says that it was read from; None where that makes no sense."""
+    """Return what a volume says that it was read from; None if its note cannot be understood."""
     try:
         return TypeAdapter(Read).validate_python(read)
     except ValidationError:

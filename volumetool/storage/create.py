@@ -89,7 +89,7 @@ def create_volume(url: str, layout: VolumeLayout, attributes: Mapping[str, Any])
     url : str
         Local path, or URL with the scheme file, s3 or gs.
     layout : VolumeLayout
-        Levels, dtype, channels.
+        Levels, dtype and channels of the volume.
     attributes : mapping
         Provenance, JSON values only; stored under the key ``volumetool`` beside ``ome``.
 
@@ -211,7 +211,7 @@ def open_in_memory(layout: VolumeLayout, level: int, channel: int) -> ts.TensorS
     Parameters
     ----------
     layout : VolumeLayout
-        The whole volume.
+        Layout of the whole volume, of which one level is created.
     level, channel : int
         The level, counted from 0, and the index on its c axis; 0 where it has none.
 

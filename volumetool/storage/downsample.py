@@ -111,7 +111,7 @@ def build_level(
     Parameters
     ----------
     fine : Source
-        The level before.
+        The stored level before, read as z, y, x.
     coarse : tensorstore.TensorStore
         The level to write; z, y, x.
     level : LevelGrid
@@ -152,7 +152,7 @@ def build_level(
 
 
 def is_stored(voxels: NDArray[Any], fill: Any) -> bool:
-    """Return whether any voxel is another one than the fill value; NaN is none where that is NaN."""
+    """Return whether any voxel differs from the fill value; if that is NaN, a NaN does not differ."""
     fill = 0 if fill is None else fill
     return bool(((voxels != fill) & ~(np.isnan(voxels) & np.isnan(fill))).any())
 
@@ -165,9 +165,9 @@ def require_stored(level: ts.TensorStore, boxes: Iterable[Box]) -> None:
     Parameters
     ----------
     level : tensorstore.TensorStore
-        z, y, x.
+        The level that was written, with axes z, y, x.
     boxes : iterable of Box
-        From `build_level`.
+        Its shards that hold a voxel other than the fill value, from `build_level`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Add levels to a volume that somebody wrote with its finest level alone."""
+"""Add levels to a volume that was written with its finest level alone."""
 
 from __future__ import annotations
 

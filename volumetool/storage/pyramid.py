@@ -37,7 +37,7 @@ def build_pyramid(
     Parameters
     ----------
     url : str
-        The volume.
+        Path or URL of the volume.
     nodata : float, optional
         Value that means leave out; a block of nothing else becomes `nodata` itself. A volume that a job made knows its own.
     voxel_size : tuple of float, optional

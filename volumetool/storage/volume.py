@@ -33,7 +33,7 @@ class Level:
     path : str
         Where the array is below the volume's URL; empty if the URL is the array itself.
     shape : tuple of int
-        Voxels.
+        In voxels, z, y, x.
     voxel_size, translation : tuple of float
         Nanometres; the translation is that of the centre of voxel 0.
     chunk : tuple of int

@@ -57,9 +57,9 @@ def read_voxels(
     Parameters
     ----------
     store : tensorstore.TensorStore
-        z, y, x.
+        The stored level, with axes z, y, x.
     box : Box
-        Inside the store.
+        Voxels to read; all of them lie in the store.
     what : str
         Name of what is read or written, for the error.
     bad : callable, optional
@@ -88,7 +88,7 @@ class VerifiedWrite:
     Parameters
     ----------
     store : tensorstore.TensorStore
-        z, y, x.
+        The stored level, with axes z, y, x.
     box : Box
         Whole shards of the store.
     voxels : numpy.ndarray, shape of the box

@@ -47,7 +47,7 @@ DEATHS_IN_A_ROW = 16
 """Workers that may die while no region ends: what kills so many is not a region."""
 
 FORSAKEN_LOOKS = 600
-"""Looks without any worker after which nobody is expected to come."""
+"""Looks without any worker after which none is expected to come."""
 
 ALLOWED_FAILURES = 100
 """Dask's own count of dead workers per task also blames tasks that only waited there; attempts are counted elsewhere."""
@@ -59,12 +59,12 @@ class ThroughDask:
     Parameters
     ----------
     client : distributed.Client
-        Connected.
+        A client that is connected to the scheduler.
     plan : Plan
         The job's plan; workers read it from the job's folder.
     see_to : callable, optional
         Told the names of all workers that are there, once a second: starts others for those that are gone, and returns how
-        many of these never were there. Without it somebody else starts them.
+        many of these never were there. Without it nothing is started here.
     """
 
     def __init__(self, client: Client, plan: Plan, see_to: Callable[[Collection[str]], int] = lambda _names: 0) -> None:
@@ -148,7 +148,7 @@ class ThroughDask:
         return records
 
     def _wait(self) -> Any:
-        """Wait for a task to end, and look meanwhile who is still there.
+        """Wait for a task to end, and look now and then which workers are still there.
 
         Raises
         ------
@@ -260,7 +260,7 @@ def settings(folder: Path, token: str | None) -> Iterator[None]:
     Parameters
     ----------
     folder : Path
-        For their files.
+        Folder for the temporary files of schedulers and workers.
     token : str, optional
         Token of the dashboard; without one there is none.
     """

@@ -26,21 +26,21 @@ TASK_SECONDS = 0.1
 
 
 def run_regions(url: str, runtime: str, turns: Sequence[RegionTask]) -> list[Record]:
-    """Run regions in a dask worker, one after the other, for a moment; at least one.
+    """Run regions in a dask worker, one after the other, until `TASK_SECONDS` are over; at least one.
 
     Parameters
     ----------
     url : str
-        The job's folder.
+        Path or URL of the job's folder.
     runtime : str
         From :func:`volumetool.jobs.execution.worker.runtime_of`.
     turns : sequence of RegionTask
-        The regions.
+        The regions to run, in this order.
 
     Returns
     -------
     list of Record
-        Records of the first regions; the others are to be asked for again: the time was over, or the worker failed.
+        Records of the first regions. The others did not run, because the time was over or the worker failed.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def run_region(url: str, runtime: str, turn: RegionTask) -> Record:
     url, runtime
         As for :func:`run_regions`.
     turn : RegionTask
-        The region.
+        The region to run, with its neighbours.
 
     Raises
     ------

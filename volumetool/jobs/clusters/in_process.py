@@ -21,7 +21,7 @@ class InProcess:
     Parameters
     ----------
     worker : Worker
-        The worker.
+        Runs the regions, in the thread of the caller.
     """
 
     link: str | None = None

@@ -82,7 +82,7 @@ class Processes:
     Parameters
     ----------
     count : int
-        Processes.
+        Number of worker processes to keep at work.
     folder : Path
         Where they put what they need while they run; they delete it where this process was killed.
     """

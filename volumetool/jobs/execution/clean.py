@@ -16,7 +16,7 @@ LEFTOVER = ".__lock"
 """How tensorstore's file driver ends the names of files that it is still writing; a finished write renames them away."""
 
 STRAY_SECONDS = 60.0
-"""Age from which a temporary file is nobody's any more: one shard is written in seconds."""
+"""Age from which a temporary file is taken for left behind: one shard is written in seconds."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Cleaned:
     removed : tuple of str
         Places that are gone.
     left : tuple of str
-        Temporary files that may be somebody's still, being younger than `STRAY_SECONDS` or of another user, or that the
+        Temporary files that may still be in use, being younger than `STRAY_SECONDS` or of another user, or that the
         system did not let go of.
     """
 

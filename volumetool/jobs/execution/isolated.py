@@ -1,4 +1,4 @@
-"""One region in a process of its own: whatever it does to the process, somebody sees it.
+"""One region in a process of its own: if that process ends or hangs, the worker learns of it.
 
 ``python -m volumetool.jobs.execution.isolated`` reads one line of JSON, runs the region, and writes its record as one line. It
 ends when its parent does.

@@ -1,6 +1,6 @@
 """The guard of a worker: regions that hang, break the device or end the process cost themselves, not the job.
 
-A region that was begun twice in vain is begun a third time in a process of its own (`isolated.py`), which shows
+A region that was begun twice and not finished is begun a third time in a process of its own (`isolated.py`), which shows
 whether it was the region: workers are killed for many reasons. What ends that process too, and what twice had a known reason,
 is set aside: its record says so, the other regions go on, and only ``--retry-quarantined`` begins it again.
 """
@@ -24,7 +24,7 @@ from volumetool.jobs.records.ledger import QUARANTINED, Record
 from volumetool.processing.predictor import BatchPredictor
 
 DEATHS = 2
-"""Attempts in vain after which a region is no longer trusted."""
+"""Unfinished attempts after which a region is no longer trusted."""
 
 PATIENCE = 10
 """Usual regions that may pass without a sign of life, if that is longer than the job's patience."""
@@ -48,9 +48,9 @@ class Watch:
     Parameters
     ----------
     seconds : float
-        Longest silence.
+        Longest time in seconds between two signs of life.
     leave : callable
-        Called after it.
+        Called when that time has passed.
     """
 
     def __init__(self, seconds: float, leave: Leave) -> None:
@@ -107,7 +107,7 @@ class RegionSupervisor:
         Parameters
         ----------
         turn : RegionTask
-            The region.
+            The region to run, with its neighbours.
         alone : callable
             Runs it in a process of its own; returns its record, whatever happens there.
 

@@ -111,7 +111,7 @@ class Worker:
         Parameters
         ----------
         turn : RegionTask
-            The region.
+            The region to run, with its neighbours.
         predictor : Predictor, optional
             Asks this worker's engine; in full batches without it.
 
@@ -254,7 +254,7 @@ def runtime_of(plan: Plan, run: str | None = None) -> str:
     plan : Plan
         As this run goes by it, which may differ from the stored one.
     run : str, optional
-        The run that owns the job; without it nobody asks whether another one took over.
+        The run that owns the job; without it the worker never checks whether another run took over.
 
     Returns
     -------

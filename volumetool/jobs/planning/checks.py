@@ -228,7 +228,7 @@ def mask_factor(job: Job, mask: Volume, shape: Triple) -> Triple:
     job : Job
         Names the mask, for the error.
     mask : Volume
-        The mask.
+        The mask; its first level is compared.
     shape : tuple of int
         Shape of the input's level, in voxels, z, y, x.
 
@@ -256,7 +256,7 @@ def mask_factor(job: Job, mask: Volume, shape: Triple) -> Triple:
 
 
 def check_resources(cost: Estimates, limit: str) -> None:
-    """Refuse what does not fit; `limit` is what bounds the memory, by name and value.
+    """Refuse a job that does not fit on the disk or into memory; `limit` says by name and value what bounds the memory.
 
     Raises
     ------

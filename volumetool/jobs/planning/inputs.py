@@ -39,13 +39,13 @@ class Inputs:
     Attributes
     ----------
     job : Job
-        The job.
+        The job that names the inputs.
     volume : Volume
-        Its input.
+        The volume that is enhanced.
     operation : Operation
-        The network.
+        The network or filter that enhances it.
     mask : Volume, optional
-        Where to enhance.
+        Zero where nothing needs enhancing.
     """
 
     job: Job

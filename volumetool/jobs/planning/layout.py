@@ -150,7 +150,7 @@ def make_levels(job: Job, box: Box, card: OperationCard, level: Level) -> tuple[
     card : OperationCard
         Its scale, and whether it looks at single sections.
     level : Level
-        The input.
+        The level of the input that is enhanced.
     """
     fine, origin = upscaled(level.voxel_size, level.translation, card.scale)
     moved = (origin[0] + box.start[0] * fine[0], origin[1] + box.start[1] * fine[1], origin[2] + box.start[2] * fine[2])
@@ -205,7 +205,7 @@ class Partition:
     keep : {"none", "sides", "all"}
         Shared patches that are kept: none, those between regions of one layer, or all.
     why : str
-        Why.
+        Why these patches are kept, or why none are.
     peak : int
         Upper bound of the bytes that kept patches take at once.
     """

@@ -96,11 +96,11 @@ class MemoryModel:
         return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + free + kept) + self.network(lattice)
 
     def network(self, lattice: Lattice) -> int:
-        """Return the bytes that the network takes of them."""
+        """Return the part of these bytes that the network takes, for all patches that are in it at once."""
         return self.streams * self.batch * self.operation.working_bytes(lattice.patch, self.precision)
 
     def least(self, patch: Triple) -> int:
-        """Return the bytes without which nothing is computed: of one patch, and of one chunk of the input."""
+        """Return the bytes that the smallest step needs: one patch in the network, and one chunk of the input."""
         patch_in = math.prod(patch) + 2 * self.operation.card.z_context * patch[1] * patch[2]
         patch_out = math.prod(patch) * math.prod(self.operation.card.scale)
         return self.BASE + self.chunk[1] + 4 * (patch_in + patch_out) + self.operation.working_bytes(patch, self.precision)

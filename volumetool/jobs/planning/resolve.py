@@ -93,7 +93,7 @@ def resolve(
     Raises
     ------
     InputError, ModelError, ConfigError, ResourceError
-        The job cannot be.
+        The job cannot run.
     """
     with name_roles(*roles_of(job)):
         return _resolve(job, existing, statistics, resources or machine_resources(job), observer)

@@ -1,4 +1,4 @@
-"""Attempts: which region a process was busy with when it ended without a word.
+"""Attempts: which region a process was busy with when it ended without a message.
 
 A worker notes each region before it begins it, and takes the note away when the region has ended, well or badly. A note that is
 left belongs to a process that died. Notes are small files of the job's folder, so that any later worker, of this run or of
@@ -24,7 +24,7 @@ class Attempts:
     Parameters
     ----------
     url : str
-        The job's folder.
+        Path or URL of the job's folder.
     """
 
     def __init__(self, url: str) -> None:

@@ -27,7 +27,7 @@ class InFlight:
     Parameters
     ----------
     url : str
-        The job's folder.
+        Path or URL of the job's folder.
     """
 
     def __init__(self, url: str) -> None:

@@ -82,7 +82,7 @@ class RegionInput:
     job : Job
         Names level and policies.
     volume, mask : Volume
-        Its input.
+        The input volume, and the mask if there is one.
     mask_factor : tuple of int
         Input voxels per voxel of the mask.
     """
@@ -170,9 +170,9 @@ class RegionInput:
         Parameters
         ----------
         spec : OutputSpec
-            The job's.
+            What decides the bytes of the job's output.
         region : Region
-            The region.
+            The region whose input is read.
         make : callable
             Called with the input, and again if a chunk was written, or was absent for a while, between first and last read.
 
@@ -244,9 +244,9 @@ class RegionInput:
         Parameters
         ----------
         spec : OutputSpec
-            The job's.
+            What decides the bytes of the job's output.
         region : Region
-            The region.
+            The region whose input is read.
         state : ChunkStates
             The chunks that must still be stored, from `state`.
 

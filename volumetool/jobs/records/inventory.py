@@ -82,7 +82,7 @@ def read_inventory(url: str, name: str, grid: Triple) -> NDArray[np.bool_] | Non
     Parameters
     ----------
     url : str
-        The job's folder.
+        Path or URL of the job's folder.
     name : str
         `MASK`, or of `input_name`.
     grid : tuple of int

@@ -52,7 +52,7 @@ class Holder:
     released : bool
         The run ended and gave the job up.
     user, host : str
-        Who and where.
+        User and machine of the process.
     place, pid, born
         Its process, as :class:`volumetool.process.Process` tells it from others.
     """
@@ -85,7 +85,7 @@ class Lease:
     Parameters
     ----------
     url : str
-        The job's folder.
+        Path or URL of the job's folder.
     owner : Holder
         As it stands there.
     generation : bytes
@@ -168,7 +168,7 @@ def own(url: str, observer: Observer = ignore) -> Iterator[Lease]:
     Parameters
     ----------
     url : str
-        The job's folder.
+        Path or URL of the job's folder.
     observer : Observer, optional
         Told why it takes a while.
 
@@ -194,7 +194,7 @@ def acquire(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Lease:
-    """Become a job's owner, if need be after watching the one before for a lease.
+    """Become a job's owner, if need be after watching the earlier owner for the time of a lease.
 
     Parameters
     ----------
@@ -265,7 +265,7 @@ def writing_run(url: str) -> str | None:
 
 
 def lease_lost(url: str) -> LedgerError:
-    """Return the error of a run that owns its job no more: another one took it over, or its folder is gone."""
+    """Return the error of a run that no longer owns its job: another one took it over, or its folder is gone."""
     return gone(url, f"{LEASE} is missing") if read_version(url, LEASE)[0] is None else overtaken(url)
 
 

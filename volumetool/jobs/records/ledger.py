@@ -113,7 +113,17 @@ _FIELDS = {each.name for each in fields_of(Record)}
 
 @dataclass
 class Totals:
-    """Sums over the records of finished regions."""
+    """Sums over the records of finished regions.
+
+    Attributes
+    ----------
+    done : int
+        Finished regions.
+    patches, recomputed, skipped, seconds, network_seconds, stages
+        Sums of the fields of the same name of :class:`Record`.
+    absent : int
+        Chunks of the input that were not stored, added up over the regions that read them.
+    """
 
     done: int = 0
     patches: int = 0
@@ -140,7 +150,7 @@ class Ledger:
     Parameters
     ----------
     url : str
-        The job's folder.
+        Path or URL of the job's folder.
     regions : int
         Regions of the job.
 
@@ -229,14 +239,14 @@ class Ledger:
         return totals
 
     def begin(self) -> None:
-        """Begin to write as the job's new owner: what an earlier one still has in hand will be refused."""
+        """Begin to write as the job's new owner. Records that an earlier owner has not written yet will be refused."""
         with self._lock:
             while not create_key(self.url, _segment(self._segments + 1), b""):
                 self._read()
             self._segments += 1
 
     def append(self, record: Record) -> None:
-        """Take a record in; it is on disk within a second or with the next flush."""
+        """Add a record. It is on disk within a second, or with the next flush."""
         with self._lock:
             self._note(record.region, record.state, record.finished, record)
             self._waiting.append(record)
@@ -328,7 +338,7 @@ def gone(url: str, what: str) -> LedgerError:
     Parameters
     ----------
     url : str
-        The job's folder.
+        Path or URL of the job's folder.
     what : str
         What is no longer there.
     """

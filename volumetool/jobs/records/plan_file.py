@@ -108,7 +108,7 @@ def check_output(plan: Plan) -> None:
     """Make sure that the volume at a plan's output, where there is one, was made by that job.
 
     A copy that was restored, or moved, beside the output of another job would mix both. Metadata that cannot be read, or do not
-    fit their own checksum, are damaged and nobody else's.
+    fit their own checksum, pass: they are damage of this job's own output, which verification finds.
 
     Raises
     ------

@@ -16,7 +16,15 @@ from volumetool.storage.io.shards import shard_keys, stored_shards
 
 @dataclass(frozen=True)
 class CoarseShards:
-    """Size and CRC-32 of the shards of one coarse level and channel, in C order; see `storage/io/shards.py`."""
+    """The shards of one coarse level and channel.
+
+    Attributes
+    ----------
+    level, channel : int
+        The level, counted from 0, and the index on its c axis.
+    stored : tuple of str
+        Size and CRC-32 of each shard in C order, as :func:`volumetool.storage.io.shards.stored_as` gives them.
+    """
 
     level: int
     channel: int

@@ -56,7 +56,7 @@ class Damage:
     kind : DamageKind
         Decides how it is repaired.
     detail : str
-        What is wrong.
+        What is wrong, in words.
     place : str
         Path or URL of the metadata, the record or the shard.
     region, level : int, optional
@@ -97,7 +97,7 @@ def check_job(plan: Plan, ledger: Ledger, damaged: list[Damage]) -> None:
     plan : Plan
         The job's plan.
     ledger : Ledger
-        Its records.
+        Records of the job.
     damaged : list of Damage
         Findings are appended here.
     """
@@ -145,7 +145,7 @@ def restore_metadata(plan: Plan) -> None:
 
 
 class Shards:
-    """Holds the shards of an output against its records.
+    """Compares the shards of an output with its records.
 
     Parameters
     ----------

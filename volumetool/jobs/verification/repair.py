@@ -1,4 +1,4 @@
-"""Condemning: what is found damaged is marked, so that the next run makes it again, and nothing else."""
+"""Repair: what is found damaged is marked, so that the next run makes it again, and nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def mark_for_recompute(plan: Plan, report: Report, observer: Observer = ignore) 
     plan : Plan
         The job's stored plan.
     report : Report
-        What was found.
+        Findings of a verification.
     observer : Observer, optional
         Told by `Waiting` of a run that may write this job still.
 

@@ -1,4 +1,4 @@
-"""Verification: what is stored held against the ledger, as deeply as asked for; nothing is changed and nothing raised.
+"""Verification: what is stored is compared with the ledger, as deeply as asked for; nothing is changed and nothing raised.
 
 ``structure`` looks at metadata, records, and which shards are there; ``stored`` reads the bytes of every shard and compares
 their CRC-32 with the records; ``full`` decodes them, too, and compares voxels: those of regions with their records, those of
@@ -45,14 +45,14 @@ class Extent:
     Parameters
     ----------
     level : {"structure", "stored", "full"}
-        How deeply.
+        How deeply to verify: metadata and sizes; also the bytes of shards; also their voxels.
     part, parts : int
         Read the `part`-th of `parts` parts of regions and coarse shards; the parts together are all of them. The structure
         is always looked at whole.
     recompute : int
         Regions that are computed again from the input and compared voxel by voxel.
     seed : int, optional
-        Chooses these regions.
+        Seed by which these regions are chosen.
     """
 
     level: Depth = "full"

@@ -73,7 +73,7 @@ def kind_of(error: BaseException) -> Kind:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give memory that nobody uses back to the device, so that the next try finds it in one piece."""
+    """Give unused memory back to the device, so that the next try finds it in one piece."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         if (cupy := sys.modules.get("cupy")) is not None:

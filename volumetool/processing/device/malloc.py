@@ -1,7 +1,7 @@
 """Memory that the network gives back stays with the process.
 
-The activations of a patch are large, and glibc returns each of them to the system at once and asks for it anew: the kernel then
-hands out, and clears, millions of pages a minute. Kept in the process, the same memory is used again. This changes no byte.
+The activations of a patch are large, and glibc returns each of them to the system at once and asks for it again. The kernel
+then hands out, and clears, millions of pages a minute. Kept in the process, the same memory is used again. No byte changes.
 """
 
 from __future__ import annotations

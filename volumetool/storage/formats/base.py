@@ -76,7 +76,7 @@ class Format:
     Attributes
     ----------
     name : str
-        For people.
+        Name of the format as users read it.
     find : callable
         Looks at a place, an absolute path or a URL, and describes the volume there; None where it is not of this format.
     endings : tuple of str

@@ -1,4 +1,4 @@
-"""What a file is that is no volume, and how a volume can be made of it."""
+"""Files that are no volumes: what they are, and how a volume can be made of them."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class MrcSections:
     Attributes
     ----------
     path : str
-        The file.
+        Path of the file.
     shape : tuple of int
         Sections, rows, columns.
     stored : str

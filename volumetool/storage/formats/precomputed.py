@@ -49,7 +49,7 @@ class Scale:
     path : str
         Where its chunks are below the volume.
     shape : tuple of int
-        Voxels.
+        In voxels, z, y, x.
     voxel_size, translation : tuple of float
         Nanometres; the translation is that of the centre of voxel 0.
     offset : tuple of int

@@ -60,7 +60,7 @@ def open_sections(sections: Sections, context: ts.Context | None = None) -> ts.T
     Parameters
     ----------
     sections : Sections
-        What is read.
+        The sections that are read.
     context : tensorstore.Context, optional
         Thread pools and cache; by default those of `shared_context`.
     """

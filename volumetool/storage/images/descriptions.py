@@ -52,7 +52,7 @@ class Ome:
     uuid : str or None
         The identity of the file.
     depth : int
-        Sections.
+        Number of sections.
     blocks : tuple of TextBlock
         Where they stand.
     voxel_size : tuple of float or None

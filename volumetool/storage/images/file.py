@@ -36,7 +36,7 @@ def stack_in(place: Path, file: Path, pages: list[TiffPage]) -> ImageStack:
     place : Path
         What was asked for: the file, or the folder that holds nothing else.
     file : Path
-        The file.
+        Path of the file.
     pages : list of TiffPage
         From `read_pages`.
 

@@ -34,7 +34,7 @@ def open_folder(folder: Path, files: Sequence[Path], gaps: Gaps) -> ImageStack:
     Parameters
     ----------
     folder : Path
-        The folder.
+        The folder that the files lie in.
     files : sequence of Path
         Its image files, from :func:`section_files`; at least one.
     gaps : {"refuse", "keep", "close"}

@@ -343,7 +343,7 @@ def read_rows(page: tifffile.TiffPage, rows: range, plane: int = 0) -> npt.NDArr
     page : tifffile.TiffPage
         From `page_at`.
     rows : range
-        At least one.
+        Rows of the page to decode; at least one.
     plane : int
         Index among the planes that follow each other uncompressed from the page's first byte on.
     """

@@ -21,7 +21,7 @@ class Plane:
     Attributes
     ----------
     file : str
-        The file.
+        Path of the file.
     page : int
         Where the directory of its page begins in the file.
     number : int

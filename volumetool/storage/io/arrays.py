@@ -25,7 +25,7 @@ _IGNORED = "was ignored by server"
 def open_array(
     url: str, driver: Driver, path: str = "", context: ts.Context | None = None, *, strict: bool = False
 ) -> ts.TensorStore:
-    """Open an existing array for reading, with the axes as stored; they begin at 0.
+    """Open an existing array for reading, with the axes as stored; each begins at 0.
 
     Parameters
     ----------
@@ -107,9 +107,9 @@ def read_part(array: ts.TensorStore, slices: tuple[slice, ...], check: Check | N
     Parameters
     ----------
     array : tensorstore.TensorStore
-        The array.
+        The array, with any axes.
     slices : tuple of slice
-        The part.
+        The part, in voxels along each axis of the array.
     check : callable, optional
         For a strict array: knows which chunks were stored before, see `StoredChunks.still_there`.
 
@@ -156,7 +156,7 @@ def write_part(array: ts.TensorStore, slices: tuple[slice, ...], voxels: NDArray
     Parameters
     ----------
     array : tensorstore.TensorStore
-        The array.
+        The array, with any axes.
     slices : tuple of slice
         The part, in voxels along each axis of the array.
     voxels : numpy.ndarray, shape of the part

@@ -1,4 +1,4 @@
-"""What stands on a local disk where a chunk should: looked at before it is read whole."""
+"""Local files of chunks, looked at before they are read whole: is each a file, and not too long."""
 
 from __future__ import annotations
 

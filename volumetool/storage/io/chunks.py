@@ -47,7 +47,7 @@ class StoredChunks:
     Attributes
     ----------
     url : str
-        The array.
+        Path or URL of the array.
     size : tuple of int
         Voxels of a stored chunk, z, y, x.
     grid : tuple of int
@@ -234,7 +234,7 @@ def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:
     Parameters
     ----------
     volume : Volume
-        The volume.
+        The volume, in any format that is read.
     level, channel : int
         The level, counted from 0, and the index on its c axis; 0 where it has none.
 

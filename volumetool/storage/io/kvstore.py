@@ -349,7 +349,7 @@ def delete_prefix(url: str, last: str = "") -> None:
     Parameters
     ----------
     url : str
-        The place.
+        Path or URL of the place.
     last : str
         A key right below it that is deleted after all others, because it tells whose they are if the deletion is cut short.
 

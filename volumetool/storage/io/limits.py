@@ -67,7 +67,7 @@ def chunk_limit() -> int:
 
 
 def check_array(url: str, array: ts.TensorStore) -> None:
-    """Refuse an array that is larger than anything that can be, or whose chunks do not fit into memory.
+    """Refuse an array that is larger than any volume can be, or whose chunks do not fit into memory.
 
     Raises
     ------

@@ -1,9 +1,9 @@
-"""What was never stored, told from what is gone.
+"""Chunks that are not stored: told apart are those that never were, and those that are gone.
 
 Formats leave blank chunks out, and a chunk that was deleted, or whose disk is not mounted, looks just like them. So arrays that
-are somebody's input are opened ``strict``: reading a chunk that is not stored fails. Such chunks are then looked for twice, and
-between the two looks the array's metadata must be there, and all chunks that are known to have been stored. What is away for a
-while is away for one of the three.
+are a job's input are opened ``strict``: reading a chunk that is not stored fails. Such chunks are then looked for twice, and
+between the two looks the array's metadata must be there, and all chunks that are known to have been stored. One of the three
+notices a chunk that is absent for a while.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Retries: the one place that decides whether an operation of the storage is tried again, when, and for how long.
+"""Retries: whether an operation of the storage is tried again, when, for how long, and the error when it is given up.
 
 The libraries below are told not to retry (`kvstore.shared_context`), so that every try is counted here. What
 failed is judged by its code: trouble that passes is tried again after a pause drawn from a range that doubles (full jitter), a
@@ -105,7 +105,7 @@ def judge_http(code: int, text: str = "") -> Verdict:
 
 
 class VanishedError(OSError):
-    """What was there when it was opened is not there now: it was moved, deleted or unmounted, perhaps for a moment."""
+    """Something that was there when it was opened is gone: it was moved, deleted or unmounted, perhaps for a moment."""
 
 
 class Throttle:
@@ -127,7 +127,7 @@ class Throttle:
             self.limit = max(1, self.limit // 2)
 
     def succeeded(self) -> None:
-        """Allow one more."""
+        """Allow one more request in flight."""
         with self._lock:
             self.limit = min(self.most, self.limit + 1)
 
@@ -199,7 +199,7 @@ class Retries:
             self._sleep(pause)
 
     def _pause(self, verdict: Verdict, tried: int, passed: float, *, patient: bool) -> float | None:
-        """Return how long to wait before the next try, or None where there is none."""
+        """Return how many seconds to wait before the next try, or None if there is none."""
         if verdict == "slow":
             self.throttle.slow_down()
         tries = IMPATIENT_TRIES if verdict == "unreachable" and not patient else TRIES[verdict]

@@ -1,4 +1,4 @@
-"""What a place is to its caller: functions of the store know a place by its address, their callers know what it is for."""
+"""Roles: what a place is for. Functions of the store know a place by its address, their callers know its role."""
 
 from __future__ import annotations
 

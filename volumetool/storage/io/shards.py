@@ -94,9 +94,9 @@ def delete_torn_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None,
     Parameters
     ----------
     array : tensorstore.TensorStore
-        The level.
+        The stored level, with axes z, y, x.
     level : LevelGrid
-        Its grid.
+        Shape and shards of that level.
     box : Box, optional
         In the level's voxels; without it the whole level.
     channel : int, optional

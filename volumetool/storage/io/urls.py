@@ -1,4 +1,4 @@
-"""Which places are opened at all, and on whose word.
+"""URLs: which places are opened, depending on who named them.
 
 What a user types is the user's will: any host, also one of a private network. What a *file* names, made by somebody else,
 is not: a job or training file reaches public hosts alone unless the user allows others by name, and a volume's metadata reach
