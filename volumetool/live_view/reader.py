@@ -136,9 +136,9 @@ class LiveVoxels:
         Parameters
         ----------
         function : callable
-            The function.
+            Function that computes, reads or compresses.
         *args, **kwargs
-            Arguments of the function.
+            Its arguments.
         """
         return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(function, *args, **kwargs))
 

@@ -55,7 +55,7 @@ class Sums:
     scales : int
         Scales of MS-SSIM that fit.
     table : numpy.ndarray of float64, shape (sections, blocks along y, blocks along x, columns)
-        The sums.
+        The sums; columns are moments, SSIM and the scales of MS-SSIM.
     """
 
     def __init__(self, box: Box, sections: int, data_range: float) -> None:
@@ -72,7 +72,7 @@ class Sums:
         Parameters
         ----------
         tile : Tile
-            The tile.
+            Part of one section; only what it owns is added.
         restored, truth : numpy.ndarray, shape (y, x)
             Grey values of all voxels that the tile sees, on the same intensity scale.
         """
@@ -103,7 +103,7 @@ class Sums:
     @property
     def affine(self) -> tuple[float, float]:
         """Gain and offset fitted by least squares over everything that was added."""
-        n, r, t, rr, _, rt = self.table.sum(axis=(0, 1, 2))[:_SSIM_N]  # of (columns,)
+        n, r, t, rr, _, rt = self.table.sum(axis=(0, 1, 2))[:_SSIM_N]  # (6,)
         variance = n * rr - r * r
         gain = float((n * rt - r * t) / variance) if variance > 0 else 0.0
         return gain, float((t - gain * r) / n)

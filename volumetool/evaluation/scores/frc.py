@@ -123,9 +123,8 @@ class Shells:
 
     def sum(self, values: Doubles) -> Doubles:
         """Return the sum of coefficients, in the order of a Fourier transform, over each shell: float64 (shells,)."""
-        return np.bincount(self._index, values.ravel(), minlength=self._last + 1)[: self._last + 1].astype(
-            np.float64
-        )  # (shells,)
+        sums = np.bincount(self._index, values.ravel(), minlength=self._last + 1)  # (shells and the corners beyond,)
+        return sums[: self._last + 1].astype(np.float64)  # (shells,)
 
     def power(self, patch: NDArray[Any]) -> Doubles:
         """Return the mean power of each shell, float64 (shells,), in squared grey levels per coefficient of white noise."""
