@@ -242,7 +242,7 @@ def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[np.bool_] 
 
 
 def _laid_out(source: Source, voxels: NDArray[Any], indices: list[NDArray[np.intp]], window: Box) -> NDArray[Any]:
-    """Lay the voxels of a window, once they are seen, out in the order of the given places of each axis."""
+    """Show the voxels of a window to the source's observer, and put them in the order of the given places of each axis."""
     if source.seen is not None:
         source.seen(voxels)
     return voxels[_within(indices, window)]
@@ -255,7 +255,7 @@ def _window(indices: list[NDArray[np.intp]]) -> Box:
 
 
 def _within(indices: list[NDArray[np.intp]], window: Box) -> tuple[NDArray[np.intp], ...]:
-    """Return what lays the voxels of a window out in the order of the given places."""
+    """Return the index that puts the voxels of a window in the order of the given places."""
     return np.ix_(*(index - first for index, first in zip(indices, window.start, strict=True)))
 
 

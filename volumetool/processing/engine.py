@@ -105,7 +105,7 @@ class Engine:
 
     @property
     def room(self) -> int:
-        """Patches per call that the device has memory for, as far as is known: the batch, until one did not fit.
+        """Patches per call that the device has memory for: the batch, or less once a batch did not fit.
 
         Where a short batch gives other bytes, a call is whole or not at all.
         """
@@ -144,7 +144,7 @@ class Engine:
         return outputs[: len(part)]
 
     def make_room(self, size: int) -> None:
-        """Halve the patches per call after one of `size` did not fit, and give memory back that can be done without."""
+        """Halve the patches per call after one of `size` did not fit, and free the memory that is not needed."""
         with self._clock:
             if self.room == size and self._halved < HALVINGS:
                 self._halved += 1
@@ -208,7 +208,20 @@ class Engine:
 
 
 def gather(batches: list[Future[list[Array]]], heartbeat: Callable[[], None] = silent) -> list[Array]:
-    """Return the outputs of batches, with a sign of life after each; where one fails, those that did not begin are given up."""
+    """Wait for batches and return their outputs; if one fails, those that have not begun are cancelled.
+
+    Parameters
+    ----------
+    batches : list of Future
+        From :meth:`Engine.submit`.
+    heartbeat : callable
+        Called after each batch: a sign of life.
+
+    Returns
+    -------
+    list of array of float32, shape (z, y, x)
+        One output for each patch, on the device.
+    """
     outputs: list[Array] = []
     try:
         for batch in batches:

@@ -76,10 +76,10 @@ class Operation(Protocol):
         """SHA-256 of all that decides its output; part of a job's fingerprint."""
 
     def open(self, device: torch.device, numerics: Numerics) -> PatchFunction:
-        """Make it ready on a device."""
+        """Return the function that computes it on a device."""
 
     def working_bytes(self, patch: Triple, precision: str) -> int:
-        """Return the bytes that it takes for one patch while it computes, beside input and output."""
+        """Return the bytes of memory that computing one patch takes, beside its input and output."""
 
 
 def _gaussian(spec: str) -> Operation:

@@ -145,7 +145,7 @@ class RegionPatchCache:
             yield replace(column, active=active, known=known, repeated=repeated)
 
     def keeping(self, predicted: Iterator[tuple[Column, list[Array]]]) -> Iterator[tuple[Column, list[Array]]]:
-        """Hand columns on, and begin to write what the network gave for patches that later regions need."""
+        """Yield the columns unchanged, and begin to write what the network gave for patches that later regions need."""
         for column, outputs in predicted:
             for number in np.flatnonzero(column.active):
                 if self._needed(patch := column.position(int(number)), self.turn.later):

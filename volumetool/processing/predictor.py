@@ -1,4 +1,4 @@
-"""Predictors: columns of patches become columns with outputs, some from the network, some without asking it.
+"""Predictors: columns of patches become columns with outputs, most from the network, some known without it.
 
 A predictor decides when the network is asked, and with which patches together; what a patch becomes does not depend on it.
 """
@@ -71,7 +71,7 @@ class BatchPredictor:
 
 
 def all_outputs(engine: Engine, column: Column, active: list[Array]) -> list[Array]:
-    """Return the outputs of all patches of a column: the network's for its active ones, and what the others are without it.
+    """Return the outputs of all patches of a column: from the network for its active ones, known without it for the others.
 
     Parameters
     ----------

@@ -98,7 +98,7 @@ class OutputSpec(BaseModel):
 
     @property
     def layout(self) -> VolumeLayout:
-        """Return the output volume before it exists."""
+        """Layout of the output volume."""
         return VolumeLayout(self.dtype, self.levels, self.channels, fill_value=self.fill)
 
     @property
@@ -118,7 +118,7 @@ class OutputSpec(BaseModel):
 
     @property
     def output_nodata(self) -> float | None:
-        """Value that means no data in the output, or None where none does."""
+        """Value that means no data in the output; None if every voxel holds data."""
         return self.fill if self.nodata is not None or self.gaps else None
 
     def grid(self, span: Triple) -> RegionGrid:

@@ -92,7 +92,7 @@ class Statistics:
 
     @classmethod
     def from_csv(cls, text: str, channels: int, sections: int) -> Statistics:
-        """Read the table back.
+        """Read the table of a text, such as :meth:`to_csv` gives.
 
         Parameters
         ----------
@@ -245,7 +245,7 @@ def _apart(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bo
 
 
 def _sample(store: ts.TensorStore, boxes: list[Box], check: Check) -> Iterator[tuple[Box, NDArray[Any]]]:
-    """Yield the tiles with their voxels; one that cannot be read is left out, and said."""
+    """Yield the tiles with their voxels; one that cannot be read is left out with a warning in the log."""
     at_once = max(1, UNPACKED // max(unpacked_bytes(store[box.slices]) for box in boxes))
     for first in range(0, len(boxes), at_once):
         yield from _read_tiles(store, boxes[first : first + at_once], check)

@@ -1,4 +1,4 @@
-"""What the sample of the statistics shows besides intensities: voxels that are no number, exact zeros, bright membranes."""
+"""Survey: NaN and infinite voxels, exact zeros and bright membranes in the sample that statistics are fitted on."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Survey:
     lines: list[float] = field(default_factory=list)
 
     def add(self, channel: int, box: Box, voxels: NDArray[Any]) -> None:
-        """Take a tile in.
+        """Add up what a tile shows.
 
         Parameters
         ----------

@@ -75,5 +75,5 @@ def _finish(writes: list[VerifiedWrite], checksums: list[int]) -> None:
 
 
 def extend_checksum(checksum: int, voxels: NDArray[Any]) -> int:
-    """Return the CRC-32 of everything so far and of `voxels` in C order."""
+    """Return a CRC-32 extended by `voxels`, taken in C order."""
     return zlib.crc32(as_bytes(voxels).data, checksum)

@@ -1,4 +1,4 @@
-"""What a volume is, as plain facts for people and machines."""
+"""Facts on a volume, for people and machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs between a job and the one that an output belongs to, in the words of the command line."""
+"""Conflicts: differences between a job and the one that an output belongs to, named by their options."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def refuse_other_settings(existing: Plan, job: Job, spec: OutputSpec) -> None:
 
 
 def told_by_specs(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
-    """Yield what differs where nothing but the specification of the first job is known: of some options the value is not."""
+    """Yield a line per difference if only the specification of the first job is known, and so not every option's value."""
     for field in changed_fields(before, after):
         if field in DECIDED_BY or field in UNSAID:
             yield " or ".join(map(option_name, DECIDED_BY.get(field, (field,)))) + ": others then"

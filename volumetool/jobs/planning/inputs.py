@@ -189,7 +189,7 @@ def _choose_operation(job: Job, volume: Volume, existing: Plan | None) -> Operat
 
 
 def refuse_foreign_output(job: Job) -> None:
-    """Refuse to write over, or to delete, what no job of volumetool made: that a plan lies beside it proves nothing.
+    """Refuse to write over, or to delete, what no job of volumetool made; a plan beside it is no proof that one did.
 
     Raises
     ------

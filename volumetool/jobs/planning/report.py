@@ -1,4 +1,4 @@
-"""A plan in words: what a person reads before saying yes."""
+"""A plan in words, for a person to read before the run."""
 
 from __future__ import annotations
 

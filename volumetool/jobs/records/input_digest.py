@@ -1,4 +1,4 @@
-"""What a region read of the input: noted in its record, and compared before a run goes on.
+"""Digests of what a region read of the input: noted in its record, and compared before a run goes on.
 
 Two things are noted. The state of the stored chunks (size and time of change, or ETag) is cheap to ask for again. The CRC-32
 of the voxels themselves decides where states differ: a file system that touches its files changes no voxel.

@@ -1,4 +1,4 @@
-"""Adopting: a job whose folder was lost is taken up again from its output, as far as that is shown to be right.
+"""Adopting: a job whose folder was lost is taken up again from its output, as far as the output is shown to be right.
 
 The output's own metadata name the job and the options that decide its bytes. A region counts as done where all its shards of
 level 0 are stored, every chunk fits its checksum, and the next levels are the means of it; a sample is computed again from the

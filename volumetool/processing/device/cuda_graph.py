@@ -56,7 +56,7 @@ class GraphReplay:
             return y
 
     def forget(self) -> None:
-        """Let go of all recordings with the memory that they hold, and make no more."""
+        """Drop all recordings with the memory that they hold, and make no more."""
         with self._turn:
             self._records = False
             self._replays.clear()

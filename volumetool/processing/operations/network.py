@@ -36,7 +36,7 @@ class NetworkOperation:
         self.identity: str = model.weights_sha256
 
     def open(self, device: torch.device, numerics: Numerics) -> NetworkFunction:
-        """Put the network on a device."""
+        """Return the network as a function on a device."""
         return NetworkFunction(self.model, device, numerics)
 
     def working_bytes(self, patch: Triple, precision: str) -> int:
@@ -78,7 +78,7 @@ class NetworkFunction:
             return as_array(y)
 
     def release(self) -> None:
-        """Let go of recordings."""
+        """Forget the recordings of the network, with the memory that they hold."""
         if self.recorded is not None:
             self.recorded.forget()
 

@@ -97,7 +97,7 @@ def read_ome(file: str, text: str) -> Ome:
 
 
 def ome_depth(file: str, text: str) -> int:
-    """Return how many sections the image has of which an OME-TIFF file is a part; 1 where the file does not know."""
+    """Return how many sections the image has of which an OME-TIFF file is a part; 1 if the file does not say."""
     pixels = _parse(file, text).find("{*}Image/{*}Pixels")
     try:
         return 1 if pixels is None else _depth(file, pixels)[1]

@@ -59,7 +59,7 @@ def stack_in(place: Path, file: Path, pages: list[TiffPage]) -> ImageStack:
 
 
 def without_copies(pages: list[TiffPage]) -> tuple[list[TiffPage], tuple[str, ...]]:
-    """Leave out what the file calls smaller copies of its pages, and say so."""
+    """Leave out the pages that the file marks as smaller copies, and return a note on that."""
     largest = max(page.bytes for page in pages)
     copies = [page.number for page in pages if page.reduced and page.bytes < largest]
     kept = [page for page in pages if page.number not in set(copies)]

@@ -78,12 +78,12 @@ class ImageStack:
         return tuple(z for z, plane in enumerate(self.planes) if plane is None)
 
     def read(self, start: int, stop: int, rows: slice = slice(None)) -> npt.NDArray[Any]:
-        """Return the sections ``start <= z < stop``; missing ones are zero. Sections may be read in several threads.
+        """Return some rows of some sections; missing sections are zero. Several threads may read at once.
 
         Parameters
         ----------
         start, stop : int
-            Sections, counted from 0.
+            The sections ``start <= z < stop``, counted from 0.
         rows : slice, optional
             Range of y of each section; only the strips or tiles that hold them are decoded.
 
