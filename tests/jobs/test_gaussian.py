@@ -115,7 +115,7 @@ def test_verify_finds_a_flipped_bit_and_nothing_before(volume: Path, tmp_path: P
 
 @pytest.mark.parametrize("sigma", ["", "wide", "-1", "nan", "1,2", "99", "1;2"])
 def test_a_filter_that_cannot_be_is_refused_with_an_example(sigma: str) -> None:
-    with pytest.raises(ConfigError, match="does not describe a GaussianFilter filter") as caught:
+    with pytest.raises(ConfigError, match="does not describe a Gaussian filter") as caught:
         open_operation(f"gaussian:sigma={sigma}")
     assert "gaussian:sigma=0,1.5,1.5" in caught.value.hint
 

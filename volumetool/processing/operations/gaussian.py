@@ -111,7 +111,7 @@ def read_gaussian(spec: str) -> GaussianFilter:
     if spec != f"gaussian:sigma={text}" or len(values) not in (1, 3) or not all(0 <= value <= LARGEST for value in values):
         raise ConfigError(
             "config.option",
-            f"{spec} does not describe a GaussianFilter filter",
+            f"{spec} does not describe a Gaussian filter",
             hint=f"for example gaussian:sigma=1.5 or, along z, y, x, gaussian:sigma=0,1.5,1.5; 0 to {LARGEST:g} voxels",
         )
     z, y, x = values if len(values) == 3 else values * 3
