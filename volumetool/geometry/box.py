@@ -106,7 +106,7 @@ class Box:
 
 
 def part_inside(asked: Box, shape: Triple, volume: str) -> tuple[Box, str | None]:
-    """Return the part of a box that lies in a volume, and what to tell the user where that is less than was asked for.
+    """Return the part of a box that lies in a volume.
 
     Parameters
     ----------
@@ -116,6 +116,13 @@ def part_inside(asked: Box, shape: Triple, volume: str) -> tuple[Box, str | None
         Shape of the volume, in voxels.
     volume : str
         What the box counts voxels of.
+
+    Returns
+    -------
+    Box
+        The part inside, in voxels of the volume.
+    str or None
+        A note for the user if the box reaches beyond the volume, else None. An open stop, `FACE`, means the face itself.
 
     Raises
     ------

@@ -88,7 +88,13 @@ def _write_missing(spec: OutputSpec, column: Column, box: Box, voxels: Array) ->
 
 
 def integer_limits(dtype: str) -> tuple[float, float]:
-    """Return the range of an integer dtype; everything for floats."""
+    """Return the range of values that a dtype holds.
+
+    Returns
+    -------
+    tuple of float
+        Lowest and highest value; minus and plus infinity for a float dtype.
+    """
     kind = np.dtype(dtype)
     if kind.kind == "f":
         return -np.inf, np.inf

@@ -139,11 +139,23 @@ class OutputSpec(BaseModel):
         return self.box.start
 
     def input_scale(self, channel: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return per section (zero, span): the network sees ``(voxel - zero) / span``."""
+        """Return what normalises each section: the network sees ``(voxel - zero) / span``.
+
+        Returns
+        -------
+        zero, span : numpy.ndarray of float32, shape (sections,)
+            In the units of the input's voxels; `span` is negative if the job inverts.
+        """
         return self._scale(self.statistics.low[channel], self.statistics.high[channel])
 
     def output_scale(self, channel: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return per input section (zero, span): a voxel is ``network * span + zero``."""
+        """Return what turns network values into intensities: a voxel is ``network * span + zero``.
+
+        Returns
+        -------
+        zero, span : numpy.ndarray of float32, shape (sections,)
+            Per section of the input; of all sections the same if the job flattens.
+        """
         low, high = self.statistics.low[channel], self.statistics.high[channel]
         if self.flatten:
             low, high = np.full_like(low, np.median(low)), np.full_like(high, np.median(high))

@@ -17,7 +17,15 @@ from volumetool.storage.voxels import VerifiedWrite, as_bytes
 
 
 def downsample_slabs(spec: OutputSpec, slabs: Iterable[Slab]) -> Iterator[tuple[Box, list[NDArray[Any]]]]:
-    """Yield the box of each slab on level 0, and its voxels on every fused level, finest first."""
+    """Downsample slabs to every fused level.
+
+    Yields
+    ------
+    Box
+        Of the slab, in voxels of level 0.
+    list of numpy.ndarray
+        Its voxels on each fused level, finest first, in the output's dtype.
+    """
     for slab in slabs:
         levels = list(downsample_chain(slab.voxels, spec.fused, spec.output_nodata))  # (z, y, x), (z/fz, y/fy, x/fx), ...
         yield slab.box, levels

@@ -80,6 +80,11 @@ def autotune(
         Patches that memory holds in the network at once.
     cache : Path, optional
         File of what was found before, a line each; ``paces.jsonl`` in the cache folder without it.
+
+    Returns
+    -------
+    tuple of BatchingChoice
+        The ways that were tried, with their time per patch. On a GPU those whose memory did not suffice are left out.
     """
     cache = cache or cache_folder() / "paces.jsonl"
     key = {
@@ -107,6 +112,11 @@ def measure_choices(
     ----------
     operation, precision, device, threads, most
         As for :func:`autotune`.
+
+    Returns
+    -------
+    tuple of BatchingChoice
+        As :func:`autotune`.
     """
     paces: list[BatchingChoice] = []
     for streams, batch in ways(resolve_device(device).type, threads, most):

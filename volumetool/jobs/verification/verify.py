@@ -99,7 +99,12 @@ def make_extent(level: str, sample: str | None, recompute: int, seed: int | None
 
 
 def parse_sample(text: str) -> tuple[int, int]:
-    """Return part and parts of ``2/7``, or of ``5%``: a part by chance of as many as make that share.
+    """Read which part of an output is verified: ``2/7``, or ``5%`` for a random part of as many as make that share.
+
+    Returns
+    -------
+    tuple of int
+        Number of the part, counted from 1, and number of all parts.
 
     Raises
     ------

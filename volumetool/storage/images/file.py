@@ -59,7 +59,15 @@ def stack_in(place: Path, file: Path, pages: list[TiffPage]) -> ImageStack:
 
 
 def without_copies(pages: list[TiffPage]) -> tuple[list[TiffPage], tuple[str, ...]]:
-    """Leave out the pages that the file marks as smaller copies, and return a note on that."""
+    """Leave out the pages that the file marks as smaller copies.
+
+    Returns
+    -------
+    list of TiffPage
+        The other pages, in their order.
+    tuple of str
+        A note for the user; empty if there are no copies.
+    """
     largest = max(page.bytes for page in pages)
     copies = [page.number for page in pages if page.reduced and page.bytes < largest]
     kept = [page for page in pages if page.number not in set(copies)]

@@ -183,6 +183,13 @@ class StoredChunks:
     def state(self, box: Box) -> tuple[str, Check]:
         """Return a digest of the states of all chunks that share a voxel with a box, and what `read_part` asks about it.
 
+        Returns
+        -------
+        str
+            Digest, in hexadecimal digits.
+        callable
+            What :func:`read_part` takes as `check`: it fails if a chunk that was stored reads as not stored.
+
         Raises
         ------
         DataError

@@ -226,6 +226,13 @@ def write_key(url: str, key: str, data: bytes) -> None:
 def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
     """Return the bytes of a small file, None if it does not exist, and the generation that :func:`replace_key` asks for.
 
+    Returns
+    -------
+    bytes or None
+        Content of the file.
+    bytes
+        Its generation; `ABSENT` if it does not exist.
+
     Raises
     ------
     InputError

@@ -316,7 +316,15 @@ def read_bounded(view: ts.TensorStore) -> NDArray[Any]:
 
 
 def unpacked_chunk(view: ts.TensorStore) -> tuple[tuple[int, ...], int]:
-    """Return the voxels of a view's chunks, along its own axes, and the bytes that one takes unpacked: all its channels."""
+    """Return how large the chunks of a view are.
+
+    Returns
+    -------
+    tuple of int
+        Voxels of a chunk, along the axes of the view.
+    int
+        Bytes that one chunk takes unpacked, with all its channels.
+    """
     chunk = tuple(int(n or 1) for n in view.chunk_layout.read_chunk.shape or (1,) * view.rank)
     return chunk, prod(_stored(view).chunk) * view.dtype.numpy_dtype.itemsize
 
@@ -352,7 +360,7 @@ def _parts(view: ts.TensorStore) -> Iterator[ts.TensorStore]:
 
 
 def stored_range(view: ts.TensorStore) -> list[tuple[int, int]]:
-    """Return from where to where a view reaches along every axis of the stored array."""
+    """Return the first voxel of a view, and the end, along every axis of the stored array."""
     ranges = []
     for output in _transform(view).output:
         if output.input_dimension is None:
