@@ -36,7 +36,7 @@ def given_size(text: str | None) -> tuple[float, float, float] | None:
     """Read a voxel size for looking at a volume, and warn of one that is likely in another unit or order."""
     from volumetool.cli._tables import say
 
-    from volumetool.jobs.planning.checks import check_given_size
+    from volumetool.units import check_given_size
 
     size = numbers(text, "--voxel-size")
     try:

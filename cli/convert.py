@@ -29,10 +29,10 @@ def convert(
 
     Run again, it goes on where it stopped.
     """
-    from volumetool.jobs.planning.checks import check_given_size
     from volumetool.storage.conversion import plan_conversion
     from volumetool.storage.convert_volume import check_room, convert_volume, describe_conversion
     from volumetool.storage.open import open_volume
+    from volumetool.units import check_given_size
 
     size = numbers(voxel_size, "--voxel-size")
     check_given_size(size, sure=force_voxel_size)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from volumetool.errors import ConfigError
+
 _Size = tuple[float, float, float]
 
 # The names that OME-Zarr allows, of the sizes that microscopy knows, and the short forms that other software writes.
@@ -167,3 +169,22 @@ def in_words(spans: Sequence[tuple[int, int]]) -> str:
 def show_sections(numbers: Sequence[int]) -> str:
     """Return "section 3", or "sections 3, 5 to 9": numbers in words, however many they are."""
     return f"section{'s' if len(numbers) > 1 else ''} {in_words(runs_of(numbers))}"
+
+
+def check_given_size(size: _Size | None, *, sure: bool = False) -> None:
+    """Ask about a voxel size that a user typed, if its unit or order is likely another.
+
+    Raises
+    ------
+    ConfigError
+        ``config.voxel-size``: it is likely another, and the user did not say that it is not.
+    """
+    if size is None or sure or (likely := likely_meant(size)) is None:
+        return
+    typed, meant = (",".join(f"{value:.9g}" for value in each) for each in (size, likely[0]))
+    raise ConfigError(
+        "config.voxel-size",
+        f"--voxel-size {typed} means {show_size(size)} (z, y, x): {likely[1]}, --voxel-size {meant}",
+        hint=f"write --voxel-size {meant} if that is what is meant, in nm and in the order z,y,x; otherwise confirm what you "
+        "wrote with --force-voxel-size",
+    )

@@ -108,6 +108,36 @@ def test_enhance_status_verify_validate_in_turn(start: Run, run: Run, volume: Pa
     assert json.loads(again.stdout)["ran"] == 0
 
 
+def test_commands_that_do_not_compute_import_no_torch(run: Run, volume: Path) -> None:
+    """Torch takes longer to import than any of these takes to answer."""
+    output = volume.parent / "computed.zarr"
+    assert run("enhance", volume, output, "--model", FAKE).returncode == 0
+    commands = [
+        ["info", volume],
+        ["convert", volume, volume.parent / "copy.zarr"],
+        ["pyramid", volume.parent / "copy.zarr"],
+        ["validate", volume],
+        ["status", output],
+        ["verify", output, "--level", "structure"],
+        ["verify", output],
+        ["clean", output],
+        ["schema", "job"],
+    ]
+    code = """if True:
+        import json, sys
+        from volumetool.cli.main import main
+        for command in json.loads(sys.argv[1]):
+            try:
+                main(command)
+            except SystemExit as ended:
+                if ended.code or "torch" in sys.modules:
+                    sys.exit(f"{command} ended with {ended.code}, or imported torch")
+    """
+    texts = json.dumps([[str(word) for word in command] for command in commands])
+    done = subprocess.run([sys.executable, "-c", code, texts], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_other_settings_are_refused_with_their_name_and_exit_2(run: Run, volume: Path) -> None:
     output = volume.parent / "mine.zarr"
     assert run("enhance", volume, output, "--model", FAKE).returncode == 0

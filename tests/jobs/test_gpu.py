@@ -13,8 +13,8 @@ from small_jobs import SMALL_3D, digest, noise, read_levels, run, write_input
 from volumetool.models import load_model
 from volumetool.processing.device.arrays import to_host
 from volumetool.processing.engine import Engine, probe_patches
-from volumetool.processing.operation import Numerics
 from volumetool.processing.operations.network import NetworkOperation
+from volumetool.processing.spec import Numerics
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")]
 

@@ -14,11 +14,10 @@ from reference import Geometry
 from volumetool.geometry import AxisLattice, Box, Lattice, RegionGrid, Triple, joined, plan_levels
 from volumetool.models import Model
 from volumetool.processing.engine import Engine
-from volumetool.processing.operation import Numerics
 from volumetool.processing.operations.network import NetworkOperation
 from volumetool.processing.predictor import BatchPredictor
 from volumetool.processing.region import enhance_region
-from volumetool.processing.spec import OutputSpec
+from volumetool.processing.spec import Numerics, OutputSpec
 from volumetool.processing.statistics import Statistics, no_normalisation
 from volumetool.storage.voxels import Source
 from volumetool.testing import FakeConfig, FakeModel, fake_model

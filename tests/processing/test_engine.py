@@ -14,9 +14,9 @@ from volumetool.models import Model, UNet, UNetConfig
 from volumetool.processing.columns import Column
 from volumetool.processing.device.cuda_graph import GraphReplay
 from volumetool.processing.engine import Engine, probe_patches
-from volumetool.processing.operation import Numerics
 from volumetool.processing.operations.network import NetworkOperation
 from volumetool.processing.predictor import BatchPredictor, enlarge
+from volumetool.processing.spec import Numerics
 from volumetool.testing import Fake, FakeConfig, FakeModel, fake_model
 
 

@@ -18,7 +18,7 @@ if "keep" in sys.argv:
     assert allocator.keep_freed_memory()
 from volumetool.processing import engine
 from volumetool.processing.operations.network import NetworkOperation
-from volumetool.processing.operation import Numerics
+from volumetool.processing.spec import Numerics
 from volumetool.models import load_model
 model = load_model("em-denoise")
 network = engine.Engine(NetworkOperation(model), Numerics("float32", 1, pad=False), "cpu", threads=1)

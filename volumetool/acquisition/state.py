@@ -17,8 +17,7 @@ from volumetool.errors import LedgerError
 from volumetool.geometry import Size
 from volumetool.jobs.job_dir import WATCH
 from volumetool.jobs.records.ledger import DONE, FAILED, Ledger, Record
-from volumetool.processing.operation import Numerics
-from volumetool.processing.spec import OutputSpec
+from volumetool.processing.spec import Numerics, OutputSpec
 from volumetool.sealed import decode, encode
 from volumetool.storage.images.names import Pattern
 from volumetool.storage.io.kvstore import join_url, read_key, write_key

@@ -22,7 +22,8 @@ from volumetool.jobs.plan import BatchingChoice
 from volumetool.jobs.planning.autotune import choose_batching, measure_choices, patch_seconds
 from volumetool.processing.device.arrays import DeviceName, computes_bfloat16, resolve_device
 from volumetool.processing.engine import Engine
-from volumetool.processing.operation import Numerics, Operation
+from volumetool.processing.operation import Operation
+from volumetool.processing.spec import Numerics
 from volumetool.scratch import scratch_folder
 from volumetool.storage.create import VolumeLayout, array_metadata
 from volumetool.storage.io.kvstore import canonical_url, read_key, write_key

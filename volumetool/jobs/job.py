@@ -176,11 +176,13 @@ class Job(BaseModel):
     @property
     def placed(self) -> Job:
         """The same job with absolute paths, to be read from another directory."""
-        from volumetool.processing.operation import placed_operation  # torch takes its time
+        model, places = self.model, {name: getattr(self, name) for name in ("input", "output", "mask", "sections")}
+        if model != "auto":
+            from volumetool.processing.operation import placed_operation  # torch takes its time
 
-        places = {name: getattr(self, name) for name in ("input", "output", "mask", "sections")}
+            model = placed_operation(model)
         placed = {name: canonical_url(place) for name, place in places.items() if place is not None}
-        return self.model_copy(update={**placed, "model": self.model if self.model == "auto" else placed_operation(self.model)})
+        return self.model_copy(update={**placed, "model": model})
 
     @property
     def output_fill(self) -> float | None:

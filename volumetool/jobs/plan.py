@@ -13,8 +13,7 @@ from volumetool.geometry import Box, PatchSharing, RegionGrid, Size, Triple
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import JobDir
 from volumetool.options import Kind, kinds
-from volumetool.processing.operation import Numerics
-from volumetool.processing.spec import OutputSpec
+from volumetool.processing.spec import Numerics, OutputSpec
 from volumetool.sealed import seal
 from volumetool.version import __version__
 
@@ -238,7 +237,8 @@ class Plan(BaseModel):
         """
         names = {name for name, kind in kinds(Job).items() if kind is Kind.SEMANTIC} - {"precision", "sections"}
         names |= {"roi"} if self.job.crop else set()
-        said = self.job.placed.model_dump_json(exclude_defaults=True, include=names)
+        unnamed = self.job.model_copy(update={"model": "auto"})  # the model is named below; to find its file takes torch
+        said = unnamed.placed.model_dump_json(exclude_defaults=True, include=names)
         options: dict[str, Any] = json.loads(said)  # NaN as text
         options |= {"model": self.model_spec, "voxel_size": list(self.voxel_size)}
         return dict(sorted(options.items()))

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from volumetool.errors import NumericsError, ResourceError
 from volumetool.processing.device.arrays import Array, DeviceName, array_module, resolve_device, to_host
 from volumetool.processing.device.device_errors import free_memory, kind_of
-from volumetool.processing.operation import Numerics, Operation
+from volumetool.processing.operation import Operation
 from volumetool.processing.pipeline import silent
+from volumetool.processing.spec import Numerics
 
 HALVINGS = 4
 """How often a call that does not fit into the device's memory is halved before it is given up."""

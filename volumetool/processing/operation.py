@@ -6,7 +6,6 @@ A network is one, a filter another. An operation knows nothing of volumes, chunk
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -18,25 +17,7 @@ from volumetool.geometry import Triple
 from volumetool.models import OperationCard, load_model
 from volumetool.models.package import placed_model
 from volumetool.processing.device.arrays import Array
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """How an operation is computed, as far as it can change a byte.
-
-    Parameters
-    ----------
-    precision : str
-        ``float32`` or ``bfloat16``, of a network's body.
-    batch : int
-        Patches per call.
-    pad : bool
-        Fill the last batch up, because on this class of machine a smaller one gives other bytes.
-    """
-
-    precision: str
-    batch: int
-    pad: bool
+from volumetool.processing.spec import Numerics
 
 
 class PatchFunction(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,25 @@ from volumetool.storage.create import VolumeLayout
 
 NUMERICS_VERSION = 2
 """Raised whenever a change of the code changes an output byte: blending, rounding, statistics, mirroring, pyramid."""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How an operation is computed, as far as it can change a byte.
+
+    Parameters
+    ----------
+    precision : str
+        ``float32`` or ``bfloat16``, of a network's body.
+    batch : int
+        Patches per call.
+    pad : bool
+        Fill the last batch up, because on this class of machine a smaller one gives other bytes.
+    """
+
+    precision: str
+    batch: int
+    pad: bool
 
 
 class OutputSpec(BaseModel):

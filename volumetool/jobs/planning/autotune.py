@@ -25,7 +25,8 @@ from volumetool.jobs.plan import BatchingChoice
 from volumetool.machine import usable_cores
 from volumetool.processing.device.arrays import DeviceName, resolve_device
 from volumetool.processing.engine import Engine, probe_patches
-from volumetool.processing.operation import Numerics, Operation
+from volumetool.processing.operation import Operation
+from volumetool.processing.spec import Numerics
 
 GPU_BATCHES = (1, 2, 4, 8, 16, 32)
 """Patches per call that are tried on a GPU."""

@@ -16,7 +16,7 @@ from volumetool.processing.survey import CERTAIN, LIKELY, MANY_ZEROS, Survey
 from volumetool.storage.create import check_output_place
 from volumetool.storage.io.kvstore import contains
 from volumetool.storage.volume import Volume
-from volumetool.units import likely_meant, show_bytes, show_size
+from volumetool.units import show_bytes, show_size
 
 MOST_MASK_FACTOR = 64
 """Voxels of the input along one axis of a voxel of the mask, at most."""
@@ -27,25 +27,6 @@ em-denoise changes clean images by 0.04."""
 
 TOLERATED_FACTOR = 2.0
 """A voxel size at most this far outside the card's range is warned of; beyond it is refused."""
-
-
-def check_given_size(size: Size | None, *, sure: bool = False) -> None:
-    """Ask about a voxel size that a user typed, if its unit or order is likely another.
-
-    Raises
-    ------
-    ConfigError
-        ``config.voxel-size``: it is likely another, and the user did not say that it is not.
-    """
-    if size is None or sure or (likely := likely_meant(size)) is None:
-        return
-    typed, meant = (",".join(f"{value:.9g}" for value in each) for each in (size, likely[0]))
-    raise ConfigError(
-        "config.voxel-size",
-        f"--voxel-size {typed} means {show_size(size)} (z, y, x): {likely[1]}, --voxel-size {meant}",
-        hint=f"write --voxel-size {meant} if that is what is meant, in nm and in the order z,y,x; otherwise confirm what you "
-        "wrote with --force-voxel-size",
-    )
 
 
 def check_voxel_size(job: Job, card: OperationCard, voxel_size: Size) -> tuple[bool, tuple[str, ...]]:

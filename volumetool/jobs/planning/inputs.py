@@ -13,7 +13,7 @@ from volumetool.geometry import Box, Triple
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import PLAN, JobDir
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning.checks import check_given_size, mask_factor
+from volumetool.jobs.planning.checks import mask_factor
 from volumetool.jobs.records.plan_file import read_plan
 from volumetool.models import fitting_models
 from volumetool.paths import absolute_path, open_file
@@ -26,7 +26,7 @@ from volumetool.storage.io.kvstore import canonical_url, is_local, local_path, r
 from volumetool.storage.open import open_volume
 from volumetool.storage.provenance import provenance_of
 from volumetool.storage.volume import Level, Volume
-from volumetool.units import show_size
+from volumetool.units import check_given_size, show_size
 
 MOST_TABLE = 2**28
 """Bytes of a table of section statistics: 128 for each of the sections that a volume may have."""

@@ -17,8 +17,7 @@ from volumetool.jobs.planning.memory import MemoryModel
 from volumetool.jobs.planning.resources import Resources, machine_resources
 from volumetool.processing.device.arrays import computes_bfloat16, resolve_device
 from volumetool.processing.engine import Engine
-from volumetool.processing.operation import Numerics
-from volumetool.processing.spec import OutputSpec
+from volumetool.processing.spec import Numerics, OutputSpec
 from volumetool.processing.statistics import Statistics
 from volumetool.storage.io.limits import check_sections, unpacked_chunk
 from volumetool.storage.io.roles import name_roles

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import tensorstore as ts
@@ -21,7 +21,6 @@ from volumetool.errors import ConfigError, InputError, LedgerError, VolumetoolEr
 from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, shard_boxes, slab_boxes, slabs_of
 from volumetool.jobs.execution.finalize import coarse_shards
-from volumetool.jobs.execution.worker import Worker
 from volumetool.jobs.job import check_places
 from volumetool.jobs.job_dir import roles_of
 from volumetool.jobs.plan import Plan
@@ -34,6 +33,9 @@ from volumetool.storage.create import open_for_writing
 from volumetool.storage.downsample import box_of, downsample
 from volumetool.storage.io.arrays import read_part
 from volumetool.storage.io.roles import name_roles
+
+if TYPE_CHECKING:
+    from volumetool.jobs.execution.worker import Worker  # imports torch, which only computing again needs
 
 Depth = Literal["structure", "stored", "full"]
 
@@ -245,6 +247,8 @@ def verify(plan: Plan, extent: Extent | None = None, allow_hosts: Collection[str
         _verify_coarse(plan, shards, report, count)
     check_unexpected_files(plan, report.damaged)
     if report.extent.recompute and shards.decodable:
+        from volumetool.jobs.execution.worker import Worker
+
         recompute(Worker(plan), np.flatnonzero(ledger.states == DONE).tolist(), report)
     return report
 

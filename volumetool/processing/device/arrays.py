@@ -10,13 +10,15 @@ import os
 import sys
 import warnings
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from volumetool.errors import ResourceError
+
+if TYPE_CHECKING:
+    import torch  # takes more than a second: functions import it, as commands that do not compute import this module, too
 
 Array = Any
 """A NumPy array on the CPU or a CuPy array on the GPU; both have the operations used here."""
@@ -32,6 +34,8 @@ def resolve_device(name: DeviceName) -> torch.device:
     ResourceError
         ``resource.no-gpu`` where ``cuda`` was asked for and no usable GPU is there.
     """
+    import torch
+
     missing = None if name == "cpu" else why_no_gpu()
     if name == "cuda" and missing is not None:
         raise ResourceError(
@@ -44,6 +48,8 @@ def resolve_device(name: DeviceName) -> torch.device:
 
 def why_no_gpu() -> str | None:
     """Return why torch can use no GPU of this machine, None where it can."""
+    import torch
+
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         if torch.cuda.is_available():
@@ -57,6 +63,8 @@ def why_no_gpu() -> str | None:
 
 def _refusal() -> str:
     """Return what torch says when it is made to begin with GPUs."""
+    import torch
+
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
@@ -106,6 +114,8 @@ def to_host(array: Array) -> NDArray[Any]:
 
 def computes_bfloat16(device: torch.device) -> bool:
     """Return whether a device multiplies bfloat16 in hardware, so that it is worth using."""
+    import torch
+
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     # torch knows the CPU's instruction sets only through these private names; without them float32 is the safe answer.

@@ -14,7 +14,7 @@ from volumetool.errors import ConfigError
 from volumetool.geometry import Triple
 from volumetool.models.card import Normalisation, OperationCard
 from volumetool.processing.device.arrays import Array, array_module
-from volumetool.processing.operation import Numerics
+from volumetool.processing.spec import Numerics
 
 TRUNCATE = 4.0
 """Standard deviations after which the kernel ends."""

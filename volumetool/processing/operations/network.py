@@ -14,7 +14,7 @@ from volumetool.models.package import Model
 from volumetool.models.unet import UNet
 from volumetool.processing.device.arrays import Array, as_array
 from volumetool.processing.device.cuda_graph import GraphReplay
-from volumetool.processing.operation import Numerics
+from volumetool.processing.spec import Numerics
 
 ACTIVATIONS = {2: 6, 3: 7}
 """Feature maps of the finest level that a 2D and a 3D network hold at once, in their precision; measured on the U-Net."""
