@@ -54,13 +54,16 @@ def decode(raw: bytes) -> dict[str, Any]:
     head, mark, tail = raw.rpartition(b',"%s":"' % CHECKSUM.encode())
     # A line as `encode_line` writes it is compared as it stands: a ledger has millions.
     as_written = bool(mark) and tail == b'%08x"}\n' % zlib.crc32(head + b"}")
-    document = json.loads(raw)
-    if not isinstance(document, dict):
-        raise ValueError("it is no JSON object")
-    if CHECKSUM not in document:
-        raise ValueError("it carries no checksum")
-    if not as_written and not is_sound(document):
-        raise ValueError("its content does not fit its own checksum")
+    try:
+        document = json.loads(raw)
+        if not isinstance(document, dict):
+            raise ValueError("it is no JSON object")
+        if CHECKSUM not in document:
+            raise ValueError("it carries no checksum")
+        if not as_written and not is_sound(document):
+            raise ValueError("its content does not fit its own checksum")
+    except RecursionError as error:
+        raise ValueError("its lists and objects lie too deep inside each other") from error
     del document[CHECKSUM]
     return document
 

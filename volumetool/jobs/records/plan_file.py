@@ -46,6 +46,8 @@ def read_plan(url: str) -> Plan | None:
         return None
     try:
         plan = Plan.model_validate(decode(raw))
+        if plan.spec.fingerprint != plan.fingerprint:
+            raise ValueError(f"its specification does not fit its own fingerprint {plan.fingerprint[:12]}")
     except (ValidationError, ConfigError) as error:
         why = error.message if isinstance(error, ConfigError) else f"{error.error_count()} fields do not fit"
         raise LedgerError(

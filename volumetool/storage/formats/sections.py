@@ -67,7 +67,10 @@ def open_sections(sections: Sections, context: ts.Context | None = None) -> ts.T
 
     def read(domain: ts.IndexDomain, array: NDArray[Any], _: Any) -> None:
         (start, stop), (top, bottom), (left, right) = zip(domain.inclusive_min, domain.exclusive_max, strict=True)
-        array[...] = sections.read(start, stop, slice(top, bottom))[:, :, left:right]
+        try:
+            array[...] = sections.read(start, stop, slice(top, bottom))[:, :, left:right]
+        except Exception as error:  # noqa: BLE001  (tensorstore hands on text alone, and only what is valid UTF-8)
+            raise ValueError(str(error).encode(errors="replace").decode()) from None
 
     return ts.virtual_chunked(
         read,

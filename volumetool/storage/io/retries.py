@@ -68,6 +68,10 @@ _STATUS: dict[str, Verdict] = {
 }
 
 
+_OWN_ERROR = "INTERNAL: Python error"
+"""How tensorstore tells an error of a reader that is Python code, where it has lost its words: the file is damaged."""
+
+
 def judge(error: Exception) -> Verdict:
     """Return what kind of trouble an error of the storage is.
 
@@ -79,6 +83,8 @@ def judge(error: Exception) -> Verdict:
     if isinstance(error, VanishedError):
         return "gone"
     text = str(error)
+    if text.startswith(_OWN_ERROR):
+        return "never"
     if (code := _HTTP.search(text)) is not None:
         return judge_http(int(code[1]), text)
     if (code := _OS.search(text)) is not None:
@@ -261,4 +267,5 @@ def is_full(error: Exception) -> bool:
 
 def brief(error: Exception) -> str:
     """Return the first part of a tensorstore message, without the spec and source lines that it appends."""
-    return redact(str(error).split(" [", 1)[0]) + tried(error)
+    words = str(error).split(" [", 1)[0]
+    return redact("the file cannot be decoded" if words.startswith(_OWN_ERROR) else words) + tried(error)
