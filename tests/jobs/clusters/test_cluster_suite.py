@@ -10,8 +10,8 @@ import pytest
 import torch
 from distributed import LocalCluster
 
-from volumetool.errors import ClusterError
-from volumetool.jobs.clusters import plan
+from volumetool.errors import ClusterError, ConfigError
+from volumetool.jobs.clusters import dask_address, plan
 from volumetool.testing.cluster_suite import ClusterSuite
 
 GIB = 2**30
@@ -46,6 +46,23 @@ class TestAddress(ClusterSuite):
         """Not those of the machine that the plan is asked for on."""
         made = plan(self.job(source, tmp_path / "out.zarr", **asked))
         assert (made.workers, made.threads, made.estimates.allowed_bytes) == (1, 1, int(0.7 * 3 * GIB))
+
+    def test_a_worker_that_fails_while_it_plans_is_told_by_a_code(
+        self, source: str, tmp_path: Path, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: object) -> str:
+            raise RuntimeError("another version")
+
+        monkeypatch.setattr(dask_address, "_plan_here", broken)
+        with pytest.raises(ClusterError, match="RuntimeError: another version") as caught:
+            plan(self.job(source, tmp_path / "out.zarr", **asked))
+        assert caught.value.code == "cluster.lost"
+
+    def test_a_number_of_workers_that_it_does_not_have_is_refused(
+        self, source: str, tmp_path: Path, asked: dict[str, Any]
+    ) -> None:
+        with pytest.raises(ConfigError, match=r"--workers 3, but the scheduler at tcp:.* has 1 workers"):
+            plan(self.job(source, tmp_path / "out.zarr", **asked, workers=3))
 
     def test_without_workers_nothing_is_planned(
         self, source: str, tmp_path: Path, scheduler: LocalCluster, asked: dict[str, Any]

@@ -7,13 +7,13 @@ timings and its own numerics.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from distributed import Client
 
-from volumetool.errors import ClusterError
+from volumetool.errors import ClusterError, ConfigError, VolumetoolError
 from volumetool.events import Observer, Waiting
 from volumetool.jobs.clusters import Cluster
 from volumetool.jobs.clusters.dask_driver import ThroughDask, connect
@@ -23,6 +23,8 @@ from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.planning.resources import MEMORY_SHARE, Resources
 from volumetool.machine import usable_memory
 from volumetool.units import show_bytes
+
+T = TypeVar("T")
 
 
 def resources(job: Job) -> Resources:
@@ -35,20 +37,33 @@ def resources(job: Job) -> Resources:
     """
     with connect(job.cluster) as client:
         workers = _workers(client, job.cluster)
-        free = client.run(usable_memory)
+        free = _asked(job.cluster, lambda: client.run(usable_memory))
+    if job.workers not in (None, len(workers)):
+        raise ConfigError(
+            "config.option",
+            f"--workers {job.workers}, but the scheduler at {job.cluster} has {len(workers)} workers, and each gets regions",
+            hint="leave --workers out, or start as many workers as you want",
+        )
     beside = Counter(each["host"] for each in workers.values())
     limits = {
         name: each["memory_limit"] or free[name] // beside[each["host"]] for name, each in workers.items() if name in free
     }
+    if not limits:
+        raise _no_workers(job.cluster)
     least = min(limits, key=lambda name: limits[name])
-    threads = sorted({int(each["nthreads"]) for each in workers.values()})
-    if job.memory is None:
-        memory, bound = int(MEMORY_SHARE * limits[least]), f"the memory of worker {least}, {show_bytes(limits[least])}"
-    else:
+    memory, bound = int(MEMORY_SHARE * limits[least]), f"the memory of worker {least}, {show_bytes(limits[least])}"
+    if job.memory is not None and job.memory // len(workers) < limits[least]:
         memory, bound = job.memory // len(workers), f"--memory {show_bytes(job.memory)}"
-    differ = len(threads) > 1
-    note = f"the workers of {job.cluster} have {threads[0]} to {threads[-1]} threads: all are planned with {threads[0]}"
-    return Resources(len(workers), threads[0], memory, bound, (note,) if differ else ())
+    threads = sorted({int(each["nthreads"]) for each in workers.values()})
+    notes = []
+    if len(threads) > 1:
+        notes.append(f"the workers of {job.cluster} have {threads[0]} to {threads[-1]} threads: the plan takes {threads[0]}")
+    if len(set(limits.values())) > 1:
+        most = show_bytes(max(limits.values()))
+        notes.append(
+            f"the workers of {job.cluster} have {show_bytes(limits[least])} to {most} of memory: the plan takes the least"
+        )
+    return Resources(len(workers), threads[0], memory, bound, tuple(notes))
 
 
 def make_plan(job: Job, resources: Resources, observer: Observer) -> Plan:
@@ -63,7 +78,8 @@ def make_plan(job: Job, resources: Resources, observer: Observer) -> Plan:
     """
     observer(Waiting(f"a worker of {job.cluster} plans the job"))
     with connect(job.cluster) as client:
-        text = client.submit(_plan_here, job.placed.model_dump_json(), resources, pure=False).result()
+        future = client.submit(_plan_here, job.placed.model_dump_json(), resources, pure=False)
+        text = _asked(job.cluster, future.result)
     return Plan.model_validate_json(text).model_copy(update={"job": job})
 
 
@@ -88,9 +104,25 @@ def open_cluster(plan: Plan) -> Iterator[Cluster]:
 def _workers(client: Client, address: str) -> dict[str, dict[str, Any]]:
     workers = client.scheduler_info(n_workers=-1)["workers"]
     if not workers:
-        raise ClusterError(
-            "cluster.no-workers",
-            f"the scheduler at {address} has no workers",
-            hint=f"start some: dask worker {address}",
-        )
+        raise _no_workers(address)
     return dict(workers)
+
+
+def _no_workers(address: str) -> ClusterError:
+    return ClusterError(
+        "cluster.no-workers", f"the scheduler at {address} has no workers", hint=f"start some: dask worker {address}"
+    )
+
+
+def _asked(address: str, ask: Callable[[], T]) -> T:
+    """Return what workers answer; errors of dask, of a worker that died and of one with other software get a code."""
+    try:
+        return ask()
+    except VolumetoolError:
+        raise
+    except Exception as error:
+        raise ClusterError(
+            "cluster.lost",
+            f"no worker of {address} answered: {type(error).__name__}: {error}",
+            hint="nothing was begun; look at the workers' logs: each needs this version of volumetool, and enough memory",
+        ) from error
