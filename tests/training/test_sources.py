@@ -18,7 +18,7 @@ from volumetool.storage.convert_volume import convert_volume
 from volumetool.training.config import make_config
 from volumetool.training.data.held_out import held_out
 from volumetool.training.data.pairs import Sampler
-from volumetool.training.data.sources import Source, find_shortcomings, open_sources, split_box, weights
+from volumetool.training.data.sources import TrainingSource, find_shortcomings, open_sources, split_box, weights
 
 SIZES = st.tuples(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
 
@@ -38,7 +38,7 @@ def test_the_parts_are_apart_by_the_gap(shape: tuple[int, int, int], share: floa
     assert validation.voxels
 
 
-def open_one(folder: Path, **changes: object) -> Source:
+def open_one(folder: Path, **changes: object) -> TrainingSource:
     source = small_options(folder)["sources"][0] | changes
     return open_sources(small_training(folder, sources=[source]))[0]
 

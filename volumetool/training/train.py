@@ -20,7 +20,7 @@ from volumetool.training.checkpoint import mean_weights, read_checkpoint, read_i
 from volumetool.training.config import CardConfig, TrainConfig
 from volumetool.training.data.held_out import calibrate, measure, measure_overlap
 from volumetool.training.data.pairs import Sampler
-from volumetool.training.data.sources import Source, open_sources
+from volumetool.training.data.sources import TrainingSource, open_sources
 from volumetool.training.fit import fit
 from volumetool.training.preview import write_progress
 
@@ -183,7 +183,7 @@ def make_card(network: UNet, sampler: Sampler) -> ModelCard:
     )
 
 
-def describe_recipe(config: TrainConfig, sources: Sequence[Source]) -> str:
+def describe_recipe(config: TrainConfig, sources: Sequence[TrainingSource]) -> str:
     """Describe in a few sentences how the pairs were made."""
     scale = _times(config.architecture.scale)
     if config.blind_spot is not None:
@@ -209,7 +209,7 @@ def _started_from(config: TrainConfig) -> tuple[str, ...]:
     return load_model(config.start).card.provenance.data if config.start else ()
 
 
-def _citation(source: Source) -> str:
+def _citation(source: TrainingSource) -> str:
     name = source.config.cite or source.config.path.rstrip("/").rsplit("/", 1)[-1]
     size = "" if source.voxel_size is None else f", voxels of {' x '.join(f'{v:g}' for v in source.voxel_size)} nm"
     return f"{name} ({source.config.licence or 'licence not stated'}){size}"

@@ -18,7 +18,7 @@ from volumetool.geometry import Box, Triple
 from volumetool.training.config import TrainConfig
 from volumetool.training.data.augment import augment, draw_log, resize
 from volumetool.training.data.neighbours import displace, spoil
-from volumetool.training.data.sources import Part, Source, weights
+from volumetool.training.data.sources import Part, TrainingSource, weights
 
 Floats = NDArray[np.float32]
 
@@ -29,13 +29,13 @@ class Sampler:
 
     Parameters
     ----------
-    sources : sequence of Source
+    sources : sequence of TrainingSource
         Open volumes.
     config : TrainConfig
         Configuration that says what the pairs look like.
     """
 
-    sources: Sequence[Source]
+    sources: Sequence[TrainingSource]
     config: TrainConfig
     crappifiers: tuple[Crappifier, ...] = field(init=False)
 
@@ -91,7 +91,7 @@ class Sampler:
             fine = fine[:, middle : middle + 1]  # (crops, 1, y*fy, x*fx)
         return self._normalise(coarse, fine, rng)
 
-    def _slabs(self, source: Source, part: Part, rng: np.random.Generator) -> Floats:
+    def _slabs(self, source: TrainingSource, part: Part, rng: np.random.Generator) -> Floats:
         """Cut the fine crops of an acquisition: float32 (crops, sections, y, x), or (crops, z, y, x) for 3D models."""
         architecture, crops = self.config.architecture, self.config.sampling.crops
         slab, step = (int(rng.integers(low, high + 1)) for low, high in (source.config.slab, source.config.z_step))
@@ -109,7 +109,7 @@ class Sampler:
         return np.stack([self._stack(source, part, rng, (size, drawn, step, slab)) for _ in range(crops)])
 
     def _stack(
-        self, source: Source, part: Part, rng: np.random.Generator, cut: tuple[Triple, tuple[int, int], int, int]
+        self, source: TrainingSource, part: Part, rng: np.random.Generator, cut: tuple[Triple, tuple[int, int], int, int]
     ) -> Floats:
         """Cut one crop: a section with its neighbours, each the mean of `slab` sections, `step` apart; (sections, y, x)."""
         size, drawn, step, slab = cut
@@ -122,7 +122,7 @@ class Sampler:
         return displace(sections, self.config.neighbours, (drawn[0] - self._side[1]) // 2, config.scale[1], rng)
 
     def _crop(
-        self, source: Source, part: Part, rng: np.random.Generator, size: Triple | None = None
+        self, source: TrainingSource, part: Part, rng: np.random.Generator, size: Triple | None = None
     ) -> tuple[Floats, Floats | None]:
         """Cut one crop of `size` fine voxels, turned and flipped at random; of a real pair, its noisy partner too."""
         scale, size = self.config.architecture.scale, size or self._side
@@ -171,7 +171,7 @@ def _alone(coarse: Floats) -> Floats:
     return np.broadcast_to(coarse[:, middle : middle + 1], coarse.shape).copy()
 
 
-def _plane(source: Source, box: Box, size: Triple, rng: np.random.Generator) -> int:
+def _plane(source: TrainingSource, box: Box, size: Triple, rng: np.random.Generator) -> int:
     """Draw the axis to look along, of those across which at least half a crop fits: the rest would be mostly mirror."""
     if source.config.planes == "z":
         return 0

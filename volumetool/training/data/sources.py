@@ -27,7 +27,7 @@ _PERCENTILES = (1.0, 99.0)
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingSource:
     """An open volume and the parts of it that may be learnt from.
 
     Attributes
@@ -123,7 +123,7 @@ class Source:
         return noisy
 
 
-def open_sources(config: TrainConfig) -> tuple[Source, ...]:
+def open_sources(config: TrainConfig) -> tuple[TrainingSource, ...]:
     """Open all volumes of a training.
 
     Raises
@@ -179,7 +179,7 @@ def _by(shape: Triple) -> str:
     return " x ".join(map(str, shape))
 
 
-def _require_apart(source: Source, other: Source, gap: int) -> None:
+def _require_apart(source: TrainingSource, other: TrainingSource, gap: int) -> None:
     for held in source.parts["validation"]:
         grown = Box(_triple(a - gap for a in held.start), _triple(b + gap for b in held.stop))
         for seen in other.parts["training"]:
@@ -192,7 +192,7 @@ def _stored(box: Box, mean: Triple) -> Box:
     return Box(start, _triple(b * m for b, m in zip(box.stop, mean, strict=True)))
 
 
-def _open(source: SourceConfig, config: TrainConfig) -> Source:
+def _open(source: SourceConfig, config: TrainConfig) -> TrainingSource:
     array, voxel_size = _array(source.path, source.level, source.voxel_size)
     shape = _triple(n // m for n, m in zip(array.shape, source.mean, strict=True))
     if min(shape) < 1:
@@ -200,7 +200,7 @@ def _open(source: SourceConfig, config: TrainConfig) -> Source:
     limits = source.limits or _limits(array, source.path)
     if not limits[0] < limits[1]:
         raise _wrong(source, f"limits {limits} are no range")
-    opened = Source(
+    opened = TrainingSource(
         config=source,
         array=array,
         shape=shape,
@@ -214,7 +214,9 @@ def _open(source: SourceConfig, config: TrainConfig) -> Source:
     return replace(opened, parts=parts if source.noisy is None else _large_enough(opened, parts, config))
 
 
-def _large_enough(source: Source, parts: dict[Part, tuple[Box, ...]], config: TrainConfig) -> dict[Part, tuple[Box, ...]]:
+def _large_enough(
+    source: TrainingSource, parts: dict[Part, tuple[Box, ...]], config: TrainConfig
+) -> dict[Part, tuple[Box, ...]]:
     """Keep of a real pair what holds a crop: mirrored fine and coarse voxels would not lie on top of each other."""
     crop = _triple(n * f for n, f in zip(config.sampling.crop, config.architecture.scale, strict=True))
     kept = {part: tuple(box for box in boxes if all(np.greater_equal(box.shape, crop))) for part, boxes in parts.items()}
@@ -242,11 +244,11 @@ def _limits(array: Any, path: str) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _pair(source: Source, path: str, scale: Triple) -> Source:
+def _pair(source: TrainingSource, path: str, scale: Triple) -> TrainingSource:
     """Register a real pair; both come to lie in memory, one pair of sections per section kept."""
     noisy, _ = _array(path, 0, source.voxel_size or (1.0, 1.0, 1.0))
     whole = _voxels(noisy, path)
-    fine = Source.read(source, Box.whole(source.shape), (0, 0, 0), source.shape)
+    fine = TrainingSource.read(source, Box.whole(source.shape), (0, 0, 0), source.shape)
     if scale[0] != 1 or len(whole) != len(fine):
         raise _wrong(source.config, f"{len(fine)} clean sections against {len(whole)} noisy ones at scale {scale}")
     black, white = _limits(noisy, path)
@@ -284,7 +286,7 @@ def _voxels(array: Any, path: str) -> NDArray[Any]:
         ) from error
 
 
-def _split(source: Source, config: ValidationConfig, scale: Triple) -> dict[Part, tuple[Box, ...]]:
+def _split(source: TrainingSource, config: ValidationConfig, scale: Triple) -> dict[Part, tuple[Box, ...]]:
     whole = Box.whole(source.shape)
     asked = [_reduced(box, source.config.mean).intersection(whole) for box in source.config.boxes] or [whole]
     training, validation = [], []
@@ -344,7 +346,7 @@ def _size(values: Any) -> Size:
     return z, y, x
 
 
-def weights(sources: Sequence[Source], part: Part) -> NDArray[np.float64]:
+def weights(sources: Sequence[TrainingSource], part: Part) -> NDArray[np.float64]:
     """Return with what probability each source is drawn: float64 (sources,), its sum 1."""
     each = np.array([source.config.weight if source.parts[part] else 0.0 for source in sources])
     shares: NDArray[np.float64] = each / each.sum()
