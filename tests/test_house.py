@@ -17,8 +17,8 @@ ROOMS = sorted({path.parent for path in SOURCES})
 
 MOST_FILES = 15
 SHAPED = [
-    *ROOT.glob("volumetool/processing/[bcrqsw]*.py"),
-    ROOT / "volumetool/processing/patch_cache.py",
+    *(ROOT / "volumetool/processing" / f"{name}.py" for name in ("blend", "columns", "consistency", "patch_cache", "quantize")),
+    *(ROOT / "volumetool/processing" / f"{name}.py" for name in ("region", "statistics", "writer")),
     ROOT / "volumetool/storage/downsample.py",
     *(ROOT / "volumetool/degradation" / name for name in ("arrays.py", "noise.py", "optics.py", "scan.py")),
     *(ROOT / "volumetool/training" / name for name in ("losses.py", "data/augment.py", "data/neighbours.py")),
