@@ -16,6 +16,8 @@ from volumetool.cli.main import app, main
 
 from volumetool.storage.open import open_volume
 
+pytestmark = pytest.mark.xdist_group("streams")  # tests of one fixture in one process
+
 PROGRAM = Path(sys.executable).with_name("volumetool")
 
 
