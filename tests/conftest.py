@@ -156,3 +156,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if seen[name] % thin.args[0]:
                 item.add_marker(pytest.mark.slow)
             seen[name] += 1
+
+
+@pytest.fixture
+def chromium() -> None:
+    """Skip where there is no browser."""
+    from volumetool.viewer.browser import NAMES  # neuroglancer takes a second
+
+    if not any(map(shutil.which, NAMES)):
+        pytest.skip(f"none of {', '.join(NAMES)} is on the PATH")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,6 @@ from small_jobs import run as run_job
 from small_views import write_n5, write_precomputed, write_zarr2
 
 from volumetool.jobs.run import RunResult
-from volumetool.viewer.browser import NAMES
-
-
-@pytest.fixture
-def chromium() -> None:
-    """Skip where there is no browser."""
-    if not any(map(shutil.which, NAMES)):
-        pytest.skip(f"none of {', '.join(NAMES)} is on the PATH")
 
 
 @pytest.fixture(scope="session")

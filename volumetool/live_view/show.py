@@ -160,4 +160,5 @@ def _next_border(line: AxisLattice) -> float:
     middle, first = line.size / 2, line.overlap / 2 - line.margin  # patches meet every stride, counted from `first`
     if line.count == 1 or line.size <= FIRST_LOOK:
         return middle
-    return round((middle - first) / line.stride) * line.stride + first
+    border = round((middle - first) / line.stride) * line.stride + first
+    return min(max(border, FIRST_LOOK / 2), line.size - FIRST_LOOK / 2)  # the view does not reach past a face

@@ -34,7 +34,7 @@ class TestAddress(ClusterSuite):
     @pytest.fixture
     def scheduler(self) -> Iterator[LocalCluster]:
         """Give a scheduler that somebody else started."""
-        listen = {"dashboard_address": None, "protocol": "tcp", "host": "127.0.0.1"}
+        listen = {"dashboard_address": "127.0.0.1:0", "protocol": "tcp", "host": "127.0.0.1"}
         with LocalCluster(n_workers=1, threads_per_worker=1, memory_limit=3 * GIB, processes=False, **listen) as cluster:
             yield cluster
 

@@ -21,6 +21,7 @@ from volumetool.jobs.records.plan_file import write_plan
 from volumetool.options import Kind, kinds
 from volumetool.processing.spec import NUMERICS_VERSION
 from volumetool.processing.statistics import no_normalisation
+from volumetool.storage.create import write_attributes
 
 # Of every semantic field: another value, and a term that the refusal must name. A path stands for a file made by `world`.
 OTHER: dict[str, tuple[Any, str]] = {
@@ -171,8 +172,9 @@ def test_a_job_of_another_version_is_refused_with_that_reason(world: dict[str, A
     """Its bytes would be others; a list of settings that the user never chose would not help."""
     begun = plan(make_job(**world))
     spec = begun.spec.model_copy(update={"numerics_version": NUMERICS_VERSION - 1})
-    old = begun.model_copy(update={"spec": spec})
+    old = begun.model_copy(update={"spec": spec, "fingerprint": spec.fingerprint})
     write_plan(old)
+    write_attributes(old.output, old.provenance("unfinished"))
     with pytest.raises(FingerprintError, match="begun by another version"):
         Worker(old)  # verify --recompute would take it for damaged
     with pytest.raises(FingerprintError, match="begun by another version") as caught:

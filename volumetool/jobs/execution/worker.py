@@ -9,8 +9,6 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import tensorstore as ts
 
@@ -38,25 +36,6 @@ from volumetool.storage.io.roles import name_roles
 from volumetool.storage.io.shards import delete_torn_shards
 from volumetool.storage.open import open_volume
 from volumetool.storage.voxels import Source
-
-
-@dataclass(frozen=True)
-class RegionResult:
-    """The result of a region.
-
-    Attributes
-    ----------
-    enhanced : RegionStats
-        What is known of its voxels.
-    read : dict
-        What was read for it.
-    stored : tuple of tuple of str
-        Size and CRC-32 of its shards, level by level.
-    """
-
-    enhanced: RegionStats
-    read: dict[str, Any]
-    stored: tuple[tuple[str, ...], ...]
 
 
 class Worker:
@@ -128,36 +107,20 @@ class Worker:
         if made is None:  # short of memory beside the network: once more, with fewer patches in it
             self.engine.make_room(self.engine.room)
             made = self._made(turn, predictor, last=True)
-        if not isinstance(made, RegionResult):
-            return Record(
-                region=turn.region,
-                state="failed",
-                seconds=time.time() - started,
-                worker=self.name,
-                numerics=self.probe,
-                error=made or {},
-                finished=time.time(),
-            )
+        if isinstance(made, Record):
+            return made
         return Record(
             region=turn.region,
-            state="done",
-            checksums=made.enhanced.checksums,
-            stored=made.stored,
-            read=made.read,
-            patches=made.enhanced.patches,
-            recomputed=made.enhanced.recomputed,
-            skipped=made.enhanced.skipped,
-            seconds=round(made.enhanced.seconds, 4),
-            network_seconds=round(made.enhanced.network_seconds, 4),
-            stages={stage: round(seconds, 4) for stage, seconds in made.enhanced.stages.items()},
-            consistency=None if made.enhanced.consistency is None else round(made.enhanced.consistency, 5),
+            state="failed",
+            seconds=time.time() - started,
             worker=self.name,
             numerics=self.probe,
+            error=made or {},
             finished=time.time(),
         )
 
-    def _made(self, turn: RegionTask, predictor: Predictor, *, last: bool = False) -> RegionResult | dict[str, str] | None:
-        """Return what was made of a region, or its error; None where memory was short and another try may have more."""
+    def _made(self, turn: RegionTask, predictor: Predictor, *, last: bool = False) -> Record | dict[str, str] | None:
+        """Return the record of a region, or its error; None where memory was short and another try may have more."""
         try:
             with name_roles(*roles_of(self.plan.job)):
                 return self._enhance(turn, predictor)
@@ -171,7 +134,7 @@ class Worker:
                 raise lost(self.name, error) from error
             return describe(error) if last or kind != "memory" else None
 
-    def _enhance(self, turn: RegionTask, predictor: Predictor) -> RegionResult:
+    def _enhance(self, turn: RegionTask, predictor: Predictor) -> Record:
         region = self.plan.grid.region(turn.region)
         targets = self._targets(region.channel)
         channel = None if self.plan.spec.channels is None else region.channel
@@ -183,7 +146,23 @@ class Worker:
             return enhance_region(self.plan.spec, region, predictor, source, targets, kept)
 
         made, read = self._input.read_in_one_state(self.plan.spec, region, make)
-        return RegionResult(made, read, region_shards(self.plan, region))
+        return Record(
+            region=turn.region,
+            state="done",
+            checksums=made.checksums,
+            stored=region_shards(self.plan, region),
+            read=read,
+            patches=made.patches,
+            recomputed=made.recomputed,
+            skipped=made.skipped,
+            seconds=round(made.seconds, 4),
+            network_seconds=round(made.network_seconds, 4),
+            stages={stage: round(seconds, 4) for stage, seconds in made.stages.items()},
+            consistency=None if made.consistency is None else round(made.consistency, 5),
+            worker=self.name,
+            numerics=self.probe,
+            finished=time.time(),
+        )
 
     def again(self, index: int) -> list[ts.TensorStore]:
         """Enhance a region in memory, from its input alone; return its fused levels.
