@@ -26,7 +26,7 @@ from arriving import (
 )
 from small_jobs import attributes, read_levels, write_input
 
-from volumetool.acquisition import session as course
+from volumetool.acquisition import session
 from volumetool.acquisition.config import WatchConfig
 from volumetool.acquisition.session import LATE
 from volumetool.acquisition.watch import default_output, raw_place, watch
@@ -135,7 +135,7 @@ def test_a_section_waits_for_its_context_and_the_last_for_the_end(folder: Path) 
 
 
 def test_a_missing_number_is_told_and_waits_at_its_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(course, "GAP_SECONDS", 0.05)
+    monkeypatch.setattr(session, "GAP_SECONDS", 0.05)
     job, told = job_of(folder), Told()
     drop(folder, 1, 2, 4, 7)
     first = finish(job, told, WatchConfig(idle=1.0, settle=0.0))

@@ -23,7 +23,7 @@ from arriving import (
 )
 from small_jobs import write_input
 
-from volumetool.acquisition import finalize as compacting
+from volumetool.acquisition import finalize
 from volumetool.acquisition.config import WatchConfig
 from volumetool.acquisition.image_source import Section, TiffFolder
 from volumetool.acquisition.watch import watch
@@ -40,16 +40,16 @@ class Killed(BaseException):
 @pytest.mark.parametrize("target", ["landed", "enhanced", "switch", "clear", "coarse", "region"])
 def test_a_watch_that_ends_anywhere_goes_on(folder: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before and after each record of both ledgers, and at every stage of the end."""
-    from volumetool.acquisition import state as books
+    from volumetool.acquisition import state
 
     job, times = job_of(folder), 0
     places: dict[str, tuple[Any, str]] = {
-        "landed": (books.SectionLedger, "note"),
-        "enhanced": (books.SectionLedger, "write"),
-        "switch": (compacting, "_switch"),
-        "clear": (compacting, "clear"),
-        "coarse": (compacting, "build_coarse_levels"),
-        "region": (compacting, "_write_region"),
+        "landed": (state.SectionLedger, "note"),
+        "enhanced": (state.SectionLedger, "write"),
+        "switch": (finalize, "_switch"),
+        "clear": (finalize, "clear"),
+        "coarse": (finalize, "build_coarse_levels"),
+        "region": (finalize, "_write_region"),
     }
     owner, name = places[target]
     original = getattr(owner, name)
@@ -86,7 +86,7 @@ def test_a_watch_that_ends_anywhere_goes_on(folder: Path, target: str, monkeypat
 def test_shards_that_are_deleted_while_the_watch_ends_are_missed_and_written_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, original = job_of(folder), compacting.build_coarse_levels
+    job, original = job_of(folder), finalize.build_coarse_levels
     drop(folder, *range(1, COUNT + 1))
 
     def harmful(*args: Any, **kwargs: Any) -> None:
@@ -94,7 +94,7 @@ def test_shards_that_are_deleted_while_the_watch_ends_are_missed_and_written_aga
         next(file for file in (Path(job.output) / "0" / "c").rglob("*") if file.is_file()).unlink()
 
     with monkeypatch.context() as patch:
-        patch.setattr(compacting, "build_coarse_levels", harmful)
+        patch.setattr(finalize, "build_coarse_levels", harmful)
         assert refusal(lambda: finish(job, None, WatchConfig(count=COUNT, settle=0.0))) == "output.damaged"
     assert finish(job, None, WatchConfig(count=COUNT, settle=0.0)).complete
     assert_batch(job)

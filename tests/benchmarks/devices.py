@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from volumetool.geometry import RegionTask
-from volumetool.jobs.clusters import dask_driver as through_dask
+from volumetool.jobs.clusters import dask_driver
 from volumetool.jobs.clusters.dask_driver import ThroughDask, connect
 from volumetool.jobs.records.ledger import Record
 from volumetool.jobs.records.plan_file import open_ledger
@@ -97,11 +97,11 @@ def drive(folder: Path, devices: int, regions: int, seconds: float) -> float:
         connect(local, plan) as client,
     ):
         cluster = ThroughDask(client, plan)
-        with mock.patch.object(through_dask, "run_regions", functools.partial(sleep, 0.0)):
+        with mock.patch.object(dask_driver, "run_regions", functools.partial(sleep, 0.0)):
             turns.more = 4 * devices
             for record in cluster.records(turns):  # workers import what they need
                 ledger.append(record)
-        with mock.patch.object(through_dask, "run_regions", functools.partial(sleep, seconds)):
+        with mock.patch.object(dask_driver, "run_regions", functools.partial(sleep, seconds)):
             started = time.perf_counter()
             turns.more = regions
             for record in cluster.records(turns):

@@ -27,8 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from volumetool.geometry import RegionTask, plan_levels
-from volumetool.jobs.clusters import dask_driver as through_dask
-from volumetool.jobs.clusters import local
+from volumetool.jobs.clusters import dask_driver, local
 from volumetool.jobs.clusters.dask_events import say_begun
 from volumetool.jobs.execution.schedule import RegionQueue
 from volumetool.jobs.job import make_job
@@ -184,7 +183,7 @@ def drive(plan: Plan, ledger: Ledger, sample: int, how: Stand) -> float:
     """Run a sample of what is left through dask, as `run` does; return the milliseconds per region."""
     turns = Some(plan, ledger)
     before = ledger.done
-    with mock.patch.object(through_dask, "run_regions", how), local.local_cluster(plan) as cluster:
+    with mock.patch.object(dask_driver, "run_regions", how), local.local_cluster(plan) as cluster:
         cluster.client.wait_for_workers(WORKERS)
         turns.more = 100
         for record in cluster.records(turns):  # workers import what they need

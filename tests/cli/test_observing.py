@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
+import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from volumetool.cli import _progress
 from volumetool.cli._progress import Bars, Lines, observing
 
-from volumetool.events import CurvePoint, Event, Progressed, RegionEnded, RunStarted, StepTrained, Waiting
+from volumetool.events import CurvePoint, Event, Noted, Progressed, RegionEnded, RunStarted, StepTrained, Waiting
 
 ERROR = {"code": "data.unreadable", "message": "a chunk is torn"}
 RUN: tuple[Event, ...] = (
@@ -78,10 +79,17 @@ def test_a_terminal_shows_a_bar_for_each_part_and_messages_above(monkeypatch: py
     assert "1/2" in coarse
 
 
-def test_a_bar_can_be_sent_to_the_process_that_trains_and_shows_loss_and_quality(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bars_work_in_the_process_that_trains(capfd: pytest.CaptureFixture[str]) -> None:
+    """Training sends its observer to a process that is started, as it does for the first of several devices."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as elsewhere:
+        elsewhere.submit(Bars(), Noted("the learning rate fell")).result()
+    assert "the learning rate fell" in capfd.readouterr().err
+
+
+def test_the_bar_of_a_training_shows_loss_and_quality(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     monkeypatch.setenv("COLUMNS", "120")
-    bars = pickle.loads(pickle.dumps(Bars()))  # noqa: S301  (our own)
+    bars = Bars()
     for event in TRAINING:
         bars(event)
     bars.close()

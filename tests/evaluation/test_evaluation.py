@@ -18,8 +18,7 @@ from volumetool.evaluation import evaluate as evaluation
 from volumetool.evaluation.baselines import METHODS, filtered, restore
 from volumetool.evaluation.evaluate import EvaluationRequest, evaluate, score
 from volumetool.evaluation.results import NotAvailable, protocol_words, verdict
-from volumetool.evaluation.scores import block_sums as sums
-from volumetool.evaluation.scores import tiling as tiles
+from volumetool.evaluation.scores import block_sums, tiling
 from volumetool.evaluation.scores.align import Matched, Volumes
 from volumetool.evaluation.scores.metrics import as_stored, fit_affine, psnr
 from volumetool.evaluation.scores.resample import enlarge
@@ -58,7 +57,7 @@ def test_one_affine_map_is_fitted_to_all_sections_together(field: Any, found: An
 
 
 def test_the_cut_into_tiles_changes_nothing(field: Any, found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "TILE", 112)
+    monkeypatch.setattr(tiling, "TILE", 112)
     # Non-local means and total variation look farther than a tile sees.
     local = {name: method for name, method in METHODS.items() if name not in ("nlm", "tv", "bm3d", "nlm-3d", "tv-3d")}
     monkeypatch.setattr(evaluation, "METHODS", local)
@@ -72,7 +71,7 @@ def test_the_cut_into_tiles_changes_nothing(field: Any, found: Any, monkeypatch:
 
 def test_integer_sums_are_exact(field: Any) -> None:
     matched = Matched(field.volumes)
-    total = sums.Sums(matched.box, 4, 255)
+    total = block_sums.Sums(matched.box, 4, 255)
     for tile in cut_tiles(matched.box, [0, 1, 2, 3]):
         total.add_moments(tile, field.restored[tile.seen.slices][0], field.truth[tile.seen.slices][0])
     error = np.sum((field.restored.astype(int) - field.truth.astype(int)) ** 2)
@@ -196,9 +195,9 @@ def test_sections_are_spread_evenly() -> None:
 
 
 def test_blocks_grow_until_they_are_few_enough() -> None:
-    assert sums.block_edge((1000, 1000), 32) == 128
-    edge = sums.block_edge((100_000, 100_000), 32)
-    assert 32 * (-(-100_000 // edge)) ** 2 <= sums.MOST_BLOCKS
+    assert block_sums.block_edge((1000, 1000), 32) == 128
+    edge = block_sums.block_edge((100_000, 100_000), 32)
+    assert 32 * (-(-100_000 // edge)) ** 2 <= block_sums.MOST_BLOCKS
 
 
 @pytest.mark.parametrize(

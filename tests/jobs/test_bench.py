@@ -13,7 +13,7 @@ import torch
 from volumetool.cli.main import main
 
 from volumetool.benchmark import bench as module
-from volumetool.benchmark import flops as arithmetic
+from volumetool.benchmark import flops
 from volumetool.benchmark.bench import bench, floor_seconds, made_up
 from volumetool.benchmark.demo import write_volume
 from volumetool.benchmark.flops import count_operations, product_rate
@@ -99,7 +99,7 @@ def test_a_network_without_convolutions_does_no_arithmetic() -> None:
 
 def test_a_product_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of matrices of side 64, at 2 x 64 cubed operations: the rate is that over a time within what the whole took."""
-    monkeypatch.setattr(arithmetic, "SIDES", {"cpu": 64})
+    monkeypatch.setattr(flops, "SIDES", {"cpu": 64})
     started = time.perf_counter()
     rate = product_rate(torch.device("cpu"), "float32")
     assert rate >= 2 * 64**3 / (time.perf_counter() - started)

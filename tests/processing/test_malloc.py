@@ -13,9 +13,9 @@ from volumetool.processing.device.malloc import environment
 
 COUNT_FAULTS = """
 import resource, sys
-from volumetool.processing.device import malloc as allocator
+from volumetool.processing.device import malloc
 if "keep" in sys.argv:
-    assert allocator.keep_freed_memory()
+    assert malloc.keep_freed_memory()
 from volumetool.processing import engine
 from volumetool.processing.operations.network import NetworkOperation
 from volumetool.processing.spec import Numerics
@@ -33,10 +33,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 MALLOPT_CALLS = """
 import sys, volumetool as vt
-from volumetool.processing.device import malloc as allocator
+from volumetool.processing.device import malloc
 vt.enhance, vt.plan, vt.Job
 import volumetool.processing.engine, volumetool.jobs.run
-print(allocator.keep_freed_memory.cache_info().currsize)
+print(malloc.keep_freed_memory.cache_info().currsize)
 """
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the switch")

@@ -17,6 +17,7 @@ from volumetool.acquisition.state import read_header, write_header
 from volumetool.acquisition.volume_source import GrowingVolume, is_volume
 from volumetool.errors import ConfigError, InputError, OutputError
 from volumetool.events import Noted, Observer, SectionsReached, Waiting
+from volumetool.jobs.clusters import cluster_module
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import JobDir
 from volumetool.jobs.records.lease import own
@@ -85,6 +86,7 @@ def watch(job: Job, asked: WatchConfig, observer: Observer, changes: Changes | N
         ``input.*``, ``output.*``, ``config.*``, ``model.*``: it cannot be begun. ``ledger.owned``: another run writes the
         output. Whatever ended it, the same call goes on.
     """
+    cluster_module(job.cluster)
     _refuse_unfit(job)
     folder, raw = _folder(job.input), raw_place(job.input, job.output)
     inner = job.model_copy(update={"input": raw})

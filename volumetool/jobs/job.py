@@ -113,7 +113,9 @@ class Job(BaseModel):
     )
     allow_mixed_numerics: bool = runtime(False, DEVICE, "Let workers compute that give other bytes than the plan's probe.")
     workers: Positive | None = runtime(None, RUN, "Processes, or GPUs.", common=True)
-    cluster: str = runtime("local", RUN, "local (unless given), cuda, or tcp://HOST:PORT of a dask scheduler.", common=True)
+    cluster: Annotated[str, Field(pattern=r"^[a-z]+(://.+)?$")] = runtime(
+        "local", RUN, "local (unless given), cuda, or tcp://HOST:PORT of a dask scheduler.", common=True
+    )
     dashboard: bool = runtime(False, RUN, "Print a link to dask's dashboard of this machine's workers, open to who has it.")
     region: Numbers | None = runtime(
         None, RUN, "Shards per region, instead of the planner's choice; kept for the life of a job.", metavar="Z,Y,X"

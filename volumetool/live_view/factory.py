@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from volumetool.errors import LedgerError
 from volumetool.geometry import Box
+from volumetool.jobs.clusters import cluster_module
 from volumetool.jobs.execution.input_check import check_input
 from volumetool.jobs.execution.worker import Worker
 from volumetool.jobs.job import Job
@@ -81,6 +82,7 @@ def open_live(job: Job, *, into: bool = False, ahead: int = STEPS_AHEAD) -> Iter
     VolumetoolError
         As :func:`volumetool.plan`; ``numerics.other-class`` where this machine computes other bytes than the job began with.
     """
+    cluster_module(job.cluster)
     with ExitStack() as stack:
         worker, ledger = None, None
         if into:

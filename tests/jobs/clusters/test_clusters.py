@@ -17,17 +17,19 @@ import torch
 from distributed import LocalCluster
 from small_jobs import Recording, digest, noise, run, shard_files, tree, write_input
 
+from volumetool.acquisition.config import WatchConfig
+from volumetool.acquisition.watch import watch
 from volumetool.errors import ClusterError, ConfigError, LedgerError, NumericsError, ResourceError, VolumetoolError
 from volumetool.geometry import RegionTask
-from volumetool.jobs.clusters import cuda, open_cluster, plan
-from volumetool.jobs.clusters import dask_driver as through_dask
+from volumetool.jobs.clusters import cuda, dask_driver, open_cluster, plan
 from volumetool.jobs.clusters.dask_task import run_region
 from volumetool.jobs.execution import worker as worker_module
 from volumetool.jobs.execution.worker import Worker
-from volumetool.jobs.job import make_job
+from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.plan_file import plan_digest
 from volumetool.jobs.run import prepare
+from volumetool.live_view.factory import open_live
 from volumetool.models import load_model
 
 Options = dict[str, Any]
@@ -62,12 +64,12 @@ def runtime(plan: Plan, digest_of_plan: str | None = None) -> str:
 def test_two_processes_write_the_bytes_of_one(
     options: Options, tmp_path: Path, tiny_model: Path, local_only: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wait_for_both(self: through_dask.ThroughDask) -> through_dask.ThroughDask:
+    def wait_for_both(self: dask_driver.ThroughDask) -> dask_driver.ThroughDask:
         self.client.wait_for_workers(2, timeout=60)
         return self
 
     # A run begins with the first worker, which may be done before the second one has begun.
-    monkeypatch.setattr(through_dask.ThroughDask, "wait_for_worker", wait_for_both)
+    monkeypatch.setattr(dask_driver.ThroughDask, "wait_for_worker", wait_for_both)
     options |= {"model": str(tiny_model)}
     run(**options)
     seen = Recording()
@@ -194,7 +196,7 @@ def test_the_cuda_path_runs_on_a_cluster_that_stands_in_for_gpus(
 
 
 def test_an_address_that_nobody_answers_at_is_named(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(through_dask, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(dask_driver, "CONNECT_SECONDS", 0.5)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
@@ -309,3 +311,14 @@ def test_a_torn_shard_never_stands_in_the_way(options: Options, length: int) -> 
     again = worker.run(RegionTask(plan.grid.count - 1))
     assert (again.state, again.stored) == ("done", first.stored)
     assert [file.read_bytes() for file in shards] == before
+
+
+@pytest.mark.parametrize("name", ["slrum", "tcp://", "http://here:1", "", "Local"])
+def test_a_cluster_that_there_is_not_is_refused_wherever_a_job_goes(options: Options, name: str) -> None:
+    def of(**more: Any) -> Job:
+        return make_job(**options | {"cluster": name} | more)
+
+    for begin in (plan, lambda job: open_live(job).__enter__(), lambda job: watch(job, WatchConfig(), print)):
+        with pytest.raises(ConfigError) as caught:
+            begin(of())
+        assert caught.value.code in ("config.option", "config.invalid")

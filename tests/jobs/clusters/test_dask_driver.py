@@ -17,9 +17,7 @@ from small_jobs import run
 
 from volumetool.errors import ClusterError, LedgerError, NumericsError
 from volumetool.geometry import RegionTask
-from volumetool.jobs.clusters import dask_driver as through_dask
-from volumetool.jobs.clusters import dask_task as task
-from volumetool.jobs.clusters import worker_processes as processes
+from volumetool.jobs.clusters import dask_driver, dask_task, worker_processes
 from volumetool.jobs.execution.schedule import RegionQueue
 from volumetool.jobs.execution.worker import Worker
 from volumetool.jobs.job import make_job
@@ -39,10 +37,10 @@ def prepared(options: Options) -> Plan:
 
 
 def test_a_failed_task_is_a_failed_region_and_a_workers_own_error_ends_the_run() -> None:
-    record = through_dask._failed(5, RuntimeError("gone"))
+    record = dask_driver._failed(5, RuntimeError("gone"))
     assert (record.region, record.state, record.error["code"]) == (5, "failed", "region.worker-failed")
     with pytest.raises(NumericsError):
-        through_dask._failed(5, NumericsError("numerics.other-class", "other bytes"))
+        dask_driver._failed(5, NumericsError("numerics.other-class", "other bytes"))
 
 
 def test_a_region_that_waits_for_its_worker_has_not_begun(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,9 +68,9 @@ def test_a_region_that_waits_for_its_worker_has_not_begun(options: Options, monk
     turns = Noting(plan, open_ledger(plan), begin)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
-        through_dask.connect(cluster) as client,
+        dask_driver.connect(cluster) as client,
     ):
-        records = through_dask.ThroughDask(client, plan).records(turns)
+        records = dask_driver.ThroughDask(client, plan).records(turns)
         first = threading.Thread(target=lambda: ended.append(next(records)))
         ended: list[Record] = []
         first.start()
@@ -88,7 +86,7 @@ def test_a_region_that_waits_for_its_worker_has_not_begun(options: Options, monk
 def test_a_bounded_number_of_regions_is_in_flight(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     """Regions are taken from the list as others end: never more than two tasks a worker, of so many regions each."""
     most = 2
-    monkeypatch.setattr(through_dask, "MOST", most)
+    monkeypatch.setattr(dask_driver, "MOST", most)
     plan = prepared(options | {"region": "1,1,1"})
     assert plan.grid.count > most * WINDOW
     taken = 0
@@ -104,9 +102,9 @@ def test_a_bounded_number_of_regions_is_in_flight(options: Options, monkeypatch:
 
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
-        through_dask.connect(cluster) as client,
+        dask_driver.connect(cluster) as client,
     ):
-        for record in through_dask.ThroughDask(client, plan).records(Counted(plan, open_ledger(plan))):
+        for record in dask_driver.ThroughDask(client, plan).records(Counted(plan, open_ledger(plan))):
             assert record.state == "done", record.error
             ended += 1
     assert (taken, ended) == (plan.grid.count, plan.grid.count)
@@ -121,12 +119,12 @@ def test_short_regions_share_a_task_and_long_ones_have_their_own(options: Option
         ended = turns[:2]  # the moment has passed
         return [Record(n.region, "done", patches=len(turns), seconds=0.0 if n.region < 5 else 60.0) for n in ended]
 
-    monkeypatch.setattr(through_dask, "run_regions", stand)
+    monkeypatch.setattr(dask_driver, "run_regions", stand)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
-        through_dask.connect(cluster) as client,
+        dask_driver.connect(cluster) as client,
     ):
-        records = list(through_dask.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
+        records = list(dask_driver.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
     assert sorted(record.region for record in records) == list(range(plan.grid.count))
     together = {record.region: record.patches for record in records}
     assert together[0] == together[plan.grid.count - 1] == 1
@@ -143,18 +141,18 @@ def test_regions_that_are_done_count_where_a_later_one_of_their_task_cannot_be(
             raise LedgerError("ledger.overtaken", "another run", hint="look")
         return Record(turn.region, "done", seconds=0.0)
 
-    monkeypatch.setattr(task, "run_region", stand)
+    monkeypatch.setattr(dask_task, "run_region", stand)
     turns = [RegionTask(n) for n in range(4)]
-    assert [record.region for record in task.run_regions("", "", turns)] == [0, 1]
+    assert [record.region for record in dask_task.run_regions("", "", turns)] == [0, 1]
     with pytest.raises(LedgerError):
-        task.run_regions("", "", turns[2:])
+        dask_task.run_regions("", "", turns[2:])
     assert plan.keep == "none"
 
 
 def test_a_task_that_times_out_fails_its_region_and_records_that_are_late_are_waited_for(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(through_dask, "MOST", 1)
+    monkeypatch.setattr(dask_driver, "MOST", 1)
     plan = prepared(options | {"region": "1,1,1"})
     asked = Counter[str]()
     result = distributed.Future.result
@@ -174,13 +172,13 @@ def test_a_task_that_times_out_fails_its_region_and_records_that_are_late_are_wa
             raise ValueError("not what was sent")
         return result(self, timeout)
 
-    monkeypatch.setattr(through_dask, "run_regions", stand)
+    monkeypatch.setattr(dask_driver, "run_regions", stand)
     monkeypatch.setattr(distributed.Future, "result", late)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
-        through_dask.connect(cluster) as client,
+        dask_driver.connect(cluster) as client,
     ):
-        records = list(through_dask.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
+        records = list(dask_driver.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
     states = [(record.region, record.state) for record in records]
     assert sorted(states) == [(n, "failed" if n in {2, 5} else "done") for n in range(plan.grid.count)]
     assert [region for region, state in states if state == "done"] == sorted(set(range(plan.grid.count)) - {2, 5})
@@ -188,8 +186,8 @@ def test_a_task_that_times_out_fails_its_region_and_records_that_are_late_are_wa
 
 def test_a_job_that_no_worker_comes_for_ends_and_says_so(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = prepared(options)
-    monkeypatch.setattr(through_dask, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(through_dask, "FORSAKEN_LOOKS", 5)
+    monkeypatch.setattr(dask_driver, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(dask_driver, "FORSAKEN_LOOKS", 5)
     asked = list[Collection[str]]()
 
     def see_to(names: Collection[str]) -> int:
@@ -198,10 +196,10 @@ def test_a_job_that_no_worker_comes_for_ends_and_says_so(options: Options, monke
 
     with (
         LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster,
-        through_dask.connect(cluster) as client,
+        dask_driver.connect(cluster) as client,
         pytest.raises(ClusterError) as caught,
     ):
-        list(through_dask.ThroughDask(client, plan, see_to).records(RegionQueue(plan, open_ledger(plan))))
+        list(dask_driver.ThroughDask(client, plan, see_to).records(RegionQueue(plan, open_ledger(plan))))
     assert caught.value.code == "cluster.no-workers"
     assert len(asked) == 5
 
@@ -209,9 +207,9 @@ def test_a_job_that_no_worker_comes_for_ends_and_says_so(options: Options, monke
 def test_processes_that_end_before_they_work_end_the_job_and_it_says_so(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(through_dask, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(through_dask, "DEATHS_IN_A_ROW", 3)
-    monkeypatch.setattr(processes, "PROGRAM", "import volumetool.no_such_module")
+    monkeypatch.setattr(dask_driver, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(dask_driver, "DEATHS_IN_A_ROW", 3)
+    monkeypatch.setattr(worker_processes, "PROGRAM", "import volumetool.no_such_module")
     with pytest.raises(ClusterError) as caught:
         run(**options | {"workers": 2})
     assert caught.value.code == "cluster.dying"
@@ -219,10 +217,10 @@ def test_processes_that_end_before_they_work_end_the_job_and_it_says_so(
 
 def test_processes_that_the_scheduler_gave_up_are_ended_and_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As one that hangs in a call that holds Python's lock: no thread of its own can end it."""
-    monkeypatch.setattr(processes, "GIVEN_UP", 3)
+    monkeypatch.setattr(worker_processes, "GIVEN_UP", 3)
     with (
         LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1", processes=True) as cluster,
-        processes.Processes(1, tmp_path) as kept,
+        worker_processes.Processes(1, tmp_path) as kept,
         kept.working_for(cluster.scheduler_address, Security()),
     ):
         (first,) = kept._processes
@@ -256,9 +254,9 @@ def test_records_that_died_with_their_worker_are_waited_for(options: Options, mo
     monkeypatch.setattr(distributed.Client, "submit", noting)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
-        through_dask.connect(cluster) as client,
+        dask_driver.connect(cluster) as client,
     ):
-        records = list(through_dask.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
+        records = list(dask_driver.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
     assert sorted(record.region for record in records) == list(range(plan.grid.count))
     assert [key for key in submitted if key.startswith("region-0-")] == [key for key in asked if asked[key] > 1]
 
@@ -266,8 +264,8 @@ def test_records_that_died_with_their_worker_are_waited_for(options: Options, mo
 def test_a_scheduler_that_goes_ends_the_job_and_it_says_so(options: Options) -> None:
     plan = prepared(options)
     cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0")
-    with through_dask.connect(cluster) as client:
-        records = through_dask.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan)))
+    with dask_driver.connect(cluster) as client:
+        records = dask_driver.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan)))
         next(records)
         cluster.close()
         with pytest.raises(ClusterError) as caught:

@@ -14,7 +14,7 @@ from small_jobs import digest, run
 
 from volumetool.errors import ClusterError, DeviceError, LedgerError
 from volumetool.geometry import RegionTask
-from volumetool.jobs.clusters import dask_task as task
+from volumetool.jobs.clusters import dask_task
 from volumetool.jobs.clusters.dask_driver import DEATHS_IN_A_ROW, ThroughDask
 from volumetool.jobs.execution.supervisor import DEATHS, RegionSupervisor, Watch
 from volumetool.jobs.execution.worker import Worker, runtime_of
@@ -189,7 +189,7 @@ def test_a_worker_whose_job_was_taken_over_leaves_it_alone(tmp_path: Path) -> No
     before = digest(tmp_path / "out.zarr")
     url = JobDir(outcome.plan.output).url
     with pytest.raises(LedgerError) as caught:
-        task.run_region(url, runtime_of(outcome.plan, "a run of the past"), RegionTask(0))
+        dask_task.run_region(url, runtime_of(outcome.plan, "a run of the past"), RegionTask(0))
     assert caught.value.code == "ledger.overtaken"
     guard = RegionSupervisor(Worker(outcome.plan), lambda _: None, "a run of the past")
     guard._asked = time.monotonic() - 3600
@@ -219,7 +219,7 @@ def test_a_process_computes_one_region_at_a_time_however_many_threads_it_has(
     monkeypatch.setattr(Worker, "run", counted)
     records: list[Record] = []
     threads = [
-        threading.Thread(target=lambda n=n: records.append(task.run_region(url, runtime, RegionTask(n))))  # type: ignore[misc]
+        threading.Thread(target=lambda n=n: records.append(dask_task.run_region(url, runtime, RegionTask(n))))  # type: ignore[misc]
         for n in range(6)
     ]
     for thread in threads:

@@ -13,9 +13,7 @@ from small_jobs import Interrupting, attributes, digest, run, tree
 
 from volumetool.errors import ClusterError, FingerprintError, OutputError, VolumetoolError
 from volumetool.jobs import run as module
-from volumetool.jobs.clusters import cuda
-from volumetool.jobs.clusters import dask_driver as through_dask
-from volumetool.jobs.clusters import worker_processes as processes
+from volumetool.jobs.clusters import cuda, dask_driver, worker_processes
 from volumetool.jobs.job import make_job
 from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.records.plan_file import stored_plan
@@ -26,7 +24,7 @@ OTHER = {"invert": True, "shard": "8,32,32"}
 
 
 def nobody_answers(options: Options, monkeypatch: pytest.MonkeyPatch) -> Options:
-    monkeypatch.setattr(through_dask, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(dask_driver, "CONNECT_SECONDS", 0.3)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return options | {"cluster": f"tcp://127.0.0.1:{free.getsockname()[1]}"}
@@ -42,8 +40,8 @@ def no_driver(options: Options, monkeypatch: pytest.MonkeyPatch) -> Options:
 
 
 def workers_die(options: Options, monkeypatch: pytest.MonkeyPatch) -> Options:
-    monkeypatch.setattr(processes, "PROGRAM", "raise SystemExit(1)")
-    monkeypatch.setattr(through_dask, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(worker_processes, "PROGRAM", "raise SystemExit(1)")
+    monkeypatch.setattr(dask_driver, "LOOK_SECONDS", 0.05)
     return options | {"workers": 2}
 
 

@@ -10,8 +10,7 @@ from small_jobs import SMALL_3D, Interrupting, digest, noise, run, tree, write_i
 
 from volumetool.errors import ResourceError
 from volumetool.jobs.job import make_job
-from volumetool.jobs.planning import cache_policy as keeping
-from volumetool.jobs.planning import cost as estimate
+from volumetool.jobs.planning import cache_policy, cost
 from volumetool.jobs.planning.calibrate import Sample
 from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.records.plan_file import open_ledger
@@ -31,8 +30,8 @@ def blocks(tmp_path: Path) -> Options:
 def slow_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a patch take 10 s, and the disk no time."""
     monkeypatch.setattr("volumetool.jobs.planning.planner.take_sample", lambda *_: Sample(patch_seconds=10.0, compression=0.8))
-    monkeypatch.setattr(keeping, "trial_seconds", lambda *_: 0.001)
-    monkeypatch.setattr(estimate, "free_bytes", lambda _: None)
+    monkeypatch.setattr(cache_policy, "trial_seconds", lambda *_: 0.001)
+    monkeypatch.setattr(cost, "free_bytes", lambda _: None)
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ def test_a_short_job_keeps_nothing_and_says_what_that_costs(
 
 
 def test_a_disk_slower_than_the_network_keeps_nothing(auto: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "trial_seconds", lambda *_: 11.0)
+    monkeypatch.setattr(cache_policy, "trial_seconds", lambda *_: 11.0)
     decided = plan(make_job(**auto))
     assert decided.keep == "none"
     assert "to write and read a patch takes" in decided.estimates.kept_why
@@ -75,13 +74,13 @@ def test_a_disk_slower_than_the_network_keeps_nothing(auto: Options, monkeypatch
 
 def test_with_less_room_only_sides_are_kept_and_with_none_nothing(auto: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     every = plan(make_job(**auto)).estimates
-    monkeypatch.setattr(estimate, "free_bytes", lambda _: every.written_bytes + every.kept_bytes - 1)
+    monkeypatch.setattr(cost, "free_bytes", lambda _: every.written_bytes + every.kept_bytes - 1)
     sides = plan(make_job(**auto))
     assert sides.keep == "sides"
     assert 0 < sides.estimates.kept_bytes < every.kept_bytes
     assert sides.estimates.recomputed > 0
     assert "all would take" in sides.estimates.kept_why
-    monkeypatch.setattr(estimate, "free_bytes", lambda _: every.written_bytes)
+    monkeypatch.setattr(cost, "free_bytes", lambda _: every.written_bytes)
     nothing = plan(make_job(**auto))
     assert nothing.keep == "none"
     assert "sides would take" in nothing.estimates.kept_why
@@ -89,7 +88,7 @@ def test_with_less_room_only_sides_are_kept_and_with_none_nothing(auto: Options,
 
 def test_sides_alone_compute_again_what_layers_share(auto: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     every = plan(make_job(**auto)).estimates
-    monkeypatch.setattr(estimate, "free_bytes", lambda _: every.written_bytes + every.kept_bytes - 1)
+    monkeypatch.setattr(cost, "free_bytes", lambda _: every.written_bytes + every.kept_bytes - 1)
     outcome = run(**auto)
     totals = open_ledger(outcome.plan).totals()
     plain = f"{auto['output']}.plain"
@@ -103,13 +102,13 @@ def test_sides_alone_compute_again_what_layers_share(auto: Options, monkeypatch:
 def test_a_run_that_goes_on_keeps_to_the_decision(auto: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(Interrupting(3), **auto)
-    monkeypatch.setattr(keeping, "trial_seconds", lambda *_: 11.0)
+    monkeypatch.setattr(cache_policy, "trial_seconds", lambda *_: 11.0)
     assert plan(make_job(**auto)).keep == "all"
 
 
 def test_what_must_be_kept_and_does_not_fit_is_refused(blocks: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     every = plan(make_job(**blocks)).estimates
-    monkeypatch.setattr(estimate, "free_bytes", lambda _: every.written_bytes + every.kept_bytes - 1)
+    monkeypatch.setattr(cost, "free_bytes", lambda _: every.written_bytes + every.kept_bytes - 1)
     with pytest.raises(ResourceError) as caught:
         plan(make_job(**blocks))
     assert caught.value.code == "resource.disk"
@@ -135,5 +134,5 @@ def test_regions_are_about_a_minute_where_patches_are_kept(auto: Options, tmp_pa
 def test_trying_the_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     before = tree(tmp_path / "there")
-    assert keeping.trial_seconds(str(tmp_path / "there" / "not" / "yet" / "out.zarr"), 1000) > 0
+    assert cache_policy.trial_seconds(str(tmp_path / "there" / "not" / "yet" / "out.zarr"), 1000) > 0
     assert tree(tmp_path / "there") == before

@@ -15,7 +15,7 @@ from small_jobs import SMALL, Interrupting, Recording, digest, noise, read_level
 from volumetool.errors import DataError, FingerprintError, OutputError, ResourceError
 from volumetool.jobs.job import make_job
 from volumetool.jobs.job_dir import JobDir
-from volumetool.jobs.planning import cost as estimate
+from volumetool.jobs.planning import cost
 from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.records.input_digest import RegionInput
 from volumetool.jobs.status import job_status
@@ -356,13 +356,13 @@ def test_a_job_that_goes_on_looks_at_memory_and_disk_again(raw: Options, monkeyp
     with pytest.raises(ResourceError) as caught:
         plan(make_job(**raw | {"memory": "1KiB"}))
     assert caught.value.code == "resource.memory"
-    monkeypatch.setattr(estimate, "free_bytes", lambda _output: 10)
+    monkeypatch.setattr(cost, "free_bytes", lambda _output: 10)
     with pytest.raises(ResourceError) as caught:
         plan(make_job(**raw))
     assert caught.value.code == "resource.disk"
     monkeypatch.undo()
     run(**raw)
-    monkeypatch.setattr(estimate, "free_bytes", lambda _output: 10)
+    monkeypatch.setattr(cost, "free_bytes", lambda _output: 10)
     assert run(**raw).complete  # nothing is left to write
 
 

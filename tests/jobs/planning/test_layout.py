@@ -15,7 +15,7 @@ from volumetool.errors import ConfigError
 from volumetool.geometry import Lattice, Triple, default_shard, plan_levels
 from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.planning import cache_policy as keeping
+from volumetool.jobs.planning import cache_policy
 from volumetool.jobs.planning import cost as estimate
 from volumetool.jobs.planning.calibrate import Sample
 from volumetool.jobs.planning.layout import make_lattice, upright_shard
@@ -94,7 +94,7 @@ def test_a_large_2d_job_computes_few_patches_twice_in_16_gib(tmp_path: Path, mon
 def test_with_kept_patches_a_large_3d_job_computes_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With patches of 64 x 128 x 128, in 16 GiB: regions are short, and what is kept at once is a fraction of the output."""
     monkeypatch.setattr(estimate, "free_bytes", lambda _output: 2**41)
-    monkeypatch.setattr(keeping, "trial_seconds", lambda *_: 0.1)
+    monkeypatch.setattr(cache_policy, "trial_seconds", lambda *_: 0.1)
     monkeypatch.setattr("volumetool.jobs.planning.planner.take_sample", lambda *_: Sample(patch_seconds=1.0, compression=1.0))
     levels = plan_levels((2000, 8000, 8000), (16.0, 16.0, 16.0), (0.0, 0.0, 0.0))
     create_volume(str(tmp_path / "in.zarr"), VolumeLayout("uint8", levels[:1]), {})

@@ -244,11 +244,11 @@ def test_of_runs_that_start_at_once_one_wins(tmp_path: Path) -> None:
 
 HOLD = """
 import sys, time
-from volumetool.jobs.records import lease as ownership
+from volumetool.jobs.records import lease
 from volumetool.jobs.records.ledger import Ledger, Record
 from volumetool.errors import LedgerError
-ownership.BEAT_SECONDS = 0.05
-with ownership.own(sys.argv[1]) as claim:
+lease.BEAT_SECONDS = 0.05
+with lease.own(sys.argv[1]) as claim:
     ledger = Ledger(sys.argv[1], 40)
     ledger.begin()
     print("began", flush=True)

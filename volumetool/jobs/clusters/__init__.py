@@ -99,7 +99,7 @@ def plan(job: Job, observer: Observer = ignore) -> Plan:
     FingerprintError
         ``job.fingerprint``: the output belongs to a job with other settings.
     """
-    cluster = _module(job.cluster)
+    cluster = cluster_module(job.cluster)
     return cluster.make_plan(job, cluster.resources(job), observer)
 
 
@@ -118,7 +118,7 @@ def open_cluster(plan: Plan) -> AbstractContextManager[Cluster]:
     ClusterError
         Workers cannot be started or reached.
     """
-    return _module(plan.job.cluster).open_cluster(plan)
+    return cluster_module(plan.job.cluster).open_cluster(plan)
 
 
 def _local() -> ClusterModule:
@@ -134,16 +134,23 @@ def _cuda() -> ClusterModule:
 
 
 def _address() -> ClusterModule:
-    from volumetool.jobs.clusters import dask_address as address
+    from volumetool.jobs.clusters import dask_address
 
-    return address
+    return dask_address
 
 
 CLUSTERS = {"local": _local, "cuda": _cuda, "tcp": _address, "tls": _address, "ucx": _address}
 """The module of each cluster, by its name or by the scheme of its address; imported when it is asked for."""
 
 
-def _module(name: str) -> ClusterModule:
+def cluster_module(name: str) -> ClusterModule:
+    """Return the module of a cluster.
+
+    Raises
+    ------
+    ConfigError
+        ``config.option``: there is no cluster of that name.
+    """
     scheme = name.partition("://")[0]
     if scheme not in CLUSTERS or name == f"{scheme}://":
         raise ConfigError(

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from distributed.security import Security
 
 from volumetool.errors import ClusterError, ConfigError
-from volumetool.jobs.clusters import Cluster, local
-from volumetool.jobs.clusters import dask_servers as closed
+from volumetool.jobs.clusters import Cluster, dask_servers, local
 from volumetool.jobs.clusters.dask_driver import ThroughDask, connect, settings
 from volumetool.jobs.clusters.dask_servers import dashboard_token, on_loopback
 from volumetool.jobs.job import Job
@@ -94,7 +93,7 @@ def open_cluster(plan: Plan) -> Iterator[Cluster]:
                 n_workers=plan.workers,
                 threads_per_worker=1,
                 **on_loopback(token),
-                preload=[closed.__name__],  # dask-cuda adds its own, and reads no more of the configuration
+                preload=[dask_servers.__name__],  # dask-cuda adds its own, and reads no more of the configuration
                 security=Security.temporary(),
             )
         except Exception as error:  # the driver's library raises its own classes, which cannot be named without it

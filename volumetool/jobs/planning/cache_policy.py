@@ -12,7 +12,7 @@ from volumetool.geometry import Triple
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import PATCHES, JobDir
 from volumetool.jobs.plan import CACHED_AXES, LOOK_AHEAD, WINDOW, CacheScope
-from volumetool.jobs.planning import cost as estimate
+from volumetool.jobs.planning import cost
 from volumetool.jobs.planning.calibrate import Sample
 from volumetool.jobs.planning.layout import (
     RECOMPUTED_LIMIT,
@@ -91,7 +91,7 @@ def partition_again(job: Job, spec: OutputSpec, span: Triple, workers: int) -> P
 
 def _not_worth(job: Job, spec: OutputSpec, demand: WorkerDemand, span: Triple) -> str | None:
     """Return what more there is to say where keeping would gain nothing, None where it gains."""
-    asked = estimate.asked_box(job, spec)
+    asked = cost.asked_box(job, spec)
     share = recomputed_share(spec, span, asked=asked)
     if share <= RECOMPUTED_LIMIT:
         return ""
@@ -109,7 +109,7 @@ def _not_worth(job: Job, spec: OutputSpec, demand: WorkerDemand, span: Triple) -
 def _fitting(job: Job, spec: OutputSpec, demand: WorkerDemand, sample: Sample, models: tuple[Choose, MemoryOf]) -> Partition:
     """Return the most that memory and, beside the output, the disk have room for."""
     span, memory_of = models
-    free = estimate.free_bytes(job.output)
+    free = cost.free_bytes(job.output)
     wanted: list[CacheScope] = ["all", "sides"]
     needs: list[str] = []
     for keep in wanted:
@@ -119,7 +119,7 @@ def _fitting(job: Job, spec: OutputSpec, demand: WorkerDemand, sample: Sample, m
             continue
         why = _twice(job, spec, shape)
         kept = _kept(job, spec, demand.workers, (shape, keep), f"{why}, {'; '.join(needs)}" if needs else why)
-        room = None if free is None else free - estimate.written_bytes(job, spec, shape, sample.compression)
+        room = None if free is None else free - cost.written_bytes(job, spec, shape, sample.compression)
         if room is None or kept.peak <= room:
             return kept
         needs.append(f"{keep} would take {show_bytes(kept.peak)}, the output leaves {show_bytes(max(0, room))} free")
@@ -127,13 +127,13 @@ def _fitting(job: Job, spec: OutputSpec, demand: WorkerDemand, sample: Sample, m
 
 
 def _twice(job: Job, spec: OutputSpec, span: Triple) -> str:
-    return f"{recomputed_share(spec, span, asked=estimate.asked_box(job, spec)):.1%} computed twice without"
+    return f"{recomputed_share(spec, span, asked=cost.asked_box(job, spec)):.1%} computed twice without"
 
 
 def _kept(job: Job, spec: OutputSpec, workers: int, what: tuple[Triple, CacheScope], why: str) -> Partition:
     span, keep = what
     ahead = LOOK_AHEAD * WINDOW * workers if workers > 1 else 0
-    patches = spec.sharing(span).peak(CACHED_AXES[keep], ahead, estimate.asked_box(job, spec))
+    patches = spec.sharing(span).peak(CACHED_AXES[keep], ahead, cost.asked_box(job, spec))
     return Partition(span, keep, why, patches * kept_bytes(spec.lattice))
 
 
