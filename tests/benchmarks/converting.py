@@ -98,10 +98,10 @@ def make_sections(folder: Path, stack: Path, sections: int, side: int) -> None:
 
 def time_slab(plan: ConversionPlan, slab: Box, folder: Path) -> tuple[float, float, float]:
     """Return the seconds of decoding some sections, of writing them, and of converting them."""
-    whole, level = plan.source.sections, replace(plan.source.levels[0], shape=slab.shape)
+    whole, level = plan.source.reader, replace(plan.source.levels[0], shape=slab.shape)
     assert isinstance(whole, ImageStack)
     stack = replace(whole, planes=whole.planes[slab.start[0] : slab.stop[0]], shape=slab.shape)
-    part = plan_conversion(replace(plan.source, sections=stack, levels=(level,)), folder / "part.zarr", memory=plan.memory)
+    part = plan_conversion(replace(plan.source, reader=stack, levels=(level,)), folder / "part.zarr", memory=plan.memory)
     seconds = []
     for work in (decode, write, convert):
         voxels = stack.read(0, stack.shape[0]) if work is write else None
@@ -123,7 +123,7 @@ def forget(stack: ImageStack) -> None:
 
 def decode(plan: ConversionPlan) -> None:
     """Decode every section in as many threads as there are cores."""
-    stack = plan.source.sections
+    stack = plan.source.reader
     assert stack is not None
     with ThreadPoolExecutor(usable_cores()) as threads:
         list(threads.map(lambda z: stack.read(z, z + 1).shape, range(stack.shape[0])))

@@ -9,6 +9,7 @@ from volumetool.events import Observer, ignore
 from volumetool.machine import existing_folder
 from volumetool.storage.conversion import ConversionPlan
 from volumetool.storage.convert import write_finest
+from volumetool.storage.formats.reader import Sections
 from volumetool.storage.pyramid import build_pyramid
 from volumetool.storage.volume import Volume
 from volumetool.units import show_bytes, show_shape, show_size
@@ -73,8 +74,8 @@ def describe_conversion(plan: ConversionPlan) -> list[tuple[str, str]]:
         ),
         ("memory", f"about {show_bytes(plan.peak_bytes)} of {show_bytes(plan.memory)}"),
     ]
-    if source.sections is not None:
-        lines.insert(1, ("files", f"{len(source.sections.files)}, each section decoded once"))
+    if isinstance(source.reader, Sections):
+        lines.insert(1, ("files", f"{len(source.reader.files)}, each section decoded once"))
     lines += [("note", note) for note in source.attributes.get("notes", ())]
     if plan.staged:
         lines.append(

@@ -15,8 +15,8 @@ from volumetool.geometry.box import Size, Triple
 from volumetool.storage.formats.base import FoundLevel, ParsedMetadata, broken, check_allowed, read_json, sense, wrong_axes
 from volumetool.storage.formats.foreign import describe_file
 from volumetool.storage.formats.precomputed import scale_structure
+from volumetool.storage.formats.reader import open_reader
 from volumetool.storage.formats.registry import find_volume, named_like, readable_formats
-from volumetool.storage.formats.sections import open_sections
 from volumetool.storage.formats.zarr import refuse_unsaid_nesting
 from volumetool.storage.images import Gaps, find_images
 from volumetool.storage.io.arrays import SPACE, Driver, open_array
@@ -97,7 +97,7 @@ def _volume(found: ParsedMetadata, voxel_size: Size | None) -> Volume:
         level_identities=tuple(
             identity_of((level,), {**facts, "arrays": [structure]}) for level, structure in zip(levels, structures, strict=True)
         ),
-        sections=found.sections,
+        reader=found.reader,
     )
 
 
@@ -115,8 +115,8 @@ def open_levels(found: ParsedMetadata) -> list[ts.TensorStore]:
 
 def _array(found: ParsedMetadata, level: FoundLevel) -> ts.TensorStore:
     url = join_url(found.url, check_below(found.url, level.path))
-    if found.sections is not None:
-        return open_sections(found.sections)
+    if found.reader is not None:
+        return open_reader(found.reader)
     if found.driver in _STRUCTURE and read_json(url, _STRUCTURE[found.driver][0]) is None:
         check_allowed(url, _STRUCTURE[found.driver][0])
         raise InputError(
@@ -210,7 +210,7 @@ def _channels(found: ParsedMetadata, arrays: list[ts.TensorStore]) -> int | None
 def _structures(found: ParsedMetadata) -> list[dict[str, Any]]:
     if found.driver == "neuroglancer_precomputed":
         return [scale_structure(found.attributes, level.path) for level in found.levels]
-    if found.sections is not None:
+    if found.reader is not None:
         return [{} for _ in found.levels]
     key, members = _STRUCTURE[found.driver]
     described = [read_json(join_url(found.url, level.path), key) or {} for level in found.levels]

@@ -18,7 +18,7 @@ import tensorstore as ts
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size, Triple
 from volumetool.redaction import redact
-from volumetool.storage.formats.sections import Sections, open_sections
+from volumetool.storage.formats.reader import Reader, open_reader
 from volumetool.storage.io.arrays import Driver, open_array, spatial_view
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "float32")
@@ -62,7 +62,7 @@ class Volume:
         ``"ome-zarr-0.4"``, ``"ome-zarr-0.5"``, ``"n5"``, ``"precomputed"``, ``"zarr"`` (a bare array),
         or what the format's own file says.
     driver : str
-        The tensorstore driver that reads the arrays; ``"virtual_chunked"`` where they are read from `sections`.
+        The tensorstore driver that reads the arrays; ``"virtual_chunked"`` where they are read by `reader`.
     axes : tuple of str
         The axes as stored: x, y, z in N5 and precomputed. `open` always gives z, y, x.
     dtype : numpy.dtype
@@ -78,8 +78,8 @@ class Volume:
         volume at another place has the same identity.
     level_identities : tuple of str
         The same of each level alone.
-    sections : Sections, optional
-        What reads the voxels of a volume that lies in files section by section.
+    reader : Reader, optional
+        What reads the voxels of a volume whose files tensorstore does not read.
     """
 
     url: str
@@ -92,7 +92,7 @@ class Volume:
     attributes: Mapping[str, Any] = field(default_factory=dict, compare=False)
     identity: str = ""
     level_identities: tuple[str, ...] = ()
-    sections: Sections | None = field(default=None, compare=False)
+    reader: Reader | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         size, nm = (" x ".join(f"{n:g}" for n in each) for each in (self.shape, self.voxel_size))
@@ -145,8 +145,8 @@ class Volume:
             ``data.unreadable``: the array is gone or its metadata damaged.
         """
         self._check(level, channel)
-        if self.sections is not None:
-            array = open_sections(self.sections, context)
+        if self.reader is not None:
+            array = open_reader(self.reader, context)
         else:
             array = open_array(self.url, self.driver, self.levels[level].path, context, strict=strict)
         return spatial_view(array, self.axes, channel)

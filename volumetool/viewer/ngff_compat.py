@@ -44,7 +44,7 @@ def is_image(volume: Volume) -> bool:
 
 def is_placed(volume: Volume) -> bool:
     """Return whether the client finds where a volume's voxels are in the metadata, and reads them as volumetool does."""
-    return is_image(volume) or volume.format == "precomputed" or volume.sections is not None
+    return is_image(volume) or volume.format == "precomputed" or volume.reader is not None
 
 
 def readable(volume: Volume | Precomputed, levels: int | None = None) -> KeyReader:
@@ -58,7 +58,7 @@ def readable(volume: Volume | Precomputed, levels: int | None = None) -> KeyRead
         Number of levels of an image that the client gets to know; by default all. The coarse levels of a volume that is being
         written are still empty: from afar all of it would look black.
     """
-    if isinstance(volume, Volume) and volume.sections is not None:
+    if isinstance(volume, Volume) and volume.reader is not None:
         return ComputedKeys(volume)
     files = files_of(volume)
     if not isinstance(volume, Volume) or not is_image(volume):

@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
-from volumetool.storage.formats.sections import Sections
+from volumetool.storage.formats.reader import Reader
 from volumetool.storage.io.arrays import SPACE, Driver
 from volumetool.storage.io.kvstore import is_local, join_url, local_path, read_key
 from volumetool.storage.io.limits import MOST_METADATA
@@ -48,7 +48,7 @@ class ParsedMetadata:
 
     Attributes
     ----------
-    url, format, driver, axes, sections
+    url, format, driver, axes, reader
         As in `Volume`.
     levels : tuple of FoundLevel
         Finest first.
@@ -66,7 +66,7 @@ class ParsedMetadata:
     levels: tuple[FoundLevel, ...]
     unit: Size | None
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    sections: Sections | None = None
+    reader: Reader | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from volumetool.errors import InputError
 from volumetool.geometry.box import Triple
 from volumetool.paths import open_file
 from volumetool.storage.formats.base import Format, FoundLevel, ParsedMetadata, broken, zyx
+from volumetool.storage.formats.reader import Sections
 from volumetool.storage.io.arrays import SPACE
 from volumetool.storage.io.kvstore import is_local, local_path
 from volumetool.storage.io.limits import check_images
@@ -36,7 +37,7 @@ _SIGNED_BYTES, _POSITION_OF_FIRST_VOXEL = 1, 4
 
 
 @dataclass(frozen=True)
-class MrcSections:
+class MrcSections(Sections):
     """The sections of an MRC file.
 
     Attributes
@@ -51,6 +52,8 @@ class MrcSections:
         Bytes before the first voxel.
     dtype : numpy.dtype
         Data type of what is read.
+    rows : int
+        Rows of a section that are read at once.
     """
 
     path: str
@@ -58,16 +61,12 @@ class MrcSections:
     stored: str
     offset: int
     dtype: np.dtype[Any]
+    rows: int
 
     @property
     def files(self) -> tuple[str]:
         """The file."""
         return (self.path,)
-
-    @property
-    def rows(self) -> int:
-        """Rows of a section that are read at once."""
-        return min(self.shape[1], max(1, _BAND_BYTES // (self.shape[2] * self.dtype.itemsize)))
 
     def read(self, start: int, stop: int, rows: slice = slice(None)) -> NDArray[Any]:
         """Return some rows of some sections.
@@ -111,7 +110,7 @@ def find_mrc(url: str) -> ParsedMetadata | None:
     unit = {axis: nan if isnan(size) else 1.0 for axis, size in sizes.items()}
     level = FoundLevel("", zyx(scale), zyx(_position(header, axes, scale)))
     said = set(sizes.values()) != {_ANGSTROM} and not all(map(isnan, sizes.values()))
-    return ParsedMetadata(url, "mrc", "virtual_chunked", axes, (level,), zyx(unit) if said else None, sections=sections)
+    return ParsedMetadata(url, "mrc", "virtual_chunked", axes, (level,), zyx(unit) if said else None, reader=sections)
 
 
 def _sections(path: Path, header: Any, order: str) -> MrcSections:
@@ -146,7 +145,8 @@ def _sections(path: Path, header: Any, order: str) -> MrcSections:
             hint="The file was cut off: copy it again.",
             where=str(path),
         )
-    return MrcSections(str(path), shape, stored.str, offset, dtype)
+    rows = min(shape[1], max(1, _BAND_BYTES // (shape[2] * dtype.itemsize)))
+    return MrcSections(str(path), shape, stored.str, offset, dtype, rows)
 
 
 def _imod_flags(header: Any) -> int | None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from volumetool.geometry.box import Size, Triple
+from volumetool.storage.formats.reader import Sections
 from volumetool.storage.images.pages import TiffPage, grey_values, kind, opened, page_at, read_rows
 
 
@@ -34,7 +35,7 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class ImageStack:
+class ImageStack(Sections):
     """A z, y, x stack of greyscale images that is read section by section.
 
     Attributes

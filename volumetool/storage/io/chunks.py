@@ -23,7 +23,7 @@ from volumetool.errors import InputError
 from volumetool.geometry.box import Box, Triple
 from volumetool.storage.formats.base import read_json
 from volumetool.storage.formats.precomputed import SHARDED, find_precomputed
-from volumetool.storage.formats.sections import Sections
+from volumetool.storage.formats.reader import Reader
 from volumetool.storage.io.arrays import open_array
 from volumetool.storage.io.chunk_keys import ARRAY_METADATA, ChunkKeys
 from volumetool.storage.io.kvstore import is_local, join_url, kvstore_spec, list_keys, local_path, parent_url, shared_context
@@ -250,8 +250,8 @@ def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:
     DataError, InputError
         The array is gone, or its metadata are damaged.
     """
-    if volume.sections is not None:
-        return _files_of(volume, volume.sections)
+    if volume.reader is not None:
+        return _files_of(volume, volume.reader)
     path = volume.levels[level].path
     url, layout = join_url(volume.url, path), open_array(volume.url, volume.driver, path).chunk_layout
     precomputed = find_precomputed(volume.url) if volume.driver == "neuroglancer_precomputed" else None
@@ -272,10 +272,10 @@ def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:
     return StoredChunks(url, size, grid, key)
 
 
-def _files_of(volume: Volume, sections: Sections) -> StoredChunks:
-    """Return how a volume is cut into files that hold one section each, or all of them."""
+def _files_of(volume: Volume, reader: Reader) -> StoredChunks:
+    """Return how a volume is cut into files that hold one section each, or all of it."""
     folder = volume.url if is_local(volume.url) and local_path(volume.url).is_dir() else parent_url(volume.url)[0]
-    names = [os.path.relpath(file, folder) for file in sections.files]
+    names = [os.path.relpath(file, folder) for file in reader.files]
     size = volume.shape if len(names) == 1 else (1, *volume.shape[1:])
     grid = Box.whole(volume.shape).coarsened(size).stop
     return StoredChunks(folder, size, grid, lambda place: names[place[0]], listable=False)
