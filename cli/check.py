@@ -34,7 +34,7 @@ def status(output: Output, as_json: Json = False) -> None:
 
 def verify(
     output: Output,
-    level: Annotated[
+    depth: Annotated[
         str,
         typer.Option(
             help="structure (metadata, records, which shards are there), stored (their bytes, too) or full (their voxels, too)."
@@ -54,7 +54,7 @@ def verify(
     source: Annotated[
         str | None, typer.Option("--input", metavar="VOLUME", help="With --adopt: where the input is now, if it was moved.")
     ] = None,
-    sections: Annotated[
+    statistics: Annotated[
         str | None, typer.Option(metavar="FILE", help="With --adopt: the table of section statistics that `enhance` was given.")
     ] = None,
     allow_host: AllowHost = None,
@@ -67,8 +67,8 @@ def verify(
 
     if adopt:
         extent = make_extent("full", None, recompute, seed)
-        _adopt(output, as_json, extent=extent, source=source, sections=sections, allow_hosts=allow_host or [])
-    extent = make_extent(level, sample, recompute, seed)
+        _adopt(output, as_json, extent=extent, source=source, statistics=statistics, allow_hosts=allow_host or [])
+    extent = make_extent(depth, sample, recompute, seed)
     with observing() as observer:
         plan, report = verify_output(output, extent, allow_host or [], observer)
         marked = mark_for_recompute(plan, report, observer) if repair and plan is not None else 0

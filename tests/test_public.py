@@ -115,9 +115,11 @@ def test_paths_of_every_kind_are_taken_everywhere(volume: Path, kind: type, tiny
     assert vt.load_model(kind(tiny_model)).spec == str(tiny_model)
     assert vt.convert(kind(volume), kind(volume.parent / "copy.zarr")).url == str(volume.parent / "copy.zarr")
     assert vt.enhance(kind(volume), kind(output), model=FAKE).complete
-    job = vt.Job(input=kind(volume), output=kind(output), model=kind(tiny_model), mask=kind(volume), sections=kind(tiny_model))
+    job = vt.Job(
+        input=kind(volume), output=kind(output), model=kind(tiny_model), mask=kind(volume), statistics=kind(tiny_model)
+    )
     assert [job.input, job.output, job.mask] == [str(volume), str(output), str(volume)]
-    assert (job.model, job.sections) == (str(tiny_model), str(tiny_model))
+    assert (job.model, job.statistics) == (str(tiny_model), str(tiny_model))
     assert vt.verify(vt.plan(vt.Job(input=kind(volume), output=kind(output), model=FAKE))).ok
     with vt.view(kind(volume)) as shown, vt.view([kind(volume), kind(output)]):
         assert shown.layers[0].volume.url == os.fspath(kind(volume))

@@ -102,7 +102,7 @@ def assert_batch(job: Job, **options: Any) -> None:
     batch = output.parent / "batch.zarr"
     given = {name: value for name, value in {**FLAT, **options}.items() if name != "voxel_size"}
     table = Path(JobDir(job.output).url) / "sections.csv"
-    assert run(input=raw, output=str(batch), sections=str(table), **given).complete
+    assert run(input=raw, output=str(batch), statistics=str(table), **given).complete
     ours, theirs = (
         {str(file.relative_to(root)): file.read_bytes() for file in [*shard_files(root), *root.rglob("zarr.json")]}
         for root in (output, batch)

@@ -78,7 +78,7 @@ def test_statistics_can_be_given(folder: Path, tiny_model: Path, rows: int) -> N
     """A table with a row for each section says how many there are, too."""
     table = folder.parent / "given.csv"
     table.write_text("channel,z,low,high\n" + "".join(f"0,{z},{20 + z},{200 + z}\n" for z in range(rows)))
-    job = job_of(folder, model=str(tiny_model), sections=str(table))
+    job = job_of(folder, model=str(tiny_model), statistics=str(table))
     drop(folder, *range(1, COUNT + 1))
     assert finish(job, None, WatchConfig(count=COUNT if rows == 1 else None, settle=0.0, fit_on=1)).complete
     kept = Path(f"{job.output}.job", "sections.csv").read_text()

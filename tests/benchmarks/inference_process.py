@@ -35,7 +35,7 @@ def ours(task: Task) -> Work:
         rows = [f"0,{z},{low!r},{high!r}" for z, (low, high) in enumerate(zip(task.low, task.high, strict=True))]
         table.write_text("\n".join(["channel,z,low,high", *rows]) + "\n")
         options: dict[str, Any] = {
-            "sections": str(table),
+            "statistics": str(table),
             "precision": "float32",
             "dtype": "float32",
             "exact": task.peer == "ours-exact",

@@ -70,7 +70,7 @@ def measure(place: Path, voxels: np.ndarray, asked: argparse.Namespace) -> dict[
     steady = seconds[1 : asked.count // 2 - FIT_ON + 1] + seconds[asked.count // 2 - FIT_ON + 2 : -1]
     output = place / "incoming-enhanced.zarr"
     table = f"{output}.job/sections.csv"
-    enhance(f"{place}/incoming-raw.zarr", f"{place}/batch.zarr", model=asked.model, sections=table)
+    enhance(f"{place}/incoming-raw.zarr", f"{place}/batch.zarr", model=asked.model, statistics=table)
     return {
         "model": asked.model,
         "sections": len(voxels),

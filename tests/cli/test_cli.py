@@ -118,7 +118,7 @@ def test_commands_that_do_not_compute_import_no_torch(run: Run, volume: Path) ->
         ["pyramid", volume.parent / "copy.zarr"],
         ["validate", volume],
         ["status", output],
-        ["verify", output, "--level", "structure"],
+        ["verify", output, "--depth", "structure"],
         ["verify", output],
         ["clean", output],
         ["schema", "job"],

@@ -95,7 +95,7 @@ def test_what_cannot_be_read_is_an_input_or_called_by_its_name(capsys: pytest.Ca
 
 
 FILES = {
-    "enhance raw.zarr new.zarr --model FAKE --sections {}": ("config.sections", "--sections"),
+    "enhance raw.zarr new.zarr --model FAKE --statistics {}": ("config.statistics", "--statistics"),
     "enhance raw.zarr new.zarr --model {}": ("model.", "model"),
     "model show {}": ("model.", "model"),
     "enhance --config {}": ("config.file", "options|cannot be read"),
@@ -176,7 +176,7 @@ CLOSED_TO_US = {
     "enhance raw.zarr {} --model FAKE": ("output.unreadable", "the output: "),
     "model show {}": ("model.unreadable", "the model "),
     "enhance raw.zarr new.zarr --model {}": ("model.unreadable", "the model "),
-    "enhance raw.zarr new.zarr --model FAKE --sections {}": ("config.sections", "--sections"),
+    "enhance raw.zarr new.zarr --model FAKE --statistics {}": ("config.statistics", "--statistics"),
     "enhance --config {}": ("config.file", ""),
     "train {}": ("config.file", ""),
 }

@@ -67,7 +67,7 @@ def test_every_command_takes_paths_that_go_up(home: Path, tiny_model: Path) -> N
     assert call("enhance", "../raw.zarr", out, "--model", model, "--mask", "../raw.zarr", "--device", "cpu") == 0
     for command in ("status", "verify", "clean", "validate", "info", "pyramid"):
         assert call(command, out) == 0, command
-    assert call("enhance", "../raw.zarr", "../2.zarr", "--model", FAKE, "--sections", table, "-n") == 0
+    assert call("enhance", "../raw.zarr", "../2.zarr", "--model", FAKE, "--statistics", table, "-n") == 0
     assert call("crappify", "../raw.zarr", "../low.zarr", "--scale", "1,2,2") == 0
     assert call("model", "show", model) == 0
     (home / "job.yaml").write_text(f"input: ../raw.zarr\noutput: ~/out2.zarr\nmodel: {FAKE}\n")

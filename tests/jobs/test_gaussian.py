@@ -74,7 +74,7 @@ def test_a_volume_is_filtered_as_by_scipy(done: Path) -> None:
 def test_regions_patches_and_calls_change_no_byte(volume: Path, done: Path, tmp_path: Path) -> None:
     """Each voxel is made of its own neighbourhood alone, so even the patch is free."""
     others: tuple[dict[str, Any], ...] = (
-        {"region": "2,2,1", "keep_patches": "always"},
+        {"region": "2,2,1", "patch_cache": "always"},
         {"region": "1,4,5", "patch": None, "batch": 3},
     )
     for number, other in enumerate(others):

@@ -56,7 +56,7 @@ def test_a_network_is_recorded_and_gives_the_same_bytes(name: str, precision: st
 def test_the_cut_is_invisible_on_a_gpu(options: dict[str, Any], tmp_path: Path) -> None:
     source = str(write_input(tmp_path / "in.zarr", noise((6, 70, 90))))
     seen = set()
-    for number, more in enumerate(({"region": "1,1,1"}, {"region": "1,4,4"}, {"region": "1,2,1", "keep_patches": "always"})):
+    for number, more in enumerate(({"region": "1,1,1"}, {"region": "1,4,4"}, {"region": "1,2,1", "patch_cache": "always"})):
         output = tmp_path / f"{number}.zarr"
         assert run(input=source, output=str(output), **options | {"device": "cuda", "memory": "4GiB"} | more).complete
         seen.add(digest(output))

@@ -42,11 +42,11 @@ JOBS: dict[str, tuple[Voxels, dict[str, Any]]] = {
     "nodata": (holes(noise(SHAPE), 0), {"model": BOX_2D, "nodata": 0, "fill": 7}),
     "mask": (noise(SHAPE), {"model": POSITION_2D}),
     "uint16": (noise(SHAPE, "uint16"), {"model": BOX_2D, "invert": True}),
-    "float32": (holes(noise(SHAPE, "float32"), np.nan), {"nodata": "nan", "flatten": True}),
+    "float32": (holes(noise(SHAPE, "float32"), np.nan), {"nodata": "nan", "equalise_sections": True}),
     "exact": (noise(SHAPE), {"model": BOX_2D, "exact": True}),
     "roi": (noise(SHAPE), {"model": BOX_2D, "roi": "0:3,0:20,0:20"}),
     "crop": (noise(SHAPE), {"model": BOX_2D, "roi": "1:5,3:30,7:41", "crop": True}),
-    "kept patches": (noise(SHAPE), SMALL_3D | {"keep_patches": "always"}),
+    "kept patches": (noise(SHAPE), SMALL_3D | {"patch_cache": "always"}),
     "pyramid": (noise((2, *SHAPE)), {}),
 }
 

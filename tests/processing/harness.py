@@ -84,7 +84,7 @@ class Case:
         normal = statistics or no_normalisation(1, self.lattice.z.size)
         facts: dict[str, Any] = {
             "input": "", "level": 0, "model": "", "precision": "float32", "padded_batch": None, "seed": 0, "mask": None,
-            "flatten": False, "invert": False, "nodata": None, "fill": 0.0, "missing": "fill", "channels": None,
+            "equalise_sections": False, "invert": False, "nodata": None, "fill": 0.0, "missing": "fill", "channels": None,
         }  # fmt: skip
         facts |= {"lattice": self.lattice, "statistics": normal, "levels": levels, "dtype": dtype, "box": self.box}
         return OutputSpec(**facts | more)

@@ -233,7 +233,7 @@ def test_inverted_polarity_is_turned_there_and_back() -> None:
         np.testing.assert_allclose(turned.patches, 1 - straight.patches, rtol=1e-4, atol=1e-4)
 
 
-def test_flattening_gives_all_sections_the_median_contrast() -> None:
+def test_equalising_gives_all_sections_the_median_contrast() -> None:
     """Sections that show the same tissue with other gain and offset come out alike; without it each keeps its own."""
     case = flat_case((5, 12, 20))
     tissue = np.random.default_rng(2).random(case.lattice.shape[1:])
@@ -241,7 +241,8 @@ def test_flattening_gives_all_sections_the_median_contrast() -> None:
     voxels = (low[:, None, None] + gain[:, None, None] * tissue).astype(np.float32)
     statistics = Statistics(low[None], (low + gain)[None])
     flat: dict[bool, Any] = {
-        on: run_case(case, "identity", case.spec("float32", statistics, flatten=on), voxels).levels[0] for on in (True, False)
+        on: run_case(case, "identity", case.spec("float32", statistics, equalise_sections=on), voxels).levels[0]
+        for on in (True, False)
     }
     expected = replicated(np.median(low) + (np.median(low + gain) - np.median(low)) * tissue[None], (1, 2, 2))
     np.testing.assert_allclose(flat[True], np.repeat(expected, 5, 0), atol=1e-3)

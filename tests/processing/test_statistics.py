@@ -190,7 +190,7 @@ HEADER = "channel,z,low,high\n"
 def test_a_bad_table_is_refused_by_name(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Statistics.from_csv(text, 1, 2)
-    assert caught.value.code == "config.sections"
+    assert caught.value.code == "config.statistics"
 
 
 def test_a_chunk_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

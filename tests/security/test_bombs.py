@@ -281,7 +281,7 @@ def test_files_longer_than_memory_are_refused_unread(tiny_model: Path, tmp_path:
     """A table of sections, a model, metadata, and the plan of a job."""
     source = write_input(tmp_path / "in.zarr", noise((2, 40, 40)))
     wanted = {"input": str(source)}
-    assert _refused(tmp_path, **wanted, sections=str(sparse(tmp_path / "table.csv"))).code == "config.sections"
+    assert _refused(tmp_path, **wanted, statistics=str(sparse(tmp_path / "table.csv"))).code == "config.statistics"
     (tmp_path / "m.safetensors").write_bytes(tiny_model.read_bytes())
     assert _refused(tmp_path, **wanted, model=str(sparse(tmp_path / "m.safetensors"))).code == "model.broken"
     (tmp_path / "out.zarr.job").mkdir()

@@ -43,7 +43,7 @@ OPTIONS: dict[str, tuple[Words, Words]] = {
         ["--scale", "--recipe", "--seed", "--level", "--limits", "--blur", "--noise"],
     ),
     "status": (["done.zarr"], []),
-    "verify": (["done.zarr"], ["--level", "--sample", "--seed"]),
+    "verify": (["done.zarr"], ["--depth", "--sample", "--seed"]),
     "clean": (["done.zarr"], []),
     "evaluate": (["nowhere.zarr", "in.zarr"], ["--low", "--roi", "--data-range", "--seed", "--sections"]),
     "pyramid": (["nowhere.zarr"], ["--nodata"]),
@@ -155,7 +155,7 @@ def fuzz_csv(chance: Chance, _: Bench, tally: Tally) -> None:
         lambda: b"",
     ]
     Path("new.csv").write_bytes(chance.choice(kinds)())
-    tally.run(["enhance", "in.zarr", "new.zarr", *DRY, "--sections", "new.csv"])
+    tally.run(["enhance", "in.zarr", "new.zarr", *DRY, "--statistics", "new.csv"])
 
 
 def fuzz_cards(chance: Chance, bench: Bench, tally: Tally) -> None:

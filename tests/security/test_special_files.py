@@ -109,7 +109,7 @@ def test_shards_of_a_precomputed_volume(tmp_path: Path) -> None:
 def test_a_job_names_the_pipe_among_its_input(tmp_path: Path) -> None:
     source = write_input(tmp_path / "in.zarr", noise((6, 10, 14)), voxel_size=SIZE)
     chunk = next(file for file in sorted((source / "0").rglob("*")) if file.is_file() and file.name != "zarr.json")
-    options = {"model": "fake:identity?patch=1,16,16", "workers": 1, "sections": str(tmp_path / "s.csv")}
+    options = {"model": "fake:identity?patch=1,16,16", "workers": 1, "statistics": str(tmp_path / "s.csv")}
     outcome = vt.enhance(source, tmp_path / "first.zarr", model=options["model"], workers=1)
     shutil.copy(tmp_path / "first.zarr.job" / "sections.csv", tmp_path / "s.csv")
     assert outcome.complete

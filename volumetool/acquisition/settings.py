@@ -29,11 +29,11 @@ def given_statistics(job: Job) -> Statistics | None:
     Raises
     ------
     ConfigError
-        ``config.sections``: it cannot be read.
+        ``config.statistics``: it cannot be read.
     """
-    if job.sections is None:
+    if job.statistics is None:
         return None
-    text = read_table(job.sections)
+    text = read_table(job.statistics)
     return Statistics.from_csv(text, 1, max(1, len(text.split()) - 1))
 
 
@@ -56,7 +56,7 @@ def fix(job: Job, begun: SessionHeader, given: Statistics | None) -> tuple[Resol
     begun : SessionHeader
         The settings, completed by what was decided for all sections.
     """
-    resolved = resolve(job.model_copy(update={"sections": None}))
+    resolved = resolve(job.model_copy(update={"statistics": None}))
     fitted, chosen = resolved.spec.statistics, list(begun.fitted)
     low, high = (np.median(table[:, chosen], axis=1, keepdims=True) for table in (fitted.low, fitted.high))  # (1, 1)
     decided = {
@@ -122,13 +122,13 @@ def statistics_for(spec: OutputSpec, depth: int) -> Statistics:
     Raises
     ------
     ConfigError
-        ``config.sections``: the table that was given has fewer rows.
+        ``config.statistics``: the table that was given has fewer rows.
     """
     low, high = spec.statistics.low, spec.statistics.high  # (1, rows)
     rows = low.shape[1]
     if 1 < rows < depth:
         raise ConfigError(
-            "config.sections",
+            "config.statistics",
             f"the table of section statistics has {rows} rows, and section {depth} has arrived",
             hint="give one row for all sections, or a row for each",
         )
@@ -152,7 +152,7 @@ def spec_for(spec: OutputSpec, depth: int, levels: VolumeLevels) -> OutputSpec:
     Raises
     ------
     ConfigError
-        ``config.sections``: the table of statistics has fewer rows.
+        ``config.statistics``: the table of statistics has fewer rows.
     """
     lattice = replace(spec.lattice, z=replace(spec.lattice.z, size=depth))
     return spec.model_copy(update={"lattice": lattice, "statistics": statistics_for(spec, depth), "levels": levels})
@@ -170,11 +170,11 @@ def final_plan(job: Job, begun: SessionHeader, depth: int) -> Plan:
     """
     frozen = _frozen(job, begun)
     plan = plan_anew(resolve(frozen, statistics=statistics_for(begun.decided, depth)))
-    return plan.model_copy(update={"job": frozen.model_copy(update={"keep_patches": job.keep_patches})})
+    return plan.model_copy(update={"job": frozen.model_copy(update={"patch_cache": job.patch_cache})})
 
 
 def _frozen(job: Job, begun: SessionHeader) -> Job:
     """Return the job with what was decided at the beginning; all of its patches are known, so that none is kept."""
     numerics = begun.numerics
     update = {} if numerics is None else {"precision": numerics.precision, "batch": numerics.batch}
-    return job.model_copy(update={**update, "sections": None, "keep_patches": "never"})
+    return job.model_copy(update={**update, "statistics": None, "patch_cache": "never"})

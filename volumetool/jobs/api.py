@@ -12,6 +12,7 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.run import RunResult
 from volumetool.jobs.run import run as run_plan
 from volumetool.jobs.verification.verify import Report, verify
+from volumetool.processing.device.malloc import keep_freed_memory
 
 __all__ = ["Report", "enhance", "plan", "run", "verify"]
 
@@ -58,4 +59,5 @@ def run(job: Job | Plan, observer: Observer = ignore) -> RunResult:
         Told what happens, by the events of :mod:`volumetool.events`: `Waiting` for another run to give the output up,
         `RunStarted`, `RegionEnded` for each region, and `Progressed` for statistics and coarse levels.
     """
+    keep_freed_memory()  # before planning: what it frees would lie in heaps that the workers' figure does not know
     return run_plan(job if isinstance(job, Plan) else plan(job, observer), observer)

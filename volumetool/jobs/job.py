@@ -74,7 +74,7 @@ class Job(BaseModel):
         "skip takes them for voxels without data.",
     )
     invert: bool = semantic(False, LOOK, "The volume's polarity is opposite to the model's.", common=True)
-    flatten: bool = semantic(False, LOOK, "Give all sections the same contrast instead of each its own back.")
+    equalise_sections: bool = semantic(False, LOOK, "Give all sections the same contrast instead of each its own back.")
     patch: Numbers | None = semantic(
         None,
         LOOK,
@@ -92,7 +92,7 @@ class Job(BaseModel):
     precision: Literal["auto", "bfloat16", "float32"] = semantic(
         "auto", LOOK, "Of the network; auto takes bfloat16 where the model is safe in it and the machine computes in it."
     )
-    sections: Place | None = semantic(None, LOOK, "CSV of section statistics to use instead of fitting them.")
+    statistics: Place | None = semantic(None, LOOK, "CSV of section statistics to use instead of fitting them.")
     seed: int = semantic(0, LOOK, "Moves the sample for the statistics.")
     dtype: Literal["uint8", "int8", "uint16", "int16", "float32"] | None = semantic(
         None, OUTPUT, "Type of the output's voxels; by default the input's."
@@ -120,10 +120,10 @@ class Job(BaseModel):
     region: Numbers | None = runtime(
         None, RUN, "Shards per region, instead of the planner's choice; kept for the life of a job.", metavar="Z,Y,X"
     )
-    keep_patches: Literal["auto", "always", "never"] = runtime(
+    patch_cache: Literal["auto", "always", "never"] = runtime(
         "auto", RUN, "Keep patches that several regions need on disk until the last of them is done; auto does where it pays."
     )
-    patience: Annotated[float, Field(gt=0, allow_inf_nan=False)] = runtime(
+    hang_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = runtime(
         600.0,
         RUN,
         "Seconds without a sign of life after which a region hangs, or ten usual regions if that is longer: it is tried once "
@@ -178,7 +178,7 @@ class Job(BaseModel):
     @property
     def placed(self) -> Job:
         """The same job with absolute paths, to be read from another directory."""
-        model, places = self.model, {name: getattr(self, name) for name in ("input", "output", "mask", "sections")}
+        model, places = self.model, {name: getattr(self, name) for name in ("input", "output", "mask", "statistics")}
         if model != "auto":
             from volumetool.processing.operation import placed_operation  # torch takes its time
 

@@ -200,7 +200,7 @@ class Plan(BaseModel):
     def keep(self) -> CacheScope:
         """For which neighbours patches are kept: as the job says, else as was planned."""
         asked: dict[str, CacheScope] = {"always": "all", "never": "none"}
-        return asked.get(self.job.keep_patches, self.estimates.kept)
+        return asked.get(self.job.patch_cache, self.estimates.kept)
 
     @property
     def sharing(self) -> PatchSharing:
@@ -235,7 +235,7 @@ class Plan(BaseModel):
 
         Not the precision, which the specification has, nor a file of section statistics, which may be a copy of what is fitted.
         """
-        names = {name for name, kind in kinds(Job).items() if kind is Kind.SEMANTIC} - {"precision", "sections"}
+        names = {name for name, kind in kinds(Job).items() if kind is Kind.SEMANTIC} - {"precision", "statistics"}
         names |= {"roi"} if self.job.crop else set()
         unnamed = self.job.model_copy(update={"model": "auto"})  # the model is named below; to find its file takes torch
         said = unnamed.placed.model_dump_json(exclude_defaults=True, include=names)

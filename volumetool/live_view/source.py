@@ -74,7 +74,7 @@ class LiveSource:
     def window(self) -> tuple[float, float] | None:
         """Grey values of black and white; None where the model takes no statistics."""
         statistics: Statistics = self.spec.statistics
-        if self.spec.flatten or (not statistics.low.any() and (statistics.high == 1).all()):
+        if self.spec.equalise_sections or (not statistics.low.any() and (statistics.high == 1).all()):
             return None
         return float(np.median(statistics.low)), float(np.median(statistics.high))
 

@@ -197,7 +197,7 @@ class RegionPatchCache:
         except (ValueError, OSError) as error:
             # Anything else costs the time of this patch, or its room until the end of the run.
             if is_full(error):
-                raise unwritable("a patch that is kept for the regions to come (see --keep-patches)", error) from error
+                raise unwritable("a patch that is kept for the regions to come (see --patch-cache)", error) from error
 
     def _last(self) -> Iterator[str]:
         """Yield the names of the patches that may be there and that no later region needs."""

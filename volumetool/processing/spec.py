@@ -60,7 +60,7 @@ class OutputSpec(BaseModel):
         Percentiles of every section of the input.
     seed : int
         Seed of the sample for the statistics.
-    flatten : bool
+    equalise_sections : bool
         Give all sections the volume's median contrast on output, instead of each its own.
     invert : bool
         The volume's polarity is opposite to the model's: turned before the network and back after it.
@@ -94,7 +94,7 @@ class OutputSpec(BaseModel):
     padded_batch: int | None
     statistics: Statistics
     seed: int
-    flatten: bool
+    equalise_sections: bool
     invert: bool
     nodata: float | None
     fill: float
@@ -177,7 +177,7 @@ class OutputSpec(BaseModel):
             Per section of the input; of all sections the same if the job flattens.
         """
         low, high = self.statistics.low[channel], self.statistics.high[channel]
-        if self.flatten:
+        if self.equalise_sections:
             low, high = np.full_like(low, np.median(low)), np.full_like(high, np.median(high))
         return self._scale(low, high)
 

@@ -104,7 +104,7 @@ class Statistics:
         Raises
         ------
         ConfigError
-            ``config.sections`` where rows are missing or doubled, a number is not one, or ``high <= low``.
+            ``config.statistics`` where rows are missing or doubled, a number is not one, or ``high <= low``.
         """
         low = np.full((channels, sections), np.nan)
         high = np.full((channels, sections), np.nan)
@@ -116,7 +116,7 @@ class Statistics:
                 low[at], high[at] = float(row["low"]), float(row["high"])
         except (KeyError, ValueError, IndexError, TypeError, csv.Error) as error:
             raise ConfigError(
-                "config.sections",
+                "config.statistics",
                 f"the table of section statistics cannot be read: {error}",
                 hint="columns: channel,z,low,high",
             ) from error
@@ -124,7 +124,7 @@ class Statistics:
         if len(wrong):
             channel, z = (int(n) for n in wrong[0])
             raise ConfigError(
-                "config.sections",
+                "config.statistics",
                 f"channel {channel}, section {z}: low {low[channel, z]} and high {high[channel, z]}; high must be above low",
                 hint=f"both finite; the table needs one row for each of {channels} channels x {sections} sections",
             )

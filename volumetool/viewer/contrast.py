@@ -41,7 +41,7 @@ def fitted_window(plan: Plan) -> Window | None:
 
     None where its values are not those of its input, or where its model takes no statistics.
     """
-    if plan.spec.flatten or plan.spec.invert or plan.spec.dtype != plan.input_dtype:
+    if plan.spec.equalise_sections or plan.spec.invert or plan.spec.dtype != plan.input_dtype:
         return None
     statistics = plan.spec.statistics
     if not statistics.low.any() and (statistics.high == 1).all():

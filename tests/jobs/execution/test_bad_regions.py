@@ -165,7 +165,7 @@ def test_silence_is_noticed_and_signs_of_life_are_heard() -> None:
 
 def test_a_silence_of_ten_usual_regions_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where regions take long, patience is theirs; where they are short, it is the job's."""
-    options = bad_job(bad_volume(tmp_path / "in.zarr", ()), tmp_path / "out.zarr", "none") | {"patience": 5.0}
+    options = bad_job(bad_volume(tmp_path / "in.zarr", ()), tmp_path / "out.zarr", "none") | {"hang_timeout": 5.0}
     allowed: list[float] = []
 
     class Noted(Watch):

@@ -143,7 +143,7 @@ def test_regions_that_end_or_hang_their_workers_are_set_aside(tmp_path: Path, fa
     # Long enough for a task of its own each: shorter ones that shared the bad one's are begun again with it.
     options = bad_job(bad_volume(tmp_path / "in.zarr", bad), tmp_path / "out.zarr", fault, seconds=0.02)
     with begun(tmp_path / "out.zarr") as counted:
-        outcome = run(**options, workers=2, patience=3)
+        outcome = run(**options, workers=2, hang_timeout=3)
     assert_others_are_right(outcome, bad)
     assert {record.error["code"] for record in outcome.failures} == {QUARANTINED}
     said = {"segfault": "SIGSEGV", "hang": "no sign of life", "kill": "SIGKILL"}[fault]
@@ -209,7 +209,7 @@ def test_a_process_that_is_its_own_worker_ends_and_goes_on_when_it_is_started_ag
 @pytest.mark.timeout(1800)
 def test_a_process_that_hangs_ends_itself_and_says_start_me_again(tmp_path: Path) -> None:
     bad = (6,)
-    options = bad_job(bad_volume(tmp_path / "in.zarr", bad), tmp_path / "out.zarr", "hang") | {"patience": 2.0}
+    options = bad_job(bad_volume(tmp_path / "in.zarr", bad), tmp_path / "out.zarr", "hang") | {"hang_timeout": 2.0}
     for _ in range(2):
         process = command(options)
         _, said = process.communicate(timeout=500)

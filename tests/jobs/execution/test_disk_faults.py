@@ -118,7 +118,7 @@ def test_reads_that_are_short_or_wrong_for_as_long_as_the_file_is_open(
         assert again.error is None, f"read {number} of {total}, {Path(once.events[number - 1].path)}: {again.text}"
 
 
-@pytest.mark.parametrize("job", [("tiny", {"keep_patches": "always"})], indirect=True, ids=["kept"])
+@pytest.mark.parametrize("job", [("tiny", {"patch_cache": "always"})], indirect=True, ids=["kept"])
 @pytest.mark.parametrize(
     ("folder", "kinds"),
     [("maps", ALL), ("patches", ALL), ("patches", ("open", "read")), ("patches", ("remove",))],

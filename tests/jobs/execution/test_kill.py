@@ -76,7 +76,7 @@ def test_region_shapes_and_workers_make_one_digest(
 def test_a_job_that_is_killed_twenty_times_makes_the_same_digest(source: str, straight: str, tmp_path: Path, keep: str) -> None:
     """SIGKILL to all its processes at random moments: what is on record is never done again, and nothing is missing."""
     output = str(tmp_path / "out.zarr")
-    job = {"input": source, "output": output, **OPTIONS, "region": "1,1,1", "keep-patches": keep}
+    job = {"input": source, "output": output, **OPTIONS, "region": "1,1,1", "patch-cache": keep}
     asked = {name.replace("-", "_"): value for name, value in job.items()}
     regions = plan(make_job(**asked)).grid.count
     assert regions >= 60

@@ -118,7 +118,7 @@ def test_what_overflows_on_the_way_back_to_intensities_fails_by_name(tmp_path: P
     table = "channel,z,low,high\n" + "".join(f"0,{z},0.0,3e38\n" for z in range(4))
     (tmp_path / "sections.csv").write_text(table)
     options = {"input": str(source), "output": str(tmp_path / "out.zarr"), "model": str(tiny_model)}
-    more = {"sections": str(tmp_path / "sections.csv"), "device": "cpu", "memory": "4GiB", "precision": "float32"}
+    more = {"statistics": str(tmp_path / "sections.csv"), "device": "cpu", "memory": "4GiB", "precision": "float32"}
     network_is_large = 50.0
     with pytest.MonkeyPatch.context() as patch:
         compute = Engine._call

@@ -27,8 +27,8 @@ from volumetool.storage.open import open_volume
 
 Options = dict[str, Any]
 
-FLAT = SMALL | {"region": "1,1,1", "keep_patches": "always"}
-BLOCKS = SMALL_3D | {"keep_patches": "always"}
+FLAT = SMALL | {"region": "1,1,1", "patch_cache": "always"}
+BLOCKS = SMALL_3D | {"patch_cache": "always"}
 KINDS = {"2d": FLAT, "3d": BLOCKS, "spread": BLOCKS | {"shard": "4,16,32"}}
 """Patches of the last one reach over more than two regions along an axis."""
 
@@ -91,7 +91,7 @@ def blocks(volume: Path, tmp_path: Path) -> Options:
 def without(options: Options) -> str:
     """Return the digest of the same job when it keeps nothing."""
     plain = f"{options['output']}.plain"
-    assert run(**options | {"output": plain, "keep_patches": "never", "region": None}).complete
+    assert run(**options | {"output": plain, "patch_cache": "never", "region": None}).complete
     return digest(plain)
 
 
@@ -223,8 +223,8 @@ def test_without_its_kept_patches_a_run_that_goes_on_computes_the_frontier_again
 @pytest.mark.parametrize("choices", [("always", "never"), ("never", "always")])
 def test_keeping_may_change_from_run_to_run(blocks: Options, choices: tuple[str, str]) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(Interrupting(5), **blocks | {"keep_patches": choices[0]})
-    outcome = run(**blocks | {"keep_patches": choices[1]})
+        run(Interrupting(5), **blocks | {"patch_cache": choices[0]})
+    outcome = run(**blocks | {"patch_cache": choices[1]})
     assert outcome.complete
     assert not kept_folder(blocks).exists()
     assert digest(blocks["output"]) == without(blocks)
@@ -287,7 +287,7 @@ def test_two_processes_share_patches_and_write_the_bytes_of_one(blocks: Options)
     outcome = run(seen, **blocks | {"workers": 2})
     assert outcome.complete, outcome.failures
     assert len({ended.worker for ended in seen.ended}) == 2
-    plain = plan(make_job(**blocks | {"output": f"{blocks['output']}.other", "keep_patches": "never"})).estimates
+    plain = plan(make_job(**blocks | {"output": f"{blocks['output']}.other", "patch_cache": "never"})).estimates
     totals = open_ledger(outcome.plan).totals()
     assert totals.patches - totals.recomputed == outcome.plan.spec.lattice.count
     assert totals.recomputed <= plain.recomputed
@@ -303,7 +303,7 @@ def test_a_full_shelf_ends_the_run_and_names_the_option(blocks: Options, monkeyp
     monkeypatch.setattr(RegionPatchCache, "_begin", lambda self, *_: self._await(Full()))
     with pytest.raises(StorageFullError) as caught:
         run(**blocks)
-    assert "--keep-patches" in caught.value.message
+    assert "--patch-cache" in caught.value.message
 
 
 @pytest.mark.s3

@@ -12,7 +12,7 @@ from crash_jobs import Job, begin_anew
 from volumetool.jobs.records.ledger import Ledger
 from volumetool.testing import CrashRunner, DiskFault, Ended, lose_power
 
-KEPT = {"keep_patches": "always"}
+KEPT = {"patch_cache": "always"}
 
 
 @pytest.mark.timeout(3000)

@@ -53,7 +53,7 @@ def decided(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     folder = tmp_path_factory.mktemp("turns")
     source = write_input(folder / "in.zarr", noise((16, 48, 80)))
     model = "fake:position?dims=3&scale=2,2,2&patch=8,16,16&overlap=4,4,4&trim=1,1,1"
-    more = {"model": model, "shard": "8,32,32", "region": "1,1,1", "keep_patches": "always", "workers": 2}
+    more = {"model": model, "shard": "8,32,32", "region": "1,1,1", "patch_cache": "always", "workers": 2}
     return plan(make_job(input=str(source), output=str(folder / "out.zarr"), **SMALL | more))
 
 
@@ -129,6 +129,6 @@ def test_neighbours_are_apart_as_long_as_others_are_to_be_had(
 
 
 def test_where_nothing_is_kept_the_order_is_the_grids(decided: Plan, tmp_path: Path) -> None:
-    plain = decided.model_copy(update={"job": decided.job.model_copy(update={"keep_patches": "never"})})
+    plain = decided.model_copy(update={"job": decided.job.model_copy(update={"patch_cache": "never"})})
     turns = RegionQueue(plain, Ledger(str(tmp_path), plain.grid.count))
     assert [turns.take([0, 1, 2]) for _ in range(plain.grid.count)] == [RegionTask(index) for index in range(plain.grid.count)]

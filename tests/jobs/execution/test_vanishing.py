@@ -177,7 +177,7 @@ def test_a_region_whose_input_is_written_meanwhile_is_made_again(
     made: list[int] = []
     table = str(tmp_path / "sections.csv")
     Path(table).write_text(Statistics(np.zeros((1, 10)), np.full((1, 10), 255.0)).to_csv())
-    asked["sections"] = table
+    asked["statistics"] = table
 
     def enhance(spec: Any, region: Any, *rest: Any, **more: Any) -> Any:
         done = enhance_region(spec, region, *rest, **more)

@@ -23,7 +23,7 @@ Options = dict[str, Any]
 def blocks(tmp_path: Path) -> Options:
     """Give the options of a 3D job of 12 regions that keeps patches."""
     source = write_input(tmp_path / "in.zarr", noise((8, 24, 40)))
-    return {"input": str(source), "output": str(tmp_path / "out.zarr"), **SMALL_3D, "keep_patches": "always"}
+    return {"input": str(source), "output": str(tmp_path / "out.zarr"), **SMALL_3D, "patch_cache": "always"}
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def slow_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def auto(blocks: Options) -> Options:
     """Give the options of a job that may keep patches."""
-    return blocks | {"keep_patches": "auto"}
+    return blocks | {"patch_cache": "auto"}
 
 
 def test_where_it_pays_all_are_kept(auto: Options) -> None:
@@ -92,7 +92,7 @@ def test_sides_alone_compute_again_what_layers_share(auto: Options, monkeypatch:
     outcome = run(**auto)
     totals = open_ledger(outcome.plan).totals()
     plain = f"{auto['output']}.plain"
-    run(**auto | {"output": plain, "keep_patches": "never", "region": None})
+    run(**auto | {"output": plain, "patch_cache": "never", "region": None})
     assert outcome.plan.keep == "sides"
     assert totals.patches == outcome.plan.estimates.patches
     assert totals.recomputed == outcome.plan.estimates.recomputed > 0
@@ -116,7 +116,7 @@ def test_what_must_be_kept_and_does_not_fit_is_refused(blocks: Options, monkeypa
 
 
 def test_keeping_is_planned_with_more_memory(blocks: Options) -> None:
-    kept, plain = (plan(make_job(**blocks | {"keep_patches": choice})).estimates for choice in ("always", "never"))
+    kept, plain = (plan(make_job(**blocks | {"patch_cache": choice})).estimates for choice in ("always", "never"))
     assert kept.worker_bytes > plain.worker_bytes + 2 * kept_bytes(plan(make_job(**blocks)).spec.lattice)
 
 

@@ -33,9 +33,9 @@ OTHER: dict[str, tuple[Any, str]] = {
     "overlap": ("0,6,6", "lattice.x.overlap"),
     "exact": (True, "lattice.y.overlap"),
     "precision": ("bfloat16", "precision"),
-    "sections": ("sections.csv", "statistics"),
+    "statistics": ("sections.csv", "statistics"),
     "seed": (1, "seed"),
-    "flatten": (True, "flatten"),
+    "equalise_sections": (True, "equalise_sections"),
     "invert": (True, "invert"),
     "nodata": (0, "nodata"),
     "fill": (7, "fill"),
@@ -57,8 +57,8 @@ FREE: dict[str, Any] = {
     "device": "auto",
     "memory": "3GiB",
     "region": "1,2,2",
-    "keep_patches": "always",
-    "patience": 5.0,
+    "patch_cache": "always",
+    "hang_timeout": 5.0,
     "retry_quarantined": True,
     "batch": 3,
     "input_check": "strict",
@@ -69,7 +69,7 @@ FREE: dict[str, Any] = {
     "overwrite": True,
 }
 
-PATHS = ("input", "sections", "mask", "output")
+PATHS = ("input", "statistics", "mask", "output")
 
 
 @pytest.fixture(scope="module")
@@ -136,15 +136,15 @@ def test_a_job_with_another_semantic_field_is_refused_and_the_field_named(
 
 
 @pytest.mark.parametrize(
-    ("harm", "word"), [("input", "the input"), ("sections", "the table of section statistics"), ("mask", "--mask")]
+    ("harm", "word"), [("input", "the input"), ("statistics", "the table of section statistics"), ("mask", "--mask")]
 )
 def test_what_was_changed_behind_an_option_that_is_the_same_is_named(
     world: dict[str, Any], tmp_path: Path, harm: str, word: str
 ) -> None:
     world |= {harm: str(tmp_path / OTHER[harm][0]), "output": str(tmp_path / "new.zarr")}
     assert run(**world).done
-    if harm == "sections":
-        table = Path(world["sections"])
+    if harm == "statistics":
+        table = Path(world["statistics"])
         table.write_text(table.read_text().replace("2.0", "3.0"))
     else:
         shutil.rmtree(world[harm])

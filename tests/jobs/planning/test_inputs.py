@@ -138,7 +138,7 @@ def test_a_chunk_that_came_to_be_missing_is_an_edit(raw: Options) -> None:
 
 def test_an_edit_between_two_halves_reaches_no_kept_patch(raw: Options, tmp_path: Path) -> None:
     """A patch that was kept before is not taken for the patch of another input."""
-    halves = raw | {"keep_patches": "always", "region": "1,1,1"}
+    halves = raw | {"patch_cache": "always", "region": "1,1,1"}
     with pytest.raises(KeyboardInterrupt):
         run(Interrupting(5), **halves)
     for file in chunk_files(Path(raw["input"])):

@@ -77,7 +77,7 @@ def plan_large(folder: Path, **options: object) -> Plan:
     create_volume(str(folder / "in.zarr"), VolumeLayout("uint8", levels[:1]), {})
     model = "fake:identity?patch=1,432,432&overlap=0,48,48&trim=0,22,22"
     places = {"input": str(folder / "in.zarr"), "output": str(folder / "out.zarr")}
-    return plan(make_job(**{**places, "model": model, "device": "cpu", "memory": "16GiB", "keep_patches": "never", **options}))
+    return plan(make_job(**{**places, "model": model, "device": "cpu", "memory": "16GiB", "patch_cache": "never", **options}))
 
 
 def test_a_large_2d_job_computes_few_patches_twice_in_16_gib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

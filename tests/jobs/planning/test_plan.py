@@ -148,7 +148,7 @@ def test_the_default_plan_computes_little_twice_and_leaves_no_worker_idle(
     source = empty_input(tmp_path / "in.zarr", (200, 340, 520), (8.0, 32.0, 32.0))
     model = "fake:identity?patch=1,144,144&overlap=0,16,16&trim=0,4,4"
     options = {"input": source, "output": str(tmp_path / "out.zarr"), "model": model, "device": "cpu", "memory": "16GiB"}
-    decided = plan(make_job(**options, workers=workers, keep_patches="never"))
+    decided = plan(make_job(**options, workers=workers, patch_cache="never"))
     assert decided.estimates.patches == counted_patches(decided)
     distinct = decided.estimates.patches - decided.estimates.recomputed
     assert distinct == decided.spec.lattice.count
@@ -225,8 +225,8 @@ REFUSED = {
     "mask that is missing": Refused("input.not-found", {"mask": "nothing.zarr"}),
     "level": Refused("config.level", {"level": 1}),
     "negative level": Refused("config.option", {"level": -1}),
-    "sections that are missing": Refused("config.sections", {"sections": "nothing.csv"}),
-    "sections that are no table": Refused("config.sections", {"sections": "file"}),
+    "sections that are missing": Refused("config.statistics", {"statistics": "nothing.csv"}),
+    "sections that are no table": Refused("config.statistics", {"statistics": "file"}),
     "shard that is no chunks": Refused("config.shard", {"shard": "8,64,36"}),
     "cluster": Refused("config.option", {"cluster": "slurm"}),
     "workers": Refused("config.option", {"workers": 0}),
@@ -238,7 +238,7 @@ REFUSED = {
     "gpu": Refused("resource.no-gpu", {"device": "cuda"}),
 }
 
-PATHS = ("input", "output", "mask", "sections")
+PATHS = ("input", "output", "mask", "statistics")
 
 
 @pytest.fixture(scope="module")

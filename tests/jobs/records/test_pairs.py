@@ -17,7 +17,7 @@ from volumetool.jobs.verification.verify import verify_output
 from volumetool.viewer.contrast import job_of
 
 Options = dict[str, Any]
-OTHER = {"flatten": True}
+OTHER = {"equalise_sections": True}
 
 
 def interrupted(options: Options, after: int) -> None:

@@ -77,14 +77,14 @@ def test_an_output_of_a_table_is_adopted_with_that_table(options: Options, tiny_
     *fitted, last = Path(f"{options['output']}.job", "sections.csv").read_text().splitlines()
     given = tmp_path / "given.csv"
     given.write_text("\n".join([*fitted, last.replace(last.split(",")[-1], "99.0")]) + "\n")
-    options |= {"sections": str(given)}
+    options |= {"statistics": str(given)}
     run(**options | {"overwrite": True})
     before = digest(options["output"])
     lose_folder(options)
     with pytest.raises(VolumetoolError) as caught:
         adopted(options)
-    assert (caught.value.code, "--sections" in (caught.value.hint or "")) == ("job.fingerprint", True)
-    assert adopted(options, sections=str(given)).regions == stored_plan(options["output"]).grid.count
+    assert (caught.value.code, "--statistics" in (caught.value.hint or "")) == ("job.fingerprint", True)
+    assert adopted(options, statistics=str(given)).regions == stored_plan(options["output"]).grid.count
     assert run(**options).ran == 0
     assert digest(options["output"]) == before
 

@@ -78,7 +78,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     worker = worker_of(asked["url"], asked["runtime"])
     turn = RegionTask(asked["turn"]["region"], tuple(asked["turn"]["earlier"]), tuple(asked["turn"]["later"]))
-    with Watch(worker.plan.job.patience, lambda _: os._exit(HUNG)) as watch:
+    with Watch(worker.plan.job.hang_timeout, lambda _: os._exit(HUNG)) as watch:
         try:
             record = worker.run(turn, BatchPredictor(worker.engine, watch.beat))
         except DeviceError as error:

@@ -27,7 +27,7 @@ DEATHS = 2
 """Unfinished attempts after which a region is no longer trusted."""
 
 PATIENCE = 10
-"""Usual regions that may pass without a sign of life, if that is longer than the job's patience."""
+"""Usual regions that may pass without a sign of life, if that is longer than the job's hang_timeout."""
 
 OWNER_SECONDS = 5.0
 
@@ -131,7 +131,7 @@ class RegionSupervisor:
 
     def _watched(self, turn: RegionTask) -> Record:
         usual = statistics.median(self._seconds) if self._seconds else 0.0
-        with Watch(max(self._worker.plan.job.patience, PATIENCE * usual), self._leaver(turn)) as watch:
+        with Watch(max(self._worker.plan.job.hang_timeout, PATIENCE * usual), self._leaver(turn)) as watch:
 
             def beat() -> None:
                 watch.beat()

@@ -60,9 +60,9 @@ def plan_partition(job: Job, spec: OutputSpec, demand: WorkerDemand, sample: Sam
     def span(keep: CacheScope) -> Triple:
         return job.region or choose_partition(spec, replace(demand, keep=keep), memory_of)
 
-    if job.keep_patches == "never":
+    if job.patch_cache == "never":
         return Partition(span("none"), "none", "as asked for")
-    if job.keep_patches == "always":
+    if job.patch_cache == "always":
         return _kept(job, spec, demand.workers, (span("all"), "all"), "as asked for")
     if (why := _not_worth(job, spec, demand, span("all"))) is not None:
         return Partition(span("none"), "none", _twice(job, spec, span("none")) + why)
@@ -75,7 +75,7 @@ def partition_again(job: Job, spec: OutputSpec, span: Triple, workers: int) -> P
     Parameters
     ----------
     job : Job
-        Options of the resumed run; ``keep_patches="auto"`` leaves the plan as it is.
+        Options of the resumed run; ``patch_cache="auto"`` leaves the plan as it is.
     spec : OutputSpec
         The lattice and the output.
     span : tuple of int
@@ -83,9 +83,9 @@ def partition_again(job: Job, spec: OutputSpec, span: Triple, workers: int) -> P
     workers : int
         Workers of the resumed run.
     """
-    if job.keep_patches == "auto":
+    if job.patch_cache == "auto":
         return None
-    keep: CacheScope = "all" if job.keep_patches == "always" else "none"
+    keep: CacheScope = "all" if job.patch_cache == "always" else "none"
     return _kept(job, spec, workers, (span, keep), "as asked for")
 
 

@@ -15,7 +15,6 @@ DECIDED_BY: dict[str, tuple[str, ...]] = {
     "lattice": ("patch", "overlap", "exact"),
     "precision": ("precision", "exact"),
     "padded_batch": ("batch",),
-    "statistics": ("sections",),
     "fill": ("fill", "nodata"),
     "box": ("crop", "roi"),
     "input": ("input", "level", "voxel_size"),
@@ -28,7 +27,7 @@ UNSAID: dict[str, str] = {
     "model": "--model: its weights are others now",
     "mask": "--mask: its metadata are others now",
     "precision": "--precision: {before} then, {after} now, chosen for the device",
-    "statistics": "the table of section statistics: the input's voxels, or the file of --sections, were changed",
+    "statistics": "the table of section statistics: the input's voxels, or the file of --statistics, were changed",
 }
 """What has happened where a field is another one and none of its options is."""
 

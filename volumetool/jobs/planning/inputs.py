@@ -124,12 +124,12 @@ def section_statistics(
     Raises
     ------
     ConfigError
-        ``config.sections``: the table that the user gave cannot be read.
+        ``config.statistics``: the table that the user gave cannot be read.
     """
     job = inputs.job
     normalisation, sections = inputs.operation.card.normalisation, inputs.level.shape[0]
-    if job.sections is not None:
-        return Statistics.from_csv(read_table(job.sections), inputs.channels, sections), None
+    if job.statistics is not None:
+        return Statistics.from_csv(read_table(job.statistics), inputs.channels, sections), None
     if normalisation.kind == "none":
         return no_normalisation(inputs.channels, sections), None
     if existing is not None and existing.input_shape[0] == sections:
@@ -154,7 +154,7 @@ def read_table(sections: str) -> str:
     Raises
     ------
     ConfigError
-        ``config.sections``: it cannot be read.
+        ``config.statistics``: it cannot be read.
     """
     try:
         with open_file(absolute_path(sections)) as file:
@@ -164,7 +164,7 @@ def read_table(sections: str) -> str:
         return text.decode()
     except (OSError, ValueError) as error:
         raise ConfigError(
-            "config.sections", f"--sections {sections} cannot be read: {error}", hint="give a CSV file"
+            "config.statistics", f"--statistics {sections} cannot be read: {error}", hint="give a CSV file"
         ) from error
 
 

@@ -206,7 +206,7 @@ def _spec(
         padded_batch=numerics.batch if numerics.pad else None,
         statistics=statistics,
         seed=job.seed,
-        flatten=job.flatten,
+        equalise_sections=job.equalise_sections,
         invert=job.invert,
         nodata=job.nodata,
         fill=job.output_fill or 0.0,

@@ -156,7 +156,7 @@ def keep_table(plan: Plan) -> None:
         raise LedgerError(
             "ledger.sections",
             f"{url}/{TABLE} is not the table that the job began with",
-            hint="to use an edited one, copy it and start a job of its own with --sections FILE; once this one is "
+            hint="to use an edited one, copy it and start a job of its own with --statistics FILE; once this one is "
             "deleted, the first table is written again",
             where=url,
         )

@@ -79,6 +79,8 @@ def read_coarse(plan: Plan) -> list[CoarseShards] | None:
             fields = decode(line)
         except ValueError as error:
             raise ValueError(f"{COARSE}, line {number}: {error}") from error
+        if not line.endswith(b"\n"):
+            raise ValueError(f"{COARSE}, line {number}: its end is cut off")
         parts.append(CoarseShards(fields["level"], fields["channel"], tuple(fields["stored"])))
     if [(part.level, part.channel) for part in parts] != coarse_parts(plan):
         raise ValueError(f"{COARSE}, which has {len(parts)} lines")

@@ -56,7 +56,7 @@ def adopt(
     *,
     extent: Extent | None = None,
     source: str | None = None,
-    sections: str | None = None,
+    statistics: str | None = None,
     allow_hosts: Collection[str] = (),
     observer: Observer = ignore,
 ) -> Report:
@@ -70,7 +70,7 @@ def adopt(
         How many regions are computed again, by default `SAMPLE`, and what chooses them.
     source : str, optional
         Where the input is now, if not where the output says.
-    sections : str, optional
+    statistics : str, optional
         The table of section statistics that the job was given.
     allow_hosts : collection of str
         Hosts that the output may name as those of its input although they are not public.
@@ -99,7 +99,7 @@ def adopt(
     folder = JobDir(output).url
     with name_roles(*roles_of(output)), own(folder, observer) as claim:
         try:
-            given = {name: value for name, value in (("input", source), ("sections", sections)) if value is not None}
+            given = {name: value for name, value in (("input", source), ("statistics", statistics)) if value is not None}
             worker, extent = _worker_of(output, given, allow_hosts), extent or Extent()
             plan, report = worker.plan, Report(extent=replace(extent, recompute=extent.recompute or SAMPLE))
             if lost_metadata(plan):
@@ -160,14 +160,14 @@ def _worker_of(output: str, given: Json, allow_hosts: Collection[str]) -> Worker
         )
     check_version(output, spec.get("numerics_version", 0))
     job = _asked(own, output, given, allow_hosts)
-    resolved = resolve(job.model_copy(update={"keep_patches": "never"}))
+    resolved = resolve(job.model_copy(update={"patch_cache": "never"}))
     if resolved.spec.fingerprint != fingerprint:
         lines = "\n".join(f"  {line}" for line in told_by_specs(spec, resolved.spec.plain()))
         raise FingerprintError(
             "job.fingerprint",
             f"{output} was made with other settings than it names now:\n{lines}",
-            hint="give the volume that it was made from with --input, and with --sections the table that it was given. That of "
-            "a finished watch was lost with its folder: such a volume is whole, and cannot be adopted",
+            hint="give the volume that it was made from with --input, and with --statistics the table that it was given. "
+            "That of a finished watch was lost with its folder: such a volume is whole, and cannot be adopted",
             detail=field_lines(spec, resolved.spec.plain()),
         )
     plan = plan_anew(resolved).model_copy(update={"job": job})

@@ -46,7 +46,7 @@ class Extent:
 
     Parameters
     ----------
-    level : {"structure", "stored", "full"}
+    depth : {"structure", "stored", "full"}
         How deeply to verify: metadata and sizes; also the bytes of shards; also their voxels.
     part, parts : int
         Read the `part`-th of `parts` parts of regions and coarse shards; the parts together are all of them. The structure
@@ -57,7 +57,7 @@ class Extent:
         Seed by which these regions are chosen.
     """
 
-    level: Depth = "full"
+    depth: Depth = "full"
     part: int = 1
     parts: int = 1
     recompute: int = 0
@@ -65,21 +65,21 @@ class Extent:
 
     def takes(self, number: int) -> bool:
         """Return whether a region or coarse shard belongs to the part that is read."""
-        return self.level != "structure" and number % self.parts == self.part - 1
+        return self.depth != "structure" and number % self.parts == self.part - 1
 
     @property
     def told(self) -> str:
         """The extent, for people."""
         sample = "" if self.parts == 1 else f", part {self.part} of {self.parts}"
-        return f"level {self.level}{sample}"
+        return f"depth {self.depth}{sample}"
 
 
-def make_extent(level: str, sample: str | None, recompute: int, seed: int | None) -> Extent:
+def make_extent(depth: str, sample: str | None, recompute: int, seed: int | None) -> Extent:
     """Make an extent from options.
 
     Parameters
     ----------
-    level : {"structure", "stored", "full"}
+    depth : {"structure", "stored", "full"}
         How deeply to verify.
     sample : str, optional
         Part of regions and coarse shards to read, as :func:`parse_sample` takes it; all without it.
@@ -91,13 +91,13 @@ def make_extent(level: str, sample: str | None, recompute: int, seed: int | None
     Raises
     ------
     ConfigError
-        ``config.level`` or ``config.sample``.
+        ``config.depth`` or ``config.sample``.
     """
-    if level not in get_args(Depth):
+    if depth not in get_args(Depth):
         names = ", ".join(get_args(Depth))
-        raise ConfigError("config.level", f"--level {level} is none of {names}", hint="see `volumetool verify --help`")
+        raise ConfigError("config.depth", f"--depth {depth} is none of {names}", hint="see `volumetool verify --help`")
     part, parts = (1, 1) if sample is None else parse_sample(sample)
-    return Extent(level, part, parts, recompute, seed)  # type: ignore[arg-type]  # one of the three
+    return Extent(depth, part, parts, recompute, seed)  # type: ignore[arg-type]  # one of the three
 
 
 def parse_sample(text: str) -> tuple[int, int]:
@@ -149,7 +149,7 @@ class Report:
 
     def __repr__(self) -> str:
         found = f"{len(self.damaged)} damages" if self.damaged else "all as recorded"
-        return f"<Report {found}: {self.regions} regions and {self.shards} coarse shards, level {self.extent.level}>"
+        return f"<Report {found}: {self.regions} regions and {self.shards} coarse shards, depth {self.extent.depth}>"
 
     @property
     def ok(self) -> bool:
@@ -161,7 +161,7 @@ class Report:
         extent = self.extent
         return {
             "ok": self.ok,
-            "level": extent.level,
+            "depth": extent.depth,
             "sample": f"{extent.part}/{extent.parts}",
             "regions": self.regions,
             "shards": self.shards,
@@ -257,7 +257,7 @@ def _verify_region(plan: Plan, record: Record, shards: Shards, report: Report) -
     report.regions += 1
     takes = report.extent.takes(record.region)
     sound = shards.check_region(record, content=takes)
-    if takes and (report.extent.level == "full" or not record.stored) and sound and shards.decodable:
+    if takes and (report.extent.depth == "full" or not record.stored) and sound and shards.decodable:
         _verify_voxels(plan, record, report)
 
 
@@ -295,7 +295,7 @@ def _verify_coarse(plan: Plan, shards: Shards, report: Report, count: Callable[[
                 report.shards += 1
                 takes = report.extent.takes(number)
                 sound = recorded is None or shards.check_coarse((level, channel, place), box, content=takes)
-                if takes and sound and stores is not None and (report.extent.level == "full" or recorded is None):
+                if takes and sound and stores is not None and (report.extent.depth == "full" or recorded is None):
                     _verify_shard(stores, plan.spec, level, box, report)
                 number += 1
                 count(1)
