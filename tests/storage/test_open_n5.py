@@ -281,7 +281,7 @@ def test_every_codec_of_tensorstores_own_fixtures_decodes(fixture: Callable[[str
         ("test.n5/cosem", "xyz", (64, 64, 64), (28, 28, 28)),
         ("test.n5/cosem_ms", "xyz", (32, 32, 32), (21, 21, 21)),
         ("test.n5/cosem_ms/s2", "xyz", (128, 128, 128), (35, 35, 35)),
-        ("test.n5/c0/s0", "zyx", (13e6, 11e6, 7e6), (5e6, 3e6, 2e6)),
+        ("canonical.n5/affine", "xyz", (4e3, 3e3, 2e3), (0, 0, 0)),
         ("root_dataset.n5", "xyz", (32, 32, 32), (21, 21, 21)),
     ],
 )
@@ -294,7 +294,53 @@ def test_datasets_of_n5_universe(
     assert volume.translation == translation
 
 
-@pytest.mark.parametrize("path", ["test.n5/n5v_pra", "test.n5/n5v_ds", "test.n5/others/resOff", "canonical.n5/affine"])
+def test_two_sizes_that_disagree_are_shown_and_the_user_decides(fixture: Callable[[str], Path]) -> None:
+    place = fixture("n5universe_metadata") / "test.n5" / "c0" / "s0"
+    with pytest.raises(
+        InputError, match=r"1\.3e\+07 x 1\.1e\+07 x 7e\+06 nm .* transform, 1\.5e\+06 .* pixelResolution"
+    ) as caught:
+        open_volume(place)
+    assert caught.value.code == "input.no-voxel-size"
+    assert "--voxel-size" in caught.value.hint
+    volume = open_volume(place, voxel_size=(13e6, 11e6, 7e6))
+    assert (volume.axes, volume.translation) == (("z", "y", "x"), (5e6, 3e6, 2e6))
+
+
+@pytest.mark.parametrize("unit", ["nm", "um"])
+def test_an_xml_and_attributes_that_disagree_are_shown(tmp_path: Path, unit: str) -> None:
+    beside = {"pixelResolution": {"unit": unit, "dimensions": [0.004, 0.008, 0.03]}}
+    container = _big_data_viewer(tmp_path, beside, XML.format(container="em.n5", unit="µm"))
+    if unit == "um":
+        assert open_volume(container).voxel_size == pytest.approx(SIZES[0])
+    else:
+        with pytest.raises(InputError, match=r"0\.03 x 0\.008 x 0\.004 nm .* pixelResolution, 30 x 8 x 4 nm .* XML"):
+            open_volume(container)
+
+
+def test_size_and_offset_may_stand_on_the_finest_level_alone(tmp_path: Path) -> None:
+    _pyramid(tmp_path, {"scales": FACTORS}, {"resolution": [4, 8, 30], "offset": [1, 2, 3]})
+    volume = open_volume(tmp_path)
+    assert [level.voxel_size for level in volume.levels] == SIZES
+    assert [level.translation for level in volume.levels] == [(3.0, 2.0, 1.0), (18.0, 6.0, 3.0)]
+
+
+def test_an_offset_is_in_the_unit_of_the_resolution_beside_it(tmp_path: Path) -> None:
+    nanometres = {"resolution": [4, 8, 30], "offset": [40, 80, 300]}
+    _dataset(tmp_path, nanometres | {"pixelResolution": {"unit": "um", "dimensions": [0.004, 0.008, 0.03]}})
+    volume = open_volume(tmp_path)
+    assert volume.voxel_size == pytest.approx(SIZES[0])
+    assert volume.translation == pytest.approx((300.0, 80.0, 40.0))
+
+
+def test_a_transform_that_shears_is_refused_even_with_a_voxel_size(tmp_path: Path) -> None:
+    affine = {"type": "affine", "affine": [4, 0.5, 0, 0, 0, 8, 0, 0, 0, 0, 30, 0]}
+    _dataset(tmp_path, {"spatialTransform": {"transform": affine, "unit": "nm"}})
+    with pytest.raises(InputError, match="shears") as caught:
+        open_volume(tmp_path, voxel_size=(30.0, 8.0, 4.0))
+    assert caught.value.code == "input.axes"
+
+
+@pytest.mark.parametrize("path", ["test.n5/n5v_pra", "test.n5/n5v_ds", "test.n5/others/resOff"])
 def test_datasets_without_a_unit_need_a_voxel_size(fixture: Callable[[str], Path], path: str) -> None:
     place = fixture("n5universe_metadata") / path
     with pytest.raises(InputError) as caught:

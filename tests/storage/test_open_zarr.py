@@ -78,6 +78,45 @@ def test_an_array_of_two_dimensions_is_one_section(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.open().read().result(), voxels[None])
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [
+        ({"resolution": [30, 8, 4], "offset": [300, 80, 40]}, SIZE),
+        ({"voxel_size": [0.03, 0.008, 0.004], "offset": [0.3, 0.08, 0.04], "units": ["um"] * 3}, SIZE),
+        ({"voxel_size": [30, 8, 4], "offset": [300, 80, 40], "units": [""] * 3}, None),
+        ({"voxel_size": [1, 1, 1], "offset": [10, 10, 10]}, None),
+        ({"voxel_size": [30, 8, 4], "resolution": [8, 8, 8], "offset": [300, 80, 40]}, None),
+    ],
+    ids=["daisy", "funlib", "funlib-without-units", "nothing-known", "contradiction"],
+)
+def test_size_and_offset_of_daisy_are_read(tmp_path: Path, zarr_format: int, said: Any, size: Any) -> None:
+    _array(tmp_path / "a", np.ones((2, 4, 5, 6), np.uint8), zarr_format, attributes={"axis_names": ["c^", *"zyx"], **said})
+    if size is None:
+        with pytest.raises(InputError) as caught:
+            open_volume(tmp_path / "a")
+        assert caught.value.code == "input.no-voxel-size"
+    volume = open_volume(tmp_path / "a", voxel_size=None if size else SIZE)
+    assert volume.channels == 2
+    assert volume.voxel_size == pytest.approx(SIZE)
+    assert volume.translation == pytest.approx((300.0, 80.0, 40.0))
+
+
+def test_an_array_that_contradicts_its_image_is_refused(tmp_path: Path) -> None:
+    axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
+    step = {"type": "scale", "scale": [30, 8, 4]}
+    image = {"axes": axes, "datasets": [{"path": "s0", "coordinateTransformations": [step]}]}
+    group = zarr.create_group(tmp_path / "a", attributes={"ome": {"version": "0.5", "multiscales": [image]}})
+    array = group.create_array("s0", data=np.ones((4, 5, 6), np.uint8), attributes={"resolution": [30, 8, 4]})
+    assert open_volume(tmp_path / "a").voxel_size == SIZE
+    array.attrs["resolution"] = [8, 8, 8]
+    for place in (tmp_path / "a", tmp_path / "a" / "s0"):
+        with pytest.raises(InputError, match=r"30 x 8 x 4 nm .* multiscales, 8 x 8 x 8 nm .* resolution") as caught:
+            open_volume(place)
+        assert caught.value.code == "input.no-voxel-size"
+        assert open_volume(place, voxel_size=SIZE).voxel_size == SIZE
+
+
 def test_chunks_in_folders_that_the_metadata_keep_quiet_about_are_not_taken_for_missing(tmp_path: Path) -> None:
     voxels = np.arange(1, 121, dtype=np.uint8).reshape(4, 5, 6)
     key = {"name": "v2", "separator": "/"}

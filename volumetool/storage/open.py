@@ -161,6 +161,8 @@ def _correction(found: ParsedMetadata, voxel_size: Size | None) -> Size:
             )
     if voxel_size is not None:
         return (voxel_size[0] / first[0], voxel_size[1] / first[1], voxel_size[2] / first[2])
+    if found.conflict:
+        raise _no_voxel_size(found.url, f"states different voxel sizes: {found.conflict}", "z,y,x")
     if found.unit is None:
         said = "" if first == (1.0, 1.0, 1.0) else f" (its scale is {first} in no unit of length)"
         raise _no_voxel_size(found.url, f"does not say how large its voxels are{said}", "z,y,x")

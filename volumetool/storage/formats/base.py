@@ -57,6 +57,8 @@ class ParsedMetadata:
         of length: then scales are relative.
     attributes : mapping
         The attributes of the volume, as stored.
+    conflict : str
+        The voxel sizes that two places of the metadata state, where they are not the same: the user decides.
     """
 
     url: str
@@ -67,6 +69,7 @@ class ParsedMetadata:
     unit: Size | None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     reader: Reader | None = None
+    conflict: str = ""
 
 
 @dataclass(frozen=True)

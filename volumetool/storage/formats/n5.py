@@ -13,6 +13,7 @@ with factor f lies (f - 1)/2 voxels of level 0 further in.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from volumetool.errors import InputError
@@ -30,12 +31,25 @@ from volumetool.storage.formats.base import (
     zyx,
 )
 from volumetool.storage.formats.bdv_xml import find_voxel_size, is_bdv
-from volumetool.storage.io.arrays import SPACE
+from volumetool.storage.formats.n5_transform import read_transform
+from volumetool.storage.formats.voxel_sizes import (
+    NANOMETRES,
+    UNKNOWN,
+    StatedSize,
+    contradiction,
+    daisy_axes,
+    of_space,
+    read_offset,
+    read_unit,
+    stated_by_daisy,
+)
 from volumetool.storage.io.kvstore import join_url, parent_url
-from volumetool.units import SMALLEST, nanometres_per
+from volumetool.storage.io.urls import check_below
+from volumetool.units import SMALLEST
 
 _KEY = "attributes.json"
 _DEFAULT_AXES = ("x", "y", "z", "c")
+_TRANSFORMS = {"transform", "spatialTransform"}
 _MOST_LEVELS = 32
 # BigDataViewer nests setup/timepoint, n5-viewer has one group per channel, Paintera keeps voxels in "data".
 _CHILDREN = ("data", "timepoint{}", "setup{}", "c{}")
@@ -74,16 +88,24 @@ def _dataset(url: str, own: Json) -> ParsedMetadata:
     """Describe one dataset: by its own attributes, otherwise by those of the group that lists it as a level."""
     _refuse_labels(url, own)
     axes = _axes(url, own, len(own["dimensions"]))
-    if "transform" in own:
-        level, unit = _cosem_level("", own["transform"])
-        return ParsedMetadata(url, "n5", "n5", axes, (level,), unit, own)
-    resolution = _resolution(url, [own], axes)
-    if (resolution is None or resolution[1] is None) and (of_group := _as_level(url)) is not None:
+    stated = list(_stated(own, axes))
+    placed = read_transform(url, "", own, axes)
+    if placed is not None:
+        level, unit = placed
+        beside = [] if _is_coarser(own) else stated
+        conflict = contradiction([StatedSize("its transform", level.scale, unit), *beside])
+        return ParsedMetadata(url, "n5", "n5", axes, (level,), unit, own, conflict=conflict)
+    size = _choice(url, stated, own)
+    if size.unit is None and (of_group := _as_level(url)) is not None:
         return of_group
-    scale, unit = resolution or ((1.0, 1.0, 1.0), None)
-    factor = own.get("downsamplingFactors") if resolution else None
-    level = _downsampled("", scale, factor or [1] * len(axes), axes)
-    return ParsedMetadata(url, "n5", "n5", axes, tuple(_moved([level], own if resolution else {}, axes)), unit, own)
+    factor = own.get("downsamplingFactors") if stated else None
+    level = _downsampled("", size.scale, factor or [1] * len(axes), axes)
+    moved = _moved([level], own, size, axes)
+    return ParsedMetadata(url, "n5", "n5", axes, tuple(moved), size.unit, own, conflict=contradiction(stated))
+
+
+def _is_coarser(own: Json) -> bool:
+    return any(factor != 1 for factor in own.get("downsamplingFactors") or ())
 
 
 def _as_level(url: str) -> ParsedMetadata | None:
@@ -95,7 +117,7 @@ def _as_level(url: str) -> ParsedMetadata | None:
         for level in image.levels if image else ():
             if image and level.path == path:
                 alone = FoundLevel("", level.scale, level.translation)
-                return ParsedMetadata(url, "n5", "n5", image.axes, (alone,), image.unit)
+                return replace(image, url=url, levels=(alone,), attributes={})
         group, name = parent_url(group)
         path = f"{name}/{path}"
     return None
@@ -103,30 +125,38 @@ def _as_level(url: str) -> ParsedMetadata | None:
 
 def _group(url: str, own: Json) -> ParsedMetadata | None:
     """Describe a multiscale group by whichever dialect it speaks."""
-    multiscales = own.get("multiscales")
-    if isinstance(multiscales, list) and multiscales and "transform" in multiscales[0]["datasets"][0]:
-        return _cosem(url, own, [(each["path"], each["transform"]) for each in multiscales[0]["datasets"]])
+    multiscales = own.get("multiscales")  # of COSEM a list, of n5-universe one object
+    listed = (multiscales[0] if isinstance(multiscales, list) and multiscales else multiscales or {}).get("datasets") or [{}]
+    if _TRANSFORMS & listed[0].keys():
+        finest = read_json(join_url(url, check_below(url, str(listed[0]["path"]))), _KEY) or {}
+        return _placed(url, own, [(str(each["path"]), each) for each in listed], finest)
     datasets = _datasets(url)
     if not datasets:
         return None
     _refuse_labels(url, own)
-    if all("transform" in each for each in datasets):
-        return _cosem(url, datasets[0], [(f"s{n}", each["transform"]) for n, each in enumerate(datasets)])
+    if all(_TRANSFORMS & each.keys() for each in datasets):
+        return _placed(url, own, [(f"s{n}", each) for n, each in enumerate(datasets)], datasets[0])
     described = {**_of_setup(url), **own}
     axes = _axes(url, described, len(datasets[0]["dimensions"]))
     factors = _factors(described, datasets)
-    resolution = _resolution(url, [described, datasets[0]], axes)
-    if (resolution is None or resolution[1] is None) and is_bdv(url):
-        resolution = find_voxel_size(url) or resolution
-    scale, unit = resolution or ((1.0, 1.0, 1.0), None)
-    levels = [_downsampled(f"s{n}", scale, factor, axes) for n, factor in enumerate(factors)]
-    return ParsedMetadata(url, "n5", "n5", axes, tuple(_moved(levels, described if resolution else {}, axes)), unit, own)
+    stated = [*_stated(described, axes), *_stated(datasets[0], axes)]
+    if is_bdv(url) and (of_xml := find_voxel_size(url)) is not None:
+        stated.append(StatedSize("the XML beside it", *of_xml))
+    merged = {**datasets[0], **described}
+    size = _choice(url, stated, merged)
+    levels = [_downsampled(f"s{n}", size.scale, factor, axes) for n, factor in enumerate(factors)]
+    moved = _moved(levels, merged, size, axes)
+    return ParsedMetadata(url, "n5", "n5", axes, tuple(moved), size.unit, own, conflict=contradiction(stated))
 
 
-def _moved(levels: Sequence[FoundLevel], own: Json, axes: tuple[str, ...]) -> list[FoundLevel]:
-    """Add the offset, which is a length like the resolution beside it."""
-    shift = zyx({"z": 0.0, **dict(zip(axes, own.get("offset") or [0.0] * len(axes), strict=True))})
-    return [FoundLevel(level.path, level.scale, _plus(level.translation, shift)) for level in levels]
+def _moved(levels: Sequence[FoundLevel], own: Json, size: StatedSize, axes: tuple[str, ...]) -> list[FoundLevel]:
+    """Add the offset, which is in the unit of the size beside it; where no size is stated, it is in none."""
+    if size is UNKNOWN or not own.get("offset"):
+        return list(levels)
+    beside = next(iter(_stated(own, axes)), size)
+    shift = zip(read_offset(_order_of(own, axes), own["offset"]), size.scale, beside.scale, strict=True)
+    z, y, x = (at * chosen / there for at, chosen, there in shift)
+    return [FoundLevel(level.path, level.scale, _plus(level.translation, (z, y, x))) for level in levels]
 
 
 def _datasets(url: str) -> list[Json]:
@@ -158,57 +188,67 @@ def _factors(described: Json, datasets: Sequence[Json]) -> list[Sequence[float]]
 
 def _downsampled(path: str, scale: Size, factor: Sequence[float], axes: tuple[str, ...]) -> FoundLevel:
     by = zyx({"z": 1.0, **dict(zip(axes, factor, strict=True))})
-    size = (scale[0] * by[0], scale[1] * by[1], scale[2] * by[2])
-    return FoundLevel(path, size, ((size[0] - scale[0]) / 2, (size[1] - scale[1]) / 2, (size[2] - scale[2]) / 2))
+    coarse = (scale[0] * by[0], scale[1] * by[1], scale[2] * by[2])
+    return FoundLevel(path, coarse, ((coarse[0] - scale[0]) / 2, (coarse[1] - scale[1]) / 2, (coarse[2] - scale[2]) / 2))
 
 
-def _resolution(url: str, described: Sequence[Json], axes: tuple[str, ...]) -> tuple[Size, Size | None] | None:
-    """Return scale and unit from the first attributes that name both; without any unit, what that means."""
-    found = [each for own in described for each in _resolutions(own, axes)]
-    stated = next((each for each in found if each[1] is not None), None)
-    if stated is not None or not found:
-        return stated
-    plain = all("resolution" in own and not own.get("units") and not own.get("unit") for own in described[:1])
-    nanometres = plain and not is_bdv(url) and min(found[0][0]) >= SMALLEST
-    return found[0][0], (1.0, 1.0, 1.0) if nanometres else None
+def _choice(url: str, stated: Sequence[StatedSize], own: Json) -> StatedSize:
+    """Return the first size with a unit; without any, the first, in nanometres if that is what its writers mean."""
+    known = next((each for each in stated if each.unit is not None), None)
+    if known is not None or not stated:
+        return known or UNKNOWN
+    first = stated[0]
+    plain = "resolution" in own and not own.get("units") and not own.get("unit")
+    nanometres = plain and not is_bdv(url) and min(first.scale) >= SMALLEST
+    return replace(first, unit=NANOMETRES) if nanometres else first
 
 
-def _resolutions(own: Json, axes: tuple[str, ...]) -> Iterator[tuple[Size, Size | None]]:
-    """Yield scale and unit from ``resolution`` (Neuroglancer, Paintera), ``pixelResolution`` (n5-viewer) or ``voxelSize``."""
+def _stated(own: Json, axes: tuple[str, ...]) -> Iterator[StatedSize]:
+    """Yield what ``resolution`` (Neuroglancer, Paintera), ``pixelResolution`` (n5-viewer), ``voxelSize`` and funlib say."""
     units = own.get("units") or [own.get("unit")] * len(axes)
     if "resolution" in own:
-        yield scale_zyx(axes, own["resolution"]), _unit(axes, units)
-    for pixel in (own.get("pixelResolution"), own.get("voxelSize")):
+        sizes = own["resolution"]
+        yield StatedSize("resolution", scale_zyx(of_space(axes, sizes), sizes), read_unit(of_space(axes, units), units))
+    for name in ("pixelResolution", "voxelSize"):
+        pixel = own.get(name)
         if isinstance(pixel, dict):
-            sizes = pixel["dimensions"] if "dimensions" in pixel else pixel["size"]
-            yield _per_space_axis(sizes, axes), _unit(axes, [pixel.get("unit")] * len(axes))
+            sizes, unit = pixel["dimensions"] if "dimensions" in pixel else pixel["size"], [pixel.get("unit")] * len(axes)
         elif isinstance(pixel, list):
-            # A bare list names no unit, and readers disagree on what it is.
-            yield _per_space_axis(pixel, axes), _unit(axes, units)
+            sizes, unit = pixel, units  # without any, readers disagree on what it is
+        else:
+            continue
+        yield StatedSize(name, scale_zyx(of_space(axes, sizes), sizes), read_unit(of_space(axes, unit), unit))
+    if daisy_axes(own) is not None and "voxel_size" in own:
+        yield from stated_by_daisy({name: own.get(name) for name in ("voxel_size", "units")}, _order_of(own, axes))
 
 
-def _per_space_axis(values: Sequence[float], axes: tuple[str, ...]) -> Size:
-    """Name values that n5-viewer may give for the space axes alone."""
-    return scale_zyx(axes if len(values) == len(axes) else [axis for axis in axes if axis in SPACE], values)
+def _order_of(own: Json, axes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the axes in the order of lists among the attributes: zarr's store for N5 leaves them as NumPy shows the array."""
+    return axes if daisy_axes(own) is None else axes[::-1]
 
 
-def _unit(axes: Sequence[str], units: Sequence[object]) -> Size | None:
-    known = {axis: nanometres_per(unit) for axis, unit in zip(axes, units, strict=True) if axis in SPACE}
-    sizes = [size for size in known.values() if size is not None]
-    return scale_zyx(tuple(known), sizes) if len(sizes) == len(known) else None
+def _placed(url: str, own: Json, levels: Sequence[tuple[str, Json]], described: Json) -> ParsedMetadata:
+    """Describe levels that are placed by a transform each.
 
-
-def _cosem(url: str, own: Json, transforms: Sequence[tuple[str, Json]]) -> ParsedMetadata:
-    placed = [_cosem_level(path, transform) for path, transform in transforms]
-    axes = _axes(url, {"transform": transforms[0][1]}, len(transforms[0][1]["axes"]))
-    return ParsedMetadata(url, "n5", "n5", axes, tuple(level for level, _ in placed), placed[0][1], own)
-
-
-def _cosem_level(path: str, transform: Json) -> tuple[FoundLevel, Size | None]:
-    axes = tuple(str(axis).lower() for axis in transform["axes"])
-    scale = scale_zyx(axes, transform["scale"])
-    translation = zyx({"z": 0.0, **dict(zip(axes, transform.get("translate") or [0.0] * len(axes), strict=True))})
-    return FoundLevel(path, scale, translation), _unit(axes, transform.get("units") or [None] * len(axes))
+    Parameters
+    ----------
+    url : str
+        The group.
+    own : dict
+        Its attributes.
+    levels : sequence of tuple
+        Path of each level, and the attributes with its transform.
+    described : dict
+        Attributes of the finest dataset.
+    """
+    dimensions = described.get("dimensions") or levels[0][1]["transform"]["axes"]
+    axes = _axes(url, {**described, **levels[0][1]}, len(dimensions))
+    placed = [each for path, of in levels if (each := read_transform(url, path, of, axes)) is not None]
+    stated = [StatedSize("its transform", placed[0][0].scale, placed[0][1]), *_stated(own, axes)]
+    if (alone := read_transform(url, "", described, axes)) is not None:
+        stated.append(StatedSize(f"the transform of {levels[0][0]}", alone[0].scale, alone[1]))
+    found = tuple(level for level, _ in placed)
+    return ParsedMetadata(url, "n5", "n5", axes, found, placed[0][1], own, conflict=contradiction(stated))
 
 
 def _axes(url: str, own: Json, rank: int) -> tuple[str, ...]:
@@ -220,6 +260,10 @@ def _axes(url: str, own: Json, rank: int) -> tuple[str, ...]:
         names = tuple(listed if transform.get("order") == "F" else reversed(listed))
     elif "axes" in own:
         names = tuple(str(axis).lower() for axis in own["axes"])
+    elif labelled := [str(axis.get("label")).lower() for axis in own.get("spatialTransform", {}).get("axes") or ()]:
+        names = tuple(labelled)
+    elif (numpys := daisy_axes(own)) is not None and are_axes(numpys):
+        names = tuple(reversed(numpys))
     else:
         names = _DEFAULT_AXES[:rank]
     if len(names) != rank or not are_axes(names):

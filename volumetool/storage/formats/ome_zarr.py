@@ -26,6 +26,7 @@ from volumetool.storage.formats.base import (
     wrong_axes,
     zyx,
 )
+from volumetool.storage.formats.voxel_sizes import StatedSize, contradiction, stated_by_daisy
 from volumetool.storage.io.arrays import SPACE, Driver
 from volumetool.storage.io.kvstore import join_url, parent_url
 from volumetool.storage.io.urls import check_below
@@ -92,7 +93,7 @@ def _level_of(url: str, path: str, image: ParsedMetadata) -> ParsedMetadata | No
     for level in image.levels:
         if level.path.strip("/") == path:
             alone = FoundLevel("", level.scale, level.translation)
-            return ParsedMetadata(url, image.format, image.driver, image.axes, (alone,), image.unit)
+            return replace(image, url=url, levels=(alone,), attributes={})
     return None
 
 
@@ -129,7 +130,15 @@ def _image(url: str, attributes: Json, driver: Driver) -> ParsedMetadata:
     sized = any("scale" in step for step in [*(image["datasets"][0].get(_STEPS) or []), *shared])
     unit = _units(image.get("axes") or [], axes, levels[0].scale) if sized else None
     proper = driver == "zarr3" and version == "0.5" and "ome" in attributes
-    return ParsedMetadata(url, "ome-zarr-0.5" if proper else "ome-zarr-0.4", driver, axes, levels, unit, attributes)
+    name = "ome-zarr-0.5" if proper else "ome-zarr-0.4"
+    conflict = _conflict(url, levels[0], unit, axes)
+    return ParsedMetadata(url, name, driver, axes, levels, unit, attributes, conflict=conflict)
+
+
+def _conflict(url: str, first: FoundLevel, unit: Size | None, axes: tuple[str, ...]) -> str:
+    """Return in words how the attributes of the finest array contradict the image's metadata."""
+    own, _ = _attributes(join_url(url, check_below(url, first.path)))
+    return contradiction([StatedSize("its multiscales", first.scale, unit), *stated_by_daisy(own, axes)])
 
 
 def _axis_names(url: str, image: Json, rank: Callable[[], int]) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""A bare Zarr array, version 2 or 3: axes from its dimension names if it has them, otherwise by rank."""
+"""A bare Zarr array, version 2 or 3: axes from its dimension names if it has them, otherwise by rank.
+
+Voxel size and offset are read where daisy or funlib noted them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from itertools import islice
 
 from volumetool.storage.formats.base import Format, FoundLevel, Json, ParsedMetadata, are_axes, broken, read_json, wrong_axes
 from volumetool.storage.formats.ome_zarr import find_level
+from volumetool.storage.formats.voxel_sizes import UNKNOWN, contradiction, daisy_axes, read_offset, stated_by_daisy
 from volumetool.storage.io.arrays import SPACE, Driver
 from volumetool.storage.io.kvstore import is_local, join_url, local_path, read_key
 
@@ -16,7 +20,7 @@ _LOOKED_AT = 1024
 
 
 def find_zarr_array(url: str) -> ParsedMetadata | None:
-    """Describe a Zarr array: by the OME-Zarr image that it is a level of, otherwise with a scale of 1 in no unit.
+    """Describe a Zarr array: by the OME-Zarr image that it is a level of, otherwise by its own attributes.
 
     Raises
     ------
@@ -32,11 +36,14 @@ def find_zarr_array(url: str) -> ParsedMetadata | None:
     shape = array.get("shape")
     if not isinstance(shape, list):
         raise broken(url, "describes an array without a shape")
-    names = array.get("dimension_names")
-    if names is None and driver == "zarr":
-        names = (read_json(url, ".zattrs") or {}).get("_ARRAY_DIMENSIONS")
+    own = (array.get("attributes") if driver == "zarr3" else read_json(url, ".zattrs")) or {}
+    names = array.get("dimension_names") or own.get("_ARRAY_DIMENSIONS") or daisy_axes(own)
     axes = _axes(url, len(shape), names)
-    return ParsedMetadata(url, "zarr", driver, axes, (FoundLevel("", (1.0, 1.0, 1.0)),), None)
+    stated = list(stated_by_daisy(own, axes))
+    size = stated[0] if stated else UNKNOWN
+    offset = read_offset(axes, own["offset"]) if stated and "offset" in own else (0.0, 0.0, 0.0)
+    level = FoundLevel("", size.scale, offset)
+    return ParsedMetadata(url, "zarr", driver, axes, (level,), size.unit, conflict=contradiction(stated))
 
 
 def _description(url: str) -> tuple[Json, Driver] | None:
