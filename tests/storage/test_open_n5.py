@@ -318,7 +318,7 @@ def test_an_xml_and_attributes_that_disagree_are_shown(tmp_path: Path, unit: str
 
 
 def test_size_and_offset_may_stand_on_the_finest_level_alone(tmp_path: Path) -> None:
-    _pyramid(tmp_path, {"scales": FACTORS}, {"resolution": [4, 8, 30], "offset": [1, 2, 3]})
+    _pyramid(tmp_path, {"scales": FACTORS}, {"resolution": [4, 8, 30], "offset": [1, 2, 3]}, {})
     volume = open_volume(tmp_path)
     assert [level.voxel_size for level in volume.levels] == SIZES
     assert [level.translation for level in volume.levels] == [(3.0, 2.0, 1.0), (18.0, 6.0, 3.0)]
