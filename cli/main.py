@@ -81,7 +81,8 @@ class _Shown(logging.Formatter):
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit with its code.
 
-    0 done, 1 failed or nobody reads stdout, 2 usage, 3 partial, 4 not conformant, 75 told to stop, 130 interrupted.
+    0 done, 1 failed or nobody reads stdout, 2 usage, 3 partial, 4 not conformant or no better, 75 told to stop,
+    130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     _open_streams()

@@ -35,7 +35,7 @@ def fit_recipe(low: str, truth: str, *, scale: Triple | None = None, name: str =
     truth : str
         Fine volume of such tissue with little noise.
     scale : tuple of int, optional
-        Fine voxels per coarse one along z, y, x; by default the ratio of the voxel sizes.
+        Fine voxels per coarse one along z, y, x; by default the ratio of the voxel sizes, which else need not be known.
     name : str
         Name of the recipe.
 
@@ -46,7 +46,8 @@ def fit_recipe(low: str, truth: str, *, scale: Triple | None = None, name: str =
     ConfigError
         ``config.scale``: the ratio of the voxel sizes is not whole numbers; ``config.too-small``.
     """
-    coarse, fine = open_volume(low), open_volume(truth)
+    given = None if scale is None else (1.0, 1.0, 1.0)  # nm, of no effect then
+    coarse, fine = open_volume(low, voxel_size=given), open_volume(truth, voxel_size=given)
     scale = scale or _ratio(coarse, fine)
     black, white = grey_limits(coarse, 0)
     step = 1 / (white - black) if coarse.dtype.kind in "iu" else 0.0

@@ -64,19 +64,21 @@ RECIPES: Mapping[str, Crappifier] = MappingProxyType(
 )
 
 
-def load_recipe(recipe: str | os.PathLike[str]) -> Crappifier:
+def load_recipe(recipe: str | os.PathLike[str] | Crappifier) -> Crappifier:
     """Return a crappifier by its name or from a YAML file.
 
     Parameters
     ----------
-    recipe : str or path
-        One of `RECIPES`, or a file that ends in ``.yaml`` or ``.yml``.
+    recipe : str, path or Crappifier
+        One of `RECIPES`, or a file that ends in ``.yaml`` or ``.yml``; one that is loaded already is returned as it is.
 
     Raises
     ------
     ConfigError
         ``config.recipe``: neither; ``config.file``: the file cannot be read.
     """
+    if isinstance(recipe, Crappifier):
+        return recipe
     name = os.fspath(recipe)
     if name in RECIPES:
         return RECIPES[name]

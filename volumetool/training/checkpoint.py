@@ -167,8 +167,8 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Tens
 
 def read_inputs(config: TrainConfig) -> dict[str, Any]:
     """Return what a training reads beside its sources: the recipes' steps, and the hash of the model it goes on from."""
-    names = config.degradation.recipes
-    recipes = {name.rsplit("/", 1)[-1]: load_recipe(name).model_dump(mode="json", include={"steps"}) for name in names}
+    named = zip(config.degradation.names, config.degradation.recipes, strict=True)
+    recipes = {name: load_recipe(recipe).model_dump(mode="json", include={"steps"}) for name, recipe in named}
     return {"recipes": recipes, "start": load_model(config.start).weights_sha256 if config.start else None}
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from volumetool.configuration import Nanometres, Numbers, explain, parse_box, read_options
+from volumetool.degradation import Crappifier
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box
 from volumetool.models import Normalisation, UNetConfig, VoxelSizeRange
@@ -105,15 +106,20 @@ class DegradationConfig(_Part):
 
     Parameters
     ----------
-    recipes : tuple of str
-        Crappifiers to draw from: names, or YAML files.
+    recipes : tuple of str or Crappifier
+        Crappifiers to draw from: names, YAML files, or what stands in such a file.
     noise, blur : tuple of float
         Ranges of the factors on the recipe's noise (its standard deviation; drawn evenly on a log scale) and blur.
     """
 
-    recipes: tuple[str, ...] = ("pssr-em", "pssr2-poisson", "sem-fast")
+    recipes: tuple[str | Crappifier, ...] = ("pssr-em", "pssr2-poisson", "sem-fast")
     noise: Factors = (0.5, 2.0)
     blur: Factors = (1.0, 1.0)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the recipes; of a file that of the file without its folder, which may move."""
+        return tuple(each.name if isinstance(each, Crappifier) else each.rsplit("/", 1)[-1] for each in self.recipes)
 
 
 class AugmentationConfig(_Part):
@@ -328,8 +334,7 @@ class TrainConfig(_Part):
             for key in ("path", "noisy"):
                 source[key] = source[key] and source[key].rstrip("/").rsplit("/", 1)[-1]  # data may move
             del source["cite"], source["licence"]
-        recipes = content["degradation"]["recipes"]
-        content["degradation"]["recipes"] = [name.rsplit("/", 1)[-1] for name in recipes]
+        content["degradation"]["recipes"] = list(self.degradation.names)
         content["start"] = content["start"] and content["start"].rsplit("/", 1)[-1]
         return content
 

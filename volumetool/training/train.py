@@ -195,7 +195,7 @@ def describe_recipe(config: TrainConfig, sources: Sequence[TrainingSource]) -> s
         told.append(f"Registered real pairs from {real} of {len(sources)} sources ({dropped} sections dropped).")
     if real < len(sources):
         degradation, augmentation = config.degradation, config.augmentation
-        recipes = ", ".join(Path(name).name for name in degradation.recipes)
+        recipes = ", ".join(degradation.names)
         told.append(
             f"Semi-synthetic pairs: random crops, degraded {scale} by {recipes} "
             f"at {_span(degradation.noise)} times their noise and {_span(degradation.blur)} times their blur."
