@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from math import isclose, isnan, nan
 from typing import Any
 
@@ -62,11 +61,22 @@ def contradiction(stated: Iterable[StatedSize]) -> str:
     stated : iterable of StatedSize
         All that the metadata state; what has no unit contradicts nothing.
     """
-    for first, other in combinations(stated, 2):
-        one, two = first.nanometres, other.nanometres
-        if not all(isclose(one[axis], two[axis], rel_tol=_AGREE) for axis in one.keys() & two.keys()):
-            return f"{first}, {other}"
+    every = list(stated)
+    for axis in SPACE:
+        ordered = sorted((each for each in every if axis in each.nanometres), key=lambda each: each.nanometres[axis])
+        if ordered and not isclose(ordered[0].nanometres[axis], ordered[-1].nanometres[axis], rel_tol=_AGREE):
+            return ", ".join(str(each) for each in every if each in (ordered[0], ordered[-1]))
     return ""
+
+
+def together(stated: Iterable[StatedSize]) -> StatedSize:
+    """Return one voxel size of several that do not contradict each other: along each axis the first that is known."""
+    known: dict[str, float] = {}
+    for each in stated:
+        known = each.nanometres | known
+    scale = zyx({axis: known.get(axis, 1.0) for axis in SPACE})
+    unit = zyx({axis: 1.0 if axis in known else nan for axis in SPACE})
+    return StatedSize("", scale, unit) if known else UNKNOWN
 
 
 def read_unit(axes: Sequence[str], units: Sequence[object]) -> Size | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from volumetool.errors import InputError
 from volumetool.paths import absolute_path
 from volumetool.storage.formats.base import Format, FoundLevel, ParsedMetadata
+from volumetool.storage.formats.voxel_sizes import contradiction, together
 from volumetool.storage.images.file import stack_in
 from volumetool.storage.images.folder import Gaps, open_folder, section_files
 from volumetool.storage.images.names import is_tiff
@@ -68,10 +69,12 @@ def find_images(url: str, gaps: Gaps = "refuse") -> ParsedMetadata | None:
     if not (place.is_file() and is_tiff(place)) and not (place.is_dir() and section_files(place)):
         return None
     stack = open_images(place, gaps=gaps)
-    level = FoundLevel("", stack.voxel_size or (1.0, 1.0, 1.0))
-    unit = None if stack.voxel_size is None else (1.0, 1.0, 1.0)
+    size = together(stack.stated)
+    z, y, x = (0.0 - at * length for at, length in zip(stack.origin, size.scale, strict=True))
+    level = FoundLevel("", size.scale, (z, y, x))
     said = {"first_section": stack.first, "blank_sections": list(stack.blank), "notes": list(stack.notes)}
-    return ParsedMetadata(url, "tiff", "virtual_chunked", SPACE, (level,), unit, {"volumetool": said}, stack)
+    conflict = contradiction(stack.stated)
+    return ParsedMetadata(url, "tiff", "virtual_chunked", SPACE, (level,), size.unit, {"volumetool": said}, stack, conflict)
 
 
 TIFF = Format("TIFF", find_images, (".tif", ".tiff"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf, isnan, nan
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -12,6 +14,7 @@ import tifffile
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
 from volumetool.storage.formats.base import parse_xml
+from volumetool.storage.formats.voxel_sizes import StatedSize
 from volumetool.storage.io.limits import LONGEST_AXIS
 from volumetool.units import nanometres_per
 
@@ -55,14 +58,11 @@ class Ome:
         Number of sections.
     blocks : tuple of TextBlock
         Where they stand.
-    voxel_size : tuple of float or None
-        Nanometres, z, y, x; None unless all three are there.
     """
 
     uuid: str | None
     depth: int
     blocks: tuple[TextBlock, ...]
-    voxel_size: Size | None
 
 
 def read_ome(file: str, text: str) -> Ome:
@@ -93,7 +93,7 @@ def read_ome(file: str, text: str) -> Ome:
         blocks = tuple(_blocks(pixels[0], axis))
     except (ValueError, KeyError) as error:
         raise _broken(file, f"has OME metadata that make no sense: {error}", "Save it again.") from error
-    return Ome(root.get("UUID"), depth, blocks or (TextBlock(0, None, 0, None, None),), _ome_size(pixels[0]))
+    return Ome(root.get("UUID"), depth, blocks or (TextBlock(0, None, 0, None, None),))
 
 
 def ome_depth(file: str, text: str) -> int:
@@ -153,19 +153,29 @@ def _blocks(pixels: Element, axis: str) -> Iterator[TextBlock]:
         )
 
 
-def _ome_size(pixels: Element) -> Size | None:
-    sizes = []
-    for axis in "ZYX":
-        # The OME schema's default unit is the micrometre.
-        unit = nanometres_per(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+def ome_size(file: str, text: str) -> StatedSize | None:
+    """Return the voxel size that OME metadata state; None where they state no length."""
+    pixels = _parse(file, text).find("{*}Image/{*}Pixels")
+    if pixels is None:
+        return None
+    # The OME schema's default unit is the micrometre.
+    said = {axis: (pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"}
+    return _size("OME's PhysicalSize", said)
+
+
+def _size(where: str, said: Mapping[str, tuple[object, object]]) -> StatedSize | None:
+    """Return a voxel size from a number and a unit of each axis, Z, Y, X; None where no axis has both."""
+    scale, units = [], []
+    for number, unit in said.values():
         try:
-            size = float(pixels.get(f"PhysicalSize{axis}", "0"))
+            size, length = float(str(number)), nanometres_per(unit)
         except ValueError:
-            return None
-        if unit is None or not 0 < size < float("inf"):
-            return None
-        sizes.append(size * unit)
-    return (sizes[0], sizes[1], sizes[2])
+            size, length = nan, None
+        known = length is not None and 0 < size < inf
+        scale.append(size if known else 1.0)
+        units.append(length if known and length else nan)
+    z, y, x = units
+    return None if all(map(isnan, units)) else StatedSize(where, (scale[0], scale[1], scale[2]), (z, y, x))
 
 
 def read_imagej(text: str) -> dict[str, Any]:
@@ -187,13 +197,24 @@ def imagej_depth(file: str, metadata: dict[str, Any]) -> int:
     return int(metadata.get("images", max(sizes.values())))
 
 
-def imagej_size(metadata: dict[str, Any], per_unit: tuple[float, float]) -> Size | None:
-    """Return the voxel size that ImageJ wrote; None unless all of it is there, in a unit of length."""
-    unit = nanometres_per(str(metadata.get("unit", "")).replace("\\u00B5", "µ"))
-    spacing = metadata.get("spacing")
-    if unit is None or not isinstance(spacing, int | float) or spacing <= 0 or min(per_unit) <= 0:
-        return None
-    return (float(spacing) * unit, unit / per_unit[0], unit / per_unit[1])
+def imagej_size(metadata: Mapping[str, Any], per_unit: tuple[float, float]) -> StatedSize | None:
+    """Return the voxel size that ImageJ wrote; None where it is in no unit of length."""
+    y, x = (1 / pixels if pixels > 0 else nan for pixels in per_unit)
+    units = {axis: metadata.get(f"{axis}unit", metadata.get("unit")) for axis in "zyx"}
+    numbers = {"z": metadata.get("spacing"), "y": y, "x": x}
+    return _size("ImageJ's text", {axis: (numbers[axis], _unescaped(str(units[axis]))) for axis in "zyx"})
+
+
+def imagej_origin(metadata: Mapping[str, Any]) -> Size:
+    """Return where the origin of ImageJ's coordinates lies, in voxels, z, y, x."""
+    found = [metadata.get(f"{axis}origin", 0) for axis in "zyx"]
+    z, y, x = (float(at) if isinstance(at, int | float) else 0.0 for at in found)
+    return (z, y, x)
+
+
+def _unescaped(text: str) -> str:
+    """Return a text in which ImageJ wrote a character such as µ by its number."""
+    return re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text)
 
 
 def _broken(file: str, what: str, hint: str) -> InputError:

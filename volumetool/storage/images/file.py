@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from math import prod
 from pathlib import Path, PurePath
 
 from volumetool.errors import InputError
-from volumetool.geometry.box import Size
+from volumetool.storage.formats.voxel_sizes import StatedSize
 from volumetool.storage.images.descriptions import (
     Ome,
     TextBlock,
     imagej_depth,
+    imagej_origin,
     imagej_size,
+    ome_size,
     ome_uuid,
     read_imagej,
     read_ome,
     wrong_axes,
 )
+from volumetool.storage.images.microscopes import stated_by_resolution
 from volumetool.storage.images.pages import TiffPage, kind, read_pages, require_alike
 from volumetool.storage.images.stack import ImageStack, Plane, stack_of
 from volumetool.units import in_words, runs_of
@@ -50,12 +53,13 @@ def stack_in(place: Path, file: Path, pages: list[TiffPage]) -> ImageStack:
     kept, note = without_copies(pages)
     require_alike(file, kept)
     promised = [_shaped_depth(file, page) for page in kept]
-    size = None
+    origin = (0.0, 0.0, 0.0)
     if pages[0].imagej:
         metadata = read_imagej(pages[0].imagej)
-        promised[0], size = imagej_depth(str(file), metadata), imagej_size(metadata, pages[0].per_unit)
+        promised[0], origin = imagej_depth(str(file), metadata), imagej_origin(metadata)
     planes = tuple(_planes(file, kept, promised))
-    return replace(stack_of(place, planes, kept[0], size), notes=note)
+    stack = stack_of(place, planes, kept[0], stated_sizes((file.name, page) for page in kept))
+    return replace(stack, notes=stack.notes + note, origin=origin)
 
 
 def without_copies(pages: list[TiffPage]) -> tuple[list[TiffPage], tuple[str, ...]]:
@@ -147,8 +151,35 @@ def _open_ome(place: Path, file: Path, pages: list[TiffPage]) -> ImageStack:
                 where=str(source),
             )
     planes = [Plane(str(source), page.offset) for source, page in ordered]
-    size: Size | None = ome.voxel_size
-    return stack_of(place, planes, ordered[0][1], size)
+    every = ((source.name, page) for source, found in listed.items() for page in found)
+    return stack_of(place, planes, ordered[0][1], stated_sizes(every))
+
+
+def stated_sizes(pages: Iterable[tuple[str, TiffPage]]) -> tuple[StatedSize, ...]:
+    """Return all that texts and microscopes, otherwise resolution tags, state of voxel sizes; equal ones once.
+
+    Parameters
+    ----------
+    pages : iterable of tuple
+        Name of the file, and page.
+    """
+    texts: dict[object, StatedSize] = {}
+    tags: dict[object, StatedSize] = {}
+    for name, page in pages:
+        where = f"{name}, page {page.number}"
+        found = [*_by_text(name, page), *page.stated]
+        for known, sizes in ((texts, found), (tags, stated_by_resolution(page.per_unit, page.unit))):
+            for size in sizes:
+                known.setdefault((size.scale, str(size.unit)), replace(size, where=f"{size.where} in {where}"))
+    return tuple((texts or tags).values())
+
+
+def _by_text(name: str, page: TiffPage) -> Iterator[StatedSize]:
+    size = ome_size(name, page.description) if page.is_ome else None
+    if page.imagej:
+        size = imagej_size(read_imagej(page.imagej), page.per_unit)
+    if size is not None:
+        yield size
 
 
 def _source(file: Path, ome: Ome, block: TextBlock) -> Path:

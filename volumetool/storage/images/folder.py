@@ -10,7 +10,7 @@ from typing import Literal
 
 from volumetool.errors import InputError
 from volumetool.storage.images.descriptions import ome_depth
-from volumetool.storage.images.file import incomplete, stack_in, without_copies
+from volumetool.storage.images.file import incomplete, stack_in, stated_sizes, without_copies
 from volumetool.storage.images.names import Pattern, is_temporary, is_tiff, numbered, shared_pattern
 from volumetool.storage.images.pages import TiffPage, kind, read_pages
 from volumetool.storage.images.stack import ImageStack, Plane, stack_of
@@ -57,8 +57,8 @@ def open_folder(folder: Path, files: Sequence[Path], gaps: Gaps) -> ImageStack:
     places = range(numbers[0], numbers[-1] + 1) if gaps == "keep" else numbers
     planes = [Plane(str(by_number[n]), pages[n].offset) if n in by_number else None for n in places]
     notes = [f"blank, as their numbers are missing: {in_words(missing)}"] if missing else []
-    stack = stack_of(folder, planes, pages[numbers[0]], None)
-    return replace(stack, first=numbers[0], notes=tuple(notes), rows=max(page.rows for page in pages.values()))
+    stack = stack_of(folder, planes, pages[numbers[0]], stated_sizes((by_number[n].name, page) for n, page in pages.items()))
+    return replace(stack, first=numbers[0], notes=stack.notes + tuple(notes), rows=max(page.rows for page in pages.values()))
 
 
 def _by_number(folder: Path, files: Sequence[Path]) -> dict[int, Path]:

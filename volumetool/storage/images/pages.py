@@ -18,6 +18,8 @@ import tifffile
 
 from volumetool.errors import InputError
 from volumetool.paths import check_regular
+from volumetool.storage.formats.voxel_sizes import StatedSize
+from volumetool.storage.images.microscopes import stated_by_microscope
 from volumetool.storage.io.limits import check_images
 from volumetool.storage.volume import DTYPES
 from volumetool.units import in_words, runs_of
@@ -35,6 +37,7 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE = 0, 1, 3
 _JPEG = {6, 7, 33007, 34892}
 """Compressions whose strips and tiles need tables that stand elsewhere in the page."""
 
+_INCH = 2
 _PHOTOMETRIC, _COLOUR_MAP, _PLANES_OF_METAMORPH = 262, 320, 33629
 
 
@@ -54,12 +57,18 @@ class TiffPage:
         In native byte order.
     reduced : bool
         Whether the file calls it a smaller copy of another page.
+    inverted : bool
+        Whether stored values count from white, so that they are turned round as they are read.
     start : int or None
         Where its voxels begin, if they stand uncompressed in one piece.
     rows : int
         Rows that are decoded at once.
     per_unit : tuple of float
         Pixels per unit of length along y and x; 0 where the page says nothing.
+    unit : object
+        That unit, as the page says: 2 is an inch, 3 a centimetre.
+    stated : tuple of StatedSize
+        The pixel size that the microscope noted.
     description : str
         What programs write of the image, as text.
     imagej : str
@@ -71,9 +80,12 @@ class TiffPage:
     shape: tuple[int, int]
     dtype: np.dtype[Any]
     reduced: bool
+    inverted: bool
     start: int | None
     rows: int
     per_unit: tuple[float, float]
+    unit: object
+    stated: tuple[StatedSize, ...]
     description: str
     imagej: str
 
@@ -204,9 +216,12 @@ def _page(file: Path, tiff: tifffile.TiffFile, number: int, offset: int) -> Tiff
         shape=shape,
         dtype=dtype.newbyteorder("="),
         reduced=bool(page.is_reduced),
+        inverted=page.tags.valueof(_PHOTOMETRIC) == _WHITE_IS_ZERO,
         start=page.dataoffsets[0] if plain else None,
         rows=_rows_of_a_band(page, dtype.itemsize),
         per_unit=(_per_unit(page, "YResolution"), _per_unit(page, "XResolution")),
+        unit=page.tags.valueof("ResolutionUnit", _INCH),
+        stated=tuple(stated_by_microscope(page)),
         description=page.description,
         imagej=page.imagej_description or "",
     )

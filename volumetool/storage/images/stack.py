@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from volumetool.geometry.box import Size, Triple
 from volumetool.storage.formats.reader import Sections
+from volumetool.storage.formats.voxel_sizes import StatedSize, contradiction, together
 from volumetool.storage.images.pages import TiffPage, grey_values, kind, opened, page_at, read_rows
 
 
@@ -48,12 +50,14 @@ class ImageStack(Sections):
         Voxels, z, y, x.
     dtype : numpy.dtype
         One of the dtypes of a volume, in native byte order.
-    voxel_size : tuple of float or None
-        Nanometres, z, y, x; None unless the file states all three with a unit of length.
+    stated : tuple of StatedSize
+        The voxel sizes that the files state.
     rows : int
         Rows of a section that are decoded at once.
     first : int
         The number of section 0, as the names of a folder say.
+    origin : tuple of float
+        Where the origin of the coordinates lies, in voxels, z, y, x.
     notes : tuple of str
         What a user should know of what was left out.
     """
@@ -62,10 +66,18 @@ class ImageStack(Sections):
     planes: tuple[Plane | None, ...]
     shape: Triple
     dtype: np.dtype[Any]
-    voxel_size: Size | None
+    stated: tuple[StatedSize, ...]
     rows: int
     first: int = 0
+    origin: Size = (0.0, 0.0, 0.0)
     notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def voxel_size(self) -> Size | None:
+        """Nanometres, z, y, x; None unless the files state all three with a unit of length, and agree on them."""
+        size = together(self.stated)
+        known = not (contradiction(self.stated) or size.unit is None or any(map(isnan, size.unit)))
+        return (size.nanometres["z"], size.nanometres["y"], size.nanometres["x"]) if known else None
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -114,7 +126,7 @@ class ImageStack(Sections):
             return grey_values(page, read_rows(page, rows, plane.number))
 
 
-def stack_of(path: Path, planes: Sequence[Plane | None], page: TiffPage, voxel_size: Size | None) -> ImageStack:
+def stack_of(path: Path, planes: Sequence[Plane | None], page: TiffPage, stated: tuple[StatedSize, ...]) -> ImageStack:
     """Return the stack of some planes that are all like one page.
 
     Parameters
@@ -125,7 +137,8 @@ def stack_of(path: Path, planes: Sequence[Plane | None], page: TiffPage, voxel_s
         The sections along z; None for a section that is missing.
     page : TiffPage
         A page whose shape (y, x), dtype and rows per strip all planes share.
-    voxel_size : tuple of float, optional
-        In nm, z, y, x; None where the files do not say it.
+    stated : tuple of StatedSize
+        The voxel sizes that the files state.
     """
-    return ImageStack(str(path), tuple(planes), (len(planes), *page.shape), page.dtype, voxel_size, page.rows)
+    notes = ("turned round, as the file counts grey values from white (MinIsWhite)",) if page.inverted else ()
+    return ImageStack(str(path), tuple(planes), (len(planes), *page.shape), page.dtype, stated, page.rows, notes=notes)
