@@ -78,6 +78,34 @@ def test_members_that_only_the_encoder_needs_are_passed_over(
     np.testing.assert_array_equal(open_volume(tmp_path / "a", voxel_size=SIZE).open().read().result(), VOXELS)
 
 
+@pytest.mark.parametrize(
+    ("form", "gone", "added"),
+    [
+        ("n5", "compression", {"compressionType": "gzip"}),
+        ("n5", "", {"units": {"x": "nm"}}),
+        ("zarr2", "filters", {}),
+    ],
+    ids=["n5-before-2.0", "n5-units-by-name", "zarr-without-filters"],
+)
+def test_other_spellings_of_the_same_are_understood(tmp_path: Path, form: str, gone: str, added: dict[str, Any]) -> None:
+    WRITERS[form](tmp_path / "a", {"type": "gzip"} if form == "n5" else numcodecs.GZip(6))
+    file = tmp_path / "a" / ("attributes.json" if form == "n5" else ".zarray")
+    stored = {name: value for name, value in json.loads(file.read_text()).items() if name != gone}
+    file.write_text(before := json.dumps(stored | added))
+    np.testing.assert_array_equal(open_volume(tmp_path / "a", voxel_size=SIZE).open().read().result(), VOXELS)
+    assert file.read_text() == before
+
+
+def test_a_fill_value_that_is_no_number_may_be_spelled_as_json_does_not_allow(tmp_path: Path) -> None:
+    floats = VOXELS.astype(np.float32)
+    zarr.create_array(str(tmp_path / "a"), data=floats, chunks=(2, 5, 6), zarr_format=2, fill_value=np.nan)
+    file = tmp_path / "a" / ".zarray"
+    file.write_text(file.read_text().replace('"NaN"', "NaN"))
+    (tmp_path / "a" / "0.0.0").unlink()
+    floats[:2, :5, :6] = np.nan
+    np.testing.assert_array_equal(open_volume(tmp_path / "a", voxel_size=SIZE).open().read().result(), floats)
+
+
 REFUSED = [
     ("zarr2", numcodecs.Zstd(6), {"dictionary": "abc"}, "dictionary"),
     ("zarr2", numcodecs.Blosc("lz4"), {"delta": True}, "delta"),

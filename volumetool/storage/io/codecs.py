@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any
 
 from volumetool.errors import InputError
@@ -64,6 +65,9 @@ _N5 = {
     "xz": _codec(preset=_NINE, idle="check"),
     "zstd": _codec(level=_ZSTD, idle="checksum nbWorkers"),
 }
+_LENGTHS = ("axes", "units", "resolution")
+"""Attributes of N5 that say where voxels lie: tensorstore wants them in a form that not every writer keeps."""
+
 _ARRAY3 = frozenset(
     {"zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs"}
     | {"attributes", "dimension_names", "storage_transformers"}
@@ -90,9 +94,13 @@ def readable_metadata(url: str, driver: str, stored: Json) -> Json:
     if driver == "zarr":
         if filters := stored.get("filters"):
             raise _unsupported(url, f"is stored through the filters {filters}; volumetool reads none")
-        return _with(stored, "compressor", url, _ZARR2, "id")
+        fill = stored.get("fill_value")
+        named = {"fill_value": "NaN"} if isinstance(fill, float) and isnan(fill) else {}  # the bare word is no JSON
+        return _with({"filters": None, **stored, **named}, "compressor", url, _ZARR2, "id")
     if driver == "n5":
-        return _with(stored, "compression", url, _N5, "type")
+        kept = {name: value for name, value in stored.items() if name not in _LENGTHS}
+        old = {"compression": {"type": stored["compressionType"]}} if "compressionType" in stored else {}  # N5 before 2.0
+        return _with(old | kept, "compression", url, _N5, "type")
     codecs = stored.get("codecs")
     if not isinstance(codecs, list):
         return stored
