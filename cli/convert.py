@@ -1,4 +1,4 @@
-"""``volumetool convert``: images and volumes to OME-Zarr."""
+"""``volumetool convert``: images and volumes from one format to another."""
 
 from __future__ import annotations
 
@@ -10,22 +10,30 @@ from volumetool.cli._options import ForceVoxelSize, Json, VoxelSize, numbers
 from volumetool.cli._progress import observing
 from volumetool.cli._tables import say
 
+from volumetool.storage.writing.names import WrittenName
+
 
 def convert(
     input: Annotated[str, typer.Argument(help="TIFF stack, folder of TIFF sections, or any other volume.")],  # noqa: A002
-    output: Annotated[str, typer.Argument(help="OME-Zarr volume to write.")],
+    output: Annotated[str, typer.Argument(help="Volume to write.")],
     voxel_size: VoxelSize = None,
     force_voxel_size: ForceVoxelSize = False,
     gaps: Annotated[
         Literal["refuse", "keep", "close"],
         typer.Option(help="Of missing numbers in a folder: an error, blank sections, or neighbours that touch."),
     ] = "refuse",
+    format: Annotated[  # noqa: A002
+        WrittenName | None,
+        typer.Option(
+            help="Format to write; by default what the output's name ends like (.n5, .precomputed), else ome-zarr-0.5."
+        ),
+    ] = None,
     memory: Annotated[str | None, typer.Option(help="To use, such as 8GiB.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier conversion there and start again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Convert an image stack or a volume to an OME-Zarr 0.5 volume with all its levels.
+    """Convert an image stack or a volume to another format, with all its levels.
 
     Run again, it goes on where it stopped.
     """
@@ -36,7 +44,7 @@ def convert(
 
     size = numbers(voxel_size, "--voxel-size")
     check_given_size(size, sure=force_voxel_size)
-    plan = plan_conversion(open_volume(input, voxel_size=size, gaps=gaps), output, memory=_bytes(memory))
+    plan = plan_conversion(open_volume(input, voxel_size=size, gaps=gaps), output, format=format, memory=_bytes(memory))
     for name, text in describe_conversion(plan):
         say(f"{name:<8}{text}")
     check_room(plan)

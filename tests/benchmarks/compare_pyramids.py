@@ -36,7 +36,8 @@ from rich.console import Console
 from rich.table import Table
 
 from volumetool.geometry import plan_levels
-from volumetool.storage.convert import convert as copy_finest
+from volumetool.storage.conversion import plan_conversion
+from volumetool.storage.convert import write_finest
 
 SHAPE = (256, 1024, 1024)
 SIZE = (8.0, 8.0, 8.0)
@@ -75,7 +76,7 @@ def write_source(data: Path, place: Path) -> NDArray[np.float64]:
     np.save(place / "source.npy", voxels)
     tifffile.imwrite(place / "source.tif", voxels)
     levels = plan_levels(SHAPE, SIZE, (0.0, 0.0, 0.0))
-    copy_finest(str(place / "source.tif"), str(place / "finest.zarr"), voxel_size=SIZE, levels=levels[:1])
+    write_finest(plan_conversion(place / "source.tif", place / "finest.zarr", voxel_size=SIZE, levels=levels[:1]))
     z, y, x = (n // 2 for n in SHAPE)
     means: NDArray[np.float64] = voxels.reshape(z, 2, y, 2, x, 2).mean(axis=(1, 3, 5))
     return np.rint(means)

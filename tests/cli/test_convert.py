@@ -92,7 +92,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(folder: Path, monk
 
 
 def test_no_command_writes_a_volume_that_is_named_as_another_format(folder: Path) -> None:
-    volume, output = folder.parent / "v.zarr", folder.parent / "out.n5"
+    volume, output = folder.parent / "v.zarr", folder.parent / "out.tif"
     assert run("convert", folder, volume, "--voxel-size", "30,32,32", "--gaps", "keep")[0] == 0
     for command in (("convert",), ("enhance", "--model", "em-x4"), ("crappify",)):
         code, _, err = run(command[0], volume, output, *command[1:])

@@ -148,7 +148,7 @@ def test_a_volume_whose_chunks_change_while_it_is_read_is_told(
     monkeypatch.setattr(convert_module, "write_part", meddling)
     monkeypatch.setattr(retries, "FIRST_PAUSE", 0.002)
     with pytest.raises(InputError) as caught:
-        convert(source, str(tmp_path / "v.zarr"), levels=_levels(source.shape)[:1], memory=1)
+        write_finest(plan_conversion(source, str(tmp_path / "v.zarr"), levels=_levels(source.shape)[:1], memory=1))
     assert caught.value.code == code
     assert open_volume(tmp_path / "v.zarr").attributes["status"] == "unfinished"
 
@@ -228,6 +228,6 @@ def test_shards_that_are_lost_midway_are_missed_before_it_is_called_finished(tmp
     killed(13, tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE, levels=_levels()[:1], memory=1)
     (tmp_path / "v.zarr" / "0" / "c" / "0" / "1" / "1").unlink()
     with pytest.raises(OutputError, match="1 of 36 shards") as caught:
-        convert(tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE, levels=_levels()[:1])
+        write_finest(plan_conversion(tmp_path / "stack.tif", str(tmp_path / "v.zarr"), voxel_size=SIZE, levels=_levels()[:1]))
     assert caught.value.code == "output.damaged"
     assert open_volume(tmp_path / "v.zarr").attributes["status"] == "unfinished"

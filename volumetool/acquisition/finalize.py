@@ -111,8 +111,8 @@ def _write_regions(plan: Plan, staged: ts.TensorStore, observer: Observer) -> Le
 
 def _write_region(plan: Plan, region: Region, staged: ts.TensorStore, targets: list[ts.TensorStore]) -> Record:
     started, spec = time.time(), plan.spec
-    for target, level, box in zip(targets, spec.fused, slab_boxes(region.box, spec.fused), strict=True):
-        delete_torn_shards(target, level, box, None)
+    for level, box in enumerate(slab_boxes(region.box, spec.fused)):
+        delete_torn_shards(targets[level], spec.layout, level, box)
     checksums = write_slabs(spec, downsample_slabs(spec, _slabs(plan, region, staged)), targets)
     return Record(
         region=region.index,

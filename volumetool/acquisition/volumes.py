@@ -61,7 +61,7 @@ class RawVolume:
             self._volume = self._volume.deeper(z + 1)
             self._volume.grow()
         store, box = self._volume.open(), Box((z, 0, 0), (z + 1, *voxels.shape))
-        delete_torn_shards(store, self._volume.layout.levels[0], box, None)
+        delete_torn_shards(store, self._volume.layout, 0, box)
         VerifiedWrite(store, box, voxels[None], "raw volume:").finish()
         self.tally.note(z, zlib.crc32(as_bytes(voxels).data))
 
@@ -151,9 +151,9 @@ class GrowingOutput:
         spec = spec_for(self._begun.decided, raw.depth, levels)
         targets = [self.volume.open(level) for level in range(len(levels))]
         shadow = box
-        for target, level in zip(targets, levels, strict=True):
+        for number, (target, level) in enumerate(zip(targets, levels, strict=True)):
             shadow = shadow.coarsened(level.factor)
-            delete_torn_shards(target, level, shadow, None)
+            delete_torn_shards(target, self.volume.layout, number, shadow)
         made = enhance_region(spec, Region(step, 0, box), BatchPredictor(self._resolved.engine), raw.source(), targets)
         return {
             "checksums": made.checksums,

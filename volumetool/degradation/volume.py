@@ -22,7 +22,14 @@ from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_translation, plan_levels, shard_boxes
 from volumetool.machine import memory_limit, usable_cores, usable_memory
 from volumetool.processing.statistics import fit_statistics
-from volumetool.storage.create import VolumeLayout, check_output_place, create_volume, open_for_writing, write_attributes
+from volumetool.storage.create import (
+    VolumeLayout,
+    check_output_place,
+    choose_format,
+    create_volume,
+    open_for_writing,
+    write_attributes,
+)
 from volumetool.storage.downsample import build_level, is_stored, require_stored
 from volumetool.storage.formats.base import read_json
 from volumetool.storage.io.chunks import changed_while_read, level_digests, level_states
@@ -150,6 +157,7 @@ def plan_crappification(asked: Crappification) -> CrappifyPlan:
         )
     with name_roles(output_role(asked.output)):
         check_output_place(asked.output)
+        choose_format(asked.output, "ome-zarr-0.5")
         _refuse_nested(asked, source)
     size: Size = (
         fine.voxel_size[0] * asked.scale[0],

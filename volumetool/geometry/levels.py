@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from volumetool.errors import ConfigError
@@ -122,6 +122,11 @@ def _next_factor(level: LevelGrid) -> Triple:
     near = [can and s <= ISOTROPY * finest for s, can in zip(level.voxel_size, halvable, strict=True)]
     z, y, x = (2 if join else 1 for join in near)
     return z, y, x
+
+
+def without_shards(levels: Sequence[LevelGrid]) -> tuple[LevelGrid, ...]:
+    """Return the same levels where each chunk is stored on its own; then no region writes a coarser level."""
+    return tuple(replace(level, shard=level.chunk, fused=number == 0) for number, level in enumerate(levels))
 
 
 def fused_count(levels: Sequence[LevelGrid]) -> int:

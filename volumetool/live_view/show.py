@@ -13,6 +13,7 @@ from volumetool.jobs.job import Job
 from volumetool.listening.gate import Gate, accepted_hosts, base_url
 from volumetool.live_view.cancel import dropping
 from volumetool.live_view.factory import STEPS_AHEAD, Opened, open_live
+from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.kvstore import is_local
 from volumetool.storage.volume import Level, Volume
 from volumetool.viewer.contrast import sampled_window
@@ -126,7 +127,9 @@ def describe_live(opened: Opened, url: str) -> Volume:
         Level(level.name, level.grid.shape, level.grid.voxel_size, level.grid.translation, level.grid.chunk, None)
         for level in opened.layout.levels
     )
-    return Volume(url, "ome-zarr-0.5", "zarr3", layout.axes, opened.basis.dtype, layout.channels, levels)
+    written = WRITTEN["ome-zarr-0.5"]
+    axes = written.axes(layout.channels)
+    return Volume(url, written.name, written.driver, axes, opened.basis.dtype, layout.channels, levels)
 
 
 def first_look(level: Level, lattice: Lattice) -> Look:

@@ -21,14 +21,25 @@ import numpy as np
 
 from volumetool.errors import OutputError
 from volumetool.geometry.box import Box, Size, Triple
-from volumetool.geometry.levels import LevelGrid, plan_levels
+from volumetool.geometry.levels import LevelGrid, plan_levels, without_shards
 from volumetool.machine import usable_memory
-from volumetool.storage.create import VolumeLayout, array_metadata, check_output_place, group_metadata
+from volumetool.storage.create import (
+    VolumeLayout,
+    array_metadata,
+    check_layout,
+    check_output_place,
+    choose_format,
+    group_metadata,
+    read_root,
+)
 from volumetool.storage.formats.base import Json
+from volumetool.storage.formats.ome_zarr import name_and_rest
+from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.kvstore import canonical_url, contains, is_local, local_path, place_text
 from volumetool.storage.io.roles import name_roles, output_role
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import Volume
+from volumetool.storage.writing.names import WrittenName
 
 MEMORY_BYTES = 2**30
 """To be used while converting, or half of the free memory where that is less; a single shard, or a section that can only be
@@ -143,6 +154,7 @@ def plan_conversion(
     *,
     voxel_size: Size | None = None,
     levels: tuple[LevelGrid, ...] | None = None,
+    format: WrittenName | None = None,  # noqa: A002
     memory: int | None = None,
 ) -> ConversionPlan:
     """Look at the source and decide everything about a conversion; write nothing.
@@ -157,6 +169,8 @@ def plan_conversion(
         Voxel size of the source in nm, z, y, x, in place of what the source says.
     levels : tuple of LevelGrid, optional
         Layout of the new volume, finest first; by default that of :func:`volumetool.geometry.plan_levels`.
+    format : str, optional
+        Format of the new volume, see :func:`volumetool.storage.create.choose_format`.
     memory : int, optional
         Bytes to use; by default `MEMORY_BYTES`, or half of the free memory where that is less.
 
@@ -170,9 +184,13 @@ def plan_conversion(
     with name_roles(output_role(place_text(url))):
         place = canonical_url(url)
     check_output_place(place)
+    chosen = choose_format(place, format)
     grids = levels or plan_levels(source.shape, source.voxel_size, source.translation)
+    grids = grids if WRITTEN[chosen].sharded else without_shards(grids)
     memory = memory or max(1, min(MEMORY_BYTES, usable_memory() // 2))
-    layout = VolumeLayout(source.dtype.name, grids, source.channels, name=Path(source.url).name)
+    name, kept = _said_of(source)
+    layout = VolumeLayout(source.dtype.name, grids, source.channels, name=name, format=chosen, kept=kept)
+    check_layout(place, layout)
     plan = ConversionPlan(source, place, layout, memory)
     if contains(plan.place, place) or contains(place, plan.place):
         raise OutputError(
@@ -182,6 +200,12 @@ def plan_conversion(
             where=place,
         )
     return plan
+
+
+def _said_of(source: Volume) -> tuple[str, Json]:
+    """Return the name of a volume, by default that of its folder, and the attributes that its copy keeps."""
+    name, kept = name_and_rest(read_root(source.url)[1] or {}) if source.format.startswith("ome-zarr") else ("", {})
+    return name or Path(source.url).name, kept
 
 
 def shard_groups(grid: LevelGrid, voxels: int) -> Iterator[Box]:

@@ -1,4 +1,4 @@
-"""Copy any readable volume or image stack into a new OME-Zarr 0.5 volume: level 0 only, in one pass over the source.
+"""Copy any readable volume or image stack into a new volume: level 0 only, in one pass over the source.
 
 After each slab the volume's own attributes say how far it is; what is begun again goes on there.
 """
@@ -17,19 +17,22 @@ from pydantic import TypeAdapter, ValidationError
 from volumetool.errors import DataError, InputError, OutputError
 from volumetool.events import Observer, counting, ignore
 from volumetool.geometry.box import Box, Size
-from volumetool.geometry.levels import LevelGrid
 from volumetool.storage.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion, shard_groups
-from volumetool.storage.create import OWN_KEY, create_volume, open_for_writing, write_attributes
-from volumetool.storage.formats.base import Json, read_json
+from volumetool.storage.create import create_volume, open_for_writing, read_root, write_attributes
+from volumetool.storage.formats.base import Json
+from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.arrays import read_part, write_part
 from volumetool.storage.io.chunks import changed_while_read, level_digests, stored_chunks
 from volumetool.storage.io.kvstore import delete_prefix, join_url, list_keys
 from volumetool.storage.io.presence import Check
 from volumetool.storage.io.retries import brief, unwritable
 from volumetool.storage.io.roles import name_roles, output_role
+from volumetool.storage.io.shards import level_keys
 from volumetool.storage.open import open_volume
+from volumetool.storage.provenance import provenance_of
 from volumetool.storage.staging import Held, Staging
 from volumetool.storage.volume import Volume
+from volumetool.storage.writing.names import WrittenName
 
 __all__ = ["MEMORY_BYTES", "convert", "plan_conversion", "shard_groups", "write_finest"]
 
@@ -58,11 +61,11 @@ def convert(
     url: str | os.PathLike[str],
     *,
     voxel_size: Size | None = None,
-    levels: tuple[LevelGrid, ...] | None = None,
+    format: WrittenName | None = None,  # noqa: A002
     memory: int | None = None,
     observer: Observer = ignore,
 ) -> Volume:
-    """Create an OME-Zarr 0.5 volume and fill its level 0; the coarser levels are created empty.
+    """Create a volume and fill its level 0; the coarser levels are created empty.
 
     Converting again goes on after the last slab that was written, and gives the same bytes. Meanwhile the volume's own
     attributes call it unfinished.
@@ -75,8 +78,8 @@ def convert(
         Path or URL of the new volume.
     voxel_size : tuple of float, optional
         Nanometres, z, y, x; needed where the source has none, and otherwise corrects it.
-    levels : tuple of LevelGrid, optional
-        The pyramid to create; by default that of `plan_levels`.
+    format : str, optional
+        Format of the new volume, see `choose_format`.
     memory : int, optional
         Bytes to use, by default 1 GiB, or half of what is free where that is less; a single shard, or a section that can
         only be decoded whole, may need more.
@@ -97,7 +100,7 @@ def convert(
     DataError
         ``data.unreadable``: damaged chunks in the source.
     """
-    return write_finest(plan_conversion(source, url, voxel_size=voxel_size, levels=levels, memory=memory), observer=observer)
+    return write_finest(plan_conversion(source, url, voxel_size=voxel_size, format=format, memory=memory), observer=observer)
 
 
 def write_finest(plan: ConversionPlan, *, overwrite: bool = False, observer: Observer = ignore) -> Volume:
@@ -142,9 +145,8 @@ def write_finest(plan: ConversionPlan, *, overwrite: bool = False, observer: Obs
 
 def _state_of(plan: ConversionPlan) -> Json | None:
     """Return what a volume at the output of a plan says of itself: its own attributes; None where it is of another origin."""
-    attributes = (read_json(plan.url, "zarr.json") or {}).get("attributes")
-    own = attributes.get(OWN_KEY) if isinstance(attributes, dict) else None
-    return own if isinstance(own, dict) and isinstance(own.get("conversion"), dict) else None
+    own = provenance_of(read_root(plan.url)[1] or {})
+    return own if own is not None and isinstance(own.get("conversion"), dict) else None
 
 
 def _begin(plan: ConversionPlan, *, overwrite: bool) -> tuple[int, int, Read] | None:
@@ -165,7 +167,7 @@ def _begin(plan: ConversionPlan, *, overwrite: bool) -> tuple[int, int, Read] | 
         return counts if own.get("status") == "unfinished" else None
     if own is not None and (overwrite or empty):
         write_attributes(plan.url, {"conversion": own["conversion"], "status": "unfinished"})
-        delete_prefix(plan.url, "zarr.json")
+        delete_prefix(plan.url, read_root(plan.url)[0])
     elif own is not None:
         raise OutputError(
             "output.exists",
@@ -173,7 +175,7 @@ def _begin(plan: ConversionPlan, *, overwrite: bool) -> tuple[int, int, Read] | 
             hint="--overwrite deletes it and starts anew; or choose another output",
             where=plan.url,
         )
-    elif overwrite and read_json(plan.url, "zarr.json") is not None:
+    elif overwrite and read_root(plan.url)[1] is not None:
         raise OutputError(
             "output.foreign",
             f"{plan.url} exists and was not written by `volumetool convert`",
@@ -257,7 +259,8 @@ def _require_stored(plan: ConversionPlan, stored: int) -> None:
     OutputError
         ``output.damaged``.
     """
-    there = len(list_keys(join_url(plan.url, "0"), "c/"))
+    names = level_keys(plan.layout, 0)
+    there = sum(key in names for key in list_keys(join_url(plan.url, WRITTEN[plan.layout.format].path.format(0))))
     if there < stored:
         raise OutputError(
             "output.damaged",

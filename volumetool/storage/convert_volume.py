@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 
 from volumetool.errors import ResourceError
 from volumetool.events import Observer, ignore
@@ -10,13 +11,18 @@ from volumetool.machine import existing_folder
 from volumetool.storage.conversion import ConversionPlan
 from volumetool.storage.convert import write_finest
 from volumetool.storage.formats.reader import Sections
+from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.pyramid import build_pyramid
 from volumetool.storage.volume import Volume
+from volumetool.storage.writing.layout import VolumeLayout
 from volumetool.units import show_bytes, show_shape, show_size
+
+_ROUNDED = 1e-6
+"""Share of a voxel by which a position may be off without a word."""
 
 
 def convert_volume(plan: ConversionPlan, *, overwrite: bool = False, observer: Observer = ignore) -> Volume:
-    """Write an OME-Zarr 0.5 volume with all its levels.
+    """Write a volume with all its levels.
 
     Parameters
     ----------
@@ -58,15 +64,29 @@ def check_room(plan: ConversionPlan) -> None:
         )
 
 
+def _moves(layout: VolumeLayout) -> Iterator[str]:
+    """Yield what is to be said of levels whose place the format does not have."""
+    for number, grid in enumerate(layout.levels):
+        stored = WRITTEN[layout.format].translation(grid)
+        shift = tuple(there - here for there, here in zip(stored, grid.translation, strict=True))
+        if any(abs(by) > _ROUNDED * size for by, size in zip(shift, grid.voxel_size, strict=True)):
+            by = ", ".join(f"{nm:g}" for nm in shift)
+            yield f"{layout.format} has whole voxels as positions: level {number} will lie {by} nm (z, y, x) from its place"
+
+
 def describe_conversion(plan: ConversionPlan) -> list[tuple[str, str]]:
     """Return the lines of a plan as (name, text)."""
     source, first = plan.source, plan.layout.levels[0]
     size = f"{show_shape(source.shape)} voxels (z, y, x) of {show_size(first.voxel_size)}, {source.dtype}"
     channels = "" if plan.layout.channels is None else f", {plan.layout.channels} channels"
+    stored = "shards" if WRITTEN[plan.layout.format].sharded else "chunks"
     voxels = plan.sections * first.shape[1] * first.shape[2]
     lines = [
         ("input", f"{plan.place}: {size}{channels}"),
-        ("output", f"{plan.url}: {len(plan.layout.levels)} levels, shards of {show_shape(first.shard)}"),
+        (
+            "output",
+            f"{plan.url}: {plan.layout.format}, {len(plan.layout.levels)} levels, {stored} of {show_shape(first.shard)}",
+        ),
         ("write", f"at most {show_bytes(voxels * source.dtype.itemsize)} for the finest level, before compression"),
         (
             "steps",
@@ -76,7 +96,7 @@ def describe_conversion(plan: ConversionPlan) -> list[tuple[str, str]]:
     ]
     if isinstance(source.reader, Sections):
         lines.insert(1, ("files", f"{len(source.reader.files)}, each section decoded once"))
-    lines += [("note", note) for note in source.attributes.get("notes", ())]
+    lines += [("note", note) for note in (*source.attributes.get("notes", ()), *_moves(plan.layout))]
     if plan.staged:
         lines.append(
             ("disk", f"{show_bytes(plan.staging_bytes)} in {plan.staging_folder} while it runs: a step exceeds the memory")

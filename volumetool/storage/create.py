@@ -1,33 +1,29 @@
-"""Create volumes: OME-Zarr 0.5 with sharded Zarr 3 arrays, a checksum behind every chunk.
+"""Create volumes in the formats of the registry that are written; OME-Zarr 0.5 with sharded arrays by default.
 
-The arrays are created first and the group's metadata last, so that a volume that can be opened is complete. Creating
+The arrays are created first and the volume's metadata last, so that a volume that can be opened is complete. Creating
 writes one small file per level, however large the volume.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
-from yaozarrs import v05
 
 from volumetool.errors import InputError, OutputError
-from volumetool.geometry.levels import LevelGrid
 from volumetool.storage.formats.base import Json, read_json
-from volumetool.storage.io.arrays import SPACE, spatial_view
-from volumetool.storage.io.chunk_keys import VOLUME_METADATA
+from volumetool.storage.formats.registry import WRITTEN
+from volumetool.storage.io.arrays import PRECOMPUTED, array_spec, from_zero, spatial_view
+from volumetool.storage.io.chunk_keys import ARRAY_METADATA, VOLUME_METADATA
 from volumetool.storage.io.kvstore import (
     canonical_url,
     delete_key,
     encode_json,
     is_local,
     join_url,
-    kvstore_spec,
     list_keys,
     local_path,
     shared_context,
@@ -37,50 +33,38 @@ from volumetool.storage.io.limits import MOST_LEVELS
 from volumetool.storage.io.retries import STORAGE, brief, unwritable
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import DTYPES, Volume
+from volumetool.storage.writing.layout import OWN_KEY, VolumeLayout
+from volumetool.storage.writing.names import WrittenName
 
-OWN_KEY = "volumetool"
-# Any of these says that something else lives at a place.
-_ZSTD_LEVEL = 3
+__all__ = [
+    "OWN_KEY",
+    "VolumeLayout",
+    "array_metadata",
+    "check_layout",
+    "check_output_place",
+    "choose_format",
+    "create_levels",
+    "create_volume",
+    "group_metadata",
+    "open_for_writing",
+    "open_in_memory",
+    "read_root",
+    "write_attributes",
+]
 
 OTHER_FORMATS = (
-    ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".n5", ".h5", ".hdf5", ".mrc", ".rec", ".nii", ".nrrd", ".czi", ".dm3",
+    ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".h5", ".hdf5", ".mrc", ".rec", ".nii", ".nrrd", ".czi", ".dm3",
     ".dm4", ".raw", ".npy", ".gz", ".zip", ".tar",
 )  # fmt: skip
 """Endings of what is never written."""
 
 
-@dataclass(frozen=True)
-class VolumeLayout:
-    """A volume before it exists.
-
-    Attributes
-    ----------
-    dtype : str
-        uint8, int8, uint16, int16 or float32.
-    levels : tuple of LevelGrid
-        Finest first; level n stands in the array "n".
-    channels : int or None
-        Length of the c axis; None for none.
-    fill_value : float
-        What voxels are that were never written; chunks of nothing else are not stored. NaN is allowed for float32.
-    name : str
-        The image's name in the metadata.
-    """
-
-    dtype: str
-    levels: tuple[LevelGrid, ...]
-    channels: int | None = None
-    fill_value: float = 0
-    name: str = "volume"
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """The axes as stored: z, y, x, with c in front if there are channels."""
-        return SPACE if self.channels is None else ("c", *SPACE)
+_MEMBERS = ("dimension_names", "compressor", "dimension_separator", "compression", "units")
+"""Members of an array's metadata by which one that was created here is known."""
 
 
 def create_volume(url: str, layout: VolumeLayout, attributes: Mapping[str, Any]) -> Volume:
-    """Create an empty OME-Zarr 0.5 volume.
+    """Create an empty volume.
 
     Creating the same volume with the same attributes again changes nothing, so that a killed program can start again.
 
@@ -89,9 +73,9 @@ def create_volume(url: str, layout: VolumeLayout, attributes: Mapping[str, Any])
     url : str
         Local path, or URL with the scheme file, s3 or gs.
     layout : VolumeLayout
-        Levels, dtype and channels of the volume.
+        Levels, dtype, channels and format of the volume.
     attributes : mapping
-        Provenance, JSON values only; stored under the key ``volumetool`` beside ``ome``.
+        Provenance, JSON values only; stored under the key ``volumetool``.
 
     Returns
     -------
@@ -102,15 +86,17 @@ def create_volume(url: str, layout: VolumeLayout, attributes: Mapping[str, Any])
     ------
     OutputError
         ``output.exists``: another volume, array or file is there. ``output.unwritable``: no permission, no space.
-        ``output.dtype``: the dtype is not one of the five.
+        ``output.dtype``: the dtype is not one of the five. ``output.fill-value``, ``output.channels``: the format has no
+        place for them.
     """
     place = canonical_url(url)
-    _check_layout(place, layout)
-    group = group_metadata(layout, attributes)
-    if not _refuse_other(place, group):
-        _delete_empty_levels(place)
+    check_layout(place, layout)
+    written, group = WRITTEN[layout.format], group_metadata(layout, attributes)
+    if not _refuse_other(place, {written.root: group, **written.beside}, written.root):
+        _delete_empty_levels(place, layout)
     create_levels(place, layout, range(len(layout.levels)))
-    write_key(place, "zarr.json", encode_json(group))
+    for key, content in {**written.beside, written.root: group}.items():
+        write_key(place, key, encode_json(content))
     return open_volume(place)
 
 
@@ -131,6 +117,8 @@ def create_levels(url: str, layout: VolumeLayout, numbers: Iterable[int]) -> Non
     OutputError
         ``output.exists``: another array is there. ``output.unwritable``.
     """
+    if WRITTEN[layout.format].driver == PRECOMPUTED:
+        return  # the volume's own metadata describe its levels
     for level in numbers:
         _open_level(canonical_url(url), layout, level, None, create=True)
 
@@ -141,21 +129,32 @@ def write_attributes(url: str, attributes: Mapping[str, Any]) -> None:
     Raises
     ------
     InputError
-        ``input.not-a-volume``: there is no Zarr 3 group.
+        ``input.not-a-volume``: there is no volume.
     OutputError
         ``output.unwritable``.
     """
     place = canonical_url(url)
-    group = read_json(place, "zarr.json")
-    if group is None or group.get("node_type") != "group":
+    key, root = read_root(place)
+    if root is None or root.get("node_type") == "array":
         raise InputError(
             "input.not-a-volume",
-            f"{place} is no Zarr 3 group",
+            f"{place} is no volume that attributes can be written to",
             hint="Create the volume before noting anything in it.",
             where=place,
         )
-    group["attributes"] = {**group.get("attributes", {}), OWN_KEY: dict(attributes)}
-    write_key(place, "zarr.json", encode_json(group))
+    if "node_type" in root:
+        root["attributes"] = {**root.get("attributes", {}), OWN_KEY: dict(attributes)}
+    else:
+        root[OWN_KEY] = dict(attributes)
+    write_key(place, key, encode_json(root))
+
+
+def read_root(url: str) -> tuple[str, Json | None]:
+    """Return the name and the content of the file that describes a volume, whatever its format; ``("", None)`` without one."""
+    for key in dict.fromkeys(written.root for written in WRITTEN.values()):
+        if (content := read_json(url, key)) is not None:
+            return key, content
+    return "", None
 
 
 def open_for_writing(
@@ -182,27 +181,27 @@ def open_for_writing(
     Raises
     ------
     OutputError
-        ``output.unwritable``, ``output.exists`` (the array is not what the layout says), ``output.format`` (not
-        OME-Zarr 0.5).
+        ``output.unwritable``, ``output.exists`` (the array is not what the layout says), ``output.format`` (a format that is
+        not written).
     """
     place = canonical_url(url)
     if isinstance(target, VolumeLayout):
-        return spatial_view(_open_level(place, target, level, context, create=False), target.axes, channel)
-    if target.driver != "zarr3":
+        return _stored_view(_open_level(place, target, level, context, create=False), target, channel)
+    if target.driver not in {written.driver for written in WRITTEN.values()}:
         raise OutputError(
             "output.format",
-            f"{place} is {target.format}; written is OME-Zarr 0.5",
+            f"{place} is {target.format}; written is {', '.join(WRITTEN)}",
             hint="Choose another output.",
             where=place,
         )
     array = join_url(place, target.levels[level].path)
-    spec = {"driver": "zarr3", "kvstore": kvstore_spec(array)}
+    spec = array_spec(place, target.driver, target.levels[level].path)
     try:
         pools = context or shared_context()
         opened = STORAGE.call(lambda _: ts.open(spec, open=True, read=True, write=True, context=pools).result())
     except (ValueError, OSError) as error:
         raise unwritable(array, error) from error
-    return spatial_view(opened, target.axes, channel)
+    return spatial_view(from_zero(opened, target.driver), target.axes, channel)
 
 
 def open_in_memory(layout: VolumeLayout, level: int, channel: int) -> ts.TensorStore:
@@ -220,14 +219,27 @@ def open_in_memory(layout: VolumeLayout, level: int, channel: int) -> ts.TensorS
     tensorstore.TensorStore
         View of the channel with axes z, y, x, to read and write.
     """
-    spec = {"driver": "zarr3", "kvstore": "memory://", "metadata": array_metadata(layout, level)}
+    written = WRITTEN[layout.format]
+    spec = {"driver": written.driver, "kvstore": "memory://", **_described(layout, level)}
     array = ts.open(spec, create=True, open=True, context=ts.Context({"cache_pool": {"total_bytes_limit": 0}})).result()
-    return spatial_view(array, layout.axes, channel)
+    return _stored_view(array, layout, channel)
+
+
+def _stored_view(array: ts.TensorStore, layout: VolumeLayout, channel: int) -> ts.TensorStore:
+    written = WRITTEN[layout.format]
+    return spatial_view(from_zero(array, written.driver), written.axes(layout.channels), channel)
+
+
+def _described(layout: VolumeLayout, level: int) -> Json:
+    """Return the members of tensorstore's spec that describe a level."""
+    array = array_metadata(layout, level)
+    return array if WRITTEN[layout.format].driver == PRECOMPUTED else {"metadata": array}
 
 
 def _open_level(place: str, layout: VolumeLayout, level: int, context: ts.Context | None, *, create: bool) -> ts.TensorStore:
-    array = join_url(place, str(level))
-    spec = {"driver": "zarr3", "kvstore": kvstore_spec(array), "metadata": array_metadata(layout, level)}
+    written = WRITTEN[layout.format]
+    path = written.path.format(level)
+    array, spec = join_url(place, path), array_spec(place, written.driver, path) | _described(layout, level)
     pools = context or shared_context()
     try:
         return STORAGE.call(lambda _: ts.open(spec, open=True, create=create, read=True, write=True, context=pools).result())
@@ -238,85 +250,22 @@ def _open_level(place: str, layout: VolumeLayout, level: int, context: ts.Contex
 
 
 def array_metadata(layout: VolumeLayout, level: int) -> Json:
-    """Return the Zarr 3 metadata of one level.
-
-    Always sharded, so that there is one layout to read, verify and explain. Inside a shard each chunk is little-endian
-    bytes, zstd, then crc32c over the compressed bytes: without it a flipped bit reads as a wrong voxel.
-    """
-    grid = layout.levels[level]
-    extra = () if layout.channels is None else (1,)
-    little: Json = {"name": "bytes", "configuration": {"endian": "little"}}
-    compressed = [
-        little,
-        {"name": "zstd", "configuration": {"level": _ZSTD_LEVEL, "checksum": False}},
-        {"name": "crc32c"},
-    ]
-    sharding = {
-        "chunk_shape": [*extra, *grid.chunk],
-        "codecs": compressed,
-        "index_codecs": [little, {"name": "crc32c"}],
-        "index_location": "end",
-    }
-    return {
-        "shape": [*(() if layout.channels is None else (layout.channels,)), *grid.shape],
-        "data_type": layout.dtype,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [*extra, *grid.shard]}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": _fill_value(layout),
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "dimension_names": list(layout.axes),
-    }
-
-
-def _fill_value(layout: VolumeLayout) -> int | float | str:
-    if layout.dtype != "float32":
-        return int(layout.fill_value)
-    return "NaN" if math.isnan(layout.fill_value) else float(layout.fill_value)
+    """Return the metadata of one level in the layout's format."""
+    return WRITTEN[layout.format].array(layout, level)
 
 
 def group_metadata(layout: VolumeLayout, attributes: Mapping[str, Any]) -> Json:
-    """Return the Zarr 3 metadata of a volume's group: its levels as OME-Zarr 0.5, and its provenance."""
-    image = v05.Image(multiscales=[_multiscale(layout)])
-    ome = image.model_dump(mode="json", exclude_none=True)
-    return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, OWN_KEY: dict(attributes)}}
-
-
-def _multiscale(layout: VolumeLayout) -> v05.Multiscale:
-    channel = [] if layout.channels is None else [v05.ChannelAxis(name="c", type="channel")]
-    space = [v05.SpaceAxis(name=axis, type="space", unit="nanometer") for axis in SPACE]
-    one, zero = [1.0] * len(channel), [0.0] * len(channel)
-    datasets = [
-        v05.Dataset(
-            path=str(number),
-            coordinateTransformations=[
-                v05.ScaleTransformation(scale=[*one, *grid.voxel_size]),
-                v05.TranslationTransformation(translation=[*zero, *grid.translation]),
-            ],
-        )
-        for number, grid in enumerate(layout.levels)
-    ]
-    return v05.Multiscale(
-        name=layout.name,
-        axes=[*channel, *space],
-        datasets=datasets,
-        type="mean",
-        metadata={
-            "description": "Each level is the mean of the stored level before, rounded half to even for integers; its "
-            "shape is the shape before, divided by the factor and rounded up. Translations are those of voxel centres.",
-            "method": "tensorstore.downsample",
-            "kwargs": {"method": "mean"},
-            "factors": [list(grid.factor) for grid in layout.levels[1:]],
-        },
-    )
+    """Return the metadata of a volume in the layout's format: its levels, and its provenance."""
+    return WRITTEN[layout.format].group(layout, attributes)
 
 
 def check_output_place(url: str) -> None:
-    """Refuse a place that cannot be written to, and one whose name says that another format is wanted.
+    """Refuse a place that cannot be written to.
 
     Raises
     ------
     OutputError
-        ``output.format``; ``output.unwritable``: plain HTTP, or below a file.
+        ``output.unwritable``: plain HTTP, or below a file.
     """
     if is_local(url):
         with suppress(PermissionError):  # writing says more
@@ -335,17 +284,44 @@ def check_output_place(url: str) -> None:
             hint="Give a local path, or one in a bucket (s3:// or gs://).",
             where=url,
         )
+
+
+def choose_format(url: str, asked: WrittenName | None = None) -> WrittenName:
+    """Return the format of a new volume: the one that is asked for, else what its name ends like, else the default.
+
+    Raises
+    ------
+    OutputError
+        ``output.format``: the name ends like those of another format than is asked for, or of one that is not written.
+    """
     name = url.rstrip("/").rpartition("/")[2].lower()
     if name.endswith(OTHER_FORMATS):
         raise OutputError(
             "output.format",
-            f"{url} is named as a {name.rpartition('.')[2]} file; written is OME-Zarr 0.5, a folder",
+            f"{url} is named as a {name.rpartition('.')[2]} file; written are folders, as {', '.join(WRITTEN)}",
             hint="Name it as one, such as volume.zarr.",
             where=url,
         )
+    named = next((written for written in WRITTEN.values() if name.endswith(written.endings)), None)
+    chosen = WRITTEN[asked] if asked is not None else named or next(iter(WRITTEN.values()))
+    if named is not None and named.endings != chosen.endings:
+        raise OutputError(
+            "output.format",
+            f"{url} is named as {named.name}, but asked for is {chosen.name}",
+            hint=f"Name it with {chosen.endings[0]} at its end, or write the format that its name says.",
+            where=url,
+        )
+    return chosen.name
 
 
-def _check_layout(place: str, layout: VolumeLayout) -> None:
+def check_layout(place: str, layout: VolumeLayout) -> None:
+    """Refuse what cannot be stored, or not in the layout's format.
+
+    Raises
+    ------
+    OutputError
+        ``output.dtype``, ``output.fill-value``, ``output.channels``.
+    """
     if layout.dtype not in DTYPES:
         raise OutputError(
             "output.dtype",
@@ -362,28 +338,47 @@ def _check_layout(place: str, layout: VolumeLayout) -> None:
                 hint="Choose a value in this range.",
                 where=place,
             )
+    written = WRITTEN[layout.format]
+    if not written.has_fill and layout.fill_value != 0:
+        raise OutputError(
+            "output.fill-value",
+            f"{written.name} has 0 where nothing is stored, but the fill value is {layout.fill_value:g}",
+            hint="Take 0, or a format of OME-Zarr.",
+            where=place,
+        )
+    if written.driver == PRECOMPUTED and (layout.channels or 1) > 1:
+        raise OutputError(
+            "output.channels",
+            f"{written.name} stores all {layout.channels} channels of a chunk in one file, so that none can be written alone",
+            hint="Take n5 or a format of OME-Zarr.",
+            where=place,
+        )
 
 
-def _refuse_other(place: str, group: Json) -> bool:
+def _refuse_other(place: str, files: Mapping[str, Json], root: str) -> bool:
     """Refuse a place where something else is; say whether the same volume is there, which may be created again."""
     if is_local(place) and local_path(place).is_file():
         raise _exists(place, "a file")
     found = False
     for key in VOLUME_METADATA:
         there = read_json(place, key)
-        if there is not None and there != group:
+        if there is not None and there != files.get(key):
             raise _exists(place, f"another volume or array ({key})")
-        found = found or there is not None
+        found = found or (key == root and there is not None)
     return found
 
 
-def _delete_empty_levels(place: str) -> None:
+def _delete_empty_levels(place: str, layout: VolumeLayout) -> None:
     """Delete the arrays that a creation left which was killed before it came to the volume's metadata: they hold no voxel."""
-    for level in map(str, range(MOST_LEVELS)):
-        metadata = read_json(place, f"{level}/zarr.json") or {}
-        ours = "sharding_indexed" in str(metadata.get("codecs")) and metadata.get("dimension_names", [])[-3:] == list(SPACE)
-        if ours and list_keys(join_url(place, level)) == ["zarr.json"]:
-            delete_key(place, f"{level}/zarr.json")
+    written = WRITTEN[layout.format]
+    if written.driver == PRECOMPUTED:
+        return
+    key, ours = ARRAY_METADATA[written.driver], array_metadata(layout, 0)
+    for path in map(written.path.format, range(MOST_LEVELS)):
+        there = read_json(place, f"{path}/{key}")
+        same = there is not None and all(there.get(name) == ours[name] for name in _MEMBERS if name in ours)
+        if same and list_keys(join_url(place, path)) == [key]:
+            delete_key(place, f"{path}/{key}")
 
 
 def _exists(place: str, what: str) -> OutputError:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from volumetool.errors import OutputError
 from volumetool.geometry import Box, LevelGrid, Triple, shard_boxes
+from volumetool.storage.io.arrays import PRECOMPUTED
+from volumetool.storage.io.limits import spec_of, stored_range
 from volumetool.storage.io.prefetch import prefetch
 from volumetool.storage.io.presence import url_of
 from volumetool.storage.io.retries import STORAGE, unwritable
@@ -190,6 +192,10 @@ def require_stored(level: ts.TensorStore, boxes: Iterable[Box]) -> None:
 
 
 def _is_absent(part: ts.TensorStore, _: int) -> bool:
+    spec, store = spec_of(part), part.kvstore
+    if spec["driver"] == PRECOMPUTED and store is not None:  # tensorstore 0.1.86 looks for its chunks at other places
+        name = "_".join(f"{start}-{stop}" for start, stop in stored_range(part)[:3])
+        return bool(store.read(f"{spec['scale_metadata']['key']}/{name}", byte_range=slice(0, 0)).result().state != "value")
     return bool(part.storage_statistics(query_not_stored=True).result().not_stored)
 
 

@@ -8,6 +8,7 @@ from volumetool.errors import OutputError
 from volumetool.geometry.levels import LevelGrid
 from volumetool.storage.create import VolumeLayout, create_levels
 from volumetool.storage.formats.base import Json, read_json
+from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.kvstore import encode_json, write_key
 from volumetool.storage.volume import Volume
 
@@ -36,8 +37,9 @@ def create_coarser(volume: Volume, levels: tuple[LevelGrid, ...]) -> VolumeLayou
     group = read_json(volume.url, "zarr.json") or {}
     if group.get("node_type") != "group":
         raise _impossible(volume, "it is a single array: perhaps one level of a volume")
-    if volume.axes != layout.axes:
-        raise _impossible(volume, f"its axes are {', '.join(volume.axes)} and not {', '.join(layout.axes)}")
+    axes = WRITTEN[layout.format].axes(layout.channels)
+    if volume.axes != axes:
+        raise _impossible(volume, f"its axes are {', '.join(volume.axes)} and not {', '.join(axes)}")
     if not any("scale" in each for each in _first(group)["coordinateTransformations"]):
         raise _impossible(volume, "its level 0 has no scale")
     names = [str(number) for number in range(1, len(levels))]

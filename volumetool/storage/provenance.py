@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from volumetool.sealed import CHECKSUM, is_sound, seal
-from volumetool.storage.create import OWN_KEY, write_attributes
-from volumetool.storage.formats.base import Json, read_json
+from volumetool.storage.create import OWN_KEY, read_root, write_attributes
+from volumetool.storage.formats.base import Json
 from volumetool.storage.io.kvstore import canonical_url
 
 
 def provenance_of(root: Json) -> Json | None:
     """Return what volumetool wrote into the metadata of a volume, None where it wrote nothing."""
-    attributes = root.get("attributes")
+    attributes = root.get("attributes") if "node_type" in root else root  # of Zarr 3; all others have them at the top
     own = attributes.get(OWN_KEY) if isinstance(attributes, dict) else None
     return own if isinstance(own, dict) else None
 
@@ -22,7 +22,6 @@ def is_damaged(own: Json) -> bool:
 
 def write_status(url: str, status: str) -> None:
     """Change the status that a volume says of itself, and nothing else that it says."""
-    group = read_json(canonical_url(url), "zarr.json") or {}
-    before = group.get("attributes", {}).get(OWN_KEY, {})
+    before = provenance_of(read_root(canonical_url(url))[1] or {}) or {}
     own = {**before, "status": status}
     write_attributes(url, seal(own) if is_sound(before) else own)

@@ -14,12 +14,14 @@ from volumetool.storage.convert import FINEST_ALONE
 from volumetool.storage.create import VolumeLayout, open_for_writing
 from volumetool.storage.downsample import build_level, require_stored
 from volumetool.storage.extend import announce_levels, create_coarser
+from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.chunks import changed_while_read, level_digests, level_states
 from volumetool.storage.io.shards import delete_torn_shards
 from volumetool.storage.open import open_volume
 from volumetool.storage.provenance import write_status
 from volumetool.storage.volume import Level, Volume
 from volumetool.storage.voxels import Source
+from volumetool.storage.writing.layout import WrittenFormat
 
 _ROUNDED = 1e-3
 """Share by which voxel sizes of two levels may miss a whole ratio: they are rounded where they are written."""
@@ -28,7 +30,7 @@ _ROUNDED = 1e-3
 def build_pyramid(
     url: str, *, nodata: float | None = None, voxel_size: Size | None = None, observer: Observer = ignore
 ) -> Volume:
-    """Write every level of an OME-Zarr 0.5 volume from the level before it; a volume of one level gets the others.
+    """Write every level of a volume from the level before it; an OME-Zarr 0.5 volume of one level gets the others.
 
     Level 0 is not touched. Building again gives the same bytes. Levels that are new are named in the volume's metadata when
     they are complete. Of levels that are there one shard after the other is replaced, each in one move; meanwhile, and after a
@@ -58,15 +60,16 @@ def build_pyramid(
         Voxels that cannot be read, or do not read back as written.
     """
     volume = open_volume(url, voxel_size=voxel_size)
-    _check(volume)
+    form = _check(volume)
     missing = _missing_value(volume, nodata)
-    new = len(volume.levels) == 1
+    new = len(volume.levels) == 1 and form.name == "ome-zarr-0.5"
     target: Volume | VolumeLayout = volume
     if new:
         grids = plan_levels(volume.shape, volume.voxel_size, volume.translation)
-        target = create_coarser(volume, grids)
+        target = layout = create_coarser(volume, grids)
     else:
         grids = level_grids(volume)
+        layout = VolumeLayout(volume.dtype.name, grids, volume.channels, format=form.name)
         write_status(volume.url, FINEST_ALONE)
     states = level_states(volume, 0)
     every = sum(len(list(shard_boxes(grid))) for grid in grids[1:]) * (volume.channels or 1)
@@ -75,7 +78,7 @@ def build_pyramid(
         fine = Source(volume.open(0, channel, strict=True), check=states[channel][1])
         for number, grid in enumerate(grids[1:], start=1):
             coarse = open_for_writing(volume.url, target, number, channel)
-            clear = partial(delete_torn_shards, coarse, grid, channel=None if volume.channels is None else channel)
+            clear = partial(delete_torn_shards, coarse, layout, number, channel=channel)
             written.append((coarse, build_level(fine, coarse, grid, nodata=missing, ready=_Ready(clear, count))))
             fine = Source(coarse)
     for coarse, boxes in written:
@@ -101,11 +104,14 @@ class _Ready:
         self.count(1)
 
 
-def _check(volume: Volume) -> None:
-    if volume.format != "ome-zarr-0.5" or "z" not in volume.axes:
+def _check(volume: Volume) -> WrittenFormat:
+    """Return the format, which is OME-Zarr 0.5, or another that volumetool wrote itself."""
+    written = WRITTEN.get(volume.format)
+    if written is None or not (volume.attributes or written.name == "ome-zarr-0.5") or "z" not in volume.axes:
         raise OutputError(
             "output.format",
-            f"{volume.url} is {volume.format} with {', '.join(volume.axes)}; levels are written into OME-Zarr 0.5 with z, y, x",
+            f"{volume.url} is {volume.format} ({', '.join(volume.axes)}); levels are written into OME-Zarr 0.5 with z, y, x, "
+            "and into what volumetool wrote itself",
             hint="copy it with all its levels: volumetool convert VOLUME NEW.zarr",
             where=volume.url,
         )
@@ -116,6 +122,7 @@ def _check(volume: Volume) -> None:
             hint="run the command that began it to its end",
             where=volume.url,
         )
+    return written
 
 
 def _missing_value(volume: Volume, asked: float | None) -> float | None:

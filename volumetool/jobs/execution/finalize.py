@@ -47,7 +47,7 @@ def build_coarse_levels(plan: Plan, within: Box | None = None, observer: Observe
         for number, level, box in _coarse(plan, within):
             fine = open_for_writing(output, layout, number - 1, channel)
             coarse = open_for_writing(output, layout, number, channel)
-            delete_torn_shards(coarse, level, box, None if plan.spec.channels is None else channel)
+            delete_torn_shards(coarse, layout, number, box, channel)
             told = build_level(Source(fine), coarse, level, nodata=nodata, within=box, ready=lambda _: count(1))
             written.append((coarse, told))
     for coarse, boxes in written:

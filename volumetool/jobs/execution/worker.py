@@ -137,9 +137,8 @@ class Worker:
     def _enhance(self, turn: RegionTask, predictor: Predictor) -> Record:
         region = self.plan.grid.region(turn.region)
         targets = self._targets(region.channel)
-        channel = None if self.plan.spec.channels is None else region.channel
-        for target, level, box in zip(targets, self.plan.spec.fused, slab_boxes(region.box, self.plan.spec.fused), strict=True):
-            delete_torn_shards(target, level, box, channel)
+        for level, box in enumerate(slab_boxes(region.box, self.plan.spec.fused)):
+            delete_torn_shards(targets[level], self.plan.spec.layout, level, box, region.channel)
 
         def make(source: Source) -> RegionStats:
             kept = None if self.plan.keep == "none" else RegionPatchCache(self._shelf, turn)

@@ -13,7 +13,7 @@ from volumetool.models import OperationCard, fitting_models
 from volumetool.processing.columns import NAN_HINT
 from volumetool.processing.quantize import integer_limits
 from volumetool.processing.survey import CERTAIN, LIKELY, MANY_ZEROS, Survey
-from volumetool.storage.create import check_output_place
+from volumetool.storage.create import check_output_place, choose_format
 from volumetool.storage.io.kvstore import contains
 from volumetool.storage.volume import Volume
 from volumetool.units import show_bytes, show_size
@@ -159,6 +159,7 @@ def check_place(job: Job) -> None:
         ``output.inside-input``, ``output.format``.
     """
     check_output_place(job.output)
+    choose_format(job.output, "ome-zarr-0.5")
     if contains(job.input, job.output) or contains(job.output, job.input):
         raise OutputError(
             "output.inside-input",

@@ -49,7 +49,7 @@ def coarse_keys(plan: Plan, level: int, channel: int) -> list[str]:
     channel : int
         Index on its c axis; has no effect in a volume without channels.
     """
-    return list(shard_keys(plan.spec.levels[level], None, None if plan.spec.channels is None else channel))
+    return list(shard_keys(plan.spec.layout, level, None, channel))
 
 
 def write_coarse(plan: Plan) -> None:
@@ -110,9 +110,8 @@ def read_unbuilt(plan: Plan) -> Box | None:
 def region_keys(plan: Plan, region: Region) -> list[list[str]]:
     """Return the keys of a region's shards on every fused level."""
     fused = [level for level in plan.spec.levels if level.fused]
-    channel = None if plan.spec.channels is None else region.channel
-    boxes = slab_boxes(region.box, fused)
-    return [list(shard_keys(level, box, channel)) for level, box in zip(fused, boxes, strict=True)]
+    layout, boxes = plan.spec.layout, slab_boxes(region.box, fused)
+    return [list(shard_keys(layout, number, box, region.channel)) for number, box in enumerate(boxes)]
 
 
 def region_shards(plan: Plan, region: Region) -> tuple[tuple[str, ...], ...]:

@@ -241,7 +241,7 @@ class Shards:
 def check_unexpected_files(plan: Plan, damaged: list[Damage]) -> None:
     """Look for files in the arrays that are no shard of their grids; what killed writers left behind is none."""
     for level in range(len(plan.spec.levels)):
-        url, keys = plan.job_dir.level(level), level_keys(plan.spec.levels[level], plan.spec.channels)
+        url, keys = plan.job_dir.level(level), level_keys(plan.spec.layout, level)
         damaged.extend(
             Damage(DamageKind.STRANGER, "is no shard of this level", join_url(url, key), level=level)
             for key in _keys(url)

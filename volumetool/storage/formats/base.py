@@ -18,6 +18,7 @@ from volumetool.storage.formats.reader import Reader
 from volumetool.storage.io.arrays import SPACE, Driver
 from volumetool.storage.io.kvstore import is_local, join_url, local_path, read_key
 from volumetool.storage.io.limits import MOST_METADATA
+from volumetool.storage.writing.layout import WrittenFormat
 
 Json = dict[str, Any]
 
@@ -74,7 +75,7 @@ class ParsedMetadata:
 
 @dataclass(frozen=True)
 class Format:
-    """A format that is read.
+    """A format that is read, and perhaps written.
 
     Attributes
     ----------
@@ -85,11 +86,14 @@ class Format:
     endings : tuple of str
         How the names of its files usually end, where a single file may be such a volume. A file is asked whatever its name is;
         folders and URLs are always asked.
+    written : tuple of WrittenFormat
+        The ways in which it is written.
     """
 
     name: str
     find: Callable[[str], ParsedMetadata | None]
     endings: tuple[str, ...] = ()
+    written: tuple[WrittenFormat, ...] = ()
 
 
 def parse_xml(text: str) -> Element:

@@ -45,6 +45,7 @@ from volumetool.storage.formats.voxel_sizes import (
 )
 from volumetool.storage.io.kvstore import join_url, parent_url
 from volumetool.storage.io.urls import check_below
+from volumetool.storage.writing.n5 import WRITTEN
 from volumetool.units import SMALLEST
 
 _KEY = "attributes.json"
@@ -312,4 +313,4 @@ def _below(url: str, children: Sequence[str]) -> ParsedMetadata | None:
     return _group(url, own) or _only_child(url, children)
 
 
-N5 = Format("N5", find_n5)
+N5 = Format("N5", find_n5, written=(WRITTEN,))

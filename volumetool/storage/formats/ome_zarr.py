@@ -30,10 +30,13 @@ from volumetool.storage.formats.voxel_sizes import StatedSize, contradiction, st
 from volumetool.storage.io.arrays import SPACE, Driver
 from volumetool.storage.io.kvstore import join_url, parent_url
 from volumetool.storage.io.urls import check_below
+from volumetool.storage.writing.layout import OWN_KEY
+from volumetool.storage.writing.ome_zarr import SHARDED, UNSHARDED, V04
 from volumetool.units import nanometres_per
 
 _VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
 _STEPS = "coordinateTransformations"
+_OWN_MEMBERS = ("ome", "multiscales", "omero", "bioformats2raw.layout", "labels", OWN_KEY)
 _OLD_AXES = ("t", "c", *SPACE)
 """Axes of versions that name none; fewer dimensions are the last of these."""
 
@@ -86,6 +89,21 @@ def ome_of(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the OME-Zarr metadata among the attributes of a group: 0.5 gives them a member of their own."""
     ome = attributes.get("ome", attributes)
     return ome if isinstance(ome, dict) else {}
+
+
+def name_and_rest(root: Json) -> tuple[str, Json]:
+    """Return an image's name, and what its metadata say beside its levels: ``omero``, and attributes of others.
+
+    Parameters
+    ----------
+    root : dict
+        Content of the file that describes the group: ``zarr.json``, or ``.zattrs``.
+    """
+    attributes = root.get("attributes", {}) if "node_type" in root else root
+    ome = ome_of(attributes)
+    rest = {name: value for name, value in attributes.items() if name not in _OWN_MEMBERS}
+    images = ome.get("multiscales") or [{}]
+    return str(images[0].get("name") or ""), rest | ({"omero": ome["omero"]} if "omero" in ome else {})
 
 
 def _level_of(url: str, path: str, image: ParsedMetadata) -> ParsedMetadata | None:
@@ -268,4 +286,4 @@ def _wrong_version(url: str, stated: str) -> InputError:
     )
 
 
-OME_ZARR = Format("OME-Zarr up to 0.5", find_ome_zarr)
+OME_ZARR = Format("OME-Zarr up to 0.5", find_ome_zarr, written=(SHARDED, UNSHARDED, V04))

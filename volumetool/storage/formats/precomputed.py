@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
@@ -24,6 +24,7 @@ from volumetool.storage.io.arrays import Driver, open_array, spatial_view
 from volumetool.storage.io.kvstore import canonical_url, is_local, join_url, local_path
 from volumetool.storage.io.limits import check_levels
 from volumetool.storage.io.urls import check_below
+from volumetool.storage.writing.precomputed import WRITTEN
 
 _PACKED = (".gz", ".br", ".zst", ".zstd", ".xz", ".bz2")
 _LOOKED_AT = 64
@@ -98,6 +99,32 @@ class Scale:
             if not 0 <= begin < n or begin % size or stop - offset != min(begin + size, n):
                 return False
         return True
+
+
+@dataclass(frozen=True)
+class ScaleKeys:
+    """The names of a scale's chunk files, asked for as those of `ChunkKeys` are.
+
+    Attributes
+    ----------
+    scale : Scale
+        The scale.
+    """
+
+    scale: Scale
+
+    @classmethod
+    def of(cls, metadata: Json) -> ScaleKeys:
+        """Return the names that tensorstore's ``scale_metadata`` tell."""
+        return cls(_scale(metadata | {"chunk_sizes": [metadata["chunk_size"]]}))
+
+    def key(self, place: Iterable[int]) -> str:
+        """Return the name of the chunk with these numbers: x, y, z and the one of all channels."""
+        x, y, z, _ = place
+        return self.scale.chunk_key((z, y, x), self.scale.chunks[0])
+
+    def __contains__(self, key: str) -> bool:
+        return self.scale.has_chunk(key)
 
 
 @dataclass(frozen=True)
@@ -257,4 +284,4 @@ def _find(url: str) -> ParsedMetadata | None:
     return None if stored is None else stored.found
 
 
-PRECOMPUTED = Format("precomputed", _find)
+PRECOMPUTED = Format("precomputed", _find, written=(WRITTEN,))

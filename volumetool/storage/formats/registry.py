@@ -1,4 +1,4 @@
-"""The formats that are read, in the order in which a place is asked for them. A new one is one file, and one entry here.
+"""The formats that are read and written, in the order in which a place is asked for them. A new one is one file and one entry.
 
 Its file turns the metadata that it finds into a `ParsedMetadata`; its test is a subclass of `testing.format_suite.FormatSuite`.
 """
@@ -13,8 +13,12 @@ from volumetool.storage.formats.precomputed import PRECOMPUTED
 from volumetool.storage.formats.zarr import ZARR_ARRAY
 from volumetool.storage.images import TIFF
 from volumetool.storage.io.kvstore import is_local, local_path
+from volumetool.storage.writing.layout import WrittenFormat
 
 FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, MRC, TIFF)
+
+WRITTEN: dict[str, WrittenFormat] = {written.name: written for each in FORMATS for written in each.written}
+"""The formats that are written, by name; the first is written where none is asked for."""
 
 
 def find_volume(url: str) -> ParsedMetadata | None:

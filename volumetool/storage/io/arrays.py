@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import tensorstore as ts
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from volumetool.storage.io.retries import STORAGE, VanishedError, brief
 
 Driver = Literal["zarr", "zarr3", "n5", "neuroglancer_precomputed", "virtual_chunked"]
 SPACE = ("z", "y", "x")
+PRECOMPUTED: Final = "neuroglancer_precomputed"
 _IGNORED = "was ignored by server"
 """How tensorstore says that a server gave a whole file where a part was asked for."""
 
@@ -49,9 +50,7 @@ def open_array(
         a codec, or a member of one, that is not known.
     """
     place, pools = join_url(url, path), context or shared_context()
-    spec = {"driver": driver, "kvstore": kvstore_spec(place), "fill_missing_data_reads": not strict}
-    if driver == "neuroglancer_precomputed":  # the metadata of all scales are the volume's
-        spec |= {"kvstore": kvstore_spec(url), "scale_metadata": {"key": path}}
+    spec = {**array_spec(url, driver, path), "fill_missing_data_reads": not strict}
     if driver in METADATA and is_local(place):
         refuse_special(local_path(place) / METADATA[driver])
     try:
@@ -64,7 +63,25 @@ def open_array(
             where=place,
         ) from error
     check_array(place, array)
-    return array[ts.d[:].translate_to[0]] if driver == "neuroglancer_precomputed" else array
+    return from_zero(array, driver)
+
+
+def array_spec(url: str, driver: Driver, path: str) -> dict[str, Any]:
+    """Return tensorstore's spec of one array of a volume.
+
+    Parameters
+    ----------
+    url, driver, path
+        As for :func:`open_array`.
+    """
+    if driver == PRECOMPUTED:  # the metadata of all scales are the volume's
+        return {"driver": driver, "kvstore": kvstore_spec(url), "scale_metadata": {"key": path}}
+    return {"driver": driver, "kvstore": kvstore_spec(join_url(url, path))}
+
+
+def from_zero(array: ts.TensorStore, driver: Driver) -> ts.TensorStore:
+    """Return an array each of whose axes begins at 0, as those of a precomputed volume need not."""
+    return array[ts.d[:].translate_to[0]] if driver == PRECOMPUTED else array
 
 
 def _open(spec: dict[str, Any], place: str, pools: ts.Context) -> ts.TensorStore:

@@ -9,13 +9,17 @@ from pathlib import Path
 import tensorstore as ts
 
 from volumetool.errors import DataError, OutputError
-from volumetool.geometry import Box, LevelGrid, shard_boxes
+from volumetool.geometry import Box, shard_boxes
 from volumetool.paths import open_file
-from volumetool.storage.io.arrays import read_part
+from volumetool.storage.create import array_metadata
+from volumetool.storage.formats.precomputed import ScaleKeys
+from volumetool.storage.formats.registry import WRITTEN
+from volumetool.storage.io.arrays import PRECOMPUTED, read_part
 from volumetool.storage.io.chunk_keys import ChunkKeys
 from volumetool.storage.io.kvstore import is_local, join_url, local_path, read_key
 from volumetool.storage.io.presence import url_of
 from volumetool.storage.io.retries import STORAGE, brief, unwritable
+from volumetool.storage.writing.layout import VolumeLayout
 
 NOTHING = ""
 """What is noted of a shard that is not stored: it holds the fill value alone."""
@@ -24,27 +28,33 @@ BLOCK = 2**20
 """Bytes that are read at once."""
 
 
-def level_keys(level: LevelGrid, channels: int | None) -> ChunkKeys:
-    """Return the names of a level's shards in an output of so many channels, None where it has no such axis."""
-    counts = tuple(-(-n // size) for n, size in zip(level.shape, level.shard, strict=True))
-    return ChunkKeys(level.shard, counts) if channels is None else ChunkKeys((1, *level.shard), (channels, *counts))
+def level_keys(layout: VolumeLayout, number: int) -> ChunkKeys | ScaleKeys:
+    """Return the names of a level's shards, or of its chunks where each is stored on its own."""
+    metadata, driver = array_metadata(layout, number), WRITTEN[layout.format].driver
+    if driver == PRECOMPUTED:
+        return ScaleKeys.of(metadata["scale_metadata"])
+    return ChunkKeys.of(metadata, driver)
 
 
-def shard_keys(level: LevelGrid, box: Box | None, channel: int | None) -> Iterator[str]:
+def shard_keys(layout: VolumeLayout, number: int, box: Box | None, channel: int) -> Iterator[str]:
     """Yield the keys of the shards of a level that share a voxel with a box, in C order.
 
     Parameters
     ----------
-    level : LevelGrid
-        The level's grid.
+    layout : VolumeLayout
+        Layout of the volume.
+    number : int
+        The level, counted from 0.
     box : Box, optional
         In the level's voxels; without it all of them.
-    channel : int, optional
-        None where the volume has no channels.
+    channel : int
+        Index on the c axis; has no effect without one.
     """
-    first, keys = () if channel is None else (channel,), level_keys(level, None)
+    level, keys, axes = layout.levels[number], level_keys(layout, number), WRITTEN[layout.format].axes(layout.channels)
     for shard in shard_boxes(level, box):
-        yield keys.key((*first, *(a // n for a, n in zip(shard.start, level.shard, strict=True))))
+        z, y, x = (a // n for a, n in zip(shard.start, level.shard, strict=True))
+        place = {"c": channel, "z": z, "y": y, "x": x}
+        yield keys.key(place[axis] for axis in axes)
 
 
 def stored_as(url: str, key: str) -> str:
@@ -85,7 +95,7 @@ def stored_shards(url: str, keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(stored_as(url, key) for key in keys)
 
 
-def delete_torn_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None, channel: int | None) -> None:
+def delete_torn_shards(array: ts.TensorStore, layout: VolumeLayout, number: int, box: Box | None, channel: int = 0) -> None:
     """Delete the shards in a box that could not be replaced; the others stay until others take their place in one move.
 
     A shard that the volume's face cuts is read before it is written, so a torn one could never be mended. While
@@ -95,30 +105,34 @@ def delete_torn_shards(array: ts.TensorStore, level: LevelGrid, box: Box | None,
     ----------
     array : tensorstore.TensorStore
         The stored level, with axes z, y, x.
-    level : LevelGrid
-        Shape and shards of that level.
+    layout : VolumeLayout
+        Layout of the volume.
+    number : int
+        The level, counted from 0.
     box : Box, optional
         In the level's voxels; without it the whole level.
-    channel : int, optional
-        None where the volume has no channels.
+    channel : int
+        Index on the c axis; has no effect without one.
 
     Raises
     ------
     OutputError
         ``output.unwritable``: they cannot be deleted.
     """
-    for key, shard in zip(shard_keys(level, box, channel), shard_boxes(level, box), strict=True):
+    level, written = layout.levels[number], WRITTEN[layout.format]
+    folder = f"{written.path.format(number)}/" if written.driver == PRECOMPUTED else ""  # its arrays lie in the volume's store
+    for key, shard in zip(shard_keys(layout, number, box, channel), shard_boxes(level, box), strict=True):
         if shard.shape == level.shard:
             continue
         try:
             read_part(array, shard.slices)
         except (DataError, ValueError, OSError):
-            _delete(array, key)
+            _delete(array, f"{folder}{key}")
 
 
 def _delete(array: ts.TensorStore, key: str) -> None:
     store = array.kvstore
-    assert store is not None  # noqa: S101  (zarr3 always has one)
+    assert store is not None  # noqa: S101  (what is stored has one)
     try:
         STORAGE.call(lambda _: store.write(key, None).result())
     except (ValueError, OSError) as error:

@@ -1,0 +1,111 @@
+"""A volume before it exists, and how a format stores it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from volumetool.geometry.box import Size, Triple
+from volumetool.geometry.levels import LevelGrid
+from volumetool.storage.io.arrays import Driver
+from volumetool.storage.writing.names import WrittenName
+
+OWN_KEY = "volumetool"
+"""Under which a volume's attributes say how volumetool made it."""
+
+
+@dataclass(frozen=True)
+class VolumeLayout:
+    """A volume before it exists.
+
+    Attributes
+    ----------
+    dtype : str
+        uint8, int8, uint16, int16 or float32.
+    levels : tuple of LevelGrid
+        Finest first.
+    channels : int or None
+        Length of the c axis; None for none.
+    fill_value : float
+        What voxels are that were never written; chunks of nothing else are not stored. NaN is allowed for float32.
+    name : str
+        The image's name in the metadata.
+    format : str
+        A format of the registry that is written.
+    kept : mapping
+        Attributes of another volume that this one is a copy of, ``omero`` among them, for formats that have a place for them.
+    """
+
+    dtype: str
+    levels: tuple[LevelGrid, ...]
+    channels: int | None = None
+    fill_value: float = 0
+    name: str = "volume"
+    format: WrittenName = "ome-zarr-0.5"
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stored_fill(self) -> int | float | str:
+        """The fill value as JSON metadata have it."""
+        if self.dtype != "float32":
+            return int(self.fill_value)
+        return "NaN" if math.isnan(self.fill_value) else float(self.fill_value)
+
+    def factor(self, level: int) -> Triple:
+        """Return how many voxels of the finest level make one of a level, z, y, x."""
+        factors = [grid.factor for grid in self.levels[1 : level + 1]]
+        return (math.prod(f[0] for f in factors), math.prod(f[1] for f in factors), math.prod(f[2] for f in factors))
+
+
+def _as_it_is(grid: LevelGrid) -> Size:
+    return grid.translation
+
+
+@dataclass(frozen=True)
+class WrittenFormat:
+    """How a format is written.
+
+    Attributes
+    ----------
+    name : str
+        Its name, as ``--format`` takes it.
+    driver : str
+        The tensorstore driver that writes the arrays.
+    axes : callable
+        Gives the axes of the arrays as stored, from the number of channels, None for none.
+    path : str
+        Path of a level below the volume; ``{}`` stands for its number.
+    array : callable
+        Gives what tensorstore is told of a level to create it: of precomputed volumes ``multiscale_metadata`` and
+        ``scale_metadata``, else the metadata of the array.
+    root : str
+        File at the root of the volume whose content `group` gives; a volume is one when it is there.
+    group : callable
+        Gives the metadata of the volume, from its layout and what volumetool says of its making.
+    beside : mapping
+        Further files at the root, with their content.
+    endings : tuple of str
+        How names of such volumes end.
+    sharded : bool
+        Whether many chunks are stored in one file or object.
+    has_fill : bool
+        Whether voxels that are not stored can be other than 0.
+    translation : callable
+        Gives the centre of the first voxel of a level as it is stored, nm, z, y, x: the nearest to the level's own that the
+        format has.
+    """
+
+    name: WrittenName
+    driver: Driver
+    axes: Callable[[int | None], tuple[str, ...]]
+    path: str
+    array: Callable[[VolumeLayout, int], dict[str, Any]]
+    root: str
+    group: Callable[[VolumeLayout, Mapping[str, Any]], dict[str, Any]]
+    endings: tuple[str, ...]
+    beside: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    sharded: bool = False
+    has_fill: bool = True
+    translation: Callable[[LevelGrid], Size] = _as_it_is
