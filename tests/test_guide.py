@@ -58,13 +58,13 @@ def lines_to_run(page: Path) -> Iterator[Block]:
 
 
 class Workspace:
-    """A folder with ``stack.tif``, 8 sections of noise with structure, and what the pages' commands make of it."""
+    """A folder with ``stack.tif``, 5 sections of noise with structure, and what the pages' commands make of it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._typed: set[Block] = set()
         random = np.random.default_rng(3)
-        smooth = np.kron(random.integers(60, 200, (8, 18, 18)), np.ones((1, 4, 4)))
+        smooth = np.kron(random.integers(60, 200, (5, 18, 18)), np.ones((1, 4, 4)))
         stack = np.clip(smooth + random.normal(0, 12, smooth.shape), 1, 255).astype(np.uint8)
         tifffile.imwrite(folder / "stack.tif", stack)
         (folder / "examples").symlink_to(ROOT / "examples")

@@ -21,6 +21,8 @@ from volumetool.evaluation.evaluate import EvaluationRequest, evaluate
 from volumetool.evaluation.report import render, write_report
 from volumetool.evaluation.results import protocol_words, verdict
 
+pytestmark = pytest.mark.xdist_group("report")  # one report for all tests, in one process
+
 
 @pytest.fixture(scope="module")
 def page(field: Any) -> tuple[Any, str]:

@@ -166,6 +166,7 @@ def test_noisy_sections_alone_teach_to_denoise(noisy: Tensor, clean: Tensor, den
     assert denoised > psnr(noisy, clean) + 4
 
 
+@pytest.mark.slow
 def test_noise_that_is_correlated_along_x_needs_runs(clean: Tensor) -> None:
     noisy = clean + noise_along_x(clean.shape, [0.5, 1.0, 0.5])  # reaches two voxels
     plain, runs = (psnr(denoise(noisy, BlindSpotConfig(run=run), 80), clean) for run in (1, 5))
@@ -173,6 +174,7 @@ def test_noise_that_is_correlated_along_x_needs_runs(clean: Tensor) -> None:
     assert runs > psnr(noisy, clean) + 2
 
 
+@pytest.mark.slow
 def test_a_median_teaches_a_network_with_a_straight_path_to_let_noise_through(
     noisy: Tensor, clean: Tensor, denoised: float
 ) -> None:

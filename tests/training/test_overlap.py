@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ def section() -> NDArray[np.uint8]:
     return phantom((1, 70, 90), seed=5)[0]
 
 
-def by_trim(cuts: tuple[Cut, ...]) -> dict[tuple[int, int], float]:
+def by_trim(cuts: Iterable[Cut]) -> dict[tuple[int, int], float]:
     return {(cut.overlap, cut.trim): cut.largest for cut in cuts}
 
 

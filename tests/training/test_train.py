@@ -27,8 +27,9 @@ from volumetool.training.data.sources import open_sources
 from volumetool.training.restore import grey_limits, restore_volume
 from volumetool.training.train import find_no_gain, make_card, train
 
+pytestmark = pytest.mark.xdist_group("train")  # tests of one training in one process
+
 KINDS: dict[str, dict[str, Any]] = {
-    "2d": {},
     "2.5d": {"architecture": ARCHITECTURE | {"z_context": 1}},
     "3d": {
         "architecture": {"dims": 3, "scale": [2, 2, 2], "width": 4, "pools": [[2, 2, 2]]},
@@ -43,20 +44,27 @@ KINDS: dict[str, dict[str, Any]] = {
     "denoise": {"architecture": ARCHITECTURE | {"scale": [1, 1, 1]}},
 }
 
+SHAPE = (8, 20, 24)
+"""Voxels of the stack that is enhanced."""
 
-@pytest.mark.thin(3)
-@pytest.mark.parametrize("kind", KINDS)
+
+def enhanced_shape(model: Path, folder: Path) -> tuple[int, int, int]:
+    """Enhance a small stack and return the shape of what was made of it."""
+    stack = tifffile.imread(write_source(folder))[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+    tifffile.imwrite(folder / "coarse.tif", stack)
+    convert_volume(plan_conversion(str(folder / "coarse.tif"), str(folder / "coarse.zarr"), voxel_size=(16, 16, 16)))
+    enhance(str(folder / "coarse.zarr"), str(folder / "fine.zarr"), model=str(model), force_voxel_size=True)
+    return open_volume(str(folder / "fine.zarr")).shape
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) if kind != "thick" else kind for kind in KINDS])
 def test_what_is_trained_enhances(kind: str, tmp_path: Path) -> None:
+    write_source(tmp_path, (32, 48, 48) if kind == "thick" else (64, 64, 64))  # 3D convolutions take long
     config = small_training(tmp_path, **KINDS[kind], steps=2)
     path = train(config, tmp_path / "run", Told())
-    card = load_model(path).card
-    assert card.scale == config.architecture.scale
-    stack = tifffile.imread(write_source(tmp_path))[:8, :40, :48]
-    tifffile.imwrite(tmp_path / "coarse.tif", stack)
-    convert_volume(plan_conversion(str(tmp_path / "coarse.tif"), str(tmp_path / "coarse.zarr"), voxel_size=(16, 16, 16)))
-    enhance(str(tmp_path / "coarse.zarr"), str(tmp_path / "fine.zarr"), model=str(path), force_voxel_size=True)
-    fine = open_volume(str(tmp_path / "fine.zarr"))
-    assert fine.shape == tuple(np.multiply(stack.shape, card.scale))
+    scale = load_model(path).card.scale
+    assert scale == config.architecture.scale
+    assert enhanced_shape(path, tmp_path) == tuple(np.multiply(SHAPE, scale))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +76,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path
     config = small_training(folder, sources=[source], card=card_options)
     train(config, folder / "run", Told())
     return config, folder / "run"
+
+
+def test_what_is_trained_on_sections_enhances(trained: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    assert enhanced_shape(trained[1] / "small.safetensors", tmp_path) == tuple(np.multiply(SHAPE, (1, 4, 4)))
 
 
 @pytest.fixture

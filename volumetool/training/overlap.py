@@ -48,7 +48,7 @@ def measure_cuts(
     *,
     axis: int = 2,
     stride: int = 48,
-) -> tuple[Cut, ...]:
+) -> Iterator[Cut]:
     """Cut volumes into patches along one axis, with every overlap and every trim that leaves a ramp, or a plain cut.
 
     Parameters
@@ -66,31 +66,29 @@ def measure_cuts(
     stride : int
         Input voxels; small, so that a volume of modest size holds many seams.
 
-    Returns
-    -------
-    tuple of Cut
-        By overlap, then trim (in steps of 2 voxels).
+    Yields
+    ------
+    Cut
+        By overlap, then trim (in steps of 2 voxels); the next overlap is measured when its first cut is asked for.
     """
-    errors: dict[tuple[int, int], list[Floats]] = {}
     scale = network.config.scale[axis]
-    for volume in volumes:
-        limits = grey_limits(volume, normalisation)
-        whole = restore_volume(network, volume, normalisation, limits=limits)
-        for overlap in overlaps:
-            patches = list(_restore_patches(network, volume, limits, (axis, stride, overlap)))
+    limits = [grey_limits(volume, normalisation) for volume in volumes]
+    wholes = [restore_volume(network, v, normalisation, limits=each) for v, each in zip(volumes, limits, strict=True)]
+    for overlap in overlaps:
+        errors: dict[int, list[Floats]] = {}
+        for volume, each, whole in zip(volumes, limits, wholes, strict=True):
+            patches = list(_restore_patches(network, volume, each, (axis, stride, overlap)))
             for trim in range(0, overlap // 2 + 1, 2):
                 joined = _join(patches, scale, overlap, trim, axis)
                 error = np.take(joined, range(whole.shape[axis]), axis) - whole
-                errors.setdefault((overlap, trim), []).append(error.ravel())
-    return tuple(
-        Cut(
-            overlap=overlap,
-            trim=trim,
-            largest=float(max(np.abs(error).max() for error in parts)),
-            rms=float(np.sqrt(np.mean(np.square(np.concatenate(parts), dtype=np.float64)))),
-        )
-        for (overlap, trim), parts in sorted(errors.items())
-    )
+                errors.setdefault(trim, []).append(error.ravel())
+        for trim, parts in errors.items():
+            yield Cut(
+                overlap=overlap,
+                trim=trim,
+                largest=float(max(np.abs(error).max() for error in parts)),
+                rms=float(np.sqrt(np.mean(np.square(np.concatenate(parts), dtype=np.float64)))),
+            )
 
 
 def least_cut(cuts: Sequence[Cut], *, limit: float = 0.1, shortest_ramp: int = 4) -> Cut:

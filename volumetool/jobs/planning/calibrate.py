@@ -27,8 +27,8 @@ from volumetool.storage.voxels import Source
 SECTIONS = 2
 """Sections that are enough to see how independent ones compress."""
 
-STORED = 2**22
-"""Voxels that are compressed to see how long it takes, in a volume that has as many."""
+STORED, STORED_CHUNKS = 2**22, 128
+"""Voxels and chunks at most that are compressed to see how long it takes, in a volume that has as many."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _compression(voxels: NDArray[Any], layout: VolumeLayout) -> float:
 def _store_seconds(layout: VolumeLayout) -> float:
     level = layout.levels[0]
     chunks = math.prod(-(-n // c) for n, c in zip(level.shape, level.chunk, strict=True))
-    chunks = min(chunks, max(1, STORED // math.prod(level.chunk)))
+    chunks = min(chunks, STORED_CHUNKS, max(1, STORED // math.prod(level.chunk)))
     shape = (level.chunk[0], level.chunk[1], chunks * level.chunk[2])
     # About as hard to compress as an enhanced volume.
     voxels = np.random.default_rng(0).normal(128, 10, shape).astype(layout.dtype)

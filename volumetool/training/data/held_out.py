@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,11 +158,12 @@ def _least(network: UNet, sampler: Sampler, axis: int) -> Cut:
     volumes = [volume.coarse for volume in held_out(sampler, part, (size[0], size[1], size[2]))][: _VOLUMES[config.dims]]
     step = 2 * grain if config.dims == 3 else max(grain, 2)
     cuts: list[Cut] = []
-    for overlap in range(2 * grain, stride + 1, step):  # the error falls as the overlap grows: the first that will do is it
-        cuts += measure_cuts(network, sampler.config.normalisation, volumes, (overlap,), axis=axis, stride=stride)
-        if min(cut.largest for cut in cuts if cut.overlap == overlap) < _CUT_LIMIT:
-            with suppress(ValueError):  # without a ramp
-                return least_cut(cuts, limit=_CUT_LIMIT)
+    overlaps = range(2 * grain, stride + 1, step)
+    measured = measure_cuts(network, sampler.config.normalisation, volumes, overlaps, axis=axis, stride=stride)
+    for _, group in groupby(measured, lambda cut: cut.overlap):  # the error falls as the overlap grows: the first that will do
+        cuts += group
+        with suppress(ValueError):  # too large a difference, or without a ramp
+            return least_cut(cuts, limit=_CUT_LIMIT)
     return least_cut(cuts, limit=10 * _CUT_LIMIT)
 
 
