@@ -13,8 +13,8 @@ from volumetool.cli._progress import LogFormat, observing
 from volumetool.cli._tables import print_lines, say
 
 if TYPE_CHECKING:
+    from volumetool.evaluation.results import Gain
     from volumetool.training.config import TrainConfig
-    from volumetool.training.fine_tune import Gain
 
 TUNING = "Fine-tuning, without a file"
 MINUTES = 10.0
@@ -164,17 +164,18 @@ def _tell_gains(path: Path, gains: tuple[Gain, ...], *, as_json: bool) -> None:
     from dataclasses import asdict
 
     from volumetool.models import load_model
+    from volumetool.training.fine_tune import is_certain, show_gain
 
-    better = all(gain.certain for gain in gains)
+    better = all(map(is_certain, gains))
     if as_json:
         card = load_model(path).card.model_dump(mode="json")
         print(json.dumps({"model": str(path), "better": better, "gains": [asdict(gain) for gain in gains], "card": card}))
     for gain in gains:
-        say(f"on the part kept apart: {gain} (raw PSNR, 95 % interval)")
+        say(f"on the part kept apart: {show_gain(gain)} (raw PSNR, 95 % interval)")
     if better:
         say(f"wrote {path}; use it with --model {path}")
         return
-    worse = ", ".join(gain.over for gain in gains if not gain.certain)
+    worse = ", ".join(gain.rival for gain in gains if not is_certain(gain))
     say(
         f"{path} was written, and its card says that it is NO BETTER than {worse}: do not prefer it. More --minutes, a larger "
         "volume, or --low of your microscope may help"

@@ -20,7 +20,7 @@ from volumetool.storage.convert_volume import convert_volume
 from volumetool.training.config import TrainConfig, change_config, make_config
 from volumetool.training.data.phantom import phantom
 from volumetool.training.data.sources import open_sources
-from volumetool.training.fine_tune import CUBIC, judge, plan_fine_tuning
+from volumetool.training.fine_tune import CUBIC, is_certain, judge, plan_fine_tuning
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_a_model_that_gained_nothing_is_written_marked_and_told_by_code_4(
     assert code == 4, err
     told = json.loads(out)
     assert told["better"] is False
-    assert [gain["over"] for gain in told["gains"]] == ["beginner", CUBIC]
+    assert [gain["rival"] for gain in told["gains"]] == ["beginner", CUBIC]
     assert told["card"]["description"].startswith("NOT BETTER")
     assert "NO BETTER than bicubic enlargement" in err
     first = load_model(told["model"])
@@ -130,14 +130,14 @@ def test_a_gain_over_both_is_told_and_one_over_the_start_alone_is_not_enough(tru
     path, trained = tmp_path / "tuned.safetensors", load_model("em-x4")
     save_model(path, trained.network(), trained.card)
     gains = judge(config, path)
-    assert [gain.over for gain in gains] == ["beginner", CUBIC]
-    assert all(gain.certain and gain.low < gain.decibels < gain.high for gain in gains)
+    assert [gain.rival for gain in gains] == ["beginner", CUBIC]
+    assert all(is_certain(gain) and gain.interval[0] < gain.value < gain.interval[1] for gain in gains)
     card = load_model(path).card
     assert card.description.startswith("beginner, fine-tuned")
     assert "truth.tif" in card.description
     assert load_model(path).weights_sha256 == trained.weights_sha256
     none, _ = judge(change_config(config, start="em-x4"), path)
-    assert (none.decibels, none.low, none.high, none.certain) == (0, 0, 0, False)
+    assert (none.value, none.interval, is_certain(none)) == (0, (0, 0), False)
 
 
 @pytest.mark.parametrize("size", ["8,16,16", "8,8,4"])

@@ -107,7 +107,7 @@ class DegradationConfig(_Part):
     Parameters
     ----------
     recipes : tuple of str or Crappifier
-        Crappifiers to draw from: names, YAML files, or what stands in such a file.
+        To draw from: names, YAML files, or what stands in such a file.
     noise, blur : tuple of float
         Ranges of the factors on the recipe's noise (its standard deviation; drawn evenly on a log scale) and blur.
     """
@@ -118,7 +118,7 @@ class DegradationConfig(_Part):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the recipes; of a file that of the file without its folder, which may move."""
+        """Names of the recipes; of a file, without its folder: it may move."""
         return tuple(each.name if isinstance(each, Crappifier) else each.rsplit("/", 1)[-1] for each in self.recipes)
 
 
@@ -272,8 +272,7 @@ class TrainConfig(_Part):
     checkpoint_minutes : float
         Minutes between checkpoints: the most work that a killed training can lose.
     seed : int
-        Decides first weights and all crops, noise and contrasts; they are drawn per step, so a resumed training draws what an
-        uninterrupted one would have.
+        Decides first weights, crops, noise and contrasts; these are drawn per step, so that resuming changes none.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.\-]*$")
@@ -381,8 +380,7 @@ def read_config(path: Path, allow_hosts: Collection[str] = ()) -> TrainConfig:
         content["start"] = _beside(path, content["start"])
     degradation = content.get("degradation")
     if isinstance(degradation, dict) and isinstance(degradation.get("recipes"), list):
-        recipes = degradation["recipes"]
-        degradation["recipes"] = [_beside(path, r) if str(r).endswith((".yaml", ".yml")) else r for r in recipes]
+        degradation["recipes"] = [_beside(path, r) if str(r).endswith((".yaml", ".yml")) else r for r in degradation["recipes"]]
     return make_config(content)
 
 
@@ -398,6 +396,5 @@ def change_config(config: TrainConfig, **changes: Any) -> TrainConfig:
     ConfigError
         ``config.option``: a value that cannot be.
     """
-    return make_config(
-        config.model_dump(exclude_unset=True) | {name: value for name, value in changes.items() if value is not None}
-    )
+    given = {name: value for name, value in changes.items() if value is not None}
+    return make_config(config.model_dump(exclude_unset=True) | given)

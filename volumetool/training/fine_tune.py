@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 from volumetool.degradation import RECIPES, Crappifier
 from volumetool.degradation.fit_volume import fit_recipe
 from volumetool.errors import ConfigError
+from volumetool.evaluation.results import Gain
 from volumetool.evaluation.scores.bootstrap import Statistic, bootstrap
 from volumetool.evaluation.scores.metrics import as_stored
 from volumetool.evaluation.scores.resample import enlarge
@@ -63,34 +63,6 @@ _RATIO = 0.05
 
 _WARM, _TIMED = 1, 3
 """Steps that warm up, and that are timed."""
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What a fine-tuned model gains on the part of the volume that was kept apart.
-
-    Parameters
-    ----------
-    over : str
-        Name of the model that it started from, or `CUBIC`.
-    decibels : float
-        Difference in raw PSNR, the mean over the recipes.
-    low, high : float
-        Its 95 % interval, by the bootstrap over blocks.
-    """
-
-    over: str
-    decibels: float
-    low: float
-    high: float
-
-    @property
-    def certain(self) -> bool:
-        """Whether it is more than next to nothing, and not by chance."""
-        return self.low > 0 and self.decibels >= NO_GAIN_DB
-
-    def __str__(self) -> str:
-        return f"{self.decibels:+.2f} dB ({self.low:+.2f} to {self.high:+.2f}) over {self.over}"
 
 
 def plan_fine_tuning(start: str, truth: str, low: str | None = None) -> TrainConfig:
@@ -186,7 +158,8 @@ def judge(config: TrainConfig, path: Path) -> tuple[Gain, ...]:
     Returns
     -------
     tuple of Gain
-        Over the model that it started from, and over bicubic enlargement. It is better only if every one is certain.
+        In raw PSNR, the mean over the recipes: over the model that it started from, and over bicubic enlargement. The model is
+        better only if both are certain.
     """
     model, start = load_model(path), load_model(str(config.start))
     sampler = Sampler(open_sources(config), config)
@@ -198,15 +171,24 @@ def judge(config: TrainConfig, path: Path) -> tuple[Gain, ...]:
     for number, over in ((1, start.card.name), (2, CUBIC)):
         gained = _gain_over(number)
         flat = table.reshape(len(table), -1)
-        low, high = bootstrap(flat, statistic=gained)
-        gains.append(Gain(over, float(gained(flat.sum(axis=0, keepdims=True))[0]), low, high))
+        value = float(gained(flat.sum(axis=0, keepdims=True))[0])
+        gains.append(Gain("psnr", over, value, bootstrap(flat, statistic=gained)))
     name = config.sources[0].path.rstrip("/").rsplit("/", 1)[-1]
-    told = f"on a part of {name} that was kept apart, {' and '.join(map(str, gains))}"
-    what = (
-        f"{start.card.name}, fine-tuned:" if all(gain.certain for gain in gains) else "NOT BETTER than what was there before:"
-    )
+    told = f"on a part of {name} that was kept apart, {' and '.join(map(show_gain, gains))}"
+    what = f"{start.card.name}, fine-tuned:" if all(map(is_certain, gains)) else "NOT BETTER than what was there before:"
     save_model(path, model.network(), model.card.model_copy(update={"description": f"{what} {told}."}))
     return tuple(gains)
+
+
+def is_certain(gain: Gain) -> bool:
+    """Return whether a gain is more than next to nothing, and not by chance."""
+    return gain.interval[0] > 0 and gain.value >= NO_GAIN_DB
+
+
+def show_gain(gain: Gain) -> str:
+    """Write a gain in raw PSNR with its interval."""
+    low, high = gain.interval
+    return f"{gain.value:+.2f} dB ({low:+.2f} to {high:+.2f}) over {gain.rival}"
 
 
 def _place(place: str) -> str:
