@@ -75,6 +75,11 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     return file
 
 
+def file_on(path: Path) -> Path | None:
+    """Return the file that a path names, or leads into like ``file.h5/raw``; None if there is none on the way."""
+    return next((each for each in (path, *path.parents) if each.is_file()), None)
+
+
 def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file so that at every moment it is whole: the old one or the new one. A pipe or device is written into.
 

@@ -18,6 +18,7 @@ LAST_BAD = {
     "cryptography": ("49.0.0", "CVE-2026-69247, and CVE-2026-39892 (46.0.6): an overflow of buffers"),
     "distributed": ("2025.12.0", "CVE-2026-23528: code in the address of the dashboard's error page"),
     "h11": ("0.15.0", "CVE-2025-43859: smuggled requests"),
+    "h5py": ("3.15.1", "CVE-2025-44905 and others: overflows in the HDF5 1.14 that it carries"),
     "imagecodecs": ("2023.9.4", "CVE-2023-4863: an overflow in the libwebp that it carries"),
     "jinja2": ("3.1.5", "CVE-2025-27516: out of the sandbox"),
     "pillow": ("12.3.0", "CVE-2026-96641, and CVE-2026-59197 to 59200 (12.2.0): writes beyond the heap"),

@@ -23,9 +23,7 @@ def _zip(path: Path) -> None:
 
 
 BEGINS = {
-    "v.h5": (b"\x89HDF\r\n\x1a\n", "HDF5", "h5py"),
-    "noname": (b"\x89HDF\r\n\x1a\n", "HDF5", "h5py"),
-    "v.ims": (b"", "HDF5", "h5py"),
+    "v.ims": (b"", "named like HDF5", "write it anew"),
     "v.dm4": (b"\0\0\0\4", "DigitalMicrograph", "Fiji"),
     "v.czi": (b"ZISRAWFILE", "CZI", "Fiji"),
     "v.npy": (b"\x93NUMPY\1\0", "NumPy", "tifffile"),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
+import h5py
 import mrcfile
 import numpy as np
 import tensorstore as ts
@@ -113,6 +114,19 @@ class TestZarr2Array(_ZarrArray):
 
 class TestZarr3Array(_ZarrArray):
     zarr_format = 3
+
+
+class TestHdf5(FormatSuite):
+    format = "hdf5"
+    ending = ".h5"
+    sparse = False
+
+    def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
+        with h5py.File(place, "w") as file:
+            made = file.create_dataset(
+                "volumes/raw", data=voxels, chunks=tuple(map(min, CHUNK, voxels.shape)), compression="gzip"
+            )
+            made.attrs["resolution"], made.attrs["offset"] = voxel_size, position
 
 
 class TestMrc(FormatSuite):

@@ -10,8 +10,8 @@ from volumetool.events import Observer, ignore
 from volumetool.machine import existing_folder
 from volumetool.storage.conversion import ConversionPlan
 from volumetool.storage.convert import write_finest
-from volumetool.storage.formats.reader import Sections
 from volumetool.storage.formats.registry import WRITTEN
+from volumetool.storage.images import ImageStack
 from volumetool.storage.pyramid import build_pyramid
 from volumetool.storage.volume import Volume
 from volumetool.storage.writing.layout import VolumeLayout
@@ -94,7 +94,7 @@ def describe_conversion(plan: ConversionPlan) -> list[tuple[str, str]]:
         ),
         ("memory", f"about {show_bytes(plan.peak_bytes)} of {show_bytes(plan.memory)}"),
     ]
-    if isinstance(source.reader, Sections):
+    if isinstance(source.reader, ImageStack):
         lines.insert(1, ("files", f"{len(source.reader.files)}, each section decoded once"))
     lines += [("note", note) for note in (*source.attributes.get("notes", ()), *_moves(plan.layout))]
     if plan.staged:

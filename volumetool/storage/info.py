@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from volumetool.paths import file_on
 from volumetool.storage.io.kvstore import is_local, local_path
 from volumetool.storage.volume import Volume
 
@@ -48,5 +49,5 @@ def _stored_bytes(url: str) -> int | None:
     """Return the size of a local volume; listing an object store could take hours."""
     if not is_local(url):
         return None
-    place = local_path(url)
+    place = file_on(local_path(url)) or local_path(url)
     return sum(file.stat().st_size for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file())

@@ -1,4 +1,4 @@
-"""BigDataViewer's XML: the file beside an N5 container that knows the unit of its voxel sizes."""
+"""BigDataViewer's XML: the file beside an N5 container or HDF5 file that knows the unit of its voxel sizes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def find_voxel_size(url: str) -> tuple[Size, Size] | None:
     match = _SETUP.fullmatch(url)
     assert match is not None  # noqa: S101
     folder, name = parent_url(match["container"])
-    key = f"{name.removesuffix('.n5')}.xml"
+    key = f"{name.removesuffix('.n5').removesuffix('.h5')}.xml"
     text = read_small(folder, key) if folder else None
     if text is None:
         return None

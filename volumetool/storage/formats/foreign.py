@@ -14,10 +14,6 @@ _IMAGES = (
 _UNPACK = "Unpack it first, and give what was in it."
 _TIFF = "Convert it first: `volumetool convert FILE.tif OUTPUT.zarr`; the name must end in .tif or .tiff."
 _MODEL = "Models are given with --model."
-_HDF5 = (
-    "Export the dataset as OME-Zarr, N5 or TIFF (Fiji, ilastik), or copy it in Python: "
-    """`zarr.save("OUTPUT.zarr", h5py.File("FILE.h5")["DATASET"][...])`; then give --voxel-size."""
-)
 _NUMPY = """Write it as TIFF first: `tifffile.imwrite("FILE.tif", numpy.load("FILE.npy"))`, then `volumetool convert` that."""
 
 _BEGINS = {
@@ -25,7 +21,6 @@ _BEGINS = {
     b"MM\0*": ("a TIFF image", _TIFF),
     b"II+\0": ("a TIFF image", _TIFF),
     b"MM\0+": ("a TIFF image", _TIFF),
-    b"\x89HDF\r\n\x1a\n": ("an HDF5 file", _HDF5),
     b"\x89PNG\r\n\x1a\n": ("a PNG image", _IMAGES),
     b"\xff\xd8\xff": ("a JPEG image", _IMAGES),
     b"\0\0\0\x0cjP  ": ("a JPEG 2000 image", _IMAGES),
@@ -39,7 +34,6 @@ _BEGINS = {
     b"ZISRAWFILE": ("a Zeiss CZI file", _FIJI),
 }
 _ENDS = {
-    **dict.fromkeys((".h5", ".hdf5", ".hdf", ".ims"), ("an HDF5 file by its name", _HDF5)),
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), ("an image by its name", _IMAGES)),
     **dict.fromkeys((".dm3", ".dm4"), ("a DigitalMicrograph file", _FIJI)),
     **dict.fromkeys((".czi", ".nd2", ".lif", ".oib", ".oif", ".nii", ".am"), ("a microscope's own format by its name", _FIJI)),

@@ -6,27 +6,23 @@ columns, rows and sections in any order. Half-precision voxels (mode 12) are rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import isfinite, isnan, nan, prod
+from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 from mrcfile.utils import byte_order_from_machine_stamp, dtype_from_mode, spacegroup_is_volume_stack
-from numpy.typing import NDArray
 
 from volumetool.errors import InputError
-from volumetool.geometry.box import Triple
 from volumetool.paths import open_file
 from volumetool.storage.formats.base import Format, FoundLevel, ParsedMetadata, broken, zyx
-from volumetool.storage.formats.reader import Sections
+from volumetool.storage.formats.raw import RawReader, check_length
 from volumetool.storage.io.arrays import SPACE
 from volumetool.storage.io.kvstore import is_local, local_path
 from volumetool.storage.io.limits import check_images
 
 _MARK = slice(208, 212)
-_BAND_BYTES = 2**20
 _MODES = {0: "int8", 1: "int16", 2: "float32", 6: "uint16", 12: "float32"}
 _ANGSTROM = 0.1
 """Nanometres."""
@@ -34,57 +30,6 @@ _ANGSTROM = 0.1
 # What IMOD adds to the header: a stamp, and flags that say how it means bytes and positions.
 _IMOD_STAMP, _IMOD_FLAGS = slice(40, 44), slice(44, 48)
 _SIGNED_BYTES, _POSITION_OF_FIRST_VOXEL = 1, 4
-
-
-@dataclass(frozen=True)
-class MrcSections(Sections):
-    """The sections of an MRC file.
-
-    Attributes
-    ----------
-    path : str
-        Path of the file.
-    shape : tuple of int
-        Sections, rows, columns.
-    stored : str
-        NumPy's name of the stored data type, with its byte order.
-    offset : int
-        Bytes before the first voxel.
-    dtype : numpy.dtype
-        Data type of what is read.
-    rows : int
-        Rows of a section that are read at once.
-    """
-
-    path: str
-    shape: Triple
-    stored: str
-    offset: int
-    dtype: np.dtype[Any]
-    rows: int
-
-    @property
-    def files(self) -> tuple[str]:
-        """The file."""
-        return (self.path,)
-
-    def read(self, start: int, stop: int, rows: slice = slice(None)) -> NDArray[Any]:
-        """Return some rows of some sections.
-
-        Parameters
-        ----------
-        start, stop, rows
-            As for :meth:`Sections.read`.
-        """
-        top, bottom, _ = rows.indices(self.shape[1])
-        voxels = np.empty((stop - start, bottom - top, self.shape[2]), self.dtype)  # (sections, rows, columns)
-        stored = np.dtype(self.stored)
-        with open_file(Path(self.path)) as file:
-            for number in range(start, stop):
-                file.seek(self.offset + (number * self.shape[1] + top) * self.shape[2] * stored.itemsize)
-                read = file.read(prod(voxels.shape[1:]) * stored.itemsize)
-                voxels[number - start] = np.frombuffer(read, stored).reshape(voxels.shape[1:])
-        return voxels
 
 
 def find_mrc(url: str) -> ParsedMetadata | None:
@@ -104,16 +49,16 @@ def find_mrc(url: str) -> ParsedMetadata | None:
         return None
     order = byte_order_from_machine_stamp(np.frombuffer(head, HEADER_DTYPE)[0]["machst"])
     header = np.rec.array(np.frombuffer(head, HEADER_DTYPE.newbyteorder(order)))[0]
-    sections, axes = _sections(path, header, order), _axes(url, header)
+    reader, axes = _reader(path, header, order), _axes(url, header)
     sizes = {axis: _size(header.cella[axis], header[f"m{axis}"]) for axis in SPACE}
     scale = {axis: 1.0 if isnan(size) else size for axis, size in sizes.items()}
     unit = {axis: nan if isnan(size) else 1.0 for axis, size in sizes.items()}
     level = FoundLevel("", zyx(scale), zyx(_position(header, axes, scale)))
     said = set(sizes.values()) != {_ANGSTROM} and not all(map(isnan, sizes.values()))
-    return ParsedMetadata(url, "mrc", "virtual_chunked", axes, (level,), zyx(unit) if said else None, reader=sections)
+    return ParsedMetadata(url, "mrc", "virtual_chunked", axes, (level,), zyx(unit) if said else None, reader=reader)
 
 
-def _sections(path: Path, header: Any, order: str) -> MrcSections:
+def _reader(path: Path, header: Any, order: str) -> RawReader:
     mode, shape = int(header.mode), (int(header.nz), int(header.ny), int(header.nx))
     if mode not in _MODES:
         raise InputError(
@@ -137,16 +82,8 @@ def _sections(path: Path, header: Any, order: str) -> MrcSections:
     if min(shape) < 1 or offset < HEADER_DTYPE.itemsize:
         raise broken(str(path), f"has {shape} voxels and an extended header of {header.nsymbt} bytes")
     check_images(path, shape, stored.itemsize)
-    wanted, there = offset + prod(shape) * stored.itemsize, path.stat().st_size
-    if there < wanted:
-        raise InputError(
-            "input.unreadable",
-            f"{path} has {there} bytes; its header says {shape} voxels of {stored}, which end at byte {wanted}",
-            hint="The file was cut off: copy it again.",
-            where=str(path),
-        )
-    rows = min(shape[1], max(1, _BAND_BYTES // (shape[2] * dtype.itemsize)))
-    return MrcSections(str(path), shape, stored.str, offset, dtype, rows)
+    check_length(path, shape, stored, offset)
+    return RawReader(str(path), shape, stored.str, offset, dtype)
 
 
 def _imod_flags(header: Any) -> int | None:

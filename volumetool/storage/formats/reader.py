@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -10,7 +9,6 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.geometry.box import Triple
 from volumetool.storage.io.kvstore import shared_context
 
 
@@ -46,61 +44,6 @@ class Reader(Protocol):
         InputError, ValueError, OSError
             The file is damaged, or another one than it was.
         """
-
-
-class Sections(ABC):
-    """A `Reader` of voxels that are read by rows of sections.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Sections, rows, columns.
-    dtype : numpy.dtype
-        Data type, in native byte order.
-    rows : int
-        Rows of a section that are read at once.
-    """
-
-    shape: Triple
-    dtype: np.dtype[Any]
-    rows: int
-
-    @property
-    def chunk(self) -> Triple:
-        """Some rows of one section."""
-        return (1, self.rows, self.shape[2])
-
-    @property
-    @abstractmethod
-    def files(self) -> Sequence[str]:
-        """As of a `Reader`."""
-
-    @abstractmethod
-    def read(self, start: int, stop: int, rows: slice = slice(None)) -> NDArray[Any]:
-        """Return some rows of some sections.
-
-        Parameters
-        ----------
-        start, stop : int
-            The sections ``start <= number < stop``, counted from 0.
-        rows : slice, optional
-            Range of y in each section, without a step; all rows by default.
-
-        Returns
-        -------
-        numpy.ndarray, shape (stop - start, rows, columns)
-            In `dtype`.
-
-        Raises
-        ------
-        InputError, ValueError, OSError
-            The file is damaged, or another one than it was.
-        """
-
-    def read_box(self, box: tuple[slice, ...]) -> NDArray[Any]:
-        """Return the voxels of a box."""
-        sections, rows, columns = box
-        return self.read(sections.start, sections.stop, rows)[:, :, columns]
 
 
 def open_reader(reader: Reader, context: ts.Context | None = None) -> ts.TensorStore:

@@ -5,7 +5,9 @@ Its file turns the metadata that it finds into a `ParsedMetadata`; its test is a
 
 from __future__ import annotations
 
+from volumetool.paths import file_on
 from volumetool.storage.formats.base import Format, ParsedMetadata
+from volumetool.storage.formats.hdf5 import HDF5
 from volumetool.storage.formats.mrc import MRC
 from volumetool.storage.formats.n5 import N5
 from volumetool.storage.formats.ome_zarr import OME_ZARR
@@ -15,7 +17,7 @@ from volumetool.storage.images import TIFF
 from volumetool.storage.io.kvstore import is_local, local_path
 from volumetool.storage.writing.layout import WrittenFormat
 
-FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, MRC, TIFF)
+FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, HDF5, MRC, TIFF)
 
 WRITTEN: dict[str, WrittenFormat] = {written.name: written for each in FORMATS for written in each.written}
 """The formats that are written, by name; the first is written where none is asked for."""
@@ -30,7 +32,7 @@ def find_volume(url: str) -> ParsedMetadata | None:
         As the formats': what is there is no volume of theirs that can be read.
     """
     in_file = is_local(url) and not local_path(url).is_dir()
-    if in_file and not local_path(url).is_file():
+    if in_file and file_on(local_path(url)) is None:
         return None
     asked = (each for each in FORMATS if each.endings or not in_file)
     return next((found for each in asked if (found := each.find(url)) is not None), None)

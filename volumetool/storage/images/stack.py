@@ -1,4 +1,4 @@
-"""A stack of sections that stand in TIFF files; see `Sections`."""
+"""A stack of sections that stand in TIFF files; see `Reader`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from volumetool.geometry.box import Size, Triple
-from volumetool.storage.formats.reader import Sections
 from volumetool.storage.formats.voxel_sizes import StatedSize, contradiction, together
 from volumetool.storage.images.pages import TiffPage, grey_values, kind, opened, page_at, read_rows
 
@@ -37,8 +36,8 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class ImageStack(Sections):
-    """A z, y, x stack of greyscale images that is read section by section.
+class ImageStack:
+    """A `Reader` of a z, y, x stack of greyscale images, which are read section by section.
 
     Attributes
     ----------
@@ -86,9 +85,19 @@ class ImageStack(Sections):
         return (files[0],) if len(set(files)) == 1 else tuple(files)
 
     @property
+    def chunk(self) -> Triple:
+        """Some rows of one section."""
+        return (1, self.rows, self.shape[2])
+
+    @property
     def blank(self) -> tuple[int, ...]:
         """The sections that are missing, counted from 0."""
         return tuple(z for z, plane in enumerate(self.planes) if plane is None)
+
+    def read_box(self, box: tuple[slice, ...]) -> npt.NDArray[Any]:
+        """Return the voxels of a box; see `Reader`."""
+        sections, rows, columns = box
+        return self.read(sections.start, sections.stop, rows)[:, :, columns]
 
     def read(self, start: int, stop: int, rows: slice = slice(None)) -> npt.NDArray[Any]:
         """Return some rows of some sections; missing sections are zero. Several threads may read at once.

@@ -274,7 +274,7 @@ def stored_chunks(volume: Volume, level: int, channel: int) -> StoredChunks:
 
 def _files_of(volume: Volume, reader: Reader) -> StoredChunks:
     """Return how a volume is cut into files that hold one section each, or all of it."""
-    folder = volume.url if is_local(volume.url) and local_path(volume.url).is_dir() else parent_url(volume.url)[0]
+    folder = volume.url if is_local(volume.url) and local_path(volume.url).is_dir() else parent_url(reader.files[0])[0]
     names = [os.path.relpath(file, folder) for file in reader.files]
     size = volume.shape if len(names) == 1 else (1, *volume.shape[1:])
     grid = Box.whole(volume.shape).coarsened(size).stop
