@@ -26,7 +26,7 @@ BEGINS = {
     "v.ims": (b"", "named like HDF5", "write it anew"),
     "v.dm4": (b"\0\0\0\4", "DigitalMicrograph", "Fiji"),
     "v.czi": (b"ZISRAWFILE", "CZI", "Fiji"),
-    "v.npy": (b"\x93NUMPY\1\0", "NumPy", "tifffile"),
+    "v.npy": (b"", "named like NumPy", "write it anew"),
     "v.nrrd": (b"NRRD0004", "NRRD", "Fiji"),
     "v.map.gz": (b"\x1f\x8b\x08", "gzip", "Unpack"),
     "v.xml": (b"<?xml version='1.0'?><SpimData>", "BigDataViewer", "N5"),

@@ -129,6 +129,17 @@ class TestHdf5(FormatSuite):
             made.attrs["resolution"], made.attrs["offset"] = voxel_size, position
 
 
+class TestNpy(FormatSuite):
+    format = "npy"
+    ending = ".npy"
+    sized = False
+    position = (0.0, 0.0, 0.0)
+    sparse = False
+
+    def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:  # noqa: ARG002  (it stores neither)
+        np.save(place, voxels)
+
+
 class TestMrc(FormatSuite):
     format = "mrc"
     ending = ".mrc"

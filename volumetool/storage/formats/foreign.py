@@ -14,7 +14,6 @@ _IMAGES = (
 _UNPACK = "Unpack it first, and give what was in it."
 _TIFF = "Convert it first: `volumetool convert FILE.tif OUTPUT.zarr`; the name must end in .tif or .tiff."
 _MODEL = "Models are given with --model."
-_NUMPY = """Write it as TIFF first: `tifffile.imwrite("FILE.tif", numpy.load("FILE.npy"))`, then `volumetool convert` that."""
 
 _BEGINS = {
     b"II*\0": ("a TIFF image", _TIFF),
@@ -29,7 +28,6 @@ _BEGINS = {
     b"PK\x03\x04": ("a zip archive", _UNPACK),
     b"\x1f\x8b": ("compressed with gzip", _UNPACK),
     b"BZh": ("compressed with bzip2", _UNPACK),
-    b"\x93NUMPY": ("a NumPy file", _NUMPY),
     b"NRRD": ("an NRRD file", _FIJI),
     b"ZISRAWFILE": ("a Zeiss CZI file", _FIJI),
 }

@@ -10,6 +10,7 @@ from volumetool.storage.formats.base import Format, ParsedMetadata
 from volumetool.storage.formats.hdf5 import HDF5
 from volumetool.storage.formats.mrc import MRC
 from volumetool.storage.formats.n5 import N5
+from volumetool.storage.formats.npy import NPY
 from volumetool.storage.formats.ome_zarr import OME_ZARR
 from volumetool.storage.formats.precomputed import PRECOMPUTED
 from volumetool.storage.formats.zarr import ZARR_ARRAY
@@ -17,7 +18,7 @@ from volumetool.storage.images import TIFF
 from volumetool.storage.io.kvstore import is_local, local_path
 from volumetool.storage.writing.layout import WrittenFormat
 
-FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, HDF5, MRC, TIFF)
+FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, HDF5, MRC, NPY, TIFF)
 
 WRITTEN: dict[str, WrittenFormat] = {written.name: written for each in FORMATS for written in each.written}
 """The formats that are written, by name; the first is written where none is asked for."""
