@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from math import inf
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from volumetool.cli._options import ForceVoxelSize, Json, VoxelSize, numbers
@@ -11,6 +12,9 @@ from volumetool.cli._progress import observing
 from volumetool.cli._tables import say
 
 from volumetool.storage.writing.names import WrittenName
+
+if TYPE_CHECKING:
+    from volumetool.storage.cast import Cast
 
 
 def convert(
@@ -28,6 +32,14 @@ def convert(
             help="Format to write; by default what the output's name ends like (.n5, .precomputed), else ome-zarr-0.5."
         ),
     ] = None,
+    dtype: Annotated[
+        Literal["uint8", "int8", "uint16", "int16", "float32"] | None,
+        typer.Option(help="Data type of the output; by default the input's, which must be one of these."),
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(metavar="LO,HI", help="Values that become the least and the greatest of --dtype (0 and 1 of float32)."),
+    ] = None,
     memory: Annotated[str | None, typer.Option(help="To use, such as 8GiB.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier conversion there and start again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
@@ -44,7 +56,8 @@ def convert(
 
     size = numbers(voxel_size, "--voxel-size")
     check_given_size(size, sure=force_voxel_size)
-    plan = plan_conversion(open_volume(input, voxel_size=size, gaps=gaps), output, format=format, memory=_bytes(memory))
+    volume = open_volume(input, voxel_size=size, gaps=gaps, cast=_cast(dtype, window))
+    plan = plan_conversion(volume, output, format=format, memory=_bytes(memory))
     for name, text in describe_conversion(plan):
         say(f"{name:<8}{text}")
     check_room(plan)
@@ -61,6 +74,25 @@ def convert(
         print(json.dumps({**facts, "memory": plan.peak_bytes, "staging": plan.staging_bytes}))
     if not dry_run:
         say(f"wrote {plan.url}")
+
+
+def _cast(dtype: str | None, window: str | None) -> Cast | None:
+    from volumetool.errors import ConfigError
+    from volumetool.storage.cast import Cast
+
+    if window is None:
+        return None if dtype is None else Cast(dtype)
+    try:
+        low, high = (float(part) for part in window.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not -inf < low < high < inf:
+        raise ConfigError(
+            "config.option", f"--window {window!r} is not two rising numbers", hint="write --window lo,hi, such as 1200,31000"
+        )
+    if dtype is None:
+        raise ConfigError("config.option", f"--window {window} without --dtype", hint="say into which type: --dtype uint8")
+    return Cast(dtype, (low, high))
 
 
 def _bytes(text: str | None) -> int | None:

@@ -11,6 +11,7 @@ import tifffile
 
 from volumetool.errors import InputError
 from volumetool.storage.images import find_images, open_images
+from volumetool.storage.open import open_volume
 
 VOXELS = np.arange(5 * 6 * 7, dtype=np.uint16).reshape(5, 6, 7)
 
@@ -89,7 +90,7 @@ def test_colour_and_channels_are_refused(tmp_path: Path, shape: tuple[int, ...],
 def test_dtypes_that_no_volume_has_are_refused(tmp_path: Path, dtype: str) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 6, 7), dtype))
     with pytest.raises(InputError, match=dtype) as caught:
-        open_images(tmp_path / "a.tif")
+        open_volume(tmp_path / "a.tif")
     assert caught.value.code == "input.dtype"
 
 

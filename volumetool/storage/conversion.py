@@ -45,6 +45,9 @@ MEMORY_BYTES = 2**30
 """To be used while converting, or half of the free memory where that is less; a single shard, or a section that can only be
 decoded whole, may need more."""
 
+_CAST_BYTES = 8
+"""Of a voxel on its way from one data type to another."""
+
 
 @dataclass(frozen=True)
 class ConversionPlan:
@@ -91,6 +94,8 @@ class ConversionPlan:
             "source_identity": self.source.identity,
             "layout": hashlib.sha256(json.dumps(layout, sort_keys=True).encode()).hexdigest(),
         }
+        if self.source.cast is not None:
+            said["cast"] = str(self.source.cast)
         if blank := self.source.attributes.get("blank_sections"):
             said |= {"first_section": self.source.attributes["first_section"], "blank_sections": blank}
         return said
@@ -145,7 +150,7 @@ class ConversionPlan:
 
     @property
     def _itemsize(self) -> int:
-        return np.dtype(self.layout.dtype).itemsize
+        return _CAST_BYTES if self.source.cast else np.dtype(self.layout.dtype).itemsize
 
 
 def plan_conversion(
@@ -189,7 +194,8 @@ def plan_conversion(
     grids = grids if WRITTEN[chosen].sharded else without_shards(grids)
     memory = memory or max(1, min(MEMORY_BYTES, usable_memory() // 2))
     name, kept = _said_of(source)
-    layout = VolumeLayout(source.dtype.name, grids, source.channels, name=name, format=chosen, kept=kept)
+    dtype = source.cast.dtype if source.cast else source.dtype.name
+    layout = VolumeLayout(dtype, grids, source.channels, name=name, format=chosen, kept=kept)
     check_layout(place, layout)
     plan = ConversionPlan(source, place, layout, memory)
     if contains(plan.place, place) or contains(place, plan.place):

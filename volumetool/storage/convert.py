@@ -94,7 +94,7 @@ def convert(
     Raises
     ------
     InputError
-        As `open_volume`; ``input.changed``.
+        As `open_volume`; ``input.changed``; ``input.range``: a value does not fit into the data type that is asked for.
     OutputError
         As `create_volume`; ``output.inside-input``, ``output.format``.
     DataError
@@ -235,8 +235,22 @@ class _Copy:
                     hint="The data may be damaged or incomplete; copy them again.",
                     where=volume.url,
                 ) from error
-            put(_within(part, box), voxels)
+            put(_within(part, box), self._cast(voxels, part))
             self._count(part.voxels)
+
+    def _cast(self, voxels: npt.NDArray[Any], part: Box) -> npt.NDArray[Any]:
+        volume = self._plan.source
+        if volume.cast is None:
+            return voxels
+        try:
+            return volume.cast.apply(voxels)
+        except ValueError as error:
+            raise InputError(
+                "input.range",
+                f"{volume.url} cannot become {volume.cast} in the voxels {part}: {error}",
+                hint="Say which values become the least and the greatest: --window lo,hi; or choose another --dtype.",
+                where=volume.url,
+            ) from error
 
     def _write(self, box: Box, take: Callable[[Box], npt.NDArray[Any]]) -> int:
         stored = 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 
+import numpy as np
+
 from volumetool.errors import ResourceError
 from volumetool.events import Observer, ignore
 from volumetool.machine import existing_folder
@@ -87,7 +89,10 @@ def describe_conversion(plan: ConversionPlan) -> list[tuple[str, str]]:
             "output",
             f"{plan.url}: {plan.layout.format}, {len(plan.layout.levels)} levels, {stored} of {show_shape(first.shard)}",
         ),
-        ("write", f"at most {show_bytes(voxels * source.dtype.itemsize)} for the finest level, before compression"),
+        (
+            "write",
+            f"at most {show_bytes(voxels * np.dtype(plan.layout.dtype).itemsize)} for the finest level, before compression",
+        ),
         (
             "steps",
             f"{len(plan.slabs)} a channel, of up to {plan.slabs[0].shape[0]} sections; what is interrupted goes on there",
@@ -96,6 +101,8 @@ def describe_conversion(plan: ConversionPlan) -> list[tuple[str, str]]:
     ]
     if isinstance(source.reader, ImageStack):
         lines.insert(1, ("files", f"{len(source.reader.files)}, each section decoded once"))
+    if source.cast is not None:
+        lines.insert(2, ("cast", f"{source.dtype} to {source.cast}"))
     lines += [("note", note) for note in (*source.attributes.get("notes", ()), *_moves(plan.layout))]
     if plan.staged:
         lines.append(

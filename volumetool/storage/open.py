@@ -12,6 +12,7 @@ import tensorstore as ts
 
 from volumetool.errors import DataError, InputError
 from volumetool.geometry.box import Size, Triple
+from volumetool.storage.cast import CASTABLE, Cast
 from volumetool.storage.formats.base import FoundLevel, ParsedMetadata, broken, check_allowed, read_json, sense, wrong_axes
 from volumetool.storage.formats.foreign import describe_file
 from volumetool.storage.formats.precomputed import scale_structure
@@ -37,7 +38,9 @@ _STRUCTURE: dict[Driver, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def open_volume(url: str | os.PathLike[str], *, voxel_size: Size | None = None, gaps: Gaps = "refuse") -> Volume:
+def open_volume(
+    url: str | os.PathLike[str], *, voxel_size: Size | None = None, gaps: Gaps = "refuse", cast: Cast | None = None
+) -> Volume:
     """Open a volume for reading.
 
     Parameters
@@ -51,6 +54,8 @@ def open_volume(url: str | os.PathLike[str], *, voxel_size: Size | None = None, 
     gaps : str
         What becomes of missing numbers between the TIFF sections of a folder: ``refuse``, ``keep`` (blank sections) or
         ``close``.
+    cast : Cast, optional
+        What `convert` is to make of the voxels: with it, data types are opened that volumetool does not work on.
 
     Returns
     -------
@@ -68,16 +73,16 @@ def open_volume(url: str | os.PathLike[str], *, voxel_size: Size | None = None, 
     place, correction = canonical_url(url), _check_voxel_size(voxel_size)
     with sense(place):
         found = find_volume(place) if gaps == "refuse" else find_images(place, gaps)
-        volume = None if found is None else _volume(found, correction)
+        volume = None if found is None else _volume(found, correction, cast)
     if volume is None:
         check_allowed(place, "zarr.json")
         raise _nothing_here(place)
     return volume
 
 
-def _volume(found: ParsedMetadata, voxel_size: Size | None) -> Volume:
+def _volume(found: ParsedMetadata, voxel_size: Size | None, cast: Cast | None) -> Volume:
     arrays = open_levels(found)
-    dtype = _dtype(found.url, arrays)
+    dtype = _dtype(found.url, arrays, cast)
     correction = _correction(found, voxel_size)
     levels = tuple(_level(found, *pair, correction) for pair in zip(found.levels, arrays, strict=True))
     channels = _channels(found, arrays)
@@ -98,6 +103,7 @@ def _volume(found: ParsedMetadata, voxel_size: Size | None) -> Volume:
             identity_of((level,), {**facts, "arrays": [structure]}) for level, structure in zip(levels, structures, strict=True)
         ),
         reader=found.reader,
+        cast=cast,
     )
 
 
@@ -136,18 +142,23 @@ def _array(found: ParsedMetadata, level: FoundLevel) -> ts.TensorStore:
     return array
 
 
-def _dtype(url: str, arrays: list[ts.TensorStore]) -> np.dtype[Any]:
+def _dtype(url: str, arrays: list[ts.TensorStore], cast: Cast | None) -> np.dtype[Any]:
     names = [array.dtype.name for array in arrays]
     if len(set(names)) > 1:
         raise broken(url, f"has levels of different dtypes: {', '.join(names)}")
-    if names[0] not in DTYPES:
-        raise InputError(
-            "input.dtype",
-            f"{url} holds {names[0]}; volumetool works on {', '.join(DTYPES)}",
-            hint="Convert the data to one of these first.",
-            where=url,
-        )
-    return np.dtype(names[0])
+    name, known = names[0], CASTABLE if cast else DTYPES
+    if name not in known:
+        hint = "Convert it: `volumetool convert INPUT OUTPUT --dtype uint8 --window lo,hi`, lo and hi as darkest and brightest."
+        raise _wrong_dtype(url, f"holds {name}; volumetool works on {', '.join(known)}", hint)
+    dtype = np.dtype(name)
+    if cast and cast.needs_window(dtype):
+        hint = "Say which values become the least and the greatest: --window lo,hi; or give --dtype float32."
+        raise _wrong_dtype(url, f"holds {name}, whose fractions do not fit into {cast.dtype}", hint)
+    return dtype
+
+
+def _wrong_dtype(url: str, what: str, hint: str) -> InputError:
+    return InputError("input.dtype", f"{url} {what}", hint=hint, where=url)
 
 
 def _correction(found: ParsedMetadata, voxel_size: Size | None) -> Size:

@@ -18,6 +18,7 @@ import tensorstore as ts
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size, Triple
 from volumetool.redaction import redact
+from volumetool.storage.cast import Cast
 from volumetool.storage.formats.reader import Reader, open_reader
 from volumetool.storage.io.arrays import Driver, open_array, spatial_view
 
@@ -66,7 +67,7 @@ class Volume:
     axes : tuple of str
         The axes as stored: x, y, z in N5 and precomputed. `open` always gives z, y, x.
     dtype : numpy.dtype
-        One of uint8, int8, uint16, int16, float32, in native byte order.
+        One of uint8, int8, uint16, int16, float32, in native byte order; where there is a `cast`, one of the `CASTABLE`.
     channels : int or None
         Length of the c axis; None if there is none.
     levels : tuple of Level
@@ -78,6 +79,8 @@ class Volume:
         volume at another place has the same identity.
     level_identities : tuple of str
         The same of each level alone.
+    cast : Cast, optional
+        What `convert` makes of the voxels, which `open` gives as they are stored.
     reader : Reader, optional
         What reads the voxels of a volume whose files tensorstore does not read.
     """
@@ -92,6 +95,7 @@ class Volume:
     attributes: Mapping[str, Any] = field(default_factory=dict, compare=False)
     identity: str = ""
     level_identities: tuple[str, ...] = ()
+    cast: Cast | None = field(default=None, compare=False)
     reader: Reader | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:

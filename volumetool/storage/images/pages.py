@@ -18,10 +18,10 @@ import tifffile
 
 from volumetool.errors import InputError
 from volumetool.paths import check_regular
+from volumetool.storage.cast import CASTABLE
 from volumetool.storage.formats.voxel_sizes import StatedSize
 from volumetool.storage.images.microscopes import stated_by_microscope
 from volumetool.storage.io.limits import check_images
-from volumetool.storage.volume import DTYPES
 from volumetool.units import in_words, runs_of
 
 BAND_BYTES = 2**22
@@ -37,6 +37,7 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE = 0, 1, 3
 _JPEG = {6, 7, 33007, 34892}
 """Compressions whose strips and tiles need tables that stand elsewhere in the page."""
 
+_NUMBERS = tuple(name for name in CASTABLE if name != "bool")  # whose bits are packed
 _INCH = 2
 _PHOTOMETRIC, _COLOUR_MAP, _PLANES_OF_METAMORPH = 262, 320, 33629
 
@@ -239,10 +240,10 @@ def _per_unit(page: tifffile.TiffPage, name: str) -> float:
 
 def _check_grey(file: Path, page: tifffile.TiffPage, number: int) -> None:
     """Refuse pages whose values are no grey values, or that hold more than one plane."""
-    if page.dtype is None or np.dtype(page.dtype).name not in DTYPES:
+    if page.dtype is None or np.dtype(page.dtype).name not in _NUMBERS:
         raise InputError(
             "input.dtype",
-            f"{file} holds {page.dtype or f'samples of {page.bitspersample} bits'}; volumetool works on {', '.join(DTYPES)}",
+            f"{file} holds {page.dtype or f'samples of {page.bitspersample} bits'}; read are {', '.join(_NUMBERS)}",
             hint="Convert the images to one of these first.",
             where=str(file),
         )
