@@ -7,12 +7,15 @@ READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut
 SCRATCH := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 8000000 { print "TMPDIR=/dev/shm" }')
 PYTEST := $(SCRATCH) $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: demo test test-slow lint audit schemas clean
+.PHONY: demo test test-fast test-slow lint audit schemas clean
 
 demo: $(READY)  ## the main job on an embedded volume
 	$(BIN)/volumetool demo demo
 
-test: lint  ## everything that CI checks; the tests in a browser skip where there is no chromium
+test: $(READY)  ## everything that CI checks, side by side: types are checked on one core, and tests wait for one another
+	$(MAKE) --no-print-directory --jobs 2 lint test-fast
+
+test-fast: $(READY)  ## the tests that are not slow; those in a browser skip where there is no chromium
 	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(READY)  ## the long proofs

@@ -73,7 +73,8 @@ def _train(folder: Path) -> list[str]:
     return ["train", str(config), "--output", str(folder / "training")]
 
 
-@pytest.mark.parametrize("command", [_enhance, pytest.param(_train, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [_enhance, _train])
 def test_every_command_listens_on_loopback_alone(command: Callable[[Path], list[str]], tmp_path: Path) -> None:
     seen = watch(command(tmp_path))
     assert seen, "several processes of one machine speak to each other"
