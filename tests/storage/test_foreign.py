@@ -24,7 +24,7 @@ def _zip(path: Path) -> None:
 
 BEGINS = {
     "v.ims": (b"", "named like HDF5", "write it anew"),
-    "v.dm4": (b"\0\0\0\4", "DigitalMicrograph", "Fiji"),
+    "v.dm4": (b"\0\0\0\4", "named like DigitalMicrograph", "write it anew"),
     "v.czi": (b"ZISRAWFILE", "CZI", "Fiji"),
     "v.npy": (b"", "named like NumPy", "write it anew"),
     "v.nrrd": (b"NRRD0004", "NRRD", "Fiji"),
@@ -73,7 +73,6 @@ def test_real_files_of_other_software_are_known(data: Path) -> None:
     folder = data / "format-fixtures"
     for name, kind in (
         ("mrc/emd_3197.map.gz", "gzip"),
-        ("dm/test_STEM_image.dm3", "DigitalMicrograph"),
         ("mobie_bdv_n5_segmentation.xml", "BigDataViewer"),
         ("neuroglancer_zarr.zip", "zip"),
     ):

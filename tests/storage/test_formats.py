@@ -12,6 +12,7 @@ import numpy as np
 import tensorstore as ts
 import tifffile
 import zarr
+from dm_files import image, preview, write_dm
 from numpy.typing import NDArray
 
 from volumetool.geometry import Size
@@ -138,6 +139,23 @@ class TestNpy(FormatSuite):
 
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:  # noqa: ARG002  (it stores neither)
         np.save(place, voxels)
+
+
+class TestDm3(FormatSuite):
+    format = "dm"
+    ending = ".dm3"
+    dtypes = ("uint16", "uint8", "int8", "int16", "float32")
+    sparse = False
+    version: ClassVar[int] = 3
+
+    def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
+        origins = tuple(-at / size for at, size in zip(position, voxel_size, strict=True))
+        write_dm(place, [preview(), image(voxels, voxel_size, ("nm",) * 3, origins)], self.version)
+
+
+class TestDm4(TestDm3):
+    ending = ".dm4"
+    version = 4
 
 
 class TestMrc(FormatSuite):

@@ -33,7 +33,6 @@ _BEGINS = {
 }
 _ENDS = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), ("an image by its name", _IMAGES)),
-    **dict.fromkeys((".dm3", ".dm4"), ("a DigitalMicrograph file", _FIJI)),
     **dict.fromkeys((".czi", ".nd2", ".lif", ".oib", ".oif", ".nii", ".am"), ("a microscope's own format by its name", _FIJI)),
     **dict.fromkeys((".pt", ".pth", ".onnx", ".safetensors", ".ckpt"), ("a model by its name, not a volume", _MODEL)),
     **dict.fromkeys((".yaml", ".yml"), ("a YAML file", "A job file is given with --config.")),

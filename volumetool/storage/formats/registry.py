@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from volumetool.paths import file_on
 from volumetool.storage.formats.base import Format, ParsedMetadata
+from volumetool.storage.formats.dm import DM
 from volumetool.storage.formats.hdf5 import HDF5
 from volumetool.storage.formats.mrc import MRC
 from volumetool.storage.formats.n5 import N5
@@ -18,7 +19,7 @@ from volumetool.storage.images import TIFF
 from volumetool.storage.io.kvstore import is_local, local_path
 from volumetool.storage.writing.layout import WrittenFormat
 
-FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, HDF5, MRC, NPY, TIFF)
+FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, HDF5, MRC, DM, NPY, TIFF)
 
 WRITTEN: dict[str, WrittenFormat] = {written.name: written for each in FORMATS for written in each.written}
 """The formats that are written, by name; the first is written where none is asked for."""
