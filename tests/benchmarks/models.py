@@ -3,7 +3,7 @@
 pytest does not collect this file. To run it::
 
     python tests/benchmarks/models.py DATA                # neighbouring sections 8 nm apart
-    python tests/benchmarks/models.py DATA --z-step 4 --models em-x4 em-x4-25d    # 32 nm apart
+    python tests/benchmarks/models.py DATA --z-step 4 --models em-x4    # 32 nm apart
 
 Raw PSNR in dB, 8 bit, data range 255, over 8 sections of 160 x 160 voxels, at the recipes' own noise.
 """

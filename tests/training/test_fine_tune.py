@@ -40,6 +40,7 @@ def beginner(tmp_path_factory: pytest.TempPathFactory) -> str:
         update={
             "name": "beginner",
             "architecture": config.architecture,
+            "z_context": config.architecture.z_context,
             "granularity": config.architecture.granularity,
             "precision_safe": ("float32",),
             "provenance": Provenance(training=config.semantic()),

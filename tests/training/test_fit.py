@@ -127,7 +127,7 @@ def test_fine_tuning_begins_where_the_shapes_fit(tmp_path: Path) -> None:
     network = begin_network(small_training(tmp_path, architecture=deeper.model_dump(), start=str(path)))
     old, new = load_model(path).state, network.state_dict()
     assert torch.equal(new["bottom.first.weight"], old["bottom.first.weight"])
-    assert torch.equal(new["stem.weight"][:, 1], old["stem.weight"][:, 0])  # the section itself, between its neighbours
+    assert torch.equal(new["stem.weight"], old["stem.weight"][:, 3:6])  # the section itself, and its nearest neighbours
     assert new["head.weight"].shape != old["head.weight"].shape
 
 

@@ -242,7 +242,7 @@ class SectionGate(nn.Module):
         level = F.avg_pool2d(shown, self.cell)  # (b, n, y/cy, x/cx)
         spread = F.avg_pool2d(shown.square(), self.cell) - level.square()
         found = [_log_size(_mean(level.square())), _log_size(_mean(spread)), _mean(level).abs()]
-        weight = self.second(F.relu(self.first(torch.cat(found, dim=1)))).float().softmax(dim=1)  # (b, n, y/cy, x/cx)
+        weight = _softmax(self.second(F.relu(self.first(torch.cat(found, dim=1)))).float())  # (b, n, y/cy, x/cx)
         apart = apart * enlarge_linear(weight, self.cell)  # (b, n, y, x)
         fused = centre + apart.sum(dim=1, keepdim=True)  # (b, 1, y, x)
         return fused, self._with_middle(apart, fused)
@@ -253,6 +253,12 @@ class SectionGate(nn.Module):
 
 def _mean(cells: Tensor) -> Tensor:
     return F.avg_pool2d(cells, 3, 1, 1, count_include_pad=False)
+
+
+def _softmax(x: Tensor) -> Tensor:
+    """Return the softmax over channels; that of torch rounds by where a voxel lies in the patch."""
+    powers = (x - x.amax(dim=1, keepdim=True)).exp()  # (b, n, y, x)
+    return powers / powers.sum(dim=1, keepdim=True)
 
 
 def _log_size(square: Tensor) -> Tensor:

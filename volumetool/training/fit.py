@@ -143,9 +143,11 @@ def _fitting(name: str, state: Any, fresh: Tensor) -> Tensor:
         return fresh
     if old.shape == fresh.shape:
         return old  # type: ignore[no-any-return]
-    if name == "stem.weight" and old.shape[1] == 1 and old.shape[2:] == fresh.shape[2:] and old.shape[0] == fresh.shape[0]:
-        grown = fresh * 0.1  # neighbouring sections join quietly
-        grown[:, fresh.shape[1] // 2] = old[:, 0]
+    if name == "stem.weight" and old.shape[2:] == fresh.shape[2:] and old.shape[0] == fresh.shape[0]:
+        grown = fresh * 0.1  # neighbouring sections that are new join quietly
+        here, there = fresh.shape[1] // 2, old.shape[1] // 2  # the section in the middle
+        near = min(here, there)
+        grown[:, here - near : here + near + 1] = old[:, there - near : there + near + 1]
         return grown
     return fresh
 

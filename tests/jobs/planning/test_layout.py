@@ -61,7 +61,7 @@ def test_a_stack_as_deep_as_the_patch_is_one_layer() -> None:
 
 def test_patches_in_plane_do_not_depend_on_the_number_of_sections() -> None:
     """A volume that grows keeps its patches, as far as sections are independent."""
-    shallow, deep = (lattice_of("em-x4-25d", (depth, 700, 1300)) for depth in (3, 3000))
+    shallow, deep = (lattice_of("em-x4", (depth, 700, 1300)) for depth in (3, 3000))
     assert (shallow.y, shallow.x) == (deep.y, deep.x)
 
 
