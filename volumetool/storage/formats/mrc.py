@@ -17,7 +17,7 @@ from mrcfile.utils import byte_order_from_machine_stamp, dtype_from_mode, spaceg
 from volumetool.errors import InputError
 from volumetool.paths import open_file
 from volumetool.storage.formats.base import Format, FoundLevel, ParsedMetadata, broken, zyx
-from volumetool.storage.formats.raw import RawReader, check_length
+from volumetool.storage.formats.reader import RawReader, check_length
 from volumetool.storage.io.arrays import SPACE
 from volumetool.storage.io.kvstore import is_local, local_path
 from volumetool.storage.io.limits import check_images

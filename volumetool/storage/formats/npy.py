@@ -7,8 +7,7 @@ import numpy as np
 from volumetool.errors import InputError
 from volumetool.paths import open_file
 from volumetool.storage.formats.base import Format, FoundLevel, ParsedMetadata, wrong_axes
-from volumetool.storage.formats.raw import RawReader, check_length
-from volumetool.storage.formats.reader import open_reader
+from volumetool.storage.formats.reader import RawReader, check_length, open_reader
 from volumetool.storage.io.arrays import SPACE
 from volumetool.storage.io.kvstore import is_local, local_path
 from volumetool.storage.io.limits import check_array

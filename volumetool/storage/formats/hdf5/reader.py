@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from volumetool.errors import InputError
 from volumetool.paths import open_file
 from volumetool.storage.formats.hdf5.file import find_object, opened, refuse_outside
-from volumetool.storage.formats.raw import RawReader, check_length
+from volumetool.storage.formats.reader import RawReader, check_length
 
 _SLACK = 2**16
 """Bytes by which a chunk may exceed its voxels before it is unpacked."""
