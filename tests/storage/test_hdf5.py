@@ -134,6 +134,16 @@ def test_axes_are_named_by_ilastik_funlib_and_hdf5_itself(tmp_path: Path) -> Non
     _refused(path / "time", "input.axes", "2 time points")
 
 
+def test_arrays_of_matlab_and_velox_have_their_own_order_of_axes(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "v.mat", "w", userblock_size=512) as file:
+        file["stack"] = VOXELS.transpose(0, 2, 1)  # rows, columns, sections, the first being the fastest
+        file["stack"].attrs["MATLAB_class"] = np.bytes_("uint16")
+    with h5py.File(tmp_path / "v.emd", "w") as file:
+        file["Data/Image/0f3a/Data"] = VOXELS.transpose(1, 2, 0)
+    for name in ("v.mat", "v.emd"):
+        np.testing.assert_array_equal(_read(tmp_path / name, voxel_size=SIZE), VOXELS)
+
+
 def test_a_voxel_size_in_no_known_unit_is_asked_for(tmp_path: Path) -> None:
     path = _write(tmp_path / "v.h5")
     for attributes in ({"resolution": [0.03, 0.008, 0.004]}, {"units": ["pixel"] * 3}):

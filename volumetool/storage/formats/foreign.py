@@ -11,9 +11,26 @@ _IMAGES = (
     "Save the images as TIFF first (Fiji, or ImageMagick's `mogrify -format tif`), then "
     "`volumetool convert FOLDER OUTPUT.zarr --voxel-size z,y,x`."
 )
+_BIOFORMATS = (
+    "`bioformats2raw FILE OUTPUT.zarr` writes it as OME-Zarr with its pixel sizes: give OUTPUT.zarr then. Or open it in "
+    "Fiji, and save it as TIFF."
+)
 _UNPACK = "Unpack it first, and give what was in it."
 _TIFF = "Convert it first: `volumetool convert FILE.tif OUTPUT.zarr`; the name must end in .tif or .tiff."
 _MODEL = "Models are given with --model."
+
+_MICROSCOPES = {
+    ".czi": "a Zeiss CZI file",
+    ".lif": "a Leica LIF file",
+    ".nd2": "a Nikon ND2 file",
+    ".vsi": "an Olympus VSI file",
+    ".oib": "an Olympus OIB file",
+    ".oif": "an Olympus OIF file",
+    ".oir": "an Olympus OIR file",
+    ".am": "an Amira file",
+    ".nii": "a NIfTI file",
+}
+"""By their names: some begin like TIFF."""
 
 _BEGINS = {
     b"II*\0": ("a TIFF image", _TIFF),
@@ -26,14 +43,18 @@ _BEGINS = {
     b"GIF8": ("a GIF image", _IMAGES),
     b"BM": ("a BMP image", _IMAGES),
     b"PK\x03\x04": ("a zip archive", _UNPACK),
-    b"\x1f\x8b": ("compressed with gzip", _UNPACK),
+    b"\x1f\x8b": ("compressed with gzip", "Unpack it first, such as with `gunzip -k FILE`, and give what was in it."),
     b"BZh": ("compressed with bzip2", _UNPACK),
     b"NRRD": ("an NRRD file", _FIJI),
-    b"ZISRAWFILE": ("a Zeiss CZI file", _FIJI),
+    b"ZISRAWFILE": ("a Zeiss CZI file", _BIOFORMATS),
+    b"\xda\xce\xbe\x0a": ("a Nikon ND2 file", _BIOFORMATS),
+    b"OLYMPUSRAWFORMAT": ("an Olympus OIR file", _BIOFORMATS),
+    b"WKW": ("a webKnossos file", "Export the dataset as OME-Zarr from webKnossos."),
 }
 _ENDS = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), ("an image by its name", _IMAGES)),
-    **dict.fromkeys((".czi", ".nd2", ".lif", ".oib", ".oif", ".nii", ".am"), ("a microscope's own format by its name", _FIJI)),
+    **dict.fromkeys((".jp2", ".j2k", ".jpx", ".jpf"), ("a JPEG 2000 image by its name", _IMAGES)),
+    **dict.fromkeys((".mha", ".mhd"), ("a MetaImage by its name", _FIJI)),
     **dict.fromkeys((".pt", ".pth", ".onnx", ".safetensors", ".ckpt"), ("a model by its name, not a volume", _MODEL)),
     **dict.fromkeys((".yaml", ".yml"), ("a YAML file", "A job file is given with --config.")),
 }
@@ -52,13 +73,15 @@ def describe_file(file: Path) -> tuple[str, str]:
     Returns
     -------
     tuple of str
-        Such as ``"an HDF5 file"``, and a hint.
+        Such as ``"an NRRD file"``, and a hint.
     """
     try:
         with open_file(file) as opened:
             head = opened.read(_HEAD)
     except OSError as error:
         return f"not to be read: {error.strerror}", "Give a volume: a folder, or a URL."
+    if (microscope := _MICROSCOPES.get(file.suffix.lower())) is not None:
+        return microscope, _BIOFORMATS
     known = next((said for begin, said in _BEGINS.items() if head.startswith(begin)), None)
     if b"<SpimData" in head or (file.suffix.lower() == ".xml" and head.lstrip().startswith(b"<")):
         return "an XML file, as BigDataViewer writes", _XML

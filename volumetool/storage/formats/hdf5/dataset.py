@@ -1,7 +1,8 @@
 """Datasets of HDF5 files: which one is meant, and what its writers note of axes, voxel size and position.
 
 A dataset is named by a path into the file, ``FILE.h5/volumes/raw``, as one in an N5 container is. Axes are as h5py shows them,
-slowest first. Known are Imaris, BigDataViewer, ilastik, and what CREMI and funlib write; the last two know no unit but nm.
+slowest first. Known are Imaris, BigDataViewer, ilastik, MATLAB, Velox, and what CREMI and funlib write; the last two know no
+unit but nm.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ _IMARIS = re.compile(r"/DataSet/ResolutionLevel (?P<level>[0-9]+)/TimePoint [0-9
 _BDV = re.compile(r"/t[0-9]+/s(?P<setup>[0-9]+)/(?P<level>[0-9]+)/cells")
 _ATTRIBUTES = ("axistags", "axis_names", "element_size_um", "resolution", "voxel_size", "units", "offset")
 _ELEMENT, _MICROMETRE = "element_size_um", 1e3
+_MATLAB = "MATLAB_class"
+"""Attribute of an array of MATLAB's, which has rows, columns and sections, the first being the fastest."""
+
+_VELOX = re.compile(r"/Data/Image/[0-9a-f]+/Data")
+"""Images of Velox (.emd) have rows, columns and frames."""
+
 _SHOWN = 20
 """Datasets that a message lists."""
 
@@ -136,9 +143,13 @@ def _of_dataset(path: Path, dataset: h5py.Dataset) -> ParsedMetadata:
 
 
 def _axes(dataset: h5py.Dataset, own: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the dimensions: as ilastik, funlib or HDF5 itself names them, else by their number."""
+    """Return the names of the dimensions: as ilastik, funlib or HDF5 itself names them, else as their writer orders them."""
     if "axistags" in own:
         names = [axis["key"] for axis in json.loads(own["axistags"])["axes"]]
+    elif _MATLAB in dataset.attrs:
+        names = [*"czxy"][-dataset.ndim :]
+    elif _VELOX.fullmatch(dataset.name):
+        names = [*"yxz"]
     else:
         labels = [dimension.label for dimension in dataset.dims]
         names = daisy_axes(own) or (labels if all(labels) else [*"czyx"][-dataset.ndim :])
@@ -176,7 +187,11 @@ def _of_bdv(path: Path, dataset: h5py.Dataset, match: re.Match[str]) -> tuple[Fo
     factors = find_object(dataset.file, f"s{match['setup']}/resolutions")
     if not isinstance(factors, h5py.Dataset):
         raise broken(dataset.file.filename, f"has no s{match['setup']}/resolutions, which says how coarse each level is")
-    by = [float(n) for n in factors[int(match["level"])][::-1]]  # stored x, y, z
+    refuse_outside(factors)
+    check_filters(factors)
+    level = int(match["level"])
+    rows = reader_of(factors, factors.shape, factors.dtype).read_box((slice(level, level + 1), slice(0, 3)))
+    by = [float(n) for n in rows[0, ::-1]]  # stored x, y, z
     size, unit = find_voxel_size(f"{path}/setup{int(match['setup'])}") or ((1.0, 1.0, 1.0), None)
     scale = zyx(dict(zip(SPACE, (a * n for a, n in zip(size, by, strict=True)), strict=True)))
     shift = zyx(dict(zip(SPACE, ((a - b) / 2 for a, b in zip(scale, size, strict=True)), strict=True)))
