@@ -26,9 +26,9 @@ from volumetool.storage.conversion import MEMORY_BYTES, ConversionPlan, cut, pla
 from volumetool.storage.convert import convert, shard_groups, write_finest
 from volumetool.storage.create import VolumeLayout
 from volumetool.storage.open import open_volume
-from volumetool.storage.staging import Staging
 from volumetool.storage.validate import validate_volume
 from volumetool.storage.volume import Level, Volume
+from volumetool.storage.writing.staging import Staging
 
 SIZE = (30.0, 8.0, 4.0)
 VOXELS = np.arange(9 * 20 * 30, dtype=np.uint16).reshape(9, 20, 30)

@@ -30,9 +30,9 @@ from volumetool.storage.io.roles import name_roles, output_role
 from volumetool.storage.io.shards import level_keys
 from volumetool.storage.open import open_volume
 from volumetool.storage.provenance import provenance_of
-from volumetool.storage.staging import Held, Staging
 from volumetool.storage.volume import Volume
 from volumetool.storage.writing.names import WrittenName
+from volumetool.storage.writing.staging import Held, Staging
 
 __all__ = ["MEMORY_BYTES", "convert", "plan_conversion", "shard_groups", "write_finest"]
 
