@@ -6,6 +6,7 @@ import asyncio
 from itertools import product
 from pathlib import Path
 
+import h5py
 import mrcfile
 import numpy as np
 
@@ -36,3 +37,19 @@ def test_the_client_reads_the_same_voxels_at_the_same_place(tmp_path: Path) -> N
     served, given = open_volume(copy), open_volume(tmp_path / "v.mrc")
     np.testing.assert_array_equal(served.open().read().result(), VOXELS)
     assert (served.voxel_size, served.translation) == (given.voxel_size, given.translation)
+
+
+def test_the_client_reads_every_channel(tmp_path: Path) -> None:
+    voxels = np.stack([VOXELS, 2 * VOXELS])
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file.create_dataset("both", data=voxels, chunks=(1, 4, 64, 64)).attrs["resolution"] = (30.0, 8.0, 4.0)
+    (layer,) = make_layers([tmp_path / "v.h5" / "both"])
+    keys = readable(layer.volume)
+    for key in ("zarr.json", "0/zarr.json", *(f"0/c/{c}/{z}/{y}/{x}" for c, z, y, x in product((0, 1), repeat=4))):
+        content = asyncio.run(keys(key))
+        assert content is not None
+        (tmp_path / "copy" / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "copy" / key).write_bytes(content.read(0, content.size))
+    served = open_volume(tmp_path / "copy")
+    for channel, wanted in enumerate(voxels):
+        np.testing.assert_array_equal(served.open(channel=channel).read().result(), wanted)

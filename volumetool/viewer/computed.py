@@ -25,12 +25,12 @@ class ComputedKeys:
     Parameters
     ----------
     volume : Volume
-        One channel, of any format.
+        Of any format.
     """
 
     def __init__(self, volume: Volume) -> None:
         (grid, *_) = plan_levels(volume.shape, volume.voxel_size, volume.translation, _CHUNK, _CHUNK)
-        layout = VolumeLayout(volume.dtype.name, (grid,), name="volume")
+        layout = VolumeLayout(volume.dtype.name, (grid,), volume.channels, name="volume")
         plain = [{"name": "bytes", "configuration": {"endian": "little"}}]
         array = array_metadata(layout, 0) | {"zarr_format": 3, "node_type": "array", "codecs": plain}
         described = {"zarr.json": group_metadata(layout, {}), "0/zarr.json": array}
@@ -45,10 +45,12 @@ class ComputedKeys:
         return await asyncio.to_thread(self._chunk, name) if key != name and name in self._keys else None
 
     def _chunk(self, key: str) -> Content:
-        z, y, x = (number * size for number, size in zip(self._keys.place(key), _CHUNK, strict=True))
+        *channels, z, y, x = self._keys.place(key)
+        z, y, x = (number * size for number, size in zip((z, y, x), _CHUNK, strict=True))
+        channel = channels[0] if channels else 0
         box = Box.whole(_CHUNK).shifted((z, y, x)).intersection(Box.whole(self._volume.shape))
         try:
-            voxels = read_part(self._volume.open(), box.slices)
+            voxels = read_part(self._volume.open(channel=channel), box.slices)
         except (ValueError, OSError) as error:
             raise DataError("data.unreadable", f"{self._volume.url}: {brief(error)}", hint="Copy it again.") from error
         chunk = np.zeros(_CHUNK, self._volume.dtype.newbyteorder("<"))
