@@ -38,12 +38,13 @@ def tiff_plain(draw: Draw, place: Path) -> Foreign:
     inverted = voxels.dtype.kind == "u" and draw.one("white is zero", False, True)
     options |= {"photometric": "miniswhite" if inverted else "minisblack"}
     stored = np.iinfo(voxels.dtype).max - voxels if inverted else voxels
+    castable = voxels.dtype.kind != "b"  # which TIFF packs into bits
     way = draw.one("way", "at once", "page by page", "no metadata", "folder")
     if way == "folder":
         place.mkdir()
         for z, section in enumerate(stored):
             tifffile.imwrite(place / f"s_{z + 8}.tif", section, **options)  # the numbers grow longer on the way
-        return Foreign(draw.label, place, voxels, None, expected=readable(voxels))
+        return Foreign(draw.label, place, voxels, None, expected=readable(voxels), castable=castable)
     place = place.with_suffix(".tif")
     if way == "page by page":
         options.pop("bigtiff")
@@ -52,7 +53,7 @@ def tiff_plain(draw: Draw, place: Path) -> Foreign:
                 writer.write(section, **options)
     else:
         tifffile.imwrite(place, stored, **options, **({"metadata": None} if way == "no metadata" else {}))
-    return Foreign(draw.label, place, voxels, None, expected=readable(voxels))
+    return Foreign(draw.label, place, voxels, None, expected=readable(voxels), castable=castable)
 
 
 def tiff_imagej(draw: Draw, place: Path) -> Foreign:

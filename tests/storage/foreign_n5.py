@@ -180,10 +180,19 @@ def _bdv(draw: Draw) -> _Said:
         '<SequenceDescription><ImageLoader format="bdv.n5" version="1.0"><n5 type="relative">{name}</n5></ImageLoader>'
         "<ViewSetups><ViewSetup><id>0</id><name>channel 1</name><size>9 7 5</size><voxelSize>"
         f"<unit>{unit}</unit><size>{' '.join(map(str, sizes))}</size></voxelSize></ViewSetup></ViewSetups>"
-        "</SequenceDescription></SpimData>"
+        "</SequenceDescription>"
     )
+    position = (0.0, 0.0, 0.0)
+    if draw.one("registered", False, True):
+        scale, shift = _lengths(SIZE, unit), _lengths(AT, unit)
+        rows = [[*(scale[i] if i == j else 0.0 for j in range(3)), shift[i]] for i in range(3)]
+        affine = " ".join(str(n) for row in rows for n in row)
+        text += '<ViewRegistrations><ViewRegistration timepoint="0" setup="0"><ViewTransform type="affine">'
+        text += f"<affine>{affine}</affine></ViewTransform></ViewRegistration></ViewRegistrations>"
+        position = AT if xml else position
+    text += "</SpimData>"
     known = SIZE if xml and unit != "pixel" else None
-    return _Said({"downsamplingFactors": [1, 1, 1]}, above, "setup0/timepoint0/s0", known, xml=text if xml else None)
+    return _Said({"downsamplingFactors": [1, 1, 1]}, above, "setup0/timepoint0/s0", known, position, xml=text if xml else None)
 
 
 def _canonical(draw: Draw) -> _Said:

@@ -53,6 +53,8 @@ class Foreign:
         ``"exact"``, or the code of the error by which it must be refused.
     told : str
         Where the size is not known along every axis: what the error must say of it.
+    castable : bool
+        Whether it can be opened where a cast is asked for, if its data type alone keeps it from being read.
     """
 
     label: str
@@ -62,6 +64,7 @@ class Foreign:
     position: Size = (0.0, 0.0, 0.0)
     expected: str = "exact"
     told: str = ""
+    castable: bool = True
 
     def but(self, **changed: Any) -> Foreign:
         """Return the same with some attributes changed."""

@@ -37,7 +37,7 @@ BEGINS = {
     "v.npy": (b"", "named like NumPy", "write it anew"),
     "v.nrrd": (b"NRRD0004", "NRRD", "Fiji"),
     "v.map.gz": (b"\x1f\x8b\x08", "gzip", "Unpack"),
-    "v.xml": (b"<?xml version='1.0'?><SpimData>", "BigDataViewer", "N5"),
+    "v.xml": (b"<?xml version='1.0'?><SpimData/>", "BigDataViewer", "N5"),
     "v.st": (b"", "named like MRC", "write it anew"),
     "v.mrc.bz2": (b"BZh9", "bzip2", "Unpack"),
     "m.onnx": (b"\x08\x07", "model", "--model"),

@@ -11,6 +11,7 @@ import pytest
 from tests.storage import foreign_files, foreign_n5, foreign_zarr
 from tests.storage.foreign_volumes import SIZE, Draw, Foreign
 from volumetool.errors import InputError
+from volumetool.storage.cast import Cast
 from volumetool.storage.open import open_volume
 
 WRITERS = (*foreign_zarr.WRITERS, *foreign_n5.WRITERS, *foreign_files.WRITERS)
@@ -35,6 +36,9 @@ def _found(made: Foreign) -> str:
     try:
         volume = open_volume(made.place)
     except InputError as error:
+        if error.code == "input.dtype" and made.castable:
+            volume = open_volume(made.place, voxel_size=SIZE, cast=Cast("uint8", (0.0, 1.0)))
+            np.testing.assert_array_equal(volume.open().read().result(), made.voxels, made.label)
         if error.code != "input.no-voxel-size":
             return error.code
         refused, size = str(error), SIZE

@@ -306,6 +306,45 @@ def test_two_sizes_that_disagree_are_shown_and_the_user_decides(fixture: Callabl
     assert (volume.axes, volume.translation) == (("z", "y", "x"), (5e6, 3e6, 2e6))
 
 
+def _registered(*affines: str) -> str:
+    """Return an XML by which setup 0 is transformed; the last transform comes first."""
+    views = "".join(f'<ViewTransform type="affine"><affine>{affine}</affine></ViewTransform>' for affine in affines)
+    other = '<ViewRegistration timepoint="0" setup="7"><ViewTransform><affine>1 1 1 1 1 1 1 1 1 1 1 1</affine></ViewTransform>'
+    both = f'{other}</ViewRegistration><ViewRegistration timepoint="0" setup="0">{views}</ViewRegistration>'
+    return XML.format(container="em.n5", unit="µm").replace(
+        "</SpimData>", f"<ViewRegistrations>{both}</ViewRegistrations></SpimData>"
+    )
+
+
+@pytest.mark.parametrize("place", ["em.n5", "em.n5/setup0/timepoint0/s0", "em.xml"])
+def test_big_data_viewers_xml_places_the_setup_and_opens_it(tmp_path: Path, place: str) -> None:
+    # Calibrated so that voxels are 1 wide, as BigStitcher does, then moved by 10 of their widths along each axis.
+    calibration, moved = "1 0 0 0 0 2 0 0 0 0 7.5 0", "1 0 0 10 0 1 0 20 0 0 1 75"
+    _big_data_viewer(tmp_path, {}, _registered(moved, calibration))
+    volume = open_volume(tmp_path / place)
+    assert volume.url.startswith(str(tmp_path / "em.n5" / "setup0" / "timepoint0"))
+    assert volume.voxel_size == pytest.approx(SIZES[0])
+    assert volume.translation == pytest.approx((300.0, 80.0, 40.0))
+
+
+@pytest.mark.parametrize("affine", ["0 -1 0 0 1 0 0 0 0 0 1 0", "-1 0 0 0 0 1 0 0 0 0 1 0", "1 0.1 0 0 0 1 0 0 0 0 1 0"])
+def test_a_setup_that_the_xml_turns_or_shears_is_refused(tmp_path: Path, affine: str) -> None:
+    container = _big_data_viewer(tmp_path, {}, _registered(affine))
+    with pytest.raises(InputError, match="setup 0") as caught:
+        open_volume(container)
+    assert (caught.value.code, "--voxel-size" in caught.value.hint) == ("input.axes", True)
+
+
+@pytest.mark.parametrize(("name", "code"), [("../em.n5", "input.broken-metadata"), ("other.n5", "input.not-a-volume")])
+def test_an_xml_opens_what_lies_beside_it_alone(tmp_path: Path, name: str, code: str) -> None:
+    (tmp_path / "inner").mkdir()
+    _big_data_viewer(tmp_path, {}, None)
+    (tmp_path / "inner" / "em.xml").write_text(XML.format(container=name, unit="µm"))
+    with pytest.raises(InputError) as caught:
+        open_volume(tmp_path / "inner" / "em.xml")
+    assert caught.value.code == code
+
+
 @pytest.mark.parametrize("unit", ["nm", "um"])
 def test_an_xml_and_attributes_that_disagree_are_shown(tmp_path: Path, unit: str) -> None:
     beside = {"pixelResolution": {"unit": unit, "dimensions": [0.004, 0.008, 0.03]}}

@@ -58,7 +58,7 @@ _ENDS = {
     **dict.fromkeys((".pt", ".pth", ".onnx", ".safetensors", ".ckpt"), ("a model by its name, not a volume", _MODEL)),
     **dict.fromkeys((".yaml", ".yml"), ("a YAML file", "A job file is given with --config.")),
 }
-_XML = "Give the N5 container that lies beside it; its voxel size is read from the XML."
+_XML = "It is opened where the N5 container or HDF5 file that it names lies beside it: copy that there, too."
 _HEAD = 512
 
 

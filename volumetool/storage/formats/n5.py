@@ -30,7 +30,7 @@ from volumetool.storage.formats.base import (
     wrong_axes,
     zyx,
 )
-from volumetool.storage.formats.bdv_xml import find_voxel_size, is_bdv
+from volumetool.storage.formats.bdv_xml import find_setup, is_bdv
 from volumetool.storage.formats.n5_transform import read_transform
 from volumetool.storage.formats.voxel_sizes import (
     NANOMETRES,
@@ -141,12 +141,15 @@ def _group(url: str, own: Json) -> ParsedMetadata | None:
     axes = _axes(url, described, len(datasets[0]["dimensions"]))
     factors = _factors(described, datasets)
     stated = [*_stated(described, axes), *_stated(datasets[0], axes)]
-    if is_bdv(url) and (of_xml := find_voxel_size(url)) is not None:
-        stated.append(StatedSize("the XML beside it", *of_xml))
+    setup = find_setup(url) if is_bdv(url) else None
+    stated += [] if setup is None else [setup.size]
     merged = {**datasets[0], **described}
     size = _choice(url, stated, merged)
     levels = [_downsampled(f"s{n}", size.scale, factor, axes) for n, factor in enumerate(factors)]
     moved = _moved(levels, merged, size, axes)
+    if setup is not None:
+        z, y, x = (voxels * length for voxels, length in zip(setup.shift, size.scale, strict=True))
+        moved = [replace(level, translation=_plus(level.translation, (z, y, x))) for level in moved]
     return ParsedMetadata(url, "n5", "n5", axes, tuple(moved), size.unit, own, conflict=contradiction(stated))
 
 
@@ -157,7 +160,7 @@ def _moved(levels: Sequence[FoundLevel], own: Json, size: StatedSize, axes: tupl
     beside = next(iter(_stated(own, axes)), size)
     shift = zip(read_offset(_order_of(own, axes), own["offset"]), size.scale, beside.scale, strict=True)
     z, y, x = (at * chosen / there for at, chosen, there in shift)
-    return [FoundLevel(level.path, level.scale, _plus(level.translation, (z, y, x))) for level in levels]
+    return [replace(level, translation=_plus(level.translation, (z, y, x))) for level in levels]
 
 
 def _datasets(url: str) -> list[Json]:

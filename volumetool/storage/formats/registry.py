@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from volumetool.paths import file_on
 from volumetool.storage.formats.base import Format, ParsedMetadata
+from volumetool.storage.formats.bdv_xml import find_container
 from volumetool.storage.formats.dm import DM
 from volumetool.storage.formats.hdf5 import HDF5
 from volumetool.storage.formats.mrc import MRC
@@ -36,6 +37,8 @@ def find_volume(url: str) -> ParsedMetadata | None:
     in_file = is_local(url) and not local_path(url).is_dir()
     if in_file and file_on(local_path(url)) is None:
         return None
+    if (container := find_container(url)) is not None:
+        return find_volume(container)
     asked = (each for each in FORMATS if each.endings or not in_file)
     return next((found for each in asked if (found := each.find(url)) is not None), None)
 

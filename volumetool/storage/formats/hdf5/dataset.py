@@ -19,7 +19,7 @@ import numpy as np
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
 from volumetool.storage.formats.base import FoundLevel, ParsedMetadata, are_axes, broken, scale_zyx, wrong_axes, zyx
-from volumetool.storage.formats.bdv_xml import find_voxel_size
+from volumetool.storage.formats.bdv_xml import BdvSetup, find_setup
 from volumetool.storage.formats.hdf5.file import datasets_in, find_object, opened, refuse_outside
 from volumetool.storage.formats.hdf5.reader import check_filters, reader_of
 from volumetool.storage.formats.reader import open_reader
@@ -192,10 +192,12 @@ def _of_bdv(path: Path, dataset: h5py.Dataset, match: re.Match[str]) -> tuple[Fo
     level = int(match["level"])
     rows = reader_of(factors, factors.shape, factors.dtype).read_box((slice(level, level + 1), slice(0, 3)))
     by = [float(n) for n in rows[0, ::-1]]  # stored x, y, z
-    size, unit = find_voxel_size(f"{path}/setup{int(match['setup'])}") or ((1.0, 1.0, 1.0), None)
+    setup = find_setup(f"{path}/setup{int(match['setup'])}") or BdvSetup(UNKNOWN, (0.0, 0.0, 0.0))
+    size = setup.size.scale
     scale = zyx(dict(zip(SPACE, (a * n for a, n in zip(size, by, strict=True)), strict=True)))
-    shift = zyx(dict(zip(SPACE, ((a - b) / 2 for a, b in zip(scale, size, strict=True)), strict=True)))
-    return FoundLevel("", scale, shift), unit
+    placed = zip(scale, size, setup.shift, strict=True)
+    shift = zyx(dict(zip(SPACE, ((a - b) / 2 + at * b for a, b, at in placed), strict=True)))
+    return FoundLevel("", scale, shift), setup.size.unit
 
 
 def _plain(value: Any) -> Any:
