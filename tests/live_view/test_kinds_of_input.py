@@ -1,4 +1,4 @@
-"""Volumes of old and hasty writers, images of one section and precomputed volumes, through every command that reads."""
+"""Volumes of old and hasty writers, single sections, precomputed volumes and HDF5, through every command that reads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import tensorstore as ts
@@ -50,10 +51,15 @@ def _of_kind(kind: str, path: Path) -> tuple[Path, NDArray[Any]]:
     if kind == "z without unit":
         axes = [{"name": "z", "type": "space"}, *UNIT[1:]]
         return _write(path, "zarr", voxels, {"version": "0.4", "axes": axes}, coordinateTransformations=STEPS), voxels
+    if kind == "HDF5":
+        with h5py.File(path, "w") as file:
+            file.create_dataset("volumes/raw", data=voxels, chunks=(2, 16, 16)).attrs["resolution"] = SIZE
+            file["volumes/labels"] = voxels
+        return path / "volumes" / "raw", voxels
     return write_precomputed(path, voxels, SIZE), voxels
 
 
-@pytest.mark.parametrize("kind", ["0.1", "0.4 in zarr.json", "2D", "z without unit", "precomputed"])
+@pytest.mark.parametrize("kind", ["0.1", "0.4 in zarr.json", "2D", "z without unit", "precomputed", "HDF5"])
 def test_every_command_reads_it(
     kind: str, tmp_path: Path, serve: Any, flat: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,7 +81,7 @@ def test_every_command_reads_it(
     (layer,) = make_layers([path], SIZE)
     assert layer.voxel_size == (SIZE if kind != "2D" else (9.0, 9.0, 8.0))
     if kind != "precomputed":
-        content = asyncio.run(readable(layer.volume)("zarr.json" if kind == "0.4 in zarr.json" else ".zattrs"))
+        content = asyncio.run(readable(layer.volume)("zarr.json" if kind in ("0.4 in zarr.json", "HDF5") else ".zattrs"))
         assert content is not None
         group = json.loads(content.read(0, content.size))
         image = group.get("attributes", {}).get("ome", group)["multiscales"][0]
