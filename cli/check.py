@@ -112,14 +112,27 @@ def clean(output: Output, as_json: Json = False) -> None:
         say(f"{left}: {why}. Clean again later, as that user, or remove them yourself.")
 
 
-def validate(volume: Annotated[str, typer.Argument(help="Volume: path or URL.")], as_json: Json = False) -> None:
-    """Return whether a volume is conformant OME-Zarr that viewers show in the right place."""
-    from volumetool.storage.validate import validate_volume
+def validate(
+    volume: Annotated[str, typer.Argument(help="Volume: path or URL.")],
+    viewer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Does neuroglancer, napari, fiji, mobie, webknossos or cloud-volume open it?"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Return whether a volume is conformant OME-Zarr that viewers show in the right place, or whether one viewer opens it."""
+    if viewer is None:
+        from volumetool.storage.validate import validate_volume
 
-    findings = validate_volume(volume)
+        findings, good = validate_volume(volume), "conformant"
+    else:
+        from volumetool.storage.open import open_volume
+        from volumetool.viewer.support import check_viewer
+
+        findings, good = check_viewer(open_volume(volume), viewer), f"{viewer} opens it, in its place"
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings]))
     for finding in findings:
         say(f"{finding.code} at {finding.path or '/'}: {finding.message}")
-    say(f"{volume}: {'conformant' if not findings else f'{len(findings)} findings'}")
+    say(f"{volume}: {good if not findings else f'{len(findings)} findings'}")
     raise typer.Exit(4 if findings else 0)

@@ -1,0 +1,96 @@
+"""Whether another viewer opens a volume as it is stored, and where it would draw it.
+
+What a viewer opens was tried with the versions below, or stands in its own documents:
+
+- cloud-volume 12.15.2: reads precomputed and OME-Zarr 0.5 without shards; cuts a position to whole voxels.
+- Fiji's N5 plugins and MoBIE: Zarr 3 is not opened (mobie-viewer-fiji, issue 1250).
+- napari 0.9.2 with napari-ome-zarr 0.11.0: leaves translations out.
+- Neuroglancer: its lists of data sources.
+- WEBKNOSSOS: its list of formats (Zarr, N5, precomputed).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from volumetool.errors import ConfigError
+from volumetool.geometry import Size
+from volumetool.storage.validate import Finding
+from volumetool.storage.volume import Volume
+
+Place = Literal["kept", "whole voxels", "ignored"]
+"""What a viewer makes of the position of the first voxel."""
+
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class _Viewer:
+    """What a viewer opens: formats, the best one first, whether shards are read, and what becomes of the position."""
+
+    formats: tuple[str, ...]
+    sharded: bool = True
+    place: Place = "kept"
+
+
+VIEWERS = {
+    "neuroglancer": _Viewer(("ome-zarr-0.5", "ome-zarr-0.4", "n5", "precomputed")),
+    "napari": _Viewer(("ome-zarr-0.5", "ome-zarr-0.4"), place="ignored"),
+    "fiji": _Viewer(("ome-zarr-0.4", "n5")),
+    "mobie": _Viewer(("ome-zarr-0.4", "n5")),
+    "webknossos": _Viewer(("ome-zarr-0.5", "ome-zarr-0.4", "n5", "precomputed")),
+    "cloud-volume": _Viewer(("precomputed", "ome-zarr-0.5"), sharded=False, place="whole voxels"),
+}
+"""The viewers that are known, by name."""
+
+
+def check_viewer(volume: Volume, viewer: str) -> list[Finding]:
+    """Return what keeps a viewer from opening a volume, or from drawing it in its place.
+
+    Parameters
+    ----------
+    volume : Volume
+        The volume; no voxel is read.
+    viewer : str
+        One of `VIEWERS`.
+
+    Returns
+    -------
+    list of Finding
+        With the codes ``viewer.format``, ``viewer.sharded`` and ``viewer.place``, each with what helps.
+        Empty where all is well.
+
+    Raises
+    ------
+    ConfigError
+        ``config.viewer``: no such viewer is known.
+    """
+    known = VIEWERS.get(viewer)
+    if known is None:
+        raise ConfigError("config.viewer", f"--viewer {viewer} is none of {', '.join(VIEWERS)}", hint="see --help")
+    copy = f"copy it: volumetool convert {volume.url} NEW --format {known.formats[0]}"
+    if volume.format not in known.formats:
+        return [Finding("viewer.format", f"{viewer} does not open {volume.format}; {copy}")]
+    findings = []
+    if not known.sharded and any(level.shard is not None for level in volume.levels):
+        findings.append(Finding("viewer.sharded", f"{viewer} does not read shards of {volume.format}; {copy}"))
+    if volume.format != "precomputed" and _lost(
+        volume.translation, volume.voxel_size, known.place
+    ):  # which has whole voxels alone
+        drawn = "at 0" if known.place == "ignored" else "at the whole voxel before"
+        text = (
+            f"the first voxel lies at {volume.translation} nm (z, y, x); {viewer} draws it {drawn}, so volumes of other voxel "
+            "sizes do not coincide with it there; move the layer by hand, or look at it with volumetool view"
+        )
+        findings.append(Finding("viewer.place", text))
+    return findings
+
+
+def _lost(translation: Size, voxel_size: Size, place: Place) -> bool:
+    """Return whether the position, nm, z, y, x, is another one where the viewer draws it."""
+    if place == "kept":
+        return False
+    voxels = [start / size for start, size in zip(translation, voxel_size, strict=True)]
+    nearest = [0.0 if place == "ignored" else round(start) for start in voxels]
+    return any(abs(a - b) > _TOLERANCE for a, b in zip(voxels, nearest, strict=True))
