@@ -7,8 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.core import TyperGroup
+from volumetool.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("volumetool/**/*.py"), *ROOT.glob("cli/*.py"), *ROOT.glob("schemas/*.py")])
@@ -82,3 +86,26 @@ def _functions(
             yield owner, child
         else:
             yield from _functions(child, owner)
+
+
+def commands(group: TyperGroup, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every command of the program with its words."""
+    for name, command in group.commands.items():
+        words = f"{above}{name}"
+        if isinstance(command, TyperGroup):
+            yield from commands(command, f"{words} ")
+        else:
+            yield words, command
+
+
+def test_every_command_and_option_says_what_it_is_for() -> None:
+    program = typer.main.get_command(app)
+    assert isinstance(program, TyperGroup)
+    silent = [
+        f"{words} {parameter.name}".strip()
+        for words, command in commands(program)
+        for parameter in command.params
+        if not getattr(parameter, "help", None)
+    ]
+    assert silent == []
+    assert [words for words, command in commands(program) if not command.help] == []
