@@ -8,6 +8,7 @@ import itertools
 import json
 import resource
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from small_jobs import SMALL, noise, write_input
 
+from volumetool.jobs.clusters import local  # noqa: F401  (loaded once, not by every run)
 from volumetool.jobs.execution import worker as worker_module
 from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import Plan
@@ -106,6 +108,13 @@ def go(job: Job) -> int:
     outcome = run(job.plan)
     assert outcome.complete, outcome.failures
     return outcome.ran
+
+
+@of_told
+def go_without_dask(job: Job) -> None:
+    """Run the job, and see that nothing of dask was imported."""
+    go(job)
+    assert not {"dask", "distributed"} & sys.modules.keys()
 
 
 @of_told

@@ -14,6 +14,8 @@ from typing import Any
 import distributed
 import pytest
 import torch
+from crash_jobs import Job as CrashJob
+from crash_jobs import begin_anew
 from distributed import LocalCluster
 from small_jobs import Recording, digest, noise, run, shard_files, tree, write_input
 
@@ -31,6 +33,7 @@ from volumetool.jobs.records.plan_file import plan_digest
 from volumetool.jobs.run import prepare
 from volumetool.live_view.factory import open_live
 from volumetool.models import load_model
+from volumetool.testing import CrashRunner
 
 Options = dict[str, Any]
 
@@ -79,6 +82,13 @@ def test_two_processes_write_the_bytes_of_one(
     assert digest(tmp_path / "two.zarr") == digest(options["output"])
     assert local_only
     assert all("127.0.0.1" in address for address in local_only)
+
+
+@pytest.mark.parametrize("job", ["least"], indirect=True)
+def test_one_worker_begins_without_dask(runner: CrashRunner, job: CrashJob) -> None:
+    """It takes as long to import as a small job."""
+    begin_anew(job)
+    assert runner.run("crash_jobs:go_without_dask", job.told).error is None
 
 
 @pytest.fixture

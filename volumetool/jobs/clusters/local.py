@@ -6,15 +6,9 @@ import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from distributed import LocalCluster
-from distributed.security import Security
-
 from volumetool.events import Observer
 from volumetool.jobs.clusters import Cluster
-from volumetool.jobs.clusters.dask_driver import ThroughDask, connect, settings
-from volumetool.jobs.clusters.dask_servers import dashboard_token, on_loopback
 from volumetool.jobs.clusters.in_process import in_process_cluster
-from volumetool.jobs.clusters.worker_processes import Processes
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.planner import plan
@@ -50,6 +44,14 @@ def local_cluster(plan: Plan) -> Iterator[Cluster]:
     All users of a machine share its loopback, and anyone who reaches a scheduler runs code as its user. So scheduler and
     workers ask for a certificate that was made for this run alone.
     """
+    # dask takes as long to import as a small job of one worker, which does without.
+    from distributed import LocalCluster
+    from distributed.security import Security
+
+    from volumetool.jobs.clusters.dask_driver import ThroughDask, connect, settings
+    from volumetool.jobs.clusters.dask_servers import dashboard_token, on_loopback
+    from volumetool.jobs.clusters.worker_processes import Processes
+
     security, token = Security.temporary(), dashboard_token(plan)
     with (
         scratch_folder("workers") as folder,
