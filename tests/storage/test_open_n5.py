@@ -371,6 +371,23 @@ def test_an_offset_is_in_the_unit_of_the_resolution_beside_it(tmp_path: Path) ->
     assert volume.translation == pytest.approx((300.0, 80.0, 40.0))
 
 
+def test_lists_of_funlib_are_in_the_order_of_its_axis_names(tmp_path: Path) -> None:
+    lengths = {"voxel_size": [30, 8, 4], "offset": [300, 80, 40], "units": ["nm"] * 3}
+    voxels = _dataset(tmp_path, lengths | {"axis_names": ["z", "y", "x"]})
+    volume = open_volume(tmp_path)
+    assert (volume.voxel_size, volume.translation) == (SIZES[0], (300.0, 80.0, 40.0))
+    np.testing.assert_array_equal(volume.open().read().result(), voxels)
+
+
+def test_transforms_of_a_sequence_are_applied_in_their_order(tmp_path: Path) -> None:
+    steps = [{"type": "translation", "translation": [10, 10, 10]}, {"type": "scale", "scale": [4, 8, 30]}, {"type": "identity"}]
+    sequence = {"type": "sequence", "transformations": steps}
+    _dataset(tmp_path / "s0", {"spatialTransform": {"transform": sequence, "unit": "nm"}})
+    for place in (tmp_path, tmp_path / "s0"):
+        volume = open_volume(place)
+        assert (volume.voxel_size, volume.translation) == (SIZES[0], (300.0, 80.0, 40.0))
+
+
 def test_a_transform_that_shears_is_refused_even_with_a_voxel_size(tmp_path: Path) -> None:
     affine = {"type": "affine", "affine": [4, 0.5, 0, 0, 0, 8, 0, 0, 0, 0, 30, 0]}
     _dataset(tmp_path, {"spatialTransform": {"transform": affine, "unit": "nm"}})
