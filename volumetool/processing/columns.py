@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from volumetool.errors import DataError
 from volumetool.geometry import Box, Lattice, Region, Triple, mirror_index
@@ -322,6 +321,8 @@ def _check_finite(values: NDArray[np.float32], lattice: Lattice, start: Triple) 
 
 def _fill_missing(patch: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
     """Fill missing voxels of each section from the nearest valid one; a section without any becomes 0, the low percentile."""
+    from scipy import ndimage  # where no voxel is missing, nothing else needs it
+
     for section, has in zip(patch, valid, strict=True):
         if not has.any():
             section[...] = 0.0

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from volumetool.geometry import Box, Triple
 from volumetool.processing.statistics import BLOCK
@@ -133,6 +132,8 @@ def dark_lines(piece: NDArray[np.float64]) -> float | None:
     float or None
         From -1, all lines bright, to 1, all dark; None where there are none.
     """
+    from scipy import ndimage  # workers import this module too, and do without
+
     yy, xx, xy = (ndimage.gaussian_filter(piece, 1.0, order)[4:-4, 4:-4] for order in ((2, 0), (0, 2), (1, 1)))
     mean, spread = (yy + xx) / 2, np.hypot((yy - xx) / 2, xy)
     large, small = mean + spread, mean - spread  # the two curvatures
