@@ -27,7 +27,7 @@ SHAPED = [
     *(ROOT / "volumetool/degradation" / name for name in ("arrays.py", "noise.py", "optics.py", "scan.py")),
     *(ROOT / "volumetool/training" / name for name in ("losses.py", "data/augment.py", "data/neighbours.py")),
     *ROOT.glob("volumetool/evaluation/scores/[abefmrst]*.py"),
-    ROOT / "volumetool/models/unet.py",
+    *(ROOT / "volumetool/models" / name for name in ("section_gate.py", "unet.py")),
 ]
 """Modules that change the shape of arrays."""
 

@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from volumetool.models import UNet, UNetConfig
-from volumetool.models.unet import Up, add_cells_, enlarge_linear
+from volumetool.models.section_gate import enlarge_linear
+from volumetool.models.unet import Up, add_cells_
 from volumetool.training.losses import expected_error_loss
 
 SMALL = {"width": 4}

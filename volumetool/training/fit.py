@@ -24,7 +24,8 @@ from volumetool.errors import ConfigError, NumericsError, ResourceError
 from volumetool.events import CurvePoint, Observer, StepTrained
 from volumetool.machine import usable_cores
 from volumetool.models import load_model
-from volumetool.models.unet import UNet, enlarge_linear
+from volumetool.models.section_gate import enlarge_linear
+from volumetool.models.unet import UNet
 from volumetool.scratch import scratch_folder
 from volumetool.training.blind_spot import blind_spot_loss, mask_batch
 from volumetool.training.checkpoint import TrainingState, load_checkpoint, read_checkpoint, save_checkpoint
