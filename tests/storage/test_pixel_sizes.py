@@ -37,6 +37,11 @@ def test_pixel_sizes_of_a_real_microscope_are_told(data: Path, tmp_path: Path, n
     assert "--voxel-size z,3372.4,3372.4" in _refusal(tmp_path / name)
 
 
+def test_digital_micrographs_tags_are_told_and_a_thickness_in_seconds_is_none(data: Path) -> None:
+    said = _refusal(data / "format-fixtures" / "tiff" / "test_loading_image_saved_with_DM_stack.tif")
+    assert "1686.74 nm along y, 168.674 nm along x" in said
+
+
 def test_units_of_imagej_may_differ_by_axis_and_its_origin_moves_the_volume(tmp_path: Path) -> None:
     said = {"axes": "ZYX", "unit": "nm", "zunit": "\\u00B5m", "spacing": 0.03, "zorigin": -10.0, "xorigin": 2.0}
     _write(tmp_path / "a.tif", VOXELS, imagej=True, resolution=(1 / 4, 1 / 8), metadata=said)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isclose, isnan, nan
+from math import inf, isclose, isnan, nan
 from typing import Any
 
 from volumetool.geometry.box import Size
@@ -77,6 +77,30 @@ def together(stated: Iterable[StatedSize]) -> StatedSize:
     scale = zyx({axis: known.get(axis, 1.0) for axis in SPACE})
     unit = zyx({axis: 1.0 if axis in known else nan for axis in SPACE})
     return StatedSize("", scale, unit) if known else UNKNOWN
+
+
+def size_by_axis(where: str, numbers: Sequence[object], units: Sequence[object]) -> StatedSize | None:
+    """Return the size that a number and a unit of each axis, z, y, x, state; None where no axis has both.
+
+    Parameters
+    ----------
+    where : str
+        The place, for users.
+    numbers, units : sequence
+        Anything; what is no number above 0, or no unit of length, says nothing of its axis.
+    """
+    scale, lengths = [], []
+    for number, unit in zip(numbers, units, strict=True):
+        try:
+            size = float(str(number))
+        except ValueError:
+            size = nan
+        length = nanometres_per(unit)
+        known = length is not None and 0 < size < inf
+        scale.append(size if known else 1.0)
+        lengths.append(length if known and length else nan)
+    (c, b, a), (z, y, x) = scale, lengths
+    return None if all(map(isnan, lengths)) else StatedSize(where, (c, b, a), (z, y, x))
 
 
 def read_unit(axes: Sequence[str], units: Sequence[object]) -> Size | None:

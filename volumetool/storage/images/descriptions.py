@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import inf, isnan, nan
+from math import nan
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -14,9 +14,8 @@ import tifffile
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
 from volumetool.storage.formats.base import parse_xml
-from volumetool.storage.formats.voxel_sizes import StatedSize
+from volumetool.storage.formats.voxel_sizes import StatedSize, size_by_axis
 from volumetool.storage.io.limits import LONGEST_AXIS
-from volumetool.units import nanometres_per
 
 _AXES = ("Z", "C", "T")
 
@@ -159,23 +158,8 @@ def ome_size(file: str, text: str) -> StatedSize | None:
     if pixels is None:
         return None
     # The OME schema's default unit is the micrometre.
-    said = {axis: (pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"}
-    return _size("OME's PhysicalSize", said)
-
-
-def _size(where: str, said: Mapping[str, tuple[object, object]]) -> StatedSize | None:
-    """Return a voxel size from a number and a unit of each axis, Z, Y, X; None where no axis has both."""
-    scale, units = [], []
-    for number, unit in said.values():
-        try:
-            size, length = float(str(number)), nanometres_per(unit)
-        except ValueError:
-            size, length = nan, None
-        known = length is not None and 0 < size < inf
-        scale.append(size if known else 1.0)
-        units.append(length if known and length else nan)
-    z, y, x = units
-    return None if all(map(isnan, units)) else StatedSize(where, (scale[0], scale[1], scale[2]), (z, y, x))
+    numbers = [pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"]
+    return size_by_axis("OME's PhysicalSize", numbers, [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "ZYX"])
 
 
 def read_imagej(text: str) -> dict[str, Any]:
@@ -200,9 +184,8 @@ def imagej_depth(file: str, metadata: dict[str, Any]) -> int:
 def imagej_size(metadata: Mapping[str, Any], per_unit: tuple[float, float]) -> StatedSize | None:
     """Return the voxel size that ImageJ wrote; None where it is in no unit of length."""
     y, x = (1 / pixels if pixels > 0 else nan for pixels in per_unit)
-    units = {axis: metadata.get(f"{axis}unit", metadata.get("unit")) for axis in "zyx"}
-    numbers = {"z": metadata.get("spacing"), "y": y, "x": x}
-    return _size("ImageJ's text", {axis: (numbers[axis], _unescaped(str(units[axis]))) for axis in "zyx"})
+    units = [_unescaped(str(metadata.get(f"{axis}unit", metadata.get("unit")))) for axis in "zyx"]
+    return size_by_axis("ImageJ's text", [metadata.get("spacing"), y, x], units)
 
 
 def imagej_origin(metadata: Mapping[str, Any]) -> Size:
