@@ -6,13 +6,12 @@ load the plug-ins of filters that it does not know. Where a damaged file contrad
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import imagecodecs
@@ -23,6 +22,12 @@ from volumetool.errors import InputError
 from volumetool.paths import open_file
 from volumetool.storage.formats.hdf5.file import find_object, opened, refuse_outside
 from volumetool.storage.formats.reader import RawReader, check_length
+
+_Filter = tuple[int, int, tuple[int, ...], bytes]
+"""Number, flags, values and name."""
+
+_AT_ONCE = 2**20
+"""Bytes up to which neighbours in a section are read with a chunk: for each read the file is opened."""
 
 _SLACK = 2**16
 """Bytes by which a chunk may exceed its voxels before it is unpacked."""
@@ -41,7 +46,7 @@ class Hdf5Reader:
     dtype : numpy.dtype
         Data type of what is read; BigDataViewer stores uint16 as int16.
     chunk : tuple of int
-        Voxels of a chunk.
+        Voxels of a chunk, or of some that are read at once.
     """
 
     file: str
@@ -90,7 +95,16 @@ def reader_of(dataset: h5py.Dataset, shape: tuple[int, ...], dtype: np.dtype[Any
     if offset is not None:
         check_length(Path(path), dataset.shape, dataset.dtype, offset)
         return RawReader(path, dataset.shape, dataset.dtype.str, offset, dtype)
-    return Hdf5Reader(path, dataset.name, shape, dtype, dataset.chunks or dataset.shape)
+    return Hdf5Reader(path, dataset.name, shape, dtype, _read_at_once(dataset))
+
+
+def _read_at_once(dataset: h5py.Dataset) -> tuple[int, ...]:
+    """Return how many voxels along each axis are read at once: a chunk, or some."""
+    chunk = list(dataset.chunks or dataset.shape)
+    for axis in (-1, -2):
+        while chunk[axis] < dataset.shape[axis] and 2 * prod(chunk) * dataset.dtype.itemsize <= _AT_ONCE:
+            chunk[axis] *= 2
+    return tuple(chunk)
 
 
 def check_filters(dataset: h5py.Dataset) -> None:
@@ -113,8 +127,8 @@ def check_filters(dataset: h5py.Dataset) -> None:
             )
 
 
-def _filters(dataset: h5py.Dataset) -> list[tuple[int, int, tuple[int, ...], bytes]]:
-    """Return number, flags, values and name of each filter, in the order in which a chunk was packed."""
+def _filters(dataset: h5py.Dataset) -> list[_Filter]:
+    """Return the filters in the order in which a chunk was packed."""
     made = dataset.id.get_create_plist()
     return [made.get_filter(place) for place in range(made.get_nfilters())]
 
@@ -122,42 +136,40 @@ def _filters(dataset: h5py.Dataset) -> list[tuple[int, int, tuple[int, ...], byt
 def _read_chunks(dataset: h5py.Dataset, box: tuple[slice, ...]) -> NDArray[Any]:
     """Return the voxels of a box; those of chunks that are not stored are the fill value."""
     voxels = np.full([part.stop - part.start for part in box], dataset.fillvalue, dataset.dtype)
-    sizes = dataset.chunks
-    for place in product(*(range(part.start // n, ceil(part.stop / n)) for part, n in zip(box, sizes, strict=True))):
-        start = tuple(number * n for number, n in zip(place, sizes, strict=True))
-        if (chunk := _read_chunk(dataset, start)) is None:
-            continue
-        inside = [slice(max(a, p.start), min(a + n, p.stop)) for a, n, p in zip(start, sizes, box, strict=True)]
-        target = tuple(slice(i.start - p.start, i.stop - p.start) for i, p in zip(inside, box, strict=True))
-        voxels[target] = chunk[tuple(slice(i.start - a, i.stop - a) for i, a in zip(inside, start, strict=True))]
+    sizes, filters = dataset.chunks, _filters(dataset)
+    with open_file(dataset.file.filename) as file:
+        for place in product(*(range(part.start // n, ceil(part.stop / n)) for part, n in zip(box, sizes, strict=True))):
+            start = tuple(number * n for number, n in zip(place, sizes, strict=True))
+            stored = dataset.id.get_chunk_info_by_coord(start)
+            if stored.byte_offset is None:
+                continue
+            chunk = _unpack(file, stored, filters, voxels.itemsize * prod(sizes)).view(voxels.dtype).reshape(sizes)
+            inside = [slice(max(a, p.start), min(a + n, p.stop)) for a, n, p in zip(start, sizes, box, strict=True)]
+            target = tuple(slice(i.start - p.start, i.stop - p.start) for i, p in zip(inside, box, strict=True))
+            voxels[target] = chunk[tuple(slice(i.start - a, i.stop - a) for i, a in zip(inside, start, strict=True))]
     return voxels
 
 
-def _read_chunk(dataset: h5py.Dataset, start: tuple[int, ...]) -> NDArray[Any] | None:
-    """Return a chunk, whole also where it reaches beyond the dataset; None if it is not stored."""
-    stored, size = dataset.id.get_chunk_info_by_coord(start), prod(dataset.chunks) * dataset.dtype.itemsize
-    if stored.byte_offset is None:
-        return None
+def _unpack(file: BinaryIO, stored: h5py.h5d.StoreInfo, filters: Sequence[_Filter], size: int) -> NDArray[np.uint8]:
+    """Return the bytes of a chunk, of which it must have so many; it is whole also where it reaches beyond the dataset."""
     most = size + size // 8 + _SLACK
     if stored.size > most:
-        raise ValueError(f"the chunk at {start} has {stored.size} bytes; its voxels take {size}")
-    with open_file(dataset.file.filename) as file:
-        file.seek(stored.byte_offset)
-        data = file.read(stored.size)
-    for place, (number, _, values, _) in reversed(list(enumerate(_filters(dataset)))):
+        raise ValueError(f"the chunk at {stored.chunk_offset} has {stored.size} bytes; its voxels take {size}")
+    file.seek(stored.byte_offset)
+    data = file.read(stored.size)
+    for place, (number, _, values, _) in reversed(list(enumerate(filters))):
         if not stored.filter_mask >> place & 1:
             data = _UNDO[number](data, values, most)
     if len(data) != size:
-        raise ValueError(f"the chunk at {start} is damaged: it has {len(data)} bytes, and its voxels take {size}")
-    return np.frombuffer(data, dataset.dtype).reshape(dataset.chunks)
+        raise ValueError(f"the chunk at {stored.chunk_offset} is damaged: it has {len(data)} bytes, its voxels take {size}")
+    return np.frombuffer(data, np.uint8)
 
 
 def _inflate(data: bytes, _: Sequence[int], most: int) -> bytes:
-    unpacker = zlib.decompressobj()
-    unpacked = unpacker.decompress(data, most)
-    if not unpacker.eof:
-        raise ValueError(f"a chunk is cut off, or has more than {most} bytes unpacked")
-    return unpacked
+    try:
+        return bytes(imagecodecs.deflate_decode(data, out=most))
+    except imagecodecs.DeflateError as error:
+        raise ValueError(f"a chunk is damaged, or has more than {most} bytes unpacked: {error}") from error
 
 
 def _unpack_lzf(data: bytes, values: Sequence[int], most: int) -> bytes:
