@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from small_jobs import SMALL, noise, write_input
+from small_jobs import ROOTS, SMALL, attributes, noise, write_input
 
+from volumetool.geometry import LevelGrid
 from volumetool.jobs.clusters import local  # noqa: F401  (loaded once, not by every run)
 from volumetool.jobs.execution import worker as worker_module
 from volumetool.jobs.job import make_job
@@ -77,7 +78,7 @@ def make(folder: str, size: str, options: dict[str, Any]) -> str:
     """Write an input, plan a job, run it once; tell of it."""
     source = write_input(Path(folder) / "in.zarr", noise(SHAPES[size]))
     (Path(folder) / "work").mkdir()
-    output = Path(folder) / "work" / "out.zarr"
+    output = Path(folder) / "work" / ("out" if "format" in options else "out.zarr")
     decided = plan(make_job(**{**OPTIONS[size], "input": str(source), "output": str(output), **options}))
     assert run(decided).complete
     return Job(decided, shards(output)).told
@@ -85,7 +86,7 @@ def make(folder: str, size: str, options: dict[str, Any]) -> str:
 
 def shards(output: Path) -> dict[str, str]:
     """Return the SHA-256 of every stored shard and piece of metadata but the group's own."""
-    files = (file for file in output.rglob("*") if file.is_file() and file != output / "zarr.json")
+    files = (file for file in output.rglob("*") if file.is_file() and not (file.name in ROOTS and file.parent == output))
     return {str(file.relative_to(output)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
@@ -155,19 +156,19 @@ def inspect(job: Job, *, torn: bool = False) -> None:
     holes = {str(number) for number, level in enumerate(job.plan.spec.levels) if ledger.failures and not level.fused}
     sound = set()
     for name, found in shards(output).items() if output.is_dir() else ():
-        if not name.endswith(".__lock") and name.partition("/")[0] not in holes:
+        if not name.endswith(".__lock") and name.partition("/")[0].lstrip("s") not in holes:
             assert torn or found == job.files[name], f"{name} is torn or another shard"
             sound |= {name} if found == job.files[name] else set()
-    finished = False
-    if (output / "zarr.json").exists():
-        status = json.loads((output / "zarr.json").read_text())["attributes"]["volumetool"]["status"]
+    finished, made = False, any((output / name).exists() for name in ROOTS)
+    if made:
+        status = attributes(output)["status"]
         assert describe_volume(open_volume(str(output)))["status"] == status
         assert status in ("unfinished", "complete")
         finished = status == "complete"
     if finished:
         assert shards(output) == job.files, "it says complete and is not"
     assert ledger.damaged == 0
-    assert not ledger.done or (output / "zarr.json").exists()
+    assert not ledger.done or made
     for region in np.flatnonzero(ledger.states == DONE):
         missing = sorted((region_files(job.plan, int(region)) & job.files.keys()) - sound)
         assert not missing, f"the ledger says that region {region} is done, and these shards are not there: {missing}"
@@ -182,8 +183,20 @@ def region_files(plan: Plan, region: int) -> set[str]:
             break
         low, high = low // level.factor, -(-high // np.array(level.factor))
         places = [range(a // n, -(-b // n)) for a, b, n in zip(low, high, level.shard, strict=True)]
-        names |= {f"{number}/c/{z}/{y}/{x}" for z, y, x in itertools.product(*places)}
+        names |= {key_of(plan.spec.format, number, level, place) for place in itertools.product(*places)}
     return names
+
+
+def key_of(name: str, number: int, level: LevelGrid, place: tuple[int, ...]) -> str:
+    """Return the name of a shard or chunk by its place, written from the definitions of the formats."""
+    z, y, x = place
+    if name == "n5":
+        return f"s{number}/{x}/{y}/{z}"
+    if name == "precomputed":  # of a volume that begins at its origin
+        ends = zip(place, level.chunk, level.shape, strict=True)
+        spans = [f"{n * size}-{min((n + 1) * size, whole)}" for n, size, whole in ends]
+        return f"s{number}/{'_'.join(reversed(spans))}"
+    return f"{number}/{z}/{y}/{x}" if name == "ome-zarr-0.4" else f"{number}/c/{z}/{y}/{x}"
 
 
 @of_told

@@ -20,6 +20,7 @@ from volumetool.jobs.records.plan_file import open_ledger
 from volumetool.jobs.run import RunResult
 from volumetool.jobs.run import run as run_plan
 from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing
+from volumetool.storage.io.chunk_keys import VOLUME_METADATA
 
 Voxels = NDArray[Any]
 Triple = tuple[int, int, int]
@@ -44,6 +45,10 @@ SMALL_3D: dict[str, Any] = SMALL | {
     "region": "1,1,1",
 }
 """The same of a 3D model that betrays any patch in a wrong place; regions share patches along all axes."""
+
+
+ROOTS = ("zarr.json", ".zattrs", "attributes.json", "info")
+"""Files that describe a volume, in one format or another."""
 
 
 def noise(shape: tuple[int, ...], dtype: str = "uint8", seed: int = 0) -> Voxels:
@@ -161,12 +166,14 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
 
 def shard_files(path: Path | str) -> list[Path]:
     """Return the stored shards of a volume, in a fixed order."""
-    return sorted(file for file in Path(path).rglob("*") if file.is_file() and file.name != "zarr.json")
+    return sorted(file for file in Path(path).rglob("*") if file.is_file() and file.name not in VOLUME_METADATA)
 
 
 def attributes(path: Path | str) -> dict[str, Any]:
     """Return what volumetool wrote into a volume."""
-    own: dict[str, Any] = json.loads((Path(path) / "zarr.json").read_text())["attributes"]["volumetool"]
+    (root,) = (file for name in ROOTS if (file := Path(path) / name).is_file())
+    content = json.loads(root.read_text())
+    own: dict[str, Any] = content.get("attributes", content)["volumetool"]
     return own
 
 

@@ -22,10 +22,12 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import JobDir
 from volumetool.jobs.records.lease import own
 from volumetool.processing.statistics import Statistics
+from volumetool.storage.create import choose_format
 from volumetool.storage.formats.base import read_json
 from volumetool.storage.io.kvstore import canonical_url, is_local, join_url, local_path, parent_url
 from volumetool.storage.open import open_volume
 from volumetool.storage.pyramid import build_pyramid
+from volumetool.storage.writing.names import DEFAULT
 
 Changes = Iterator[Sequence[str]]
 """Places that changed, whenever some did; from time to time none, so that what waits is looked at."""
@@ -259,6 +261,12 @@ def _refuse_unfit(job: Job) -> None:
                 f"--{name} {getattr(job, name)}: sections that arrive have one level, and all of each is enhanced",
                 hint="leave it away; once the volume is whole, `volumetool enhance` takes it",
             )
+    if (chosen := choose_format(job.output, job.format)) != DEFAULT:
+        raise ConfigError(
+            "config.option",
+            f"{job.output} would be {chosen}; a volume that grows is {DEFAULT}",
+            hint="once it is whole, `volumetool convert` writes it in another format",
+        )
 
 
 def _refuse_foreign(job: Job) -> None:

@@ -17,6 +17,7 @@ from volumetool.geometry.levels import (
     shard_boxes,
     slab_boxes,
     slabs_of,
+    without_shards,
 )
 from volumetool.geometry.mirror import mirror_index
 from volumetool.geometry.ramps import ramp
@@ -51,4 +52,5 @@ __all__ = [
     "slabs_of",
     "upscaled",
     "whole_ratio",
+    "without_shards",
 ]

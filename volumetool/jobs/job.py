@@ -25,6 +25,7 @@ from volumetool.options import document, runtime, semantic
 from volumetool.redaction import redact
 from volumetool.storage.io.kvstore import canonical_url, place_text
 from volumetool.storage.io.urls import check_foreign
+from volumetool.storage.writing.names import WrittenName
 from volumetool.units import parse_bytes
 
 
@@ -48,7 +49,7 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     input: Place = semantic(..., INPUT, "Volume to read: OME-Zarr, N5, precomputed or Zarr; path or URL (file, s3, gs, http).")
-    output: Place = runtime("", OUTPUT, "OME-Zarr volume to write; path or URL (file, s3, gs). The same job again goes on.")
+    output: Place = runtime("", OUTPUT, "Volume to write; path or URL (file, s3, gs). The same job again goes on.")
     model: Place = semantic("auto", INPUT, "Built-in name or model file; auto, the default, takes what fits.", common=True)
     level: Natural = semantic(0, INPUT, "Level of the input; 0 is the finest.")
     voxel_size: Nanometres | None = semantic(
@@ -100,6 +101,9 @@ class Job(BaseModel):
     fill: AnyFloat | None = semantic(None, OUTPUT, "Output value of voxels without data; by default that of --nodata.")
     chunk: Numbers | None = semantic(None, OUTPUT, "Chunk of the output's finest level, in voxels.", metavar="Z,Y,X")
     shard: Numbers | None = semantic(None, OUTPUT, "Shard of the output's finest level, in voxels.", metavar="Z,Y,X")
+    format: WrittenName | None = semantic(
+        None, OUTPUT, "Format of the output; by default what its name ends like (.n5, .precomputed), else ome-zarr-0.5."
+    )
     device: Literal["auto", "cpu", "cuda"] = runtime("auto", DEVICE, "Where the network runs.", common=True)
     memory: Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int | str)] | None = runtime(
         None,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from volumetool.errors import LedgerError, OutputError
 from volumetool.jobs.job import Job
-from volumetool.storage.io.kvstore import canonical_url, is_local, join_url, local_path
+from volumetool.storage.io.kvstore import canonical_url, is_local, local_path
 from volumetool.storage.io.retries import unwritable
 from volumetool.storage.io.roles import Role, output_role
 
@@ -80,10 +80,6 @@ class JobDir:
     def url(self) -> str:
         """The directory, beside the output."""
         return self.place.rstrip("/") + ".job"
-
-    def level(self, number: int) -> str:
-        """Return the place of a level of the output."""
-        return join_url(self.place, str(number))
 
 
 def roles_of(asked: Job | str) -> tuple[Role, ...]:

@@ -15,6 +15,9 @@ from volumetool.jobs.job_dir import JobDir
 from volumetool.options import Kind, kinds
 from volumetool.processing.spec import Numerics, OutputSpec
 from volumetool.sealed import seal
+from volumetool.storage.formats.registry import WRITTEN
+from volumetool.storage.io.kvstore import join_url
+from volumetool.storage.writing.names import DEFAULT
 from volumetool.version import __version__
 
 CacheScope = Literal["none", "sides", "all"]
@@ -181,6 +184,10 @@ class Plan(BaseModel):
         """The directory beside the output."""
         return JobDir(self.job.output)
 
+    def level(self, number: int) -> str:
+        """Return the place of a level of the output."""
+        return join_url(self.job_dir.place, WRITTEN[self.spec.format].path.format(number))
+
     @property
     def roi(self) -> Box | None:
         """Voxels of the output that are asked for now, or None for all."""
@@ -241,4 +248,5 @@ class Plan(BaseModel):
         said = unnamed.placed.model_dump_json(exclude_defaults=True, include=names)
         options: dict[str, Any] = json.loads(said)  # NaN as text
         options |= {"model": self.model_spec, "voxel_size": list(self.voxel_size)}
+        options |= {} if self.spec.format == DEFAULT else {"format": self.spec.format}
         return dict(sorted(options.items()))

@@ -26,10 +26,11 @@ from volumetool.jobs.records.lease import Lease, own
 from volumetool.jobs.records.ledger import Ledger, Record
 from volumetool.jobs.records.plan_file import check_output, keep_table, open_ledger, read_plan, write_plan
 from volumetool.jobs.records.shard_digests import note_unbuilt, read_unbuilt
-from volumetool.jobs.verification.layout_check import METADATA, lost_metadata
+from volumetool.jobs.verification.layout_check import lost_metadata
 from volumetool.jobs.verification.repair import check_whole
 from volumetool.redaction import redact
-from volumetool.storage.create import create_levels, create_volume
+from volumetool.storage.create import create_levels, create_volume, read_root
+from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.kvstore import (
     delete_key,
     delete_prefix,
@@ -256,7 +257,7 @@ def _create_output(plan: Plan) -> None:
         )
     for key in lost:
         delete_key(place, key)
-    if METADATA in lost:
+    if WRITTEN[plan.spec.format].root in lost:
         # No record is true without the volume that it speaks of.
         delete_prefix(join_url(folder, LEDGER))
         create_volume(place, plan.spec.layout, plan.provenance("unfinished"))
@@ -270,9 +271,10 @@ def _delete_earlier(place: str, folder: str) -> None:
         # The records go first, because they speak of the volume, and the plan last, because it makes all of this the job's:
         # an interrupted deletion can be taken up again.
         delete_prefix(join_url(folder, LEDGER))
-        if read_key(place, METADATA) is not None:
+        root = read_root(place)[0]
+        if root:
             write_status(place, "unfinished")
-        delete_prefix(place, METADATA)
+        delete_prefix(place, root)
         for key in list_keys(folder):
             if key not in (PLAN, LEASE):  # this run owns the folder
                 delete_key(folder, key)

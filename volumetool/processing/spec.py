@@ -15,6 +15,7 @@ from volumetool.errors import FingerprintError
 from volumetool.geometry import Box, Lattice, LevelGrid, PatchSharing, Region, RegionGrid, Triple
 from volumetool.processing.statistics import Statistics
 from volumetool.storage.create import VolumeLayout
+from volumetool.storage.writing.names import DEFAULT, WrittenName
 
 NUMERICS_VERSION = 2
 """Raised whenever a change of the code changes an output byte: blending, rounding, statistics, mirroring, pyramid."""
@@ -80,6 +81,8 @@ class OutputSpec(BaseModel):
         Channels of the output.
     levels : tuple of LevelGrid
         Layout of the output.
+    format : str
+        Format of the output; not part of `plain` where it is the default.
     numerics_version : int
         The rules by which bytes are made.
     """
@@ -104,6 +107,7 @@ class OutputSpec(BaseModel):
     box: Box
     channels: int | None
     levels: tuple[LevelGrid, ...]
+    format: WrittenName = DEFAULT
     numerics_version: int = NUMERICS_VERSION
 
     @property
@@ -113,13 +117,14 @@ class OutputSpec(BaseModel):
 
     def plain(self) -> dict[str, Any]:
         """Return the specification as JSON values, with the digest of the statistics in place of their table."""
-        values: dict[str, Any] = json.loads(self.model_dump_json(exclude={"statistics"}))  # NaN as text
+        unsaid = {"statistics", "format"} if self.format == DEFAULT else {"statistics"}
+        values: dict[str, Any] = json.loads(self.model_dump_json(exclude=unsaid))  # NaN as text
         return values | {"statistics": self.statistics.digest}
 
     @property
     def layout(self) -> VolumeLayout:
         """Layout of the output volume."""
-        return VolumeLayout(self.dtype, self.levels, self.channels, fill_value=self.fill)
+        return VolumeLayout(self.dtype, self.levels, self.channels, fill_value=self.fill, format=self.format)
 
     @property
     def itemsize(self) -> int:

@@ -34,7 +34,7 @@ from volumetool.storage.io.retries import STORAGE, brief, unwritable
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import DTYPES, Volume
 from volumetool.storage.writing.layout import OWN_KEY, VolumeLayout
-from volumetool.storage.writing.names import WrittenName
+from volumetool.storage.writing.names import DEFAULT, WrittenName
 
 __all__ = [
     "OWN_KEY",
@@ -95,13 +95,12 @@ def create_volume(url: str, layout: VolumeLayout, attributes: Mapping[str, Any])
     if not _refuse_other(place, {written.root: group, **written.beside}, written.root):
         _delete_empty_levels(place, layout)
     create_levels(place, layout, range(len(layout.levels)))
-    for key, content in {**written.beside, written.root: group}.items():
-        write_key(place, key, encode_json(content))
+    write_key(place, written.root, encode_json(group))
     return open_volume(place)
 
 
 def create_levels(url: str, layout: VolumeLayout, numbers: Iterable[int]) -> None:
-    """Create the arrays of some levels, empty; those that are there already and are the same stay as they are.
+    """Create the arrays of some levels, empty, and what lies beside them; those that are there and the same stay as they are.
 
     Parameters
     ----------
@@ -119,6 +118,8 @@ def create_levels(url: str, layout: VolumeLayout, numbers: Iterable[int]) -> Non
     """
     if WRITTEN[layout.format].driver == PRECOMPUTED:
         return  # the volume's own metadata describe its levels
+    for key, content in WRITTEN[layout.format].beside.items():
+        write_key(canonical_url(url), key, encode_json(content))
     for level in numbers:
         _open_level(canonical_url(url), layout, level, None, create=True)
 
@@ -303,7 +304,7 @@ def choose_format(url: str, asked: WrittenName | None = None) -> WrittenName:
             where=url,
         )
     named = next((written for written in WRITTEN.values() if name.endswith(written.endings)), None)
-    chosen = WRITTEN[asked] if asked is not None else named or next(iter(WRITTEN.values()))
+    chosen = WRITTEN[asked] if asked is not None else named or WRITTEN[DEFAULT]
     if named is not None and named.endings != chosen.endings:
         raise OutputError(
             "output.format",

@@ -16,6 +16,9 @@ from crash_jobs import Job, begin_anew
 from volumetool.testing import CrashRunner, DiskFault
 from volumetool.testing.disk import Action
 
+FORMATS = ("ome-zarr-0.5-unsharded", "ome-zarr-0.4", "n5", "precomputed")
+UNSHARDED = {"shard": None, "chunk": "2,16,16", "region": "1,1,2"}
+
 
 def points(runner: CrashRunner, job: Job) -> int:
     whole = runner.run("crash_jobs:go", job.told, root=begin_anew(job))
@@ -25,7 +28,15 @@ def points(runner: CrashRunner, job: Job) -> int:
 
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize(
-    ("job", "step"), [("tiny", 20), pytest.param("small", 1, marks=pytest.mark.slow)], indirect=["job"], ids=["some", "all"]
+    ("job", "step"),
+    [
+        ("tiny", 20),
+        pytest.param("small", 1, marks=pytest.mark.slow),
+        (("least", UNSHARDED | {"format": "ome-zarr-0.4"}), 60),
+        *(pytest.param(("least", UNSHARDED | {"format": name}), 3, marks=pytest.mark.slow) for name in FORMATS),
+    ],
+    indirect=["job"],
+    ids=["some", "all", "ome-zarr-0.4, some", *FORMATS],
 )
 def test_a_kill_at_any_point_tears_nothing_and_costs_nothing_but_time(runner: CrashRunner, job: Job, step: int) -> None:
     total = points(runner, job)

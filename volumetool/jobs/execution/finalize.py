@@ -68,8 +68,8 @@ def finish(plan: Plan, ledger: Ledger) -> bool:
     numerics = sorted({record.numerics for record in ledger.records()} - {""})
     if complete:
         write_coarse(plan)
+    delete_key(plan.job_dir.url, UNBUILT)  # before the last word: nobody would come back for what a kill leaves of it
     write_attributes(plan.output, plan.provenance("complete" if complete else "unfinished", holes=holes, numerics=numerics))
-    delete_key(plan.job_dir.url, UNBUILT)
     return complete
 
 

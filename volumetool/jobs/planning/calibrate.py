@@ -21,7 +21,8 @@ from volumetool.processing.consistency import Consistency
 from volumetool.processing.engine import Engine
 from volumetool.processing.predictor import BatchPredictor
 from volumetool.processing.spec import OutputSpec
-from volumetool.storage.create import VolumeLayout, array_metadata
+from volumetool.storage.create import VolumeLayout, open_in_memory
+from volumetool.storage.io.chunk_keys import VOLUME_METADATA
 from volumetool.storage.voxels import Source
 
 SECTIONS = 2
@@ -113,8 +114,8 @@ def _place(spec: OutputSpec) -> Box:
 def _compression(voxels: NDArray[Any], layout: VolumeLayout) -> float:
     array = _stored(voxels, layout)
     store = array.kvstore
-    assert store is not None  # noqa: S101  (zarr3 always has one)
-    shards = [key for key in store.list().result() if not key.endswith(b"zarr.json")]
+    assert store is not None  # noqa: S101  (what is stored has one)
+    shards = [key for key in store.list().result() if key.rpartition(b"/")[2].decode() not in VOLUME_METADATA]
     stored: int = sum(len(store.read(key).result().value) for key in shards)
     return stored / voxels.nbytes
 
@@ -134,10 +135,8 @@ def _store_seconds(layout: VolumeLayout) -> float:
 def _stored(voxels: NDArray[Any], layout: VolumeLayout) -> ts.TensorStore:
     """Store voxels in memory as the job will on disk."""
     # One chunk as a shard of its own: the index of a whole shard would outweigh a small chunk.
-    single = replace(layout.levels[0], shard=layout.levels[0].chunk)
-    metadata = array_metadata(replace(layout, levels=(single,)), 0)
-    channels = metadata["shape"][:-3]
-    metadata |= {"shape": [*channels, *voxels.shape]}
-    array = ts.open({"driver": "zarr3", "kvstore": "memory://", "metadata": metadata}, create=True).result()
-    array[(0,) * len(channels)].write(voxels).result()
+    shape = (voxels.shape[0], voxels.shape[1], voxels.shape[2])
+    single = replace(layout.levels[0], shape=shape, shard=layout.levels[0].chunk)
+    array = open_in_memory(replace(layout, levels=(single,)), 0, 0)
+    array.write(voxels).result()
     return array

@@ -159,7 +159,7 @@ def check_place(job: Job) -> None:
         ``output.inside-input``, ``output.format``.
     """
     check_output_place(job.output)
-    choose_format(job.output, "ome-zarr-0.5")
+    choose_format(job.output, job.format)
     if contains(job.input, job.output) or contains(job.output, job.input):
         raise OutputError(
             "output.inside-input",

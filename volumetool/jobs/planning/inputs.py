@@ -20,7 +20,8 @@ from volumetool.paths import absolute_path, open_file
 from volumetool.processing.operation import Operation, open_operation
 from volumetool.processing.statistics import Statistics, fit_statistics, no_normalisation
 from volumetool.processing.survey import Survey
-from volumetool.storage.formats.base import read_json
+from volumetool.storage.create import read_root
+from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.chunk_keys import VOLUME_METADATA
 from volumetool.storage.io.kvstore import canonical_url, is_local, local_path, read_key
 from volumetool.storage.open import open_volume
@@ -222,7 +223,7 @@ def refuse_foreign_output(job: Job) -> None:
 def _names_job(place: str) -> bool:
     """Return whether the metadata of a volume name a job."""
     try:
-        return "fingerprint" in (provenance_of(read_json(place, "zarr.json") or {}) or {})
+        return "fingerprint" in (provenance_of(read_root(place)[1] or {}) or {})
     except InputError:
         return False
 
@@ -234,15 +235,21 @@ def _readable_plan(job: Job) -> Plan | None:
         return None
 
 
+def _parts(plan: Plan) -> set[str]:
+    """Return the names of what lies in the output of a job before it is a volume, and after it was one."""
+    written = WRITTEN[plan.spec.format]
+    return {written.path.format(number) for number in range(len(plan.spec.levels))} | set(written.beside)
+
+
 def _made_by(place: str, plan: Plan | None, *, something: bool) -> bool:
     """Return whether what is at a place was made by the job whose plan lies beside it, None for a plan that cannot be read."""
-    if not any(read_key(place, key) is not None for key in VOLUME_METADATA):
+    parts = set() if plan is None else _parts(plan)
+    if not any(read_key(place, key) is not None for key in VOLUME_METADATA if key not in parts):
         # What an interrupted deletion or creation leaves.
-        levels = {str(number) for number in range(len(plan.spec.levels))} if plan is not None else set()
         left = [] if not something or local_path(place).is_file() else [entry.name for entry in local_path(place).iterdir()]
-        return plan is not None and (not something or (bool(left) and set(left) <= levels))
+        return plan is not None and (not something or (bool(left) and set(left) <= parts))
     try:
-        own = provenance_of(read_json(place, "zarr.json") or {})
+        own = provenance_of(read_root(place)[1] or {})
     except InputError:
         return False
     return own is not None and (own.get("fingerprint") == plan.fingerprint if plan is not None else "fingerprint" in own)

@@ -20,12 +20,16 @@ from volumetool.geometry import (
     part_inside,
     plan_levels,
     upscaled,
+    without_shards,
 )
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import CACHED_AXES, CacheScope
 from volumetool.models import OperationCard
 from volumetool.processing.spec import OutputSpec
+from volumetool.storage.create import choose_format
+from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.volume import Level
+from volumetool.storage.writing.names import WrittenName
 
 LEAST_STRIDES = 2
 """Strides of a region along a blended axis below which it is not cut where patches are kept: so a patch has few owners."""
@@ -151,13 +155,30 @@ def make_levels(job: Job, box: Box, card: OperationCard, level: Level) -> tuple[
         Its scale, and whether it looks at single sections.
     level : Level
         The level of the input that is enhanced.
+
+    Raises
+    ------
+    ConfigError
+        ``config.shard``.
+    OutputError
+        ``output.format``: the output's name says another format than is asked for.
     """
     fine, origin = upscaled(level.voxel_size, level.translation, card.scale)
     moved = (origin[0] + box.start[0] * fine[0], origin[1] + box.start[1] * fine[1], origin[2] + box.start[2] * fine[2])
+    if not WRITTEN[output_format(job)].sharded:
+        if job.shard is not None:
+            what = f"--shard {job.shard}, but {output_format(job)} has no shards"
+            raise ConfigError("config.shard", what, hint="leave it out: each chunk is stored on its own")
+        return without_shards(plan_levels(box.shape, fine, moved, job.chunk))
     shard = job.shard
     if shard is None and card.dims == 2:
         shard = upright_shard(job.chunk or default_chunk(fine), box.shape)
     return plan_levels(box.shape, fine, moved, job.chunk, shard)
+
+
+def output_format(job: Job) -> WrittenName:
+    """Return the format of the output."""
+    return choose_format(job.output, job.format)
 
 
 def upright_shard(chunk: Triple, shape: Triple) -> Triple:

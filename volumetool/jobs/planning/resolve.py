@@ -12,13 +12,14 @@ from volumetool.jobs.plan import BatchingChoice, Plan
 from volumetool.jobs.planning.autotune import autotune, choose_batching
 from volumetool.jobs.planning.checks import check_dtype, check_patch, check_survey, check_voxel_size
 from volumetool.jobs.planning.inputs import Inputs, open_inputs, section_statistics
-from volumetool.jobs.planning.layout import box_counts, make_lattice, make_levels, output_box
+from volumetool.jobs.planning.layout import box_counts, make_lattice, make_levels, output_box, output_format
 from volumetool.jobs.planning.memory import MemoryModel
 from volumetool.jobs.planning.resources import Resources, machine_resources
 from volumetool.processing.device.arrays import computes_bfloat16, resolve_device
 from volumetool.processing.engine import Engine
 from volumetool.processing.spec import Numerics, OutputSpec
 from volumetool.processing.statistics import Statistics
+from volumetool.storage.create import check_layout
 from volumetool.storage.io.limits import check_sections, unpacked_chunk
 from volumetool.storage.io.roles import name_roles
 
@@ -119,6 +120,8 @@ def _resolve(
     notes += () if survey is None else check_survey(job, inputs.operation.card, survey)
     check_dtype(job, inputs.dtype, _window(inputs, statistics))
     spec = _spec(inputs, engine.numerics, statistics, lattice, box, levels)
+    if job.output:  # a live view writes nothing
+        check_layout(job.output, spec.layout)
     return Resolved(inputs, engine, spec, (*notes, *_box_notes(inputs), *resources.notes), extrapolated, paces, resources)
 
 
@@ -216,4 +219,5 @@ def _spec(
         box=box,
         channels=inputs.volume.channels,
         levels=levels,
+        format=output_format(job),
     )

@@ -11,7 +11,7 @@ from volumetool.jobs.job_dir import PLAN, TABLE, JobDir, roles_of
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.ledger import Ledger
 from volumetool.sealed import decode, encode
-from volumetool.storage.formats.base import read_json
+from volumetool.storage.create import read_root
 from volumetool.storage.io.kvstore import canonical_url, is_local, local_path, read_key, write_key
 from volumetool.storage.io.roles import name_roles
 from volumetool.storage.provenance import is_damaged, provenance_of
@@ -119,7 +119,7 @@ def check_output(plan: Plan) -> None:
     """
     place = plan.job_dir.place
     try:
-        root = read_json(place, "zarr.json")
+        root = read_root(place)[1]
     except InputError as error:
         if error.code != "input.broken-metadata":
             raise

@@ -56,7 +56,7 @@ def write_coarse(plan: Plan) -> None:
     """Note what is stored of the coarse levels."""
     lines = []
     for level, channel in coarse_parts(plan):
-        stored = stored_shards(plan.job_dir.level(level), coarse_keys(plan, level, channel))
+        stored = stored_shards(plan.level(level), coarse_keys(plan, level, channel))
         lines.append(encode_line({"level": level, "channel": channel, "stored": stored}))
     write_key(plan.job_dir.url, COARSE, b"".join(lines))
 
@@ -117,4 +117,4 @@ def region_keys(plan: Plan, region: Region) -> list[list[str]]:
 def region_shards(plan: Plan, region: Region) -> tuple[tuple[str, ...], ...]:
     """Return size and CRC-32 of the shards of a region, for its record."""
     keys = region_keys(plan, region)
-    return tuple(stored_shards(plan.job_dir.level(level), own) for level, own in enumerate(keys))
+    return tuple(stored_shards(plan.level(level), own) for level, own in enumerate(keys))

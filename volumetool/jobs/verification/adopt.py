@@ -30,17 +30,18 @@ from volumetool.jobs.records.lease import own
 from volumetool.jobs.records.ledger import Ledger, Record
 from volumetool.jobs.records.plan_file import open_ledger, write_plan
 from volumetool.jobs.records.shard_digests import note_unbuilt, region_keys, region_shards
-from volumetool.jobs.verification.layout_check import METADATA, lost_metadata, restore_metadata
+from volumetool.jobs.verification.layout_check import lost_metadata, restore_metadata
 from volumetool.jobs.verification.verify import Extent, Report, recompute
 from volumetool.options import Kind, kinds
 from volumetool.processing.spec import check_version
 from volumetool.processing.writer import extend_checksum
-from volumetool.storage.create import open_for_writing
+from volumetool.storage.create import open_for_writing, read_root
 from volumetool.storage.downsample import downsample_chain
-from volumetool.storage.formats.base import Json, read_json
+from volumetool.storage.formats.base import Json
 from volumetool.storage.io.arrays import read_part
 from volumetool.storage.io.kvstore import canonical_url, delete_key, list_keys, read_key
 from volumetool.storage.io.roles import name_roles
+from volumetool.storage.io.shards import level_keys
 from volumetool.storage.io.urls import check_foreign
 from volumetool.storage.provenance import is_damaged, provenance_of
 
@@ -142,7 +143,7 @@ def _worker_of(output: str, given: Json, allow_hosts: Collection[str]) -> Worker
             f"{output} has its job's folder; there is nothing to adopt",
             hint=f"volumetool verify {output} --repair",
         )
-    own = provenance_of(read_json(place, "zarr.json") or {}) or {}
+    own = provenance_of(read_root(place)[1] or {}) or {}
     spec, fingerprint = own.get("spec"), own.get("fingerprint")
     if "steps" in own:
         raise OutputError(
@@ -155,7 +156,7 @@ def _worker_of(output: str, given: Json, allow_hosts: Collection[str]) -> Worker
         raise OutputError(
             "output.no-job",
             f"{place} does not name the job that made it, or its metadata are damaged",
-            hint="bring zarr.json back from a backup, or enhance anew at another place",
+            hint="bring its metadata back from a backup, or enhance anew at another place",
             where=place,
         )
     check_version(output, spec.get("numerics_version", 0))
@@ -196,7 +197,8 @@ def _asked(own: Json, output: str, given: Json, allow_hosts: Collection[str]) ->
 
 def _cut(plan: Plan) -> Plan:
     """Cut regions as finely as it takes for whole ones to hold most of what is stored: the lost plan may have had smaller."""
-    stored = sum(key != METADATA for key in list_keys(plan.job_dir.level(0)))
+    names = level_keys(plan.spec.layout, 0)
+    stored = sum(key in names for key in list_keys(plan.level(0)))
     while max(plan.grid.span) > 1 and sum(map(len, _stored_regions(plan).values())) < COVERED * stored:
         span = list(plan.grid.span)
         longest = span.index(max(span))
@@ -207,7 +209,7 @@ def _cut(plan: Plan) -> Plan:
 
 def _stored_regions(plan: Plan) -> dict[int, list[str]]:
     """Return the regions whose shards of level 0 are all stored, with these."""
-    stored = set(list_keys(plan.job_dir.level(0)))
+    stored = set(list_keys(plan.level(0)))
     shards = {index: region_keys(plan, plan.grid.region(index))[0] for index in range(plan.grid.count)}
     return {index: keys for index, keys in shards.items() if stored.issuperset(keys)}
 

@@ -21,11 +21,11 @@ from volumetool.jobs.records.ledger import TODO, Ledger, Record
 from volumetool.jobs.records.shard_digests import CoarseShards, coarse_keys, read_coarse, region_keys
 from volumetool.sealed import is_sound
 from volumetool.storage.create import array_metadata, group_metadata
+from volumetool.storage.formats.registry import WRITTEN
+from volumetool.storage.io.chunk_keys import ARRAY_METADATA
 from volumetool.storage.io.kvstore import encode_json, is_local, join_url, list_keys, local_path, read_key, write_key
 from volumetool.storage.io.shards import NOTHING, level_keys, stored_as
 from volumetool.storage.provenance import provenance_of
-
-METADATA = "zarr.json"
 
 
 class DamageKind(StrEnum):
@@ -110,16 +110,22 @@ def check_job(plan: Plan, ledger: Ledger, damaged: list[Damage]) -> None:
     if root is not None and _own(root).get("status") == "complete" and (lost := int((ledger.states == TODO).sum())):
         what = f"the volume calls itself complete, but {lost} of {plan.grid.count} regions have no record"
         damaged.append(Damage(DamageKind.RECORD, what, join_url(plan.job_dir.url, "ledger")))
-    for level in range(len(plan.spec.levels)):
-        place = plan.job_dir.level(level)
-        raw = _content(place, METADATA)
+    damaged += [
+        Damage(DamageKind.METADATA, _wrong(raw), join_url(plan.output, key))
+        for key, content in WRITTEN[plan.spec.format].beside.items()
+        if _parsed(raw := _content(plan.output, key)) != content
+    ]
+    key = _array_key(plan)
+    for level in range(len(plan.spec.levels) if key else 0):
+        place = plan.level(level)
+        raw = _content(place, key)
         if not _is_array(plan, level, raw):
-            damaged.append(Damage(DamageKind.METADATA, _wrong(raw), join_url(place, METADATA), level=level))
+            damaged.append(Damage(DamageKind.METADATA, _wrong(raw), join_url(place, key), level=level))
 
 
 def says_status(plan: Plan) -> str | None:
     """Return what a volume says of itself; where that cannot be read, what the record of its coarse shards means."""
-    root = _parsed(_content(plan.output, METADATA))
+    root = _parsed(_content(plan.output, WRITTEN[plan.spec.format].root))
     if (status := _own(root).get("status")) in ("complete", "unfinished"):
         return str(status)
     try:
@@ -130,18 +136,20 @@ def says_status(plan: Plan) -> str | None:
 
 def lost_metadata(plan: Plan) -> list[str]:
     """Return the keys of an output's metadata that are lost: of the group no JSON, of an array not what was written."""
-    output = plan.output
-    group = [METADATA] if _parsed(read_key(output, METADATA)) is None else []
-    arrays = [f"{level}/{METADATA}" for level in range(len(plan.spec.levels))]
-    return group + [key for level, key in enumerate(arrays) if not _is_array(plan, level, read_key(output, key))]
+    written, name, levels = WRITTEN[plan.spec.format], _array_key(plan), range(len(plan.spec.levels))
+    group = [key for key in (*written.beside, written.root) if _parsed(read_key(plan.output, key)) is None]
+    arrays = [level for level in levels if name and not _is_array(plan, level, read_key(plan.level(level), name))]
+    return group + [f"{written.path.format(level)}/{name}" for level in arrays]
 
 
 def restore_metadata(plan: Plan) -> None:
     """Write the metadata of an output again, and mark it as unfinished."""
-    for level in range(len(plan.spec.levels)):
-        write_key(plan.job_dir.level(level), METADATA, _array_document(plan, level))
+    written, key = WRITTEN[plan.spec.format], _array_key(plan)
+    for level in range(len(plan.spec.levels) if key else 0):
+        write_key(plan.level(level), key, _array_document(plan, level))
     root = group_metadata(plan.spec.layout, plan.provenance("unfinished"))
-    write_key(plan.output, METADATA, encode_json(root))
+    for name, content in {**written.beside, written.root: root}.items():
+        write_key(plan.output, name, encode_json(content))
 
 
 class Shards:
@@ -160,7 +168,8 @@ class Shards:
         self._recorded: dict[tuple[int, int], tuple[CoarseShards, list[str]]] = {}
         self._noted = False
         # Arrays whose metadata are damaged cannot be opened; their shards are compared by their bytes.
-        self.decodable = not any(damage.kind is DamageKind.METADATA and damage.level is not None for damage in damaged)
+        broken = [damage for damage in damaged if damage.kind is DamageKind.METADATA]
+        self.decodable = not any(damage.level is not None or not _array_key(plan) for damage in broken)
 
     def check_region(self, record: Record, *, content: bool) -> bool:
         """Compare a region's shards with its record, by their bytes or by their sizes alone; return whether they agree."""
@@ -210,7 +219,7 @@ class Shards:
         return self._check(level, keys[number], part.stored[number], where, content=content)
 
     def _check(self, level: int, key: str, then: str, where: Damage, *, content: bool) -> bool:
-        url = self._plan.job_dir.level(level)
+        url = self._plan.level(level)
         try:
             now = stored_as(url, key) if content else self._seen(url, key, then)
         except VolumetoolError as error:
@@ -241,11 +250,11 @@ class Shards:
 def check_unexpected_files(plan: Plan, damaged: list[Damage]) -> None:
     """Look for files in the arrays that are no shard of their grids; what killed writers left behind is none."""
     for level in range(len(plan.spec.levels)):
-        url, keys = plan.job_dir.level(level), level_keys(plan.spec.layout, level)
+        url, keys = plan.level(level), level_keys(plan.spec.layout, level)
         damaged.extend(
             Damage(DamageKind.STRANGER, "is no shard of this level", join_url(url, key), level=level)
             for key in _keys(url)
-            if key != METADATA and not key.endswith(LEFTOVER) and key not in keys
+            if key != _array_key(plan) and not key.endswith(LEFTOVER) and key not in keys
         )
 
 
@@ -274,7 +283,8 @@ def _compared(then: str, now: str) -> str:
 
 def _root(plan: Plan, damaged: list[Damage]) -> dict[str, Any] | None:
     """Return the metadata of the volume, None where they are not what this job writes."""
-    raw = _content(plan.output, METADATA)
+    key = WRITTEN[plan.spec.format].root
+    raw = _content(plan.output, key)
     root: dict[str, Any] | None = _parsed(raw)
     own = _own(root)
     if "steps" in own and "fingerprint" not in own:  # it shows growing arrays until the last shard of this job is there
@@ -284,10 +294,13 @@ def _root(plan: Plan, damaged: list[Damage]) -> dict[str, Any] | None:
     sound = root is not None and is_sound(own) and fixed.items() <= own.items()
     if root is not None and sound:
         expected = json.loads(encode_json(group_metadata(plan.spec.layout, own)))
-        expected["attributes"] = {**root["attributes"], **expected["attributes"]}  # others may note something beside
+        if "node_type" in expected:  # others may note something beside
+            expected["attributes"] = {**root["attributes"], **expected["attributes"]}
+        else:
+            expected = {**root, **expected}
         if expected == root:
             return root
-    damaged.append(Damage(DamageKind.METADATA, _wrong(raw), join_url(plan.output, METADATA)))
+    damaged.append(Damage(DamageKind.METADATA, _wrong(raw), join_url(plan.output, key)))
     return None
 
 
@@ -306,16 +319,21 @@ def _check_statistics(plan: Plan, damaged: list[Damage]) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _document(text: str) -> bytes:
+def _document(driver: str, text: str) -> bytes:
     """Return what is stored for the metadata of an array."""
-    spec = {"driver": "zarr3", "kvstore": "memory://", "metadata": json.loads(text)}
+    spec = {"driver": driver, "kvstore": "memory://", "metadata": json.loads(text)}
     store = ts.open(spec, create=True, context=ts.Context()).result().kvstore
-    assert store is not None  # noqa: S101  (zarr3 always has one)
-    return bytes(store.read(METADATA).result().value)
+    assert store is not None  # noqa: S101  (what is stored has one)
+    return bytes(store.read(ARRAY_METADATA[driver]).result().value)
 
 
 def _array_document(plan: Plan, level: int) -> bytes:
-    return _document(json.dumps(array_metadata(plan.spec.layout, level)))
+    return _document(WRITTEN[plan.spec.format].driver, json.dumps(array_metadata(plan.spec.layout, level)))
+
+
+def _array_key(plan: Plan) -> str:
+    """Return the name of the file that describes an array; empty where the volume's own describes them all."""
+    return ARRAY_METADATA.get(WRITTEN[plan.spec.format].driver, "")
 
 
 def _is_array(plan: Plan, level: int, raw: bytes | None) -> bool:

@@ -23,7 +23,7 @@ from volumetool.storage.writing.layout import WrittenFormat
 FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, HDF5, MRC, DM, NPY, TIFF)
 
 WRITTEN: dict[str, WrittenFormat] = {written.name: written for each in FORMATS for written in each.written}
-"""The formats that are written, by name; the first is written where none is asked for."""
+"""The formats that are written, by name."""
 
 
 def find_volume(url: str) -> ParsedMetadata | None:

@@ -10,7 +10,7 @@ from typing import Any
 from volumetool.geometry.box import Size, Triple
 from volumetool.geometry.levels import LevelGrid
 from volumetool.storage.io.arrays import Driver
-from volumetool.storage.writing.names import WrittenName
+from volumetool.storage.writing.names import DEFAULT, WrittenName
 
 OWN_KEY = "volumetool"
 """Under which a volume's attributes say how volumetool made it."""
@@ -43,7 +43,7 @@ class VolumeLayout:
     channels: int | None = None
     fill_value: float = 0
     name: str = "volume"
-    format: WrittenName = "ome-zarr-0.5"
+    format: WrittenName = DEFAULT
     kept: Mapping[str, Any] = field(default_factory=dict)
 
     @property
