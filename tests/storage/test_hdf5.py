@@ -13,6 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 from volumetool.cli.main import app
@@ -91,6 +93,27 @@ def test_every_layout_and_byte_order_is_what_h5py_reads(tmp_path: Path, options:
         made[:5] = voxels[:5]  # the other chunks are not stored
     with h5py.File(path) as file:
         np.testing.assert_array_equal(_read(path, voxel_size=SIZE), file["raw"][...])
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_box_of_any_dataset_is_what_h5py_reads(tmp_path: Path, data: st.DataObject) -> None:
+    shape = data.draw(st.tuples(*[st.integers(1, 30)] * data.draw(st.integers(2, 4))))
+    chunks = tuple(data.draw(st.integers(1, n)) for n in shape)
+    dtype = data.draw(st.sampled_from(["u1", "i1", "<u2", ">u2", "<i2", "<f4", ">f4"]))
+    packed = data.draw(st.sampled_from([{}, {"compression": "lzf"}, {"compression": "gzip", "compression_opts": 1}]))
+    options = {"chunks": chunks, "shuffle": data.draw(st.booleans()), "fletcher32": data.draw(st.booleans()), **packed}
+    voxels = np.resize(VOXELS // data.draw(st.sampled_from([1, 20000])), shape).astype(dtype)
+    path = tmp_path / "v.h5"
+    with h5py.File(path, "w", libver=data.draw(st.sampled_from(["earliest", "v110", "latest"]))) as file:
+        file.create_dataset("raw", data=voxels, **(options if data.draw(st.booleans()) else {}))
+    reader = open_volume(path, voxel_size=SIZE).reader
+    assert reader is not None
+    starts = [data.draw(st.integers(0, n - 1)) for n in shape]
+    box = tuple(slice(a, data.draw(st.integers(a + 1, n))) for a, n in zip(starts, shape, strict=True))
+    read = reader.read_box(box)
+    assert read.dtype.isnative
+    np.testing.assert_array_equal(read, voxels[box])
 
 
 def test_what_was_never_written_is_the_fill_value_and_few_bytes_stand_in_the_header(tmp_path: Path) -> None:

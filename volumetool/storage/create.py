@@ -53,8 +53,8 @@ __all__ = [
 ]
 
 OTHER_FORMATS = (
-    ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".h5", ".hdf5", ".mrc", ".rec", ".nii", ".nrrd", ".czi", ".dm3",
-    ".dm4", ".raw", ".npy", ".gz", ".zip", ".tar",
+    ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".h5", ".hdf5", ".hdf", ".ims", ".mrc", ".rec", ".nii", ".nrrd", ".czi",
+    ".dm3", ".dm4", ".raw", ".npy", ".gz", ".zip", ".tar",
 )  # fmt: skip
 """Endings of what is never written."""
 
