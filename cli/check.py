@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from volumetool.cli._options import AllowHost, Json
@@ -35,7 +35,7 @@ def status(output: Output, as_json: Json = False) -> None:
 def verify(
     output: Output,
     depth: Annotated[
-        str,
+        Literal["structure", "stored", "full"],
         typer.Option(
             help="structure (metadata, records, which shards are there), stored (their bytes, too) or full (their voxels, too)."
         ),
@@ -115,8 +115,8 @@ def clean(output: Output, as_json: Json = False) -> None:
 def validate(
     volume: Annotated[str, typer.Argument(help="Volume: path or URL.")],
     viewer: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Does neuroglancer, napari, fiji, mobie, webknossos or cloud-volume open it?"),
+        Literal["neuroglancer", "napari", "fiji", "mobie", "webknossos", "cloud-volume"] | None,
+        typer.Option(help="Ask whether this viewer opens it, in its place."),
     ] = None,
     as_json: Json = False,
 ) -> None:

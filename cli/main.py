@@ -12,6 +12,7 @@ import traceback
 from typing import Annotated, Any, TextIO
 
 import typer
+from typer.exceptions import Abort, TyperException
 from volumetool.cli import (
     bench,
     check,
@@ -103,7 +104,11 @@ def _run(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
     try:
         with stoppable():
-            app(arguments, standalone_mode=True)
+            return app(arguments, standalone_mode=False) or 0
+    except TyperException as error:
+        return _report_usage(error, as_json="--json" in arguments)
+    except Abort:
+        return 130
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except VolumetoolError as error:
@@ -117,7 +122,6 @@ def _run(arguments: list[str]) -> int:
         raise
     except Exception as error:  # noqa: BLE001  (the last resort: no user should meet a traceback)
         return _report_bug(error)
-    return 0
 
 
 class _Patient(io.FileIO):
@@ -165,6 +169,19 @@ def _null(number: int) -> int:
         os.close(opened)
         return number
     return opened
+
+
+def _report_usage(error: TyperException, *, as_json: bool) -> int:
+    """Tell what is wrong with the words of a command, in a box where there is room for one."""
+    from typer.rich_utils import rich_format_error
+
+    if app.rich_markup_mode is None:
+        say(f"error [config.usage]: {error.format_message()}\n  see --help")
+    else:
+        rich_format_error(error)  # type: ignore[arg-type]  # every such error of a command line is one that it knows
+    if as_json:
+        print(json.dumps({"error": {"code": "config.usage", "message": error.format_message(), "hint": "see --help"}}))
+    return error.exit_code
 
 
 def _report(error: VolumetoolError, *, as_json: bool) -> int:

@@ -108,6 +108,21 @@ def test_enhance_status_verify_validate_in_turn(start: Run, run: Run, volume: Pa
     assert json.loads(again.stdout)["ran"] == 0
 
 
+def test_wrong_words_are_told_to_programs_too(run: Run) -> None:
+    """With --json, a usage error is an object of the form of every other error."""
+    for words in (
+        ["info", "--bogus", "--json"],
+        ["convert", "--json"],
+        ["bogus", "--json"],
+        ["verify", "x", "--json", "--depth", "deep"],
+    ):
+        done = run(*words)
+        assert done.returncode == 2
+        error = json.loads(done.stdout)["error"]
+        assert error["code"] == "config.usage"
+        assert error["message"].split()[0] in done.stderr
+
+
 def test_commands_that_do_not_compute_import_no_torch(run: Run, volume: Path) -> None:
     """Torch takes longer to import than any of these takes to answer."""
     output = volume.parent / "computed.zarr"
