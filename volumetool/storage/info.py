@@ -39,6 +39,7 @@ def describe_volume(volume: Volume) -> dict[str, Any]:
         "bytes on disk": _stored_bytes(volume.url),
         "status": own.get("status"),
         "blank sections": conversion.get("blank_sections") if isinstance(conversion, dict) else None,
+        "note": "; ".join(own.get("notes", ())) or None,
         "model": own.get("model"),
         "extrapolated": own.get("extrapolated") or None,
         "levels": levels,

@@ -122,14 +122,14 @@ def _resolve(
     spec = _spec(inputs, engine.numerics, statistics, lattice, box, levels)
     if job.output:  # a live view writes nothing
         check_layout(job.output, spec.layout)
-    return Resolved(inputs, engine, spec, (*notes, *_box_notes(inputs), *resources.notes), extrapolated, paces, resources)
+    return Resolved(inputs, engine, spec, (*notes, *_input_notes(inputs), *resources.notes), extrapolated, paces, resources)
 
 
-def _box_notes(inputs: Inputs) -> tuple[str, ...]:
-    """Return where the box that was asked for reaches beyond the volume."""
-    job = inputs.job
+def _input_notes(inputs: Inputs) -> tuple[str, ...]:
+    """Return what was left out or turned round in reading the volume, and where the box reaches beyond it."""
+    job, read = inputs.job, inputs.volume.attributes.get("notes", ())
     note = None if job.roi is None else part_inside(job.roi, inputs.level.shape, box_counts(job))[1]
-    return () if note is None else (note,)
+    return (*read, *(() if note is None else (note,)))
 
 
 def _precision(inputs: Inputs, existing: Plan | None) -> str:
