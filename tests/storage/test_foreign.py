@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,3 +94,18 @@ def test_real_files_of_other_software_are_known(data: Path) -> None:
 def test_a_folder_without_anything_known_names_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text(json.dumps({}))
     _expect(tmp_path, "notes.txt", "own directory")
+
+
+@pytest.mark.parametrize("name", ["v.h5", "v.h5/raw", "v.mrc", "v.tif"])
+def test_a_file_that_is_closed_to_the_user_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    file = tmp_path / Path(name).parts[0]
+    file.write_bytes(bytes(2000))
+
+    def refuse(path: Any, *_: Any, **__: Any) -> int:  # the super-user may read any file
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(InputError, match="Permission denied") as caught:
+            open_volume(tmp_path / name)
+    assert caught.value.code == "input.unreadable"

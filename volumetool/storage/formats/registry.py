@@ -5,6 +5,7 @@ Its file turns the metadata that it finds into a `ParsedMetadata`; its test is a
 
 from __future__ import annotations
 
+from volumetool.errors import InputError
 from volumetool.paths import file_on
 from volumetool.storage.formats.base import Format, ParsedMetadata
 from volumetool.storage.formats.bdv_xml import find_container
@@ -32,7 +33,8 @@ def find_volume(url: str) -> ParsedMetadata | None:
     Raises
     ------
     InputError
-        As the formats': what is there is no volume of theirs that can be read.
+        As the formats': what is there is no volume of theirs that can be read. ``input.unreadable``: a file is closed to this
+        user.
     """
     in_file = is_local(url) and not local_path(url).is_dir()
     if in_file and file_on(local_path(url)) is None:
@@ -40,7 +42,15 @@ def find_volume(url: str) -> ParsedMetadata | None:
     if (container := find_container(url)) is not None:
         return find_volume(container)
     asked = (each for each in FORMATS if each.endings or not in_file)
-    return next((found for each in asked if (found := each.find(url)) is not None), None)
+    try:
+        return next((found for each in asked if (found := each.find(url)) is not None), None)
+    except PermissionError as error:
+        raise InputError(
+            "input.unreadable",
+            f"{error.filename or url} cannot be read: {error.strerror}",
+            hint="Ask its owner for the permission to read it, or give another place.",
+            where=url,
+        ) from error
 
 
 def readable_formats() -> str:
