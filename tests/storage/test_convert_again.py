@@ -18,7 +18,7 @@ from volumetool.geometry import Box
 from volumetool.geometry.levels import LevelGrid, plan_levels
 from volumetool.storage import convert as convert_module
 from volumetool.storage.conversion import plan_conversion
-from volumetool.storage.convert import DONE_KEY, convert, write_finest
+from volumetool.storage.convert import DONE_KEY, write_finest
 from volumetool.storage.create import write_attributes
 from volumetool.storage.images import ImageStack
 from volumetool.storage.io import retries
@@ -72,6 +72,11 @@ def kill_after(patch: pytest.MonkeyPatch, writes: int) -> None:
         real(target, slices, voxels)
 
     patch.setattr(convert_module, "write_part", write)
+
+
+def convert(source: Any, url: str, **options: Any) -> Volume:
+    """Write the finest level of a conversion, in levels that the test chooses."""
+    return write_finest(plan_conversion(source, url, **options))
 
 
 def killed(writes: int, *arguments: Any, **options: Any) -> None:

@@ -26,7 +26,7 @@ def test_a_volume_by_other_software_is_read_exactly_or_refused_by_name(
     draw = Draw(number, writer.__name__)
     made = writer(draw, tmp_path / "volume")
     found = _found(made)
-    record_property("found", f"{writer.__name__} {found}")  # a table is made of a --junitxml
+    record_property("found", f"{writer.__name__} {found}")  # a table: --junitxml FILE -o junit_family=xunit1
     assert found == made.expected, f"{number}: {made.label}"
 
 
