@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mutant import table
 from record_mutants import LEDGER, RESUME
-from voxel_mutants import ENHANCEMENT, GEOMETRY
+from voxel_mutants import ENHANCEMENT, FILES, GEOMETRY
 
 GATES = (
     *table(
@@ -45,4 +45,4 @@ GATES = (
     ),
 )
 
-MUTANTS = GEOMETRY + ENHANCEMENT + LEDGER + RESUME + GATES
+MUTANTS = GEOMETRY + ENHANCEMENT + FILES + LEDGER + RESUME + GATES

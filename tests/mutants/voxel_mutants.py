@@ -213,3 +213,45 @@ ENHANCEMENT = (
         ),
     ),
 )
+
+FILES = (
+    *table(
+        "volumetool/storage/formats/hdf5/reader.py",
+        (
+            "filters undone in the order in which they were applied",
+            "in reversed(list(enumerate(filters))):",
+            "in list(enumerate(filters)):",
+            "storage/test_hdf5.py::test_any_box_of_any_dataset_is_what_h5py_reads",
+        ),
+        (
+            "filters that were left out for a chunk are undone",
+            "if not stored.filter_mask >> place & 1:",
+            "if number:",
+            "storage/test_hdf5.py::test_a_chunk_that_a_filter_would_not_shrink_is_stored_without_it",
+        ),
+        (
+            "bytes of a voxel taken in the wrong order",
+            'return voxels.astype(voxels.dtype.newbyteorder("=")).view(self.dtype)',
+            "return voxels.view(self.dtype)",
+            "storage/test_hdf5.py::test_every_layout_and_byte_order_is_what_h5py_reads",
+        ),
+    ),
+    *table(
+        "volumetool/storage/formats/hdf5/file.py",
+        (
+            "links to other files followed",
+            "if isinstance(link, h5py.ExternalLink):",
+            "if link is False:",
+            "storage/test_hdf5.py::test_what_lies_outside_of_a_file_is_not_opened",
+        ),
+    ),
+    *table(
+        "volumetool/storage/formats/npy.py",
+        (
+            "Fortran order taken for C order",
+            "shape, axes = shape[::-1], axes[::-1]",
+            "shape = shape[::-1]",
+            "storage/test_npy.py::test_channels_in_both_orders_and_byte_orders_are_what_numpy_reads",
+        ),
+    ),
+)

@@ -116,6 +116,13 @@ def test_any_box_of_any_dataset_is_what_h5py_reads(tmp_path: Path, data: st.Data
     np.testing.assert_array_equal(read, voxels[box])
 
 
+def test_a_chunk_that_a_filter_would_not_shrink_is_stored_without_it(tmp_path: Path) -> None:
+    path = _write(tmp_path / "v.h5", chunks=(4, 16, 16), compression="lzf")
+    with h5py.File(path) as file:
+        assert file["raw"].id.get_chunk_info(0).filter_mask == 1
+    np.testing.assert_array_equal(_read(path), VOXELS)
+
+
 def test_what_was_never_written_is_the_fill_value_and_few_bytes_stand_in_the_header(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "v.h5", "w") as file:
         file.create_dataset("blank", SHAPE, "u2", fillvalue=7)
