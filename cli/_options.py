@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,6 +16,10 @@ def local_path(text: str | Path) -> Path:
     return absolute_path(text)
 
 
+Reduction = Annotated[
+    Literal["mean", "mode"],
+    typer.Option(help="How a level is made from the one before: mode, the most frequent value, for labels."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout, the rest on stderr.")]
 AllowHost = Annotated[
     list[str] | None,

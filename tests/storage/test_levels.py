@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from volumetool.geometry import Box, LevelGrid, RegionGrid, Triple, plan_levels, shard_boxes
 from volumetool.storage import downsample as levels
-from volumetool.storage.downsample import build_level, downsample, downsample_chain
+from volumetool.storage.downsample import MEAN, Reduction, build_level
 from volumetool.storage.voxels import Source
 
 SHAPES = st.tuples(*[st.integers(1, 13)] * 3)
@@ -27,7 +27,7 @@ def test_integers_are_rounded_half_to_even(shape: Triple, factor: Triple, dtype:
     """Any integer dtype, odd sizes, whole range or small values with many ties: exactly the mean, half to even."""
     voxels = random_voxels(seed, shape, np.dtype(dtype))
     voxels = voxels if ends else voxels % 4
-    np.testing.assert_array_equal(downsample(voxels, factor), half_even_means(voxels, factor), strict=True)
+    np.testing.assert_array_equal(MEAN(voxels, factor), half_even_means(voxels, factor), strict=True)
 
 
 @given(SHAPES, FACTORS, SEEDS)
@@ -38,7 +38,7 @@ def test_floats_are_means_within_the_stated_tolerance(shape: Triple, factor: Tri
     )
     (z, y, x), (fz, fy, fx) = padded.shape, factor
     expected = np.nanmean(padded.reshape(z // fz, fz, y // fy, fy, x // fx, fx), axis=(1, 3, 5))
-    means = downsample(voxels, factor)
+    means = MEAN(voxels, factor)
     assert means.dtype == np.float32
     np.testing.assert_allclose(means, expected, rtol=0, atol=1e-4 * np.abs(voxels).max())
 
@@ -48,12 +48,12 @@ def test_leaving_nothing_out_changes_nothing(shape: Triple, factor: Triple, dtyp
     """Where no voxel is missing, the means are those of a volume that cannot miss any; floats within the tolerance."""
     voxels = random_voxels(seed, shape, np.dtype(dtype))
     if dtype == "float32":
-        a, b = downsample(voxels, factor, float("nan")), downsample(voxels, factor)
+        a, b = Reduction(nodata=float("nan"))(voxels, factor), MEAN(voxels, factor)
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(voxels).max())
     else:
         low = int(np.iinfo(dtype).min)
         voxels = np.maximum(voxels, low + 1)
-        np.testing.assert_array_equal(downsample(voxels, factor, float(low)), downsample(voxels, factor), strict=True)
+        np.testing.assert_array_equal(Reduction(nodata=float(low))(voxels, factor), MEAN(voxels, factor), strict=True)
 
 
 @given(SHAPES, FACTORS, st.sampled_from([(dtype, n) for dtype in INTEGERS for n in (0, 2, 100)]), SEEDS)
@@ -63,7 +63,7 @@ def test_valid_voxels_never_average_to_the_missing_value(
     """Where `nodata` lies between valid values, a mean that hits it is moved by one: only blocks without data are missing."""
     dtype, nodata = kind
     voxels = (nodata + random_voxels(seed, shape, np.dtype("uint8")) % 5 - min(2, nodata)).astype(dtype)
-    means = downsample(voxels, factor, float(nodata))
+    means = Reduction(nodata=float(nodata))(voxels, factor)
     for place in np.ndindex(means.shape):
         block = voxels[tuple(slice(p * f, (p + 1) * f) for p, f in zip(place, factor, strict=True))]
         valid = block[block != nodata].astype(np.float64)
@@ -84,12 +84,12 @@ def test_shards_one_by_one_are_the_whole_array_at_once(
     levels = plan_levels(shape, size, (0.0, 0.0, 0.0), (1, 2, 1), (times[0], 2 * times[1], times[2]))
     fused = tuple(level for level in levels if level.fused)
     voxels = random_voxels(seed, shape, np.dtype(dtype))
-    whole = list(downsample_chain(voxels, fused, nodata))
+    whole = list(Reduction(nodata=nodata).chain(voxels, fused))
     grid = RegionGrid(shape, fused[0].shard, (1, 1, 1))
     pieces: list[Any] = [np.zeros_like(level) for level in whole]
     for index in range(grid.count):
         box = grid.region(index).box
-        for number, part in enumerate(downsample_chain(voxels[box.slices], fused, nodata)):
+        for number, part in enumerate(Reduction(nodata=nodata).chain(voxels[box.slices], fused)):
             if number:
                 box = box.coarsened(fused[number].factor)
             pieces[number][box.slices] = part
@@ -114,8 +114,8 @@ def test_a_built_level_is_the_mean_of_the_whole_one(
     steps: list[Box] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(levels, "SPAN_VOXELS", span)
-        build_level(Source(ts.array(voxels)), coarse, level, nodata=nodata, ready=steps.append)
-    np.testing.assert_array_equal(np.asarray(coarse), downsample(voxels, factor, nodata))
+        build_level(Source(ts.array(voxels)), coarse, level, reduction=Reduction(nodata=nodata), ready=steps.append)
+    np.testing.assert_array_equal(np.asarray(coarse), Reduction(nodata=nodata)(voxels, factor))
     assert steps == list(shard_boxes(level))
 
 
@@ -132,4 +132,4 @@ def test_within_a_box_only_its_shards_are_written(shape: Triple, factor: Triple,
             written[grid.region(index).box.slices] = True
     coarse = ts.array(np.full(level.shape, 99, np.uint8))
     build_level(Source(ts.array(voxels)), coarse, level, within=box)
-    np.testing.assert_array_equal(np.asarray(coarse), np.where(written, downsample(voxels, factor), 99))
+    np.testing.assert_array_equal(np.asarray(coarse), np.where(written, MEAN(voxels, factor), 99))

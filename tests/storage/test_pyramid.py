@@ -11,6 +11,7 @@ import pytest
 import tensorstore as ts
 import tifffile
 from small_jobs import SMALL, attributes, noise, run, write_input
+from volumetool.cli.main import main
 
 from volumetool.benchmark import demo
 from volumetool.errors import ConfigError, InputError, OutputError
@@ -21,8 +22,10 @@ from volumetool.jobs.verification.verify import verify
 from volumetool.storage.conversion import plan_conversion
 from volumetool.storage.convert import FINEST_ALONE
 from volumetool.storage.convert_volume import convert_volume
+from volumetool.storage.downsample import Reduction
+from volumetool.storage.formats.ome_zarr import ome_of
 from volumetool.storage.open import open_volume
-from volumetool.storage.pyramid import build_pyramid
+from volumetool.storage.pyramid import build_pyramid, level_grids
 from volumetool.storage.validate import validate_volume
 
 VOXELS = np.random.default_rng(3).integers(0, 65535, (21, 150, 170)).astype(np.uint16)
@@ -216,7 +219,40 @@ def test_the_levels_of_a_job_with_missing_voxels_leave_them_out_unasked(tmp_path
     build_pyramid(str(output))
     assert files(output) == before
     with pytest.raises(ConfigError, match="knows its own"):
-        build_pyramid(str(output), nodata=7)
+        build_pyramid(str(output), reduction=Reduction(nodata=7))
+
+
+def commonest(voxels: np.ndarray, factor: tuple[int, ...]) -> np.ndarray:
+    """Reduce blocks to their most frequent value, of several the least, by counting."""
+    shape = tuple(-(-n // f) for n, f in zip(voxels.shape, factor, strict=True))
+    out = np.empty(shape, voxels.dtype)
+    for place in np.ndindex(shape):
+        block = voxels[tuple(slice(p * f, (p + 1) * f) for p, f in zip(place, factor, strict=True))]
+        values, counts = np.unique(block, return_counts=True)
+        out[place] = values[counts.argmax()]
+    return out
+
+
+@pytest.mark.parametrize("form", ["ome-zarr-0.5", "ome-zarr-0.4", "n5"])
+def test_levels_of_labels_hold_labels_alone(form: str, tmp_path: Path) -> None:
+    """With --reduction mode no level holds a number that no voxel had, and the metadata say so."""
+    labels = np.kron(np.random.default_rng(1).choice([0, 7, 900, 65535], (4, 13, 11)), np.ones((3, 5, 7))).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "labels.tif", labels)
+    output = tmp_path / "out"
+    words = ["convert", str(tmp_path / "labels.tif"), str(output), "--voxel-size", "30,8,8", "--format", form]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--reduction", "mode"])
+    assert ended.value.code == 0
+    volume = open_volume(str(output))
+    assert len(volume.levels) > 1
+    stored = [np.asarray(volume.open(number).read().result()) for number in range(len(volume.levels))]
+    for fine, coarse, grid in zip(stored, stored[1:], level_grids(volume)[1:], strict=False):
+        np.testing.assert_array_equal(coarse, commonest(fine, grid.factor))
+    if form.startswith("ome-zarr"):
+        root = json.loads((output / ("zarr.json" if form == "ome-zarr-0.5" else ".zattrs")).read_text())
+        assert ome_of(root.get("attributes", root))["multiscales"][0]["type"] == "mode"
+    build_pyramid(str(output))
+    assert not np.isin(np.asarray(open_volume(str(output)).open(1).read().result()), labels).all()
 
 
 def test_the_output_of_an_unfinished_job_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from volumetool.storage import convert as convert_module
 from volumetool.storage.conversion import plan_conversion
 from volumetool.storage.convert_volume import convert_volume, describe_conversion
 from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing
-from volumetool.storage.downsample import downsample
+from volumetool.storage.downsample import MEAN
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.open import open_volume
 from volumetool.storage.validate import validate_volume
@@ -83,7 +83,7 @@ def test_a_volume_lies_where_it_lay_and_each_level_is_the_mean_of_the_one_before
         np.testing.assert_array_equal(read(volume, 0, channel), read(source, 0, channel))
         for number, (fine, coarse) in enumerate(pairwise(volume.levels)):
             factor = tuple(round(a / b) for a, b in zip(coarse.voxel_size, fine.voxel_size, strict=True))
-            np.testing.assert_array_equal(read(volume, number + 1, channel), downsample(read(volume, number, channel), factor))  # type: ignore[arg-type]
+            np.testing.assert_array_equal(read(volume, number + 1, channel), MEAN(read(volume, number, channel), factor))  # type: ignore[arg-type]
 
 
 def test_going_through_every_format_changes_neither_voxels_nor_places(tmp_path: Path, source: Volume) -> None:

@@ -22,7 +22,7 @@ from volumetool.live_view.patch_scheduler import Patches, PatchScheduler
 from volumetool.live_view.patches import LOOK_AGAIN, PatchMaker, PatchPosition, blend_box, places_of
 from volumetool.processing.quantize import integer_limits
 from volumetool.processing.spec import OutputSpec
-from volumetool.storage.downsample import downsample, downsample_chain
+from volumetool.storage.downsample import Reduction
 from volumetool.storage.io.chunks import changed_while_read
 from volumetool.storage.voxels import read_voxels, valid_voxels
 
@@ -152,7 +152,7 @@ class LiveVoxels:
 
     def _blend(self, number: int, channel: int, box: Box, patches: Patches) -> NDArray[Any]:
         voxels = blend_box(self._spec, channel, box, patches, self._engine)
-        *_, coarse = downsample_chain(voxels, self._spec.levels[: number + 1], self._spec.output_nodata)
+        *_, coarse = self._spec.reduction.chain(voxels, self._spec.levels[: number + 1])
         return coarse
 
     def _from_input(self, level: LiveLevel, channel: int, box: Box) -> NDArray[Any]:
@@ -160,7 +160,7 @@ class LiveVoxels:
         z, y, x = store.shape
         voxels = read_voxels(store, box.enlarged(level.factor).intersection(Box.whole((z, y, x))), "input")
         if level.factor != (1, 1, 1):
-            voxels = downsample(voxels, level.factor, self._spec.nodata)
+            voxels = Reduction(nodata=self._spec.nodata)(voxels, level.factor)
         return as_output(self._spec, voxels)
 
 

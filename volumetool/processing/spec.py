@@ -15,6 +15,7 @@ from volumetool.errors import FingerprintError
 from volumetool.geometry import Box, Lattice, LevelGrid, PatchSharing, Region, RegionGrid, Triple
 from volumetool.processing.statistics import Statistics
 from volumetool.storage.create import VolumeLayout
+from volumetool.storage.downsample import Reduction
 from volumetool.storage.writing.names import DEFAULT, WrittenName
 
 NUMERICS_VERSION = 2
@@ -145,6 +146,11 @@ class OutputSpec(BaseModel):
     def output_nodata(self) -> float | None:
         """Value that means no data in the output; None if every voxel holds data."""
         return self.fill if self.nodata is not None or self.gaps else None
+
+    @property
+    def reduction(self) -> Reduction:
+        """How a level is made from the one before."""
+        return Reduction(nodata=self.output_nodata)
 
     def grid(self, span: Triple) -> RegionGrid:
         """Return the regions of `span` shards each."""

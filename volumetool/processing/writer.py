@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from volumetool.geometry import Box, slab_boxes
 from volumetool.processing.blend import Slab
 from volumetool.processing.spec import OutputSpec
-from volumetool.storage.downsample import downsample_chain
 from volumetool.storage.voxels import VerifiedWrite, as_bytes
 
 
@@ -27,7 +26,7 @@ def downsample_slabs(spec: OutputSpec, slabs: Iterable[Slab]) -> Iterator[tuple[
         Its voxels on each fused level, finest first, in the output's dtype.
     """
     for slab in slabs:
-        levels = list(downsample_chain(slab.voxels, spec.fused, spec.output_nodata))  # (z, y, x), (z/fz, y/fy, x/fx), ...
+        levels = list(spec.reduction.chain(slab.voxels, spec.fused))  # (z, y, x), (z/fz, y/fy, x/fx), ...
         yield slab.box, levels
 
 

@@ -12,6 +12,7 @@ from volumetool.events import Observer, ignore
 from volumetool.machine import existing_folder
 from volumetool.storage.conversion import ConversionPlan
 from volumetool.storage.convert import write_finest
+from volumetool.storage.downsample import Reduction
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.images import ImageStack
 from volumetool.storage.pyramid import build_pyramid
@@ -44,7 +45,11 @@ def convert_volume(plan: ConversionPlan, *, overwrite: bool = False, observer: O
     """
     check_room(plan)
     volume = write_finest(plan, overwrite=overwrite, observer=observer)
-    return volume if volume.attributes.get("status") == "complete" else build_pyramid(volume.url, observer=observer)
+    return (
+        volume
+        if volume.attributes.get("status") == "complete"
+        else build_pyramid(volume.url, reduction=Reduction(plan.layout.reduction), observer=observer)
+    )
 
 
 def check_room(plan: ConversionPlan) -> None:

@@ -1,4 +1,4 @@
-"""The pyramid: every level is the mean of the stored level before it.
+"""The pyramid: every level is made from the stored level before it, by default as its mean.
 
 Integers are rounded half to even. Floats are averaged in float32 (in float64 where voxels are missing) by the same routine
 whatever the block, and agree with a float64 mean within 1e-4 of the largest value. Blocks begin at voxel 0; the last block of
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,32 +25,69 @@ from volumetool.storage.io.prefetch import prefetch
 from volumetool.storage.io.presence import url_of
 from volumetool.storage.io.retries import STORAGE, unwritable
 from volumetool.storage.voxels import Source, VerifiedWrite, read_voxels, valid_voxels
+from volumetool.storage.writing.names import ReductionMethod
 
 SPAN_VOXELS = 2**24
 """Voxels of the finer level that the pass over coarse levels holds at once."""
 
 
-def downsample(voxels: NDArray[Any], factor: Triple, nodata: float | None = None) -> NDArray[Any]:
-    """Return the mean over blocks of `factor` voxels.
+@dataclass(frozen=True)
+class Reduction:
+    """How blocks of voxels become the voxels of the next level.
 
     Parameters
     ----------
-    voxels : numpy.ndarray, shape (z, y, x)
-        A block that begins on a multiple of `factor`.
-    factor : tuple of int
-        Voxels per block and axis.
+    method : {"mean", "mode"}
+        ``mean`` for intensities; ``mode``, the most frequent value, of several the least, for labels.
     nodata : float, optional
-        Value that is left out; a block of nothing else becomes `nodata` itself.
-
-    Returns
-    -------
-    numpy.ndarray
-        Same dtype, shape divided by `factor`, rounded up.
+        Value that a mean leaves out; a block of nothing else becomes `nodata` itself.
     """
-    if nodata is None:
-        store = ts.downsample(ts.array(np.ascontiguousarray(voxels)), list(factor), method="mean")
+
+    method: ReductionMethod = "mean"
+    nodata: float | None = None
+
+    def __call__(self, voxels: NDArray[Any], factor: Triple) -> NDArray[Any]:
+        """Reduce blocks of `factor` voxels.
+
+        Parameters
+        ----------
+        voxels : numpy.ndarray, shape (z, y, x)
+            A block that begins on a multiple of `factor`.
+        factor : tuple of int
+            Voxels per block and axis.
+
+        Returns
+        -------
+        numpy.ndarray
+            Same dtype, shape divided by `factor`, rounded up.
+        """
+        if self.method == "mean" and self.nodata is not None:
+            return _mean_of_valid(voxels, factor, self.nodata)
+        store = ts.downsample(ts.array(np.ascontiguousarray(voxels)), list(factor), method=self.method)
         return np.asarray(store.read().result())  # (z, y, x) -> (z/fz, y/fy, x/fx), each rounded up
-    return _mean_of_valid(voxels, factor, nodata)
+
+    def chain(self, voxels: NDArray[Any], levels: tuple[LevelGrid, ...]) -> Iterator[NDArray[Any]]:
+        """Yield a block of level 0 and what it becomes on the following levels, each made from the one before.
+
+        Parameters
+        ----------
+        voxels : numpy.ndarray, shape (z, y, x)
+            A block of level 0 that begins at a voxel of each of these levels.
+        levels : tuple of LevelGrid
+            The levels, beginning with level 0; each gives its factor over the level before.
+
+        Yields
+        ------
+        numpy.ndarray
+            For each level its block, in the dtype of `voxels`; the first is `voxels` itself.
+        """
+        yield voxels
+        for level in levels[1:]:
+            voxels = self(voxels, level.factor)  # shorter by this level's factor along each axis
+            yield voxels
+
+
+MEAN = Reduction()
 
 
 def _mean_of_valid(voxels: NDArray[Any], factor: Triple, nodata: float) -> NDArray[Any]:
@@ -74,37 +112,12 @@ def _block_sums(values: NDArray[np.float64], factor: Triple) -> NDArray[np.float
     return values
 
 
-def downsample_chain(
-    voxels: NDArray[Any], levels: tuple[LevelGrid, ...], nodata: float | None = None
-) -> Iterator[NDArray[Any]]:
-    """Yield a block of level 0 and its means on the following levels, each made from the one before.
-
-    Parameters
-    ----------
-    voxels : numpy.ndarray, shape (z, y, x)
-        A block of level 0 that begins at a voxel of each of these levels.
-    levels : tuple of LevelGrid
-        The levels, beginning with level 0; each gives its factor over the level before.
-    nodata : float, optional
-        As for :func:`downsample`.
-
-    Yields
-    ------
-    numpy.ndarray
-        For each level its block, in the dtype of `voxels`; the first is `voxels` itself.
-    """
-    yield voxels
-    for level in levels[1:]:
-        voxels = downsample(voxels, level.factor, nodata)  # shorter by this level's factor along each axis
-        yield voxels
-
-
 def build_level(
     fine: Source,
     coarse: ts.TensorStore,
     level: LevelGrid,
     *,
-    nodata: float | None = None,
+    reduction: Reduction = MEAN,
     within: Box | None = None,
     ready: Callable[[Box], None] | None = None,
 ) -> list[Box]:
@@ -118,8 +131,8 @@ def build_level(
         The level to write; z, y, x.
     level : LevelGrid
         The level to write.
-    nodata : float, optional
-        Value left out of means.
+    reduction : Reduction, optional
+        How voxels of the level before become one; by default their mean.
     within : Box, optional
         Write only shards that share a voxel with this box of the coarse level.
     ready : callable, optional
@@ -137,9 +150,9 @@ def build_level(
     """
     behind: VerifiedWrite | None = None
     stored = []
-    means = prefetch(_means(fine, level, nodata, within))
-    with closing(means):  # type: ignore[type-var]  # generators have close
-        for box, voxels in means:
+    reduced = prefetch(_reduced(fine, level, reduction, within))
+    with closing(reduced):  # type: ignore[type-var]  # generators have close
+        for box, voxels in reduced:
             if ready is not None:
                 ready(box)
             write = VerifiedWrite(coarse, box, voxels, "coarser level:")
@@ -199,17 +212,15 @@ def _is_absent(part: ts.TensorStore, _: int) -> bool:
     return bool(part.storage_statistics(query_not_stored=True).result().not_stored)
 
 
-def _means(fine: Source, level: LevelGrid, nodata: float | None, within: Box | None) -> Iterator[tuple[Box, NDArray[Any]]]:
-    """Yield the shards of a level, each with its voxels: means of the stored level before."""
+def _reduced(fine: Source, level: LevelGrid, reduction: Reduction, within: Box | None) -> Iterator[tuple[Box, NDArray[Any]]]:
+    """Yield the shards of a level, each with its voxels, from the stored level before."""
     for box in shard_boxes(level, within):
         fine_box = box.enlarged(level.factor).intersection(box_of(fine.voxels))
         target = np.empty(box.shape, fine.voxels.dtype.numpy_dtype)  # (z, y, x) of one coarse shard
         for part in _parts(box, level, fine.voxels.chunk_layout.read_chunk.shape):
             source = part.enlarged(level.factor).intersection(fine_box)
             voxels = read_voxels(fine.voxels, source, "finer level:", check=fine.check)  # (z*fz, y*fy, x*fx), less at the faces
-            target[part.shifted((-box.start[0], -box.start[1], -box.start[2])).slices] = downsample(
-                voxels, level.factor, nodata
-            )
+            target[part.shifted((-box.start[0], -box.start[1], -box.start[2])).slices] = reduction(voxels, level.factor)
         yield box, target
 
 

@@ -8,9 +8,12 @@ from volumetool.errors import OutputError
 from volumetool.geometry.levels import LevelGrid
 from volumetool.storage.create import VolumeLayout, create_levels
 from volumetool.storage.formats.base import Json, read_json
+from volumetool.storage.formats.ome_zarr import ome_of
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.kvstore import encode_json, write_key
 from volumetool.storage.volume import Volume
+from volumetool.storage.writing.names import ReductionMethod
+from volumetool.storage.writing.ome_zarr import said_of_levels
 
 
 def create_coarser(volume: Volume, levels: tuple[LevelGrid, ...]) -> VolumeLayout:
@@ -55,19 +58,30 @@ def create_coarser(volume: Volume, levels: tuple[LevelGrid, ...]) -> VolumeLayou
     return layout
 
 
-def announce_levels(volume: Volume, levels: tuple[LevelGrid, ...]) -> None:
-    """Write the coarser levels, which are complete by now, into the volume's metadata; all else it says stays.
+def announce_levels(volume: Volume, levels: tuple[LevelGrid, ...], reduction: ReductionMethod) -> None:
+    """Write into the metadata of an OME-Zarr the coarser levels, complete by now, and how they were made; the rest stays.
 
-    Consolidated metadata, which would go on hiding the new arrays, are dropped.
+    Consolidated metadata, which would go on hiding new arrays, are dropped.
+
+    Parameters
+    ----------
+    volume : Volume
+        The volume, with one level or with all of them.
+    levels : tuple of LevelGrid
+        All levels, finest first.
+    reduction : {"mean", "mode"}
+        How each was made from the one before.
     """
-    group = read_json(volume.url, "zarr.json") or {}
-    datasets = group["attributes"]["ome"]["multiscales"][0]["datasets"]
-    first = _first(group)
-    for number, level in enumerate(levels[1:], start=1):
+    key = "zarr.json" if volume.driver == "zarr3" else ".zattrs"
+    group = read_json(volume.url, key) or {}
+    image = ome_of(group["attributes"] if volume.driver == "zarr3" else group)["multiscales"][0]
+    first = image["datasets"][0]
+    for number, level in enumerate(levels[len(volume.levels) :], start=len(volume.levels)):
         times = [a / b for a, b in zip(level.voxel_size, levels[0].voxel_size, strict=True)]
-        datasets.append(_coarser(first, str(number), times))
+        image["datasets"].append(_coarser(first, str(number), times))
+    image.update(said_of_levels(levels, reduction))
     group.pop("consolidated_metadata", None)
-    write_key(volume.url, "zarr.json", encode_json(group))
+    write_key(volume.url, key, encode_json(group))
 
 
 def _first(group: Json) -> Json:

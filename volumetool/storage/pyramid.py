@@ -12,7 +12,7 @@ from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, Size, plan_levels, shard_boxes, whole_ratio
 from volumetool.storage.convert import FINEST_ALONE
 from volumetool.storage.create import VolumeLayout, open_for_writing
-from volumetool.storage.downsample import build_level, require_stored
+from volumetool.storage.downsample import MEAN, Reduction, build_level, require_stored
 from volumetool.storage.extend import announce_levels, create_coarser
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.chunks import changed_while_read, level_digests, level_states
@@ -28,7 +28,7 @@ _ROUNDED = 1e-3
 
 
 def build_pyramid(
-    url: str, *, nodata: float | None = None, voxel_size: Size | None = None, observer: Observer = ignore
+    url: str, *, reduction: Reduction = MEAN, voxel_size: Size | None = None, observer: Observer = ignore
 ) -> Volume:
     """Write every level of a volume from the level before it; an OME-Zarr 0.5 volume of one level gets the others.
 
@@ -40,8 +40,8 @@ def build_pyramid(
     ----------
     url : str
         Path or URL of the volume.
-    nodata : float, optional
-        Value that means leave out; a block of nothing else becomes `nodata` itself. A volume that a job made knows its own.
+    reduction : Reduction, optional
+        How a level is made from the one before; by default the mean. A volume that a job made is built as that job says.
     voxel_size : tuple of float, optional
         nm, z, y, x, where the metadata do not say it; it decides which axes the first coarser levels halve.
     observer : Observer, optional
@@ -61,7 +61,7 @@ def build_pyramid(
     """
     volume = open_volume(url, voxel_size=voxel_size)
     form = _check(volume)
-    missing = _missing_value(volume, nodata)
+    reduction = _reduction_of(volume, reduction)
     new = len(volume.levels) == 1 and form.name == "ome-zarr-0.5"
     target: Volume | VolumeLayout = volume
     if new:
@@ -79,14 +79,14 @@ def build_pyramid(
         for number, grid in enumerate(grids[1:], start=1):
             coarse = open_for_writing(volume.url, target, number, channel)
             clear = partial(delete_torn_shards, coarse, layout, number, channel=channel)
-            written.append((coarse, build_level(fine, coarse, grid, nodata=missing, ready=_Ready(clear, count))))
+            written.append((coarse, build_level(fine, coarse, grid, reduction=reduction, ready=_Ready(clear, count))))
             fine = Source(coarse)
     for coarse, boxes in written:
         require_stored(coarse, boxes)
     if level_digests(volume, 0) != [digest for digest, _ in states]:
         raise changed_while_read(volume.url, "run the command again")
-    if new:
-        announce_levels(volume, grids)
+    if volume.format.startswith("ome-zarr"):
+        announce_levels(volume, grids, reduction.method)
     if not new or volume.attributes.get("status") == FINEST_ALONE:
         write_status(volume.url, "complete")
     return open_volume(volume.url, voxel_size=voxel_size)
@@ -125,16 +125,23 @@ def _check(volume: Volume) -> WrittenFormat:
     return written
 
 
-def _missing_value(volume: Volume, asked: float | None) -> float | None:
-    """Return the value to leave out: of a job's output the one that the job wrote."""
+def _reduction_of(volume: Volume, asked: Reduction) -> Reduction:
+    """Return how levels are made: of a job's output as the job made them."""
     spec = volume.attributes.get("spec")
     if not spec:
         return asked
-    own = float(spec["fill"]) if spec["nodata"] is not None else None
-    if asked is not None and asked != own and not (own is not None and math.isnan(asked) and math.isnan(own)):
+    own = Reduction(nodata=float(spec["fill"]) if spec["nodata"] is not None else None)
+    if asked.method != own.method:
         raise ConfigError(
             "config.option",
-            f"--nodata {asked:g}, but the job that made {volume.url} wrote {'none' if own is None else f'{own:g}'}",
+            f"--reduction {asked.method}, but the job that made {volume.url} wrote means",
+            hint="leave --reduction out: the volume knows its own",
+        )
+    if asked.nodata is not None and str(asked.nodata) != str(own.nodata):  # as text, NaN equals NaN
+        raise ConfigError(
+            "config.option",
+            f"--nodata {asked.nodata:g}, but the job that made {volume.url} wrote "
+            f"{'none' if own.nodata is None else f'{own.nodata:g}'}",
             hint="leave --nodata out: the volume knows its own",
         )
     return own

@@ -42,13 +42,12 @@ def build_coarse_levels(plan: Plan, within: Box | None = None, observer: Observe
     """
     output, layout = plan.output, plan.spec.layout
     written, count = [], counting(observer, "coarse levels", coarse_shards(plan, within))
-    nodata = plan.spec.output_nodata
     for channel in range(plan.spec.channels or 1):
         for number, level, box in _coarse(plan, within):
             fine = open_for_writing(output, layout, number - 1, channel)
             coarse = open_for_writing(output, layout, number, channel)
             delete_torn_shards(coarse, layout, number, box, channel)
-            told = build_level(Source(fine), coarse, level, nodata=nodata, within=box, ready=lambda _: count(1))
+            told = build_level(Source(fine), coarse, level, reduction=plan.spec.reduction, within=box, ready=lambda _: count(1))
             written.append((coarse, told))
     for coarse, boxes in written:
         require_stored(coarse, boxes)

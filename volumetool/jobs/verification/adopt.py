@@ -36,7 +36,6 @@ from volumetool.options import Kind, kinds
 from volumetool.processing.spec import check_version
 from volumetool.processing.writer import extend_checksum
 from volumetool.storage.create import open_for_writing, read_root
-from volumetool.storage.downsample import downsample_chain
 from volumetool.storage.formats.base import Json
 from volumetool.storage.io.arrays import read_part
 from volumetool.storage.io.kvstore import canonical_url, delete_key, list_keys, read_key
@@ -248,7 +247,7 @@ def _record(worker: Worker, region: Region) -> Record | None:
         stores = [open_for_writing(plan.output, plan.spec.layout, level, region.channel) for level in range(len(fused))]
         for slab in slabs_of(region.box, plan.spec.levels[0].shard):
             stored = [read_part(store, box.slices) for store, box in zip(stores, slab_boxes(slab, fused), strict=True)]
-            means = downsample_chain(stored[0], fused, worker.plan.spec.output_nodata)
+            means = worker.plan.spec.reduction.chain(stored[0], fused)
             for level, (voxels, mean) in enumerate(zip(stored, means, strict=True)):
                 if voxels.tobytes() != mean.tobytes():
                     return None

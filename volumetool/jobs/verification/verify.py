@@ -30,7 +30,7 @@ from volumetool.jobs.verification.layout_check import Damage, DamageKind, Shards
 from volumetool.processing.spec import OutputSpec
 from volumetool.processing.writer import extend_checksum
 from volumetool.storage.create import open_for_writing
-from volumetool.storage.downsample import box_of, downsample
+from volumetool.storage.downsample import box_of
 from volumetool.storage.io.arrays import read_part
 from volumetool.storage.io.roles import name_roles
 
@@ -308,7 +308,7 @@ def _verify_shard(stores: list[ts.TensorStore], spec: OutputSpec, level: int, bo
     voxels = _read(coarse, box, report, Damage(DamageKind.VOXELS, level=level))
     if finer is None or voxels is None:
         return
-    if downsample(finer, factor, spec.output_nodata).tobytes() != voxels.tobytes():
+    if spec.reduction(finer, factor).tobytes() != voxels.tobytes():
         what = "voxels are not the mean of the level before"
         report.damaged.append(Damage(DamageKind.VOXELS, what, level=level, box=box))
 

@@ -10,7 +10,7 @@ from typing import Any
 from volumetool.geometry.box import Size, Triple
 from volumetool.geometry.levels import LevelGrid
 from volumetool.storage.io.arrays import Driver
-from volumetool.storage.writing.names import DEFAULT, WrittenName
+from volumetool.storage.writing.names import DEFAULT, ReductionMethod, WrittenName
 
 OWN_KEY = "volumetool"
 """Under which a volume's attributes say how volumetool made it."""
@@ -34,6 +34,8 @@ class VolumeLayout:
         The image's name in the metadata.
     format : str
         A format of the registry that is written.
+    reduction : {"mean", "mode"}
+        How each level is made from the one before; formats that have a place for it say so.
     kept : mapping
         Attributes of another volume that this one is a copy of, ``omero`` among them, for formats that have a place for them.
     """
@@ -44,6 +46,7 @@ class VolumeLayout:
     fill_value: float = 0
     name: str = "volume"
     format: WrittenName = DEFAULT
+    reduction: ReductionMethod = "mean"
     kept: Mapping[str, Any] = field(default_factory=dict)
 
     @property

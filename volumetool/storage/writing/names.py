@@ -1,4 +1,4 @@
-"""Names of the formats that are written; `volumetool.storage.formats.registry` says how."""
+"""Names of what is chosen for a written volume; `volumetool.storage.formats.registry` says how formats are written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Final, Literal
 
 WrittenName = Literal["ome-zarr-0.5", "ome-zarr-0.5-unsharded", "ome-zarr-0.4", "n5", "precomputed"]
 """What ``--format`` takes."""
+
+ReductionMethod = Literal["mean", "mode"]
+"""What ``--reduction`` takes: how voxels of a level become one of the next."""
 
 DEFAULT: Final = "ome-zarr-0.5"
 """What is written where neither the format is asked for nor the name of the output says one."""

@@ -6,7 +6,7 @@ Zarr 2, which has no other that all readers know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from yaozarrs import v04, v05
 
+from volumetool.geometry.levels import LevelGrid
 from volumetool.storage.formats.base import Json
 from volumetool.storage.io.arrays import SPACE
 from volumetool.storage.writing.layout import OWN_KEY, VolumeLayout, WrittenFormat
+from volumetool.storage.writing.names import ReductionMethod
 
 _ZSTD_LEVEL = 3
 _GZIP_LEVEL = 1
@@ -105,15 +107,24 @@ def _multiscale(layout: VolumeLayout, version: ModuleType) -> Any:
         name=layout.name,
         axes=[*channel, *space],
         datasets=datasets,
-        type="mean",
-        metadata={
-            "description": "Each level is the mean of the stored level before, rounded half to even for integers; its "
+        **said_of_levels(layout.levels, layout.reduction),
+    )
+
+
+def said_of_levels(levels: Sequence[LevelGrid], reduction: ReductionMethod) -> dict[str, Any]:
+    """Return what a multiscale image says of how its levels were made: its ``type`` and ``metadata``."""
+    made = "the mean" if reduction == "mean" else "the most frequent value"
+    rounded = ", rounded half to even for integers" if reduction == "mean" else ", of several the least"
+    return {
+        "type": reduction,
+        "metadata": {
+            "description": f"Each level is {made} of the stored level before{rounded}; its "
             "shape is the shape before, divided by the factor and rounded up. Translations are those of voxel centres.",
             "method": "tensorstore.downsample",
-            "kwargs": {"method": "mean"},
-            "factors": [list(grid.factor) for grid in layout.levels[1:]],
+            "kwargs": {"method": reduction},
+            "factors": [list(grid.factor) for grid in levels[1:]],
         },
-    )
+    }
 
 
 SHARDED = WrittenFormat("ome-zarr-0.5", "zarr3", _axes, "{}", _array_v05, "zarr.json", _group_v05, (".zarr",), sharded=True)
