@@ -120,13 +120,15 @@ def validate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Return whether a volume is conformant OME-Zarr that viewers show in the right place, or whether one viewer opens it."""
+    """Return whether a volume is conformant, so that viewers show it in the right place, or whether one viewer opens it."""
+    from volumetool.storage.open import open_volume
+
     if viewer is None:
         from volumetool.storage.validate import validate_volume
 
-        findings, good = validate_volume(volume), "conformant"
+        findings = validate_volume(volume)
+        good = "" if findings else f"conformant {open_volume(volume).format}"
     else:
-        from volumetool.storage.open import open_volume
         from volumetool.viewer.support import check_viewer
 
         findings, good = check_viewer(open_volume(volume), viewer), f"{viewer} opens it, in its place"

@@ -272,7 +272,7 @@ def test_outputs_stand_beside_the_folder() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"level": 1}, {"mask": "mask.zarr"}, {"roi": "0:2,:,:"}, {"roi": "0:2,:,:", "crop": True}],
+    [{"level": 1}, {"mask": "mask.zarr"}, {"roi": "0:2,:,:"}, {"roi": "0:2,:,:", "crop": True}, {"format": "ome-zarr-0.4"}],
     ids=lambda given: str([*given]),
 )
 def test_options_about_a_whole_volume_are_refused_by_name_before_anything_is_written(

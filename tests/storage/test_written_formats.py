@@ -79,6 +79,7 @@ def test_a_volume_lies_where_it_lay_and_each_level_is_the_mean_of_the_one_before
     assert name.startswith(volume.format)
     assert (volume.dtype, volume.channels, volume.attributes["status"]) == (source.dtype, channels, "complete")
     assert (volume.voxel_size, volume.translation) == (SIZE, PLACE)
+    assert validate_volume(volume.url) == []
     for channel in range(channels or 1):
         np.testing.assert_array_equal(read(volume, 0, channel), read(source, 0, channel))
         for number, (fine, coarse) in enumerate(pairwise(volume.levels)):
@@ -142,6 +143,18 @@ def test_n5_says_its_sizes_in_every_dialect(tmp_path: Path, source: Volume) -> N
         assert placed == (list(level.voxel_size), list(level.translation))
         alone = open_volume(Path(volume.url, f"s{number}"))
         assert (alone.voxel_size, alone.translation) == (level.voxel_size, level.translation)
+
+
+@pytest.mark.parametrize("name", ["n5", "precomputed"])
+def test_a_level_that_lies_elsewhere_is_found_by_validate(tmp_path: Path, source: Volume, name: WrittenName) -> None:
+    root = Path(converted(source, name, tmp_path / "out").url, WRITTEN[name].root)
+    content = json.loads(root.read_text())
+    if name == "n5":
+        content["multiscales"][0]["datasets"][1]["transform"]["translate"][2] += 1
+    else:
+        content["scales"][1]["voxel_offset"][0] += 2
+    root.write_text(json.dumps(content))
+    assert [(finding.code, finding.path) for finding in validate_volume(str(root.parent))] == [("validate.translation", "s1")]
 
 
 @pytest.mark.parametrize("place", [(0.0, 0.0, 0.0), (60.0, 8.0, 0.0)])

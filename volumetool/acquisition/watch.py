@@ -264,7 +264,7 @@ def _refuse_unfit(job: Job) -> None:
     if (chosen := choose_format(job.output, job.format)) != DEFAULT:
         raise ConfigError(
             "config.option",
-            f"{job.output} would be {chosen}; a volume that grows is {DEFAULT}",
+            f"--format {chosen} for {job.output}: a volume that grows is {DEFAULT} alone",
             hint="once it is whole, `volumetool convert` writes it in another format",
         )
 

@@ -1,4 +1,4 @@
-"""Return whether a volume is conformant OME-Zarr, and whether its levels lie where they should.
+"""Return whether a volume is conformant OME-Zarr, and of N5 and precomputed, too, whether its levels lie where they should.
 
 yaozarrs checks structure and metadata against the specification, through tensorstore so that buckets work alike. What
 no validator checks is checked here: equal dtypes, level shapes that fit their scales, the half-voxel shift of averaged
@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isnan
 from typing import Any, cast
 
 import yaozarrs
@@ -18,8 +19,10 @@ import yaozarrs
 from volumetool.errors import InputError, VolumetoolError
 from volumetool.geometry.box import Size, Triple
 from volumetool.storage.formats.base import NONSENSE, FoundLevel, ParsedMetadata, read_json, read_small, sense
+from volumetool.storage.formats.n5 import find_n5
 from volumetool.storage.formats.ome_zarr import find_ome_zarr, ome_of
-from volumetool.storage.io.arrays import SPACE
+from volumetool.storage.formats.precomputed import find_precomputed_volume
+from volumetool.storage.io.arrays import PRECOMPUTED, SPACE
 from volumetool.storage.io.kvstore import canonical_url, join_url
 from volumetool.storage.open import open_levels
 from volumetool.units import is_long_name
@@ -47,9 +50,9 @@ class Finding:
 
 
 def validate_volume(url: str) -> list[Finding]:
-    """Check an OME-Zarr 0.4 or 0.5 volume; a conformant one has no findings.
+    """Check an OME-Zarr, N5 or precomputed volume; a conformant one has no findings.
 
-    Voxels are not read.
+    Voxels are not read. Of N5 and precomputed, which no specification binds, it is what their levels hold and where they lie.
 
     Parameters
     ----------
@@ -66,20 +69,21 @@ def validate_volume(url: str) -> list[Finding]:
     Raises
     ------
     InputError
-        ``input.not-a-volume``: there are no OME-Zarr metadata.
+        ``input.not-a-volume``: there are no metadata of these.
     """
     place = canonical_url(url)
-    if read_json(place, "zarr.json") is None and read_json(place, ".zattrs") is None:
+    is_ome = any(read_json(place, key) is not None for key in ("zarr.json", ".zattrs"))
+    if not is_ome and not any(read_json(place, key) is not None for key in ("attributes.json", "info")):
         raise InputError(
             "input.not-a-volume",
-            f"{place} has neither zarr.json nor .zattrs; only OME-Zarr can be validated",
+            f"{place} has neither zarr.json, .zattrs, attributes.json nor info; OME-Zarr, N5 and precomputed can be validated",
             hint="Convert the volume first: volumetool convert",
             where=place,
         )
-    findings = list(_by_the_specification(place))
+    findings = list(_by_the_specification(place)) if is_ome else []
     try:
         with sense(place):
-            found = find_ome_zarr(place)
+            found = find_ome_zarr(place) if is_ome else find_n5(place) or find_precomputed_volume(place)
             if found is not None:
                 findings += _own_checks(found)
     except VolumetoolError as error:
@@ -126,7 +130,9 @@ def _by_the_specification(place: str) -> Iterator[Finding]:
 def _own_checks(found: ParsedMetadata) -> list[Finding]:
     arrays = open_levels(found)
     shapes = [_spatial(array.shape, found.axes) for array in arrays]
-    findings = [*_place(found), *_scales(found.levels), *_units(found), *_names(found)]
+    is_ome = found.format.startswith("ome-zarr")
+    said = [*_place(found), *_units(found), *_names(found)] if is_ome else _known_unit(found)
+    findings = [*_scales(found.levels), *said]
     dtypes = [array.dtype.name for array in arrays]
     findings += [
         Finding("validate.dtype", f"the level holds {dtype}, level 0 holds {dtypes[0]}", level.path)
@@ -135,7 +141,7 @@ def _own_checks(found: ParsedMetadata) -> list[Finding]:
     ]
     if any(finding.code == "validate.scale" for finding in findings):
         return findings
-    return [*findings, *_shapes(found.levels, shapes), *_translations(found.levels)]
+    return [*findings, *_shapes(found.levels, shapes), *_translations(found)]
 
 
 def _place(found: ParsedMetadata) -> Iterator[Finding]:
@@ -161,6 +167,11 @@ def _units(found: ParsedMetadata) -> Iterator[Finding]:
         if isinstance(axis, dict) and str(axis.get("name")) in SPACE and not is_long_name(unit):
             text = f"axis {axis['name']} has the unit {unit!r}; wanted is a full name such as 'nanometer'"
             yield Finding("validate.unit", text)
+
+
+def _known_unit(found: ParsedMetadata) -> Iterator[Finding]:
+    if found.unit is None or any(map(isnan, found.unit)):
+        yield Finding("validate.unit", "no unit of length is stated, or not for every axis")
 
 
 def _stated_axes(found: ParsedMetadata) -> list[Any]:
@@ -192,11 +203,13 @@ def _shapes(levels: Sequence[FoundLevel], shapes: Sequence[Triple]) -> Iterator[
             yield Finding("validate.level-shape", text, level.path)
 
 
-def _translations(levels: Sequence[FoundLevel]) -> Iterator[Finding]:
+def _translations(found: ParsedMetadata) -> Iterator[Finding]:
+    levels = found.levels
+    share = 0.5 + _TOLERANCE if found.driver == PRECOMPUTED else _TOLERANCE  # its levels lie at whole voxels of their own
     for level in levels[1:]:
         wanted = _averaged(levels[0], level)
         off = [abs(a - b) for a, b in zip(level.translation, wanted, strict=True)]
-        if any(distance > _TOLERANCE * size for distance, size in zip(off, level.scale, strict=True)):
+        if any(distance > share * size for distance, size in zip(off, level.scale, strict=True)):
             text = (
                 f"the translation is {level.translation}; the mean over blocks of level 0 lies at {wanted}, half the "
                 "difference of the voxel sizes further in"

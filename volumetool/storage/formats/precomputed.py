@@ -279,9 +279,16 @@ def _reversed(values: Any) -> Any:
     return z, y, x
 
 
-def _find(url: str) -> ParsedMetadata | None:
+def find_precomputed_volume(url: str) -> ParsedMetadata | None:
+    """Describe the precomputed image at a place; None where there is none.
+
+    Raises
+    ------
+    InputError
+        As `find_precomputed` and `Precomputed.found`.
+    """
     stored = find_precomputed(url)
     return None if stored is None else stored.found
 
 
-PRECOMPUTED = Format("precomputed", _find, written=(WRITTEN,))
+PRECOMPUTED = Format("precomputed", find_precomputed_volume, written=(WRITTEN,))
