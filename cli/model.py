@@ -27,7 +27,11 @@ def list_cards(as_json: Json = False) -> None:
     from volumetool.cli._tables import print_lines
 
     for card in cards:
-        print_lines([(card.name, card.description), ("", f"{_suits(card)} Licence: {card.licence}.")], sys.stdout)
+        lines = [(card.name, card.description), ("", f"{_suits(card)} Licence: {card.licence}.")]
+        if gains := card.provenance.gains:
+            told = "; ".join(f"{tissue} {gain:+.1f}" for tissue, gain in gains.items())
+            lines.append(("", f"Gain in dB over {_before(card)}: {told}."))
+        print_lines(lines, sys.stdout)
 
 
 def _row(card: ModelCard) -> dict[str, Any]:
@@ -38,7 +42,13 @@ def _row(card: ModelCard) -> dict[str, Any]:
         "to nm": list(card.voxel_size.largest) if card.voxel_size else "any",
         "licence": card.licence,
         "description": card.description,
+        "gains in dB": card.provenance.gains,
     }
+
+
+def _before(card: ModelCard) -> str:
+    """Return what a model's gains are measured against."""
+    return "the noisy image" if max(card.scale) == 1 else "linear enlargement"
 
 
 def _suits(card: ModelCard) -> str:

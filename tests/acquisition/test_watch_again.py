@@ -28,6 +28,7 @@ from volumetool.acquisition.config import WatchConfig
 from volumetool.acquisition.image_source import Section, TiffFolder
 from volumetool.acquisition.watch import watch
 from volumetool.events import SectionRefused, WatchStarted
+from volumetool.jobs.planning.choice import rank_models
 from volumetool.jobs.records.plan_file import stored_plan
 from volumetool.jobs.verification.verify import verify
 
@@ -168,3 +169,21 @@ def test_a_watch_that_goes_on_has_the_settings_that_it_began_with(folder: Path) 
     drop(folder, 5, 6, 7)
     assert finish(job, None, WatchConfig(count=COUNT, settle=0.0)).complete
     assert finish(job, None, WatchConfig(count=COUNT, settle=0.0)).complete  # and once more: nothing is left to do
+
+
+def test_a_watch_goes_on_with_the_model_that_was_chosen_when_it_began(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_of(folder, model="auto", chunk=None, shard=None)
+    drop(folder, 1, 2, 3, 4)
+    assert refusal_of_interrupt(
+        lambda: watch(job, WatchConfig(settle=0.0), Told(), ticking(lambda: None, lambda: None, interrupt))
+    )
+    began = rank_models((8.0, 32.0, 32.0), None)[0].name
+
+    def another(*_: object) -> object:
+        raise AssertionError("more sections might show something else")
+
+    monkeypatch.setattr("volumetool.jobs.planning.inputs.rank_models", another)
+    drop(folder, 5, 6, 7)
+    done = finish(job, None, WatchConfig(count=COUNT, settle=0.0))
+    assert done.complete
+    assert stored_plan(job.output).model == began

@@ -85,6 +85,7 @@ def test_what_is_printed_for_people_fits_80_columns(run: Run, volume: Path, monk
     done = run("status", "wide.zarr")
     printed = [*plan.stderr.splitlines(), *done.stdout.splitlines(), *run("model", "list").stdout.splitlines()]
     assert len(printed) > 50
+    assert sum("Gain in dB over" in line for line in printed) >= 5
     assert [line for line in printed if len(line) > 80] == []
 
 

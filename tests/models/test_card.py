@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from volumetool.models import ModelCard, Normalisation, UNetConfig, VoxelSizeRange
+from volumetool.models import VALIDATION, Metric, ModelCard, Normalisation, Provenance, UNetConfig, VoxelSizeRange
 
 GOOD: dict[str, object] = {
     "name": "em-x4",
@@ -100,3 +100,17 @@ def test_impossible_ranges_are_refused() -> None:
         VoxelSizeRange(smallest=(1, 64, 16), largest=(1000, 16, 64))
     with pytest.raises(ValidationError, match="percentile"):
         Normalisation(low=99, high=1)
+
+
+def test_gains_are_means_over_protocols_by_tissue_and_leave_out_what_the_training_kept_apart() -> None:
+    rows = [
+        ("liver", "a", "linear", 20.0),
+        ("liver", "a", "net", 21.0),
+        ("liver", "b", "linear", 22.0),
+        ("liver", "b", "net", 25.0),
+    ]
+    rows += [("liver", "a", "cubic", 90.0), (VALIDATION, "a", "linear", 20.0), (VALIDATION, "a", "net", 30.0)]
+    rows += [("bone", "a", "linear", 20.0), ("bone", "a", "net", 19.5)]
+    metrics = tuple(Metric(dataset=d, protocol=p, method=m, psnr=v, ssim=0.5) for d, p, m, v in rows)
+    assert Provenance(metrics=metrics).gains == {"liver": pytest.approx(2.0), "bone": pytest.approx(-0.5)}
+    assert Provenance().gains == {}

@@ -200,6 +200,7 @@ def test_every_built_in_model_is_whole_small_and_described() -> None:
         assert card.provenance.data
         assert card.provenance.training
         assert card.provenance.metrics
+        assert len(card.provenance.gains) >= (1 if card.dims == 3 else 5)
 
 
 def test_the_card_of_em_x4_tells_its_true_receptive_field() -> None:

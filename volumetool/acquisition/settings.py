@@ -61,6 +61,7 @@ def fix(job: Job, begun: SessionHeader, given: Statistics | None) -> tuple[Resol
     low, high = (np.median(table[:, chosen], axis=1, keepdims=True) for table in (fitted.low, fitted.high))  # (1, 1)
     decided = {
         "spec": resolved.spec.model_copy(update={"statistics": given or Statistics(low, high)}),
+        "model": resolved.inputs.operation.spec,
         "numerics": resolved.engine.numerics,
         "probe": resolved.engine.probe(resolved.spec.lattice.patch),
     }
@@ -170,11 +171,13 @@ def final_plan(job: Job, begun: SessionHeader, depth: int) -> Plan:
     """
     frozen = _frozen(job, begun)
     plan = plan_anew(resolve(frozen, statistics=statistics_for(begun.decided, depth)))
-    return plan.model_copy(update={"job": frozen.model_copy(update={"patch_cache": job.patch_cache})})
+    return plan.model_copy(update={"job": frozen.model_copy(update={"patch_cache": job.patch_cache, "model": job.model})})
 
 
 def _frozen(job: Job, begun: SessionHeader) -> Job:
     """Return the job with what was decided at the beginning; all of its patches are known, so that none is kept."""
     numerics = begun.numerics
     update = {} if numerics is None else {"precision": numerics.precision, "batch": numerics.batch}
+    if job.model == "auto" and begun.model:  # more sections might show something else
+        update["model"] = begun.model
     return job.model_copy(update={**update, "statistics": None, "patch_cache": "never"})

@@ -54,6 +54,8 @@ class SessionHeader(BaseModel):
     spec : OutputSpec, optional
         Everything that decides the voxels, known from the first section that is enhanced, for the sections of that time. Its
         statistics have one row for all sections, or one for each.
+    model : str
+        Where the network is loaded from; known with the specification.
     numerics : Numerics, optional
         Precision and batch of the network; known with the specification.
     probe : str
@@ -72,6 +74,7 @@ class SessionHeader(BaseModel):
     count: int | None
     translation: Size = (0.0, 0.0, 0.0)
     spec: OutputSpec | None = None
+    model: str = ""
     numerics: Numerics | None = None
     probe: str = ""
 

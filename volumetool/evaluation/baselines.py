@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from volumetool.errors import ConfigError
 from volumetool.evaluation.scores.resample import Floats, Kind, enlarge
+from volumetool.processing.survey import noise_sd
 
 Filter = Callable[..., Floats]
 Strength = tuple[float, ...]
@@ -169,17 +170,6 @@ def tune(method_name: str, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -
         return total
 
     return min(METHODS[method_name].grid, key=error, default=())
-
-
-def noise_sd(section: NDArray[Any]) -> float:
-    """Return the standard deviation of the noise in a section, in grey levels.
-
-    Second differences along both axes remove smooth structure (Immerkaer 1996, Comput. Vis. Image Underst. 64); the median of
-    their size, unlike the mean, ignores edges.
-    """
-    rows = ndimage.correlate1d(section.astype(np.float32), (1.0, -2.0, 1.0), 0)
-    differences = ndimage.correlate1d(rows, (1.0, -2.0, 1.0), 1)
-    return float(np.median(np.abs(differences))) / (6 * 0.6745)
 
 
 def z_gauss(sections: Floats, sigma: float) -> Floats:

@@ -14,6 +14,7 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import JobDir
 from volumetool.options import Kind, kinds
 from volumetool.processing.spec import Numerics, OutputSpec
+from volumetool.processing.survey import Evidence
 from volumetool.sealed import seal
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.kvstore import join_url
@@ -59,6 +60,23 @@ class BatchingChoice:
     def patches(self) -> int:
         """Patches in the network at once."""
         return self.streams * self.batch
+
+
+class ModelChoice(BaseModel):
+    """How the model of a job was chosen that named none.
+
+    Parameters
+    ----------
+    evidence : Evidence, optional
+        What the sample showed; None where it was too small or without structure.
+    next_best : str, optional
+        Name of the built-in model that would have come next.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    evidence: Evidence | None = None
+    next_best: str | None = None
 
 
 class Estimates(BaseModel):
@@ -133,6 +151,8 @@ class Plan(BaseModel):
         The ways to run the network that were tried on this machine.
     model, model_spec : str
         Name and where it is loaded from.
+    choice : ModelChoice, optional
+        How the model was chosen; None where the job names it.
     input_shape, voxel_size : tuple
         Shape and voxel size of the input's level, in voxels and nm.
     input_dtype : str
@@ -161,6 +181,7 @@ class Plan(BaseModel):
     paces: tuple[BatchingChoice, ...] = ()
     model: str
     model_spec: str
+    choice: ModelChoice | None = None
     input_shape: Triple
     input_dtype: str
     voxel_size: Size

@@ -6,12 +6,13 @@ ever executed.
 
 from __future__ import annotations
 
-from volumetool.models.card import Metric, ModelCard, Normalisation, OperationCard, Provenance, VoxelSizeRange
+from volumetool.models.card import VALIDATION, Metric, ModelCard, Normalisation, OperationCard, Provenance, VoxelSizeRange
 from volumetool.models.package import Model, fitting_models, list_models, load_model, save_model
 from volumetool.models.receptive_field import measure_receptive_field
 from volumetool.models.unet import UNet, UNetConfig
 
 __all__ = [
+    "VALIDATION",
     "Metric",
     "Model",
     "ModelCard",

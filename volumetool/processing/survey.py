@@ -1,4 +1,4 @@
-"""Survey: NaN and infinite voxels, exact zeros and bright membranes in the sample that statistics are fitted on."""
+"""Survey of the sample that statistics are fitted on: strange voxels, noise, sharpness, likeness of neighbouring sections."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from volumetool.geometry import Box, Triple
 from volumetool.processing.statistics import BLOCK
@@ -22,6 +24,44 @@ MANY_ZEROS = 0.05
 
 LIKELY, CERTAIN = 3.0, 6.0
 """Standard errors from which the sign of the mean is likely and almost certain; `tests/benchmarks/polarity.py` counts hits."""
+
+PAIR_SIDE, LEAST_SIDE = 64, 24
+"""Side of the pieces of neighbouring sections that are compared, and the least one, in voxels."""
+
+REACH = 3
+"""Largest shift that is tried between neighbouring sections, in voxels along y and x."""
+
+MOST_PAIRS, FEWEST_PAIRS = 64, 4
+"""Pairs of pieces that are kept, and nothing is said of fewer."""
+
+LEAST_SIGNAL = 0.2
+"""Share of a piece's variance that must be more than noise, or it shows no structure."""
+
+
+class Evidence(BaseModel):
+    """What a sample shows of a volume's quality. Contrast is the standard deviation of its grey values without their noise.
+
+    Parameters
+    ----------
+    noise : float
+        Standard deviation of the noise, as a share of the contrast.
+    sharpness : float
+        Difference of neighbouring voxels of a section, without their noise, as a share of the contrast: 0 where all is blurred.
+    neighbours : float, optional
+        Correlation of neighbouring sections as they lie, without their noise; None where there are none.
+    aligned : float, optional
+        The same after the best shift of each piece, by at most `REACH` voxels.
+    shift : float, optional
+        Median length of that shift, in voxels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    noise: float
+    sharpness: float
+    neighbours: float | None = None
+    aligned: float | None = None
+    shift: float | None = None
 
 
 @dataclass
@@ -45,6 +85,9 @@ class Survey:
         Channel, place (z, y, x) and value of the first voxel that is NaN or infinite.
     lines : list of float
         For each piece of a section how much more of its lines is dark than bright, from -1 to 1.
+    pairs : list of tuple of float
+        For each pair of pieces of neighbouring sections: variances of noise and of steps between voxels, as shares of that of
+        the structure; correlation as they lie and after the best shift; length of the shift.
     """
 
     asked: Box
@@ -54,6 +97,9 @@ class Survey:
     zeros: int = 0
     strange: tuple[int, Triple, float] | None = None
     lines: list[float] = field(default_factory=list)
+    pairs: list[tuple[float, ...]] = field(default_factory=list)
+    _passed: int = 0
+    _every: int = 1
 
     def add(self, channel: int, box: Box, voxels: NDArray[Any]) -> None:
         """Add up what a tile shows.
@@ -79,6 +125,8 @@ class Survey:
                 self.strange = channel, (z, y, x), float(voxels[at])
         middle = len(voxels) // 2
         self._look_for_lines(voxels[middle], valid[middle])
+        two = slice(max(0, middle - 1), middle + 1)
+        self._compare_sections(voxels[two], valid[two])
 
     def _look_for_lines(self, section: NDArray[Any], valid: NDArray[np.bool_]) -> None:
         """Look at pieces of one section, evenly spread over it."""
@@ -93,6 +141,37 @@ class Survey:
             if valid[cut].all() and np.isfinite(piece).all() and np.count_nonzero(piece == 0) < MANY_ZEROS * piece.size:
                 share = dark_lines(piece)
                 self.lines += [] if share is None else [share]
+
+    def _compare_sections(self, sections: NDArray[Any], valid: NDArray[np.bool_]) -> None:
+        """Look at pieces of two neighbouring sections, or of one that has none, evenly spread over the whole sample."""
+        height, width = (min(PAIR_SIDE, size) for size in sections.shape[1:])
+        if min(height, width) < LEAST_SIDE:
+            return
+        for y in range(0, sections.shape[1] - height + 1, height):
+            for x in range(0, sections.shape[2] - width + 1, width):
+                self._passed += 1
+                if self._passed % self._every:
+                    continue
+                cut = slice(None), slice(y, y + height), slice(x, x + width)
+                pieces = sections[cut].astype(np.float64)  # (2, y, x), or (1, y, x)
+                whole = valid[cut].all() and np.isfinite(pieces).all()
+                if whole and np.count_nonzero(pieces == 0) < MANY_ZEROS * pieces.size:
+                    self.pairs += compare_pieces(pieces)
+                if len(self.pairs) >= MOST_PAIRS:
+                    self.pairs, self._every = self.pairs[::2], 2 * self._every
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """Noise, sharpness and likeness of neighbours, medians over `pairs`; None where those are too few."""
+        if len(self.pairs) < FEWEST_PAIRS:
+            return None
+        table = np.array(self.pairs)  # (pairs, 5)
+        noise, step = (float(share) ** 0.5 for share in np.median(table[:, :2], axis=0))
+        found = {"noise": noise, "sharpness": step}
+        both = table[np.isfinite(table[:, 2]), 2:]  # (pairs, 3)
+        if len(both) >= FEWEST_PAIRS:
+            found |= dict(zip(("neighbours", "aligned", "shift"), np.median(both, axis=0).tolist(), strict=True))
+        return Evidence(**{name: round(value, 3) for name, value in found.items()})
 
     @property
     def zero_share(self) -> float:
@@ -140,3 +219,48 @@ def dark_lines(piece: NDArray[np.float64]) -> float | None:
     dark = float(np.square(large[(large > 0) & (abs(small) < large / 2)]).sum())
     bright = float(np.square(small[(small < 0) & (abs(large) < -small / 2)]).sum())
     return (dark - bright) / (dark + bright) if dark + bright else None
+
+
+def compare_pieces(pieces: NDArray[np.float64]) -> list[tuple[float, ...]]:
+    """Compare two pieces of neighbouring sections.
+
+    Correlations are those of the structure: the variance of the noise, which both have of their own, is taken off.
+
+    Parameters
+    ----------
+    pieces : numpy.ndarray, shape (2, y, x)
+        Grey values; (1, y, x) for a section without neighbours, whose correlations are NaN.
+
+    Returns
+    -------
+    list of tuple
+        One row of `Survey.pairs`; none where a piece shows no structure.
+    """
+    noise = [noise_sd(piece) ** 2 for piece in pieces]
+    structure = [float(piece.var()) - own for piece, own in zip(pieces, noise, strict=True)]
+    if any(own <= LEAST_SIGNAL * float(piece.var()) for own, piece in zip(structure, pieces, strict=True)):
+        return []
+    steps = float(np.mean([np.mean(np.diff(pieces[0], axis=axis) ** 2) / 2 for axis in (0, 1)])) - noise[0]
+    row = noise[0] / structure[0], max(0.0, steps) / structure[0]
+    if len(pieces) == 1:
+        return [(*row, np.nan, np.nan, np.nan)]
+    inner = pieces[0][REACH:-REACH, REACH:-REACH]
+    inner = inner - inner.mean()  # (y, x)
+    shifted = sliding_window_view(pieces[1], inner.shape)  # (2 * REACH + 1, 2 * REACH + 1, y, x)
+    covariances = np.einsum("ijyx,yx->ij", shifted, inner) / inner.size
+    correlations = np.clip(covariances / math.sqrt(structure[0] * structure[1]), -1, 1)
+    y, x = np.unravel_index(int(np.argmax(covariances)), covariances.shape)
+    return [(*row, float(correlations[REACH, REACH]), float(correlations[y, x]), math.hypot(y - REACH, x - REACH))]
+
+
+def noise_sd(section: NDArray[Any]) -> float:
+    """Return the standard deviation of the noise in a section, in grey levels.
+
+    Second differences along both axes remove smooth structure (Immerkaer 1996, Comput. Vis. Image Underst. 64); the median of
+    their size, unlike the mean, ignores edges.
+    """
+    from scipy import ndimage  # as in `dark_lines`
+
+    rows = ndimage.correlate1d(section.astype(np.float32), (1.0, -2.0, 1.0), 0)
+    differences = ndimage.correlate1d(rows, (1.0, -2.0, 1.0), 1)
+    return float(np.median(np.abs(differences))) / (6 * 0.6745)

@@ -9,16 +9,21 @@ import numpy as np
 import pytest
 from small_jobs import SMALL, Size, empty_input, noise, run, tree, write_input
 
+from volumetool.degradation import RECIPES
 from volumetool.errors import ConfigError, VolumetoolError
 from volumetool.geometry import Box
 from volumetool.jobs.job import make_job
+from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.calibrate import Sample
 from volumetool.jobs.planning.checks import check_survey
+from volumetool.jobs.planning.choice import rank_models
 from volumetool.jobs.planning.inputs import open_inputs
 from volumetool.jobs.planning.planner import plan
+from volumetool.jobs.planning.report import describe_plan
 from volumetool.jobs.planning.resolve import resolve
-from volumetool.models import load_model
-from volumetool.processing.survey import Survey
+from volumetool.models import UNetConfig, load_model
+from volumetool.processing.survey import Evidence, Survey
+from volumetool.training.data.phantom import phantom
 
 
 def test_auto_takes_the_model_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +108,62 @@ def test_auto_never_adds_sections(tmp_path: Path, size: Size, shape: tuple[int, 
     assert (chosen.name, chosen.scale[0]) == (model, 1)
 
 
+def cards_with(monkeypatch: pytest.MonkeyPatch, **architectures: dict[str, Any]) -> None:
+    """Let there be models like em-x4 by the names given, of these architectures, and em-x2."""
+    like = load_model("em-x4").card
+    made = []
+    for name, options in architectures.items():
+        architecture = UNetConfig(**options)
+        made.append(like.model_copy(update={"name": name, "z_context": architecture.z_context, "architecture": architecture}))
+    made.append(load_model("em-x2").card)
+    monkeypatch.setattr("volumetool.jobs.planning.choice.fitting_models", lambda _: tuple(made))
+
+
+def ranked(neighbours: float | None) -> list[str]:
+    evidence = Evidence(noise=0.5, sharpness=0.4, neighbours=neighbours)
+    return [card.name for card in rank_models((8.0, 32.0, 32.0), evidence)]
+
+
+def test_sections_that_are_alike_ask_for_a_model_that_uses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards_with(monkeypatch, plain={}, context={"z_context": 2})
+    assert ranked(0.8) == ["context", "plain", "em-x2"]
+    assert ranked(0.79) == ["plain", "context", "em-x2"]
+    assert ranked(None) == ["plain", "context", "em-x2"]
+    assert [card.name for card in rank_models((8.0, 32.0, 32.0), None)] == ["plain", "context", "em-x2"]
+
+
+@pytest.mark.parametrize("neighbours", [None, 0.3, 0.9])
+def test_a_model_that_leaves_out_what_differs_suits_all_sections(
+    neighbours: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = {"z_context": 4, "gate": True}
+    cards_with(monkeypatch, plain={}, context={"z_context": 2}, large=gate | {"width": 64}, gated=gate | {"width": 32})
+    rest = ["context", "plain"] if neighbours == 0.9 else ["plain", "context"]
+    assert ranked(neighbours) == ["gated", "large", *rest, "em-x2"]
+
+
+def test_the_plan_says_what_was_measured_and_what_would_be_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("volumetool.jobs.planning.planner.take_sample", lambda *_: Sample(patch_seconds=0.1, compression=0.8))
+    fine = phantom((20, 512, 512), seed=2).astype(np.float32) / 255
+    coarse = RECIPES["pssr2-poisson"].apply(fine, scale=(1, 4, 4), seed=1)
+    source = str(write_input(tmp_path / "in.zarr", np.rint(coarse * 255).astype(np.uint8), chunk=(20, 64, 64)))
+    asked = {"input": source, "output": str(tmp_path / "o"), "device": "cpu", "memory": "4GiB", "batch": 1}
+    thin = plan(make_job(**asked, voxel_size=(8.0, 32.0, 32.0)))
+    assert thin.choice is not None
+    assert thin.choice.evidence is not None
+    assert (thin.model, thin.choice.next_best, thin.spec.lattice.context) == ("em-x4", "em-x2", 4)
+    lines = dict(describe_plan(thin))
+    assert "sections 8 nm apart correlate by" in lines["measured"]
+    assert lines["next best"] == "em-x2"
+    assert Plan.model_validate_json(thin.model_dump_json()).choice == thin.choice
+    assert plan(make_job(**asked, voxel_size=(8.0, 32.0, 32.0), roi="0:2,:,:")).choice == thin.choice
+    named = plan(make_job(**asked, voxel_size=(8.0, 32.0, 32.0), model="em-x4"))
+    assert named.choice is None
+    assert "measured" not in dict(describe_plan(named))
+
+
 def test_where_only_models_that_add_sections_fit_auto_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("volumetool.jobs.planning.inputs.fitting_models", lambda _: (load_model("em-z4").card,))
+    monkeypatch.setattr("volumetool.jobs.planning.choice.fitting_models", lambda _: (load_model("em-z4").card,))
     source = empty_input(tmp_path / "in.zarr", (6, 24, 24), (32.0, 8.0, 8.0))
     with pytest.raises(VolumetoolError, match="em-z4") as caught:
         open_inputs(make_job(input=source, output=str(tmp_path / "o")))

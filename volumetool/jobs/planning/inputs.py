@@ -7,15 +7,16 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from volumetool.errors import ConfigError, InputError, LedgerError, ModelError, OutputError
+from volumetool.errors import ConfigError, InputError, LedgerError, OutputError
 from volumetool.events import Observer, Progressed, ignore
 from volumetool.geometry import Box, Triple
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import PLAN, JobDir
-from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan import ModelChoice, Plan
 from volumetool.jobs.planning.checks import mask_factor
+from volumetool.jobs.planning.choice import rank_models
 from volumetool.jobs.records.plan_file import read_plan
-from volumetool.models import fitting_models
+from volumetool.models import Normalisation
 from volumetool.paths import absolute_path, open_file
 from volumetool.processing.operation import Operation, open_operation
 from volumetool.processing.statistics import Statistics, fit_statistics, no_normalisation
@@ -24,10 +25,11 @@ from volumetool.storage.create import read_root
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.chunk_keys import VOLUME_METADATA
 from volumetool.storage.io.kvstore import canonical_url, is_local, local_path, read_key
+from volumetool.storage.io.limits import check_sections
 from volumetool.storage.open import open_volume
 from volumetool.storage.provenance import provenance_of
 from volumetool.storage.volume import Level, Volume
-from volumetool.units import check_given_size, show_size
+from volumetool.units import check_given_size
 
 MOST_TABLE = 2**28
 """Bytes of a table of section statistics: 128 for each of the sections that a volume may have."""
@@ -47,12 +49,18 @@ class Inputs:
         The network or filter that enhances it.
     mask : Volume, optional
         Zero where nothing needs enhancing.
+    choice : ModelChoice, optional
+        How the model was chosen, where the job names none and goes on with none.
+    sample : tuple of Statistics and Survey, optional
+        What was fitted to the sample that the choice rests on, by the chosen model's percentiles.
     """
 
     job: Job
     volume: Volume
     operation: Operation
     mask: Volume | None
+    choice: ModelChoice | None = None
+    sample: tuple[Statistics, Survey] | None = None
 
     @property
     def level(self) -> Level:
@@ -75,8 +83,8 @@ class Inputs:
         return (1, 1, 1) if self.mask is None else mask_factor(self.job, self.mask, self.level.shape)
 
 
-def open_inputs(job: Job, existing: Plan | None = None) -> Inputs:
-    """Open what a job names.
+def open_inputs(job: Job, existing: Plan | None = None, observer: Observer = ignore) -> Inputs:
+    """Open what a job names; where it names no model, the sample of the statistics is read, and one is chosen.
 
     Parameters
     ----------
@@ -84,6 +92,8 @@ def open_inputs(job: Job, existing: Plan | None = None) -> Inputs:
         What is asked for; its output is not looked at.
     existing : Plan, optional
         Plan of the job that goes on: its model is taken where the job names none.
+    observer : Observer, optional
+        Told by `Progressed` how many sections of the sample are read.
 
     Raises
     ------
@@ -98,7 +108,12 @@ def open_inputs(job: Job, existing: Plan | None = None) -> Inputs:
             "config.level", f"--level {job.level}: {job.input} has levels 0 to {last}", hint="see `volumetool info`"
         )
     mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
-    return Inputs(job, volume, _choose_operation(job, volume, existing), mask)
+    check_sections(job.input, volume.levels[job.level].shape[0] * (volume.channels or 1))
+    if job.model != "auto":
+        return Inputs(job, volume, open_operation(job.model), mask)
+    if existing is not None and existing.job.model == "auto":  # what was chosen then; another version may choose otherwise
+        return Inputs(job, volume, open_operation(existing.model_spec), mask, existing.choice)
+    return _choose(job, volume, mask, observer)
 
 
 def section_statistics(
@@ -135,18 +150,23 @@ def section_statistics(
         return no_normalisation(inputs.channels, sections), None
     if existing is not None and existing.input_shape[0] == sections:
         return existing.spec.statistics, None
-    percentiles = (normalisation.low, normalisation.high)
-    nodata = job.nodata
+    return inputs.sample or _fit(job, inputs.volume, normalisation, observer)
+
+
+def _fit(job: Job, volume: Volume, normalisation: Normalisation, observer: Observer) -> tuple[Statistics, Survey]:
+    """Fit the table of section statistics to the sample, and survey it."""
+    channels, shape, nodata = volume.channels or 1, volume.levels[job.level].shape, job.nodata
     if nodata is None and job.missing == "skip":  # what is not stored reads as the fill value, and says nothing of contrast
-        nodata = float(inputs.volume.open(job.level).fill_value or 0)
-    whole = Box.whole(inputs.level.shape)
-    survey = Survey(whole if job.roi is None else job.roi.intersection(whole), sections * inputs.channels, nodata)
+        nodata = float(volume.open(job.level).fill_value or 0)
+    whole, count = Box.whole(shape), shape[0] * channels
+    survey = Survey(whole if job.roi is None else job.roi.intersection(whole), count, nodata)
 
     def look(channel: int, box: Box, voxels: NDArray[Any]) -> None:
         survey.add(channel, box, voxels)
-        observer(Progressed("section statistics", channel * sections + box.stop[0], inputs.channels * sections))
+        observer(Progressed("section statistics", channel * shape[0] + box.stop[0], count))
 
-    return fit_statistics(inputs.volume, job.level, percentiles, seed=job.seed, nodata=nodata, seen=look), survey
+    percentiles = (normalisation.low, normalisation.high)
+    return fit_statistics(volume, job.level, percentiles, seed=job.seed, nodata=nodata, seen=look), survey
 
 
 def read_table(sections: str) -> str:
@@ -169,24 +189,16 @@ def read_table(sections: str) -> str:
         ) from error
 
 
-def _choose_operation(job: Job, volume: Volume, existing: Plan | None) -> Operation:
-    """Load the model that is named, or for ``auto`` the first built-in that fits and adds no sections."""
-    if job.model != "auto":
-        return open_operation(job.model)
-    if existing is not None and existing.job.model == "auto":  # what was chosen then; another version may choose otherwise
-        return open_operation(existing.model_spec)
+def _choose(job: Job, volume: Volume, mask: Volume | None, observer: Observer) -> Inputs:
+    """Choose the model by the sample of the volume that its statistics are fitted to anyway."""
     size = volume.levels[job.level].voxel_size
-    fitting = fitting_models(size)
-    if not fitting or fitting[0].scale[0] > 1:
-        others = ", ".join(card.name for card in fitting)
-        but = f", except such as add sections ({others}), which auto never takes" if others else ""
-        raise ModelError(
-            "model.none-fits",
-            f"no built-in model was trained on voxels of {show_size(size)}{but}",
-            hint="choose one with --model NAME (see `volumetool model list`), take another --level, "
-            "or correct the metadata with --voxel-size",
-        )
-    return open_operation(fitting[0].name)
+    first = rank_models(size, None)[0]
+    sample = _fit(job, volume, first.normalisation, observer)
+    evidence = sample[1].evidence
+    cards = rank_models(size, evidence)
+    choice = ModelChoice(evidence=evidence, next_best=cards[1].name if len(cards) > 1 else None)
+    kept = sample if cards[0].normalisation == first.normalisation else None
+    return Inputs(job, volume, open_operation(cards[0].name), mask, choice, kept)
 
 
 def refuse_foreign_output(job: Job) -> None:

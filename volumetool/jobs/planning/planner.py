@@ -77,6 +77,7 @@ def plan_anew(resolved: Resolved) -> Plan:
         **running,
         model=inputs.operation.card.name,
         model_spec=inputs.operation.spec,
+        choice=inputs.choice,
         input_shape=inputs.level.shape,
         input_dtype=inputs.volume.dtype.name,
         voxel_size=inputs.level.voxel_size,

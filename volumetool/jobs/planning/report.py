@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from volumetool.geometry import fused_count
 from volumetool.jobs.plan import Estimates, Plan
+from volumetool.jobs.planning.choice import ALIKE
+from volumetool.processing.survey import Evidence
 from volumetool.units import show_bytes, show_duration, show_scale, show_shape, show_size
 
 KEPT = {
@@ -25,6 +27,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
     lines = [
         ("input", f"{plan.job.input}: {size} of {show_size(plan.voxel_size)}, {plan.input_dtype}"),
         ("model", f"{plan.model} ({why_model(plan)}); {show_scale(lattice.scale)}, computed in {plan.numerics.precision}"),
+        *describe_choice(plan),
         ("output", f"{plan.output}: {voxels} of {show_size(first.voxel_size)}, {spec.dtype}"),
         *([("box", box)] if (box := describe_box(plan)) else []),
         (
@@ -70,7 +73,31 @@ def why_model(plan: Plan) -> str:
         return "chosen by auto: no built-in model makes such voxels finer without adding sections; this one removes noise"
     if plan.spec.lattice.scale[0] > 1:
         return "chosen by auto when the job was begun"
-    return "chosen by auto: the finest built-in model for such voxels that adds no sections"
+    why = "chosen by auto: the finest built-in model for such voxels that adds no sections"
+    return f"{why}, and uses neighbouring ones" if plan.spec.lattice.context else why
+
+
+def describe_choice(plan: Plan) -> list[tuple[str, str]]:
+    """Return the lines, as (name, text), of what a choice by auto rests on; none where the job names its model."""
+    if plan.choice is None:
+        return []
+    told, found = "too little structure in the sample to say anything", plan.choice.evidence
+    if found is not None:
+        told = f"noise {found.noise:.0%} of the contrast; sharpness {found.sharpness:.0%}, the step between voxels; "
+        told += "no neighbouring sections to compare" if found.neighbours is None else _neighbours(found, plan.voxel_size[0])
+    return [("measured", told), ("next best", plan.choice.next_best or "no other built-in model fits")]
+
+
+def _neighbours(found: Evidence, spacing: float) -> str:
+    """Describe how alike neighbouring sections are, and what follows."""
+    alike = found.neighbours is not None and found.neighbours >= ALIKE
+    told = f"sections {spacing:g} nm apart correlate by {found.neighbours:.2f} without their noise, "
+    told += f"{found.aligned:.2f} after the best shift (of {found.shift:.1f} voxels): "
+    if alike:
+        return told + f"alike ({ALIKE:g} or more), a model gains by them"
+    if found.aligned is not None and found.aligned >= ALIKE:
+        return told + "alike once they are aligned, and then a model would gain by them"
+    return told + f"less than {ALIKE:g}, which helps only a model that leaves out what differs"
 
 
 def describe_box(plan: Plan) -> str | None:

@@ -20,7 +20,7 @@ from volumetool.processing.engine import Engine
 from volumetool.processing.spec import Numerics, OutputSpec
 from volumetool.processing.statistics import Statistics
 from volumetool.storage.create import check_layout
-from volumetool.storage.io.limits import check_sections, unpacked_chunk
+from volumetool.storage.io.limits import unpacked_chunk
 from volumetool.storage.io.roles import name_roles
 
 FIXED_BATCH = 16
@@ -102,8 +102,7 @@ def resolve(
 def _resolve(
     job: Job, existing: Plan | None, statistics: Statistics | None, resources: Resources, observer: Observer
 ) -> Resolved:
-    inputs = open_inputs(job, existing)
-    check_sections(job.input, inputs.level.shape[0] * inputs.channels)
+    inputs = open_inputs(job, existing, observer)
     extrapolated, notes = check_voxel_size(job, inputs.operation.card, inputs.level.voxel_size)
     lattice = make_lattice(job, inputs.operation.card, inputs.level.shape)
     box = output_box(job, lattice)

@@ -14,7 +14,7 @@ from volumetool.evaluation.scores.expected_error import covering_factor
 from volumetool.evaluation.scores.metrics import score
 from volumetool.evaluation.scores.resample import enlarge
 from volumetool.geometry import Box, Triple
-from volumetool.models import Metric, UNet
+from volumetool.models import VALIDATION, Metric, UNet
 from volumetool.training.config import TrainConfig
 from volumetool.training.data.pairs import Sampler
 from volumetool.training.data.sources import Part
@@ -102,7 +102,7 @@ def measure(network: UNet, sampler: Sampler) -> tuple[Metric, ...]:
             rows += [(s.psnr, s.ssim) for s in each]
     return tuple(
         Metric(
-            dataset="validation part of the training data",
+            dataset=VALIDATION,
             protocol=f"{protocol}, {len(rows)} sections, 8 bit, data range 255",
             method=method,
             psnr=round(float(np.mean([psnr for psnr, _ in rows])), 3),
