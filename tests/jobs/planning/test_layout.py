@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from volumetool.jobs.planning.layout import make_lattice, upright_shard
 from volumetool.jobs.planning.memory import MemoryModel
 from volumetool.jobs.planning.planner import plan
 from volumetool.models import Model, load_model
-from volumetool.processing.operation import open_operation
+from volumetool.processing.operation import OperationCard, open_operation
 from volumetool.processing.operations.network import NetworkOperation
 from volumetool.storage.create import VolumeLayout, create_volume
 
@@ -38,14 +39,19 @@ def test_an_upright_shard_holds_the_chunks_of_the_default_one(chunk: tuple[int, 
     assert upright[2] <= default[2]
 
 
+@cache
+def card_of(model: str) -> OperationCard:
+    return open_operation(model).card
+
+
 def lattice_of(model: str, shape: Triple, **options: object) -> Lattice:
-    return make_lattice(make_job(input="in.zarr", output="out.zarr", model=model, **options), open_operation(model).card, shape)
+    return make_lattice(make_job(input="in.zarr", output="out.zarr", model=model, **options), card_of(model), shape)
 
 
 @given(st.sampled_from(["em-x4", "em-iso2", "em-z4"]), st.tuples(*[st.integers(1, 1500)] * 3))
 def test_one_patch_covers_a_short_axis_where_it_stays_small(model: str, shape: Triple) -> None:
     """Asked for by name, the card's patch is never exceeded; else by a quarter, and there are no more patches for it."""
-    card = open_operation(model).card
+    card = card_of(model)
     own = lattice_of(model, shape)
     asked = lattice_of(model, shape, patch=",".join(map(str, card.patch)))
     assert math.prod(own.patch) <= 1.25 * math.prod(card.patch)

@@ -304,7 +304,7 @@ def test_a_full_disk_is_refused_before_anything_is_written(
 def test_a_voxel_size_outside_the_models_range_is_noted_and_stamped(
     options: dict[str, Any], tiny_model: Path, size: str, *, forced: bool, noted: bool
 ) -> None:
-    options |= {"model": str(tiny_model), "voxel_size": size, "force_voxel_size": forced, "roi": "0:2,:,:"}
+    options |= {"model": str(tiny_model), "voxel_size": size, "force_voxel_size": forced, "roi": "0:2,0:8,0:8"}
     outcome = run(**options)
     assert bool(outcome.plan.notes) == noted
     assert outcome.plan.extrapolated == noted
