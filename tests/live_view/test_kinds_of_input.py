@@ -40,7 +40,7 @@ def _write(path: Path, driver: str, voxels: NDArray[Any], image: dict[str, Any],
 
 def _of_kind(kind: str, path: Path) -> tuple[Path, NDArray[Any]]:
     """Write a volume and return its voxels, z, y, x."""
-    voxels = noise((1 if kind == "2D" else 3, 40, 60))
+    voxels = noise((1 if kind == "2D" else 3, 20, 36))
     if kind == "0.1":
         return _write(path, "zarr", voxels[None, None], {"version": "0.1"}), voxels
     if kind == "0.4 in zarr.json":
