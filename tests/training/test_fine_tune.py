@@ -141,6 +141,14 @@ def test_a_gain_over_both_is_told_and_one_over_the_start_alone_is_not_enough(tru
     assert (none.value, none.interval, is_certain(none)) == (0, (0, 0), False)
 
 
+def test_a_part_apart_of_less_than_a_block_still_shows_chance(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "small.tif", phantom((5, 64, 140), seed=3))
+    config = change_config(plan_fine_tuning("em-x2", str(tmp_path / "small.tif")), degradation={"recipes": ["pssr2-poisson"]})
+    save_model(tmp_path / "m.safetensors", load_model("em-x2").network(), load_model("em-x2").card)
+    _, over_cubic = judge(config, tmp_path / "m.safetensors")
+    assert over_cubic.interval[1] - over_cubic.interval[0] > 0.02
+
+
 @pytest.mark.parametrize("size", ["8,16,16", "8,8,4"])
 def test_volumes_whose_voxels_do_not_differ_by_the_models_factors_are_refused(size: str, truth: str, tmp_path: Path) -> None:
     for name, nm in (("truth", "8,8,8"), ("low", size)):

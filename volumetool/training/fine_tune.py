@@ -46,8 +46,8 @@ _APART, _MOST_APART, _LEAST_APART = 0.15, 0.4, 24
 _SCORED = {2: (8, 256, 256), 3: (32, 64, 64)}
 """Coarse voxels of that part that are scored at most."""
 
-_BLOCK = 64
-"""Side of a block of the bootstrap, in fine voxels; it holds all sections."""
+_BLOCK, _LEAST_BLOCKS = 64, 16
+"""Side of a block of the bootstrap, in fine voxels of all sections; halved until there are so many: few show no chance."""
 
 _CROP = {2: (1, 60, 60), 3: (16, 40, 40)}
 _NEAR = {"gamma": (0.9, 1.1), "contrast": (0.9, 1.1), "brightness": (-0.02, 0.02), "grain": (0.0, 0.0)}
@@ -283,7 +283,10 @@ def _block_errors(volume: HeldOut, tuned: Model, start: Model) -> Doubles:
     restored = [restore_volume(cast("UNet", m.network()), volume.coarse, m.card.normalisation) for m in (tuned, start)]
     restored.append(enlarge(volume.coarse, tuned.card.scale, "cubic"))
     _, height, width = volume.fine.shape
-    rows, columns = range(0, height, _BLOCK), range(0, width, _BLOCK)
+    side = _BLOCK
+    while -(-height // side) * -(-width // side) < _LEAST_BLOCKS and side > 1:
+        side //= 2
+    rows, columns = range(0, height, side), range(0, width, side)
     sums = []
     for image in restored:
         square = (as_stored(image, volume.fine.dtype).astype(np.float64) - volume.fine) ** 2  # (z, y, x)
