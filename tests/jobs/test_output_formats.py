@@ -187,6 +187,14 @@ def test_what_a_format_cannot_keep_is_refused_before_anything_is_written(
     assert not Path(options["output"]).exists()
 
 
+def test_a_plan_says_how_far_precomputed_moves_a_level(tmp_path: Path, volume: Path) -> None:
+    """The output's corner lies half a voxel before 0 along z, and a whole one along y and x."""
+    job = {"input": str(volume), **UNSHARDED}
+    assert not any("from its place" in note for note in plan(make_job(**job, output=str(tmp_path / "out.n5"))).notes)
+    (first, *_) = plan(make_job(**job, output=str(tmp_path / "out.precomputed"))).notes
+    assert "level 0 will lie 4, 0, 0 nm (z, y, x) from its place" in first
+
+
 def test_several_channels_are_refused_by_precomputed_and_kept_apart_by_the_others(tmp_path: Path) -> None:
     voxels = noise((2, 6, 20, 20))
     made = write_input(tmp_path / "in.zarr", voxels)

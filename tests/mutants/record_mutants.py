@@ -159,8 +159,8 @@ RESUME = (
         ),
         (
             "overwriting deletes the volume before its records",
-            "        delete_prefix(join_url(folder, LEDGER))\n        if read_key(place, METADATA) is not None:\n",
-            "        delete_prefix(place)\n        if read_key(place, METADATA) is not None:\n",
+            "        delete_prefix(join_url(folder, LEDGER))\n        root = read_root(place)[0]\n",
+            "        delete_prefix(place)\n        root = read_root(place)[0]\n",
             "jobs/test_resume.py::test_overwriting_that_dies_half_way_never_leaves_records_without_voxels",
         ),
         (

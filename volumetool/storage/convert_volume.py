@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -13,15 +12,11 @@ from volumetool.machine import existing_folder
 from volumetool.storage.conversion import ConversionPlan
 from volumetool.storage.convert import write_finest
 from volumetool.storage.downsample import Reduction
-from volumetool.storage.formats.registry import WRITTEN
+from volumetool.storage.formats.registry import WRITTEN, shift_notes
 from volumetool.storage.images import ImageStack
 from volumetool.storage.pyramid import build_pyramid
 from volumetool.storage.volume import Volume
-from volumetool.storage.writing.layout import VolumeLayout
 from volumetool.units import show_bytes, show_shape, show_size
-
-_ROUNDED = 1e-6
-"""Share of a voxel by which a position may be off without a word."""
 
 
 def convert_volume(plan: ConversionPlan, *, overwrite: bool = False, observer: Observer = ignore) -> Volume:
@@ -71,16 +66,6 @@ def check_room(plan: ConversionPlan) -> None:
         )
 
 
-def _moves(layout: VolumeLayout) -> Iterator[str]:
-    """Yield what is to be said of levels whose place the format does not have."""
-    for number, grid in enumerate(layout.levels):
-        stored = WRITTEN[layout.format].translation(grid)
-        shift = tuple(there - here for there, here in zip(stored, grid.translation, strict=True))
-        if any(abs(by) > _ROUNDED * size for by, size in zip(shift, grid.voxel_size, strict=True)):
-            by = ", ".join(f"{nm:g}" for nm in shift)
-            yield f"{layout.format} has whole voxels as positions: level {number} will lie {by} nm (z, y, x) from its place"
-
-
 def describe_conversion(plan: ConversionPlan) -> list[tuple[str, str]]:
     """Return the lines of a plan as (name, text)."""
     source, first = plan.source, plan.layout.levels[0]
@@ -108,7 +93,7 @@ def describe_conversion(plan: ConversionPlan) -> list[tuple[str, str]]:
         lines.insert(1, ("files", f"{len(source.reader.files)}, each section decoded once"))
     if source.cast is not None:
         lines.insert(2, ("cast", f"{source.dtype} to {source.cast}"))
-    lines += [("note", note) for note in (*source.attributes.get("notes", ()), *_moves(plan.layout))]
+    lines += [("note", note) for note in (*source.attributes.get("notes", ()), *shift_notes(plan.layout))]
     if plan.staged:
         lines.append(
             ("disk", f"{show_bytes(plan.staging_bytes)} in {plan.staging_folder} while it runs: a step exceeds the memory")

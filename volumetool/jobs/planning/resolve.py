@@ -20,6 +20,7 @@ from volumetool.processing.engine import Engine
 from volumetool.processing.spec import Numerics, OutputSpec
 from volumetool.processing.statistics import Statistics
 from volumetool.storage.create import check_layout
+from volumetool.storage.formats.registry import shift_notes
 from volumetool.storage.io.limits import unpacked_chunk
 from volumetool.storage.io.roles import name_roles
 
@@ -121,6 +122,7 @@ def _resolve(
     spec = _spec(inputs, engine.numerics, statistics, lattice, box, levels)
     if job.output:  # a live view writes nothing
         check_layout(job.output, spec.layout)
+        notes += tuple(shift_notes(spec.layout))
     return Resolved(inputs, engine, spec, (*notes, *_input_notes(inputs), *resources.notes), extrapolated, paces, resources)
 
 

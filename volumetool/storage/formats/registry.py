@@ -5,6 +5,8 @@ Its file turns the metadata that it finds into a `ParsedMetadata`; its test is a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from volumetool.errors import InputError
 from volumetool.paths import file_on
 from volumetool.storage.formats.base import Format, ParsedMetadata
@@ -19,7 +21,10 @@ from volumetool.storage.formats.precomputed import PRECOMPUTED
 from volumetool.storage.formats.zarr import ZARR_ARRAY
 from volumetool.storage.images import TIFF
 from volumetool.storage.io.kvstore import is_local, local_path
-from volumetool.storage.writing.layout import WrittenFormat
+from volumetool.storage.writing.layout import VolumeLayout, WrittenFormat
+
+_ROUNDED = 1e-6
+"""Share of a voxel by which a position may be off without a word."""
 
 FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, HDF5, MRC, DM, NPY, TIFF)
 
@@ -62,3 +67,13 @@ def readable_formats() -> str:
 def named_like(place: str) -> Format | None:
     """Return the format whose files have names that end like a place's; None if there is none."""
     return next((each for each in FORMATS if each.endings and place.lower().endswith(each.endings)), None)
+
+
+def shift_notes(layout: VolumeLayout) -> Iterator[str]:
+    """Yield what is to be said to the user of levels whose place the format does not have."""
+    for number, grid in enumerate(layout.levels):
+        stored = WRITTEN[layout.format].translation(grid)
+        shift = tuple(there - here for there, here in zip(stored, grid.translation, strict=True))
+        if any(abs(by) > _ROUNDED * size for by, size in zip(shift, grid.voxel_size, strict=True)):
+            by = ", ".join(f"{nm:g}" for nm in shift)
+            yield f"{layout.format} has whole voxels as positions: level {number} will lie {by} nm (z, y, x) from its place"
