@@ -14,7 +14,7 @@ from volumetool.evaluation.scores.expected_error import covering_factor
 from volumetool.evaluation.scores.metrics import score
 from volumetool.evaluation.scores.resample import enlarge
 from volumetool.geometry import Box, Triple
-from volumetool.models import VALIDATION, Metric, UNet
+from volumetool.models import VALIDATION, Metric, UNet, load_model
 from volumetool.training.config import TrainConfig
 from volumetool.training.data.pairs import Sampler
 from volumetool.training.data.sources import Part
@@ -158,13 +158,23 @@ def _least(network: UNet, sampler: Sampler, axis: int) -> Cut:
     volumes = [volume.coarse for volume in held_out(sampler, part, (size[0], size[1], size[2]))][: _VOLUMES[config.dims]]
     step = 2 * grain if config.dims == 3 else max(grain, 2)
     cuts: list[Cut] = []
-    overlaps = range(2 * grain, stride + 1, step)
+    overlaps = range(min(_first_overlap(sampler, axis), stride), stride + 1, step)
     measured = measure_cuts(network, sampler.config.normalisation, volumes, overlaps, axis=axis, stride=stride)
     for _, group in groupby(measured, lambda cut: cut.overlap):  # the error falls as the overlap grows: the first that will do
         cuts += group
         with suppress(ValueError):  # too large a difference, or without a ramp
             return least_cut(cuts, limit=_CUT_LIMIT)
     return least_cut(cuts, limit=10 * _CUT_LIMIT)
+
+
+def _first_overlap(sampler: Sampler, axis: int) -> int:
+    """Return the overlap to begin with, input voxels: what a network of the same layers, where training started, needed."""
+    config = sampler.config
+    if config.start is not None:
+        card = load_model(config.start).card
+        if card.architecture == config.architecture:
+            return card.overlap[axis]
+    return 2 * config.architecture.granularity[axis]
 
 
 def _size(config: TrainConfig, box: Triple) -> Triple:
