@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,7 +112,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 
 
 @pytest.mark.xdist_group("guide")
-@pytest.mark.parametrize("page", [README, *GUIDE], ids=lambda page: page.stem)
+def timed(page: Path) -> Any:
+    """Mark the page whose trainings take a minute as slow; how its commands are spelt is always looked at."""
+    return pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem == "train" else [])
+
+
+@pytest.mark.parametrize("page", map(timed, [README, *GUIDE]))
 def test_the_commands_of_a_page_run_after_those_of_the_readme(page: Path, workspace: Workspace) -> None:
     workspace.run(page)
 
@@ -133,8 +139,8 @@ def parse(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_that_are_not_run_have_options_that_exist(page: Path) -> None:
-    for _, text in blocks(page, "text"):
+def test_commands_have_options_that_exist(page: Path) -> None:
+    for _, text in blocks(page, "text", "sh"):
         for line in text.splitlines():
             if (words := shlex.split(line, comments=True))[:1] == ["volumetool"]:
                 parse(words[1:])
