@@ -117,7 +117,7 @@ def timed(page: Path) -> Any:
     return pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem == "train" else [])
 
 
-@pytest.mark.parametrize("page", map(timed, [README, *GUIDE]))
+@pytest.mark.parametrize("page", [timed(page) for page in (README, *GUIDE)])
 def test_the_commands_of_a_page_run_after_those_of_the_readme(page: Path, workspace: Workspace) -> None:
     workspace.run(page)
 

@@ -20,7 +20,7 @@ from volumetool.viewer.support import VIEWERS, check_viewer
 OPENED: dict[WrittenName, set[str]] = {
     "ome-zarr-0.5": {"neuroglancer", "napari", "webknossos"},
     "ome-zarr-0.5-unsharded": {"neuroglancer", "napari", "webknossos", "cloud-volume"},
-    "ome-zarr-0.4": {"neuroglancer", "napari", "webknossos", "fiji", "mobie"},
+    "ome-zarr-0.4": {"neuroglancer", "napari", "webknossos", "fiji", "mobie", "cloud-volume"},
     "n5": {"neuroglancer", "webknossos", "fiji", "mobie"},
     "precomputed": {"neuroglancer", "webknossos", "cloud-volume"},
 }

@@ -2,7 +2,7 @@
 
 What a viewer opens was tried with the versions below, or stands in its own documents:
 
-- cloud-volume 12.15.2: reads precomputed and OME-Zarr 0.5 without shards; cuts a position to whole voxels.
+- cloud-volume 12.15.2: reads precomputed; OME-Zarr 0.5 without shards, with the position cut to whole voxels; 0.4 without it.
 - Fiji's N5 plugins and MoBIE: Zarr 3 is not opened (mobie-viewer-fiji, issue 1250).
 - napari 0.9.2 with napari-ome-zarr 0.11.0: leaves translations out.
 - Neuroglancer: its lists of data sources.
@@ -11,6 +11,7 @@ What a viewer opens was tried with the versions below, or stands in its own docu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,20 +28,22 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class _Viewer:
-    """What a viewer opens: formats, the best one first, whether shards are read, and what becomes of the position."""
+    """What a viewer opens: formats, the best one first, with what becomes of the position there, and whether it reads shards."""
 
-    formats: tuple[str, ...]
+    formats: Mapping[str, Place]
     sharded: bool = True
-    place: Place = "kept"
 
+
+_ALL: Mapping[str, Place] = dict.fromkeys(("ome-zarr-0.5", "ome-zarr-0.4", "n5", "precomputed"), "kept")
+_JAVA: Mapping[str, Place] = dict.fromkeys(("ome-zarr-0.4", "n5"), "kept")
 
 VIEWERS = {
-    "neuroglancer": _Viewer(("ome-zarr-0.5", "ome-zarr-0.4", "n5", "precomputed")),
-    "napari": _Viewer(("ome-zarr-0.5", "ome-zarr-0.4"), place="ignored"),
-    "fiji": _Viewer(("ome-zarr-0.4", "n5")),
-    "mobie": _Viewer(("ome-zarr-0.4", "n5")),
-    "webknossos": _Viewer(("ome-zarr-0.5", "ome-zarr-0.4", "n5", "precomputed")),
-    "cloud-volume": _Viewer(("precomputed", "ome-zarr-0.5"), sharded=False, place="whole voxels"),
+    "neuroglancer": _Viewer(_ALL),
+    "napari": _Viewer(dict.fromkeys(("ome-zarr-0.5", "ome-zarr-0.4"), "ignored")),
+    "fiji": _Viewer(_JAVA),
+    "mobie": _Viewer(_JAVA),
+    "webknossos": _Viewer(_ALL),
+    "cloud-volume": _Viewer({"precomputed": "kept", "ome-zarr-0.5": "whole voxels", "ome-zarr-0.4": "ignored"}, sharded=False),
 }
 """The viewers that are known, by name."""
 
@@ -69,16 +72,15 @@ def check_viewer(volume: Volume, viewer: str) -> list[Finding]:
     known = VIEWERS.get(viewer)
     if known is None:
         raise ConfigError("config.viewer", f"--viewer {viewer} is none of {', '.join(VIEWERS)}", hint="see --help")
-    copy = f"copy it: volumetool convert {volume.url} NEW --format {known.formats[0]}"
+    copy = f"copy it: volumetool convert {volume.url} NEW --format {next(iter(known.formats))}"
     if volume.format not in known.formats:
         return [Finding("viewer.format", f"{viewer} does not open {volume.format}; {copy}")]
     findings = []
     if not known.sharded and any(level.shard is not None for level in volume.levels):
         findings.append(Finding("viewer.sharded", f"{viewer} does not read shards of {volume.format}; {copy}"))
-    if volume.format != "precomputed" and _lost(
-        volume.translation, volume.voxel_size, known.place
-    ):  # which has whole voxels alone
-        drawn = "at 0" if known.place == "ignored" else "at the whole voxel before"
+    place = known.formats[volume.format]
+    if _lost(volume.translation, volume.voxel_size, place):
+        drawn = "at 0" if place == "ignored" else "at the whole voxel before"
         text = (
             f"the first voxel lies at {volume.translation} nm (z, y, x); {viewer} draws it {drawn}, so volumes of other voxel "
             "sizes do not coincide with it there; move the layer by hand, or look at it with volumetool view"
