@@ -28,7 +28,7 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class _Viewer:
-    """What a viewer opens: formats, the best one first, with what becomes of the position there, and whether it reads shards."""
+    """What a viewer opens: formats, the best first, with what becomes of the position, and whether it reads shards."""
 
     formats: Mapping[str, Place]
     sharded: bool = True
