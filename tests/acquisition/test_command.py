@@ -27,6 +27,7 @@ from volumetool.acquisition.watch import raw_place, watch
 from volumetool.events import Event, SectionsReached, WatchStarted
 from volumetool.jobs.records.plan_file import stored_plan
 from volumetool.jobs.verification.verify import verify
+from volumetool.models import load_model
 from volumetool.viewer.view import Listen
 
 PATIENCE = 120
@@ -180,10 +181,12 @@ def test_thirty_real_sections_make_the_batch_jobs_volume(data: Path, tmp_path: P
     folder.mkdir()
     options = ["--model", "em-x4", "--voxel-size", "50,32,32", "--device", "cpu", "--count", "30"]
     process = start(folder, *options, json_to=subprocess.DEVNULL)
+    ahead = load_model("em-x4").card.z_context  # a section waits for those that the network looks at
     for z, section in enumerate(stack):
         write_section(folder, z, section)
-        if z >= 2:
-            wait_until(lambda z=z, process=process: records(output, "enhanced") > z or process.poll() == 0)  # type: ignore[misc]
+        if z >= ahead:
+            done = z - ahead + 1
+            wait_until(lambda done=done, process=process: records(output, "enhanced") >= done or process.poll() == 0)  # type: ignore[misc]
         if z == 15:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
