@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from numpy.typing import NDArray
 
 from volumetool.degradation import RECIPES
@@ -75,6 +76,26 @@ def test_the_overlap_on_the_card_leaves_less_than_a_tenth_of_a_grey_level(name: 
     coarse = crappified(fine, "pssr2-poisson", card.scale)[2:3]
     cuts = measure_cuts(network_of(name), card.normalisation, [coarse], (card.overlap[2],), stride=56)
     assert {cut.trim: cut.largest for cut in cuts}[card.trim[2]] < 0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_number_of_threads_changes_no_bit(name: str) -> None:
+    """In either precision: workers with other numbers of cores write the same bytes."""
+    model = load_model(name)
+    shape = (1, 2 * model.card.z_context + 1, 120, 140) if model.card.dims == 2 else (1, 1, 24, 48, 56)
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    network, before = model.network(), torch.get_num_threads()
+    network = network.to(memory_format=torch.channels_last if model.card.dims == 2 else torch.channels_last_3d)  # type: ignore[call-overload]
+    found: dict[bool, list[torch.Tensor]] = {False: [], True: []}
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for reduced, outputs in found.items():
+                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+                    outputs.append(network(x))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(*outputs) for outputs in found.values())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,9 +5,14 @@ Letters of the shape comments: b batch, c channels, n input channels, y x input 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the name every PyTorch reader expects)
+
+_BLOCK = 16
+"""Channels that processors with AVX512 compute at a time."""
 
 
 class SectionGate(nn.Module):
@@ -59,10 +64,20 @@ class SectionGate(nn.Module):
         level = F.avg_pool2d(shown, self.cell)  # (b, n, y/cy, x/cx)
         spread = F.avg_pool2d(shown.square(), self.cell) - level.square()
         found = [_log_size(_mean(level.square())), _log_size(_mean(spread)), _mean(level).abs()]
-        weight = _softmax(self.second(F.relu(self.first(torch.cat(found, dim=1)))).float())  # (b, n, y/cy, x/cx)
+        weight = _softmax(self._favour(F.relu(self.first(torch.cat(found, dim=1)))).float())  # (b, n, y/cy, x/cx)
         apart = apart * enlarge_linear(weight, self.cell)  # (b, n, y, x)
         fused = centre + apart.sum(dim=1, keepdim=True)  # (b, 1, y, x)
         return fused, self._with_middle(apart, fused)
+
+    def _favour(self, h: Tensor) -> Tensor:
+        """Apply the second layer; (b, width, y, x) becomes (b, n, y, x).
+
+        Its channels are filled up with zeros to a multiple of `_BLOCK`: for other numbers of channels the last bit of the sums
+        depends on the number of threads.
+        """
+        n, weight, bias = self.second.out_channels, self.second.weight, self.second.bias
+        more = -n % _BLOCK
+        return F.conv2d(h, F.pad(weight, (0, 0, 0, 0, 0, 0, 0, more)), F.pad(cast("Tensor", bias), (0, more)))[:, :n]
 
     def _with_middle(self, sections: Tensor, middle: Tensor) -> Tensor:
         return torch.cat([sections[:, : self.z_context], middle, sections[:, self.z_context + 1 :]], dim=1)
