@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -112,12 +111,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 
 
 @pytest.mark.xdist_group("guide")
-def timed(page: Path) -> Any:
-    """Mark the page whose trainings take a minute as slow; how its commands are spelt is always looked at."""
-    return pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem == "train" else [])
-
-
-@pytest.mark.parametrize("page", [timed(page) for page in (README, *GUIDE)])
+@pytest.mark.parametrize("page", [README, *GUIDE], ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run_after_those_of_the_readme(page: Path, workspace: Workspace) -> None:
     workspace.run(page)
 
