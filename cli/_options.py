@@ -17,8 +17,10 @@ def local_path(text: str | Path) -> Path:
 
 
 Reduction = Annotated[
-    Literal["mean", "mode"],
-    typer.Option(help="How a level is made from the one before: mode, the most frequent value, for labels."),
+    Literal["mean", "mode"] | None,
+    typer.Option(
+        help="How a level is made: mean, or mode, the most frequent value, for labels; by default as the volume says."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout, the rest on stderr.")]
 AllowHost = Annotated[

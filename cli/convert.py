@@ -41,7 +41,7 @@ def convert(
         str | None,
         typer.Option(metavar="LO,HI", help="Values that become the least and the greatest of --dtype (0 and 1 of float32)."),
     ] = None,
-    reduction: Reduction = "mean",
+    reduction: Reduction = None,
     memory: Annotated[str | None, typer.Option(help="To use, such as 8GiB.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier conversion there and start again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
@@ -60,7 +60,7 @@ def convert(
     check_given_size(size, sure=force_voxel_size)
     volume = open_volume(input, voxel_size=size, gaps=gaps, cast=_cast(dtype, window))
     plan = plan_conversion(volume, output, format=format, memory=_bytes(memory))
-    plan = replace(plan, layout=replace(plan.layout, reduction=reduction))
+    plan = replace(plan, layout=replace(plan.layout, reduction=reduction or plan.layout.reduction))
     for name, text in describe_conversion(plan):
         say(f"{name:<8}{text}")
     check_room(plan)

@@ -14,17 +14,16 @@ from volumetool.cli._tables import say
 def pyramid(
     volume: Annotated[str, typer.Argument(help="OME-Zarr 0.5 volume; its finest level stays as it is.")],
     nodata: Annotated[float | None, typer.Option(help="Value that means leave out: voxels without data.")] = None,
-    reduction: Reduction = "mean",
+    reduction: Reduction = None,
     voxel_size: VoxelSize = None,
     as_json: Json = False,
 ) -> None:
     """Write the levels of a volume again, each from the one before; a volume of one level gets the others."""
-    from volumetool.storage.downsample import Reduction as Reducing
     from volumetool.storage.pyramid import build_pyramid
 
     size = given_size(voxel_size)
     with observing() as observer:
-        built = build_pyramid(volume, reduction=Reducing(reduction, nodata), voxel_size=size, observer=observer)
+        built = build_pyramid(volume, reduction=reduction, nodata=nodata, voxel_size=size, observer=observer)
     if as_json:
         levels = [{"path": level.path, "shape": level.shape, "voxel_size": level.voxel_size} for level in built.levels]
         print(json.dumps({"volume": built.url, "levels": levels}))

@@ -2,56 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tensorstore as ts
+from small_n5 import SHAPE, Json, write_attributes, write_dataset, write_pyramid
 
 from volumetool.errors import InputError
 from volumetool.storage.formats.n5 import find_n5
 from volumetool.storage.io.arrays import open_array
 from volumetool.storage.open import open_volume
 
-Json = dict[str, Any]
-# x, y, z; all different, so that no forgotten transposition goes unseen.
-SHAPE = (8, 6, 4)
-
-
-def _dataset(url: Path, attributes: Json | None = None, shape: tuple[int, ...] = SHAPE) -> np.ndarray[Any, Any]:
-    """Write an N5 dataset of its own voxel numbers; returned as z, y, x."""
-    metadata = {
-        "dimensions": shape,
-        "dataType": "uint16",
-        "blockSize": [5] * len(shape),
-        "compression": {"type": "gzip"},
-    }
-    spec = {"driver": "n5", "kvstore": {"driver": "file", "path": str(url)}, "metadata": metadata}
-    voxels = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
-    ts.open(spec, create=True).result().write(voxels).result()
-    if attributes:
-        _attributes(url, json.loads((url / "attributes.json").read_text()) | attributes)
-    return voxels.transpose()
-
-
-def _attributes(url: Path, attributes: Json) -> None:
-    url.mkdir(parents=True, exist_ok=True)
-    (url / "attributes.json").write_text(json.dumps(attributes))
-
-
-def _pyramid(group: Path, attributes: Json, *levels: Json) -> np.ndarray[Any, Any]:
-    voxels = _dataset(group / "s0", levels[0] if levels else None)
-    _dataset(group / "s1", levels[1] if levels else None, (4, 3, 2))
-    _attributes(group, attributes)
-    return voxels
-
 
 def test_voxels_of_n5_come_out_as_z_y_x(tmp_path: Path) -> None:
-    voxels = _dataset(tmp_path, {"resolution": [4, 8, 30], "units": ["nm", "nm", "nm"]})
+    voxels = write_dataset(tmp_path, {"resolution": [4, 8, 30], "units": ["nm", "nm", "nm"]})
     volume = open_volume(tmp_path)
     assert volume.shape == (4, 6, 8)
     assert volume.voxel_size == (30.0, 8.0, 4.0)
@@ -76,7 +42,7 @@ FACTORS = [[1, 1, 1], [2, 2, 2]]
     ids=["n5-viewer", "n5-viewer-scales-um", "bare-list", "factors-from-shapes", "neuroglancer", "paintera"],
 )
 def test_group_dialects_give_sizes_and_the_shift_of_averaged_levels(tmp_path: Path, attributes: Json) -> None:
-    voxels = _pyramid(tmp_path, attributes)
+    voxels = write_pyramid(tmp_path, attributes)
     volume = open_volume(tmp_path)
     assert [level.path for level in volume.levels] == ["s0", "s1"]
     assert [level.voxel_size for level in volume.levels] == [pytest.approx(size) for size in SIZES]
@@ -86,28 +52,28 @@ def test_group_dialects_give_sizes_and_the_shift_of_averaged_levels(tmp_path: Pa
 
 def test_factors_may_stand_on_the_levels(tmp_path: Path) -> None:
     one = {"downsamplingFactors": [1, 1, 1], "pixelResolution": {"unit": "nm", "dimensions": [4, 8, 30]}}
-    _pyramid(tmp_path, {}, one, one | {"downsamplingFactors": [2, 2, 2]})
+    write_pyramid(tmp_path, {}, one, one | {"downsamplingFactors": [2, 2, 2]})
     assert [level.voxel_size for level in open_volume(tmp_path).levels] == SIZES
     alone = open_volume(tmp_path / "s1")
     assert (alone.voxel_size, alone.translation) == (SIZES[1], SHIFTS[1])
 
 
 def test_a_level_alone_takes_its_size_from_the_group(tmp_path: Path) -> None:
-    _pyramid(tmp_path, {"resolution": [4, 8, 30], "scales": FACTORS})
+    write_pyramid(tmp_path, {"resolution": [4, 8, 30], "scales": FACTORS})
     alone = open_volume(tmp_path / "s1")
     assert (alone.voxel_size, alone.translation, alone.shape) == (SIZES[1], SHIFTS[1], (2, 3, 4))
 
 
 def test_paintera_data_are_found_below_and_moved_by_the_offset(tmp_path: Path) -> None:
-    _attributes(tmp_path, {"painteraData": {"type": "raw"}})
-    _pyramid(tmp_path / "data", {"multiScale": True, "resolution": [4, 8, 30], "scales": FACTORS, "offset": [1, 2, 3]})
+    write_attributes(tmp_path, {"painteraData": {"type": "raw"}})
+    write_pyramid(tmp_path / "data", {"multiScale": True, "resolution": [4, 8, 30], "scales": FACTORS, "offset": [1, 2, 3]})
     volume = open_volume(tmp_path)
     assert volume.url == str(tmp_path / "data")
     assert [level.translation for level in volume.levels] == [(3.0, 2.0, 1.0), (18.0, 6.0, 3.0)]
 
 
 def test_paintera_labels_are_refused(tmp_path: Path) -> None:
-    _pyramid(tmp_path, {"multiScale": True, "resolution": [4, 8, 30], "isLabelMultiset": True})
+    write_pyramid(tmp_path, {"multiScale": True, "resolution": [4, 8, 30], "isLabelMultiset": True})
     with pytest.raises(InputError) as caught:
         open_volume(tmp_path)
     assert caught.value.code == "input.labels"
@@ -120,7 +86,7 @@ def _cosem(scale: list[float], translate: list[float], **more: Any) -> Json:
 def test_cosem_transforms_are_slowest_first(tmp_path: Path) -> None:
     transforms = [_cosem([30, 8, 4], [1, 2, 3]), _cosem([60, 16, 8], [16, 6, 5])]
     datasets = [{"path": f"s{n}", "transform": transform} for n, transform in enumerate(transforms)]
-    voxels = _pyramid(tmp_path, {"multiscales": [{"datasets": datasets}], "pixelResolution": [9, 9, 9]})
+    voxels = write_pyramid(tmp_path, {"multiscales": [{"datasets": datasets}], "pixelResolution": [9, 9, 9]})
     volume = open_volume(tmp_path)
     assert [level.voxel_size for level in volume.levels] == SIZES
     assert [level.translation for level in volume.levels] == [(1.0, 2.0, 3.0), (16.0, 6.0, 5.0)]
@@ -129,7 +95,7 @@ def test_cosem_transforms_are_slowest_first(tmp_path: Path) -> None:
 
 def test_cosem_transforms_in_fortran_order_mean_the_same(tmp_path: Path) -> None:
     fortran = {"axes": ["x", "y", "z"], "scale": [4, 8, 30], "translate": [3, 2, 1], "units": ["nm"] * 3, "order": "F"}
-    voxels = _dataset(tmp_path, {"transform": fortran})
+    voxels = write_dataset(tmp_path, {"transform": fortran})
     volume = open_volume(tmp_path)
     assert (volume.voxel_size, volume.translation) == (SIZES[0], (1.0, 2.0, 3.0))
     np.testing.assert_array_equal(volume.open().read().result(), voxels)
@@ -137,82 +103,15 @@ def test_cosem_transforms_in_fortran_order_mean_the_same(tmp_path: Path) -> None
 
 def test_cosem_axes_named_in_another_order_are_transposed(tmp_path: Path) -> None:
     odd = {"axes": ["x", "y", "z"], "scale": [4, 8, 30], "translate": [3, 2, 1], "units": ["nm"] * 3}
-    voxels = _dataset(tmp_path, {"transform": odd})
+    voxels = write_dataset(tmp_path, {"transform": odd})
     volume = open_volume(tmp_path)
     assert volume.voxel_size == SIZES[0]
     np.testing.assert_array_equal(volume.open().read().result(), voxels.transpose())
 
 
-def test_big_data_viewer_factors_stand_on_the_setup(tmp_path: Path) -> None:
-    _attributes(tmp_path, {"n5": "2.0.0"})
-    _attributes(tmp_path / "setup0", {"downsamplingFactors": [[1, 1, 1], [2, 2, 1]], "dataType": "uint16"})
-    _pyramid(tmp_path / "setup0" / "timepoint0", {})
-    with pytest.raises(InputError) as caught:
-        open_volume(tmp_path)
-    assert caught.value.code == "input.no-voxel-size"
-    volume = open_volume(tmp_path, voxel_size=(30.0, 8.0, 4.0))
-    assert volume.url == str(tmp_path / "setup0" / "timepoint0")
-    assert volume.levels[1].voxel_size == (30.0, 16.0, 8.0)
-
-
-XML = """<?xml version="1.0"?><!-- by BigDataViewer --><SpimData version="0.2"><SequenceDescription>
-<ImageLoader format="bdv.n5"><n5 type="relative">{container}</n5></ImageLoader>
-<ViewSetups><ViewSetup><id>7</id><voxelSize><unit>mm</unit><size>1 1 1</size></voxelSize></ViewSetup>
-<ViewSetup><id>0</id><voxelSize><unit>{unit}</unit><size>0.004 0.008 0.03</size></voxelSize></ViewSetup></ViewSetups>
-</SequenceDescription></SpimData>"""
-
-
-def _big_data_viewer(tmp_path: Path, setup: Json, xml: str | None) -> Path:
-    """Write a container as BigDataViewer's export does: lengths in a unit that only its XML names."""
-    container = tmp_path / "em.n5"
-    _attributes(container, {"n5": "2.0.0"})
-    _attributes(container / "setup0", {"downsamplingFactors": [[1, 1, 1], [2, 2, 1]], "dataType": "uint16", **setup})
-    _pyramid(container / "setup0" / "timepoint0", {"multiScale": True, "resolution": [0.004, 0.008, 0.03]})
-    if xml is not None:
-        (tmp_path / "em.xml").write_text(xml)
-    return container
-
-
-@pytest.mark.parametrize(
-    ("setup", "xml"),
-    [
-        ({}, XML.format(container="em.n5", unit="µm")),
-        ({"units": ["um", "um", "um"]}, None),
-        ({"unit": "micrometer"}, None),
-        ({"pixelResolution": {"unit": "um", "dimensions": [0.004, 0.008, 0.03]}}, None),
-        ({"voxelSize": {"unit": "um", "size": [0.004, 0.008, 0.03]}}, None),
-    ],
-    ids=["xml", "units", "unit", "pixelResolution", "voxelSize"],
-)
-def test_big_data_viewers_unit_is_found_where_it_notes_it(tmp_path: Path, setup: Json, xml: str | None) -> None:
-    container = _big_data_viewer(tmp_path, setup, xml)
-    for path, size in (("", SIZES[0]), ("setup0", SIZES[0]), ("setup0/timepoint0/s1", (30.0, 16.0, 8.0))):
-        assert open_volume(container / path).voxel_size == pytest.approx(size)
-
-
-@pytest.mark.parametrize(
-    "xml", [None, XML.format(container="other.n5", unit="µm"), XML.format(container="em.n5", unit="pixel")]
-)
-def test_big_data_viewers_numbers_without_a_unit_are_asked_for(tmp_path: Path, xml: str | None) -> None:
-    container = _big_data_viewer(tmp_path, {}, xml)
-    for path in ("", "setup0/timepoint0", "setup0/timepoint0/s0"):
-        with pytest.raises(InputError, match=r"0\.03, 0\.008, 0\.004") as caught:
-            open_volume(container / path)
-        assert caught.value.code == "input.no-voxel-size"
-    corrected = open_volume(container, voxel_size=(30.0, 8.0, 4.0))
-    assert corrected.levels[1].voxel_size == pytest.approx((30.0, 16.0, 8.0))
-
-
-def test_an_xml_with_entities_is_not_expanded(tmp_path: Path) -> None:
-    bomb = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;">]>' + XML.format(container="em.n5", unit="&b;")
-    with pytest.raises(InputError, match="entities") as caught:
-        open_volume(_big_data_viewer(tmp_path, {}, bomb))
-    assert caught.value.code == "input.broken-metadata"
-
-
 @pytest.mark.parametrize("more", [{}, {"downsamplingFactors": [2, 2, 1]}])
 def test_the_offset_of_a_single_dataset_moves_it(tmp_path: Path, more: Json) -> None:
-    _dataset(tmp_path, {"resolution": [4, 8, 30], "offset": [40, 80, 300], **more})
+    write_dataset(tmp_path, {"resolution": [4, 8, 30], "offset": [40, 80, 300], **more})
     volume = open_volume(tmp_path)
     assert volume.translation == ((300.0, 84.0, 42.0) if more else (300.0, 80.0, 40.0))
     assert open_volume(tmp_path, voxel_size=(60.0, 16.0, 8.0) if not more else (60.0, 32.0, 16.0)).translation[0] == 600.0
@@ -220,45 +119,45 @@ def test_the_offset_of_a_single_dataset_moves_it(tmp_path: Path, more: Json) -> 
 
 def test_a_stated_unit_goes_before_an_assumed_one(tmp_path: Path) -> None:
     micrometres = {"resolution": [0.004, 0.008, 0.03]}
-    _dataset(tmp_path / "a", micrometres | {"pixelResolution": {"unit": "um", "dimensions": [0.004, 0.008, 0.03]}})
+    write_dataset(tmp_path / "a", micrometres | {"pixelResolution": {"unit": "um", "dimensions": [0.004, 0.008, 0.03]}})
     assert open_volume(tmp_path / "a").voxel_size == pytest.approx(SIZES[0])
-    _dataset(tmp_path / "b", micrometres)  # no microscope has voxels below the size of an atom
+    write_dataset(tmp_path / "b", micrometres)  # no microscope has voxels below the size of an atom
     with pytest.raises(InputError) as caught:
         open_volume(tmp_path / "b")
     assert caught.value.code == "input.no-voxel-size"
 
 
 def test_an_offset_without_a_resolution_is_in_no_known_unit(tmp_path: Path) -> None:
-    _dataset(tmp_path, {"offset": [40, 80, 300]})
+    write_dataset(tmp_path, {"offset": [40, 80, 300]})
     assert open_volume(tmp_path, voxel_size=(30.0, 8.0, 4.0)).translation == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("names", [("setup0/timepoint0", "setup1/timepoint0"), ("timepoint0", "timepoint1"), ("c0", "c1")])
 def test_one_of_several_volumes_must_be_chosen(tmp_path: Path, names: tuple[str, str]) -> None:
     for name in names:
-        _pyramid(tmp_path / name, {"resolution": [4, 8, 30]})
+        write_pyramid(tmp_path / name, {"resolution": [4, 8, 30]})
     with pytest.raises(InputError, match=names[0].split("/", maxsplit=1)[0]) as caught:
         open_volume(tmp_path)
     assert caught.value.code == "input.not-a-volume"
 
 
 def test_attributes_of_ancestors_do_not_leak_into_a_dataset(tmp_path: Path) -> None:
-    _attributes(tmp_path, {"n5": "2.0.0", "resolution": [1, 1, 1]})
-    _dataset(tmp_path / "volumes" / "raw")
+    write_attributes(tmp_path, {"n5": "2.0.0", "resolution": [1, 1, 1]})
+    write_dataset(tmp_path / "volumes" / "raw")
     with pytest.raises(InputError) as caught:
         open_volume(tmp_path / "volumes" / "raw")
     assert caught.value.code == "input.no-voxel-size"
 
 
 def test_a_fourth_dimension_is_channels(tmp_path: Path) -> None:
-    voxels = _dataset(tmp_path, shape=(*SHAPE, 2))
+    voxels = write_dataset(tmp_path, shape=(*SHAPE, 2))
     volume = open_volume(tmp_path, voxel_size=(30.0, 8.0, 4.0))
     assert volume.channels == 2
     np.testing.assert_array_equal(volume.open(0, 1).read().result(), voxels[1])
 
 
 def test_attributes_that_make_no_sense_are_named(tmp_path: Path) -> None:
-    _dataset(tmp_path, {"resolution": [4, 8]})
+    write_dataset(tmp_path, {"resolution": [4, 8]})
     with pytest.raises(InputError) as caught:
         open_volume(tmp_path)
     assert caught.value.code == "input.broken-metadata"
@@ -306,58 +205,8 @@ def test_two_sizes_that_disagree_are_shown_and_the_user_decides(fixture: Callabl
     assert (volume.axes, volume.translation) == (("z", "y", "x"), (5e6, 3e6, 2e6))
 
 
-def _registered(*affines: str) -> str:
-    """Return an XML by which setup 0 is transformed; the last transform comes first."""
-    views = "".join(f'<ViewTransform type="affine"><affine>{affine}</affine></ViewTransform>' for affine in affines)
-    other = '<ViewRegistration timepoint="0" setup="7"><ViewTransform><affine>1 1 1 1 1 1 1 1 1 1 1 1</affine></ViewTransform>'
-    both = f'{other}</ViewRegistration><ViewRegistration timepoint="0" setup="0">{views}</ViewRegistration>'
-    return XML.format(container="em.n5", unit="µm").replace(
-        "</SpimData>", f"<ViewRegistrations>{both}</ViewRegistrations></SpimData>"
-    )
-
-
-@pytest.mark.parametrize("place", ["em.n5", "em.n5/setup0/timepoint0/s0", "em.xml"])
-def test_big_data_viewers_xml_places_the_setup_and_opens_it(tmp_path: Path, place: str) -> None:
-    # Calibrated so that voxels are 1 wide, as BigStitcher does, then moved by 10 of their widths along each axis.
-    calibration, moved = "1 0 0 0 0 2 0 0 0 0 7.5 0", "1 0 0 10 0 1 0 20 0 0 1 75"
-    _big_data_viewer(tmp_path, {}, _registered(moved, calibration))
-    volume = open_volume(tmp_path / place)
-    assert volume.url.startswith(str(tmp_path / "em.n5" / "setup0" / "timepoint0"))
-    assert volume.voxel_size == pytest.approx(SIZES[0])
-    assert volume.translation == pytest.approx((300.0, 80.0, 40.0))
-
-
-@pytest.mark.parametrize("affine", ["0 -1 0 0 1 0 0 0 0 0 1 0", "-1 0 0 0 0 1 0 0 0 0 1 0", "1 0.1 0 0 0 1 0 0 0 0 1 0"])
-def test_a_setup_that_the_xml_turns_or_shears_is_refused(tmp_path: Path, affine: str) -> None:
-    container = _big_data_viewer(tmp_path, {}, _registered(affine))
-    with pytest.raises(InputError, match="setup 0") as caught:
-        open_volume(container)
-    assert (caught.value.code, "--voxel-size" in caught.value.hint) == ("input.axes", True)
-
-
-@pytest.mark.parametrize(("name", "code"), [("../em.n5", "input.broken-metadata"), ("other.n5", "input.not-a-volume")])
-def test_an_xml_opens_what_lies_beside_it_alone(tmp_path: Path, name: str, code: str) -> None:
-    (tmp_path / "inner").mkdir()
-    _big_data_viewer(tmp_path, {}, None)
-    (tmp_path / "inner" / "em.xml").write_text(XML.format(container=name, unit="µm"))
-    with pytest.raises(InputError) as caught:
-        open_volume(tmp_path / "inner" / "em.xml")
-    assert caught.value.code == code
-
-
-@pytest.mark.parametrize("unit", ["nm", "um"])
-def test_an_xml_and_attributes_that_disagree_are_shown(tmp_path: Path, unit: str) -> None:
-    beside = {"pixelResolution": {"unit": unit, "dimensions": [0.004, 0.008, 0.03]}}
-    container = _big_data_viewer(tmp_path, beside, XML.format(container="em.n5", unit="µm"))
-    if unit == "um":
-        assert open_volume(container).voxel_size == pytest.approx(SIZES[0])
-    else:
-        with pytest.raises(InputError, match=r"0\.03 x 0\.008 x 0\.004 nm .* pixelResolution, 30 x 8 x 4 nm .* XML"):
-            open_volume(container)
-
-
 def test_size_and_offset_may_stand_on_the_finest_level_alone(tmp_path: Path) -> None:
-    _pyramid(tmp_path, {"scales": FACTORS}, {"resolution": [4, 8, 30], "offset": [1, 2, 3]}, {})
+    write_pyramid(tmp_path, {"scales": FACTORS}, {"resolution": [4, 8, 30], "offset": [1, 2, 3]}, {})
     volume = open_volume(tmp_path)
     assert [level.voxel_size for level in volume.levels] == SIZES
     assert [level.translation for level in volume.levels] == [(3.0, 2.0, 1.0), (18.0, 6.0, 3.0)]
@@ -365,7 +214,7 @@ def test_size_and_offset_may_stand_on_the_finest_level_alone(tmp_path: Path) -> 
 
 def test_an_offset_is_in_the_unit_of_the_resolution_beside_it(tmp_path: Path) -> None:
     nanometres = {"resolution": [4, 8, 30], "offset": [40, 80, 300]}
-    _dataset(tmp_path, nanometres | {"pixelResolution": {"unit": "um", "dimensions": [0.004, 0.008, 0.03]}})
+    write_dataset(tmp_path, nanometres | {"pixelResolution": {"unit": "um", "dimensions": [0.004, 0.008, 0.03]}})
     volume = open_volume(tmp_path)
     assert volume.voxel_size == pytest.approx(SIZES[0])
     assert volume.translation == pytest.approx((300.0, 80.0, 40.0))
@@ -373,7 +222,7 @@ def test_an_offset_is_in_the_unit_of_the_resolution_beside_it(tmp_path: Path) ->
 
 def test_lists_of_funlib_are_in_the_order_of_its_axis_names(tmp_path: Path) -> None:
     lengths = {"voxel_size": [30, 8, 4], "offset": [300, 80, 40], "units": ["nm"] * 3}
-    voxels = _dataset(tmp_path, lengths | {"axis_names": ["z", "y", "x"]})
+    voxels = write_dataset(tmp_path, lengths | {"axis_names": ["z", "y", "x"]})
     volume = open_volume(tmp_path)
     assert (volume.voxel_size, volume.translation) == (SIZES[0], (300.0, 80.0, 40.0))
     np.testing.assert_array_equal(volume.open().read().result(), voxels)
@@ -382,7 +231,7 @@ def test_lists_of_funlib_are_in_the_order_of_its_axis_names(tmp_path: Path) -> N
 def test_transforms_of_a_sequence_are_applied_in_their_order(tmp_path: Path) -> None:
     steps = [{"type": "translation", "translation": [10, 10, 10]}, {"type": "scale", "scale": [4, 8, 30]}, {"type": "identity"}]
     sequence = {"type": "sequence", "transformations": steps}
-    _dataset(tmp_path / "s0", {"spatialTransform": {"transform": sequence, "unit": "nm"}})
+    write_dataset(tmp_path / "s0", {"spatialTransform": {"transform": sequence, "unit": "nm"}})
     for place in (tmp_path, tmp_path / "s0"):
         volume = open_volume(place)
         assert (volume.voxel_size, volume.translation) == (SIZES[0], (300.0, 80.0, 40.0))
@@ -390,7 +239,7 @@ def test_transforms_of_a_sequence_are_applied_in_their_order(tmp_path: Path) -> 
 
 def test_a_transform_that_shears_is_refused_even_with_a_voxel_size(tmp_path: Path) -> None:
     affine = {"type": "affine", "affine": [4, 0.5, 0, 0, 0, 8, 0, 0, 0, 0, 30, 0]}
-    _dataset(tmp_path, {"spatialTransform": {"transform": affine, "unit": "nm"}})
+    write_dataset(tmp_path, {"spatialTransform": {"transform": affine, "unit": "nm"}})
     with pytest.raises(InputError, match="shears") as caught:
         open_volume(tmp_path, voxel_size=(30.0, 8.0, 4.0))
     assert caught.value.code == "input.axes"
@@ -420,18 +269,3 @@ def test_two_dimensional_groups_of_neuroglancer_are_one_section(fixture: Callabl
     assert volume.axes == ("x", "y")
     assert [level.shape for level in volume.levels] == [(1, 20, 10), (1, 10, 5), (1, 5, 3)]
     assert [level.voxel_size for level in volume.levels] == [(30.0, 20.0, 10.0), (30.0, 40.0, 20.0), (30.0, 80.0, 40.0)]
-
-
-def test_a_big_data_viewer_container_of_java_opens_from_its_root(fixture: Callable[[str], Path], data: Path) -> None:
-    container = fixture("mobie_bdv_n5_segmentation") / "segmentation.n5"
-    with pytest.raises(InputError) as caught:
-        open_volume(container)
-    assert caught.value.code == "input.no-voxel-size"  # its numbers are in the unit that its XML names
-    shutil.copy(data / "format-fixtures" / "mobie_bdv_n5_segmentation.xml", container.with_suffix(".xml"))
-    volume = open_volume(container)
-    assert volume.url.endswith("setup0/timepoint0")
-    assert [level.shape for level in volume.levels] == [(256, 256, 256), (128, 128, 128)]
-    assert [level.voxel_size for level in volume.levels] == [(5.0, 5.0, 5.0), (10.0, 10.0, 10.0)]
-    fine, coarse = (volume.open(n)[:64, :64, :64].read().result() for n in (0, 1))
-    assert fine.any()
-    assert set(np.unique(coarse)) <= set(np.unique(volume.open().read().result()))

@@ -22,7 +22,6 @@ from volumetool.jobs.verification.verify import verify
 from volumetool.storage.conversion import plan_conversion
 from volumetool.storage.convert import FINEST_ALONE
 from volumetool.storage.convert_volume import convert_volume
-from volumetool.storage.downsample import Reduction
 from volumetool.storage.formats.ome_zarr import ome_of
 from volumetool.storage.open import open_volume
 from volumetool.storage.pyramid import build_pyramid, level_grids
@@ -219,7 +218,7 @@ def test_the_levels_of_a_job_with_missing_voxels_leave_them_out_unasked(tmp_path
     build_pyramid(str(output))
     assert files(output) == before
     with pytest.raises(ConfigError, match="knows its own"):
-        build_pyramid(str(output), reduction=Reduction(nodata=7))
+        build_pyramid(str(output), nodata=7)
 
 
 def commonest(voxels: np.ndarray, factor: tuple[int, ...]) -> np.ndarray:
@@ -248,10 +247,18 @@ def test_levels_of_labels_hold_labels_alone(form: str, tmp_path: Path) -> None:
     stored = [np.asarray(volume.open(number).read().result()) for number in range(len(volume.levels))]
     for fine, coarse, grid in zip(stored, stored[1:], level_grids(volume)[1:], strict=False):
         np.testing.assert_array_equal(coarse, commonest(fine, grid.factor))
-    if form.startswith("ome-zarr"):
+    if form.startswith("ome-zarr"):  # it says so, and levels that are written again, and copies, stay what they are
         root = json.loads((output / ("zarr.json" if form == "ome-zarr-0.5" else ".zattrs")).read_text())
         assert ome_of(root.get("attributes", root))["multiscales"][0]["type"] == "mode"
-    build_pyramid(str(output))
+        copy = tmp_path / "copy.zarr"
+        convert_volume(plan_conversion(str(output), str(copy)))
+        before = files(output)
+        build_pyramid(str(output))
+        assert files(output) == before
+        np.testing.assert_array_equal(open_volume(str(copy)).open(1).read().result(), stored[1])
+        with pytest.raises(ConfigError, match="made as mode"):
+            build_pyramid(str(output), nodata=0)
+    build_pyramid(str(output), reduction="mean")
     assert not np.isin(np.asarray(open_volume(str(output)).open(1).read().result()), labels).all()
 
 

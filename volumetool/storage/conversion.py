@@ -33,13 +33,13 @@ from volumetool.storage.create import (
     read_root,
 )
 from volumetool.storage.formats.base import Json
-from volumetool.storage.formats.ome_zarr import name_and_rest
+from volumetool.storage.formats.ome_zarr import name_and_rest, said_reduction
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.kvstore import canonical_url, contains, is_local, local_path, place_text
 from volumetool.storage.io.roles import name_roles, output_role
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import Volume
-from volumetool.storage.writing.names import WrittenName
+from volumetool.storage.writing.names import ReductionMethod, WrittenName
 
 MEMORY_BYTES = 2**30
 """To be used while converting, or half of the free memory where that is less; a single shard, or a section that can only be
@@ -193,9 +193,9 @@ def plan_conversion(
     grids = levels or plan_levels(source.shape, source.voxel_size, source.translation)
     grids = grids if WRITTEN[chosen].sharded else without_shards(grids)
     memory = memory or max(1, min(MEMORY_BYTES, usable_memory() // 2))
-    name, kept = _said_of(source)
+    name, kept, reduction = _said_of(source)
     dtype = source.cast.dtype if source.cast else source.dtype.name
-    layout = VolumeLayout(dtype, grids, source.channels, name=name, format=chosen, kept=kept)
+    layout = VolumeLayout(dtype, grids, source.channels, name=name, format=chosen, reduction=reduction, kept=kept)
     check_layout(place, layout)
     plan = ConversionPlan(source, place, layout, memory)
     if contains(plan.place, place) or contains(place, plan.place):
@@ -208,10 +208,13 @@ def plan_conversion(
     return plan
 
 
-def _said_of(source: Volume) -> tuple[str, Json]:
-    """Return the name of a volume, by default that of its folder, and the attributes that its copy keeps."""
-    name, kept = name_and_rest(read_root(source.url)[1] or {}) if source.format.startswith("ome-zarr") else ("", {})
-    return name or Path(source.url).name, kept
+def _said_of(source: Volume) -> tuple[str, Json, ReductionMethod]:
+    """Return what a copy keeps: the name, by default that of the folder, attributes of others, and how levels are made."""
+    root = (read_root(source.url)[1] or {}) if source.format.startswith("ome-zarr") else None
+    if root is None:
+        return Path(source.url).name, {}, "mean"
+    name, kept = name_and_rest(root)
+    return name or Path(source.url).name, kept, said_reduction(root)
 
 
 def shard_groups(grid: LevelGrid, voxels: int) -> Iterator[Box]:

@@ -11,7 +11,6 @@ from volumetool.events import Observer, ignore
 from volumetool.machine import existing_folder
 from volumetool.storage.conversion import ConversionPlan
 from volumetool.storage.convert import write_finest
-from volumetool.storage.downsample import Reduction
 from volumetool.storage.formats.registry import WRITTEN, shift_notes
 from volumetool.storage.images import ImageStack
 from volumetool.storage.pyramid import build_pyramid
@@ -43,7 +42,7 @@ def convert_volume(plan: ConversionPlan, *, overwrite: bool = False, observer: O
     return (
         volume
         if volume.attributes.get("status") == "complete"
-        else build_pyramid(volume.url, reduction=Reduction(plan.layout.reduction), observer=observer)
+        else build_pyramid(volume.url, reduction=plan.layout.reduction, observer=observer)
     )
 
 

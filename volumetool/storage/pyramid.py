@@ -11,9 +11,10 @@ from volumetool.errors import ConfigError, OutputError
 from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, Size, plan_levels, shard_boxes, whole_ratio
 from volumetool.storage.convert import FINEST_ALONE
-from volumetool.storage.create import VolumeLayout, open_for_writing
-from volumetool.storage.downsample import MEAN, Reduction, build_level, require_stored
+from volumetool.storage.create import VolumeLayout, open_for_writing, read_root
+from volumetool.storage.downsample import Reduction, build_level, require_stored
 from volumetool.storage.extend import announce_levels, create_coarser
+from volumetool.storage.formats.ome_zarr import said_reduction
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.chunks import changed_while_read, level_digests, level_states
 from volumetool.storage.io.shards import delete_torn_shards
@@ -22,13 +23,19 @@ from volumetool.storage.provenance import write_status
 from volumetool.storage.volume import Level, Volume
 from volumetool.storage.voxels import Source
 from volumetool.storage.writing.layout import WrittenFormat
+from volumetool.storage.writing.names import ReductionMethod
 
 _ROUNDED = 1e-3
 """Share by which voxel sizes of two levels may miss a whole ratio: they are rounded where they are written."""
 
 
 def build_pyramid(
-    url: str, *, reduction: Reduction = MEAN, voxel_size: Size | None = None, observer: Observer = ignore
+    url: str,
+    *,
+    reduction: ReductionMethod | None = None,
+    nodata: float | None = None,
+    voxel_size: Size | None = None,
+    observer: Observer = ignore,
 ) -> Volume:
     """Write every level of a volume from the level before it; an OME-Zarr 0.5 volume of one level gets the others.
 
@@ -40,8 +47,10 @@ def build_pyramid(
     ----------
     url : str
         Path or URL of the volume.
-    reduction : Reduction, optional
-        How a level is made from the one before; by default the mean. A volume that a job made is built as that job says.
+    reduction : {"mean", "mode"}, optional
+        How a level is made from the one before; by default as an OME-Zarr volume says that its levels were made, else the mean.
+    nodata : float, optional
+        Value that a mean leaves out; a block of nothing else becomes `nodata` itself. A volume that a job made knows its own.
     voxel_size : tuple of float, optional
         nm, z, y, x, where the metadata do not say it; it decides which axes the first coarser levels halve.
     observer : Observer, optional
@@ -55,13 +64,13 @@ def build_pyramid(
         ``output.format``: another format; ``output.levels``: levels cannot be added, or those there are not means of whole
         blocks; ``output.unfinished``: a job is not through with it; ``output.unwritable``.
     ConfigError
-        ``config.option``: a job made the volume with another `nodata`.
+        ``config.option``: a job made the volume with another `nodata` or as means; `nodata` beside ``mode``.
     DataError
         Voxels that cannot be read, or do not read back as written.
     """
     volume = open_volume(url, voxel_size=voxel_size)
     form = _check(volume)
-    reduction = _reduction_of(volume, reduction)
+    chosen = _reduction_of(volume, reduction, nodata)
     new = len(volume.levels) == 1 and form.name == "ome-zarr-0.5"
     target: Volume | VolumeLayout = volume
     if new:
@@ -79,14 +88,14 @@ def build_pyramid(
         for number, grid in enumerate(grids[1:], start=1):
             coarse = open_for_writing(volume.url, target, number, channel)
             clear = partial(delete_torn_shards, coarse, layout, number, channel=channel)
-            written.append((coarse, build_level(fine, coarse, grid, reduction=reduction, ready=_Ready(clear, count))))
+            written.append((coarse, build_level(fine, coarse, grid, reduction=chosen, ready=_Ready(clear, count))))
             fine = Source(coarse)
     for coarse, boxes in written:
         require_stored(coarse, boxes)
     if level_digests(volume, 0) != [digest for digest, _ in states]:
         raise changed_while_read(volume.url, "run the command again")
     if volume.format.startswith("ome-zarr"):
-        announce_levels(volume, grids, reduction.method)
+        announce_levels(volume, grids, chosen.method)
     if not new or volume.attributes.get("status") == FINEST_ALONE:
         write_status(volume.url, "complete")
     return open_volume(volume.url, voxel_size=voxel_size)
@@ -125,22 +134,30 @@ def _check(volume: Volume) -> WrittenFormat:
     return written
 
 
-def _reduction_of(volume: Volume, asked: Reduction) -> Reduction:
-    """Return how levels are made: of a job's output as the job made them."""
+def _reduction_of(volume: Volume, method: ReductionMethod | None, nodata: float | None) -> Reduction:
+    """Return how levels are made: of a job's output as the job made them, else as asked, else as the volume says."""
     spec = volume.attributes.get("spec")
     if not spec:
-        return asked
+        said = said_reduction(read_root(volume.url)[1] or {}) if volume.format.startswith("ome-zarr") else "mean"
+        method = method or said
+        if method == "mode" and nodata is not None:
+            raise ConfigError(
+                "config.option",
+                f"--nodata {nodata:g} is left out of means, but levels are made as mode",
+                hint="leave one of them out; --reduction mean makes means",
+            )
+        return Reduction(method, nodata)
     own = Reduction(nodata=float(spec["fill"]) if spec["nodata"] is not None else None)
-    if asked.method != own.method:
+    if method not in (None, own.method):
         raise ConfigError(
             "config.option",
-            f"--reduction {asked.method}, but the job that made {volume.url} wrote means",
+            f"--reduction {method}, but the job that made {volume.url} wrote means",
             hint="leave --reduction out: the volume knows its own",
         )
-    if asked.nodata is not None and str(asked.nodata) != str(own.nodata):  # as text, NaN equals NaN
+    if nodata is not None and str(nodata) != str(own.nodata):  # as text, NaN equals NaN
         raise ConfigError(
             "config.option",
-            f"--nodata {asked.nodata:g}, but the job that made {volume.url} wrote "
+            f"--nodata {nodata:g}, but the job that made {volume.url} wrote "
             f"{'none' if own.nodata is None else f'{own.nodata:g}'}",
             hint="leave --nodata out: the volume knows its own",
         )

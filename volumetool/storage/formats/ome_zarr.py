@@ -31,6 +31,7 @@ from volumetool.storage.io.arrays import SPACE, Driver
 from volumetool.storage.io.kvstore import join_url, parent_url
 from volumetool.storage.io.urls import check_below
 from volumetool.storage.writing.layout import OWN_KEY
+from volumetool.storage.writing.names import ReductionMethod
 from volumetool.storage.writing.ome_zarr import SHARDED, UNSHARDED, V04
 from volumetool.units import nanometres_per
 
@@ -89,6 +90,19 @@ def ome_of(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the OME-Zarr metadata among the attributes of a group: 0.5 gives them a member of their own."""
     ome = attributes.get("ome", attributes)
     return ome if isinstance(ome, dict) else {}
+
+
+def said_reduction(root: Json) -> ReductionMethod:
+    """Return how an image says that its levels were made: ``mode``, or else ``mean``.
+
+    Parameters
+    ----------
+    root : dict
+        Content of the file that describes the group: ``zarr.json``, or ``.zattrs``.
+    """
+    images = ome_of(root.get("attributes", root)).get("multiscales")
+    first = images[0] if isinstance(images, list) and images else None
+    return "mode" if isinstance(first, dict) and first.get("type") == "mode" else "mean"
 
 
 def name_and_rest(root: Json) -> tuple[str, Json]:
