@@ -72,12 +72,10 @@ def build_pyramid(
     form = _check(volume)
     chosen = _reduction_of(volume, reduction, nodata)
     new = len(volume.levels) == 1 and form.name == "ome-zarr-0.5"
-    target: Volume | VolumeLayout = volume
+    grids = plan_levels(volume.shape, volume.voxel_size, volume.translation) if new else level_grids(volume)
     if new:
-        grids = plan_levels(volume.shape, volume.voxel_size, volume.translation)
-        target = layout = create_coarser(volume, grids)
+        layout = create_coarser(volume, grids)
     else:
-        grids = level_grids(volume)
         layout = VolumeLayout(volume.dtype.name, grids, volume.channels, format=form.name)
         write_status(volume.url, FINEST_ALONE)
     states = level_states(volume, 0)
@@ -86,7 +84,7 @@ def build_pyramid(
     for channel in range(volume.channels or 1):
         fine = Source(volume.open(0, channel, strict=True), check=states[channel][1])
         for number, grid in enumerate(grids[1:], start=1):
-            coarse = open_for_writing(volume.url, target, number, channel)
+            coarse = open_for_writing(volume.url, layout if new else volume, number, channel)
             clear = partial(delete_torn_shards, coarse, layout, number, channel=channel)
             written.append((coarse, build_level(fine, coarse, grid, reduction=chosen, ready=_Ready(clear, count))))
             fine = Source(coarse)
