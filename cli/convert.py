@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from math import inf
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
-from volumetool.cli._options import ForceVoxelSize, Json, Reduction, VoxelSize, numbers
+from volumetool.cli._options import ForceVoxelSize, Json, Reduction, VoxelSize
 from volumetool.cli._progress import observing
 from volumetool.cli._tables import say
 
 from volumetool.storage.writing.names import WrittenName
-
-if TYPE_CHECKING:
-    from volumetool.storage.cast import Cast
 
 
 def convert(
@@ -51,16 +46,12 @@ def convert(
 
     Run again, it goes on where it stopped.
     """
-    from volumetool.storage.conversion import plan_conversion
+    from volumetool.storage.conversion import Conversion, plan_requested
     from volumetool.storage.convert_volume import check_room, convert_volume, describe_conversion
-    from volumetool.storage.open import open_volume
-    from volumetool.units import check_given_size
 
-    size = numbers(voxel_size, "--voxel-size")
-    check_given_size(size, sure=force_voxel_size)
-    volume = open_volume(input, voxel_size=size, gaps=gaps, cast=_cast(dtype, window))
-    plan = plan_conversion(volume, output, format=format, memory=_bytes(memory))
-    plan = replace(plan, layout=replace(plan.layout, reduction=reduction or plan.layout.reduction))
+    asked: dict[str, Any] = {"voxel_size": voxel_size, "force_voxel_size": force_voxel_size, "gaps": gaps, "format": format}
+    asked |= {"dtype": dtype, "window": window, "reduction": reduction, "memory": memory}
+    plan = plan_requested(Conversion(input=input, output=output, **asked))
     for name, text in describe_conversion(plan):
         say(f"{name:<8}{text}")
     check_room(plan)
@@ -77,37 +68,3 @@ def convert(
         print(json.dumps({**facts, "memory": plan.peak_bytes, "staging": plan.staging_bytes}))
     if not dry_run:
         say(f"wrote {plan.url}")
-
-
-def _cast(dtype: str | None, window: str | None) -> Cast | None:
-    from volumetool.errors import ConfigError
-    from volumetool.storage.cast import Cast
-
-    if window is None:
-        return None if dtype is None else Cast(dtype)
-    try:
-        low, high = (float(part) for part in window.split(","))
-    except ValueError:
-        low = high = 0.0
-    if not -inf < low < high < inf:
-        raise ConfigError(
-            "config.option", f"--window {window!r} is not two rising numbers", hint="write --window lo,hi, such as 1200,31000"
-        )
-    if dtype is None:
-        raise ConfigError("config.option", f"--window {window} without --dtype", hint="say into which type: --dtype uint8")
-    return Cast(dtype, (low, high))
-
-
-def _bytes(text: str | None) -> int | None:
-    from volumetool.errors import ConfigError
-    from volumetool.units import parse_bytes
-
-    if text is None:
-        return None
-    try:
-        memory = int(str(parse_bytes(text)))
-    except ValueError as error:
-        raise ConfigError("config.option", f"--memory: {error}", hint="such as --memory 8GiB") from error
-    if memory < 1:
-        raise ConfigError("config.option", f"--memory {text} is no amount of memory", hint="such as --memory 8GiB")
-    return memory

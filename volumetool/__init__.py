@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from volumetool.jobs.run import RunResult
     from volumetool.live_view.show import live
     from volumetool.models import Model, load_model
-    from volumetool.storage.convert import convert
+    from volumetool.storage.convert_volume import convert
     from volumetool.storage.open import open_volume
     from volumetool.storage.volume import Volume
     from volumetool.viewer.view import view
@@ -31,7 +31,7 @@ _HOMES = {
     "RunResult": "volumetool.jobs.run",
     "Plan": "volumetool.jobs.plan",
     "Volume": "volumetool.storage.volume",
-    "convert": "volumetool.storage.convert",
+    "convert": "volumetool.storage.convert_volume",
     "enhance": "volumetool.jobs.api",
     "live": "volumetool.live_view.show",
     "load_model": "volumetool.models",

@@ -5,17 +5,21 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import math
 import os
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, ClassVar, ParamSpec, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from volumetool.errors import ConfigError
-from volumetool.paths import absolute_path, open_file
+from volumetool.paths import absolute_path, open_file, place_text
+from volumetool.redaction import redact
+from volumetool.units import parse_bytes
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,9 +46,21 @@ def cache_folder() -> Path:
     return absolute_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "volumetool"
 
 
-def parse_triple(value: object) -> object:
-    """Read ``"1,4,4"`` as three numbers; anything else passes to pydantic."""
+def parse_numbers(value: object) -> object:
+    """Read ``"1,4,4"`` as numbers; anything else passes to pydantic."""
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def parse_rising(value: object) -> object:
+    """Read ``"1200,31000"`` as two rising, finite numbers."""
+    parts = parse_numbers(value)
+    try:
+        low, high = (float(part) for part in parts)  # type: ignore[attr-defined]  # anything else is a TypeError
+    except (TypeError, ValueError):
+        low = high = 0.0
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"{value!r} is not two rising numbers, such as 1200,31000")
+    return low, high
 
 
 def parse_box(value: object) -> object:
@@ -58,10 +74,40 @@ def parse_box(value: object) -> object:
     return {"start": start, "stop": stop}
 
 
-Numbers = Annotated[tuple[int, int, int], BeforeValidator(parse_triple, json_schema_input_type=tuple[int, int, int] | str)]
+def _as_text(place: object) -> object:
+    return place_text(place) if isinstance(place, os.PathLike) else place
+
+
+Place = Annotated[str, BeforeValidator(_as_text)]
+Bytes = Annotated[int, Field(ge=1), BeforeValidator(parse_bytes, json_schema_input_type=int | str)]
+Rising = Annotated[tuple[float, float], BeforeValidator(parse_rising, json_schema_input_type=tuple[float, float] | str)]
+Numbers = Annotated[tuple[int, int, int], BeforeValidator(parse_numbers, json_schema_input_type=tuple[int, int, int] | str)]
 Nanometres = Annotated[
-    tuple[float, float, float], BeforeValidator(parse_triple, json_schema_input_type=tuple[float, float, float] | str)
+    tuple[float, float, float], BeforeValidator(parse_numbers, json_schema_input_type=tuple[float, float, float] | str)
 ]
+
+
+class Options(BaseModel):
+    """The options of a command, checked when they are given: what cannot be is a `ConfigError` that names the option."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    told_by: ClassVar[str] = "--help"
+    """What tells a user more about the options."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, options: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(options)
+        except ValidationError as error:
+            raise ConfigError("config.option", explain(error, cls), hint=f"see {cls.told_by}") from error
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Give what is not at its default."""
+        fields = type(self).model_fields
+        for name, value in super().__repr_args__():
+            if name is not None and value != fields[name].default:
+                yield name, redact(value) if isinstance(value, str) else value
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -145,6 +191,27 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if error.error_count() > len(lines):
         lines.append(f"and {error.error_count() - len(lines)} more")
     return "\n".join(lines)
+
+
+def with_options(model: type[Options]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Return a decorator that names, in the signature of a function of ``**options``, the options that they may be."""
+
+    def name(function: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(function)
+        own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        options = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=field.annotation, default=_default(field))
+            for name, field in model.model_fields.items()
+            if name not in signature.parameters
+        ]
+        vars(function)["__signature__"] = signature.replace(parameters=[*own, *options])
+        return function
+
+    return name
+
+
+def _default(field: FieldInfo) -> Any:
+    return inspect.Parameter.empty if field.is_required() else field.get_default()
 
 
 def naming_options(function: Callable[P, T]) -> Callable[P, T]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from volumetool.errors import InputError
+
+_CUT_SCHEME = re.compile(r"^(file|s3|gs|https?):/(?!/)")
 
 
 def absolute_path(place: str | os.PathLike[str]) -> Path:
@@ -45,6 +48,12 @@ def absolute_path(place: str | os.PathLike[str]) -> Path:
             "input.url", f"'{text}' is no path: {error}", hint="Give a path of this machine, or a URL.", where=text
         ) from error
     return Path("/", *path.parts[1:]) if path.anchor == "//" else path
+
+
+def place_text(place: str | os.PathLike[str]) -> str:
+    """Return a place as text; a path object has lost one slash of the URL that it was made from."""
+    text = os.fspath(place)
+    return text if isinstance(place, str) else _CUT_SCHEME.sub(r"\1://", text)
 
 
 def _from_url(text: str) -> str:

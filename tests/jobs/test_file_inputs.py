@@ -10,7 +10,7 @@ from small_jobs import COARSE, SMALL, read_levels, run
 
 from volumetool.jobs.job import Job
 from volumetool.jobs.planning.planner import plan
-from volumetool.storage.convert import convert
+from volumetool.storage.convert_volume import convert
 
 
 def test_a_real_file_is_enhanced_as_its_copy_in_zarr_is(data: Path, tmp_path: Path) -> None:

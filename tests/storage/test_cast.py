@@ -103,7 +103,7 @@ def test_integers_of_a_tiff_keep_their_values_or_the_error_says_where_they_do_no
 def test_a_window_is_two_rising_numbers(tmp_path: Path, window: str) -> None:
     code, said = _convert(tmp_path, tmp_path / "out.zarr", "--dtype", "uint8", "--window", window)
     assert (code, "config.option" in said, "two rising numbers" in said) == (2, True, True)
-    assert "without --dtype" in _convert(tmp_path, tmp_path / "out.zarr", "--window", "1,2")[1]
+    assert "without dtype" in _convert(tmp_path, tmp_path / "out.zarr", "--window", "1,2")[1]
 
 
 def test_what_is_no_real_number_is_refused_even_with_a_cast(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from volumetool.events import Event, Progressed
 from volumetool.geometry import Box
 from volumetool.geometry.levels import LevelGrid, plan_levels
 from volumetool.storage import convert as convert_module
-from volumetool.storage.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion
-from volumetool.storage.convert import convert, shard_groups, write_finest
+from volumetool.storage.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion, shard_groups
+from volumetool.storage.convert import write_finest
 from volumetool.storage.create import VolumeLayout
 from volumetool.storage.open import open_volume
 from volumetool.storage.validate import validate_volume
@@ -37,6 +37,11 @@ Voxels = np.ndarray[Any, Any]
 
 def _levels(shape: tuple[int, int, int] = (9, 20, 30)) -> tuple[LevelGrid, ...]:
     return plan_levels(shape, SIZE, (0.0, 0.0, 0.0), (2, 4, 4), (4, 8, 8))
+
+
+def convert(source: Path | Volume, place: Path | str, **options: Any) -> Volume:
+    """Write level 0 of a volume."""
+    return write_finest(plan_conversion(source, place, **options))
 
 
 def test_a_stack_becomes_a_conformant_volume_with_the_same_voxels(tmp_path: Path) -> None:

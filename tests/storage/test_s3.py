@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from volumetool.errors import InputError, OutputError
-from volumetool.storage.convert import convert
+from volumetool.storage.convert_volume import convert
 from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing, write_attributes
 from volumetool.storage.io import retries
 from volumetool.storage.io.arrays import read_part

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from volumetool.configuration import with_options
 from volumetool.events import Observer, ignore
 from volumetool.jobs.clusters import plan
 from volumetool.jobs.job import Job, make_job
@@ -17,6 +18,7 @@ from volumetool.processing.device.malloc import keep_freed_memory
 __all__ = ["Report", "enhance", "plan", "run", "verify"]
 
 
+@with_options(Job)
 def enhance(
     input: str | os.PathLike[str],  # noqa: A002  (the user's word)
     output: str | os.PathLike[str],

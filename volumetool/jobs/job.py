@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
-from volumetool.configuration import Nanometres, Numbers, explain, parse_box, read_options
+from volumetool.configuration import Bytes, Nanometres, Numbers, Options, Place, parse_box, read_options
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box
 from volumetool.options import document, runtime, semantic
-from volumetool.redaction import redact
-from volumetool.storage.io.kvstore import canonical_url, place_text
+from volumetool.storage.io.kvstore import canonical_url
 from volumetool.storage.io.urls import check_foreign
 from volumetool.storage.writing.names import WrittenName
-from volumetool.units import parse_bytes
 
-
-def _as_text(place: object) -> object:
-    return place_text(place) if isinstance(place, os.PathLike) else place
-
-
-Place = Annotated[str, BeforeValidator(_as_text)]
 Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 AnyFloat = Annotated[float, Field(allow_inf_nan=True)]
@@ -43,10 +25,11 @@ INPUT, LOOK, OUTPUT = "What to enhance", "How it looks", "The output"
 DEVICE, RUN = "Device and memory", "How it runs"
 
 
-class Job(BaseModel):
+class Job(Options):
     """The request of a user, before anything is opened."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+    told_by = "`volumetool enhance --help`, or `volumetool schema job`"
 
     input: Place = semantic(..., INPUT, "Volume to read: OME-Zarr, N5, precomputed or Zarr; path or URL (file, s3, gs, http).")
     output: Place = runtime("", OUTPUT, "Volume to write; path or URL (file, s3, gs). The same job again goes on.")
@@ -105,7 +88,7 @@ class Job(BaseModel):
         None, OUTPUT, "Format of the output; by default what its name ends like (.n5, .precomputed), else ome-zarr-0.5."
     )
     device: Literal["auto", "cpu", "cuda"] = runtime("auto", DEVICE, "Where the network runs.", common=True)
-    memory: Annotated[int, BeforeValidator(parse_bytes, json_schema_input_type=int | str)] | None = runtime(
+    memory: Bytes | None = runtime(
         None,
         DEVICE,
         "For all workers together, such as 8GiB; by default 70 % of what is free.",
@@ -147,23 +130,6 @@ class Job(BaseModel):
         False, RUN, "Finish with holes where regions failed, and list them in the output's attributes."
     )
     overwrite: bool = runtime(False, RUN, "Delete what an earlier job left at the output.", common=True)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _explained(cls, options: Any, handler: ModelWrapValidatorHandler[Job]) -> Job:
-        try:
-            return handler(options)
-        except ValidationError as error:
-            raise ConfigError(
-                "config.option", explain(error, cls), hint="see `volumetool enhance --help`, or `volumetool schema job`"
-            ) from error
-
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """Give what is not at its default."""
-        fields = type(self).model_fields
-        for name, value in super().__repr_args__():
-            if name is not None and value != fields[name].default:
-                yield name, redact(value) if isinstance(value, str) else value
 
     @field_validator("voxel_size", "patch", "chunk", "shard", "region")
     @classmethod

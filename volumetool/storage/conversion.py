@@ -11,18 +11,23 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import ceil, lcm, prod
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import model_validator
 
+from volumetool.configuration import Bytes, Nanometres, Options, Place, Rising
 from volumetool.errors import OutputError
 from volumetool.geometry.box import Box, Size, Triple
 from volumetool.geometry.levels import LevelGrid, plan_levels, without_shards
 from volumetool.machine import usable_memory
+from volumetool.paths import place_text
+from volumetool.storage.cast import Cast
 from volumetool.storage.create import (
     VolumeLayout,
     array_metadata,
@@ -35,11 +40,13 @@ from volumetool.storage.create import (
 from volumetool.storage.formats.base import Json
 from volumetool.storage.formats.ome_zarr import name_and_rest, said_reduction
 from volumetool.storage.formats.registry import WRITTEN
-from volumetool.storage.io.kvstore import canonical_url, contains, is_local, local_path, place_text
+from volumetool.storage.images import Gaps
+from volumetool.storage.io.kvstore import canonical_url, contains, is_local, local_path
 from volumetool.storage.io.roles import name_roles, output_role
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import Volume
 from volumetool.storage.writing.names import ReductionMethod, WrittenName
+from volumetool.units import check_given_size
 
 MEMORY_BYTES = 2**30
 """To be used while converting, or half of the free memory where that is less; a single shard, or a section that can only be
@@ -47,6 +54,60 @@ decoded whole, may need more."""
 
 _CAST_BYTES = 8
 """Of a voxel on its way from one data type to another."""
+
+
+class Conversion(Options):
+    """A conversion, as a user asks for it: the options of ``volumetool convert`` and of `volumetool.convert`.
+
+    Parameters
+    ----------
+    input, output : str or path
+        Paths or URLs of the volume, or stack of images, to read, and of the volume to write.
+    voxel_size : tuple of float, optional
+        Nanometres, z, y, x; needed where the source has none, and otherwise corrects it.
+    force_voxel_size : bool
+        The voxel size is in nm, and in the order z, y, x, whatever it looks like.
+    gaps : {"refuse", "keep", "close"}
+        Of missing numbers in a folder of sections: an error, blank sections, or neighbours that touch.
+    format : str, optional
+        Format to write; by default what the output's name ends like, else ``ome-zarr-0.5``.
+    dtype : str, optional
+        Data type of the output; by default the input's, which must be one of these.
+    window : tuple of float, optional
+        Values that become the least and the greatest of `dtype`, 0 and 1 of float32; see `Cast`.
+    reduction : {"mean", "mode"}, optional
+        How a level is made of the one before; by default as the input says, else the mean.
+    memory : int or str, optional
+        Bytes to use, such as ``"8GiB"``; by default 1 GiB, or half of what is free where that is less. A single shard, or a
+        section that can only be decoded whole, may need more.
+    """
+
+    told_by = "`volumetool convert --help`"
+
+    input: Place
+    output: Place
+    voxel_size: Nanometres | None = None
+    force_voxel_size: bool = False
+    gaps: Gaps = "refuse"
+    format: WrittenName | None = None
+    dtype: Literal["uint8", "int8", "uint16", "int16", "float32"] | None = None
+    window: Rising | None = None
+    reduction: ReductionMethod | None = None
+    memory: Bytes | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Conversion:
+        if self.voxel_size is not None and min(self.voxel_size) <= 0:
+            raise ValueError(f"voxel_size {self.voxel_size}: every axis must be above 0")
+        if self.window is not None and self.dtype is None:
+            raise ValueError(f"window {self.window} without dtype: say into which type, such as uint8")
+        check_given_size(self.voxel_size, sure=self.force_voxel_size)
+        return self
+
+    @property
+    def cast(self) -> Cast | None:
+        """What becomes of the voxels; None where they stay what they are."""
+        return None if self.dtype is None else Cast(self.dtype, self.window)
 
 
 @dataclass(frozen=True)
@@ -153,6 +214,20 @@ class ConversionPlan:
         return _CAST_BYTES if self.source.cast else np.dtype(self.layout.dtype).itemsize
 
 
+def plan_requested(asked: Conversion) -> ConversionPlan:
+    """Plan a conversion as a user asks for it; write nothing.
+
+    Raises
+    ------
+    VolumetoolError
+        As :func:`volumetool.storage.convert_volume.convert`.
+    """
+    source = open_volume(asked.input, voxel_size=asked.voxel_size, gaps=asked.gaps, cast=asked.cast)
+    plan = plan_conversion(source, asked.output, format=asked.format, memory=asked.memory)
+    reduction = asked.reduction or plan.layout.reduction
+    return replace(plan, layout=replace(plan.layout, reduction=reduction))
+
+
 def plan_conversion(
     source: str | os.PathLike[str] | Volume,
     url: str | os.PathLike[str],
@@ -182,7 +257,7 @@ def plan_conversion(
     Raises
     ------
     VolumetoolError
-        As :func:`volumetool.storage.convert.convert`.
+        As :func:`volumetool.storage.convert_volume.convert`.
     """
     if not isinstance(source, Volume) or voxel_size is not None:
         source = open_volume(source.url if isinstance(source, Volume) else source, voxel_size=voxel_size)

@@ -1,11 +1,10 @@
-"""Copy any readable volume or image stack into a new volume: level 0 only, in one pass over the source.
+"""Writes level 0 of any readable volume or image stack into a new volume, in one pass over the source.
 
 After each slab the volume's own attributes say how far it is; what is begun again goes on there.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from volumetool.errors import DataError, InputError, OutputError
 from volumetool.events import Observer, counting, ignore
-from volumetool.geometry.box import Box, Size
-from volumetool.storage.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion, shard_groups
+from volumetool.geometry.box import Box
+from volumetool.storage.conversion import ConversionPlan, cut
 from volumetool.storage.create import create_volume, open_for_writing, read_root, write_attributes
 from volumetool.storage.formats.base import Json
 from volumetool.storage.formats.registry import WRITTEN
@@ -31,10 +30,7 @@ from volumetool.storage.io.shards import level_keys
 from volumetool.storage.open import open_volume
 from volumetool.storage.provenance import provenance_of
 from volumetool.storage.volume import Volume
-from volumetool.storage.writing.names import WrittenName
 from volumetool.storage.writing.staging import Held, Staging
-
-__all__ = ["MEMORY_BYTES", "convert", "plan_conversion", "shard_groups", "write_finest"]
 
 FINEST_ALONE = "finest level alone"
 """What a volume says of itself while its coarser levels are built."""
@@ -56,53 +52,6 @@ Put = Callable[[Box, npt.NDArray[Any]], None]
 """Takes voxels (z, y, x) and where they belong, counted from the corner of what is gathered."""
 
 
-def convert(
-    source: str | os.PathLike[str] | Volume,
-    url: str | os.PathLike[str],
-    *,
-    voxel_size: Size | None = None,
-    format: WrittenName | None = None,  # noqa: A002
-    memory: int | None = None,
-    observer: Observer = ignore,
-) -> Volume:
-    """Create a volume and fill its level 0; the coarser levels are created empty.
-
-    Converting again goes on after the last slab that was written, and gives the same bytes. Meanwhile the volume's own
-    attributes call it unfinished.
-
-    Parameters
-    ----------
-    source : str, path or Volume
-        A volume of any format that is read.
-    url : str or path
-        Path or URL of the new volume.
-    voxel_size : tuple of float, optional
-        Nanometres, z, y, x; needed where the source has none, and otherwise corrects it.
-    format : str, optional
-        Format of the new volume, see `choose_format`.
-    memory : int, optional
-        Bytes to use, by default 1 GiB, or half of what is free where that is less; a single shard, or a section that can
-        only be decoded whole, may need more.
-    observer : Observer, optional
-        Told by `Progressed` how far it is: each voxel counts once when it was read, and once when it was written.
-
-    Returns
-    -------
-    Volume
-        The new volume.
-
-    Raises
-    ------
-    InputError
-        As `open_volume`; ``input.changed``; ``input.range``: a value does not fit into the data type that is asked for.
-    OutputError
-        As `create_volume`; ``output.inside-input``, ``output.format``.
-    DataError
-        ``data.unreadable``: damaged chunks in the source.
-    """
-    return write_finest(plan_conversion(source, url, voxel_size=voxel_size, format=format, memory=memory), observer=observer)
-
-
 def write_finest(plan: ConversionPlan, *, overwrite: bool = False, observer: Observer = ignore) -> Volume:
     """Write level 0 of a planned conversion, from where an earlier run ended.
 
@@ -117,8 +66,12 @@ def write_finest(plan: ConversionPlan, *, overwrite: bool = False, observer: Obs
 
     Raises
     ------
-    InputError, OutputError, DataError
-        As `convert`.
+    InputError
+        As `open_volume`; ``input.changed``; ``input.range``: a value does not fit into the data type that is asked for.
+    OutputError
+        As `create_volume`; ``output.exists``.
+    DataError
+        ``data.unreadable``: damaged chunks in the source.
     """
     with name_roles(output_role(plan.url)):
         found = _begin(plan, overwrite=overwrite)

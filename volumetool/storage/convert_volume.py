@@ -2,20 +2,71 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from typing import Any
 
 import numpy as np
 
+from volumetool.configuration import with_options
 from volumetool.errors import ResourceError
 from volumetool.events import Observer, ignore
 from volumetool.machine import existing_folder
-from volumetool.storage.conversion import ConversionPlan
+from volumetool.storage.conversion import Conversion, ConversionPlan, plan_requested
 from volumetool.storage.convert import write_finest
 from volumetool.storage.formats.registry import WRITTEN, shift_notes
 from volumetool.storage.images import ImageStack
 from volumetool.storage.pyramid import build_pyramid
 from volumetool.storage.volume import Volume
 from volumetool.units import show_bytes, show_shape, show_size
+
+
+@with_options(Conversion)
+def convert(
+    input: str | os.PathLike[str],  # noqa: A002  (the user's word)
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    observer: Observer = ignore,
+    **options: Any,
+) -> Volume:
+    """Convert a volume or a stack of images to another format, with all its levels.
+
+    Converting again goes on where it stopped, and gives the same bytes. Meanwhile the volume's own attributes call it
+    unfinished.
+
+    Parameters
+    ----------
+    input, output : str or path
+        Paths or URLs of the volume, or stack of images, to read, and of the volume to write.
+    overwrite : bool
+        Delete an earlier conversion at the output and start again; anything else there is left alone and refused.
+    observer : Observer, optional
+        Told by `Progressed` of ``converting``, the finest level: each voxel counts once when it was read, and once when it
+        was written; and of ``coarse levels``.
+    **options
+        Any field of :class:`volumetool.storage.conversion.Conversion`, such as ``format="n5"`` or ``dtype="uint8"``.
+
+    Returns
+    -------
+    Volume
+        The new volume.
+
+    Raises
+    ------
+    ConfigError
+        ``config.option``: unknown option, or a value that cannot be; ``config.voxel-size``: likely another unit or order.
+    InputError
+        As `open_volume`; ``input.changed``; ``input.range``: a value does not fit into the data type that is asked for.
+    OutputError
+        As `create_volume`; ``output.inside-input``, ``output.format``, ``output.exists``.
+    DataError
+        ``data.unreadable``: damaged chunks in the source.
+    ResourceError
+        ``resource.disk``: no room for a slab that is gathered.
+    """
+    plan = plan_requested(Conversion(input=input, output=output, **options))
+    return convert_volume(plan, overwrite=overwrite, observer=observer)
 
 
 def convert_volume(plan: ConversionPlan, *, overwrite: bool = False, observer: Observer = ignore) -> Volume:
@@ -33,7 +84,7 @@ def convert_volume(plan: ConversionPlan, *, overwrite: bool = False, observer: O
     Raises
     ------
     InputError, OutputError, DataError
-        As `volumetool.storage.convert.convert`.
+        As `convert`.
     ResourceError
         ``resource.disk``: no room for the slab that is gathered.
     """

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from volumetool.errors import VolumetoolError
 from volumetool.geometry import Box, Size, Triple
-from volumetool.storage.convert import convert
+from volumetool.storage.convert_volume import convert
 from volumetool.storage.io.arrays import read_part
 from volumetool.storage.io.chunk_keys import VOLUME_METADATA
 from volumetool.storage.io.chunks import level_digests

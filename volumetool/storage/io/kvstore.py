@@ -20,7 +20,7 @@ import tensorstore as ts
 
 from volumetool.errors import InputError
 from volumetool.machine import usable_cores, usable_memory
-from volumetool.paths import absolute_path, refuse_special, refuse_unreachable, sync_folder
+from volumetool.paths import absolute_path, place_text, refuse_special, refuse_unreachable, sync_folder
 from volumetool.storage.io.retries import CONCURRENCY, STORAGE, brief, unwritable
 from volumetool.storage.io.s3 import s3_settings
 from volumetool.storage.io.urls import check_url, hint_of, signed_query
@@ -28,7 +28,6 @@ from volumetool.storage.io.urls import check_url, hint_of, signed_query
 # What a viewer puts around a plain URL: "zarr://..." in front (older), "|zarr3:" behind (newer).
 _VIEWER_PREFIX = re.compile(r"^(zarr|zarr2|zarr3|n5|precomputed)://(?=\w+://|/)")
 _VIEWER_SUFFIX = re.compile(r"\|(auto|zarr|zarr2|zarr3|n5|neuroglancer-precomputed):?.*$")
-_CUT_SCHEME = re.compile(r"^(file|s3|gs|https?):/(?!/)")
 # Files that a killed writer leaves behind; they never hold data.
 _LEFTOVER = ".__lock"
 _LARGE = 2**26  # bytes from which a file is compared with the memory: shards and ledgers alone are so large
@@ -62,12 +61,6 @@ def canonical_url(url: str | os.PathLike[str]) -> str:
         return str(path)
     parts = check_url(text)
     return f"{parts.scheme}://{parts.netloc}{_without_dots(parts.path)}".rstrip("/")
-
-
-def place_text(place: str | os.PathLike[str]) -> str:
-    """Return a place as text; a path object has lost one slash of the URL that it was made from."""
-    text = os.fspath(place)
-    return text if isinstance(place, str) else _CUT_SCHEME.sub(r"\1://", text)
 
 
 def _without_dots(path: str) -> str:
