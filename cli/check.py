@@ -136,5 +136,7 @@ def validate(
         print(json.dumps([asdict(finding) for finding in findings]))
     for finding in findings:
         say(f"{finding.code} at {finding.path or '/'}: {finding.message}")
+    for hint in dict.fromkeys(finding.hint for finding in findings if finding.hint):
+        say(hint)
     say(f"{volume}: {good if not findings else f'{len(findings)} findings'}")
     raise typer.Exit(4 if findings else 0)

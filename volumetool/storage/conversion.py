@@ -38,7 +38,7 @@ from volumetool.storage.create import (
     read_root,
 )
 from volumetool.storage.formats.base import Json
-from volumetool.storage.formats.ome_zarr import name_and_rest, said_reduction
+from volumetool.storage.formats.ome_zarr import name_and_rest, omero_faults, said_reduction
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.images import Gaps
 from volumetool.storage.io.kvstore import canonical_url, contains, is_local, local_path
@@ -124,12 +124,15 @@ class ConversionPlan:
         What it will be.
     memory : int
         Bytes that reading and writing may take at once.
+    notes : tuple of str
+        What of the source the new volume will not have.
     """
 
     source: Volume
     url: str
     layout: VolumeLayout
     memory: int
+    notes: tuple[str, ...] = ()
 
     @property
     def chunk(self) -> Triple:
@@ -269,10 +272,12 @@ def plan_conversion(
     grids = grids if WRITTEN[chosen].sharded else without_shards(grids)
     memory = memory or max(1, min(MEMORY_BYTES, usable_memory() // 2))
     name, kept, reduction = _said_of(source)
+    notes = tuple(f"display settings are left out: {fault}" for fault in _faults(kept, source))
+    kept = {key: value for key, value in kept.items() if key != "omero" or not notes}
     dtype = source.cast.dtype if source.cast else source.dtype.name
     layout = VolumeLayout(dtype, grids, source.channels, name=name, format=chosen, reduction=reduction, kept=kept)
     check_layout(place, layout)
-    plan = ConversionPlan(source, place, layout, memory)
+    plan = ConversionPlan(source, place, layout, memory, notes)
     if contains(plan.place, place) or contains(place, plan.place):
         raise OutputError(
             "output.inside-input",
@@ -290,6 +295,10 @@ def _said_of(source: Volume) -> tuple[str, Json, ReductionMethod]:
         return Path(source.url).name, {}, "mean"
     name, kept = name_and_rest(root)
     return name or Path(source.url).name, kept, said_reduction(root)
+
+
+def _faults(kept: Json, source: Volume) -> Iterator[str]:
+    return omero_faults(kept["omero"], source.channels) if "omero" in kept else iter(())
 
 
 def shard_groups(grid: LevelGrid, voxels: int) -> Iterator[Box]:

@@ -143,7 +143,7 @@ def describe_conversion(plan: ConversionPlan) -> list[tuple[str, str]]:
         lines.insert(1, ("files", f"{len(source.reader.files)}, each section decoded once"))
     if source.cast is not None:
         lines.insert(2, ("cast", f"{source.dtype} to {source.cast}"))
-    lines += [("note", note) for note in (*source.attributes.get("notes", ()), *shift_notes(plan.layout))]
+    lines += [("note", note) for note in (*source.attributes.get("notes", ()), *plan.notes, *shift_notes(plan.layout))]
     if plan.staged:
         lines.append(
             ("disk", f"{show_bytes(plan.staging_bytes)} in {plan.staging_folder} while it runs: a step exceeds the memory")

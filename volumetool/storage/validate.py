@@ -2,16 +2,18 @@
 
 yaozarrs checks structure and metadata against the specification, through tensorstore so that buckets work alike. What
 no validator checks is checked here: equal dtypes, level shapes that fit their scales, the half-voxel shift of averaged
-levels, positive scales, dimension names, units.
+levels, positive scales, dimension names, units, display settings. What mends a volume is a copy of what can be read of it.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import isnan
+from math import isnan, prod
 from typing import Any, cast
 
 import yaozarrs
@@ -20,14 +22,17 @@ from volumetool.errors import InputError, VolumetoolError
 from volumetool.geometry.box import Size, Triple
 from volumetool.storage.formats.base import NONSENSE, FoundLevel, ParsedMetadata, read_json, read_small, sense
 from volumetool.storage.formats.n5 import find_n5
-from volumetool.storage.formats.ome_zarr import find_ome_zarr, ome_of
+from volumetool.storage.formats.ome_zarr import find_ome_zarr, ome_of, omero_faults
 from volumetool.storage.formats.precomputed import find_precomputed_volume
 from volumetool.storage.io.arrays import PRECOMPUTED, SPACE
 from volumetool.storage.io.kvstore import canonical_url, join_url
-from volumetool.storage.open import open_levels
-from volumetool.units import is_long_name
+from volumetool.storage.open import open_levels, open_volume
+from volumetool.storage.volume import Volume
+from volumetool.units import is_long_name, show_size
 
 _TOLERANCE = 1e-6
+_ROOTS = ("zarr.json", ".zattrs", "attributes.json", "info")
+"""Files that say what a place is: of OME-Zarr the first two."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,14 @@ class Finding:
         What clashed, with both values.
     path : str
         The level or metadata file; empty for the volume as a whole.
+    hint : str
+        What mends it: a command, where one can.
     """
 
     code: str
     message: str
     path: str = ""
+    hint: str = ""
 
 
 def validate_volume(url: str) -> list[Finding]:
@@ -64,7 +72,8 @@ def validate_volume(url: str) -> list[Finding]:
     list of Finding
         With the codes ``validate.ome-zarr`` (the specification is broken), ``validate.ome-zarr-warning`` (a SHOULD is
         not followed), ``validate.unreadable``, ``validate.dtype``, ``validate.scale``, ``validate.order``,
-        ``validate.unit``, ``validate.dimension-names``, ``validate.level-shape``, ``validate.translation``.
+        ``validate.unit``, ``validate.dimension-names``, ``validate.level-shape``, ``validate.translation``,
+        ``validate.omero`` (display settings).
 
     Raises
     ------
@@ -72,8 +81,8 @@ def validate_volume(url: str) -> list[Finding]:
         ``input.not-a-volume``: there are no metadata of these.
     """
     place = canonical_url(url)
-    is_ome = any(read_json(place, key) is not None for key in ("zarr.json", ".zattrs"))
-    if not is_ome and not any(read_json(place, key) is not None for key in ("attributes.json", "info")):
+    is_ome = any(read_json(place, key) is not None for key in _ROOTS[:2])
+    if not is_ome and not any(read_json(place, key) is not None for key in _ROOTS[2:]):
         raise InputError(
             "input.not-a-volume",
             f"{place} has neither zarr.json, .zattrs, attributes.json nor info; OME-Zarr, N5 and precomputed can be validated",
@@ -81,14 +90,41 @@ def validate_volume(url: str) -> list[Finding]:
             where=place,
         )
     findings = list(_by_the_specification(place)) if is_ome else []
+    found = None
     try:
         with sense(place):
             found = find_ome_zarr(place) if is_ome else find_n5(place) or find_precomputed_volume(place)
             if found is not None:
                 findings += _own_checks(found)
     except VolumetoolError as error:
-        findings.append(Finding("validate.unreadable", error.message, error.where or ""))
-    return findings
+        findings.append(Finding("validate.unreadable", error.message, error.where or "", error.hint))
+    mended_by = _mended_by(place, found) if findings else ""
+    return [replace(finding, hint=" ".join(filter(None, (finding.hint, mended_by)))) for finding in findings]
+
+
+def _mended_by(place: str, found: ParsedMetadata | None) -> str:
+    """Return the command that copies what can be read of a volume: its finest level, of which `convert` makes the rest."""
+    places = [place]
+    if found is not None:
+        finest = min(found.levels[0], found.levels[-1], key=lambda level: prod(level.scale))
+        places.append(join_url(place, finest.path))
+    for size, option in ((None, ""), ((1.0, 1.0, 1.0), " --voxel-size z,y,x")):
+        if readable := [volume for each in places if (volume := _readable(each, size)) is not None]:
+            volume = max(readable, key=lambda volume: prod(volume.shape))  # the first of equals: the volume before its level 0
+            ending = {"n5": ".n5", "precomputed": ".precomputed"}.get(volume.format, ".zarr")
+            version = " --format ome-zarr-0.4" if volume.driver == "zarr" else ""
+            command = f"Write it anew: volumetool convert {volume.url} NEW{ending}{version}{option}."
+            what = f"That has voxels of {show_size(volume.voxel_size)}, the first at {volume.translation} nm (z, y, x)."
+            return command if option else f"{command} {what}"
+    file = next(key for key in _ROOTS if read_json(place, key) is not None)
+    return f"Correct {join_url(place, file)} by hand: no copy can be made of what it says."
+
+
+def _readable(place: str, voxel_size: Size | None) -> Volume | None:
+    try:
+        return open_volume(place, voxel_size=voxel_size)
+    except VolumetoolError:
+        return None
 
 
 class _Keys(Mapping[str, bytes]):
@@ -107,7 +143,7 @@ class _Keys(Mapping[str, bytes]):
         data = read_small(self._url, key)
         if data is None:
             raise KeyError(key)
-        return data
+        return _versioned(data) if key == ".zattrs" else data
 
     def __iter__(self) -> Iterator[str]:
         return iter(())
@@ -116,22 +152,40 @@ class _Keys(Mapping[str, bytes]):
         return 0
 
 
+def _versioned(attributes: bytes) -> bytes:
+    """Return the attributes of a group with the version 0.4 where an image has none, as it may: yaozarrs asks for one."""
+    value = json.loads(attributes)
+    with suppress(*NONSENSE):
+        value["multiscales"][0].setdefault("version", "0.4")
+    return json.dumps(value).encode()
+
+
 def _by_the_specification(place: str) -> Iterator[Finding]:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         try:
             yaozarrs.validate_zarr_store(yaozarrs.ZarrGroup(cast("Any", _Keys(place))))
         except (OSError, NotImplementedError, *NONSENSE) as error:
-            yield Finding("validate.ome-zarr", str(error))
+            yield from _sentences("validate.ome-zarr", error, getattr(error, "errors", list))
     for warning in seen:
-        yield Finding("validate.ome-zarr-warning", str(warning.message))
+        yield from _sentences("validate.ome-zarr-warning", warning.message, getattr(warning.message, "warnings", list))
+
+
+def _sentences(code: str, said: object, tell: Callable[[], Iterable[Mapping[str, Any]]]) -> Iterator[Finding]:
+    """Turn what yaozarrs and pydantic found into one plain sentence each: which member, and what is wrong with it."""
+    details = tell()
+    texts = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details] or [str(said)]
+    for text in texts:
+        plain = text.replace("Value error, ", "").split("\n")[0].strip()
+        unversioned = "discriminator" in plain or plain.startswith("Unable to determine")
+        yield Finding(code, "the metadata are none of the version that they state, or state none" if unversioned else plain)
 
 
 def _own_checks(found: ParsedMetadata) -> list[Finding]:
     arrays = open_levels(found)
     shapes = [_spatial(array.shape, found.axes) for array in arrays]
     is_ome = found.format.startswith("ome-zarr")
-    said = [*_place(found), *_units(found), *_names(found)] if is_ome else _known_unit(found)
+    said = [*_ome_zarr(found), *_omero(found, arrays[0].shape)] if is_ome else _known_unit(found)
     findings = [*_scales(found.levels), *said]
     dtypes = [array.dtype.name for array in arrays]
     findings += [
@@ -142,6 +196,22 @@ def _own_checks(found: ParsedMetadata) -> list[Finding]:
     if any(finding.code == "validate.scale" for finding in findings):
         return findings
     return [*findings, *_shapes(found.levels, shapes), *_translations(found)]
+
+
+def _ome_zarr(found: ParsedMetadata) -> Iterator[Finding]:
+    """Check what OME-Zarr alone has."""
+    yield from (*_place(found), *_units(found), *_names(found))
+    image = ome_of(found.attributes)["multiscales"][0]
+    wanted = ("name", "type", "metadata", *(["version"] if found.driver == "zarr" else []))
+    if missing := [member for member in wanted if member not in image]:
+        text = f"the image has no {', '.join(missing)}: it should say how it is called, how levels were made, and a version"
+        yield Finding("validate.ome-zarr-warning", text)
+
+
+def _omero(found: ParsedMetadata, shape: Sequence[int]) -> Iterator[Finding]:
+    if "omero" in (ome := ome_of(found.attributes)):
+        channels = dict(zip(found.axes, shape, strict=True)).get("c")
+        yield from (Finding("validate.omero", fault) for fault in omero_faults(ome["omero"], channels))
 
 
 def _place(found: ParsedMetadata) -> Iterator[Finding]:

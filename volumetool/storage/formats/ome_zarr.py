@@ -7,7 +7,8 @@ so that their levels are told apart by their shapes. An image of y and x alone i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isnan, nan
 from typing import Any
@@ -40,6 +41,9 @@ _STEPS = "coordinateTransformations"
 _OWN_MEMBERS = ("ome", "multiscales", "omero", "bioformats2raw.layout", "labels", OWN_KEY)
 _OLD_AXES = ("t", "c", *SPACE)
 """Axes of versions that name none; fewer dimensions are the last of these."""
+
+_COLOR = re.compile("[0-9A-Fa-f]{6}")
+_WINDOW = ("min", "max", "start", "end")
 
 # Levels of one volume lie at most this deep below its group in any layout seen ("scale0/image").
 _DEEPEST_LEVEL = 3
@@ -118,6 +122,31 @@ def name_and_rest(root: Json) -> tuple[str, Json]:
     rest = {name: value for name, value in attributes.items() if name not in _OWN_MEMBERS}
     images = ome.get("multiscales") or [{}]
     return str(images[0].get("name") or ""), rest | ({"omero": ome["omero"]} if "omero" in ome else {})
+
+
+def omero_faults(omero: Any, channels: int | None) -> Iterator[str]:
+    """Yield what is wrong with the display settings of an image.
+
+    Parameters
+    ----------
+    omero : any
+        What the image's metadata have as ``omero``.
+    channels : int or None
+        Length of the image's c axis; None if there is none.
+    """
+    described = omero.get("channels") if isinstance(omero, dict) else None
+    if not isinstance(described, list):
+        yield "'omero' has no list of channels"
+        return
+    if len(described) != (channels or 1):
+        yield f"'omero' describes {len(described)} channels, the image has {channels or 1}"
+    for number, channel in enumerate(described):
+        said = channel if isinstance(channel, dict) else {}
+        color, window = said.get("color"), said.get("window")
+        if not isinstance(color, str) or not _COLOR.fullmatch(color):
+            yield f"the color of 'omero' channel {number} is {color!r}; wanted are six hexadecimal digits such as 'FFFFFF'"
+        if not isinstance(window, dict) or not all(isinstance(window.get(name), int | float) for name in _WINDOW):
+            yield f"the window of 'omero' channel {number} is {window}; wanted are numbers for {', '.join(_WINDOW)}"
 
 
 def _level_of(url: str, path: str, image: ParsedMetadata) -> ParsedMetadata | None:
