@@ -149,6 +149,17 @@ def test_a_server_that_was_never_reached_is_given_up_soon_where_nothing_was_begu
     assert sum(time.slept) < 1
 
 
+def test_a_server_that_has_answered_is_waited_for() -> None:
+    """It may be starting again; another one is still as unknown as before."""
+    tries, time = quick()
+    tries.call(failing(), patient=False, server="a")
+    down = ["UNAVAILABLE: Could not connect to server"] * 9
+    assert tries.call(failing(*down), patient=False, server="a") == "done"
+    assert sum(time.slept) > 10
+    with pytest.raises(ValueError, match="connect"):
+        tries.call(failing(*down), patient=False, server="b")
+
+
 def test_slow_down_halves_the_requests_and_success_brings_them_back_one_by_one() -> None:
     tries, _ = quick()
     limits = []

@@ -10,8 +10,8 @@ import pytest
 from volumetool.errors import InputError, OutputError
 from volumetool.storage.convert_volume import convert
 from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing, write_attributes
-from volumetool.storage.io import retries
-from volumetool.storage.io.arrays import read_part
+from volumetool.storage.io import retries, s3
+from volumetool.storage.io.arrays import read_part, reopened
 from volumetool.storage.io.kvstore import create_key, delete_prefix, list_keys, read_key, read_version, replace_key, write_key
 from volumetool.storage.open import open_volume
 from volumetool.storage.validate import validate_volume
@@ -59,6 +59,17 @@ def test_a_volume_that_vanishes_from_a_bucket_is_named(
     with pytest.raises(InputError, match=f"{bucket}/v.zarr/0 is gone") as caught:
         read_part(array, (slice(0, 1), slice(0, 1), slice(0, 1)))
     assert caught.value.code == "input.vanished"
+
+
+def test_another_handle_has_the_credentials_of_the_first(
+    bucket: str, layout: VolumeLayout, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without them the AWS library looks for some at every place that it knows, and says so in many lines."""
+    array = create_volume(f"{bucket}/v.zarr", layout, {}).open()
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setattr(s3, "_may_have_credentials", lambda: False)
+    assert reopened(array).read().result().shape == array.shape
+    assert capfd.readouterr().err == ""
 
 
 def test_nothing_in_a_bucket_is_not_found(bucket: str) -> None:

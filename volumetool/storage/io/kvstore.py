@@ -235,7 +235,7 @@ def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
         refuse_special(local_path(url) / key)
         _check_size(url, key)
     try:
-        found = STORAGE.call(lambda _: _open(url).read(key).result(), patient=False)
+        found = STORAGE.call(lambda _: _open(url).read(key).result(), patient=False, server=urlsplit(url).netloc)
     except (ValueError, OSError) as error:
         if url.startswith("http") and "PERMISSION_DENIED" in str(error):
             raise InputError(
@@ -332,7 +332,9 @@ def list_keys(url: str, prefix: str = "") -> list[str]:
     """
     end = prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix else ""
     try:
-        keys = STORAGE.call(lambda _: _open(url).list(ts.KvStore.KeyRange(prefix, end)).result(), patient=False)
+        keys = STORAGE.call(
+            lambda _: _open(url).list(ts.KvStore.KeyRange(prefix, end)).result(), patient=False, server=urlsplit(url).netloc
+        )
     except (ValueError, OSError, NotImplementedError) as error:
         raise InputError(
             "input.unlistable",

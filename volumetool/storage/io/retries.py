@@ -29,7 +29,7 @@ TRIES: dict[Verdict, int] = {"retry": 10, "slow": 10, "unreachable": 10, "gone":
 """Tries of one operation, the first included."""
 
 IMPATIENT_TRIES = 4
-"""Tries at reaching a server where nothing has been begun: its name may be misspelt."""
+"""Tries at reaching a server that has not answered before: its name may be misspelt."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0
 DEADLINE = 120.0
@@ -169,9 +169,10 @@ class Retries:
         self._clock, self._sleep, self._chance = clock, sleep, chance
         self._most = self._left = budget
         self._lock = threading.Lock()
+        self._answered: set[str] = set()
         self.throttle = Throttle()
 
-    def call(self, operation: Callable[[int], T], *, patient: bool = True) -> T:
+    def call(self, operation: Callable[[int], T], *, patient: bool = True, server: str = "") -> T:
         """Try an operation that may be done twice.
 
         Parameters
@@ -180,6 +181,8 @@ class Retries:
             Told how often it was tried before; from the second time on it takes a fresh handle.
         patient : bool, default True
             Wait also for a server that does not answer at all.
+        server : str, optional
+            The server's name: once it has answered, it is waited for in any case.
 
         Raises
         ------
@@ -194,10 +197,12 @@ class Retries:
                 failure = error
             else:
                 self._refund()
+                if server:
+                    self._answered.add(server)
                 return result
             # Out of the except block: an error keeps everything alive that its frames hold.
             tried += 1
-            pause = self._pause(judge(failure), tried, self._clock() - began, patient=patient)
+            pause = self._pause(judge(failure), tried, self._clock() - began, patient=patient or server in self._answered)
             if pause is None:
                 if tried > 1:
                     failure.add_note(f"tried {tried} times in {self._clock() - began:.0f} s")
