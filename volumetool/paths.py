@@ -187,3 +187,17 @@ def sync_folder(folder: Path) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+def empty_leftover(file: Path) -> None:
+    """Empty the temporary file of a writer that was killed, unless one that lives holds it.
+
+    tensorstore writes over what it finds there: what is longer than the new content would keep its end.
+    """
+    with suppress(ImportError, OSError):  # there is none, or a living writer has locked it
+        import fcntl
+
+        with file.open("r+b") as left:
+            fcntl.lockf(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(left.fileno()), file.stat()):  # else it was renamed meanwhile, and holds data
+                left.truncate()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
 
 from volumetool.errors import InputError, OutputError
+from volumetool.paths import empty_leftover
 from volumetool.storage.io import s3
 from volumetool.storage.io.kvstore import (
     canonical_url,
+    create_key,
     delete_key,
     delete_prefix,
     is_local,
@@ -186,3 +190,23 @@ def test_a_process_has_one_context_per_bound() -> None:
     assert shared_context(2) is not shared_context(3)
     assert shared_context(2)["file_io_concurrency"].to_json() == {"limit": 2}
     assert shared_context(2)["cache_pool"].to_json() in ({}, {"total_bytes_limit": 0})
+
+
+@pytest.mark.parametrize("data", [b"", b"new"])
+def test_nothing_of_what_a_killed_writer_left_stands_in_a_file_that_is_written_next(tmp_path: Path, data: bytes) -> None:
+    for key, write in (("created", create_key), ("written", write_key)):
+        (tmp_path / f"{key}.__lock").write_bytes(b"old" * 100)
+        write(str(tmp_path), key, data)
+        assert (tmp_path / key).read_bytes() == data
+
+
+def test_what_a_living_writer_holds_is_left_to_it(tmp_path: Path) -> None:
+    file = tmp_path / "key.__lock"
+    file.write_bytes(b"being written")
+    with file.open("r+b") as held:
+        # As tensorstore locks it: of this open file, not of the process.
+        fcntl.fcntl(held, fcntl.F_OFD_SETLK, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        empty_leftover(file)
+        assert file.read_bytes() == b"being written"
+    empty_leftover(file)
+    assert file.read_bytes() == b""

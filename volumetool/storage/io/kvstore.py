@@ -20,7 +20,7 @@ import tensorstore as ts
 
 from volumetool.errors import InputError
 from volumetool.machine import usable_cores, usable_memory
-from volumetool.paths import absolute_path, place_text, refuse_special, refuse_unreachable, sync_folder
+from volumetool.paths import absolute_path, empty_leftover, place_text, refuse_special, refuse_unreachable, sync_folder
 from volumetool.storage.io.retries import CONCURRENCY, STORAGE, brief, unwritable
 from volumetool.storage.io.s3 import s3_settings
 from volumetool.storage.io.urls import check_url, hint_of, signed_query
@@ -210,10 +210,16 @@ def write_key(url: str, key: str, data: bytes) -> None:
     OutputError
         ``output.unwritable``: no permission, no space, or a store that cannot be written.
     """
+    _take_over(url, key)
     try:
         STORAGE.call(lambda _: _open(url).write(key, data).result())
     except (ValueError, OSError) as error:
         raise unwritable(join_url(url, key), error) from error
+
+
+def _take_over(url: str, key: str) -> None:
+    if is_local(url):
+        empty_leftover(local_path(url) / f"{key}{_LEFTOVER}")
 
 
 def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
@@ -291,6 +297,7 @@ def replace_key(url: str, key: str, data: bytes, generation: bytes) -> bytes | N
     OutputError
         ``output.unwritable``.
     """
+    _take_over(url, key)
     try:
         stamp = STORAGE.call(lambda _: _open(url).write(key, data, if_equal=generation).result())
         if stamp.generation:
