@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bucket_server import BucketServer
 from hypothesis import HealthCheck, settings
 
 from volumetool.testing import register_fakes
@@ -126,14 +127,29 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     name = f"bucket-{abs(hash(request.node.name))}"
     put = urllib.request.Request(f"{endpoint}/{name}", method="PUT")  # noqa: S310
     urllib.request.urlopen(put, timeout=10).close()  # noqa: S310
-    for key, value in (
-        ("AWS_ENDPOINT_URL", endpoint),
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-        ("AWS_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(key, value)
+    reach(endpoint, monkeypatch)
     return f"s3://{name}"
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketServer]:
+    """Give a server with an empty bucket ``s3://bucket``, the folder ``buckets/bucket``, which survives the server."""
+    pytest.importorskip("localbucket")
+    (tmp_path / "buckets" / "bucket").mkdir(parents=True)
+    with BucketServer(tmp_path / "buckets") as server:
+        reach(server.url, monkeypatch)
+        yield server
+
+
+def reach(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let S3 be reached at a server, with credentials."""
+    for name, value in (
+        ("ENDPOINT_URL", endpoint),
+        ("ACCESS_KEY_ID", "test"),
+        ("SECRET_ACCESS_KEY", "test"),
+        ("REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(f"AWS_{name}", value)
 
 
 def pytest_unconfigure() -> None:

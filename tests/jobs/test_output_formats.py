@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from bucket_server import BucketServer
 from small_jobs import ROOTS, SMALL, Interrupting, Recording, attributes, digest, noise, run, shard_files, write_input
 
 from volumetool.errors import ConfigError, FingerprintError, OutputError
@@ -154,6 +155,32 @@ def test_an_output_without_its_folder_is_adopted(options: Options) -> None:
     assert made is not None
     outcome = run(**options)
     assert (outcome.complete, outcome.ran) == (True, 0)
+
+
+@pytest.mark.parametrize("name", [DEFAULT, "ome-zarr-0.4", "n5", "precomputed"])
+def test_a_job_from_bucket_to_bucket_is_resumed_verified_and_repaired(kept: BucketServer, tmp_path: Path, name: str) -> None:
+    source, ending = write_input(kept.folder / "bucket" / "in.zarr", noise((6, 16, 24))), ENDINGS.get(name, "")
+    assert run(**SMALL | CHUNK, input=str(source), output=str(tmp_path / "straight.zarr")).complete
+    asked = {"input": "s3://bucket/in.zarr", "output": f"s3://bucket/out{ending}", "format": name}
+    options = asked | (SMALL | CHUNK if name == DEFAULT else UNSHARDED | {"region": "1,1,2"})
+    output = kept.folder / "bucket" / f"out{ending}"
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupting(1), **options)
+    assert attributes(output)["status"] == "unfinished"
+    assert run(**options).complete
+    assert voxels_of(output) == digest(tmp_path / "straight.zarr")
+    stored = {file: file.read_bytes() for file in shard_files(output)}
+    first, second, *_, last = stored
+    cut(first)
+    second.unlink()
+    last.with_name("stranger").write_bytes(b"?")
+    checked, report = verify_output(options["output"], Extent("stored"))
+    broken = (first, second, last.with_name("stranger"))
+    assert {damage.place for damage in report.damaged} == {f"s3://{file.relative_to(kept.folder)}" for file in broken}
+    mark_for_recompute(checked, report)
+    assert run(**options).complete
+    assert verify(checked).ok
+    assert {file: file.read_bytes() for file in shard_files(output)} == stored
 
 
 def test_another_format_is_another_job_which_takes_overwrite(tmp_path: Path, volume: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from bucket_server import BucketServer
 
 from volumetool.errors import InputError, OutputError
-from volumetool.storage.convert_volume import convert
+from volumetool.storage import convert as convert_module
+from volumetool.storage.conversion import plan_conversion
+from volumetool.storage.convert_volume import convert, convert_volume
 from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing, write_attributes
 from volumetool.storage.io import retries, s3
 from volumetool.storage.io.arrays import read_part, reopened
@@ -16,6 +19,7 @@ from volumetool.storage.io.kvstore import create_key, delete_prefix, list_keys, 
 from volumetool.storage.open import open_volume
 from volumetool.storage.validate import validate_volume
 from volumetool.storage.volume import Volume
+from volumetool.storage.writing.names import WrittenName
 
 pytestmark = pytest.mark.s3
 
@@ -46,8 +50,37 @@ def test_a_volume_in_a_bucket_is_created_written_read_and_valid(bucket: str, lay
 
 
 def test_a_local_volume_moves_to_a_bucket_with_its_voxels(bucket: str, filled: tuple[Volume, np.ndarray[Any, Any]]) -> None:
-    volume = convert(filled[0], f"{bucket}/copy.zarr")
+    volume = convert(filled[0].url, f"{bucket}/copy.zarr")
     np.testing.assert_array_equal(volume.open().read().result(), filled[1])
+
+
+@pytest.mark.parametrize("name", get_args(WrittenName))
+def test_a_killed_conversion_from_bucket_to_bucket_goes_on_to_the_same_objects(
+    kept: BucketServer, filled: tuple[Volume, np.ndarray[Any, Any]], name: WrittenName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, write, notes = convert(filled[0].url, "s3://bucket/in.zarr"), convert_module.write_attributes, []
+
+    def killed(url: str, attributes: dict[str, Any]) -> None:
+        notes.append(attributes)
+        if len(notes) == 2:
+            raise KeyboardInterrupt
+        write(url, attributes)
+
+    def go() -> dict[str, bytes]:
+        made = convert_volume(plan_conversion(source, "s3://bucket/out", format=name, memory=1))
+        np.testing.assert_array_equal(made.open().read().result(), filled[1])
+        assert validate_volume(made.url) == []
+        folder = kept.folder / "bucket" / "out"
+        return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+    straight = go()
+    delete_prefix("s3://bucket/out")
+    with monkeypatch.context() as patched:
+        patched.setattr(convert_module, "write_attributes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go()
+    assert open_volume("s3://bucket/out").attributes["status"] == "unfinished"
+    assert go() == straight
 
 
 def test_a_volume_that_vanishes_from_a_bucket_is_named(

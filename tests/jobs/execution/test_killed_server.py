@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,19 +22,12 @@ from volumetool.testing import CrashRunner
 
 Options = dict[str, Any]
 
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
-
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketServer]:
-    """Give a server with the input of a job in its bucket, which is a folder."""
-    pytest.importorskip("localbucket")
-    write_input(tmp_path / "buckets" / "bucket" / "in.zarr", noise(SHAPES["tiny"]))
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    with BucketServer(tmp_path / "buckets") as made:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", made.url)
-        yield made
+def server(kept: BucketServer) -> BucketServer:
+    """Give a server with the input of a job in its bucket."""
+    write_input(kept.folder / "bucket" / "in.zarr", noise(SHAPES["tiny"]))
+    return kept
 
 
 @pytest.fixture
@@ -44,9 +36,9 @@ def options() -> Options:
 
 
 @pytest.fixture
-def output(tmp_path: Path) -> Path:
+def output(server: BucketServer) -> Path:
     """Give the folder that is the output: what is there is looked at without the product's help."""
-    return tmp_path / "buckets" / "bucket" / "out.zarr"
+    return server.folder / "bucket" / "out.zarr"
 
 
 @pytest.fixture
@@ -81,7 +73,6 @@ def test_a_job_outlives_its_server(
 
 
 @pytest.mark.timeout(3000)
-@pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_job_that_is_killed_leaves_nothing_torn_in_a_bucket(
     options: Options, straight: Path, output: Path, runner: CrashRunner, kills: int
