@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any, ClassVar
 
 import h5py
 import mrcfile
 import numpy as np
+import pytest
 import tensorstore as ts
 import tifffile
 import zarr
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 
 from volumetool.geometry import Size
 from volumetool.storage.formats.registry import FORMATS, readable_formats
+from volumetool.storage.io import retries
+from volumetool.storage.io.chunks import level_digests
 from volumetool.testing.format_suite import FormatSuite
 
 CHUNK = (4, 16, 16)
@@ -74,6 +78,40 @@ class TestN5(FormatSuite):
         ts.open(spec, create=True).result().write(voxels.transpose()).result()
         attributes = json.loads((place / "attributes.json").read_text())
         (place / "attributes.json").write_text(json.dumps({**attributes, "offset": position[::-1]}))
+
+
+class _Zipped(FormatSuite):
+    """A volume in a zip file."""
+
+    sparse = False
+    folder: ClassVar[str] = ""
+
+    @pytest.fixture(autouse=True)
+    def _short_pauses(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(retries, "FIRST_PAUSE", 0.001)
+
+    def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
+        below = place.parent / f"of {place.name}"
+        super().write(below / self.folder, voxels, voxel_size, position)
+        with zipfile.ZipFile(place, "w") as archive:
+            for each in sorted(below.rglob("*")):
+                archive.write(each, each.relative_to(below))
+
+    def test_a_chunk_that_is_written_again_is_another_state(self, tmp_path: Path) -> None:
+        place, _ = self._made(tmp_path)
+        volume, before = self._open(place), level_digests(self._open(place), 0)
+        with zipfile.ZipFile(place, "a") as archive:
+            archive.writestr("note.txt", "")
+        assert level_digests(volume, 0) != before
+
+
+class TestOzx(_Zipped, TestOmeZarr05):
+    ending = ".ozx"
+
+
+class TestZippedN5(_Zipped, TestN5):
+    ending = ".n5.zip"
+    folder = "v.n5"
 
 
 class TestPrecomputed(FormatSuite):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -235,43 +232,6 @@ def test_memory_order_does_not_change_the_voxels(fixture: Callable[[str], Path],
     volume = open_volume(root / name, voxel_size=SIZE)
     expected = zarr.open_array(str(root / name), mode="r")[...]
     np.testing.assert_array_equal(volume.open().read().result(), expected)
-
-
-class _Ranges(http.server.SimpleHTTPRequestHandler):
-    """A file server that knows byte ranges, and forbids what it does not have, as public buckets do."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        file = Path(self.translate_path(self.path))
-        data = file.read_bytes() if file.is_file() else b""
-        wanted = self.headers.get("Range", "").removeprefix("bytes=")
-        first, _, last = wanted.partition("-")
-        start = (int(first) if first else len(data) - int(last)) if wanted else 0
-        stop = int(last) + 1 if wanted and first and last else len(data)
-        self.send_response(403 if not file.is_file() else 206 if wanted else 200)
-        body = data[start:stop]
-        if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(data)}")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[str]:
-    """Give the URL of `tmp_path` behind HTTP."""
-    handler = functools.partial(_Ranges, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 def test_a_sharded_volume_is_read_through_http(served: str, filled: tuple[Volume, np.ndarray[Any, Any]]) -> None:

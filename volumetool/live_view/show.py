@@ -18,7 +18,7 @@ from volumetool.storage.io.kvstore import is_local
 from volumetool.storage.volume import Level, Volume
 from volumetool.viewer.contrast import sampled_window
 from volumetool.viewer.layers import Layer
-from volumetool.viewer.ngff_compat import read_from_afar, readable, trimmed
+from volumetool.viewer.ngff_compat import is_computed, read_from_afar, readable, trimmed
 from volumetool.viewer.page import Page
 from volumetool.viewer.server import KeyReader, Serving, bind, build_app
 from volumetool.viewer.state import DEFAULT_PICTURE, Look, build_state
@@ -96,7 +96,7 @@ def live(
         base = f"{base_url(listen.host, port)}/{gate.token}"
         volume, url = opened.basis.volume, f"{base}/{LIVE}"
         readers: dict[str, KeyReader] = {LIVE: opened.keys}
-        if is_local(volume.url):
+        if is_local(volume.url) or is_computed(volume):
             readers[RAW] = readable(volume)
         layers = _layers(opened, url)
         readers[SHOWN] = trimmed(opened.keys, describe_live(opened, url))

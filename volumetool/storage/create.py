@@ -31,6 +31,7 @@ from volumetool.storage.io.kvstore import (
 )
 from volumetool.storage.io.limits import MOST_LEVELS
 from volumetool.storage.io.retries import STORAGE, brief, unwritable
+from volumetool.storage.io.stores.zip_file import zip_on
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import DTYPES, Volume
 from volumetool.storage.writing.layout import OWN_KEY, VolumeLayout
@@ -54,7 +55,7 @@ __all__ = [
 
 OTHER_FORMATS = (
     ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".h5", ".hdf5", ".hdf", ".ims", ".mrc", ".rec", ".nii", ".nrrd", ".czi",
-    ".dm3", ".dm4", ".raw", ".npy", ".gz", ".zip", ".tar",
+    ".dm3", ".dm4", ".raw", ".npy", ".gz", ".zip", ".ozx", ".tar",
 )  # fmt: skip
 """Endings of what is never written."""
 
@@ -266,8 +267,15 @@ def check_output_place(url: str) -> None:
     Raises
     ------
     OutputError
-        ``output.unwritable``: plain HTTP, or below a file.
+        ``output.unwritable``: plain HTTP, or below a file, such as a zip file.
     """
+    if (zipped := zip_on(url)) is not None:
+        raise OutputError(
+            "output.unwritable",
+            f"the output {url} cannot be written: {zipped[0]} is a zip file, and those are read alone",
+            hint="Write a folder, such as volume.zarr; zip it afterwards: `cd volume.zarr && zip -0 -r ../volume.ozx .`",
+            where=url,
+        )
     if is_local(url):
         with suppress(PermissionError):  # writing says more
             above = next(folder for folder in local_path(url).parents if folder.exists())
@@ -300,7 +308,7 @@ def choose_format(url: str, asked: WrittenName | None = None) -> WrittenName:
         raise OutputError(
             "output.format",
             f"{url} is named as a {name.rpartition('.')[2]} file; written are folders, as {', '.join(WRITTEN)}",
-            hint="Name it as one, such as volume.zarr.",
+            hint="Name it as one, such as volume.zarr; zip it afterwards, if need be.",
             where=url,
         )
     named = next((written for written in WRITTEN.values() if name.endswith(written.endings)), None)

@@ -21,8 +21,9 @@ from volumetool.storage.formats.registry import find_volume, named_like, readabl
 from volumetool.storage.formats.zarr import refuse_unsaid_nesting
 from volumetool.storage.images import Gaps, find_images
 from volumetool.storage.io.arrays import SPACE, Driver, open_array
-from volumetool.storage.io.kvstore import canonical_url, is_local, join_url, local_path
+from volumetool.storage.io.kvstore import canonical_url, is_local, join_url, list_keys, local_path
 from volumetool.storage.io.limits import check_levels
+from volumetool.storage.io.stores.zip_file import zip_on
 from volumetool.storage.io.urls import check_below
 from volumetool.storage.volume import DTYPES, Level, Volume, identity_of
 
@@ -47,7 +48,7 @@ def open_volume(
     ----------
     url : str or path
         Local path, or URL with the scheme file, s3, gs, http or https. It may name a multiscale volume, or one of its
-        levels.
+        levels; also a zip file of either, or a place in one.
     voxel_size : tuple of float, optional
         Nanometres, z, y, x, of the finest level. Needed if the metadata have none; otherwise it corrects them: coarser
         levels and all translations are scaled along.
@@ -253,6 +254,13 @@ def _check_voxel_size(voxel_size: Size | None) -> Size | None:
 
 def _nothing_here(url: str) -> InputError:
     wanted = f"wanted is {readable_formats()}"
+    if zip_on(url) is not None and (names := list(dict.fromkeys(key.partition("/")[0] for key in list_keys(url)))):
+        return InputError(
+            "input.not-a-volume",
+            f"{url} holds {_some(names)}; {wanted}",
+            hint=f"Give a volume in it, such as {join_url(url, names[0])}. What is a file in it must be unpacked first.",
+            where=url,
+        )
     path = local_path(url) if is_local(url) else None
     if path is None or not path.exists():
         hint = "Check the spelling, and that it is the directory that holds zarr.json, .zattrs, attributes.json or info."
@@ -272,11 +280,16 @@ def _nothing_here(url: str) -> InputError:
             what, hint = f"named like {like.name}, but does not begin like it", "Copy it again, or write it anew."
         return InputError("input.not-a-volume", f"{url} is {what}; {wanted}", hint=hint, where=url)
     names = sorted(entry.name for entry in path.iterdir())
-    seen = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+    seen = _some(names)
     hint = "Give the volume's own directory."
     if first := next((path / name for name in names if (path / name).is_file()), None):
         what, to_do = describe_file(first)
         seen, hint = (f"{seen} ({first.name} is {what})", to_do) if what != "a file" else (seen, hint)
     elif folder := next((name for name in ("zarr.json", ".zattrs", ".zarray", "attributes.json") if name in names), None):
         seen, hint = f"a folder named {folder} where a file is wanted", "The copy is damaged: copy the volume again."
-    return InputError("input.not-a-volume", f"{url} holds {seen or 'nothing'}; {wanted}", hint=hint, where=url)
+    return InputError("input.not-a-volume", f"{url} holds {seen}; {wanted}", hint=hint, where=url)
+
+
+def _some(names: list[str]) -> str:
+    """Return the first of some names, for people."""
+    return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" or "nothing"

@@ -17,7 +17,7 @@ from volumetool.storage.io.kvstore import canonical_url, is_local, join_url
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import Volume
 from volumetool.viewer.contrast import Window, fitted_window, job_of, sampled_window
-from volumetool.viewer.ngff_compat import is_placed, read_from_afar
+from volumetool.viewer.ngff_compat import is_computed, is_placed, read_from_afar
 
 Kind = Literal["image", "segmentation"]
 _CLIENT_FORMATS = {"zarr": "zarr2:", "zarr3": "zarr3:", "n5": "n5:", "neuroglancer_precomputed": "neuroglancer-precomputed:"}
@@ -73,8 +73,8 @@ class Layer:
 
     @property
     def is_local(self) -> bool:
-        """Whether the volume is on this machine's disks."""
-        return is_local(self.volume.url)
+        """Whether this machine serves the volume: it is on its disks, or the client does not read its files."""
+        return is_local(self.volume.url) or is_computed(self.volume)
 
     def source(self, served: str | None) -> dict[str, Any]:
         """Return the data source as the client's state has it.
@@ -85,7 +85,8 @@ class Layer:
             URL under which the volume is served, as the client can read it; without it the client reads the volume's own URL.
         """
         volume = self.volume
-        source: dict[str, Any] = {"url": f"{client_url(served or volume.url)}/|{_CLIENT_FORMATS[volume.driver]}"}
+        driver = "virtual_chunked" if is_computed(volume) else volume.driver
+        source: dict[str, Any] = {"url": f"{client_url(served or volume.url)}/|{_CLIENT_FORMATS[driver]}"}
         if isinstance(volume, Precomputed) and self.kind == "segmentation":
             source |= {"enableDefaultSubsources": False, "subsources": {"default": True}}
         if isinstance(volume, Volume) and (self.read_as is not None or not is_placed(volume)):

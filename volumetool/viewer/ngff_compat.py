@@ -23,6 +23,7 @@ from volumetool.storage.formats.ome_zarr import find_ome_zarr, ome_of
 from volumetool.storage.formats.precomputed import Precomputed, find_precomputed
 from volumetool.storage.io.arrays import SPACE
 from volumetool.storage.io.kvstore import encode_json, is_local
+from volumetool.storage.io.stores.zip_file import zip_on
 from volumetool.storage.volume import Level, Volume
 from volumetool.units import is_long_name, nanometres_per
 from volumetool.viewer.computed import ComputedKeys
@@ -44,7 +45,12 @@ def is_image(volume: Volume) -> bool:
 
 def is_placed(volume: Volume) -> bool:
     """Return whether the client finds where a volume's voxels are in the metadata, and reads them as volumetool does."""
-    return is_image(volume) or volume.format == "precomputed" or volume.reader is not None
+    return is_image(volume) or volume.format == "precomputed" or is_computed(volume)
+
+
+def is_computed(volume: Volume | Precomputed) -> bool:
+    """Return whether the client gets an OME-Zarr that is computed, as it cannot read the files of a volume."""
+    return isinstance(volume, Volume) and (volume.reader is not None or zip_on(volume.url) is not None)
 
 
 def readable(volume: Volume | Precomputed, levels: int | None = None) -> KeyReader:
@@ -58,7 +64,7 @@ def readable(volume: Volume | Precomputed, levels: int | None = None) -> KeyRead
         Number of levels of an image that the client gets to know; by default all. The coarse levels of a volume that is being
         written are still empty: from afar all of it would look black.
     """
-    if isinstance(volume, Volume) and volume.reader is not None:
+    if isinstance(volume, Volume) and is_computed(volume):
         return ComputedKeys(volume)
     files = files_of(volume)
     if not isinstance(volume, Volume) or not is_image(volume):

@@ -42,7 +42,7 @@ _BEGINS = {
     b"\0\0\0\x0cjP  ": ("a JPEG 2000 image", _IMAGES),
     b"GIF8": ("a GIF image", _IMAGES),
     b"BM": ("a BMP image", _IMAGES),
-    b"PK\x03\x04": ("a zip archive", _UNPACK),
+    b"PK\x03\x04": ("a zip archive", "If it holds a volume, name it with .zip or .ozx at its end; else unpack it."),
     b"\x1f\x8b": ("compressed with gzip", "Unpack it first, such as with `gunzip -k FILE`, and give what was in it."),
     b"BZh": ("compressed with bzip2", _UNPACK),
     b"NRRD": ("an NRRD file", _FIJI),

@@ -23,6 +23,7 @@ from volumetool.storage.formats.base import Format, FoundLevel, Json, ParsedMeta
 from volumetool.storage.io.arrays import Driver, open_array, spatial_view
 from volumetool.storage.io.kvstore import canonical_url, is_local, join_url, local_path
 from volumetool.storage.io.limits import check_levels
+from volumetool.storage.io.stores.zip_file import zip_on
 from volumetool.storage.io.urls import check_below
 from volumetool.storage.writing.precomputed import WRITTEN
 
@@ -225,7 +226,7 @@ def find_precomputed(url: str) -> Precomputed | None:
         ``input.broken-metadata``: its ``info`` is not what the format asks for.
     """
     place = canonical_url(url)
-    if is_local(place) and not local_path(place).is_dir():
+    if is_local(place) and not local_path(place).is_dir() and zip_on(place) is None:
         return None
     info = read_json(place, _INFO)
     if info is None or "scales" not in info:

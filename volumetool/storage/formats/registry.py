@@ -20,7 +20,8 @@ from volumetool.storage.formats.ome_zarr import OME_ZARR
 from volumetool.storage.formats.precomputed import PRECOMPUTED
 from volumetool.storage.formats.zarr import ZARR_ARRAY
 from volumetool.storage.images import TIFF
-from volumetool.storage.io.kvstore import is_local, local_path
+from volumetool.storage.io.kvstore import is_local, join_url, list_keys, local_path
+from volumetool.storage.io.stores.zip_file import ZIP_ENDINGS, zip_on
 from volumetool.storage.writing.layout import VolumeLayout, WrittenFormat
 
 _ROUNDED = 1e-6
@@ -42,6 +43,8 @@ def find_volume(url: str) -> ParsedMetadata | None:
         user.
     """
     in_file = is_local(url) and not local_path(url).is_dir()
+    if zip_on(url) is not None:
+        url, in_file = _top_of_zip(url), False
     if in_file and file_on(local_path(url)) is None:
         return None
     if (container := find_container(url)) is not None:
@@ -56,6 +59,12 @@ def find_volume(url: str) -> ParsedMetadata | None:
             hint="Ask its owner for the permission to read it, or give another place.",
             where=url,
         ) from error
+
+
+def _top_of_zip(url: str) -> str:
+    """Return the only folder at the top of a zip file; the place itself where there are other things, or it lies further in."""
+    tops = {key.partition("/")[0] for key in list_keys(url)} - {"__MACOSX", ".DS_Store"}  # the Finder adds these
+    return join_url(url, *tops) if len(tops) == 1 and url.lower().endswith(ZIP_ENDINGS) else url
 
 
 def readable_formats() -> str:

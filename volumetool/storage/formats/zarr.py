@@ -13,6 +13,7 @@ from volumetool.storage.formats.ome_zarr import find_level
 from volumetool.storage.formats.voxel_sizes import UNKNOWN, contradiction, daisy_axes, read_offset, stated_by_daisy
 from volumetool.storage.io.arrays import SPACE, Driver
 from volumetool.storage.io.kvstore import is_local, join_url, local_path, read_key
+from volumetool.storage.io.stores.zip_file import zip_on
 
 _FLAT = re.compile(r"[0-9]+(\.[0-9]+)+")
 _LOOKED_AT = 1024
@@ -67,7 +68,7 @@ def refuse_unsaid_nesting(url: str) -> None:
     if rank < 2 or "dimension_separator" in array:
         return
     flat, nested = (separator.join("0" * rank) for separator in "./")
-    if is_local(url):
+    if is_local(url) and zip_on(url) is None:
         names = [entry.name for entry in islice(local_path(url).iterdir(), _LOOKED_AT)]
         wrong = any(map(str.isdecimal, names)) and not any(_FLAT.fullmatch(name) for name in names)
     else:

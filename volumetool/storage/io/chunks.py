@@ -29,6 +29,7 @@ from volumetool.storage.io.chunk_keys import ARRAY_METADATA, ChunkKeys
 from volumetool.storage.io.kvstore import is_local, join_url, kvstore_spec, list_keys, local_path, parent_url, shared_context
 from volumetool.storage.io.presence import Check, Slices, check_there, looked
 from volumetool.storage.io.retries import VanishedError
+from volumetool.storage.io.stores.zip_file import zip_on
 from volumetool.storage.volume import Volume
 
 AT_ONCE = 256
@@ -161,7 +162,7 @@ class StoredChunks:
         DataError
             ``data.unreadable``: the store does not answer.
         """
-        if is_local(self.url) and self.sharding is None:
+        if is_local(self.url) and self.sharding is None and zip_on(self.url) is None:
             folder = str(local_path(self.url))
             for place in places:
                 yield _state_of_file(f"{folder}/{self.key(place)}")

@@ -23,6 +23,7 @@ from volumetool.machine import usable_cores, usable_memory
 from volumetool.paths import absolute_path, empty_leftover, place_text, refuse_special, refuse_unreachable, sync_folder
 from volumetool.storage.io.retries import CONCURRENCY, STORAGE, brief, unwritable
 from volumetool.storage.io.s3 import s3_settings
+from volumetool.storage.io.stores.zip_file import zip_on, zip_spec
 from volumetool.storage.io.urls import check_url, hint_of, signed_query
 
 # What a viewer puts around a plain URL: "zarr://..." in front (older), "|zarr3:" behind (newer).
@@ -114,7 +115,7 @@ def contains(outer: str, inner: str) -> bool:
 
 
 def kvstore_spec(url: str) -> dict[str, Any]:
-    """Return tensorstore's description of a place that is used like a directory.
+    """Return tensorstore's description of a place that is used like a directory: a folder, or a zip file or a folder in one.
 
     Parameters
     ----------
@@ -126,7 +127,11 @@ def kvstore_spec(url: str) -> dict[str, Any]:
     dict
         JSON for the ``kvstore`` member of a tensorstore spec.
     """
-    url = canonical_url(url)
+    zipped = zip_on(url := canonical_url(url))
+    return _folder_spec(url) if zipped is None else zip_spec(zipped, _folder_spec(zipped[0]), shared_context())
+
+
+def _folder_spec(url: str) -> dict[str, Any]:
     if is_local(url):
         return {"driver": "file", "path": f"{url.rstrip('/')}/"}
     parts = urlsplit(url)
@@ -155,8 +160,7 @@ def shared_context(concurrency: int = 0) -> ts.Context:
     bounds: dict[str, Any] = {f"{pool}_concurrency": {"limit": limit} for pool in pools}
     # Whether to try again is decided in one place, `volumetool.storage.io.retries`.
     bounds |= {f"{pool}_retries": {"max_retries": 0} for pool in ("http_request", "gcs_request", "s3_request")}
-    # Each voxel is read once or twice, by design; a cache would only hold memory that the plan has given to something
-    # else.
+    # Each voxel is read once or twice, by design; a cache would hold memory that the plan has given to something else.
     return ts.Context({**bounds, "cache_pool": {"total_bytes_limit": 0}})
 
 

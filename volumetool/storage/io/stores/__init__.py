@@ -1,0 +1,1 @@
+"""Kinds of places that hold files as a folder does."""
