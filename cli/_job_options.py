@@ -16,7 +16,7 @@ _TYPES: dict[str, type] = {"boolean": bool, "integer": int, "number": float}
 
 
 def job_options(
-    *, rare: Collection[str] = (), without: str | None = None
+    *, rare: Collection[str] = (), without: Collection[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of a job, in place of its ``**options``.
 
@@ -26,8 +26,8 @@ def job_options(
     ----------
     rare : collection of str
         Parameters of the command's own that few people need.
-    without : str, optional
-        A panel whose options the command does not take.
+    without : collection of str
+        Options, and panels of options, that the command does not take.
     """
 
     def extend(command: Callable[..., None]) -> Callable[..., None]:
@@ -52,9 +52,9 @@ def _schema() -> dict[str, dict[str, Any]]:
     return {name: facts for name, facts in properties.items() if name not in _ARGUMENTS}
 
 
-def _options(without: str | None) -> Iterator[inspect.Parameter]:
+def _options(without: Collection[str]) -> Iterator[inspect.Parameter]:
     for name, facts in _schema().items():
-        if facts["panel"] == without:
+        if facts["panel"] in without or name in without:
             continue
         kinds = {
             kind.get("type", "string"): kind for kind in (facts, *facts.get("anyOf", ())) if kind.keys() & {"type", "$ref"}

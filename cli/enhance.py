@@ -1,8 +1,9 @@
-"""``volumetool enhance``: the main job."""
+"""``volumetool enhance``, the main job, and ``volumetool apply``, the same with any operation."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,11 @@ import typer
 from volumetool.cli._job_options import given, job_options
 from volumetool.cli._options import AllowHost, Json, local_path
 from volumetool.cli._progress import LogFormat, observing
-from volumetool.cli._tables import say
+from volumetool.cli._tables import print_lines, say
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from volumetool.jobs.job import Job
     from volumetool.jobs.plan import Plan
     from volumetool.jobs.run import RunResult
@@ -33,10 +36,45 @@ def enhance(
 
     SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 stop it like Ctrl-C, with exit code 75: start me again.
     """
+    _perform(_job(given({"input": input, "output": output, **options}), config, allow_host or []), dry_run, log_format, as_json)
+
+
+@job_options(rare=("log_format",), without=("model",))
+def apply(
+    operation: Annotated[str | None, typer.Argument(metavar="OPERATION", help="Built-in, see --list; or model.")] = None,
+    input: Annotated[str | None, typer.Argument(metavar="INPUT", help="Volume to read, of any format; path or URL.")] = None,  # noqa: A002
+    output: Annotated[str | None, typer.Argument(metavar="OUTPUT", help="Volume to write; path or URL.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Option of the operation; may be repeated."),
+    ] = None,
+    list_all: Annotated[bool, typer.Option("--list", help="Show the built-in operations, and exit.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
+    log_format: Annotated[LogFormat, typer.Option(help="auto: bars or plain lines; json: one line an event.")] = "auto",
+    as_json: Json = False,
+    **options: Any,
+) -> None:
+    """Apply an operation to a volume: a filter or a network. Run the same command again to go on after an interruption."""
+    if list_all:
+        _print_operations(as_json)
+        return
+    from volumetool.errors import ConfigError
+    from volumetool.jobs.job import make_job
+    from volumetool.processing.operation import operation_name
+
+    if operation is None or input is None or output is None:
+        raise ConfigError(
+            "config.option", "OPERATION, INPUT and OUTPUT are needed", hint="volumetool apply median INPUT OUTPUT, or --list"
+        )
+    model = operation_name(operation, option or [])
+    _perform(make_job(**given({"input": input, "output": output, "model": model, **options})), dry_run, log_format, as_json)
+
+
+def _perform(job: Job, dry_run: bool, log_format: LogFormat, as_json: bool) -> None:
+    """Plan a job and run it, print both, and exit with its code; plan it alone for a dry run."""
     from volumetool.jobs.clusters import plan
     from volumetool.jobs.run import run
 
-    job = _job(given({"input": input, "output": output, **options}), config, allow_host or [])
     with observing(log_format) as observer:
         decided = plan(job, observer)
     if dry_run:
@@ -80,8 +118,6 @@ def _print_plan(plan: Plan, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(plan.model_dump(mode="json")))
         return
-    from volumetool.cli._tables import print_lines
-
     from volumetool.jobs.planning.report import describe_plan
 
     print_lines(describe_plan(plan))
@@ -103,3 +139,20 @@ def _print_outcome(outcome: RunResult, *, as_json: bool) -> None:
     words = f"{outcome.done} of {outcome.regions} regions done, {outcome.failed} failed."
     more = "Run the same command to go on." if outcome.exit_code else "The box is done; without --roi the rest follows."
     say(f"{words} {more}")
+
+
+def _print_operations(as_json: bool) -> None:
+    from volumetool.processing.operation import filters
+
+    found = filters()
+    if as_json:
+        schemas = {name: kind.model_json_schema() for name, kind in found.items()}
+        print(json.dumps({"kind": "operations", "operations": schemas}))
+        return
+    for name, kind in found.items():
+        options = [(f"  {option}", f"{facts.description} {_default(facts)}") for option, facts in kind.model_fields.items()]
+        print_lines([(name, kind.summary()), *options], sys.stdout)
+
+
+def _default(facts: FieldInfo) -> str:
+    return "Must be given." if facts.is_required() else f"Default {facts.default}."

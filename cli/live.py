@@ -29,7 +29,7 @@ RUN, REACH = "How it runs", "Who reaches it"
 WATCH = "Sections that arrive (--watch)"
 
 
-@job_options(without="How it runs", rare=("ahead", "size", "zoom", "position", "first", "fit_on", "settle", "host", "port"))
+@job_options(without=("How it runs",), rare=("ahead", "size", "zoom", "position", "first", "fit_on", "settle", "host", "port"))
 def live(
     input: Annotated[str, typer.Argument(help="Volume: OME-Zarr, N5, precomputed or Zarr. With --watch a folder.")],  # noqa: A002
     into: Annotated[

@@ -1,4 +1,4 @@
-"""The functions that users call: `plan`, `run`, `enhance`, `verify`, with options by name."""
+"""The functions that users call: `plan`, `run`, `enhance`, `apply`, `verify`, with options by name."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from volumetool.jobs.run import RunResult
 from volumetool.jobs.run import run as run_plan
 from volumetool.jobs.verification.verify import Report, verify
 from volumetool.processing.device.malloc import keep_freed_memory
+from volumetool.processing.operation import operation_name
 
-__all__ = ["Report", "enhance", "plan", "run", "verify"]
+__all__ = ["Report", "apply", "enhance", "plan", "run", "verify"]
 
 
 @with_options(Job)
@@ -48,6 +49,31 @@ def enhance(
         With a stable ``code``; see :mod:`volumetool.errors`.
     """
     return run(make_job(input=input, output=output, **options), observer)
+
+
+def apply(
+    operation: str,
+    input: str | os.PathLike[str],  # noqa: A002  (the user's word)
+    output: str | os.PathLike[str],
+    *,
+    observer: Observer = ignore,
+    **options: Any,
+) -> RunResult:
+    """Apply an operation to a volume; calling it again goes on where it stopped.
+
+    Parameters
+    ----------
+    operation : str
+        A built-in operation with its options, such as ``"median:radius=0,1,1"``, or a model.
+    input, output, observer, **options
+        As for :func:`enhance`.
+
+    Raises
+    ------
+    VolumetoolError
+        With a stable ``code``; see :mod:`volumetool.errors`.
+    """
+    return enhance(input, output, observer=observer, model=operation_name(operation), **options)
 
 
 def run(job: Job | Plan, observer: Observer = ignore) -> RunResult:

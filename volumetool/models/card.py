@@ -158,6 +158,8 @@ class OperationCard(BaseModel):
         Coarse voxel sizes it is meant for; None takes any.
     precision_safe : tuple of str
         Precisions whose results are known to be good.
+    equalises : bool
+        Sections get the volume's median contrast on output, whatever the job says.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -175,6 +177,7 @@ class OperationCard(BaseModel):
     polarity: str = ""
     voxel_size: VoxelSizeRange | None = None
     precision_safe: tuple[Precision, ...] = ("float32",)
+    equalises: bool = False
 
     @property
     def stride(self) -> ZYX:

@@ -5,19 +5,22 @@ A network is one, a filter another. An operation knows nothing of volumes, chunk
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from volumetool.errors import ModelError
+from volumetool.errors import ConfigError, ModelError
 from volumetool.geometry import Triple
 from volumetool.models import OperationCard, load_model
 from volumetool.models.package import placed_model
 from volumetool.processing.device.arrays import Array
 from volumetool.processing.spec import Numerics
+
+if TYPE_CHECKING:
+    from volumetool.processing.operations.filter import Filter
 
 
 class PatchFunction(Protocol):
@@ -63,15 +66,54 @@ class Operation(Protocol):
         """Return the bytes of memory that computing one patch takes, beside its input and output."""
 
 
-def _gaussian(spec: str) -> Operation:
-    from volumetool.processing.operations.gaussian import read_gaussian
+OPERATIONS: dict[str, Callable[[str], Operation]] = {}
+"""Openers of other operations by what stands before the colon of a name. Code alone adds one: no file, option or variable does,
+so a job file names no code."""
 
-    return read_gaussian(spec)
+
+def filters() -> dict[str, type[Filter]]:
+    """Return the built-in filters by their names."""
+    from volumetool.processing.operations import contrast, smoothing
+
+    kinds: tuple[type[Filter], ...] = (
+        smoothing.GaussianFilter,
+        smoothing.Median,
+        smoothing.NonLocalMeans,
+        smoothing.Unsharp,
+        smoothing.Destripe,
+        contrast.Clahe,
+        contrast.Equalise,
+        contrast.Rescale,
+        contrast.Threshold,
+    )
+    return {kind.kind: kind for kind in kinds}
 
 
-OPERATIONS: dict[str, Callable[[str], Operation]] = {"gaussian": _gaussian}
-"""Openers by what stands before the colon of a name; any other name is a network's. Code alone adds one: no file, option or
-variable does, so a job file names no code."""
+def operation_name(operation: str, options: Sequence[str] = ()) -> str:
+    """Return the name of a built-in filter with its options, or of a model, which takes none.
+
+    Parameters
+    ----------
+    operation : str
+        A name of `filters`, with options or without, or what :func:`volumetool.models.load_model` takes.
+    options : sequence of str
+        Texts ``NAME=VALUE``.
+
+    Raises
+    ------
+    ConfigError
+        ``config.option``: an option that the operation does not have or a value that it does not take.
+    """
+    kind, _, own = operation.partition(":")
+    if (found := filters().get(kind)) is not None:
+        return found.read(f"{kind}:{';'.join([own, *options])}").spec
+    if options:
+        raise ConfigError(
+            "config.option",
+            f"{operation} is no built-in operation, so it takes no option {options[0]}",
+            hint=f"operations with options: {', '.join(filters())}; see `volumetool apply --list`",
+        )
+    return operation
 
 
 def open_operation(spec: str) -> Operation:
@@ -80,7 +122,7 @@ def open_operation(spec: str) -> Operation:
     Parameters
     ----------
     spec : str
-        ``KIND:OPTIONS`` with a kind of `OPERATIONS`, or what :func:`volumetool.models.load_model` takes.
+        ``KIND:OPTION=VALUE;...`` with a name of `filters` or `OPERATIONS`, or what :func:`volumetool.models.load_model` takes.
 
     Raises
     ------
@@ -89,10 +131,14 @@ def open_operation(spec: str) -> Operation:
     ConfigError
         ``config.option``: the options are not those of this kind.
     """
+    from volumetool.processing.operations.filter import FilterOperation
     from volumetool.processing.operations.network import NetworkOperation
 
-    opener = OPERATIONS.get(spec.partition(":")[0])
-    return NetworkOperation(load_model(spec)) if opener is None else opener(spec)
+    kind = spec.partition(":")[0]
+    if kind in OPERATIONS:
+        return OPERATIONS[kind](spec)
+    found = filters().get(kind)
+    return NetworkOperation(load_model(spec)) if found is None else FilterOperation(found.read(spec))
 
 
 def reopen_operation(spec: str, identity: str) -> Operation:
@@ -116,4 +162,5 @@ def reopen_operation(spec: str, identity: str) -> Operation:
 
 def placed_operation(spec: str) -> str:
     """Return the name of the same operation in another directory: of a model file, its absolute path."""
-    return spec if spec.partition(":")[0] in OPERATIONS else placed_model(spec)
+    kind = spec.partition(":")[0]
+    return spec if kind in OPERATIONS or kind in filters() else placed_model(spec)

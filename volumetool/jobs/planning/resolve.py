@@ -210,7 +210,7 @@ def _spec(
         padded_batch=numerics.batch if numerics.pad else None,
         statistics=statistics,
         seed=job.seed,
-        equalise_sections=job.equalise_sections,
+        equalise_sections=job.equalise_sections or inputs.operation.card.equalises,
         invert=job.invert,
         nodata=job.nodata,
         fill=job.output_fill or 0.0,

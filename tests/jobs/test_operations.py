@@ -1,0 +1,210 @@
+"""Built-in operations: each keeps the promises of every operation, and is what a library makes of the whole volume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.restoration import denoise_nl_means
+from small_jobs import read_levels
+
+from volumetool.errors import ConfigError
+from volumetool.processing.operation import filters, open_operation, operation_name
+from volumetool.testing.operation_suite import OperationSuite
+
+Floats = NDArray[np.float32]
+
+
+class TestGaussian(OperationSuite):
+    operation = "gaussian:sigma=0.5,1,1.5"
+    dtype = "float32"
+    other_patch = "8,16,24"
+    tolerance = 1e-4
+
+    def whole(self, values: Floats) -> Floats:
+        return ndimage.gaussian_filter(values.astype(np.float64), (0.5, 1.0, 1.5), mode="mirror", truncate=4.0)
+
+
+class TestMedian(OperationSuite):
+    operation = "median:radius=1,1,2"
+    other_patch = "4,8,48"
+
+    def whole(self, values: Floats) -> Floats:
+        return ndimage.median_filter(values, (3, 3, 5), mode="mirror")
+
+
+@pytest.mark.slow
+class TestUnsharp(OperationSuite):
+    operation = "unsharp:sigma=0,1,1;amount=1.5"
+    dtype = "float32"
+    other_patch = "1,16,32"
+    tolerance = 1e-3
+
+    def whole(self, values: Floats) -> Floats:
+        wide = values.astype(np.float64)
+        return wide + 1.5 * (wide - ndimage.gaussian_filter(wide, (0, 1, 1), mode="mirror", truncate=4.0))
+
+
+@pytest.mark.slow
+class TestDestripe(OperationSuite):
+    operation = "destripe:length=8;width=2"
+    dtype = "float32"
+    other_patch = "1,128,32"
+    tolerance = 1e-3
+
+    def whole(self, values: Floats) -> Floats:
+        wide = values.astype(np.float64)
+        columns = ndimage.gaussian_filter1d(wide, 8, axis=1, mode="mirror", truncate=4.0)
+        return wide - columns + ndimage.gaussian_filter1d(columns, 2, axis=2, mode="mirror", truncate=4.0)
+
+
+@pytest.mark.slow
+class TestNonLocalMeans(OperationSuite):
+    operation = "nlm:h=0.2;size=3;distance=3"
+    dtype = "float32"
+    other_patch = "1,16,48"
+    shape = (5, 50, 60)
+    tolerance = 1e-3
+
+    def whole(self, values: Floats) -> Floats:
+        margin = 4
+        wide = np.pad(values, ((0, 0), (margin, margin), (margin, margin)), mode="reflect")
+        means = [denoise_nl_means(each, patch_size=3, patch_distance=3, h=0.2, fast_mode=False) for each in wide]
+        return np.stack(means)[:, margin:-margin, margin:-margin]
+
+
+@pytest.mark.slow
+class TestRescale(OperationSuite):
+    operation = "rescale:window=50,200;to=0,100"
+    other_patch = "1,16,16"
+
+    def whole(self, values: Floats) -> Floats:
+        return (np.clip(values, 50, 200) - 50) / np.float32(150) * 100
+
+
+@pytest.mark.slow
+class TestThreshold(OperationSuite):
+    operation = "threshold:value=128"
+    other_patch = "1,16,16"
+
+    def whole(self, values: Floats) -> Floats:
+        return values >= 128
+
+
+@pytest.mark.slow
+class TestEqualise(OperationSuite):
+    operation = "equalise"
+    dtype = "uint16"
+
+    def whole(self, values: Floats) -> Floats:
+        return values
+
+
+class TestClahe(OperationSuite):
+    operation = "clahe:tile=12;clip=3"
+    dtype = "float32"
+    other_patch = "1,60,96"
+    tolerance = 0.01
+
+    def whole(self, values: Floats) -> Floats:
+        """By the definition, voxel by voxel of a few lines, on tiles that mirror the faces."""
+        return np.stack([_clahe(section, 12, 3.0) for section in values])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize(
+    "suite", [TestGaussian, TestMedian, TestUnsharp, TestDestripe, TestRescale, TestThreshold, TestEqualise, TestClahe]
+)
+def test_volumes_of_any_shape_are_what_the_library_makes_of_them(
+    suite: type[OperationSuite], seed: int, tmp_path: Path
+) -> None:
+    """From a single voxel on, with chunks and shards of any size."""
+    random = np.random.default_rng(seed)
+    shape = tuple(int(size) for size in random.integers(1, (9, 60, 70)))
+    tried, voxels = suite(), suite.voxels(shape)
+    z, y, x = (int(count) for count in random.integers(1, 4, 3))
+    source = suite.write(tmp_path / "in.zarr", voxels)
+    done = suite().perform(source, tmp_path / "out.zarr", shard=f"{2 * z},{16 * y},{16 * x}")
+    tried.check_whole(voxels, done.plan, read_levels(tmp_path / "out.zarr")[0])
+
+
+OPTIONS = {
+    "gaussian": ["sigma=1"],
+    "median": ["radius=0,2,2"],
+    "nlm": ["h=0.3", "size=3"],
+    "unsharp": ["amount=2"],
+    "destripe": ["width=2.5"],
+    "clahe": ["tile=32"],
+    "equalise": [],
+    "rescale": ["window=10,20"],
+    "threshold": ["value=7"],
+}
+
+
+@pytest.mark.parametrize("name", list(filters()))
+def test_an_operation_is_found_again_by_its_name(name: str) -> None:
+    """In any process, and with other options it is another operation."""
+    made = open_operation(operation_name(name, OPTIONS[name]))
+    again = open_operation(made.spec)
+    assert (again.card, again.identity, again.spec) == (made.card, made.identity, made.spec)
+
+
+def test_two_widths_are_two_operations_and_one_of_no_depth_works_section_by_section() -> None:
+    deep, flat = open_operation("gaussian:sigma=1.5"), open_operation("gaussian:sigma=0,1.5,1.5")
+    assert deep.identity != flat.identity
+    assert (deep.card.dims, flat.card.dims) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gaussian", []),
+        ("gaussian", ["sigma="]),
+        ("gaussian", ["sigma=wide"]),
+        ("gaussian", ["sigma=-1"]),
+        ("gaussian", ["sigma=nan"]),
+        ("gaussian", ["sigma=1,2"]),
+        ("gaussian", ["sigma=99"]),
+        ("gaussian", ["sigma=1", "width=2"]),
+        ("median", ["radius"]),
+        ("clahe", ["tile=33"]),
+        ("rescale", ["window=20,10"]),
+        ("nlm", ["size=4"]),
+        ("em-x4", ["sigma=1"]),
+    ],
+)
+def test_options_that_an_operation_does_not_take_are_refused_with_those_that_it_has(name: str, options: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        operation_name(name, options)
+    assert caught.value.code == "config.option"
+    assert name in caught.value.message
+    assert "volumetool apply --list" in caught.value.hint
+
+
+def _clahe(section: Floats, tile: int, clip: float) -> Floats:
+    height, width = section.shape
+    margins = [(2 * tile, 3 * tile - size % tile) for size in section.shape]
+    bins = np.clip(np.floor(np.pad(section, margins, mode="reflect") * 256), 0, 255).astype(int)
+
+    def rank(row: int, column: int, value: int) -> float:
+        block = bins[row * tile : (row + 1) * tile, column * tile : (column + 1) * tile]
+        counts = np.minimum(np.histogram(block, np.arange(257))[0], clip * tile**2 / 256)
+        return float((counts + (tile**2 - counts.sum()) / 256)[: value + 1].sum() / tile**2)
+
+    ranks: dict[tuple[int, int, int], float] = {}
+    made = np.zeros(section.shape, np.float32)
+    for y, x in np.ndindex(height, width):
+        v, u = (y + 0.5) / tile + 1.5, (x + 0.5) / tile + 1.5
+        row, column, value = int(v), int(u), int(bins[y + 2 * tile, x + 2 * tile])
+        for r, c in ((row, column), (row, column + 1), (row + 1, column), (row + 1, column + 1)):
+            if (r, c, value) not in ranks:
+                ranks[r, c, value] = rank(r, c, value)
+        fy, fx = v - row, u - column
+        upper = ranks[row, column, value] * (1 - fx) + ranks[row, column + 1, value] * fx
+        lower = ranks[row + 1, column, value] * (1 - fx) + ranks[row + 1, column + 1, value] * fx
+        made[y, x] = upper * (1 - fy) + lower * fy
+    return made

@@ -1,0 +1,145 @@
+"""Filters of grey values: contrast, windows, thresholds."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Annotated, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field, model_validator
+
+from volumetool.configuration import parse_triple
+from volumetool.geometry import Triple
+from volumetool.models.card import Normalisation
+from volumetool.processing.device.arrays import Array
+from volumetool.processing.operations.filter import DATA_WINDOW, Filter
+
+BINS = 256
+"""Bins of the histograms of `Clahe`."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Window = Annotated[tuple[Finite, Finite], BeforeValidator(parse_triple)]
+
+
+class Rescale(Filter):
+    """Map a window of grey values to another one, and cut what lies outside."""
+
+    kind: ClassVar[str] = "rescale"
+    window: Window
+    """Least and greatest value of the input."""
+    to: Window = (0.0, 255.0)
+    """The values that they become."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.window[0] >= self.window[1]:
+            raise ValueError(f"the window {self.window} must rise")
+        return self
+
+    @property
+    def reach(self) -> Triple:
+        """None."""
+        return 0, 0, 0
+
+    def compute(self, patches: NDArray[np.float32], xp: ModuleType) -> Array:
+        """Return the mapped values."""
+        (low, high), (first, last) = self.window, self.to
+        parts = (xp.clip(xp.asarray(patches), low, high) - np.float32(low)) / np.float32(high - low)  # 0 to 1
+        return parts * np.float32(last - first) + np.float32(first)
+
+
+class Threshold(Filter):
+    """Make a mask: 1 from a grey value on, 0 below it."""
+
+    kind: ClassVar[str] = "threshold"
+    value: Finite
+    """Least grey value inside the mask."""
+
+    @property
+    def reach(self) -> Triple:
+        """None."""
+        return 0, 0, 0
+
+    def compute(self, patches: NDArray[np.float32], xp: ModuleType) -> Array:
+        """Return 0 and 1."""
+        return (xp.asarray(patches) >= np.float32(self.value)).astype(np.float32)
+
+
+class Equalise(Filter):
+    """Give all sections the same contrast: their 1st and 99th percentiles become the volume's median ones."""
+
+    kind: ClassVar[str] = "equalise"
+    normalisation: ClassVar[Normalisation] = DATA_WINDOW
+    equalises: ClassVar[bool] = True
+
+    @property
+    def reach(self) -> Triple:
+        """None: the percentiles are in the plan's table of sections."""
+        return 0, 0, 0
+
+    def compute(self, patches: NDArray[np.float32], xp: ModuleType) -> Array:
+        """Return the values as they are: the scaling before and after does it."""
+        return xp.asarray(patches)
+
+
+class Clahe(Filter):
+    """Even out contrast by place, section by section: contrast-limited adaptive histogram equalisation.
+
+    Each voxel gets its rank in the histogram of its tile, interpolated between the four nearest tiles (Zuiderveld, Graphics
+    Gems IV, 1994). Tiles are counted from the volume's origin, and 0 and 1 of the histograms are the section's percentiles, so
+    no tile depends on how the volume is cut.
+    """
+
+    kind: ClassVar[str] = "clahe"
+    normalisation: ClassVar[Normalisation] = DATA_WINDOW
+    tile: int = Field(64, ge=8, le=256, multiple_of=2)
+    """Side of a tile in voxels, even, 8 to 256."""
+    clip: float = Field(2.0, ge=1, le=100)
+    """How often a bin may be filled, in times of a flat histogram, 1 to 100; 1 changes nothing but the range."""
+
+    @property
+    def reach(self) -> Triple:
+        """To the far edge of the next tile."""
+        return 0, self.tile, self.tile
+
+    @property
+    def granularity(self) -> Triple:
+        """The tiles."""
+        return 1, self.tile, self.tile
+
+    def compute(self, patches: NDArray[np.float32], xp: ModuleType) -> Array:
+        """Return the ranks, interpolated between tiles."""
+        ranks = [self._section(section) for section in patches.reshape(-1, *patches.shape[2:])]
+        return xp.asarray(np.stack(ranks).reshape(patches.shape))  # (n, z, y, x)
+
+    def _section(self, section: NDArray[np.float32]) -> NDArray[np.float32]:
+        tile, (height, width) = self.tile, section.shape
+        bins = np.clip(section * BINS, 0, BINS - 1).astype(np.intp)  # (y, x)
+        rows, columns = height // tile, width // tile
+        tiles = bins.reshape(rows, tile, columns, tile).swapaxes(1, 2).reshape(rows, columns, -1)  # (rows, columns, n)
+        curves = np.empty((rows, columns, BINS), np.float32)
+        for row, column in np.ndindex(rows, columns):
+            curves[row, column] = self._curve(np.bincount(tiles[row, column], minlength=BINS))
+        # Centres of tiles lie at (k + 1/2) * tile; beyond the outer ones there is no second tile to go to.
+        y0, y1, fy = _between(height, tile)
+        x0, x1, fx = _between(width, tile)
+        upper = curves[y0[:, None], x0, bins] * (1 - fx) + curves[y0[:, None], x1, bins] * fx  # (y, x)
+        lower = curves[y1[:, None], x0, bins] * (1 - fx) + curves[y1[:, None], x1, bins] * fx  # (y, x)
+        ranks: NDArray[np.float32] = (upper * (1 - fy[:, None]) + lower * fy[:, None]).astype(np.float32)  # (y, x)
+        return ranks
+
+    def _curve(self, counts: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return the rank of each bin, 0 to 1, with the histogram cut at the limit and the rest dealt out evenly."""
+        limit = self.clip * self.tile**2 / BINS
+        cut = np.minimum(counts, limit)
+        ranks: NDArray[np.float64] = np.cumsum(cut + (self.tile**2 - cut.sum()) / BINS) / self.tile**2
+        return ranks
+
+
+def _between(size: int, tile: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Return the tiles before and behind each voxel of a line, and how far it is on the way from one centre to the other."""
+    places = np.arange(size) + tile // 2  # counted from the last centre before the line
+    fraction = ((places % tile + 0.5) / tile).astype(np.float32)
+    before, last = places // tile - 1, size // tile - 1
+    return np.clip(before, 0, last), np.clip(before + 1, 0, last), fraction

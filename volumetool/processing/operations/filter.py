@@ -1,0 +1,188 @@
+"""Filters: operations whose output voxel depends on the input voxels around it alone, not on where a patch begins.
+
+Patches of a filter overlap by twice its reach and are cut in the middle, so every voxel comes from a patch that holds all that
+it depends on: the output is that of the whole volume, whatever the patches are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from volumetool.configuration import explain
+from volumetool.errors import ConfigError
+from volumetool.geometry import Triple
+from volumetool.models.card import Normalisation, OperationCard
+from volumetool.processing.device.arrays import Array, array_module
+from volumetool.processing.spec import Numerics
+
+SIDE = 64
+"""Voxels of a patch along an axis, unless the filter reaches farther."""
+
+GREY_VALUES = Normalisation(kind="none")
+"""The filter gets the grey values as they are."""
+
+DATA_WINDOW = Normalisation(kind="percentiles")
+"""The filter gets values of which 0 and 1 are the 1st and the 99th percentile of the volume's sections."""
+
+
+class Filter(BaseModel):
+    """A filter with its options, which are the fields of the subclass. Its docstring's first line is what a list shows.
+
+    Attributes
+    ----------
+    kind : str
+        Name of the operation.
+    normalisation : Normalisation
+        What the values are scaled to; `GREY_VALUES` or `DATA_WINDOW`.
+    equalises : bool
+        Sections get the volume's median contrast back instead of each its own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: ClassVar[str]
+    normalisation: ClassVar[Normalisation] = GREY_VALUES
+    equalises: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def reach(self) -> Triple:
+        """Farthest input voxel, on one side, that an output voxel depends on, along z, y, x."""
+
+    @property
+    def granularity(self) -> Triple:
+        """Voxels of a grid, counted from the volume's origin, on which the output depends; patches begin on it."""
+        return 1, 1, 1
+
+    @abstractmethod
+    def compute(self, patches: NDArray[np.float32], xp: ModuleType) -> Array:
+        """Filter patches.
+
+        Parameters
+        ----------
+        patches : numpy.ndarray of float32, shape (n, z, y, x)
+            Values as `normalisation` says; not to be changed.
+        xp : module
+            ``numpy`` or ``cupy``: whose array to return.
+
+        Returns
+        -------
+        array of float32, shape (n, z, y, x)
+            Right where all voxels within `reach` are inside the patch; any value elsewhere.
+        """
+
+    @property
+    def spec(self) -> str:
+        """The name by which it is found again: ``KIND:OPTION=VALUE;...`` with all its options."""
+        options = ";".join(f"{name}={_as_text(value)}" for name, value in self if value is not None)
+        return f"{self.kind}:{options}"
+
+    @classmethod
+    def summary(cls) -> str:
+        """Return what it does, in a line."""
+        return inspect.getdoc(cls).partition("\n")[0]  # type: ignore[union-attr]  # each has one
+
+    @classmethod
+    def read(cls, spec: str) -> Self:
+        """Return the filter of a name.
+
+        Raises
+        ------
+        ConfigError
+            ``config.option``: the name has an option that the filter lacks, or a value that it does not take.
+        """
+        options: dict[str, Any] = {}
+        for part in filter(None, spec.partition(":")[2].split(";")):
+            name, _, value = part.partition("=")
+            options[name.strip()] = value.strip()
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            names = ", ".join(cls.model_fields) or "none"
+            raise ConfigError(
+                "config.option",
+                f"{cls.kind}: {explain(error, cls)}",
+                hint=f"its options: {names}; see `volumetool apply --list`",
+            ) from error
+
+
+class FilterOperation:
+    """A filter as an operation on patches.
+
+    Parameters
+    ----------
+    found : Filter
+        The filter with its options.
+    """
+
+    def __init__(self, found: Filter) -> None:
+        self.spec = found.spec
+        self.identity = hashlib.sha256(self.spec.encode()).hexdigest()
+        self._filter = found
+        grain, reach = found.granularity, found.reach
+        trim = _per_axis(lambda r, g: -(-r // g) * g, reach, grain)
+        # Twice the reach is shared and cut in the middle, and no more than two patches may meet.
+        patch = _per_axis(lambda t, g: max(-(-SIDE // g) * g, 4 * t), trim, grain)
+        dims = 3 if reach[0] else 2
+        self.card = OperationCard(
+            name=found.kind,
+            dims=dims,
+            scale=(1, 1, 1),
+            patch=patch if dims == 3 else (1, *patch[1:]),
+            overlap=_per_axis(lambda t, _: 2 * t, trim, grain),
+            trim=trim,
+            granularity=grain,
+            receptive_field=reach,
+            normalisation=found.normalisation,
+            equalises=found.equalises,
+        )
+
+    def open(self, device: torch.device, _: Numerics) -> FilterFunction:
+        """Make the filter ready; it computes in float32 whatever the numerics."""
+        return FilterFunction(self._filter, array_module(device))
+
+    def working_bytes(self, patch: Triple, _: str) -> int:
+        """Return the bytes of three copies of a patch."""
+        return 3 * 4 * math.prod(patch)
+
+
+class FilterFunction:
+    """A filter on a device.
+
+    Parameters
+    ----------
+    found : Filter
+        The filter with its options.
+    xp : module
+        ``numpy`` or ``cupy``.
+    """
+
+    def __init__(self, found: Filter, xp: ModuleType) -> None:
+        self._filter, self._xp = found, xp
+
+    def __call__(self, patches: NDArray[np.float32]) -> Array:
+        """Return filtered patches, float32 (n, z, y, x)."""
+        return self._filter.compute(patches, self._xp)
+
+    def release(self) -> None:
+        """Do nothing: no memory is held between calls."""
+
+
+def _per_axis(function: Callable[[int, int], int], first: Triple, second: Triple) -> Triple:
+    z, y, x = (function(a, b) for a, b in zip(first, second, strict=True))
+    return z, y, x
+
+
+def _as_text(value: object) -> str:
+    return ",".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
