@@ -14,7 +14,7 @@ from volumetool.errors import VolumetoolError
 from volumetool.version import __version__
 
 if TYPE_CHECKING:
-    from volumetool.jobs.api import enhance, plan, run, verify
+    from volumetool.jobs.api import apply, enhance, plan, run, verify
     from volumetool.jobs.job import Job
     from volumetool.jobs.plan import Plan
     from volumetool.jobs.run import RunResult
@@ -31,6 +31,7 @@ _HOMES = {
     "RunResult": "volumetool.jobs.run",
     "Plan": "volumetool.jobs.plan",
     "Volume": "volumetool.storage.volume",
+    "apply": "volumetool.jobs.api",
     "convert": "volumetool.storage.convert_volume",
     "enhance": "volumetool.jobs.api",
     "live": "volumetool.live_view.show",
@@ -50,6 +51,7 @@ __all__ = [
     "Volume",
     "VolumetoolError",
     "__version__",
+    "apply",
     "convert",
     "enhance",
     "live",

@@ -193,8 +193,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return "\n".join(lines)
 
 
-def with_options(model: type[Options]) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Return a decorator that names, in the signature of a function of ``**options``, the options that they may be."""
+def with_options(model: type[Options], without: str | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Return a decorator that names, in the signature of a function of ``**options``, the options that they may be: all but one."""
 
     def name(function: Callable[P, T]) -> Callable[P, T]:
         signature = inspect.signature(function)
@@ -202,7 +202,7 @@ def with_options(model: type[Options]) -> Callable[[Callable[P, T]], Callable[P,
         options = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=field.annotation, default=_default(field))
             for name, field in model.model_fields.items()
-            if name not in signature.parameters
+            if name not in signature.parameters and name != without
         ]
         vars(function)["__signature__"] = signature.replace(parameters=[*own, *options])
         return function

@@ -51,6 +51,7 @@ def enhance(
     return run(make_job(input=input, output=output, **options), observer)
 
 
+@with_options(Job, without="model")
 def apply(
     operation: str,
     input: str | os.PathLike[str],  # noqa: A002  (the user's word)

@@ -257,7 +257,7 @@ def _unknown(spec: str) -> ModelError:
     return ModelError(
         "model.unknown",
         f"there is no model {spec!r}: neither a built-in name ({', '.join(names)}) nor a file",
-        hint=f"{meant}`volumetool model list` shows the built-in models",
+        hint=f"{meant}`volumetool model list` shows the built-in models, `volumetool apply --list` the filters",
         where=spec,
     )
 

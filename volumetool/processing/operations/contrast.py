@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
-from volumetool.configuration import parse_triple
+from volumetool.configuration import Rising, parse_numbers
 from volumetool.geometry import Triple
 from volumetool.models.card import Normalisation
 from volumetool.processing.device.arrays import Array
@@ -19,23 +19,17 @@ BINS = 256
 """Bins of the histograms of `Clahe`."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Window = Annotated[tuple[Finite, Finite], BeforeValidator(parse_triple)]
+Pair = Annotated[tuple[Finite, Finite], BeforeValidator(parse_numbers)]
 
 
 class Rescale(Filter):
     """Map a window of grey values to another one, and cut what lies outside."""
 
     kind: ClassVar[str] = "rescale"
-    window: Window
+    window: Rising
     """Least and greatest value of the input."""
-    to: Window = (0.0, 255.0)
+    to: Pair = (0.0, 255.0)
     """The values that they become."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.window[0] >= self.window[1]:
-            raise ValueError(f"the window {self.window} must rise")
-        return self
 
     @property
     def reach(self) -> Triple:
