@@ -194,7 +194,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def with_options(model: type[Options], without: str | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Return a decorator that names, in the signature of a function of ``**options``, the options that they may be: all but one."""
+    """Return a decorator that names, in the signature of a function of ``**options``, the options that they may be.
+
+    Those of `model` that the function does not name itself, but for `without`.
+    """
 
     def name(function: Callable[P, T]) -> Callable[P, T]:
         signature = inspect.signature(function)
