@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import typer
-from volumetool.cli._progress import observing, to_json
+from volumetool.cli._json import print_json
+from volumetool.cli._progress import event_facts, observing
 from volumetool.cli._serve import warn_of_host
 from volumetool.cli._tables import say
 
@@ -50,7 +50,7 @@ def run_watch(job: Job, asked: WatchConfig, listen: Listen, *, open_browser: boo
         def tell(event: Event) -> None:
             shown(event)
             if as_json:
-                print(to_json(event), flush=True)
+                print_json("event", event_facts(event))
             page(event)
 
         _greet(page, job, raw, as_json=as_json)
@@ -66,7 +66,7 @@ def run_watch(job: Job, asked: WatchConfig, listen: Listen, *, open_browser: boo
         except KeyboardInterrupt:
             say("\nwhat was enhanced is kept. Run the same command to go on.")
             raise
-    _tell_end(watched, job, raw, as_json=as_json)
+    tell_end(watched, job, raw, as_json=as_json)
     raise typer.Exit(0 if watched.complete else 3)
 
 
@@ -78,13 +78,14 @@ def _greet(page: WatchPage, job: Job, raw: str, *, as_json: bool) -> None:
     say("Ctrl-C stops; the same command goes on")
     if as_json:
         facts: dict[str, Any] = {"link": page.link, "raw": raw, "output": job.output}
-        print(json.dumps(facts | ({"tunnel": page.tunnel} if page.tunnel else {})), flush=True)
+        print_json("watch", facts | ({"tunnel": page.tunnel} if page.tunnel else {}))
 
 
-def _tell_end(watched: SessionResult, job: Job, raw: str, *, as_json: bool) -> None:
+def tell_end(watched: SessionResult, job: Job, raw: str, *, as_json: bool) -> None:
+    """Tell how a watch ended, and what to type next."""
     if as_json:
         facts = {"complete": watched.complete, "enhanced": watched.enhanced}
-        print(json.dumps({**facts, "missing": watched.missing, "failed": watched.failed, "output": job.output}))
+        print_json("watched", {**facts, "missing": watched.missing, "failed": watched.failed, "output": job.output})
     if watched.complete:
         say(f"complete: {job.output}, {watched.enhanced} sections. Next: volumetool view {raw} {job.output}")
         return

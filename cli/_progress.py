@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -11,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from volumetool.cli._json import to_json
 from volumetool.cli._tables import NARROW, say
 
 from volumetool.events import CurvePoint, Event, Observer, Progressed, RegionEnded, RunStarted, StepTrained
@@ -37,10 +37,10 @@ def observing(log_format: LogFormat = "auto") -> Iterator[Observer]:
         yield bars
 
 
-def to_json(event: Event) -> str:
-    """Return an event as a line of JSON: Unix time, the name of its type, and what it holds."""
+def event_facts(event: Event) -> dict[str, Any]:
+    """Return an event for programs: Unix time, the name of its type, and what it holds."""
     facts = {name: value for name, value in asdict(event).items() if value not in (None, {})}
-    return json.dumps({"time": round(time.time(), 3), "event": type(event).__name__, **facts})
+    return {"time": round(time.time(), 3), "event": type(event).__name__, **facts}
 
 
 class Lines:
@@ -61,7 +61,7 @@ class Lines:
         if self._can_wait(event) and now - self._said < LINE_SECONDS:
             return
         self._said = now
-        say(to_json(event) if self._json else f"{time.strftime('%H:%M:%S')} {event}")
+        say(to_json("event", event_facts(event)) if self._json else f"{time.strftime('%H:%M:%S')} {event}")
 
     def _can_wait(self, event: Event) -> bool:
         """Return whether an event only counts, so that a later one says as much."""

@@ -37,7 +37,7 @@ def print_lines(lines: Iterable[tuple[str, str]], stream: TextIO | None = None) 
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
-    """Print facts line by line; a list of mappings becomes a table."""
+    """Print facts line by line, with spaces in their names; a list of mappings becomes a table."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -46,14 +46,18 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     console.width = max(console.width, WIDTH)  # narrower terminals break lines, and nothing is left out
     for name, value in facts.items():
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
-            table = Table(title=name, title_justify="left")
+            table = Table(title=_spaced(name), title_justify="left")
             for column in value[0]:
-                table.add_column(str(column), overflow="fold")
+                table.add_column(_spaced(str(column)), overflow="fold")
             for row in value:
                 table.add_row(*(Text(printable(show(cell))) for cell in row.values()))
             console.print(table)
         elif value not in (None, [], {}):
-            console.print(printable(f"{name:<13} {show(value)}"), markup=False, highlight=False, soft_wrap=True)
+            console.print(printable(f"{_spaced(name):<13} {show(value)}"), markup=False, highlight=False, soft_wrap=True)
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def show(value: Any) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from volumetool.cli._json import print_json
 from volumetool.cli._options import local_path
 from volumetool.cli._tables import say
 
@@ -45,7 +45,7 @@ def take_picture(page: Page, file: Path, look: Look, *, as_json: bool) -> None:
 
     draw(page, file, look.picture)
     if as_json:
-        print(json.dumps({"screenshot": str(file), "width": look.picture[0], "height": look.picture[1]}))
+        print_json("picture", {"screenshot": str(file), "width": look.picture[0], "height": look.picture[1]})
     say(f"{file}: {look.picture[0]} x {look.picture[1]} pixels")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from volumetool.cli._json import print_json
 from volumetool.cli._options import ForceVoxelSize, Json, VoxelSize, local_path, numbers
 from volumetool.cli._progress import observing
 from volumetool.cli._tables import say
@@ -61,7 +61,7 @@ def bench(
     run = describe_run(result)
     before = remember(history or default_history(), run)
     if as_json:
-        print(json.dumps({**run, "before": before} if compare else run))
+        print_json("benchmark", {**run, "before": before} if compare else run)
     else:
         _print(result)
         if compare:
@@ -87,7 +87,7 @@ def _curves(model: str, device: str, scratch: Path | None, *, as_json: bool) -> 
     gain = best.mvox_per_s / usual.mvox_per_s - 1
     if as_json:
         liked = {"patch": best.patch, "gain": gain}
-        print(json.dumps({**asdict(found), "liked": liked}))
+        print_json("curves", {**asdict(found), "liked": liked})
         return
     patch = ",".join(map(str, best.patch))
     print_facts(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
+from volumetool.cli._json import print_json
 from volumetool.cli._options import AllowHost, Json
 from volumetool.cli._progress import observing
 from volumetool.cli._tables import say
@@ -22,7 +22,7 @@ def status(output: Output, as_json: Json = False) -> None:
 
     found = job_status(stored_plan(output))
     if as_json:
-        print(json.dumps(asdict(found)))
+        print_json("job", asdict(found))
         return
     from volumetool.cli._tables import NAMES, print_lines
 
@@ -73,7 +73,7 @@ def verify(
         plan, report = verify_output(output, extent, allow_host or [], observer)
         marked = mark_for_recompute(plan, report, observer) if repair and plan is not None else 0
     if as_json:
-        print(json.dumps(report.as_dict() | {"marked": marked}))
+        print_json("verification", report.as_dict() | {"marked": marked})
     for damage in report.damaged:
         say(f"damaged: {damage}")
     verdict = "all as recorded" if report.ok else f"{len(report.damaged)} damages; {marked} regions marked for the next run"
@@ -90,7 +90,7 @@ def _adopt(output: str, as_json: bool, **asked: Any) -> NoReturn:
         report = adopt(output, observer=observer, **asked)
     plan = stored_plan(output)
     if as_json:
-        print(json.dumps(report.as_dict() | {"adopted": report.regions, "of": plan.grid.count}))
+        print_json("verification", report.as_dict() | {"adopted": report.regions, "of": plan.grid.count})
     told = f"{report.regions} of {plan.grid.count} regions adopted, {len(report.recomputed)} computed again to see"
     say(f"{told}. Next, for the rest and the coarse levels: {resume_command(plan.job)}")
     raise typer.Exit(0 if report.regions == plan.grid.count else 3)
@@ -104,7 +104,7 @@ def clean(output: Output, as_json: Json = False) -> None:
     with observing() as observer:
         cleaned = clean_output(stored_plan(output), observer)
     if as_json:
-        print(json.dumps(asdict(cleaned)))
+        print_json("leftovers", asdict(cleaned))
     say(f"removed {len(cleaned.removed)} leftover files")
     if cleaned.left:
         left = f"left {len(cleaned.left)} temporary files, such as {cleaned.left[0]}"
@@ -122,21 +122,17 @@ def validate(
 ) -> None:
     """Return whether a volume is conformant, so that viewers show it in the right place, or whether one viewer opens it."""
     from volumetool.storage.open import open_volume
+    from volumetool.viewer.support import validate as look
 
-    if viewer is None:
-        from volumetool.storage.validate import validate_volume
-
-        findings = validate_volume(volume)
-        good = "" if findings else f"conformant {open_volume(volume).format}"
-    else:
-        from volumetool.viewer.support import check_viewer
-
-        findings, good = check_viewer(open_volume(volume), viewer), f"{viewer} opens it, in its place"
+    found = look(volume, viewer=viewer)
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings]))
-    for finding in findings:
+        print_json("validation", found.as_dict())
+    for finding in found.findings:
         say(f"{finding.code} at {finding.path or '/'}: {finding.message}")
-    for hint in dict.fromkeys(finding.hint for finding in findings if finding.hint):
+    for hint in dict.fromkeys(finding.hint for finding in found.findings if finding.hint):
         say(hint)
-    say(f"{volume}: {good if not findings else f'{len(findings)} findings'}")
-    raise typer.Exit(4 if findings else 0)
+    if not found.ok:
+        say(f"{volume}: {len(found.findings)} findings")
+    else:
+        say(f"{volume}: {f'{viewer} opens it, in its place' if viewer else f'conformant {open_volume(volume).format}'}")
+    raise typer.Exit(0 if found.ok else 4)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 import typer
+from volumetool.cli._json import print_json, print_written
 from volumetool.cli._options import ForceVoxelSize, Json, Reduction, VoxelSize
 from volumetool.cli._progress import observing
 from volumetool.cli._tables import say
@@ -57,14 +57,9 @@ def convert(
     check_room(plan)
     if not dry_run:
         with observing() as observer:
-            convert_volume(plan, overwrite=overwrite, observer=observer)
-    if as_json:
-        facts = {
-            "output": plan.url,
-            "shape": list(plan.source.shape),
-            "levels": len(plan.layout.levels),
-            "steps": len(plan.slabs),
-        }
-        print(json.dumps({**facts, "memory": plan.peak_bytes, "staging": plan.staging_bytes}))
-    if not dry_run:
-        say(f"wrote {plan.url}")
+            volume = convert_volume(plan, overwrite=overwrite, observer=observer)
+        print_written(volume, as_json=as_json)
+    elif as_json:
+        facts: dict[str, Any] = {"output": plan.url, "format": plan.layout.format, "shape": list(plan.source.shape)}
+        facts |= {"levels": len(plan.layout.levels), "steps": len(plan.slabs)}
+        print_json("conversion-plan", {**facts, "memory": plan.peak_bytes, "staging": plan.staging_bytes})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from volumetool.cli._json import print_json, print_written
 from volumetool.cli._options import Json, local_path, numbers
 from volumetool.cli._progress import observing
 from volumetool.cli._tables import say
@@ -76,13 +76,12 @@ def crappify(
     print_plan(plan)
     if not dry_run:
         with observing() as observer:
-            crappify_volume(plan, overwrite=overwrite, observer=observer)
-    if as_json:
+            volume = crappify_volume(plan, overwrite=overwrite, observer=observer)
+        print_written(volume, as_json=as_json)
+    elif as_json:
         first = plan.layout.levels[0]
         facts = {"output": output, "shape": first.shape, "voxel_size": first.voxel_size, "levels": len(plan.layout.levels)}
-        print(json.dumps({**facts, "left_out": plan.left_out, "memory": plan.memory, **plan.provenance}))
-    if not dry_run:
-        say(f"wrote {output}")
+        print_json("crappification-plan", {**facts, "left_out": plan.left_out, "memory": plan.memory, **plan.provenance})
 
 
 def _refuse_mixed(context: typer.Context, *, fitting: bool) -> None:
@@ -118,7 +117,7 @@ def _fit(low: str, truth: str | None, recipe_out: Path | None, scale: tuple[int,
     save_recipe(recipe_out, found.crappifier)
     if as_json:
         rows = {name: {"value": value, "error": error, "unit": unit} for name, value, error, unit in found.table}
-        print(json.dumps({"recipe": str(recipe_out), "misfit": found.misfit, "parameters": rows}))
+        print_json("recipe", {"recipe": str(recipe_out), "misfit": found.misfit, "parameters": rows})
     for name, value, error, unit in found.table:
         say(f"{name:<12}{value:>9.4g} +- {error:<8.2g}{unit}")
     say(f"misfit      {found.misfit:>9.2f} standard errors; above 2 the recipe lacks something")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from volumetool.cli._json import print_json
 from volumetool.cli._options import Json, local_path
 from volumetool.cli._progress import observing
 from volumetool.cli._tables import say
@@ -23,9 +23,8 @@ def demo(
     with observing() as observer:
         made = run_demo(folder, observer=observer)
     if as_json:
-        print(
-            json.dumps({"picture": str(made.picture), "psnr_bilinear": made.psnr_bilinear, "psnr_enhanced": made.psnr_enhanced})
-        )
+        psnr = {"psnr_bilinear": made.psnr_bilinear, "psnr_enhanced": made.psnr_enhanced}
+        print_json("demo", {"picture": str(made.picture), **psnr})
     say(
         f"PSNR against the truth: bilinear {made.psnr_bilinear:.2f} dB, volumetool {made.psnr_enhanced:.2f} dB\n"
         f"look at it:        {made.picture}\n"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from volumetool.cli._job_options import given, job_options
+from volumetool.cli._json import print_json
 from volumetool.cli._options import AllowHost, Json, local_path
 from volumetool.cli._progress import LogFormat, observing
 from volumetool.cli._tables import print_lines, say
@@ -116,7 +116,7 @@ def _begin(plan: Plan) -> None:
 
 def _print_plan(plan: Plan, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(plan.model_dump(mode="json")))
+        print_json("plan", plan.model_dump(mode="json"))
         return
     from volumetool.jobs.planning.report import describe_plan
 
@@ -127,7 +127,7 @@ def _print_outcome(outcome: RunResult, *, as_json: bool) -> None:
     job = outcome.plan.job
     if as_json:
         facts = {name: getattr(outcome, name) for name in ("complete", "done", "failed", "regions", "ran")}
-        print(json.dumps({**facts, "output": job.output, "fingerprint": outcome.plan.fingerprint}))
+        print_json("run", {**facts, "output": job.output, "fingerprint": outcome.plan.fingerprint})
     for record in outcome.failures:
         box = outcome.plan.grid.region(record.region).box
         say(f"region {record.region} ({box}) failed: {record.error.get('message')}")

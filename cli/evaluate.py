@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from volumetool.cli._json import print_json
 from volumetool.cli._options import Json, local_path
 from volumetool.cli._progress import observing
 from volumetool.cli._tables import say
@@ -109,17 +109,17 @@ def _score(request: EvaluationRequest, report: Path | None, *, as_json: bool) ->
 
     with observing() as observer:
         found = evaluate_volumes(request, observer)
-    if as_json:
-        print(json.dumps(found.as_dict()))
-    else:
-        _print(found)
-        for sentence in protocol_words(found):
-            say(f"- {sentence}")
     if report is not None:
         from volumetool.evaluation.report import write_report
 
         write_report(found, request, report)
         say(f"wrote {report}")
+    if as_json:
+        print_json("evaluation", found.as_dict())
+        return
+    _print(found)
+    for sentence in protocol_words(found):
+        say(f"- {sentence}")
 
 
 def _print(found: Evaluation) -> None:
@@ -151,7 +151,7 @@ def _write_kit(request: EvaluationRequest, folder: Path, *, as_json: bool) -> No
 
     trials = write_kit(request, folder)
     if as_json:
-        print(json.dumps({"folder": str(folder), "trials": trials}))
+        print_json("rating-kit", {"folder": str(folder), "trials": trials})
     say(f"wrote {trials} trials; raters open {folder / PAGE}")
 
 
@@ -165,7 +165,7 @@ def _count(folder: Path, ratings: list[Path], *, as_json: bool) -> None:
         )
     found = read_ratings(folder, ratings)
     if as_json:
-        print(json.dumps([asdict(each) for each in found]))
+        print_json("ratings", {"pairs": [asdict(each) for each in found]})
         return
     for each in found:
         words = f"{each.first} {each.for_first}, {each.second} {each.for_second}, no difference {each.equal}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
+from volumetool.cli._json import print_json
 from volumetool.cli._options import Json, VoxelSize, given_size
 
 
@@ -20,8 +20,10 @@ def info(
 
     facts = describe_volume(open_volume(volume, voxel_size=given_size(voxel_size)))
     if as_json:
-        print(json.dumps(facts))
+        print_json("volume", facts)
         return
     from volumetool.cli._tables import print_facts
 
-    print_facts(facts)
+    in_nm = {"voxel_size": "voxel size nm", "translation": "translation nm"}
+    levels = [{in_nm.get(name, name): value for name, value in level.items()} for level in facts["levels"]]
+    print_facts({**facts, "axes": ", ".join(facts["axes"]), "levels": levels})

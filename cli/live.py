@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from volumetool.cli._job_options import given, job_options
+from volumetool.cli._json import print_json
 from volumetool.cli._options import Json
 from volumetool.cli._serve import end_like_ctrl_c, stay
 from volumetool.cli._tables import say
@@ -145,4 +145,4 @@ def _tell(shown: Live, into: str | None, *, as_json: bool) -> None:
         say(f"what is computed goes into {into}; `volumetool status {into}` says how far it is")
     if as_json:
         facts = {"link": shown.link, "url": shown.url, "fingerprint": shown.opened.basis.spec.fingerprint}
-        print(json.dumps(facts | ({"tunnel": shown.tunnel} if shown.tunnel else {})), flush=True)
+        print_json("live", facts | ({"tunnel": shown.tunnel} if shown.tunnel else {}))

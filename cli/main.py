@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import shutil
@@ -29,12 +28,19 @@ from volumetool.cli import (
     train,
     view,
 )
+from volumetool.cli._json import print_json
 from volumetool.cli._preemption import TRY_AGAIN, Stopped, stoppable
 from volumetool.cli._tables import NARROW, say
 
 from volumetool.errors import VolumetoolError
 from volumetool.processing.device.malloc import keep_freed_memory
 from volumetool.redaction import printable, redact
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+AGAIN = "Run the same command to go on."
+BUG = "This is a bug in volumetool. Set VOLUMETOOL_TRACEBACK=1 to see where, and please report it."
 
 app = typer.Typer(
     name="volumetool",
@@ -103,26 +109,29 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
+    as_json = "--json" in arguments
     try:
         with stoppable():
-            return app(arguments, standalone_mode=False) or 0
+            code = app(arguments, standalone_mode=False) or 0
+        if code == INTERRUPTED:  # typer makes Ctrl-C an exit code
+            raise KeyboardInterrupt
+        return int(code)
     except TyperException as error:
-        return _report_usage(error, as_json="--json" in arguments)
-    except Abort:
-        return 130
+        return _report_usage(error, as_json=as_json)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except VolumetoolError as error:
-        return _report(error, as_json="--json" in arguments)
+        return _report(error, as_json=as_json)
     except Stopped as stopped:
-        say(f"\n{stopped}: told to stop; what was finished is kept. Run the same command to go on.")
-        return TRY_AGAIN
-    except KeyboardInterrupt:
-        return 130
+        message = f"{stopped}: told to stop; what was finished is kept."
+        say(f"\n{message} {AGAIN}")
+        return _print_error(TRY_AGAIN, {"code": "stopped", "message": message, "hint": AGAIN}, as_json=as_json)
+    except (Abort, KeyboardInterrupt):
+        return _print_error(INTERRUPTED, {"code": "interrupted", "message": "interrupted", "hint": AGAIN}, as_json=as_json)
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001  (the last resort: no user should meet a traceback)
-        return _report_bug(error)
+        return _report_bug(error, as_json=as_json)
 
 
 class _Patient(io.FileIO):
@@ -176,29 +185,35 @@ def _report_usage(error: TyperException, *, as_json: bool) -> int:
     """Tell what is wrong with the words of a command, in a box where there is room for one."""
     from typer.rich_utils import rich_format_error
 
+    message = error.format_message()
     if app.rich_markup_mode is None:
-        say(f"error [config.usage]: {error.format_message()}\n  see --help")
+        say(f"error [config.usage]: {message}\n  see --help")
     else:
         rich_format_error(error)  # type: ignore[arg-type]  # every such error of a command line is one that it knows
-    if as_json:
-        print(json.dumps({"error": {"code": "config.usage", "message": error.format_message(), "hint": "see --help"}}))
-    return error.exit_code
+    told = {"code": "config.usage", "message": message, "hint": "see --help"}
+    return _print_error(error.exit_code, told, as_json=as_json)
 
 
 def _report(error: VolumetoolError, *, as_json: bool) -> int:
     say(f"error [{error.code}]: {error}")
-    if as_json:
-        print(json.dumps({"error": error.as_dict()}))
-    return error.exit_code
+    return _print_error(error.exit_code, error.as_dict(), as_json=as_json)
 
 
-def _report_bug(error: Exception) -> int:
-    say(redact(f"error [internal]: {type(error).__name__}: {error}"))
+def _report_bug(error: Exception, *, as_json: bool) -> int:
+    message = redact(f"{type(error).__name__}: {error}")
+    say(f"error [internal]: {message}")
     if os.environ.get("VOLUMETOOL_TRACEBACK"):
         say(redact("".join(traceback.format_exception(error))))
     else:
-        say("  This is a bug in volumetool. Set VOLUMETOOL_TRACEBACK=1 to see where, and please report it.")
-    return 1
+        say(f"  {BUG}")
+    return _print_error(1, {"code": "internal", "message": message, "hint": BUG}, as_json=as_json)
+
+
+def _print_error(exit_code: int, told: dict[str, str], *, as_json: bool) -> int:
+    """Print an error for programs, where they asked for it, and return its exit code."""
+    if as_json:
+        print_json("error", {"exit_code": exit_code, "error": told})
+    return exit_code
 
 
 if __name__ == "__main__":

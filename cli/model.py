@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from volumetool.cli._json import print_json
 from volumetool.cli._options import Json
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def list_cards(as_json: Json = False) -> None:
 
     cards = list_models()
     if as_json:
-        print(json.dumps([_row(card) for card in cards]))
+        print_json("models", {"models": [_row(card) for card in cards]})
         return
     from volumetool.cli._tables import print_lines
 
@@ -35,15 +35,9 @@ def list_cards(as_json: Json = False) -> None:
 
 
 def _row(card: ModelCard) -> dict[str, Any]:
-    return {
-        "name": card.name,
-        "scale": list(card.scale),
-        "for voxels from nm": list(card.voxel_size.smallest) if card.voxel_size else "any",
-        "to nm": list(card.voxel_size.largest) if card.voxel_size else "any",
-        "licence": card.licence,
-        "description": card.description,
-        "gains in dB": card.provenance.gains,
-    }
+    """Return what a user chooses a model by, under the names of its card."""
+    facts = card.model_dump(mode="json", include={"name", "scale", "voxel_size", "licence", "description"})
+    return facts | {"gains": card.provenance.gains}
 
 
 def _before(card: ModelCard) -> str:
@@ -70,7 +64,7 @@ def show_card(name: Annotated[str, typer.Argument(help="Built-in name or model f
 
     card = load_model(name).card.model_dump(mode="json")
     if as_json:
-        print(json.dumps(card))
+        print_json("model", card)
         return
     from volumetool.cli._tables import print_facts
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
+from volumetool.cli._json import print_written
 from volumetool.cli._options import Json, Reduction, VoxelSize, given_size
 from volumetool.cli._progress import observing
-from volumetool.cli._tables import say
 
 
 def pyramid(
@@ -24,7 +23,4 @@ def pyramid(
     size = given_size(voxel_size)
     with observing() as observer:
         built = build_pyramid(volume, reduction=reduction, nodata=nodata, voxel_size=size, observer=observer)
-    if as_json:
-        levels = [{"path": level.path, "shape": level.shape, "voxel_size": level.voxel_size} for level in built.levels]
-        print(json.dumps({"volume": built.url, "levels": levels}))
-    say(f"wrote {built.url}: {len(built.levels)} levels")
+    print_written(built, as_json=as_json)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from volumetool.cli._json import print_json
 from volumetool.cli._options import AllowHost, Json, local_path
 from volumetool.cli._progress import LogFormat, observing
 from volumetool.cli._tables import print_lines, say
@@ -89,7 +89,7 @@ def train(
         return
     card = load_model(path).card
     if as_json:
-        print(json.dumps({"model": str(path), "card": card.model_dump(mode="json")}))
+        print_json("training", {"model": str(path), "card": card.model_dump(mode="json")})
     if (no_gain := find_no_gain(card)) is not None:
         say(f"warning: {no_gain}")
     say(f"wrote {path}; pictures and curves are beside it. `volumetool model show {path}`")
@@ -147,7 +147,7 @@ def _describe(asked: TrainConfig, *, as_json: bool, as_file: bool) -> None:
 
     facts, config = describe(asked), asked.model_dump(mode="json", exclude_unset=True)
     if as_json:
-        print(json.dumps(facts | ({"config": config} if as_file else {})))
+        print_json("training-plan", facts | ({"config": config} if as_file else {}))
     elif as_file:
         (source,) = facts["sources"]
         print_lines([(name, show(facts[name])) for name in ("model", "pairs", "steps")])
@@ -169,7 +169,7 @@ def _tell_gains(path: Path, gains: tuple[Gain, ...], *, as_json: bool) -> None:
     better = all(map(is_certain, gains))
     if as_json:
         card = load_model(path).card.model_dump(mode="json")
-        print(json.dumps({"model": str(path), "better": better, "gains": [asdict(gain) for gain in gains], "card": card}))
+        print_json("training", {"model": str(path), "better": better, "gains": [asdict(gain) for gain in gains], "card": card})
     for gain in gains:
         say(f"on the part kept apart: {show_gain(gain)} (raw PSNR, 95 % interval)")
     if better:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from volumetool.cli._json import print_json
 from volumetool.cli._options import Json, VoxelSize, given_size
 from volumetool.cli._serve import end_like_ctrl_c, stay
 from volumetool.cli._tables import say
@@ -123,7 +123,7 @@ def _tell_progress(shown: View) -> None:
 
 def _print_link(link: str, tunnel: str | None = None, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"link": link} | ({"tunnel": tunnel} if tunnel else {})), flush=True)
+        print_json("view", {"link": link} | ({"tunnel": tunnel} if tunnel else {}))
         return
     say(link)
     if tunnel:

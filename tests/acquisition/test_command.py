@@ -96,11 +96,12 @@ def test_the_command_tells_every_section_and_ends_with_ctrl_c(tmp_path: Path) ->
         try:
             assert process.stdout is not None
             said = json.loads(process.stdout.readline())
-            assert said["output"] == str(tmp_path / "incoming-enhanced.zarr")
+            assert (said["kind"], said["output"]) == ("watch", str(tmp_path / "incoming-enhanced.zarr"))
             assert httpx.get(said["link"], timeout=PATIENCE).status_code == 200
             listening = [each for each in psutil.Process(process.pid).net_connections("tcp") if each.status == "LISTEN"]
             assert {each.laddr.ip for each in listening} == {"127.0.0.1"}
             told: list[dict[str, Any]] = [json.loads(process.stdout.readline()) for _ in range(9)]
+            assert {each["kind"] for each in told} == {"event"}
             begun = [each["event"] for each in told[:6]]
             assert begun == ["SectionsReached", "Waiting", "SectionsReached", "Waiting", "SectionsReached", "WatchStarted"]
             assert [(each["state"], each["sections"]) for each in told[6:]] == [("enhanced", [number]) for number in (1, 2, 3)]

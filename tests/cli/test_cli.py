@@ -212,4 +212,4 @@ def test_an_option_of_zero_is_an_option(run: Run, volume: Path) -> None:
 
 def test_a_long_name_is_apart_from_its_value(capsys: pytest.CaptureFixture[str]) -> None:
     print_facts({"state": "done", "network_seconds": 3.5})
-    assert capsys.readouterr().out.splitlines() == ["state         done", "network_seconds 3.5"]
+    assert capsys.readouterr().out.splitlines() == ["state         done", "network seconds 3.5"]

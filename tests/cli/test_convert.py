@@ -49,7 +49,7 @@ def test_gaps_are_refused_or_become_blank_sections_that_info_names(folder: Path)
     assert (code, "blank, as their numbers are missing: 3" in err) == (0, True)
     voxels = open_volume(output).open().read().result()
     np.testing.assert_array_equal(voxels, np.where(np.arange(8)[:, None, None] == 3, 0, VOXELS))
-    assert json.loads(run("info", output, "--json")[1])["blank sections"] == [3]
+    assert json.loads(run("info", output, "--json")[1])["blank_sections"] == [3]
     code, _, err = run("convert", folder, output, "--voxel-size", "30,8,8", "--gaps", "close")
     assert (code, "output.exists" in err) == (2, True)
     code, _, err = run("convert", folder, output, "--voxel-size", "30,8,8", "--gaps", "close", "--overwrite")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from volumetool.cli.main import main
 
+from volumetool.benchmark import bench as bench_module
 from volumetool.benchmark import bench as module
 from volumetool.benchmark import flops
 from volumetool.benchmark.bench import bench, floor_seconds, made_up
@@ -180,6 +181,17 @@ def test_a_job_that_fails_is_no_measurement(tmp_path: Path) -> None:
 def test_results_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         result().model = "other"  # type: ignore[misc]
+
+
+def test_the_command_prints_data_alone_with_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = result(pair(3, 1, 4, 5, 4))
+    monkeypatch.setattr(bench_module, "bench", lambda *_, **__: measured)
+    with pytest.raises(SystemExit, match="0"):
+        main(["bench", "--history", str(tmp_path / "h.jsonl"), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["share"], found["ratio"]) == ("benchmark", measured.share, measured.as_dict()["ratio"])
 
 
 def drop_rate(history: Path, name: str) -> None:

@@ -241,5 +241,6 @@ def test_the_command_line_makes_the_same_volume(tmp_path: Path) -> None:
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
-    assert (facts["shape"], facts["limits"], facts["recipe"]["name"]) == ([6, 20, 30], [0.0, 255.0], "own")
+    made = open_volume(facts["url"]).attributes["crappification"]
+    assert (facts["levels"][0]["shape"], made["limits"], made["recipe"]["name"]) == ([6, 20, 30], [0.0, 255.0], "own")
     assert np.array_equal(voxels(tmp_path / "cli.zarr"), voxels(crappify_volume(plan_crappification(asked(fine, recipe))).url))

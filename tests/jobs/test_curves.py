@@ -44,5 +44,6 @@ def test_the_command_prints_data_alone_with_json(tmp_path: Path, capsys: pytest.
     with pytest.raises(SystemExit, match="0"):
         main(["bench", "--curves", "--model", MODEL, "--device", "cpu", "--scratch", str(tmp_path), "--json"])
     found = json.loads(capsys.readouterr().out)
+    assert found["kind"] == "curves"
     assert set(found["liked"]) == {"patch", "gain"}
     assert found["liked"]["gain"] >= 0

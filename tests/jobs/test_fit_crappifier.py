@@ -43,7 +43,9 @@ def test_the_command_writes_a_recipe_and_its_table(folder: Path, capsys: pytest.
         main(["crappify", "--fit", low, "--from", truth, "-o", str(recipe), "--json"])
     assert ended.value.code in (0, None)
     printed = capsys.readouterr()
-    found = json.loads(printed.out)["parameters"]
+    told = json.loads(printed.out)
+    assert told["kind"] == "recipe"
+    found = told["parameters"]
     assert found["shot dose"]["value"] == pytest.approx(60, rel=0.2)
     assert found["read noise"]["value"] == pytest.approx(9, rel=0.3)
     assert found["blur sigma"]["value"] < 0.7

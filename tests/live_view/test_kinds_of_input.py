@@ -68,7 +68,7 @@ def test_every_command_reads_it(
     with pytest.raises(SystemExit) as ended:
         main(["info", str(path), "--json", *(["--voxel-size", "30,9,8"] if given else [])])
     assert ended.value.code == 0
-    assert json.loads(capsys.readouterr().out)["levels"][0]["voxel size nm"] == list(SIZE)
+    assert json.loads(capsys.readouterr().out)["levels"][0]["voxel_size"] == list(SIZE)
     converted = vt.convert(path, tmp_path / "c.zarr", **given)
     assert (converted.voxel_size, converted.shape) == (SIZE, voxels.shape)
     np.testing.assert_array_equal(converted.open().read().result(), voxels)

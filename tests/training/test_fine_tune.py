@@ -114,7 +114,7 @@ def test_a_model_that_gained_nothing_is_written_marked_and_told_by_code_4(
     code, out, err = run(capsys, *words, "--minutes", "0")
     assert code == 4, err
     told = json.loads(out)
-    assert told["better"] is False
+    assert (told["kind"], told["better"]) == ("training", False)
     assert [gain["rival"] for gain in told["gains"]] == ["beginner", CUBIC]
     assert told["card"]["description"].startswith("NOT BETTER")
     assert "NO BETTER than bicubic enlargement" in err

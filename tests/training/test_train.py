@@ -160,12 +160,14 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         main(["train", str(file), "--dry-run", "--json"])
     assert ended.value.code == 0
     plan = json.loads(capsys.readouterr().out)
+    assert plan["kind"] == "training-plan"
     assert plan["sources"][0]["validation"] > 0
     assert not (tmp_path / "small").exists()
     with pytest.raises(SystemExit) as ended:
         main(["train", str(file), "--output", str(tmp_path / "run"), "--steps", "2", "--json"])
     assert ended.value.code == 0
     said = json.loads(capsys.readouterr().out)
+    assert said["kind"] == "training"
     assert said["model"] == str(tmp_path / "run" / "small.safetensors")
     assert said["card"]["name"] == "small"
 

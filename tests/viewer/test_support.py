@@ -58,7 +58,7 @@ def test_the_command_ends_with_4_and_names_the_copy(tmp_path: Path, capsys: pyte
         main(["validate", place, "--viewer", "fiji", "--json"])
     told = capsys.readouterr()
     assert ended.value.code == 4
-    assert [finding["code"] for finding in json.loads(told.out)] == ["viewer.format"]
+    assert [finding["code"] for finding in json.loads(told.out)["findings"]] == ["viewer.format"]
     assert f"volumetool convert {place} NEW --format ome-zarr-0.4" in told.err
 
 

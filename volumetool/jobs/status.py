@@ -36,6 +36,8 @@ class Status:
 
     Attributes
     ----------
+    output : str
+        Path or URL of the job's output.
     state : {"complete", "running", "idle"}
         Complete as the volume's own attributes say; else whether a run is known to write it.
     model : str
@@ -70,6 +72,7 @@ class Status:
         What to type next.
     """
 
+    output: str
     state: str
     model: str
     percent: float
@@ -109,6 +112,7 @@ def _status(plan: Plan) -> Status:
         for index, record in sorted(ledger.failures.items())
     ]
     return Status(
+        output=plan.output,
         state="complete" if complete else "idle" if owner is None else "running",
         model=plan.model,
         percent=math.floor(1000 * ledger.done / plan.grid.count) / 10,

@@ -10,7 +10,7 @@ from volumetool.storage.volume import Volume
 
 
 def describe_volume(volume: Volume) -> dict[str, Any]:
-    """Return format, dtype, levels, size on disk and provenance as JSON values.
+    """Return format, dtype, levels (voxel sizes and translations in nm), size on disk and provenance as JSON values.
 
     Parameters
     ----------
@@ -21,8 +21,8 @@ def describe_volume(volume: Volume) -> dict[str, Any]:
         {
             "path": level.path,
             "shape": list(level.shape),
-            "voxel size nm": list(level.voxel_size),
-            "translation nm": list(level.translation),
+            "voxel_size": list(level.voxel_size),
+            "translation": list(level.translation),
             "chunk": list(level.chunk),
             "shard": None if level.shard is None else list(level.shard),
         }
@@ -33,12 +33,12 @@ def describe_volume(volume: Volume) -> dict[str, Any]:
     return {
         "url": volume.url,
         "format": volume.format,
-        "axes": ", ".join(volume.axes),
+        "axes": list(volume.axes),
         "dtype": volume.dtype.name,
         "channels": volume.channels,
-        "bytes on disk": _stored_bytes(volume.url),
+        "bytes_on_disk": _stored_bytes(volume.url),
         "status": own.get("status"),
-        "blank sections": conversion.get("blank_sections") if isinstance(conversion, dict) else None,
+        "blank_sections": conversion.get("blank_sections") if isinstance(conversion, dict) else None,
         "note": "; ".join(own.get("notes", ())) or None,
         "model": own.get("model"),
         "extrapolated": own.get("extrapolated") or None,

@@ -113,8 +113,8 @@ def describe(config: TrainConfig) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in UNet(config.architecture).parameters()),
         "scale": list(scale),
         "steps": config.steps,
-        "crops a step": config.sampling.acquisitions * config.sampling.crops * config.devices,
-        "voxels a crop": [n * f for n, f in zip(crop, scale, strict=True)],
+        "crops_a_step": config.sampling.acquisitions * config.sampling.crops * config.devices,
+        "voxels_a_crop": [n * f for n, f in zip(crop, scale, strict=True)],
         "pairs": describe_recipe(config, sampler.sources),
         "sources": [
             {
@@ -122,7 +122,7 @@ def describe(config: TrainConfig) -> dict[str, Any]:
                 "voxels": list(source.shape),
                 "training": sum(box.voxels for box in source.parts["training"]),
                 "validation": sum(box.voxels for box in source.parts["validation"]),
-                "pairs dropped": source.dropped,
+                "pairs_dropped": source.dropped,
             }
             for source in sampler.sources
         ],

@@ -11,13 +11,16 @@ What a viewer opens was tried with the versions below, or stands in its own docu
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from volumetool.errors import ConfigError
 from volumetool.geometry import Size
-from volumetool.storage.validate import Finding
+from volumetool.storage.io.kvstore import canonical_url
+from volumetool.storage.open import open_volume
+from volumetool.storage.validate import Finding, validate_volume
 from volumetool.storage.volume import Volume
 
 Place = Literal["kept", "whole voxels", "ignored"]
@@ -46,6 +49,56 @@ VIEWERS = {
     "cloud-volume": _Viewer({"precomputed": "kept", "ome-zarr-0.5": "whole voxels", "ome-zarr-0.4": "ignored"}, sharded=False),
 }
 """The viewers that are known, by name."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What was found when a volume was validated.
+
+    Attributes
+    ----------
+    volume : str
+        Path or URL of the volume.
+    viewer : str, optional
+        The viewer that was asked about; None where the volume was held against its format's rules.
+    findings : tuple of Finding
+        What is wrong, each with what helps; empty where nothing is.
+    """
+
+    volume: str
+    viewer: str | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.findings
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the validation as JSON values."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def validate(volume: str | os.PathLike[str], *, viewer: str | None = None) -> Validation:
+    """Find out whether a volume keeps its format's rules, so that viewers show it in the right place, or suits one viewer.
+
+    Parameters
+    ----------
+    volume : str or path
+        Path or URL of the volume. No voxel is read.
+    viewer : {"neuroglancer", "napari", "fiji", "mobie", "webknossos", "cloud-volume"}, optional
+        Ask whether this viewer opens the volume, in its place, instead.
+
+    Raises
+    ------
+    InputError
+        ``input.not-a-volume``, and as `open_volume`.
+    ConfigError
+        ``config.viewer``: no such viewer is known.
+    """
+    place = canonical_url(volume)
+    findings = validate_volume(place) if viewer is None else check_viewer(open_volume(place), viewer)
+    return Validation(place, viewer, tuple(findings))
 
 
 def check_viewer(volume: Volume, viewer: str) -> list[Finding]:
