@@ -147,7 +147,7 @@ def _print_operations(as_json: bool) -> None:
     found = filters()
     if as_json:
         schemas = {name: kind.model_json_schema() for name, kind in found.items()}
-        print(json.dumps({"kind": "operations", "operations": schemas}))
+        print_json("operations", {"operations": schemas})
         return
     for name, kind in found.items():
         options = [(f"  {option}", f"{facts.description} {_default(facts)}") for option, facts in kind.model_fields.items()]

@@ -51,6 +51,7 @@ COMMANDS = {
     "crappify raw.zarr other.zarr --scale 1,2,2 --dry-run": "crappification-plan",
     f"enhance raw.zarr other.zarr --model {FAKE} --dry-run": "plan",
     f"enhance raw.zarr out.zarr --model {FAKE}": "run",
+    "apply --list": "operations",
     "status out.zarr": "job",
     "verify out.zarr": "verification",
     "verify out.zarr --repair": "verification",
@@ -169,7 +170,8 @@ def test_wrong_words_are_one_error_of_every_command(words: str, capsys: pytest.C
 
 @pytest.mark.parametrize(
     "words",
-    ["info no", "convert no new.zarr", "pyramid no", "crappify no new.zarr", "enhance no new.zarr", "status no", "verify no",
+    ["info no", "convert no new.zarr", "pyramid no", "crappify no new.zarr", "enhance no new.zarr", "apply median no new.zarr",
+     "status no", "verify no",
      "clean no", "validate no", "evaluate no no", "train no.yaml", "model show no", "bench no", "view no", "live no"],
 )  # fmt: skip
 def test_what_is_not_there_is_one_error_of_every_command(
