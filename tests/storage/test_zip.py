@@ -17,7 +17,7 @@ import pytest
 import tensorstore as ts
 
 from volumetool.errors import OutputError, VolumetoolError
-from volumetool.storage.convert import convert
+from volumetool.storage.convert_volume import convert
 from volumetool.storage.info import describe_volume
 from volumetool.storage.open import open_volume
 
