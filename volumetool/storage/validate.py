@@ -78,7 +78,7 @@ def validate_volume(url: str) -> list[Finding]:
     Raises
     ------
     InputError
-        ``input.not-a-volume``: there are no metadata of these.
+        ``input.not-a-volume``: there are no metadata of these. ``input.version``: OME-Zarr 0.6.
     """
     place = canonical_url(url)
     is_ome = any(read_json(place, key) is not None for key in _ROOTS[:2])
@@ -98,6 +98,13 @@ def validate_volume(url: str) -> list[Finding]:
                 findings += _own_checks(found)
     except VolumetoolError as error:
         findings.append(Finding("validate.unreadable", error.message, error.where or "", error.hint))
+    if found is not None and found.format == "ome-zarr-0.6":
+        raise InputError(
+            "input.version",
+            f"{place} is OME-Zarr 0.6; versions up to 0.5 can be validated",
+            hint=f"`volumetool info {place}` says what is read of it; `volumetool convert` writes 0.5.",
+            where=place,
+        )
     mended_by = _mended_by(place, found) if findings else ""
     return [replace(finding, hint=" ".join(filter(None, (finding.hint, mended_by)))) for finding in findings]
 

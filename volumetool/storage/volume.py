@@ -60,7 +60,7 @@ class Volume:
     url : str
         Absolute path, or URL.
     format : str
-        ``"ome-zarr-0.4"``, ``"ome-zarr-0.5"``, ``"n5"``, ``"precomputed"``, ``"zarr"`` (a bare array),
+        ``"ome-zarr-0.4"`` to ``"ome-zarr-0.6"``, ``"n5"``, ``"precomputed"``, ``"zarr"`` (a bare array),
         or what the format's own file says.
     driver : str
         The tensorstore driver that reads the arrays; ``"virtual_chunked"`` where they are read by `reader`.

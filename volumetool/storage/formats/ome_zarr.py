@@ -1,4 +1,4 @@
-"""OME-Zarr metadata up to 0.5: versions 0.4 and 0.5 differ only in where they stand and in the Zarr version below.
+"""OME-Zarr metadata up to 0.6: versions 0.4 and 0.5 differ only in where they stand and in the Zarr version below.
 
 Reading is tolerant where the meaning is clear: short unit names, transformations in any order, a missing version, metadata
 where the other version has them. Versions 0.1 and 0.2 name no axes, they are t, c, z, y, x; none before 0.4 knows a voxel size,
@@ -27,6 +27,7 @@ from volumetool.storage.formats.base import (
     wrong_axes,
     zyx,
 )
+from volumetool.storage.formats.coordinate_systems import STEPS, has_systems, in_one_system
 from volumetool.storage.formats.voxel_sizes import StatedSize, contradiction, stated_by_daisy
 from volumetool.storage.io.arrays import SPACE, Driver
 from volumetool.storage.io.kvstore import join_url, parent_url
@@ -36,8 +37,8 @@ from volumetool.storage.writing.names import ReductionMethod
 from volumetool.storage.writing.ome_zarr import SHARDED, UNSHARDED, V04
 from volumetool.units import nanometres_per
 
-_VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
-_STEPS = "coordinateTransformations"
+_VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5", "0.6")
+_NUMBER = re.compile(r"[0-9]+\.[0-9]+")
 _OWN_MEMBERS = ("ome", "multiscales", "omero", "bioformats2raw.layout", "labels", OWN_KEY)
 _OLD_AXES = ("t", "c", *SPACE)
 """Axes of versions that name none; fewer dimensions are the last of these."""
@@ -61,7 +62,8 @@ def find_ome_zarr(url: str) -> ParsedMetadata | None:
     ------
     InputError
         ``input.not-a-volume``: a plate, a collection of labels or of several images. ``input.labels``: a label image.
-        ``input.version``: later than 0.5. ``input.axes``, ``input.broken-metadata``.
+        ``input.version``: later than 0.6. ``input.unsupported``: placed by other transformations than scale and translation.
+        ``input.axes``, ``input.broken-metadata``.
     """
     attributes, driver = _attributes(url)
     ome = ome_of(attributes)
@@ -174,13 +176,15 @@ def _image(url: str, attributes: Json, driver: Driver) -> ParsedMetadata:
         raise broken(url, "has 'multiscales' metadata that are not a list of objects")
     image = multiscales[0]
     stated = ome.get("version") or image.get("version")
-    version = str(stated).split("-", 1)[0] if stated else ("0.5" if driver == "zarr3" else "0.4")
+    number = _NUMBER.match(str(stated)) if stated else None  # drafts have more behind it, such as 0.6.dev3
+    version = number[0] if number else str(stated or ("0.5" if driver == "zarr3" else "0.4"))
     if version not in _VERSIONS:
         raise _wrong_version(url, str(stated))
     try:
+        image, notes = in_one_system(url, image) if has_systems(image) else (image, ())
         axes = _axis_names(url, image, lambda: len(_shape(url, image["datasets"][0], driver)))
         datasets = _placed(url, image["datasets"], driver)
-        shared = image.get(_STEPS) or []
+        shared = image.get(STEPS) or []
         levels = tuple(_level(url, dataset, shared, axes) for dataset in datasets)
     except (KeyError, TypeError, AttributeError) as error:
         raise broken(url, f"has 'multiscales' metadata without the expected member {error}") from error
@@ -188,10 +192,12 @@ def _image(url: str, attributes: Json, driver: Driver) -> ParsedMetadata:
         raise broken(url, "has 'multiscales' metadata without datasets")
     if "z" not in axes:  # one section, as thick on all levels
         levels = tuple(replace(level, scale=(levels[0].scale[1], *level.scale[1:])) for level in levels)
-    sized = any("scale" in step for step in [*(image["datasets"][0].get(_STEPS) or []), *shared])
+    sized = any("scale" in step for step in [*(image["datasets"][0].get(STEPS) or []), *shared])
     unit = _units(image.get("axes") or [], axes, levels[0].scale) if sized else None
-    proper = driver == "zarr3" and version == "0.5" and "ome" in attributes
-    name = "ome-zarr-0.5" if proper else "ome-zarr-0.4"
+    proper = driver == "zarr3" and version in ("0.5", "0.6") and "ome" in attributes
+    name = f"ome-zarr-{version}" if proper else "ome-zarr-0.4"
+    if notes:
+        attributes = {**attributes, OWN_KEY: {**(attributes.get(OWN_KEY) or {}), "notes": list(notes)}}
     conflict = _conflict(url, levels[0], unit, axes)
     return ParsedMetadata(url, name, driver, axes, levels, unit, attributes, conflict=conflict)
 
@@ -239,17 +245,17 @@ def _units(described: Sequence[Any], axes: tuple[str, ...], scale: Size) -> Size
 
 def _placed(url: str, datasets: Sequence[Json], driver: Driver) -> list[Json]:
     """Return datasets with a scale each: where the metadata have none, as the shapes of the arrays show."""
-    bare = [dataset["path"] for dataset in datasets[1:] if not dataset.get(_STEPS)]
+    bare = [dataset["path"] for dataset in datasets[1:] if not dataset.get(STEPS)]
     if not bare:
         return list(datasets)
-    if len(bare) < len(datasets) - 1 or datasets[0].get(_STEPS):
+    if len(bare) < len(datasets) - 1 or datasets[0].get(STEPS):
         raise broken(url, f"gives some levels a scale, but not {', '.join(map(str, bare))}")
     first, placed = _shape(url, datasets[0], driver), []
     for dataset in datasets:
         factors = [max(1, round(n / m)) for n, m in zip(first, _shape(url, dataset, driver), strict=True)]
         shifts = [(factor - 1) / 2 for factor in factors]  # levels are means of blocks, or take their place
         steps = [{"type": "scale", "scale": factors}, {"type": "translation", "translation": shifts}]
-        placed.append({**dataset, _STEPS: steps})
+        placed.append({**dataset, STEPS: steps})
     return placed
 
 
@@ -264,7 +270,7 @@ def _shape(url: str, dataset: Json, driver: Driver) -> list[int]:
 def _level(url: str, dataset: Json, shared: Sequence[Json], axes: tuple[str, ...]) -> FoundLevel:
     """Apply the level's transformations, then those of the whole image, in the order given."""
     scale, translation = [1.0] * len(axes), [0.0] * len(axes)
-    for step in [*(dataset.get(_STEPS) or []), *shared]:
+    for step in [*(dataset.get(STEPS) or []), *shared]:
         kind = step["type"]
         values = step.get(kind)
         if kind == "identity":
@@ -299,8 +305,12 @@ def _refuse_collections(url: str, ome: Mapping[str, Any]) -> None:
     elif "series" in ome:
         names = ", ".join(map(str, ome["series"]))
         seen, hint = f"a collection of the images {names}", "Give one of them, with its name behind the URL."
-    elif "scene" in ome or "coordinateSystems" in ome:
-        raise _wrong_version(url, str(ome.get("version", "0.6")))
+    elif "scene" in ome:
+        steps = (ome["scene"] or {}).get(STEPS) or []
+        ends = [step[end] for step in steps for end in ("input", "output") if isinstance(step[end], dict)]
+        names = ", ".join(sorted({str(end["path"]) for end in ends if end.get("path")})) or "(none)"
+        seen = f"a scene of the images {names}, placed by transformations"
+        hint = "Give one of them, with its name behind the URL; it is taken as it lies by itself."
     if seen:
         raise InputError("input.not-a-volume", f"{url} is {seen}, not one volume", hint=hint, where=url)
 
@@ -323,10 +333,10 @@ def _only_image(url: str) -> ParsedMetadata | None:
 def _wrong_version(url: str, stated: str) -> InputError:
     return InputError(
         "input.version",
-        f"{url} says OME-Zarr version {stated}; volumetool reads 0.1 to 0.5",
+        f"{url} says OME-Zarr version {stated}; volumetool reads 0.1 to 0.6",
         hint="Convert it to 0.5 with the software that wrote it.",
         where=url,
     )
 
 
-OME_ZARR = Format("OME-Zarr up to 0.5", find_ome_zarr, written=(SHARDED, UNSHARDED, V04))
+OME_ZARR = Format("OME-Zarr up to 0.6", find_ome_zarr, written=(SHARDED, UNSHARDED, V04))

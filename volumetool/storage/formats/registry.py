@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from volumetool.errors import InputError
 from volumetool.paths import file_on
 from volumetool.storage.formats.base import Format, ParsedMetadata
-from volumetool.storage.formats.bdv_xml import find_container
 from volumetool.storage.formats.dm import DM
 from volumetool.storage.formats.hdf5 import HDF5
 from volumetool.storage.formats.mrc import MRC
 from volumetool.storage.formats.n5 import N5
+from volumetool.storage.formats.n5.bdv_xml import find_container
 from volumetool.storage.formats.npy import NPY
 from volumetool.storage.formats.ome_zarr import OME_ZARR
 from volumetool.storage.formats.precomputed import PRECOMPUTED

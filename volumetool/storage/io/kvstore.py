@@ -117,15 +117,7 @@ def contains(outer: str, inner: str) -> bool:
 def kvstore_spec(url: str) -> dict[str, Any]:
     """Return tensorstore's description of a place that is used like a directory: a folder, or a zip file or a folder in one.
 
-    Parameters
-    ----------
-    url : str
-        A path or URL.
-
-    Returns
-    -------
-    dict
-        JSON for the ``kvstore`` member of a tensorstore spec.
+    It is JSON for the ``kvstore`` member of a tensorstore spec.
     """
     zipped = zip_on(url := canonical_url(url))
     return _folder_spec(url) if zipped is None else zip_spec(zipped, _folder_spec(zipped[0]), shared_context())

@@ -19,9 +19,9 @@ import numpy as np
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
 from volumetool.storage.formats.base import FoundLevel, ParsedMetadata, are_axes, broken, scale_zyx, wrong_axes, zyx
-from volumetool.storage.formats.bdv_xml import BdvSetup, find_setup
 from volumetool.storage.formats.hdf5.file import datasets_in, find_object, opened, refuse_outside
 from volumetool.storage.formats.hdf5.reader import check_filters, reader_of
+from volumetool.storage.formats.n5.bdv_xml import BdvSetup, find_setup
 from volumetool.storage.formats.reader import open_reader
 from volumetool.storage.formats.voxel_sizes import (
     UNKNOWN,

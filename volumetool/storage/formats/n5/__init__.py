@@ -30,8 +30,8 @@ from volumetool.storage.formats.base import (
     wrong_axes,
     zyx,
 )
-from volumetool.storage.formats.bdv_xml import find_setup, is_bdv
-from volumetool.storage.formats.n5_transform import read_transform
+from volumetool.storage.formats.n5.bdv_xml import find_setup, is_bdv
+from volumetool.storage.formats.n5.transform import read_transform
 from volumetool.storage.formats.voxel_sizes import (
     NANOMETRES,
     UNKNOWN,
