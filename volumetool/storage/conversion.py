@@ -52,6 +52,9 @@ MEMORY_BYTES = 2**30
 """To be used while converting, or half of the free memory where that is less; a single shard, or a section that can only be
 decoded whole, may need more."""
 
+_BOXES_AHEAD = 3
+"""Boxes in memory at once: one is read, one waits, one is written."""
+
 _CAST_BYTES = 8
 """Of a voxel on its way from one data type to another."""
 
@@ -174,7 +177,7 @@ class ConversionPlan:
     @property
     def staged(self) -> bool:
         """Whether slabs are gathered on disk, because what must be read at once does not fit into memory."""
-        return next(self.boxes(self.slabs[0])).voxels > self._half
+        return self._box_bytes > self.memory // 2
 
     @property
     def staging_bytes(self) -> int:
@@ -196,8 +199,13 @@ class ConversionPlan:
     @property
     def peak_bytes(self) -> int:
         """Bytes of memory at once, estimated: voxels that were read, and beside them those that are decoded or compressed."""
-        held = 0 if self.staged else next(self.boxes(self.slabs[0])).voxels * self._itemsize
+        held = 0 if self.staged else self._box_bytes * (_BOXES_AHEAD if self.reads_ahead else 1)
         return held + 3 * min(self.part_voxels, self.slabs[0].voxels) * self._itemsize
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether one box is read while the one before is written."""
+        return not self.staged and _BOXES_AHEAD * self._box_bytes <= self.memory // 2
 
     @property
     def staging_folder(self) -> Path:
@@ -206,7 +214,11 @@ class ConversionPlan:
 
     def boxes(self, slab: Box) -> Iterator[Box]:
         """Cut a slab into what is read at once where it is not gathered on disk."""
-        return cut(slab, self.read_step, self._half)
+        return cut(slab, self.read_step, self.part_voxels)
+
+    @property
+    def _box_bytes(self) -> int:
+        return next(self.boxes(self.slabs[0])).voxels * self._itemsize
 
     @property
     def _half(self) -> int:

@@ -6,6 +6,8 @@ After each slab the volume's own attributes say how far it is; what is begun aga
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.arrays import read_part, write_part
 from volumetool.storage.io.chunks import changed_while_read, level_digests, stored_chunks
 from volumetool.storage.io.kvstore import delete_prefix, join_url, list_keys
+from volumetool.storage.io.prefetch import prefetch
 from volumetool.storage.io.presence import Check
 from volumetool.storage.io.retries import brief, unwritable
 from volumetool.storage.io.roles import name_roles, output_role
@@ -30,7 +33,7 @@ from volumetool.storage.io.shards import level_keys
 from volumetool.storage.open import open_volume
 from volumetool.storage.provenance import provenance_of
 from volumetool.storage.volume import Volume
-from volumetool.storage.writing.staging import Held, Staging
+from volumetool.storage.writing.staging import Staging
 
 FINEST_ALONE = "finest level alone"
 """What a volume says of itself while its coarser levels are built."""
@@ -47,9 +50,6 @@ the pair before on."""
 
 Read = list[tuple[int, str]]
 """What `READ_KEY` says."""
-
-Put = Callable[[Box, npt.NDArray[Any]], None]
-"""Takes voxels (z, y, x) and where they belong, counted from the corner of what is gathered."""
 
 
 def write_finest(plan: ConversionPlan, *, overwrite: bool = False, observer: Observer = ignore) -> Volume:
@@ -160,36 +160,37 @@ class _Copy:
     ) -> None:
         self._plan, self._channel, self._target, self._count, self._check = plan, channel, target, count, check
         self._dtype, self._shard = np.dtype(plan.layout.dtype), plan.layout.levels[0].shard
+        self._source = plan.source.open(0, channel, strict=True)
 
     def run(self, slab: Box) -> int:
         """Read a slab and write it, each voxel once; return in how many shards it is stored."""
+        if self._plan.staged:
+            with Staging(self._plan.staging_folder, slab.shape, self._dtype, self._shard[2]) as staging:
+                for part in cut(slab, self._plan.chunk, self._plan.part_voxels):
+                    staging.put(_within(part, slab), self._read(part))
+                    self._count(part.voxels)
+                return self._write(slab, staging.take)
+        boxes = ((box, self._read(box)) for box in self._plan.boxes(slab))
         stored = 0
-        for box in [slab] if self._plan.staged else self._plan.boxes(slab):
-            with self._hold(box) as held:
-                self._gather(box, held.put)
-                stored += self._write(box, held.take)
+        with closing(prefetch(boxes) if self._plan.reads_ahead else boxes) as read:
+            for box, voxels in read:
+                self._count(box.voxels)
+                stored += self._write(box, partial(_taken, voxels))
         return stored
 
-    def _hold(self, box: Box) -> Held | Staging:
-        if self._plan.staged:
-            return Staging(self._plan.staging_folder, box.shape, self._dtype, self._shard[2])
-        return Held(box.shape, self._dtype)
-
-    def _gather(self, box: Box, put: Put) -> None:
+    def _read(self, box: Box) -> npt.NDArray[Any]:
+        """Return the voxels (z, y, x) of a box of the source, as they are written."""
         volume = self._plan.source
-        array = volume.open(0, self._channel, strict=True)
-        for part in cut(box, self._plan.chunk, self._plan.part_voxels):
-            try:
-                voxels = read_part(array, part.slices, self._check)
-            except (ValueError, OSError) as error:
-                raise DataError(
-                    "data.unreadable",
-                    f"{volume.url} cannot be read in the voxels {part}: {brief(error)}",
-                    hint="The data may be damaged or incomplete; copy them again.",
-                    where=volume.url,
-                ) from error
-            put(_within(part, box), self._cast(voxels, part))
-            self._count(part.voxels)
+        try:
+            voxels = read_part(self._source, box.slices, self._check)
+        except (ValueError, OSError) as error:
+            raise DataError(
+                "data.unreadable",
+                f"{volume.url} cannot be read in the voxels {box}: {brief(error)}",
+                hint="The data may be damaged or incomplete; copy them again.",
+                where=volume.url,
+            ) from error
+        return self._cast(voxels, box)
 
     def _cast(self, voxels: npt.NDArray[Any], part: Box) -> npt.NDArray[Any]:
         volume = self._plan.source
@@ -213,7 +214,7 @@ class _Copy:
                 write_part(self._target, part.slices, voxels)
             except (ValueError, OSError) as error:
                 raise unwritable(self._plan.url, error) from error
-            stored += sum(bool(voxels[_within(shard, part).slices].any()) for shard in cut(part, self._shard, 0))
+            stored += sum(_is_stored(voxels[_within(shard, part).slices]) for shard in cut(part, self._shard, 0))
             self._count(part.voxels)
         return stored
 
@@ -235,6 +236,15 @@ def _require_stored(plan: ConversionPlan, stored: int) -> None:
             hint="convert again with --overwrite, where nothing else deletes files",
             where=plan.url,
         )
+
+
+def _is_stored(voxels: npt.NDArray[Any]) -> bool:
+    """Return whether a shard (z, y, x) is stored: it holds more than zeros, which most show in their first section."""
+    return any(section.any() for section in voxels)
+
+
+def _taken(voxels: npt.NDArray[Any], box: Box) -> npt.NDArray[Any]:
+    return voxels[box.slices]
 
 
 def _within(part: Box, box: Box) -> Box:

@@ -178,14 +178,18 @@ def write_part(array: ts.TensorStore, slices: tuple[slice, ...], voxels: NDArray
     slices : tuple of slice
         The part, in voxels along each axis of the array.
     voxels : numpy.ndarray, shape of the part
-        What to write, in the array's dtype.
+        What to write, in the array's dtype; not to be changed meanwhile, and afterwards only where the array has no cache.
 
     Raises
     ------
     ValueError, OSError
         From tensorstore, when it must be given up.
     """
-    STORAGE.call(lambda tries: (reopened(array) if tries else array)[slices].write(voxels).result())
+    STORAGE.call(
+        lambda tries: (reopened(array) if tries else array)[slices]
+        .write(voxels, can_reference_source_data_indefinitely=True)
+        .result()
+    )
 
 
 def spatial_view(array: ts.TensorStore, axes: tuple[str, ...], channel: int) -> ts.TensorStore:

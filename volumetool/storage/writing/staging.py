@@ -1,4 +1,4 @@
-"""Where a slab of sections is gathered, to be taken out shard by shard: in memory, or in a temporary file."""
+"""A temporary file in which a slab of sections is gathered, to be taken out shard by shard."""
 
 from __future__ import annotations
 
@@ -12,35 +12,6 @@ import numpy.typing as npt
 
 from volumetool.geometry.box import Box, Triple
 from volumetool.storage.io.retries import unwritable
-
-
-class Held:
-    """A slab in memory. What was not put there is zero.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Voxels, z, y, x.
-    dtype : numpy.dtype
-        Data type of the voxels.
-    """
-
-    def __init__(self, shape: Triple, dtype: np.dtype[Any]) -> None:
-        self._voxels = np.zeros(shape, dtype)  # (z, y, x)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        del self._voxels
-
-    def put(self, box: Box, voxels: npt.NDArray[Any]) -> None:
-        """Store voxels (z, y, x) at their place in the slab."""
-        self._voxels[box.slices] = voxels
-
-    def take(self, box: Box) -> npt.NDArray[Any]:
-        """Return the voxels (z, y, x) of a box."""
-        return self._voxels[box.slices]
 
 
 class Staging:
