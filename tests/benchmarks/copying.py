@@ -7,7 +7,8 @@ A volume of real EM, uint8, is stored in each format. In rounds, so that other w
   h5py, mrcfile, tifffile in all threads), and by TensorStore, which writes the same slabs out of memory,
 
 and converted. Coarser levels are left out of both; with ``--levels`` their time is printed beside it. Ratios above 1 mean that
-`convert` is faster; those of busy seconds hold on a machine that does other work, too. pytest does not collect this file. To run it::
+`convert` is faster; those of busy seconds hold on a machine that does other work, too. pytest does not collect this file. To
+run it::
 
     python tests/benchmarks/copying.py DATA/fib25-fibsem/fib25_train1.tif --gib 2 --folder /scratch
 """
@@ -31,7 +32,7 @@ import tifffile
 from numpy.typing import NDArray
 from rich.console import Console
 
-from volumetool.geometry import Box, plan_levels
+from volumetool.geometry import plan_levels
 from volumetool.storage.conversion import plan_conversion
 from volumetool.storage.convert import write_finest
 from volumetool.storage.create import VolumeLayout, array_metadata, create_volume, open_for_writing

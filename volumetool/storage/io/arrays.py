@@ -186,9 +186,9 @@ def write_part(array: ts.TensorStore, slices: tuple[slice, ...], voxels: NDArray
         From tensorstore, when it must be given up.
     """
     STORAGE.call(
-        lambda tries: (reopened(array) if tries else array)[slices]
-        .write(voxels, can_reference_source_data_indefinitely=True)
-        .result()
+        lambda tries: (
+            (reopened(array) if tries else array)[slices].write(voxels, can_reference_source_data_indefinitely=True).result()
+        )
     )
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from math import ceil, prod
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import h5py
@@ -31,6 +33,18 @@ _AT_ONCE = 2**20
 
 _SLACK = 2**16
 """Bytes by which a chunk may exceed its voxels before it is unpacked."""
+
+_PLACE = np.dtype([("offset", np.uint64), ("length", np.uint64), ("mask", np.uint32)])
+"""Where a chunk lies in the file, and which of its filters were left out."""
+
+_NOWHERE = 2**64 - 1
+"""The offset of a chunk that is not stored."""
+
+_MOST_LISTED = 2**22
+"""Chunks of a dataset of which it is remembered where they lie: 20 bytes each."""
+
+_LISTING = Lock()
+"""So that threads which begin together list a dataset once."""
 
 
 @dataclass(frozen=True)
@@ -137,31 +151,69 @@ def _read_chunks(dataset: h5py.Dataset, box: tuple[slice, ...]) -> NDArray[Any]:
     """Return the voxels of a box; those of chunks that are not stored are the fill value."""
     voxels = np.full([part.stop - part.start for part in box], dataset.fillvalue, dataset.dtype)
     sizes, filters = dataset.chunks, _filters(dataset)
+    within = tuple(slice(part.start // n, ceil(part.stop / n)) for part, n in zip(box, sizes, strict=True))
     with open_file(dataset.file.filename) as file:
-        for place in product(*(range(part.start // n, ceil(part.stop / n)) for part, n in zip(box, sizes, strict=True))):
-            start = tuple(number * n for number, n in zip(place, sizes, strict=True))
-            stored = dataset.id.get_chunk_info_by_coord(start)
-            if stored.byte_offset is None:
+        places = product(*(range(part.start, part.stop) for part in within))
+        for place, stored in zip(places, _stored(dataset, within).flat, strict=True):
+            if stored["offset"] == _NOWHERE:
                 continue
-            chunk = _unpack(file, stored, filters, voxels.itemsize * prod(sizes)).view(voxels.dtype).reshape(sizes)
+            start = tuple(number * n for number, n in zip(place, sizes, strict=True))
+            chunk = _unpack(file, start, stored, filters, voxels.itemsize * prod(sizes)).view(voxels.dtype).reshape(sizes)
             inside = [slice(max(a, p.start), min(a + n, p.stop)) for a, n, p in zip(start, sizes, box, strict=True)]
             target = tuple(slice(i.start - p.start, i.stop - p.start) for i, p in zip(inside, box, strict=True))
             voxels[target] = chunk[tuple(slice(i.start - a, i.stop - a) for i, a in zip(inside, start, strict=True))]
     return voxels
 
 
-def _unpack(file: BinaryIO, stored: h5py.h5d.StoreInfo, filters: Sequence[_Filter], size: int) -> NDArray[np.uint8]:
+def _stored(dataset: h5py.Dataset, within: tuple[slice, ...]) -> NDArray[Any]:
+    """Return where some chunks lie in the file, by their place in the grid of chunks.
+
+    The library looks for a single chunk among all of them, so they are listed. The list of a whole dataset is kept until the
+    file is another; of one with very many chunks, the part that is asked for is listed each time.
+    """
+    grid = [ceil(n / size) for n, size in zip(dataset.shape, dataset.chunks, strict=True)]
+    if prod(grid) > _MOST_LISTED:
+        return _list_chunks(dataset, within)
+    found = Path(dataset.file.filename).stat()
+    with _LISTING:
+        return _listed(dataset.file.filename, dataset.name, tuple(grid), (found.st_ino, found.st_size, found.st_mtime_ns))[
+            within
+        ]
+
+
+@lru_cache(maxsize=4)
+def _listed(file: str, name: str, grid: tuple[int, ...], _: tuple[int, int, int]) -> NDArray[Any]:
+    with opened(Path(file)) as again:
+        return _list_chunks(again[name], tuple(slice(0, n) for n in grid))
+
+
+def _list_chunks(dataset: h5py.Dataset, within: tuple[slice, ...]) -> NDArray[Any]:
+    table = np.zeros([part.stop - part.start for part in within], _PLACE)
+    table["offset"] = _NOWHERE
+
+    def note(stored: h5py.h5d.StoreInfo) -> None:
+        number = tuple(a // n - part.start for a, n, part in zip(stored.chunk_offset, dataset.chunks, within, strict=True))
+        if all(0 <= at < count for at, count in zip(number, table.shape, strict=True)):
+            table[number] = _NOWHERE if stored.byte_offset is None else stored.byte_offset, stored.size, stored.filter_mask
+
+    dataset.id.chunk_iter(note)
+    return table
+
+
+def _unpack(
+    file: BinaryIO, start: tuple[int, ...], stored: NDArray[Any], filters: Sequence[_Filter], size: int
+) -> NDArray[np.uint8]:
     """Return the bytes of a chunk, of which it must have so many; it is whole also where it reaches beyond the dataset."""
-    most = size + size // 8 + _SLACK
-    if stored.size > most:
-        raise ValueError(f"the chunk at {stored.chunk_offset} has {stored.size} bytes; its voxels take {size}")
-    file.seek(stored.byte_offset)
-    data = file.read(stored.size)
+    most, (offset, length, mask) = size + size // 8 + _SLACK, stored.item()
+    if length > most:
+        raise ValueError(f"the chunk at {start} has {length} bytes; its voxels take {size}")
+    file.seek(offset)
+    data = file.read(length)
     for place, (number, _, values, _) in reversed(list(enumerate(filters))):
-        if not stored.filter_mask >> place & 1:
+        if not mask >> place & 1:
             data = _UNDO[number](data, values, most)
     if len(data) != size:
-        raise ValueError(f"the chunk at {stored.chunk_offset} is damaged: it has {len(data)} bytes, its voxels take {size}")
+        raise ValueError(f"the chunk at {start} is damaged: it has {len(data)} bytes, its voxels take {size}")
     return np.frombuffer(data, np.uint8)
 
 
