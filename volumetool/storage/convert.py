@@ -171,8 +171,8 @@ class _Copy:
                     self._count(part.voxels)
                 return self._write(slab, staging.take)
         boxes = ((box, self._read(box)) for box in self._plan.boxes(slab))
-        stored = 0
-        with closing(prefetch(boxes) if self._plan.reads_ahead else boxes) as read:
+        read, stored = prefetch(boxes) if self._plan.reads_ahead else boxes, 0
+        with closing(read):  # type: ignore[type-var]  # generators have close
             for box, voxels in read:
                 self._count(box.voxels)
                 stored += self._write(box, partial(_taken, voxels))

@@ -24,7 +24,7 @@ from volumetool.storage.images.microscopes import stated_by_microscope
 from volumetool.storage.io.limits import check_images
 from volumetool.units import in_words, runs_of
 
-BAND_BYTES = 2**22
+BAND_BYTES = 2**19
 """A section that is larger is read by rows of about this size, where its strips or tiles allow it."""
 
 # What tifffile raises on damaged files. A header that asks for more memory than there is counts as damage.
