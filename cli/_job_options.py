@@ -41,6 +41,12 @@ def job_options(
     return extend
 
 
+def help_of(option: str) -> str:
+    """Return the help of a job's option, for commands that have the same."""
+    text: str = _schema()[option]["description"]
+    return text
+
+
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that were given on the command line."""
     return {name: value for name, value in options.items() if value is not None and value is not False}

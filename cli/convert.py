@@ -5,17 +5,22 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import typer
+from volumetool.cli._job_options import help_of
 from volumetool.cli._json import print_json, print_written
 from volumetool.cli._options import ForceVoxelSize, Json, Reduction, VoxelSize
 from volumetool.cli._progress import observing
 from volumetool.cli._tables import say
 
-from volumetool.storage.writing.names import WrittenName
+from volumetool.storage.writing.names import CodecName, WrittenName
 
 
 def convert(
     input: Annotated[str, typer.Argument(help="TIFF stack, folder of TIFF sections, or any other volume.")],  # noqa: A002
     output: Annotated[str, typer.Argument(help="Volume to write.")],
+    level: Annotated[int, typer.Option(min=0, help=help_of("level"))] = 0,
+    roi: Annotated[
+        str | None, typer.Option(metavar="BOX", help="Copy only this part: z0:z1,y0:y1,x0:x1 in voxels of that level.")
+    ] = None,
     voxel_size: VoxelSize = None,
     force_voxel_size: ForceVoxelSize = False,
     gaps: Annotated[
@@ -36,6 +41,19 @@ def convert(
         str | None,
         typer.Option(metavar="LO,HI", help="Values that become the least and the greatest of --dtype (0 and 1 of float32)."),
     ] = None,
+    levels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Levels to write at the most, the finest counted; by default until one fits into a chunk."),
+    ] = None,
+    chunk: Annotated[str | None, typer.Option(metavar="Z,Y,X", help=help_of("chunk"))] = None,
+    shard: Annotated[str | None, typer.Option(metavar="Z,Y,X", help=help_of("shard"))] = None,
+    codec: Annotated[
+        CodecName | None,
+        typer.Option(
+            help="How chunks are compressed: zstd (the default of OME-Zarr 0.5), gzip (of 0.4 and n5) or raw (of "
+            "precomputed); png is for precomputed of uint8 and uint16."
+        ),
+    ] = None,
     reduction: Reduction = None,
     memory: Annotated[str | None, typer.Option(help="To use, such as 8GiB.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier conversion there and start again.")] = False,
@@ -49,8 +67,9 @@ def convert(
     from volumetool.storage.conversion import Conversion, plan_requested
     from volumetool.storage.convert_volume import check_room, convert_volume, describe_conversion
 
-    asked: dict[str, Any] = {"voxel_size": voxel_size, "force_voxel_size": force_voxel_size, "gaps": gaps, "format": format}
-    asked |= {"dtype": dtype, "window": window, "reduction": reduction, "memory": memory}
+    asked: dict[str, Any] = {"level": level, "roi": roi, "voxel_size": voxel_size, "force_voxel_size": force_voxel_size}
+    asked |= {"gaps": gaps, "format": format, "dtype": dtype, "window": window, "levels": levels, "chunk": chunk}
+    asked |= {"shard": shard, "codec": codec, "reduction": reduction, "memory": memory}
     plan = plan_requested(Conversion(input=input, output=output, **asked))
     for name, text in describe_conversion(plan):
         say(f"{name:<8}{text}")
@@ -60,6 +79,6 @@ def convert(
             volume = convert_volume(plan, overwrite=overwrite, observer=observer)
         print_written(volume, as_json=as_json)
     elif as_json:
-        facts: dict[str, Any] = {"output": plan.url, "format": plan.layout.format, "shape": list(plan.source.shape)}
+        facts: dict[str, Any] = {"output": plan.url, "format": plan.layout.format, "shape": list(plan.part.shape)}
         facts |= {"levels": len(plan.layout.levels), "steps": len(plan.slabs)}
         print_json("conversion-plan", {**facts, "memory": plan.peak_bytes, "staging": plan.staging_bytes})

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, ParamSpec, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from volumetool.errors import ConfigError
@@ -78,12 +87,23 @@ def _as_text(place: object) -> object:
     return place_text(place) if isinstance(place, os.PathLike) else place
 
 
+def _require_positive(value: tuple[float, ...]) -> tuple[float, ...]:
+    if min(value) <= 0:
+        raise ValueError(f"{value}: every axis must be above 0")
+    return value
+
+
 Place = Annotated[str, BeforeValidator(_as_text)]
 Bytes = Annotated[int, Field(ge=1), BeforeValidator(parse_bytes, json_schema_input_type=int | str)]
 Rising = Annotated[tuple[float, float], BeforeValidator(parse_rising, json_schema_input_type=tuple[float, float] | str)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
 Numbers = Annotated[tuple[int, int, int], BeforeValidator(parse_numbers, json_schema_input_type=tuple[int, int, int] | str)]
+Lengths = Annotated[Numbers, AfterValidator(_require_positive)]
 Nanometres = Annotated[
-    tuple[float, float, float], BeforeValidator(parse_numbers, json_schema_input_type=tuple[float, float, float] | str)
+    tuple[float, float, float],
+    BeforeValidator(parse_numbers, json_schema_input_type=tuple[float, float, float] | str),
+    AfterValidator(_require_positive),
 ]
 
 

@@ -6,7 +6,7 @@ nanometres.
 
 from __future__ import annotations
 
-from volumetool.geometry.box import Box, Size, Triple, part_inside
+from volumetool.geometry.box import AskedBox, Box, Size, Triple, part_inside
 from volumetool.geometry.lattice import AxisLattice, Lattice, Placement, balanced, joined
 from volumetool.geometry.levels import (
     LevelGrid,
@@ -23,9 +23,10 @@ from volumetool.geometry.mirror import mirror_index
 from volumetool.geometry.ramps import ramp
 from volumetool.geometry.regions import Region, RegionGrid
 from volumetool.geometry.sharing import PatchSharing, RegionTask
-from volumetool.geometry.transforms import downscaled_translation, upscaled, whole_ratio
+from volumetool.geometry.transforms import downscaled_translation, moved, upscaled, whole_ratio
 
 __all__ = [
+    "AskedBox",
     "AxisLattice",
     "Box",
     "Lattice",
@@ -44,6 +45,7 @@ __all__ = [
     "fused_count",
     "joined",
     "mirror_index",
+    "moved",
     "part_inside",
     "plan_levels",
     "ramp",

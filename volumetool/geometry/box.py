@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import starmap
+from typing import Annotated
 
-from volumetool.configuration import FACE
+from pydantic import AfterValidator, BeforeValidator
+
+from volumetool.configuration import FACE, parse_box
 from volumetool.errors import ConfigError
 
 Triple = tuple[int, int, int]
@@ -103,6 +106,16 @@ class Box:
 
     def __str__(self) -> str:
         return ",".join(f"{a}:{'' if b == FACE else b}" for a, b in zip(self.start, self.stop, strict=True))
+
+
+def _require_possible(box: Box) -> Box:
+    if box.fault:
+        raise ValueError(f"the box {box} (z,y,x, in input voxels) cannot be: {box.fault}")
+    return box
+
+
+AskedBox = Annotated[Box, BeforeValidator(parse_box, json_schema_input_type=Box | str), AfterValidator(_require_possible)]
+"""A box as an option: also as text, ``z0:z1,y0:y1,x0:x1``."""
 
 
 def part_inside(asked: Box, shape: Triple, volume: str) -> tuple[Box, str | None]:

@@ -47,6 +47,20 @@ def downscaled_translation(voxel_size: Size, translation: Size, coarse: Size) ->
     return _recentred(translation, voxel_size, coarse)
 
 
+def moved(translation: Size, voxel_size: Size, start: Triple) -> Size:
+    """Return the translation of a part of a volume: the centre of its first voxel, nm, z, y, x.
+
+    Parameters
+    ----------
+    translation, voxel_size : tuple of float
+        Of the volume, in nm, z, y, x.
+    start : tuple of int
+        First voxel of the part, z, y, x.
+    """
+    z, y, x = (t + first * size for t, first, size in zip(translation, start, voxel_size, strict=True))
+    return z, y, x
+
+
 def whole_ratio(coarse: Size, fine: Size, tolerance: float) -> Triple | None:
     """Return how many fine voxels make a coarse one along z, y, x; None if that is no whole number.
 

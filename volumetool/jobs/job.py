@@ -6,18 +6,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field
 
-from volumetool.configuration import Bytes, Nanometres, Numbers, Options, Place, parse_box, read_options
+from volumetool.configuration import Bytes, Lengths, Nanometres, Natural, Numbers, Options, Place, Positive, read_options
 from volumetool.errors import ConfigError
-from volumetool.geometry import Box
+from volumetool.geometry import AskedBox
 from volumetool.options import document, runtime, semantic
 from volumetool.storage.io.kvstore import canonical_url
 from volumetool.storage.io.urls import check_foreign
 from volumetool.storage.writing.names import WrittenName
 
-Natural = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
 AnyFloat = Annotated[float, Field(allow_inf_nan=True)]
 
 
@@ -43,7 +41,7 @@ class Job(Options):
         INPUT,
         "Go on although the voxel size is far from what the model was trained on, or looks like another unit or order.",
     )
-    roi: Annotated[Box, BeforeValidator(parse_box, json_schema_input_type=Box | str)] | None = runtime(
+    roi: AskedBox | None = runtime(
         None, INPUT, "Compute only this part: z0:z1,y0:y1,x0:x1 in input voxels.", metavar="BOX", common=True
     )
     crop: bool = semantic(False, INPUT, "Make the box of --roi the whole output.")
@@ -59,7 +57,7 @@ class Job(Options):
     )
     invert: bool = semantic(False, LOOK, "The volume's polarity is opposite to the model's.", common=True)
     equalise_sections: bool = semantic(False, LOOK, "Give all sections the same contrast instead of each its own back.")
-    patch: Numbers | None = semantic(
+    patch: Lengths | None = semantic(
         None,
         LOOK,
         "Longest patch, in input voxels; by default the model's, which may be a quarter longer on a short axis.",
@@ -82,8 +80,8 @@ class Job(Options):
         None, OUTPUT, "Type of the output's voxels; by default the input's."
     )
     fill: AnyFloat | None = semantic(None, OUTPUT, "Output value of voxels without data; by default that of --nodata.")
-    chunk: Numbers | None = semantic(None, OUTPUT, "Chunk of the output's finest level, in voxels.", metavar="Z,Y,X")
-    shard: Numbers | None = semantic(None, OUTPUT, "Shard of the output's finest level, in voxels.", metavar="Z,Y,X")
+    chunk: Lengths | None = semantic(None, OUTPUT, "Chunk of the output's finest level, in voxels.", metavar="Z,Y,X")
+    shard: Lengths | None = semantic(None, OUTPUT, "Shard of the output's finest level, in voxels.", metavar="Z,Y,X")
     format: WrittenName | None = semantic(
         None, OUTPUT, "Format of the output; by default what its name ends like (.n5, .precomputed), else ome-zarr-0.5."
     )
@@ -104,7 +102,7 @@ class Job(Options):
         "local", RUN, "local (unless given), cuda, or tcp://HOST:PORT of a dask scheduler.", common=True
     )
     dashboard: bool = runtime(False, RUN, "Print a link to dask's dashboard of this machine's workers, open to who has it.")
-    region: Numbers | None = runtime(
+    region: Lengths | None = runtime(
         None, RUN, "Shards per region, instead of the planner's choice; kept for the life of a job.", metavar="Z,Y,X"
     )
     patch_cache: Literal["auto", "always", "never"] = runtime(
@@ -130,20 +128,6 @@ class Job(Options):
         False, RUN, "Finish with holes where regions failed, and list them in the output's attributes."
     )
     overwrite: bool = runtime(False, RUN, "Delete what an earlier job left at the output.", common=True)
-
-    @field_validator("voxel_size", "patch", "chunk", "shard", "region")
-    @classmethod
-    def _positive(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if value is not None and min(value) <= 0:
-            raise ValueError(f"{value}: every axis must be above 0")
-        return value
-
-    @field_validator("roi")
-    @classmethod
-    def _not_empty(cls, value: Box | None) -> Box | None:
-        if value is not None and value.fault:
-            raise ValueError(f"the box {value} (z,y,x, in input voxels) cannot be: {value.fault}")
-        return value
 
     @property
     def placed(self) -> Job:

@@ -21,10 +21,11 @@ from typing import Literal
 import numpy as np
 from pydantic import model_validator
 
-from volumetool.configuration import Bytes, Nanometres, Options, Place, Rising
+from volumetool.configuration import Bytes, Lengths, Nanometres, Natural, Options, Place, Positive, Rising
 from volumetool.errors import OutputError
-from volumetool.geometry.box import Box, Size, Triple
+from volumetool.geometry.box import AskedBox, Box, Size, Triple, part_inside
 from volumetool.geometry.levels import LevelGrid, plan_levels, without_shards
+from volumetool.geometry.transforms import moved
 from volumetool.machine import usable_memory
 from volumetool.paths import place_text
 from volumetool.storage.cast import Cast
@@ -45,7 +46,7 @@ from volumetool.storage.io.kvstore import canonical_url, contains, is_local, loc
 from volumetool.storage.io.roles import name_roles, output_role
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import Volume
-from volumetool.storage.writing.names import ReductionMethod, WrittenName
+from volumetool.storage.writing.names import CodecName, ReductionMethod, WrittenName
 from volumetool.units import check_given_size
 
 MEMORY_BYTES = 2**30
@@ -70,6 +71,10 @@ class Conversion(Options):
         Nanometres, z, y, x; needed where the source has none, and otherwise corrects it.
     force_voxel_size : bool
         The voxel size is in nm, and in the order z, y, x, whatever it looks like.
+    level : int
+        Level of the input that becomes the finest of the output; 0 is the finest.
+    roi : Box or str, optional
+        The part to copy, ``"z0:z1,y0:y1,x0:x1"``, in voxels of that level; by default all of it.
     gaps : {"refuse", "keep", "close"}
         Of missing numbers in a folder of sections: an error, blank sections, or neighbours that touch.
     format : str, optional
@@ -78,6 +83,12 @@ class Conversion(Options):
         Data type of the output; by default the input's, which must be one of these.
     window : tuple of float, optional
         Values that become the least and the greatest of `dtype`, 0 and 1 of float32; see `Cast`.
+    levels : int, optional
+        Levels to write at the most, the finest counted; by default until one fits into a chunk.
+    chunk, shard : tuple of int, optional
+        Of the output's finest level, in voxels; see `plan_levels`.
+    codec : str, optional
+        How chunks are compressed; by default the first of the format's codecs.
     reduction : {"mean", "mode"}, optional
         How a level is made of the one before; by default as the input says, else the mean.
     memory : int or str, optional
@@ -91,17 +102,21 @@ class Conversion(Options):
     output: Place
     voxel_size: Nanometres | None = None
     force_voxel_size: bool = False
+    level: Natural = 0
+    roi: AskedBox | None = None
     gaps: Gaps = "refuse"
     format: WrittenName | None = None
     dtype: Literal["uint8", "int8", "uint16", "int16", "float32"] | None = None
     window: Rising | None = None
+    levels: Positive | None = None
+    chunk: Lengths | None = None
+    shard: Lengths | None = None
+    codec: CodecName | None = None
     reduction: ReductionMethod | None = None
     memory: Bytes | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Conversion:
-        if self.voxel_size is not None and min(self.voxel_size) <= 0:
-            raise ValueError(f"voxel_size {self.voxel_size}: every axis must be above 0")
         if self.window is not None and self.dtype is None:
             raise ValueError(f"window {self.window} without dtype: say into which type, such as uint8")
         check_given_size(self.voxel_size, sure=self.force_voxel_size)
@@ -129,6 +144,10 @@ class ConversionPlan:
         Bytes that reading and writing may take at once.
     notes : tuple of str
         What of the source the new volume will not have.
+    level : int
+        Level of the source that is copied.
+    start : tuple of int
+        First voxel of that level that is copied.
     """
 
     source: Volume
@@ -136,11 +155,23 @@ class ConversionPlan:
     layout: VolumeLayout
     memory: int
     notes: tuple[str, ...] = ()
+    level: int = 0
+    start: Triple = (0, 0, 0)
 
     @property
     def chunk(self) -> Triple:
         """Shape of what is decoded of the source at once."""
-        return self.source.levels[0].chunk
+        return self.source.levels[self.level].chunk
+
+    @property
+    def part(self) -> Box:
+        """What is copied, in voxels of the source's level."""
+        return Box.whole(self.layout.levels[0].shape).shifted(self.start)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether that is all of the level."""
+        return self.part == Box.whole(self.source.levels[self.level].shape)
 
     @property
     def place(self) -> str:
@@ -163,8 +194,13 @@ class ConversionPlan:
         }
         if self.source.cast is not None:
             said["cast"] = str(self.source.cast)
-        if blank := self.source.attributes.get("blank_sections"):
-            said |= {"first_section": self.source.attributes["first_section"], "blank_sections": blank}
+        if self.level:
+            said["level"] = self.level
+        if not self.is_whole:
+            said["roi"] = str(self.part)
+        first, stop = self.part.start[0], self.part.stop[0]
+        if blank := [z - first for z in self.source.attributes.get("blank_sections", ()) if first <= z < stop]:
+            said |= {"first_section": self.source.attributes["first_section"] + first, "blank_sections": blank}
         return said
 
     @cached_property
@@ -238,9 +274,19 @@ def plan_requested(asked: Conversion) -> ConversionPlan:
         As :func:`volumetool.storage.convert_volume.convert`.
     """
     source = open_volume(asked.input, voxel_size=asked.voxel_size, gaps=asked.gaps, cast=asked.cast)
-    plan = plan_conversion(source, asked.output, format=asked.format, memory=asked.memory)
-    reduction = asked.reduction or plan.layout.reduction
-    return replace(plan, layout=replace(plan.layout, reduction=reduction))
+    source.open(asked.level)  # refuses a level that is not there
+    level = source.levels[asked.level]
+    part, note = Box.whole(level.shape), None
+    if asked.roi is not None:
+        part, note = part_inside(asked.roi, level.shape, f"level {asked.level} of {asked.input}")
+    written = WRITTEN[choose_format(asked.output, asked.format)]
+    place = moved(level.translation, level.voxel_size, part.start)
+    levels = written.plan_levels(part.shape, level.voxel_size, place, asked.chunk, asked.shard)[: asked.levels]
+    plan = plan_conversion(source, asked.output, levels=levels, format=asked.format, memory=asked.memory)
+    layout = replace(plan.layout, reduction=asked.reduction or plan.layout.reduction, codec=asked.codec)
+    check_layout(plan.url, layout)
+    notes = plan.notes if note is None else (*plan.notes, note)
+    return replace(plan, layout=layout, notes=notes, level=asked.level, start=part.start)
 
 
 def plan_conversion(

@@ -23,7 +23,7 @@ from volumetool.storage.create import create_volume, open_for_writing, read_root
 from volumetool.storage.formats.base import Json
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.arrays import read_part, write_part
-from volumetool.storage.io.chunks import changed_while_read, level_digests, stored_chunks
+from volumetool.storage.io.chunks import changed_while_read, stored_chunks
 from volumetool.storage.io.kvstore import delete_prefix, join_url, list_keys
 from volumetool.storage.io.prefetch import prefetch
 from volumetool.storage.io.presence import Check
@@ -160,7 +160,7 @@ class _Copy:
     ) -> None:
         self._plan, self._channel, self._target, self._count, self._check = plan, channel, target, count, check
         self._dtype, self._shard = np.dtype(plan.layout.dtype), plan.layout.levels[0].shard
-        self._source = plan.source.open(0, channel, strict=True)
+        self._source = plan.source.open(plan.level, channel, strict=True)
 
     def run(self, slab: Box) -> int:
         """Read a slab and write it, each voxel once; return in how many shards it is stored."""
@@ -180,7 +180,7 @@ class _Copy:
 
     def _read(self, box: Box) -> npt.NDArray[Any]:
         """Return the voxels (z, y, x) of a box of the source, as they are written."""
-        volume = self._plan.source
+        volume, box = self._plan.source, box.shifted(self._plan.start)
         try:
             voxels = read_part(self._source, box.slices, self._check)
         except (ValueError, OSError) as error:
@@ -260,7 +260,7 @@ def _state(plan: ConversionPlan, channel: int, slab: Box) -> tuple[str, Check]:
     DataError, InputError
         The volume is gone, or does not answer.
     """
-    return stored_chunks(plan.source, 0, channel).state(slab)
+    return stored_chunks(plan.source, plan.level, channel).state(slab.shifted(plan.start))
 
 
 def _require_same_source(plan: ConversionPlan, read: Read) -> None:
@@ -271,10 +271,10 @@ def _require_same_source(plan: ConversionPlan, read: Read) -> None:
     InputError
         ``input.changed``.
     """
-    sections, first = plan.layout.levels[0].shape[0], 0
+    (sections, height, width), first = plan.layout.levels[0].shape, 0
     for stop, state in read:
         channel, start = divmod(first, sections)
-        slab = Box((start, 0, 0), (stop - channel * sections, *plan.source.shape[1:]))
+        slab = Box((start, 0, 0), (stop - channel * sections, height, width))
         if _state(plan, channel, slab)[0] != state:
             raise InputError(
                 "input.changed",
@@ -294,8 +294,9 @@ def _read_in_all(plan: ConversionPlan, read: Read) -> Json:
     InputError
         ``input.changed``: the source is no longer what was read.
     """
-    sections = plan.layout.levels[0].shape[0]
-    whole = [(number * sections, state) for number, state in enumerate(level_digests(plan.source, 0), start=1)]
+    shape = plan.layout.levels[0].shape
+    states = [_state(plan, channel, Box.whole(shape))[0] for channel in range(plan.layout.channels or 1)]
+    whole = [(number * shape[0], state) for number, state in enumerate(states, start=1)]
     _require_same_source(plan, read)  # last: so it holds of what was looked at before it, too
     return {READ_KEY: whole}
 

@@ -16,6 +16,8 @@ from volumetool.storage.conversion import Conversion, ConversionPlan, plan_reque
 from volumetool.storage.convert import write_finest
 from volumetool.storage.formats.registry import WRITTEN, shift_notes
 from volumetool.storage.images import ImageStack
+from volumetool.storage.open import open_volume
+from volumetool.storage.provenance import write_status
 from volumetool.storage.pyramid import build_pyramid
 from volumetool.storage.volume import Volume
 from volumetool.units import show_bytes, show_shape, show_size
@@ -90,11 +92,12 @@ def convert_volume(plan: ConversionPlan, *, overwrite: bool = False, observer: O
     """
     check_room(plan)
     volume = write_finest(plan, overwrite=overwrite, observer=observer)
-    return (
-        volume
-        if volume.attributes.get("status") == "complete"
-        else build_pyramid(volume.url, reduction=plan.layout.reduction, observer=observer)
-    )
+    if volume.attributes.get("status") == "complete":
+        return volume
+    if len(plan.layout.levels) == 1:
+        write_status(volume.url, "complete")
+        return open_volume(volume.url)
+    return build_pyramid(volume.url, reduction=plan.layout.reduction, observer=observer)
 
 
 def check_room(plan: ConversionPlan) -> None:
@@ -119,12 +122,14 @@ def check_room(plan: ConversionPlan) -> None:
 def describe_conversion(plan: ConversionPlan) -> list[tuple[str, str]]:
     """Return the lines of a plan as (name, text)."""
     source, first = plan.source, plan.layout.levels[0]
-    size = f"{show_shape(source.shape)} voxels (z, y, x) of {show_size(first.voxel_size)}, {source.dtype}"
+    size = f"{show_shape(first.shape)} voxels (z, y, x) of {show_size(first.voxel_size)}, {source.dtype}"
+    level = f", level {plan.level}" if plan.level else ""
+    part = "" if plan.is_whole else f", the box {plan.part} (z,y,x) of {show_shape(source.levels[plan.level].shape)}"
     channels = "" if plan.layout.channels is None else f", {plan.layout.channels} channels"
     stored = "shards" if WRITTEN[plan.layout.format].sharded else "chunks"
     voxels = plan.sections * first.shape[1] * first.shape[2]
     lines = [
-        ("input", f"{plan.place}: {size}{channels}"),
+        ("input", f"{plan.place}{level}: {size}{channels}{part}"),
         (
             "output",
             f"{plan.url}: {plan.layout.format}, {len(plan.layout.levels)} levels, {stored} of {show_shape(first.shard)}",

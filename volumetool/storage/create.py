@@ -329,7 +329,7 @@ def check_layout(place: str, layout: VolumeLayout) -> None:
     Raises
     ------
     OutputError
-        ``output.dtype``, ``output.fill-value``, ``output.channels``.
+        ``output.dtype``, ``output.fill-value``, ``output.channels``, ``output.codec``.
     """
     if layout.dtype not in DTYPES:
         raise OutputError(
@@ -353,6 +353,14 @@ def check_layout(place: str, layout: VolumeLayout) -> None:
             "output.fill-value",
             f"{written.name} has 0 where nothing is stored, but the fill value is {layout.fill_value:g}",
             hint="Take 0, or a format of OME-Zarr.",
+            where=place,
+        )
+    fitting = [codec for codec, dtypes in written.codecs.items() if not dtypes or layout.dtype in dtypes]
+    if layout.codec is not None and layout.codec not in fitting:
+        raise OutputError(
+            "output.codec",
+            f"{layout.codec} is no codec of {written.name} for {layout.dtype}; possible are {', '.join(fitting)}",
+            hint="Choose one of these, or another format.",
             where=place,
         )
     if written.driver == PRECOMPUTED and (layout.channels or 1) > 1:

@@ -17,10 +17,9 @@ from volumetool.geometry import (
     default_chunk,
     default_shard,
     joined,
+    moved,
     part_inside,
-    plan_levels,
     upscaled,
-    without_shards,
 )
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import CACHED_AXES, CacheScope
@@ -164,16 +163,10 @@ def make_levels(job: Job, box: Box, card: OperationCard, level: Level) -> tuple[
         ``output.format``: the output's name says another format than is asked for.
     """
     fine, origin = upscaled(level.voxel_size, level.translation, card.scale)
-    moved = (origin[0] + box.start[0] * fine[0], origin[1] + box.start[1] * fine[1], origin[2] + box.start[2] * fine[2])
-    if not WRITTEN[output_format(job)].sharded:
-        if job.shard is not None:
-            what = f"--shard {job.shard}, but {output_format(job)} has no shards"
-            raise ConfigError("config.shard", what, hint="leave it out: each chunk is stored on its own")
-        return without_shards(plan_levels(box.shape, fine, moved, job.chunk))
-    shard = job.shard
-    if shard is None and card.dims == 2:
+    written, shard = WRITTEN[output_format(job)], job.shard
+    if shard is None and card.dims == 2 and written.sharded:
         shard = upright_shard(job.chunk or default_chunk(fine), box.shape)
-    return plan_levels(box.shape, fine, moved, job.chunk, shard)
+    return written.plan_levels(box.shape, fine, moved(origin, fine, box.start), job.chunk, shard)
 
 
 def output_format(job: Job) -> WrittenName:

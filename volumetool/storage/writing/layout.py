@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from volumetool.errors import ConfigError
 from volumetool.geometry.box import Size, Triple
-from volumetool.geometry.levels import LevelGrid
+from volumetool.geometry.levels import LevelGrid, plan_levels, without_shards
 from volumetool.storage.io.arrays import Driver
-from volumetool.storage.writing.names import DEFAULT, ReductionMethod, WrittenName
+from volumetool.storage.writing.names import DEFAULT, CodecName, ReductionMethod, WrittenName
 
 OWN_KEY = "volumetool"
 """Under which a volume's attributes say how volumetool made it."""
@@ -36,6 +37,8 @@ class VolumeLayout:
         A format of the registry that is written.
     reduction : {"mean", "mode"}
         How each level is made from the one before; formats that have a place for it say so.
+    codec : str, optional
+        How chunks are compressed, one of the format's codecs; by default its first.
     kept : mapping
         Attributes of another volume that this one is a copy of, ``omero`` among them, for formats that have a place for them.
     """
@@ -48,6 +51,7 @@ class VolumeLayout:
     format: WrittenName = DEFAULT
     reduction: ReductionMethod = "mean"
     kept: Mapping[str, Any] = field(default_factory=dict)
+    codec: CodecName | None = None
 
     @property
     def stored_fill(self) -> int | float | str:
@@ -91,6 +95,9 @@ class WrittenFormat:
         Further files at the root, with their content.
     endings : tuple of str
         How names of such volumes end.
+    codecs : mapping
+        How chunks can be compressed, and the data types that a codec takes, all where none is listed. The first codec is taken
+        where none is asked for.
     sharded : bool
         Whether many chunks are stored in one file or object.
     has_fill : bool
@@ -108,7 +115,25 @@ class WrittenFormat:
     root: str
     group: Callable[[VolumeLayout, Mapping[str, Any]], dict[str, Any]]
     endings: tuple[str, ...]
+    codecs: Mapping[CodecName, tuple[str, ...]]
     beside: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     sharded: bool = False
     has_fill: bool = True
     translation: Callable[[LevelGrid], Size] = _as_it_is
+
+    def plan_levels(
+        self, shape: Triple, voxel_size: Size, translation: Size, chunk: Triple | None, shard: Triple | None
+    ) -> tuple[LevelGrid, ...]:
+        """Return the levels of a volume of this format; arguments as of :func:`volumetool.geometry.plan_levels`.
+
+        Raises
+        ------
+        ConfigError
+            ``config.shard``: the format has none, or it is not whole chunks.
+        """
+        if self.sharded:
+            return plan_levels(shape, voxel_size, translation, chunk, shard)
+        if shard is not None:
+            what = f"--shard {shard}, but {self.name} has no shards"
+            raise ConfigError("config.shard", what, hint="leave it out: each chunk is stored on its own")
+        return without_shards(plan_levels(shape, voxel_size, translation, chunk))

@@ -71,4 +71,4 @@ def _volume(layout: VolumeLayout, attributes: Mapping[str, Any]) -> Json:
     }
 
 
-WRITTEN = WrittenFormat("n5", "n5", _stored_axes, "s{}", _array, _KEY, _volume, (".n5",), has_fill=False)
+WRITTEN = WrittenFormat("n5", "n5", _stored_axes, "s{}", _array, _KEY, _volume, (".n5",), {"gzip": ()}, has_fill=False)

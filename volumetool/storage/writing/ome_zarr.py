@@ -18,10 +18,17 @@ from volumetool.geometry.levels import LevelGrid
 from volumetool.storage.formats.base import Json
 from volumetool.storage.io.arrays import SPACE
 from volumetool.storage.writing.layout import OWN_KEY, VolumeLayout, WrittenFormat
-from volumetool.storage.writing.names import ReductionMethod
+from volumetool.storage.writing.names import CodecName, ReductionMethod
 
 _ZSTD_LEVEL = 3
 _GZIP_LEVEL = 1
+
+_COMPRESSORS: dict[CodecName, list[Json]] = {
+    "zstd": [{"name": "zstd", "configuration": {"level": _ZSTD_LEVEL, "checksum": False}}],
+    "gzip": [{"name": "gzip", "configuration": {"level": _GZIP_LEVEL}}],
+    "raw": [],
+}
+_CODECS: dict[CodecName, tuple[str, ...]] = dict.fromkeys(_COMPRESSORS, ())
 
 
 def _axes(channels: int | None) -> tuple[str, ...]:
@@ -33,15 +40,11 @@ def _shape(layout: VolumeLayout, level: int) -> list[int]:
 
 
 def _array_v05(layout: VolumeLayout, level: int, *, sharded: bool = True) -> Json:
-    """Return the Zarr 3 metadata of one level: a chunk is little-endian bytes, zstd, then crc32c over the compressed bytes."""
+    """Return the Zarr 3 metadata of one level: a chunk is little-endian bytes, compressed, then crc32c over those bytes."""
     grid = layout.levels[level]
     extra = () if layout.channels is None else (1,)
     little: Json = {"name": "bytes", "configuration": {"endian": "little"}}
-    compressed = [
-        little,
-        {"name": "zstd", "configuration": {"level": _ZSTD_LEVEL, "checksum": False}},
-        {"name": "crc32c"},
-    ]
+    compressed = [little, *_COMPRESSORS[layout.codec or "zstd"], {"name": "crc32c"}]
     sharding = {
         "chunk_shape": [*extra, *grid.chunk],
         "codecs": compressed,
@@ -127,7 +130,9 @@ def said_of_levels(levels: Sequence[LevelGrid], reduction: ReductionMethod) -> d
     }
 
 
-SHARDED = WrittenFormat("ome-zarr-0.5", "zarr3", _axes, "{}", _array_v05, "zarr.json", _group_v05, (".zarr",), sharded=True)
+SHARDED = WrittenFormat(
+    "ome-zarr-0.5", "zarr3", _axes, "{}", _array_v05, "zarr.json", _group_v05, (".zarr",), _CODECS, sharded=True
+)
 UNSHARDED = WrittenFormat(
     "ome-zarr-0.5-unsharded",
     "zarr3",
@@ -137,7 +142,17 @@ UNSHARDED = WrittenFormat(
     "zarr.json",
     _group_v05,
     (".zarr",),
+    _CODECS,
 )
 V04 = WrittenFormat(
-    "ome-zarr-0.4", "zarr", _axes, "{}", _array_v04, ".zattrs", _group_v04, (".zarr",), {".zgroup": {"zarr_format": 2}}
+    "ome-zarr-0.4",
+    "zarr",
+    _axes,
+    "{}",
+    _array_v04,
+    ".zattrs",
+    _group_v04,
+    (".zarr",),
+    {"gzip": ()},
+    {".zgroup": {"zarr_format": 2}},
 )

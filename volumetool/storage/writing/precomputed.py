@@ -12,8 +12,10 @@ from typing import Any
 from volumetool.geometry import LevelGrid, Size, Triple
 from volumetool.storage.formats.base import Json
 from volumetool.storage.writing.layout import OWN_KEY, VolumeLayout, WrittenFormat
+from volumetool.storage.writing.names import CodecName
 
 _INFO = "info"
+_CODECS: dict[CodecName, tuple[str, ...]] = {"raw": (), "png": ("uint8", "uint16")}
 _AXES = ("x", "y", "z", "c")
 
 _ROUNDED = 1e-6
@@ -43,7 +45,7 @@ def _written_scale(layout: VolumeLayout, level: int) -> Json:
         "size": list(grid.shape[::-1]),
         "voxel_offset": list(_offset(grid)[::-1]),
         "resolution": list(grid.voxel_size[::-1]),
-        "encoding": "raw",
+        "encoding": layout.codec or "raw",
     }
 
 
@@ -78,6 +80,7 @@ WRITTEN = WrittenFormat(
     _INFO,
     _volume,
     (".precomputed",),
+    _CODECS,
     has_fill=False,
     translation=_translation,
 )
