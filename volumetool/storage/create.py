@@ -347,29 +347,7 @@ def check_layout(place: str, layout: VolumeLayout) -> None:
                 hint="Choose a value in this range.",
                 where=place,
             )
-    written = WRITTEN[layout.format]
-    if not written.has_fill and layout.fill_value != 0:
-        raise OutputError(
-            "output.fill-value",
-            f"{written.name} has 0 where nothing is stored, but the fill value is {layout.fill_value:g}",
-            hint="Take 0, or a format of OME-Zarr.",
-            where=place,
-        )
-    fitting = [codec for codec, dtypes in written.codecs.items() if not dtypes or layout.dtype in dtypes]
-    if layout.codec is not None and layout.codec not in fitting:
-        raise OutputError(
-            "output.codec",
-            f"{layout.codec} is no codec of {written.name} for {layout.dtype}; possible are {', '.join(fitting)}",
-            hint="Choose one of these, or another format.",
-            where=place,
-        )
-    if written.driver == PRECOMPUTED and (layout.channels or 1) > 1:
-        raise OutputError(
-            "output.channels",
-            f"{written.name} stores all {layout.channels} channels of a chunk in one file, so that none can be written alone",
-            hint="Take n5 or a format of OME-Zarr.",
-            where=place,
-        )
+    WRITTEN[layout.format].check(place, layout)
 
 
 def _refuse_other(place: str, files: Mapping[str, Json], root: str) -> bool:

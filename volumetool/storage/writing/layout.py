@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from volumetool.errors import ConfigError
+from volumetool.errors import ConfigError, OutputError
 from volumetool.geometry.box import Size, Triple
 from volumetool.geometry.levels import LevelGrid, plan_levels, without_shards
-from volumetool.storage.io.arrays import Driver
+from volumetool.storage.io.arrays import PRECOMPUTED, Driver
 from volumetool.storage.writing.names import DEFAULT, CodecName, ReductionMethod, WrittenName
 
 OWN_KEY = "volumetool"
@@ -137,3 +137,34 @@ class WrittenFormat:
             what = f"--shard {shard}, but {self.name} has no shards"
             raise ConfigError("config.shard", what, hint="leave it out: each chunk is stored on its own")
         return without_shards(plan_levels(shape, voxel_size, translation, chunk))
+
+    def check(self, place: str, layout: VolumeLayout) -> None:
+        """Refuse what the format has no place for.
+
+        Raises
+        ------
+        OutputError
+            ``output.fill-value``, ``output.codec``, ``output.channels``.
+        """
+        if not self.has_fill and layout.fill_value != 0:
+            raise OutputError(
+                "output.fill-value",
+                f"{self.name} has 0 where nothing is stored, but the fill value is {layout.fill_value:g}",
+                hint="Take 0, or a format of OME-Zarr.",
+                where=place,
+            )
+        fitting = [codec for codec, dtypes in self.codecs.items() if not dtypes or layout.dtype in dtypes]
+        if layout.codec is not None and layout.codec not in fitting:
+            raise OutputError(
+                "output.codec",
+                f"{layout.codec} is no codec of {self.name} for {layout.dtype}; possible are {', '.join(fitting)}",
+                hint="Choose one of these, or another format.",
+                where=place,
+            )
+        if self.driver == PRECOMPUTED and (layout.channels or 1) > 1:
+            raise OutputError(
+                "output.channels",
+                f"{self.name} stores all {layout.channels} channels of a chunk in one file, so that none can be written alone",
+                hint="Take n5 or a format of OME-Zarr.",
+                where=place,
+            )

@@ -7,7 +7,7 @@ from typing import Final, Literal
 WrittenName = Literal["ome-zarr-0.5", "ome-zarr-0.5-unsharded", "ome-zarr-0.4", "n5", "precomputed"]
 """What ``--format`` takes."""
 
-CodecName = Literal["zstd", "gzip", "raw", "png", "jpeg"]
+CodecName = Literal["zstd", "gzip", "raw", "png"]
 """What ``--codec`` takes; each format has some of them."""
 
 ReductionMethod = Literal["mean", "mode"]
