@@ -124,7 +124,14 @@ class WrittenFormat:
     def plan_levels(
         self, shape: Triple, voxel_size: Size, translation: Size, chunk: Triple | None, shard: Triple | None
     ) -> tuple[LevelGrid, ...]:
-        """Return the levels of a volume of this format; arguments as of :func:`volumetool.geometry.plan_levels`.
+        """Return the levels of a volume of this format; see :func:`volumetool.geometry.plan_levels`.
+
+        Parameters
+        ----------
+        shape, voxel_size, translation
+            Of the finest level.
+        chunk, shard : tuple of int or None
+            Of the finest level, in voxels; None for the default.
 
         Raises
         ------
