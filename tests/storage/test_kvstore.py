@@ -12,7 +12,6 @@ import pytest
 
 from volumetool.errors import InputError, OutputError
 from volumetool.paths import empty_leftover
-from volumetool.storage.io import s3
 from volumetool.storage.io.kvstore import (
     canonical_url,
     create_key,
@@ -142,47 +141,15 @@ def test_joining_and_parting_are_opposites() -> None:
     assert parent_url("/a") == ("", "")
 
 
-@pytest.fixture
-def _no_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Take away every AWS setting of the machine."""
+def test_specs_name_the_driver_of_each_kind_of_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(s3, "_VENDOR", tmp_path / "nobody")
-
-
-@pytest.mark.usefixtures("_no_aws")
-def test_specs_name_the_driver_of_each_kind_of_place() -> None:
     assert kvstore_spec("/a/b") == {"driver": "file", "path": "/a/b/"}
-    anonymous = {"aws_credentials": {"type": "anonymous"}}
-    assert kvstore_spec("s3://bucket/a/b") == {"driver": "s3", "bucket": "bucket", "path": "a/b/", **anonymous}
-    assert kvstore_spec("s3://bucket") == {"driver": "s3", "bucket": "bucket", "path": "", **anonymous}
+    assert kvstore_spec("s3://bucket/a/b") == {"driver": "s3", "bucket": "bucket", "path": "a/b/"}
+    assert kvstore_spec("s3://bucket") == {"driver": "s3", "bucket": "bucket", "path": ""}
     assert kvstore_spec("gs://bucket/a") == {"driver": "gcs", "bucket": "bucket", "path": "a/"}
     assert kvstore_spec("https://h:8/a") == {"driver": "http", "base_url": "https://h:8", "path": "/a/"}
-
-
-@pytest.mark.usefixtures("_no_aws")
-@pytest.mark.parametrize("source", ["AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "~/.aws", "EC2"])
-def test_s3_searches_for_credentials_where_there_may_be_some(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
-) -> None:
-    if source.startswith("AWS"):
-        monkeypatch.setenv(source, "x")
-    elif source == "EC2":
-        (tmp_path / "nobody").write_text("Amazon EC2\n")
-    else:
-        (tmp_path / ".aws").mkdir()
-    assert "aws_credentials" not in kvstore_spec("s3://bucket/a")
-
-
-@pytest.mark.usefixtures("_no_aws")
-def test_s3_takes_endpoint_region_and_credentials_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    spec = kvstore_spec("s3://bucket/a")
-    assert spec["endpoint"] == "http://127.0.0.1:9000"
-    assert spec["aws_region"] == "us-east-1"
-    assert spec["aws_credentials"] == {"type": "environment"}
 
 
 def test_a_process_has_one_context_per_bound() -> None:

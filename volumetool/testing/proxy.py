@@ -66,12 +66,15 @@ class Reply:
         Seconds to wait before the reply.
     body : {"whole", "short", "wrong"}
         Body of a true answer: as it is, cut in the middle, or with one bit that is another one.
+    word : str
+        S3's word for the status where there are several, such as ``InvalidAccessKeyId``.
     """
 
     status: int = 503
     effect: Literal["before", "after", "none"] = "before"
     seconds: float = 0.0
     body: Literal["whole", "short", "wrong"] = "whole"
+    word: str = ""
 
 
 Decide = Callable[[ProxyRequest], Reply | None]
@@ -166,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if reply.effect == "after":
             self._ask(body)
-        self._refuse(reply.status)
+        self._refuse(reply.status, reply.word or REASONS.get(reply.status, "Error"))
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass  # noqa: N815  (the base class looks for these names)
 
@@ -197,11 +200,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _refuse(self, status: int) -> None:
+    def _refuse(self, status: int, word: str) -> None:
         if not status:
             self.close_connection = True
             return
-        text = f'<?xml version="1.0"?><Error><Code>{REASONS.get(status, "Error")}</Code><Message>on purpose</Message></Error>'
+        text = f'<?xml version="1.0"?><Error><Code>{word}</Code><Message>on purpose</Message></Error>'
         self.send_response(status)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(text)))

@@ -16,7 +16,7 @@ from volumetool.errors import InputError
 from volumetool.geometry.box import Size
 from volumetool.storage.formats.reader import Reader
 from volumetool.storage.io.arrays import SPACE, Driver
-from volumetool.storage.io.kvstore import is_local, join_url, local_path, read_key
+from volumetool.storage.io.kvstore import is_local, join_url, list_keys, local_path, read_key
 from volumetool.storage.io.limits import MOST_METADATA
 from volumetool.storage.writing.layout import WrittenFormat
 
@@ -117,7 +117,7 @@ def parse_xml(text: str) -> Element:
 def read_json(url: str, key: str) -> Json | None:
     """Return a JSON object, or None if the file does not exist.
 
-    Public buckets behind HTTP answer "forbidden" for keys that do not exist, so that while formats are tried that means
+    Public buckets that may not be listed answer "forbidden" for keys that do not exist, so while formats are tried that means
     missing. A caller that needs the file calls `check_allowed`.
 
     Raises
@@ -155,14 +155,20 @@ def read_small(url: str, key: str) -> bytes | None:
 
 
 def check_allowed(url: str, key: str) -> None:
-    """Make sure that a file that was not found is missing, and not forbidden.
+    """Make sure that a file that was not found is missing, and neither forbidden nor in a bucket that does not exist.
 
     Raises
     ------
     InputError
-        ``input.forbidden``.
+        ``input.forbidden``, ``input.unlistable``.
     """
     read_key(url, key)
+    if url.startswith(("s3://", "gs://")):
+        try:
+            list_keys(url, key)
+        except InputError as error:
+            if "NOT_FOUND" in error.message:
+                raise
 
 
 def _check_size(url: str, key: str) -> None:

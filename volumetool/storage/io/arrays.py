@@ -15,7 +15,6 @@ from volumetool.storage.io.kvstore import is_local, join_url, kvstore_spec, loca
 from volumetool.storage.io.limits import check_array, read_bounded
 from volumetool.storage.io.presence import METADATA, Check, gone, is_absence, read_sparse, url_of
 from volumetool.storage.io.retries import STORAGE, VanishedError, brief
-from volumetool.storage.io.s3 import s3_settings
 
 Driver = Literal["zarr", "zarr3", "n5", "neuroglancer_precomputed", "virtual_chunked"]
 SPACE = ("z", "y", "x")
@@ -113,10 +112,10 @@ def reopened(array: ts.TensorStore) -> ts.TensorStore:
     """
     if array.kvstore is None:
         return array
-    pools, spec = shared_context(STORAGE.throttle.limit), array.spec().to_json()
-    if isinstance(spec["kvstore"], dict) and spec["kvstore"]["driver"] == "s3":  # tensorstore keeps credentials to itself
-        spec["kvstore"] |= s3_settings()
-    return ts.open(spec, read=array.readable, write=array.writable, open=True, assume_metadata=True, context=pools).result()
+    pools = shared_context(STORAGE.throttle.limit)
+    return ts.open(
+        array.spec(), read=array.readable, write=array.writable, open=True, assume_metadata=True, context=pools
+    ).result()
 
 
 def read_part(array: ts.TensorStore, slices: tuple[slice, ...], check: Check | None = None) -> NDArray[Any]:

@@ -22,9 +22,9 @@ from volumetool.errors import InputError
 from volumetool.machine import usable_cores, usable_memory
 from volumetool.paths import absolute_path, empty_leftover, place_text, refuse_special, refuse_unreachable, sync_folder
 from volumetool.storage.io.retries import CONCURRENCY, STORAGE, brief, unwritable
-from volumetool.storage.io.s3 import s3_settings
+from volumetool.storage.io.s3 import s3_credentials, s3_settings
 from volumetool.storage.io.stores.zip_file import zip_on, zip_spec
-from volumetool.storage.io.urls import check_url, hint_of, signed_query
+from volumetool.storage.io.urls import FORBIDDEN, check_url, hint_of, signed_query, without_dots
 
 # What a viewer puts around a plain URL: "zarr://..." in front (older), "|zarr3:" behind (newer).
 _VIEWER_PREFIX = re.compile(r"^(zarr|zarr2|zarr3|n5|precomputed)://(?=\w+://|/)")
@@ -61,18 +61,7 @@ def canonical_url(url: str | os.PathLike[str]) -> str:
         refuse_unreachable(path := absolute_path(text))
         return str(path)
     parts = check_url(text)
-    return f"{parts.scheme}://{parts.netloc}{_without_dots(parts.path)}".rstrip("/")
-
-
-def _without_dots(path: str) -> str:
-    kept: list[str] = []
-    for part in path.split("/"):
-        name = re.sub("%2e", ".", part, flags=re.IGNORECASE)
-        if name == "..":
-            del kept[max(1, len(kept) - 1) :]
-        elif name != ".":
-            kept.append(part)
-    return "/".join(kept)
+    return f"{parts.scheme}://{parts.netloc}{without_dots(parts.path)}".rstrip("/")
 
 
 def is_local(url: str) -> bool:
@@ -137,7 +126,6 @@ def _folder_spec(url: str) -> dict[str, Any]:
     return {"driver": "http", "base_url": base, "path": f"/{path}"}
 
 
-@functools.cache
 def shared_context(concurrency: int = 0) -> ts.Context:
     """Return this process's tensorstore context: one pool of I/O and copy threads, no cache.
 
@@ -147,13 +135,17 @@ def shared_context(concurrency: int = 0) -> ts.Context:
         Upper bound of threads for files, for copies and codecs, and of requests in flight; 0 means the number of cores,
         at most 16. Several workers on one machine should each be given their share.
     """
-    limit = concurrency or min(CONCURRENCY, usable_cores())
+    return _context(concurrency or min(CONCURRENCY, usable_cores()), json.dumps(s3_credentials()))
+
+
+@functools.cache
+def _context(limit: int, credentials: str) -> ts.Context:
     pools = ("file_io", "data_copy", "http_request", "gcs_request", "s3_request")
     bounds: dict[str, Any] = {f"{pool}_concurrency": {"limit": limit} for pool in pools}
     # Whether to try again is decided in one place, `volumetool.storage.io.retries`.
     bounds |= {f"{pool}_retries": {"max_retries": 0} for pool in ("http_request", "gcs_request", "s3_request")}
     # Each voxel is read once or twice, by design; a cache would hold memory that the plan has given to something else.
-    return ts.Context({**bounds, "cache_pool": {"total_bytes_limit": 0}})
+    return ts.Context({**bounds, "cache_pool": {"total_bytes_limit": 0}, **json.loads(credentials)})
 
 
 def open_unsynced(url: str) -> ts.KvStore:
@@ -239,17 +231,11 @@ def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
     try:
         found = STORAGE.call(lambda _: _open(url).read(key).result(), patient=False, server=urlsplit(url).netloc)
     except (ValueError, OSError) as error:
-        if url.startswith("http") and "PERMISSION_DENIED" in str(error):
-            raise InputError(
-                "input.forbidden",
-                f"{join_url(url, key)} is forbidden: {brief(error)}",
-                hint="Check that you may read it; some servers answer so for what does not exist, too.",
-                where=url,
-            ) from error
+        forbidden = not is_local(url) and "PERMISSION_DENIED" in str(error)
         raise InputError(
-            "input.unreadable",
-            f"{join_url(url, key)} cannot be read: {brief(error)}",
-            hint=hint_of(url),
+            "input.forbidden" if forbidden else "input.unreadable",
+            f"{join_url(url, key)} {'is forbidden' if forbidden else 'cannot be read'}: {brief(error)}",
+            hint=FORBIDDEN if forbidden and url.startswith("http") else hint_of(url, error),
             where=url,
         ) from error
     return bytes(found.value) if found.state == "value" else None, bytes(found.stamp.generation)
@@ -342,7 +328,7 @@ def list_keys(url: str, prefix: str = "") -> list[str]:
         raise InputError(
             "input.unlistable",
             f"{url} cannot be listed: {brief(error)}",
-            hint="Plain HTTP servers have no listing." if url.startswith("http") else hint_of(url),
+            hint="Plain HTTP servers have no listing." if url.startswith("http") else hint_of(url, error),
             where=url,
         ) from error
     return sorted(key for key in (key.decode() for key in keys) if not key.endswith(_LEFTOVER))

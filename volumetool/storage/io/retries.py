@@ -46,6 +46,7 @@ CONCURRENCY = 16
 _HTTP = re.compile(r"\[HTTP code (\d+)\]")
 _OS = re.compile(r"\[os_error_code='(\d+)'\]")
 _SLOW = re.compile(r"SlowDown|Too Many Requests|RequestLimitExceeded|reduce your request rate", re.IGNORECASE)
+_LASTING = re.compile(r"RequestTimeTooSkewed|http_response_code='(3\d\d|405)'|CREDENTIALS_PROVIDER_INVALID_ENVIRONMENT")
 _UNREACHABLE = re.compile(r"could not (connect|resolve)|connection refused|name or service not known", re.IGNORECASE)
 _BROKEN_LINE = re.compile(r"CURL error|connection (was )?(reset|closed|aborted)|timed? ?out|broken pipe", re.IGNORECASE)
 
@@ -83,7 +84,7 @@ def judge(error: Exception) -> Verdict:
     if isinstance(error, VanishedError):
         return "gone"
     text = str(error)
-    if text.startswith(_OWN_ERROR):
+    if text.startswith(_OWN_ERROR) or _LASTING.search(text):
         return "never"
     if (code := _HTTP.search(text)) is not None:
         return judge_http(int(code[1]), text)
@@ -193,6 +194,8 @@ class Retries:
         while True:
             try:
                 result = operation(tried)
+            except NotImplementedError as error:  # how tensorstore tells HTTP's 501
+                raise ValueError(str(error)) from error
             except (ValueError, OSError) as error:
                 failure = error
             else:
@@ -262,7 +265,9 @@ def unwritable(what: str, error: Exception, where: str | None = None) -> OutputE
             "what was finished is kept",
             where=where,
         )
-    return OutputError("output.unwritable", f"{what} cannot be written: {brief(error)}", hint=hint_of(where), where=where)
+    return OutputError(
+        "output.unwritable", f"{what} cannot be written: {brief(error)}", hint=hint_of(where, error), where=where
+    )
 
 
 def is_full(error: Exception) -> bool:

@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from volumetool.errors import ConfigError, InputError
 from volumetool.paths import absolute_path
+from volumetool.storage.io.s3 import s3_hint
 
 SCHEMES = ("file", "s3", "gs", "http", "https")
 SIGNED = "VOLUMETOOL_SIGNED_URLS"
@@ -33,6 +34,9 @@ _HINTS = {
     "login`).",
 }
 
+FORBIDDEN = "Check that you may read it; some servers answer so for what does not exist, too."
+"""Hint about a file that a web server does not give out."""
+
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}")
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[\w.\-]+")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
@@ -41,9 +45,11 @@ Lookup = Callable[[str], Iterable[str]]
 """Finds the addresses of a host's name."""
 
 
-def hint_of(url: str) -> str:
-    """Return what to look at where a place, a path or a URL, cannot be read or written."""
+def hint_of(url: str, error: Exception | None = None) -> str:
+    """Return what to look at where a place, a path or a URL, cannot be read or written; more precise if the error is given."""
     scheme = url.partition("://")[0].replace("https", "http")
+    if scheme == "s3" and (hint := s3_hint(str(error))) is not None:
+        return hint
     return _HINTS.get(scheme, _HINTS["file"])
 
 
@@ -88,6 +94,18 @@ def check_url(text: str) -> SplitResult:
     elif not _HOST.fullmatch(re.sub(r":[0-9]*$", "", parts.netloc)):
         raise _refused(text, f"has '{parts.netloc}' where a host's name is wanted")
     return parts
+
+
+def without_dots(path: str) -> str:
+    """Return the path of a URL without ``.`` and ``..``, however they are spelled."""
+    kept: list[str] = []
+    for part in path.split("/"):
+        name = re.sub("%2e", ".", part, flags=re.IGNORECASE)
+        if name == "..":
+            del kept[max(1, len(kept) - 1) :]
+        elif name != ".":
+            kept.append(part)
+    return "/".join(kept)
 
 
 def signed_query(url: str) -> str:

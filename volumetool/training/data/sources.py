@@ -15,6 +15,7 @@ from volumetool.geometry import Box, Size, Triple, mirror_index, part_inside
 from volumetool.storage.io.arrays import read_part
 from volumetool.storage.io.limits import check_memory
 from volumetool.storage.io.retries import brief
+from volumetool.storage.io.s3 import s3_credentials
 from volumetool.storage.open import open_volume
 from volumetool.training.config import SourceConfig, TrainConfig, ValidationConfig
 from volumetool.training.data.registration import align_pairs, match_contrast
@@ -226,7 +227,7 @@ def _large_enough(
 
 
 def _array(path: str, level: int, voxel_size: Size | None) -> tuple[Any, Size | None]:
-    context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
+    context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}, **s3_credentials()})
     try:
         volume = open_volume(path, voxel_size=voxel_size)
     except InputError as error:
