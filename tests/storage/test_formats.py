@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,11 +21,27 @@ from numpy.typing import NDArray
 
 from volumetool.geometry import Size
 from volumetool.storage.formats.registry import FORMATS, readable_formats
-from volumetool.storage.io import retries
 from volumetool.storage.io.chunks import level_digests
 from volumetool.testing.format_suite import FormatSuite
 
 CHUNK = (4, 16, 16)
+EMPTY = "test_a_volume_without_voxels_is_refused"
+FLIPPED = "test_a_flipped_bit_is_never_other_voxels"
+HUGE = "test_a_volume_that_only_says_that_it_is_huge_takes_no_memory"
+ORDER = "test_voxels_of_the_other_byte_order_come_back_exactly"
+UNSURE = "its chunks have no checksum"
+
+
+def _edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def _lengthen(file: Path, sections: int) -> None:
+    """Change the length of a Zarr array in its metadata."""
+    axis = -3
+    _edit(file, lambda array: array["shape"].__setitem__(axis, sections))
 
 
 def test_a_message_names_every_format() -> None:
@@ -34,35 +52,102 @@ def _steps(voxel_size: Size, position: Size) -> list[dict[str, Any]]:
     return [{"type": "scale", "scale": list(voxel_size)}, {"type": "translation", "translation": list(position)}]
 
 
-def _image(voxel_size: Size, position: Size) -> dict[str, Any]:
-    axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
-    return {"axes": axes, "datasets": [{"path": "s0", "coordinateTransformations": _steps(voxel_size, position)}]}
+def _image(voxel_size: Size, position: Size, order: str = "zyx") -> dict[str, Any]:
+    axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in order]
+    turned = [tuple(each["zyx".index(axis)] for axis in order) for each in (voxel_size, position)]
+    return {"axes": axes, "datasets": [{"path": "s0", "coordinateTransformations": _steps(*turned)}]}  # type: ignore[arg-type]
+
+
+def _order(voxels: NDArray[Any]) -> Any:
+    """Return the codec of Zarr 3 that keeps the byte order of voxels."""
+    return zarr.codecs.BytesCodec(endian="big" if voxels.dtype.byteorder == ">" else "little")
 
 
 class TestOmeZarr05(FormatSuite):
     format = "ome-zarr-0.5"
     ending = ".zarr"
+    options: ClassVar[dict[str, Any]] = {}
+
+    def declare(self, place: Path, sections: int) -> None:
+        _lengthen(place / "s0" / "zarr.json", sections)
 
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
         ome = {"version": "0.5", "multiscales": [_image(voxel_size, position)]}
         group = zarr.create_group(place, zarr_format=3, attributes={"ome": ome})
-        group.create_array("s0", data=voxels, chunks=CHUNK, compressors=zarr.codecs.ZstdCodec(checksum=True))
+        codec = zarr.codecs.ZstdCodec(checksum=True)
+        group.create_array("s0", data=voxels, chunks=CHUNK, compressors=codec, serializer=_order(voxels), **self.options)
+
+
+@pytest.mark.slow
+class TestOmeZarr05Shards(TestOmeZarr05):
+    options: ClassVar[dict[str, Any]] = {"shards": (8, 32, 32)}
 
 
 class TestOmeZarr04(FormatSuite):
     format = "ome-zarr-0.4"
     ending = ".zarr"
+    lacks: ClassVar[dict[str, str]] = {FLIPPED: UNSURE}
+    axes: ClassVar[str] = "zyx"
+
+    def declare(self, place: Path, sections: int) -> None:
+        _edit(place / "s0" / ".zarray", lambda array: array["shape"].__setitem__(self.axes.index("z"), sections))
+
+    def image(self, voxel_size: Size, position: Size) -> dict[str, Any]:
+        return {"version": "0.4", **_image(voxel_size, position, self.axes)}
 
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
-        image = {"version": "0.4", **_image(voxel_size, position)}
+        image, shape = self.image(voxel_size, position), {"t": 1, "c": 1, **dict(zip("zyx", voxels.shape, strict=True))}
+        stored = voxels.transpose(["zyx".index(axis) for axis in self.axes if axis in "zyx"])
+        chunks = tuple({"t": 1, "c": 1, **dict(zip("zyx", CHUNK, strict=True))}[axis] for axis in self.axes)
         zarr.create_group(place, zarr_format=2, attributes={"multiscales": [image]}).create_array(
-            "s0", data=voxels, chunks=CHUNK
+            "s0", data=stored.reshape([shape[axis] for axis in self.axes]), chunks=chunks
         )
 
 
+@pytest.mark.slow
+class TestOmeZarrTransposed(TestOmeZarr04):
+    axes = "xzy"
+
+
+@pytest.mark.slow
+class TestOmeZarr03(TestOmeZarr04):
+    sized = False
+    position = (0.0, 0.0, 0.0)
+
+    def image(self, voxel_size: Size, position: Size) -> dict[str, Any]:  # noqa: ARG002  (it stores neither)
+        return {"version": "0.3", "axes": list(self.axes), "datasets": [{"path": "s0"}]}
+
+
+@pytest.mark.slow
+class TestOmeZarr02(TestOmeZarr03):
+    axes = "tczyx"
+
+    def image(self, voxel_size: Size, position: Size) -> dict[str, Any]:  # noqa: ARG002
+        return {"version": "0.2", "datasets": [{"path": "s0"}]}
+
+
+class TestOmeZarr01(TestOmeZarr02):
+    def image(self, voxel_size: Size, position: Size) -> dict[str, Any]:
+        return {**super().image(voxel_size, position), "version": "0.1"}
+
+
 class TestN5(FormatSuite):
+    """Of one dataset that says where it lies, as Neuroglancer and Paintera spell it."""
+
     format = "n5"
     ending = ".n5"
+    wider = ("uint32", "int32", "uint64", "int64", "float64")
+    lacks: ClassVar[dict[str, str]] = {ORDER: "its voxels are always big-endian"}
+    dataset: ClassVar[str] = ""
+    """Where the voxels are, below the place."""
+
+    def attributes(self, voxel_size: Size, position: Size) -> dict[str, dict[str, Any]]:
+        """Return the attributes of each group and dataset."""
+        size, at = list(voxel_size[::-1]), list(position[::-1])
+        return {"": {"axes": ["x", "y", "z"], "units": ["nm"] * 3, "resolution": size, "offset": at}}
+
+    def declare(self, place: Path, sections: int) -> None:
+        _edit(place / self.dataset / "attributes.json", lambda array: array["dimensions"].__setitem__(2, sections))
 
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
         metadata = {
@@ -70,14 +155,56 @@ class TestN5(FormatSuite):
             "blockSize": CHUNK[::-1],
             "dataType": voxels.dtype.name,
             "compression": {"type": "gzip"},
-            "axes": ["x", "y", "z"],
-            "units": ["nm"] * 3,
-            "resolution": voxel_size[::-1],
         }
-        spec = {"driver": "n5", "kvstore": {"driver": "file", "path": str(place)}, "metadata": metadata}
+        spec = {"driver": "n5", "kvstore": {"driver": "file", "path": str(place / self.dataset)}, "metadata": metadata}
         ts.open(spec, create=True).result().write(voxels.transpose()).result()
-        attributes = json.loads((place / "attributes.json").read_text())
-        (place / "attributes.json").write_text(json.dumps({**attributes, "offset": position[::-1]}))
+        for where, said in self.attributes(voxel_size, position).items():
+            file = place / where / "attributes.json"
+            file.write_text(json.dumps((json.loads(file.read_text()) if file.exists() else {}) | said))
+
+
+@pytest.mark.slow
+class TestN5Viewer(TestN5):
+    dataset = "s0"
+    position = (0.0, 0.0, 0.0)
+
+    def attributes(self, voxel_size: Size, position: Size) -> dict[str, dict[str, Any]]:  # noqa: ARG002  (it has none)
+        size = {"unit": "um", "dimensions": [value / 1000 for value in voxel_size[::-1]]}
+        return {"": {"n5": "2.0.0", "downsamplingFactors": [[1, 1, 1]], "pixelResolution": size}}
+
+
+@pytest.mark.slow
+class TestN5Paintera(TestN5):
+    dataset = "data/s0"
+
+    def attributes(self, voxel_size: Size, position: Size) -> dict[str, dict[str, Any]]:
+        group = {"multiScale": True, "resolution": list(voxel_size[::-1]), "offset": list(position[::-1])}
+        return {"": {"n5": "2.0.0", "painteraData": {"type": "raw"}}, "data": group, "data/s0": {}}
+
+
+@pytest.mark.slow
+class TestN5Cosem(TestN5):
+    dataset = "s0"
+
+    def attributes(self, voxel_size: Size, position: Size) -> dict[str, dict[str, Any]]:
+        axes = {"axes": ["z", "y", "x"], "units": ["nm"] * 3}
+        transform = {**axes, "scale": list(voxel_size), "translate": list(position)}
+        return {"": {"multiscales": [{"datasets": [{"path": "s0", "transform": transform}]}]}, "s0": {"transform": transform}}
+
+
+@pytest.mark.slow
+class TestN5BigDataViewer(TestN5):
+    dataset = "setup0/timepoint0/s0"
+    position = (0.0, 0.0, 0.0)
+
+    def attributes(self, voxel_size: Size, position: Size) -> dict[str, dict[str, Any]]:  # noqa: ARG002  (its XML has it)
+        group = {"multiScale": True, "resolution": list(voxel_size[::-1])}
+        setup = {
+            "downsamplingFactors": [[1, 1, 1]],
+            "dataType": "uint8",
+            "voxelSize": {"size": list(voxel_size[::-1]), "unit": "nm"},
+        }
+        return {"": {"n5": "2.0.0"}, "setup0": setup, "setup0/timepoint0": group}
 
 
 class _Zipped(FormatSuite):
@@ -86,13 +213,18 @@ class _Zipped(FormatSuite):
     sparse = False
     folder: ClassVar[str] = ""
 
-    @pytest.fixture(autouse=True)
-    def _short_pauses(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(retries, "FIRST_PAUSE", 0.001)
-
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
         below = place.parent / f"of {place.name}"
         super().write(below / self.folder, voxels, voxel_size, position)
+        self._pack(place)
+
+    def declare(self, place: Path, sections: int) -> None:
+        below = place.parent / f"of {place.name}"
+        super().declare(below / self.folder, sections)
+        self._pack(place)
+
+    def _pack(self, place: Path) -> None:
+        below = place.parent / f"of {place.name}"
         with zipfile.ZipFile(place, "w") as archive:
             for each in sorted(below.rglob("*")):
                 archive.write(each, each.relative_to(below))
@@ -109,6 +241,7 @@ class TestOzx(_Zipped, TestOmeZarr05):
     ending = ".ozx"
 
 
+@pytest.mark.slow
 class TestZippedN5(_Zipped, TestN5):
     ending = ".n5.zip"
     folder = "v.n5"
@@ -116,6 +249,9 @@ class TestZippedN5(_Zipped, TestN5):
 
 class TestPrecomputed(FormatSuite):
     format = "precomputed"
+    wider = ("uint32", "int32", "uint64")
+    lacks: ClassVar[dict[str, str]] = {ORDER: "its voxels are always little-endian", FLIPPED: UNSURE}
+    options: ClassVar[dict[str, Any]] = {}
     position = (75.0, -20.0, 102.0)  # the corners of voxels are whole multiples of their size
 
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
@@ -131,9 +267,28 @@ class TestPrecomputed(FormatSuite):
                 "voxel_offset": corner[::-1],
                 "chunk_size": CHUNK[::-1],
                 "encoding": "raw",
+                **self.options,
             },
         }
         ts.open(spec, create=True).result()[..., 0].write(voxels.transpose()).result()
+
+    def declare(self, place: Path, sections: int) -> None:
+        _edit(place / "info", lambda info: info["scales"][0]["size"].__setitem__(2, sections))
+
+
+@pytest.mark.slow
+class TestPrecomputedShards(TestPrecomputed):
+    options: ClassVar[dict[str, Any]] = {
+        "sharding": {
+            "@type": "neuroglancer_uint64_sharded_v1",
+            "preshift_bits": 1,
+            "minishard_bits": 1,
+            "shard_bits": 1,
+            "hash": "murmurhash3_x86_128",
+            "minishard_index_encoding": "gzip",
+            "data_encoding": "gzip",
+        }
+    }
 
 
 class _ZarrArray(FormatSuite):
@@ -141,12 +296,18 @@ class _ZarrArray(FormatSuite):
     ending = ".zarr"
     sized = False
     position = (0.0, 0.0, 0.0)
+    lacks: ClassVar[dict[str, str]] = {FLIPPED: UNSURE}
     zarr_format: ClassVar[int]
 
+    def declare(self, place: Path, sections: int) -> None:
+        _lengthen(place / (".zarray" if self.zarr_format == 2 else "zarr.json"), sections)
+
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:  # noqa: ARG002  (it stores neither)
-        zarr.create_array(place, data=voxels, chunks=CHUNK, zarr_format=self.zarr_format)  # type: ignore[arg-type]
+        order = {"serializer": _order(voxels)} if self.zarr_format == 3 else {}
+        zarr.create_array(place, data=voxels, chunks=CHUNK, zarr_format=self.zarr_format, **order)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 class TestZarr2Array(_ZarrArray):
     zarr_format = 2
 
@@ -159,11 +320,21 @@ class TestHdf5(FormatSuite):
     format = "hdf5"
     ending = ".h5"
     sparse = False
+    wider = ("uint32", "int32", "uint64", "int64", "float16", "float64")  # h5py's bool is an enumeration
+    lacks: ClassVar[dict[str, str]] = {FLIPPED: "the list of its chunks has no checksum"}
+
+    def declare(self, place: Path, sections: int) -> None:
+        with h5py.File(place, "r+") as file:
+            file["volumes/raw"].resize(sections, axis=0)
 
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
         with h5py.File(place, "w") as file:
             made = file.create_dataset(
-                "volumes/raw", data=voxels, chunks=tuple(map(min, CHUNK, voxels.shape)), compression="gzip"
+                "volumes/raw",
+                data=voxels,
+                chunks=tuple(min(chunk, max(1, n)) for chunk, n in zip(CHUNK, voxels.shape, strict=True)),
+                compression="gzip",
+                maxshape=(None, None, None),
             )
             made.attrs["resolution"], made.attrs["offset"] = voxel_size, position
 
@@ -174,6 +345,13 @@ class TestNpy(FormatSuite):
     sized = False
     position = (0.0, 0.0, 0.0)
     sparse = False
+    lacks: ClassVar[dict[str, str]] = {FLIPPED: UNSURE}
+
+    def declare(self, place: Path, sections: int) -> None:
+        content = place.read_bytes()
+        shape = content[content.index(b"'shape': (") : content.index(b")")]
+        longer = b"'shape': (%d,%s" % (sections, shape.partition(b",")[2])
+        place.write_bytes(content.replace(shape, longer, 1).replace(b" " * (len(longer) - len(shape)), b"", 1))
 
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:  # noqa: ARG002  (it stores neither)
         np.save(place, voxels)
@@ -183,7 +361,13 @@ class TestDm3(FormatSuite):
     format = "dm"
     ending = ".dm3"
     dtypes = ("uint16", "uint8", "int8", "int16", "float32")
+    wider = ("uint32", "int32")
     sparse = False
+    lacks: ClassVar[dict[str, str]] = {
+        FLIPPED: UNSURE,
+        ORDER: "its voxels are little-endian wherever it is written today",
+        HUGE: "its lengths stand in tags that are read by ncempy; test_dm.py damages them all",
+    }
     version: ClassVar[int] = 3
 
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
@@ -191,6 +375,7 @@ class TestDm3(FormatSuite):
         write_dm(place, [preview(), image(voxels, voxel_size, ("nm",) * 3, origins)], self.version)
 
 
+@pytest.mark.slow
 class TestDm4(TestDm3):
     ending = ".dm4"
     version = 4
@@ -200,10 +385,17 @@ class TestMrc(FormatSuite):
     format = "mrc"
     ending = ".mrc"
     dtypes = ("uint16", "int8", "int16", "float32")
+    wider = ()  # its halves are read as float32
     sparse = False
+    lacks: ClassVar[dict[str, str]] = {FLIPPED: UNSURE}
+
+    def declare(self, place: Path, sections: int) -> None:
+        content = bytearray(place.read_bytes())
+        content[8:12] = sections.to_bytes(4, "little")
+        place.write_bytes(content)
 
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
-        with mrcfile.new(place) as file:
+        with warnings.catch_warnings(action="ignore"), mrcfile.new(place) as file:  # it warns of NaN
             file.set_data(voxels)
             file.voxel_size = tuple(10 * size for size in reversed(voxel_size))  # angstrom, x, y, z
             file.header.origin = tuple(10 * at for at in reversed(position))
@@ -212,12 +404,13 @@ class TestMrc(FormatSuite):
             file.header.cella.z = 10 * voxel_size[0] * len(voxels)
 
 
+@pytest.mark.slow
 class TestTurnedMrc(TestMrc):
     """Its columns lie along z, its rows along x, its sections along y."""
 
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
         z, y, x = (10 * size for size in voxel_size)
-        with mrcfile.new(place) as file:
+        with warnings.catch_warnings(action="ignore"), mrcfile.new(place) as file:
             file.set_data(np.ascontiguousarray(voxels.transpose(1, 2, 0)))
             file.header.mapc, file.header.mapr, file.header.maps = 3, 1, 2
             file.header.mx, file.header.my, file.header.mz = voxels.shape[::-1]
@@ -228,23 +421,71 @@ class TestTurnedMrc(TestMrc):
 
 
 class TestTiff(FormatSuite):
+    """OME-TIFF."""
+
     format = "tiff"
     ending = ".ome.tif"
     position = (0.0, 0.0, 0.0)
     sparse = False
+    wider = ("uint32", "int32", "float64")
+    lacks: ClassVar[dict[str, str]] = {EMPTY: "tifffile writes no page without pixels"}
+
+    def declare(self, place: Path, sections: int) -> None:
+        said = tifffile.tiffcomment(place)
+        tifffile.tiffcomment(place, said.replace('SizeZ="9"', f'SizeZ="{sections}"').encode())
 
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:  # noqa: ARG002  (it has none)
         sizes = {f"PhysicalSize{axis}": size for axis, size in zip("ZYX", voxel_size, strict=True)}
         units = {f"PhysicalSize{axis}Unit": "nm" for axis in "ZYX"}
         options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "rowsperstrip": 8}
-        tifffile.imwrite(place, voxels, metadata={"axes": "ZYX", **sizes, **units}, **options)
+        metadata = {"axes": "ZYX", **sizes, **units}
+        tifffile.imwrite(place, voxels, byteorder=_byte_order(voxels), metadata=metadata, **options)
+
+
+def _byte_order(voxels: NDArray[Any]) -> Any:
+    return ">" if voxels.dtype.byteorder == ">" else "<"
+
+
+@pytest.mark.slow
+class TestTiffOfImageJ(TestTiff):
+    ending = ".tif"
+    dtypes = ("uint8", "uint16", "float32")
+    wider = ()
+    lacks: ClassVar[dict[str, str]] = {**TestTiff.lacks, FLIPPED: UNSURE}
+
+    def declare(self, place: Path, sections: int) -> None:
+        said = tifffile.tiffcomment(place)
+        tifffile.tiffcomment(place, said.replace("slices=9", f"slices={sections}").replace("images=9", f"images={sections}"))
+
+    def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:  # noqa: ARG002
+        resolution = (1 / voxel_size[2], 1 / voxel_size[1])
+        metadata = {"axes": "ZYX", "spacing": voxel_size[0], "unit": "nm"}
+        tifffile.imwrite(place, voxels, imagej=True, byteorder=_byte_order(voxels), resolution=resolution, metadata=metadata)
+
+
+@pytest.mark.slow
+class TestTiffPageByPage(TestTiff):
+    """BigTIFF, written page by page in tiles."""
+
+    ending = ".tiff"
+    sized = False
+    wider = ("uint32", "int32", "uint64", "int64", "float16", "float64")
+    lacks: ClassVar[dict[str, str]] = {**TestTiff.lacks, HUGE: "it has as many sections as pages"}
+
+    def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:  # noqa: ARG002
+        with tifffile.TiffWriter(place, bigtiff=True, byteorder=_byte_order(voxels)) as writer:
+            for section in voxels:
+                writer.write(section, photometric="minisblack", tile=(16, 16), compression="zlib", metadata=None)
 
 
 class TestFolderOfTiff(TestTiff):
     ending = ""
     sized = False
+    wider = ("uint32", "int32", "uint64", "int64", "float16", "float64")
+    lacks: ClassVar[dict[str, str]] = {HUGE: "it has as many sections as files", FLIPPED: UNSURE}
 
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:  # noqa: ARG002
         place.mkdir(exist_ok=True)
         for number, section in enumerate(voxels):
-            tifffile.imwrite(place / f"section {number}.tif", section, photometric="minisblack", tile=(16, 16))
+            file, order = place / f"section {number}.tif", _byte_order(voxels)
+            tifffile.imwrite(file, section, byteorder=order, photometric="minisblack", tile=(16, 16))

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +131,6 @@ def test_what_was_never_written_is_the_fill_value_and_few_bytes_stand_in_the_hea
         small.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(VOXELS[:2, :3, :4]))
     assert (_read(tmp_path / "v.h5" / "blank", voxel_size=SIZE) == 7).all()
     np.testing.assert_array_equal(_read(tmp_path / "v.h5" / "small", voxel_size=SIZE), VOXELS[:2, :3, :4])
-
-
-def test_many_threads_read_one_file_at_once(tmp_path: Path) -> None:
-    array = open_volume(_write(tmp_path / "v.h5", chunks=(4, 16, 16), compression="gzip")).open()
-    with ThreadPoolExecutor(8) as threads:
-        for read in threads.map(lambda z: array[z % 9].read().result() == VOXELS[z % 9], range(300)):
-            assert read.all()
 
 
 def test_axes_are_named_by_ilastik_funlib_and_hdf5_itself(tmp_path: Path) -> None:

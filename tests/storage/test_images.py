@@ -42,11 +42,6 @@ def test_any_range_of_sections_is_read_exactly(tmp_path: Path, options: dict[str
     np.testing.assert_array_equal(stack.read(1, 3, slice(2, 5)), VOXELS[1:3, 2:5])
 
 
-def test_a_single_image_is_a_stack_of_one(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "one.tif", VOXELS[0])
-    np.testing.assert_array_equal(open_images(tmp_path / "one.tif").read(0, 1), VOXELS[:1])
-
-
 def test_sections_of_a_folder_are_sorted_by_number_and_other_files_left_alone(tmp_path: Path) -> None:
     for number in (10, 8, 11, 9):
         tifffile.imwrite(tmp_path / f"section_{number}.tif", np.full((3, 4), number, np.uint8))
@@ -86,10 +81,9 @@ def test_colour_and_channels_are_refused(tmp_path: Path, shape: tuple[int, ...],
     assert caught.value.code == "input.axes"
 
 
-@pytest.mark.parametrize("dtype", ["uint32", "float64", "bool"])
-def test_dtypes_that_no_volume_has_are_refused(tmp_path: Path, dtype: str) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 6, 7), dtype))
-    with pytest.raises(InputError, match=dtype) as caught:
+def test_single_bits_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 6, 7), bool))
+    with pytest.raises(InputError, match="bool") as caught:
         open_volume(tmp_path / "a.tif")
     assert caught.value.code == "input.dtype"
 

@@ -15,15 +15,6 @@ from volumetool.storage.formats.n5 import find_n5
 from volumetool.storage.io.arrays import open_array
 from volumetool.storage.open import open_volume
 
-
-def test_voxels_of_n5_come_out_as_z_y_x(tmp_path: Path) -> None:
-    voxels = write_dataset(tmp_path, {"resolution": [4, 8, 30], "units": ["nm", "nm", "nm"]})
-    volume = open_volume(tmp_path)
-    assert volume.shape == (4, 6, 8)
-    assert volume.voxel_size == (30.0, 8.0, 4.0)
-    np.testing.assert_array_equal(volume.open().read().result(), voxels)
-
-
 SIZES = [(30.0, 8.0, 4.0), (60.0, 16.0, 8.0)]
 SHIFTS = [(0.0, 0.0, 0.0), (15.0, 4.0, 2.0)]
 FACTORS = [[1, 1, 1], [2, 2, 2]]

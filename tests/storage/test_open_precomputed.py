@@ -61,19 +61,6 @@ def read(volume: vt.Volume, level: int = 0, channel: int = 0) -> NDArray[Any]:
     return np.asarray(volume.open(level, channel).read().result())
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "float32"])
-@pytest.mark.parametrize("sharding", [None, SHARDING], ids=["files", "shards"])
-def test_voxels_size_and_place_are_exact(tmp_path: Path, dtype: str, sharding: dict[str, Any] | None) -> None:
-    voxels = noise(dtype=dtype)
-    write(tmp_path / "v", voxels, **({} if sharding is None else {"sharding": sharding}))
-    volume = vt.open_volume(tmp_path / "v")
-    assert (volume.format, volume.shape, volume.voxel_size, volume.channels) == ("precomputed", SHAPE, SIZE, None)
-    # voxels cover from corner to corner: the first one begins at its offset, its centre lies half a voxel further
-    assert volume.translation == tuple((offset + 0.5) * size for offset, size in zip(OFFSET, SIZE, strict=True))
-    np.testing.assert_array_equal(read(volume), voxels[0])
-    assert volume.dtype == dtype
-
-
 def test_channels_and_scales_are_told_apart(tmp_path: Path) -> None:
     fine, coarse = noise(3, "uint16"), noise(3, "uint16", (11, 20, 30))
     write(tmp_path / "v", coarse, "16_18_30", 2)  # listed first

@@ -158,7 +158,9 @@ def _unsynced_context() -> ts.Context:
     return ts.Context({**shared_context().spec.to_json(), "file_io_sync": False})
 
 
-def _open(url: str) -> ts.KvStore:
+def _open(url: str, written: str = "") -> ts.KvStore:
+    if written and is_local(url):
+        empty_leftover(local_path(url) / f"{written}{_LEFTOVER}")
     return ts.KvStore.open(kvstore_spec(url), context=shared_context()).result()
 
 
@@ -198,16 +200,10 @@ def write_key(url: str, key: str, data: bytes) -> None:
     OutputError
         ``output.unwritable``: no permission, no space, or a store that cannot be written.
     """
-    _take_over(url, key)
     try:
-        STORAGE.call(lambda _: _open(url).write(key, data).result())
+        STORAGE.call(lambda _: _open(url, key).write(key, data).result())
     except (ValueError, OSError) as error:
         raise unwritable(join_url(url, key), error) from error
-
-
-def _take_over(url: str, key: str) -> None:
-    if is_local(url):
-        empty_leftover(local_path(url) / f"{key}{_LEFTOVER}")
 
 
 def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
@@ -279,9 +275,8 @@ def replace_key(url: str, key: str, data: bytes, generation: bytes) -> bytes | N
     OutputError
         ``output.unwritable``.
     """
-    _take_over(url, key)
     try:
-        stamp = STORAGE.call(lambda _: _open(url).write(key, data, if_equal=generation).result())
+        stamp = STORAGE.call(lambda _: _open(url, key).write(key, data, if_equal=generation).result())
         if stamp.generation:
             return bytes(stamp.generation)
         found = STORAGE.call(lambda _: _open(url).read(key).result())
