@@ -18,6 +18,7 @@ import tifffile
 import zarr
 from dm_files import image, preview, write_dm
 from numpy.typing import NDArray
+from PIL import Image
 
 from volumetool.geometry import Size
 from volumetool.storage.formats.registry import FORMATS, readable_formats
@@ -476,6 +477,29 @@ class TestTiffPageByPage(TestTiff):
         with tifffile.TiffWriter(place, bigtiff=True, byteorder=_byte_order(voxels)) as writer:
             for section in voxels:
                 writer.write(section, photometric="minisblack", tile=(16, 16), compression="zlib", metadata=None)
+
+
+class TestFolderOfPng(FormatSuite):
+    format = "png"
+    dtypes = ("uint8", "uint16")
+    position = (0.0, 0.0, 0.0)
+    sparse = False
+    sized = False
+
+    def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:  # noqa: ARG002  (it has none)
+        place.mkdir(exist_ok=True)
+        for number, section in enumerate(voxels):
+            Image.fromarray(section).save(place / f"section {number}.png")
+
+
+class TestFolderOfBmp(TestFolderOfPng):
+    format = "bmp"
+    dtypes = ("uint8",)
+
+    def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:  # noqa: ARG002  (it has none)
+        place.mkdir(exist_ok=True)
+        for number, section in enumerate(voxels):
+            Image.fromarray(section).save(place / f"section {number}.BMP")
 
 
 class TestFolderOfTiff(TestTiff):

@@ -88,9 +88,9 @@ def test_single_bits_are_refused(tmp_path: Path) -> None:
     assert caught.value.code == "input.dtype"
 
 
-def test_what_is_not_there_and_what_is_not_tiff_are_told_apart(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"")
-    for path, code in (("missing", "input.not-found"), ("a.png", "input.not-images"), (".", "input.not-images")):
+def test_what_is_not_there_and_what_is_no_image_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(b"")
+    for path, code in (("missing", "input.not-found"), ("a.gif", "input.not-images"), (".", "input.not-images")):
         with pytest.raises(InputError) as caught:
             open_images(tmp_path / path)
         assert caught.value.code == code

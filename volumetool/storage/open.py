@@ -53,7 +53,7 @@ def open_volume(
         Nanometres, z, y, x, of the finest level. Needed if the metadata have none; otherwise it corrects them: coarser
         levels and all translations are scaled along.
     gaps : str
-        What becomes of missing numbers between the TIFF sections of a folder: ``refuse``, ``keep`` (blank sections) or
+        What becomes of missing numbers between the sections of a folder: ``refuse``, ``keep`` (blank sections) or
         ``close``.
     cast : Cast, optional
         What `convert` is to make of the voxels: with it, data types are opened that volumetool does not work on.

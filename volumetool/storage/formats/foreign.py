@@ -37,11 +37,10 @@ _BEGINS = {
     b"MM\0*": ("a TIFF image", _TIFF),
     b"II+\0": ("a TIFF image", _TIFF),
     b"MM\0+": ("a TIFF image", _TIFF),
-    b"\x89PNG\r\n\x1a\n": ("a PNG image", _IMAGES),
-    b"\xff\xd8\xff": ("a JPEG image", _IMAGES),
+    b"\x89PNG\r\n\x1a\n": ("a PNG image", "Its name must end in .png."),
+    b"\xff\xd8\xff": ("a JPEG image", "Its name must end in .jpg or .jpeg."),
     b"\0\0\0\x0cjP  ": ("a JPEG 2000 image", _IMAGES),
     b"GIF8": ("a GIF image", _IMAGES),
-    b"BM": ("a BMP image", _IMAGES),
     b"PK\x03\x04": ("a zip archive", "If it holds a volume, name it with .zip or .ozx at its end; else unpack it."),
     b"\x1f\x8b": ("compressed with gzip", "Unpack it first, such as with `gunzip -k FILE`, and give what was in it."),
     b"BZh": ("compressed with bzip2", _UNPACK),
@@ -52,7 +51,6 @@ _BEGINS = {
     b"WKW": ("a webKnossos file", "Export the dataset as OME-Zarr from webKnossos."),
 }
 _ENDS = {
-    **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), ("an image by its name", _IMAGES)),
     **dict.fromkeys((".jp2", ".j2k", ".jpx", ".jpf"), ("a JPEG 2000 image by its name", _IMAGES)),
     **dict.fromkeys((".mha", ".mhd"), ("a MetaImage by its name", _FIJI)),
     **dict.fromkeys((".pt", ".pth", ".onnx", ".safetensors", ".ckpt"), ("a model by its name, not a volume", _MODEL)),

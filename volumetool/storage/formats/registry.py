@@ -19,7 +19,7 @@ from volumetool.storage.formats.npy import NPY
 from volumetool.storage.formats.ome_zarr import OME_ZARR
 from volumetool.storage.formats.precomputed import PRECOMPUTED
 from volumetool.storage.formats.zarr import ZARR_ARRAY
-from volumetool.storage.images import TIFF
+from volumetool.storage.images import IMAGES
 from volumetool.storage.io.kvstore import is_local, join_url, list_keys, local_path
 from volumetool.storage.io.stores.zip_file import ZIP_ENDINGS, zip_on
 from volumetool.storage.writing.layout import VolumeLayout, WrittenFormat
@@ -27,7 +27,7 @@ from volumetool.storage.writing.layout import VolumeLayout, WrittenFormat
 _ROUNDED = 1e-6
 """Share of a voxel by which a position may be off without a word."""
 
-FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, HDF5, MRC, DM, NPY, TIFF)
+FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, HDF5, MRC, DM, NPY, IMAGES)
 
 WRITTEN: dict[str, WrittenFormat] = {written.name: written for each in FORMATS for written in each.written}
 """The formats that are written, by name."""

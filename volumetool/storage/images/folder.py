@@ -1,4 +1,4 @@
-"""The sections of a folder: one TIFF file each, in the order of their numbers."""
+"""The sections of a folder: one file each, in the order of their numbers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Literal
 from volumetool.errors import InputError
 from volumetool.storage.images.descriptions import ome_depth
 from volumetool.storage.images.file import incomplete, stack_in, stated_sizes, without_copies
-from volumetool.storage.images.names import Pattern, is_temporary, is_tiff, numbered, shared_pattern
+from volumetool.storage.images.names import Pattern, is_temporary, is_tiff, numbered, shared_pattern, single_kind
 from volumetool.storage.images.pages import TiffPage, kind, read_pages
+from volumetool.storage.images.single_images import read_single
 from volumetool.storage.images.stack import ImageStack, Plane, stack_of
 from volumetool.storage.io.limits import LONGEST_AXIS
 from volumetool.units import in_words
@@ -24,8 +25,22 @@ _MOST_NAMES = 5
 
 
 def section_files(folder: Path) -> list[Path]:
-    """Return what in a folder has the name of a TIFF image and is not hidden; dangling links and half files too."""
-    return sorted(entry for entry in folder.iterdir() if is_tiff(entry) and entry.name[0] not in ".~")
+    """Return what in a folder has the name of an image and is not hidden; dangling links and half files too.
+
+    Where there are TIFF files, other images beside them are pictures of something else.
+
+    Raises
+    ------
+    InputError
+        ``input.section-names``: several kinds of images, none of them TIFF.
+    """
+    seen = sorted(entry for entry in folder.iterdir() if entry.name[0] not in ".~")
+    if tiffs := [entry for entry in seen if is_tiff(entry)]:
+        return tiffs
+    images = [entry for entry in seen if single_kind(entry)]
+    if len(kinds := sorted({single_kind(entry).upper() for entry in images})) > 1:
+        raise _names(folder, f"end like those of {' and '.join(kinds)}", "Keep one kind of images in the folder.")
+    return images
 
 
 def open_folder(folder: Path, files: Sequence[Path], gaps: Gaps) -> ImageStack:
@@ -130,6 +145,8 @@ def _page(file: Path, files: int) -> TiffPage:
     InputError
         ``input.axes``: it holds more. ``input.incomplete``: it knows of more files than there are in the folder.
     """
+    if single_kind(file):
+        return read_single(file)
     pages, _ = without_copies(read_pages(file))
     count = len(pages) if pages[0].is_ome else stack_in(file, file, pages).shape[0]
     if count != 1:

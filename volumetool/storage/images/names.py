@@ -1,7 +1,7 @@
 """Names of files that hold sections: which are still being written, and which number each has.
 
-The number of a section is the one in which the names differ; all else in them must agree. The endings .tif and .tiff, in
-capitals or not, are no part of it.
+The number of a section is the one in which the names differ; all else in them must agree. Endings such as
+.tif, in capitals or not, are no part of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SUFFIXES = (".tif", ".tiff")
+SINGLE = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".bmp": "bmp"}
+"""Kinds of files that hold one image each, by the endings of their names."""
 
 TEMPORARY = frozenset({".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", ".lock"})
 """What programs put at the end of a name while they write; some put the real ending behind it."""
@@ -38,6 +40,11 @@ class Pattern:
 def is_tiff(path: str | Path) -> bool:
     """Return whether a file has the name of a TIFF image."""
     return str(path).lower().endswith(_SUFFIXES)
+
+
+def single_kind(path: str | Path) -> str:
+    """Return ``png``, ``jpeg`` or ``bmp`` for a file with such a name; empty for others."""
+    return SINGLE.get(Path(path).suffix.lower(), "")
 
 
 def may_hold_a_section(name: str) -> bool:

@@ -44,7 +44,7 @@ _PHOTOMETRIC, _COLOUR_MAP, _PLANES_OF_METAMORPH = 262, 320, 33629
 
 @dataclass(frozen=True)
 class TiffPage:
-    """A page of a TIFF file.
+    """A page of a TIFF file, or the image of a file that holds one.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""A stack of sections that stand in TIFF files; see `Reader`."""
+"""A stack of sections that stand in files of images; see `Reader`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 from volumetool.geometry.box import Size, Triple
 from volumetool.storage.formats.voxel_sizes import StatedSize, contradiction, together
+from volumetool.storage.images.names import single_kind
 from volumetool.storage.images.pages import TiffPage, grey_values, kind, opened, page_at, read_rows
+from volumetool.storage.images.single_images import decode_single
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ class ImageStack:
         return sections
 
     def _rows(self, plane: Plane, z: int, rows: range) -> npt.NDArray[Any]:
+        if single_kind(plane.file):
+            return decode_single(Path(plane.file), self.shape[1:], self.dtype)[rows.start : rows.stop]
         with opened(plane.file) as tiff:
             page = page_at(tiff, plane.page)
             found = kind((int(page.imagelength), int(page.imagewidth)), np.dtype(page.dtype).newbyteorder("="))
@@ -149,5 +153,9 @@ def stack_of(path: Path, planes: Sequence[Plane | None], page: TiffPage, stated:
     stated : tuple of StatedSize
         The voxel sizes that the files state.
     """
-    notes = ("turned round, as the file counts grey values from white (MinIsWhite)",) if page.inverted else ()
+    notes: tuple[str, ...] = ("turned round, as the file counts grey values from white (MinIsWhite)",) if page.inverted else ()
+    if any(plane is not None and single_kind(plane.file) == "jpeg" for plane in planes):
+        notes += (
+            "JPEG changed the grey values when it was written; the images that it was made of are better, if they are left",
+        )
     return ImageStack(str(path), tuple(planes), (len(planes), *page.shape), page.dtype, stated, page.rows, notes=notes)
