@@ -10,7 +10,7 @@ import typer
 from volumetool.cli._json import print_json
 from volumetool.cli._progress import event_facts, observing
 from volumetool.cli._serve import warn_of_host
-from volumetool.cli._tables import say
+from volumetool.cli._tables import say, warn
 
 from volumetool.events import Event
 from volumetool.units import show_sections
@@ -92,5 +92,5 @@ def tell_end(watched: SessionResult, job: Job, raw: str, *, as_json: bool) -> No
     say(f"{watched.enhanced} sections are enhanced, and the volume is not whole:")
     for what, numbers in (("never came", watched.missing), ("could not be enhanced", watched.failed)):
         if numbers:
-            say(f"  {show_sections(numbers)} {what}")
+            warn(f"  {show_sections(numbers)} {what}")
     say("Run the same command to go on.")

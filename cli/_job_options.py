@@ -33,7 +33,7 @@ def job_options(
     def extend(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
         own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
-        own = [_hidden(parameter) if parameter.name in rare else parameter for parameter in own]
+        own = [hidden(parameter) if parameter.name in rare else parameter for parameter in own]
         every = [*own, _parameter("help_all", False, Annotated[bool, _help_all()]), *_options(without)]
         vars(command)["__signature__"] = signature.replace(parameters=every)
         return command
@@ -80,7 +80,8 @@ def _options(without: Collection[str]) -> Iterator[inspect.Parameter]:
         yield _parameter(name, False if kind is bool else None, Annotated[kind if kind is bool else kind | None, option])
 
 
-def _hidden(parameter: inspect.Parameter) -> inspect.Parameter:
+def hidden(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return a parameter that ``--help`` does not show."""
     kind, option = get_args(parameter.annotation)
     option = copy.copy(option)
     option.hidden = True

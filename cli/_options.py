@@ -40,7 +40,7 @@ ForceVoxelSize = Annotated[
 
 def given_size(text: str | None) -> tuple[float, float, float] | None:
     """Read a voxel size for looking at a volume, and warn of one that is likely in another unit or order."""
-    from volumetool.cli._tables import say
+    from volumetool.cli._tables import warn
 
     from volumetool.units import check_given_size
 
@@ -48,7 +48,7 @@ def given_size(text: str | None) -> tuple[float, float, float] | None:
     try:
         check_given_size(size)
     except ConfigError as error:
-        say(f"warning: {error.message}")
+        warn(f"warning: {error.message}")
     return size
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -13,13 +14,25 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from volumetool.cli._json import to_json
-from volumetool.cli._tables import NARROW, say
+from volumetool.cli._tables import NARROW, SCREEN, USUAL, say, warn
 
-from volumetool.events import CurvePoint, Event, Observer, Progressed, RegionEnded, RunStarted, StepTrained
+from volumetool.events import (
+    CurvePoint,
+    Event,
+    Noted,
+    Observer,
+    Progressed,
+    RegionEnded,
+    RunStarted,
+    SectionRefused,
+    StepTrained,
+)
 from volumetool.redaction import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+_log = logging.getLogger(__name__)
 
 LogFormat = Literal["auto", "json"]
 LINE_SECONDS = 60.0
@@ -30,7 +43,7 @@ SHORT = 100_000
 @contextmanager
 def observing(log_format: LogFormat = "auto") -> Iterator[Observer]:
     """Yield an observer that suits stderr; what it drew stays on the screen."""
-    if log_format == "json" or not can_draw():
+    if log_format == "json" or SCREEN.level != USUAL or not can_draw():
         yield Lines(as_json=log_format == "json")
         return
     with closing(Bars()) as bars:
@@ -59,12 +72,16 @@ class Lines:
         """Write an event."""
         now = time.monotonic()
         if self._can_wait(event) and now - self._said < LINE_SECONDS:
+            _log.debug("%s", event)
             return
         self._said = now
-        say(to_json("event", event_facts(event)) if self._json else f"{time.strftime('%H:%M:%S')} {event}")
+        tell = warn if isinstance(event, Noted | SectionRefused) or getattr(event, "error", None) else say
+        tell(to_json("event", event_facts(event)) if self._json else f"{time.strftime('%H:%M:%S')} {event}")
 
     def _can_wait(self, event: Event) -> bool:
-        """Return whether an event only counts, so that a later one says as much."""
+        """Return whether an event only counts, so that a later one says as much; with ``-v`` none can."""
+        if SCREEN.level < USUAL:
+            return False
         match event:
             case Progressed():
                 return event.done > 0
@@ -88,6 +105,7 @@ class Bars:
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
+        _log.debug("%s", event)
         match event:
             case RunStarted():
                 if event.link:

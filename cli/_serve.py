@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 
-from volumetool.cli._tables import say
+from volumetool.cli._tables import say, warn
 
 
 def end_like_ctrl_c() -> None:
@@ -46,4 +46,4 @@ def warn_of_host(host: str) -> None:
     from volumetool.listening.gate import is_loopback
 
     if not is_loopback(host):
-        say(f"warning: everybody who reaches {host} and has the link can read these volumes, unencrypted")
+        warn(f"warning: everybody who reaches {host} and has the link can read these volumes, unencrypted")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 from volumetool.redaction import printable
@@ -12,13 +14,50 @@ from volumetool.redaction import printable
 WIDTH, NAMES = 80, 14
 """Columns of a line, and of the names at its beginning."""
 
+USUAL = logging.INFO + 1
+"""Level of what people read without ``-v`` and ``-q``."""
+
 NARROW = 70
 """Columns of a terminal below which nothing is laid out side by side: columns of a table would be cut off."""
 
 
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Screen:
+    """What stderr shows.
+
+    Attributes
+    ----------
+    command : str
+        Words of the command that speaks.
+    level : int
+        The least important that is shown, of `logging`: WARNING with ``-q``, INFO with ``-v``, else between the two.
+    """
+
+    command: str = ""
+    level: int = USUAL
+
+
+SCREEN = _Screen()
+
+
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a text, on stderr without a stream."""
-    print(printable(text), file=stream or sys.stderr, flush=True)
+    """Print a text: on a stream, or on stderr, unless that is to be quiet."""
+    _log.info("%s", text)
+    if stream is not None or SCREEN.level <= USUAL:
+        _print(text, stream or sys.stderr)
+
+
+def warn(text: str) -> None:
+    """Print on stderr what is wrong."""
+    _log.warning("%s", text)
+    _print(text, sys.stderr)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    print(printable(text), file=stream, flush=True)
 
 
 def print_lines(lines: Iterable[tuple[str, str]], stream: TextIO | None = None) -> None:

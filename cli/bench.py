@@ -10,7 +10,7 @@ import typer
 from volumetool.cli._json import print_json
 from volumetool.cli._options import ForceVoxelSize, Json, VoxelSize, local_path, numbers
 from volumetool.cli._progress import observing
-from volumetool.cli._tables import say
+from volumetool.cli._tables import say, warn
 
 if TYPE_CHECKING:
     from volumetool.benchmark.result import BenchResult
@@ -57,7 +57,7 @@ def bench(
     with observing() as observer:
         result = measure(input, pairs=pairs, size=(z, y, x), scratch=scratch, observer=observer, **options)
     for note in result.notes:
-        say(f"warning: {note}")
+        warn(f"warning: {note}")
     run = describe_run(result)
     before = remember(history or default_history(), run)
     if as_json:

@@ -10,7 +10,7 @@ import typer
 from volumetool.cli._json import print_json
 from volumetool.cli._options import AllowHost, Json
 from volumetool.cli._progress import observing
-from volumetool.cli._tables import say
+from volumetool.cli._tables import say, warn
 
 Output = Annotated[str, typer.Argument(help="OUTPUT of `volumetool enhance`.")]
 
@@ -75,7 +75,7 @@ def verify(
     if as_json:
         print_json("verification", report.as_dict() | {"marked": marked})
     for damage in report.damaged:
-        say(f"damaged: {damage}")
+        warn(f"damaged: {damage}")
     verdict = "all as recorded" if report.ok else f"{len(report.damaged)} damages; {marked} regions marked for the next run"
     say(f"{report.regions} regions and {report.shards} coarse shards, {extent.told}: {verdict}")
     raise typer.Exit(0 if report.ok else 4)
@@ -128,9 +128,9 @@ def validate(
     if as_json:
         print_json("validation", found.as_dict())
     for finding in found.findings:
-        say(f"{finding.code} at {finding.path or '/'}: {finding.message}")
+        warn(f"{finding.code} at {finding.path or '/'}: {finding.message}")
     for hint in dict.fromkeys(finding.hint for finding in found.findings if finding.hint):
-        say(hint)
+        warn(hint)
     if not found.ok:
         say(f"{volume}: {len(found.findings)} findings")
     else:

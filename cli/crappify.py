@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from volumetool.degradation.volume import CrappifyPlan
 
 FIT = "Fitting a recipe"
-BOTH = {"scale", "as_json"}
+BOTH = {"scale", "as_json", "verbose", "quiet", "log_file"}
 FITTING = {"fit", "truth", "recipe_out"} | BOTH
 
 

@@ -11,7 +11,7 @@ from volumetool.cli._job_options import given, job_options
 from volumetool.cli._json import print_json
 from volumetool.cli._options import AllowHost, Json, local_path
 from volumetool.cli._progress import LogFormat, observing
-from volumetool.cli._tables import print_lines, say
+from volumetool.cli._tables import print_lines, say, warn
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -111,7 +111,9 @@ def _begin(plan: Plan) -> None:
 
     lines = [describe_start(plan, 0 if plan.job.overwrite else open_ledger(plan).done)]
     lines += [f"box: {box}"] if (box := describe_box(plan)) else []
-    say("\n".join([*lines, *(f"warning: {note}" for note in plan.notes)]))
+    say("\n".join(lines))
+    for note in plan.notes:
+        warn(f"warning: {note}")
 
 
 def _print_plan(plan: Plan, *, as_json: bool) -> None:
@@ -130,9 +132,9 @@ def _print_outcome(outcome: RunResult, *, as_json: bool) -> None:
         print_json("run", {**facts, "output": job.output, "fingerprint": outcome.plan.fingerprint})
     for record in outcome.failures:
         box = outcome.plan.grid.region(record.region).box
-        say(f"region {record.region} ({box}) failed: {record.error.get('message')}")
+        warn(f"region {record.region} ({box}) failed: {record.error.get('message')}")
         if record.error.get("hint"):
-            say(f"  {record.error['hint']}")
+            warn(f"  {record.error['hint']}")
     if outcome.complete:
         say(f"complete: {job.output}, {outcome.done} regions. Next: volumetool verify {job.output}")
         return

@@ -11,7 +11,7 @@ import typer
 from volumetool.cli._json import print_json
 from volumetool.cli._options import Json, local_path
 from volumetool.cli._progress import observing
-from volumetool.cli._tables import say
+from volumetool.cli._tables import say, warn
 
 if TYPE_CHECKING:
     from volumetool.evaluation.evaluate import EvaluationRequest
@@ -99,7 +99,7 @@ def _box(text: str, truth: str, shape: Triple) -> Box:
         raise ConfigError("config.option", f"--roi: {error}", hint="it counts voxels of TRUTH") from error
     inside, note = part_inside(Box(ends["start"], ends["stop"]), shape, truth)
     if note is not None:
-        say(f"warning: {note}")
+        warn(f"warning: {note}")
     return inside
 
 

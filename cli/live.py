@@ -9,7 +9,7 @@ from volumetool.cli._job_options import given, job_options
 from volumetool.cli._json import print_json
 from volumetool.cli._options import Json
 from volumetool.cli._serve import end_like_ctrl_c, stay
-from volumetool.cli._tables import say
+from volumetool.cli._tables import say, warn
 from volumetool.cli._view_options import (
     PictureSize,
     Position,
@@ -136,7 +136,7 @@ def _refuse_without_watch(arrivals: dict[str, Any]) -> None:
 
 def _tell(shown: Live, into: str | None, *, as_json: bool) -> None:
     for note in shown.opened.notes:
-        say(f"warning: {note}")
+        warn(f"warning: {note}")
     say(shown.link)
     say(f"for other programs, as OME-Zarr: {shown.url}")
     if shown.tunnel:

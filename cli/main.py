@@ -29,18 +29,21 @@ from volumetool.cli import (
     view,
 )
 from volumetool.cli._json import print_json
+from volumetool.cli._logging import LogTo, Quiet, Verbose, logged, speak, speaking
 from volumetool.cli._preemption import TRY_AGAIN, Stopped, stoppable
-from volumetool.cli._tables import NARROW, say
+from volumetool.cli._tables import NARROW, say, warn
 
 from volumetool.errors import VolumetoolError
 from volumetool.processing.device.malloc import keep_freed_memory
-from volumetool.redaction import printable, redact
+from volumetool.redaction import redact
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 AGAIN = "Run the same command to go on."
-BUG = "This is a bug in volumetool. Set VOLUMETOOL_TRACEBACK=1 to see where, and please report it."
+BUG = "This is a bug in volumetool. Run it with --log-file FILE to see where, and please report it."
+
+_log = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="volumetool",
@@ -48,42 +51,39 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("demo")(demo.demo)
-app.command("info")(info.info)
-app.command("convert")(convert.convert)
-app.command("pyramid")(pyramid.pyramid)
-app.command("crappify")(crappify.crappify)
-app.command("enhance")(enhance.enhance)
-app.command("apply")(enhance.apply)
-app.command("status")(check.status)
-app.command("verify")(check.verify)
-app.command("clean")(check.clean)
-app.command("view")(view.view)
-app.command("live")(live.live)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("validate")(check.validate)
-app.command("bench")(bench.bench)
-app.command("schema")(schema.schema)
+app.command("demo")(logged(demo.demo))
+app.command("info")(logged(info.info))
+app.command("convert")(logged(convert.convert))
+app.command("pyramid")(logged(pyramid.pyramid))
+app.command("crappify")(logged(crappify.crappify))
+app.command("enhance")(logged(enhance.enhance))
+app.command("apply")(logged(enhance.apply))
+app.command("status")(logged(check.status))
+app.command("verify")(logged(check.verify))
+app.command("clean")(logged(check.clean))
+app.command("view")(logged(view.view))
+app.command("live")(logged(live.live))
+app.command("train")(logged(train.train))
+app.command("evaluate")(logged(evaluate.evaluate))
+app.command("validate")(logged(check.validate))
+app.command("bench")(logged(bench.bench))
+app.command("schema")(logged(schema.schema))
 app.add_typer(model.app, name="model")
 
 
 @app.callback(invoke_without_command=True)
-def _version(
+def _program(
     version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+    log_file: LogTo = None,
 ) -> None:
     if version:
         from volumetool import __version__
 
         print(__version__)
         raise typer.Exit
-
-
-class _Shown(logging.Formatter):
-    """Formats warnings so that what they quote is shown, not obeyed."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+    speak(verbose, quiet, log_file)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -96,10 +96,9 @@ def main(arguments: list[str] | None = None) -> None:
     _open_streams()
     keep_freed_memory()  # before there are threads: each takes a heap of its own, and memory that is kept in many heaps grows
     app.rich_markup_mode = "rich" if shutil.get_terminal_size().columns >= NARROW else None
-    if logging.lastResort is not None:  # what libraries warn of, who quote what they read
-        logging.lastResort.setFormatter(_Shown())
     try:
-        code = _run(arguments)
+        with speaking(arguments):
+            code = _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone
         _forget(sys.stdout)
@@ -187,7 +186,7 @@ def _report_usage(error: TyperException, *, as_json: bool) -> int:
 
     message = error.format_message()
     if app.rich_markup_mode is None:
-        say(f"error [config.usage]: {message}\n  see --help")
+        warn(f"error [config.usage]: {message}\n  see --help")
     else:
         rich_format_error(error)  # type: ignore[arg-type]  # every such error of a command line is one that it knows
     told = {"code": "config.usage", "message": message, "hint": "see --help"}
@@ -195,17 +194,19 @@ def _report_usage(error: TyperException, *, as_json: bool) -> int:
 
 
 def _report(error: VolumetoolError, *, as_json: bool) -> int:
-    say(f"error [{error.code}]: {error}")
+    warn(f"error [{error.code}]: {error}")
+    _log.debug("where it was raised", exc_info=error)
     return _print_error(error.exit_code, error.as_dict(), as_json=as_json)
 
 
 def _report_bug(error: Exception, *, as_json: bool) -> int:
     message = redact(f"{type(error).__name__}: {error}")
-    say(f"error [internal]: {message}")
+    warn(f"error [internal]: {message}")
+    _log.debug("where it was raised", exc_info=error)
     if os.environ.get("VOLUMETOOL_TRACEBACK"):
-        say(redact("".join(traceback.format_exception(error))))
+        warn(redact("".join(traceback.format_exception(error))))
     else:
-        say(f"  {BUG}")
+        warn(f"  {BUG}")
     return _print_error(1, {"code": "internal", "message": message, "hint": BUG}, as_json=as_json)
 
 

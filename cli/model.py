@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from volumetool.cli._json import print_json
+from volumetool.cli._logging import logged
 from volumetool.cli._options import Json
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ app = typer.Typer(help="List and show models.", no_args_is_help=True)
 
 
 @app.command("list")
+@logged
 def list_cards(as_json: Json = False) -> None:
     """List the built-in models."""
     from volumetool.models import list_models
@@ -58,6 +60,7 @@ def _suits(card: ModelCard) -> str:
 
 
 @app.command("show")
+@logged
 def show_card(name: Annotated[str, typer.Argument(help="Built-in name or model file.")], as_json: Json = False) -> None:
     """Show a model's card: what it was trained on, what it reaches, how it is tiled."""
     from volumetool.models import load_model

@@ -10,7 +10,7 @@ import typer
 from volumetool.cli._json import print_json
 from volumetool.cli._options import AllowHost, Json, local_path
 from volumetool.cli._progress import LogFormat, observing
-from volumetool.cli._tables import print_lines, say
+from volumetool.cli._tables import print_lines, say, warn
 
 if TYPE_CHECKING:
     from volumetool.evaluation.results import Gain
@@ -64,7 +64,7 @@ def train(
     if config is not None:
         read = read_config(config, allow_host or [])
         for note in find_shortcomings(read):
-            say(f"warning: {note}")
+            warn(f"warning: {note}")
     else:
         from volumetool.training.fine_tune import plan_fine_tuning
 
@@ -91,7 +91,7 @@ def train(
     if as_json:
         print_json("training", {"model": str(path), "card": card.model_dump(mode="json")})
     if (no_gain := find_no_gain(card)) is not None:
-        say(f"warning: {no_gain}")
+        warn(f"warning: {no_gain}")
     say(f"wrote {path}; pictures and curves are beside it. `volumetool model show {path}`")
 
 
@@ -176,7 +176,7 @@ def _tell_gains(path: Path, gains: tuple[Gain, ...], *, as_json: bool) -> None:
         say(f"wrote {path}; use it with --model {path}")
         return
     worse = ", ".join(gain.rival for gain in gains if not is_certain(gain))
-    say(
+    warn(
         f"{path} was written, and its card says that it is NO BETTER than {worse}: do not prefer it. More --minutes, a larger "
         "volume, or --low of your microscope may help"
     )

@@ -26,7 +26,7 @@ from volumetool.processing.engine import Engine
 from volumetool.processing.pipeline import silent
 from volumetool.processing.predictor import all_outputs
 
-LOG = logging.getLogger("volumetool.live")
+LOG = logging.getLogger(__name__)
 
 
 class YieldingPredictor:

@@ -17,7 +17,7 @@ from itertools import islice
 
 from volumetool.live_view.patches import Patch, PatchMaker, PatchPosition
 
-LOG = logging.getLogger("volumetool.live")
+LOG = logging.getLogger(__name__)
 
 Patches = dict[PatchPosition, Patch]
 

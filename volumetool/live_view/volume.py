@@ -15,7 +15,7 @@ from volumetool.live_view.metadata import LiveLayout, encode_chunk, live_array, 
 from volumetool.live_view.reader import LiveVoxels
 from volumetool.viewer.server import InMemory
 
-LOG = logging.getLogger("volumetool.live")
+LOG = logging.getLogger(__name__)
 
 _ARRAY = re.compile(r"([a-z0-9-]{1,32})/zarr\.json")
 _CHUNK = re.compile(r"([a-z0-9-]{1,32})/c((?:/(?:0|[1-9][0-9]{0,17})){3,4})")

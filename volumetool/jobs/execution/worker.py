@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import socket
 import time
@@ -21,6 +22,7 @@ from volumetool.jobs.records.input_digest import RegionInput
 from volumetool.jobs.records.ledger import Record
 from volumetool.jobs.records.plan_file import plan_digest, read_plan
 from volumetool.jobs.records.shard_digests import region_shards
+from volumetool.logs import join_log
 from volumetool.processing.device.device_errors import kind_of
 from volumetool.processing.device.malloc import keep_freed_memory
 from volumetool.processing.engine import Engine
@@ -36,6 +38,8 @@ from volumetool.storage.io.roles import name_roles
 from volumetool.storage.io.shards import delete_torn_shards
 from volumetool.storage.open import open_volume
 from volumetool.storage.voxels import Source
+
+_log = logging.getLogger(__name__)
 
 
 class Worker:
@@ -57,6 +61,7 @@ class Worker:
     def __init__(self, plan: Plan) -> None:
         check_version(plan.output, plan.spec.numerics_version)
         keep_freed_memory()
+        join_log()
         self.plan = plan
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.engine = Engine(
@@ -107,17 +112,18 @@ class Worker:
         if made is None:  # short of memory beside the network: once more, with fewer patches in it
             self.engine.make_room(self.engine.room)
             made = self._made(turn, predictor, last=True)
-        if isinstance(made, Record):
-            return made
-        return Record(
+        failed = Record(
             region=turn.region,
             state="failed",
             seconds=time.time() - started,
             worker=self.name,
             numerics=self.probe,
-            error=made or {},
+            error=made if isinstance(made, dict) else {},
             finished=time.time(),
         )
+        record = made if isinstance(made, Record) else failed
+        _log.info("region %d is %s after %.2f s %s", record.region, record.state, record.seconds, record.error or "")
+        return record
 
     def _made(self, turn: RegionTask, predictor: Predictor, *, last: bool = False) -> Record | dict[str, str] | None:
         """Return the record of a region, or its error; None where memory was short and another try may have more."""

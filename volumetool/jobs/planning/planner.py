@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,8 @@ from volumetool.jobs.planning.resources import Resources
 from volumetool.jobs.records.ledger import DONE
 from volumetool.jobs.records.plan_file import open_ledger, read_job
 from volumetool.storage.io.roles import name_roles
+
+_log = logging.getLogger(__name__)
 
 
 def plan(job: Job, observer: Observer = ignore, resources: Resources | None = None) -> Plan:
@@ -54,6 +57,8 @@ def plan(job: Job, observer: Observer = ignore, resources: Resources | None = No
             made = _taken_up(existing, resolved)
             memory = resolved.memory_of(resolved.spec, made.grid.span, made.keep), resolved.resources.memory
             check_resources(left_over(made.estimates, job.output, memory, _share_left(made)), resolved.resources.bound)
+        stored = "a new" if existing is None else "the stored"
+        _log.info("%s: %s plan %.12s of %d regions", made.output, stored, made.fingerprint, made.grid.count)
         return made
 
 

@@ -8,6 +8,7 @@ bad read on a fresh handle, and what will not change (forbidden, not found, no s
 from __future__ import annotations
 
 import errno
+import logging
 import random
 import re
 import threading
@@ -18,6 +19,8 @@ from typing import Literal, TypeVar
 from volumetool.errors import OutputError, StorageFullError
 from volumetool.redaction import redact
 from volumetool.storage.io.urls import hint_of
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -210,6 +213,7 @@ class Retries:
                 if tried > 1:
                     failure.add_note(f"tried {tried} times in {self._clock() - began:.0f} s")
                 raise failure
+            _log.info("try %d in %.1f s, after: %s", tried + 1, pause, failure)
             self._sleep(pause)
 
     def _pause(self, verdict: Verdict, tried: int, passed: float, *, patient: bool) -> float | None:
