@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Any, get_args
@@ -10,7 +9,19 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from bucket_server import BucketServer
-from small_jobs import ROOTS, SMALL, Interrupting, Recording, attributes, digest, noise, run, shard_files, write_input
+from small_jobs import (
+    ROOTS,
+    SMALL,
+    Interrupting,
+    Recording,
+    attributes,
+    digest,
+    noise,
+    run,
+    shard_files,
+    voxels_of,
+    write_input,
+)
 
 from volumetool.errors import ConfigError, FingerprintError, OutputError
 from volumetool.jobs import run as module
@@ -62,16 +73,6 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> str:
     assert run(input=str(folder / "in.zarr"), output=str(folder / "out.zarr"), **SMALL | CHUNK).complete
     assert digest(folder / "out.zarr") == voxels_of(folder / "out.zarr")
     return digest(folder / "out.zarr")
-
-
-def voxels_of(path: Path | str) -> str:
-    """Return one digest of all levels, as `digest` does of the default format."""
-    volume, total = open_volume(path), hashlib.sha256()
-    for level in range(len(volume.levels)):
-        voxels = np.asarray(volume.open(level).read().result())
-        total.update(f"{voxels.dtype} {voxels.shape}".encode())
-        total.update(np.ascontiguousarray(voxels).tobytes())
-    return total.hexdigest()
 
 
 @fast(*OTHERS)

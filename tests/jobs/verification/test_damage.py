@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,17 +16,26 @@ from volumetool.jobs.job_dir import COARSE
 from volumetool.jobs.records.plan_file import stored_plan
 from volumetool.jobs.verification.repair import mark_for_recompute
 from volumetool.jobs.verification.verify import Extent, Report, make_extent, verify, verify_output
+from volumetool.storage.io.chunk_keys import VOLUME_METADATA
+from volumetool.storage.writing.names import DEFAULT, WrittenName
 
 Random = np.random.Generator
 Break = Callable[[Path, Random], None]
 
 
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in get_args(WrittenName) if name != DEFAULT]
+every_format = pytest.mark.parametrize("finished", [DEFAULT, *OTHERS], indirect=True)
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def finished(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, Any]:
     """Give the options of a job that is done: whoever changes its output puts it right again."""
-    folder = tmp_path_factory.mktemp("finished")
+    folder, name = tmp_path_factory.mktemp("finished"), getattr(request, "param", DEFAULT)
     write_input(folder / "in.zarr", noise((10, 37, 45)))
-    options = {"input": str(folder / "in.zarr"), "output": str(folder / "out.zarr"), **SMALL}
+    place = folder / ("out.zarr" if name == DEFAULT else "out")
+    options = {"input": str(folder / "in.zarr"), "output": str(place), "format": name, **SMALL}
+    if name != DEFAULT:
+        options["chunk"] = options.pop("shard")
     assert run(**options).complete
     return options
 
@@ -44,7 +53,7 @@ def kinds_of_files(output: str) -> dict[str, list[Path]]:
     job = Path(f"{output}.job")
     return {
         "shards": shard_files(output),
-        "metadata": sorted(Path(output).rglob("zarr.json")),
+        "metadata": sorted(file for file in Path(output).rglob("*") if file.name in VOLUME_METADATA),
         "records": [*(file for file in sorted((job / "ledger").iterdir()) if file.stat().st_size), job / COARSE],
         "plan": [job / "plan.json", job / "sections.csv"],
     }
@@ -90,6 +99,7 @@ def find_all(output: str, extent: Extent, how: Break, number: int) -> None:
     assert report_of(output, extent).ok
 
 
+@every_format
 @pytest.mark.parametrize("level", ["stored", "full"])
 @pytest.mark.parametrize(
     ("how", "number"),
@@ -108,6 +118,7 @@ def test_every_damage_to_shards_metadata_and_records_is_found(
     find_all(finished["output"], make_extent(level, None, 0, None), how, number)
 
 
+@every_format
 @pytest.mark.parametrize("level", ["stored", "full"])
 @pytest.mark.parametrize("number", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_swapped_files_are_found(finished: dict[str, Any], level: str, number: int) -> None:
@@ -127,6 +138,7 @@ def test_swapped_files_are_found(finished: dict[str, Any], level: str, number: i
         found += 1
 
 
+@every_format
 @pytest.mark.parametrize("number", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_nothing_is_found_where_nothing_is_damaged(finished: dict[str, Any], number: int) -> None:
     before = tree(Path(finished["output"]).parent)
