@@ -406,6 +406,33 @@ class TestMrc(FormatSuite):
 
 
 @pytest.mark.slow
+class TestNrrd(FormatSuite):
+    format = "nrrd"
+    ending = ".nrrd"
+    sparse = False
+    wider = ("uint32", "int32", "uint64", "int64", "float64")
+    lacks: ClassVar[dict[str, str]] = {FLIPPED: "it has no checksum"}
+
+    def declare(self, place: Path, sections: int) -> None:
+        place.write_bytes(place.read_bytes().replace(b"sizes: 37 26 9\n", f"sizes: 37 26 {sections}\n".encode()))
+
+    def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
+        z, y, x = voxel_size
+        fields = [
+            f"type: {({'float32': 'float', 'float64': 'double'}).get(voxels.dtype.name, voxels.dtype.name)}",
+            "dimension: 3",
+            "space dimension: 3",
+            f"sizes: {' '.join(map(str, voxels.shape[::-1]))}",
+            f"space directions: ({x},0,0) (0,{y},0) (0,0,{z})",
+            'space units: "nm" "nm" "nm"',
+            f"space origin: ({','.join(map(str, position[::-1]))})",
+            f"endian: {'big' if voxels.dtype.byteorder == '>' else 'little'}",
+            "encoding: raw",
+        ]
+        head = "\n".join(["NRRD0004", "# made by hand", *fields, "\n"])
+        place.write_bytes(head.encode() + voxels.tobytes())
+
+
 class TestTurnedMrc(TestMrc):
     """Its columns lie along z, its rows along x, its sections along y."""
 
@@ -482,6 +509,8 @@ class TestTiffPageByPage(TestTiff):
 class TestFolderOfPng(FormatSuite):
     format = "png"
     dtypes = ("uint8", "uint16")
+    wider = ()
+    lacks: ClassVar[dict[str, str]] = {HUGE: "every section is a file"}
     position = (0.0, 0.0, 0.0)
     sparse = False
     sized = False
@@ -495,6 +524,7 @@ class TestFolderOfPng(FormatSuite):
 class TestFolderOfBmp(TestFolderOfPng):
     format = "bmp"
     dtypes = ("uint8",)
+    lacks: ClassVar[dict[str, str]] = {**TestFolderOfPng.lacks, FLIPPED: "it has no checksum"}
 
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:  # noqa: ARG002  (it has none)
         place.mkdir(exist_ok=True)

@@ -125,7 +125,7 @@ def test_compressed_entries_and_a_folder_at_the_top_are_read(tmp_path: Path) -> 
     volume = open_volume(tmp_path / "v.zip", voxel_size=SIZE)
     assert volume.url.endswith("v.zip/v.zarr")
     np.testing.assert_array_equal(volume.open().read().result(), VOXELS)
-    assert describe_volume(volume)["bytes on disk"] == (tmp_path / "v.zip").stat().st_size
+    assert describe_volume(volume)["bytes_on_disk"] == (tmp_path / "v.zip").stat().st_size
 
 
 def test_one_of_several_volumes_is_named_by_its_path(tmp_path: Path) -> None:

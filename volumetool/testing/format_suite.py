@@ -240,7 +240,7 @@ class FormatSuite:
         place, voxels = self._made(tmp_path)
         said = describe_volume(self._open(place))
         assert (said["format"], said["dtype"], said["levels"][0]["shape"]) == (self.format, voxels.dtype.name, list(_SHAPE))
-        assert said["bytes on disk"] > 0
+        assert said["bytes_on_disk"] > 0
 
     def test_many_threads_read_at_once(self, tmp_path: Path) -> None:
         place, voxels = self._made(tmp_path)

@@ -15,7 +15,14 @@ _BIOFORMATS = (
     "`bioformats2raw FILE OUTPUT.zarr` writes it as OME-Zarr with its pixel sizes: give OUTPUT.zarr then. Or open it in "
     "Fiji, and save it as TIFF."
 )
-_UNPACK = "Unpack it first, and give what was in it."
+_PACKED = {
+    b"\x1f\x8b": ("gzip", "gunzip"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\xfd7zXZ\0": ("xz", "unxz"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
+}
+"""How files begin that are compressed as a whole, by what, and the command that unpacks them."""
+
 _TIFF = "Convert it first: `volumetool convert FILE.tif OUTPUT.zarr`; the name must end in .tif or .tiff."
 _MODEL = "Models are given with --model."
 
@@ -42,9 +49,6 @@ _BEGINS = {
     b"\0\0\0\x0cjP  ": ("a JPEG 2000 image", _IMAGES),
     b"GIF8": ("a GIF image", _IMAGES),
     b"PK\x03\x04": ("a zip archive", "If it holds a volume, name it with .zip or .ozx at its end; else unpack it."),
-    b"\x1f\x8b": ("compressed with gzip", "Unpack it first, such as with `gunzip -k FILE`, and give what was in it."),
-    b"BZh": ("compressed with bzip2", _UNPACK),
-    b"NRRD": ("an NRRD file", _FIJI),
     b"ZISRAWFILE": ("a Zeiss CZI file", _BIOFORMATS),
     b"\xda\xce\xbe\x0a": ("a Nikon ND2 file", _BIOFORMATS),
     b"OLYMPUSRAWFORMAT": ("an Olympus OIR file", _BIOFORMATS),
@@ -80,6 +84,10 @@ def describe_file(file: Path) -> tuple[str, str]:
         return f"not to be read: {error.strerror}", "Give a volume: a folder, or a URL."
     if (microscope := _MICROSCOPES.get(file.suffix.lower())) is not None:
         return microscope, _BIOFORMATS
+    for begin, (method, command) in _PACKED.items():
+        if head.startswith(begin):
+            why = "No section of it can be found without unpacking all before it"
+            return f"compressed with {method}", f"{why}: `{command} -k {file.name}`, then give {file.stem}."
     known = next((said for begin, said in _BEGINS.items() if head.startswith(begin)), None)
     if b"<SpimData" in head or (file.suffix.lower() == ".xml" and head.lstrip().startswith(b"<")):
         return "an XML file, as BigDataViewer writes", _XML

@@ -16,6 +16,7 @@ from volumetool.storage.formats.mrc import MRC
 from volumetool.storage.formats.n5 import N5
 from volumetool.storage.formats.n5.bdv_xml import find_container
 from volumetool.storage.formats.npy import NPY
+from volumetool.storage.formats.nrrd import NRRD
 from volumetool.storage.formats.ome_zarr import OME_ZARR
 from volumetool.storage.formats.precomputed import PRECOMPUTED
 from volumetool.storage.formats.zarr import ZARR_ARRAY
@@ -27,7 +28,7 @@ from volumetool.storage.writing.layout import VolumeLayout, WrittenFormat
 _ROUNDED = 1e-6
 """Share of a voxel by which a position may be off without a word."""
 
-FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, HDF5, MRC, DM, NPY, IMAGES)
+FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, HDF5, MRC, DM, NPY, NRRD, IMAGES)
 
 WRITTEN: dict[str, WrittenFormat] = {written.name: written for each in FORMATS for written in each.written}
 """The formats that are written, by name."""
