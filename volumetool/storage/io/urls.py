@@ -39,6 +39,7 @@ FORBIDDEN = "Check that you may read it; some servers answer so for what does no
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}")
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[\w.\-]+")
+_AZURE = re.compile(r"(az|azure|abfss?|adl|wasbs?)://")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Lookup = Callable[[str], Iterable[str]]
@@ -208,12 +209,11 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 def _refused(url: str, why: str) -> InputError:
-    return InputError(
-        "input.url",
-        f"'{url}' {why}",
-        hint=f"Give a local path or a URL with one of the schemes {', '.join(SCHEMES)}.",
-        where=url,
-    )
+    hint = f"Give a local path or a URL with one of the schemes {', '.join(SCHEMES)}."
+    if _AZURE.match(url):
+        hint = "Read it at https://ACCOUNT.blob.core.windows.net/CONTAINER/..., with its shared access signature in " + SIGNED
+        hint += " where it is not public. Write to a disk, and upload with azcopy."
+    return InputError("input.url", f"'{url}' {why}", hint=hint, where=url)
 
 
 def _private(url: str, host: str, where: str) -> ConfigError:
