@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-_ARGUMENTS = ("input", "output")
+_NO_OPTIONS = ("input", "output", "$schema")
 _TYPES: dict[str, type] = {"boolean": bool, "integer": int, "number": float}
 
 
@@ -55,7 +55,7 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 def _schema() -> dict[str, dict[str, Any]]:
     text = resources.files("volumetool.schemas").joinpath("job.json").read_text(encoding="utf-8")
     properties: dict[str, dict[str, Any]] = json.loads(text)["properties"]
-    return {name: facts for name, facts in properties.items() if name not in _ARGUMENTS}
+    return {name: facts for name, facts in properties.items() if name not in _NO_OPTIONS}
 
 
 def _options(without: Collection[str]) -> Iterator[inspect.Parameter]:

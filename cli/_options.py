@@ -16,6 +16,8 @@ def local_path(text: str | Path) -> Path:
     return absolute_path(text)
 
 
+DeviceName = Literal["auto", "cpu", "cuda"]
+
 Reduction = Annotated[
     Literal["mean", "mode"] | None,
     typer.Option(

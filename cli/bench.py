@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from volumetool.cli._json import print_json
-from volumetool.cli._options import ForceVoxelSize, Json, VoxelSize, local_path, numbers
+from volumetool.cli._options import DeviceName, ForceVoxelSize, Json, VoxelSize, local_path, numbers
 from volumetool.cli._progress import observing
 from volumetool.cli._tables import say, warn
 
@@ -28,8 +28,8 @@ def bench(
     voxel_size: VoxelSize = None,
     force_voxel_size: ForceVoxelSize = False,
     workers: Annotated[int | None, typer.Option(help="Processes of the job.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    device: Annotated[DeviceName, typer.Option(help="Where the network runs.")] = "auto",
+    precision: Annotated[Literal["auto", "bfloat16", "float32"], typer.Option(help="Of the network.")] = "auto",
     batch: Annotated[int | None, typer.Option(help="Patches per call of the network.")] = None,
     history: Annotated[
         Path | None, typer.Option(parser=local_path, help="File that keeps a line a run; in your cache folder by default.")
@@ -67,22 +67,20 @@ def bench(
         if compare:
             _print_comparison(run, before)
     if result.void:
-        say("void: a job took less than its floor, so the two did not meet the same conditions")
+        warn("void: a job took less than its floor, so the two did not meet the same conditions")
         raise typer.Exit(1)
 
 
-def _curves(model: str, device: str, scratch: Path | None, *, as_json: bool) -> None:
+def _curves(model: str, device: DeviceName, scratch: Path | None, *, as_json: bool) -> None:
     from dataclasses import asdict
-    from typing import cast
 
     from volumetool.cli._tables import print_facts
 
     from volumetool.benchmark.profile import measure_curves
     from volumetool.machine import usable_cores
-    from volumetool.processing.device.arrays import DeviceName
     from volumetool.processing.operation import open_operation
 
-    found = measure_curves(open_operation(model), cast("DeviceName", device), usable_cores(), scratch)
+    found = measure_curves(open_operation(model), device, usable_cores(), scratch)
     usual, best = found.liked
     gain = best.mvox_per_s / usual.mvox_per_s - 1
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from volumetool.cli._json import print_json
-from volumetool.cli._options import AllowHost, Json, local_path
+from volumetool.cli._options import AllowHost, DeviceName, Json, local_path
 from volumetool.cli._progress import LogFormat, observing
 from volumetool.cli._tables import print_lines, say, warn
 
@@ -49,7 +49,7 @@ def train(
     ] = None,
     allow_host: AllowHost = None,
     steps: Annotated[int | None, typer.Option(help="Instead of the file's.", min=1)] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, instead of the file's.")] = None,
+    device: Annotated[DeviceName | None, typer.Option(help="Instead of the file's.")] = None,
     devices: Annotated[int | None, typer.Option(help="How many GPUs, instead of the file's.", min=1)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Open the sources and say what would be learnt.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over instead of going on.")] = False,

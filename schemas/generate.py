@@ -26,6 +26,10 @@ MODELS: dict[str, type[BaseModel]] = {
 }
 
 
+FILES = ("crappifier", "job", "train")
+"""Configurations that users write as files: these may name their schema under ``$schema``."""
+
+
 class _Described(GenerateJsonSchema):
     """Describes properties in the words of the numpydoc section *Parameters* of their class, else of their own class."""
 
@@ -68,7 +72,12 @@ def _parameters(docstring: str) -> dict[str, str]:
 
 def schema_texts() -> dict[str, str]:
     """Return for every configuration its schema as the text of its file."""
-    return {
-        name: json.dumps(model.model_json_schema(schema_generator=_Described), indent=1) + "\n"
-        for name, model in MODELS.items()
-    }
+    return {name: json.dumps(_schema(name, model), indent=1) + "\n" for name, model in MODELS.items()}
+
+
+def _schema(name: str, model: type[BaseModel]) -> JsonSchemaValue:
+    schema = {"$schema": _Described.schema_dialect, **model.model_json_schema(schema_generator=_Described)}
+    if name in FILES:
+        text = {"type": "string", "description": "Address of this schema, for editors; volumetool does not read it."}
+        schema["properties"] = {**schema["properties"], "$schema": text}
+    return schema

@@ -64,13 +64,17 @@ RECIPES: Mapping[str, Crappifier] = MappingProxyType(
 )
 
 
+RECIPE_ENDINGS = (".yaml", ".yml", ".json")
+"""What names of files end like that hold a recipe."""
+
+
 def load_recipe(recipe: str | os.PathLike[str] | Crappifier) -> Crappifier:
     """Return a crappifier by its name or from a YAML file.
 
     Parameters
     ----------
     recipe : str, path or Crappifier
-        One of `RECIPES`, or a file that ends in ``.yaml`` or ``.yml``; one that is loaded already is returned as it is.
+        One of `RECIPES`, or a file whose name ends like `RECIPE_ENDINGS`; one that is loaded already is returned as it is.
 
     Raises
     ------
@@ -82,7 +86,7 @@ def load_recipe(recipe: str | os.PathLike[str] | Crappifier) -> Crappifier:
     name = os.fspath(recipe)
     if name in RECIPES:
         return RECIPES[name]
-    if Path(name).suffix in {".yaml", ".yml"}:
+    if Path(name).suffix in RECIPE_ENDINGS:
         return read_recipe(name)
     raise ConfigError(
         "config.recipe",

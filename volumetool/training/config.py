@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from volumetool.configuration import Nanometres, Numbers, explain, parse_box, read_options
-from volumetool.degradation import Crappifier
+from volumetool.degradation import RECIPE_ENDINGS, Crappifier
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box
 from volumetool.models import Normalisation, UNetConfig, VoxelSizeRange
@@ -380,7 +380,7 @@ def read_config(path: Path, allow_hosts: Collection[str] = ()) -> TrainConfig:
         content["start"] = _beside(path, content["start"])
     degradation = content.get("degradation")
     if isinstance(degradation, dict) and isinstance(degradation.get("recipes"), list):
-        degradation["recipes"] = [_beside(path, r) if str(r).endswith((".yaml", ".yml")) else r for r in degradation["recipes"]]
+        degradation["recipes"] = [_beside(path, r) if str(r).endswith(RECIPE_ENDINGS) else r for r in degradation["recipes"]]
     return make_config(content)
 
 
