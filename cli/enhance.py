@@ -41,13 +41,16 @@ def enhance(
 
 @job_options(rare=("log_format",), without=("model",))
 def apply(
-    operation: Annotated[str | None, typer.Argument(metavar="OPERATION", help="Built-in, see --list; or model.")] = None,
+    operation: Annotated[
+        str | None, typer.Argument(metavar="OPERATION", help="Built-in, see --list; FILE.py:FUNCTION; or model.")
+    ] = None,
     input: Annotated[str | None, typer.Argument(metavar="INPUT", help="Volume to read, of any format; path or URL.")] = None,  # noqa: A002
     output: Annotated[str | None, typer.Argument(metavar="OUTPUT", help="Volume to write; path or URL.")] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Option of the operation; may be repeated."),
     ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Run the code of FILE.py:FUNCTION, with your rights.")] = False,
     list_all: Annotated[bool, typer.Option("--list", help="Show the built-in operations, and exit.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
     log_format: Annotated[LogFormat, typer.Option(help="auto: bars or plain lines; json: one line an event.")] = "auto",
@@ -67,6 +70,10 @@ def apply(
             "config.option", "OPERATION, INPUT and OUTPUT are needed", hint="volumetool apply median INPUT OUTPUT, or --list"
         )
     model = operation_name(operation, option or [])
+    if trust:
+        from volumetool.processing.operations.function import trust_operation
+
+        trust_operation(model)
     _perform(make_job(**given({"input": input, "output": output, "model": model, **options})), dry_run, log_format, as_json)
 
 

@@ -19,13 +19,16 @@ from tasks import (
     share_of_loss,
     vesicle_recall,
 )
-from unseen import PHANTOM_SEEDS, PHANTOM_VOXEL_SIZE, SCALE, SOURCES, Net, degrade, load_run, restore_all, task_phantom
+from unseen import PHANTOM_SEEDS, PHANTOM_VOXEL_SIZE, SCALE, SOURCES, Net, centred, degrade, load_run, restore_all, task_phantom
 
 from volumetool.degradation import RECIPES
-from volumetool.evaluation.baselines import restore
+from volumetool.evaluation.baselines import restore, tune
 
 RUN = 8
 """Consecutive sections of the real sets."""
+
+CLASSICAL = "z-gauss+bicubic"
+"""The classical method that the nets are compared with: the best one with neighbours, by PSNR."""
 
 EVERY = 4
 """Sections between two that are searched for vesicles, and twice that between two that are segmented, in a phantom."""
@@ -34,7 +37,7 @@ Bytes = NDArray[np.uint8]
 
 
 def tasks(data: Path, nets: Sequence[Net], name: str, recipe: str, *, quick: bool) -> dict[str, Any]:
-    """Return by task the score of each image, and the share of bilinear enlargement's loss that each net has.
+    """Return by task the score of each image, and the share of bilinear enlargement's loss that is left.
 
     Parameters
     ----------
@@ -76,6 +79,7 @@ def _score_images(
     voxel_size, cells, vesicles = asked
     coarse = degrade(fine, RECIPES[recipe], seed=0)
     images = {"truth": fine, "bilinear": np.stack([restore("bilinear", section, SCALE) for section in coarse])}
+    images[CLASSICAL] = _restore_tuned(coarse, fine)
     images |= {net.name: restore_all(net, coarse) for net in nets}
     scores: dict[str, dict[str, float]] = {}
     for image, volume in images.items():
@@ -90,6 +94,13 @@ def _score_images(
         for task, value in found.items():
             scores.setdefault(task, {})[image] = value
     return scores
+
+
+def _restore_tuned(coarse: Bytes, fine: Bytes) -> Bytes:
+    """Return `CLASSICAL` of the strength with the best PSNR on these very sections."""
+    stacks = [centred(coarse, z) for z in range(len(coarse))]
+    strength = tune(CLASSICAL, list(zip(stacks, fine, strict=True)))
+    return np.stack([np.rint(np.clip(restore(CLASSICAL, stack, SCALE, strength), 0, 255)).astype(np.uint8) for stack in stacks])
 
 
 def _with_shares(scores: dict[str, float]) -> dict[str, Any]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.restoration import denoise_nl_means
 from small_jobs import read_levels
 
-from volumetool.errors import ConfigError
+import volumetool as vt
+from volumetool.errors import ConfigError, ModelError, VolumetoolError
 from volumetool.processing.operation import filters, open_operation, operation_name
+from volumetool.processing.operations.function import TRUSTED, trust_operation
+from volumetool.processing.spec import Numerics
 from volumetool.testing.operation_suite import OperationSuite
 
 Floats = NDArray[np.float32]
@@ -112,6 +118,107 @@ class TestClahe(OperationSuite):
     def whole(self, values: Floats) -> Floats:
         """By the definition, voxel by voxel of a few lines, on tiles that mirror the faces."""
         return np.stack([_clahe(section, 12, 3.0) for section in values])
+
+
+MINE = """
+import numpy as np
+from scipy import ndimage
+
+def sharpen(block):
+    return 2 * block - ndimage.uniform_filter(block, (3, 3, 1), mode="mirror")
+
+def twice(block):
+    return np.repeat(np.repeat(block, 2, 1), 2, 2)
+
+def narrow(block):
+    return block[:, 1:]
+
+def divide(block):
+    return 1 / 0
+"""
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a file of own functions."""
+    path = tmp_path_factory.mktemp("mine") / "mine.py"
+    path.write_text(MINE)
+    return path
+
+
+class TestFunctionOfAFile(OperationSuite):
+    """It is trusted by the environment, as in a worker that was started elsewhere."""
+
+    dtype = "float32"
+    other_patch = "4,16,32"
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def trusted(cls, mine: Path) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(TRUSTED, hashlib.sha256(MINE.encode()).hexdigest())
+            patch.setattr(cls, "operation", operation_name(f"{mine}:sharpen", ["halo=1,1,0"]), raising=False)
+            yield
+
+    def whole(self, values: Floats) -> Floats:
+        return 2 * values - ndimage.uniform_filter(values, (3, 3, 1), mode="mirror")
+
+
+def test_a_function_or_a_network_in_python_is_applied_and_may_enlarge(tmp_path: Path) -> None:
+    """As `vt.apply` is called: what it makes is what it makes of the whole volume."""
+    voxels = TestMedian.voxels((3, 40, 50))
+    source = TestMedian.write(tmp_path / "in.zarr", voxels)
+    vt.apply(lambda block: 255 - block, source, tmp_path / "turned.zarr", device="cpu")
+    np.testing.assert_array_equal(read_levels(tmp_path / "turned.zarr")[0], 255 - voxels)
+    vt.apply(torch.nn.Upsample(scale_factor=2), source, tmp_path / "large.zarr", scale=(1, 2, 2), device="cpu")
+    np.testing.assert_array_equal(read_levels(tmp_path / "large.zarr")[0], voxels.repeat(2, 1).repeat(2, 2))
+    assert vt.open_volume(tmp_path / "large.zarr").levels[0].voxel_size == (30.0, 4.0, 4.0)
+
+
+def test_code_of_a_file_runs_where_a_user_trusts_it_as_it_is_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = tmp_path / "ran"
+    own = tmp_path / "own.py"
+    own.write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\ndef same(block):\n    return block\n")
+    monkeypatch.delenv(TRUSTED, raising=False)
+    spec = operation_name(f"{own}:same")
+    with pytest.raises(ModelError) as caught:
+        open_operation(spec)
+    assert (caught.value.code, marker.exists()) == ("model.untrusted", False)
+    trust_operation(spec)
+    before = open_operation(spec).identity
+    assert marker.exists()
+    own.write_text(own.read_text() + "# changed\n")
+    with pytest.raises(ModelError, match="nobody said that it may"):
+        open_operation(spec)
+    trust_operation(spec)
+    assert open_operation(spec).identity != before
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "code", "words"),
+    [
+        ("narrow", [], "numerics.function", "made a block of shape"),
+        ("divide", [], "numerics.function", "raised ZeroDivisionError"),
+        ("nothing", [], "model.unknown", "has no function nothing"),
+        ("sharpen", ["halo=1"], "config.option", "halo"),
+        ("sharpen", ["halo=0,0,999"], "config.option", "halo"),
+        ("sharpen", ["width=1"], "config.option", "width"),
+    ],
+)
+def test_a_function_that_cannot_be_applied_is_an_error_that_names_it(
+    mine: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: list[str], code: str, words: str
+) -> None:
+    monkeypatch.setenv(TRUSTED, hashlib.sha256(MINE.encode()).hexdigest())
+
+    def call() -> None:
+        opened = open_operation(operation_name(f"{mine}:{name}", options))
+        opened.open(torch.device("cpu"), Numerics("float32", 1, pad=False))(np.zeros((2, 1, 8, 8), np.float32))
+
+    with pytest.raises(VolumetoolError, match=words) as caught:
+        call()
+    assert caught.value.code == code
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from typing import Any
 
 from volumetool.configuration import with_options
 from volumetool.events import Observer, ignore
+from volumetool.geometry import Triple
 from volumetool.jobs.clusters import plan
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
@@ -15,6 +16,7 @@ from volumetool.jobs.run import run as run_plan
 from volumetool.jobs.verification.verify import Report, verify
 from volumetool.processing.device.malloc import keep_freed_memory
 from volumetool.processing.operation import operation_name
+from volumetool.processing.operations.function import hand_over
 
 __all__ = ["Report", "apply", "enhance", "plan", "run", "verify"]
 
@@ -53,28 +55,46 @@ def enhance(
 
 @with_options(Job, without="model")
 def apply(
-    operation: str,
+    operation: Any,
     input: str | os.PathLike[str],  # noqa: A002  (the user's word)
     output: str | os.PathLike[str],
     *,
-    observer: Observer = ignore,
+    halo: Triple = (0, 0, 0),
+    scale: Triple = (1, 1, 1),
     **options: Any,
 ) -> RunResult:
     """Apply an operation to a volume; calling it again goes on where it stopped.
 
     Parameters
     ----------
-    operation : str
-        A built-in operation with its options, such as ``"median:radius=0,1,1"``, or a model.
-    input, output, observer, **options
+    operation : str, callable or torch.nn.Module
+        A built-in operation with its options, such as ``"median:radius=0,1,1"``, or a model; or your own function, which gets
+        float32 blocks (z, y, x) of grey values and returns blocks of the same shape, times `scale`; or a network, which gets
+        (1, 1, z, y, x), or (1, 1, y, x) where the halo is 0 along z. A function runs in this process, with ``workers=1``.
+    input, output
         As for :func:`enhance`.
+    halo : tuple of int
+        Of a function: voxels on each side that an output voxel depends on, along z, y, x.
+    scale : tuple of int
+        Of a function: output voxels per input voxel.
+    **options
+        As for :func:`enhance`, ``observer`` too.
 
     Raises
     ------
     VolumetoolError
         With a stable ``code``; see :mod:`volumetool.errors`.
+
+    Examples
+    --------
+    >>> vt.apply("clahe:clip=3", "raw.zarr", "even.zarr")  # doctest: +SKIP
+    >>> vt.apply(lambda block: 255 - block, "raw.zarr", "turned.zarr")  # doctest: +SKIP
     """
-    return enhance(input, output, observer=observer, model=operation_name(operation), **options)
+    if callable(operation):
+        name, options = hand_over(operation, halo, scale), {"workers": 1} | options
+    else:
+        name = operation_name(operation)
+    return enhance(input, output, model=name, **options)
 
 
 def run(job: Job | Plan, observer: Observer = ignore) -> RunResult:

@@ -66,9 +66,20 @@ class Operation(Protocol):
         """Return the bytes of memory that computing one patch takes, beside its input and output."""
 
 
-OPERATIONS: dict[str, Callable[[str], Operation]] = {}
-"""Openers of other operations by what stands before the colon of a name. Code alone adds one: no file, option or variable does,
-so a job file names no code."""
+def _function(spec: str) -> Operation:
+    from volumetool.processing.operations.function import open_function
+
+    return open_function(spec)
+
+
+def _handed(spec: str) -> Operation:
+    from volumetool.processing.operations.function import open_handed
+
+    return open_handed(spec)
+
+
+OPERATIONS: dict[str, Callable[[str], Operation]] = {"python": _function, "handed": _handed}
+"""Openers of operations other than networks and filters, by what stands before the colon of a name. Code alone adds one."""
 
 
 def filters() -> dict[str, type[Filter]]:
@@ -90,12 +101,12 @@ def filters() -> dict[str, type[Filter]]:
 
 
 def operation_name(operation: str, options: Sequence[str] = ()) -> str:
-    """Return the name of a built-in filter with its options, or of a model, which takes none.
+    """Return the name of a built-in filter or a function with its options, or of a model, which takes none.
 
     Parameters
     ----------
     operation : str
-        A name of `filters`, with options or without, or what :func:`volumetool.models.load_model` takes.
+        A name of `filters`, with options or without, ``FILE.py:FUNCTION``, or what :func:`volumetool.models.load_model` takes.
     options : sequence of str
         Texts ``NAME=VALUE``.
 
@@ -105,6 +116,10 @@ def operation_name(operation: str, options: Sequence[str] = ()) -> str:
         ``config.option``: an option that the operation does not have or a value that it does not take.
     """
     kind, _, own = operation.partition(":")
+    if operation.rpartition(":")[0].endswith(".py"):
+        from volumetool.processing.operations.function import function_name
+
+        return function_name(operation, dict(option.partition("=")[::2] for option in options))
     if (found := filters().get(kind)) is not None:
         return found.read(f"{kind}:{';'.join([own, *options])}").spec
     if options:

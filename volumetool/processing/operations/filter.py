@@ -11,6 +11,7 @@ import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, Self
 
@@ -130,22 +131,8 @@ class FilterOperation:
         self.spec = found.spec
         self.identity = hashlib.sha256(self.spec.encode()).hexdigest()
         self._filter = found
-        grain, reach = found.granularity, found.reach
-        trim = _per_axis(lambda r, g: -(-r // g) * g, reach, grain)
-        # Twice the reach is shared and cut in the middle, and no more than two patches may meet.
-        patch = _per_axis(lambda t, g: max(-(-SIDE // g) * g, 4 * t), trim, grain)
-        dims = 3 if reach[0] else 2
-        self.card = OperationCard(
-            name=found.kind,
-            dims=dims,
-            scale=(1, 1, 1),
-            patch=patch if dims == 3 else (1, *patch[1:]),
-            overlap=_per_axis(lambda t, _: 2 * t, trim, grain),
-            trim=trim,
-            granularity=grain,
-            receptive_field=reach,
-            normalisation=found.normalisation,
-            equalises=found.equalises,
+        self.card = make_card(
+            found.kind, Reach(found.reach, grid=found.granularity), found.normalisation, equalises=found.equalises
         )
 
     def open(self, device: torch.device, _: Numerics) -> FilterFunction:
@@ -177,6 +164,56 @@ class FilterFunction:
 
     def release(self) -> None:
         """Do nothing: no memory is held between calls."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What an output voxel depends on, and how many there are.
+
+    Attributes
+    ----------
+    halo : tuple of int
+        Farthest input voxel, on one side, along z, y, x.
+    scale : tuple of int
+        Output voxels per input voxel.
+    grid : tuple of int
+        Voxels of a grid, counted from the volume's origin, on which patches begin.
+    """
+
+    halo: Triple
+    scale: Triple = (1, 1, 1)
+    grid: Triple = (1, 1, 1)
+
+
+def make_card(name: str, reach: Reach, normalisation: Normalisation, *, equalises: bool = False) -> OperationCard:
+    """Return the card of an operation whose patches are cut, not blended: they share twice what it reaches.
+
+    Parameters
+    ----------
+    name : str
+        Name of the operation.
+    reach : Reach
+        What an output voxel depends on.
+    normalisation : Normalisation
+        What values are scaled to.
+    equalises : bool
+        Sections get the volume's median contrast back.
+    """
+    trim = _per_axis(lambda halo, grain: -(-halo // grain) * grain, reach.halo, reach.grid)
+    patch = _per_axis(lambda cut, grain: max(-(-SIDE // grain) * grain, 4 * cut), trim, reach.grid)  # at most two may meet
+    flat = not reach.halo[0]
+    return OperationCard(
+        name=name,
+        dims=2 if flat else 3,
+        scale=reach.scale,
+        patch=(1, *patch[1:]) if flat else patch,
+        overlap=_per_axis(lambda cut, _: 2 * cut, trim, reach.grid),
+        trim=trim,
+        granularity=reach.grid,
+        receptive_field=reach.halo,
+        normalisation=normalisation,
+        equalises=equalises,
+    )
 
 
 def _per_axis(function: Callable[[int, int], int], first: Triple, second: Triple) -> Triple:
