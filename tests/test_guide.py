@@ -1,7 +1,7 @@
 """The README and the guide: their commands, files and scripts run in one folder, and their links lead somewhere.
 
 Blocks marked `sh`, `python` and `yaml` run, in the order of the page; a `yaml` block is saved under the name in its first
-line. Blocks marked `text` are not run, because they serve until Ctrl-C, take long, or want a GPU, a cluster or a server; their
+line, as is a `python` block that has one there. Blocks marked `text` are not run, because they serve until Ctrl-C, take long, or want a GPU, a cluster or a server; their
 options are checked.
 """
 
@@ -20,6 +20,8 @@ import pytest
 import tifffile
 import typer
 from volumetool.cli.main import app, main
+
+from volumetool.processing.operations.function import TRUSTED
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -92,8 +94,10 @@ class Workspace:
             subprocess.run(["bash", "-euo", "pipefail", "-c", line], check=True)
 
     def _run_python(self, text: str) -> None:
-        (self.folder / "block.py").write_text(text)
-        runpy.run_path("block.py", run_name="__main__")
+        named = re.match(r"# (\S+\.py)\n", text)
+        (self.folder / (named[1] if named else "block.py")).write_text(text)
+        if named is None:
+            runpy.run_path("block.py", run_name="__main__")
 
     def _save(self, text: str) -> None:
         (name,) = re.findall(r"\A# (\S+\.yaml)", text)
@@ -106,6 +110,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     with pytest.MonkeyPatch.context() as patch:
         made = Workspace(tmp_path_factory.mktemp("guide"))
         patch.chdir(made.folder)
+        patch.setenv(TRUSTED, "")  # which `--trust` adds to
         assert made.run(README) >= 8
         yield made
 
