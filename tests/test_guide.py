@@ -1,8 +1,8 @@
 """The README and the guide: their commands, files and scripts run in one folder, and their links lead somewhere.
 
 Blocks marked `sh`, `python` and `yaml` run, in the order of the page; a `yaml` block is saved under the name in its first
-line, as is a `python` block that has one there. Blocks marked `text` are not run, because they serve until Ctrl-C, take long, or want a GPU, a cluster or a server; their
-options are checked.
+line, as is a `python` block that has one there. Blocks marked `text` are not run, because they serve until Ctrl-C, take long,
+or want a GPU, a cluster or a server; their options are checked.
 """
 
 from __future__ import annotations
