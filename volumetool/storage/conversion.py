@@ -329,11 +329,7 @@ def plan_conversion(
     grids = levels or plan_levels(source.shape, source.voxel_size, source.translation)
     grids = grids if WRITTEN[chosen].sharded else without_shards(grids)
     memory = memory or max(1, min(MEMORY_BYTES, usable_memory() // 2))
-    name, kept, reduction = _said_of(source)
-    notes = tuple(f"display settings are left out: {fault}" for fault in _faults(kept, source))
-    kept = {key: value for key, value in kept.items() if key != "omero" or not notes}
-    dtype = source.cast.dtype if source.cast else source.dtype.name
-    layout = VolumeLayout(dtype, grids, source.channels, name=name, format=chosen, reduction=reduction, kept=kept)
+    layout, notes = copied_layout(source, grids, chosen)
     check_layout(place, layout)
     plan = ConversionPlan(source, place, layout, memory, notes)
     if contains(plan.place, place) or contains(place, plan.place):
@@ -344,6 +340,29 @@ def plan_conversion(
             where=place,
         )
     return plan
+
+
+def copied_layout(
+    source: Volume,
+    levels: tuple[LevelGrid, ...],
+    format: WrittenName,  # noqa: A002
+) -> tuple[VolumeLayout, tuple[str, ...]]:
+    """Return the layout of a copy, and what of the source it will not have.
+
+    Parameters
+    ----------
+    source : Volume
+        The volume that is copied.
+    levels : tuple of LevelGrid
+        Levels of the copy.
+    format : str
+        Format of the copy.
+    """
+    name, kept, reduction = _said_of(source)
+    notes = tuple(f"display settings are left out: {fault}" for fault in _faults(kept, source))
+    kept = {key: value for key, value in kept.items() if key != "omero" or not notes}
+    dtype = source.cast.dtype if source.cast else source.dtype.name
+    return VolumeLayout(dtype, levels, source.channels, name=name, format=format, reduction=reduction, kept=kept), notes
 
 
 def _said_of(source: Volume) -> tuple[str, Json, ReductionMethod]:

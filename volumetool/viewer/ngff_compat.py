@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from volumetool.errors import InputError
-from volumetool.geometry import Size
+from volumetool.geometry import Size, plan_levels
 from volumetool.storage.formats.base import Json, ParsedMetadata
 from volumetool.storage.formats.ome_zarr import find_ome_zarr, ome_of
 from volumetool.storage.formats.precomputed import Precomputed, find_precomputed
@@ -32,6 +32,9 @@ from volumetool.viewer.server import Content, InMemory, KeyReader
 
 _PER_METRE = 1e9
 """Nanometres: dividing by it keeps round numbers round."""
+
+_COMPUTED_CHUNK = (4, 256, 256)
+"""Of volumes whose files the client cannot read: most are stored by section."""
 
 _METADATA = {"zarr": ".zattrs", "zarr3": "zarr.json"}
 _TIMES = ("minute", "hour", "day")
@@ -65,7 +68,8 @@ def readable(volume: Volume | Precomputed, levels: int | None = None) -> KeyRead
         written are still empty: from afar all of it would look black.
     """
     if isinstance(volume, Volume) and is_computed(volume):
-        return ComputedKeys(volume)
+        finest = plan_levels(volume.shape, volume.voxel_size, volume.translation, _COMPUTED_CHUNK)[:1]
+        return ComputedKeys(volume, finest, "ome-zarr-0.5-unsharded", "raw")
     files = files_of(volume)
     if not isinstance(volume, Volume) or not is_image(volume):
         return files

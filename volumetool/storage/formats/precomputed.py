@@ -124,6 +124,14 @@ class ScaleKeys:
         x, y, z, _ = place
         return self.scale.chunk_key((z, y, x), self.scale.chunks[0])
 
+    def place(self, key: str) -> tuple[int, ...]:
+        """Return the numbers of the chunk of that name."""
+        match = _CHUNK.fullmatch(key)
+        assert match is not None  # noqa: S101  (asked for names that there are)
+        corner = map(int, match.groups()[::2])
+        grid = zip(corner, self.scale.offset[::-1], self.scale.chunks[0][::-1], strict=True)
+        return (*((at - offset) // size for at, offset, size in grid), 0)
+
     def __contains__(self, key: str) -> bool:
         return self.scale.has_chunk(key)
 

@@ -7,6 +7,9 @@ from typing import Final, Literal
 WrittenName = Literal["ome-zarr-0.5", "ome-zarr-0.5-unsharded", "ome-zarr-0.4", "n5", "precomputed"]
 """What ``--format`` takes."""
 
+PublishedName = Literal["precomputed", "n5", "ome-zarr-0.4", "ome-zarr-0.5-unsharded"]
+"""What ``publish --as`` takes: the formats that are written without shards."""
+
 CodecName = Literal["zstd", "gzip", "raw", "png"]
 """What ``--codec`` takes; each format has some of them."""
 
