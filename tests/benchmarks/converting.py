@@ -31,9 +31,9 @@ import tifffile
 from numpy.typing import NDArray
 from rich.console import Console
 
-from volumetool.geometry import Box
+from volumetool.geometry.box import Box, cut
 from volumetool.machine import usable_cores
-from volumetool.storage.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion
+from volumetool.storage.conversion import MEMORY_BYTES, ConversionPlan, plan_conversion
 from volumetool.storage.convert import DONE_KEY, FINEST_ALONE
 from volumetool.storage.convert_volume import convert_volume
 from volumetool.storage.create import OWN_KEY, create_volume, open_for_writing

@@ -14,7 +14,7 @@ import pytest
 import tifffile
 import typer
 from typer.core import TyperGroup
-from volumetool.cli import live, publish, view
+from volumetool.cli import live, view
 from volumetool.cli._acquisition import tell_end
 from volumetool.cli._json import Kind
 from volumetool.cli._preemption import Stopped
@@ -85,7 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         outcome = SimpleNamespace(exit_code=0)
         patch.setattr(volumetool.benchmark.demo, "run_demo", lambda *_, **__: SimpleNamespace(**made, outcome=outcome))
         patch.setattr(volumetool.viewer.browser, "take_picture", lambda *_: None)
-        for command in (live, publish, view):
+        for command in (live, view):
             patch.setattr(command, "stay", lambda *_, **__: None)
             patch.setattr(command, "end_like_ctrl_c", lambda: None)
         with pytest.raises(SystemExit) as ended:

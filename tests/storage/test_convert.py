@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from volumetool.errors import DataError, InputError, OutputError, StorageFullError
 from volumetool.events import Event, Progressed
-from volumetool.geometry import Box
+from volumetool.geometry.box import Box, cut
 from volumetool.geometry.levels import LevelGrid, plan_levels
 from volumetool.storage import convert as convert_module
-from volumetool.storage.conversion import MEMORY_BYTES, ConversionPlan, cut, plan_conversion, shard_groups
+from volumetool.storage.conversion import MEMORY_BYTES, ConversionPlan, plan_conversion, shard_groups
 from volumetool.storage.convert import write_finest
 from volumetool.storage.create import VolumeLayout
 from volumetool.storage.open import open_volume

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import starmap
+from itertools import product, starmap
+from math import ceil
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator
@@ -158,6 +159,34 @@ def part_inside(asked: Box, shape: Triple, volume: str) -> tuple[Box, str | None
     cut = any(stop not in (FACE, end) for stop, end in zip(asked.stop, inside.stop, strict=True))
     note = f"the box {asked} (z,y,x) reaches beyond {volume}, which has {size} voxels: {inside} is taken" if cut else None
     return inside, note
+
+
+def cut(box: Box, step: Triple, voxels: int) -> Iterator[Box]:
+    """Cut a box where multiples of `step` are.
+
+    A part is as wide, then as high, then as deep as `voxels` allows, but one step at least.
+
+    Parameters
+    ----------
+    box : Box
+        What is cut, in voxels.
+    step : tuple of int
+        Voxels along z, y, x between two places where a cut may be, counted from voxel 0 of the volume.
+    voxels : int
+        Voxels that a part should not exceed.
+
+    Yields
+    ------
+    Box
+        The parts, in C order; together they are the box.
+    """
+    size = list(step)
+    for axis in (2, 1, 0):
+        here = min(size[0], box.shape[0]) * min(size[1], box.shape[1]) * min(size[2], box.shape[2])
+        size[axis] *= max(1, min(ceil(box.shape[axis] / step[axis]) + 1, voxels // here))
+    starts = (range(a // n * n, b, n) for a, b, n in zip(box.start, box.stop, size, strict=True))
+    for z, y, x in product(*starts):
+        yield Box((z, y, x), (z + size[0], y + size[1], x + size[2])).intersection(box)
 
 
 def _triple(values: Iterable[int]) -> Triple:

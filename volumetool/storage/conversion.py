@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 from math import ceil, lcm, prod
 from pathlib import Path
 from typing import Literal
@@ -23,7 +22,7 @@ from pydantic import model_validator
 
 from volumetool.configuration import Bytes, Lengths, Nanometres, Natural, Options, Place, Positive, Rising
 from volumetool.errors import OutputError
-from volumetool.geometry.box import AskedBox, Box, Size, Triple, part_inside
+from volumetool.geometry.box import AskedBox, Box, Size, Triple, cut, part_inside
 from volumetool.geometry.levels import LevelGrid, plan_levels, without_shards
 from volumetool.geometry.transforms import moved
 from volumetool.machine import usable_memory
@@ -381,31 +380,3 @@ def _faults(kept: Json, source: Volume) -> Iterator[str]:
 def shard_groups(grid: LevelGrid, voxels: int) -> Iterator[Box]:
     """Cut a level into slabs of whole sections and whole shards, as deep as `voxels` allows, but one shard at least."""
     return cut(Box.whole(grid.shape), (grid.shard[0], *grid.shape[1:]), voxels)
-
-
-def cut(box: Box, step: Triple, voxels: int) -> Iterator[Box]:
-    """Cut a box where multiples of `step` are.
-
-    A part is as wide, then as high, then as deep as `voxels` allows, but one step at least.
-
-    Parameters
-    ----------
-    box : Box
-        What is cut, in voxels.
-    step : tuple of int
-        Voxels along z, y, x between two places where a cut may be, counted from voxel 0 of the volume.
-    voxels : int
-        Voxels that a part should not exceed.
-
-    Yields
-    ------
-    Box
-        The parts, in C order; together they are the box.
-    """
-    size = list(step)
-    for axis in (2, 1, 0):
-        here = min(size[0], box.shape[0]) * min(size[1], box.shape[1]) * min(size[2], box.shape[2])
-        size[axis] *= max(1, min(ceil(box.shape[axis] / step[axis]) + 1, voxels // here))
-    starts = (range(a // n * n, b, n) for a, b, n in zip(box.start, box.stop, size, strict=True))
-    for z, y, x in product(*starts):
-        yield Box((z, y, x), (z + size[0], y + size[1], x + size[2])).intersection(box)

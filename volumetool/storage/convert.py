@@ -17,8 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from volumetool.errors import DataError, InputError, OutputError
 from volumetool.events import Observer, counting, ignore
-from volumetool.geometry.box import Box
-from volumetool.storage.conversion import ConversionPlan, cut
+from volumetool.geometry.box import Box, cut
+from volumetool.storage.conversion import ConversionPlan
 from volumetool.storage.create import create_volume, open_for_writing, read_root, write_attributes
 from volumetool.storage.formats.base import Json
 from volumetool.storage.formats.registry import WRITTEN
