@@ -106,6 +106,16 @@ def test_a_fill_value_that_is_no_number_may_be_spelled_as_json_does_not_allow(tm
     np.testing.assert_array_equal(open_volume(tmp_path / "a", voxel_size=SIZE).open().read().result(), floats)
 
 
+def test_a_fill_value_may_be_quoted(tmp_path: Path) -> None:
+    zarr.create_array(str(tmp_path / "a"), data=VOXELS, chunks=(2, 5, 6), zarr_format=2, fill_value=7)
+    file = tmp_path / "a" / ".zarray"
+    file.write_text(file.read_text().replace('"fill_value": 7', '"fill_value": "7"'))
+    (tmp_path / "a" / "0.0.0").unlink()
+    expected = VOXELS.copy()
+    expected[:2, :5, :6] = 7
+    np.testing.assert_array_equal(open_volume(tmp_path / "a", voxel_size=SIZE).open().read().result(), expected)
+
+
 REFUSED = [
     ("zarr2", numcodecs.Zstd(6), {"dictionary": "abc"}, "dictionary"),
     ("zarr2", numcodecs.Blosc("lz4"), {"delta": True}, "delta"),

@@ -181,11 +181,3 @@ def test_real_stacks_open_without_further_codecs(data: Path, pattern: str) -> No
     stack = open_images(file)
     expected = tifffile.imread(file).reshape(stack.shape)
     np.testing.assert_array_equal(stack.read(stack.shape[0] - 1, stack.shape[0]), expected[-1:])
-
-
-@pytest.mark.parametrize("writer", ["imageJ", "DM"])
-def test_stacks_of_fiji_and_digital_micrograph_open(data: Path, writer: str) -> None:
-    file = data / "format-fixtures" / "tiff" / f"test_loading_image_saved_with_{writer}_stack.tif"
-    stack = open_images(file)
-    assert (stack.shape, stack.dtype) == ((2, 68, 68), np.float32)
-    np.testing.assert_array_equal(stack.read(0, 2), tifffile.imread(file))

@@ -12,7 +12,6 @@ from small_n5 import SHAPE, Json, write_attributes, write_dataset, write_pyramid
 
 from volumetool.errors import InputError
 from volumetool.storage.formats.n5 import find_n5
-from volumetool.storage.io.arrays import open_array
 from volumetool.storage.open import open_volume
 
 SIZES = [(30.0, 8.0, 4.0), (60.0, 16.0, 8.0)]
@@ -152,15 +151,6 @@ def test_attributes_that_make_no_sense_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         open_volume(tmp_path)
     assert caught.value.code == "input.broken-metadata"
-
-
-@pytest.mark.parametrize("compression", ["raw", "gzip", "bzip2", "xz", "blosc"])
-def test_every_codec_of_tensorstores_own_fixtures_decodes(fixture: Callable[[str], Path], compression: str) -> None:
-    root = fixture("tensorstore_n5")
-    array = open_array(str(root / compression), "n5").read().result()
-    assert array.shape == (5, 4)
-    np.testing.assert_array_equal(array, open_array(str(root / "raw"), "n5").read().result())
-    assert array.any()
 
 
 @pytest.mark.parametrize(

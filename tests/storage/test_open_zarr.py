@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -178,33 +177,6 @@ def test_an_array_that_vanished_after_opening_is_a_data_error(tmp_path: Path) ->
     with pytest.raises(DataError) as caught:
         volume.open()
     assert caught.value.code == "data.unreadable"
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "zarr_v2/from_zarr-python/data.zarr/3d.chunked.i2",
-        "zarr_v2/from_zarr-python/data.zarr/3d.chunked.mixed.i2.C",
-        "zarr_v2/from_zarr-python/data.zarr/3d.chunked.mixed.i2.F",
-        "zarr_v3/from_zarrita/data.zarr/3d.chunked.i2",
-        "zarr_v3/from_zarrita/data.zarr/3d.chunked.mixed.i2.F",
-        "zarr_v3/from_zarrita/data.zarr/3d.chunked.compressed.sharded.i2",
-        "zarr_v3/from_zarrita/data.zarr/3d.contiguous.compressed.sharded.i2",
-    ],
-)
-def test_three_dimensional_arrays_of_neuroglancers_fixtures_hold_their_numbers(
-    fixture: Callable[[str], Path], path: str
-) -> None:
-    volume = open_volume(fixture("neuroglancer_zarr") / "zarr" / path, voxel_size=SIZE)
-    np.testing.assert_array_equal(volume.open().read().result().ravel(), np.arange(np.prod(volume.shape)))
-
-
-@pytest.mark.parametrize("name", ["c-order", "f-order"])
-def test_memory_order_does_not_change_the_voxels(fixture: Callable[[str], Path], name: str) -> None:
-    root = fixture("n5zarr_java_zarr") / "examples" / "dimensionOrder.zarr"
-    volume = open_volume(root / name, voxel_size=SIZE)
-    expected = zarr.open_array(str(root / name), mode="r")[...]
-    np.testing.assert_array_equal(volume.open().read().result(), expected)
 
 
 def test_a_sharded_volume_is_read_through_http(served: str, filled: tuple[Volume, np.ndarray[Any, Any]]) -> None:

@@ -7,6 +7,8 @@ below may change voxels, and is refused by name.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isnan
@@ -16,6 +18,7 @@ from volumetool.errors import InputError
 
 Json = dict[str, Any]
 _NINE, _ZSTD, _SIZE = range(10), range(23), range(2**31)
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,7 @@ def readable_metadata(url: str, driver: str, stored: Json) -> Json:
     if driver == "zarr":
         if filters := stored.get("filters"):
             raise _unsupported(url, f"is stored through the filters {filters}; volumetool reads none")
-        fill = stored.get("fill_value")
-        named = {"fill_value": "NaN"} if isinstance(fill, float) and isnan(fill) else {}  # the bare word is no JSON
-        return _with({"filters": None, **stored, **named}, "compressor", url, _ZARR2, "id")
+        return _with({"filters": None, **stored, **_fill(stored.get("fill_value"))}, "compressor", url, _ZARR2, "id")
     if driver == "n5":
         kept = {name: value for name, value in stored.items() if name not in _LENGTHS}
         old = {"compression": {"type": stored["compressionType"]}} if "compressionType" in stored else {}  # N5 before 2.0
@@ -110,6 +111,15 @@ def readable_metadata(url: str, driver: str, stored: Json) -> Json:
     if transformers := stored.get("storage_transformers"):
         raise _unsupported(url, f"is stored through the storage transformers {transformers}; volumetool reads none")
     return kept | {"codecs": [_zarr3(url, codec) for codec in codecs]}
+
+
+def _fill(stored: object) -> Json:
+    """Return the fill value of Zarr 2 as tensorstore takes it, where some writers spell it otherwise."""
+    if isinstance(stored, float) and isnan(stored):
+        return {"fill_value": "NaN"}  # the bare word is no JSON
+    if isinstance(stored, str) and _NUMBER.fullmatch(stored):
+        return {"fill_value": json.loads(stored)}  # Java's n5-zarr quotes numbers
+    return {}
 
 
 def _may_be_ignored(name: str, value: object) -> bool:
