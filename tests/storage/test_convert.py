@@ -208,11 +208,11 @@ def test_an_output_named_as_another_format_is_told_what_is_written(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("a.png", "as TIFF first"), ("missing.tif", "spelling"), ("s_*.tif", "the folder"), (".", "own directory")],
+    [("a.jp2", "as TIFF first"), ("missing.tif", "spelling"), ("s_*.tif", "the folder"), (".", "own directory")],
 )
 def test_what_cannot_be_converted_is_told_what_can(tmp_path: Path, name: str, words: str) -> None:
-    for other in ("a.png", "a.mrc"):
-        (tmp_path / other).write_bytes(b"")
+    for there in {"a.mrc", name} - {"missing.tif", "s_*.tif", "."}:
+        (tmp_path / there).write_bytes(b"")
     with pytest.raises(InputError) as caught:
         convert(tmp_path / name, str(tmp_path / "v.zarr"))
     assert words in caught.value.hint
