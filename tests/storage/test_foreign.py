@@ -28,8 +28,7 @@ def _zip(path: Path) -> None:
 BEGINS = {
     "v.ims": (b"", "named like HDF5", "write it anew"),
     "v.dm4": (b"\0\0\0\4", "named like DigitalMicrograph", "write it anew"),
-    "v.czi": (b"ZISRAWFILE", "CZI", "bioformats2raw FILE OUTPUT.zarr"),
-    "czi": (b"ZISRAWFILE", "CZI", "bioformats2raw"),
+    "v.czi": (b"", "named like CZI", "write it anew"),
     "v.lif": (b"p\0\0\0", "LIF", "bioformats2raw"),
     "v.nd2": (b"\xda\xce\xbe\x0a", "ND2", "bioformats2raw"),
     "v.vsi": (b"II*\0", "VSI", "bioformats2raw"),

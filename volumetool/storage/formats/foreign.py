@@ -27,7 +27,6 @@ _TIFF = "Convert it first: `volumetool convert FILE.tif OUTPUT.zarr`; the name m
 _MODEL = "Models are given with --model."
 
 _MICROSCOPES = {
-    ".czi": "a Zeiss CZI file",
     ".lif": "a Leica LIF file",
     ".nd2": "a Nikon ND2 file",
     ".vsi": "an Olympus VSI file",
@@ -49,7 +48,6 @@ _BEGINS = {
     b"\0\0\0\x0cjP  ": ("a JPEG 2000 image", _IMAGES),
     b"GIF8": ("a GIF image", _IMAGES),
     b"PK\x03\x04": ("a zip archive", "If it holds a volume, name it with .zip or .ozx at its end; else unpack it."),
-    b"ZISRAWFILE": ("a Zeiss CZI file", _BIOFORMATS),
     b"\xda\xce\xbe\x0a": ("a Nikon ND2 file", _BIOFORMATS),
     b"OLYMPUSRAWFORMAT": ("an Olympus OIR file", _BIOFORMATS),
     b"WKW": ("a webKnossos file", "Export the dataset as OME-Zarr from webKnossos."),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from volumetool.errors import InputError
 from volumetool.paths import file_on
 from volumetool.storage.formats.base import Format, ParsedMetadata
+from volumetool.storage.formats.czi import CZI
 from volumetool.storage.formats.dm import DM
 from volumetool.storage.formats.hdf5 import HDF5
 from volumetool.storage.formats.mrc import MRC
@@ -28,7 +29,7 @@ from volumetool.storage.writing.layout import VolumeLayout, WrittenFormat
 _ROUNDED = 1e-6
 """Share of a voxel by which a position may be off without a word."""
 
-FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, HDF5, MRC, DM, NPY, NRRD, IMAGES)
+FORMATS: tuple[Format, ...] = (ZARR_ARRAY, OME_ZARR, N5, PRECOMPUTED, HDF5, MRC, DM, CZI, NPY, NRRD, IMAGES)
 
 WRITTEN: dict[str, WrittenFormat] = {written.name: written for each in FORMATS for written in each.written}
 """The formats that are written, by name."""
