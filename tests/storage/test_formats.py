@@ -41,8 +41,7 @@ def _edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 def _lengthen(file: Path, sections: int) -> None:
     """Change the length of a Zarr array in its metadata."""
-    axis = -3
-    _edit(file, lambda array: array["shape"].__setitem__(axis, sections))
+    _edit(file, lambda array: array["shape"].__setitem__(-3, sections))
 
 
 def test_a_message_names_every_format() -> None:
@@ -405,7 +404,6 @@ class TestMrc(FormatSuite):
             file.header.cella.z = 10 * voxel_size[0] * len(voxels)
 
 
-@pytest.mark.slow
 class TestNrrd(FormatSuite):
     format = "nrrd"
     ending = ".nrrd"
@@ -433,6 +431,7 @@ class TestNrrd(FormatSuite):
         place.write_bytes(head.encode() + voxels.tobytes())
 
 
+@pytest.mark.slow
 class TestTurnedMrc(TestMrc):
     """Its columns lie along z, its rows along x, its sections along y."""
 
@@ -521,6 +520,7 @@ class TestFolderOfPng(FormatSuite):
             Image.fromarray(section).save(place / f"section {number}.png")
 
 
+@pytest.mark.slow
 class TestFolderOfBmp(TestFolderOfPng):
     format = "bmp"
     dtypes = ("uint8",)
