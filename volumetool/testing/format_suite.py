@@ -194,7 +194,7 @@ class FormatSuite:
     def test_opening_reads_no_voxels(self, tmp_path: Path) -> None:
         read: list[int] = []
         stored: list[int] = []
-        for width in (32, 32, 128):  # the first loads what the format needs
+        for width in (32, 32, 256):  # the first loads what the format needs
             place, voxels = self._made(tmp_path, shape=(12, width, width), name=f"{len(read)}")
             before = _bytes_read()
             self._open(place)
