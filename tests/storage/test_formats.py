@@ -71,9 +71,12 @@ class TestOmeZarr05(FormatSuite):
     def declare(self, place: Path, sections: int) -> None:
         _lengthen(place / "s0" / "zarr.json", sections)
 
+    def ome(self, voxel_size: Size, position: Size) -> dict[str, Any]:
+        """Return the metadata of the image."""
+        return {"version": "0.5", "multiscales": [_image(voxel_size, position)]}
+
     def write(self, place: Path, voxels: NDArray[Any], voxel_size: Size, position: Size) -> None:
-        ome = {"version": "0.5", "multiscales": [_image(voxel_size, position)]}
-        group = zarr.create_group(place, zarr_format=3, attributes={"ome": ome})
+        group = zarr.create_group(place, zarr_format=3, attributes={"ome": self.ome(voxel_size, position)})
         codec = zarr.codecs.ZstdCodec(checksum=True)
         group.create_array("s0", data=voxels, chunks=CHUNK, compressors=codec, serializer=_order(voxels), **self.options)
 
@@ -81,6 +84,19 @@ class TestOmeZarr05(FormatSuite):
 @pytest.mark.slow
 class TestOmeZarr05Shards(TestOmeZarr05):
     options: ClassVar[dict[str, Any]] = {"shards": (8, 32, 32)}
+
+
+@pytest.mark.slow
+class TestOmeZarr06(TestOmeZarr05):
+    format = "ome-zarr-0.6"
+
+    def ome(self, voxel_size: Size, position: Size) -> dict[str, Any]:
+        image = _image(voxel_size, position)
+        steps = image["datasets"][0]["coordinateTransformations"]
+        way = {"type": "sequence", "input": {"path": "s0"}, "output": {"name": "nm"}, "transformations": steps}
+        systems = [{"name": "nm", "axes": image["axes"]}]
+        datasets = [{"path": "s0", "coordinateTransformations": [way]}]
+        return {"version": "0.6", "multiscales": [{"coordinateSystems": systems, "datasets": datasets}]}
 
 
 class TestOmeZarr04(FormatSuite):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import zarr
 from ome_images import Sample
+from ome_zarr_models import v04, v05
 from typer.testing import CliRunner
 from volumetool.cli.main import app
 
@@ -163,6 +164,7 @@ def test_what_is_broken_is_told_plainly_and_mended_by_the_command_that_is_told(
     assert (command[0], result.exit_code) == ("volumetool", 0), result.output
     copy = open_volume(tmp_path / "NEW.zarr")
     assert validate_volume(copy.url) == []
+    (v04 if version == ".zattrs" else v05).Image.from_zarr(zarr.open_group(copy.url, mode="r"))  # type: ignore[arg-type]
     np.testing.assert_array_equal(copy.open().read().result(), open_volume(sound(version)).open().read().result())
     assert (copy.voxel_size, copy.format) == ((8.0, 4.0, 4.0), VERSIONS[version])
     # In the order in which they are written, the translation of that mutation is scaled, too.
