@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from volumetool.cli._json import print_json
@@ -12,15 +12,17 @@ from volumetool.cli._options import AllowHost, Json
 from volumetool.cli._progress import observing
 from volumetool.cli._tables import say, warn
 
+if TYPE_CHECKING:
+    from volumetool.jobs.verification.verify import Report
+
 Output = Annotated[str, typer.Argument(help="OUTPUT of `volumetool enhance`.")]
 
 
 def status(output: Output, as_json: Json = False) -> None:
     """Return how far a job is, what failed and why, and what to type next."""
-    from volumetool.jobs.records.plan_file import stored_plan
-    from volumetool.jobs.status import job_status
+    from volumetool.jobs.inspection import status as look
 
-    found = job_status(stored_plan(output))
+    found = look(output)
     if as_json:
         print_json("job", asdict(found))
         return
@@ -62,47 +64,40 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare what is stored with the ledger, as deeply as asked for; nothing is changed without --repair or --adopt."""
-    from volumetool.jobs.verification.repair import mark_for_recompute
-    from volumetool.jobs.verification.verify import make_extent, verify_output
+    from volumetool.jobs.inspection import verify as compare
 
-    if adopt:
-        extent = make_extent("full", None, recompute, seed)
-        _adopt(output, as_json, extent=extent, source=source, statistics=statistics, allow_hosts=allow_host or [])
-    extent = make_extent(depth, sample, recompute, seed)
+    asked: dict[str, Any] = {"depth": depth, "sample": sample, "recompute": recompute, "seed": seed, "adopt": adopt}
+    asked |= {"source": source, "statistics": statistics, "allow_host": tuple(allow_host or ()), "repair": repair}
     with observing() as observer:
-        plan, report = verify_output(output, extent, allow_host or [], observer)
-        marked = mark_for_recompute(plan, report, observer) if repair and plan is not None else 0
+        report = compare(output, observer=observer, **asked)
     if as_json:
-        print_json("verification", report.as_dict() | {"marked": marked})
+        print_json("verification", report.as_dict())
+    if report.of is not None:
+        _tell_adopted(output, report)
     for damage in report.damaged:
         warn(f"damaged: {damage}")
-    verdict = "all as recorded" if report.ok else f"{len(report.damaged)} damages; {marked} regions marked for the next run"
-    say(f"{report.regions} regions and {report.shards} coarse shards, {extent.told}: {verdict}")
+    verdict = (
+        "all as recorded" if report.ok else f"{len(report.damaged)} damages; {report.marked} regions marked for the next run"
+    )
+    say(f"{report.regions} regions and {report.shards} coarse shards, {report.extent.told}: {verdict}")
     raise typer.Exit(0 if report.ok else 4)
 
 
-def _adopt(output: str, as_json: bool, **asked: Any) -> NoReturn:
+def _tell_adopted(output: str, report: Report) -> NoReturn:
     from volumetool.jobs.planning.conflicts import resume_command
     from volumetool.jobs.records.plan_file import stored_plan
-    from volumetool.jobs.verification.adopt import adopt
 
-    with observing() as observer:
-        report = adopt(output, observer=observer, **asked)
-    plan = stored_plan(output)
-    if as_json:
-        print_json("verification", report.as_dict() | {"adopted": report.regions, "of": plan.grid.count})
-    told = f"{report.regions} of {plan.grid.count} regions adopted, {len(report.recomputed)} computed again to see"
-    say(f"{told}. Next, for the rest and the coarse levels: {resume_command(plan.job)}")
-    raise typer.Exit(0 if report.regions == plan.grid.count else 3)
+    told = f"{report.regions} of {report.of} regions adopted, {len(report.recomputed)} computed again to see"
+    say(f"{told}. Next, for the rest and the coarse levels: {resume_command(stored_plan(output).job)}")
+    raise typer.Exit(0 if report.regions == report.of else 3)
 
 
 def clean(output: Output, as_json: Json = False) -> None:
     """Remove what killed writers left behind: temporary files that belong to no shard."""
-    from volumetool.jobs.execution.clean import clean_output
-    from volumetool.jobs.records.plan_file import stored_plan
+    from volumetool.jobs.inspection import clean as remove
 
     with observing() as observer:
-        cleaned = clean_output(stored_plan(output), observer)
+        cleaned = remove(output, observer=observer)
     if as_json:
         print_json("leftovers", asdict(cleaned))
     say(f"removed {len(cleaned.removed)} leftover files")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from volumetool.cli._json import print_json, print_written
@@ -53,8 +53,8 @@ def crappify(
     if fit is not None:
         _fit(fit, truth, recipe_out, None if scale is None else factors(scale), as_json=as_json)
         return
-    from volumetool.degradation import load_recipe
-    from volumetool.degradation.volume import Crappification, crappify_volume, plan_crappification
+    from volumetool.degradation import Crappification
+    from volumetool.degradation.volume import crappify_volume, plan_crappification
     from volumetool.errors import ConfigError
 
     if input is None or output is None:
@@ -63,16 +63,9 @@ def crappify(
             "INPUT and OUTPUT are needed",
             hint="volumetool crappify INPUT OUTPUT, or volumetool crappify --fit LOW --from TRUTH -o recipe.yaml",
         )
-    asked = Crappification(
-        input=input,
-        output=output,
-        crappifier=load_recipe(recipe).varied(noise, blur),
-        scale=factors(scale or "1,4,4"),
-        seed=seed,
-        level=level,
-        limits=_limits(limits),
-    )
-    plan = plan_crappification(asked)
+    asked: dict[str, Any] = {"recipe": recipe, "seed": seed, "level": level, "limits": limits, "noise": noise, "blur": blur}
+    asked |= {} if scale is None else {"scale": scale}
+    plan = plan_crappification(Crappification(input=input, output=output, **asked))
     print_plan(plan)
     if not dry_run:
         with observing() as observer:
@@ -139,18 +132,6 @@ def factors(text: str) -> tuple[int, int, int]:
         raise ConfigError("config.option", f"--scale {text!r} is not three whole numbers", hint="write --scale 1,4,4")
     z, y, x = (int(value) for value in read)
     return z, y, x
-
-
-def _limits(text: str | None) -> tuple[float, float] | None:
-    from volumetool.errors import ConfigError
-
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError("config.option", f"--limits {text!r} is not two numbers", hint="write --limits 0,65535") from error
-    return low, high
 
 
 def print_plan(plan: CrappifyPlan) -> None:

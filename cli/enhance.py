@@ -135,8 +135,8 @@ def _print_plan(plan: Plan, *, as_json: bool) -> None:
 def _print_outcome(outcome: RunResult, *, as_json: bool) -> None:
     job = outcome.plan.job
     if as_json:
-        facts = {name: getattr(outcome, name) for name in ("complete", "done", "failed", "regions", "ran")}
-        print_json("run", {**facts, "output": job.output, "fingerprint": outcome.plan.fingerprint})
+        names = ("complete", "done", "failed", "regions", "ran", "output", "fingerprint")
+        print_json("run", {name: getattr(outcome, name) for name in names})
     for record in outcome.failures:
         box = outcome.plan.grid.region(record.region).box
         warn(f"region {record.region} ({box}) failed: {record.error.get('message')}")

@@ -11,13 +11,11 @@ import typer
 from volumetool.cli._json import print_json
 from volumetool.cli._options import Json, local_path
 from volumetool.cli._progress import observing
-from volumetool.cli._tables import say, warn
+from volumetool.cli._tables import say
 
 if TYPE_CHECKING:
     from volumetool.evaluation.evaluate import EvaluationRequest
     from volumetool.evaluation.results import Evaluation
-    from volumetool.geometry import Box, Triple
-    from volumetool.storage.volume import Volume
 
 
 def evaluate(
@@ -55,52 +53,17 @@ def evaluate(
         return
     if restored is None or truth is None:
         raise ConfigError("config.option", "two volumes are needed", hint="volumetool evaluate RESTORED TRUTH [--low LOW]")
-    from volumetool.evaluation.evaluate import EvaluationRequest
-    from volumetool.evaluation.scores.align import Volumes
-    from volumetool.models import load_model
-    from volumetool.storage.io.roles import Role, name_roles
-    from volumetool.storage.open import open_volume
+    from volumetool.evaluation.api import EvaluationOptions, open_request
 
-    def opened(url: str, noun: str) -> Volume:
-        with name_roles(Role(url, noun)):
-            return open_volume(url)
-
-    truth_volume = opened(truth, "the truth")
-    request = EvaluationRequest(
-        volumes=Volumes(
-            opened(restored, "the restored volume"),
-            truth_volume,
-            None if low is None else opened(low, "--low"),
-            None if second is None else opened(second, "--second"),
-        ),
-        roi=None if roi is None else _box(roi, truth, truth_volume.shape),
-        data_range=data_range,
-        sections=sections,
-        tune=tune,
-        seed=seed,
-        same_corner=same_corner,
-        model=None if model is None else load_model(model),
-    )
+    asked: dict[str, Any] = {"low": low, "second": second, "model": model, "roi": roi, "data_range": data_range}
+    asked |= {"sections": sections, "tune": tune, "same_corner": same_corner, "seed": seed}
+    options = EvaluationOptions(restored=restored, truth=truth, **asked)
+    with observing() as observer:
+        request = open_request(options, observer)
     if blind is not None:
         _write_kit(request, blind, as_json=as_json and report is None)
     if blind is None or report is not None:
         _score(request, report, as_json=as_json)
-
-
-def _box(text: str, truth: str, shape: Triple) -> Box:
-    """Read a box of voxels of the truth; what reaches beyond it is said and left out."""
-    from volumetool.configuration import parse_box
-    from volumetool.errors import ConfigError
-    from volumetool.geometry import Box, part_inside
-
-    try:
-        ends: Any = parse_box(text)
-    except ValueError as error:
-        raise ConfigError("config.option", f"--roi: {error}", hint="it counts voxels of TRUTH") from error
-    inside, note = part_inside(Box(ends["start"], ends["stop"]), shape, truth)
-    if note is not None:
-        warn(f"warning: {note}")
-    return inside
 
 
 def _score(request: EvaluationRequest, report: Path | None, *, as_json: bool) -> None:

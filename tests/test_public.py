@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+import typer
+from typer.core import TyperGroup
+from volumetool.cli.main import app, main
 
 import volumetool as vt
 from volumetool.errors import ConfigError
@@ -21,6 +28,31 @@ from volumetool.viewer.view import View
 
 FAKE = "fake:identity?scale=1,2,2"
 FUNCTIONS = [name for name in vt.__all__ if inspect.isfunction(getattr(vt, name))]
+WITH_OPTIONS = [name for name in FUNCTIONS if inspect.signature(getattr(vt, name)).parameters]
+
+OTHERWISE_NAMED = {"info": "open_volume", "model list": "list_models", "model show": "load_model"}
+"""Commands whose function has another name."""
+
+COMMANDS_ALONE = {
+    "demo": "it shows how the others are used",
+    "view": "vt.view gives an object that stays open, which takes a Look and a Listen",
+    "live": "vt.live does, too, and takes a Job",
+    "publish": "it serves until it is ended; vt.convert writes the same bytes",
+    "bench": "it measures a machine, and keeps a history",
+    "schema": "model_json_schema() of the class",
+}
+"""Commands that have no function of the same options, and why."""
+
+OPTIONS_ALONE = {
+    "": {"as_json", "verbose", "quiet", "log_file", "log_format", "help_all"},  # what is said, and how
+    "enhance": {"config", "allow_host", "dry_run"},  # a job file is read by `read_job`; vt.plan is a dry run
+    "apply": {"option", "trust", "list_all", "dry_run"},  # a name holds its options, or a function is given
+    "convert": {"dry_run"},  # plan_requested
+    "crappify": {"dry_run", "fit", "truth", "recipe_out"},  # plan_crappification, vt.fit_recipe
+    "train": {"dry_run"},  # plan_training
+    "evaluate": {"blind", "unblind"},  # a kit for human raters: volumetool.evaluation.blind_rating
+}
+"""Options that a command has and its function has not, and what stands for them."""
 
 
 class Place:
@@ -69,7 +101,7 @@ def test_what_a_job_lacks_is_named() -> None:
         vt.Job(output="b.zarr")
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", WITH_OPTIONS)
 def test_every_function_answers_a_misspelt_option_with_the_likely_one(name: str) -> None:
     function = getattr(vt, name)
     options = [each for each in inspect.signature(function).parameters.values() if each.kind is not each.VAR_KEYWORD]
@@ -78,6 +110,82 @@ def test_every_function_answers_a_misspelt_option_with_the_likely_one(name: str)
     with pytest.raises(ConfigError, match=f"did you mean {meant}") as caught:
         function(**given, **{f"{meant}x": "x"})
     assert caught.value.code == "config.option"
+
+
+def _commands() -> Iterator[tuple[str, set[str]]]:
+    """Yield the words of every command with the names of its options."""
+    program = typer.main.get_command(app)
+    assert isinstance(program, TyperGroup)
+    for name, command in program.commands.items():
+        for below, each in (getattr(command, "commands", None) or {"": command}).items():
+            options = {parameter.name for parameter in each.params if parameter.opts[0].startswith("-")}
+            yield f"{name} {below}".strip(), {option for option in options if option is not None}
+
+
+def test_every_command_has_a_function_of_the_same_options_or_a_reason() -> None:
+    commands = dict(_commands())
+    assert commands.keys() >= COMMANDS_ALONE.keys() | OTHERWISE_NAMED.keys() | OPTIONS_ALONE.keys() - {""}
+    for words, options in commands.items():
+        if words in COMMANDS_ALONE:
+            continue
+        alone = OPTIONS_ALONE[""] | OPTIONS_ALONE.get(words, set())
+        assert options - alone <= inspect.signature(getattr(vt, OTHERWISE_NAMED.get(words, words))).parameters.keys(), words
+        assert OPTIONS_ALONE.get(words, set()) <= options, words
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_says_in_numpydoc_what_it_takes(name: str) -> None:
+    section = (inspect.getdoc(getattr(vt, name)) or "").partition("Parameters\n----------\n")[2]
+    code = inspect.unwrap(getattr(vt, name)).__code__
+    arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    assert [each for each in arguments if not re.search(rf"\b{each}\b", section)] == []
+
+
+def test_functions_return_what_the_commands_print(volume: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every name in a command's JSON is an attribute of what the function of its name returns, and holds the same."""
+    output = volume.parent / "out.zarr"
+    run = vt.enhance(volume, output, model=FAKE)
+    low = vt.crappify(volume, volume.parent / "low.zarr", scale="1,2,2", seed=3)
+    evaluation = vt.evaluate(volume, volume, sections=1, report=volume.parent / "page.html")
+    calls: list[tuple[str, object, set[str]]] = [
+        (f"enhance {volume} {output} --model {FAKE}", run, {"ran"}),
+        (f"status {output}", vt.status(output), {"idle_seconds"}),
+        (f"verify {output} --depth stored", vt.verify(output, depth="stored"), {"depth", "sample"}),
+        (f"clean {output}", vt.clean(output), set()),
+        (f"validate {output}", vt.validate(output), set()),
+        (f"validate {output} --viewer fiji", vt.validate(output, viewer="fiji"), {"findings"}),
+        (f"evaluate {volume} {volume} --sections 1", evaluation, {"verdict"}),
+        (f"info {low.url}", low, {"bytes_on_disk", "status", "blank_sections", "note", "model", "extrapolated", "dtype"}),
+        ("model show em-x4", vt.load_model("em-x4").card, set()),
+    ]
+    capsys.readouterr()
+    for words, found, apart in calls:
+        with pytest.raises(SystemExit):
+            main([*words.split(), "--json"])
+        printed = json.loads(capsys.readouterr().out)
+        del printed["kind"]
+        facts = _plain(found)
+        assert printed.keys() - apart <= facts.keys(), words
+        for name in printed.keys() - apart:
+            assert _alike(printed[name], facts[name]), (words, name)
+    assert (volume.parent / "page.html").exists()
+    assert vt.pyramid(low.url).shape == low.shape
+    assert "em-x4" in {card.name for card in vt.list_models()}
+
+
+def _plain(found: object) -> dict[str, Any]:
+    of_pydantic = ("model_fields", "model_computed_fields")  # which must not be asked of an instance
+    return {name: getattr(found, name) for name in dir(found) if not name.startswith("_") and name not in of_pydantic}
+
+
+def _alike(printed: Any, value: Any) -> bool:
+    """Return whether JSON says what an object holds: numbers, texts and counts of the same, objects by their names."""
+    if isinstance(printed, list):
+        return len(printed) == len(value) and all(map(_alike, printed, value))
+    if isinstance(printed, dict):
+        facts = value if isinstance(value, dict) else _plain(value)
+        return all(name in facts for name in printed if name != "words")
+    return printed == value or (printed is None and value == float("inf"))
 
 
 def test_every_object_fits_one_screen_and_shows_no_secret(volume: Path) -> None:

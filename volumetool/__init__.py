@@ -14,34 +14,51 @@ from volumetool.errors import VolumetoolError
 from volumetool.version import __version__
 
 if TYPE_CHECKING:
-    from volumetool.jobs.api import apply, enhance, plan, run, verify
+    from volumetool.degradation.fit_volume import fit_recipe
+    from volumetool.degradation.volume import crappify
+    from volumetool.evaluation.api import evaluate
+    from volumetool.jobs.api import apply, enhance, plan, run
+    from volumetool.jobs.inspection import clean, status, verify
     from volumetool.jobs.job import Job
     from volumetool.jobs.plan import Plan
     from volumetool.jobs.run import RunResult
     from volumetool.live_view.show import live
-    from volumetool.models import Model, load_model
+    from volumetool.models import Model, list_models, load_model
     from volumetool.storage.convert_volume import convert
     from volumetool.storage.open import open_volume
+    from volumetool.storage.pyramid import build_pyramid as pyramid
     from volumetool.storage.volume import Volume
+    from volumetool.training.api import train
+    from volumetool.viewer.support import validate
     from volumetool.viewer.view import view
 
 _HOMES = {
     "Job": "volumetool.jobs.job",
     "Model": "volumetool.models",
-    "RunResult": "volumetool.jobs.run",
     "Plan": "volumetool.jobs.plan",
+    "RunResult": "volumetool.jobs.run",
     "Volume": "volumetool.storage.volume",
     "apply": "volumetool.jobs.api",
+    "clean": "volumetool.jobs.inspection",
     "convert": "volumetool.storage.convert_volume",
+    "crappify": "volumetool.degradation.volume",
     "enhance": "volumetool.jobs.api",
+    "evaluate": "volumetool.evaluation.api",
+    "fit_recipe": "volumetool.degradation.fit_volume",
+    "list_models": "volumetool.models",
     "live": "volumetool.live_view.show",
     "load_model": "volumetool.models",
     "open_volume": "volumetool.storage.open",
     "plan": "volumetool.jobs.api",
+    "pyramid": "volumetool.storage.pyramid:build_pyramid",
     "run": "volumetool.jobs.api",
-    "verify": "volumetool.jobs.api",
+    "status": "volumetool.jobs.inspection",
+    "train": "volumetool.training.api",
+    "validate": "volumetool.viewer.support",
+    "verify": "volumetool.jobs.inspection",
     "view": "volumetool.viewer.view",
 }
+"""Where a public name is: its module, and its name there, if that is another."""
 
 __all__ = [
     "Job",
@@ -52,13 +69,22 @@ __all__ = [
     "VolumetoolError",
     "__version__",
     "apply",
+    "clean",
     "convert",
+    "crappify",
     "enhance",
+    "evaluate",
+    "fit_recipe",
+    "list_models",
     "live",
     "load_model",
     "open_volume",
     "plan",
+    "pyramid",
     "run",
+    "status",
+    "train",
+    "validate",
     "verify",
     "view",
 ]
@@ -68,7 +94,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import volumetool` costs nothing."""
     if name not in _HOMES:
         raise AttributeError(f"module 'volumetool' has no attribute {name!r}")
-    found = getattr(import_module(_HOMES[name]), name)
+    module, _, there = _HOMES[name].partition(":")
+    found = getattr(import_module(module), there or name)
     if isfunction(found):
         from volumetool.configuration import naming_options
 

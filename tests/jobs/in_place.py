@@ -16,7 +16,6 @@ from small_jobs import SMALL, noise, run, write_input
 
 from volumetool.acquisition.config import WatchConfig
 from volumetool.acquisition.watch import watch
-from volumetool.degradation import load_recipe
 from volumetool.degradation.volume import Crappification, crappify_volume, plan_crappification
 from volumetool.jobs.execution.clean import STRAY_SECONDS, clean_output
 from volumetool.jobs.job import Job, make_job
@@ -78,7 +77,7 @@ def _nothing(work: Path) -> None:
 
 
 def _crappify(work: Path, seed: int = 1) -> None:
-    asked = Crappification(str(work / "in.zarr"), str(work / "out.zarr"), load_recipe("sem-fast"), (1, 2, 2), seed)
+    asked = Crappification(input=work / "in.zarr", output=work / "out.zarr", recipe="sem-fast", scale=(1, 2, 2), seed=seed)
     crappify_volume(plan_crappification(asked), overwrite=True)
 
 

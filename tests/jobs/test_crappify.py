@@ -47,7 +47,9 @@ def fine(tmp_path: Path) -> Path:
 
 def asked(fine: Path, recipe: str | Crappifier = "pssr-em", **options: Any) -> Crappification:
     crappifier = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    return Crappification(str(fine), str(fine.parent / "low.zarr"), crappifier, **{"scale": SCALE, "seed": 4, **options})
+    return Crappification(
+        **{"input": fine, "output": fine.parent / "low.zarr", "recipe": crappifier, "scale": SCALE, "seed": 4, **options}
+    )
 
 
 def voxels(path: Path | str, level: int = 0) -> NDArray[Any]:
@@ -211,7 +213,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(fine: Path) -> Non
         plan_crappification(asked(fine, level=9))
     for inside in (fine / "low.zarr", fine.parent):
         with pytest.raises(OutputError, match="inside"):
-            plan_crappification(Crappification(str(fine), str(inside), RECIPES["pssr-em"], SCALE))
+            plan_crappification(Crappification(input=fine, output=inside, scale=SCALE))
     assert [path.name for path in fine.parent.iterdir()] == ["fine.zarr"]
 
 

@@ -31,7 +31,7 @@ def blobs(seed: int) -> NDArray[np.uint8]:
 def folder(tmp_path: Path) -> Path:
     for name, seed in (("truth", 1), ("other", 2)):
         write_volume(tmp_path / f"{name}.zarr", blobs(seed), (8.0, 4.0, 4.0))
-    asked = Crappification(str(tmp_path / "other.zarr"), str(tmp_path / "low.zarr"), NOISE, (1, 2, 2))
+    asked = Crappification(input=tmp_path / "other.zarr", output=tmp_path / "low.zarr", recipe=NOISE, scale=(1, 2, 2))
     crappify_volume(plan_crappification(asked))
     return tmp_path
 

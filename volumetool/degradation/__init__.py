@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from volumetool.degradation.crappifier import Crappifier, save_recipe
-from volumetool.degradation.recipes import RECIPE_ENDINGS, RECIPES, load_recipe
+from volumetool.degradation.recipes import RECIPE_ENDINGS, RECIPES, Crappification, load_recipe
 
-__all__ = ["RECIPES", "RECIPE_ENDINGS", "Crappifier", "load_recipe", "save_recipe"]
+__all__ = ["RECIPES", "RECIPE_ENDINGS", "Crappification", "Crappifier", "load_recipe", "save_recipe"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 import numpy as np
@@ -25,14 +26,16 @@ _OFF: Final = 0.05
 """Largest distance of a ratio of voxel sizes from a whole number."""
 
 
-def fit_recipe(low: str, truth: str, *, scale: Triple | None = None, name: str = "fitted") -> Fit:
+def fit_recipe(
+    low: str | os.PathLike[str], truth: str | os.PathLike[str], *, scale: Triple | None = None, name: str = "fitted"
+) -> Fit:
     """Fit a crappifier that makes volumes like `truth` into volumes like `low`; they need not show the same place.
 
     Parameters
     ----------
-    low : str
+    low : str or path
         The microscope's coarse volume: path or URL.
-    truth : str
+    truth : str or path
         Fine volume of such tissue with little noise.
     scale : tuple of int, optional
         Fine voxels per coarse one along z, y, x; by default the ratio of the voxel sizes, which else need not be known.

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import Annotated
 
+from pydantic import BeforeValidator, Field
+
+from volumetool.configuration import Lengths, Natural, Options, Place, parse_numbers
 from volumetool.degradation.crappifier import Crappifier, read_recipe
 from volumetool.degradation.noise import Clip, Gaussian, LineOffset, LocalGaussian, Poisson, SaltAndPepper, Shot
 from volumetool.degradation.optics import Blur, Reduce
@@ -93,3 +98,43 @@ def load_recipe(recipe: str | os.PathLike[str] | Crappifier) -> Crappifier:
         f"there is no crappifier {name!r}",
         hint=f"take one of: {', '.join(sorted(RECIPES))}; or a YAML file",
     )
+
+
+class Crappification(Options):
+    """A degradation of a volume, as a user asks for it: the options of ``volumetool crappify`` and of `volumetool.crappify`.
+
+    Parameters
+    ----------
+    input, output : str or path
+        Paths or URLs of the fine volume, and of the OME-Zarr volume to write.
+    recipe : str, path or Crappifier
+        Name of a built-in recipe, a file, or the recipe itself.
+    scale : tuple of int
+        Fine voxels per coarse one along z, y, x.
+    seed : int
+        Seed of the noise.
+    level : int
+        Level of the input; 0 is the finest.
+    limits : tuple of float, optional
+        Grey values taken as black and white; by default the whole range of uint8, percentiles of a coarse level for
+        other dtypes.
+    noise, blur : float
+        Factors on the noise of the recipe, and on the width of its probe.
+    """
+
+    told_by = "`volumetool crappify --help`"
+
+    input: Place
+    output: Place
+    recipe: Place | Crappifier = "pssr-em"
+    scale: Lengths = (1, 4, 4)
+    seed: int = 0
+    level: Natural = 0
+    limits: Annotated[tuple[float, float], BeforeValidator(parse_numbers)] | None = None
+    noise: float = Field(1.0, ge=0)
+    blur: float = Field(1.0, ge=0)
+
+    @cached_property
+    def crappifier(self) -> Crappifier:
+        """The recipe, with as much noise and blur as is asked for."""
+        return load_recipe(self.recipe).varied(self.noise, self.blur)

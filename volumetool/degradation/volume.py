@@ -6,6 +6,7 @@ The cut into parts is invisible: see `Crappifier`. So memory is bounded whatever
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.degradation import Crappifier
+from volumetool.configuration import with_options
+from volumetool.degradation import Crappification
 from volumetool.errors import ConfigError, OutputError, ResourceError
 from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_translation, plan_levels, shard_boxes
@@ -55,36 +57,6 @@ LIMITS_PERCENTILES: Final = (0.1, 99.9)
 """Grey values of black and white come from the finest level with at most that many voxels, at these percentiles."""
 
 KEY: Final = "crappification"
-
-
-@dataclass(frozen=True)
-class Crappification:
-    """A request to degrade a volume.
-
-    Parameters
-    ----------
-    input, output : str
-        Volumes: paths or URLs.
-    crappifier : Crappifier
-        Recipe of the degradation.
-    scale : tuple of int
-        Fine voxels per coarse one along z, y, x.
-    seed : int
-        Seed of the noise.
-    level : int
-        Level of the input; 0 is the finest.
-    limits : tuple of float, optional
-        Grey values taken as black and white; by default the whole range of uint8, percentiles of a coarse level for
-        other dtypes.
-    """
-
-    input: str
-    output: str
-    crappifier: Crappifier
-    scale: Triple
-    seed: int = 0
-    level: int = 0
-    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +142,37 @@ def plan_crappification(asked: Crappification) -> CrappifyPlan:
     left_out = _triple(n % f for n, f in zip(fine.shape, asked.scale, strict=True))
     threads, memory = _resources(asked, levels[0], source.dtype)
     return CrappifyPlan(asked, source, layout, _limits(asked, source), left_out, threads, memory)
+
+
+@with_options(Crappification)
+def crappify(
+    input: str | os.PathLike[str],  # noqa: A002  (the user's word)
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    observer: Observer = ignore,
+    **options: Any,
+) -> Volume:
+    """Degrade a volume as a fast scan would, with all its levels.
+
+    Parameters
+    ----------
+    input, output : str or path
+        Paths or URLs of the fine volume, and of the OME-Zarr volume to write.
+    overwrite : bool
+        Delete an earlier crappification at the output.
+    observer : Observer, optional
+        Told by `Progressed` how far it is.
+    **options
+        Any field of :class:`volumetool.degradation.Crappification`, such as ``recipe="sem-fast"`` or ``scale=(1, 4, 4)``.
+
+    Raises
+    ------
+    VolumetoolError
+        As :func:`plan_crappification` and :func:`crappify_volume`.
+    """
+    plan = plan_crappification(Crappification(input=input, output=output, **options))
+    return crappify_volume(plan, overwrite=overwrite, observer=observer)
 
 
 def crappify_volume(plan: CrappifyPlan, *, overwrite: bool = False, observer: Observer = ignore) -> Volume:

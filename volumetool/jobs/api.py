@@ -1,4 +1,4 @@
-"""The functions that users call: `plan`, `run`, `enhance`, `apply`, `verify`, with options by name."""
+"""The functions that users call to compute: `plan`, `run`, `enhance`, `apply`, with options by name."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.run import RunResult
 from volumetool.jobs.run import run as run_plan
-from volumetool.jobs.verification.verify import Report, verify
 from volumetool.processing.device.malloc import keep_freed_memory
 from volumetool.processing.operation import operation_name
 from volumetool.processing.operations.function import hand_over
 
-__all__ = ["Report", "apply", "enhance", "plan", "run", "verify"]
+__all__ = ["apply", "enhance", "plan", "run"]
 
 
 @with_options(Job)

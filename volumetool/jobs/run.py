@@ -74,6 +74,16 @@ class RunResult:
     ran: int
     failures: tuple[Record, ...]
 
+    @property
+    def output(self) -> str:
+        """Path or URL of the output."""
+        return self.plan.job.output
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of all that decides the output's bytes."""
+        return self.plan.fingerprint
+
     def __repr__(self) -> str:
         counts = f"{self.done} of {self.regions} regions done ({self.ran} now), {self.failed} failed"
         return f"<Outcome {'complete' if self.complete else 'unfinished'}: {counts}; {redact(self.plan.output)}>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,7 @@ _ROUNDED = 1e-3
 
 
 def build_pyramid(
-    url: str,
+    url: str | os.PathLike[str],
     *,
     reduction: ReductionMethod | None = None,
     nodata: float | None = None,
@@ -45,7 +46,7 @@ def build_pyramid(
 
     Parameters
     ----------
-    url : str
+    url : str or path
         Path or URL of the volume.
     reduction : {"mean", "mode"}, optional
         How a level is made from the one before; by default as an OME-Zarr volume says that its levels were made, else the mean.

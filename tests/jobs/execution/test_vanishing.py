@@ -16,7 +16,6 @@ import pytest
 from small_jobs import SMALL, Recording, attributes, digest, noise, run, write_input
 from vanishing import Moved, Place, leave_for, leaving, placed
 
-from volumetool.degradation import RECIPES
 from volumetool.degradation.volume import Crappification, crappify_volume, plan_crappification
 from volumetool.errors import InputError, VolumetoolError
 from volumetool.events import Observer, RegionEnded, ignore
@@ -221,7 +220,7 @@ def converted(source: str, output: str) -> str:
 
 
 def crappified(source: str, output: str) -> str:
-    asked = Crappification(source, output, RECIPES["sem-fast"], (1, 2, 2), limits=(0.0, 255.0))
+    asked = Crappification(input=source, output=output, recipe="sem-fast", scale=(1, 2, 2), limits=(0.0, 255.0))
     return crappify_volume(plan_crappification(asked)).url
 
 

@@ -117,6 +117,7 @@ def adopt(
                 report.regions += 1
             count(1)
         ledger.flush()
+    report.of = plan.grid.count
     return report
 
 

@@ -139,6 +139,10 @@ class Report:
         What is not as it was written, and where.
     extent : Extent
         What was verified.
+    marked : int
+        Damaged regions that were marked, so that the next run makes them again.
+    of : int, optional
+        Regions of the job, of which `regions` were adopted; None where nothing was to be.
     """
 
     regions: int = 0
@@ -146,6 +150,8 @@ class Report:
     recomputed: list[int] = field(default_factory=list)
     damaged: list[Damage] = field(default_factory=list)
     extent: Extent = field(default_factory=Extent)
+    marked: int = 0
+    of: int | None = None
 
     def __repr__(self) -> str:
         found = f"{len(self.damaged)} damages" if self.damaged else "all as recorded"
@@ -167,6 +173,8 @@ class Report:
             "shards": self.shards,
             "recomputed": self.recomputed,
             "damaged": [damage.as_dict() for damage in self.damaged],
+            "marked": self.marked,
+            **({} if self.of is None else {"adopted": self.regions, "of": self.of}),
         }
 
 
