@@ -144,7 +144,7 @@ def test_what_is_broken_is_told_plainly_and_mended_by_the_command_that_is_told(
     sound: Callable[[str], Path], tmp_path: Path, mutation: tuple[str, str, str, str, Change]
 ) -> None:
     version, level, name, code, change = mutation
-    place = tmp_path / "broken"
+    place = tmp_path / "a broken one"
     shutil.copytree(sound(version), place)
     file = _array(place, int(level), version) if level else place / version
     _edit(file, change)
@@ -198,6 +198,14 @@ def test_what_is_not_ome_zarr_cannot_be_validated(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         validate_volume(str(tmp_path))
     assert caught.value.code == "input.not-a-volume"
+
+
+def test_labels_are_sent_to_their_image_and_not_copied(tmp_path: Path) -> None:
+    Sample().write(tmp_path)
+    _edit(tmp_path / "zarr.json", lambda root: _ome(root).update({"image-label": {}}))
+    hints = {finding.code: finding.hint for finding in validate_volume(str(tmp_path))}
+    assert "the image that the labels belong to" in hints["validate.unreadable"]
+    assert not any("convert" in hint or "by hand" in hint for hint in hints.values())
 
 
 def test_real_volumes_of_version_0_4_are_judged(fixture: Callable[[str], Path]) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isnan, prod
+from shlex import quote
 from typing import Any, cast
 
 import yaozarrs
@@ -98,6 +99,8 @@ def validate_volume(url: str) -> list[Finding]:
                 findings += _own_checks(found)
     except VolumetoolError as error:
         findings.append(Finding("validate.unreadable", error.message, error.where or "", error.hint))
+        if error.code in ("input.labels", "input.not-a-volume", "input.version"):
+            return findings  # no copy makes a volume of it
     if found is not None and found.format == "ome-zarr-0.6":
         raise InputError(
             "input.version",
@@ -120,7 +123,7 @@ def _mended_by(place: str, found: ParsedMetadata | None) -> str:
             volume = max(readable, key=lambda volume: prod(volume.shape))  # the first of equals: the volume before its level 0
             ending = {"n5": ".n5", "precomputed": ".precomputed"}.get(volume.format, ".zarr")
             version = " --format ome-zarr-0.4" if volume.driver == "zarr" else ""
-            command = f"Write it anew: volumetool convert {volume.url} NEW{ending}{version}{option}."
+            command = f"Write it anew: volumetool convert {quote(volume.url)} NEW{ending}{version}{option}."
             what = f"That has voxels of {show_size(volume.voxel_size)}, the first at {volume.translation} nm (z, y, x)."
             return command if option else f"{command} {what}"
     file = next(key for key in _ROOTS if read_json(place, key) is not None)
