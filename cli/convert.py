@@ -50,8 +50,8 @@ def convert(
     codec: Annotated[
         CodecName | None,
         typer.Option(
-            help="How chunks are compressed: zstd (the default of OME-Zarr 0.5), gzip (of 0.4 and n5) or raw (of "
-            "precomputed); png is for precomputed of uint8 and uint16."
+            help="How chunks are compressed: zstd (the default of OME-Zarr 0.5), gzip (of 0.4, n5 and "
+            "precomputed-sharded) or raw (of precomputed); png is for precomputed of uint8 and uint16."
         ),
     ] = None,
     reduction: Reduction = None,

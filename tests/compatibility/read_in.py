@@ -56,8 +56,9 @@ def tensorstore(form: str, place: str) -> Said:
     """Read the array, and of formats whose driver knows them, units and origin."""
     import tensorstore as ts
 
-    driver = {"n5": "n5", "precomputed": "neuroglancer_precomputed", "ome-zarr-0.4": "zarr"}.get(form, "zarr3")
-    level = {"n5": "s0/", "precomputed": ""}.get(form, "0/")
+    precomputed = dict.fromkeys(("precomputed", "precomputed-sharded"), "neuroglancer_precomputed")
+    driver = {"n5": "n5", "ome-zarr-0.4": "zarr", **precomputed}.get(form, "zarr3")
+    level = {"n5": "s0/", **dict.fromkeys(precomputed, "")}.get(form, "0/")
     array = ts.open({"driver": driver, "kvstore": f"file://{place}/{level}"}).result()
     voxels, origin = np.asarray(array.read().result()), list(array.domain.origin)
     if driver.startswith("zarr"):
@@ -79,7 +80,8 @@ def cloud_volume(form: str, place: str) -> Said:
     """Read the finest level; positions are those of corners."""
     from cloudvolume import CloudVolume
 
-    scheme = {"n5": "n5", "precomputed": "precomputed", "ome-zarr-0.4": "zarr2"}.get(form, "zarr3")
+    precomputed = dict.fromkeys(("precomputed", "precomputed-sharded"), "precomputed")
+    scheme = {"n5": "n5", "ome-zarr-0.4": "zarr2", **precomputed}.get(form, "zarr3")
     volume = CloudVolume(f"{scheme}://file://{place}", mip=0, fill_missing=True, progress=False)
     size, corner = list(map(float, volume.resolution)), list(map(float, volume.voxel_offset))
     voxels = np.asarray(volume[:])[..., 0].transpose()

@@ -62,7 +62,7 @@ def options(request: pytest.FixtureRequest, tmp_path: Path, volume: Path) -> Opt
     name: str = request.param
     if name in ENDINGS:
         return {"input": str(volume), "output": str(tmp_path / f"out{ENDINGS[name]}"), **UNSHARDED}
-    return {"input": str(volume), "output": str(tmp_path / "out.zarr"), "format": name, **UNSHARDED}
+    return {"input": str(volume), "output": str(tmp_path / "out"), "format": name, **UNSHARDED}
 
 
 @pytest.fixture(scope="module")

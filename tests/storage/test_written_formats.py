@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 import tensorstore as ts
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from volumetool.errors import OutputError
-from volumetool.geometry.levels import plan_levels
+from volumetool.geometry.levels import plan_levels, shard_boxes
 from volumetool.storage import convert as convert_module
 from volumetool.storage.conversion import plan_conversion
 from volumetool.storage.convert_volume import convert_volume, describe_conversion
-from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing
+from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing, open_in_memory
 from volumetool.storage.downsample import MEAN
 from volumetool.storage.formats.registry import WRITTEN
+from volumetool.storage.io.shards import shard_keys
 from volumetool.storage.open import open_volume
 from volumetool.storage.validate import validate_volume
 from volumetool.storage.volume import Volume
@@ -69,7 +72,8 @@ def test_the_names_of_the_option_are_those_of_the_registry_and_the_default_comes
 
 
 @pytest.mark.parametrize(
-    ("name", "channels"), [*((name, None) for name in NAMES), *((name, 2) for name in NAMES if name != IN_ONE_FILE)]
+    ("name", "channels"),
+    [*((name, None) for name in NAMES), *((name, 2) for name in NAMES if not name.startswith(IN_ONE_FILE))],
 )
 def test_a_volume_lies_where_it_lay_and_each_level_is_the_mean_of_the_one_before(
     tmp_path: Path, name: WrittenName, channels: int | None
@@ -105,7 +109,7 @@ def test_other_libraries_read_what_is_written(tmp_path: Path, name: WrittenName,
         array = ts.open({"driver": "n5", "kvstore": f"file://{place}/s0/"}).result()
         assert [unit and (unit.multiplier, unit.base_unit) for unit in array.dimension_units] == [(s, "nm") for s in SIZE[::-1]]
         found = np.asarray(array.read().result()).T  # (x, y, z) -> (z, y, x)
-    elif name == "precomputed":
+    elif name.startswith("precomputed"):
         array = ts.open({"driver": "neuroglancer_precomputed", "kvstore": f"file://{place}/"}).result()
         corner = [(at / size) - 0.5 for at, size in zip(PLACE, SIZE, strict=True)]
         assert list(array.domain.origin)[2::-1] == corner
@@ -203,7 +207,9 @@ def files(volume: Volume) -> dict[str, bytes]:
 
 def chunks(level: Path) -> list[Path]:
     """Return the files below a level that hold voxels."""
-    return [file for file in sorted(level.rglob("*")) if file.is_file() and not file.suffix and file.name != ".zarray"]
+    return [
+        file for file in sorted(level.rglob("*")) if file.is_file() and file.suffix in ("", ".shard") and file.name != ".zarray"
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -299,7 +305,7 @@ def test_a_volume_of_another_format_is_replaced_only_where_that_is_asked_for(
     assert files(volume).keys() == files(convert_volume(plan_conversion(source, tmp_path / "fresh", format=name))).keys()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "precomputed"])  # it is created in one move
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("precomputed")])  # it is created in one move
 def test_arrays_of_a_creation_that_was_killed_do_not_stand_in_the_way(tmp_path: Path, name: WrittenName) -> None:
     layout = VolumeLayout("uint8", plan_levels(SHAPE, SIZE, PLACE, (4, 8, 8), (4, 8, 8)), format=name)
     create_volume(str(tmp_path / "out"), layout, {})
@@ -326,3 +332,23 @@ def test_the_name_windows_and_attributes_of_others_are_kept(
     ome = attributes if to == "ome-zarr-0.4" else attributes["ome"]
     assert (ome["multiscales"][0]["name"], ome["omero"], attributes["lab"]) == ("image", omero, {"sample": 7})
     assert validate_volume(copy.url) == []
+
+
+@given(shape=st.tuples(*[st.integers(1, 40)] * 3), chunk=st.tuples(*[st.integers(1, 6)] * 3), seed=st.integers(0, 99))
+@settings(max_examples=30)
+def test_a_shard_of_precomputed_is_a_box_that_lies_in_one_file_of_its_own(
+    shape: tuple[int, int, int], chunk: tuple[int, int, int], seed: int
+) -> None:
+    """So each has one owner; what tensorstore names it is what is asked for when it is missed."""
+    form = WRITTEN["precomputed-sharded"]
+    levels = form.plan_levels(shape, SIZE, (15.0, 4.0, 2.0), chunk, None)
+    layout = VolumeLayout("uint8", levels, format=form.name)
+    level = seed % len(levels)
+    array, boxes = open_in_memory(layout, level, 0), list(shard_boxes(levels[level]))
+    assert array.kvstore is not None
+    box = boxes[seed % len(boxes)]
+    array[box.slices].write(np.uint8(7)).result()
+    assert {key.decode() for key in array.kvstore.list().result()} - {"info"} == {
+        f"s{level}/{key}" for key in shard_keys(layout, level, box, 0)
+    }
+    assert len(set(shard_keys(layout, level, None, 0))) == len(boxes)

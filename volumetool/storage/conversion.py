@@ -23,7 +23,7 @@ from pydantic import model_validator
 from volumetool.configuration import Bytes, Lengths, Nanometres, Natural, Options, Place, Positive, Rising
 from volumetool.errors import OutputError
 from volumetool.geometry.box import AskedBox, Box, Size, Triple, cut, part_inside
-from volumetool.geometry.levels import LevelGrid, plan_levels, without_shards
+from volumetool.geometry.levels import LevelGrid, plan_levels
 from volumetool.geometry.transforms import moved
 from volumetool.machine import usable_memory
 from volumetool.paths import place_text
@@ -326,7 +326,7 @@ def plan_conversion(
     check_output_place(place)
     chosen = choose_format(place, format)
     grids = levels or plan_levels(source.shape, source.voxel_size, source.translation)
-    grids = grids if WRITTEN[chosen].sharded else without_shards(grids)
+    grids = WRITTEN[chosen].arranged(grids)
     memory = memory or max(1, min(MEMORY_BYTES, usable_memory() // 2))
     layout, notes = copied_layout(source, grids, chosen)
     check_layout(place, layout)

@@ -176,6 +176,7 @@ class _Copy:
             for box, voxels in read:
                 self._count(box.voxels)
                 stored += self._write(box, partial(_taken, voxels))
+                del voxels  # before the next box is read
         return stored
 
     def _read(self, box: Box) -> npt.NDArray[Any]:

@@ -14,7 +14,7 @@ from volumetool.events import Observer, ignore
 from volumetool.machine import existing_folder
 from volumetool.storage.conversion import Conversion, ConversionPlan, plan_requested
 from volumetool.storage.convert import write_finest
-from volumetool.storage.formats.registry import WRITTEN, shift_notes
+from volumetool.storage.formats.registry import shift_notes
 from volumetool.storage.images import ImageStack
 from volumetool.storage.open import open_volume
 from volumetool.storage.provenance import write_status
@@ -126,7 +126,7 @@ def describe_conversion(plan: ConversionPlan) -> list[tuple[str, str]]:
     level = f", level {plan.level}" if plan.level else ""
     part = "" if plan.is_whole else f", the box {plan.part} (z,y,x) of {show_shape(source.levels[plan.level].shape)}"
     channels = "" if plan.layout.channels is None else f", {plan.layout.channels} channels"
-    stored = "shards" if WRITTEN[plan.layout.format].sharded else "chunks"
+    stored = "chunks" if first.shard == first.chunk else "shards"
     voxels = plan.sections * first.shape[1] * first.shape[2]
     lines = [
         ("input", f"{plan.place}{level}: {size}{channels}{part}"),

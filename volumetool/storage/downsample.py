@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from volumetool.errors import OutputError
 from volumetool.geometry import Box, LevelGrid, Triple, shard_boxes
+from volumetool.storage.formats.precomputed import ScaleKeys
 from volumetool.storage.io.arrays import PRECOMPUTED
 from volumetool.storage.io.limits import spec_of, stored_range
 from volumetool.storage.io.prefetch import prefetch
@@ -207,8 +208,10 @@ def require_stored(level: ts.TensorStore, boxes: Iterable[Box]) -> None:
 def _is_absent(part: ts.TensorStore, _: int) -> bool:
     spec, store = spec_of(part), part.kvstore
     if spec["driver"] == PRECOMPUTED and store is not None:  # tensorstore 0.1.86 looks for its chunks at other places
-        name = "_".join(f"{start}-{stop}" for start, stop in stored_range(part)[:3])
-        return bool(store.read(f"{spec['scale_metadata']['key']}/{name}", byte_range=slice(0, 0)).result().state != "value")
+        scale = spec["scale_metadata"]
+        x, y, z = ((start - zero) for (start, _), zero in zip(stored_range(part)[:3], scale["voxel_offset"], strict=True))
+        name = ScaleKeys.of(scale).key_at((z, y, x))
+        return bool(store.read(f"{scale['key']}/{name}", byte_range=slice(0, 0)).result().state != "value")
     return bool(part.storage_statistics(query_not_stored=True).result().not_stored)
 
 

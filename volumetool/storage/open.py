@@ -201,7 +201,7 @@ def _level(found: ParsedMetadata, level: FoundLevel, array: ts.TensorStore, corr
         voxel_size=_times(level.scale, correction),
         translation=_times(level.translation, correction),
         chunk=chunk,
-        shard=shard if _is_sharded(array) else None,
+        shard=shard if _is_sharded(array) or (found.format == "precomputed" and shard != chunk) else None,
     )
 
 

@@ -114,7 +114,8 @@ class _Ready:
 
 def _check(volume: Volume) -> WrittenFormat:
     """Return the format, which is OME-Zarr 0.5, or another that volumetool wrote itself."""
-    written = WRITTEN.get(volume.format)
+    sharded = volume.format == "precomputed" and any(level.shard is not None for level in volume.levels)
+    written = WRITTEN.get("precomputed-sharded" if sharded else volume.format)
     if written is None or not (volume.attributes or written.name == "ome-zarr-0.5") or "z" not in volume.axes:
         raise OutputError(
             "output.format",

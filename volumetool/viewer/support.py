@@ -129,7 +129,7 @@ def check_viewer(volume: Volume, viewer: str) -> list[Finding]:
     if volume.format not in known.formats:
         return [Finding("viewer.format", f"{viewer} does not open {volume.format}; {copy}")]
     findings = []
-    if not known.sharded and any(level.shard is not None for level in volume.levels):
+    if volume.format != "precomputed" and not known.sharded and any(level.shard is not None for level in volume.levels):
         findings.append(Finding("viewer.sharded", f"{viewer} does not read shards of {volume.format}; {copy}"))
     place = known.formats[volume.format]
     if _lost(volume.translation, volume.voxel_size, place):

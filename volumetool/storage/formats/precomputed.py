@@ -18,14 +18,15 @@ import numpy as np
 import tensorstore as ts
 
 from volumetool.errors import InputError
-from volumetool.geometry import Size, Triple
+from volumetool.geometry import Box, Size, Triple
 from volumetool.storage.formats.base import Format, FoundLevel, Json, ParsedMetadata, broken, read_json
 from volumetool.storage.io.arrays import Driver, open_array, spatial_view
 from volumetool.storage.io.kvstore import canonical_url, is_local, join_url, local_path
 from volumetool.storage.io.limits import check_levels
 from volumetool.storage.io.stores.zip_file import zip_on
 from volumetool.storage.io.urls import check_below
-from volumetool.storage.writing.precomputed import WRITTEN
+from volumetool.storage.writing.precomputed import SHARDED as WRITTEN_SHARDED
+from volumetool.storage.writing.precomputed import WRITTEN, shard_chunks
 
 _PACKED = (".gz", ".br", ".zst", ".zstd", ".xz", ".bz2")
 _LOOKED_AT = 64
@@ -73,9 +74,8 @@ class Scale:
     def has_chunk(self, name: str) -> bool:
         """Return whether a file of that name holds a chunk or a shard of this scale."""
         if self.sharding is not None:
-            shards = 2 ** int(self.sharding["shard_bits"])
-            number = re.fullmatch(rf"([0-9a-f]{{{len(f'{shards - 1:x}')}}})\.shard", name)
-            return number is not None and int(number[1], 16) < shards
+            number = re.fullmatch(rf"([0-9a-f]{{{_digits(self.sharding)}}})\.shard", name)
+            return number is not None and int(number[1], 16) < 2 ** int(self.sharding["shard_bits"])
         match = _CHUNK.fullmatch(name)
         if match is None:
             return False
@@ -120,9 +120,25 @@ class ScaleKeys:
         return cls(_scale(metadata | {"chunk_sizes": [metadata["chunk_size"]]}))
 
     def key(self, place: Iterable[int]) -> str:
-        """Return the name of the chunk with these numbers: x, y, z and the one of all channels."""
+        """Return the name of the file with these numbers: x, y, z and the one of all channels; of a chunk, or of a shard."""
         x, y, z, _ = place
-        return self.scale.chunk_key((z, y, x), self.scale.chunks[0])
+        depth, height, width = self._chunks
+        return self._key((z * depth, y * height, x * width))
+
+    def key_at(self, voxel: Triple) -> str:
+        """Return the name of the file that holds a voxel, z, y, x, counted from the first of the scale."""
+        z, y, x = (at // n for at, n in zip(voxel, self.scale.chunks[0], strict=True))
+        return self._key((z, y, x))
+
+    @property
+    def _chunks(self) -> Triple:
+        """Chunks in a file, along z, y, x."""
+        counts = Box.whole(self.scale.shape).coarsened(self.scale.chunks[0]).stop
+        return shard_chunks(counts, _bits_inside(self.scale.sharding))
+
+    def _key(self, chunk: Triple) -> str:
+        key, sharding = self.scale.chunk_key(chunk, self.scale.chunks[0]), self.scale.sharding
+        return key if sharding is None else f"{int(key) >> _bits_inside(sharding):0{_digits(sharding)}x}.shard"
 
     def place(self, key: str) -> tuple[int, ...]:
         """Return the numbers of the chunk of that name."""
@@ -272,6 +288,16 @@ def _scale(stored: dict[str, Any]) -> Scale:
     )
 
 
+def _bits_inside(sharding: Json | None) -> int:
+    """Return in how many of the last bits the numbers of the chunks in one file may differ."""
+    return 0 if sharding is None else int(sharding["preshift_bits"]) + int(sharding["minishard_bits"])
+
+
+def _digits(sharding: Json) -> int:
+    """Return how many digits the names of shards have."""
+    return len(f"{2 ** int(sharding['shard_bits']) - 1:x}")
+
+
 def _compressed_morton(place: Sequence[int], grid: Sequence[int]) -> int:
     """Interleave the bits of numbers (x, y, z), leaving out those that are 0 in the whole grid."""
     code = at = 0
@@ -300,4 +326,4 @@ def find_precomputed_volume(url: str) -> ParsedMetadata | None:
     return None if stored is None else stored.found
 
 
-PRECOMPUTED = Format("precomputed", find_precomputed_volume, written=(WRITTEN,))
+PRECOMPUTED = Format("precomputed", find_precomputed_volume, written=(WRITTEN, WRITTEN_SHARDED))

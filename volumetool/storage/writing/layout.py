@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,7 +99,9 @@ class WrittenFormat:
         How chunks can be compressed, and the data types that a codec takes, all where none is listed. The first codec is taken
         where none is asked for.
     sharded : bool
-        Whether many chunks are stored in one file or object.
+        Whether many chunks are stored in one file or object, whose shape can be chosen.
+    arranged : callable
+        Gives levels with the shards in which the format stores them.
     has_fill : bool
         Whether voxels that are not stored can be other than 0.
     translation : callable
@@ -120,6 +122,7 @@ class WrittenFormat:
     sharded: bool = False
     has_fill: bool = True
     translation: Callable[[LevelGrid], Size] = _as_it_is
+    arranged: Callable[[Sequence[LevelGrid]], tuple[LevelGrid, ...]] = without_shards
 
     def plan_levels(
         self, shape: Triple, voxel_size: Size, translation: Size, chunk: Triple | None, shard: Triple | None
@@ -141,9 +144,9 @@ class WrittenFormat:
         if self.sharded:
             return plan_levels(shape, voxel_size, translation, chunk, shard)
         if shard is not None:
-            what = f"--shard {shard}, but {self.name} has no shards"
-            raise ConfigError("config.shard", what, hint="leave it out: each chunk is stored on its own")
-        return without_shards(plan_levels(shape, voxel_size, translation, chunk))
+            what = f"--shard {shard}, but {self.name} has no shards, or none of another shape than its own"
+            raise ConfigError("config.shard", what, hint="leave it out, or take another format")
+        return self.arranged(plan_levels(shape, voxel_size, translation, chunk))
 
     def check(self, place: str, layout: VolumeLayout) -> None:
         """Refuse what the format has no place for.

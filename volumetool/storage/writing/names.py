@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-WrittenName = Literal["ome-zarr-0.5", "ome-zarr-0.5-unsharded", "ome-zarr-0.4", "n5", "precomputed"]
+WrittenName = Literal["ome-zarr-0.5", "ome-zarr-0.5-unsharded", "ome-zarr-0.4", "n5", "precomputed", "precomputed-sharded"]
 """What ``--format`` takes."""
 
 PublishedName = Literal["precomputed", "n5", "ome-zarr-0.4", "ome-zarr-0.5-unsharded"]

@@ -131,7 +131,7 @@ def said_of_levels(levels: Sequence[LevelGrid], reduction: ReductionMethod) -> d
 
 
 SHARDED = WrittenFormat(
-    "ome-zarr-0.5", "zarr3", _axes, "{}", _array_v05, "zarr.json", _group_v05, (".zarr",), _CODECS, sharded=True
+    "ome-zarr-0.5", "zarr3", _axes, "{}", _array_v05, "zarr.json", _group_v05, (".zarr",), _CODECS, sharded=True, arranged=tuple
 )
 UNSHARDED = WrittenFormat(
     "ome-zarr-0.5-unsharded",
