@@ -128,3 +128,11 @@ def test_without_the_library_it_is_said_what_to_install(tmp_path: Path, monkeypa
 def test_what_is_no_czi_behind_its_first_bytes_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "v.czi").write_bytes(b"ZISRAWFILE" + bytes(100_000))
     assert _refusal(tmp_path / "v.czi").code == "input.unreadable"
+
+
+def test_a_tile_that_says_that_it_is_longer_than_the_file_is_refused(tmp_path: Path) -> None:
+    place = _write(tmp_path / "v.czi", [({"Z": z}, VOXELS[0, z]) for z in (0, 1, 2)])
+    content = bytearray(place.read_bytes())
+    content[content.index(b"ZISRAWSUBBLOCK") + 46] = 9  # of the length of its pixels: 2^50 more
+    place.write_bytes(content)
+    assert _refusal(place).code == "input.unreadable"

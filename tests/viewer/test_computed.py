@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zipfile
 from itertools import product
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import h5py
 import mrcfile
 import numpy as np
 
+from volumetool.storage.convert_volume import convert
 from volumetool.storage.open import open_volume
 from volumetool.viewer.layers import make_layers
 from volumetool.viewer.ngff_compat import readable
@@ -37,6 +39,21 @@ def test_the_client_reads_the_same_voxels_at_the_same_place(tmp_path: Path) -> N
     served, given = open_volume(copy), open_volume(tmp_path / "v.mrc")
     np.testing.assert_array_equal(served.open().read().result(), VOXELS)
     assert (served.voxel_size, served.translation) == (given.voxel_size, given.translation)
+
+
+def test_a_volume_in_a_zip_file_is_served_as_it_is_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", VOXELS)
+    convert(tmp_path / "v.npy", tmp_path / "v.n5", voxel_size=(4.0, 4.0, 4.0))
+    with zipfile.ZipFile(tmp_path / "v.zip", "w") as archive:
+        for file in (tmp_path / "v.n5").rglob("*"):
+            archive.write(file, file.relative_to(tmp_path))
+    (layer,) = make_layers([tmp_path / "v.zip"])
+    assert layer.is_local
+    assert layer.source("http://127.0.0.1:1/t/0") == {"url": "http://127.0.0.1:1/t/0/|zarr3:"}
+    content = asyncio.run(readable(layer.volume)("0/c/0/0/0"))
+    assert content is not None
+    first = np.frombuffer(content.read(0, content.size), "<i2", VOXELS[:4, :256, :256].size).reshape(4, 256, 256)
+    np.testing.assert_array_equal(first, VOXELS[:4, :256, :256])
 
 
 def test_the_client_reads_every_channel(tmp_path: Path) -> None:

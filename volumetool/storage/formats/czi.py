@@ -8,10 +8,11 @@ shows one of them.
 from __future__ import annotations
 
 import functools
+import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,8 +42,14 @@ _TYPES: dict[str, np.dtype[Any]] = {
 _AT_ONCE = 2**26
 """Bytes of a section that are read at once: more than a tile has."""
 
+_MOST_NAMED = 1000
+"""Sections that an error names."""
+
 _PER_METRE = 1e9
 """Nanometres."""
+
+_SEGMENT, _TILE = struct.Struct("<16sqq"), struct.Struct("<iiq")
+"""Heads of a segment, its kind and lengths; and of the tile in one, lengths of notes, attachments and pixels."""
 
 _BROKEN = (*NONSENSE, RuntimeError, OSError, MemoryError)
 """What the library raises over files that are damaged."""
@@ -148,7 +155,26 @@ def _opened(file: str, state: tuple[int, int, int]) -> CziReader:  # noqa: ARG00
     """Open a file; its list of tiles may have a hundred thousand, and is not read at every read."""
     from pylibCZIrw.czi import CziReader
 
+    _check_segments(file)
     return CziReader(file)
+
+
+def _check_segments(file: str) -> None:
+    """Refuse a tile that says that it is longer than the file: the library would end the process over it."""
+    size, at = Path(file).stat().st_size, 0
+    with open_file(file) as opened:
+        while at + _SEGMENT.size + _TILE.size <= size:
+            opened.seek(at)
+            kind, allocated, _ = _SEGMENT.unpack(opened.read(_SEGMENT.size))
+            if kind.rstrip(b"\0") == b"ZISRAWSUBBLOCK":
+                lengths = _TILE.unpack(opened.read(_TILE.size))
+                if min(lengths) < 0 or at + _SEGMENT.size + sum(lengths) > size:
+                    raise ValueError(
+                        f"a tile at byte {at} has {lengths} bytes of notes, attachments and pixels; the file has {size}"
+                    )
+            elif not kind.startswith((b"ZISRAW", b"DELETED")) or allocated < 0:
+                return
+            at += _SEGMENT.size + allocated
 
 
 def _stack(file: Path, czi: CziReader, named: str) -> CziStack:
@@ -159,6 +185,7 @@ def _stack(file: Path, czi: CziReader, named: str) -> CziStack:
         raise wrong_axes(str(file), f"z, y, x, c and {said}")
     area = area or czi.total_bounding_rectangle_no_pyramid
     (first, sections), (_, channels) = box.get("Z", (0, 1)), box.get("C", (0, 1))
+    _require_complete(file, czi, area, channels, range(first, first + sections))
     types = {czi.get_channel_pixel_type(channel) for channel in range(channels)}
     if len(types) > 1 or not types <= set(_TYPES):
         raise InputError(
@@ -169,14 +196,6 @@ def _stack(file: Path, czi: CziReader, named: str) -> CziStack:
         )
     dtype = _TYPES[types.pop()]
     check_images(file, (sections, area.h, area.w), dtype.itemsize)
-    for channel in range(channels):
-        if missing := list(_missing(czi, channel, range(first, first + sections), area)):
-            raise InputError(
-                "input.incomplete",
-                f"{file} has no image of the sections {in_words(runs_of(missing))} of channel {channel}",
-                hint="The acquisition may have been stopped: save what is complete as a file of its own in ZEN.",
-                where=str(file),
-            )
     shape = (channels, sections, area.h, area.w)[0 if channels > 1 else 1 :]
     return CziStack(str(file), shape, dtype, (first, area.y, area.x), scene)
 
@@ -197,18 +216,24 @@ def _choose(file: Path, scenes: Mapping[int, Rectangle], named: str) -> tuple[in
     return next(iter(scenes.items()), (None, None))
 
 
-def _missing(czi: CziReader, channel: int, sections: range, area: Rectangle) -> Iterator[int]:
-    """Yield the sections of which the file has no tile: they would be black."""
-    for z in sections:
-        found: list[int] = []
+def _require_complete(file: Path, czi: CziReader, area: Rectangle, channels: int, sections: range) -> None:
+    """Refuse a file without a tile of some section: it would be black."""
+    there: set[tuple[int, int]] = set()
 
-        def note(number: int, _: object, found: list[int] = found) -> bool:
-            found.append(number)
-            return False
+    def note(_: int, tile: Any) -> bool:
+        at = tile.coordinate.to_dict()
+        there.add((at.get("C", 0), at.get("Z", 0)))
+        return True
 
-        czi.enumerate_subblocks_subset(note, plane={"C": channel, "Z": z}, roi=area, only_layer0=True)
-        if not found:
-            yield z
+    czi.enumerate_subblocks_subset(note, roi=area, only_layer0=True)
+    for channel in range(channels):
+        if missing := list(islice((z for z in sections if (channel, z) not in there), _MOST_NAMED)):
+            raise InputError(
+                "input.incomplete",
+                f"{file} has no image of the sections {in_words(runs_of(missing))} of channel {channel}",
+                hint="The acquisition may have been stopped: save what is complete as a file of its own in ZEN.",
+                where=str(file),
+            )
 
 
 def _placed(text: str, sections: int) -> tuple[FoundLevel, Size | None]:
