@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any, get_args
 
@@ -97,6 +97,18 @@ def test_going_through_every_format_changes_neither_voxels_nor_places(tmp_path: 
         volume = converted(volume, name, tmp_path / f"{number}")
         assert (volume.voxel_size, volume.translation) == (SIZE, PLACE)
         np.testing.assert_array_equal(read(volume), read(source))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "float32"])
+def test_between_any_two_formats_voxels_and_places_stay_the_same(tmp_path: Path, dtype: str) -> None:
+    source = make(tmp_path / "in.zarr", dtype=dtype)
+    made = {name: converted(source, name, tmp_path / name) for name in NAMES}
+    for first, second in permutations(NAMES, 2):
+        volume = converted(made[first], second, tmp_path / f"{first} to {second}")
+        for number, (level, wanted) in enumerate(zip(volume.levels, made[second].levels, strict=True)):
+            assert (level.voxel_size, level.translation) == (wanted.voxel_size, wanted.translation)
+            np.testing.assert_array_equal(read(volume, number), read(made[second], number))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "float32"])
