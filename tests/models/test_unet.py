@@ -159,6 +159,19 @@ def test_a_gate_leaves_a_section_alone_where_its_neighbours_repeat_it() -> None:
     assert not sections[:, [0, 1, 3, 4]].any()
 
 
+def test_a_neighbour_of_one_value_counts_as_no_neighbour_cell_by_cell() -> None:
+    """As a lost section does, which is stored as zeros, and the part of a section that was not scanned."""
+    x = torch.rand(1, 5, 32, 32)
+    x[:, 1] = 0
+    x[:, 3, :, 16:] = 1
+    like = x.clone()
+    like[:, 1] = x[:, 2]
+    like[:, 3, :, 16:] = x[:, 2, :, 16:]
+    network = gated()
+    assert torch.equal(network.gate(x)[0], network.gate(like)[0])
+    assert torch.equal(network.gate(x)[1], network.gate(like)[1])
+
+
 def test_a_gate_averages_sections_and_never_leaves_their_range() -> None:
     x = torch.rand(3, 5, 24, 32)
     fused, _ = gated().gate(x)

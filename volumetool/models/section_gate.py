@@ -21,7 +21,8 @@ class SectionGate(nn.Module):
     A neighbour helps where it shows the same structure with other noise. Where it is shifted, lost, blank or simply far away it
     shows something else, and a convolution, which is linear, cannot leave it out. So all sections are averaged with weights
     that add up to 1 and follow from local statistics of the neighbours' differences from the middle: non-local means along z,
-    with learnt weights. A neighbour of weight 0 and one that repeats the middle leave the same: a section alone.
+    with learnt weights. A neighbour of weight 0 and one that repeats the middle leave the same: a section alone. So does, in a
+    cell of one value, a neighbour that is lost there, or lies outside of what was scanned.
 
     Statistics are those of cells as large as the coarsest pooling, smoothed over 3 x 3 of them: wide enough to see structure
     through noise, and cheap.
@@ -59,7 +60,7 @@ class SectionGate(nn.Module):
             float32 (b, n, y, x): the weighted differences of the neighbours, with `fused` in the middle.
         """
         centre = x[:, self.z_context : self.z_context + 1]  # (b, 1, y, x)
-        apart = x - centre  # (b, n, y, x), 0 in the middle
+        apart = (x - centre) * self._shows_something(x)  # (b, n, y, x), 0 in the middle
         shown = self._with_middle(apart, centre)
         level = F.avg_pool2d(shown, self.cell)  # (b, n, y/cy, x/cx)
         spread = F.avg_pool2d(shown.square(), self.cell) - level.square()
@@ -78,6 +79,11 @@ class SectionGate(nn.Module):
         n, weight, bias = self.second.out_channels, self.second.weight, self.second.bias
         more = -n % _BLOCK
         return F.conv2d(h, F.pad(weight, (0, 0, 0, 0, 0, 0, 0, more)), F.pad(cast("Tensor", bias), (0, more)))[:, :n]
+
+    def _shows_something(self, x: Tensor) -> Tensor:
+        """Return 1 for each voxel whose cell has different values, and 0 elsewhere; (b, n, y, x) as `x`."""
+        varies = F.max_pool2d(x, self.cell) != -F.max_pool2d(-x, self.cell)  # (b, n, y/cy, x/cx)
+        return F.interpolate(varies.to(x.dtype), scale_factor=[float(size) for size in self.cell], mode="nearest")
 
     def _with_middle(self, sections: Tensor, middle: Tensor) -> Tensor:
         return torch.cat([sections[:, : self.z_context], middle, sections[:, self.z_context + 1 :]], dim=1)

@@ -72,8 +72,8 @@ class UNetConfig(BaseModel):
             raise ValueError(f"a 2D network has scale and pools of 1 along z, not {self.scale} and {self.pools}")
         if self.dims == 3 and self.z_context:
             raise ValueError(f"z_context belongs to 2D networks; a 3D one sees its neighbours anyway: {self.z_context}")
-        if self.gate and not self.z_context:
-            raise ValueError("a gate weighs neighbouring sections: it needs a z_context above 0")
+        if self.gate and not (self.z_context and self.pools):
+            raise ValueError("a gate weighs cells of neighbouring sections: it needs a z_context above 0, and pools")
         if len(self.pools) > _MOST_POOLS or self.width << len(self.pools) > _WIDEST:
             raise ValueError(f"width {self.width} with {len(self.pools)} pools is wider than {_WIDEST} channels")
         if max(prod(self.scale), *(max(pool) for pool in self.pools), 1) > _MOST_SCALE or self.z_context > _MOST_CONTEXT:
