@@ -51,7 +51,8 @@ def convert(
         CodecName | None,
         typer.Option(
             help="How chunks are compressed: zstd (the default of OME-Zarr 0.5), gzip (of 0.4, n5 and "
-            "precomputed-sharded) or raw (of precomputed); png is for precomputed of uint8 and uint16."
+            "precomputed-sharded) or raw (of precomputed); png is for "
+            "precomputed of uint8 and uint16, and jpeg, which changes voxels, for that of uint8."
         ),
     ] = None,
     reduction: Reduction = None,

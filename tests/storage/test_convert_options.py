@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,8 @@ from volumetool.geometry.levels import plan_levels
 from volumetool.storage import convert as convert_module
 from volumetool.storage.conversion import Conversion, plan_requested
 from volumetool.storage.convert_volume import convert, describe_conversion
-from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing
+from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing, open_in_memory
+from volumetool.storage.downsample import MEAN
 from volumetool.storage.open import open_volume
 from volumetool.storage.provenance import write_status
 from volumetool.storage.pyramid import build_pyramid
@@ -125,6 +127,8 @@ def test_every_codec_keeps_every_voxel(tmp_path: Path, source: Volume, name: Wri
         ({"format": "n5", "codec": "zstd"}, "output.codec"),
         ({"format": "ome-zarr-0.4", "codec": "png"}, "output.codec"),
         ({"format": "precomputed", "codec": "png", "dtype": "float32"}, "output.codec"),
+        ({"format": "precomputed", "codec": "jpeg", "dtype": "uint16"}, "output.codec"),
+        ({"codec": "jpeg"}, "output.codec"),
         ({"roi": "99:100,:,:"}, "config.roi"),
         ({"roi": "1,2,3"}, "config.option"),
         ({"roi": "5:5,:,:"}, "config.option"),
@@ -171,3 +175,24 @@ def test_blank_sections_of_a_part_are_counted_from_its_first(tmp_path: Path) -> 
     said = volume.attributes["conversion"]
     assert (said["first_section"], said["blank_sections"]) == (3, [2])
     np.testing.assert_array_equal(read(volume)[:, 0, 0], [4, 5, 0, 7])
+
+
+@pytest.mark.parametrize("name", ["precomputed", "precomputed-sharded"])
+def test_jpeg_says_what_it_changes_and_its_levels_are_made_of_what_is_stored(tmp_path: Path, source: Volume, name: str) -> None:
+    options: dict[str, Any] = {"format": name, "codec": "jpeg", "chunk": (4, 8, 8)}
+    plan = plan_requested(Conversion(input=source.url, output=str(tmp_path / "out"), **options))
+    (said,) = (text for key, text in describe_conversion(plan) if "JPEG changes voxels" in text)
+    volume = convert(source.url, tmp_path / "out", **options)
+    middle = (slice(8, 12), slice(16, 24), slice(16, 24))
+    change = np.abs(read(volume).astype(int) - read(source))
+    assert change.max() > 0
+    assert f"{change[middle].max()} at the most" in said
+    fine, coarse = volume.levels[:2]
+    factor = tuple(round(a / b) for a, b in zip(coarse.voxel_size, fine.voxel_size, strict=True))
+    mean = MEAN(read(volume), factor)  # type: ignore[arg-type]
+    layout = replace(plan.layout, levels=(plan.layout.levels[1],))
+    stored = open_in_memory(layout, 0, 0)
+    stored.write(mean).result()
+    np.testing.assert_array_equal(read(volume, 1), stored.read().result())
+    again = convert(source.url, tmp_path / "again", **options)
+    assert files(Path(again.url, "s1")) == files(Path(volume.url, "s1"))

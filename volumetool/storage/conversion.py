@@ -35,12 +35,14 @@ from volumetool.storage.create import (
     check_output_place,
     choose_format,
     group_metadata,
+    open_in_memory,
     read_root,
 )
 from volumetool.storage.formats.base import Json
 from volumetool.storage.formats.ome_zarr import name_and_rest, omero_faults, said_reduction
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.images import Gaps
+from volumetool.storage.io.arrays import read_part
 from volumetool.storage.io.kvstore import canonical_url, contains, is_local, local_path
 from volumetool.storage.io.roles import name_roles, output_role
 from volumetool.storage.open import open_volume
@@ -285,7 +287,22 @@ def plan_requested(asked: Conversion) -> ConversionPlan:
     layout = replace(plan.layout, reduction=asked.reduction or plan.layout.reduction, codec=asked.codec)
     check_layout(plan.url, layout)
     notes = plan.notes if note is None else (*plan.notes, note)
-    return replace(plan, layout=layout, notes=notes, level=asked.level, start=part.start)
+    plan = replace(plan, layout=layout, notes=notes, level=asked.level, start=part.start)
+    return replace(plan, notes=(*notes, _loss(plan))) if asked.codec == "jpeg" else plan
+
+
+def _loss(plan: ConversionPlan) -> str:
+    """Say what JPEG changes, by the chunk in the middle of what is copied."""
+    grid = plan.layout.levels[0]
+    z, y, x = (n // 2 // size * size for n, size in zip(grid.shape, grid.chunk, strict=True))
+    box = Box.whole(grid.chunk).shifted((z, y, x)).intersection(Box.whole(grid.shape))
+    voxels = read_part(plan.source.open(plan.level), box.shifted(plan.start).slices)
+    voxels = voxels if plan.source.cast is None else plan.source.cast.apply(voxels)
+    stored = open_in_memory(plan.layout, 0, 0)[box.slices]
+    stored.write(voxels).result()
+    change = np.abs(np.asarray(stored.read().result(), np.float64) - voxels)  # (z, y, x)
+    root = float(np.sqrt((change**2).mean()))
+    return f"JPEG changes voxels, in the middle by {root:.2g} grey values (root mean square), {change.max():.0f} at the most"
 
 
 def plan_conversion(

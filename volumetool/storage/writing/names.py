@@ -10,7 +10,7 @@ WrittenName = Literal["ome-zarr-0.5", "ome-zarr-0.5-unsharded", "ome-zarr-0.4", 
 PublishedName = Literal["precomputed", "n5", "ome-zarr-0.4", "ome-zarr-0.5-unsharded"]
 """What ``publish --as`` takes: the formats that are written without shards."""
 
-CodecName = Literal["zstd", "gzip", "raw", "png"]
+CodecName = Literal["zstd", "gzip", "raw", "png", "jpeg"]
 """What ``--codec`` takes; each format has some of them."""
 
 ReductionMethod = Literal["mean", "mode"]

@@ -21,8 +21,10 @@ _SHARDED: Final = "precomputed-sharded"
 _SHARD_BITS = 6
 """Of a chunk's number, in which chunks of one shard differ: 4 chunks along each axis, as far as there are so many."""
 
-_CODECS: dict[CodecName, tuple[str, ...]] = {"raw": (), "png": ("uint8", "uint16")}
+_CODECS: dict[CodecName, tuple[str, ...]] = {"raw": (), "png": ("uint8", "uint16"), "jpeg": ("uint8",)}
 _AXES = ("x", "y", "z", "c")
+
+_ENCODINGS: dict[str, Json] = {"png": {"encoding": "png"}, "jpeg": {"encoding": "jpeg", "jpeg_quality": 90}}
 
 _ROUNDED = 1e-6
 """Share of a voxel by which a position may miss a whole or half voxel: it is rounded where it is written."""
@@ -96,7 +98,7 @@ def _written_scale(layout: VolumeLayout, level: int) -> Json:
         "size": list(grid.shape[::-1]),
         "voxel_offset": list(_offset(grid)[::-1]),
         "resolution": list(grid.voxel_size[::-1]),
-        "encoding": "png" if layout.codec == "png" else "raw",
+        **_ENCODINGS.get(layout.codec or "", {"encoding": "raw"}),
         **sharding,
     }
 
@@ -136,4 +138,6 @@ WRITTEN = WrittenFormat(
     has_fill=False,
     translation=_translation,
 )
-SHARDED = replace(WRITTEN, name=_SHARDED, codecs={"gzip": (), "png": _CODECS["png"]}, arranged=_in_shards)
+SHARDED = replace(
+    WRITTEN, name=_SHARDED, codecs={"gzip": (), "png": _CODECS["png"], "jpeg": _CODECS["jpeg"]}, arranged=_in_shards
+)
