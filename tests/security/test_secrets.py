@@ -32,11 +32,13 @@ COMMANDS: dict[str, list[str]] = {
     "enhance": ["enhance", "URL", "out.zarr"],
     "enhance into": ["enhance", "in.zarr", "URL"],
     "enhance from a file": ["enhance", "--config", "job.yaml"],
+    "apply": ["apply", "median", "URL", "out.zarr"],
     "status": ["status", "URL"],
     "verify": ["verify", "URL"],
     "clean": ["clean", "URL"],
     "view": ["view", "URL"],
     "view as a link": ["view", "URL", "--url-only"],
+    "publish": ["publish", "URL", "--as", "precomputed"],
     "live": ["live", "URL", "--device", "cpu"],
     "train": ["train", "train.yaml"],
     "evaluate": ["evaluate", "URL", "URL", "--report", "report.html"],
@@ -77,11 +79,12 @@ def test_a_secret_in_a_url_is_refused_and_not_repeated(
     given[0].write_text(yaml.safe_dump({"input": url, "output": "out.zarr"}))
     given[1].write_text(yaml.safe_dump({"name": "x", "sources": [{"path": url}]}))
     with pytest.raises(SystemExit) as ended:
-        main([word.replace("URL", url) for word in COMMANDS[name]])
+        main([*(word.replace("URL", url) for word in COMMANDS[name]), "-vv", "--log-file", "log"])
     said = capsys.readouterr()
     assert ended.value.code not in (0, None)
     assert CANARY not in said.out + said.err
     assert "***" in said.err
+    assert "***" in (tmp_path / "log").read_text()
     assert grep(tmp_path) == [str(file) for file in given if CANARY in file.read_text()]
 
 
