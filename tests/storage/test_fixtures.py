@@ -49,7 +49,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "*/2d.chunked.U7": ("input.unsupported", "it holds texts"),
     "*/3d.chunked.O": ("input.unsupported", "it holds objects"),
     "*/canonical.n5/axes/xyz": ("input.not-a-volume", "it has no array"),
-    "*/canonical.n5/multiscaleAffine": ("input.broken-metadata", "its levels have no arrays"),
+    "*/canonical.n5/multiscaleAffine": ("input.level-missing", "its levels have no arrays"),
     "*/canonical.n5/spaces/a": ("input.not-a-volume", "it has no array"),
     "*/canonical.n5/transformAxis/czyx_short": ("input.not-a-volume", "it has no array"),
     "*/ngff_grpAttributes": ("input.level-missing", "its levels have no arrays"),

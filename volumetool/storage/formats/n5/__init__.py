@@ -245,7 +245,8 @@ def _placed(url: str, own: Json, levels: Sequence[tuple[str, Json]], described: 
     described : dict
         Attributes of the finest dataset.
     """
-    dimensions = described.get("dimensions") or levels[0][1]["transform"]["axes"]
+    # Where no array is there, opening it says so.
+    dimensions = described.get("dimensions") or levels[0][1].get("transform", {}).get("axes") or _DEFAULT_AXES[:3]
     axes = _axes(url, {**described, **levels[0][1]}, len(dimensions))
     placed = [each for path, of in levels if (each := read_transform(url, path, of, axes)) is not None]
     stated = [StatedSize("its transform", placed[0][0].scale, placed[0][1]), *_stated(own, axes)]
