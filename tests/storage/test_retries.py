@@ -379,7 +379,7 @@ def test_a_conditional_write_whose_answer_is_lost_has_not_lost_its_race(
     """The try after it is refused, and finds its own bytes."""
     stores: dict[str, LostAnswer] = {}
     real = kvstore._open
-    monkeypatch.setattr(kvstore, "_open", lambda url: stores.setdefault(url, LostAnswer(real(url))))
+    monkeypatch.setattr(kvstore, "_open", lambda url, *_: stores.setdefault(url, LostAnswer(real(url))))
     url = str(tmp_path)
     assert create_key(url, "segment", b"mine")
     stores.clear()

@@ -14,7 +14,8 @@ from volumetool.storage.io.codecs import readable_metadata
 from volumetool.storage.io.kvstore import is_local, join_url, kvstore_spec, local_path, read_key, shared_context
 from volumetool.storage.io.limits import check_array, read_bounded
 from volumetool.storage.io.presence import METADATA, Check, gone, is_absence, read_sparse, url_of
-from volumetool.storage.io.retries import STORAGE, VanishedError, brief
+from volumetool.storage.io.retries import STORAGE, VanishedError, brief, judge
+from volumetool.storage.io.urls import hint_of
 
 Driver = Literal["zarr", "zarr3", "n5", "neuroglancer_precomputed", "virtual_chunked"]
 SPACE = ("z", "y", "x")
@@ -47,7 +48,7 @@ def open_array(
         ``data.unreadable``: not there, damaged metadata, or an unknown codec.
     InputError
         ``input.too-large``, ``input.empty``: more than this machine may be asked for. ``input.unsupported``: its metadata name
-        a codec, or a member of one, that is not known.
+        a codec, or a member of one, that is not known. ``input.unreadable``: the server does not answer.
     """
     place, pools = join_url(url, path), context or shared_context()
     spec = {**array_spec(url, driver, path), "fill_missing_data_reads": not strict}
@@ -56,6 +57,9 @@ def open_array(
     try:
         array = STORAGE.call(lambda _: _open(spec, place, pools))
     except (ValueError, OSError) as error:
+        if judge(error) in ("retry", "slow", "unreachable"):
+            message = f"{place} cannot be read: {brief(error)}"
+            raise InputError("input.unreadable", message, hint=hint_of(place, error), where=place) from error
         raise DataError(
             "data.unreadable",
             f"{place} is there but cannot be opened: {brief(error)}",

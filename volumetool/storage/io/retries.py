@@ -49,6 +49,7 @@ CONCURRENCY = 16
 _HTTP = re.compile(r"\[HTTP code (\d+)\]")
 _OS = re.compile(r"\[os_error_code='(\d+)'\]")
 _SLOW = re.compile(r"SlowDown|Too Many Requests|RequestLimitExceeded|reduce your request rate", re.IGNORECASE)
+_ANSWERED = re.compile(r"(?:\[HTTP code |http_response_code=')(\d+)")
 _LASTING = re.compile(r"RequestTimeTooSkewed|http_response_code='(3\d\d|405)'|CREDENTIALS_PROVIDER_INVALID_ENVIRONMENT")
 _UNREACHABLE = re.compile(r"could not (connect|resolve)|connection refused|name or service not known", re.IGNORECASE)
 _BROKEN_LINE = re.compile(r"CURL error|connection (was )?(reset|closed|aborted)|timed? ?out|broken pipe", re.IGNORECASE)
@@ -282,4 +283,6 @@ def is_full(error: Exception) -> bool:
 def brief(error: Exception) -> str:
     """Return the first part of a tensorstore message, without the spec and source lines that it appends."""
     words = str(error).split(" [", 1)[0]
+    if words.endswith(": Unknown") and (code := _ANSWERED.search(str(error))) is not None:
+        words = f"the server answers with HTTP {code[1]}"
     return redact("the file cannot be decoded" if words.startswith(_OWN_ERROR) else words) + tried(error)

@@ -39,6 +39,7 @@ FORBIDDEN = "Check that you may read it; some servers answer so for what does no
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,254}")
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[\w.\-]+")
+_REDIRECTED = "[HTTP code 3"
 _AZURE = re.compile(r"(az|azure|abfss?|adl|wasbs?)://")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -51,6 +52,8 @@ def hint_of(url: str, error: Exception | None = None) -> str:
     scheme = url.partition("://")[0].replace("https", "http")
     if scheme == "s3" and (hint := s3_hint(str(error))) is not None:
         return hint
+    if scheme == "http" and _REDIRECTED in str(error):
+        return "The server leads to another address, and is not followed: give that one (`curl -sIL ADDRESS` shows it)."
     return _HINTS.get(scheme, _HINTS["file"])
 
 
