@@ -32,10 +32,10 @@ import tifffile
 from numpy.typing import NDArray
 from rich.console import Console
 
-from volumetool.geometry import plan_levels
 from volumetool.storage.conversion import plan_conversion
 from volumetool.storage.convert import write_finest
 from volumetool.storage.create import VolumeLayout, array_metadata, create_volume, open_for_writing
+from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.pyramid import build_pyramid
 
 SIZE = (8.0, 8.0, 8.0)
@@ -85,9 +85,7 @@ def measure(name: str, voxels: Voxels, folder: Path, options: argparse.Namespace
     store(voxels, place)
     seconds = []
     for number in range(options.rounds):
-        plan = plan_conversion(
-            place, folder / "out.zarr", voxel_size=SIZE, levels=plan_levels(voxels.shape, SIZE, (0.0, 0.0, 0.0))[:1]
-        )
+        plan = plan_conversion(place, folder / "out.zarr", voxel_size=SIZE, levels=layout_of(voxels.shape).levels)
         works: list[Callable[[], object]] = [
             lambda plan=plan: write_finest(plan),  # type: ignore[misc]
             *([lambda: copy(place, folder / "out.zarr")] if name == "ome-zarr-0.5" else parts(decode, place, voxels, folder)),
@@ -121,7 +119,8 @@ def parts(decode: Callable[[Path], Iterator[object]], place: Path, voxels: Voxel
 
 def layout_of(shape: tuple[int, int, int], name: Any = "ome-zarr-0.5") -> VolumeLayout:
     """Return the layout that `convert` gives such a volume, its finest level alone."""
-    return VolumeLayout("uint8", plan_levels(shape, SIZE, (0.0, 0.0, 0.0))[:1], format=name)
+    written = WRITTEN[name]
+    return VolumeLayout("uint8", written.plan_levels(shape, SIZE, (0.0, 0.0, 0.0), None, None)[:1], format=name)
 
 
 def slabs(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
@@ -156,19 +155,13 @@ def store_as(name: str) -> Callable[[Voxels, Path], None]:
     """Return what stores voxels in a format that volumetool writes."""
 
     def store(voxels: Voxels, place: Path) -> None:
-        grids = plan_levels(voxels.shape, SIZE, (0.0, 0.0, 0.0))[:1]
-        layout = plan_layout(grids, name)
+        layout = layout_of(voxels.shape, name)
         create_volume(str(place), layout, {})
         target = open_for_writing(str(place), layout)
         for slab in slabs(voxels.shape):
             target[slab].write(voxels[slab]).result()
 
     return store
-
-
-def plan_layout(grids: Any, name: Any) -> VolumeLayout:
-    """Return the layout of a volume of one level, in a format."""
-    return VolumeLayout("uint8", grids, format=name)
 
 
 def decode_by(driver: str, path: str) -> Callable[[Path], Iterator[object]]:
