@@ -98,9 +98,11 @@ def speaking(arguments: list[str]) -> Iterator[None]:
     screen = _OnScreen()
     screen.setFormatter(LogFormatter("%(message)s", traces=False))
     root.addHandler(screen)
+    logging.captureWarnings(True)  # those of Python are for who writes a program: into the log with them
     try:
         yield
     finally:
+        logging.captureWarnings(False)
         for handler in list(root.handlers):
             if handler is screen or (isinstance(handler, LogFile) and handler not in before[0]):
                 root.removeHandler(handler)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -115,20 +116,25 @@ def test_a_log_has_no_secret_and_the_screen_no_traceback(
     assert "raise KeyError(SIGNED)" in text
 
 
-@pytest.mark.parametrize(("words", "shown"), [((), {"error"}), (("-v",), {"error"}), (("-vv",), {"info", "warning", "error"})])
+@pytest.mark.parametrize(
+    ("words", "shown"), [((), {"error"}), (("-v",), {"error"}), (("-vv",), {"info", "warning", "error", "deprecation"})]
+)
 def test_libraries_are_quiet_unless_they_fail_or_are_asked(
     words: tuple[str, ...], shown: set[str], folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def chat(*_: object, **__: object) -> None:
         for level in ("info", "warning", "error"):
             getattr(logging.getLogger("library.part"), level)(f"library {level}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("library deprecation", DeprecationWarning, stacklevel=1)
 
     monkeypatch.setattr(volumetool.storage.info, "describe_volume", chat)
     monkeypatch.setattr("volumetool.cli.info.print_json", lambda *_: None)
     log = folder / f"library{len(words and words[0])}.log"
     assert run("info", folder / "raw.zarr", *words, "--json", "--log-file", log) == 0
     assert set(re.findall(r"library (\w+)", capsys.readouterr().err)) == shown
-    assert "library warning" in log.read_text()
+    assert {"library warning", "library deprecation"} <= set(re.findall(r"library \w+", log.read_text()))
 
 
 def test_a_log_that_cannot_be_written_is_an_error_before_anything_is_done(
