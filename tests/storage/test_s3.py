@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from typing import Any, get_args
 
 import numpy as np
@@ -52,6 +54,18 @@ def test_a_volume_in_a_bucket_is_created_written_read_and_valid(bucket: str, lay
 def test_a_local_volume_moves_to_a_bucket_with_its_voxels(bucket: str, filled: tuple[Volume, np.ndarray[Any, Any]]) -> None:
     volume = convert(filled[0].url, f"{bucket}/copy.zarr")
     np.testing.assert_array_equal(volume.open().read().result(), filled[1])
+
+
+def test_a_zip_file_in_a_bucket_is_read_where_it_lies(bucket: str, filled: tuple[Volume, np.ndarray[Any, Any]]) -> None:
+    volume, voxels = filled
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for key in list_keys(volume.url):
+            archive.writestr(key, read_key(volume.url, key) or b"")
+    write_key(bucket, "filled.ozx", packed.getvalue())
+    remote = open_volume(f"{bucket}/filled.ozx")
+    assert remote.identity == volume.identity
+    np.testing.assert_array_equal(remote.open()[3:9, 5:40, 7:30].read().result(), voxels[3:9, 5:40, 7:30])
 
 
 @pytest.mark.parametrize("name", get_args(WrittenName))
