@@ -24,6 +24,7 @@ import volumetool as vt
 from volumetool.errors import ConfigError
 from volumetool.jobs.job import make_job
 from volumetool.live_view.show import Live
+from volumetool.training.api import TrainingOptions
 from volumetool.viewer.view import View
 
 FAKE = "fake:identity?scale=1,2,2"
@@ -229,5 +230,14 @@ def test_paths_of_every_kind_are_taken_everywhere(volume: Path, kind: type, tiny
     assert [job.input, job.output, job.mask] == [str(volume), str(output), str(volume)]
     assert (job.model, job.statistics) == (str(tiny_model), str(tiny_model))
     assert vt.verify(vt.plan(vt.Job(input=kind(volume), output=kind(output), model=FAKE))).ok
+    low = vt.crappify(kind(volume), kind(volume.parent / "low.zarr"), scale=(1, 2, 2))
+    assert vt.pyramid(kind(volume.parent / "low.zarr")).url == low.url
+    assert vt.evaluate(kind(volume), kind(volume), low=kind(volume.parent / "low.zarr"), sections=1).rows
+    assert vt.status(kind(output)).state == "complete"
+    assert vt.verify(kind(output)).ok
+    assert vt.validate(kind(output)).ok
+    assert vt.clean(kind(output)).left == ()
+    places = {name: kind(volume) for name in ("config", "start", "truth", "low", "output")}
+    assert set(TrainingOptions(**places).model_dump(include=set(places)).values()) == {str(volume)}
     with vt.view(kind(volume)) as shown, vt.view([kind(volume), kind(output)]):
         assert shown.layers[0].volume.url == os.fspath(kind(volume))
