@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 
-from volumetool.errors import LedgerError, VolumetoolError
+from volumetool.errors import LedgerError, OutputError, VolumetoolError
 from volumetool.events import Observer, Waiting, ignore
 from volumetool.jobs.job_dir import LEASE, claim_folder
 from volumetool.jobs.records.ledger import gone, overtaken
@@ -120,6 +120,25 @@ class Lease:
         """Let the heart beat once; where another run is the owner by now, the claim is lost."""
         self._write(replace(self.owner, beat=self.owner.beat + 1))
 
+    def check_conditions(self) -> None:
+        """Make sure that the store refuses a write whose condition does not hold: otherwise two runs could write one job.
+
+        Raises
+        ------
+        OutputError
+            ``output.no-conditions``.
+        """
+        earlier = self._generation
+        self.beat()
+        late = _encode(replace(self.owner, beat=self.owner.beat + 1))
+        if earlier is not None and not self.lost and replace_key(self.url, LEASE, late, earlier) is not None:
+            raise OutputError(
+                "output.no-conditions",
+                f"the server of {self.url} takes no notice of the conditions of writes (If-Match), which keep two runs apart",
+                hint="Use a server that heeds them, or write to a disk and copy.",
+                where=self.url,
+            )
+
     def start(self) -> None:
         """Let the heart beat from now on."""
         self._heart.start()
@@ -177,12 +196,14 @@ def own(url: str, observer: Observer = ignore) -> Iterator[Lease]:
     LedgerError
         ``ledger.owned``: another run writes this job, and lives.
     OutputError
-        ``output.not-yours``: the folder belongs to another user.
+        ``output.not-yours``: the folder belongs to another user. ``output.no-conditions``: the server lets a second run write.
     """
     claim_folder(url)
     claim = acquire(url, observer)
-    claim.start()
     try:
+        if not is_local(url):
+            claim.check_conditions()
+        claim.start()
         yield claim
     finally:
         claim.release()
