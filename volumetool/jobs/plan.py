@@ -151,6 +151,8 @@ class Plan(BaseModel):
         The ways to run the network that were tried on this machine.
     model, model_spec : str
         Name and where it is loaded from.
+    about : str
+        What its card says of it, where its name does not tell.
     choice : ModelChoice, optional
         How the model was chosen; None where the job names it.
     input_shape, voxel_size : tuple
@@ -181,6 +183,7 @@ class Plan(BaseModel):
     paces: tuple[BatchingChoice, ...] = ()
     model: str
     model_spec: str
+    about: str = ""
     choice: ModelChoice | None = None
     input_shape: Triple
     input_dtype: str
@@ -248,7 +251,7 @@ class Plan(BaseModel):
         facts = {
             "version": __version__,
             "status": status,
-            "model": {"name": self.model, "sha256": self.spec.model},
+            "model": {"name": self.model, "sha256": self.spec.model} | ({"about": self.about} if self.about else {}),
             "fingerprint": self.fingerprint,
             "extrapolated": self.extrapolated,
             "spec": self.spec.plain(),

@@ -23,16 +23,17 @@ class Normalisation(BaseModel):
 
     Parameters
     ----------
-    kind : {"percentiles", "none"}
+    kind : {"percentiles", "range", "none"}
         ``percentiles``: v becomes (v - lo) / (hi - lo), where lo and hi are the percentiles `low` and `high` of the
-        volume's own coarse, noisy sections; the output goes back the same way. ``none``: values pass unscaled.
+        volume's own coarse, noisy sections; the output goes back the same way. ``range``: lo and hi are the ends of the
+        input's integer type. ``none``: values pass unscaled.
     low, high : float
         Percentiles in 0..100.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["percentiles", "none"] = "percentiles"
+    kind: Literal["percentiles", "range", "none"] = "percentiles"
     low: float = Field(1.0, ge=0, le=100)
     high: float = Field(99.0, ge=0, le=100)
 
@@ -160,6 +161,10 @@ class OperationCard(BaseModel):
         Precisions whose results are known to be good.
     equalises : bool
         Sections get the volume's median contrast on output, whatever the job says.
+    about : str
+        What a plan says of it, where its name does not tell: what it is, how far it looks, what seams remain.
+    caution : str
+        What a plan warns of.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -178,6 +183,14 @@ class OperationCard(BaseModel):
     voxel_size: VoxelSizeRange | None = None
     precision_safe: tuple[Precision, ...] = ("float32",)
     equalises: bool = False
+    about: str = ""
+    caution: str = ""
+
+    @property
+    def exact_cut(self) -> bool:
+        """Whether patches meet where both hold all that the operation looks at."""
+        axes = zip(self.overlap, self.trim, self.receptive_field, strict=True)
+        return all(2 * trim == overlap and trim >= far for overlap, trim, far in [*axes][3 - self.dims :])
 
     @property
     def stride(self) -> ZYX:

@@ -106,7 +106,8 @@ def operation_name(operation: str, options: Sequence[str] = ()) -> str:
     Parameters
     ----------
     operation : str
-        A name of `filters`, with options or without, ``FILE.py:FUNCTION``, or what :func:`volumetool.models.load_model` takes.
+        A name of `filters` or the file of a network of other software, with options or without, ``FILE.py:FUNCTION``, or what
+        :func:`volumetool.models.load_model` takes.
     options : sequence of str
         Texts ``NAME=VALUE``.
 
@@ -115,6 +116,8 @@ def operation_name(operation: str, options: Sequence[str] = ()) -> str:
     ConfigError
         ``config.option``: an option that the operation does not have or a value that it does not take.
     """
+    from volumetool.processing.operations.foreign import foreign_file
+
     kind, _, own = operation.partition(":")
     if operation.rpartition(":")[0].endswith(".py"):
         from volumetool.processing.operations.function import function_name
@@ -122,6 +125,8 @@ def operation_name(operation: str, options: Sequence[str] = ()) -> str:
         return function_name(operation, dict(option.partition("=")[::2] for option in options))
     if (found := filters().get(kind)) is not None:
         return found.read(f"{kind}:{';'.join([own, *options])}").spec
+    if options and foreign_file(operation) is not None:
+        return ";".join([operation, *options])
     if options:
         raise ConfigError(
             "config.option",
@@ -137,7 +142,8 @@ def open_operation(spec: str) -> Operation:
     Parameters
     ----------
     spec : str
-        ``KIND:OPTION=VALUE;...`` with a name of `filters` or `OPERATIONS`, or what :func:`volumetool.models.load_model` takes.
+        ``KIND:OPTION=VALUE;...`` with a name of `filters` or `OPERATIONS`, ``FILE;OPTION=VALUE;...`` with the file of a network
+        of other software, or what :func:`volumetool.models.load_model` takes.
 
     Raises
     ------
@@ -147,11 +153,14 @@ def open_operation(spec: str) -> Operation:
         ``config.option``: the options are not those of this kind.
     """
     from volumetool.processing.operations.filter import FilterOperation
+    from volumetool.processing.operations.foreign import ForeignOperation, foreign_file
     from volumetool.processing.operations.network import NetworkOperation
 
     kind = spec.partition(":")[0]
     if kind in OPERATIONS:
         return OPERATIONS[kind](spec)
+    if foreign_file(spec) is not None:
+        return ForeignOperation(spec)
     found = filters().get(kind)
     return NetworkOperation(load_model(spec)) if found is None else FilterOperation(found.read(spec))
 
@@ -177,5 +186,9 @@ def reopen_operation(spec: str, identity: str) -> Operation:
 
 def placed_operation(spec: str) -> str:
     """Return the name of the same operation in another directory: of a model file, its absolute path."""
+    from volumetool.processing.operations.foreign import foreign_file
+
+    if (file := foreign_file(spec)) is not None:
+        return ";".join([str(file.resolve()), *spec.split(";")[1:]])
     kind = spec.partition(":")[0]
     return spec if kind in OPERATIONS or kind in filters() else placed_model(spec)

@@ -141,6 +141,31 @@ def no_normalisation(channels: int, sections: int) -> Statistics:
     return Statistics(np.zeros((channels, sections)), np.ones((channels, sections)))
 
 
+def range_normalisation(dtype: np.dtype[Any], channels: int, sections: int) -> Statistics:
+    """Return statistics by which the values of an integer type lie between 0 and 1.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        Type of the volume.
+    channels, sections : int
+        Extent of the table.
+
+    Raises
+    ------
+    ConfigError
+        ``config.statistics``: the type has no range.
+    """
+    if dtype.kind not in "iu":
+        raise ConfigError(
+            "config.statistics",
+            f"the model takes values over the range of an integer type, and the volume is {dtype}",
+            hint="normalise=percentiles or normalise=none suit such a volume; or cast it first, with `volumetool convert`",
+        )
+    limits = np.iinfo(dtype)
+    return Statistics(np.full((channels, sections), float(limits.min)), np.full((channels, sections), float(limits.max)))
+
+
 def fit_statistics(
     volume: Volume,
     level: int,

@@ -304,8 +304,9 @@ class TrainConfig(_Part):
         scale, crop = self.architecture.scale, self.sampling.crop
         if self.blind_spot is not None and (scale != (1, 1, 1) or self.architecture.expected_error):
             raise ValueError(f"blind_spot removes noise, keeps the scale (1,1,1), not {scale}, and can learn no expected_error")
-        if self.normalisation.kind == "none":
-            raise ValueError("normalisation.kind none is for networks of known answer; what is trained needs percentiles")
+        if self.normalisation.kind != "percentiles":
+            kind = self.normalisation.kind
+            raise ValueError(f"normalisation.kind {kind} is for networks of others; what is trained needs percentiles")
         unpaired = self.blind_spot is None and all(source.noisy is None for source in self.sources)
         if self.architecture.z_context and not unpaired:
             raise ValueError("z_context wants neighbouring sections, which neither real pairs nor blind_spot give")

@@ -19,7 +19,7 @@ from volumetool.jobs.records.plan_file import read_plan
 from volumetool.models import Normalisation
 from volumetool.paths import absolute_path, open_file
 from volumetool.processing.operation import Operation, open_operation
-from volumetool.processing.statistics import Statistics, fit_statistics, no_normalisation
+from volumetool.processing.statistics import Statistics, fit_statistics, no_normalisation, range_normalisation
 from volumetool.processing.survey import Survey
 from volumetool.storage.create import read_root
 from volumetool.storage.formats.registry import WRITTEN
@@ -148,6 +148,8 @@ def section_statistics(
         return Statistics.from_csv(read_table(job.statistics), inputs.channels, sections), None
     if normalisation.kind == "none":
         return no_normalisation(inputs.channels, sections), None
+    if normalisation.kind == "range":
+        return range_normalisation(inputs.volume.dtype, inputs.channels, sections), None
     if existing is not None and existing.input_shape[0] == sections:
         return existing.spec.statistics, None
     return inputs.sample or _fit(job, inputs.volume, normalisation, observer)

@@ -82,6 +82,7 @@ def plan_anew(resolved: Resolved) -> Plan:
         **running,
         model=inputs.operation.card.name,
         model_spec=inputs.operation.spec,
+        about=inputs.operation.card.about,
         choice=inputs.choice,
         input_shape=inputs.level.shape,
         input_dtype=inputs.volume.dtype.name,

@@ -27,6 +27,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
     lines = [
         ("input", f"{plan.job.input}: {size} of {show_size(plan.voxel_size)}, {plan.input_dtype}"),
         ("model", f"{plan.model} ({why_model(plan)}); {show_scale(lattice.scale)}, computed in {plan.numerics.precision}"),
+        *([("network", plan.about)] if plan.about else []),
         *describe_choice(plan),
         ("output", f"{plan.output}: {voxels} of {show_size(first.voxel_size)}, {spec.dtype}"),
         *([("box", box)] if (box := describe_box(plan)) else []),

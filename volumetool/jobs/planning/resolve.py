@@ -120,6 +120,7 @@ def _resolve(
     notes += () if survey is None else check_survey(job, inputs.operation.card, survey)
     check_dtype(job, inputs.dtype, _window(inputs, statistics))
     spec = _spec(inputs, engine.numerics, statistics, lattice, box, levels)
+    notes += (inputs.operation.card.caution,) if inputs.operation.card.caution else ()
     if job.output:  # a live view writes nothing
         check_layout(job.output, spec.layout)
         notes += tuple(shift_notes(spec.layout))

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ GREY_VALUES = Normalisation(kind="none")
 
 DATA_WINDOW = Normalisation(kind="percentiles")
 """The filter gets values of which 0 and 1 are the 1st and the 99th percentile of the volume's sections."""
+
+Read = TypeVar("Read", bound=BaseModel)
 
 
 class Filter(BaseModel):
@@ -103,19 +105,7 @@ class Filter(BaseModel):
         ConfigError
             ``config.option``: the name has an option that the filter lacks, or a value that it does not take.
         """
-        options: dict[str, Any] = {}
-        for part in filter(None, spec.partition(":")[2].split(";")):
-            name, _, value = part.partition("=")
-            options[name.strip()] = value.strip()
-        try:
-            return cls(**options)
-        except ValidationError as error:
-            names = ", ".join(cls.model_fields) or "none"
-            raise ConfigError(
-                "config.option",
-                f"{cls.kind}: {explain(error, cls)}",
-                hint=f"its options: {names}; see `volumetool apply --list`",
-            ) from error
+        return read_options(cls.kind, cls, spec.partition(":")[2])
 
 
 class FilterOperation:
@@ -223,3 +213,35 @@ def _per_axis(function: Callable[[int, int], int], first: Triple, second: Triple
 
 def _as_text(value: object) -> str:
     return ",".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
+
+
+def read_options(name: str, kind: type[Read], text: str) -> Read:
+    """Return the options of an operation that a text ``OPTION=VALUE;...`` gives.
+
+    Parameters
+    ----------
+    name : str
+        What the operation is called in messages.
+    kind : type
+        What declares the options.
+    text : str
+        The options that are given.
+
+    Raises
+    ------
+    ConfigError
+        ``config.option``: there is no such option, or it does not take that value.
+    """
+    options: dict[str, Any] = {}
+    for part in filter(None, text.split(";")):
+        option, _, value = part.partition("=")
+        options[option.strip()] = value.strip()
+    try:
+        return kind(**options)
+    except ValidationError as error:
+        names = ", ".join(kind.model_fields) or "none"
+        raise ConfigError(
+            "config.option",
+            f"{name}: {explain(error, kind)}",
+            hint=f"its options: {names}; see `volumetool apply --list`",
+        ) from error

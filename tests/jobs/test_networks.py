@@ -1,0 +1,133 @@
+"""Networks of others keep the promises of every operation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import foreign_networks as made
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from small_jobs import read_levels
+from torch import nn
+
+from volumetool.errors import ModelError, VolumetoolError
+from volumetool.jobs.clusters import plan
+from volumetool.jobs.job import make_job
+from volumetool.jobs.planning.report import describe_plan
+from volumetool.processing.operation import open_operation, operation_name, reopen_operation
+from volumetool.testing.operation_suite import OperationSuite
+
+Floats = NDArray[np.float32]
+
+
+class _Small(OperationSuite):
+    """Volumes and options of the suite, for jobs that name their own operation."""
+
+    operation = ""
+
+
+def denoiser() -> nn.Module:
+    torch.manual_seed(0)
+    inside = nn.Sequential(nn.MaxPool2d(2), made.conv(2), nn.ReLU(), nn.Upsample(scale_factor=2))
+    return nn.Sequential(made.conv(2, (1, 3)), nn.ReLU(), inside, made.conv(2, (3, 1))).eval()
+
+
+class TestOnnx(OperationSuite):
+    """A network with a pool, of which the whole volume is one pass."""
+
+    dtype = "float32"
+    other_patch = "1,40,48"
+    tolerance = 1e-3
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def network(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        """Write the file."""
+        cls.operation = str(made.write_onnx(tmp_path_factory.mktemp("network") / "denoiser.onnx", denoiser()))
+
+    def whole(self, values: Floats) -> Floats:
+        margin = 8
+        wide = np.pad(values, ((0, 0), (margin, margin), (margin, margin)), mode="reflect")
+        with torch.inference_mode():
+            return denoiser()(torch.from_numpy(wide)[:, None])[:, 0, margin:-margin, margin:-margin].numpy()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return made.write_onnx(tmp_path / "My Network.onnx", denoiser())
+
+
+@pytest.fixture
+def everywhere(tmp_path: Path) -> Path:
+    return made.write_onnx(tmp_path / "everywhere.onnx", made.looks_at_everything("instance-norm"))
+
+
+def test_a_plan_says_what_a_network_is_how_far_it_looks_and_what_seams_remain(file: Path, tmp_path: Path) -> None:
+    source = _Small.write(tmp_path / "in.zarr", _Small.voxels((2, 40, 40)))
+    named = operation_name(str(file), ["normalise=range"])
+    decided = plan(make_job(**_Small.options(source, tmp_path / "out.zarr", model=named)))
+    told = dict(describe_plan(decided))["network"]
+    for words in ("ONNX network in 2D", "0 to 1 over the range", "0 x 5 x 5 voxels far", "all that it looks at", "seams"):
+        assert words in told
+    assert decided.model == "my-network"
+    assert decided.provenance("unfinished")["model"]["about"] == told
+
+
+def test_a_network_takes_and_gives_the_range_of_an_integer_type(tmp_path: Path) -> None:
+    """One that copies, so that all grey values come back."""
+    copy = nn.Conv2d(1, 1, 1)
+    nn.init.ones_(copy.weight)
+    nn.init.zeros_(copy.bias)
+    voxels = _Small.voxels((2, 40, 40))
+    source = _Small.write(tmp_path / "in.zarr", voxels)
+    named = f"{made.write_onnx(tmp_path / 'copy.onnx', copy)};normalise=range"
+    assert _Small.perform(source, tmp_path / "out.zarr", model=named).complete
+    np.testing.assert_array_equal(read_levels(tmp_path / "out.zarr")[0], voxels, strict=True)
+
+
+def test_a_network_that_looks_at_everything_is_refused_until_that_is_accepted(everywhere: Path, tmp_path: Path) -> None:
+    source = _Small.write(tmp_path / "in.zarr", _Small.voxels((2, 40, 40)))
+    with pytest.raises(ModelError, match="along y, x") as caught:
+        open_operation(str(everywhere))
+    assert caught.value.code == "model.whole-tile"
+    assert "accept_whole_tile=yes" in caught.value.hint
+    decided = plan(make_job(**_Small.options(source, tmp_path / "out.zarr", model=f"{everywhere};accept_whole_tile=yes")))
+    assert any("patches may show" in note for note in decided.notes)
+    assert "patches are blended" in decided.about
+
+
+def test_what_is_measured_is_kept_and_a_broken_note_is_measured_again(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOLUMETOOL_CACHE", str(tmp_path / "cache"))
+    first = open_operation(str(file))
+    kept = sorted((tmp_path / "cache" / "networks").iterdir())
+    assert len(kept) == 2
+    for note in kept:
+        note.write_bytes(b"{}")
+    assert open_operation(str(file)).identity == first.identity
+    with monkeypatch.context() as patched:
+        patched.setattr("volumetool.processing.operations.foreign.measure", None)
+        assert open_operation(str(file)).card == first.card
+
+
+def test_another_file_and_other_options_are_another_network(file: Path) -> None:
+    """A worker that opens the file after it was replaced refuses it."""
+    first = open_operation(str(file))
+    assert open_operation(f"{file};halo=0,9,9").identity != first.identity
+    assert open_operation(f"{file};halo=0,9,9").card.overlap == (0, 20, 20)
+    made.write_onnx(file, made.conv(2, (1, 1)))
+    with pytest.raises(ModelError) as caught:
+        reopen_operation(first.spec, first.identity)
+    assert caught.value.code == "model.changed"
+
+
+@pytest.mark.parametrize(
+    "option", ["normalise=best", "halo=3", "width=2", "accept_whole_tile=perhaps", "channel=-1", "channel=1"]
+)
+def test_options_that_a_network_does_not_take_are_refused(option: str, file: Path) -> None:
+    with pytest.raises(VolumetoolError) as caught:
+        open_operation(f"{file};{option}")
+    assert caught.value.code in ("config.option", "model.geometry")

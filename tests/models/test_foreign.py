@@ -1,0 +1,89 @@
+"""Networks of others: what they look at is measured, and what looks at everything is caught."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import foreign_networks as made
+import pytest
+import torch
+from torch import nn
+
+from volumetool.errors import ModelError
+from volumetool.models.foreign.measure import Measured, measure
+from volumetool.models.foreign.program import open_program
+
+
+def measured(tmp_path: Path, network: nn.Module, dims: int = 2, channels: int = 1) -> Measured:
+    return measure(open_program(made.write_onnx(tmp_path / "network.onnx", network, dims, channels)))
+
+
+@pytest.mark.thin(10)
+@pytest.mark.parametrize("seed", range(30))
+def test_reach_and_scale_are_those_that_gradients_show(seed: int, tmp_path: Path) -> None:
+    """Of generated networks: dilations, pools, strides, shuffles, residuals."""
+    network, dims = made.generated(seed)
+    found = measured(tmp_path, network, dims)
+    scale, reach = made.reach_by_gradients(network, dims)
+    assert found.dims == dims
+    assert found.scale[-1] == scale
+    assert found.receptive_field[3 - dims :] == reach
+    assert found.whole == (False, False, False)
+
+
+@pytest.mark.parametrize("kind", ["instance-norm", "attention", "pooling"])
+def test_a_network_that_looks_at_everything_is_caught(kind: str, tmp_path: Path) -> None:
+    assert measured(tmp_path, made.looks_at_everything(kind)).whole == (False, True, True)
+
+
+@pytest.mark.parametrize(("depth", "grain"), [(0, 1), (1, 2), (3, 8)])
+def test_the_grid_of_pools_is_found(depth: int, grain: int, tmp_path: Path) -> None:
+    """Also where images of any size are taken: pools that end short are filled up again."""
+    torch.manual_seed(0)
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = made.conv(2, (1, 3)), made.conv(2, (3, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            features = self.first(x)
+            coarse = features
+            for _ in range(depth):
+                coarse = nn.functional.max_pool2d(coarse, 2, ceil_mode=True)
+            fine = nn.functional.interpolate(coarse, scale_factor=2.0**depth)[..., : x.shape[2], : x.shape[3]]
+            return self.last(features + fine)
+
+    assert measured(tmp_path, Pooled()).granularity == (1, grain, grain)
+
+
+def test_neighbouring_sections_are_found_as_channels(tmp_path: Path) -> None:
+    found = measured(tmp_path, nn.Sequential(made.conv(2, (5, 3)), made.conv(2, (3, 1))), channels=5)
+    assert (found.z_context, found.receptive_field) == (2, (2, 2, 2))
+
+
+def test_a_size_that_is_fixed_in_the_file_alone_is_set_free(tmp_path: Path) -> None:
+    """As most exporters write it where nobody asks for another."""
+    import onnx
+
+    path = made.write_onnx(tmp_path / "n.onnx", made.conv(2, (1, 1)))
+    model = onnx.load(path)
+    for axis in model.graph.input[0].type.tensor_type.shape.dim:
+        axis.dim_value = axis.dim_value or 24
+    onnx.save(model, path)
+    assert measure(open_program(path)).receptive_field == (0, 1, 1)
+
+
+REFUSED = {
+    "unpadded": (nn.Conv2d(1, 1, 3), "no whole multiple"),
+    "smaller": (nn.AvgPool2d(2), "no whole multiple"),
+    "fixed": (nn.Sequential(nn.Flatten(2), nn.Unflatten(2, (24, 24))), "takes no image"),
+}
+
+
+@pytest.mark.parametrize("kind", list(REFUSED))
+def test_what_makes_no_image_of_an_image_is_refused_with_the_reason(kind: str, tmp_path: Path) -> None:
+    network, words = REFUSED[kind]
+    with pytest.raises(ModelError, match=words) as caught:
+        measured(tmp_path, network)
+    assert caught.value.code == "model.geometry"

@@ -1,0 +1,117 @@
+"""Programs: networks in files of other software. Which kind a file is, is told by the end of its name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from volumetool.errors import ModelError
+from volumetool.machine import usable_memory
+from volumetool.paths import open_file
+
+Forward = Callable[[Tensor], Tensor]
+"""From float32 of shape (1, channels, [z,] y, x) to the like, both on one device. Called by several threads at once."""
+
+
+class Program(Protocol):
+    """A network whose file was read and checked.
+
+    Attributes
+    ----------
+    kind : str
+        What it is, such as ``ONNX network``.
+    sha256 : str
+        Digest of all that was read.
+    weight_bytes : int
+        Size of its weights.
+    width : int
+        Channels of its first layer of weights, at least 1.
+    layouts : tuple of (int, int)
+        Axes and channels of its input, as far as the file says; else those worth trying.
+    """
+
+    kind: str
+    sha256: str
+    weight_bytes: int
+    width: int
+    layouts: tuple[tuple[int, int], ...]
+
+    def open(self, device: torch.device) -> Forward:
+        """Return the network on a device."""
+
+    def positive(self) -> Self:
+        """Return a network of the same layers, with positive weights and without biases.
+
+        Nothing in it cancels, and no rectifier is shut, so that whatever can reach an output voxel does.
+        """
+
+
+LAYOUTS = ((5, 1), (4, 1), (4, 3), (4, 5), (4, 7), (4, 9))
+"""Axes and channels of inputs: 3D, 2D, and 2D with one to four neighbouring sections on each side as channels."""
+
+
+def open_program(path: Path) -> Program:
+    """Read and check the file of a network.
+
+    Parameters
+    ----------
+    path : Path
+        A file whose name ends like one of `ENDS`.
+
+    Raises
+    ------
+    ModelError
+        ``model.broken``: it is not what its name says, or holds what is not run. ``model.unreadable``: a package is missing.
+    """
+    from volumetool.models.foreign.onnx_file import read_onnx
+
+    return {".onnx": read_onnx}[path.suffix.lower()](path)
+
+
+ENDS = (".onnx",)
+"""Ends of the names of files that `open_program` reads."""
+
+
+def read_whole(path: Path) -> bytes:
+    """Return the bytes of a file of which memory holds several copies.
+
+    Raises
+    ------
+    ModelError
+        ``model.broken``.
+    """
+    try:
+        with open_file(path) as file:
+            size = path.stat().st_size
+            if 4 * size > usable_memory():  # the bytes, the weights made of them, and what is computed
+                raise unusable(path, f"it has {size} bytes, more than a quarter of the memory that is free")
+            return file.read(size)
+    except OSError as error:
+        raise unusable(path, f"it cannot be read: {error.strerror or error}") from error
+
+
+def digest_of(*parts: bytes) -> str:
+    """Return the SHA-256 of some bytes, or of the digests of several."""
+    if len(parts) == 1:
+        return hashlib.sha256(parts[0]).hexdigest()
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def unusable(path: Path, why: str, hint: str = "export the network again, with plain layers") -> ModelError:
+    """Return the error that refuses a file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    why : str
+        What is wrong with it.
+    hint : str
+        What to do.
+    """
+    return ModelError("model.broken", f"the network {path} cannot be used: {why}", hint=hint, where=str(path))

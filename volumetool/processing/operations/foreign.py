@@ -1,0 +1,234 @@
+"""The operation that is a network of other software: how it is cut follows from what was measured on it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from volumetool.configuration import Numbers, cache_folder, parse_numbers
+from volumetool.errors import ModelError
+from volumetool.geometry import Triple
+from volumetool.models import Normalisation, OperationCard
+from volumetool.models.foreign.measure import RULES, Measured, Seam, measure, measure_seam
+from volumetool.models.foreign.program import ENDS, Forward, Program, open_program
+from volumetool.paths import absolute_path, replace_file
+from volumetool.processing.device.arrays import Array, as_array
+from volumetool.processing.operations.filter import read_options
+from volumetool.processing.spec import Numerics
+
+PATCH = {2: (1, 256, 256), 3: (64, 64, 64)}
+"""Patch of a network that looks less far than a quarter of it, in voxels along z, y, x."""
+
+LARGEST = {2: 512, 3: 128}
+"""Longest side of a patch that is taken so that a network sees all it looks at; one that looks farther is blended."""
+
+HELD = 6
+"""Feature maps of the first layer's width that are held at once, as in our own networks."""
+
+PATCHES_MAY_SHOW = "the network's output depends on the whole patch, which was accepted: patches may show"
+
+NORMALISATIONS = {
+    "none": Normalisation(kind="none"),
+    "range": Normalisation(kind="range"),
+    "percentiles": Normalisation(),
+}
+
+Kept = TypeVar("Kept", bound=BaseModel)
+
+
+class ForeignOptions(BaseModel):
+    """What a user says of a network that its file does not say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    normalise: Literal["none", "range", "percentiles"] = "none"
+    """Values that it takes: grey values as they are (none), 0 to 1 over the range of an integer type (range), or 0 and 1 at the
+    1st and 99th percentile of the volume's sections (percentiles). The output goes back the same way."""
+    halo: Annotated[Numbers, BeforeValidator(parse_numbers)] | None = None
+    """How far it looks, in voxels along z, y, x, instead of what was measured."""
+    channel: int = Field(0, ge=0)
+    """Channel of its output that is kept."""
+    accept_whole_tile: bool = False
+    """Run a network whose output depends on the whole patch: patches may show."""
+
+
+def foreign_file(spec: str) -> Path | None:
+    """Return the file of a name ``FILE;OPTION=VALUE;...`` of a network of other software; None for other names."""
+    file = spec.partition(";")[0]
+    path = absolute_path(file)
+    return path if file.lower().endswith(ENDS) and path.is_file() else None
+
+
+class ForeignOperation:
+    """A network of other software as an operation on patches.
+
+    Parameters
+    ----------
+    spec : str
+        ``FILE;OPTION=VALUE;...`` with the options of `ForeignOptions`.
+
+    Raises
+    ------
+    ModelError
+        ``model.broken``, ``model.unreadable``, ``model.geometry``; ``model.whole-tile``: its output depends on the whole
+        patch, and that was not accepted.
+    ConfigError
+        ``config.option``.
+    """
+
+    def __init__(self, spec: str) -> None:
+        file, _, text = spec.partition(";")
+        path = absolute_path(file).resolve()
+        self._options = read_options(path.name, ForeignOptions, text)
+        self._program = open_program(path)
+        measured = _recall(self._program.sha256, Measured, lambda: measure(self._program))
+        if any(measured.whole) and not self._options.accept_whole_tile:
+            raise _whole_tile(path, self._program, measured)
+        if self._options.channel >= measured.channels:
+            raise ModelError(
+                "model.geometry",
+                f"{path} gives {measured.channels} channels, so there is no channel {self._options.channel}",
+                hint="channels count from 0: --set channel=0",
+            )
+        self.spec = ";".join([str(path), *filter(None, [text])])
+        card, options = _card(path, measured, self._options), self._options.model_dump(mode="json")
+        facts = {"file": self._program.sha256, "options": options, "card": card.model_dump(mode="json")}
+        self.identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        seam = _recall(self.identity, Seam, lambda: measure_seam(self._program, card))
+        self.card = card.model_copy(update={"about": _about(self._program, measured, card, seam)})
+
+    def open(self, device: torch.device, _: Numerics) -> ForeignFunction:
+        """Return the network on a device; it computes in float32 whatever the numerics."""
+        return ForeignFunction(self._program.open(device), device, self.card.dims, self._options.channel)
+
+    def working_bytes(self, patch: Triple, _: str) -> int:
+        """Return the bytes of the weights and of the features of one patch, as far as the first layer tells."""
+        return self._program.weight_bytes + 4 * HELD * math.prod(patch) * max(self._program.width, math.prod(self.card.scale))
+
+
+class ForeignFunction:
+    """A network of other software on its device.
+
+    Parameters
+    ----------
+    forward : callable
+        The network.
+    device : torch.device
+        Where it computes.
+    dims : {2, 3}
+        Axes of its images.
+    channel : int
+        Channel of its output that is kept.
+    """
+
+    def __init__(self, forward: Forward, device: torch.device, dims: int, channel: int) -> None:
+        self._forward, self._device, self._dims, self._channel = forward, device, dims, channel
+
+    def __call__(self, patches: NDArray[np.float32]) -> Array:
+        """Return outputs, float32 (n, z, y, x). Each patch is a call of its own: a network may mix the images of a batch."""
+        outputs = []
+        with torch.inference_mode():
+            for patch in patches:
+                x = torch.from_numpy(patch).to(self._device)  # (depth, y, x): sections are channels in 2D
+                x = x[None, None] if self._dims == 3 else x[None]  # (1, c, [z,] y, x)
+                y = self._forward(x)[0, self._channel]  # ([z,] y, x)
+                outputs.append(y if self._dims == 3 else y[None])  # (z, y, x)
+            return as_array(torch.stack(outputs).float().contiguous())
+
+    def release(self) -> None:
+        """Do nothing: no memory is held between calls."""
+
+
+def _recall(name: str, kind: type[Kept], make: Callable[[], Kept]) -> Kept:
+    """Return what was found out about a network, from the cache folder or anew.
+
+    It decides bytes: a worker that finds something else has another identity, and is refused.
+    """
+    cache = cache_folder() / "networks" / f"{name}-{RULES}.json"
+    try:
+        return kind.model_validate_json(cache.read_bytes())
+    except (OSError, ValidationError):
+        made = make()
+    with contextlib.suppress(OSError):  # found out again the next time: slower, not wrong
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(cache, made.model_dump_json().encode())
+    return made
+
+
+def _card(path: Path, measured: Measured, options: ForeignOptions) -> OperationCard:
+    """Return the card that follows from what was measured: an exact cut where that is affordable, else blended patches."""
+    dims, grain = measured.dims, measured.granularity
+    field = options.halo or measured.receptive_field
+    flat = 3 - dims
+    patch, overlap, trim = [1, 1, 1], [0, 0, 0], [0, 0, 0]
+    most = [-(-LARGEST[dims] // g) * g for g in grain]
+    exact = all(4 * _up(far, g) <= m for far, g, m in list(zip(field, grain, most, strict=True))[flat:]) and not (
+        any(measured.whole) and options.halo is None
+    )
+    for axis in range(flat, 3):
+        g = grain[axis]
+        margin = _up(field[axis], g)
+        if exact:
+            patch[axis], overlap[axis], trim[axis] = max(_up(PATCH[dims][axis], g), 4 * margin), 2 * margin, margin
+        else:
+            overlap[axis] = most[axis] // 4 // g * g
+            patch[axis], trim[axis] = most[axis], overlap[axis] // 4
+    return OperationCard(
+        name=_name(path),
+        dims=dims,
+        scale=measured.scale,
+        z_context=measured.z_context,
+        patch=(patch[0], patch[1], patch[2]),
+        overlap=(overlap[0], overlap[1], overlap[2]),
+        trim=(trim[0], trim[1], trim[2]),
+        granularity=grain,
+        receptive_field=field,
+        normalisation=NORMALISATIONS[options.normalise],
+        caution=PATCHES_MAY_SHOW if any(measured.whole) else "",
+    )
+
+
+def _up(length: int, grain: int) -> int:
+    return -(-length // grain) * grain
+
+
+def _name(path: Path) -> str:
+    """Return the name of a file as cards write names."""
+    return re.sub(r"[^a-z0-9.\-]", "-", path.stem.lower()).strip(".-") or "network"
+
+
+def _about(program: Program, measured: Measured, card: OperationCard, seam: Seam) -> str:
+    """Return what the network is and how it is cut, in words."""
+    seen = ["everything" if whole else str(far) for whole, far in zip(measured.whole, measured.receptive_field, strict=True)]
+    looks = f"it looks {' x '.join(seen)} voxels far (z, y, x; measured)"
+    if card.receptive_field != measured.receptive_field:
+        looks += f", as --set halo says {' x '.join(map(str, card.receptive_field))}"
+    cut = "patches are cut where all that it looks at is inside" if card.exact_cut else "patches are blended"
+    takes = {"none": "grey values as they are", "range": "0 to 1 over the range of the data type"}
+    values = takes.get(card.normalisation.kind, "0 to 1 between the 1st and the 99th percentile of a section")
+    return (
+        f"{program.kind} in {measured.dims}D, {program.weight_bytes / 2**20:.1f} MiB, takes {values}; {looks}; {cut}; "
+        f"seams differ from one pass by at most {seam.largest:.2g} of the output's range"
+    )
+
+
+def _whole_tile(path: Path, program: Program, measured: Measured) -> ModelError:
+    axes = ", ".join(axis for axis, whole in zip("zyx", measured.whole, strict=True) if whole)
+    return ModelError(
+        "model.whole-tile",
+        f"the {program.kind} {path} looks at the whole image along {axes}: its output changes with whatever is in the patch "
+        "(instance norm, attention and global pooling do that), so that patches may show",
+        hint="--set accept_whole_tile=yes runs it in large blended patches; --set halo=Z,Y,X cuts them as if it looked so far",
+        where=str(path),
+    )
