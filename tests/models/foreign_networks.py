@@ -84,6 +84,14 @@ def write_onnx(path: Path, network: nn.Module, dims: int = 2, channels: int = 1)
     return path
 
 
+def write_torchscript(path: Path, network: nn.Module) -> Path:
+    """Write a network of one channel in 2D as a TorchScript program."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.trace(network, torch.zeros(1, 1, 24, 24)), path)
+    return path
+
+
 def reach_by_gradients(network: nn.Module, dims: int, side: int = 96) -> tuple[int, tuple[int, ...]]:
     """Return scale and reach along each axis, by the gradients of a network with positive weights.
 

@@ -31,6 +31,12 @@ def test_reach_and_scale_are_those_that_gradients_show(seed: int, tmp_path: Path
     assert found.whole == (False, False, False)
 
 
+def test_a_torchscript_program_is_measured_like_its_onnx_file(tmp_path: Path) -> None:
+    network, _ = made.generated(10)
+    program = open_program(made.write_torchscript(tmp_path / "network.pt", network))
+    assert measure(program) == measured(tmp_path, network)
+
+
 @pytest.mark.parametrize("kind", ["instance-norm", "attention", "pooling"])
 def test_a_network_that_looks_at_everything_is_caught(kind: str, tmp_path: Path) -> None:
     assert measured(tmp_path, made.looks_at_everything(kind)).whole == (False, True, True)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import pickle
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import foreign_networks as made
 import onnx
 import psutil
 import pytest
+import torch
 from onnx import TensorProto, external_data_helper, helper
 
 from volumetool.errors import ModelError
@@ -110,6 +117,134 @@ HOSTILE = (
 )  # fmt: skip
 
 
+class _FromFile(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.from_file("CANARY", True, 4)[0]
+
+
+class _Saving(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool(x.sum() < 0):
+            torch.save(x, "CANARY")
+        return x
+
+
+class _SetsUp(torch.nn.Module):
+    @torch.jit.export
+    def __getstate__(self) -> int:
+        return 1
+
+    @torch.jit.export
+    def __setstate__(self, state: int) -> None:
+        self.training = bool(torch.from_file("CANARY", True, 4).sum() > 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class _Hooked(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class Gadget:
+    """Writes a file when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, ("CANARY", "w")
+
+
+def _scripted(network: torch.nn.Module) -> bytes:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(network), file)
+    return file.getvalue()
+
+
+def from_file() -> bytes:
+    return _scripted(_FromFile())
+
+
+def saving_in_a_branch() -> bytes:
+    return _scripted(_Saving())
+
+
+def setting_up() -> bytes:
+    return _scripted(_SetsUp())
+
+
+def hooked() -> bytes:
+    network = _Hooked()
+
+    def hook(self: _Hooked, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:  # noqa: ARG001  (as torch wants it)
+        return (given[0] + torch.from_file("CANARY", True, 4)[0],)
+
+    network.register_forward_pre_hook(hook)
+    return _scripted(network)
+
+
+def pickled() -> bytes:
+    file = io.BytesIO()
+    torch.save({"weights": torch.zeros(2), "more": Gadget()}, file)
+    return file.getvalue()
+
+
+def bare_pickle() -> bytes:
+    return pickle.dumps(Gadget())
+
+
+def _changed(change: Callable[[str, bytes], bytes]) -> bytes:
+    """Return a sound program with other entries."""
+    made = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(_scripted(_Hooked()))) as source,
+        zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for entry in source.infolist():
+            target.writestr(entry.filename, change(entry.filename, source.read(entry)))
+    return made.getvalue()
+
+
+def gadget_as_data() -> bytes:
+    return _changed(lambda name, data: pickle.dumps(Gadget(), 2) if name.endswith("/data.pkl") else data)
+
+
+def bomb() -> bytes:
+    return _changed(lambda name, data: bytes(2**29) if name.endswith("/version") else data)
+
+
+def cut_short() -> bytes:
+    return _scripted(_Hooked())[:-100]
+
+
+PROGRAMS = (from_file, saving_in_a_branch, setting_up, hooked, pickled, bare_pickle, gadget_as_data, bomb, cut_short)
+
+
+@pytest.mark.parametrize("make", PROGRAMS, ids=lambda make: make.__name__)
+def test_a_hostile_program_of_torch_runs_and_writes_nothing(
+    make: Callable[[], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("volumetool.models.foreign.torchscript.usable_memory", lambda: 2**28)
+    (tmp_path / "network.pt").write_bytes(make())
+    with contextlib.suppress(FileNotFoundError):
+        (tmp_path / "CANARY").unlink()
+    with pytest.raises(ModelError) as caught:
+        open_program(tmp_path / "network.pt")
+    assert caught.value.code == "model.broken"
+    assert len(str(caught.value)) < 2000
+    assert not (tmp_path / "CANARY").exists()
+
+
+def test_what_these_programs_do_is_done_where_they_are_loaded_unseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.load(io.BytesIO(setting_up()))
+    assert (tmp_path / "CANARY").exists()
+
+
 @pytest.mark.parametrize("make", HOSTILE, ids=lambda make: make.__name__)
 def test_a_hostile_onnx_file_is_refused_before_it_runs(make: Callable[[Path], bytes], tmp_path: Path) -> None:
     folder = tmp_path / "model"
@@ -117,7 +252,7 @@ def test_a_hostile_onnx_file_is_refused_before_it_runs(make: Callable[[Path], by
     (folder / "network.onnx").write_bytes(make(folder))
     before = psutil.Process().memory_info().rss
     with pytest.raises(ModelError) as caught:
-        open_program(folder / "network.onnx").open(made.torch.device("cpu"))(made.torch.zeros(1, 1, 32, 32))
+        open_program(folder / "network.onnx").open(torch.device("cpu"))(torch.zeros(1, 1, 32, 32))
     assert caught.value.code == "model.broken"
     assert len(str(caught.value)) < 2000
     assert psutil.Process().memory_info().rss - before < 200 * 2**20
@@ -127,9 +262,9 @@ def test_weights_in_a_file_beside_are_read_and_count(tmp_path: Path) -> None:
     model = _network(tmp_path)
     before = open_program(tmp_path / "plain.onnx")
     onnx.save(model, tmp_path / "n.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
-    first, image = open_program(tmp_path / "n.onnx"), made.torch.rand(1, 1, 32, 32)
-    cpu = made.torch.device("cpu")
-    assert made.torch.equal(first.open(cpu)(image), before.open(cpu)(image))
+    first, image = open_program(tmp_path / "n.onnx"), torch.rand(1, 1, 32, 32)
+    cpu = torch.device("cpu")
+    assert torch.equal(first.open(cpu)(image), before.open(cpu)(image))
     weights = bytearray((tmp_path / "weights.bin").read_bytes())
     weights[3] ^= 1
     (tmp_path / "weights.bin").write_bytes(weights)

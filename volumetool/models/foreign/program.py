@@ -51,7 +51,7 @@ class Program(Protocol):
         """
 
 
-LAYOUTS = ((5, 1), (4, 1), (4, 3), (4, 5), (4, 7), (4, 9))
+LAYOUTS: tuple[tuple[int, int], ...] = ((5, 1), (4, 1), (4, 3), (4, 5), (4, 7), (4, 9))
 """Axes and channels of inputs: 3D, 2D, and 2D with one to four neighbouring sections on each side as channels."""
 
 
@@ -69,11 +69,12 @@ def open_program(path: Path) -> Program:
         ``model.broken``: it is not what its name says, or holds what is not run. ``model.unreadable``: a package is missing.
     """
     from volumetool.models.foreign.onnx_file import read_onnx
+    from volumetool.models.foreign.torchscript import read_torchscript
 
-    return {".onnx": read_onnx}[path.suffix.lower()](path)
+    return read_onnx(path) if path.suffix.lower() == ".onnx" else read_torchscript(path)
 
 
-ENDS = (".onnx",)
+ENDS = (".onnx", ".pt", ".pts")
 """Ends of the names of files that `open_program` reads."""
 
 

@@ -1,0 +1,167 @@
+"""TorchScript programs, run by torch's own interpreter, which knows no Python.
+
+Its pickles hold data of the classes that the archive declares, and are read by C++. But a class may declare how it is set up,
+which runs at once, and operators may open files. So the archive is looked at first, what is loaded is written anew of what was
+looked at, and of its operators those run that take no name of a file.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from volumetool.machine import usable_memory
+from volumetool.models.foreign.program import LAYOUTS, Forward, digest_of, read_whole, unusable
+
+LOADED = re.compile(r"code/[\w./]+\.py|(data|constants)(\.pkl|/\d+)|version|byteorder")
+"""Entries of an archive that are loaded; the others are notes for other programs."""
+
+RUNS_EARLY = ("__setstate__", "torch.classes", "_hooks__ = [")
+"""Words of code that runs without being called, or outside of the interpreter."""
+
+PRIMITIVES = frozenset((
+    "Constant", "DictConstruct", "GetAttr", "If", "ImplicitTensorToNum", "ListConstruct", "ListUnpack", "Loop", "NumToTensor",
+    "RaiseException", "SetAttr", "TupleConstruct", "TupleIndex", "TupleSlice", "TupleUnpack", "Uninitialized", "data", "device",
+    "dtype", "is_cuda", "isinstance", "layout", "max", "min", "shape", "unchecked_cast", "unchecked_unwrap_optional",
+))  # fmt: skip
+"""Operators of the language that are run."""
+
+WORDS = frozenset(
+    ("padding", "mode", "approximate", "rounding_mode", "reduction", "indexing", "equation", "ord", "self", "message", "a", "b")
+)
+"""Arguments of text that are no names of files."""
+
+
+class TorchScriptProgram:
+    """A TorchScript program that was read and checked.
+
+    Parameters
+    ----------
+    content : bytes
+        Its archive, of entries that were looked at.
+    sha256 : str
+        Digest of the file.
+    positive : bool
+        With positive weights and without biases.
+    """
+
+    kind = "TorchScript program"
+    layouts = LAYOUTS
+
+    def __init__(self, content: bytes, sha256: str, *, positive: bool = False) -> None:
+        self._content, self.sha256, self._made_positive = content, sha256, positive
+        self.weight_bytes = len(content)
+        weights = (value for value in self._load().state_dict().values() if value.dim() > 3)
+        self.width = next((int(value.shape[0]) for value in weights), 1)
+
+    def open(self, device: torch.device) -> Forward:
+        """Return the program on a device."""
+        module = self._load().to(device)
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            # Otherwise later calls are computed in another way than the first.
+            with torch.jit.optimized_execution(should_optimize=False):  # type: ignore[attr-defined]  # torch hides it from mypy
+                y: torch.Tensor = module(x)
+            return y
+
+        return forward
+
+    def positive(self) -> Self:
+        """Return the same layers with positive weights and without biases."""
+        return type(self)(self._content, self.sha256, positive=True)
+
+    def _load(self) -> Any:
+        module = _load(self._content)
+        chance = torch.Generator().manual_seed(0)
+        for name, value in module.state_dict().items() if self._made_positive else ():
+            if not value.is_floating_point():
+                continue
+            if value.dim() > 1:
+                value.copy_((0.5 + torch.rand(value.shape, generator=chance)) / max(1, value[0].numel()))
+            else:
+                value.fill_(0.0 if name.endswith(("bias", "running_mean")) else 1.0)
+        return module
+
+
+def read_torchscript(path: Path) -> TorchScriptProgram:
+    """Read and check a TorchScript archive.
+
+    Raises
+    ------
+    ModelError
+        ``model.broken``.
+    """
+    content = read_whole(path)
+    made = _written_anew(path, content)
+    try:
+        program = TorchScriptProgram(made, digest_of(content))
+        graph = _load(made).inlined_graph
+    except Exception as error:
+        raise unusable(path, f"torch does not load it: {str(error).strip()[:300]}") from error
+    for node in _nodes(graph):
+        _check_node(path, node)
+    return program
+
+
+def _written_anew(path: Path, content: bytes) -> bytes:
+    """Return an archive of what is loaded of a file, after a look at it."""
+    made = io.BytesIO()
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(made, "w") as target:
+            entries = archive.infolist()
+            names = [entry.filename.partition("/")[2] for entry in entries]
+            if not any(name.startswith("code/") for name in names) or "constants.pkl" not in names:
+                raise unusable(
+                    path,
+                    "it holds no code of TorchScript: a pickle (torch.save) could run code, and is not opened",
+                    hint="save the network by torch.jit.save(torch.jit.trace(network.eval(), image), FILE), or as ONNX",
+                )
+            if len(set(names)) < len(names) or 4 * sum(entry.file_size for entry in entries) > usable_memory():
+                raise unusable(
+                    path, "its archive has one name twice, or unpacks to more than a quarter of the memory that is free"
+                )
+            for name, entry in zip(names, entries, strict=True):
+                if LOADED.fullmatch(name):
+                    data = archive.read(entry)
+                    _check_code(path, name, data)
+                    target.writestr(f"network/{name}", data)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+        raise unusable(path, f"it is no TorchScript archive ({error}); pickles could run code, and are not opened") from error
+    return made.getvalue()
+
+
+def _check_code(path: Path, name: str, data: bytes) -> None:
+    early = next((word for word in RUNS_EARLY if word.encode() in data), None)
+    if early is not None:
+        raise unusable(path, f"{name} has {early!r}, which runs without being called, or outside of the interpreter")
+
+
+def _load(content: bytes) -> Any:
+    """Load an archive on the CPU, in evaluation mode."""
+    with warnings.catch_warnings():  # torch would have new programs exported otherwise
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """Yield the nodes of a graph and of all branches and loops in it."""
+    waiting = [graph]
+    while waiting:
+        for node in waiting.pop().nodes():
+            yield node
+            waiting.extend(node.blocks())
+
+
+def _check_node(path: Path, node: Any) -> None:
+    """Refuse an operator that does more than compute."""
+    space, _, name = node.kind().partition("::")
+    texts = re.findall(r"\bstr[?\[\]]* (\w+)", node.schema()) if space == "aten" else []
+    if not (space == "aten" and WORDS.issuperset(texts)) and not (space == "prim" and name in PRIMITIVES):
+        raise unusable(path, f"it has the operator {node.kind()}, which may do more than compute")
