@@ -208,7 +208,7 @@ def _foreign(spec: str, kind: str) -> ModelError:
         f"{spec} is {kind}; volumetool runs its own networks, from safetensors files with a model card",
         hint="weights of a U-Net of `volumetool.models` become one in Python: load them into it, and save it with "
         "`volumetool.models.save_model`. Another network runs from an ONNX file or a TorchScript program (.onnx, .pt) by "
-        "`volumetool apply` and `enhance`; built-ins: `volumetool model list`",
+        "`volumetool apply` and `enhance`; or train one with `volumetool train`, or take a built-in (`volumetool model list`)",
         where=spec,
     )
 
