@@ -136,7 +136,7 @@ def test_another_file_and_other_options_are_another_network(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["normalise=best", "halo=3", "width=2", "accept_whole_tile=perhaps", "channel=-1", "channel=1"]
+    "option", ["normalise=best", "halo=3", "halo=0,-1,0", "width=2", "accept_whole_tile=perhaps", "channel=-1", "channel=1"]
 )
 def test_options_that_a_network_does_not_take_are_refused(option: str, file: Path) -> None:
     with pytest.raises(VolumetoolError) as caught:

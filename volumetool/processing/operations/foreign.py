@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from volumetool.configuration import Numbers, cache_folder, parse_numbers
+from volumetool.configuration import cache_folder, parse_numbers
 from volumetool.errors import ModelError
 from volumetool.geometry import Triple
 from volumetool.models import Normalisation, OperationCard
@@ -44,6 +44,7 @@ NORMALISATIONS = {
     "percentiles": Normalisation(),
 }
 
+Reach = Annotated[int, Field(ge=0)]
 Kept = TypeVar("Kept", bound=BaseModel)
 
 
@@ -55,7 +56,7 @@ class ForeignOptions(BaseModel):
     normalise: Literal["none", "range", "percentiles"] = "none"
     """Values that it takes: grey values as they are (none), 0 to 1 over the range of an integer type (range), or 0 and 1 at the
     1st and 99th percentile of the volume's sections (percentiles). The output goes back the same way."""
-    halo: Annotated[Numbers, BeforeValidator(parse_numbers)] | None = None
+    halo: Annotated[tuple[Reach, Reach, Reach], BeforeValidator(parse_numbers)] | None = None
     """How far it looks, in voxels along z, y, x, instead of what was measured."""
     channel: int = Field(0, ge=0)
     """Channel of its output that is kept."""
