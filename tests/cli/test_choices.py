@@ -84,7 +84,7 @@ def test_options_of_a_job_and_a_conversion_show_their_values_and_refuse_others(
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["code"] in ("config.option", "config.usage")
     assert [value for value in values if f"'{value}'" not in error["message"]] == []
-    shown = CliRunner().invoke(app, [words, _help(words)], env={"COLUMNS": "200"}).output
+    shown = CliRunner().invoke(app, [words, _help(words)], env={"COLUMNS": "300"}).output
     assert re.search(rf"{option} +\[?{re.escape('|'.join(values))}", re.sub(r"[│<>]", "", shown))
 
 
