@@ -150,12 +150,12 @@ def _context(limit: int, credentials: str) -> ts.Context:
 
 def open_unsynced(url: str) -> ts.KvStore:
     """Open a place for files that may be lost: writes are atomic, but do not wait for the disk."""
-    return ts.KvStore.open(kvstore_spec(url), context=_unsynced_context()).result()
+    return ts.KvStore.open(kvstore_spec(url), context=_unsynced(json.dumps(shared_context().spec.to_json()))).result()
 
 
 @functools.cache
-def _unsynced_context() -> ts.Context:
-    return ts.Context({**shared_context().spec.to_json(), "file_io_sync": False})
+def _unsynced(context: str) -> ts.Context:
+    return ts.Context({**json.loads(context), "file_io_sync": False})
 
 
 def _open(url: str, written: str = "") -> ts.KvStore:
