@@ -50,7 +50,7 @@ def apply(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Option of the operation; may be repeated."),
     ] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Run the code of FILE.py:FUNCTION, with your rights.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Run code: FILE.py:FUNCTION or a TorchScript file.")] = False,
     list_all: Annotated[bool, typer.Option("--list", help="Show the built-in operations, and exit.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
     log_format: Annotated[LogFormat, typer.Option(help="auto: bars or plain lines; json: one line an event.")] = "auto",
@@ -63,7 +63,7 @@ def apply(
         return
     from volumetool.errors import ConfigError
     from volumetool.jobs.job import make_job
-    from volumetool.processing.operation import operation_name
+    from volumetool.processing.operation import operation_name, trust_operation
 
     if operation is None or input is None or output is None:
         raise ConfigError(
@@ -71,8 +71,6 @@ def apply(
         )
     model = operation_name(operation, option or [])
     if trust:
-        from volumetool.processing.operations.function import trust_operation
-
         trust_operation(model)
     _perform(make_job(**given({"input": input, "output": output, "model": model, **options})), dry_run, log_format, as_json)
 
@@ -112,7 +110,7 @@ def _job(options: dict[str, Any], config: Path | None, allow_hosts: list[str]) -
 
 
 def _begin(plan: Plan) -> None:
-    """Return what begins: the model and why, what it makes of what, what is done already, and what to beware of."""
+    """Print what begins: the model and why, what it makes of what, what is done already, and what to beware of."""
     from volumetool.jobs.planning.report import describe_box, describe_start
     from volumetool.jobs.records.plan_file import open_ledger
 

@@ -21,7 +21,7 @@ import tifffile
 import typer
 from volumetool.cli.main import app, main
 
-from volumetool.processing.operations.function import TRUSTED
+from volumetool.models.foreign.trust import TRUSTED
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

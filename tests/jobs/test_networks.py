@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import foreign_networks as made
@@ -16,7 +17,8 @@ from volumetool.errors import ModelError, VolumetoolError
 from volumetool.jobs.clusters import plan
 from volumetool.jobs.job import make_job
 from volumetool.jobs.planning.report import describe_plan
-from volumetool.processing.operation import open_operation, operation_name, reopen_operation
+from volumetool.models.foreign.trust import TRUSTED
+from volumetool.processing.operation import open_operation, operation_name, reopen_operation, trust_operation
 from volumetool.testing.operation_suite import OperationSuite
 
 Floats = NDArray[np.float32]
@@ -60,9 +62,13 @@ class TestTorchScript(TestOnnx):
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
-    def network(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
-        """Write the file."""
+    def network(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:  # type: ignore[override]  # it is trusted
+        """Write the file, and trust it."""
         cls.operation = str(made.write_torchscript(tmp_path_factory.mktemp("network") / "denoiser.pt", denoiser()))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(TRUSTED, "")
+            trust_operation(cls.operation)
+            yield
 
 
 @pytest.fixture

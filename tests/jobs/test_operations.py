@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from small_jobs import read_levels
 
 import volumetool as vt
 from volumetool.errors import ConfigError, ModelError, VolumetoolError
-from volumetool.processing.operation import filters, open_operation, operation_name
-from volumetool.processing.operations.function import TRUSTED, trust_operation
+from volumetool.models.foreign.trust import TRUSTED
+from volumetool.processing.operation import filters, open_operation, operation_name, trust_operation
+from volumetool.processing.operations.function import FunctionOptions, hand_over
 from volumetool.processing.spec import Numerics
 from volumetool.testing.operation_suite import OperationSuite
 
@@ -135,6 +137,9 @@ def narrow(block):
 
 def divide(block):
     return 1 / 0
+
+def leave(block):
+    raise SystemExit(0)
 """
 
 
@@ -175,6 +180,31 @@ def test_a_function_or_a_network_in_python_is_applied_and_may_enlarge(tmp_path: 
     assert vt.open_volume(tmp_path / "large.zarr").levels[0].voxel_size == (30.0, 4.0, 4.0)
 
 
+def test_functions_and_networks_that_differ_in_a_value_or_a_layer_are_other_operations() -> None:
+    """Else a run that goes on would mix the two."""
+
+    def times(factor: int) -> Callable[[Floats], Floats]:
+        return lambda block: block * factor
+
+    asked = FunctionOptions()
+    names = [hand_over(times(1), asked), hand_over(times(2), asked)]
+    names += [hand_over(torch.nn.Upsample(scale_factor=2, mode=mode), asked) for mode in ("nearest", "bilinear")]
+    names += [hand_over(torch.nn.Sequential(part), asked) for part in (torch.nn.ReLU(), torch.nn.Sigmoid())]
+    assert len({open_operation(name).identity for name in names}) == len(names)
+    with pytest.raises(ConfigError, match="cannot be told from others"):
+        hand_over(times(np.ones(3)), asked)  # type: ignore[arg-type]  # as a user may
+    assert hand_over(times(1), asked) == names[0]
+
+
+@pytest.mark.parametrize(
+    ("operation", "more"), [("median", {"halo": (0, 1, 1)}), (abs, {"halo": 1}), (abs, {"scale": (0, 1, 1)})]
+)
+def test_halo_and_scale_are_three_numbers_for_functions_alone(tmp_path: Path, operation: object, more: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        vt.apply(operation, tmp_path / "in.zarr", tmp_path / "out.zarr", **more)
+    assert caught.value.code == "config.option"
+
+
 def test_code_of_a_file_runs_where_a_user_trusts_it_as_it_is_and_nowhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +231,7 @@ def test_code_of_a_file_runs_where_a_user_trusts_it_as_it_is_and_nowhere_else(
     [
         ("narrow", [], "numerics.function", "made a block of shape"),
         ("divide", [], "numerics.function", "raised ZeroDivisionError"),
+        ("leave", [], "numerics.function", "raised SystemExit"),
         ("nothing", [], "model.unknown", "has no function nothing"),
         ("sharpen", ["halo=1"], "config.option", "halo"),
         ("sharpen", ["halo=0,0,999"], "config.option", "halo"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import pickle
 import warnings
@@ -20,6 +21,8 @@ from onnx import TensorProto, external_data_helper, helper
 
 from volumetool.errors import ModelError
 from volumetool.models.foreign.program import open_program
+from volumetool.models.foreign.trust import TRUSTED
+from volumetool.processing.operation import trust_operation
 
 
 def _network(folder: Path) -> onnx.ModelProto:
@@ -184,6 +187,14 @@ def hooked() -> bytes:
     return _scripted(network)
 
 
+def hooked_in_other_words() -> bytes:
+    """Name the hooks as nobody's exporter does."""
+    return _changed(
+        lambda name, data: data.replace(b"__forward_pre_hooks__ = [", b"__forward_pre_hooks__=[") if "/code/" in name else data,
+        hooked(),
+    )
+
+
 def pickled() -> bytes:
     file = io.BytesIO()
     torch.save({"weights": torch.zeros(2), "more": Gadget()}, file)
@@ -194,11 +205,11 @@ def bare_pickle() -> bytes:
     return pickle.dumps(Gadget())
 
 
-def _changed(change: Callable[[str, bytes], bytes]) -> bytes:
-    """Return a sound program with other entries."""
+def _changed(change: Callable[[str, bytes], bytes], program: bytes | None = None) -> bytes:
+    """Return a program, a sound one unless another is given, with other entries."""
     made = io.BytesIO()
     with (
-        zipfile.ZipFile(io.BytesIO(_scripted(_Hooked()))) as source,
+        zipfile.ZipFile(io.BytesIO(program or _scripted(_Hooked()))) as source,
         zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as target,
     ):
         for entry in source.infolist():
@@ -218,7 +229,18 @@ def cut_short() -> bytes:
     return _scripted(_Hooked())[:-100]
 
 
-PROGRAMS = (from_file, saving_in_a_branch, setting_up, hooked, pickled, bare_pickle, gadget_as_data, bomb, cut_short)
+PROGRAMS = (
+    from_file,
+    saving_in_a_branch,
+    setting_up,
+    hooked,
+    hooked_in_other_words,
+    pickled,
+    bare_pickle,
+    gadget_as_data,
+    bomb,
+    cut_short,
+)
 
 
 @pytest.mark.parametrize("make", PROGRAMS, ids=lambda make: make.__name__)
@@ -228,6 +250,7 @@ def test_a_hostile_program_of_torch_runs_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("volumetool.models.foreign.torchscript.usable_memory", lambda: 2**28)
     (tmp_path / "network.pt").write_bytes(make())
+    monkeypatch.setenv(TRUSTED, hashlib.sha256((tmp_path / "network.pt").read_bytes()).hexdigest())
     with contextlib.suppress(FileNotFoundError):
         (tmp_path / "CANARY").unlink()
     with pytest.raises(ModelError) as caught:
@@ -235,6 +258,16 @@ def test_a_hostile_program_of_torch_runs_and_writes_nothing(
     assert caught.value.code == "model.broken"
     assert len(str(caught.value)) < 2000
     assert not (tmp_path / "CANARY").exists()
+
+
+def test_a_program_of_torch_that_nobody_trusts_is_not_even_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TRUSTED, raising=False)
+    (tmp_path / "network.pt").write_bytes(_scripted(_Hooked()))
+    with pytest.raises(ModelError) as caught:
+        open_program(tmp_path / "network.pt")
+    assert caught.value.code == "model.untrusted"
+    trust_operation(str(tmp_path / "network.pt"))
+    assert open_program(tmp_path / "network.pt").kind == "TorchScript program"
 
 
 def test_what_these_programs_do_is_done_where_they_are_loaded_unseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

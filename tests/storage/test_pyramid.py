@@ -43,6 +43,7 @@ def write_one_level(folder: Path, voxels: np.ndarray) -> None:
     array[0].write(voxels).result()
     space = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
     multiscale = {
+        "name": "full",
         "axes": [{"name": "c", "type": "channel"}, *space],
         "datasets": [
             {"path": "full", "coordinateTransformations": [{"type": "scale", "scale": [1, 0.04, 0.02, 0.01]}]},

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from volumetool.configuration import with_options
+from volumetool.errors import ConfigError
 from volumetool.events import Observer, ignore
 from volumetool.geometry import Triple
 from volumetool.jobs.clusters import plan
@@ -15,7 +16,7 @@ from volumetool.jobs.run import RunResult
 from volumetool.jobs.run import run as run_plan
 from volumetool.processing.device.malloc import keep_freed_memory
 from volumetool.processing.operation import operation_name
-from volumetool.processing.operations.function import hand_over
+from volumetool.processing.operations.function import FunctionOptions, hand_over
 
 __all__ = ["apply", "enhance", "plan", "run"]
 
@@ -73,9 +74,9 @@ def apply(
     input, output
         As for :func:`enhance`.
     halo : tuple of int
-        Of a function: voxels on each side that an output voxel depends on, along z, y, x.
+        Of a function alone: voxels on each side that an output voxel depends on, along z, y, x.
     scale : tuple of int
-        Of a function: output voxels per input voxel.
+        Of a function alone: output voxels per input voxel.
     **options
         As for :func:`enhance`, ``observer`` too.
 
@@ -89,8 +90,15 @@ def apply(
     >>> vt.apply("clahe:clip=3", "raw.zarr", "even.zarr")  # doctest: +SKIP
     >>> vt.apply(lambda block: 255 - block, "raw.zarr", "turned.zarr")  # doctest: +SKIP
     """
+    asked = FunctionOptions.read(halo, scale)
     if callable(operation):
-        name, options = hand_over(operation, halo, scale), {"workers": 1} | options
+        name, options = hand_over(operation, asked), {"workers": 1} | options
+    elif asked != FunctionOptions():
+        raise ConfigError(
+            "config.option",
+            f"halo {halo} and scale {scale}, but {operation!r} is no function",
+            hint="options of an operation stand in its name: FILE.py:FUNCTION;halo=0,1,1",
+        )
     else:
         name = operation_name(operation)
     return enhance(input, output, model=name, **options)

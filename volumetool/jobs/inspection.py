@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from volumetool.configuration import Natural, Options, Place, with_options
+from volumetool.errors import ConfigError
 from volumetool.events import Observer, ignore
 from volumetool.jobs.execution.clean import Cleaned, clean_output
 from volumetool.jobs.plan import Plan
@@ -76,6 +77,10 @@ def verify(output: str | os.PathLike[str] | Plan, *, observer: Observer = ignore
         :func:`volumetool.jobs.verification.repair.mark_for_recompute`.
     """
     asked = Verification(**options)
+    if asked.adopt and asked.repair:
+        raise ConfigError(
+            "config.option", "adopt and repair are both asked for", hint="adopt first; then repair what verify finds damaged"
+        )
     extent = make_extent("full" if asked.adopt else asked.depth, asked.sample, asked.recompute, asked.seed)
     if asked.adopt:
         from volumetool.jobs.verification.adopt import adopt  # it computes: torch takes its time

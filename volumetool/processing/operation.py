@@ -6,6 +6,7 @@ A network is one, a filter another. An operation knows nothing of volumes, chunk
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -116,17 +117,20 @@ def operation_name(operation: str, options: Sequence[str] = ()) -> str:
     ConfigError
         ``config.option``: an option that the operation does not have or a value that it does not take.
     """
+    from volumetool.models.foreign.program import ENDS
     from volumetool.processing.operations.foreign import foreign_file
 
     kind, _, own = operation.partition(":")
-    if operation.rpartition(":")[0].endswith(".py"):
+    if operation.partition(";")[0].rpartition(":")[0].endswith(".py"):
         from volumetool.processing.operations.function import function_name
 
-        return function_name(operation, dict(option.partition("=")[::2] for option in options))
+        return function_name(operation, ";".join(options))
     if (found := filters().get(kind)) is not None:
         return found.read(f"{kind}:{';'.join([own, *options])}").spec
     if options and foreign_file(operation) is not None:
         return ";".join([operation, *options])
+    if options and Path(operation).suffix.lower() in ENDS:
+        raise ModelError("model.unknown", f"there is no file {operation}", hint="check the spelling", where=operation)
     if options:
         raise ConfigError(
             "config.option",
@@ -134,6 +138,30 @@ def operation_name(operation: str, options: Sequence[str] = ()) -> str:
             hint=f"operations with options: {', '.join(filters())}; see `volumetool apply --list`",
         )
     return operation
+
+
+def trust_operation(spec: str) -> None:
+    """Let the code of an operation run, as it is now, in this process and in those that it starts.
+
+    Raises
+    ------
+    ConfigError
+        ``config.option``: the operation is no code, and needs no trust.
+    ModelError
+        ``model.unknown``, ``model.broken``: its file cannot be read.
+    """
+    from volumetool.models.foreign.program import trust_program
+    from volumetool.models.foreign.trust import is_code
+    from volumetool.processing.operations.foreign import foreign_file
+    from volumetool.processing.operations.function import trust_function
+
+    file = foreign_file(spec)
+    if spec.startswith("python:"):
+        trust_function(spec)
+    elif file is not None and is_code(file):
+        trust_program(file)
+    else:
+        raise ConfigError("config.option", f"--trust, but {spec} runs no code of a file", hint="leave --trust out")
 
 
 def open_operation(spec: str) -> Operation:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from volumetool.errors import FingerprintError
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
+from volumetool.models.foreign.trust import is_code
 from volumetool.processing.spec import OutputSpec, check_version
 
 DECIDED_BY: dict[str, tuple[str, ...]] = {
@@ -142,8 +144,13 @@ ONCE = ("overwrite", "retry_quarantined", "recompute_changed")
 
 def resume_command(job: Job) -> str:
     """Return the command that goes on with a job: with every option that it was begun with, over the whole of it."""
-    words = ["volumetool", "enhance", job.input, job.output]
-    given = job.model_dump(mode="json", exclude_defaults=True, exclude={"input", "output", "roi", *ONCE})
+    if job.model.startswith("handed:"):
+        return "volumetool.apply in Python, with the same function"
+    words, own = ["volumetool", "enhance", job.input, job.output], set(ONCE)
+    file = job.model.removeprefix("python:")
+    if file != job.model or is_code(Path(job.model.partition(";")[0])):
+        words, own = ["volumetool", "apply", file, job.input, job.output, "--trust"], {"model", *ONCE}
+    given = job.model_dump(mode="json", exclude_defaults=True, exclude={"input", "output", "roi", *own})
     for name, value in given.items():
         words.append(option_name(name) if value is True else f"{option_name(name)}={as_typed(value)}")
     if job.crop and job.roi is not None:

@@ -103,6 +103,12 @@ def _margins(job: Job, card: OperationCard) -> tuple[Triple, Triple]:
     if not job.exact:
         if job.overlap is None:
             return card.overlap, card.trim
+        if card.exact_cut and any(asked < own for asked, own in zip(job.overlap, card.overlap, strict=True)):
+            raise ConfigError(
+                "config.patch",
+                f"--overlap {job.overlap}, but {card.name} needs {card.overlap}: twice what a voxel of its output depends on",
+                hint="leave --overlap out; less of it would show seams",
+            )
         trim = (
             min(card.trim[0], job.overlap[0] // 2),
             min(card.trim[1], job.overlap[1] // 2),

@@ -195,7 +195,12 @@ class _Look:
     def _run(self, forward: Forward, image: Tensor) -> Tensor | None:
         try:
             with torch.inference_mode():
-                return forward(image.unsqueeze(0))[0]
+                output: object = forward(image.unsqueeze(0))
+                if isinstance(output, Tensor) and output.dtype == torch.float32 and output.dim():
+                    return output[0]
+                kind = str(output.dtype) if isinstance(output, Tensor) else type(output).__name__
+                self._why = f"an output of {kind}; wanted is one image of float32"
+                return None
         except ModelError:
             raise
         except Exception as error:  # noqa: BLE001  (whatever a network says about a size that it does not take)

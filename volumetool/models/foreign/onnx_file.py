@@ -163,6 +163,10 @@ def _messages(message: Any) -> Iterator[Any]:
 
 def _check_operators(path: Path, model: onnx.ModelProto) -> None:
     own = {(function.domain, function.name) for function in model.functions}
+    for domain, name in sorted(own):
+        # The runtime has operators of its own in these, and would run one of them instead of the file's function.
+        if domain.startswith(("com.microsoft", "ai.onnx", "org.pytorch")):
+            raise unusable(path, f"it has a function {domain}.{name}, whose name belongs to the runtime")
     for message in _messages(model):
         if message.DESCRIPTOR.name != "NodeProto" or (message.domain, message.op_type) in own:
             continue

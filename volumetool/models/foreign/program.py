@@ -12,6 +12,7 @@ from torch import Tensor
 
 from volumetool.errors import ModelError
 from volumetool.machine import usable_memory
+from volumetool.models.foreign.trust import CODE, is_code, trust
 from volumetool.paths import open_file
 
 Forward = Callable[[Tensor], Tensor]
@@ -67,15 +68,21 @@ def open_program(path: Path) -> Program:
     ------
     ModelError
         ``model.broken``: it is not what its name says, or holds what is not run. ``model.unreadable``: a package is missing.
+        ``model.untrusted``: it is code, and nobody trusts it.
     """
     from volumetool.models.foreign.onnx_file import read_onnx
     from volumetool.models.foreign.torchscript import read_torchscript
 
-    return read_onnx(path) if path.suffix.lower() == ".onnx" else read_torchscript(path)
+    return read_torchscript(path) if is_code(path) else read_onnx(path)
 
 
-ENDS = (".onnx", ".pt", ".pts")
+ENDS = (".onnx", *CODE)
 """Ends of the names of files that `open_program` reads."""
+
+
+def trust_program(path: Path) -> None:
+    """Let a program run, as it is now, in this process and in those that it starts."""
+    trust(digest_of(read_whole(path)))
 
 
 def read_whole(path: Path) -> bytes:

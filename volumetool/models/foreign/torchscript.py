@@ -1,8 +1,8 @@
 """TorchScript programs, run by torch's own interpreter, which knows no Python.
 
-Its pickles hold data of the classes that the archive declares, and are read by C++. But a class may declare how it is set up,
-which runs at once, and operators may open files. So the archive is looked at first, what is loaded is written anew of what was
-looked at, and of its operators those run that take no name of a file.
+It is code, so it runs only where it is trusted. Its pickles hold data of the classes that the archive declares, and are read by
+C++. But a class may declare how it is set up, which runs at once, and operators may open files. So the archive is looked at
+first, too, what is loaded is written anew of what was looked at, and of its operators those run that take no name of a file.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import torch
 
 from volumetool.machine import usable_memory
 from volumetool.models.foreign.program import LAYOUTS, Forward, digest_of, read_whole, unusable
+from volumetool.models.foreign.trust import require_trust
 
 LOADED = re.compile(r"code/[\w./]+\.py|(data|constants)(\.pkl|/\d+)|version|byteorder")
 """Entries of an archive that are loaded; the others are notes for other programs."""
 
-RUNS_EARLY = ("__setstate__", "torch.classes", "_hooks__ = [")
+RUNS_EARLY = ("__setstate__", "torch.classes", "_hooks__")
 """Words of code that runs without being called, or outside of the interpreter."""
 
 PRIMITIVES = frozenset((
@@ -96,15 +97,19 @@ def read_torchscript(path: Path) -> TorchScriptProgram:
     Raises
     ------
     ModelError
-        ``model.broken``.
+        ``model.broken``; ``model.untrusted``.
     """
     content = read_whole(path)
     made = _written_anew(path, content)
+    require_trust(path, digest_of(content))
     try:
         program = TorchScriptProgram(made, digest_of(content))
-        graph = _load(made).inlined_graph
+        module = _load(made)
+        graph = module.inlined_graph
     except Exception as error:
         raise unusable(path, f"torch does not load it: {str(error).strip()[:300]}") from error
+    if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
+        raise unusable(path, "it has hooks, which run outside of what was looked at")
     for node in _nodes(graph):
         _check_node(path, node)
     return program

@@ -44,7 +44,7 @@ NORMALISATIONS = {
     "percentiles": Normalisation(),
 }
 
-Reach = Annotated[int, Field(ge=0)]
+Far = Annotated[int, Field(ge=0)]
 Kept = TypeVar("Kept", bound=BaseModel)
 
 
@@ -56,7 +56,7 @@ class ForeignOptions(BaseModel):
     normalise: Literal["none", "range", "percentiles"] = "none"
     """Values that it takes: grey values as they are (none), 0 to 1 over the range of an integer type (range), or 0 and 1 at the
     1st and 99th percentile of the volume's sections (percentiles). The output goes back the same way."""
-    halo: Annotated[tuple[Reach, Reach, Reach], BeforeValidator(parse_numbers)] | None = None
+    halo: Annotated[tuple[Far, Far, Far], BeforeValidator(parse_numbers)] | None = None
     """How far it looks, in voxels along z, y, x, instead of what was measured."""
     channel: int = Field(0, ge=0)
     """Channel of its output that is kept."""
@@ -91,6 +91,8 @@ class ForeignOperation:
     def __init__(self, spec: str) -> None:
         file, _, text = spec.partition(";")
         path = absolute_path(file).resolve()
+        if ";" in str(path):
+            raise ModelError("model.unknown", f"{path} has a semicolon", hint="call the file and its folders otherwise")
         self._options = read_options(path.name, ForeignOptions, text)
         self._program = open_program(path)
         measured = _recall(self._program.sha256, Measured, lambda: measure(self._program))
@@ -183,7 +185,8 @@ def _card(path: Path, measured: Measured, options: ForeignOptions) -> OperationC
         if exact:
             patch[axis], overlap[axis], trim[axis] = max(_up(PATCH[dims][axis], g), 4 * margin), 2 * margin, margin
         else:
-            overlap[axis] = most[axis] // 4 // g * g
+            overlap[axis] = _up(most[axis] // 4, g)
+            most[axis] = max(most[axis], 2 * overlap[axis])
             patch[axis], trim[axis] = most[axis], overlap[axis] // 4
     return OperationCard(
         name=_name(path),

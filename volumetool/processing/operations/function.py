@@ -1,8 +1,6 @@
 """Operations that are a function of the user's own: from a Python file, or handed over in this process.
 
-A file is code, and runs with the user's rights. So it runs only where its SHA-256 stands in ``VOLUMETOOL_TRUST``:
-``volumetool apply --trust`` writes it there, and processes that this one starts get it. Whoever starts workers elsewhere sets
-it there. A job file, a plan or a volume cannot.
+A file is code, and runs with the user's rights: only where it is trusted, see `volumetool.models.foreign.trust`.
 """
 
 from __future__ import annotations
@@ -11,31 +9,71 @@ import hashlib
 import importlib.abc
 import inspect
 import math
-import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from volumetool.configuration import parse_numbers
+from volumetool.configuration import explain, parse_numbers
 from volumetool.errors import ConfigError, ModelError, NumericsError
 from volumetool.geometry import Triple
-from volumetool.paths import absolute_path
+from volumetool.models.foreign.program import digest_of
+from volumetool.models.foreign.trust import require_trust, trust
+from volumetool.paths import absolute_path, open_file
 from volumetool.processing.device.arrays import Array, array_module
-from volumetool.processing.operations.filter import GREY_VALUES, Reach, make_card
+from volumetool.processing.operations.filter import GREY_VALUES, Reach, make_card, read_options
 from volumetool.processing.spec import Numerics
-
-TRUSTED = "VOLUMETOOL_TRUST"
-"""Environment variable: SHA-256 of the Python files that may run, with commas between."""
 
 FARTHEST = 256
 """Largest halo along an axis, in voxels."""
 
 LARGEST_SCALE = 16
+
+LARGEST_FILE = 2**22
+"""Bytes of a file of code."""
+
+
+Far = Annotated[int, Field(ge=0, le=FARTHEST)]
+Times = Annotated[int, Field(ge=1, le=LARGEST_SCALE)]
+
+
+class FunctionOptions(BaseModel):
+    """What a function needs to be cut and put together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    halo: Annotated[tuple[Far, Far, Far], BeforeValidator(parse_numbers)] = (0, 0, 0)
+    """Voxels on each side that an output voxel depends on, along z, y, x."""
+    scale: Annotated[tuple[Times, Times, Times], BeforeValidator(parse_numbers)] = (1, 1, 1)
+    """Output voxels per input voxel."""
+
+    @classmethod
+    def read(cls, halo: object, scale: object) -> Self:
+        """Return the options of two values, whatever they are.
+
+        Raises
+        ------
+        ConfigError
+            ``config.option``.
+        """
+        try:
+            return cls.model_validate({"halo": halo, "scale": scale})
+        except ValidationError as error:
+            raise ConfigError(
+                "config.option", f"a function of your own: {explain(error, cls)}", hint="three numbers each, along z, y, x"
+            ) from error
+
+    @property
+    def text(self) -> str:
+        """The options as `read_options` reads them."""
+        return f"halo={_joined(self.halo)};scale={_joined(self.scale)}"
+
 
 Floats = NDArray[np.float32]
 BlockFunction = Callable[[Floats], Any]
@@ -58,15 +96,15 @@ class FunctionOperation:
         The name by which it is found again.
     identity : str
         SHA-256 of its code.
-    reach : Reach
+    options : FunctionOptions
         Halo and scale.
     """
 
-    def __init__(self, function: BlockFunction, name: str, spec: str, identity: str, reach: Reach) -> None:
-        self._function, self._name, self._scale = function, name, reach.scale
+    def __init__(self, function: BlockFunction, name: str, spec: str, identity: str, options: FunctionOptions) -> None:
+        self._function, self._name, self._scale = function, name, options.scale
         self.spec = spec
-        self.identity = hashlib.sha256(f"{identity} {reach}".encode()).hexdigest()
-        self.card = make_card("function", reach, GREY_VALUES)
+        self.identity = hashlib.sha256(f"{identity};{options.text}".encode()).hexdigest()
+        self.card = make_card("function", Reach(options.halo, options.scale), GREY_VALUES)
 
     def open(self, device: torch.device, _: Numerics) -> FunctionOperation:
         """Return the function itself: it runs on the CPU, in float32."""
@@ -93,7 +131,7 @@ class FunctionOperation:
     def _block(self, patch: Floats) -> Floats:
         try:
             made = np.asarray(self._function(patch.copy()), np.float32)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise NumericsError(
                 "numerics.function",
                 f"{self._name} raised {type(error).__name__}: {error}",
@@ -109,38 +147,38 @@ class FunctionOperation:
         return made
 
 
-def trust_operation(spec: str) -> None:
-    """Let the Python file of an operation run, as it is now, in this process and in those that it starts.
-
-    Raises
-    ------
-    ConfigError
-        ``config.option``: the operation is no function of a file, and needs no trust.
-    """
-    if not spec.startswith("python:"):
-        raise ConfigError("config.option", f"--trust, but {spec} runs no code of a file", hint="leave --trust out")
-    known = [digest for digest in os.environ.get(TRUSTED, "").split(",") if digest]
-    os.environ[TRUSTED] = ",".join([*known, _digest(_read(_place(spec)[0]))])
-
-
-def function_name(operation: str, options: dict[str, str]) -> str:
+def function_name(operation: str, options: str) -> str:
     """Return the name by which a function in a file is found again.
 
     Parameters
     ----------
     operation : str
-        ``FILE.py:FUNCTION``.
-    options : dict of str
-        ``halo`` and ``scale``, three numbers each.
+        ``FILE.py:FUNCTION``, with options or without.
+    options : str
+        ``OPTION=VALUE;...`` with the options of `FunctionOptions`.
 
     Raises
     ------
     ConfigError
         ``config.option``.
     """
-    path, _, function = operation.rpartition(":")
-    reach = _read_reach(options)
-    return f"python:{absolute_path(path)}:{function};halo={_joined(reach.halo)};scale={_joined(reach.scale)}"
+    place, _, own = operation.partition(";")
+    file, _, function = place.rpartition(":")
+    path, asked = absolute_path(file), read_options(place, FunctionOptions, f"{own};{options}")
+    if ";" in f"{path}{function}":
+        raise ConfigError("config.option", f"{path}:{function} has a semicolon", hint="call the file and its folders otherwise")
+    return f"python:{path}:{function};{asked.text}"
+
+
+def trust_function(spec: str) -> None:
+    """Let the file of a name that `function_name` gave run, as it is now, in this process and in those that it starts.
+
+    Raises
+    ------
+    ModelError
+        ``model.unknown``: there is no such file.
+    """
+    trust(digest_of(_read(Path(_place(spec)[0].rpartition(":")[0]))))
 
 
 def open_function(spec: str) -> FunctionOperation:
@@ -151,57 +189,76 @@ def open_function(spec: str) -> FunctionOperation:
     ModelError
         ``model.untrusted``: nobody said that the file may run; ``model.unknown``: it has no such function.
     """
-    path, name, reach = _place(spec)
+    place, options = _place(spec)
+    file, _, name = place.rpartition(":")
+    path = Path(file)
     text = _read(path)
-    digest = _digest(text)
-    if digest not in os.environ.get(TRUSTED, "").split(","):
-        raise ModelError(
-            "model.untrusted",
-            f"{path} is code, which would run with your rights, and nobody said that it may",
-            hint=f"read it, then run `volumetool apply` with --trust; workers elsewhere are started with {TRUSTED}={digest}",
-            where=str(path),
-        )
+    digest = digest_of(text)
+    require_trust(path, digest)
     function = getattr(_load(path, text), name, None)
     if not callable(function):
         raise ModelError("model.unknown", f"{path} has no function {name}", hint="write FILE.py:FUNCTION", where=str(path))
-    return FunctionOperation(function, f"{path}:{name}", spec, digest, reach)
+    return FunctionOperation(function, f"{path}:{name}", spec, digest, options)
 
 
-def hand_over(function: Any, halo: Triple, scale: Triple) -> str:
+def hand_over(function: Any, options: FunctionOptions) -> str:
     """Make a function, or a network, known to this process, and return the name by which it is found here.
 
     Parameters
     ----------
     function : callable or torch.nn.Module
-        See `BlockFunction`. A network gets (1, 1, z, y, x), or (1, 1, y, x) where the halo is 0 along z. It is known by its
-        source text, a network by its parameters, too: what it looks up elsewhere does not count.
-    halo : tuple of int
-        Voxels on each side that an output voxel depends on, along z, y, x.
-    scale : tuple of int
-        Output voxels per input voxel.
+        See `BlockFunction`. A network gets (1, 1, z, y, x), or (1, 1, y, x) where the halo is 0 along z.
+    options : FunctionOptions
+        Its halo and scale.
 
     Raises
     ------
     ConfigError
-        ``config.option``.
+        ``config.option``: it cannot be told from others.
     """
-    reach = _read_reach({"halo": _joined(halo), "scale": _joined(scale)})
     digest = hashlib.sha256()
+    for part in _told_apart(function):
+        digest.update(hashlib.sha256(part).digest())
+    if isinstance(function, torch.nn.Module):
+        function = _module_function(function.eval(), flat=not options.halo[0])
+    _handed[digest.hexdigest()] = function
+    return f"handed:{digest.hexdigest()};{options.text}"
+
+
+def _told_apart(function: Any) -> Iterator[bytes]:
+    """Yield what tells a function from others: source text, values that it was defined with; of a network layers and weights.
+
+    What it looks up elsewhere does not count.
+    """
+    if isinstance(function, torch.nn.Module):
+        yield repr(function).encode()
+        for kind in sorted({type(part) for part in function.modules()}, key=repr):
+            yield _source(kind)
+        for name, value in sorted(function.state_dict().items()):
+            yield f"{name} {value.dtype} {tuple(value.shape)}".encode()
+            yield value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+        return
+    yield _source(function)
+    held = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    for value in [*held, *(getattr(function, "__defaults__", None) or ()), getattr(function, "__kwdefaults__", None)]:
+        if not isinstance(value, bool | int | float | str | tuple | dict | None):
+            raise ConfigError(
+                "config.option",
+                f"the function was defined with a value of type {type(value).__name__}, by which it cannot be told from others",
+                hint="let it be defined with numbers and texts alone, or write it in a file: apply FILE.py:FUNCTION",
+            )
+        yield repr(value).encode()
+
+
+def _source(code: Any) -> bytes:
     try:
-        digest.update(inspect.getsource(type(function) if isinstance(function, torch.nn.Module) else function).encode())
+        return inspect.getsource(code).encode()
     except (OSError, TypeError) as error:
         raise ConfigError(
             "config.option",
-            f"the source text of {function!r} is not known, so neither is whether a run that goes on has the same function",
+            f"the source text of {code!r} is not known, so neither is whether a run that goes on has the same function",
             hint="write it as `def` in a file or a notebook",
         ) from error
-    if isinstance(function, torch.nn.Module):
-        for name, value in sorted(function.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-        function = _module_function(function.eval(), flat=not halo[0])
-    _handed[digest.hexdigest()] = function
-    return f"handed:{digest.hexdigest()};halo={_joined(reach.halo)};scale={_joined(reach.scale)}"
 
 
 def open_handed(spec: str) -> FunctionOperation:
@@ -212,15 +269,14 @@ def open_handed(spec: str) -> FunctionOperation:
     ModelError
         ``model.unknown``: this process was not handed that function.
     """
-    digest, _, options = spec.partition(":")[2].partition(";")
-    reach = _read_reach(dict(option.partition("=")[::2] for option in options.split(";")))
+    digest, options = _place(spec)
     if digest not in _handed:
         raise ModelError(
             "model.unknown",
             "the function of this job lives in the process that began it",
             hint="call volumetool.apply with it again, with workers=1; several workers want a file: apply FILE.py:FUNCTION",
         )
-    return FunctionOperation(_handed[digest], getattr(_handed[digest], "__name__", "the function"), spec, digest, reach)
+    return FunctionOperation(_handed[digest], getattr(_handed[digest], "__name__", "the function"), spec, digest, options)
 
 
 def _module_function(module: torch.nn.Module, *, flat: bool) -> BlockFunction:
@@ -235,31 +291,10 @@ def _module_function(module: torch.nn.Module, *, flat: bool) -> BlockFunction:
     return call
 
 
-def _place(spec: str) -> tuple[Path, str, Reach]:
-    """Return file, function and reach of a name that `function_name` gave."""
-    place, _, options = spec.partition(":")[2].partition(";")
-    path, _, name = place.rpartition(":")
-    return Path(path), name, _read_reach(dict(option.partition("=")[::2] for option in options.split(";")))
-
-
-def _read_reach(options: dict[str, str]) -> Reach:
-    unknown = sorted(set(options) - {"halo", "scale"})
-    halo, scale = (_triple(options.get(name, default)) for name, default in (("halo", "0,0,0"), ("scale", "1,1,1")))
-    if unknown or halo is None or scale is None or max(halo) > FARTHEST or not 1 <= min(scale) <= max(scale) <= LARGEST_SCALE:
-        raise ConfigError(
-            "config.option",
-            f"a function of your own takes no {', '.join(unknown) or options}",
-            hint=f"halo: three numbers, 0 to {FARTHEST}; scale: three numbers, 1 to {LARGEST_SCALE}; such as --set halo=0,2,2",
-        )
-    return Reach(halo, scale)
-
-
-def _triple(text: str) -> Triple | None:
-    try:
-        z, y, x = (int(part) for part in parse_numbers(text))  # type: ignore[attr-defined]  # of a text it makes a list
-    except ValueError:
-        return None
-    return None if min(z, y, x) < 0 else (z, y, x)
+def _place(spec: str) -> tuple[str, FunctionOptions]:
+    """Return what stands between kind and options of a name, and the options."""
+    place, _, text = spec.partition(":")[2].partition(";")
+    return place, read_options("a function of your own", FunctionOptions, text)
 
 
 def _joined(numbers: Triple) -> str:
@@ -268,15 +303,15 @@ def _joined(numbers: Triple) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open_file(path) as file:
+            text = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise ModelError(
             "model.unknown", f"{path} cannot be read: {error.strerror}", hint="write FILE.py:FUNCTION", where=str(path)
         ) from error
-
-
-def _digest(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()
+    if len(text) > LARGEST_FILE:
+        raise ModelError("model.unknown", f"{path} has more than {LARGEST_FILE} bytes", hint="write FILE.py:FUNCTION")
+    return text
 
 
 class _Text(importlib.abc.SourceLoader):
@@ -295,12 +330,12 @@ class _Text(importlib.abc.SourceLoader):
 
 
 def _load(path: Path, text: bytes) -> ModuleType:
-    loader = _Text(path, text)
-    module = ModuleType(path.stem)
+    module = ModuleType(f"volumetool.own.{digest_of(text)[:16]}")  # a name that no other module has
     module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses look their own module up
     try:
-        loader.exec_module(module)
-    except Exception as error:
+        _Text(path, text).exec_module(module)
+    except (Exception, SystemExit) as error:
         raise ModelError(
             "model.broken", f"{path} raised {type(error).__name__}: {error}", hint="mend it, and try again", where=str(path)
         ) from error
