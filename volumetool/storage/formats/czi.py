@@ -173,7 +173,7 @@ def _check_segments(file: str) -> None:
                         f"a tile at byte {at} has {lengths} bytes of notes, attachments and pixels; the file has {size}"
                     )
             elif not kind.startswith((b"ZISRAW", b"DELETED")) or allocated < 0:
-                return
+                raise ValueError(f"there is no segment of a CZI file at byte {at}")
             at += _SEGMENT.size + allocated
 
 

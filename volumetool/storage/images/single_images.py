@@ -54,7 +54,7 @@ def read_single(file: Path) -> TiffPage:
         opened.seek(0, 2)
         opened.seek(max(0, opened.tell() - _TAIL))
         if _ENDS[single_kind(file)] not in opened.read():
-            raise _unreadable(file, "it ends before its image does")
+            raise _unreadable(file, f"it ends before its image does, or its last {_TAIL} bytes do not hold its end")
     return TiffPage(
         number=1,
         offset=0,

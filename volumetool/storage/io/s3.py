@@ -109,7 +109,9 @@ def _profile() -> dict[str, str]:
     asked = os.environ.get("AWS_PROFILE")
     parser = ConfigParser(interpolation=None, strict=False, default_section="")  # [default] is a profile like others
     try:
-        parser.read(files, encoding="utf-8")
+        for file in files:
+            if file.exists():
+                parser.read_string(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, ParsingError):  # whose words hold lines of the file
         raise _wrong(f"{' or '.join(map(str, files))} cannot be read", "Correct the file.") from None
     sections = [name for name in (f"profile {asked or 'default'}", asked or "default") if parser.has_section(name)]

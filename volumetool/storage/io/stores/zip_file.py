@@ -117,7 +117,7 @@ def _entries(file: str, store: ts.KvStore) -> Sequence[zipfile.ZipInfo]:
             if whole or length >= MOST_LISTED:
                 why = "is damaged or cut off" if whole else f"lists more entries than {MOST_LISTED} bytes hold, or is damaged"
                 raise _unreadable(file, f"{why}: {error}", "Copy it again; or unpack it, and give the folder.") from error
-        length *= 8
+        length = min(8 * length, MOST_LISTED)
 
 
 def _end(file: str, store: ts.KvStore, length: int) -> tuple[bytes, bool]:
