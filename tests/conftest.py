@@ -162,6 +162,8 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave every n-th case of a test that is marked ``thin(n)`` as it is, and mark the others as slow.
 
+    A class marks those of its tests as slow, too, that stand in its `slow_cases`: tests of a suite, which others run fast.
+
     The longest test comes first, so that no worker is left alone with it at the end.
     """
     items.sort(key=lambda item: "test_guide" not in item.nodeid)
@@ -172,6 +174,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if seen[name] % thin.args[0]:
                 item.add_marker(pytest.mark.slow)
             seen[name] += 1
+        if item.name in getattr(getattr(item, "cls", None), "slow_cases", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,13 +59,19 @@ def test_every_folder_of_the_package_is_installed() -> None:
     assert folders | {"volumetool.cli", "volumetool.schemas"} == listed
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_and_functions_stay_short(path: Path) -> None:
+def test_files_and_functions_stay_short() -> None:
+    assert [long for path in SOURCES for long in _long(path)] == []
+
+
+def _long(path: Path) -> Iterator[str]:
+    """Yield the functions of a file that are long, and the file if it is."""
     text = path.read_text()
-    assert text.count("\n") <= 400
+    if text.count("\n") > 400:
+        yield str(path)
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef) and path.parent.name != "cli":
-            assert (node.end_lineno or 0) - node.body[0].lineno < 60, f"{node.name} is long"
+        counted = isinstance(node, ast.FunctionDef) and path.parent.name != "cli"  # what commands take is long
+        if counted and (node.end_lineno or 0) - node.body[0].lineno >= 60:
+            yield f"{path}: {node.name}"
 
 
 def test_help_imports_nothing_heavy() -> None:

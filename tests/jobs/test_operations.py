@@ -24,6 +24,8 @@ from volumetool.processing.spec import Numerics
 from volumetool.testing.operation_suite import OperationSuite
 
 Floats = NDArray[np.float32]
+KILLED = ("test_a_killed_job_goes_on_to_the_same_bytes", "test_verify_finds_a_flipped_bit_and_nothing_before")
+"""Of these the Gaussian runs with the fast tests."""
 
 
 class TestGaussian(OperationSuite):
@@ -38,6 +40,7 @@ class TestGaussian(OperationSuite):
 
 class TestMedian(OperationSuite):
     operation = "median:radius=1,1,2"
+    slow_cases = KILLED
     other_patch = "4,8,48"
 
     def whole(self, values: Floats) -> Floats:
@@ -113,6 +116,7 @@ class TestEqualise(OperationSuite):
 
 class TestClahe(OperationSuite):
     operation = "clahe:tile=12;clip=3"
+    slow_cases = KILLED
     dtype = "float32"
     other_patch = "1,60,96"
     tolerance = 0.01
@@ -156,6 +160,7 @@ class TestFunctionOfAFile(OperationSuite):
 
     dtype = "float32"
     other_patch = "4,16,32"
+    slow_cases = KILLED
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod

@@ -158,7 +158,7 @@ def test_an_output_without_its_folder_is_adopted(options: Options) -> None:
     assert (outcome.complete, outcome.ran) == (True, 0)
 
 
-@pytest.mark.parametrize("name", [DEFAULT, "ome-zarr-0.4", "n5", "precomputed"])
+@pytest.mark.parametrize("name", [DEFAULT, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_a_job_from_bucket_to_bucket_is_resumed_verified_and_repaired(kept: BucketServer, tmp_path: Path, name: str) -> None:
     source, ending = write_input(kept.folder / "bucket" / "in.zarr", noise((6, 16, 24))), ENDINGS.get(name, "")
     assert run(**SMALL | CHUNK, input=str(source), output=str(tmp_path / "straight.zarr")).complete

@@ -10,7 +10,6 @@ from typing import Any
 from volumetool.errors import FingerprintError
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
-from volumetool.models.foreign.trust import is_code
 from volumetool.processing.spec import OutputSpec, check_version
 
 DECIDED_BY: dict[str, tuple[str, ...]] = {
@@ -148,7 +147,7 @@ def resume_command(job: Job) -> str:
         return "volumetool.apply in Python, with the same function"
     words, own = ["volumetool", "enhance", job.input, job.output], set(ONCE)
     file = job.model.removeprefix("python:")
-    if file != job.model or is_code(Path(job.model.partition(";")[0])):
+    if file != job.model or _is_program(job.model):
         words, own = ["volumetool", "apply", file, job.input, job.output, "--trust"], {"model", *ONCE}
     given = job.model_dump(mode="json", exclude_defaults=True, exclude={"input", "output", "roi", *own})
     for name, value in given.items():
@@ -156,6 +155,16 @@ def resume_command(job: Job) -> str:
     if job.crop and job.roi is not None:
         words.append(f"--roi={job.roi}")
     return shlex.join(words)
+
+
+def _is_program(model: str) -> bool:
+    """Return whether a model is a file of code."""
+    path = Path(model.partition(";")[0])
+    if path.suffix in ("", ".safetensors"):
+        return False
+    from volumetool.models.foreign.trust import is_code  # torch takes its time
+
+    return is_code(path)
 
 
 def option_name(field: str) -> str:
