@@ -78,7 +78,7 @@ def _with_node(folder: Path, kind: str, domain: str, *, within: bool) -> bytes:
 
 
 def custom_operator(folder: Path) -> bytes:
-    return _with_node(folder, "Run", "my.library", within=False)
+    return _with_node(folder, "Run", "my.operators", within=False)
 
 
 def compiled_context(folder: Path) -> bytes:

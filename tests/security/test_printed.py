@@ -93,7 +93,7 @@ def test_nothing_that_a_file_says_controls_the_terminal(capsys: pytest.CaptureFi
 
 def test_what_libraries_report_is_shown_so_too(capsys: pytest.CaptureFixture[str]) -> None:
     with speaking([]):
-        logging.getLogger("a.library").error("tag %s", ESCAPES)
+        logging.getLogger("some.package").error("tag %s", ESCAPES)
     said = capsys.readouterr().err
     assert said.startswith("tag \\x1b")
     assert not OBEYED.search(said)
