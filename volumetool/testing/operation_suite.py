@@ -95,7 +95,7 @@ class OperationSuite:
             voxels = np.random.default_rng(0).normal(100, 30, shape).astype(cls.dtype)
         else:
             voxels = np.random.default_rng(0).integers(1, np.iinfo(cls.dtype).max, shape, cls.dtype, endpoint=True)
-        voxels[1, 5:30, 10:40] = NODATA
+        voxels[1:2, 5:30, 10:40] = NODATA
         return voxels
 
     @classmethod
