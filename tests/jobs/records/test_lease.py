@@ -16,19 +16,18 @@ from typing import Any
 
 import psutil
 import pytest
-from bucket_server import BucketServer
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from volumetool import process
-from volumetool.errors import LedgerError, OutputError
+from volumetool.errors import LedgerError
 from volumetool.events import Event, ignore
 from volumetool.jobs.job_dir import LEASE
 from volumetool.jobs.records import lease as module
 from volumetool.jobs.records.lease import LEASE_SECONDS, Lease, acquire, current_holder, own
 from volumetool.jobs.records.ledger import DONE, Ledger, Record
-from volumetool.storage.io.kvstore import read_version, write_key
+from volumetool.storage.io.kvstore import write_key
 
 REGIONS = 40
 
@@ -208,7 +207,7 @@ print(os.getpid())
 
 RACE = """
 import pathlib, sys, time
-from volumetool.errors import LedgerError, OutputError
+from volumetool.errors import LedgerError
 from volumetool.jobs.records.lease import acquire
 
 folder, races = pathlib.Path(sys.argv[1]), int(sys.argv[2])
@@ -247,7 +246,7 @@ HOLD = """
 import sys, time
 from volumetool.jobs.records import lease
 from volumetool.jobs.records.ledger import Ledger, Record
-from volumetool.errors import LedgerError, OutputError
+from volumetool.errors import LedgerError
 lease.BEAT_SECONDS = 0.05
 with lease.own(sys.argv[1]) as claim:
     ledger = Ledger(sys.argv[1], 40)
@@ -385,18 +384,3 @@ TestRuns.settings = settings(max_examples=30, stateful_step_count=40, deadline=N
 @pytest.mark.slow
 class TestManyRuns(Runs.TestCase):  # type: ignore[misc]  # made by hypothesis
     settings = settings(max_examples=2000, stateful_step_count=75, deadline=None)
-
-
-def test_a_server_that_takes_no_notice_of_conditions_gets_no_job(kept: BucketServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kept.url
-    with own("s3://bucket/job"):
-        pass
-    real = module.replace_key
-
-    def heedless(url: str, key: str, data: bytes, _generation: bytes) -> bytes | None:
-        return real(url, key, data, read_version(url, key)[1])
-
-    monkeypatch.setattr(module, "replace_key", heedless)
-    with pytest.raises(OutputError) as caught, own("s3://bucket/job"):
-        pytest.fail("the job would begin")
-    assert caught.value.code == "output.no-conditions"

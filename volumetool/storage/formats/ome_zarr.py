@@ -55,7 +55,7 @@ def find_ome_zarr(url: str) -> ParsedMetadata | None:
 
     Returns
     -------
-    Found or None
+    ParsedMetadata or None
         None if no OME-Zarr metadata are there.
 
     Raises

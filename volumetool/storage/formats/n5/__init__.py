@@ -63,7 +63,7 @@ def find_n5(url: str) -> ParsedMetadata | None:
 
     Returns
     -------
-    Found or None
+    ParsedMetadata or None
         None if no N5 dataset is there or in a known place below. Where exactly one is below, the result names that one.
 
     Raises
