@@ -111,3 +111,12 @@ def test_what_is_no_real_number_is_refused_even_with_a_cast(tmp_path: Path) -> N
     with pytest.raises(InputError, match="complex64") as caught:
         open_volume(tmp_path / "in", voxel_size=SIZE, cast=Cast("uint8", (0.0, 1.0)))
     assert caught.value.code == "input.dtype"
+
+
+def test_display_windows_move_with_the_grey_values() -> None:
+    window = {"min": 0, "max": 65535, "start": 1000, "end": 40000}
+    omero = {"name": "EM", "channels": [{"color": "FFFFFF", "window": window}]}
+    assert Cast("uint16").display(omero) == omero
+    shown = Cast("uint8", (1000, 52000)).display(omero)
+    moved = {"min": 0, "max": 255, "start": 0, "end": 195}
+    assert shown == {"name": "EM", "channels": [{"color": "FFFFFF", "window": moved}]}

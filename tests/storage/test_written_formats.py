@@ -20,7 +20,7 @@ from volumetool.errors import OutputError
 from volumetool.geometry.levels import plan_levels, shard_boxes
 from volumetool.storage import convert as convert_module
 from volumetool.storage.conversion import plan_conversion
-from volumetool.storage.convert_volume import convert_volume, describe_conversion
+from volumetool.storage.convert_volume import convert, convert_volume, describe_conversion
 from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing, open_in_memory
 from volumetool.storage.downsample import MEAN
 from volumetool.storage.formats.registry import WRITTEN
@@ -344,6 +344,10 @@ def test_the_name_windows_and_attributes_of_others_are_kept(
     ome = attributes if to == "ome-zarr-0.4" else attributes["ome"]
     assert (ome["multiscales"][0]["name"], ome["omero"], attributes["lab"]) == ("image", omero, {"sample": 7})
     assert validate_volume(copy.url) == []
+    cast = convert(volume.url, tmp_path / "cast", format=to, dtype="uint16", window=(0, 255))
+    content = json.loads(Path(cast.url, WRITTEN[to].root).read_text())
+    ome = content if to == "ome-zarr-0.4" else content["attributes"]["ome"]
+    assert ome["omero"]["channels"][0]["window"] == {"min": 0, "max": 65535, "start": 5140, "end": 51400}
 
 
 @given(shape=st.tuples(*[st.integers(1, 40)] * 3), chunk=st.tuples(*[st.integers(1, 6)] * 3), seed=st.integers(0, 99))

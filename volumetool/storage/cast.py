@@ -84,6 +84,17 @@ class Cast:
         found: NDArray[Any] = table[voxels.view(unsigned)]
         return found
 
+    def display(self, omero: dict[str, Any]) -> dict[str, Any]:
+        """Return OME-Zarr's display settings (``omero``) with their windows in the values that voxels have after the cast."""
+        if self.window is None:
+            return omero
+        low, high = self._range
+        channels = []
+        for channel in omero["channels"]:
+            start, end = self._scaled(np.array([channel["window"][name] for name in ("start", "end")]), self.window).tolist()
+            channels.append({**channel, "window": {"min": low, "max": high, "start": start, "end": end}})
+        return {**omero, "channels": channels}
+
     def _kept(self, voxels: NDArray[Any]) -> NDArray[Any]:
         finite = voxels[np.isfinite(voxels)] if voxels.dtype.kind == "f" else voxels
         least, greatest = (finite.min(), finite.max()) if finite.size else (0, 0)

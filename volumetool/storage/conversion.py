@@ -375,8 +375,11 @@ def copied_layout(
         Format of the copy.
     """
     name, kept, reduction = _said_of(source)
-    notes = tuple(f"display settings are left out: {fault}" for fault in _faults(kept, source))
-    kept = {key: value for key, value in kept.items() if key != "omero" or not notes}
+    faults = omero_faults(kept["omero"], source.channels) if "omero" in kept else ()
+    if notes := tuple(f"display settings are left out: {fault}" for fault in faults):
+        kept = {key: value for key, value in kept.items() if key != "omero"}
+    elif "omero" in kept and source.cast is not None:
+        kept = {**kept, "omero": source.cast.display(kept["omero"])}
     dtype = source.cast.dtype if source.cast else source.dtype.name
     return VolumeLayout(dtype, levels, source.channels, name=name, format=format, reduction=reduction, kept=kept), notes
 
@@ -388,10 +391,6 @@ def _said_of(source: Volume) -> tuple[str, Json, ReductionMethod]:
         return Path(source.url).name, {}, "mean"
     name, kept = name_and_rest(root)
     return name or Path(source.url).name, kept, said_reduction(root)
-
-
-def _faults(kept: Json, source: Volume) -> Iterator[str]:
-    return omero_faults(kept["omero"], source.channels) if "omero" in kept else iter(())
 
 
 def shard_groups(grid: LevelGrid, voxels: int) -> Iterator[Box]:
