@@ -72,6 +72,18 @@ class TestTorchScript(TestOnnx):
             yield
 
 
+class TestTorchExport(TestOnnx):
+    """The same network, as a program of torch.export."""
+
+    pytestmark = pytest.mark.slow
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def network(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        """Write the file."""
+        cls.operation = str(made.write_torch_export(tmp_path_factory.mktemp("network") / "denoiser.pt2", denoiser()))
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return made.write_onnx(tmp_path / "My Network.onnx", denoiser())

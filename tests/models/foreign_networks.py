@@ -92,6 +92,14 @@ def write_torchscript(path: Path, network: nn.Module) -> Path:
     return path
 
 
+def write_torch_export(path: Path, network: nn.Module, dims: int = 2, channels: int = 1) -> Path:
+    """Write a network as a program of torch.export that takes images of any size."""
+    free = dict.fromkeys(range(2, dims + 2), torch.export.Dim.AUTO)
+    program = torch.export.export(network, (torch.zeros(1, channels, *[24] * dims),), dynamic_shapes=(free,))
+    torch.export.save(program, path)
+    return path
+
+
 def reach_by_gradients(network: nn.Module, dims: int, side: int = 96) -> tuple[int, tuple[int, ...]]:
     """Return scale and reach along each axis, by the gradients of a network with positive weights.
 

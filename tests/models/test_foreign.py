@@ -41,6 +41,45 @@ def test_a_torchscript_program_is_measured_like_its_onnx_file(tmp_path: Path, mo
     assert measure(program) == measured(tmp_path, network)
 
 
+@pytest.mark.thin(10)
+@pytest.mark.parametrize("seed", range(30))
+def test_a_program_of_torch_export_computes_the_same_bits_and_is_measured_like_its_onnx_file(seed: int, tmp_path: Path) -> None:
+    network, dims = made.generated(seed)
+    program, cpu = open_program(made.write_torch_export(tmp_path / "network.pt2", network, dims)), torch.device("cpu")
+    for side in (24, 36):
+        image = torch.rand(1, 1, *[side] * dims)
+        with torch.inference_mode():
+            assert torch.equal(program.open(cpu)(image), network(image))
+    assert measure(program) == measured(tmp_path, network, dims)
+
+
+class SizesAndLists(nn.Module):
+    """Arithmetic on sizes, lists as results, changes in place, a result that is thrown away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = made.conv(2, (1, 4)), nn.BatchNorm2d(4)
+        self.register_buffer("weights", torch.tensor([0.25, 0.75]).view(1, 2, 1, 1), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = torch.relu_(self.norm(self.first(x)))
+        features += x
+        kept, _ = nn.functional.max_pool2d(features, 2, return_indices=True)
+        kept = nn.functional.interpolate(kept, size=features.shape[-2:], mode="bilinear")
+        left, right = torch.chunk(torch.nn.functional.pad(kept, (1, 1, 1, 1))[..., 1:-1, 1 : x.shape[3] + 1], 2, dim=1)
+        return ((left - right) * self.weights).sum(1, keepdim=True).clamp(-0.5, 3)
+
+
+def test_a_program_of_torch_export_may_calculate_with_sizes_and_change_features_in_place(tmp_path: Path) -> None:
+    network, image = SizesAndLists().eval(), torch.rand(1, 1, 34, 50)
+    forward = open_program(made.write_torch_export(tmp_path / "network.pt2", network)).open(torch.device("cpu"))
+    with torch.inference_mode():
+        wanted, before = network(image), image.clone()
+        assert torch.equal(forward(image), wanted)
+        assert torch.equal(forward(image), wanted)
+    assert torch.equal(image, before)
+
+
 @pytest.mark.parametrize("kind", ["instance-norm", "attention", "pooling"])
 def test_a_network_that_looks_at_everything_is_caught(kind: str, tmp_path: Path) -> None:
     assert measured(tmp_path, made.looks_at_everything(kind)).whole == (False, True, True)

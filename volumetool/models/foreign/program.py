@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -71,13 +71,28 @@ def open_program(path: Path) -> Program:
         ``model.untrusted``: it is code, and nobody trusts it.
     """
     from volumetool.models.foreign.onnx_file import read_onnx
+    from volumetool.models.foreign.torch_export import read_torch_export
     from volumetool.models.foreign.torchscript import read_torchscript
 
-    return read_torchscript(path) if is_code(path) else read_onnx(path)
+    if is_code(path):
+        return read_torchscript(path)
+    return read_onnx(path) if path.suffix.lower() == ".onnx" else read_torch_export(path)
 
 
-ENDS = (".onnx", *CODE)
+ENDS = (".onnx", ".pt2", *CODE)
 """Ends of the names of files that `open_program` reads."""
+
+
+def make_positive(weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Make weights positive, and biases 0, in place; each comes with its name."""
+    chance = torch.Generator().manual_seed(0)
+    for name, value in weights:
+        if not value.is_floating_point():
+            continue
+        if value.dim() > 1:
+            value.copy_((0.5 + torch.rand(value.shape, generator=chance)) / max(1, value[0].numel()))
+        else:
+            value.fill_(0.0 if name.endswith(("bias", "running_mean")) else 1.0)
 
 
 def trust_program(path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Self
 import torch
 
 from volumetool.machine import usable_memory
-from volumetool.models.foreign.program import LAYOUTS, Forward, digest_of, read_whole, unusable
+from volumetool.models.foreign.program import LAYOUTS, Forward, digest_of, make_positive, read_whole, unusable
 from volumetool.models.foreign.trust import require_trust
 
 LOADED = re.compile(r"code/[\w./]+\.py|(data|constants)(\.pkl|/\d+)|version|byteorder")
@@ -80,14 +80,8 @@ class TorchScriptProgram:
 
     def _load(self) -> Any:
         module = _load(self._content)
-        chance = torch.Generator().manual_seed(0)
-        for name, value in module.state_dict().items() if self._made_positive else ():
-            if not value.is_floating_point():
-                continue
-            if value.dim() > 1:
-                value.copy_((0.5 + torch.rand(value.shape, generator=chance)) / max(1, value[0].numel()))
-            else:
-                value.fill_(0.0 if name.endswith(("bias", "running_mean")) else 1.0)
+        if self._made_positive:
+            make_positive(module.state_dict().items())
         return module
 
 
