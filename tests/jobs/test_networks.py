@@ -117,6 +117,19 @@ def test_a_network_takes_and_gives_the_range_of_an_integer_type(tmp_path: Path) 
     np.testing.assert_array_equal(read_levels(tmp_path / "out.zarr")[0], voxels, strict=True)
 
 
+def test_a_network_gets_mean_0_and_deviation_1_and_its_output_may_stay_as_it_is(tmp_path: Path) -> None:
+    copy = nn.Conv2d(1, 1, 1)
+    nn.init.ones_(copy.weight)
+    nn.init.zeros_(copy.bias)
+    source = _Small.write(tmp_path / "in.zarr", _Small.voxels((1, 40, 40)))
+    named = f"{made.write_onnx(tmp_path / 'copy.onnx', copy)};normalise=standard;restore=no"
+    assert _Small.perform(source, tmp_path / "out.zarr", model=named).complete
+    stored = read_levels(tmp_path / "out.zarr")[0]
+    assert stored.dtype == np.float32
+    assert abs(stored.mean()) < 1e-5
+    assert abs(stored.std() - 1) < 1e-5
+
+
 def test_a_network_that_looks_at_everything_is_refused_until_that_is_accepted(everywhere: Path, tmp_path: Path) -> None:
     source = _Small.write(tmp_path / "in.zarr", _Small.voxels((2, 40, 40)))
     with pytest.raises(ModelError, match="along y, x") as caught:

@@ -97,6 +97,13 @@ def test_blank_sections_take_their_neighbours(tmp_path: Path) -> None:
     np.testing.assert_allclose(fitted.high[0], smoothed(ends[1].tolist()), rtol=1e-12)
 
 
+def test_mean_and_standard_deviation_are_fitted_where_a_network_wants_them(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(4).integers(0, 2**16, (3, 40, 50), dtype=np.uint16)
+    fitted = fit_statistics(stored(tmp_path / "v", voxels, (1, 40, 50), (1, 40, 50)), 0, None)
+    np.testing.assert_allclose(fitted.low[0], smoothed(voxels.mean((1, 2)).tolist()), rtol=1e-12)
+    np.testing.assert_allclose((fitted.high - fitted.low)[0], smoothed(voxels.std((1, 2)).tolist()), rtol=1e-9)
+
+
 def test_a_blank_volume_has_a_contrast_all_the_same(tmp_path: Path) -> None:
     fitted = fit_statistics(stored(tmp_path / "v", np.full((3, 8, 8), 9, np.uint8), (1, 8, 8), (1, 8, 8)), 0, (1, 99))
     assert (fitted.high > fitted.low).all()

@@ -23,17 +23,18 @@ class Normalisation(BaseModel):
 
     Parameters
     ----------
-    kind : {"percentiles", "range", "none"}
+    kind : {"percentiles", "standard", "range", "none"}
         ``percentiles``: v becomes (v - lo) / (hi - lo), where lo and hi are the percentiles `low` and `high` of the
-        volume's own coarse, noisy sections; the output goes back the same way. ``range``: lo and hi are the ends of the
-        input's integer type. ``none``: values pass unscaled.
+        volume's own coarse, noisy sections; the output goes back the same way. ``standard``: lo is the mean of a section, and
+        hi - lo its standard deviation. ``range``: lo and hi are the ends of the input's integer type. ``none``: values pass
+        unscaled.
     low, high : float
         Percentiles in 0..100.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["percentiles", "range", "none"] = "percentiles"
+    kind: Literal["percentiles", "standard", "range", "none"] = "percentiles"
     low: float = Field(1.0, ge=0, le=100)
     high: float = Field(99.0, ge=0, le=100)
 
@@ -153,6 +154,9 @@ class OperationCard(BaseModel):
         Farthest input voxel, on one side, that can change an output voxel; measured.
     normalisation : Normalisation
         How grey values become the operation's values.
+    restores : bool
+        Its output goes back to grey values by the normalisation. Otherwise it is no image of the kind of its input, such as a
+        probability: it is stored as it is, in float32 unless the job says another type.
     polarity : str
         What dark and bright mean in the data it was trained on.
     voxel_size : VoxelSizeRange or None
@@ -179,6 +183,7 @@ class OperationCard(BaseModel):
     granularity: ZYX
     receptive_field: ZYX
     normalisation: Normalisation
+    restores: bool = True
     polarity: str = ""
     voxel_size: VoxelSizeRange | None = None
     precision_safe: tuple[Precision, ...] = ("float32",)

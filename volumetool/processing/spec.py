@@ -84,6 +84,8 @@ class OutputSpec(BaseModel):
         Layout of the output.
     format : str
         Format of the output; not part of `plain` where it is the default.
+    restores : bool
+        The operation's values go back to grey values of the input; not part of `plain` where they do.
     numerics_version : int
         The rules by which bytes are made.
     """
@@ -109,6 +111,7 @@ class OutputSpec(BaseModel):
     channels: int | None
     levels: tuple[LevelGrid, ...]
     format: WrittenName = DEFAULT
+    restores: bool = True
     numerics_version: int = NUMERICS_VERSION
 
     @property
@@ -118,7 +121,9 @@ class OutputSpec(BaseModel):
 
     def plain(self) -> dict[str, Any]:
         """Return the specification as JSON values, with the digest of the statistics in place of their table."""
-        unsaid = {"statistics", "format"} if self.format == DEFAULT else {"statistics"}
+        unsaid = {"statistics"} | {
+            name for name, usual in (("format", DEFAULT), ("restores", True)) if getattr(self, name) == usual
+        }
         values: dict[str, Any] = json.loads(self.model_dump_json(exclude=unsaid))  # NaN as text
         return values | {"statistics": self.statistics.digest}
 
@@ -188,6 +193,8 @@ class OutputSpec(BaseModel):
             Per section of the input; of all sections the same if the job flattens.
         """
         low, high = self.statistics.low[channel], self.statistics.high[channel]
+        if not self.restores:
+            return np.zeros_like(low, np.float32), np.ones_like(high, np.float32)
         if self.equalise_sections:
             low, high = np.full_like(low, np.median(low)), np.full_like(high, np.median(high))
         return self._scale(low, high)

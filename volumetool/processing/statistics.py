@@ -1,6 +1,7 @@
-"""Intensity statistics: two percentiles per section, fitted once for the whole volume.
+"""Intensity statistics: two grey values per section, fitted once for the whole volume.
 
-The low percentile becomes 0 and the high one 1 before the network, and back after it. They come from a fixed sample whose
+The low one becomes 0 and the high one 1 before the network, and back after it: two percentiles, or mean and mean plus standard
+deviation. They come from a fixed sample whose
 positions follow from the seed and the shape alone, so that no chunk layout, worker or region of interest moves them.
 """
 
@@ -60,7 +61,7 @@ Table = Annotated[
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Percentiles of every section.
+    """Two grey values of every section.
 
     Parameters
     ----------
@@ -169,13 +170,13 @@ def range_normalisation(dtype: np.dtype[Any], channels: int, sections: int) -> S
 def fit_statistics(
     volume: Volume,
     level: int,
-    percentiles: tuple[float, float],
+    percentiles: tuple[float, float] | None,
     *,
     seed: int = 0,
     nodata: float | None = None,
     seen: Callable[[int, Box, NDArray[Any]], None] | None = None,
 ) -> Statistics:
-    """Fit the percentiles of every section on a fixed sample.
+    """Fit the two grey values of every section on a fixed sample.
 
     Parameters
     ----------
@@ -183,8 +184,8 @@ def fit_statistics(
         The volume that will be enhanced.
     level : int
         Its level that will be enhanced.
-    percentiles : tuple of float
-        Low and high, in per cent.
+    percentiles : tuple of float or None
+        Low and high, in per cent; None fits the mean, and the mean plus the standard deviation.
     seed : int
         Moves the sample's tiles.
     nodata : float, optional
@@ -210,7 +211,7 @@ def fit_statistics(
             # (z, samples): the tiles side by side; the empty array stands in where no tile could be read.
             sample = np.concatenate([np.empty((stop - start, 0), store.dtype.numpy_dtype), *blocks], axis=1)
             for z in range(start, stop):
-                low[channel, z], high[channel, z] = _percentiles(sample[z - start], percentiles, nodata)
+                low[channel, z], high[channel, z] = _low_and_high(sample[z - start], percentiles, nodata)
         low[channel], high[channel] = _smooth(low[channel]), _smooth(high[channel])  # (z,) each
     # Where the two do not differ in float32, a voxel could not be divided by their difference.
     high = np.where(_apart(low, high), high, low + np.maximum(1.0, np.abs(low)))
@@ -326,10 +327,13 @@ def _tiles(shape: Triple, key: tuple[int, int, int]) -> list[tuple[slice, slice]
     return tiles
 
 
-def _percentiles(sample: NDArray[Any], percentiles: tuple[float, float], nodata: float | None) -> tuple[float, float]:
+def _low_and_high(sample: NDArray[Any], percentiles: tuple[float, float] | None, nodata: float | None) -> tuple[float, float]:
     data = sample[valid_voxels(sample, nodata)]  # (samples,) -> those with data
     if data.size == 0 or data.min() == data.max():  # a blank section says nothing about contrast
         return np.nan, np.nan
+    if percentiles is None:
+        mean = float(data.mean(dtype=np.float64))
+        return mean, mean + float(data.std(dtype=np.float64))
     low, high = (np.quantile(data, percent / 100, method=QUANTILE_RULE) for percent in percentiles)
     return (float(low), float(high)) if high > low else (float(data.min()), float(data.max()))
 

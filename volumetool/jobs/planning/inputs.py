@@ -70,7 +70,7 @@ class Inputs:
     @property
     def dtype(self) -> str:
         """Data type of the output."""
-        return self.job.dtype or self.volume.dtype.name
+        return self.job.dtype or (self.volume.dtype.name if self.operation.card.restores else "float32")
 
     @property
     def channels(self) -> int:
@@ -167,7 +167,7 @@ def _fit(job: Job, volume: Volume, normalisation: Normalisation, observer: Obser
         survey.add(channel, box, voxels)
         observer(Progressed("section statistics", channel * shape[0] + box.stop[0], count))
 
-    percentiles = (normalisation.low, normalisation.high)
+    percentiles = None if normalisation.kind == "standard" else (normalisation.low, normalisation.high)
     return fit_statistics(volume, job.level, percentiles, seed=job.seed, nodata=nodata, seen=look), survey
 
 

@@ -193,7 +193,7 @@ def _engine(
 
 def _window(inputs: Inputs, statistics: Statistics) -> tuple[float, float]:
     """Return the range of intensities that the output must hold."""
-    if inputs.operation.card.normalisation.kind == "none":
+    if inputs.operation.card.normalisation.kind == "none" or not inputs.operation.card.restores:
         return 0.0, 0.0
     return float(statistics.low.min()), float(statistics.high.max())
 
@@ -222,4 +222,5 @@ def _spec(
         channels=inputs.volume.channels,
         levels=levels,
         format=output_format(job),
+        restores=inputs.operation.card.restores,
     )

@@ -42,6 +42,14 @@ NORMALISATIONS = {
     "none": Normalisation(kind="none"),
     "range": Normalisation(kind="range"),
     "percentiles": Normalisation(),
+    "standard": Normalisation(kind="standard"),
+}
+
+TAKES = {
+    "none": "grey values as they are",
+    "range": "0 to 1 over the range of the data type",
+    "percentiles": "0 to 1 between the percentiles {0.low:g} and {0.high:g} of a section",
+    "standard": "values of mean 0 and standard deviation 1 in a section",
 }
 
 Far = Annotated[int, Field(ge=0)]
@@ -53,9 +61,11 @@ class ForeignOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    normalise: Literal["none", "range", "percentiles"] = "none"
-    """Values that it takes: grey values as they are (none), 0 to 1 over the range of an integer type (range), or 0 and 1 at the
-    1st and 99th percentile of the volume's sections (percentiles). The output goes back the same way."""
+    normalise: Literal["none", "range", "percentiles", "standard"] = "none"
+    """Values that it takes: grey values as they are (none), 0 to 1 over the range of an integer type (range), 0 and 1 at the
+    1st and 99th percentile of the volume's sections (percentiles), or mean 0 and standard deviation 1 (standard)."""
+    restore: bool = True
+    """The output goes back to grey values the same way; no: it is a mask, a probability or the like."""
     halo: Annotated[tuple[Far, Far, Far], BeforeValidator(parse_numbers)] | None = None
     """How far it looks, in voxels along z, y, x, instead of what was measured."""
     channel: int = Field(0, ge=0)
@@ -199,6 +209,7 @@ def _card(path: Path, measured: Measured, options: ForeignOptions) -> OperationC
         granularity=grain,
         receptive_field=field,
         normalisation=NORMALISATIONS[options.normalise],
+        restores=options.restore,
         caution=PATCHES_MAY_SHOW if any(measured.whole) else "",
     )
 
@@ -219,8 +230,7 @@ def _about(program: Program, measured: Measured, card: OperationCard, seam: Seam
     if card.receptive_field != measured.receptive_field:
         looks += f", as --set halo says {' x '.join(map(str, card.receptive_field))}"
     cut = "patches are cut where all that it looks at is inside" if card.exact_cut else "patches are blended"
-    takes = {"none": "grey values as they are", "range": "0 to 1 over the range of the data type"}
-    values = takes.get(card.normalisation.kind, "0 to 1 between the 1st and the 99th percentile of a section")
+    values = TAKES[card.normalisation.kind].format(card.normalisation)
     return (
         f"{program.kind} in {measured.dims}D, {program.weight_bytes / 2**20:.1f} MiB, takes {values}; {looks}; {cut}; "
         f"seams differ from one pass by at most {seam.largest:.2g} of the output's range"
