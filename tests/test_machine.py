@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +19,7 @@ from volumetool import machine
 from volumetool.errors import ResourceError
 from volumetool.geometry import plan_levels
 from volumetool.jobs.job import make_job
+from volumetool.jobs.planning import cost
 from volumetool.jobs.planning.planner import plan
 from volumetool.machine import memory_limit, usable_cores, usable_memory
 from volumetool.storage.create import VolumeLayout, create_volume
@@ -147,14 +153,102 @@ def test_the_limit_that_counts_is_named_with_its_value(host: Path, monkeypatch: 
     assert memory_limit() == f"ulimit -v {(own + GIB) // 2**10}"
 
 
+def test_cores_that_cannot_be_asked_for_are_those_of_the_machine_and_why_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: int) -> set[int]:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "sched_getaffinity", fails, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert usable_cores() == 7
+    assert "Invalid argument" in machine.core_limits()[0][1]
+
+
+def test_every_limit_of_cores_says_whose_it_is(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(host, cpu__max="150000 100000")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert machine.core_limits() == [
+        (CORES, "cores that this process is pinned to"),
+        (2, f"{host / 'cpu.max'} = 150000 of 100000"),
+        (3, "SLURM_CPUS_PER_TASK=3"),
+    ]
+
+
+def made_up(folder: Path, shape: tuple[int, int, int]) -> dict[str, str]:
+    """Make a volume without voxels, and return a job on it."""
+    layout = VolumeLayout("uint8", plan_levels(shape, (8.0, 8.0, 8.0), (0.0, 0.0, 0.0)))
+    create_volume(str(folder / "in.zarr"), layout, {})
+    return {
+        "input": str(folder / "in.zarr"),
+        "output": str(folder / "out.zarr"),
+        "model": "fake:identity?scale=1,1,1&patch=1,256,256&overlap=0,16,16",
+        "device": "cpu",
+    }
+
+
+def test_a_job_is_planned_smaller_where_less_memory_is_allowed(
+    tmp_path: Path, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a group, and by SLURM: in regions that fit into it."""
+    monkeypatch.setattr(cost, "free_bytes", lambda _: None)
+    job = make_job(**made_up(tmp_path, (256, 8192, 4096)))
+    roomy = plan(job)
+    assert roomy.estimates.worker_bytes > 2 * GIB
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "2048")
+    asked = plan(job)
+    monkeypatch.delenv("SLURM_MEM_PER_NODE")
+    write(host, memory__max=2 * GIB)
+    for bounded in (asked, plan(job)):
+        assert bounded.estimates.worker_bytes <= bounded.estimates.allowed_bytes < 2 * GIB
+        assert bounded.grid.count > roomy.grid.count
+
+
+@contextmanager
+def real_group(limit: int) -> Iterator[Path]:
+    """Give the file that moves a process into a new control group of this machine, below this process's own; skip without."""
+    own = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+    root, path, bound = Path("/sys/fs/cgroup"), own.get("", "/"), "memory.max"
+    if "memory" in own:
+        root, path, bound = root / "memory", own["memory"], "memory.limit_in_bytes"
+    folder = root / path.lstrip("/") / f"volumetool-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        try:
+            (folder / bound).write_text(str(limit))
+        except OSError as error:
+            pytest.skip(f"the memory of control groups cannot be bounded here: {error}")
+        yield folder / "cgroup.procs"
+    finally:
+        folder.rmdir()
+
+
+@pytest.mark.slow
+def test_a_real_group_of_two_gib_bounds_the_plan_and_kills_nothing(tmp_path: Path) -> None:
+    options = made_up(tmp_path, (256, 8192, 4096))
+    command = [sys.executable, "-m", "volumetool.cli.main", "enhance", options.pop("input"), options.pop("output")]
+    command += ["--roi=0:256,0:512,:", *(f"--{name}={value}" for name, value in options.items())]
+    with real_group(2 * GIB) as entry:
+        joined = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(entry), *command]
+        told = subprocess.run([*joined, "--dry-run", "--json"], capture_output=True, text=True, check=True)
+        subprocess.run(joined, check=True)
+    estimates = json.loads(told.stdout)["estimates"]
+    assert estimates["worker_bytes"] <= estimates["allowed_bytes"] < 0.7 * 2 * GIB
+
+
+def test_an_output_of_more_files_than_there_is_room_for_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "free_files", lambda _: 3)
+    with pytest.raises(ResourceError, match=r"is about \d+ files.* room for 3 more") as caught:
+        plan(make_job(**made_up(tmp_path, (64, 2048, 2048))))
+    assert caught.value.code == "resource.files"
+
+
 @pytest.mark.parametrize(("options", "limit"), [({}, "memory.max = 1048576"), ({"memory": "1MiB"}, "--memory 1 MiB")])
 def test_what_memory_does_not_hold_is_refused_with_the_limit(
     tmp_path: Path, host: Path, options: dict[str, str], limit: str
 ) -> None:
     write(host, memory__max=2**20)
-    source = tmp_path / "in.zarr"
-    layout = VolumeLayout("uint8", plan_levels((4, 64, 64), (8.0, 32.0, 32.0), (0.0, 0.0, 0.0)))
-    create_volume(str(source), layout, {})
     with pytest.raises(ResourceError) as caught:
-        plan(make_job(input=str(source), output=str(tmp_path / "out.zarr"), model="fake:identity", device="cpu", **options))
+        plan(make_job(**made_up(tmp_path, (4, 64, 64)), **options))
     assert limit in caught.value.message

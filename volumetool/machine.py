@@ -26,32 +26,54 @@ _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 """Units of memory in SLURM's variables; without a letter they are MiB."""
 
 
+Left = tuple[int, str]
+"""Bytes, cores or files that a limit leaves to this process, and the limit by name and value."""
+
+
 def usable_cores() -> int:
-    """Return how many cores this process may use: by affinity, by the quotas of its groups, and of a SLURM job."""
-    cores = [float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)]
-    cores += _quotas()
-    if asked := _slurm_cores():
-        cores.append(asked)
-    return max(1, math.ceil(min(cores)))
+    """Return how many cores this process may use: the least of `core_limits`."""
+    return min(core_limits())[0]
+
+
+def core_limits() -> list[Left]:
+    """Return the cores that each limit leaves to this process: affinity, the quotas of its groups, and a SLURM job."""
+    slurm, name = _slurm_cores()
+    return [_affinity(), *_quotas(), *([(slurm, name)] if slurm else [])]
 
 
 def usable_memory() -> int:
-    """Return the bytes that this process may still take: of what the machine has free, and of what it is allowed."""
-    return max(0, min(_limits())[0])
+    """Return the bytes that this process may still take: the least of `memory_limits`."""
+    return max(0, min(memory_limits())[0])
 
 
 def memory_limit() -> str:
     """Return what bounds `usable_memory` most, by name and value, for who wants to change it."""
-    return min(_limits())[1]
+    return min(memory_limits())[1]
 
 
-Left = tuple[int, str]
-"""Bytes that a limit leaves to this process, and the limit by name and value."""
-
-
-def _limits() -> list[Left]:
+def memory_limits() -> list[Left]:
+    """Return the bytes that each limit leaves to this process: the machine, its groups, a SLURM job and ``ulimit``."""
     free = psutil.virtual_memory().available, "free memory of this machine"
     return [free, *_left_in_groups(), *_left_of_slurm(), *_left_of_ulimit()]
+
+
+def free_files(folder: Path) -> int | None:
+    """Return how many files may still be made where a folder is, or will be; None where the file system does not count them."""
+    if not hasattr(os, "statvfs"):
+        return None
+    told = os.statvfs(existing_folder(folder))
+    return told.f_favail if told.f_files else None
+
+
+def _affinity() -> Left:
+    """Return the cores that this process is pinned to, or all where that cannot be asked, as in some allocations."""
+    whole = os.cpu_count() or 1
+    if not hasattr(os, "sched_getaffinity"):
+        return whole, "cores of this machine"
+    try:
+        return len(os.sched_getaffinity(0)), "cores that this process is pinned to"
+    except OSError as error:
+        return whole, f"cores of this machine: which ones are allowed cannot be asked ({error})"
 
 
 def _left_in_groups() -> Iterator[Left]:
@@ -73,16 +95,16 @@ def _left(folder: Path, limits: tuple[str, ...], used: str, cached: str) -> Iter
         yield int(limit - max(0, taken)), f"{file} = {int(limit)}"
 
 
-def _quotas() -> Iterator[float]:
-    """Yield how many cores' time each group that this process is in may take."""
+def _quotas() -> Iterator[Left]:
+    """Yield how many cores' time each group that this process is in may take, rounded up."""
     for folder in _folders("cpu", GROUPS / "cpu", GROUPS / "cpu,cpuacct"):
         quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
         if quota and period and quota > 0:
-            yield quota / period
+            yield math.ceil(quota / period), f"{folder / 'cpu.cfs_quota_us'} = {quota:.0f} of {period:.0f}"
     for folder in _folders("", GROUPS, GROUPS / "unified"):
         quota, period = (_parsed(word) for word in (*_text(folder / "cpu.max").split(), "", "")[:2])
         if quota and period:
-            yield quota / period
+            yield math.ceil(quota / period), f"{folder / 'cpu.max'} = {quota:.0f} of {period:.0f}"
 
 
 def _folders(controller: str, *roots: Path) -> Iterator[Path]:
@@ -107,23 +129,26 @@ def _own_group(controller: str) -> str:
 def _left_of_slurm() -> Iterator[Left]:
     """Yield what is left of the memory that a SLURM job asked for on this node."""
     own = psutil.Process().memory_info().rss
-    devices = _first_count("SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK", "SLURM_GPUS") or 1
-    counted = {"SLURM_MEM_PER_NODE": 1, "SLURM_MEM_PER_CPU": _slurm_cores() or 1, "SLURM_MEM_PER_GPU": devices}
+    devices = _first_count("SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK", "SLURM_GPUS")[0] or 1
+    counted = {"SLURM_MEM_PER_NODE": 1, "SLURM_MEM_PER_CPU": _slurm_cores()[0] or 1, "SLURM_MEM_PER_GPU": devices}
     for name, times in counted.items():
         found = re.fullmatch(r"(\d+)([KMGT]?)B?", os.environ.get(name, "").strip().upper())
         if found and int(found[1]):  # 0 stands for all that the node has
             yield int(found[1]) * _UNITS[found[2]] * times - own, f"{name}={found[0]}" + (f" x {times}" if times > 1 else "")
 
 
-def _slurm_cores() -> int:
-    """Return how many cores SLURM gave to this task, or to this node where it does not say that; 0 where it says nothing."""
+def _slurm_cores() -> Left:
+    """Return the cores that SLURM gave to this task, or to this node where it does not say that; 0 where it says nothing."""
     return _first_count("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "SLURM_JOB_CPUS_PER_NODE")
 
 
-def _first_count(*names: str) -> int:
+def _first_count(*names: str) -> Left:
     """Return the number in the first variable that has one: 4 in ``4``, ``4(x2),3`` and ``a100:4``; 0 where none has."""
-    found = (re.match(r"(?:[^:,(]+:)*(\d+)", os.environ.get(name, "").strip()) for name in names)
-    return next((int(each[1]) for each in found if each and int(each[1])), 0)
+    for name in names:
+        found = re.match(r"(?:[^:,(]+:)*(\d+)", text := os.environ.get(name, "").strip())
+        if found and int(found[1]):
+            return int(found[1]), f"{name}={text}"
+    return 0, ""
 
 
 def _left_of_ulimit() -> Iterator[Left]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -199,6 +202,21 @@ def test_streams_change_neither_bytes_nor_order(model: Model, sizes: list[int], 
             np.testing.assert_array_equal(output, expected[seen])
             seen += 1
     assert seen == sum(sizes)
+
+
+def test_columns_without_work_for_the_network_do_not_pile_up(model: Model) -> None:
+    """Blank parts of a volume: whatever streams there are, no more columns wait than hold a batch for each."""
+    engine = Engine(NetworkOperation(model), Numerics("float32", 1, pad=False), "cpu", threads=2, streams=4)
+    patches, made = probe_patches(0, (1, 32, 32), 2), 0
+
+    def columns() -> Iterator[Column]:
+        nonlocal made
+        for number in range(40):
+            made += 1
+            yield replace(column_of(patches, number), active=np.full(2, number == 0))
+
+    for column, _ in BatchPredictor(engine).predict(columns()):
+        assert made - column.x <= 3
 
 
 def test_an_error_in_one_stream_ends_the_others_work(model: Model) -> None:

@@ -103,6 +103,8 @@ class Estimates(BaseModel):
         Files or objects of the output.
     free_bytes : int, optional
         Free space where the output goes; unknown for object stores.
+    free_files : int, optional
+        Files that may still be made there; unknown for object stores, and where the file system does not count them.
     worker_bytes, allowed_bytes : int
         Memory that one worker needs, and that it may use.
     seconds : float
@@ -122,6 +124,7 @@ class Estimates(BaseModel):
     written_bytes: int
     objects: int
     free_bytes: int | None
+    free_files: int | None = None
     worker_bytes: int
     allowed_bytes: int
     seconds: float

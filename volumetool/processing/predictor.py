@@ -52,12 +52,16 @@ class BatchPredictor:
         self.engine, self.heartbeat = engine, heartbeat
 
     def predict(self, columns: Iterator[Column]) -> Iterator[tuple[Column, list[Array]]]:
-        """Yield each column with its outputs; it is waited for once the columns after it hold a batch for every stream."""
+        """Yield each column with its outputs; it is waited for once the columns after it hold a batch for every stream.
+
+        Patches that the network is not asked for count, too: memory is planned for no more of them than that.
+        """
+        ahead = self.engine.streams * self.engine.numerics.batch
         waiting: deque[tuple[Column, list[Future[list[Array]]]]] = deque()
         try:
             for column in columns:
                 waiting.append((column, self.engine.submit(column.patches[column.active])))
-                while sum(len(batches) for _, batches in list(waiting)[1:]) >= self.engine.streams:
+                while sum(len(later.patches) for later, _ in list(waiting)[1:]) >= ahead:
                     yield self._outputs(*waiting.popleft())
             while waiting:
                 yield self._outputs(*waiting.popleft())

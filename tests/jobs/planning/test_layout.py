@@ -116,6 +116,7 @@ def test_with_kept_patches_a_large_3d_job_computes_none_twice(tmp_path: Path, mo
 
 def test_more_voxels_and_wider_types_are_planned_with_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "free_bytes", lambda _output: None)
+    monkeypatch.setattr(estimate, "output_files", lambda _output: None)
     levels = plan_levels((256, 4096, 4096), (8.0, 32.0, 32.0), (0.0, 0.0, 0.0))
     needs = []
     for dtype, region in (("uint8", "1,8,1"), ("uint8", "1,64,1"), ("float32", "1,64,1")):

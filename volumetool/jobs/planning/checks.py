@@ -243,8 +243,14 @@ def check_resources(cost: Estimates, limit: str) -> None:
     Raises
     ------
     ResourceError
-        ``resource.disk`` or ``resource.memory``.
+        ``resource.disk``, ``resource.files`` or ``resource.memory``.
     """
+    if cost.free_files is not None and cost.objects > cost.free_files:
+        raise ResourceError(
+            "resource.files",
+            f"the output is about {cost.objects} files, its file system has room for {cost.free_files} more",
+            hint="take larger shards (--shard), delete files there, or write to another place",
+        )
     if cost.free_bytes is not None and cost.written_bytes + cost.kept_bytes > cost.free_bytes:
         kept = f" and kept patches {show_bytes(cost.kept_bytes)}" if cost.kept_bytes else ""
         raise ResourceError(

@@ -11,7 +11,7 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Estimates
 from volumetool.jobs.planning.calibrate import Sample
 from volumetool.jobs.planning.layout import Partition, count_patches
-from volumetool.machine import existing_folder
+from volumetool.machine import existing_folder, free_files
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.io.kvstore import canonical_url, is_local, local_path
 
@@ -45,6 +45,7 @@ def estimate(
         written_bytes=written_bytes(job, spec, keeping.span, sample.compression),
         objects=shards * (spec.channels or 1),
         free_bytes=free_bytes(job.output),
+        free_files=output_files(job.output),
         worker_bytes=memory[0],
         allowed_bytes=memory[1],
         seconds=patches * sample.patch_seconds / workers + written_bytes(job, spec, keeping.span, 1.0) * sample.store_seconds,
@@ -118,7 +119,9 @@ def left_over(estimates: Estimates, output: str, memory: tuple[int, int], share:
         update={
             "written_bytes": int(estimates.written_bytes * share),
             "kept_bytes": estimates.kept_bytes if share else 0,
+            "objects": int(estimates.objects * share),
             "free_bytes": free_bytes(output),
+            "free_files": output_files(output),
             "worker_bytes": memory[0] if share else 0,
             "allowed_bytes": memory[1],
         }
@@ -131,3 +134,9 @@ def free_bytes(output: str) -> int | None:
     if not is_local(place):
         return None
     return shutil.disk_usage(existing_folder(local_path(place))).free
+
+
+def output_files(output: str) -> int | None:
+    """Return how many files may still be made where an output goes, or None where nobody counts them."""
+    place = canonical_url(output)
+    return free_files(local_path(place)) if is_local(place) else None

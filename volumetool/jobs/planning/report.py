@@ -42,7 +42,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         ("kept", _kept(cost)),
         ("read", f"{show_bytes(cost.read_bytes)}, margins of the patches included"),
         ("write", f"about {show_bytes(cost.written_bytes)}; a sample compressed to {cost.compression:.0%}"),
-        ("disk", "unknown (object store)" if cost.free_bytes is None else f"{show_bytes(cost.free_bytes)} free"),
+        ("disk", _room(cost)),
         ("memory", f"{show_bytes(cost.worker_bytes)} for each worker, {show_bytes(cost.allowed_bytes)} allowed"),
         ("time", f"about {show_duration(cost.seconds)}, from a sample on this machine"),
     ]
@@ -125,6 +125,14 @@ def _workers(plan: Plan) -> str:
 def _kept(cost: Estimates) -> str:
     size = f", at most {show_bytes(cost.kept_bytes)} on disk at once" if cost.kept_bytes else ""
     return f"{KEPT[cost.kept]}{size} ({cost.kept_why})"
+
+
+def _room(cost: Estimates) -> str:
+    if cost.free_bytes is None:
+        return "unknown (object store)"
+    return f"{show_bytes(cost.free_bytes)} free" + (
+        "" if cost.free_files is None else f", {cost.free_files} files may be added"
+    )
 
 
 def _axes(plan: Plan) -> str:
