@@ -41,6 +41,9 @@ class Job(Options):
         INPUT,
         "Go on although the voxel size is far from what the model was trained on, or looks like another unit or order.",
     )
+    gate: Literal["warn", "strict", "off"] = runtime(
+        "warn", INPUT, "A volume that looks unlike what the model was trained on: warn of it, refuse it, or say nothing."
+    )
     roi: AskedBox | None = runtime(
         None, INPUT, "Compute only this part: z0:z1,y0:y1,x0:x1 in input voxels.", metavar="BOX", common=True
     )

@@ -79,6 +79,27 @@ class ModelChoice(BaseModel):
     next_best: str | None = None
 
 
+class Familiarity(BaseModel):
+    """Whether a volume looks like the images that its model was trained on.
+
+    Parameters
+    ----------
+    verdict : {"in", "edge", "out"}
+        All figures lie where 98 % of the training's images lie; some lie farther out, but hardly farther than any image; or
+        beyond all of them.
+    reasons : tuple of str
+        The figures that are not ``in``, each with what the model has seen.
+    figures : dict
+        The `volumetool.processing.survey.FIGURES` of the volume.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    verdict: Literal["in", "edge", "out"]
+    reasons: tuple[str, ...] = ()
+    figures: dict[str, float] = {}
+
+
 class Estimates(BaseModel):
     """The costs of a plan.
 
@@ -158,6 +179,8 @@ class Plan(BaseModel):
         What its card says of it, where its name does not tell.
     choice : ModelChoice, optional
         How the model was chosen; None where the job names it.
+    gate : Familiarity, optional
+        Whether the volume looks like what the model was trained on; None where the model or the sample does not say.
     input_shape, voxel_size : tuple
         Shape and voxel size of the input's level, in voxels and nm.
     input_dtype : str
@@ -188,6 +211,7 @@ class Plan(BaseModel):
     model_spec: str
     about: str = ""
     choice: ModelChoice | None = None
+    gate: Familiarity | None = None
     input_shape: Triple
     input_dtype: str
     voxel_size: Size
@@ -257,6 +281,7 @@ class Plan(BaseModel):
             "model": {"name": self.model, "sha256": self.spec.model} | ({"about": self.about} if self.about else {}),
             "fingerprint": self.fingerprint,
             "extrapolated": self.extrapolated,
+            **({} if self.gate is None else {"gate": self.gate.model_dump(mode="json")}),
             "spec": self.spec.plain(),
             "job": self._options(),
             "host": socket.gethostname(),

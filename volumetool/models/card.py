@@ -232,6 +232,9 @@ class ModelCard(OperationCard):
         One or two sentences for ``model list``.
     licence : str
         Licence of the weights, an SPDX expression where there is one.
+    seen : dict
+        What the images were like that it was trained on: for each of `volumetool.processing.survey.FIGURES` the least, the 1st
+        and 99th percentile, and the greatest over simulated acquisitions. Empty where nothing was simulated.
     error_factor : float or None
         Factor on expected errors with which their 90 % intervals hold on the validation part of the training data;
         None where there is no such part, or no such output.
@@ -243,6 +246,7 @@ class ModelCard(OperationCard):
 
     description: str
     licence: str
+    seen: dict[str, tuple[float, float, float, float]] = Field({}, repr=False)
     error_factor: float | None = Field(None, gt=0)
     architecture: UNetConfig
     provenance: Provenance = Field(Provenance(), repr=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ MOST_PIECES, FEWEST_PIECES = 256, 8
 MANY_ZEROS = 0.05
 """Share of exact zeros from which they are more than the darkest grey of an image."""
 
+MOST_ZEROS = 0.5
+"""Share of exact zeros from which a piece is margin rather than image."""
+
 LIKELY, CERTAIN = 3.0, 6.0
 """Standard errors from which the sign of the mean is likely and almost certain; `tests/benchmarks/polarity.py` counts hits."""
 
@@ -33,6 +37,19 @@ REACH = 3
 
 MOST_PAIRS, FEWEST_PAIRS = 64, 4
 """Pairs of pieces that are kept, and nothing is said of fewer."""
+
+FIGURES = {
+    "noise": "noise over contrast, dB",
+    "sharpness": "steps between voxels over contrast, dB",
+    "coarse detail": "power of periods of 6 to 13 voxels over those of 13 to 26, dB",
+    "middle detail": "power of periods of 3.6 to 6 voxels over those of 6 to 13, dB",
+    "fine detail": "power of periods of 2 to 3.6 voxels over those of 3.6 to 6, dB",
+    "repeats": "share of voxels that equal the next one, in 256 grey levels",
+    "skewness": "skewness of the grey values",
+}
+"""What `describe_piece` measures, by name."""
+
+_BANDS = (2.5 / 64, 5 / 64, 10 / 64, 18 / 64, 0.5)  # cycles per voxel
 
 LEAST_SIGNAL = 0.2
 """Share of a piece's variance that must be more than noise, or it shows no structure."""
@@ -88,6 +105,8 @@ class Survey:
     pairs : list of tuple of float
         For each pair of pieces of neighbouring sections: variances of noise and of steps between voxels, as shares of that of
         the structure; correlation as they lie and after the best shift; length of the shift.
+    pieces : list of dict
+        The `FIGURES` of each piece.
     """
 
     asked: Box
@@ -98,6 +117,7 @@ class Survey:
     strange: tuple[int, Triple, float] | None = None
     lines: list[float] = field(default_factory=list)
     pairs: list[tuple[float, ...]] = field(default_factory=list)
+    pieces: list[dict[str, float]] = field(default_factory=list)
     _passed: int = 0
     _every: int = 1
 
@@ -154,11 +174,15 @@ class Survey:
                     continue
                 cut = slice(None), slice(y, y + height), slice(x, x + width)
                 pieces = sections[cut].astype(np.float64)  # (2, y, x), or (1, y, x)
-                whole = valid[cut].all() and np.isfinite(pieces).all()
-                if whole and np.count_nonzero(pieces == 0) < MANY_ZEROS * pieces.size:
+                if not valid[cut].all() or not np.isfinite(pieces).all():
+                    continue
+                zeros = np.count_nonzero(pieces == 0) / pieces.size
+                if zeros < MANY_ZEROS:
                     self.pairs += compare_pieces(pieces)
-                if len(self.pairs) >= MOST_PAIRS:
-                    self.pairs, self._every = self.pairs[::2], 2 * self._every
+                if zeros < MOST_ZEROS and (found := describe_piece(pieces[0])) is not None:
+                    self.pieces.append(found)
+                if len(self.pieces) >= MOST_PAIRS:
+                    self.pairs, self.pieces, self._every = self.pairs[::2], self.pieces[::2], 2 * self._every
 
     @property
     def evidence(self) -> Evidence | None:
@@ -172,6 +196,13 @@ class Survey:
         if len(both) >= FEWEST_PAIRS:
             found |= dict(zip(("neighbours", "aligned", "shift"), np.median(both, axis=0).tolist(), strict=True))
         return Evidence(**{name: round(value, 3) for name, value in found.items()})
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The `FIGURES` of the volume, medians over `pieces`; empty where those are too few."""
+        if len(self.pieces) < FEWEST_PAIRS:
+            return {}
+        return {name: round(float(np.median([piece[name] for piece in self.pieces])), 3) for name in FIGURES}
 
     @property
     def zero_share(self) -> float:
@@ -251,6 +282,46 @@ def compare_pieces(pieces: NDArray[np.float64]) -> list[tuple[float, ...]]:
     correlations = np.clip(covariances / math.sqrt(structure[0] * structure[1]), -1, 1)
     y, x = np.unravel_index(int(np.argmax(covariances)), covariances.shape)
     return [(*row, float(correlations[REACH, REACH]), float(correlations[y, x]), math.hypot(y - REACH, x - REACH))]
+
+
+def describe_piece(piece: NDArray[np.float64]) -> dict[str, float] | None:
+    """Return the `FIGURES` of a piece of a section; None where all its voxels are equal.
+
+    None of them changes with brightness or contrast.
+
+    Parameters
+    ----------
+    piece : numpy.ndarray, shape (y, x)
+        Grey values; at least `LEAST_SIDE` voxels along each axis.
+    """
+    variance = float(piece.var())
+    if variance == 0:
+        return None
+    piece = piece - piece.mean()
+    noise = noise_sd(piece) ** 2
+    structure = max(variance - noise, 1e-3 * variance)
+    steps = float(np.mean([np.mean(np.diff(piece, axis=axis) ** 2) / 2 for axis in (0, 1)])) - noise
+    window = np.outer(*(np.hanning(n + 2)[1:-1] for n in piece.shape))  # (y, x)
+    power = np.abs(np.fft.fft2(piece * window)) ** 2
+    frequency = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, piece.shape), indexing="ij"))
+    bands = [float(power[(low <= frequency) & (frequency < high)].mean()) for low, high in pairwise(_BANDS)]
+    low, high = np.percentile(piece, (1, 99))
+    levels = np.rint((piece - low) * (255 / max(high - low, 1e-12)))
+    coarse, middle, fine = (_decibels(b / max(a, 1e-12)) for a, b in pairwise(bands))
+    figures = (
+        _decibels(noise / structure),
+        _decibels(max(0.0, steps) / structure),
+        coarse,
+        middle,
+        fine,
+        float(np.mean(np.diff(levels, axis=1) == 0)),
+        float(np.mean(piece**3)) / variance**1.5,
+    )
+    return dict(zip(FIGURES, figures, strict=True))
+
+
+def _decibels(ratio: float) -> float:
+    return 10 * math.log10(max(ratio, 1e-6))
 
 
 def noise_sd(section: NDArray[Any]) -> float:

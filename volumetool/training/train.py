@@ -18,7 +18,7 @@ from volumetool.models import ModelCard, Provenance, UNet, VoxelSizeRange, load_
 from volumetool.storage.io.limits import check_memory
 from volumetool.training.checkpoint import mean_weights, read_checkpoint, read_inputs
 from volumetool.training.config import CardConfig, TrainConfig
-from volumetool.training.data.held_out import calibrate, measure, measure_overlap
+from volumetool.training.data.held_out import calibrate, measure, measure_overlap, measure_seen
 from volumetool.training.data.pairs import Sampler
 from volumetool.training.data.sources import TrainingSource, open_sources
 from volumetool.training.fit import fit
@@ -172,6 +172,7 @@ def make_card(network: UNet, sampler: Sampler) -> ModelCard:
         polarity=config.card.polarity,
         voxel_size=_voxel_size(config.card, sampler),
         precision_safe=("float32", "bfloat16") if config.precision == "bfloat16" else ("float32",),
+        seen=measure_seen(sampler),
         error_factor=calibrate(network, sampler),
         architecture=architecture,
         provenance=Provenance(

@@ -66,6 +66,7 @@ FREE: dict[str, Any] = {
     "force_voxel_size": True,
     "allow_mixed_numerics": True,
     "accept_failed": True,
+    "gate": "strict",
     "overwrite": True,
 }
 

@@ -84,6 +84,7 @@ def plan_anew(resolved: Resolved) -> Plan:
         model_spec=inputs.operation.spec,
         about=inputs.operation.card.about,
         choice=inputs.choice,
+        gate=resolved.gate,
         input_shape=inputs.level.shape,
         input_dtype=inputs.volume.dtype.name,
         voxel_size=inputs.level.voxel_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from volumetool.geometry import fused_count
-from volumetool.jobs.plan import Estimates, Plan
+from volumetool.jobs.plan import Estimates, Familiarity, Plan
 from volumetool.jobs.planning.choice import ALIKE
 from volumetool.processing.survey import Evidence
 from volumetool.units import show_bytes, show_duration, show_scale, show_shape, show_size
@@ -29,6 +29,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         ("model", f"{plan.model} ({why_model(plan)}); {show_scale(lattice.scale)}, computed in {plan.numerics.precision}"),
         *([("network", plan.about)] if plan.about else []),
         *describe_choice(plan),
+        *([("gate", _gate(plan.gate))] if plan.gate is not None else []),
         ("output", f"{plan.output}: {voxels} of {show_size(first.voxel_size)}, {spec.dtype}"),
         *([("box", box)] if (box := describe_box(plan)) else []),
         (
@@ -87,6 +88,12 @@ def describe_choice(plan: Plan) -> list[tuple[str, str]]:
         told = f"noise {found.noise:.0%} of the contrast; sharpness {found.sharpness:.0%}, the step between voxels; "
         told += "no neighbouring sections to compare" if found.neighbours is None else _neighbours(found, plan.voxel_size[0])
     return [("measured", told), ("next best", plan.choice.next_best or "no other built-in model fits")]
+
+
+def _gate(gate: Familiarity) -> str:
+    """Say whether the volume looks like what the model was trained on, and by which figures it does not."""
+    told = {"in": "like", "edge": "at the edge of", "out": "unlike"}[gate.verdict]
+    return f"{told} the images that the model was trained on" + "".join(f"; {reason}" for reason in gate.reasons)
 
 
 def _neighbours(found: Evidence, spacing: float) -> str:

@@ -8,9 +8,10 @@ from volumetool.events import Observer, ignore
 from volumetool.geometry import Box, Lattice, LevelGrid, part_inside
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import roles_of
-from volumetool.jobs.plan import BatchingChoice, Plan
+from volumetool.jobs.plan import BatchingChoice, Familiarity, Plan
 from volumetool.jobs.planning.autotune import autotune, choose_batching
 from volumetool.jobs.planning.checks import check_dtype, check_patch, check_survey, check_voxel_size
+from volumetool.jobs.planning.choice import check_gate, judge
 from volumetool.jobs.planning.inputs import Inputs, open_inputs, section_statistics
 from volumetool.jobs.planning.layout import box_counts, make_lattice, make_levels, output_box, output_format
 from volumetool.jobs.planning.memory import MemoryModel
@@ -51,6 +52,8 @@ class Resolved:
         The ways to run the network that were tried on this machine.
     resources : Resources
         The workers that it is resolved for.
+    gate : Familiarity, optional
+        Whether the volume looks like what the model was trained on.
     """
 
     inputs: Inputs
@@ -60,6 +63,7 @@ class Resolved:
     extrapolated: bool
     paces: tuple[BatchingChoice, ...]
     resources: Resources
+    gate: Familiarity | None
 
     @property
     def memory_of(self) -> MemoryModel:
@@ -117,14 +121,19 @@ def _resolve(
     survey = None
     if statistics is None:
         statistics, survey = section_statistics(inputs, existing, observer)
-    notes += () if survey is None else check_survey(job, inputs.operation.card, survey)
+    card, gate = inputs.operation.card, None if existing is None else existing.gate
+    if survey is not None:
+        notes += check_survey(job, card, survey)
+        gate = judge(card, survey, invert=job.invert)
+    notes += check_gate(job.gate, card, gate)
     check_dtype(job, inputs.dtype, _window(inputs, statistics))
     spec = _spec(inputs, engine.numerics, statistics, lattice, box, levels)
-    notes += (inputs.operation.card.caution,) if inputs.operation.card.caution else ()
+    notes += (card.caution,) if card.caution else ()
     if job.output:  # a live view writes nothing
         check_layout(job.output, spec.layout)
         notes += tuple(shift_notes(spec.layout))
-    return Resolved(inputs, engine, spec, (*notes, *_input_notes(inputs), *resources.notes), extrapolated, paces, resources)
+    notes += (*_input_notes(inputs), *resources.notes)
+    return Resolved(inputs, engine, spec, notes, extrapolated, paces, resources, gate)
 
 
 def _input_notes(inputs: Inputs) -> tuple[str, ...]:

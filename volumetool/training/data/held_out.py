@@ -15,6 +15,7 @@ from volumetool.evaluation.scores.metrics import score
 from volumetool.evaluation.scores.resample import enlarge
 from volumetool.geometry import Box, Triple
 from volumetool.models import VALIDATION, Metric, UNet, load_model
+from volumetool.processing.survey import FIGURES, PAIR_SIDE, describe_piece
 from volumetool.training.config import TrainConfig
 from volumetool.training.data.pairs import Sampler
 from volumetool.training.data.sources import Part
@@ -27,6 +28,7 @@ _SIDE = 96  # coarse voxels in plane; along z as many as make a like volume for 
 _DEPTH = {2: 3, 3: 32}
 # For the overlap: coarse voxels across the axis that is cut, and how many volumes; blocks are costly, and hold more seam.
 _WIDTH, _VOLUMES = {2: 40, 3: 8}, {2: 3, 3: 1}
+_ACQUISITIONS, _PIECES = 256, 4  # simulated to measure what a network has seen, and pieces of each
 _CUT_LIMIT = 0.05  # grey levels of 255; leaves room below a tenth where two axes are cut
 
 
@@ -126,6 +128,31 @@ def calibrate(network: UNet, sampler: Sampler) -> float | None:
         expected = expect_errors(network, volume.coarse, sampler.config.normalisation)
         factors.append(covering_factor(expected, restored - volume.fine))
     return float(np.mean(factors)) if factors else None
+
+
+def measure_seen(sampler: Sampler) -> dict[str, tuple[float, float, float, float]]:
+    """Measure what the coarse images of a training are like: the field `seen` of a model's card.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        Sampler of a training. Acquisitions of it are drawn in single sections, larger than its crops where these are small.
+    """
+    config = sampler.config
+    depth = 1 if config.architecture.dims == 2 else config.sampling.crop[0]
+    crop = (depth, *(max(side, PAIR_SIDE) for side in config.sampling.crop[1:]))
+    alone = config.architecture.model_copy(update={"z_context": 0})
+    sampling = config.sampling.model_copy(update={"crop": crop, "acquisitions": 1, "crops": _PIECES})
+    single = Sampler(sampler.sources, config.model_copy(update={"architecture": alone, "sampling": sampling}))
+    found: dict[str, list[float]] = {name: [] for name in FIGURES}
+    for number in range(min(_ACQUISITIONS, config.steps)):
+        coarse = single.draw("training", number)[0]  # (crops, 1, [z,] y, x)
+        sections = coarse.reshape(_PIECES, -1, *coarse.shape[-2:])[:, 0].astype(np.float64)  # (crops, y, x)
+        pieces = [figures for section in sections if (figures := describe_piece(section)) is not None]
+        for name, values in found.items():
+            values += [float(np.median([piece[name] for piece in pieces]))] if pieces else []
+    ranges = {name: np.percentile(values, (0, 1, 99, 100)).round(3) for name, values in found.items() if values}
+    return {name: (float(a), float(b), float(c), float(d)) for name, (a, b, c, d) in ranges.items()}
 
 
 def measure_overlap(network: UNet, sampler: Sampler) -> tuple[Triple, Triple]:
