@@ -18,7 +18,7 @@ from volumetool.processing.columns import Column
 from volumetool.processing.device.cuda_graph import GraphReplay
 from volumetool.processing.engine import Engine, probe_patches
 from volumetool.processing.operations.network import NetworkOperation
-from volumetool.processing.predictor import BatchPredictor, enlarge
+from volumetool.processing.predictor import BatchPredictor, spared_output
 from volumetool.processing.spec import Numerics
 from volumetool.testing import Fake, FakeConfig, FakeModel, fake_model
 
@@ -178,7 +178,7 @@ def test_enlarging_repeats_the_patchs_own_sections(
     engine = Engine(NetworkOperation(fake_model(config)), Numerics("float32", 1, pad=False), "cpu")
     patch = np.random.default_rng(0).random((shape[0] + 2 * context, *shape[1:]), np.float32)
     expected = np.kron(patch[context : context + shape[0]], np.ones(scale, np.float32))
-    np.testing.assert_array_equal(enlarge(engine, patch), expected, strict=True)
+    np.testing.assert_array_equal(spared_output(engine, patch), expected, strict=True)
 
 
 def column_of(patches: np.ndarray, number: int) -> Column:

@@ -268,7 +268,7 @@ def _batches(plan: Plan, size: int) -> Iterator[NDArray[np.float32]]:
     spec = plan.spec
     volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
     waiting: list[NDArray[np.float32]] = []
-    for channel in range(plan.spec.channels or 1):
+    for channel in range(plan.grid.channels):
         whole = Region(0, channel, Box.whole(plan.spec.box.shape))
         for column in read_columns(spec, whole, Source(volume.open(plan.job.level, channel, strict=True)), size):
             waiting.extend(column.patches[column.active])

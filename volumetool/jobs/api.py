@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from volumetool.configuration import with_options
@@ -61,6 +62,7 @@ def apply(
     *,
     halo: Triple = (0, 0, 0),
     scale: Triple = (1, 1, 1),
+    channels: Sequence[str] = (),
     **options: Any,
 ) -> RunResult:
     """Apply an operation to a volume; calling it again goes on where it stopped.
@@ -77,6 +79,9 @@ def apply(
         Of a function alone: voxels on each side that an output voxel depends on, along z, y, x.
     scale : tuple of int
         Of a function alone: output voxels per input voxel.
+    channels : sequence of str
+        Of a function alone: names of the channels that it returns, which come first: (channels, z, y, x). The output gets a c
+        axis, and float32 unless `dtype` says another type.
     **options
         As for :func:`enhance`, ``observer`` too.
 
@@ -90,13 +95,13 @@ def apply(
     >>> vt.apply("clahe:clip=3", "raw.zarr", "even.zarr")  # doctest: +SKIP
     >>> vt.apply(lambda block: 255 - block, "raw.zarr", "turned.zarr")  # doctest: +SKIP
     """
-    asked = FunctionOptions.read(halo, scale)
+    asked = FunctionOptions.read(halo, scale, channels)
     if callable(operation):
         name, options = hand_over(operation, asked), {"workers": 1} | options
     elif asked != FunctionOptions():
         raise ConfigError(
             "config.option",
-            f"halo {halo} and scale {scale}, but {operation!r} is no function",
+            f"halo {halo}, scale {scale} and channels {channels}, but {operation!r} is no function",
             hint="options of an operation stand in its name: FILE.py:FUNCTION;halo=0,1,1",
         )
     else:

@@ -95,7 +95,7 @@ class BackgroundFill:
         grid = self._plan.grid
         per_channel = grid.count // grid.channels
         for index in grid.touching(box):
-            if index // per_channel == channel:
+            if index // per_channel == channel // self._plan.spec.per_input:
                 with self._lock:
                     self._looked.pop(index, None)
                     self._looked[index] = None

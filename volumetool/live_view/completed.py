@@ -68,7 +68,7 @@ class CompletedRegions:
         if not levels[level].fused:
             return False
         states = self._ledger.states
-        first = channel * (grid.count // grid.channels)
+        first = channel // self._plan.spec.per_input * (grid.count // grid.channels)
         of_channel = range(first, first + grid.count // grid.channels)
         regions = grid.touching(below(levels, level, box))
         return all(states[index] == DONE for index in regions if index in of_channel)

@@ -140,10 +140,11 @@ def _room(job: Job) -> int:
 
 def _patch_bytes(basis: LiveSource) -> int:
     lattice = basis.spec.lattice
-    return 4 * math.prod(lattice.patch) * math.prod(lattice.scale)
+    return 4 * math.prod(lattice.patch) * math.prod(lattice.scale) * basis.spec.per_input
 
 
 def _levels(basis: LiveSource) -> Levels:
     computed = computed_levels(basis.spec, basis.voxel_size, basis.chunk)
-    stand_in = input_levels(basis.volume, basis.job.level)
+    # Of several channels none but the first could be the input's.
+    stand_in = () if basis.spec.outputs else input_levels(basis.volume, basis.job.level)
     return Levels(computed, stand_in, stored_levels(basis.spec, len(computed)))

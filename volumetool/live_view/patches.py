@@ -20,7 +20,7 @@ from volumetool.processing.blend import blend
 from volumetool.processing.columns import Column, Position, column_window, read_column, section_groups
 from volumetool.processing.device.arrays import Array
 from volumetool.processing.engine import Engine
-from volumetool.processing.predictor import enlarge
+from volumetool.processing.predictor import spared_output
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.io.chunks import changed_while_read
 from volumetool.storage.voxels import Source
@@ -33,7 +33,7 @@ LOOK_AGAIN = "look again"
 
 
 class PatchPosition(NamedTuple):
-    """A patch of the lattice: its channel, and its index along each axis."""
+    """A patch of the lattice: its channel of the input, and its index along each axis."""
 
     channel: int
     z: int
@@ -52,7 +52,7 @@ class Patch:
 
     Attributes
     ----------
-    values : array of float32, shape (z, y, x)
+    values : array of float32, shape ([channels,] z, y, x)
         Output of the network, on the engine's device.
     missing : numpy.ndarray of bool, optional
         Input voxels without data, on the patch's input grid.
@@ -105,7 +105,7 @@ class PatchMaker:
                 made.append(read)
                 continue
             column, state = read
-            values = next(predicted) if column.active[0] else enlarge(self.engine, column.patches[0])
+            values = next(predicted) if column.active[0] else spared_output(self.engine, column.patches[0])
             made.append(values if isinstance(values, Exception) else Patch(values, column.missing, state))
         return made
 
@@ -151,11 +151,11 @@ def places_of(spec: OutputSpec, channel: int, box: Box) -> list[PatchPosition]:
     spec : OutputSpec
         The lattice of patches, and where the output begins in it.
     channel : int
-        Index on the c axis, from 0.
+        Index on the output's c axis, from 0.
     box : Box
         Part of the output, in voxels of level 0.
     """
-    return [PatchPosition(channel, z, y, x) for z, y, x in product(*_touching(spec, box))]
+    return [PatchPosition(channel // spec.per_input, z, y, x) for z, y, x in product(*_touching(spec, box))]
 
 
 def _touching(spec: OutputSpec, box: Box) -> Blocks:
@@ -172,7 +172,7 @@ def blend_box(spec: OutputSpec, channel: int, box: Box, patches: Mapping[PatchPo
     spec : OutputSpec
         Everything that decides the bytes of the output.
     channel : int
-        Index on the c axis, from 0.
+        Index on the output's c axis, from 0.
     box : Box
         Part of the output, in voxels of level 0.
     patches : mapping of PatchPosition to Patch
@@ -187,7 +187,8 @@ def blend_box(spec: OutputSpec, channel: int, box: Box, patches: Mapping[PatchPo
     """
     voxels = np.empty(box.shape, spec.dtype)
     back = (-box.start[0], -box.start[1], -box.start[2])
-    for slab in blend(spec, Region(0, channel, box), _columns(spec, channel, box, patches), engine.xp):
+    source, number = divmod(channel, spec.per_input)
+    for slab in blend(spec, Region(0, source, box), _columns(spec, source, box, patches), engine.xp, only=number):
         voxels[slab.box.shifted(back).slices] = slab.voxels
     return voxels
 

@@ -100,7 +100,8 @@ def live(
             readers[RAW] = readable(volume)
         layers = _layers(opened, url)
         readers[SHOWN] = trimmed(opened.keys, describe_live(opened, url))
-        sources = [layers[0].source(f"{base}/{RAW}" if RAW in readers else None), layers[1].source(f"{base}/{SHOWN}")]
+        sources = [layers[0].source(f"{base}/{RAW}" if RAW in readers else None)]
+        sources += [layer.source(f"{base}/{SHOWN}") for layer in layers[1:]]
         stack.enter_context(Serving(dropping(build_app(readers, gate)), bound))
         near = first_look(volume.levels[opened.basis.job.level], opened.basis.spec.lattice)
         asked = look or near
@@ -110,14 +111,17 @@ def live(
 
 
 def _layers(opened: Opened, url: str) -> list[Layer]:
-    """Return the raw layer and the live one, with one contrast, so that they can be compared."""
-    basis = opened.basis
+    """Return the raw layer and the live one, with one contrast, so that they can be compared; of several channels one each."""
+    basis, spec = opened.basis, opened.basis.spec
     window = basis.window or sampled_window(basis.volume)
     name = PurePosixPath(basis.volume.url).name
-    return [
-        Layer(name, basis.volume, window=window, read_as=read_from_afar(basis.volume)),
-        Layer(f"{name} enhanced", describe_live(opened, url), window=window),
+    raw = Layer(name, basis.volume, window=window, read_as=read_from_afar(basis.volume))
+    live = Layer(f"{name} enhanced", describe_live(opened, url), window=window)
+    channels = [
+        replace(live, name=f"{name}: {output.name}", channel=number, window=spec.window(number))
+        for number, output in enumerate(spec.outputs)
     ]
+    return [raw, *(channels or [live])]
 
 
 def describe_live(opened: Opened, url: str) -> Volume:

@@ -6,7 +6,16 @@ ever executed.
 
 from __future__ import annotations
 
-from volumetool.models.card import VALIDATION, Metric, ModelCard, Normalisation, OperationCard, Provenance, VoxelSizeRange
+from volumetool.models.card import (
+    VALIDATION,
+    Metric,
+    ModelCard,
+    Normalisation,
+    OperationCard,
+    OutputChannel,
+    Provenance,
+    VoxelSizeRange,
+)
 from volumetool.models.package import Model, fitting_models, list_models, load_model, save_model
 from volumetool.models.receptive_field import measure_receptive_field
 from volumetool.models.unet import UNet, UNetConfig
@@ -18,6 +27,7 @@ __all__ = [
     "ModelCard",
     "Normalisation",
     "OperationCard",
+    "OutputChannel",
     "Provenance",
     "UNet",
     "UNetConfig",

@@ -130,6 +130,24 @@ class Provenance(BaseModel):
         return {tissue: 2 * sum(values) / len(values) for tissue, values in found.items()}
 
 
+class OutputChannel(BaseModel):
+    """One of several channels that an operation makes of each input channel.
+
+    Parameters
+    ----------
+    name : str
+        What a viewer calls it.
+    values : {"grey", "difference", "plain"}
+        ``grey``: the values go back to grey values by the normalisation. ``difference``: they are differences of such values,
+        which are scaled and not shifted, such as an expected error. ``plain``: they stay as they are, such as probabilities.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")
+    values: Literal["grey", "difference", "plain"] = "grey"
+
+
 class OperationCard(BaseModel):
     """The card of an operation on patches. All lengths are input voxels along z, y, x unless another unit is named.
 
@@ -157,6 +175,11 @@ class OperationCard(BaseModel):
     restores : bool
         Its output goes back to grey values by the normalisation. Otherwise it is no image of the kind of its input, such as a
         probability: it is stored as it is, in float32 unless the job says another type.
+    channels : tuple of OutputChannel
+        What it makes of each input channel, in order; empty for a single output, which needs no c axis.
+    spares : bool
+        A patch of one value, and one that a mask leaves out, counts as its input, enlarged; of several channels the first does,
+        and the others are 0. Otherwise each patch is computed, and one that a mask leaves out is 0.
     polarity : str
         What dark and bright mean in the data it was trained on.
     voxel_size : VoxelSizeRange or None
@@ -184,12 +207,19 @@ class OperationCard(BaseModel):
     receptive_field: ZYX
     normalisation: Normalisation
     restores: bool = True
+    channels: tuple[OutputChannel, ...] = Field((), exclude_if=lambda channels: not channels)
+    spares: bool = Field(True, exclude_if=bool)
     polarity: str = ""
     voxel_size: VoxelSizeRange | None = None
     precision_safe: tuple[Precision, ...] = ("float32",)
     equalises: bool = False
     about: str = ""
     caution: str = ""
+
+    @property
+    def keeps_dtype(self) -> bool:
+        """Whether all that it makes is grey values, which the data type of the input holds."""
+        return self.restores and all(channel.values == "grey" for channel in self.channels)
 
     @property
     def exact_cut(self) -> bool:

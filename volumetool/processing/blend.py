@@ -38,10 +38,13 @@ class Slab:
         In voxels of the output's level 0.
     voxels : numpy.ndarray, shape of the box
         In the output's dtype.
+    number : int
+        Which of the channels that are made of the region's input channel.
     """
 
     box: Box
     voxels: NDArray[Any]
+    number: int = 0
 
 
 @dataclass
@@ -58,6 +61,7 @@ def blend(
     predicted: Iterator[tuple[Column, list[Array]]],
     xp: ModuleType,
     seen: Callable[[Column, Box, Array], None] | None = None,
+    only: int | None = None,
 ) -> Iterator[Slab]:
     """Blend predicted columns in sweep order and yield the region's slabs along x.
 
@@ -68,32 +72,39 @@ def blend(
     region : Region
         The region that the columns belong to.
     predicted : iterator of (Column, list of array)
-        Columns with their output patches, each (z, y, x) float32.
+        Columns with their output patches, each float32 (z, y, x), or (channels, z, y, x) where `spec.outputs` names channels.
     xp : module
         ``numpy``, or ``cupy`` if the patches are on a GPU.
     seen : callable, optional
         Shown what each column finishes, before it is turned into intensities: the column, the box in voxels of the full output,
-        and the network's values there.
+        and the network's values there, of several channels those of the first.
+    only : int, optional
+        The one of several channels that is blended; by default all are.
     """
     core = spec.core(region)
     weights = {axis: xp.asarray(ramp(line.ramp_length)) for axis, line in zip(AXES, spec.lattice.axes, strict=True)}
-    band = _Band()
+    bands = {number: _Band() for number in (range(spec.per_input) if only is None else [only])}
     for column, patches in predicted:
         part = _sections(spec.lattice, core, column)
-        slab = _blend_column(spec.lattice, part, column, patches, weights)  # (core z, core y, patch x with weight)
-        _blend_strip(spec.lattice.x, band, column, slab, weights["x"])
         low = max(core.start[2], spec.lattice.x.weight_start(column.x))
         high = min(core.stop[2], spec.lattice.x.weight_start(column.x + 1))
         skip = low - spec.lattice.x.weight_start(column.x)
         box = Box((part.start[0], part.start[1], low), (part.stop[0], part.stop[1], high))
-        if high > low:
-            values = slab[:, :, skip : skip + high - low]  # (z, y, x) of the box: no later column touches it
-            if seen is not None:
-                seen(column, box, values)
-            voxels = quantise(spec, region.channel, column, box, values)  # (z, y, x), float32 -> the output's dtype
-            _collect(spec, region, band, box, to_host(voxels))
+        for number, band in bands.items():
+            own = [patch[number] for patch in patches] if spec.outputs else patches  # n times (z, y, x)
+            slab = _blend_column(spec.lattice, part, column, own, weights)  # (core z, core y, patch x with weight)
+            _blend_strip(spec.lattice.x, band, column, slab, weights["x"])
+            if high > low:
+                values = slab[:, :, skip : skip + high - low]  # (z, y, x) of the box: no later column touches it
+                if seen is not None and number == 0:
+                    seen(column, box, values)
+                channel = spec.output_channels(region.channel)[number]
+                voxels = quantise(spec, channel, column, box, values)  # (z, y, x), float32 -> the output's dtype
+                _collect(spec, region, band, box, to_host(voxels))
         if part.stop[0] == core.stop[0]:
-            yield from _finished(spec, region, band, high)
+            for number, band in bands.items():
+                for slab_box, voxels in _finished(spec, region, band, high):
+                    yield Slab(slab_box, voxels, number)
 
 
 def _sections(lattice: Lattice, core: Box, column: Column) -> Box:
@@ -175,8 +186,8 @@ def _collect(spec: OutputSpec, region: Region, band: _Band, box: Box, voxels: ND
         target[...] = voxels[:, :, low - own.start[2] : high - own.start[2]]
 
 
-def _finished(spec: OutputSpec, region: Region, band: _Band, reached: int) -> Iterator[Slab]:
-    """Yield the slabs that end at or before the output voxel `reached` along x."""
+def _finished(spec: OutputSpec, region: Region, band: _Band, reached: int) -> Iterator[tuple[Box, NDArray[Any]]]:
+    """Yield box and voxels of the slabs that end at or before the output voxel `reached` along x."""
     shard = spec.levels[0].shard[2]
     width = region.box.shape[2]
     done = reached - spec.core(region).start[2]
@@ -186,4 +197,4 @@ def _finished(spec: OutputSpec, region: Region, band: _Band, reached: int) -> It
             return
         z, y, x = region.box.start
         (z_stop, y_stop, _) = region.box.stop
-        yield Slab(Box((z, y, x + number * shard), (z_stop, y_stop, x + stop)), band.slabs.pop(number))
+        yield Box((z, y, x + number * shard), (z_stop, y_stop, x + stop)), band.slabs.pop(number)

@@ -39,7 +39,7 @@ class Column:
     patches : numpy.ndarray of float32, shape (n, depth, y, x)
         Normalised input; depth counts the patch's sections and its z context.
     active : numpy.ndarray of bool, shape (n,)
-        Whether the network is asked; a skipped patch counts as its input, enlarged.
+        Whether the network is asked; what a skipped patch counts as, `spared_output` says.
     missing : numpy.ndarray of bool, shape (sections, y, x), optional
         Input voxels without data, of the whole block that was read; its first voxel is `missing_start`.
     missing_start : tuple of int
@@ -302,7 +302,7 @@ def _cut(
             _fill_missing(patches[number], valid[cut])
         # A patch of one value has nothing to enhance; so has one that the mask leaves out.
         seen = block[cut] if valid is None else block[cut][valid[cut]]
-        flat = seen.size == 0 or bool(seen.min() == seen.max())
+        flat = seen.size == 0 or (spec.spares and bool(seen.min() == seen.max()))
         active[number] = not flat and (wanted is None or bool(wanted[z : z + depth, y : y + height].any()))
     inner = slice(lattice.context, len(block) - lattice.context)  # the sections themselves, without their context
     missing_start = (lattice.z.start(group.start), lattice.y.start(rows.start), lattice.x.start(x))

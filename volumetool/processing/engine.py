@@ -87,7 +87,7 @@ class Engine:
 
         Returns
         -------
-        list of array of float32, shape (z, y, x)
+        list of array of float32, shape ([channels,] z, y, x)
             One output patch each, on the device.
 
         Raises
@@ -165,7 +165,7 @@ class Engine:
     def _call(self, part: NDArray[np.float32]) -> Array:
         if self.numerics.pad and len(part) < self.numerics.batch:
             part = np.concatenate([part, np.zeros((self.numerics.batch - len(part), *part.shape[1:]), np.float32)])
-        y = self._function(part)  # (b, z*fz, y*fy, x*fx)
+        y = self._function(part)  # (b, [channels,] z*fz, y*fy, x*fx)
         with np.errstate(over="ignore", invalid="ignore"):
             # A sum is finite only if all its terms are; one that is not may be an overflow.
             if self.xp.isfinite(y.sum()) or self.xp.isfinite(y).all():
@@ -220,7 +220,7 @@ def gather(batches: list[Future[list[Array]]], heartbeat: Callable[[], None] = s
 
     Returns
     -------
-    list of array of float32, shape (z, y, x)
+    list of array of float32, shape ([channels,] z, y, x)
         One output for each patch, on the device.
     """
     outputs: list[Array] = []

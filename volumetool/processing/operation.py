@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from volumetool.errors import ConfigError, ModelError
 from volumetool.geometry import Triple
 from volumetool.models import OperationCard, load_model
-from volumetool.models.package import placed_model
+from volumetool.models.package import builtin_names, placed_model
 from volumetool.processing.device.arrays import Array
 from volumetool.processing.spec import Numerics
 
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 
 class PatchFunction(Protocol):
-    """An operation that was opened on a device. It is called from several threads at once."""
+    """An operation that was opened on a device. It is called from several threads at once.
+
+    It sees one channel of the volume at a time. Where its card names channels, its output has a channel axis in their order;
+    an axis of length one where there is one. They are stored after each other: of a volume of two channels, an operation of
+    three makes six, the first three of the first.
+    """
 
     def __call__(self, patches: NDArray[np.float32]) -> Array:
         """Return the outputs of a batch.
@@ -37,7 +42,7 @@ class PatchFunction(Protocol):
 
         Returns
         -------
-        array of float32, shape (n, z, y, x)
+        array of float32, shape (n, z, y, x), or (n, channels, z, y, x) where the card names channels
             On the device. An output depends on its own patch alone.
         """
 
@@ -54,7 +59,7 @@ class Operation(Protocol):
 
     @property
     def card(self) -> OperationCard:
-        """Scale, patch, overlap, trim, granularity, receptive field, normalisation."""
+        """Scale, patch, overlap, trim, granularity, receptive field, normalisation, channels."""
 
     @property
     def identity(self) -> str:
@@ -102,7 +107,7 @@ def filters() -> dict[str, type[Filter]]:
 
 
 def operation_name(operation: str, options: Sequence[str] = ()) -> str:
-    """Return the name of a built-in filter or a function with its options, or of a model, which takes none.
+    """Return the name of an operation with its options.
 
     Parameters
     ----------
@@ -118,7 +123,9 @@ def operation_name(operation: str, options: Sequence[str] = ()) -> str:
         ``config.option``: an option that the operation does not have or a value that it does not take.
     """
     from volumetool.models.foreign.program import ENDS
+    from volumetool.processing.operations.filter import read_options
     from volumetool.processing.operations.foreign import foreign_file
+    from volumetool.processing.operations.network import NetworkOptions, split_name
 
     kind, _, own = operation.partition(":")
     if operation.partition(";")[0].rpartition(":")[0].endswith(".py"):
@@ -129,6 +136,10 @@ def operation_name(operation: str, options: Sequence[str] = ()) -> str:
         return found.read(f"{kind}:{';'.join([own, *options])}").spec
     if options and foreign_file(operation) is not None:
         return ";".join([operation, *options])
+    model, said = split_name(operation)
+    if (said or options) and (model in builtin_names() or Path(model).suffix == ".safetensors"):
+        asked = read_options(model, NetworkOptions, ";".join([said, *options]))
+        return f"{model};expected_error=true" if asked.expected_error else model
     if options and Path(operation).suffix.lower() in ENDS:
         raise ModelError("model.unknown", f"there is no file {operation}", hint="check the spelling", where=operation)
     if options:
@@ -170,8 +181,8 @@ def open_operation(spec: str) -> Operation:
     Parameters
     ----------
     spec : str
-        ``KIND:OPTION=VALUE;...`` with a name of `filters` or `OPERATIONS`, ``FILE;OPTION=VALUE;...`` with the file of a network
-        of other software, or what :func:`volumetool.models.load_model` takes.
+        ``KIND:OPTION=VALUE;...`` with a name of `filters` or `OPERATIONS`, or ``MODEL;OPTION=VALUE;...`` with the file of a
+        network of other software or what :func:`volumetool.models.load_model` takes.
 
     Raises
     ------
@@ -180,9 +191,9 @@ def open_operation(spec: str) -> Operation:
     ConfigError
         ``config.option``: the options are not those of this kind.
     """
-    from volumetool.processing.operations.filter import FilterOperation
+    from volumetool.processing.operations.filter import FilterOperation, read_options
     from volumetool.processing.operations.foreign import ForeignOperation, foreign_file
-    from volumetool.processing.operations.network import NetworkOperation
+    from volumetool.processing.operations.network import NetworkOperation, NetworkOptions, split_name
 
     kind = spec.partition(":")[0]
     if kind in OPERATIONS:
@@ -190,7 +201,10 @@ def open_operation(spec: str) -> Operation:
     if foreign_file(spec) is not None:
         return ForeignOperation(spec)
     found = filters().get(kind)
-    return NetworkOperation(load_model(spec)) if found is None else FilterOperation(found.read(spec))
+    if found is not None:
+        return FilterOperation(found.read(spec))
+    model, said = split_name(spec)
+    return NetworkOperation(load_model(model), read_options(model, NetworkOptions, said))
 
 
 def reopen_operation(spec: str, identity: str) -> Operation:
@@ -215,8 +229,12 @@ def reopen_operation(spec: str, identity: str) -> Operation:
 def placed_operation(spec: str) -> str:
     """Return the name of the same operation in another directory: of a model file, its absolute path."""
     from volumetool.processing.operations.foreign import foreign_file
+    from volumetool.processing.operations.network import split_name
 
     if (file := foreign_file(spec)) is not None:
         return ";".join([str(file.resolve()), *spec.split(";")[1:]])
     kind = spec.partition(":")[0]
-    return spec if kind in OPERATIONS or kind in filters() else placed_model(spec)
+    if kind in OPERATIONS or kind in filters():
+        return spec
+    model, said = split_name(spec)
+    return placed_model(model) + said

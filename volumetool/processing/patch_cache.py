@@ -7,6 +7,7 @@ only a lack of room is an error, for the output will meet it next.
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections import deque
@@ -32,15 +33,14 @@ BEHIND = 8
 
 
 def kept_shape(lattice: Lattice) -> Triple:
-    """Return the output voxels of a patch that have weight: all that is kept of it."""
+    """Return the output voxels of a patch that have weight: all that is kept of it, of each channel."""
     z, y, x = ((line.patch - 2 * line.trim) * line.scale for line in lattice.axes)
     return z, y, x
 
 
-def kept_bytes(lattice: Lattice) -> int:
+def kept_bytes(lattice: Lattice, channels: int = 1) -> int:
     """Return the bytes of a kept patch."""
-    z, y, x = kept_shape(lattice)
-    return HEADER.size + z * y * x * 4
+    return HEADER.size + channels * math.prod(kept_shape(lattice)) * 4
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,15 @@ class PatchStore:
         Fingerprint of the job.
     sharing : PatchSharing
         The regions that need each patch.
+    channels : int, optional
+        Channels of a patch's output; None where it has no c axis.
     """
 
     store: ts.KvStore
     probe: str
     fingerprint: str
     sharing: PatchSharing
+    channels: int | None = None
 
     def key(self, channel: int, patch: Triple) -> str:
         """Return the name of a kept patch."""
@@ -79,10 +82,10 @@ class PatchStore:
             Name of the patch, from `key`.
         patch : numpy.ndarray of float32, shape (depth, y, x)
             The network's input: normalised voxels with their z context.
-        output : numpy.ndarray of float32, shape (z, y, x)
+        output : numpy.ndarray of float32, shape ([channels,] z, y, x)
             What the network made of it, cut to :func:`kept_shape`.
         """
-        voxels = np.ascontiguousarray(output).tobytes()  # (z, y, x) -> 4 * z*y*x bytes, in C order
+        voxels = np.ascontiguousarray(output).tobytes()  # ([channels,] z, y, x) -> 4 bytes each, in C order
         return HEADER.pack(MAGIC, self._checksum(key, patch, voxels)) + voxels
 
     def decode(self, key: str, patch: NDArray[np.float32], stored: bytes) -> NDArray[np.float32] | None:
@@ -99,16 +102,16 @@ class PatchStore:
 
         Returns
         -------
-        numpy.ndarray of float32, shape (z, y, x), or None
+        numpy.ndarray of float32, shape ([channels,] z, y, x), or None
             Output voxels that have weight, of :func:`kept_shape`; read-only.
         """
-        shape = kept_shape(self.sharing.lattice)
-        if len(stored) != kept_bytes(self.sharing.lattice):
+        leading = () if self.channels is None else (self.channels,)
+        if len(stored) != kept_bytes(self.sharing.lattice, self.channels or 1):
             return None
         voxels = memoryview(stored)[HEADER.size :]
         if HEADER.unpack_from(stored) != (MAGIC, self._checksum(key, patch, voxels)):
             return None
-        return np.frombuffer(voxels, "<f4").reshape(shape)  # 4 * z*y*x bytes -> (z, y, x)
+        return np.frombuffer(voxels, "<f4").reshape(*leading, *kept_shape(self.sharing.lattice))  # ([channels,] z, y, x)
 
     def _checksum(self, key: str, patch: NDArray[np.float32], voxels: bytes | memoryview) -> int:
         whose = f"{self.fingerprint} {self.probe} {key} {kept_shape(self.sharing.lattice)}"
@@ -183,7 +186,7 @@ class RegionPatchCache:
         return None if found.state != "value" else self.shelf.decode(key, patch, found.value)
 
     def _write(self, key: str, patch: NDArray[np.float32], output: Array) -> None:
-        kept = output[_inner(self.shelf.sharing.lattice)]  # (z, y, x), shorter by the trim at either end of each axis
+        kept = output[(..., *_inner(self.shelf.sharing.lattice))]  # ([channels,] z, y, x), each axis shorter by the trims
         self._begin(key, self.shelf.encode(key, patch, to_host(kept)))
 
     def _begin(self, key: str, stored: bytes | None) -> None:

@@ -34,7 +34,7 @@ class Predictor(Protocol):
     heartbeat: Callable[[], None]
 
     def predict(self, columns: Iterator[Column]) -> Iterator[tuple[Column, list[Array]]]:
-        """Yield each column with the outputs of its patches, each float32 (z, y, x) on the engine's device."""
+        """Yield each column with the outputs of its patches, each float32 ([channels,] z, y, x) on the engine's device."""
 
 
 class BatchPredictor:
@@ -84,7 +84,7 @@ def all_outputs(engine: Engine, column: Column, active: list[Array]) -> list[Arr
     column : Column
         The column; the outputs that it knows are taken out of it.
     active : list of array
-        What the network made of the active patches, float32 (z, y, x).
+        What the network made of the active patches, float32 (z, y, x), or (channels, z, y, x).
     """
     computed = iter(active)
     return [next(computed) if asked else _spared(engine, column, number) for number, asked in enumerate(column.active)]
@@ -93,15 +93,29 @@ def all_outputs(engine: Engine, column: Column, active: list[Array]) -> list[Arr
 def _spared(engine: Engine, column: Column, number: int) -> Array:
     """Return the output of a patch that the network is not asked for: kept by an earlier region, or skipped."""
     if number not in column.known:
-        return enlarge(engine, column.patches[number])
-    kept = engine.xp.asarray(column.known.pop(number))  # (z, y, x), without the margins that have no weight
+        return spared_output(engine, column.patches[number])
+    kept = engine.xp.asarray(column.known.pop(number))  # ([channels,] z, y, x), without the margins that have no weight
     own = column.patches[number].shape[0] - 2 * engine.card.z_context, *column.patches[number].shape[1:]
-    margins = [(n * factor - m) // 2 for n, factor, m in zip(own, engine.card.scale, kept.shape, strict=True)]
-    return engine.xp.pad(kept, [(margin, margin) for margin in margins])  # (z, y, x), as of the other patches
+    margins = [(n * factor - m) // 2 for n, factor, m in zip(own, engine.card.scale, kept.shape[-3:], strict=True)]
+    whole = [(0, 0)] * (kept.ndim - 3) + [(margin, margin) for margin in margins]
+    return engine.xp.pad(kept, whole)  # ([channels,] z, y, x), as of the other patches
 
 
-def enlarge(engine: Engine, patch: NDArray[np.float32]) -> Array:
-    """Return the patch's own sections with every voxel repeated by the network's scale."""
+def spared_output(engine: Engine, patch: NDArray[np.float32]) -> Array:
+    """Return what a patch counts as that the network is not asked for, float32 ([channels,] z, y, x).
+
+    It is the patch's own sections with every voxel repeated by the network's scale; of several channels the first is, and the
+    others are 0. Where the operation makes no image of the kind of its input, all are 0.
+    """
+    centre = _enlarge(engine, patch) if engine.card.spares else engine.xp.zeros_like(_enlarge(engine, patch))  # (z, y, x)
+    if not engine.card.channels:
+        return centre
+    made = engine.xp.zeros((len(engine.card.channels), *centre.shape), np.float32)  # (channels, z, y, x)
+    made[0] = centre
+    return made
+
+
+def _enlarge(engine: Engine, patch: NDArray[np.float32]) -> Array:
     context = engine.card.z_context
     centre = engine.xp.asarray(patch[context : len(patch) - context])  # (z, y, x)
     for axis, factor in enumerate(engine.card.scale):

@@ -21,7 +21,7 @@ def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: A
     spec : OutputSpec
         What decides the bytes.
     channel : int
-        Channel whose statistics apply.
+        Channel of the output.
     column : Column
         The column that the values come from.
     box : Box

@@ -29,7 +29,7 @@ class RegionStats:
     Attributes
     ----------
     checksums : tuple of int
-        CRC-32 of the voxels of each fused level.
+        CRC-32 of the voxels of each fused level; of several channels, one after the other.
     patches, recomputed, skipped : int
         Lattice patches that the region needed and did not find kept; how many of them an earlier region needs too; how many
         the network was not asked for.
@@ -38,7 +38,8 @@ class RegionStats:
     stages : dict of str to float
         Seconds in which each stage had something to do; they run beside each other.
     consistency : float, optional
-        How far the output departs from the input, see :class:`Consistency`; None where no voxel is valid.
+        How far the output departs from the input, see :class:`Consistency`; None where no voxel is valid, and where the
+        output is no image of the kind of its input.
     """
 
     checksums: tuple[int, ...]
@@ -74,7 +75,7 @@ def enhance_region(
     source : Source
         The input, and the mask if there is one.
     targets : sequence of tensorstore.TensorStore
-        The fused levels of the output, finest first.
+        The fused levels of the output, finest first; of several channels that are made of the region's, one after the other.
     kept : RegionPatchCache, optional
         What earlier regions kept, and where to keep patches for later ones; without it every patch is computed.
 
@@ -93,7 +94,7 @@ def enhance_region(
     columns = stages.run("read", _counted(columns if kept is None else kept.find(columns), counts))
     outputs = stages.run("network", predictor.predict(columns))  # n patches (z*fz, y*fy, x*fx), float32
     outputs = outputs if kept is None else kept.keeping(outputs)
-    seen = stages.part("consistency", "blend", consistency.add)
+    seen = stages.part("consistency", "blend", consistency.add) if spec.spares else None
     slabs = stages.run("blend", blend(spec, region, outputs, engine.xp, seen))  # (region z, region y, shard x), output dtype
     # Of each slab (z, y, x), (z/fz, y/fy, x/fx), ... : its voxels on every fused level.
     levels = stages.run("pyramid", downsample_slabs(spec, slabs), threaded=False)

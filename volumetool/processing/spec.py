@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from volumetool.errors import FingerprintError
 from volumetool.geometry import Box, Lattice, LevelGrid, PatchSharing, Region, RegionGrid, Triple
+from volumetool.models.card import OutputChannel
 from volumetool.processing.statistics import Statistics
 from volumetool.storage.create import VolumeLayout
 from volumetool.storage.downsample import Reduction
@@ -79,13 +80,17 @@ class OutputSpec(BaseModel):
     box : Box
         Voxels of the full output that this output holds.
     channels : int, optional
-        Channels of the output.
+        Channels of the output; None for no c axis.
     levels : tuple of LevelGrid
         Layout of the output.
     format : str
         Format of the output; not part of `plain` where it is the default.
     restores : bool
         The operation's values go back to grey values of the input; not part of `plain` where they do.
+    outputs : tuple of OutputChannel
+        What is made of each channel of the input, in the order of the c axis; empty, and then not part of `plain`, for one.
+    spares : bool
+        What `OperationCard.spares` says; not part of `plain` where it is true.
     numerics_version : int
         The rules by which bytes are made.
     """
@@ -112,6 +117,8 @@ class OutputSpec(BaseModel):
     levels: tuple[LevelGrid, ...]
     format: WrittenName = DEFAULT
     restores: bool = True
+    outputs: tuple[OutputChannel, ...] = ()
+    spares: bool = True
     numerics_version: int = NUMERICS_VERSION
 
     @property
@@ -122,7 +129,9 @@ class OutputSpec(BaseModel):
     def plain(self) -> dict[str, Any]:
         """Return the specification as JSON values, with the digest of the statistics in place of their table."""
         unsaid = {"statistics"} | {
-            name for name, usual in (("format", DEFAULT), ("restores", True)) if getattr(self, name) == usual
+            name
+            for name, usual in (("format", DEFAULT), ("restores", True), ("outputs", ()), ("spares", True))
+            if getattr(self, name) == usual
         }
         values: dict[str, Any] = json.loads(self.model_dump_json(exclude=unsaid))  # NaN as text
         return values | {"statistics": self.statistics.digest}
@@ -130,7 +139,8 @@ class OutputSpec(BaseModel):
     @property
     def layout(self) -> VolumeLayout:
         """Layout of the output volume."""
-        return VolumeLayout(self.dtype, self.levels, self.channels, fill_value=self.fill, format=self.format)
+        kept = {"omero": self._display()} if self.outputs else {}
+        return VolumeLayout(self.dtype, self.levels, self.channels, fill_value=self.fill, format=self.format, kept=kept)
 
     @property
     def itemsize(self) -> int:
@@ -159,7 +169,16 @@ class OutputSpec(BaseModel):
 
     def grid(self, span: Triple) -> RegionGrid:
         """Return the regions of `span` shards each."""
-        return RegionGrid(self.box.shape, self.levels[0].shard, span, self.channels or 1)
+        return RegionGrid(self.box.shape, self.levels[0].shard, span, (self.channels or 1) // self.per_input)
+
+    @property
+    def per_input(self) -> int:
+        """Channels of the output that are made of each channel of the input."""
+        return len(self.outputs) or 1
+
+    def output_channels(self, channel: int) -> range:
+        """Return the channels of the output that are made of a channel of the input: they follow each other."""
+        return range(channel * self.per_input, (channel + 1) * self.per_input)
 
     def sharing(self, span: Triple) -> PatchSharing:
         """Return which regions of `span` shards each need which patches."""
@@ -187,17 +206,44 @@ class OutputSpec(BaseModel):
     def output_scale(self, channel: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what turns network values into intensities: a voxel is ``network * span + zero``.
 
+        Parameters
+        ----------
+        channel : int
+            Channel of the output.
+
         Returns
         -------
         zero, span : numpy.ndarray of float32, shape (sections,)
             Per section of the input; of all sections the same if the job flattens.
         """
-        low, high = self.statistics.low[channel], self.statistics.high[channel]
-        if not self.restores:
+        source, number = divmod(channel, self.per_input)
+        low, high = self.statistics.low[source], self.statistics.high[source]
+        values = self.outputs[number].values if self.outputs else "grey"
+        if not self.restores or values == "plain":
             return np.zeros_like(low, np.float32), np.ones_like(high, np.float32)
         if self.equalise_sections:
             low, high = np.full_like(low, np.median(low)), np.full_like(high, np.median(high))
+        if values == "difference":  # the polarity turns no sign of a size
+            return np.zeros_like(low, np.float32), (high - low).astype(np.float32)
         return self._scale(low, high)
+
+    def window(self, channel: int) -> tuple[float, float]:
+        """Return black and white of a channel of the output: what 0 and 1 become, or all that an integer type holds."""
+        zero, span = (float(np.median(part)) for part in self.output_scale(channel))
+        low, high = sorted((zero, zero + span))
+        if np.dtype(self.dtype).kind not in "iu":
+            return low, high
+        holds = np.iinfo(self.dtype)
+        return (holds.min, holds.max) if (low, high) == (0, 1) else (max(low, holds.min), min(high, holds.max))
+
+    def _display(self) -> dict[str, Any]:
+        """Return the display settings of the channels as OME-Zarr has them: the name of each, and a window of its own."""
+        channels = []
+        for number in range(self.channels or 1):
+            low, high = self.window(number)
+            window, label = {"min": low, "max": high, "start": low, "end": high}, self.outputs[number % self.per_input].name
+            channels.append({"label": label, "color": "FFFFFF", "active": number == 0, "window": window})
+        return {"channels": channels}
 
     def _scale(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         zero, span = (high, low - high) if self.invert else (low, high - low)

@@ -9,29 +9,29 @@ from typing import Any
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.geometry import Box, slab_boxes
+from volumetool.geometry import slab_boxes
 from volumetool.processing.blend import Slab
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.voxels import VerifiedWrite, as_bytes
 
 
-def downsample_slabs(spec: OutputSpec, slabs: Iterable[Slab]) -> Iterator[tuple[Box, list[NDArray[Any]]]]:
+def downsample_slabs(spec: OutputSpec, slabs: Iterable[Slab]) -> Iterator[tuple[Slab, list[NDArray[Any]]]]:
     """Downsample slabs to every fused level.
 
     Yields
     ------
-    Box
-        Of the slab, in voxels of level 0.
+    Slab
+        The slab.
     list of numpy.ndarray
         Its voxels on each fused level, finest first, in the output's dtype.
     """
     for slab in slabs:
         levels = list(spec.reduction.chain(slab.voxels, spec.fused))  # (z, y, x), (z/fz, y/fy, x/fx), ...
-        yield slab.box, levels
+        yield slab, levels
 
 
 def write_slabs(
-    spec: OutputSpec, slabs: Iterable[tuple[Box, list[NDArray[Any]]]], targets: Sequence[ts.TensorStore]
+    spec: OutputSpec, slabs: Iterable[tuple[Slab, list[NDArray[Any]]]], targets: Sequence[ts.TensorStore]
 ) -> list[int]:
     """Write the slabs of a region on every fused level and read each back.
 
@@ -39,15 +39,15 @@ def write_slabs(
     ----------
     spec : OutputSpec
         What decides the bytes.
-    slabs : iterable of (Box, list of numpy.ndarray)
+    slabs : iterable of (Slab, list of numpy.ndarray)
         From :func:`downsample_slabs`, in the order of the sweep.
     targets : sequence of tensorstore.TensorStore
-        The fused levels of the output, finest first; z, y, x of the region's channel.
+        The fused levels of the output, finest first; z, y, x of a channel. Of several channels, one after the other.
 
     Returns
     -------
     list of int
-        For each fused level the CRC-32 of its voxels: slab after slab, each in C order.
+        For each target the CRC-32 of its voxels: slab after slab, each in C order.
 
     Raises
     ------
@@ -57,28 +57,32 @@ def write_slabs(
         ``data.read-back`` where the stored bytes are not those that were written.
     """
     checksums = [0] * len(targets)
-    behind: list[VerifiedWrite] = []
-    for box, levels in slabs:
+    behind: dict[int, VerifiedWrite] = {}
+    for slab, levels in slabs:
         # The slab before is read back while this one is on its way.
-        current = _begin(spec, box, levels, targets)
+        current = _begin(spec, slab, levels, targets)
         _finish(behind, checksums)
         behind = current
     _finish(behind, checksums)
     return checksums
 
 
-def _begin(spec: OutputSpec, box: Box, levels: list[NDArray[Any]], targets: Sequence[ts.TensorStore]) -> list[VerifiedWrite]:
-    boxes = slab_boxes(box, spec.fused)  # the slab's box on each level: divided by the level's factor
-    return [
-        VerifiedWrite(target, box, voxels, f"level {number} of the output:")
-        for number, (target, box, voxels) in enumerate(zip(targets, boxes, levels, strict=True))
-    ]
+def _begin(
+    spec: OutputSpec, slab: Slab, levels: list[NDArray[Any]], targets: Sequence[ts.TensorStore]
+) -> dict[int, VerifiedWrite]:
+    """Begin to write a slab on each level; return the writes by the numbers of their targets."""
+    boxes = slab_boxes(slab.box, spec.fused)  # the slab's box on each level: divided by the level's factor
+    first = slab.number * len(boxes)
+    return {
+        first + level: VerifiedWrite(targets[first + level], box, voxels, f"level {level} of the output:")
+        for level, (box, voxels) in enumerate(zip(boxes, levels, strict=True))
+    }
 
 
-def _finish(writes: list[VerifiedWrite], checksums: list[int]) -> None:
-    for level, write in enumerate(writes):
+def _finish(writes: dict[int, VerifiedWrite], checksums: list[int]) -> None:
+    for number, write in writes.items():
         write.finish()
-        checksums[level] = extend_checksum(checksums[level], write.voxels)
+        checksums[number] = extend_checksum(checksums[number], write.voxels)
 
 
 def extend_checksum(checksum: int, voxels: NDArray[Any]) -> int:

@@ -85,6 +85,11 @@ class OperationSuite:
         ----------
         values : numpy.ndarray of float32, shape (z, y, x)
             The volume, as the operation's card says that it is scaled.
+
+        Returns
+        -------
+        numpy.ndarray, shape (z, y, x)
+            Or (channels, z, y, x) where the card names channels.
         """
         raise NotImplementedError
 
@@ -142,15 +147,19 @@ class OperationSuite:
             The input.
         decided : Plan
             The job's plan.
-        made : numpy.ndarray, shape (z, y, x)
+        made : numpy.ndarray, shape ([channels,] z, y, x)
             Finest level of its output.
         """
         spec, card = decided.spec, open_operation(self.operation).card
         zero, span = (part[:, None, None] for part in spec.input_scale(0))  # (z, 1, 1)
         values = voxels.astype(np.float32)
         scaled = values if card.normalisation.kind == "none" else (values - zero) / span
-        again, wide = (part[:, None, None] for part in spec.output_scale(0))  # (z, 1, 1)
-        expected = self.whole(scaled).astype(np.float32) * wide + again
+        expected = self.whole(scaled).astype(np.float32)  # ([channels,] z, y, x)
+        sections = np.arange(made.shape[-3]) // spec.lattice.z.scale
+        for channel, values in enumerate(expected if spec.outputs else [expected]):
+            again, wide = (part[sections, None, None] for part in spec.output_scale(channel))  # (z, 1, 1)
+            values *= wide
+            values += again
         if np.dtype(spec.dtype).kind != "f":
             limits = np.iinfo(spec.dtype)
             expected = np.clip(np.rint(expected), limits.min, limits.max)
@@ -201,8 +210,8 @@ class OperationSuite:
         """Those within the operation's reach, as far as it does not look at statistics."""
         assert self.perform(source, tmp_path / "out.zarr", nodata=NODATA, fill=7).complete
         made, missing = _levels(tmp_path / "out.zarr")[0], self.voxels(self.shape) == NODATA
-        scale = tuple(a // b for a, b in zip(made.shape, missing.shape, strict=True))
-        assert (made[np.kron(missing, np.ones(scale, bool))] == 7).all()
+        scale = tuple(a // b for a, b in zip(made.shape[-3:], missing.shape, strict=True))
+        assert (made[..., np.kron(missing, np.ones(scale, bool))] == 7).all()
         card = open_operation(self.operation).card
         if card.normalisation.kind == "none":
             reach = tuple(

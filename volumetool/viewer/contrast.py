@@ -49,14 +49,14 @@ def fitted_window(plan: Plan) -> Window | None:
     return float(np.median(statistics.low)), float(np.median(statistics.high))
 
 
-def sampled_window(volume: Volume | Precomputed) -> Window:
-    """Return percentiles of a sample of a coarse level.
+def sampled_window(volume: Volume | Precomputed, channel: int = 0) -> Window:
+    """Return percentiles of a sample of a coarse level of a channel.
 
     Zeros are left out: they are margins, and regions that are still to come. A blank volume is shown in the range of its dtype.
     """
     shapes = [level.shape for level in volume.levels]
     chosen = max((number for number, shape in enumerate(shapes) if np.prod(shape) >= _ENOUGH), default=0)
-    array = volume.open(chosen)
+    array = volume.open(chosen, channel) if isinstance(volume, Volume) else volume.open(chosen)
     samples = [each for place in _PLACES if (each := _read(array, place)) is not None]
     values = np.concatenate(samples) if samples else np.empty(0)
     values = values[values != 0]

@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from volumetool.errors import InputError
 from volumetool.geometry import Size, Triple
 from volumetool.jobs.plan import Plan
+from volumetool.models import OutputChannel
 from volumetool.storage.formats.base import read_json
 from volumetool.storage.formats.precomputed import Precomputed, find_precomputed
 from volumetool.storage.io.kvstore import canonical_url, is_local, join_url
@@ -22,6 +25,7 @@ from volumetool.viewer.ngff_compat import is_computed, is_placed, read_from_afar
 Kind = Literal["image", "segmentation"]
 _CLIENT_FORMATS = {"zarr": "zarr2:", "zarr3": "zarr3:", "n5": "n5:", "neuroglancer_precomputed": "neuroglancer-precomputed:"}
 _CLIENT_FORMATS["virtual_chunked"] = "zarr3:"  # what `ComputedKeys` gives
+_OUTPUTS = TypeAdapter(tuple[OutputChannel, ...])
 _PER_METRE = 1e9
 """Nanometres: dividing by it keeps round numbers round."""
 
@@ -44,6 +48,8 @@ class Layer:
         Folder of the job that wrote the volume, or is writing it.
     read_as : tuple of float, optional
         Voxel size, in m, that the client reads from the metadata of an OME-Zarr image at a URL, where it is another one.
+    channel : int, optional
+        Index on the c axis of the one channel that is shown; by default the first, and the user may turn to others.
     """
 
     name: str
@@ -52,6 +58,7 @@ class Layer:
     window: Window | None = None
     job: Plan | None = None
     read_as: Size | None = None
+    channel: int | None = None
 
     @property
     def shape(self) -> Triple:
@@ -184,6 +191,17 @@ def _unique(name: str, layers: Sequence[Layer]) -> str:
     return next(each for each in (name, *(f"{name} ({n})" for n in range(2, len(taken) + 3))) if each not in taken)
 
 
+def channel_names(volume: Volume) -> list[str]:
+    """Return the names of the channels of a job's output; none where its operation made no several ones."""
+    made_by = volume.attributes.get("spec")
+    try:
+        outputs = _OUTPUTS.validate_python(made_by.get("outputs", ()) if isinstance(made_by, dict) else ())
+    except ValidationError:  # others may have written it
+        return []
+    names, inputs = [output.name for output in outputs], (volume.channels or 1) // (len(outputs) or 1)
+    return names if inputs == 1 else [f"{name} {number}" for number in range(inputs) for name in names]
+
+
 def _with_windows(layers: Sequence[Layer]) -> list[Layer]:
     """Give every layer its contrast; a job's input gets that of its output, so that the two can be compared."""
     jobs = [replace(layer, job=job_of(layer.volume.url)) for layer in layers]
@@ -194,6 +212,12 @@ def _with_windows(layers: Sequence[Layer]) -> list[Layer]:
         volume = layer.volume
         if isinstance(volume, Precomputed) and volume.kind == "segmentation":
             done.append(replace(layer, kind="segmentation"))
+            continue
+        if isinstance(volume, Volume) and (names := channel_names(volume)):
+            done += [
+                replace(layer, name=f"{layer.name}: {name}", channel=number, window=sampled_window(volume, number))
+                for number, name in enumerate(names)
+            ]
             continue
         shared = of_inputs.get(volume.identity) if isinstance(volume, Volume) else None
         done.append(replace(layer, window=fitted[layer.name] or shared or sampled_window(volume)))

@@ -97,6 +97,8 @@ def _layer(layer: Layer, source: dict[str, Any]) -> dict[str, Any]:
     if layer.window is not None:
         low, high = layer.window
         state |= {"shader": _SHADER, "shaderControls": {"normalized": {"range": [low, high]}}, "opacity": 1.0}
+    if layer.channel is not None:
+        state |= {"localDimensions": {"c'": [1, ""]}, "localPosition": [layer.channel]}
     return state
 
 

@@ -21,7 +21,7 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.input_digest import RegionInput
 from volumetool.jobs.records.ledger import Record
 from volumetool.jobs.records.plan_file import plan_digest, read_plan
-from volumetool.jobs.records.shard_digests import region_shards
+from volumetool.jobs.records.shard_digests import open_owned, region_shards
 from volumetool.logs import join_log
 from volumetool.processing.device.device_errors import kind_of
 from volumetool.processing.device.malloc import keep_freed_memory
@@ -32,7 +32,7 @@ from volumetool.processing.predictor import BatchPredictor, Predictor
 from volumetool.processing.region import RegionStats, enhance_region
 from volumetool.processing.spec import check_version
 from volumetool.redaction import printable, redact
-from volumetool.storage.create import open_for_writing, open_in_memory
+from volumetool.storage.create import open_in_memory
 from volumetool.storage.io.kvstore import join_url, open_unsynced
 from volumetool.storage.io.roles import name_roles
 from volumetool.storage.io.shards import delete_torn_shards
@@ -142,9 +142,10 @@ class Worker:
 
     def _enhance(self, turn: RegionTask, predictor: Predictor) -> Record:
         region = self.plan.grid.region(turn.region)
-        targets = self._targets(region.channel)
-        for level, box in enumerate(slab_boxes(region.box, self.plan.spec.fused)):
-            delete_torn_shards(targets[level], self.plan.spec.layout, level, box, region.channel)
+        targets, boxes = self._targets(region.channel), slab_boxes(region.box, self.plan.spec.fused)
+        owned = [(channel, *each) for channel in self.plan.spec.output_channels(region.channel) for each in enumerate(boxes)]
+        for target, (channel, level, box) in zip(targets, owned, strict=True):
+            delete_torn_shards(target, self.plan.spec.layout, level, box, channel)
 
         def make(source: Source) -> RegionStats:
             kept = None if self.plan.keep == "none" else RegionPatchCache(self._shelf, turn)
@@ -170,7 +171,7 @@ class Worker:
         )
 
     def again(self, index: int) -> list[ts.TensorStore]:
-        """Enhance a region in memory, from its input alone; return its fused levels.
+        """Enhance a region in memory, from its input alone; return its fused levels, channel by channel.
 
         Raises
         ------
@@ -178,8 +179,8 @@ class Worker:
             As :func:`volumetool.processing.region.enhance_region` and :meth:`RegionInput.read_in_one_state`.
         """
         region = self.plan.grid.region(index)
-        levels = range(len(self.plan.spec.fused))
-        targets = [open_in_memory(self.plan.spec.layout, level, region.channel) for level in levels]
+        levels, channels = range(len(self.plan.spec.fused)), self.plan.spec.output_channels(region.channel)
+        targets = [open_in_memory(self.plan.spec.layout, level, channel) for channel in channels for level in levels]
         make = functools.partial(enhance_region, self.plan.spec, region, BatchPredictor(self.engine), targets=targets)
         self._input.read_in_one_state(self.plan.spec, region, make)
         return targets
@@ -187,12 +188,11 @@ class Worker:
     @functools.cached_property
     def _shelf(self) -> PatchStore:
         store = open_unsynced(join_url(self.plan.job_dir.url, PATCHES))
-        return PatchStore(store, self.probe, self.plan.fingerprint, self.plan.sharing)
+        return PatchStore(store, self.probe, self.plan.fingerprint, self.plan.sharing, len(self.plan.spec.outputs) or None)
 
     @functools.cached_property
     def _targets(self) -> Callable[[int], Sequence[ts.TensorStore]]:
-        output, layout, levels = self.plan.output, self.plan.spec.layout, range(len(self.plan.spec.fused))
-        return functools.cache(lambda channel: [open_for_writing(output, layout, level, channel) for level in levels])
+        return functools.cache(lambda channel: open_owned(self.plan, channel))
 
 
 def lost(worker: str, error: Exception) -> DeviceError:

@@ -80,7 +80,7 @@ def take_sample(spec: OutputSpec, engine: Engine, voxels: ts.TensorStore) -> Sam
 
     try:
         predicted = BatchPredictor(engine).predict(counted())
-        slabs = [slab.voxels for slab in blend(spec, region, predicted, engine.xp, consistency.add)]
+        slabs = [slab.voxels for slab in blend(spec, region, predicted, engine.xp, consistency.add if spec.spares else None)]
         compression = _compression(slabs[0], spec.layout)
     except (DataError, NumericsError) as error:  # the region with this chunk will fail and say why
         compression = asked = 0

@@ -70,7 +70,7 @@ class Inputs:
     @property
     def dtype(self) -> str:
         """Data type of the output."""
-        return self.job.dtype or (self.volume.dtype.name if self.operation.card.restores else "float32")
+        return self.job.dtype or (self.volume.dtype.name if self.operation.card.keeps_dtype else "float32")
 
     @property
     def channels(self) -> int:

@@ -72,7 +72,7 @@ class MemoryModel:
         stacks = len(lattice.z.touching(0, min(size[0], lattice.z.size * lattice.z.scale)))
         group = stacks if lattice.z.overlap else min(stacks, max(1, self.batch // rows))
         patch = lattice.patch[0] * lattice.patch[1] * lattice.patch[2]
-        patch_out = patch * lattice.scale[0] * lattice.scale[1] * lattice.scale[2]
+        patch_out = patch * math.prod(lattice.scale) * spec.per_input
         group_depth = size[0] if lattice.z.overlap else group * lattice.z.stride * lattice.z.scale
         context = 2 * lattice.context
         # One column is read ahead, whole, while it is cut out of the window that was read: three copies at worst, and a mask.
@@ -85,14 +85,14 @@ class MemoryModel:
         inputs = (6 * group * rows + 2 * fed) * (patch + context * lattice.patch[1] * lattice.patch[2]) * 4
         outputs = (3 * group * rows + fed) * patch_out * 4
         slabs = 2 * group_depth * size[1] * lattice.x.patch * lattice.x.scale * 4
-        strips = size[0] * size[1] * lattice.x.ramp_length * 4
-        shard = size[0] * size[1] * spec.levels[0].shard[2] * spec.itemsize
+        strips = size[0] * size[1] * lattice.x.ramp_length * 4 * spec.per_input
+        shard = size[0] * size[1] * spec.levels[0].shard[2] * spec.itemsize * spec.per_input
         # A column touches several shards; finished ones wait, are written with their shadows, and are read back.
         touched = math.ceil(lattice.x.stride * lattice.x.scale / spec.levels[0].shard[2]) + 1
         stored = (min(touched + 3, span[2]) + 1.7) * shard
         free = min(self.SCATTERED * stored, KEPT_FREE)
         # Whole columns of kept patches, at worst, wait and are read; each patch on its way to the disk has a copy.
-        kept = 0 if keep == "none" else (2 * group * rows + 2 * (BEHIND + 1)) * kept_bytes(lattice)
+        kept = 0 if keep == "none" else (2 * group * rows + 2 * (BEHIND + 1)) * kept_bytes(lattice, spec.per_input)
         return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + free + kept) + self.network(lattice)
 
     def network(self, lattice: Lattice) -> int:
@@ -102,7 +102,7 @@ class MemoryModel:
     def least(self, patch: Triple) -> int:
         """Return the bytes that the smallest step needs: one patch in the network, and one chunk of the input."""
         patch_in = math.prod(patch) + 2 * self.operation.card.z_context * patch[1] * patch[2]
-        patch_out = math.prod(patch) * math.prod(self.operation.card.scale)
+        patch_out = math.prod(patch) * math.prod(self.operation.card.scale) * (len(self.operation.card.channels) or 1)
         return self.BASE + self.chunk[1] + 4 * (patch_in + patch_out) + self.operation.working_bytes(patch, self.precision)
 
     def _unpacked(self, window: Triple) -> int:

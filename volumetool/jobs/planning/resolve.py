@@ -210,7 +210,7 @@ def _window(inputs: Inputs, statistics: Statistics) -> tuple[float, float]:
 def _spec(
     inputs: Inputs, numerics: Numerics, statistics: Statistics, lattice: Lattice, box: Box, levels: tuple[LevelGrid, ...]
 ) -> OutputSpec:
-    job = inputs.job
+    job, card, channels = inputs.job, inputs.operation.card, inputs.volume.channels
     return OutputSpec(
         input=inputs.volume.identity_of(job.level),
         level=job.level,
@@ -220,7 +220,7 @@ def _spec(
         padded_batch=numerics.batch if numerics.pad else None,
         statistics=statistics,
         seed=job.seed,
-        equalise_sections=job.equalise_sections or inputs.operation.card.equalises,
+        equalise_sections=job.equalise_sections or card.equalises,
         invert=job.invert,
         nodata=job.nodata,
         fill=job.output_fill or 0.0,
@@ -228,8 +228,10 @@ def _spec(
         missing=job.missing,
         dtype=inputs.dtype,
         box=box,
-        channels=inputs.volume.channels,
+        channels=(channels or 1) * len(card.channels) if card.channels else channels,
         levels=levels,
         format=output_format(job),
-        restores=inputs.operation.card.restores,
+        restores=card.restores,
+        outputs=card.channels,
+        spares=card.spares,
     )

@@ -64,9 +64,9 @@ class Record:
     state : {"done", "failed"}
         A failed region runs again with the next run, unless its error's code is `QUARANTINED`.
     checksums : tuple of int
-        CRC-32 of the voxels of each fused level, in the order of the sweep.
+        CRC-32 of the voxels of each fused level, in the order of the sweep; of several channels, one after the other.
     stored : tuple of tuple of str
-        For each fused level size and CRC-32 of the bytes of each of the region's shards, in C order.
+        For each of these size and CRC-32 of the bytes of each of the region's shards, in C order.
     read : dict
         What the region read: ``voxels``, their CRC-32; ``stored``, a digest of the state of the stored chunks; ``chunks``,
         their number; ``absent``, how many of the input's were not stored.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+import tensorstore as ts
 from pydantic import TypeAdapter
 
 from volumetool.geometry import Box, Region, slab_boxes
 from volumetool.jobs.job_dir import COARSE, UNBUILT
 from volumetool.jobs.plan import Plan
 from volumetool.sealed import decode, encode, encode_line
+from volumetool.storage.create import open_for_writing
 from volumetool.storage.io.kvstore import read_key, write_key
 from volumetool.storage.io.shards import shard_keys, stored_shards
 
@@ -107,14 +109,26 @@ def read_unbuilt(plan: Plan) -> Box | None:
         return whole
 
 
+def open_owned(plan: Plan, channel: int) -> list[ts.TensorStore]:
+    """Open what the regions of a channel of the input write: the fused levels of the output, channel by channel.
+
+    Raises
+    ------
+    VolumetoolError
+        As `open_for_writing`.
+    """
+    channels, levels = plan.spec.output_channels(channel), range(len(plan.spec.fused))
+    return [open_for_writing(plan.output, plan.spec.layout, level, out) for out in channels for level in levels]
+
+
 def region_keys(plan: Plan, region: Region) -> list[list[str]]:
-    """Return the keys of a region's shards on every fused level."""
-    fused = [level for level in plan.spec.levels if level.fused]
-    layout, boxes = plan.spec.layout, slab_boxes(region.box, fused)
-    return [list(shard_keys(layout, number, box, region.channel)) for number, box in enumerate(boxes)]
+    """Return the keys of a region's shards on every fused level, channel by channel."""
+    layout, boxes = plan.spec.layout, slab_boxes(region.box, plan.spec.fused)
+    channels = plan.spec.output_channels(region.channel)
+    return [list(shard_keys(layout, number, box, channel)) for channel in channels for number, box in enumerate(boxes)]
 
 
 def region_shards(plan: Plan, region: Region) -> tuple[tuple[str, ...], ...]:
     """Return size and CRC-32 of the shards of a region, for its record."""
-    keys = region_keys(plan, region)
-    return tuple(stored_shards(plan.level(level), own) for level, own in enumerate(keys))
+    levels, keys = len(plan.spec.fused), region_keys(plan, region)
+    return tuple(stored_shards(plan.level(number % levels), own) for number, own in enumerate(keys))

@@ -29,13 +29,13 @@ from volumetool.jobs.planning.resolve import resolve
 from volumetool.jobs.records.lease import own
 from volumetool.jobs.records.ledger import Ledger, Record
 from volumetool.jobs.records.plan_file import open_ledger, write_plan
-from volumetool.jobs.records.shard_digests import note_unbuilt, region_keys, region_shards
+from volumetool.jobs.records.shard_digests import note_unbuilt, open_owned, region_keys, region_shards
 from volumetool.jobs.verification.layout_check import lost_metadata, restore_metadata
 from volumetool.jobs.verification.verify import Extent, Report, recompute
 from volumetool.options import Kind, kinds
 from volumetool.processing.spec import check_version
 from volumetool.processing.writer import extend_checksum
-from volumetool.storage.create import open_for_writing, read_root
+from volumetool.storage.create import read_root
 from volumetool.storage.formats.base import Json
 from volumetool.storage.io.arrays import read_part
 from volumetool.storage.io.kvstore import canonical_url, delete_key, list_keys, read_key
@@ -210,7 +210,11 @@ def _cut(plan: Plan) -> Plan:
 def _stored_regions(plan: Plan) -> dict[int, list[str]]:
     """Return the regions whose shards of level 0 are all stored, with these."""
     stored = set(list_keys(plan.level(0)))
-    shards = {index: region_keys(plan, plan.grid.region(index))[0] for index in range(plan.grid.count)}
+    levels = len(plan.spec.fused)
+    shards = {
+        index: [key for keys in region_keys(plan, plan.grid.region(index))[::levels] for key in keys]
+        for index in range(plan.grid.count)
+    }
     return {index: keys for index, keys in shards.items() if stored.issuperset(keys)}
 
 
@@ -243,16 +247,18 @@ def _sample(worker: Worker, candidates: list[int], report: Report) -> set[int]:
 def _record(worker: Worker, region: Region) -> Record | None:
     """Return the record of a region as it is stored, None where a chunk is damaged or a level is not the mean of level 0."""
     plan, fused = worker.plan, worker.plan.spec.fused
-    checksums = [0] * len(fused)
     try:
-        stores = [open_for_writing(plan.output, plan.spec.layout, level, region.channel) for level in range(len(fused))]
+        stores = open_owned(plan, region.channel)
+        checksums = [0] * len(stores)
         for slab in slabs_of(region.box, plan.spec.levels[0].shard):
-            stored = [read_part(store, box.slices) for store, box in zip(stores, slab_boxes(slab, fused), strict=True)]
-            means = worker.plan.spec.reduction.chain(stored[0], fused)
-            for level, (voxels, mean) in enumerate(zip(stored, means, strict=True)):
-                if voxels.tobytes() != mean.tobytes():
-                    return None
-                checksums[level] = extend_checksum(checksums[level], voxels)
+            for first in range(0, len(stores), len(fused)):  # channel by channel
+                own = stores[first : first + len(fused)]
+                stored = [read_part(store, box.slices) for store, box in zip(own, slab_boxes(slab, fused), strict=True)]
+                means = worker.plan.spec.reduction.chain(stored[0], fused)
+                for number, (voxels, mean) in enumerate(zip(stored, means, strict=True), start=first):
+                    if voxels.tobytes() != mean.tobytes():
+                        return None
+                    checksums[number] = extend_checksum(checksums[number], voxels)
         shards = region_shards(plan, region)
     except (VolumetoolError, ValueError, OSError):
         return None

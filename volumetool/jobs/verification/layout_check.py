@@ -178,7 +178,8 @@ class Shards:
         self._noted = True
         region = self._plan.grid.region(record.region)
         sound = True
-        for level, (keys, noted) in enumerate(zip(region_keys(self._plan, region), record.stored, strict=True)):
+        for number, (keys, noted) in enumerate(zip(region_keys(self._plan, region), record.stored, strict=True)):
+            level = number % len(self._plan.spec.fused)
             for key, then in zip(keys, noted, strict=True):
                 where = Damage(DamageKind.SHARD, region=record.region, level=level, box=region.box)
                 sound = self._check(level, key, then, where, content=content) and sound

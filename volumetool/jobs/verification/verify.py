@@ -26,6 +26,7 @@ from volumetool.jobs.job_dir import roles_of
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.ledger import DONE, Record
 from volumetool.jobs.records.plan_file import open_ledger, stored_plan
+from volumetool.jobs.records.shard_digests import open_owned
 from volumetool.jobs.verification.layout_check import Damage, DamageKind, Shards, check_job, check_unexpected_files, says_status
 from volumetool.processing.spec import OutputSpec
 from volumetool.processing.writer import extend_checksum
@@ -273,20 +274,20 @@ def _verify_voxels(plan: Plan, record: Record, report: Report) -> None:
     region = plan.grid.region(record.region)
     where = Damage(DamageKind.VOXELS, region=record.region)
     fused = plan.spec.fused
-    stores = _open(plan, range(len(fused)), region.channel, report, where)
+    stores = _open_owned(plan, region.channel, report, where)
     if stores is None:
         return
-    checksums = [0] * len(fused)
+    checksums = [0] * len(stores)
     for slab in slabs_of(region.box, plan.spec.levels[0].shard):
-        for level, (box, store) in enumerate(zip(slab_boxes(slab, fused), stores, strict=True)):
-            voxels = _read(store, box, report, replace(where, level=level))
+        for number, (box, store) in enumerate(zip(slab_boxes(slab, fused) * plan.spec.per_input, stores, strict=True)):
+            voxels = _read(store, box, report, replace(where, level=number % len(fused)))
             if voxels is None:
                 return
-            checksums[level] = extend_checksum(checksums[level], voxels)
-    for level, (now, then) in enumerate(zip(checksums, record.checksums, strict=True)):
+            checksums[number] = extend_checksum(checksums[number], voxels)
+    for number, (now, then) in enumerate(zip(checksums, record.checksums, strict=True)):
         if now != then:
             what = "voxels are not those that were recorded"
-            report.damaged.append(replace(where, level=level, box=region.box, detail=what))
+            report.damaged.append(replace(where, level=number % len(fused), box=region.box, detail=what))
 
 
 def _verify_coarse(plan: Plan, shards: Shards, report: Report, count: Callable[[int], None]) -> None:
@@ -298,7 +299,7 @@ def _verify_coarse(plan: Plan, shards: Shards, report: Report, count: Callable[[
             if grid.fused:
                 continue
             where = Damage(DamageKind.VOXELS, level=level)
-            stores = _open(plan, (level - 1, level), channel, report, where) if shards.decodable else None
+            stores = _open_pair(plan, level, channel, report, where) if shards.decodable else None
             for place, box in enumerate(shard_boxes(grid)):
                 report.shards += 1
                 takes = report.extent.takes(number)
@@ -347,21 +348,29 @@ def recompute(worker: Worker, regions: Sequence[int], report: Report) -> None:
             # Its shards may be sound all the same: nothing is condemned.
             report.damaged.append(Damage(DamageKind.NOT_RECOMPUTED, f"cannot be computed again: {error.message}", region=index))
             continue
-        stores = _open(plan, range(len(again)), region.channel, report, where)
+        stores = _open_owned(plan, region.channel, report, where)
         if stores is None:
             continue
-        boxes = slab_boxes(region.box, worker.plan.spec.fused)
-        for level, (made, store, box) in enumerate(zip(again, stores, boxes, strict=True)):
-            voxels = _read(store, box, report, replace(where, level=level))
+        boxes = slab_boxes(region.box, plan.spec.fused)
+        for number, (made, store, box) in enumerate(zip(again, stores, boxes * plan.spec.per_input, strict=True)):
+            at = replace(where, level=number % len(boxes))
+            voxels = _read(store, box, report, at)
             if voxels is not None and np.asarray(made[box.slices]).tobytes() != voxels.tobytes():
-                report.damaged.append(replace(where, level=level, detail="computed again, it has other voxels"))
+                report.damaged.append(replace(at, detail="computed again, it has other voxels"))
 
 
-def _open(
-    plan: Plan, levels: range | tuple[int, ...], channel: int, report: Report, where: Damage
-) -> list[ts.TensorStore] | None:
+def _open_owned(plan: Plan, channel: int, report: Report, where: Damage) -> list[ts.TensorStore] | None:
     try:
-        return [open_for_writing(plan.output, plan.spec.layout, level, channel) for level in levels]
+        return open_owned(plan, channel)
+    except VolumetoolError as error:
+        report.damaged.append(replace(where, detail=error.message))
+        return None
+
+
+def _open_pair(plan: Plan, level: int, channel: int, report: Report, where: Damage) -> list[ts.TensorStore] | None:
+    """Open a level of a channel of the output, and the one before."""
+    try:
+        return [open_for_writing(plan.output, plan.spec.layout, number, channel) for number in (level - 1, level)]
     except VolumetoolError as error:
         report.damaged.append(replace(where, detail=error.message))
         return None

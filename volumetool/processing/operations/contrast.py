@@ -26,6 +26,7 @@ class Rescale(Filter):
     """Map a window of grey values to another one, and cut what lies outside."""
 
     kind: ClassVar[str] = "rescale"
+    spares: ClassVar[bool] = False
     window: Rising
     """Least and greatest value of the input."""
     to: Pair = (0.0, 255.0)
@@ -47,6 +48,7 @@ class Threshold(Filter):
     """Make a mask: 1 from a grey value on, 0 below it."""
 
     kind: ClassVar[str] = "threshold"
+    spares: ClassVar[bool] = False
     value: Finite
     """Least grey value inside the mask."""
 

@@ -10,20 +10,20 @@ import hashlib
 import inspect
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from volumetool.configuration import explain
 from volumetool.errors import ConfigError
 from volumetool.geometry import Triple
-from volumetool.models.card import Normalisation, OperationCard
+from volumetool.models.card import Normalisation, OperationCard, OutputChannel
 from volumetool.processing.device.arrays import Array, array_module
 from volumetool.processing.spec import Numerics
 
@@ -39,6 +39,24 @@ DATA_WINDOW = Normalisation(kind="percentiles")
 Read = TypeVar("Read", bound=BaseModel)
 
 
+def _parse_channels(value: object) -> object:
+    """Read ``NAME,NAME:VALUES,...`` or a sequence of such names; what is said of no values stays as it is."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        return value
+    parts = [name.partition(":") if isinstance(name, str) else name for name in names]
+    return [{"name": part[0], "values": part[2] or "plain"} if isinstance(part, tuple) else part for part in parts]
+
+
+Channels = Annotated[tuple[OutputChannel, ...], BeforeValidator(_parse_channels)]
+"""Channels of an output as an option has them."""
+
+
+def show_channels(channels: Sequence[OutputChannel]) -> str:
+    """Return channels as the option has them."""
+    return ",".join(f"{channel.name}:{channel.values}" for channel in channels)
+
+
 class Filter(BaseModel):
     """A filter with its options, which are the fields of the subclass. Its docstring's first line is what a list shows.
 
@@ -50,6 +68,8 @@ class Filter(BaseModel):
         What the values are scaled to; `GREY_VALUES` or `DATA_WINDOW`.
     equalises : bool
         Sections get the volume's median contrast back instead of each its own.
+    spares : bool
+        A patch of one value stays as it is, see `OperationCard`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -57,6 +77,7 @@ class Filter(BaseModel):
     kind: ClassVar[str]
     normalisation: ClassVar[Normalisation] = GREY_VALUES
     equalises: ClassVar[bool] = False
+    spares: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -121,9 +142,8 @@ class FilterOperation:
         self.spec = found.spec
         self.identity = hashlib.sha256(self.spec.encode()).hexdigest()
         self._filter = found
-        self.card = make_card(
-            found.kind, Reach(found.reach, grid=found.granularity), found.normalisation, equalises=found.equalises
-        )
+        card = make_card(found.kind, Reach(found.reach, grid=found.granularity), found.normalisation)
+        self.card = card.model_copy(update={"equalises": found.equalises, "spares": found.spares})
 
     def open(self, device: torch.device, _: Numerics) -> FilterFunction:
         """Make the filter ready; it computes in float32 whatever the numerics."""
@@ -175,7 +195,7 @@ class Reach:
     grid: Triple = (1, 1, 1)
 
 
-def make_card(name: str, reach: Reach, normalisation: Normalisation, *, equalises: bool = False) -> OperationCard:
+def make_card(name: str, reach: Reach, normalisation: Normalisation) -> OperationCard:
     """Return the card of an operation whose patches are cut, not blended: they share twice what it reaches.
 
     Parameters
@@ -186,8 +206,6 @@ def make_card(name: str, reach: Reach, normalisation: Normalisation, *, equalise
         What an output voxel depends on.
     normalisation : Normalisation
         What values are scaled to.
-    equalises : bool
-        Sections get the volume's median contrast back.
     """
     trim = _per_axis(lambda halo, grain: -(-halo // grain) * grain, reach.halo, reach.grid)
     patch = _per_axis(lambda cut, grain: max(-(-SIDE // grain) * grain, 4 * cut), trim, reach.grid)  # at most two may meet
@@ -202,7 +220,6 @@ def make_card(name: str, reach: Reach, normalisation: Normalisation, *, equalise
         granularity=reach.grid,
         receptive_field=reach.halo,
         normalisation=normalisation,
-        equalises=equalises,
     )
 
 

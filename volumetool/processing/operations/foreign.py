@@ -24,7 +24,7 @@ from volumetool.models.foreign.measure import RULES, Measured, Seam, measure, me
 from volumetool.models.foreign.program import ENDS, Forward, Program, open_program
 from volumetool.paths import absolute_path, replace_file
 from volumetool.processing.device.arrays import Array, as_array
-from volumetool.processing.operations.filter import read_options
+from volumetool.processing.operations.filter import Channels, read_options
 from volumetool.processing.spec import Numerics
 
 PATCH = {2: (1, 256, 256), 3: (64, 64, 64)}
@@ -70,6 +70,9 @@ class ForeignOptions(BaseModel):
     """How far it looks, in voxels along z, y, x, instead of what was measured."""
     channel: int = Field(0, ge=0)
     """Channel of its output that is kept."""
+    channels: Channels = ()
+    """Names for all channels of its output, which are then kept, stored as they are in float32; ``mean:grey`` says of one that
+    it goes back to grey values, ``error:difference`` that it is a difference of such."""
     accept_whole_tile: bool = False
     """Run a network whose output depends on the whole patch: patches may show."""
 
@@ -114,8 +117,15 @@ class ForeignOperation:
                 f"{path} gives {measured.channels} channels, so there is no channel {self._options.channel}",
                 hint="channels count from 0: --set channel=0",
             )
+        if self._options.channels and len(self._options.channels) != measured.channels:
+            raise ModelError(
+                "model.geometry",
+                f"{path} gives {measured.channels} channels, but {len(self._options.channels)} are named",
+                hint="name all of them, in order: --set channels=NAME,NAME; or keep one: --set channel=0",
+            )
         self.spec = ";".join([str(path), *filter(None, [text])])
-        card, options = _card(path, measured, self._options), self._options.model_dump(mode="json")
+        card = _card(path, measured, self._options)
+        options = self._options.model_dump(mode="json", exclude=None if self._options.channels else {"channels"})
         facts = {"file": self._program.sha256, "options": options, "card": card.model_dump(mode="json")}
         self.identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         seam = _recall(self.identity, Seam, lambda: measure_seam(self._program, card))
@@ -123,7 +133,8 @@ class ForeignOperation:
 
     def open(self, device: torch.device, _: Numerics) -> ForeignFunction:
         """Return the network on a device; it computes in float32 whatever the numerics."""
-        return ForeignFunction(self._program.open(device), device, self.card.dims, self._options.channel)
+        kept = slice(None) if self.card.channels else self._options.channel
+        return ForeignFunction(self._program.open(device), device, self.card.dims, kept)
 
     def working_bytes(self, patch: Triple, _: str) -> int:
         """Return the bytes of the weights and of the features of one patch, as far as the first layer tells."""
@@ -141,22 +152,22 @@ class ForeignFunction:
         Where it computes.
     dims : {2, 3}
         Axes of its images.
-    channel : int
-        Channel of its output that is kept.
+    kept : int or slice
+        Channel of its output that is kept, or all of them.
     """
 
-    def __init__(self, forward: Forward, device: torch.device, dims: int, channel: int) -> None:
-        self._forward, self._device, self._dims, self._channel = forward, device, dims, channel
+    def __init__(self, forward: Forward, device: torch.device, dims: int, kept: int | slice) -> None:
+        self._forward, self._device, self._dims, self._kept = forward, device, dims, kept
 
     def __call__(self, patches: NDArray[np.float32]) -> Array:
-        """Return outputs, float32 (n, z, y, x). Each patch is a call of its own: a network may mix the images of a batch."""
+        """Return outputs, float32 (n, [c,] z, y, x). Each patch is a call of its own: a network may mix images of a batch."""
         outputs = []
         with torch.inference_mode():
             for patch in patches:
                 x = torch.from_numpy(patch).to(self._device)  # (depth, y, x): sections are channels in 2D
                 x = x[None, None] if self._dims == 3 else x[None]  # (1, c, [z,] y, x)
-                y = self._forward(x)[0, self._channel]  # ([z,] y, x)
-                outputs.append(y if self._dims == 3 else y[None])  # (z, y, x)
+                y = self._forward(x)[0, self._kept]  # ([c,] [z,] y, x)
+                outputs.append(y if self._dims == 3 else y.unsqueeze(-3))  # ([c,] z, y, x)
             return as_array(torch.stack(outputs).float().contiguous())
 
     def release(self) -> None:
@@ -210,6 +221,8 @@ def _card(path: Path, measured: Measured, options: ForeignOptions) -> OperationC
         receptive_field=field,
         normalisation=NORMALISATIONS[options.normalise],
         restores=options.restore,
+        channels=options.channels,
+        spares=options.restore and not options.channels,
         caution=PATCHES_MAY_SHOW if any(measured.whole) else "",
     )
 

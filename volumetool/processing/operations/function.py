@@ -27,7 +27,7 @@ from volumetool.models.foreign.program import digest_of
 from volumetool.models.foreign.trust import require_trust, trust
 from volumetool.paths import absolute_path, open_file
 from volumetool.processing.device.arrays import Array, array_module
-from volumetool.processing.operations.filter import GREY_VALUES, Reach, make_card, read_options
+from volumetool.processing.operations.filter import GREY_VALUES, Channels, Reach, make_card, read_options, show_channels
 from volumetool.processing.spec import Numerics
 
 FARTHEST = 256
@@ -52,10 +52,18 @@ class FunctionOptions(BaseModel):
     """Voxels on each side that an output voxel depends on, along z, y, x."""
     scale: Annotated[tuple[Times, Times, Times], BeforeValidator(parse_numbers)] = (1, 1, 1)
     """Output voxels per input voxel."""
+    channels: Channels = ()
+    """Names of the channels that it returns, such as ``mean,error``; it then returns (channels, z, y, x). They are stored as
+    they are, in float32 unless the job says another type; ``mean:grey`` says that a channel is grey values."""
 
     @classmethod
-    def read(cls, halo: object, scale: object) -> Self:
-        """Return the options of two values, whatever they are.
+    def read(cls, halo: object, scale: object, channels: object) -> Self:
+        """Return the options of three values, whatever they are.
+
+        Parameters
+        ----------
+        halo, scale, channels : object
+            What a user gave for these fields.
 
         Raises
         ------
@@ -63,21 +71,25 @@ class FunctionOptions(BaseModel):
             ``config.option``.
         """
         try:
-            return cls.model_validate({"halo": halo, "scale": scale})
+            return cls.model_validate({"halo": halo, "scale": scale, "channels": channels})
         except ValidationError as error:
             raise ConfigError(
-                "config.option", f"a function of your own: {explain(error, cls)}", hint="three numbers each, along z, y, x"
+                "config.option",
+                f"a function of your own: {explain(error, cls)}",
+                hint="halo and scale are three numbers each, along z, y, x; channels are names",
             ) from error
 
     @property
     def text(self) -> str:
         """The options as `read_options` reads them."""
-        return f"halo={_joined(self.halo)};scale={_joined(self.scale)}"
+        channels = f";channels={show_channels(self.channels)}" if self.channels else ""
+        return f"halo={_joined(self.halo)};scale={_joined(self.scale)}{channels}"
 
 
 Floats = NDArray[np.float32]
 BlockFunction = Callable[[Floats], Any]
-"""Gets a block of grey values, float32 (z, y, x), with its halo, and returns as many voxels, or `scale` times as many."""
+"""Gets a block of grey values, float32 (z, y, x), with its halo, and returns as many voxels, or `scale` times as many; where it
+has `channels`, (channels, z, y, x) of them."""
 
 _handed: dict[str, BlockFunction] = {}
 """Functions that were handed over in this process, by their identity."""
@@ -101,10 +113,11 @@ class FunctionOperation:
     """
 
     def __init__(self, function: BlockFunction, name: str, spec: str, identity: str, options: FunctionOptions) -> None:
-        self._function, self._name, self._scale = function, name, options.scale
+        self._function, self._name, self._scale, self._channels = function, name, options.scale, len(options.channels)
         self.spec = spec
         self.identity = hashlib.sha256(f"{identity};{options.text}".encode()).hexdigest()
-        self.card = make_card("function", Reach(options.halo, options.scale), GREY_VALUES)
+        card = make_card("function", Reach(options.halo, options.scale), GREY_VALUES)
+        self.card = card.model_copy(update={"channels": options.channels, "spares": False})
 
     def open(self, device: torch.device, _: Numerics) -> FunctionOperation:
         """Return the function itself: it runs on the CPU, in float32."""
@@ -113,17 +126,17 @@ class FunctionOperation:
 
     def working_bytes(self, patch: Triple, _: str) -> int:
         """Return the bytes of four copies of an output patch: nobody knows what the function takes."""
-        return 4 * 4 * math.prod(patch) * math.prod(self._scale)
+        return 4 * 4 * math.prod(patch) * math.prod(self._scale) * (self._channels or 1)
 
     def __call__(self, patches: Floats) -> Array:
-        """Return the function's blocks, float32 (n, z, y, x).
+        """Return the function's blocks, float32 (n, [channels,] z, y, x).
 
         Raises
         ------
         NumericsError
             ``numerics.function``: it raised an error, or returned another shape.
         """
-        return self._xp.asarray(np.stack([self._block(patch) for patch in patches]))  # (n, z*fz, y*fy, x*fx)
+        return self._xp.asarray(np.stack([self._block(patch) for patch in patches]))  # (n, [channels,] z*fz, y*fy, x*fx)
 
     def release(self) -> None:
         """Do nothing: no memory is held between calls."""
@@ -137,12 +150,13 @@ class FunctionOperation:
                 f"{self._name} raised {type(error).__name__}: {error}",
                 hint=f"it was given a float32 array of shape {patch.shape} (z, y, x); mend it, and run the same command again",
             ) from error
-        wanted = tuple(size * factor for size, factor in zip(patch.shape, self._scale, strict=True))
+        leading = (self._channels,) if self._channels else ()
+        wanted = (*leading, *(size * factor for size, factor in zip(patch.shape, self._scale, strict=True)))
         if made.shape != wanted:
             raise NumericsError(
                 "numerics.function",
                 f"{self._name} made a block of shape {made.shape} from one of {patch.shape} (z, y, x), wanted {wanted}",
-                hint="it must keep the block's shape, halo included, times its scale",
+                hint="it must keep the block's shape, halo included, times its scale; channels come first, where it has any",
             )
         return made
 
@@ -209,7 +223,7 @@ def hand_over(function: Any, options: FunctionOptions) -> str:
     function : callable or torch.nn.Module
         See `BlockFunction`. A network gets (1, 1, z, y, x), or (1, 1, y, x) where the halo is 0 along z.
     options : FunctionOptions
-        Its halo and scale.
+        Its halo, scale and channels.
 
     Raises
     ------
@@ -220,7 +234,7 @@ def hand_over(function: Any, options: FunctionOptions) -> str:
     for part in _told_apart(function):
         digest.update(hashlib.sha256(part).digest())
     if isinstance(function, torch.nn.Module):
-        function = _module_function(function.eval(), flat=not options.halo[0])
+        function = _module_function(function.eval(), flat=not options.halo[0], channels=bool(options.channels))
     _handed[digest.hexdigest()] = function
     return f"handed:{digest.hexdigest()};{options.text}"
 
@@ -279,12 +293,14 @@ def open_handed(spec: str) -> FunctionOperation:
     return FunctionOperation(_handed[digest], getattr(_handed[digest], "__name__", "the function"), spec, digest, options)
 
 
-def _module_function(module: torch.nn.Module, *, flat: bool) -> BlockFunction:
+def _module_function(module: torch.nn.Module, *, flat: bool, channels: bool) -> BlockFunction:
     def call(block: Floats) -> Floats:
         x = torch.from_numpy(block)[None] if flat else torch.from_numpy(block)[None, None]  # (1, 1, [z,] y, x)
         with torch.inference_mode():
-            y: torch.Tensor = module(x)  # (1, 1, [z,] y, x)
-        made: Floats = (y[0] if flat else y[0, 0]).numpy()  # (z, y, x)
+            y: torch.Tensor = module(x)[0]  # (c, [z,] y, x)
+        if flat:
+            y = y[:, None]  # (c, 1, y, x)
+        made: Floats = (y if channels or len(y) > 1 else y[0]).numpy()  # ([c,] z, y, x)
         return made
 
     call.__name__ = type(module).__name__

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
+from volumetool.errors import ModelError
 from volumetool.geometry import Triple
-from volumetool.models.card import ModelCard
+from volumetool.models.card import ModelCard, OutputChannel
 from volumetool.models.package import Model
 from volumetool.models.unet import UNet
 from volumetool.processing.device.arrays import Array, as_array
@@ -20,6 +24,25 @@ ACTIVATIONS = {2: 6, 3: 7}
 """Feature maps of the finest level that a 2D and a 3D network hold at once, in their precision; measured on the U-Net."""
 
 
+WITH_ERROR = (OutputChannel(name="image"), OutputChannel(name="expected-error", values="difference"))
+"""What a network makes that is asked for the expected error of its voxels, too."""
+
+
+class NetworkOptions(BaseModel):
+    """What may be asked of a network of ours."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    expected_error: bool = False
+    """A second channel: the absolute error that the network expects of each voxel, in grey values."""
+
+
+def split_name(spec: str) -> tuple[str, str]:
+    """Return the model and the options of a name ``MODEL;OPTION=VALUE;...``."""
+    model, options = re.fullmatch(r"(.*?)((?:;\w+=[^;]*)*)", spec, re.DOTALL).groups()  # type: ignore[union-attr]  # always
+    return model, options
+
+
 class NetworkOperation:
     """A model as an operation on patches.
 
@@ -27,17 +50,34 @@ class NetworkOperation:
     ----------
     model : Model
         Card and weights.
+    options : NetworkOptions
+        What is asked of it.
+
+    Raises
+    ------
+    ModelError
+        ``model.geometry``: the expected error is asked for, and the network has no such output.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, options: NetworkOptions = NetworkOptions()) -> None:  # noqa: B008  (frozen)
         self.model = model
         self.spec: str = model.spec
         self.card: ModelCard = model.card
         self.identity: str = model.weights_sha256
+        if options.expected_error:
+            if not model.card.architecture.expected_error:
+                raise ModelError(
+                    "model.geometry",
+                    f"expected_error is asked for, but {model.card.name} says no error that it expects",
+                    hint="leave the option out, or take a model whose `volumetool model show` says expected_error",
+                )
+            self.spec += ";expected_error=true"
+            self.card = model.card.model_copy(update={"channels": WITH_ERROR})
+            self.identity = hashlib.sha256(f"{self.identity};expected_error".encode()).hexdigest()
 
     def open(self, device: torch.device, numerics: Numerics) -> NetworkFunction:
         """Return the network as a function on a device."""
-        return NetworkFunction(self.model, device, numerics)
+        return NetworkFunction(self.model, device, numerics, with_error=bool(self.card.channels))
 
     def working_bytes(self, patch: Triple, precision: str) -> int:
         """Return the bytes of the activations for one patch."""
@@ -56,18 +96,20 @@ class NetworkFunction:
         Device to compute on.
     numerics : Numerics
         Precision of the network's body; calls of the whole batch are recorded on a GPU.
+    with_error : bool
+        Return the expected error as a second channel.
     """
 
-    def __init__(self, model: Model, device: torch.device, numerics: Numerics) -> None:
-        self._dims, self._device, self._numerics = model.card.dims, device, numerics
+    def __init__(self, model: Model, device: torch.device, numerics: Numerics, *, with_error: bool = False) -> None:
+        self._dims, self._device, self._numerics, self._with_error = model.card.dims, device, numerics, with_error
         layout = torch.channels_last if model.card.dims == 2 else torch.channels_last_3d
         self.network = model.network().to(device).to(memory_format=layout)  # type: ignore[call-overload]  # stubs lack it
         # A U-Net does nothing at a call but compute; what else a network does, a recording would leave out.
-        records = device.type == "cuda" and isinstance(self.network, UNet)
+        records = device.type == "cuda" and isinstance(self.network, UNet) and not with_error
         self.recorded = GraphReplay(self.network) if records else None
 
     def __call__(self, patches: NDArray[np.float32]) -> Array:
-        """Return the network's outputs, float32 (n, z, y, x); what is not finite was computed in float32, too."""
+        """Return outputs, float32 (n, [2,] z, y, x); what is not finite was computed in float32, too."""
         reduced = self._numerics.precision != "float32"
         # Threads start with gradients switched on, so the mode is entered here, in the thread that computes.
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=reduced):
@@ -89,7 +131,12 @@ class NetworkFunction:
         x = x.to(self._device, non_blocking=True)
         if self._dims == 3:
             x = x.unsqueeze(1)  # (n, 1, z, y, x)
-        y: torch.Tensor = (recorded or self.network)(x)  # (n, 1, [z*fz,] y*fy, x*fx)
+        if self._with_error:
+            assert isinstance(self.network, UNet)  # noqa: S101  (its card has the U-Net's configuration)
+            y, log_error = self.network.forward_with_error(x)
+            y = torch.cat([y, log_error.exp()], dim=1)  # (n, 2, [z*fz,] y*fy, x*fx)
+            return y if self._dims == 3 else y.unsqueeze(2)  # (n, 2, z*fz, y*fy, x*fx)
+        y = (recorded or self.network)(x)  # (n, 1, [z*fz,] y*fy, x*fx)
         return y.squeeze(1) if self._dims == 3 else y  # (n, z*fz, y*fy, x*fx)
 
     def _repeat_in_float32(self, patches: NDArray[np.float32], y: torch.Tensor) -> None:
