@@ -24,7 +24,7 @@ from volumetool.cli import (
     live,
     model,
     pyramid,
-    schema,
+    site,
     train,
     view,
 )
@@ -68,7 +68,8 @@ app.command("train")(logged(train.train))
 app.command("evaluate")(logged(evaluate.evaluate))
 app.command("validate")(logged(check.validate))
 app.command("bench")(logged(bench.bench))
-app.command("schema")(logged(schema.schema))
+app.command("doctor")(logged(site.doctor))
+app.command("schema")(logged(info.schema))
 app.add_typer(model.app, name="model")
 
 

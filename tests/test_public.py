@@ -39,6 +39,7 @@ COMMANDS_ALONE = {
     "view": "vt.view gives an object that stays open, which takes a Look and a Listen",
     "live": "vt.live does, too, and takes a Job",
     "publish": "it serves until it is ended; vt.convert writes the same bytes",
+    "doctor": "volumetool.sites.doctor.examine: it is about this machine, not about volumes",
     "bench": "it measures a machine, and keeps a history",
     "schema": "model_json_schema() of the class",
 }

@@ -22,6 +22,9 @@ GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 """File that names the control groups of this process."""
 
+_NO_LIMIT = 2**60
+"""Groups of version 1 that have no limit say a number above this one."""
+
 _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 """Units of memory in SLURM's variables; without a letter they are MiB."""
 
@@ -87,7 +90,7 @@ def _left_in_groups() -> Iterator[Left]:
 
 def _left(folder: Path, limits: tuple[str, ...], used: str, cached: str) -> Iterator[Left]:
     """Yield what is left of the limits of a group: cached files do not count, because they are let go of first."""
-    told = [(number, folder / name) for name in limits if (number := _number(folder / name))]
+    told = [(number, folder / name) for name in limits if 0 < (number := _number(folder / name) or 0) < _NO_LIMIT]
     if told:
         found = re.search(rf"^{cached} (\d+)$", _text(folder / "memory.stat"), re.MULTILINE)
         taken = (_number(folder / used) or 0) - (int(found[1]) if found else 0)

@@ -52,6 +52,7 @@ COMMANDS = {
     f"enhance raw.zarr other.zarr --model {FAKE} --dry-run": "plan",
     f"enhance raw.zarr out.zarr --model {FAKE}": "run",
     "apply --list": "operations",
+    "doctor out.zarr": "examination",
     "status out.zarr": "job",
     "verify out.zarr": "verification",
     "verify out.zarr --repair": "verification",

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.errors import ResourceError
+from volumetool.processing.device.gpus import pin_gpus, why_none_is_given
 
 if TYPE_CHECKING:
     import torch  # takes more than a second: functions import it, as commands that do not compute import this module, too
@@ -50,13 +51,14 @@ def why_no_gpu() -> str | None:
     """Return why torch can use no GPU of this machine, None where it can."""
     import torch
 
+    pin_gpus()  # before torch looks, which does so once
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         if torch.cuda.is_available():
             return None
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA"
-    reason = str(said[0].message) if said else _refusal()
+    reason = why_none_is_given() or (str(said[0].message) if said else _refusal())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return reason.partition("\n")[0] + ("" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})")
 
