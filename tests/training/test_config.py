@@ -53,7 +53,7 @@ def test_boxes_and_triples_are_read_as_on_the_command_line(tmp_path: Path) -> No
         ({"blind_spot": {}, "architecture": {"scale": [1, 1, 1], "expected_error": True}}, "no expected_error"),
         ({"degradation": {"noise": [2, 1]}}, "from the smaller to the larger"),
         ({"augmentation": {"contrast": [0, 1]}}, "above 0"),
-        ({"normalisation": {"kind": "none"}}, "needs percentiles"),
+        ({"normalisation": {"kind": "none"}}, "is percentiles for what is trained"),
         ({"blind_spot": {}, "architecture": {"scale": [1, 1, 1], "z_context": 1}}, "neighbouring sections"),
         ({"blind_spot": {}, "architecture": {"scale": [1, 1, 1]}, "degradation": {"noise": [1, 2]}}, "leave degradation out"),
         ({"sources": [{"path": "a.tif", "noisy": "b.tif"}], "augmentation": {"grain": [0, 1]}}, "leave augmentation out"),

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
 from volumetool.errors import ConfigError, NumericsError, ResourceError
@@ -72,7 +73,8 @@ def fit(config: TrainConfig, folder: Path, observer: Observer, on_picture: Calla
     Sampler(open_sources(config), config)  # what cannot be used is said here, not in a process of its own
     with scratch_folder("meeting") as meeting:
         strategy = OneMachine(meeting / "processes") if config.devices > 1 else "auto"
-        fabric = Fabric(accelerator=accelerator, devices=config.devices, strategy=strategy)
+        # Otherwise it takes a job of SLURM for one that srun started, and wants as many tasks as devices.
+        fabric = Fabric(accelerator=accelerator, devices=config.devices, strategy=strategy, plugins=LightningEnvironment())
         fabric.launch(partial(_fit, config=config, folder=folder, observer=observer, on_picture=on_picture))
 
 
