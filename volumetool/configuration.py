@@ -139,21 +139,7 @@ def read_options(path: Path) -> dict[str, Any]:
         ``config.file``: the file is missing or no YAML mapping.
     """
     path = absolute_path(path)
-    try:
-        content = _load(path)
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        ArithmeticError,
-        RecursionError,
-        yaml.YAMLError,
-    ) as error:
-        raise ConfigError(
-            "config.file", f"{path} cannot be read: {error}", hint="a configuration is YAML: one `option: value` a line"
-        ) from error
+    content = _read(path, "a configuration is YAML: one `option: value` a line")[1]
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise ConfigError(
             "config.file",
@@ -164,7 +150,36 @@ def read_options(path: Path) -> dict[str, Any]:
     return content
 
 
-def _load(path: Path) -> Any:
+def read_list(path: Path) -> tuple[list[int], list[Any]]:
+    """Read a YAML file that holds one list.
+
+    Returns
+    -------
+    list of int, list
+        For each entry the line on which it begins, from 1; the entries.
+
+    Raises
+    ------
+    ConfigError
+        ``config.file``: the file is missing or no YAML list.
+    """
+    how = "write one entry a line, each after `- `"
+    text, content = _read(path, how)
+    if not isinstance(content, list):
+        raise ConfigError("config.file", f"{path} holds {type(content).__name__}, not a list", hint=how)
+    nodes = yaml.compose(text, yaml.SafeLoader)
+    return [node.start_mark.line + 1 for node in nodes.value] if nodes is not None else [], content
+
+
+def _read(path: Path, how: str) -> tuple[bytes, Any]:
+    """Return the text of a YAML file and what it holds; `how` says what should stand there."""
+    try:
+        return _load(path)
+    except (OSError, yaml.YAMLError, *_MISREAD) as error:
+        raise ConfigError("config.file", f"{path} cannot be read: {error}", hint=how) from error
+
+
+def _load(path: Path) -> tuple[bytes, Any]:
     """Read YAML that is no larger, deeper or more tangled than a configuration.
 
     Aliases are refused: a few lines of them stand for a billion values.
@@ -182,7 +197,7 @@ def _load(path: Path) -> Any:
             raise ValueError(f"more than {_DEEPEST} levels inside each other")
     content = yaml.safe_load(text)
     _check_numbers(content)
-    return content
+    return text, content
 
 
 def _check_numbers(content: Any) -> None:

@@ -226,7 +226,7 @@ class _Bed:
         plan = self.plan
         operations = count_operations(self.operation, plan.spec.lattice.patch)
         return BenchResult(
-            model=plan.model,
+            model=plan.title,
             device=self.engine.device.type,
             precision=plan.numerics.precision,
             batch=plan.numerics.batch,

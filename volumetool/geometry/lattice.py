@@ -22,7 +22,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from volumetool.errors import ConfigError
-from volumetool.geometry.box import Triple
+from volumetool.geometry.box import Box, Triple
+from volumetool.geometry.mirror import mirror_index
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,20 @@ class AxisLattice:
         last = -(-(stop - self.weight_start(0)) // step) - 1
         return range(first, last + 1)
 
+    def needed(self, start: int, stop: int, context: int = 0) -> tuple[int, int]:
+        """Return the range of input voxels that the output voxels ``start .. stop`` are computed from.
+
+        Parameters
+        ----------
+        start, stop : int
+            Half-open range of output voxels within the axis.
+        context : int
+            Voxels read on each side of a patch beyond its own.
+        """
+        patches = self.touching(start, stop)
+        voxels = mirror_index(self.start(patches[0]) - context, self.start(patches[-1]) + self.patch + context, self.size)
+        return int(voxels.min()), int(voxels.max()) + 1
+
     def place(self, index: int, start: int, stop: int) -> Placement:
         """Return which part of a patch goes where in a core.
 
@@ -215,6 +230,12 @@ class Lattice:
     def output_shape(self) -> Triple:
         """Shape of the output volume in voxels."""
         return self.z.size * self.z.scale, self.y.size * self.y.scale, self.x.size * self.x.scale
+
+    def needed(self, box: Box) -> Box:
+        """Return the input voxels, those of the z context included, that a box of the output is computed from."""
+        lines = zip(self.axes, box.start, box.stop, (self.context, 0, 0), strict=True)
+        start, stop = zip(*(line.needed(low, high, context) for line, low, high, context in lines), strict=True)
+        return Box(start, stop)
 
     @property
     def count(self) -> int:

@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from volumetool.configuration import with_options
+from pydantic import ValidationError
+
+from volumetool.configuration import explain, with_options
 from volumetool.errors import ConfigError
 from volumetool.events import Observer, ignore
 from volumetool.geometry import Triple
@@ -16,7 +18,8 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.run import RunResult
 from volumetool.jobs.run import run as run_plan
 from volumetool.processing.device.malloc import keep_freed_memory
-from volumetool.processing.operation import operation_name
+from volumetool.processing.operation import entry_name, operation_name
+from volumetool.processing.operations.chain import ARROW, Entry, listed
 from volumetool.processing.operations.function import FunctionOptions, hand_over
 
 __all__ = ["apply", "enhance", "plan", "run"]
@@ -69,10 +72,12 @@ def apply(
 
     Parameters
     ----------
-    operation : str, callable or torch.nn.Module
+    operation : str, callable, torch.nn.Module or list
         A built-in operation with its options, such as ``"median:radius=0,1,1"``, or a model; or your own function, which gets
         float32 blocks (z, y, x) of grey values and returns blocks of the same shape, times `scale`; or a network, which gets
         (1, 1, z, y, x), or (1, 1, y, x) where the halo is 0 along z. A function runs in this process, with ``workers=1``.
+        A list of these is a chain: one job, without volumes between its operations. So is the path of a YAML file. An entry
+        with options is a mapping: ``{"median": {"radius": (0, 1, 1)}}``, ``{my_function: {"halo": (0, 1, 1)}}``.
     input, output
         As for :func:`enhance`.
     halo : tuple of int
@@ -94,19 +99,38 @@ def apply(
     --------
     >>> vt.apply("clahe:clip=3", "raw.zarr", "even.zarr")  # doctest: +SKIP
     >>> vt.apply(lambda block: 255 - block, "raw.zarr", "turned.zarr")  # doctest: +SKIP
+    >>> vt.apply(["destripe", "em-denoise", "em-x4"], "raw.zarr", "fine.zarr")  # doctest: +SKIP
     """
     asked = FunctionOptions.read(halo, scale, channels)
     if callable(operation):
         name, options = hand_over(operation, asked), {"workers": 1} | options
+    elif isinstance(operation, list | tuple) and asked == FunctionOptions():
+        entries = list(listed(operation))
+        name = ARROW.join(map(_entry_name, entries))
+        options = ({"workers": 1} if any(callable(entry.operation) for entry in entries) else {}) | options
     elif asked != FunctionOptions():
         raise ConfigError(
             "config.option",
             f"halo {halo}, scale {scale} and channels {channels}, but {operation!r} is no function",
-            hint="options of an operation stand in its name: FILE.py:FUNCTION;halo=0,1,1",
+            hint="options of an operation stand in its name, FILE.py:FUNCTION;halo=0,1,1, or in a chain beside it, "
+            "{function: {'halo': (0, 1, 1)}}",
         )
     else:
         name = operation_name(operation)
     return enhance(input, output, model=name, **options)
+
+
+def _entry_name(entry: Entry) -> str:
+    if not callable(entry.operation):
+        return entry_name(entry)
+    try:
+        return hand_over(entry.operation, FunctionOptions(**entry.options))
+    except ValidationError as error:
+        raise ConfigError(
+            "config.chain",
+            f"{entry.where}: {explain(error, FunctionOptions)}",
+            hint="a function takes halo and scale, three numbers each, along z, y, x",
+        ) from error
 
 
 def run(job: Job | Plan, observer: Observer = ignore) -> RunResult:

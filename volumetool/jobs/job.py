@@ -10,8 +10,9 @@ from pydantic import ConfigDict, Field
 
 from volumetool.configuration import Bytes, Lengths, Nanometres, Natural, Numbers, Options, Place, Positive, read_options
 from volumetool.errors import ConfigError
-from volumetool.geometry import AskedBox
+from volumetool.geometry import AskedBox, Box
 from volumetool.options import document, runtime, semantic
+from volumetool.processing.operations.chain import ARROW
 from volumetool.storage.io.kvstore import canonical_url
 from volumetool.storage.io.urls import check_foreign
 from volumetool.storage.writing.names import WrittenName
@@ -139,9 +140,36 @@ class Job(Options):
         if model != "auto":
             from volumetool.processing.operation import placed_operation  # torch takes its time
 
-            model = placed_operation(model)
+            model = ARROW.join(each if each == "auto" else placed_operation(each) for each in self.operations)
         placed = {name: canonical_url(place) for name, place in places.items() if place is not None}
         return self.model_copy(update={**placed, "model": model})
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """The operations, in order: one, or those of a chain."""
+        return tuple(self.model.split(ARROW))
+
+    @property
+    def earlier(self) -> Job | None:
+        """Of a chain, the job of the operations before the last, over the whole volume and stored nowhere; else None."""
+        if len(self.operations) == 1:
+            return None
+        last = ("output", "roi", "crop", "dtype", "fill", "chunk", "shard", "format")  # options of what is written
+        plain = {name: type(self).model_fields[name].default for name in last}
+        return self.model_copy(update={**plain, "model": ARROW.join(self.operations[:-1])})
+
+    def last(self, nodata: float | None, roi: Box | None) -> Job:
+        """Return the job of a chain's last operation.
+
+        Parameters
+        ----------
+        nodata : float, optional
+            What marks voxels without data in the output of the operations before.
+        roi : Box, optional
+            The part that is asked for, in voxels of that output.
+        """
+        own = {"level": 0, "voxel_size": None, "missing": "fill", "nodata": nodata, "roi": roi}
+        return self.model_copy(update={**own, "model": self.operations[-1]})
 
     @property
     def output_fill(self) -> float | None:

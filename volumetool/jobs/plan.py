@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from volumetool.geometry import Box, PatchSharing, RegionGrid, Size, Triple
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import JobDir
 from volumetool.options import Kind, kinds
+from volumetool.processing.operations.chain import ARROW
 from volumetool.processing.spec import Numerics, OutputSpec
 from volumetool.processing.survey import Evidence
 from volumetool.sealed import seal
@@ -152,6 +154,37 @@ class Estimates(BaseModel):
     compression: float
 
 
+class EarlierStep(BaseModel):
+    """An operation of a chain before the last, decided: its output is computed where the next one reads it.
+
+    Parameters
+    ----------
+    spec, fingerprint, numerics, probe, streams, model, model_spec, about, choice, gate, mask_factor
+        As in the plan of a job that would store that output; the grid of the mask is that of the step's input.
+    patches, recomputed : int
+        Patches that all regions asked for evaluate, and those of them that another region evaluates, too.
+    patch_seconds : float
+        Measured time of one patch.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec: OutputSpec
+    fingerprint: str
+    numerics: Numerics
+    probe: str
+    streams: int
+    model: str
+    model_spec: str
+    about: str = ""
+    choice: ModelChoice | None = None
+    gate: Familiarity | None = None
+    mask_factor: Triple
+    patches: int = 0
+    recomputed: int = 0
+    patch_seconds: float = 0.0
+
+
 class Plan(BaseModel):
     """A job, decided.
 
@@ -193,6 +226,8 @@ class Plan(BaseModel):
         Warnings for the user.
     extrapolated : bool
         The voxel size is outside the range that the model was trained on.
+    earlier : tuple of EarlierStep
+        Of a chain, the operations before the last: all that is said above of spec, numerics and model is the last one's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -219,6 +254,7 @@ class Plan(BaseModel):
     estimates: Estimates
     notes: tuple[str, ...] = ()
     extrapolated: bool = False
+    earlier: tuple[EarlierStep, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Plan {self.fingerprint[:12]}: model {self.model}, {self.grid.count} regions, {self.job!r}>"
@@ -240,11 +276,49 @@ class Plan(BaseModel):
         return join_url(self.job_dir.place, WRITTEN[self.spec.format].path.format(number))
 
     @property
+    def before(self) -> Plan | None:
+        """Of a chain, the plan of the job of its operations before the last; else None."""
+        job = self.job.earlier
+        if job is None or not self.earlier:
+            return None
+        *earlier, last = self.earlier
+        own = {name: getattr(last, name) for name in type(last).model_fields if name in type(self).model_fields}
+        return self.model_copy(update={**own, "job": job, "earlier": tuple(earlier)})
+
+    @property
+    def first(self) -> OutputSpec:
+        """The specification of the operation that reads the input: of a chain, its first."""
+        return self.earlier[0].spec if self.earlier else self.spec
+
+    @property
+    def first_mask_factor(self) -> Triple:
+        """Voxels of the input per voxel of the mask; `mask_factor` is that of what the last operation reads."""
+        return self.earlier[0].mask_factor if self.earlier else self.mask_factor
+
+    @property
+    def operations(self) -> tuple[tuple[str, str, OutputSpec], ...]:
+        """Name, text that opens it, and specification of each operation, in order."""
+        steps = ((step.model, step.model_spec, step.spec) for step in self.earlier)
+        return (*steps, (self.model, self.model_spec, self.spec))
+
+    @property
+    def title(self) -> str:
+        """The names of all operations, for people."""
+        return ARROW.join(name for name, _, _ in self.operations)
+
+    @property
+    def scale(self) -> Triple:
+        """Voxels of the output per voxel of the input, all operations together."""
+        scales = [spec.lattice.scale for _, _, spec in self.operations]
+        z, y, x = (math.prod(factors) for factors in zip(*scales, strict=True))
+        return z, y, x
+
+    @property
     def roi(self) -> Box | None:
         """Voxels of the output that are asked for now, or None for all."""
         if self.job.roi is None or self.job.crop:
             return None
-        return self.job.roi.intersection(Box.whole(self.input_shape)).enlarged(self.spec.lattice.scale)
+        return self.job.roi.intersection(Box.whole(self.input_shape)).enlarged(self.scale)
 
     @property
     def computed_box(self) -> Box | None:
@@ -275,10 +349,21 @@ class Plan(BaseModel):
         more : JSON values
             Added as they are.
         """
+        steps = [
+            {
+                "name": name,
+                "operation": text,
+                "sha256": spec.model,
+                "precision": spec.precision,
+                "fingerprint": spec.fingerprint,
+            }
+            for name, text, spec in self.operations
+        ]
         facts = {
             "version": __version__,
             "status": status,
-            "model": {"name": self.model, "sha256": self.spec.model} | ({"about": self.about} if self.about else {}),
+            "model": {"name": self.title, "sha256": self.spec.model} | ({"about": self.about} if self.about else {}),
+            **({"steps": steps} if self.earlier else {}),
             "fingerprint": self.fingerprint,
             "extrapolated": self.extrapolated,
             **({} if self.gate is None else {"gate": self.gate.model_dump(mode="json")}),
@@ -299,6 +384,7 @@ class Plan(BaseModel):
         unnamed = self.job.model_copy(update={"model": "auto"})  # the model is named below; to find its file takes torch
         said = unnamed.placed.model_dump_json(exclude_defaults=True, include=names)
         options: dict[str, Any] = json.loads(said)  # NaN as text
-        options |= {"model": self.model_spec, "voxel_size": list(self.voxel_size)}
+        model = ARROW.join(text for _, text, _ in self.operations)
+        options |= {"model": model, "voxel_size": list(self.voxel_size)}
         options |= {} if self.spec.format == DEFAULT else {"format": self.spec.format}
         return dict(sorted(options.items()))

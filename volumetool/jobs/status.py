@@ -114,7 +114,7 @@ def _status(plan: Plan) -> Status:
     return Status(
         output=plan.output,
         state="complete" if complete else "idle" if owner is None else "running",
-        model=plan.model,
+        model=plan.title,
         percent=math.floor(1000 * ledger.done / plan.grid.count) / 10,
         mvox_per_s=None if speed is None else speed / 1e6,
         seconds_left=left / speed if speed else None,

@@ -90,7 +90,7 @@ def open_live(job: Job, *, into: bool = False, ahead: int = STEPS_AHEAD) -> Iter
             basis = basis_of_worker(worker)
         else:
             basis, notes = basis_of_job(job)
-        maker, room = PatchMaker(basis.spec, basis.engine, basis.source_of, basis.stored), _room(job)
+        maker, room = PatchMaker(basis.spec, basis.engine, basis.source_of, basis.stored, basis.steps), _room(job)
         desk = PatchScheduler(maker, room)
         so_far = None if worker is None else _join(worker, ledger, desk, stack)
         stack.callback(desk.close)

@@ -21,6 +21,7 @@ from volumetool.processing.columns import Column, Position, column_window, read_
 from volumetool.processing.device.arrays import Array
 from volumetool.processing.engine import Engine
 from volumetool.processing.predictor import spared_output
+from volumetool.processing.region import ChainStep, computed, stored_windows
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.io.chunks import changed_while_read
 from volumetool.storage.voxels import Source
@@ -83,13 +84,23 @@ class PatchMaker:
         Opens the input of a channel.
     stored : RegionInput
         Tells how that input is stored.
+    steps : sequence of ChainStep
+        The operations of a chain before this one, which are computed as a patch is read.
     """
 
-    def __init__(self, spec: OutputSpec, engine: Engine, source_of: Callable[[int], Source], stored: RegionInput) -> None:
+    def __init__(
+        self,
+        spec: OutputSpec,
+        engine: Engine,
+        source_of: Callable[[int], Source],
+        stored: RegionInput,
+        steps: Sequence[ChainStep] = (),
+    ) -> None:
         self.spec = spec
         self.engine = engine
         self._source_of = source_of
         self._stored = stored
+        self._steps = steps
 
     def make(self, places: Sequence[PatchPosition]) -> list[Patch | Exception]:
         """Return a patch for each place, or why there is none: one bad patch never spoils another.
@@ -112,26 +123,30 @@ class PatchMaker:
     def is_current(self, place: PatchPosition, patch: Patch) -> bool:
         """Return whether the input of a patch is still what it was made from."""
         try:
-            return self._stored.state(place.channel, [self._window(place)]).digest == patch.state
+            return self._stored.state(*self._stored_windows(place)).digest == patch.state
         except VolumetoolError:
             return False  # whoever reads it again is told why it cannot be
 
     def _read(self, place: PatchPosition) -> tuple[Column, str] | Exception:
         """Return a patch's input, all of it read from the same stored chunks, and the state of these."""
-        windows, source = [self._window(place)], self._source_of(place.channel)
+        channel, windows = self._stored_windows(place)
+        source = self._source_of(channel)
+        own = [column_window(self.spec.lattice, place.position)]
         try:
             for _ in range(READINGS):
-                state = self._stored.settled(place.channel, windows)
-                checked = self._stored.checked(source, place.channel, state)
-                column = read_column(self.spec, place.channel, checked, place.position)
-                if self._stored.state(place.channel, windows).digest == state.digest:
+                state = self._stored.settled(channel, windows)
+                checked = self._stored.checked(source, channel, state)
+                with computed(self._steps, place.channel, own, checked) as inner:
+                    column = read_column(self.spec, place.channel, inner, place.position)
+                if self._stored.state(channel, windows).digest == state.digest:
                     return column, state.digest
             raise changed_while_read(self._stored.volume.url, LOOK_AGAIN)
         except Exception as error:  # noqa: BLE001  (told to whoever wants this patch)
             return error
 
-    def _window(self, place: PatchPosition) -> Box:
-        return column_window(self.spec.lattice, place.position)
+    def _stored_windows(self, place: PatchPosition) -> tuple[int, list[Box]]:
+        """Return the channel of the stored input, and the boxes of it, that a patch is made from."""
+        return stored_windows(self._steps, place.channel, [column_window(self.spec.lattice, place.position)])
 
     def _predict(self, asked: list[NDArray[np.float32]]) -> list[Array | Exception]:
         if not asked:

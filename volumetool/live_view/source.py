@@ -19,6 +19,8 @@ from volumetool.jobs.planning.resolve import resolve
 from volumetool.jobs.records.input_digest import RegionInput
 from volumetool.live_view.cache import cached_context
 from volumetool.processing.engine import Engine
+from volumetool.processing.operations.chain import ARROW
+from volumetool.processing.region import ChainStep
 from volumetool.processing.spec import OutputSpec
 from volumetool.processing.statistics import Statistics
 from volumetool.storage.open import open_volume
@@ -44,7 +46,9 @@ class LiveSource:
     provenance : dict
         Origin of the voxels, which the volume's metadata tell.
     mask_factor : tuple of int
-        Input voxels per voxel of the mask.
+        Voxels of what the operation reads per voxel of the mask.
+    steps : tuple of ChainStep
+        The operations of a chain before this one; `volume` is what the first reads.
     """
 
     job: Job
@@ -53,6 +57,7 @@ class LiveSource:
     volume: Volume
     provenance: dict[str, Any]
     mask_factor: Triple
+    steps: tuple[ChainStep, ...] = ()
 
     @property
     def voxel_size(self) -> Size:
@@ -96,10 +101,11 @@ class LiveSource:
     def stored(self) -> RegionInput:
         """Tells how the input is stored, and whether it was written to."""
         mask = None if self.job.mask is None else open_volume(self.job.mask, voxel_size=(1.0, 1.0, 1.0))
-        return RegionInput(self.job, self.volume, mask, self.mask_factor)
+        first = self.steps[0].mask_factor if self.steps else self.mask_factor
+        return RegionInput(self.job, self.volume, mask, first)
 
     def _absent(self, channel: int) -> Callable[[Box], NDArray[np.bool_]] | None:
-        if not self.spec.gaps:
+        if self.job.missing != "skip":
             return None
         chunks, array = self.stored.chunks(channel), self.input_of(self.job.level, channel)
         return lambda box: chunks.absent(box, chunks.never_stored(box, array))
@@ -121,7 +127,8 @@ def basis_of_job(job: Job) -> tuple[LiveSource, tuple[str, ...]]:
         As :func:`volumetool.plan`.
     """
     resolved = resolve(job)
-    model = {"name": resolved.inputs.operation.card.name, "sha256": resolved.spec.model}
+    names = ARROW.join(each.inputs.operation.card.name for each in resolved.chain)
+    model = {"name": names, "sha256": resolved.spec.model}
     provenance = {
         "version": __version__,
         "status": "live",
@@ -130,8 +137,8 @@ def basis_of_job(job: Job) -> tuple[LiveSource, tuple[str, ...]]:
         "extrapolated": resolved.extrapolated,
         "spec": resolved.spec.plain(),
     }
-    inputs = resolved.inputs
-    basis = LiveSource(job, resolved.spec, resolved.engine, inputs.volume, provenance, inputs.mask_factor)
+    volume, factor = resolved.stored.volume, resolved.inputs.mask_factor
+    basis = LiveSource(job, resolved.spec, resolved.engine, volume, provenance, factor, resolved.steps)
     return basis, resolved.notes
 
 
@@ -139,4 +146,4 @@ def basis_of_worker(worker: Worker) -> LiveSource:
     """Take over what a job has decided."""
     plan: Plan = worker.plan
     volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
-    return LiveSource(plan.job, plan.spec, worker.engine, volume, plan.provenance("live"), plan.mask_factor)
+    return LiveSource(plan.job, plan.spec, worker.engine, volume, plan.provenance("live"), plan.mask_factor, worker.steps)

@@ -219,7 +219,7 @@ def _read(source: Source, lattice: Lattice, box: Box) -> tuple[NDArray[Any], NDA
     """Read a box of input voxels with its z context, and which of them are not stored, mirrored at the faces."""
     indices = _indices(lattice, box)
     window = _window(indices)
-    voxels = read_voxels(source.voxels, window, "input", source.bad, source.check)  # (z, y, x) inside the volume
+    voxels = source.read(window)  # (z, y, x) inside the volume
     block = _laid_out(source, voxels, indices, window)  # larger at the faces, where voxels are mirrored
     if source.absent is None:
         return block, None

@@ -18,6 +18,7 @@ from volumetool.geometry import Triple
 from volumetool.models import OperationCard, load_model
 from volumetool.models.package import builtin_names, placed_model
 from volumetool.processing.device.arrays import Array
+from volumetool.processing.operations.chain import ARROW, Entry, is_chain, listed, read_chain
 from volumetool.processing.spec import Numerics
 
 if TYPE_CHECKING:
@@ -107,13 +108,13 @@ def filters() -> dict[str, type[Filter]]:
 
 
 def operation_name(operation: str, options: Sequence[str] = ()) -> str:
-    """Return the name of an operation with its options.
+    """Return the name of an operation with its options, or of a chain.
 
     Parameters
     ----------
     operation : str
         A name of `filters` or the file of a network of other software, with options or without, ``FILE.py:FUNCTION``, or what
-        :func:`volumetool.models.load_model` takes.
+        :func:`volumetool.models.load_model` takes; several of them with ``->`` between them, or the YAML file of a chain.
     options : sequence of str
         Texts ``NAME=VALUE``.
 
@@ -127,6 +128,15 @@ def operation_name(operation: str, options: Sequence[str] = ()) -> str:
     from volumetool.processing.operations.foreign import foreign_file
     from volumetool.processing.operations.network import NetworkOptions, split_name
 
+    if is_chain(operation) or ARROW in operation:
+        entries = list(read_chain(operation) if is_chain(operation) else listed([operation]))
+        if options:
+            raise ConfigError(
+                "config.option",
+                f"{operation} is a chain, so it takes no option {options[0]}",
+                hint="write it beside its operation: `- median: {radius: [0, 1, 1]}` in the file, or `median:radius=0,1,1`",
+            )
+        return ARROW.join(map(entry_name, entries))
     kind, _, own = operation.partition(":")
     if operation.partition(";")[0].rpartition(":")[0].endswith(".py"):
         from volumetool.processing.operations.function import function_name
@@ -151,8 +161,24 @@ def operation_name(operation: str, options: Sequence[str] = ()) -> str:
     return operation
 
 
+def entry_name(entry: Entry) -> str:
+    """Return the name of an operation of a chain.
+
+    Raises
+    ------
+    ConfigError
+        ``config.chain``: says which entry is wrong, and why.
+    """
+    try:
+        return operation_name(entry.operation, entry.texts)
+    except (ConfigError, ModelError) as error:
+        if error.code == "config.chain":
+            raise
+        raise ConfigError("config.chain", f"{entry.where}: {error.message}", hint=error.hint) from error
+
+
 def trust_operation(spec: str) -> None:
-    """Let the code of an operation run, as it is now, in this process and in those that it starts.
+    """Let the code of an operation, or of a chain, run as it is now, in this process and in those that it starts.
 
     Raises
     ------
@@ -166,12 +192,17 @@ def trust_operation(spec: str) -> None:
     from volumetool.processing.operations.foreign import foreign_file
     from volumetool.processing.operations.function import trust_function
 
-    file = foreign_file(spec)
-    if spec.startswith("python:"):
-        trust_function(spec)
-    elif file is not None and is_code(file):
-        trust_program(file)
-    else:
+    code = False
+    for each in spec.split(ARROW):
+        file = foreign_file(each)
+        if each.startswith("python:"):
+            trust_function(each)
+        elif file is not None and is_code(file):
+            trust_program(file)
+        else:
+            continue
+        code = True
+    if not code:
         raise ConfigError("config.option", f"--trust, but {spec} runs no code of a file", hint="leave --trust out")
 
 

@@ -88,13 +88,22 @@ class Pipeline:
     def finish(self, stage: str, work: Callable[[], R]) -> R:
         """Run the last stage in this thread, and close all others when it ends; return its result."""
         self._before[stage] = next(reversed(self._outputs), "")
-        with ExitStack() as stack:
-            for output in self._outputs.values():
-                stack.enter_context(closing(output))  # the last one is closed first
+        with self._closing():
             started = time.perf_counter()
             result = work()
             self._busy[stage] += time.perf_counter() - started
         return result
+
+    def drain(self, items: Iterator[T]) -> Generator[T, None, None]:
+        """Yield what the last stage makes, and close all stages when it ends or is given up."""
+        with self._closing():
+            yield from items
+
+    def _closing(self) -> ExitStack:
+        stack = ExitStack()
+        for output in self._outputs.values():
+            stack.enter_context(closing(output))  # the last one is closed first
+        return stack
 
     @property
     def seconds(self) -> dict[str, float]:

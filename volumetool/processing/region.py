@@ -1,22 +1,31 @@
-"""The heart of a job: one region from input to stored shards."""
+"""The heart of a job: one region from input to stored shards.
+
+The operations of a chain before its last are swept in the same way, and their slabs are the next one's input, never stored.
+"""
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, Protocol
 
 import numpy as np
 import tensorstore as ts
+from numpy.typing import NDArray
 
-from volumetool.geometry import AxisLattice, Region
-from volumetool.processing.blend import blend
-from volumetool.processing.columns import Column, read_columns
+from volumetool.geometry import AxisLattice, Box, Region, Triple
+from volumetool.processing.blend import Slab, blend
+from volumetool.processing.columns import Column, input_windows, read_columns
 from volumetool.processing.consistency import Consistency
+from volumetool.processing.engine import Engine
 from volumetool.processing.patch_cache import RegionPatchCache
-from volumetool.processing.pipeline import Pipeline
-from volumetool.processing.predictor import Predictor
+from volumetool.processing.pipeline import Pipeline, silent
+from volumetool.processing.predictor import BatchPredictor, Predictor
 from volumetool.processing.spec import OutputSpec
 from volumetool.processing.writer import downsample_slabs, write_slabs
 from volumetool.storage.voxels import Source
@@ -139,3 +148,143 @@ def first_patches(spec: OutputSpec, region: Region) -> int:
 
 def _first(line: AxisLattice, low: int, high: int, origin: int) -> list[int]:
     return [i for i in line.touching(low, high) if max(line.weight_start(i), origin) >= low]
+
+
+@dataclass(frozen=True)
+class ChainStep:
+    """An operation of a chain whose output the next one reads, and which is never stored.
+
+    Attributes
+    ----------
+    spec : OutputSpec
+        What decides its voxels.
+    engine : Engine
+        The operation on its device.
+    mask_factor : tuple of int
+        Voxels of its input per voxel of the mask.
+    """
+
+    spec: OutputSpec
+    engine: Engine
+    mask_factor: Triple = (1, 1, 1)
+
+
+class Decided(Protocol):
+    """What has a specification."""
+
+    @property
+    def spec(self) -> OutputSpec:
+        """What decides its voxels."""
+
+
+def stored_region(steps: Sequence[Decided], spec: OutputSpec, region: Region) -> tuple[OutputSpec, Region]:
+    """Return what reads the stored input that a region of a chain is made from: the region itself without steps.
+
+    Parameters
+    ----------
+    steps : sequence
+        The operations before the chain's last, each with its `spec`.
+    spec : OutputSpec
+        Of the last one.
+    region : Region
+        A region of its output.
+
+    Returns
+    -------
+    OutputSpec, Region
+        Of the first operation.
+    """
+    for step in reversed(steps):
+        box, channel = spec.lattice.needed(spec.core(region)), region.channel // step.spec.per_input
+        region, spec = replace(region, channel=channel, box=box), step.spec
+    return spec, region
+
+
+def stored_windows(steps: Sequence[ChainStep], channel: int, windows: Sequence[Box]) -> tuple[int, list[Box]]:
+    """Return the channel of the stored input, and the boxes of it, that `computed` reads.
+
+    Parameters
+    ----------
+    steps, channel, windows
+        As for :func:`computed`.
+    """
+    if not steps:
+        return channel, list(windows)
+    *before, last = steps
+    own = Region(0, channel // last.spec.per_input, functools.reduce(Box.joined, windows))
+    spec, region = stored_region(before, last.spec, own)
+    return region.channel, list(input_windows(spec, region))
+
+
+@contextmanager
+def computed(
+    steps: Sequence[ChainStep], channel: int, windows: Sequence[Box], source: Source, heartbeat: Callable[[], None] = silent
+) -> Iterator[Source]:
+    """Give what steps make of an input as an input of its own: its voxels are computed as they are read.
+
+    They are swept once, in the order of the windows, and have the bytes that jobs would have stored one after the other.
+
+    Parameters
+    ----------
+    steps : sequence of ChainStep
+        The operations, in order; without any, the input is read as it is.
+    channel : int
+        Channel of what the steps make.
+    windows : sequence of Box
+        The boxes that will be read, each once and in this order: rising along x, as a region reads them.
+    source : Source
+        The stored input of the channel that it is made of, with the mask and the factor of whoever reads.
+    heartbeat : callable
+        Called after every call of a network.
+    """
+    if not steps:
+        yield source
+        return
+    *before, step = steps
+    source_channel, number = divmod(channel, step.spec.per_input)
+    region = Region(0, source_channel, functools.reduce(Box.joined, windows))
+    own = replace(source, mask_factor=step.mask_factor)
+    with (
+        computed(before, source_channel, list(input_windows(step.spec, region)), own, heartbeat) as inner,
+        closing(_swept(step, region, number, inner, heartbeat)) as slabs,
+    ):
+        shown = _Windows(slabs, windows, np.dtype(step.spec.dtype))
+        yield Source(source.voxels, source.mask, source.mask_factor, mask_check=source.mask_check, computed=shown)
+
+
+def _swept(
+    step: ChainStep, region: Region, number: int, source: Source, heartbeat: Callable[[], None]
+) -> Generator[Slab, None, None]:
+    """Yield what a step makes of a region, of its channels that of a number, in slabs along x: one for each column."""
+    level, line = step.spec.levels[0], step.spec.lattice.x
+    slim = replace(level, shard=(*level.shard[:2], line.stride * line.scale))
+    spec, stages = step.spec.model_copy(update={"levels": (slim,)}), Pipeline(heartbeat)
+    columns = stages.run("read", read_columns(spec, region, source, step.engine.numerics.batch))
+    outputs = stages.run("network", BatchPredictor(step.engine, heartbeat).predict(columns))
+    yield from stages.drain(stages.run("blend", blend(spec, region, outputs, step.engine.xp, only=number)))
+
+
+class _Windows:
+    """Cuts windows out of slabs that come along x, and lets go of what no later window holds."""
+
+    def __init__(self, slabs: Iterator[Slab], windows: Sequence[Box], dtype: np.dtype[Any]) -> None:
+        self._slabs, self._dtype = slabs, dtype
+        self._open: list[Slab] = []
+        # At the far face windows turn back, because they are mirrored there: what counts is the least start still to come.
+        self._lows = list(accumulate((window.start[2] for window in reversed(windows)), min))
+
+    def __call__(self, box: Box) -> NDArray[Any]:
+        low = self._lows.pop()
+        while not self._open or self._open[-1].box.stop[2] < box.stop[2]:
+            self._open = [slab for slab in self._open if slab.box.stop[2] > low]
+            self._open.append(next(self._slabs))
+        voxels = np.empty(box.shape, self._dtype)  # (z, y, x)
+        for slab in self._open:
+            part = slab.box.intersection(box)
+            voxels[_inside(part, box)] = slab.voxels[_inside(part, slab.box)]
+        return voxels
+
+
+def _inside(part: Box, box: Box) -> tuple[slice, slice, slice]:
+    """Return the slices that cut a part out of an array that holds a box."""
+    return part.shifted((-box.start[0], -box.start[1], -box.start[2])).slices

@@ -22,13 +22,13 @@ import tensorstore as ts
 from numpy.typing import NDArray
 from pydantic import PlainSerializer, PlainValidator
 
-from volumetool.errors import ConfigError, DataError
+from volumetool.errors import ConfigError, DataError, NumericsError
 from volumetool.geometry import Box, Triple
 from volumetool.storage.io.arrays import read_part
 from volumetool.storage.io.chunks import StoredChunks, stored_chunks
 from volumetool.storage.io.limits import UNPACKED, read_checked, unpacked_bytes
 from volumetool.storage.io.presence import Check, check_there, looked
-from volumetool.storage.volume import Volume
+from volumetool.storage.volume import Compute, Volume
 from volumetool.storage.voxels import valid_voxels
 
 _log = logging.getLogger(__name__)
@@ -46,6 +46,10 @@ BLOCK = 16
 
 SMOOTHING = (1.0, 4.0, 6.0, 4.0, 1.0)
 """Binomial weights along z: damps one section's chance, follows a drift of several."""
+
+
+Tiles = Callable[[list[Box]], Iterator[tuple[Box, NDArray[Any]]]]
+"""Reads the tiles of a block."""
 
 
 def _as_table(values: Any) -> NDArray[np.float64]:
@@ -68,7 +72,7 @@ class Statistics:
     low, high : numpy.ndarray of float64, shape (channels, sections)
         In the units of the volume's voxels; ``high > low`` everywhere.
     sampled : str
-        The `sample_state` of what they were fitted on; empty where they were given.
+        The `sample_state` of what they were fitted on; empty where they were given, or no store has it.
     """
 
     low: Table
@@ -198,24 +202,26 @@ def fit_statistics(
     low = np.full((channels, depth), np.nan)  # (c, z)
     high = np.full((channels, depth), np.nan)  # (c, z)
     for channel in range(channels):
-        store, chunks = volume.open(level, channel, strict=True), stored_chunks(volume, level, channel)
+        tiles = (
+            _stored_tiles(volume, level, channel, sampled.update)
+            if volume.compute is None
+            else _computed_tiles(volume.compute, channel)
+        )
         for boxes in _blocks(shape, seed, channel):
             start, stop = boxes[0].start[0], boxes[0].stop[0]
-            state, check = _block_state(store, chunks, boxes)
-            sampled.update(state)
             blocks = []
-            for box, voxels in _sample(store, boxes, check):
+            for box, voxels in tiles(boxes):
                 blocks.append(voxels.reshape(stop - start, -1))  # (z, y, x) -> (z, y*x)
                 if seen is not None:
                     seen(channel, box, voxels)
             # (z, samples): the tiles side by side; the empty array stands in where no tile could be read.
-            sample = np.concatenate([np.empty((stop - start, 0), store.dtype.numpy_dtype), *blocks], axis=1)
+            sample = np.concatenate(blocks or [np.empty((stop - start, 0), volume.dtype)], axis=1)
             for z in range(start, stop):
                 low[channel, z], high[channel, z] = _low_and_high(sample[z - start], percentiles, nodata)
         low[channel], high[channel] = _smooth(low[channel]), _smooth(high[channel])  # (z,) each
     # Where the two do not differ in float32, a voxel could not be divided by their difference.
     high = np.where(_apart(low, high), high, low + np.maximum(1.0, np.abs(low)))
-    return Statistics(low, high, sampled.hexdigest())
+    return Statistics(low, high, sampled.hexdigest() if volume.compute is None else "")
 
 
 def sample_state(volume: Volume, level: int, seed: int = 0) -> str:
@@ -268,6 +274,31 @@ def _block_state(store: ts.TensorStore, chunks: StoredChunks, boxes: list[Box]) 
 def _apart(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return where two percentiles differ in float32, which is what voxels are normalised in."""
     return high.astype(np.float32) > low.astype(np.float32)
+
+
+def _stored_tiles(volume: Volume, level: int, channel: int, told: Callable[[bytes], None]) -> Tiles:
+    """Return what reads tiles of a stored channel, and is told a digest of the states of their chunks."""
+    store, chunks = volume.open(level, channel, strict=True), stored_chunks(volume, level, channel)
+
+    def read(boxes: list[Box]) -> Iterator[tuple[Box, NDArray[Any]]]:
+        state, check = _block_state(store, chunks, boxes)
+        told(state)
+        return _sample(store, boxes, check)
+
+    return read
+
+
+def _computed_tiles(compute: Compute, channel: int) -> Tiles:
+    """Return what computes tiles of a channel; one that cannot be is left out with a warning in the log."""
+
+    def read(boxes: list[Box]) -> Iterator[tuple[Box, NDArray[Any]]]:
+        for box in boxes:
+            try:
+                yield box, compute(channel, box)
+            except (DataError, NumericsError) as error:
+                _log.warning("voxels %s (z,y,x) are left out of the statistics: %s", box, error.message)
+
+    return read
 
 
 def _sample(store: ts.TensorStore, boxes: list[Box], check: Check) -> Iterator[tuple[Box, NDArray[Any]]]:

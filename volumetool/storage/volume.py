@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
+from numpy.typing import NDArray
 
 from volumetool.errors import InputError
-from volumetool.geometry.box import Size, Triple
+from volumetool.geometry.box import Box, Size, Triple
 from volumetool.redaction import redact
 from volumetool.storage.cast import Cast
 from volumetool.storage.formats.reader import Reader, open_reader
 from volumetool.storage.io.arrays import Driver, open_array, spatial_view
+
+Compute = Callable[[int, Box], NDArray[Any]]
+"""Computes the voxels of a channel and a box (z, y, x)."""
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "float32")
 
@@ -83,6 +87,8 @@ class Volume:
         What `convert` makes of the voxels, which `open` gives as they are stored.
     reader : Reader, optional
         What reads the voxels of a volume whose files tensorstore does not read.
+    compute : callable, optional
+        Computes the voxels of a channel and a box, of a volume that no store has. It has one level, and cannot be opened.
     """
 
     url: str
@@ -97,6 +103,7 @@ class Volume:
     level_identities: tuple[str, ...] = ()
     cast: Cast | None = field(default=None, compare=False)
     reader: Reader | None = field(default=None, compare=False)
+    compute: Compute | None = field(default=None, compare=False, repr=False)
 
     def __repr__(self) -> str:
         size, nm = (" x ".join(f"{n:g}" for n in each) for each in (self.shape, self.voxel_size))

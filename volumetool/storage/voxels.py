@@ -38,6 +38,8 @@ class Source:
         Told all voxels that are read of input and mask, in a fixed order.
     check, mask_check : callable, optional
         Know which chunks of input and mask were stored before; one of them that reads as not stored is gone.
+    computed : callable, optional
+        Gives the voxels of a box of the input where no store has them, in place of `voxels`.
     """
 
     voxels: ts.TensorStore
@@ -48,6 +50,19 @@ class Source:
     seen: Callable[[NDArray[Any]], None] | None = None
     check: Check | None = None
     mask_check: Check | None = None
+    computed: Callable[[Box], NDArray[Any]] | None = None
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Return the voxels of a box of the input.
+
+        Raises
+        ------
+        DataError
+            As :func:`read_voxels`.
+        """
+        if self.computed is not None:
+            return self.computed(box)
+        return read_voxels(self.voxels, box, "input", self.bad, self.check)
 
 
 def read_voxels(

@@ -212,11 +212,11 @@ class OperationSuite:
         made, missing = _levels(tmp_path / "out.zarr")[0], self.voxels(self.shape) == NODATA
         scale = tuple(a // b for a, b in zip(made.shape[-3:], missing.shape, strict=True))
         assert (made[..., np.kron(missing, np.ones(scale, bool))] == 7).all()
-        card = open_operation(self.operation).card
-        if card.normalisation.kind == "none":
+        cards = [open_operation(each).card for each in make_job(input="", model=self.operation).operations]
+        if all(card.normalisation.kind == "none" for card in cards):
+            farthest = (sum(axis) for axis in zip(*(card.receptive_field for card in cards), strict=True))
             reach = tuple(
-                slice(max(0, low - r), high + r)
-                for low, high, r in zip((1, 5, 10), (2, 30, 40), card.receptive_field, strict=True)
+                slice(max(0, low - r), high + r) for low, high, r in zip((1, 5, 10), (2, 30, 40), farthest, strict=True)
             )
             far = np.ones(self.shape, bool)
             far[reach] = False

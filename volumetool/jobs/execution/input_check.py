@@ -19,6 +19,7 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.input_digest import RegionInput
 from volumetool.jobs.records.ledger import Ledger, Record
 from volumetool.processing.columns import input_windows
+from volumetool.processing.region import stored_region
 from volumetool.storage.open import open_volume
 
 THREADS = 16
@@ -76,9 +77,9 @@ def check_there(plan: Plan) -> None:
         ``input.vanished``.
     """
     job = plan.job
-    asked = [(job.input, job.level, job.voxel_size, plan.spec.input)]
+    asked = [(job.input, job.level, job.voxel_size, plan.first.input)]
     if job.mask is not None:
-        asked.append((job.mask, 0, (1.0, 1.0, 1.0), plan.spec.mask or ""))
+        asked.append((job.mask, 0, (1.0, 1.0, 1.0), plan.first.mask or ""))
     for place, level, size, identity in asked:
         try:
             there = open_volume(place, voxel_size=size).identity_of(level) == identity
@@ -97,7 +98,7 @@ def _changed(plan: Plan, ledger: Ledger, observer: Observer) -> Iterator[tuple[i
     """Yield the regions whose input is another one now, and what is."""
     job = plan.job
     mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
-    look = _Look(plan, RegionInput(job, open_volume(job.input, voxel_size=job.voxel_size), mask, plan.mask_factor))
+    look = _Look(plan, RegionInput(job, open_volume(job.input, voxel_size=job.voxel_size), mask, plan.first_mask_factor))
     told, seen = time.monotonic(), 0
     records = (record for record in ledger.latest() if record.state == "done" and record.read)
     with ThreadPoolExecutor(THREADS, "volumetool-input") as pool:
@@ -119,18 +120,17 @@ class _Look:
 
     def __init__(self, plan: Plan, source: RegionInput) -> None:
         self._plan, self._source = plan, source
-        self._spec = plan.spec
 
     def __call__(self, record: Record) -> tuple[dict[str, object], str]:
         """Return what the record should say of its input now, and what is wrong with it."""
-        region = self._plan.grid.region(record.region)
+        spec, region = stored_region(self._plan.earlier, self._plan.spec, self._plan.grid.region(record.region))
         try:
-            state = self._source.state(region.channel, list(input_windows(self._spec, region)))
+            state = self._source.state(region.channel, list(input_windows(spec, region)))
             if state.gone:
                 return {}, f"chunks of its input are gone: {'; '.join(state.gone)}"
             if state.digest == record.read["stored"] and self._plan.job.input_check != "strict":
                 return record.read, ""
-            voxels = self._source.content(self._spec, region, state)
+            voxels = self._source.content(spec, region, state)
         except (DataError, InputError) as error:
             return {}, f"its input can no longer be read: {error.message}"
         skips = self._plan.job.missing == "skip"

@@ -10,26 +10,30 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import tensorstore as ts
 
 from volumetool.errors import DeviceError, InputError, LedgerError, NumericsError, StorageFullError, VolumetoolError
-from volumetool.geometry import RegionTask, slab_boxes
+from volumetool.geometry import Region, RegionTask, slab_boxes
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import PATCHES, roles_of
-from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan import EarlierStep, Plan
 from volumetool.jobs.records.input_digest import RegionInput
 from volumetool.jobs.records.ledger import Record
 from volumetool.jobs.records.plan_file import plan_digest, read_plan
 from volumetool.jobs.records.shard_digests import open_owned, region_shards
 from volumetool.logs import join_log
+from volumetool.processing.columns import input_windows
 from volumetool.processing.device.device_errors import kind_of
 from volumetool.processing.device.malloc import keep_freed_memory
 from volumetool.processing.engine import Engine
 from volumetool.processing.operation import reopen_operation
 from volumetool.processing.patch_cache import PatchStore, RegionPatchCache
+from volumetool.processing.pipeline import silent
 from volumetool.processing.predictor import BatchPredictor, Predictor
-from volumetool.processing.region import RegionStats, enhance_region
+from volumetool.processing.region import ChainStep, RegionStats, computed, enhance_region, stored_region
 from volumetool.processing.spec import check_version
 from volumetool.redaction import printable, redact
 from volumetool.storage.create import open_in_memory
@@ -64,30 +68,37 @@ class Worker:
         join_log()
         self.plan = plan
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self.engine = Engine(
-            reopen_operation(plan.model_spec, plan.spec.model), plan.numerics, plan.job.device, plan.threads, plan.streams
-        )
+        self.steps = tuple(ChainStep(each.spec, self._engine(each), each.mask_factor) for each in plan.earlier)
+        self.engine = self._engine(plan)
         self.probe = self.engine.probe(plan.spec.lattice.patch)
-        if self.probe != plan.probe and not plan.job.allow_mixed_numerics:
-            raise NumericsError(
-                "numerics.other-class",
-                f"worker {self.name} computes other bytes than the job began with: "
-                f"its probe is {self.probe[:12]}, the plan's {plan.probe[:12]}",
-                hint="use workers with the same processor, device and torch version; "
-                "--allow-mixed-numerics records the class per region instead",
-            )
         volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
         mask = None if plan.job.mask is None else open_volume(plan.job.mask, voxel_size=(1.0, 1.0, 1.0))
         found = (volume.identity_of(plan.job.level), None if mask is None else mask.identity_of(0))
-        if found != (plan.spec.input, plan.spec.mask):
-            other = plan.job.input if found[0] != plan.spec.input else plan.job.mask
+        if found != (plan.first.input, plan.first.mask):
+            other = plan.job.input if found[0] != plan.first.input else plan.job.mask
             raise InputError(
                 "input.changed",
                 f"worker {self.name} finds another volume at {other} than the plan was made for",
                 hint="give a path that is the same volume on every worker, and leave it as it is while the job runs",
                 where=plan.job.input,
             )
-        self._input = RegionInput(plan.job, volume, mask, plan.mask_factor)
+        self._input = RegionInput(plan.job, volume, mask, plan.first_mask_factor)
+
+    def _engine(self, step: Plan | EarlierStep) -> Engine:
+        """Return an operation on its device, whose probe is the plan's."""
+        plan = self.plan
+        operation = reopen_operation(step.model_spec, step.spec.model)
+        engine = Engine(operation, step.numerics, plan.job.device, plan.threads, step.streams)
+        probe = engine.probe(step.spec.lattice.patch)
+        if probe != step.probe and not plan.job.allow_mixed_numerics:
+            raise NumericsError(
+                "numerics.other-class",
+                f"worker {self.name} computes other bytes than the job began with: "
+                f"its probe is {probe[:12]}, the plan's {step.probe[:12]}",
+                hint="use workers with the same processor, device and torch version; "
+                "--allow-mixed-numerics records the class per region instead",
+            )
+        return engine
 
     def run(self, turn: RegionTask, predictor: Predictor | None = None) -> Record:
         """Enhance a region; an error becomes a failed record, so that one bad region never stops the others.
@@ -151,7 +162,7 @@ class Worker:
             kept = None if self.plan.keep == "none" else RegionPatchCache(self._shelf, turn)
             return enhance_region(self.plan.spec, region, predictor, source, targets, kept)
 
-        made, read = self._input.read_in_one_state(self.plan.spec, region, make)
+        made, read = self._read(region, make, predictor.heartbeat)
         return Record(
             region=turn.region,
             state="done",
@@ -182,8 +193,21 @@ class Worker:
         levels, channels = range(len(self.plan.spec.fused)), self.plan.spec.output_channels(region.channel)
         targets = [open_in_memory(self.plan.spec.layout, level, channel) for channel in channels for level in levels]
         make = functools.partial(enhance_region, self.plan.spec, region, BatchPredictor(self.engine), targets=targets)
-        self._input.read_in_one_state(self.plan.spec, region, make)
+        self._read(region, make)
         return targets
+
+    def _read(
+        self, region: Region, make: Callable[[Source], RegionStats], heartbeat: Callable[[], None] = silent
+    ) -> tuple[RegionStats, dict[str, Any]]:
+        """Make a region of its input, which the earlier operations of a chain compute as it is read."""
+        spec, windows = self.plan.spec, list(input_windows(self.plan.spec, region))
+
+        def through(source: Source) -> RegionStats:
+            own = replace(source, mask_factor=self.plan.mask_factor)
+            with computed(self.steps, region.channel, windows, own, heartbeat) as inner:
+                return make(inner)
+
+        return self._input.read_in_one_state(*stored_region(self.steps, spec, region), through)
 
     @functools.cached_property
     def _shelf(self) -> PatchStore:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,10 +16,11 @@ from volumetool.errors import DataError, NumericsError
 from volumetool.geometry import Box, Region
 from volumetool.jobs.planning.autotune import patch_seconds
 from volumetool.processing.blend import blend
-from volumetool.processing.columns import Column, read_columns
+from volumetool.processing.columns import Column, input_windows, read_columns
 from volumetool.processing.consistency import Consistency
 from volumetool.processing.engine import Engine
 from volumetool.processing.predictor import BatchPredictor
+from volumetool.processing.region import ChainStep, computed
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.create import VolumeLayout, open_in_memory
 from volumetool.storage.io.chunk_keys import VOLUME_METADATA
@@ -57,18 +58,25 @@ class Sample:
     not_finite: DataError | None = None
 
 
-def take_sample(spec: OutputSpec, engine: Engine, voxels: ts.TensorStore) -> Sample:
+def take_sample(spec: OutputSpec, engine: Engine, source: Source, steps: Sequence[ChainStep] = ()) -> Sample:
     """Enhance a chunk in the middle of the volume in memory.
 
     Parameters
     ----------
     spec, engine
         As the job will use them.
-    voxels : tensorstore.TensorStore
-        The input, z, y, x.
+    source : Source
+        The stored input of the first channel.
+    steps : sequence of ChainStep
+        The operations of a chain before this one.
     """
     region = Region(0, 0, _place(spec))
-    columns = read_columns(spec, region, Source(voxels), engine.numerics.batch)
+    with computed(steps, 0, list(input_windows(spec, region)), source) as own:
+        return _sample_of(spec, engine, region, own)
+
+
+def _sample_of(spec: OutputSpec, engine: Engine, region: Region, source: Source) -> Sample:
+    columns = read_columns(spec, region, source, engine.numerics.batch)
     asked, before = 0, engine.seconds
     consistency, not_finite = Consistency(spec.lattice), None
 

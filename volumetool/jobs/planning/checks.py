@@ -29,6 +29,23 @@ TOLERATED_FACTOR = 2.0
 """A voxel size at most this far outside the card's range is warned of; beyond it is refused."""
 
 
+def check_chain(job: Job) -> None:
+    """Refuse options of a chain that can only be meant for one of its operations.
+
+    Raises
+    ------
+    ConfigError
+        ``config.chain``.
+    """
+    given = [name for name in ("patch", "overlap", "statistics") if getattr(job, name) is not None]
+    if given and len(job.operations) > 1:
+        raise ConfigError(
+            "config.chain",
+            f"--{given[0]} {getattr(job, given[0])} is for one operation, and the chain has {len(job.operations)}: {job.model}",
+            hint=f"leave --{given[0]} out, or run the operations as jobs one after the other",
+        )
+
+
 def check_voxel_size(job: Job, card: OperationCard, voxel_size: Size) -> tuple[bool, tuple[str, ...]]:
     """Compare the input's voxel size with what the model was trained on.
 

@@ -83,7 +83,7 @@ class Inputs:
         return (1, 1, 1) if self.mask is None else mask_factor(self.job, self.mask, self.level.shape)
 
 
-def open_inputs(job: Job, existing: Plan | None = None, observer: Observer = ignore) -> Inputs:
+def open_inputs(job: Job, existing: Plan | None = None, observer: Observer = ignore, made: Volume | None = None) -> Inputs:
     """Open what a job names; where it names no model, the sample of the statistics is read, and one is chosen.
 
     Parameters
@@ -94,6 +94,8 @@ def open_inputs(job: Job, existing: Plan | None = None, observer: Observer = ign
         Plan of the job that goes on: its model is taken where the job names none.
     observer : Observer, optional
         Told by `Progressed` how many sections of the sample are read.
+    made : Volume, optional
+        What earlier operations of a chain make, in place of the volume that the job names.
 
     Raises
     ------
@@ -101,7 +103,7 @@ def open_inputs(job: Job, existing: Plan | None = None, observer: Observer = ign
         Something is missing, or not what it should be.
     """
     check_given_size(job.voxel_size, sure=job.force_voxel_size)
-    volume = open_volume(job.input, voxel_size=job.voxel_size)
+    volume = made or open_volume(job.input, voxel_size=job.voxel_size)
     if job.level >= len(volume.levels):
         last = len(volume.levels) - 1
         raise ConfigError(
@@ -111,7 +113,7 @@ def open_inputs(job: Job, existing: Plan | None = None, observer: Observer = ign
     check_sections(job.input, volume.levels[job.level].shape[0] * (volume.channels or 1))
     if job.model != "auto":
         return Inputs(job, volume, open_operation(job.model), mask)
-    if existing is not None and existing.job.model == "auto":  # what was chosen then; another version may choose otherwise
+    if existing is not None and existing.job.operations[-1] == "auto":  # chosen then; another version may choose otherwise
         return Inputs(job, volume, open_operation(existing.model_spec), mask, existing.choice)
     return _choose(job, volume, mask, observer)
 
@@ -150,7 +152,7 @@ def section_statistics(
         return no_normalisation(inputs.channels, sections), None
     if normalisation.kind == "range":
         return range_normalisation(inputs.volume.dtype, inputs.channels, sections), None
-    if existing is not None and existing.input_shape[0] == sections:
+    if existing is not None and existing.spec.lattice.shape[0] == sections:
         return existing.spec.statistics, None
     return inputs.sample or _fit(job, inputs.volume, normalisation, observer)
 

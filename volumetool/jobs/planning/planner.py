@@ -10,7 +10,8 @@ from volumetool.errors import ConfigError
 from volumetool.events import Observer, ignore
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import JobDir, refuse_file, roles_of
-from volumetool.jobs.plan import Plan
+from volumetool.jobs.plan import EarlierStep, Plan
+from volumetool.jobs.planning.autotune import patch_seconds
 from volumetool.jobs.planning.cache_policy import partition_again, plan_partition
 from volumetool.jobs.planning.calibrate import take_sample
 from volumetool.jobs.planning.checks import check_place, check_resources, check_sample
@@ -68,12 +69,14 @@ def plan_anew(resolved: Resolved) -> Plan:
     job, running = inputs.job, _running(resolved)
     workers, allowed = resolved.resources.workers, resolved.resources.memory
     probe = engine.probe(spec.lattice.patch)  # first: it warms the network up for the sample, which is timed
-    sample = take_sample(spec, engine, inputs.volume.open(job.level, strict=True))
+    earlier = tuple(map(_earlier, resolved.chain[:-1]))
+    sample = take_sample(spec, engine, resolved.source(0), resolved.steps)
     running["notes"] += check_sample(job, inputs.operation.card, sample)
     keeping = plan_partition(job, spec, WorkerDemand(workers, allowed, sample.patch_seconds), sample, resolved.memory_of)
     memory = resolved.memory_of(spec, keeping.span, keeping.keep), allowed
+    stored = resolved.stored
     return Plan(
-        job=job,
+        job=resolved.asked,
         spec=spec,
         fingerprint=spec.fingerprint,
         grid=spec.grid(keeping.span),
@@ -85,12 +88,32 @@ def plan_anew(resolved: Resolved) -> Plan:
         about=inputs.operation.card.about,
         choice=inputs.choice,
         gate=resolved.gate,
-        input_shape=inputs.level.shape,
-        input_dtype=inputs.volume.dtype.name,
-        voxel_size=inputs.level.voxel_size,
+        input_shape=stored.level.shape,
+        input_dtype=stored.volume.dtype.name,
+        voxel_size=stored.level.voxel_size,
         mask_factor=inputs.mask_factor,
         estimates=estimate(job, spec, keeping, sample, memory, workers),
         extrapolated=resolved.extrapolated,
+        earlier=earlier,
+    )
+
+
+def _earlier(resolved: Resolved) -> EarlierStep:
+    """Return an operation of a chain whose output is not stored."""
+    inputs, engine, spec = resolved.inputs, resolved.engine, resolved.spec
+    return EarlierStep(
+        spec=spec,
+        fingerprint=spec.fingerprint,
+        numerics=engine.numerics,
+        probe=engine.probe(spec.lattice.patch),
+        streams=engine.streams,
+        model=inputs.operation.card.name,
+        model_spec=inputs.operation.spec,
+        about=inputs.operation.card.about,
+        choice=inputs.choice,
+        gate=resolved.gate,
+        mask_factor=inputs.mask_factor,
+        patch_seconds=patch_seconds(engine, spec.lattice.patch, engine.at_once),
     )
 
 
@@ -144,7 +167,7 @@ def _taken_up(existing: Plan, resolved: Resolved) -> Plan:
     facts = {} if keeping is None else patch_facts(job, spec, keeping)
     written = written_bytes(job, spec, existing.grid.span, existing.estimates.compression)  # the first run may have had a box
     estimates = existing.estimates.model_copy(update={**facts, "written_bytes": written})
-    return existing.model_copy(update={**running, "job": job, "estimates": estimates})
+    return existing.model_copy(update={**running, "job": resolved.asked, "estimates": estimates})
 
 
 def _share_left(plan: Plan) -> float:

@@ -26,7 +26,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
     regions = f"{plan.grid.count} of {show_shape(plan.grid.region(0).box.shape)} output voxels"
     lines = [
         ("input", f"{plan.job.input}: {size} of {show_size(plan.voxel_size)}, {plan.input_dtype}"),
-        ("model", f"{plan.model} ({why_model(plan)}); {show_scale(lattice.scale)}, computed in {plan.numerics.precision}"),
+        ("model", f"{plan.title} ({why_model(plan)}); {show_scale(lattice.scale)}, computed in {plan.numerics.precision}"),
         *([("network", plan.about)] if plan.about else []),
         *describe_choice(plan),
         *([("gate", _gate(plan.gate))] if plan.gate is not None else []),
@@ -64,7 +64,7 @@ def describe_start(plan: Plan, done: int) -> str:
     before = f"{show_shape(plan.input_shape)} voxels of {show_size(plan.voxel_size)}"
     after = f"{show_shape(first.shape)} of {show_size(first.voxel_size)}, about {show_bytes(plan.estimates.written_bytes)}"
     resumed = f"{done} of {plan.grid.count} regions are done already" if done else f"{plan.grid.count} regions"
-    return f"{plan.model} ({why_model(plan)}): {before} -> {after}; {resumed}"
+    return f"{plan.title} ({why_model(plan)}): {before} -> {after}; {resumed}"
 
 
 def why_model(plan: Plan) -> str:

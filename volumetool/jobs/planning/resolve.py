@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from volumetool.events import Observer, ignore
 from volumetool.geometry import Box, Lattice, LevelGrid, part_inside
@@ -10,20 +14,24 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import roles_of
 from volumetool.jobs.plan import BatchingChoice, Familiarity, Plan
 from volumetool.jobs.planning.autotune import autotune, choose_batching
-from volumetool.jobs.planning.checks import check_dtype, check_patch, check_survey, check_voxel_size
+from volumetool.jobs.planning.checks import check_chain, check_dtype, check_patch, check_survey, check_voxel_size
 from volumetool.jobs.planning.choice import check_gate, judge
 from volumetool.jobs.planning.inputs import Inputs, open_inputs, section_statistics
 from volumetool.jobs.planning.layout import box_counts, make_lattice, make_levels, output_box, output_format
 from volumetool.jobs.planning.memory import MemoryModel
 from volumetool.jobs.planning.resources import Resources, machine_resources
+from volumetool.jobs.records.input_digest import RegionInput
 from volumetool.processing.device.arrays import computes_bfloat16, resolve_device
 from volumetool.processing.engine import Engine
+from volumetool.processing.region import ChainStep, computed, stored_windows
 from volumetool.processing.spec import Numerics, OutputSpec
 from volumetool.processing.statistics import Statistics
 from volumetool.storage.create import check_layout
 from volumetool.storage.formats.registry import shift_notes
 from volumetool.storage.io.limits import unpacked_chunk
 from volumetool.storage.io.roles import name_roles
+from volumetool.storage.volume import Level, Volume
+from volumetool.storage.voxels import Source
 
 FIXED_BATCH = 16
 """Patches per call where their number changes bytes, which must not depend on what was tried."""
@@ -38,6 +46,8 @@ class Resolved:
 
     Attributes
     ----------
+    asked : Job
+        The job that was asked for; of a chain, that of `inputs` is the job of the last operation alone.
     inputs : Inputs
         What the job names.
     engine : Engine
@@ -54,8 +64,11 @@ class Resolved:
         The workers that it is resolved for.
     gate : Familiarity, optional
         Whether the volume looks like what the model was trained on.
+    before : Resolved, optional
+        The job of a chain's earlier operations, whose output this one reads without its being stored.
     """
 
+    asked: Job
     inputs: Inputs
     engine: Engine
     spec: OutputSpec
@@ -64,12 +77,63 @@ class Resolved:
     paces: tuple[BatchingChoice, ...]
     resources: Resources
     gate: Familiarity | None
+    before: Resolved | None = None
 
     @property
     def memory_of(self) -> MemoryModel:
         """Memory that a worker needs."""
         numerics = self.engine.numerics
         return _memory(self.inputs, numerics.precision, numerics.batch, self.engine.streams)
+
+    @property
+    def chain(self) -> tuple[Resolved, ...]:
+        """The jobs of all operations, in order; this one is the last."""
+        return (self,) if self.before is None else (*self.before.chain, self)
+
+    @property
+    def stored(self) -> Inputs:
+        """The inputs that a store has: those of the first operation."""
+        return self.chain[0].inputs
+
+    @property
+    def steps(self) -> tuple[ChainStep, ...]:
+        """The operations before the last."""
+        return tuple(ChainStep(each.spec, each.engine, each.inputs.mask_factor) for each in self.chain[:-1])
+
+    def source(self, channel: int) -> Source:
+        """Open the stored input of a channel, and the mask."""
+        inputs = self.stored
+        stored = RegionInput(inputs.job, inputs.volume, inputs.mask, self.inputs.mask_factor)
+        chunks, source = stored.chunks(channel), stored.source(channel)
+        if inputs.job.missing != "skip":
+            return source
+        return replace(source, absent=lambda box: chunks.absent(box, chunks.never_stored(box, source.voxels)))
+
+    def _compute(self, channel: int, box: Box) -> NDArray[Any]:
+        """Return the voxels of a channel and a box of the output, which must be a whole volume."""
+        steps = (*self.steps, ChainStep(self.spec, self.engine, self.inputs.mask_factor))
+        source = self.source(stored_windows(steps, channel, [box])[0])
+        with computed(steps, channel, [box], source) as output:
+            return output.read(box)
+
+    @property
+    def output(self) -> Volume:
+        """The output, as the volume that the next operation reads."""
+        grid, stored = self.spec.levels[0], self.stored.volume
+        level = Level("", grid.shape, grid.voxel_size, grid.translation, grid.chunk, grid.shard)
+        return replace(
+            stored,
+            driver="virtual_chunked",
+            reader=None,
+            cast=None,
+            dtype=np.dtype(self.spec.dtype),
+            channels=self.spec.channels,
+            levels=(level,),
+            attributes={},
+            identity=self.spec.fingerprint,
+            level_identities=(),
+            compute=self._compute,
+        )
 
 
 def resolve(
@@ -107,7 +171,12 @@ def resolve(
 def _resolve(
     job: Job, existing: Plan | None, statistics: Statistics | None, resources: Resources, observer: Observer
 ) -> Resolved:
-    inputs = open_inputs(job, existing, observer)
+    check_chain(job)
+    before, asked = None, job
+    if job.earlier is not None:
+        before = _resolve(job.earlier, None if existing is None else existing.before, None, resources, observer)
+        job = job.last(before.spec.output_nodata, _within(job, before))
+    inputs = open_inputs(job, existing, observer, None if before is None else before.output)
     extrapolated, notes = check_voxel_size(job, inputs.operation.card, inputs.level.voxel_size)
     lattice = make_lattice(job, inputs.operation.card, inputs.level.shape)
     box = output_box(job, lattice)
@@ -132,8 +201,19 @@ def _resolve(
     if job.output:  # a live view writes nothing
         check_layout(job.output, spec.layout)
         notes += tuple(shift_notes(spec.layout))
-    notes += (*_input_notes(inputs), *resources.notes)
-    return Resolved(inputs, engine, spec, notes, extrapolated, paces, resources, gate)
+    notes += _input_notes(inputs) + (resources.notes if before is None else before.notes)
+    extrapolated = extrapolated or (before is not None and before.extrapolated)
+    return Resolved(asked, inputs, engine, spec, notes, extrapolated, paces, resources, gate, before)
+
+
+def _within(job: Job, before: Resolved) -> Box | None:
+    """Return the part that a job asks for of what its earlier operations make; None for all of it."""
+    if job.roi is None:
+        return None
+    inside = part_inside(job.roi, before.stored.level.shape, box_counts(job))[0]
+    for each in before.chain:
+        inside = inside.enlarged(each.spec.lattice.scale)
+    return inside
 
 
 def _input_notes(inputs: Inputs) -> tuple[str, ...]:
@@ -155,7 +235,8 @@ def _precision(inputs: Inputs, existing: Plan | None) -> str:
 
 
 def _memory(inputs: Inputs, precision: str, batch: int, streams: int) -> MemoryModel:
-    chunk = unpacked_chunk(inputs.volume.open(inputs.job.level))
+    stored = inputs.volume.compute is None
+    chunk = unpacked_chunk(inputs.volume.open(inputs.job.level)) if stored else ((1, 1, 1), 0)
     return MemoryModel(inputs.operation, inputs.volume.dtype.itemsize, precision, batch, streams, chunk)
 
 

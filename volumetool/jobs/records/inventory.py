@@ -49,7 +49,7 @@ def write_inventory(url: str, plan: Plan) -> None:
     job = plan.job
     volume = open_volume(job.input, voxel_size=job.voxel_size)
     inventory = {name: _list(chunks, array) for name, chunks, array in _inputs(job, volume)}
-    sampled = plan.spec.statistics.sampled
+    sampled = plan.first.statistics.sampled
     if sampled and sample_state(volume, job.level, job.seed) != sampled:
         raise InputError(
             "input.changed",

@@ -130,7 +130,7 @@ def check_output(plan: Plan) -> None:
     if own.get("fingerprint") == plan.fingerprint or is_damaged(own) or "steps" in own:
         return  # a volume with steps is one that grew, and is about to become this job's
     maker = f"job {own['fingerprint'][:12]}" if "fingerprint" in own else "no job"
-    ours = f"{plan.fingerprint[:12]} (model {plan.model}, input {plan.job.input})"
+    ours = f"{plan.fingerprint[:12]} (model {plan.title}, input {plan.job.input})"
     raise LedgerError(
         "ledger.other-output",
         f"{JobDir(place).url} is the folder of job {ours}, but {place} was made by {maker}",
