@@ -129,7 +129,7 @@ def _entry_name(entry: Entry) -> str:
         raise ConfigError(
             "config.chain",
             f"{entry.where}: {explain(error, FunctionOptions)}",
-            hint="a function takes halo and scale, three numbers each, along z, y, x",
+            hint="halo and scale are three numbers each, along z, y, x; channels are names",
         ) from error
 
 
