@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 # Tests sync thousands of small files. Where memory has room for them, they do not wait for a disk.
 SCRATCH := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 8000000 { print "TMPDIR=/dev/shm" }')
+# They start hundreds of processes, too, which read modules that are compiled.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(SCRATCH) $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 .PHONY: demo test test-fast test-slow lint audit schemas clean

@@ -19,25 +19,31 @@ import pytest
 from bucket_server import BucketServer
 from hypothesis import HealthCheck, settings
 
-from volumetool.testing import register_fakes
-
 STARTUP = str(Path(__file__).with_name("startup"))
 
-# Several pytest workers share the cores; libraries that take all of them would only wait for each other.
+# Several pytest workers share the cores; libraries that take all of them would only wait for each other, and a thread that
+# waits for another one would take the core that the other one needs. Torch reads both as it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # What tests find out about this machine is not the user's; processes that they start see the same folder.
 _CACHE = None if "VOLUMETOOL_CACHE" in os.environ else tempfile.mkdtemp(prefix="volumetool-tests-")
 if _CACHE is not None:
     os.environ["VOLUMETOOL_CACHE"] = _CACHE
 
-# Fake models are known here, and in processes that tests start.
-register_fakes()
+# Processes that tests start know the fake models, too.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [STARTUP, os.environ.get("PYTHONPATH")]))
 
 # A busy machine is no failure.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+def pytest_configure() -> None:
+    """Let the fake models be known here; this imports torch."""
+    from volumetool.testing import register_fakes
+
+    register_fakes()
 
 
 @pytest.fixture(scope="session")

@@ -135,7 +135,13 @@ def shared_context(concurrency: int = 0) -> ts.Context:
         Upper bound of threads for files, for copies and codecs, and of requests in flight; 0 means the number of cores,
         at most 16. Several workers on one machine should each be given their share.
     """
-    return _context(concurrency or min(CONCURRENCY, usable_cores()), json.dumps(s3_credentials()))
+    return _context(concurrency or min(CONCURRENCY, _cores()), json.dumps(s3_credentials()))
+
+
+@functools.cache
+def _cores() -> int:
+    """Return how many cores this process may use, asked once: the answer stands in a dozen files, and every file read asks."""
+    return usable_cores()
 
 
 @functools.cache
