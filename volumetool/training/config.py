@@ -305,9 +305,7 @@ class TrainConfig(_Part):
         if self.blind_spot is not None and (scale != (1, 1, 1) or self.architecture.expected_error):
             raise ValueError(f"blind_spot removes noise, keeps the scale (1,1,1), not {scale}, and can learn no expected_error")
         if self.normalisation.kind != "percentiles":
-            raise ValueError(
-                "normalisation.kind is percentiles for what is trained; the other kinds are for networks of others"
-            )
+            raise ValueError("normalisation.kind is percentiles for what is trained; other kinds are for networks of others")
         unpaired = self.blind_spot is None and all(source.noisy is None for source in self.sources)
         if self.architecture.z_context and not unpaired:
             raise ValueError("z_context wants neighbouring sections, which neither real pairs nor blind_spot give")

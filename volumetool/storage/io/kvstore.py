@@ -31,6 +31,7 @@ _VIEWER_PREFIX = re.compile(r"^(zarr|zarr2|zarr3|n5|precomputed)://(?=\w+://|/)"
 _VIEWER_SUFFIX = re.compile(r"\|(auto|zarr|zarr2|zarr3|n5|neuroglancer-precomputed):?.*$")
 # Files that a killed writer leaves behind; they never hold data.
 _LEFTOVER = ".__lock"
+_cores = functools.cache(usable_cores)  # asked once: it stands in a dozen files, and every small file that is read asks
 _LARGE = 2**26  # bytes from which a file is compared with the memory: shards and ledgers alone are so large
 
 ABSENT = b"\x02"
@@ -136,12 +137,6 @@ def shared_context(concurrency: int = 0) -> ts.Context:
         at most 16. Several workers on one machine should each be given their share.
     """
     return _context(concurrency or min(CONCURRENCY, _cores()), json.dumps(s3_credentials()))
-
-
-@functools.cache
-def _cores() -> int:
-    """Return how many cores this process may use, asked once: the answer stands in a dozen files, and every file read asks."""
-    return usable_cores()
 
 
 @functools.cache
