@@ -1,4 +1,4 @@
-"""``volumetool model``: model cards."""
+"""``volumetool model``: model cards, and networks of others."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from volumetool.cli._options import Json
 if TYPE_CHECKING:
     from volumetool.models import ModelCard
 
-app = typer.Typer(help="List and show models.", no_args_is_help=True)
+app = typer.Typer(help="List, show, import models.", no_args_is_help=True)
 
 
 @app.command("list")
 @logged
 def list_cards(as_json: Json = False) -> None:
-    """List the built-in models."""
+    """List the built-in and the imported models."""
     from volumetool.models import list_models
+    from volumetool.processing.operations.library import list_imported
 
-    cards = list_models()
+    cards, imported = list_models(), list_imported()
     if as_json:
-        print_json("models", {"models": [_row(card) for card in cards]})
+        print_json("models", {"models": [_row(card) for card in cards], "imported": list(imported)})
         return
     from volumetool.cli._tables import print_lines
 
@@ -34,6 +35,10 @@ def list_cards(as_json: Json = False) -> None:
             told = "; ".join(f"{tissue} {gain:+.1f}" for tissue, gain in gains.items())
             lines.append(("", f"Gain in dB over {_before(card)}: {told}."))
         print_lines(lines, sys.stdout)
+    if imported:
+        from volumetool.configuration import models_folder
+
+        print_lines([("imported", f"{', '.join(imported)}, in {models_folder()}")], sys.stdout)
 
 
 def _row(card: ModelCard) -> dict[str, Any]:
@@ -73,3 +78,22 @@ def show_card(name: Annotated[str, typer.Argument(help="Built-in name or model f
 
     provenance = card.pop("provenance")
     print_facts({**card, **provenance})
+
+
+@app.command("import")
+@logged
+def import_package(
+    source: Annotated[str, typer.Argument(metavar="PACKAGE", help="Zip file, folder, rdf.yaml or URL; or a network's file.")],
+    name: Annotated[str | None, typer.Option(help="What it is called from now on; else as the file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model of that name.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Load a TorchScript program, which is code.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Import a network of others, such as a package of the BioImage Model Zoo, to run it by its name."""
+    from volumetool.processing.operations.library import import_model
+
+    file = import_model(source, name, overwrite=overwrite, trust=trust)
+    if as_json:
+        print_json("imported", {"name": file.stem, "file": str(file)})
+        return
+    print(f"{file.stem}: imported into {file.parent}; volumetool enhance INPUT OUTPUT --model {file.stem}")

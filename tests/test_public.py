@@ -31,7 +31,12 @@ FAKE = "fake:identity?scale=1,2,2"
 FUNCTIONS = [name for name in vt.__all__ if inspect.isfunction(getattr(vt, name))]
 WITH_OPTIONS = [name for name in FUNCTIONS if inspect.signature(getattr(vt, name)).parameters]
 
-OTHERWISE_NAMED = {"info": "open_volume", "model list": "list_models", "model show": "load_model"}
+OTHERWISE_NAMED = {
+    "info": "open_volume",
+    "model list": "list_models",
+    "model show": "load_model",
+    "model import": "import_model",
+}
 """Commands whose function has another name."""
 
 COMMANDS_ALONE = {

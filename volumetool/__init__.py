@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from volumetool.jobs.run import RunResult
     from volumetool.live_view.show import live
     from volumetool.models import Model, list_models, load_model
+    from volumetool.processing.operations.library import import_model
     from volumetool.storage.convert_volume import convert
     from volumetool.storage.open import open_volume
     from volumetool.storage.pyramid import build_pyramid as pyramid
@@ -45,6 +46,7 @@ _HOMES = {
     "enhance": "volumetool.jobs.api",
     "evaluate": "volumetool.evaluation.api",
     "fit_recipe": "volumetool.degradation.fit_volume",
+    "import_model": "volumetool.processing.operations.library",
     "list_models": "volumetool.models",
     "live": "volumetool.live_view.show",
     "load_model": "volumetool.models",
@@ -75,6 +77,7 @@ __all__ = [
     "enhance",
     "evaluate",
     "fit_recipe",
+    "import_model",
     "list_models",
     "live",
     "load_model",

@@ -41,8 +41,8 @@ _DEEPEST = 20
 _MOST_NUMBER = 2**63
 """Limits of a configuration file: bytes, depth of mappings and lists, and largest whole number."""
 
-_MISREAD = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
-"""Errors that yaml raises, beside its own, over texts whose tags or numbers make no sense."""
+NO_YAML = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, yaml.YAMLError)
+"""What `parse_yaml` raises: yaml has other errors than its own over texts whose tags or numbers make no sense."""
 
 FACE = 2**62
 """Stop of a box that goes on to the volume's face, wherever that is."""
@@ -53,6 +53,13 @@ def cache_folder() -> Path:
     if own := os.environ.get("VOLUMETOOL_CACHE"):
         return absolute_path(own)
     return absolute_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "volumetool"
+
+
+def models_folder() -> Path:
+    """Return the folder of imported models: ``VOLUMETOOL_MODELS``, or ``volumetool/models`` in the user's folder of data."""
+    if own := os.environ.get("VOLUMETOOL_MODELS"):
+        return absolute_path(own)
+    return absolute_path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "volumetool" / "models"
 
 
 def parse_numbers(value: object) -> object:
@@ -174,18 +181,23 @@ def read_list(path: Path) -> tuple[list[int], list[Any]]:
 def _read(path: Path, how: str) -> tuple[bytes, Any]:
     """Return the text of a YAML file and what it holds; `how` says what should stand there."""
     try:
-        return _load(path)
-    except (OSError, yaml.YAMLError, *_MISREAD) as error:
+        with open_file(path) as file:
+            text = file.read(_MOST_BYTES + 1)
+        return text, parse_yaml(text)
+    except (OSError, *NO_YAML) as error:
         raise ConfigError("config.file", f"{path} cannot be read: {error}", hint=how) from error
 
 
-def _load(path: Path) -> tuple[bytes, Any]:
+def parse_yaml(text: bytes) -> Any:
     """Read YAML that is no larger, deeper or more tangled than a configuration.
 
     Aliases are refused: a few lines of them stand for a billion values.
+
+    Raises
+    ------
+    NO_YAML
+        It is none.
     """
-    with open_file(path) as file:
-        text = file.read(_MOST_BYTES + 1)
     if len(text) > _MOST_BYTES:
         raise ValueError(f"more than {_MOST_BYTES} bytes are no configuration")
     depth = 0
@@ -197,7 +209,7 @@ def _load(path: Path) -> tuple[bytes, Any]:
             raise ValueError(f"more than {_DEEPEST} levels inside each other")
     content = yaml.safe_load(text)
     _check_numbers(content)
-    return text, content
+    return content
 
 
 def _check_numbers(content: Any) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import tifffile
 import typer
+from foreign_networks import write_onnx
+from torch.nn import Conv2d
 from typer.core import TyperGroup
 from volumetool.cli import live, view
 from volumetool.cli._acquisition import tell_end
@@ -64,6 +66,7 @@ COMMANDS = {
     "evaluate --unblind kit ratings.csv": "ratings",
     "model list": "models",
     "model show em-x4": "model",
+    "model import copy.onnx --name copied": "imported",
     "demo": "demo",
     "view raw.zarr": "view",
     "publish raw.zarr --as n5": "publication",
@@ -82,6 +85,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(place)
         stack = np.random.default_rng(1).integers(1, 255, (4, 96, 96)).astype(np.uint8)
         tifffile.imwrite("s.tif", stack, photometric="minisblack")
+        patch.setenv("VOLUMETOOL_MODELS", str(place / "models"))
+        write_onnx(Path("copy.onnx"), Conv2d(1, 1, 1))
         made = {"picture": Path("p.png"), "enhanced": "e.zarr", "psnr_bilinear": 1.0, "psnr_enhanced": 2.0}
         outcome = SimpleNamespace(exit_code=0)
         patch.setattr(volumetool.benchmark.demo, "run_demo", lambda *_, **__: SimpleNamespace(**made, outcome=outcome))

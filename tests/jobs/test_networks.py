@@ -9,16 +9,21 @@ import foreign_networks as made
 import numpy as np
 import pytest
 import torch
+import zoo_packages as zoo
 from numpy.typing import NDArray
 from small_jobs import read_levels
 from torch import nn
 
-from volumetool.errors import ModelError, VolumetoolError
+from volumetool.errors import ConfigError, ModelError, VolumetoolError
 from volumetool.jobs.clusters import plan
 from volumetool.jobs.job import make_job
 from volumetool.jobs.planning.report import describe_plan
+from volumetool.models.card import Normalisation
+from volumetool.models.foreign.measure import measure_seam
+from volumetool.models.foreign.program import open_program
 from volumetool.models.foreign.trust import TRUSTED
 from volumetool.processing.operation import open_operation, operation_name, reopen_operation, trust_operation
+from volumetool.processing.spec import Numerics
 from volumetool.testing.operation_suite import OperationSuite
 
 Floats = NDArray[np.float32]
@@ -82,6 +87,31 @@ class TestTorchExport(TestOnnx):
     def network(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
         """Write the file."""
         cls.operation = str(made.write_torch_export(tmp_path_factory.mktemp("network") / "denoiser.pt2", denoiser()))
+
+
+class TestBioImagePackage(TestOnnx):
+    """The same network in a package of the zoo, between a step on voxels and the statistics of the plan, and a sigmoid."""
+
+    slow_cases = (*TestOnnx.slow_cases, "test_regions_patches_and_calls_change_no_byte")
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def network(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
+        """Write the package."""
+        said = zoo.version_04(
+            "byxc",
+            before=[
+                {"name": "zero_mean_unit_variance", "kwargs": {"mode": "per_sample", "axes": "yx"}},
+                {"name": "scale_linear", "kwargs": {"gain": 3, "offset": 1}},
+            ],
+            after=[{"name": "sigmoid"}],
+        )
+        empty = zoo.npy(np.zeros(1, np.float32))
+        files = {"w.onnx": zoo.onnx_bytes(denoiser(), "byxc"), "in.npy": empty, "out.npy": empty}
+        cls.operation = str(zoo.write_package(tmp_path_factory.mktemp("network") / "package.zip", said, files))
+
+    def whole(self, values: Floats) -> Floats:
+        return 1 / (1 + np.exp(-super().whole(3 * values + 1)))
 
 
 @pytest.fixture
@@ -165,6 +195,51 @@ def test_another_file_and_other_options_are_another_network(file: Path) -> None:
     with pytest.raises(ModelError) as caught:
         reopen_operation(first.spec, first.identity)
     assert caught.value.code == "model.changed"
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    said = zoo.version_05(
+        before=[{"id": "scale_range"}], after=[{"id": "scale_mean_variance", "kwargs": {"reference_tensor": "raw"}}]
+    )
+    empty = zoo.npy(np.zeros(1, np.float32))
+    files = {"w.onnx": zoo.onnx_bytes(denoiser(), "bcyx"), "in.npy": empty, "out.npy": empty}
+    return zoo.write_package(tmp_path / "package.zip", said, files)
+
+
+def test_a_package_says_itself_which_values_it_takes_and_its_output_goes_back_where_that_is_asked(package: Path) -> None:
+    with pytest.raises(ConfigError, match="says itself"):
+        open_operation(f"{package};normalise=range")
+    with pytest.raises(ModelError, match="scale_mean_variance after the network") as caught:
+        open_operation(str(package))
+    assert "restore=yes" in str(caught.value)
+    card = open_operation(f"{package};restore=yes").card
+    assert card.restores
+    assert card.normalisation == Normalisation(low=0, high=100)
+
+
+def test_a_network_that_fails_on_a_patch_is_named_with_the_patch_and_its_own_words(file: Path) -> None:
+    """Whatever happens in it is no fault of volumetool."""
+    operation = open_operation(str(file))
+    compute = operation.open(torch.device("cpu"), Numerics("float32", 1, pad=False))
+    with pytest.raises(
+        ModelError, match=r"my-network failed on a patch of 31 x 33 voxels: Fail: .*Concat|INVALID|ShapeInference|Add"
+    ) as caught:
+        compute(np.zeros((1, 2, 31, 33), np.float32))
+    assert caught.value.code == "model.failed"
+    assert "\n" not in caught.value.message
+
+
+def test_the_memory_of_a_network_is_measured(tmp_path: Path) -> None:
+    """A thin first layer says nothing of a wide one behind it."""
+    thin, wide = (
+        nn.Sequential(made.conv(2, (1, 2)), made.conv(2, (2, width)), nn.ReLU(), made.conv(2, (width, 1))).eval()
+        for width in (2, 40)
+    )
+    operation = open_operation(str(made.write_onnx(tmp_path / "thin.onnx", thin)))
+    assert operation.working_bytes((1, 256, 256), "float32") < 40 * 4 * 256 * 256
+    program = open_program(made.write_onnx(tmp_path / "wide.onnx", wide))
+    assert measure_seam(program, operation.card).bytes_per_voxel > 40 * 4
 
 
 @pytest.mark.parametrize(

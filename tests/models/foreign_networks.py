@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -72,6 +73,13 @@ def looks_at_everything(kind: str) -> nn.Module:
     torch.manual_seed(0)
     middle = {"instance-norm": NORMS[2](3), "attention": Attention(), "pooling": Added(MEANS[2](1))}[kind]
     return nn.Sequential(conv(2, (1, 3)), middle, conv(2, (3, 1))).eval()
+
+
+def quietly(export: Callable[[], object]) -> None:
+    """Export a network by an exporter that is an old one, and says so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        export()
 
 
 def write_onnx(path: Path, network: nn.Module, dims: int = 2, channels: int = 1) -> Path:

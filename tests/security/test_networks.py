@@ -248,7 +248,7 @@ def test_a_hostile_program_of_torch_runs_and_writes_nothing(
     make: Callable[[], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("volumetool.models.foreign.torchscript.usable_memory", lambda: 2**28)
+    monkeypatch.setattr("volumetool.models.foreign.archive.usable_memory", lambda: 2**28)
     (tmp_path / "network.pt").write_bytes(make())
     monkeypatch.setenv(TRUSTED, hashlib.sha256((tmp_path / "network.pt").read_bytes()).hexdigest())
     with contextlib.suppress(FileNotFoundError):

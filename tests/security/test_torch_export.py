@@ -191,7 +191,7 @@ def test_a_hostile_program_of_torch_export_is_refused_and_runs_nothing(
     make: Callable[[bytes], bytes], sound: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("volumetool.models.foreign.torch_export.usable_memory", lambda: 2**29)
+    monkeypatch.setattr("volumetool.models.foreign.archive.usable_memory", lambda: 2**29)
     (tmp_path / "network.pt2").write_bytes(make(sound))
     with contextlib.suppress(FileNotFoundError):
         (tmp_path / "CANARY").unlink()  # making a gadget runs it, too

@@ -187,7 +187,7 @@ def trust_operation(spec: str) -> None:
     ModelError
         ``model.unknown``, ``model.broken``: its file cannot be read.
     """
-    from volumetool.models.foreign.program import trust_program
+    from volumetool.models.foreign.program import PACKAGE, trust_program
     from volumetool.models.foreign.trust import is_code
     from volumetool.processing.operations.foreign import foreign_file
     from volumetool.processing.operations.function import trust_function
@@ -197,7 +197,7 @@ def trust_operation(spec: str) -> None:
         file = foreign_file(each)
         if each.startswith("python:"):
             trust_function(each)
-        elif file is not None and is_code(file):
+        elif file is not None and (is_code(file) or file.suffix.lower() == PACKAGE):
             trust_program(file)
         else:
             continue

@@ -6,9 +6,12 @@ stays the same to the last bit, whatever is done to half of the input, does not 
 
 from __future__ import annotations
 
+import ctypes
 import math
+import threading
 from typing import Literal
 
+import psutil
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -18,7 +21,7 @@ from volumetool.geometry import ramp
 from volumetool.models.card import ZYX, OperationCard
 from volumetool.models.foreign.program import Forward, Program
 
-RULES = 1
+RULES = 2
 """Raised whenever a change of the code measures something else."""
 
 SIDES = {2: (32, 48, 64, 96, 128, 80, 112, 192, 256, 512), 3: (16, 24, 32, 48, 64, 96, 128)}
@@ -113,11 +116,14 @@ class Seam(BaseModel):
     ----------
     largest : float
         Largest difference between two patches, joined, and one pass over both, in shares of the output's range.
+    bytes_per_voxel : float
+        Memory that computing took at most, per voxel of a patch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     largest: float
+    bytes_per_voxel: float
 
 
 def measure_seam(program: Program, card: OperationCard) -> Seam:
@@ -145,7 +151,35 @@ def measure_seam(program: Program, card: OperationCard) -> Seam:
         joined, right = a + weights * (b - a), whole[..., stride * scale : (stride + overlap) * scale]
         difference, span = float((joined - right).abs().max()), float(whole.max() - whole.min())
         largest = max(largest, difference / max(span, 1e-12))
-    return Seam(largest=largest)
+    return Seam(largest=largest, bytes_per_voxel=_bytes_per_voxel(program, card))
+
+
+def _bytes_per_voxel(program: Program, card: OperationCard) -> float:
+    """Return the memory that this process gained while a patch was computed, in bytes per voxel of the patch.
+
+    Memory that is held back from what was computed before is given back first, or it would be used unseen.
+    """
+    patch = torch.rand((1, 1 if card.dims == 3 else 2 * card.z_context + 1, *card.patch[3 - card.dims :]))
+    forward, process, done = program.open(torch.device("cpu")), psutil.Process(), threading.Event()
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
+    before = most = process.memory_info().rss
+
+    def look() -> None:
+        nonlocal most
+        while not done.wait(0.001):
+            most = max(most, process.memory_info().rss)
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        with torch.inference_mode():
+            output = forward(patch)
+    finally:
+        done.set()
+        watcher.join()
+    least = output.nbytes + patch.nbytes  # a patch may be computed between two looks
+    return max(most - before, process.memory_info().rss - before, least) / math.prod(card.patch)
 
 
 def _triple(values: list[int]) -> ZYX:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
@@ -58,9 +58,9 @@ class OnnxProgram:
     def __init__(self, path: Path, model: onnx.ModelProto, sha256: str) -> None:
         self._path, self._model, self.sha256 = path, model, sha256
         self.weight_bytes = model.ByteSize()
-        self.width = next((tensor.dims[0] for tensor in model.graph.initializer if len(tensor.dims) > 3), 1)
         axes = _inputs(model.graph)[0].type.tensor_type.shape.dim
-        self.layouts = tuple((n, c) for n, c in LAYOUTS if n == len(axes) and axes[1].dim_value in (0, c))
+        channels = axes[1].dim_value if len(axes) > 1 else 0
+        self.layouts = tuple((n, c) for n, c in LAYOUTS if n == len(axes) and channels in (0, c))
 
     def open(self, device: torch.device) -> Forward:
         """Return the network on a device; it takes as many threads as torch does in the thread that calls it."""
@@ -118,8 +118,21 @@ class OnnxProgram:
             raise unusable(self._path, f"onnxruntime does not load it: {str(error)[:500]}") from error
 
 
-def read_onnx(path: Path) -> OnnxProgram:
+def read_onnx(
+    path: Path, content: bytes | None = None, *, axes: str = "", beside: Callable[[str], bytes] | None = None
+) -> OnnxProgram:
     """Read and check an ONNX file, with the weights that lie in files beside it.
+
+    Parameters
+    ----------
+    path : Path
+        The file, or the package that holds it.
+    content : bytes or None
+        What the file holds; None reads it.
+    axes : str
+        Axes of its image, such as ``byxc``; empty means ``bcyx`` or ``bczyx``.
+    beside : callable or None
+        Returns what a file beside it holds, by its name; None reads files of its folder.
 
     Raises
     ------
@@ -136,17 +149,17 @@ def read_onnx(path: Path) -> OnnxProgram:
             hint="pip install 'volumetool[onnx]'",
             where=str(path),
         ) from error
-    content = read_whole(path)
+    content = read_whole(path) if content is None else content
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
     except Exception as error:
         raise unusable(path, f"it is no ONNX file: {str(error)[:200]}") from error
     _check_operators(path, model)
-    outside = _take_in_weights(path, model)
+    outside = _take_in_weights(path, model, beside or (lambda name: read_whole(_beside(path, name))))
     if model.ByteSize() > MOST_BYTES:
         raise unusable(path, f"it has {model.ByteSize()} bytes with its weights, at most {MOST_BYTES} are run")
-    _check_ends(path, model.graph)
+    _check_ends(path, model.graph, axes)
     return OnnxProgram(path, model, digest_of(content, *outside))
 
 
@@ -176,7 +189,7 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
             )
 
 
-def _take_in_weights(path: Path, model: onnx.ModelProto) -> list[bytes]:
+def _take_in_weights(path: Path, model: onnx.ModelProto, beside: Callable[[str], bytes]) -> list[bytes]:
     """Put weights that lie in other files into the model, and return the content of those files."""
     import onnx
 
@@ -187,7 +200,7 @@ def _take_in_weights(path: Path, model: onnx.ModelProto) -> list[bytes]:
         said = {entry.key: entry.value for entry in tensor.external_data}
         name = said.get("location", "")
         if name not in read:
-            read[name] = read_whole(_beside(path, name))
+            read[name] = beside(name)
         try:
             start, length = int(said.get("offset", 0)), int(said.get("length", len(read[name])))
         except ValueError as error:
@@ -219,7 +232,7 @@ def _inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [each for each in graph.input if each.name not in weights]
 
 
-def _check_ends(path: Path, graph: onnx.GraphProto) -> None:
+def _check_ends(path: Path, graph: onnx.GraphProto, layout: str) -> None:
     """Refuse what is no network from one image to another, and free the size of the image."""
     import onnx
 
@@ -229,19 +242,26 @@ def _check_ends(path: Path, graph: onnx.GraphProto) -> None:
     for end in (inputs[0], graph.output[0]):
         if end.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
             raise unusable(path, f"{end.name} is not float32")
-    rank = len(inputs[0].type.tensor_type.shape.dim)
+    axes = inputs[0].type.tensor_type.shape.dim
+    if layout:
+        if len(axes) != len(layout):
+            raise unusable(path, f"its input has {len(axes)} axes, its package says {layout}")
+    else:
+        _check_layout(path, len(axes), axes[1].dim_value if len(axes) > 1 else 0)
+    for number, axis in enumerate(axes):
+        if number != (layout or "bc").find("c"):
+            axis.dim_param = f"size_{number}"
+    graph.output[0].type.tensor_type.ClearField("shape")
+    graph.ClearField("value_info")
+
+
+def _check_layout(path: Path, rank: int, channels: int) -> None:
     if rank not in (4, 5):
         raise unusable(path, f"its input has {rank} axes; an image has 4 (n, c, y, x) or 5 (n, c, z, y, x)")
-    channels = inputs[0].type.tensor_type.shape.dim[1].dim_value
     if channels and (rank, channels) not in LAYOUTS:
         raise unusable(
             path, f"its input has {channels} channels in {rank - 2}D; it is given one, or in 2D with neighbours 3, 5, 7 or 9"
         )
-    for number, axis in enumerate(inputs[0].type.tensor_type.shape.dim):
-        if number != 1:
-            axis.dim_param = f"size_{number}"
-    graph.output[0].type.tensor_type.ClearField("shape")
-    graph.ClearField("value_info")
 
 
 def _providers(device: torch.device) -> list[str]:

@@ -30,8 +30,6 @@ class Program(Protocol):
         Digest of all that was read.
     weight_bytes : int
         Size of its weights.
-    width : int
-        Channels of its first layer of weights, at least 1.
     layouts : tuple of (int, int)
         Axes and channels of its input, as far as the file says; else those worth trying.
     """
@@ -39,7 +37,6 @@ class Program(Protocol):
     kind: str
     sha256: str
     weight_bytes: int
-    width: int
     layouts: tuple[tuple[int, int], ...]
 
     def open(self, device: torch.device) -> Forward:
@@ -70,16 +67,21 @@ def open_program(path: Path) -> Program:
         ``model.broken``: it is not what its name says, or holds what is not run. ``model.unreadable``: a package is missing.
         ``model.untrusted``: it is code, and nobody trusts it.
     """
+    from volumetool.models.foreign.bioimageio import read_package
     from volumetool.models.foreign.onnx_file import read_onnx
     from volumetool.models.foreign.torch_export import read_torch_export
     from volumetool.models.foreign.torchscript import read_torchscript
 
     if is_code(path):
         return read_torchscript(path)
-    return read_onnx(path) if path.suffix.lower() == ".onnx" else read_torch_export(path)
+    readers: dict[str, Callable[[Path], Program]] = {".onnx": read_onnx, ".pt2": read_torch_export, PACKAGE: read_package}
+    return readers[path.suffix.lower()](path)
 
 
-ENDS = (".onnx", ".pt2", *CODE)
+PACKAGE = ".zip"
+"""End of the name of a package of the BioImage Model Zoo."""
+
+ENDS = (".onnx", ".pt2", PACKAGE, *CODE)
 """Ends of the names of files that `open_program` reads."""
 
 

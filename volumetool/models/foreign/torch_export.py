@@ -6,10 +6,8 @@ the weights are plain bytes, and of the steps those run that ``torch_operators.p
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from volumetool.machine import usable_memory
+from volumetool.models.foreign.archive import Archive, open_archive
 from volumetool.models.foreign.program import LAYOUTS, Forward, digest_of, make_positive, read_whole, unusable
 from volumetool.models.foreign.torch_operators import find_operator
 
@@ -110,9 +108,7 @@ class TorchExportProgram:
     ) -> None:
         self._steps, self._ends, self._weights = steps, ends, weights
         self.layouts, self.sha256 = layouts, sha256
-        tensors = [tensor for _, tensor in weights.values()]
-        self.weight_bytes = sum(tensor.nbytes for tensor in tensors)
-        self.width = next((int(tensor.shape[0]) for tensor in tensors if tensor.dim() > 3), 1)
+        self.weight_bytes = sum(tensor.nbytes for _, tensor in weights.values())
 
     def open(self, device: torch.device) -> Forward:
         """Return the program on a device."""
@@ -156,15 +152,8 @@ def read_torch_export(path: Path, content: bytes | None = None) -> TorchExportPr
     """
     content = read_whole(path) if content is None else content
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            sizes = [entry.file_size for entry in archive.infolist()]
-            if 4 * sum(sizes) > usable_memory() or len(set(archive.namelist())) < len(sizes):
-                raise unusable(
-                    path, "its archive has one name twice, or unpacks to more than a quarter of the memory that is free"
-                )
+        with open_archive(path, content, "archive of torch.export", HINT) as archive:
             return _Reader(path, archive).program(digest_of(content))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise unusable(path, f"it is no archive of torch.export ({str(error)[:200]})", HINT) from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         why = f"{type(error).__name__}: {error}"[:200]
         raise unusable(path, f"it is not written as torch {torch.__version__} writes programs ({why})", HINT) from error
@@ -173,7 +162,7 @@ def read_torch_export(path: Path, content: bytes | None = None) -> TorchExportPr
 class _Reader:
     """An archive that is being read."""
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+    def __init__(self, path: Path, archive: Archive) -> None:
         self._path, self._archive = path, archive
         models = [name for name in archive.namelist() if name.partition("/")[2].startswith("models/")]
         if len(models) != 1 or not models[0].endswith(".json"):

@@ -10,14 +10,13 @@ from __future__ import annotations
 import io
 import re
 import warnings
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
-from volumetool.machine import usable_memory
+from volumetool.models.foreign.archive import open_archive, write_archive
 from volumetool.models.foreign.program import LAYOUTS, Forward, digest_of, make_positive, read_whole, unusable
 from volumetool.models.foreign.trust import require_trust
 
@@ -40,6 +39,9 @@ WORDS = frozenset(
 """Arguments of text that are no names of files."""
 
 
+HINT = "save the network by torch.jit.save(torch.jit.trace(network.eval(), image), FILE), or as ONNX"
+
+
 class TorchScriptProgram:
     """A TorchScript program that was read and checked.
 
@@ -59,8 +61,6 @@ class TorchScriptProgram:
     def __init__(self, content: bytes, sha256: str, *, positive: bool = False) -> None:
         self._content, self.sha256, self._made_positive = content, sha256, positive
         self.weight_bytes = len(content)
-        weights = (value for value in self._load().state_dict().values() if value.dim() > 3)
-        self.width = next((int(value.shape[0]) for value in weights), 1)
 
     def open(self, device: torch.device) -> Forward:
         """Return the program on a device."""
@@ -85,19 +85,29 @@ class TorchScriptProgram:
         return module
 
 
-def read_torchscript(path: Path) -> TorchScriptProgram:
+def read_torchscript(path: Path, content: bytes | None = None, digest: str = "") -> TorchScriptProgram:
     """Read and check a TorchScript archive.
+
+    Parameters
+    ----------
+    path : Path
+        Its file, or the package that holds it.
+    content : bytes or None
+        The archive; None reads the file.
+    digest : str
+        SHA-256 that must be trusted; empty means that of the archive.
 
     Raises
     ------
     ModelError
         ``model.broken``; ``model.untrusted``.
     """
-    content = read_whole(path)
+    content = read_whole(path) if content is None else content
+    digest = digest or digest_of(content)
     made = _written_anew(path, content)
-    require_trust(path, digest_of(content))
+    require_trust(path, digest)
     try:
-        program = TorchScriptProgram(made, digest_of(content))
+        program = TorchScriptProgram(made, digest)
         module = _load(made)
         graph = module.inlined_graph
     except Exception as error:
@@ -111,29 +121,18 @@ def read_torchscript(path: Path) -> TorchScriptProgram:
 
 def _written_anew(path: Path, content: bytes) -> bytes:
     """Return an archive of what is loaded of a file, after a look at it."""
-    made = io.BytesIO()
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(made, "w") as target:
-            entries = archive.infolist()
-            names = [entry.filename.partition("/")[2] for entry in entries]
-            if not any(name.startswith("code/") for name in names) or "constants.pkl" not in names:
-                raise unusable(
-                    path,
-                    "it holds no code of TorchScript: a pickle (torch.save) could run code, and is not opened",
-                    hint="save the network by torch.jit.save(torch.jit.trace(network.eval(), image), FILE), or as ONNX",
-                )
-            if len(set(names)) < len(names) or 4 * sum(entry.file_size for entry in entries) > usable_memory():
-                raise unusable(
-                    path, "its archive has one name twice, or unpacks to more than a quarter of the memory that is free"
-                )
-            for name, entry in zip(names, entries, strict=True):
-                if LOADED.fullmatch(name):
-                    data = archive.read(entry)
-                    _check_code(path, name, data)
-                    target.writestr(f"network/{name}", data)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise unusable(path, f"it is no TorchScript archive ({error}); pickles could run code, and are not opened") from error
-    return made.getvalue()
+    with open_archive(path, content, "TorchScript archive, and a pickle could run code: it is not opened", HINT) as archive:
+        names = {entry.partition("/")[2]: entry for entry in archive.namelist()}
+        if len(names) < len(archive.namelist()):
+            raise unusable(path, "its archive has one name twice")
+        if not any(name.startswith("code/") for name in names) or "constants.pkl" not in names:
+            raise unusable(
+                path, "it holds no code of TorchScript: a pickle (torch.save) could run code, and is not opened", HINT
+            )
+        kept = {name: archive.read(entry) for name, entry in names.items() if LOADED.fullmatch(name)}
+    for name, data in kept.items():
+        _check_code(path, name, data)
+    return write_archive({f"network/{name}": data for name, data in kept.items()})
 
 
 def _check_code(path: Path, name: str, data: bytes) -> None:

@@ -15,15 +15,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from torch import Tensor
 
-from volumetool.configuration import cache_folder, parse_numbers
-from volumetool.errors import ModelError
+from volumetool.configuration import cache_folder, models_folder, parse_numbers
+from volumetool.errors import ConfigError, ModelError
 from volumetool.geometry import Triple
 from volumetool.models import Normalisation, OperationCard
+from volumetool.models.foreign.bioimageio import NO_STEP, BioImageProgram
 from volumetool.models.foreign.measure import RULES, Measured, Seam, measure, measure_seam
-from volumetool.models.foreign.program import ENDS, Forward, Program, open_program
+from volumetool.models.foreign.processing_steps import Pointwise, UnknownStepError, after_network
+from volumetool.models.foreign.program import ENDS, Forward, Program, open_program, unusable
 from volumetool.paths import absolute_path, replace_file
 from volumetool.processing.device.arrays import Array, as_array
+from volumetool.processing.device.device_errors import kind_of
 from volumetool.processing.operations.filter import Channels, read_options
 from volumetool.processing.spec import Numerics
 
@@ -32,9 +36,6 @@ PATCH = {2: (1, 256, 256), 3: (64, 64, 64)}
 
 LARGEST = {2: 512, 3: 128}
 """Longest side of a patch that is taken so that a network sees all it looks at; one that looks farther is blended."""
-
-HELD = 6
-"""Feature maps of the first layer's width that are held at once, as in our own networks."""
 
 PATCHES_MAY_SHOW = "the network's output depends on the whole patch, which was accepted: patches may show"
 
@@ -52,6 +53,9 @@ TAKES = {
     "standard": "values of mean 0 and standard deviation 1 in a section",
 }
 
+NAME = re.compile(r"[a-z0-9][a-z0-9.\-]*")
+"""Names of imported models."""
+
 Far = Annotated[int, Field(ge=0)]
 Kept = TypeVar("Kept", bound=BaseModel)
 
@@ -61,11 +65,12 @@ class ForeignOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    normalise: Literal["none", "range", "percentiles", "standard"] = "none"
-    """Values that it takes: grey values as they are (none), 0 to 1 over the range of an integer type (range), 0 and 1 at the
-    1st and 99th percentile of the volume's sections (percentiles), or mean 0 and standard deviation 1 (standard)."""
-    restore: bool = True
-    """The output goes back to grey values the same way; no: it is a mask, a probability or the like."""
+    normalise: Literal["none", "range", "percentiles", "standard"] | None = None
+    """Values that it takes: grey values as they are (none, unless its package says another), 0 to 1 over the range of an
+    integer type (range), 0 and 1 at the 1st and 99th percentile of the volume's sections (percentiles), or mean 0 and standard
+    deviation 1 (standard)."""
+    restore: bool | None = None
+    """The output goes back to grey values the same way; no, as for packages: it is a mask, a probability or the like."""
     halo: Annotated[tuple[Far, Far, Far], BeforeValidator(parse_numbers)] | None = None
     """How far it looks, in voxels along z, y, x, instead of what was measured."""
     channel: int = Field(0, ge=0)
@@ -77,11 +82,22 @@ class ForeignOptions(BaseModel):
     """Run a network whose output depends on the whole patch: patches may show."""
 
 
+def imported_file(name: str) -> Path | None:
+    """Return the file of an imported model, in the folder of models; None where there is none of that name."""
+    files = (models_folder() / f"{name}{end}" for end in ENDS)
+    return next((file for file in files if NAME.fullmatch(name) and file.is_file()), None)
+
+
 def foreign_file(spec: str) -> Path | None:
-    """Return the file of a name ``FILE;OPTION=VALUE;...`` of a network of other software; None for other names."""
+    """Return the file of a name ``FILE;OPTION=VALUE;...`` of a network of other software; None for other names.
+
+    FILE may also be the name of an imported model.
+    """
     file = spec.partition(";")[0]
     path = absolute_path(file)
-    return path if file.lower().endswith(ENDS) and path.is_file() else None
+    if file.lower().endswith(ENDS):
+        return path if path.is_file() else None
+    return imported_file(file)
 
 
 class ForeignOperation:
@@ -103,11 +119,12 @@ class ForeignOperation:
 
     def __init__(self, spec: str) -> None:
         file, _, text = spec.partition(";")
-        path = absolute_path(file).resolve()
+        path = (foreign_file(file) or absolute_path(file)).resolve()
         if ";" in str(path):
             raise ModelError("model.unknown", f"{path} has a semicolon", hint="call the file and its folders otherwise")
         self._options = read_options(path.name, ForeignOptions, text)
         self._program = open_program(path)
+        self._around = _Around(path, self._program, self._options)
         measured = _recall(self._program.sha256, Measured, lambda: measure(self._program))
         if any(measured.whole) and not self._options.accept_whole_tile:
             raise _whole_tile(path, self._program, measured)
@@ -124,21 +141,58 @@ class ForeignOperation:
                 hint="name all of them, in order: --set channels=NAME,NAME; or keep one: --set channel=0",
             )
         self.spec = ";".join([str(path), *filter(None, [text])])
-        card = _card(path, measured, self._options)
+        card = _card(path, measured, self._options, self._around)
         options = self._options.model_dump(mode="json", exclude=None if self._options.channels else {"channels"})
         facts = {"file": self._program.sha256, "options": options, "card": card.model_dump(mode="json")}
         self.identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        seam = _recall(self.identity, Seam, lambda: measure_seam(self._program, card))
+        self._seam = seam = _recall(self.identity, Seam, lambda: measure_seam(self._program, card))
         self.card = card.model_copy(update={"about": _about(self._program, measured, card, seam)})
 
     def open(self, device: torch.device, _: Numerics) -> ForeignFunction:
         """Return the network on a device; it computes in float32 whatever the numerics."""
         kept = slice(None) if self.card.channels else self._options.channel
-        return ForeignFunction(self._program.open(device), device, self.card.dims, kept)
+        return ForeignFunction(self._program.open(device), device, self.card, kept, self._around)
 
     def working_bytes(self, patch: Triple, _: str) -> int:
-        """Return the bytes of the weights and of the features of one patch, as far as the first layer tells."""
-        return self._program.weight_bytes + 4 * HELD * math.prod(patch) * max(self._program.width, math.prod(self.card.scale))
+        """Return the bytes of the weights and of the features of one patch, by what patches took that were computed."""
+        return self._program.weight_bytes + math.ceil(self._seam.bytes_per_voxel * math.prod(patch))
+
+
+class _Around:
+    """What stands around a network: steps of its package, and how its values come and go.
+
+    Attributes
+    ----------
+    normalisation : Normalisation
+        How grey values become its values.
+    restores : bool
+        Its output goes back to grey values.
+    before, after : list of callable
+        Steps on its input and its output.
+    least : tuple of int
+        Least patch, in voxels along z, y, x.
+    """
+
+    def __init__(self, path: Path, program: Program, options: ForeignOptions) -> None:
+        self.normalisation = NORMALISATIONS[options.normalise or "none"]
+        self.restores, self.least = options.restore is not False, (1, 1, 1)
+        self.before: list[Pointwise] = []
+        self.after: list[Pointwise] = []
+        if not isinstance(program, BioImageProgram):
+            return
+        if options.normalise is not None:
+            raise ConfigError(
+                "config.option",
+                f"{path.name} is a package, which says itself which values its network takes, so it takes no normalise",
+                hint="leave normalise out; or run the ONNX file of the package alone",
+            )
+        declared = program.declared
+        self.normalisation, self.before, self.least = declared.normalisation, declared.before, declared.least
+        self.restores = options.restore is True
+        try:
+            self.after = after_network(declared.after, program.layouts[0][0] - 2, restored=self.restores)
+        except UnknownStepError as error:
+            raise unusable(path, f"its step {error}", NO_STEP) from error
 
 
 class ForeignFunction:
@@ -150,14 +204,16 @@ class ForeignFunction:
         The network.
     device : torch.device
         Where it computes.
-    dims : {2, 3}
-        Axes of its images.
+    card : OperationCard
+        Card of the operation.
     kept : int or slice
         Channel of its output that is kept, or all of them.
+    around : _Around
+        Steps before and after it.
     """
 
-    def __init__(self, forward: Forward, device: torch.device, dims: int, kept: int | slice) -> None:
-        self._forward, self._device, self._dims, self._kept = forward, device, dims, kept
+    def __init__(self, forward: Forward, device: torch.device, card: OperationCard, kept: int | slice, around: _Around) -> None:
+        self._forward, self._device, self._card, self._kept, self._around = forward, device, card, kept, around
 
     def __call__(self, patches: NDArray[np.float32]) -> Array:
         """Return outputs, float32 (n, [c,] z, y, x). Each patch is a call of its own: a network may mix images of a batch."""
@@ -165,10 +221,37 @@ class ForeignFunction:
         with torch.inference_mode():
             for patch in patches:
                 x = torch.from_numpy(patch).to(self._device)  # (depth, y, x): sections are channels in 2D
-                x = x[None, None] if self._dims == 3 else x[None]  # (1, c, [z,] y, x)
-                y = self._forward(x)[0, self._kept]  # ([c,] [z,] y, x)
-                outputs.append(y if self._dims == 3 else y.unsqueeze(-3))  # ([c,] z, y, x)
+                x = x[None, None] if self._card.dims == 3 else x[None]  # (1, c, [z,] y, x)
+                y = self.compute(x)[0, self._kept]  # ([c,] [z,] y, x)
+                outputs.append(y if self._card.dims == 3 else y.unsqueeze(-3))  # ([c,] z, y, x)
             return as_array(torch.stack(outputs).float().contiguous())
+
+    def compute(self, x: Tensor) -> Tensor:
+        """Return the whole output for a patch of shape (1, c, [z,] y, x), with the steps before and after the network.
+
+        Raises
+        ------
+        ModelError
+            ``model.failed``: the network ended with an error, though it takes other images.
+        """
+        for step in self._around.before:
+            x = step(x)
+        try:
+            y = self._forward(x)
+        except ModelError:
+            raise
+        except Exception as error:
+            if kind_of(error) != "other":  # the engine takes smaller batches, or the job starts again elsewhere
+                raise
+            sizes, why = " x ".join(map(str, x.shape[2:])), str(error).strip().partition("\n")[0][:300]
+            raise ModelError(
+                "model.failed",
+                f"the network {self._card.name} failed on a patch of {sizes} voxels: {type(error).__name__}: {why}",
+                hint="another patch may do (--patch Z,Y,X); else run the network on such an image where it was made",
+            ) from error
+        for step in self._around.after:
+            y = step(y)
+        return y
 
     def release(self) -> None:
         """Do nothing: no memory is held between calls."""
@@ -190,7 +273,7 @@ def _recall(name: str, kind: type[Kept], make: Callable[[], Kept]) -> Kept:
     return made
 
 
-def _card(path: Path, measured: Measured, options: ForeignOptions) -> OperationCard:
+def _card(path: Path, measured: Measured, options: ForeignOptions, around: _Around) -> OperationCard:
     """Return the card that follows from what was measured: an exact cut where that is affordable, else blended patches."""
     dims, grain = measured.dims, measured.granularity
     field = options.halo or measured.receptive_field
@@ -204,10 +287,11 @@ def _card(path: Path, measured: Measured, options: ForeignOptions) -> OperationC
         g = grain[axis]
         margin = _up(field[axis], g)
         if exact:
-            patch[axis], overlap[axis], trim[axis] = max(_up(PATCH[dims][axis], g), 4 * margin), 2 * margin, margin
+            least = _up(max(PATCH[dims][axis], around.least[axis]), g)
+            patch[axis], overlap[axis], trim[axis] = max(least, 4 * margin), 2 * margin, margin
         else:
             overlap[axis] = _up(most[axis] // 4, g)
-            most[axis] = max(most[axis], 2 * overlap[axis])
+            most[axis] = max(most[axis], 2 * overlap[axis], _up(around.least[axis], g))
             patch[axis], trim[axis] = most[axis], overlap[axis] // 4
     return OperationCard(
         name=_name(path),
@@ -219,10 +303,10 @@ def _card(path: Path, measured: Measured, options: ForeignOptions) -> OperationC
         trim=(trim[0], trim[1], trim[2]),
         granularity=grain,
         receptive_field=field,
-        normalisation=NORMALISATIONS[options.normalise],
-        restores=options.restore,
+        normalisation=around.normalisation,
+        restores=around.restores,
         channels=options.channels,
-        spares=options.restore and not options.channels,
+        spares=around.restores and not options.channels,
         caution=PATCHES_MAY_SHOW if any(measured.whole) else "",
     )
 
