@@ -30,6 +30,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 _CACHE = None if "VOLUMETOOL_CACHE" in os.environ else tempfile.mkdtemp(prefix="volumetool-tests-")
 if _CACHE is not None:
     os.environ["VOLUMETOOL_CACHE"] = _CACHE
+    os.environ["VOLUMETOOL_MODELS"] = str(Path(_CACHE, "models"))
 
 # Processes that tests start know the fake models, too.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [STARTUP, os.environ.get("PYTHONPATH")]))
