@@ -62,6 +62,8 @@ def plan_partition(job: Job, spec: OutputSpec, demand: WorkerDemand, sample: Sam
 
     if job.patch_cache == "never":
         return Partition(span("none"), "none", "as asked for")
+    if demand.earlier and job.patch_cache == "auto":
+        return Partition(span("none"), "none", "the operations before the last are computed for each region anyway")
     if job.patch_cache == "always":
         return _kept(job, spec, demand.workers, (span("all"), "all"), "as asked for")
     if (why := _not_worth(job, spec, demand, span("all"))) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from volumetool.errors import ConfigError
@@ -206,12 +206,15 @@ class WorkerDemand:
         Measured time of one patch.
     keep : {"none", "sides", "all"}
         Shared patches that are kept: none, those between regions of one layer, or all.
+    earlier : tuple of (Lattice, float)
+        The operations of a chain before the last, in order: their patches, and the measured time of one.
     """
 
     workers: int
     memory: int
     patch_seconds: float
     keep: CacheScope = "none"
+    earlier: tuple[tuple[Lattice, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -264,6 +267,45 @@ def recomputed_share(spec: OutputSpec, span: Triple, keep: CacheScope = "none", 
     return count_patches(spec, span, keep, asked) / count_patches(spec, span, "all", asked) - 1
 
 
+def count_earlier(
+    spec: OutputSpec, lattices: Sequence[Lattice], span: Triple, asked: Box | None = None
+) -> list[tuple[int, int]]:
+    """Return how many patches of the operations before a chain's last its regions evaluate.
+
+    Parameters
+    ----------
+    spec : OutputSpec
+        Of the last operation.
+    lattices : sequence of Lattice
+        The patches of the operations before it, in order.
+    span : tuple of int
+        Shards per region and axis.
+    asked : Box, optional
+        Voxels of the output; regions that touch them count. All regions without it.
+
+    Returns
+    -------
+    list of (int, int)
+        For each operation all that are evaluated, and how many of them are distinct.
+    """
+    sharing, lattice = spec.sharing(span), spec.lattice
+    cuts: list[list[tuple[int, int]]] = []
+    for size, length, origin, numbers in zip(
+        sharing.grid.size, sharing.grid.shape, spec.origin, sharing.numbers(asked), strict=True
+    ):
+        cuts.append([(origin + n * size, origin + min((n + 1) * size, length)) for n in numbers])
+    counts = []
+    for earlier in reversed(lattices):
+        lines = zip(lattice.axes, (lattice.context, 0, 0), cuts, strict=True)
+        cuts = [[line.needed(*cut, context) for cut in own] for line, context, own in lines]
+        needed = [[line.touching(*cut) for cut in own] for line, own in zip(earlier.axes, cuts, strict=True)]
+        every = math.prod(sum(map(len, own)) for own in needed)
+        once = math.prod(own[-1].stop - own[0].start for own in needed)
+        counts.append((sharing.grid.channels * every, sharing.grid.channels * once))
+        lattice = earlier
+    return counts[::-1]
+
+
 def choose_partition(
     spec: OutputSpec, demand: WorkerDemand, memory_of: Callable[[OutputSpec, Triple, CacheScope], int]
 ) -> Triple:
@@ -283,7 +325,8 @@ def choose_partition(
         are kept.
     """
     shards = spec.grid((1, 1, 1)).grid
-    span = [shards[0] if spec.lattice.z.overlap else 1, shards[1], shards[2]]
+    deep = any(each.z.overlap or each.context for each, _ in demand.earlier) or spec.lattice.z.overlap
+    span = [shards[0] if deep else 1, shards[1], shards[2]]
     while memory_of(spec, _triple(span), demand.keep) > demand.memory and span[0] * span[1] > 1:
         axis = 0 if span[0] > span[1] else 1
         span[axis] = -(-span[axis] // 2)
@@ -295,7 +338,7 @@ def choose_partition(
 def _next_cut(spec: OutputSpec, span: list[int], demand: WorkerDemand) -> int | None:
     """Return the axis to halve: where regions are too few or too long, and the cut stays cheap."""
     grid, keep = spec.grid(_triple(span)), demand.keep
-    seconds = count_patches(spec, _triple(span), keep) * demand.patch_seconds / grid.count
+    seconds = _work(spec, _triple(span), demand)[0] / grid.count
     few = grid.count < REGIONS_PER_WORKER * demand.workers and demand.workers > 1
     if not few and seconds <= 2 * REGION_SECONDS:
         return None
@@ -305,7 +348,7 @@ def _next_cut(spec: OutputSpec, span: list[int], demand: WorkerDemand) -> int | 
         halved = _triple([-(-n // 2) if a == axis else n for a, n in enumerate(span)])
         if halved != _triple(span) and not (CACHED_AXES[keep][axis] and _short(spec, halved, axis)):
             shared = recomputed_share(spec, halved)  # equally fast cuts: the one with fewer patches to keep
-            options.append((_speed(spec, halved, demand), -shared, -axis, recomputed_share(spec, halved, keep)))
+            options.append((_speed(spec, halved, demand), -shared, -axis, _done_twice(spec, halved, demand)))
     if not options:
         return None
     speed, _, axis, recomputed = max(options)
@@ -319,7 +362,24 @@ def _short(spec: OutputSpec, span: Triple, axis: int) -> bool:
 
 def _speed(spec: OutputSpec, span: Triple, demand: WorkerDemand) -> float:
     """Return how many times faster than one worker, nothing twice, the regions of a span can be done."""
-    return min(spec.grid(span).count, demand.workers) / (1 + recomputed_share(spec, span, demand.keep))
+    return min(spec.grid(span).count, demand.workers) / (1 + _done_twice(spec, span, demand))
+
+
+def _work(spec: OutputSpec, span: Triple, demand: WorkerDemand) -> tuple[float, float]:
+    """Return the seconds that the patches of all operations take in all regions, and that they would take, each once."""
+    every, once = (count_patches(spec, span, keep) * demand.patch_seconds for keep in (demand.keep, "all"))
+    counts = count_earlier(spec, [lattice for lattice, _ in demand.earlier], span)
+    for (_, seconds), (patches, distinct) in zip(demand.earlier, counts, strict=True):
+        every, once = every + patches * seconds, once + distinct * seconds
+    return every, once
+
+
+def _done_twice(spec: OutputSpec, span: Triple, demand: WorkerDemand) -> float:
+    """Return the work that is done again, as a share of what is done once."""
+    if not demand.earlier:
+        return recomputed_share(spec, span, demand.keep)
+    every, once = _work(spec, span, demand)
+    return every / once - 1
 
 
 def _triple(span: list[int]) -> Triple:

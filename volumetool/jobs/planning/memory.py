@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from volumetool.geometry import Lattice, Triple
 from volumetool.jobs.plan import CacheScope
@@ -30,6 +31,11 @@ class MemoryModel:
         Calls side by side.
     chunk : tuple of (tuple of int, int)
         Voxels of a chunk of the input, z, y, x, and the bytes that it takes unpacked.
+
+    Attributes
+    ----------
+    before : tuple of MemoryModel and OutputSpec, optional
+        Of a chain, the operation whose output this one reads as it is computed.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class MemoryModel:
         self.precision = precision
         self.batch = batch
         self.streams = streams
+        self.before: tuple[MemoryModel, OutputSpec] | None = None
 
     BASE = 350 * 2**20
     """Python, torch, tensorstore and their code, once a job was planned; measured."""
@@ -66,8 +73,17 @@ class MemoryModel:
         keep : {"none", "sides", "all"}
             Shared patches that are kept: none, those between regions of one layer, or all.
         """
-        lattice = spec.lattice
         size = [min(n * s, whole) for n, s, whole in zip(spec.levels[0].shard, span, spec.box.shape, strict=True)]
+        lattice, shard = spec.lattice, size[0] * size[1] * spec.levels[0].shard[2] * spec.itemsize * spec.per_input
+        # A column touches several shards; finished ones wait, are written with their shadows, and are read back.
+        touched = math.ceil(lattice.x.stride * lattice.x.scale / spec.levels[0].shard[2]) + 1
+        stored = (min(touched + 3, span[2]) + 1.7) * shard
+        free = min(self.SCATTERED * stored, KEPT_FREE)
+        return int(self.BASE + self._swept(spec, size, keep) + stored + free)
+
+    def _swept(self, spec: OutputSpec, size: Sequence[int], keep: CacheScope = "none") -> int:
+        """Return the bytes for the sweep of a region of `size` voxels, and those of the operations before."""
+        lattice = spec.lattice
         rows = len(lattice.y.touching(0, min(size[1], lattice.y.size * lattice.y.scale)))
         stacks = len(lattice.z.touching(0, min(size[0], lattice.z.size * lattice.z.scale)))
         group = stacks if lattice.z.overlap else min(stacks, max(1, self.batch // rows))
@@ -86,14 +102,18 @@ class MemoryModel:
         outputs = (3 * group * rows + fed) * patch_out * 4
         slabs = 2 * group_depth * size[1] * lattice.x.patch * lattice.x.scale * 4
         strips = size[0] * size[1] * lattice.x.ramp_length * 4 * spec.per_input
-        shard = size[0] * size[1] * spec.levels[0].shard[2] * spec.itemsize * spec.per_input
-        # A column touches several shards; finished ones wait, are written with their shadows, and are read back.
-        touched = math.ceil(lattice.x.stride * lattice.x.scale / spec.levels[0].shard[2]) + 1
-        stored = (min(touched + 3, span[2]) + 1.7) * shard
-        free = min(self.SCATTERED * stored, KEPT_FREE)
         # Whole columns of kept patches, at worst, wait and are read; each patch on its way to the disk has a copy.
         kept = 0 if keep == "none" else (2 * group * rows + 2 * (BEHIND + 1)) * kept_bytes(lattice, spec.per_input)
-        return int(self.BASE + raw + inputs + outputs + slabs + strips + stored + free + kept) + self.network(lattice)
+        own = int(raw + inputs + outputs + slabs + strips + kept) + self.network(lattice)
+        return own + (0 if self.before is None else self._before(*self.before, window))
+
+    def _before(self, model: MemoryModel, spec: OutputSpec, window: Triple) -> int:
+        """Return the bytes for the operations before, whose last makes the windows that this one reads."""
+        size = [min(n, whole) for n, whole in zip(window, spec.box.shape, strict=True)]
+        # Slabs are as wide as a column: those under a window are open, two wait, and each is put together and handed over.
+        slab = spec.lattice.x.stride * spec.lattice.x.scale
+        opened = size[0] * size[1] * (2 * size[2] + 5 * slab) * spec.itemsize
+        return opened + model._swept(spec, size)
 
     def network(self, lattice: Lattice) -> int:
         """Return the part of these bytes that the network takes, for all patches that are in it at once."""

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from typing import Any
 
 from volumetool.errors import ConfigError
 from volumetool.events import Observer, ignore
+from volumetool.geometry import Box, Triple
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import JobDir, refuse_file, roles_of
-from volumetool.jobs.plan import EarlierStep, Plan
+from volumetool.jobs.plan import EarlierStep, Estimates, Plan
 from volumetool.jobs.planning.autotune import patch_seconds
 from volumetool.jobs.planning.cache_policy import partition_again, plan_partition
 from volumetool.jobs.planning.calibrate import take_sample
 from volumetool.jobs.planning.checks import check_place, check_resources, check_sample
 from volumetool.jobs.planning.conflicts import refuse_other_settings
-from volumetool.jobs.planning.cost import estimate, left_over, patch_facts, written_bytes
+from volumetool.jobs.planning.cost import asked_box, estimate, left_over, patch_facts, written_bytes
 from volumetool.jobs.planning.inputs import refuse_foreign_output
-from volumetool.jobs.planning.layout import WorkerDemand
+from volumetool.jobs.planning.layout import WorkerDemand, count_earlier
 from volumetool.jobs.planning.resolve import Resolved, resolve
 from volumetool.jobs.planning.resources import Resources
 from volumetool.jobs.records.ledger import DONE
 from volumetool.jobs.records.plan_file import open_ledger, read_job
+from volumetool.processing.spec import OutputSpec
 from volumetool.storage.io.roles import name_roles
 
 _log = logging.getLogger(__name__)
@@ -72,8 +75,11 @@ def plan_anew(resolved: Resolved) -> Plan:
     earlier = tuple(map(_earlier, resolved.chain[:-1]))
     sample = take_sample(spec, engine, resolved.source(0), resolved.steps)
     running["notes"] += check_sample(job, inputs.operation.card, sample)
-    keeping = plan_partition(job, spec, WorkerDemand(workers, allowed, sample.patch_seconds), sample, resolved.memory_of)
+    pace = tuple((step.spec.lattice, step.patch_seconds) for step in earlier)
+    demand = WorkerDemand(workers, allowed, sample.patch_seconds, earlier=pace)
+    keeping = plan_partition(job, spec, demand, sample, resolved.memory_of)
     memory = resolved.memory_of(spec, keeping.span, keeping.keep), allowed
+    earlier = _counted(earlier, spec, keeping.span, asked_box(job, spec))
     stored = resolved.stored
     return Plan(
         job=resolved.asked,
@@ -92,7 +98,7 @@ def plan_anew(resolved: Resolved) -> Plan:
         input_dtype=stored.volume.dtype.name,
         voxel_size=stored.level.voxel_size,
         mask_factor=inputs.mask_factor,
-        estimates=estimate(job, spec, keeping, sample, memory, workers),
+        estimates=_with_earlier(estimate(job, spec, keeping, sample, memory, workers), earlier, workers),
         extrapolated=resolved.extrapolated,
         earlier=earlier,
     )
@@ -115,6 +121,24 @@ def _earlier(resolved: Resolved) -> EarlierStep:
         mask_factor=inputs.mask_factor,
         patch_seconds=patch_seconds(engine, spec.lattice.patch, engine.at_once),
     )
+
+
+def _counted(earlier: tuple[EarlierStep, ...], spec: OutputSpec, span: Triple, asked: Box | None) -> tuple[EarlierStep, ...]:
+    """Return the operations before the last with the patches that regions of `span` shards evaluate."""
+    counts = count_earlier(spec, [step.spec.lattice for step in earlier], span, asked)
+    return tuple(
+        step.model_copy(update={"patches": every, "recomputed": every - once})
+        for step, (every, once) in zip(earlier, counts, strict=True)
+    )
+
+
+def _with_earlier(estimates: Estimates, earlier: tuple[EarlierStep, ...], workers: int) -> Estimates:
+    """Return what a chain costs, the operations before its last included: the first of them reads."""
+    if not earlier:
+        return estimates
+    first, seconds = earlier[0], sum(step.patches * step.patch_seconds for step in earlier) / workers
+    read = first.patches * math.prod(first.spec.lattice.patch) * first.spec.itemsize
+    return estimates.model_copy(update={"seconds": estimates.seconds + seconds, "read_bytes": read})
 
 
 def _running(resolved: Resolved) -> dict[str, Any]:

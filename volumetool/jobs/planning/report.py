@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from volumetool.geometry import fused_count
-from volumetool.jobs.plan import Estimates, Familiarity, Plan
+from volumetool.jobs.plan import EarlierStep, Estimates, Familiarity, Plan
 from volumetool.jobs.planning.choice import ALIKE
 from volumetool.processing.survey import Evidence
 from volumetool.units import show_bytes, show_duration, show_scale, show_shape, show_size
@@ -19,14 +19,14 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
     """Return the lines of a plan as (name, text)."""
     spec, cost, lattice = plan.spec, plan.estimates, plan.spec.lattice
     first, fused = spec.levels[0], fused_count(spec.levels)
-    share = cost.recomputed / max(1, cost.patches - cost.recomputed)
-    twice = f"{share:.1%} of that is done twice" if share >= 0.0005 else "nothing is done twice"
+    twice = _twice(cost.patches, cost.recomputed)
     size, voxels = f"{show_shape(plan.input_shape)} voxels (z, y, x)", f"{show_shape(first.shape)} voxels"
     patches = f"{cost.patches} of {show_shape(lattice.patch)} input voxels, which overlap by {_axes(plan)}"
     regions = f"{plan.grid.count} of {show_shape(plan.grid.region(0).box.shape)} output voxels"
     lines = [
         ("input", f"{plan.job.input}: {size} of {show_size(plan.voxel_size)}, {plan.input_dtype}"),
-        ("model", f"{plan.title} ({why_model(plan)}); {show_scale(lattice.scale)}, computed in {plan.numerics.precision}"),
+        ("model", f"{plan.title} ({why_model(plan)}); {show_scale(plan.scale)}, computed in {plan.numerics.precision}"),
+        *[(f"step {number}", _step(step)) for number, step in enumerate(plan.earlier, start=1)],
         *([("network", plan.about)] if plan.about else []),
         *describe_choice(plan),
         *([("gate", _gate(plan.gate))] if plan.gate is not None else []),
@@ -48,6 +48,20 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         ("time", f"about {show_duration(cost.seconds)}, from a sample on this machine"),
     ]
     return lines + [("warning", note) for note in plan.notes]
+
+
+def _twice(patches: int, recomputed: int) -> str:
+    share = recomputed / max(1, patches - recomputed)
+    return f"{share:.1%} of that is done twice" if share >= 0.0005 else "nothing is done twice"
+
+
+def _step(step: EarlierStep) -> str:
+    """Describe an operation of a chain whose output is not stored."""
+    lattice = step.spec.lattice
+    around = (line.overlap - line.trim + more for line, more in zip(lattice.axes, (lattice.context, 0, 0), strict=True))
+    patches = f"{step.patches} patches of {show_shape(lattice.patch)}, {' x '.join(map(str, around))} voxels looked at around"
+    what = f"{step.model}: {show_scale(lattice.scale)}, {step.spec.dtype}, computed in {step.numerics.precision}"
+    return f"{what}; {patches}; {_twice(step.patches, step.recomputed)}; not stored"
 
 
 def describe_start(plan: Plan, done: int) -> str:
@@ -113,7 +127,7 @@ def describe_box(plan: Plan) -> str | None:
     asked, computed = plan.roi, plan.computed_box
     if asked is None or computed is None:
         return None
-    scale = plan.spec.lattice.scale
+    scale = plan.scale
     words = f"{asked.coarsened(scale)} (z,y,x) asked for; "
     if computed == asked:
         return words + "just that is computed"

@@ -83,7 +83,9 @@ class Resolved:
     def memory_of(self) -> MemoryModel:
         """Memory that a worker needs."""
         numerics = self.engine.numerics
-        return _memory(self.inputs, numerics.precision, numerics.batch, self.engine.streams)
+        model = _memory(self.inputs, numerics.precision, numerics.batch, self.engine.streams)
+        model.before = None if self.before is None else (self.before.memory_of, self.before.spec)
+        return model
 
     @property
     def chain(self) -> tuple[Resolved, ...]:
