@@ -97,3 +97,26 @@ def import_package(
         print_json("imported", {"name": file.stem, "file": str(file)})
         return
     print(f"{file.stem}: imported into {file.parent}; volumetool enhance INPUT OUTPUT --model {file.stem}")
+
+
+@app.command("test")
+@logged
+def run_test(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Imported model, or a package.")],
+    trust: Annotated[bool, typer.Option("--trust", help="Load a TorchScript program, which is code.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a package of the BioImage Model Zoo on its own test tensor, and say by how much the result differs."""
+    from dataclasses import asdict
+
+    from volumetool.jobs.reproduction import check_model
+
+    found = check_model(name, trust=trust)
+    if as_json:
+        print_json("model-test", asdict(found))
+    else:
+        print(
+            f"{found.model}: {'as' if found.ok else 'NOT as'} its test tensor; the network differs by at most "
+            f"{found.one_pass:.2g}, a job by {found.inside:.2g} inside, and by {found.faces:.2g} near faces, which it mirrors"
+        )
+    raise typer.Exit(0 if found.ok else 4)

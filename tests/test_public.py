@@ -36,6 +36,7 @@ OTHERWISE_NAMED = {
     "model list": "list_models",
     "model show": "load_model",
     "model import": "import_model",
+    "model test": "check_model",
 }
 """Commands whose function has another name."""
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from volumetool.jobs.inspection import clean, status, verify
     from volumetool.jobs.job import Job
     from volumetool.jobs.plan import Plan
+    from volumetool.jobs.reproduction import check_model
     from volumetool.jobs.run import RunResult
     from volumetool.live_view.show import live
     from volumetool.models import Model, list_models, load_model
@@ -40,6 +41,7 @@ _HOMES = {
     "RunResult": "volumetool.jobs.run",
     "Volume": "volumetool.storage.volume",
     "apply": "volumetool.jobs.api",
+    "check_model": "volumetool.jobs.reproduction",
     "clean": "volumetool.jobs.inspection",
     "convert": "volumetool.storage.convert_volume",
     "crappify": "volumetool.degradation.volume",
@@ -71,6 +73,7 @@ __all__ = [
     "VolumetoolError",
     "__version__",
     "apply",
+    "check_model",
     "clean",
     "convert",
     "crappify",

@@ -35,6 +35,7 @@ FAKE = "fake:identity?scale=1,2,2"
 SEEN_ELSEWHERE = {
     "benchmark": "jobs/test_bench.py",
     "curves": "jobs/test_curves.py",
+    "model-test": "jobs/test_reproduction.py",
     "recipe": "jobs/test_fit_crappifier.py",
     "training": "training/test_train.py",
     "training-plan": "training/test_train.py",

@@ -110,6 +110,21 @@ class BioImageProgram:
 
         return call
 
+    def test_tensors(self, path: Path) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """Return what the network is tested on and what it should make of that, (1, c, [z,] y, x) each; None without a test."""
+        if self.declared.test is None:
+            return None
+        given, made = (read_tensor(path, content) for content in self.declared.test)
+        for array, axes in zip((given, made), self._axes, strict=True):
+            if array.ndim != len(axes) or array.dtype.kind not in "biuf":
+                raise unusable(path, f"a test tensor has shape {array.shape} of {array.dtype}, and axes {axes}", HINT)
+        usual = "bc" + "zyx"[-(self.layouts[0][0] - 2) :]
+        first, last = (
+            _from_usual(torch.from_numpy(array), usual, axes).numpy()
+            for array, axes in zip((given, made), self._axes, strict=True)
+        )
+        return first, last
+
     def positive(self) -> Self:
         """Return a network of the same layers, with positive weights and without biases."""
         made = copy(self)

@@ -150,8 +150,12 @@ class ForeignOperation:
 
     def open(self, device: torch.device, _: Numerics) -> ForeignFunction:
         """Return the network on a device; it computes in float32 whatever the numerics."""
-        kept = slice(None) if self.card.channels else self._options.channel
-        return ForeignFunction(self._program.open(device), device, self.card, kept, self._around)
+        return ForeignFunction(self._program.open(device), device, self.card, self.kept, self._around)
+
+    @property
+    def kept(self) -> int | slice:
+        """The channel of its output that is kept, or all of them."""
+        return slice(None) if self.card.channels else self._options.channel
 
     def working_bytes(self, patch: Triple, _: str) -> int:
         """Return the bytes of the weights and of the features of one patch, by what patches took that were computed."""
