@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -134,7 +135,8 @@ def _print_outcome(outcome: RunResult, *, as_json: bool) -> None:
     job = outcome.plan.job
     if as_json:
         names = ("complete", "done", "failed", "regions", "ran", "output", "fingerprint")
-        print_json("run", {name: getattr(outcome, name) for name in names})
+        facts = {name: getattr(outcome, name) for name in names}
+        print_json("run", facts | {"parts": [asdict(part) for part in outcome.parts]})
     for record in outcome.failures:
         box = outcome.plan.grid.region(record.region).box
         warn(f"region {record.region} ({box}) failed: {record.error.get('message')}")
@@ -143,9 +145,22 @@ def _print_outcome(outcome: RunResult, *, as_json: bool) -> None:
     if outcome.complete:
         say(f"complete: {job.output}, {outcome.done} regions. Next: volumetool verify {job.output}")
         return
+    if job.part is not None:
+        _print_parts(outcome)
+        return
     words = f"{outcome.done} of {outcome.regions} regions done, {outcome.failed} failed."
     more = "Run the same command to go on." if outcome.exit_code else "The box is done; without --roi the rest follows."
     say(f"{words} {more}")
+
+
+def _print_parts(outcome: RunResult) -> None:
+    """Print what is left of a job whose part has ended, and who goes on."""
+    job = outcome.plan.job
+    for part in outcome.parts:
+        say(f"part {part}")
+    ended = "" if outcome.exit_code else f"part {job.part} is done; "
+    left = f"the whole job is not: {outcome.done} of {outcome.regions} regions, {outcome.failed} failed"
+    say(f"{ended}{left}. Whoever ends last builds the coarse levels; --part any takes what nobody runs.")
 
 
 def _print_operations(as_json: bool) -> None:

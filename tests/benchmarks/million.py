@@ -33,9 +33,9 @@ from volumetool.jobs.execution.schedule import RegionQueue
 from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import WINDOW, Plan
 from volumetool.jobs.planning.planner import plan
+from volumetool.jobs.preparation import prepare
 from volumetool.jobs.records.ledger import DONE, Ledger, Record
 from volumetool.jobs.records.plan_file import open_ledger
-from volumetool.jobs.run import prepare
 from volumetool.storage.create import VolumeLayout, create_volume
 
 SHARD = (8, 64, 64)

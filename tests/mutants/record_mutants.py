@@ -21,12 +21,6 @@ LEDGER = (
             "jobs/records/test_ledger.py::test_a_torn_last_line_loses_nothing_before_it",
         ),
         (
-            "earlier record wins",
-            'return sorted(key for key in list_keys(url, LEDGER + "/") if SEGMENT.fullmatch(key))',
-            'return sorted((key for key in list_keys(url, LEDGER + "/") if SEGMENT.fullmatch(key)), reverse=True)',
-            "jobs/records/test_ledger.py::test_segments_are_read_in_the_order_of_writing",
-        ),
-        (
             "fence ignored",
             "if not created and read_key(self.url, key) != lines:",
             "if not created and read_key(self.url, key) is None:",
@@ -60,6 +54,21 @@ LEDGER = (
             "                leaving, self._leaving = self._leaving, []\n"
             '                self._create(b"".join(map(_line, leaving)))',
             "jobs/records/test_ledger.py::test_records_wait_on_where_their_segment_cannot_be_written",
+        ),
+    ),
+    *table(
+        "volumetool/jobs/records/segments.py",
+        (
+            "earlier record wins",
+            "if SEGMENT.fullmatch(key.removeprefix(prefix)))",
+            "if SEGMENT.fullmatch(key.removeprefix(prefix)))[::-1]",
+            "jobs/records/test_ledger.py::test_segments_are_read_in_the_order_of_writing",
+        ),
+        (
+            "a part that was taken for dead commits after its records were merged",
+            'while keys and not create_key(url, segment_key(prefix, number_of(keys[-1]) + 1), b""):',
+            "while False:",
+            "jobs/execution/test_parts.py::test_a_driver_of_a_part_that_was_taken_for_dead_cannot_commit",
         ),
     ),
     *table(
@@ -144,7 +153,7 @@ RESUME = (
         ),
     ),
     *table(
-        "volumetool/jobs/run.py",
+        "volumetool/jobs/preparation.py",
         (
             "records kept though their volume is gone",
             "        delete_prefix(join_url(folder, LEDGER))\n        create_volume(",
@@ -163,6 +172,9 @@ RESUME = (
             "        delete_prefix(place)\n        root = read_root(place)[0]\n",
             "jobs/test_resume.py::test_overwriting_that_dies_half_way_never_leaves_records_without_voxels",
         ),
+    ),
+    *table(
+        "volumetool/jobs/run.py",
         (
             "complete said before the coarse levels are there",
             "    build_coarse_levels(plan, within, observer)\n    if complete and",

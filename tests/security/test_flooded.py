@@ -20,7 +20,8 @@ from small_jobs import SMALL, noise, write_input
 
 from volumetool.jobs.job import make_job
 from volumetool.jobs.planning.planner import plan
-from volumetool.jobs.run import RunResult, prepare
+from volumetool.jobs.preparation import prepare
+from volumetool.jobs.run import RunResult
 
 PATIENCE = 60
 MOST_MEMORY = 50 * 2**20

@@ -26,7 +26,7 @@ from volumetool.jobs.clusters.local import local_cluster
 from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.planner import plan
-from volumetool.jobs.run import prepare
+from volumetool.jobs.preparation import prepare
 
 PATIENCE = 240
 

@@ -17,7 +17,8 @@ from small_views import at_url, without_units, write_n5, write_zarr2
 from volumetool.errors import ConfigError, InputError
 from volumetool.jobs.job import make_job
 from volumetool.jobs.planning.planner import plan
-from volumetool.jobs.run import RunResult, prepare
+from volumetool.jobs.preparation import prepare
+from volumetool.jobs.run import RunResult
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import Volume
 from volumetool.viewer.browser import name_panels

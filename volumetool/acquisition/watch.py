@@ -20,7 +20,7 @@ from volumetool.events import Noted, Observer, SectionsReached, Waiting
 from volumetool.jobs.clusters import cluster_module
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import JobDir
-from volumetool.jobs.records.lease import own
+from volumetool.jobs.records.parts import own_job
 from volumetool.processing.statistics import Statistics
 from volumetool.storage.create import choose_format
 from volumetool.storage.formats.base import read_json
@@ -94,7 +94,7 @@ def watch(job: Job, asked: WatchConfig, observer: Observer, changes: Changes | N
     inner = job.model_copy(update={"input": raw})
 
     _refuse_foreign(inner)
-    with own(JobDir(job.output).url, observer):
+    with own_job(JobDir(job.output).url, observer):
         if is_complete(job.output):
             clear(job.output)
             return SessionResult(complete=True, enhanced=open_volume(raw).shape[0])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from volumetool.configuration import Bytes, Lengths, Nanometres, Natural, Numbers, Options, Place, Positive, read_options
 from volumetool.errors import ConfigError
@@ -18,6 +20,54 @@ from volumetool.storage.io.urls import check_foreign
 from volumetool.storage.writing.names import WrittenName
 
 AnyFloat = Annotated[float, Field(allow_inf_nan=True)]
+
+ANY = "any"
+"""The part of a job that nobody runs, whichever it is."""
+
+MOST_PARTS = 2**16
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the parts that a job is cut into, each for a driver of its own.
+
+    Parameters
+    ----------
+    number : int
+        From 0.
+    count : int
+        Parts of the job.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def read(cls, text: str) -> Part:
+        """Read ``"2/4"``.
+
+        Raises
+        ------
+        ValueError
+            It is no part.
+        """
+        found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", text.strip())
+        part = cls(int(found[1]), int(found[2])) if found else cls(0, 0)
+        if not part.number < part.count <= MOST_PARTS:
+            raise ValueError(f"{text!r} is no part: of four parts they are 0/4, 1/4, 2/4 and 3/4; or {ANY}")
+        return part
+
+    def of(self, regions: Sequence[int]) -> Sequence[int]:
+        """Return this part of some regions: those that follow one another share patches."""
+        low, high = (len(regions) * end // self.count for end in (self.number, self.number + 1))
+        return regions[low:high]
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+def _check_part(text: str) -> str:
+    return text if text == ANY else str(Part.read(text))
 
 
 INPUT, LOOK, OUTPUT = "What to enhance", "How it looks", "The output"
@@ -111,6 +161,13 @@ class Job(Options):
     )
     patch_cache: Literal["auto", "always", "never"] = runtime(
         "auto", RUN, "Keep patches that several regions need on disk until the last of them is done; auto does where it pays."
+    )
+    part: Annotated[str, AfterValidator(_check_part)] | None = runtime(
+        None,
+        RUN,
+        "Run one of K parts of the job, 0/K to K-1/K, which may run at once on several machines; any takes those that nobody "
+        "runs.",
+        metavar="I/K",
     )
     hang_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = runtime(
         600.0,

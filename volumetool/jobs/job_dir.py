@@ -52,6 +52,12 @@ INVENTORY = "stored"
 STATES = "maps/state"
 """States of all regions as an array on the region grid, for views."""
 
+PARTS = "parts"
+"""A folder for each part of a job that is run in parts: its driver keeps there what the driver of a whole job keeps above."""
+
+CUT = "parts/cut.json"
+"""How the job is cut into parts; there is none where a whole job is run."""
+
 WATCH = "watch"
 """Records of a watch that has not ended, see `volumetool.acquisition.state`."""
 

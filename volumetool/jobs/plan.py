@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from volumetool.geometry import Box, PatchSharing, RegionGrid, Size, Triple
-from volumetool.jobs.job import Job
-from volumetool.jobs.job_dir import JobDir
+from volumetool.jobs.job import ANY, Job, Part
+from volumetool.jobs.job_dir import PARTS, JobDir
 from volumetool.options import Kind, kinds
 from volumetool.processing.operations.chain import ARROW
 from volumetool.processing.spec import Numerics, OutputSpec
@@ -270,6 +271,27 @@ class Plan(BaseModel):
     def job_dir(self) -> JobDir:
         """The directory beside the output."""
         return JobDir(self.job.output)
+
+    @property
+    def part(self) -> Part | None:
+        """The part of the job that is run, None for all of it."""
+        return None if self.job.part in (None, ANY) else Part.read(str(self.job.part))
+
+    @property
+    def whole(self) -> Plan:
+        """The same plan, to run all of it."""
+        return self.model_copy(update={"job": self.job.model_copy(update={"part": None})})
+
+    @property
+    def run_dir(self) -> str:
+        """Where a run keeps what is its own: the job's directory, or a folder in it for each part."""
+        return self.job_dir.url if self.part is None else join_url(self.job_dir.url, PARTS, str(self.part.number))
+
+    @property
+    def asked(self) -> Sequence[int]:
+        """The regions that are asked for now, in order: those of the box, and of them those of the part."""
+        regions = range(self.grid.count) if self.roi is None else list(self.grid.touching(self.roi))
+        return regions if self.part is None else self.part.of(regions)
 
     def level(self, number: int) -> str:
         """Return the place of a level of the output."""

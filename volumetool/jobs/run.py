@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
@@ -13,36 +13,31 @@ import tensorstore as ts
 from volumetool.errors import DataError, FingerprintError, LedgerError, OutputError
 from volumetool.events import Observer, RegionEnded, RunStarted, ignore
 from volumetool.jobs.clusters import Cluster, open_cluster
+from volumetool.jobs.clusters import plan as make_plan
 from volumetool.jobs.execution.clean import delete_kept, sweep
 from volumetool.jobs.execution.finalize import build_coarse_levels, finish, is_marked_complete, mark_incomplete
 from volumetool.jobs.execution.input_check import check_input, check_there
 from volumetool.jobs.execution.schedule import RegionQueue, to_do
-from volumetool.jobs.job_dir import LEASE, LEDGER, PLAN, STATES, roles_of
+from volumetool.jobs.job_dir import STATES, roles_of
+from volumetool.jobs.part import begin_part, end_parts, free_part
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.preparation import prepare
 from volumetool.jobs.records.attempts import discard_unfinished_on_exit
 from volumetool.jobs.records.in_flight import InFlight
-from volumetool.jobs.records.inventory import write_inventory
-from volumetool.jobs.records.lease import Lease, own
-from volumetool.jobs.records.ledger import Ledger, Record
-from volumetool.jobs.records.plan_file import check_output, keep_table, open_ledger, read_plan, write_plan
+from volumetool.jobs.records.lease import Lease
+from volumetool.jobs.records.ledger import TODO, Ledger, Record
+from volumetool.jobs.records.parts import PartState, own_job, part_states
+from volumetool.jobs.records.plan_file import open_ledger, read_plan
 from volumetool.jobs.records.shard_digests import note_unbuilt, read_unbuilt
-from volumetool.jobs.verification.layout_check import lost_metadata
 from volumetool.jobs.verification.repair import check_whole
 from volumetool.redaction import redact
-from volumetool.storage.create import create_levels, create_volume, read_root
-from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.kvstore import (
-    delete_key,
-    delete_prefix,
     join_url,
     kvstore_spec,
-    list_keys,
-    read_key,
     shared_context,
 )
 from volumetool.storage.io.retries import STORAGE
 from volumetool.storage.io.roles import name_roles
-from volumetool.storage.provenance import write_status
 
 MAX_CONSECUTIVE_FAILURES = 16
 """Failed regions in a row that end a run: what fails so often is not a region's own trouble."""
@@ -64,6 +59,8 @@ class RunResult:
         Regions that this run finished.
     failures : tuple of Record
         The failed regions.
+    parts : tuple of PartState
+        The parts that the job is cut into, where it is and is not complete.
     """
 
     plan: Plan
@@ -73,6 +70,7 @@ class RunResult:
     regions: int
     ran: int
     failures: tuple[Record, ...]
+    parts: tuple[PartState, ...] = ()
 
     @property
     def output(self) -> str:
@@ -90,10 +88,10 @@ class RunResult:
 
     @property
     def exit_code(self) -> int:
-        """0 where all that was asked for is there, 3 where running again goes on."""
+        """0 where all that was asked for is there, a part or a box of the job, too; 3 where running again goes on."""
         if self.complete:
             return 0
-        asked = set(self.plan.grid.touching(self.plan.roi)) if self.plan.roi is not None else None
+        asked = set(self.plan.asked) if self.plan.roi is not None or self.plan.job.part is not None else None
         return 3 if asked is None or any(record.region in asked for record in self.failures) else 0
 
 
@@ -112,7 +110,8 @@ def run(plan: Plan, observer: Observer = ignore) -> RunResult:
     FingerprintError
         ``job.fingerprint``: the plan's specification is not the one that its fingerprint names.
     LedgerError
-        ``ledger.owned``: another run writes this job. ``ledger.overtaken``: another one took it over during the run.
+        ``ledger.owned``: another run writes this job, or this part of it. ``ledger.parts``: it is being run in another number
+        of parts. ``ledger.overtaken``: another one took it over during the run.
     DataError
         ``data.failing``: `MAX_CONSECUTIVE_FAILURES` regions in a row failed.
     """
@@ -123,8 +122,11 @@ def run(plan: Plan, observer: Observer = ignore) -> RunResult:
             f"{plan.fingerprint[:12]}",
             hint="regions, workers and the like may be edited; for other voxels plan a job with other options",
         )
-    with name_roles(*roles_of(plan.job)), own(plan.job_dir.url, observer) as claim:
-        return _run(plan, observer, claim)
+    with name_roles(*roles_of(plan.job)):
+        if plan.job.part is not None:
+            return _run_any(plan, observer) if plan.part is None else _run_part(plan, observer)
+        with own_job(plan.job_dir.url, observer) as claim:
+            return _run(plan, observer, claim)
 
 
 def _run(plan: Plan, observer: Observer, claim: Lease) -> RunResult:
@@ -138,30 +140,82 @@ def _run(plan: Plan, observer: Observer, claim: Lease) -> RunResult:
             raise
         prepare(plan)
         sweep(folder, folder)
-        ledger = open_ledger(plan)
-        ledger.begin()
-        ledger.compact()
-        check_input(plan, ledger, observer)
-        before = ledger.done
+        ledger, ran = _go_on(plan, observer, claim, lambda: first or stack.enter_context(open_cluster(plan)))
+    return _result(plan, ledger, ran, complete=finish_run(plan, ledger, observer))
+
+
+def _run_any(plan: Plan, observer: Observer) -> RunResult:
+    """Run the parts that nobody runs, one after the other, until there is none."""
+    ran = 0
+    while (free := free_part(plan, observer)) is not None:
         try:
-            if next(to_do(plan, ledger), None) is not None:
-                cluster = first or stack.enter_context(open_cluster(plan))
-                _run_regions(plan, ledger, observer, claim, cluster)
-        finally:
-            ledger.flush()
-            write_maps(plan, ledger)
-    with suppress(OutputError):  # what cannot be deleted is asked for again at the end of the next run, and by `clean`
-        delete_kept(plan)
-    complete = finish_run(plan, ledger, observer)
+            ran += _run_part(free, observer).ran
+        except LedgerError as error:
+            if error.code != "ledger.owned":
+                raise  # else another driver was faster
+    return _end_job(plan, ran, observer)
+
+
+def _run_part(plan: Plan, observer: Observer) -> RunResult:
+    """Run a part of a job, beside the drivers of other parts."""
+    with ExitStack() as held, discard_unfinished_on_exit(plan.run_dir), ExitStack() as stack:
+        begun = read_plan(plan.job_dir.url) is not None
+        first = None if begun else stack.enter_context(open_cluster(plan))
+        claim = begin_part(plan, observer)
+        if claim is not None:
+            held.callback(claim.release)
+            _, ran = _go_on(plan, observer, claim, lambda: first or stack.enter_context(open_cluster(plan)))
+    if claim is None:  # somebody else planned the job meanwhile
+        return run(make_plan(plan.job, observer), observer)
+    return _end_job(plan, ran, observer)
+
+
+def _end_job(plan: Plan, ran: int, observer: Observer) -> RunResult:
+    """Finish the job of a part that has ended, if it is the last one."""
+    whole = plan.whole
+    ledger, complete = open_ledger(whole), False
+    if not (ledger.states[np.asarray(whole.asked, np.int64)] == TODO).any():
+        with end_parts(whole, observer) as alone:
+            if alone:
+                ledger = open_ledger(whole)
+                ledger.begin()
+                ledger.compact()
+                write_maps(whole, ledger)
+                complete = finish_run(whole, ledger, observer)
+    return _result(plan, ledger, ran, complete=complete)
+
+
+def _result(plan: Plan, ledger: Ledger, ran: int, *, complete: bool) -> RunResult:
+    asked = frozenset(() if plan.part is None else plan.asked)
     return RunResult(
         plan=plan,
         complete=complete,
         done=ledger.done,
         failed=len(ledger.failures),
         regions=plan.grid.count,
-        ran=ledger.done - before,
-        failures=tuple(ledger.failures[index] for index in sorted(ledger.failures)),
+        ran=ran,
+        failures=tuple(ledger.failures[index] for index in sorted(ledger.failures) if plan.part is None or index in asked),
+        parts=() if complete else tuple(part_states(plan, ledger)),
     )
+
+
+def _go_on(plan: Plan, observer: Observer, claim: Lease, cluster: Callable[[], Cluster]) -> tuple[Ledger, int]:
+    """Run what is to do; return the ledger, and how many regions were finished."""
+    ledger = open_ledger(plan)
+    ledger.begin()
+    ledger.compact()
+    check_input(plan, ledger, observer)
+    before = ledger.done
+    try:
+        if next(to_do(plan, ledger), None) is not None:
+            _run_regions(plan, ledger, observer, claim, cluster())
+    finally:
+        ledger.flush()
+        if plan.part is None:
+            write_maps(plan, ledger)
+    with suppress(OutputError):  # what cannot be deleted is asked for again at the end of the next run, and by `clean`
+        delete_kept(plan)
+    return ledger, ledger.done - before
 
 
 def _run_regions(plan: Plan, ledger: Ledger, observer: Observer, claim: Lease, cluster: Cluster) -> None:
@@ -206,89 +260,6 @@ def _stop_when_failing(records: Iterator[Record], plan: Plan) -> Iterator[Record
                 hint=record.error.get("hint", "see `volumetool status` for each of them; what was finished is kept"),
                 where=plan.output,
             )
-
-
-def prepare(plan: Plan) -> None:
-    """Create the job's folder and the output, or find them as this plan left them; another job that did nothing yet gives way.
-
-    The folder comes first: whatever a killed run leaves at the output is known as this job's.
-
-    Raises
-    ------
-    LedgerError
-        ``ledger.plan``: another run planned this output since then. ``ledger.other-output``: the output is another job's.
-    InputError
-        ``input.changed``: the input was written to while the job was planned.
-    OutputError
-        ``output.damaged``: metadata are lost, and what lies beside them is recorded as done.
-    """
-    place, folder = plan.job_dir.place, plan.job_dir.url
-    if plan.job.overwrite:
-        _delete_earlier(place, folder)
-    stored = read_plan(folder)
-    check_output(stored or plan)
-    if stored is not None and (stored.fingerprint, stored.grid, stored.probe) != (plan.fingerprint, plan.grid, plan.probe):
-        if open_ledger(stored).done:
-            raise LedgerError(
-                "ledger.plan",
-                f"another run began {plan.output} with a plan of its own while this one was planned",
-                hint="run again: what that job has done is taken up, or refused with the difference",
-                where=folder,
-            )
-        _delete_earlier(place, folder)
-        stored = None
-    if stored is None:
-        write_inventory(folder, plan)
-        write_plan(plan)
-    else:
-        keep_table(stored)
-    _create_output(plan)
-
-
-def _create_output(plan: Plan) -> None:
-    """Create the output, or find it whole.
-
-    Raises
-    ------
-    OutputError
-        ``output.damaged``: metadata are lost, and what lies beside them is recorded as done.
-    """
-    place, folder = plan.job_dir.place, plan.job_dir.url
-    if not (lost := lost_metadata(plan)):
-        return
-    if (done := open_ledger(plan).done) and list_keys(place):
-        raise OutputError(
-            "output.damaged",
-            f"{place} has lost {', '.join(lost)}, but {done} of {plan.grid.count} regions are recorded as done, and there are "
-            "still files of it",
-            hint=f"bring that back, or let `volumetool verify {place} --repair` write it anew and mark what else is lost; "
-            "then the same command goes on (--overwrite begins anew)",
-            where=place,
-        )
-    for key in lost:
-        delete_key(place, key)
-    if WRITTEN[plan.spec.format].root in lost:
-        # No record is true without the volume that it speaks of.
-        delete_prefix(join_url(folder, LEDGER))
-        create_volume(place, plan.spec.layout, plan.provenance("unfinished"))
-    else:  # a deletion that was interrupted
-        create_levels(place, plan.spec.layout, range(len(plan.spec.levels)))
-
-
-def _delete_earlier(place: str, folder: str) -> None:
-    """Delete what an earlier job left; planning has made sure that nothing else is there."""
-    if read_key(folder, PLAN) is not None:
-        # The records go first, because they speak of the volume, and the plan last, because it makes all of this the job's:
-        # an interrupted deletion can be taken up again.
-        delete_prefix(join_url(folder, LEDGER))
-        root = read_root(place)[0]
-        if root:
-            write_status(place, "unfinished")
-        delete_prefix(place, root)
-        for key in list_keys(folder):
-            if key not in (PLAN, LEASE):  # this run owns the folder
-                delete_key(folder, key)
-        delete_key(folder, PLAN)
 
 
 def finish_run(plan: Plan, ledger: Ledger, observer: Observer) -> bool:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from volumetool.geometry import Box
 from volumetool.jobs.execution.finalize import is_marked_complete
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.records.ledger import DONE, Ledger, segment_keys
+from volumetool.jobs.records.ledger import DONE, Ledger
 from volumetool.jobs.records.plan_file import open_ledger
+from volumetool.jobs.records.segments import segment_keys
 from volumetool.live_view.cache import cached_context
 from volumetool.live_view.levels import below
 from volumetool.storage.create import open_for_writing

@@ -15,10 +15,10 @@ from volumetool.jobs.execution.worker import Worker
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import JobDir
 from volumetool.jobs.planning.planner import plan
-from volumetool.jobs.records.lease import own
+from volumetool.jobs.preparation import prepare
 from volumetool.jobs.records.ledger import Ledger
+from volumetool.jobs.records.parts import own_job
 from volumetool.jobs.records.plan_file import open_ledger
-from volumetool.jobs.run import prepare
 from volumetool.live_view.background import BackgroundFill
 from volumetool.live_view.completed import CompletedRegions
 from volumetool.live_view.levels import computed_levels, input_levels, stored_levels
@@ -108,7 +108,7 @@ def _take_up(job: Job, stack: ExitStack) -> tuple[Worker, Ledger | None, tuple[s
     decided = plan(job)
     notes = decided.notes
     try:
-        stack.enter_context(own(folder))
+        stack.enter_context(own_job(folder))
     except LedgerError as error:
         if error.code != "ledger.owned":
             raise

@@ -17,9 +17,10 @@ from volumetool.jobs.clusters import open_cluster, plan
 from volumetool.jobs.execution.schedule import RegionQueue
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import WINDOW
+from volumetool.jobs.preparation import prepare
 from volumetool.jobs.records.ledger import Record
 from volumetool.jobs.records.plan_file import open_ledger
-from volumetool.jobs.run import prepare, run
+from volumetool.jobs.run import run
 from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing
 
 MODEL = "fake:identity?patch=1,16,16&overlap=0,4,4&trim=0,1,1"

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from volumetool.geometry import Triple
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.in_flight import read_in_flight
-from volumetool.jobs.records.ledger import read_segment, segment_keys
+from volumetool.jobs.records.ledger import read_segment
+from volumetool.jobs.records.segments import segment_keys
 from volumetool.viewer.layers import Layer
 
 SKIPPED, DONE, TODO, RUNNING, FAILED = 1, 2, 3, 4, 5

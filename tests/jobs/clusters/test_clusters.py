@@ -29,8 +29,8 @@ from volumetool.jobs.execution import worker as worker_module
 from volumetool.jobs.execution.worker import Worker
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.preparation import prepare
 from volumetool.jobs.records.plan_file import plan_digest
-from volumetool.jobs.run import prepare
 from volumetool.live_view.factory import open_live
 from volumetool.models import load_model
 from volumetool.testing import CrashRunner

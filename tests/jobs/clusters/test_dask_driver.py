@@ -23,9 +23,9 @@ from volumetool.jobs.execution.worker import Worker
 from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import WINDOW, Plan
 from volumetool.jobs.planning.planner import plan
+from volumetool.jobs.preparation import prepare
 from volumetool.jobs.records.ledger import Record
 from volumetool.jobs.records.plan_file import open_ledger
-from volumetool.jobs.run import prepare
 
 Options = dict[str, Any]
 

@@ -22,10 +22,10 @@ from volumetool.jobs.job import make_job
 from volumetool.jobs.job_dir import ATTEMPTS, JobDir
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.planner import plan
+from volumetool.jobs.preparation import prepare
 from volumetool.jobs.records.attempts import Attempts
 from volumetool.jobs.records.ledger import QUARANTINED, Record
 from volumetool.jobs.records.plan_file import stored_plan
-from volumetool.jobs.run import prepare
 from volumetool.jobs.status import job_status
 from volumetool.sealed import decode, encode
 from volumetool.testing import faults

@@ -16,8 +16,8 @@ from volumetool.jobs import run as module
 from volumetool.jobs.clusters import cuda, dask_driver, worker_processes
 from volumetool.jobs.job import make_job
 from volumetool.jobs.planning.planner import plan
+from volumetool.jobs.preparation import prepare
 from volumetool.jobs.records.plan_file import stored_plan
-from volumetool.jobs.run import prepare
 
 Options = dict[str, Any]
 OTHER = {"invert": True, "shard": "8,32,32"}

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from volumetool.errors import LedgerError, OutputError
 from volumetool.jobs.records import ledger as module
-from volumetool.jobs.records.ledger import DONE, FAILED, TODO, Ledger, Record, Totals, segment_keys
+from volumetool.jobs.records.ledger import DONE, FAILED, TODO, Ledger, Record, Totals
+from volumetool.jobs.records.segments import segment_keys
 from volumetool.sealed import encode_line
 
 REGIONS = 9

@@ -108,8 +108,8 @@ class ThroughDask:
             ``cluster.dying``: workers die one after the other, and no region ends. ``cluster.no-workers``: none is left.
             ``cluster.lost``: the scheduler is gone.
         """
-        self._runtime = runtime_of(self._plan, writing_run(self._url))
-        self.client.subscribe_topic(topic_of(self._url), lambda event: turns.began(event[1]))
+        self._runtime = runtime_of(self._plan, writing_run(self._plan.run_dir))
+        self.client.subscribe_topic(topic_of(self._plan.run_dir), lambda event: turns.began(event[1]))
         self._fill(turns)
         while self._running:
             future = self._wait()

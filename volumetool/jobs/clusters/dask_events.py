@@ -9,12 +9,12 @@ from contextlib import suppress
 
 
 def topic_of(url: str) -> str:
-    """Return the topic of a job's events: a scheduler may serve several jobs at once."""
+    """Return the topic of the events of a run, by where it keeps what is its own: a scheduler may serve several at once."""
     return f"volumetool begun {url}"
 
 
 def say_begun(url: str, region: int) -> None:
-    """Tell the driver of the job at `url`, from the thread of a dask task, that a region begins; elsewhere do nothing."""
+    """Tell the driver of the run at `url`, from the thread of a dask task, that a region begins; elsewhere do nothing."""
     from distributed import get_worker
 
     with suppress(ValueError):  # this is no dask worker

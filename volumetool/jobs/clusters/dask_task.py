@@ -76,8 +76,9 @@ def run_region(url: str, runtime: str, turn: RegionTask) -> Record:
     """
     with _one_at_a_time:
         try:
-            guard = _guard(worker_of(url, runtime), json.loads(runtime).get("run"))
-            say_begun(url, turn.region)
+            worker = worker_of(url, runtime)
+            guard = _guard(worker, json.loads(runtime).get("run"))
+            say_begun(worker.plan.run_dir, turn.region)
             return guard.run(turn, lambda turn: run_alone(url, runtime, turn))
         except DeviceError as error:
             leave(error.message)

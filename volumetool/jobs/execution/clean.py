@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from volumetool.events import Observer, ignore
 from volumetool.jobs.job_dir import LEASE, PATCHES, roles_of
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.records.lease import own
+from volumetool.jobs.records.parts import own_job
 from volumetool.storage.io.kvstore import delete_prefix, is_local, join_url, list_keys, local_path
 from volumetool.storage.io.roles import name_roles
 
@@ -54,7 +54,7 @@ def clean_output(plan: Plan, observer: Observer = ignore) -> Cleaned:
         ``ledger.owned``: a run writes this job, and those may be its files.
     """
     folder = plan.job_dir.url
-    with name_roles(*roles_of(plan.job)), own(folder, observer):
+    with name_roles(*roles_of(plan.job)), own_job(folder, observer):
         kept = [join_url(folder, key) for key in list_keys(folder, PATCHES + "/")]
         delete_kept(plan)
         swept = [sweep(url, folder) for url in (plan.job_dir.place, folder)]
@@ -98,4 +98,4 @@ def sweep(url: str, folder: str) -> Cleaned:
 
 def delete_kept(plan: Plan) -> None:
     """Delete all patches that were kept for regions to come."""
-    delete_prefix(join_url(plan.job_dir.url, PATCHES))
+    delete_prefix(join_url(plan.run_dir, PATCHES))

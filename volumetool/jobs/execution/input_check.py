@@ -100,7 +100,8 @@ def _changed(plan: Plan, ledger: Ledger, observer: Observer) -> Iterator[tuple[i
     mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
     look = _Look(plan, RegionInput(job, open_volume(job.input, voxel_size=job.voxel_size), mask, plan.first_mask_factor))
     told, seen = time.monotonic(), 0
-    records = (record for record in ledger.latest() if record.state == "done" and record.read)
+    mine = range(plan.grid.count) if plan.part is None else frozenset(plan.asked)
+    records = (record for record in ledger.latest() if record.state == "done" and record.read and record.region in mine)
     with ThreadPoolExecutor(THREADS, "volumetool-input") as pool:
         while batch := list(islice(records, BATCH)):
             for record, (now, what) in zip(batch, pool.map(look, batch), strict=True):

@@ -108,6 +108,6 @@ class RegionQueue:
 def to_do(plan: Plan, ledger: Ledger) -> Iterator[int]:
     """Yield the regions that are asked for and not done; those that are set aside only where that is asked for, too."""
     aside = {index for index, record in ledger.failures.items() if record.error.get("code") == QUARANTINED}
-    for index in plan.grid.touching(plan.roi):
+    for index in plan.asked:
         if ledger.states[index] != DONE and (plan.job.retry_quarantined or index not in aside):
             yield index

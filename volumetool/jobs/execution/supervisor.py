@@ -96,7 +96,7 @@ class RegionSupervisor:
 
     def __init__(self, worker: Worker, leave: Leave, run: str | None = None) -> None:
         self._worker, self._leave, self._run = worker, leave, run
-        self._url = worker.plan.job_dir.url
+        self._url = worker.plan.run_dir
         self._attempts = Attempts(self._url)
         self._seconds: list[float] = []
         self._asked = 0.0

@@ -137,7 +137,7 @@ def _members(value: Any) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-ONCE = ("overwrite", "retry_quarantined", "recompute_changed")
+ONCE = ("overwrite", "part", "retry_quarantined", "recompute_changed")
 """Fields of a job that were meant for the run that was given them, and not for the next."""
 
 

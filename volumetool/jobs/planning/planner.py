@@ -7,6 +7,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from volumetool.errors import ConfigError
 from volumetool.events import Observer, ignore
 from volumetool.geometry import Box, Triple
@@ -24,6 +26,7 @@ from volumetool.jobs.planning.layout import WorkerDemand, count_earlier
 from volumetool.jobs.planning.resolve import Resolved, resolve
 from volumetool.jobs.planning.resources import Resources
 from volumetool.jobs.records.ledger import DONE
+from volumetool.jobs.records.parts import living_parts
 from volumetool.jobs.records.plan_file import open_ledger, read_job
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.io.roles import name_roles
@@ -164,13 +167,19 @@ def _resolve_for_output(job: Job, resources: Resources | None, observer: Observe
         raise ConfigError(
             "config.option", "an output is needed", hint="name the volume to write: volumetool enhance INPUT OUTPUT"
         )
+    if job.overwrite and job.part is not None:
+        raise ConfigError(
+            "config.option",
+            f"--overwrite together with --part {job.part}: each part would delete what the others have done",
+            hint="delete the output and its job's folder, or choose another output; then start the parts",
+        )
     check_place(job)
     refuse_file(JobDir(job.output).url)
     existing = None if job.overwrite else read_job(job.output)
     if existing is None:
         refuse_foreign_output(job)
         return resolve(job, resources=resources, observer=observer), None
-    if open_ledger(existing).done:
+    if open_ledger(existing).done or (job.part is not None and living_parts(existing.job_dir.url)):
         resolved = resolve(job, existing=existing, resources=resources, observer=observer)
         refuse_other_settings(existing, job, resolved.spec)
         return resolved, existing
@@ -197,5 +206,5 @@ def _taken_up(existing: Plan, resolved: Resolved) -> Plan:
 def _share_left(plan: Plan) -> float:
     """Return the share of the regions asked for that are not done."""
     states = open_ledger(plan).states
-    asked = states if plan.roi is None else states[list(plan.grid.touching(plan.roi))]
+    asked = states[np.asarray(plan.asked, np.int64)]
     return float((asked != DONE).mean()) if len(asked) else 0.0

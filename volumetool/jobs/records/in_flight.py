@@ -14,6 +14,7 @@ from types import TracebackType
 
 from volumetool.errors import OutputError
 from volumetool.jobs.job_dir import RUNNING
+from volumetool.jobs.records.segments import prefix_of, read_cut
 from volumetool.process import Process, this_process
 from volumetool.sealed import decode, encode
 from volumetool.storage.io.kvstore import delete_key, read_key, write_key
@@ -86,9 +87,16 @@ class InFlight:
 
 
 def read_in_flight(url: str) -> frozenset[int]:
-    """Return the regions that a driver says are being computed; none where its process is known to be gone."""
+    """Return the regions that the drivers of a job say are being computed; none of a process that is known to be gone."""
+    cut = read_cut(url)
+    parts = range(cut.count if cut else 0)
+    return frozenset().union(*(_regions(url, f"{prefix_of(part)}{RUNNING}") for part in (None, *parts)))
+
+
+def _regions(url: str, key: str) -> frozenset[int]:
+    """Return the regions of one driver's note."""
     try:
-        note = decode(read_key(url, RUNNING) or b"{}")
+        note = decode(read_key(url, key) or b"{}")
         regions = frozenset(map(int, note["regions"]))
         driver = Process(str(note["place"]), int(note["pid"]), float(note["born"]))
         return frozenset() if driver.lives() is False else regions

@@ -6,6 +6,9 @@ watches its heart by its own clock, never comparing clocks of two machines: a be
 `LEASE_SECONDS` that it is dead. On the same machine a process is known at once to be dead or alive.
 
 An owner that was stopped and wakes up too late cannot commit either: see `Ledger.begin`.
+
+The driver of a part of a job owns the part's folder in the same way. It owns the job, too, while it begins and ends: other
+parts then wait for it, see `volumetool.jobs.records.parts`.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ BEAT_SECONDS = 5.0
 LEASE_SECONDS = 30.0
 """An owner whose heart does not beat for so long is dead: time for a storage that stalls."""
 
+TURN_SECONDS = 0.2
+"""How often a part that waits for its turn looks."""
 
 _held: set[str] = set()
 """The runs of this process that own a job."""
@@ -55,6 +60,8 @@ class Holder:
         User and machine of the process.
     place, pid, born
         Its process, as :class:`volumetool.process.Process` tells it from others.
+    doing : str
+        For what it owns the folder, where that is less than running the whole job: ``part 2/4``.
     """
 
     run: str
@@ -66,11 +73,12 @@ class Holder:
     place: str
     pid: int
     born: float
+    doing: str = ""
 
     @property
     def identity(self) -> str:
         """The owner in words."""
-        return f"{self.user}@{self.host}, process {self.pid}"
+        return f"{self.user}@{self.host}, process {self.pid}" + (f" ({self.doing})" if self.doing else "")
 
     def lives(self) -> bool | None:
         """Return whether the owner's process still runs; None where that cannot be told from here."""
@@ -181,8 +189,8 @@ class Lease:
 
 
 @contextmanager
-def own(url: str, observer: Observer = ignore) -> Iterator[Lease]:
-    """Own a job for as long as the context lasts.
+def own(url: str, observer: Observer = ignore, doing: str = "") -> Iterator[Lease]:
+    """Own a job, or a part of it, for as long as the context lasts.
 
     Parameters
     ----------
@@ -190,6 +198,8 @@ def own(url: str, observer: Observer = ignore) -> Iterator[Lease]:
         Path or URL of the job's folder.
     observer : Observer, optional
         Told why it takes a while.
+    doing : str, optional
+        Of the driver of a part: for what it owns the job. It waits while another part's driver does.
 
     Raises
     ------
@@ -199,7 +209,7 @@ def own(url: str, observer: Observer = ignore) -> Iterator[Lease]:
         ``output.not-yours``: the folder belongs to another user. ``output.no-conditions``: the server lets a second run write.
     """
     claim_folder(url)
-    claim = acquire(url, observer)
+    claim = acquire(url, observer, doing=doing)
     try:
         if not is_local(url):
             claim.check_conditions()
@@ -214,15 +224,65 @@ def acquire(
     observer: Observer = ignore,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
+    doing: str = "",
 ) -> Lease:
     """Become a job's owner, if need be after watching the earlier owner for the time of a lease.
 
     Parameters
     ----------
-    url, observer
+    url, observer, doing
         As for :func:`own`.
     clock, sleep : callable
         This machine's monotonic clock, and how to wait.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.owned``.
+    """
+    while True:  # again where somebody else was faster
+        found, generation = await_free(url, observer, clock, sleep, doing)
+        if (claim := take(url, found, generation, doing)) is not None:
+            return claim
+
+
+def take(url: str, found: Holder | None, generation: bytes, doing: str = "") -> Lease | None:
+    """Become the owner of what nobody owns; None where somebody else was faster.
+
+    Parameters
+    ----------
+    url, doing
+        As for :func:`own`.
+    found : Holder, optional
+        The last owner.
+    generation : bytes
+        Generation of the file that says so.
+    """
+    owner = _myself(1 if found is None else found.fence + 1, doing)
+    taken = replace_key(url, LEASE, _encode(owner), generation) or _stored_by(url, owner)
+    return None if taken is None else Lease(url, owner, taken)
+
+
+def await_free(
+    url: str,
+    observer: Observer = ignore,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+    doing: str = "",
+) -> tuple[Holder | None, bytes]:
+    """Wait until nobody owns a job: an owner that is not known to live is watched for the time of a lease.
+
+    Parameters
+    ----------
+    url, observer, clock, sleep, doing
+        As for :func:`acquire`.
+
+    Returns
+    -------
+    found : Holder or None
+        The last owner.
+    generation : bytes
+        Generation of the file that says so.
 
     Raises
     ------
@@ -238,22 +298,19 @@ def acquire(
         if not free and watched is not None and clock() - since >= LEASE_SECONDS:
             free = found == watched
         if free:
-            owner = _myself(fence=1 if found is None else found.fence + 1)
-            taken = replace_key(url, LEASE, _encode(owner), generation) or _stored_by(url, owner)
-            if taken is not None:
-                return Lease(url, owner, taken)
-            watched = None  # somebody else was faster
-            continue
+            return found, generation
         assert found is not None  # noqa: S101  (else it were free)
-        if lives:
+        soon = bool(doing and found.doing)  # parts begin and end one after the other
+        if lives and not soon:
             raise _owned(url, found)
-        if watched is None:
+        if watched is None or (soon and found != watched):
+            if watched is None and not lives:
+                again = f"{found.identity} was writing this job; looking for {LEASE_SECONDS:.0f} s whether it still does"
+                observer(Waiting(again))
             watched, since = found, clock()
-            again = f"{found.identity} was writing this job; looking for {LEASE_SECONDS:.0f} s whether it still does"
-            observer(Waiting(again))
         elif found != watched:
             raise _owned(url, found)
-        sleep(BEAT_SECONDS / 5)
+        sleep(TURN_SECONDS if soon else BEAT_SECONDS / 5)
 
 
 def _stored_by(url: str, owner: Holder) -> bytes | None:
@@ -290,7 +347,7 @@ def lease_lost(url: str) -> LedgerError:
     return gone(url, f"{LEASE} is missing") if read_version(url, LEASE)[0] is None else overtaken(url)
 
 
-def _myself(fence: int) -> Holder:
+def _myself(fence: int, doing: str) -> Holder:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in many containers
@@ -303,6 +360,7 @@ def _myself(fence: int) -> Holder:
         user=user,
         host=socket.gethostname(),
         **asdict(this_process()),
+        doing=doing,
     )
 
 

@@ -10,7 +10,6 @@ others cannot commit: an owner begins with an empty segment, which stays for eve
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -24,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.errors import LedgerError, OutputError, VolumetoolError
-from volumetool.jobs.job_dir import LEDGER
+from volumetool.jobs.job import Part
+from volumetool.jobs.records.segments import number_of, own_keys, prefix_of, segment_key, segment_keys
 from volumetool.sealed import decode, encode_line
-from volumetool.storage.io.kvstore import create_key, delete_key, list_keys, read_key
+from volumetool.storage.io.kvstore import create_key, delete_key, read_key
 
 State = Literal["done", "failed"]
 Fields = dict[str, Any]
@@ -38,7 +38,6 @@ TODO, DONE, FAILED = 0, 1, 2
 QUARANTINED = "region.quarantined"
 """Code of a failed region that is not tried again unless that is asked for."""
 
-SEGMENT = re.compile(rf"{LEDGER}/[0-9]{{8}}\.jsonl")
 FLUSH_RECORDS = 256
 FLUSH_SECONDS = 1.0
 """Records wait at most this long for their segment: the work that a dead driver loses."""
@@ -153,6 +152,8 @@ class Ledger:
         Path or URL of the job's folder.
     regions : int
         Regions of the job.
+    part : Part, optional
+        The part whose driver writes, into a ledger of its own; the records of all parts are read.
 
     Attributes
     ----------
@@ -166,8 +167,8 @@ class Ledger:
         Segment and line of the first of them.
     """
 
-    def __init__(self, url: str, regions: int) -> None:
-        self.url = url
+    def __init__(self, url: str, regions: int, part: Part | None = None) -> None:
+        self.url, self._prefix = url, prefix_of(None if part is None else part.number)
         self.states: NDArray[np.uint8] = np.zeros(regions, np.uint8)
         self.failures: dict[int, Record] = {}
         self.damaged = 0
@@ -209,7 +210,8 @@ class Ledger:
     def _lines(self, keys: Iterable[str]) -> Iterator[tuple[Fields | None, bytes]]:
         """Yield the fields of every line of some segments, None where it is damaged, with the line itself."""
         for key in keys:
-            self._segments = max(self._segments, int(key.rpartition("/")[2].partition(".")[0]))
+            if key == segment_key(self._prefix, number := number_of(key)):
+                self._segments = max(self._segments, number)
             for line in (read_key(self.url, key) or b"").splitlines(keepends=True):
                 fields = _parse(line)
                 known = fields is not None and 0 <= fields["region"] < len(self.states)
@@ -241,7 +243,7 @@ class Ledger:
     def begin(self) -> None:
         """Begin to write as the job's new owner. Records that an earlier owner has not written yet will be refused."""
         with self._lock:
-            while not create_key(self.url, _segment(self._segments + 1), b""):
+            while not create_key(self.url, segment_key(self._prefix, self._segments + 1), b""):
                 self._read()
             self._segments += 1
 
@@ -290,7 +292,7 @@ class Ledger:
         grow with their number.
         """
         self.flush()
-        keys = segment_keys(self.url)
+        keys = own_keys(self.url, self._prefix)
         if not self.damaged and len(keys) < COMPACT_SEGMENTS + len(self.states) // MERGED_RECORDS:
             return
         kept = (line for _, line in self._last(keys))
@@ -301,7 +303,7 @@ class Ledger:
                 delete_key(self.url, key)
 
     def _create(self, lines: bytes) -> None:
-        key = _segment(self._segments + 1)
+        key = segment_key(self._prefix, self._segments + 1)
         try:
             created = create_key(self.url, key, lines)
         except OutputError:
@@ -351,20 +353,11 @@ def gone(url: str, what: str) -> LedgerError:
     )
 
 
-def segment_keys(url: str) -> list[str]:
-    """Return the keys of a ledger's segments, oldest first."""
-    return sorted(key for key in list_keys(url, LEDGER + "/") if SEGMENT.fullmatch(key))
-
-
 def read_segment(url: str, key: str) -> Iterator[Record]:
     """Yield the records of one segment; damaged lines are left out, and so is a segment that was merged since it was listed."""
     for line in (read_key(url, key) or b"").splitlines(keepends=True):
         if (fields := _parse(line)) is not None:
             yield _record(fields)
-
-
-def _segment(number: int) -> str:
-    return f"{LEDGER}/{number:08d}.jsonl"
 
 
 def _line(record: Record) -> bytes:

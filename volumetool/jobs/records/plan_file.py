@@ -23,7 +23,7 @@ def write_plan(plan: Plan) -> None:
     The plan may be read from another directory, so its paths are absolute.
     """
     url = plan.job_dir.url
-    placed = plan.model_copy(update={"job": plan.job.placed})
+    placed = plan.whole.model_copy(update={"job": plan.whole.job.placed})
     write_key(url, TABLE, plan.spec.statistics.to_csv().encode())
     write_key(url, PLAN, encode(placed.model_dump(mode="json")))
 
@@ -163,5 +163,5 @@ def keep_table(plan: Plan) -> None:
 
 
 def open_ledger(plan: Plan) -> Ledger:
-    """Open the ledger of a plan's job."""
-    return Ledger(plan.job_dir.url, plan.grid.count)
+    """Open the ledger of a plan's job, to write into that of its part."""
+    return Ledger(plan.job_dir.url, plan.grid.count, plan.part)

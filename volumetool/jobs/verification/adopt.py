@@ -26,8 +26,8 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.conflicts import field_lines, told_by_specs
 from volumetool.jobs.planning.planner import plan_anew
 from volumetool.jobs.planning.resolve import resolve
-from volumetool.jobs.records.lease import own
 from volumetool.jobs.records.ledger import Ledger, Record
+from volumetool.jobs.records.parts import own_job
 from volumetool.jobs.records.plan_file import open_ledger, write_plan
 from volumetool.jobs.records.shard_digests import note_unbuilt, open_owned, region_keys, region_shards
 from volumetool.jobs.verification.layout_check import lost_metadata, restore_metadata
@@ -97,7 +97,7 @@ def adopt(
         ``ledger.owned``.
     """
     folder = JobDir(output).url
-    with name_roles(*roles_of(output)), own(folder, observer) as claim:
+    with name_roles(*roles_of(output)), own_job(folder, observer) as claim:
         try:
             given = {name: value for name, value in (("input", source), ("statistics", statistics)) if value is not None}
             worker, extent = _worker_of(output, given, allow_hosts), extent or Extent()

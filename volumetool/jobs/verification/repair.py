@@ -9,8 +9,8 @@ from volumetool.events import Observer, ignore
 from volumetool.jobs.execution.finalize import is_marked_complete, mark_incomplete
 from volumetool.jobs.job_dir import PLAN, roles_of
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.records.lease import own
 from volumetool.jobs.records.ledger import Ledger, Record, gone
+from volumetool.jobs.records.parts import own_job
 from volumetool.jobs.records.plan_file import check_output, keep_table, open_ledger, read_plan
 from volumetool.jobs.verification.layout_check import DamageKind, restore_metadata
 from volumetool.jobs.verification.verify import Extent, Report, verify
@@ -37,7 +37,7 @@ def mark_for_recompute(plan: Plan, report: Report, observer: Observer = ignore) 
     LedgerError
         ``ledger.owned``: a run writes this job.
     """
-    with name_roles(*roles_of(plan.job)), own(plan.job_dir.url, observer):
+    with name_roles(*roles_of(plan.job)), own_job(plan.job_dir.url, observer):
         # First: a volume that is known to be damaged calls itself complete at no moment.
         if report.damaged:
             with suppress(InputError):  # one that has lost its metadata calls itself nothing

@@ -1,0 +1,97 @@
+"""Before a run: the job's folder and the output, created or found as the plan left them."""
+
+from __future__ import annotations
+
+from volumetool.errors import LedgerError, OutputError
+from volumetool.jobs.job_dir import LEASE, LEDGER, PLAN
+from volumetool.jobs.plan import Plan
+from volumetool.jobs.records.inventory import write_inventory
+from volumetool.jobs.records.plan_file import check_output, keep_table, open_ledger, read_plan, write_plan
+from volumetool.jobs.verification.layout_check import lost_metadata
+from volumetool.storage.create import create_levels, create_volume, read_root
+from volumetool.storage.formats.registry import WRITTEN
+from volumetool.storage.io.kvstore import delete_key, delete_prefix, join_url, list_keys, read_key
+from volumetool.storage.provenance import write_status
+
+
+def prepare(plan: Plan) -> None:
+    """Create the job's folder and the output, or find them as this plan left them; another job that did nothing yet gives way.
+
+    The folder comes first: whatever a killed run leaves at the output is known as this job's.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.plan``: another run planned this output since then. ``ledger.other-output``: the output is another job's.
+    InputError
+        ``input.changed``: the input was written to while the job was planned.
+    OutputError
+        ``output.damaged``: metadata are lost, and what lies beside them is recorded as done.
+    """
+    place, folder = plan.job_dir.place, plan.job_dir.url
+    if plan.job.overwrite:
+        _delete_earlier(place, folder)
+    stored = read_plan(folder)
+    check_output(stored or plan)
+    if stored is not None and (stored.fingerprint, stored.grid, stored.probe) != (plan.fingerprint, plan.grid, plan.probe):
+        if open_ledger(stored).done:
+            raise LedgerError(
+                "ledger.plan",
+                f"another run began {plan.output} with a plan of its own while this one was planned",
+                hint="run again: what that job has done is taken up, or refused with the difference",
+                where=folder,
+            )
+        _delete_earlier(place, folder)
+        stored = None
+    if stored is None:
+        write_inventory(folder, plan)
+        write_plan(plan)
+    else:
+        keep_table(stored)
+    _create_output(plan)
+
+
+def _create_output(plan: Plan) -> None:
+    """Create the output, or find it whole.
+
+    Raises
+    ------
+    OutputError
+        ``output.damaged``: metadata are lost, and what lies beside them is recorded as done.
+    """
+    place, folder = plan.job_dir.place, plan.job_dir.url
+    if not (lost := lost_metadata(plan)):
+        return
+    if (done := open_ledger(plan).done) and list_keys(place):
+        raise OutputError(
+            "output.damaged",
+            f"{place} has lost {', '.join(lost)}, but {done} of {plan.grid.count} regions are recorded as done, and there are "
+            "still files of it",
+            hint=f"bring that back, or let `volumetool verify {place} --repair` write it anew and mark what else is lost; "
+            "then the same command goes on (--overwrite begins anew)",
+            where=place,
+        )
+    for key in lost:
+        delete_key(place, key)
+    if WRITTEN[plan.spec.format].root in lost:
+        # No record is true without the volume that it speaks of.
+        delete_prefix(join_url(folder, LEDGER))
+        create_volume(place, plan.spec.layout, plan.provenance("unfinished"))
+    else:  # a deletion that was interrupted
+        create_levels(place, plan.spec.layout, range(len(plan.spec.levels)))
+
+
+def _delete_earlier(place: str, folder: str) -> None:
+    """Delete what an earlier job left; planning has made sure that nothing else is there."""
+    if read_key(folder, PLAN) is not None:
+        # The records go first, because they speak of the volume, and the plan last, because it makes all of this the job's:
+        # an interrupted deletion can be taken up again.
+        delete_prefix(join_url(folder, LEDGER))
+        root = read_root(place)[0]
+        if root:
+            write_status(place, "unfinished")
+        delete_prefix(place, root)
+        for key in list_keys(folder):
+            if key not in (PLAN, LEASE):  # this run owns the folder
+                delete_key(folder, key)
+        delete_key(folder, PLAN)
