@@ -18,7 +18,7 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.geometry import Triple, default_chunk, plan_levels
-from volumetool.jobs.plan import BatchingChoice
+from volumetool.jobs.choices import BatchingChoice
 from volumetool.jobs.planning.autotune import choose_batching, measure_choices, patch_seconds
 from volumetool.processing.device.arrays import DeviceName, computes_bfloat16, resolve_device
 from volumetool.processing.engine import Engine

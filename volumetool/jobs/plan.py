@@ -6,18 +6,17 @@ import json
 import math
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from volumetool.geometry import Box, PatchSharing, RegionGrid, Size, Triple
+from volumetool.jobs.choices import BatchingChoice, Familiarity, ModelChoice
 from volumetool.jobs.job import ANY, Job, Part
 from volumetool.jobs.job_dir import PARTS, JobDir
 from volumetool.options import Kind, kinds
 from volumetool.processing.operations.chain import ARROW
 from volumetool.processing.spec import Numerics, OutputSpec
-from volumetool.processing.survey import Evidence
 from volumetool.sealed import seal
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.kvstore import join_url
@@ -39,68 +38,6 @@ WINDOW = 2
 
 LOOK_AHEAD = 8
 """Regions that may be passed over for each one in flight: in a grid of 2 x 2 x n regions, one of eight is no neighbour."""
-
-
-@dataclass(frozen=True)
-class BatchingChoice:
-    """A way to run the network, and how fast it is.
-
-    Parameters
-    ----------
-    streams : int
-        Batches computed side by side; they share the worker's threads.
-    batch : int
-        Patches per call.
-    patch_seconds : float
-        Measured time per patch, in seconds.
-    """
-
-    streams: int
-    batch: int
-    patch_seconds: float
-
-    @property
-    def patches(self) -> int:
-        """Patches in the network at once."""
-        return self.streams * self.batch
-
-
-class ModelChoice(BaseModel):
-    """How the model of a job was chosen that named none.
-
-    Parameters
-    ----------
-    evidence : Evidence, optional
-        What the sample showed; None where it was too small or without structure.
-    next_best : str, optional
-        Name of the built-in model that would have come next.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    evidence: Evidence | None = None
-    next_best: str | None = None
-
-
-class Familiarity(BaseModel):
-    """Whether a volume looks like the images that its model was trained on.
-
-    Parameters
-    ----------
-    verdict : {"in", "edge", "out"}
-        All figures lie where 98 % of the training's images lie; some lie farther out, but hardly farther than any image; or
-        beyond all of them.
-    reasons : tuple of str
-        The figures that are not ``in``, each with what the model has seen.
-    figures : dict
-        The `volumetool.processing.survey.FIGURES` of the volume.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    verdict: Literal["in", "edge", "out"]
-    reasons: tuple[str, ...] = ()
-    figures: dict[str, float] = {}
 
 
 class Estimates(BaseModel):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volumetool.jobs.plan import BatchingChoice
+from volumetool.jobs.choices import BatchingChoice
 from volumetool.jobs.planning import autotune as module
 from volumetool.jobs.planning.autotune import ALIKE, autotune, choose_batching, ways
 from volumetool.processing.operation import open_operation

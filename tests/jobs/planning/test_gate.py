@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from volumetool.degradation import load_recipe
 from volumetool.errors import ModelError
 from volumetool.geometry import Box
+from volumetool.jobs.choices import Familiarity
 from volumetool.jobs.clusters import plan
 from volumetool.jobs.job import make_job
-from volumetool.jobs.plan import Familiarity
 from volumetool.jobs.planning.choice import check_gate, judge
 from volumetool.jobs.planning.report import describe_plan
 from volumetool.models import list_models, load_model

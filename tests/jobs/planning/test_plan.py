@@ -11,8 +11,9 @@ from small_jobs import SMALL, attributes, empty_input, noise, run, states, tree,
 
 from volumetool.errors import VolumetoolError
 from volumetool.events import Event, Progressed
+from volumetool.jobs.choices import BatchingChoice
 from volumetool.jobs.job import make_job, read_job
-from volumetool.jobs.plan import BatchingChoice, Plan
+from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.calibrate import Sample
 from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.planning.report import describe_plan

@@ -21,7 +21,7 @@ import torch
 
 from volumetool.configuration import cache_folder
 from volumetool.geometry import Triple
-from volumetool.jobs.plan import BatchingChoice
+from volumetool.jobs.choices import BatchingChoice
 from volumetool.machine import usable_cores
 from volumetool.processing.device.arrays import DeviceName, resolve_device
 from volumetool.processing.engine import Engine, probe_patches

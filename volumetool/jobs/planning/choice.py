@@ -6,7 +6,7 @@ from typing import Literal
 
 from volumetool.errors import ModelError
 from volumetool.geometry import Size
-from volumetool.jobs.plan import Familiarity
+from volumetool.jobs.choices import Familiarity
 from volumetool.models import ModelCard, OperationCard, fitting_models
 from volumetool.processing.survey import CERTAIN, FIGURES, LIKELY, Evidence, Survey
 from volumetool.units import show_size

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from volumetool.errors import ConfigError, InputError, LedgerError, OutputError
 from volumetool.events import Observer, Progressed, ignore
 from volumetool.geometry import Box, Triple
+from volumetool.jobs.choices import ModelChoice
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import PLAN, JobDir
-from volumetool.jobs.plan import ModelChoice, Plan
+from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.checks import mask_factor
 from volumetool.jobs.planning.choice import rank_models
 from volumetool.jobs.records.plan_file import read_plan

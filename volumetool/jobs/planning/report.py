@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from volumetool.geometry import fused_count
-from volumetool.jobs.plan import EarlierStep, Estimates, Familiarity, Plan
+from volumetool.jobs.choices import Familiarity
+from volumetool.jobs.plan import EarlierStep, Estimates, Plan
 from volumetool.jobs.planning.choice import ALIKE
 from volumetool.processing.survey import Evidence
 from volumetool.units import show_bytes, show_duration, show_scale, show_shape, show_size

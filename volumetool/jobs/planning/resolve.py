@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from volumetool.events import Observer, ignore
 from volumetool.geometry import Box, Lattice, LevelGrid, part_inside
+from volumetool.jobs.choices import BatchingChoice, Familiarity
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import roles_of
-from volumetool.jobs.plan import BatchingChoice, Familiarity, Plan
+from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.autotune import autotune, choose_batching
 from volumetool.jobs.planning.checks import check_chain, check_dtype, check_patch, check_survey, check_voxel_size
 from volumetool.jobs.planning.choice import check_gate, judge
