@@ -144,8 +144,10 @@ def show_duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
 
 
-def show_scale(scale: tuple[int, int, int]) -> str:
+def show_scale(scale: tuple[int, int, int], shrink: tuple[int, int, int] = (1, 1, 1)) -> str:
     """Return what a model does to voxels."""
+    if max(shrink) > 1:
+        return f"makes {show_shape(scale)} voxels of {show_shape(shrink)} (z, y, x)"
     return "keeps the voxel size" if max(scale) == 1 else f"makes voxels {show_shape(scale)} times finer (z, y, x)"
 
 

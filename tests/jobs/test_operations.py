@@ -12,7 +12,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.measure import block_reduce
 from skimage.restoration import denoise_nl_means
+from skimage.transform import downscale_local_mean
 from small_jobs import read_levels
 
 import volumetool as vt
@@ -114,6 +116,36 @@ class TestEqualise(OperationSuite):
         return values
 
 
+class TestBin(OperationSuite):
+    """Faces that blocks do not fill are left out."""
+
+    operation = "bin:factor=2,3,4"
+    slow_cases = KILLED
+    other_patch = "2,12,16"
+    shape = (13, 70, 91)
+    shard = "2,16,16"
+    tolerance = 0.0
+
+    def whole(self, values: Floats) -> Floats:
+        return downscale_local_mean(_whole_blocks(values, (2, 3, 4)).astype(np.float64), (2, 3, 4))
+
+
+@pytest.mark.slow
+class TestProject(OperationSuite):
+    operation = "project:sections=3;by=max"
+    dtype = "uint16"
+    other_patch = "6,16,16"
+    shape = (11, 70, 90)
+    shard = "2,32,32"
+
+    def whole(self, values: Floats) -> Floats:
+        return block_reduce(_whole_blocks(values, (3, 1, 1)), (3, 1, 1), np.max)
+
+
+def _whole_blocks(values: Floats, block: tuple[int, int, int]) -> Floats:
+    return values[tuple(slice(size - size % count) for size, count in zip(values.shape, block, strict=True))]
+
+
 class TestClahe(OperationSuite):
     operation = "clahe:tile=12;clip=3"
     slow_cases = KILLED
@@ -183,6 +215,33 @@ def test_a_function_or_a_network_in_python_is_applied_and_may_enlarge(tmp_path: 
     vt.apply(torch.nn.Upsample(scale_factor=2), source, tmp_path / "large.zarr", scale=(1, 2, 2), device="cpu")
     np.testing.assert_array_equal(read_levels(tmp_path / "large.zarr")[0], voxels.repeat(2, 1).repeat(2, 2))
     assert vt.open_volume(tmp_path / "large.zarr").levels[0].voxel_size == (30.0, 4.0, 4.0)
+
+
+def test_blocks_lie_where_they_were_and_a_cut_out_part_is_made_of_the_same_ones(tmp_path: Path) -> None:
+    """Centres of voxels: of n voxels of size s the first block's lies (n - 1) / 2 * s behind the first voxel's."""
+    voxels = TestBin.voxels((7, 41, 50))
+    source = TestBin.write(tmp_path / "in.zarr", voxels)
+    assert TestBin.perform(source, tmp_path / "all.zarr", model="bin:factor=2,3,4").complete
+    level = vt.open_volume(tmp_path / "all.zarr").levels[0]
+    assert (level.shape, level.voxel_size, level.translation) == ((3, 13, 12), (60.0, 24.0, 32.0), (15.0, 8.0, 12.0))
+    cut = {"model": "bin:factor=2,3,4", "roi": "2:7,10:20,9:50", "crop": True}
+    assert TestBin.perform(source, tmp_path / "part.zarr", **cut).complete
+    part = vt.open_volume(tmp_path / "part.zarr").levels[0]
+    assert (part.shape, part.translation) == ((2, 4, 10), (15.0 + 60, 8.0 + 3 * 24, 12.0 + 2 * 32))
+    whole = read_levels(tmp_path / "all.zarr")[0]
+    np.testing.assert_array_equal(read_levels(tmp_path / "part.zarr")[0], whole[1:3, 3:7, 2:12], strict=True)
+    asked = TestBin.perform(source, tmp_path / "some.zarr", model="bin:factor=2,3,4", roi="2:4,10:20,9:12")
+    assert 0 < asked.done < asked.regions or asked.regions == 1
+    with pytest.raises(ConfigError, match="become one, the volume has") as caught:
+        TestBin.perform(source, tmp_path / "none.zarr", model="bin:factor=8,1,1")
+    assert caught.value.code == "config.scale"
+
+
+def test_a_function_may_make_one_voxel_of_several(tmp_path: Path) -> None:
+    voxels = TestMedian.voxels((3, 40, 50))
+    source = TestMedian.write(tmp_path / "in.zarr", voxels)
+    vt.apply(lambda block: block[:, ::2, ::2], source, tmp_path / "half.zarr", scale=(1, 0.5, 1 / 2), device="cpu")
+    np.testing.assert_array_equal(read_levels(tmp_path / "half.zarr")[0], voxels[:, ::2, ::2], strict=True)
 
 
 def test_functions_and_networks_that_differ_in_a_value_or_a_layer_are_other_operations() -> None:
@@ -260,14 +319,27 @@ def test_a_function_that_cannot_be_applied_is_an_error_that_names_it(
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(50))
 @pytest.mark.parametrize(
-    "suite", [TestGaussian, TestMedian, TestUnsharp, TestDestripe, TestRescale, TestThreshold, TestEqualise, TestClahe]
+    "suite",
+    [
+        TestGaussian,
+        TestMedian,
+        TestUnsharp,
+        TestDestripe,
+        TestRescale,
+        TestThreshold,
+        TestEqualise,
+        TestClahe,
+        TestBin,
+        TestProject,
+    ],
 )
 def test_volumes_of_any_shape_are_what_the_library_makes_of_them(
     suite: type[OperationSuite], seed: int, tmp_path: Path
 ) -> None:
     """From a single voxel on, with chunks and shards of any size."""
     random = np.random.default_rng(seed)
-    shape = tuple(int(size) for size in random.integers(1, (9, 60, 70)))
+    least = open_operation(suite.operation).card.shrink
+    shape = tuple(int(size) for size in random.integers(least, (9, 60, 70)))
     tried, voxels = suite(), suite.voxels(shape)
     z, y, x = (int(count) for count in random.integers(1, 4, 3))
     source = suite.write(tmp_path / "in.zarr", voxels)
@@ -284,6 +356,8 @@ OPTIONS = {
     "clahe": ["tile=32"],
     "equalise": [],
     "rescale": ["window=10,20"],
+    "bin": ["factor=1,4,4"],
+    "project": ["sections=5", "by=mean"],
     "threshold": ["value=7"],
 }
 

@@ -123,14 +123,14 @@ ENHANCEMENT = (
         "volumetool/processing/columns.py",
         (
             "neighbouring sections normalised one section off",
-            "first = lattice.z.start(group.start) - lattice.context\n",
-            "first = lattice.z.start(group.start)\n",
+            "first = start[0] - lattice.context\n",
+            "first = start[0]\n",
             "processing/test_cut.py::test_the_network_sees_real_neighbours_each_normalised_by_its_own_section",
         ),
         (
             "halo read without its last row",
-            "z, y, x = (line.start(last) + line.patch for",
-            "z, y, x = (max(line.start(last) + line.patch - 1, line.start(last) + 1) for",
+            "last = Box.whole(lattice.patch).shifted(",
+            "last = Box((0, 0, 0), (lattice.patch[0], max(1, lattice.patch[1] - 1), lattice.patch[2])).shifted(",
             "processing/test_cut.py::test_identity_repeats_every_voxel",
         ),
         (

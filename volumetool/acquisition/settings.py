@@ -57,12 +57,12 @@ def fix(job: Job, begun: SessionHeader, given: Statistics | None) -> tuple[Resol
         The settings, completed by what was decided for all sections.
     """
     resolved = resolve(job.model_copy(update={"statistics": None}))
-    if resolved.spec.outputs:
-        names = ", ".join(output.name for output in resolved.spec.outputs)
+    if resolved.spec.outputs or max(resolved.spec.lattice.shrink) > 1:
+        made = "several channels" if resolved.spec.outputs else "one voxel of several"
         raise ConfigError(
             "config.option",
-            f"{resolved.inputs.operation.card.name} makes the channels {names}, but sections that arrive are watched in one",
-            hint="take a model of one output, and apply this one to the finished volume",
+            f"{resolved.inputs.operation.card.name} makes {made}, but sections that arrive become one channel of all voxels",
+            hint="take another model, and apply this one to the finished volume",
         )
     fitted, chosen = resolved.spec.statistics, list(begun.fitted)
     low, high = (np.median(table[:, chosen], axis=1, keepdims=True) for table in (fitted.low, fitted.high))  # (1, 1)

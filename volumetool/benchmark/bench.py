@@ -300,8 +300,8 @@ def _check_memory(plan: Plan) -> None:
 
 
 def _input_shape(plan: Plan) -> Triple:
-    z, y, x = (n // f for n, f in zip(plan.spec.box.shape, plan.spec.lattice.scale, strict=True))
-    return z, y, x
+    lattice = plan.spec.lattice
+    return lattice.in_input(plan.spec.box.coarsened(lattice.scale).shape)
 
 
 def _delete(plan: Plan) -> None:

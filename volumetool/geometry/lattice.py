@@ -193,18 +193,24 @@ def joined(line: AxisLattice) -> AxisLattice:
 class Lattice:
     """The patches of a volume: one :class:`AxisLattice` per axis.
 
+    Where several voxels of the input become one, the axes count blocks of `shrink` of them, from the volume's origin; a block
+    that the volume does not fill is left out.
+
     Parameters
     ----------
     z, y, x : AxisLattice
         Patches along each axis.
     context : int
         Sections read on each side of a patch beyond its own, along z (2.5D models).
+    shrink : tuple of int
+        Input voxels per voxel of the axes; other than 1 only where their scale is 1.
     """
 
     z: AxisLattice
     y: AxisLattice
     x: AxisLattice
     context: int = 0
+    shrink: Triple = (1, 1, 1)
 
     @property
     def axes(self) -> tuple[AxisLattice, AxisLattice, AxisLattice]:
@@ -214,7 +220,28 @@ class Lattice:
     @property
     def patch(self) -> Triple:
         """Shape of a patch in input voxels, without z context."""
-        return self.z.patch, self.y.patch, self.x.patch
+        return self.in_input((self.z.patch, self.y.patch, self.x.patch))
+
+    @property
+    def stride(self) -> Triple:
+        """Input voxels from one patch to the next."""
+        return self.in_input((self.z.stride, self.y.stride, self.x.stride))
+
+    def start(self, patch: Triple) -> Triple:
+        """Return the first input voxel of a patch, by its indices; negative at the first faces."""
+        return self.in_input((self.z.start(patch[0]), self.y.start(patch[1]), self.x.start(patch[2])))
+
+    def in_input(self, lengths: Triple) -> Triple:
+        """Return lengths or places along the axes in input voxels."""
+        return lengths[0] * self.shrink[0], lengths[1] * self.shrink[1], lengths[2] * self.shrink[2]
+
+    def made_of(self, box: Box) -> Box:
+        """Return the voxels of the full output that are made of a box of the input: of blocks that it touches, too."""
+        return box.coarsened(self.shrink).enlarged(self.scale)
+
+    def section(self, z: int) -> int:
+        """Return the section of the input that a section of the output stands for; of several the middle one."""
+        return z // self.z.scale * self.shrink[0] + self.shrink[0] // 2
 
     @property
     def scale(self) -> Triple:
@@ -223,8 +250,8 @@ class Lattice:
 
     @property
     def shape(self) -> Triple:
-        """Shape of the input volume in voxels."""
-        return self.z.size, self.y.size, self.x.size
+        """Shape of the input volume in voxels, as far as whole blocks go."""
+        return self.in_input((self.z.size, self.y.size, self.x.size))
 
     @property
     def output_shape(self) -> Triple:
@@ -235,7 +262,7 @@ class Lattice:
         """Return the input voxels, those of the z context included, that a box of the output is computed from."""
         lines = zip(self.axes, box.start, box.stop, (self.context, 0, 0), strict=True)
         start, stop = zip(*(line.needed(low, high, context) for line, low, high, context in lines), strict=True)
-        return Box(start, stop)
+        return Box(start, stop).enlarged(self.shrink)
 
     @property
     def count(self) -> int:

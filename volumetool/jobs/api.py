@@ -64,7 +64,7 @@ def apply(
     output: str | os.PathLike[str],
     *,
     halo: Triple = (0, 0, 0),
-    scale: Triple = (1, 1, 1),
+    scale: tuple[float, float, float] = (1, 1, 1),
     channels: Sequence[str] = (),
     **options: Any,
 ) -> RunResult:
@@ -83,7 +83,7 @@ def apply(
     halo : tuple of int
         Of a function alone: voxels on each side that an output voxel depends on, along z, y, x.
     scale : tuple of int
-        Of a function alone: output voxels per input voxel.
+        Of a function alone: output voxels per input voxel; (1, 1/2, 1/2) makes one of 2 by 2.
     channels : sequence of str
         Of a function alone: names of the channels that it returns, which come first: (channels, z, y, x). The output gets a c
         axis, and float32 unless `dtype` says another type.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import socket
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -265,19 +264,21 @@ class Plan(BaseModel):
         """The names of all operations, for people."""
         return ARROW.join(name for name, _, _ in self.operations)
 
-    @property
-    def scale(self) -> Triple:
-        """Voxels of the output per voxel of the input, all operations together."""
-        scales = [spec.lattice.scale for _, _, spec in self.operations]
-        z, y, x = (math.prod(factors) for factors in zip(*scales, strict=True))
-        return z, y, x
+    def in_input(self, box: Box) -> Box:
+        """Return the voxels of the input of which a box of the full output is made, without halos."""
+        for _, _, spec in reversed(self.operations):
+            box = box.coarsened(spec.lattice.scale).enlarged(spec.lattice.shrink)
+        return box
 
     @property
     def roi(self) -> Box | None:
         """Voxels of the output that are asked for now, or None for all."""
         if self.job.roi is None or self.job.crop:
             return None
-        return self.job.roi.intersection(Box.whole(self.input_shape)).enlarged(self.scale)
+        box = self.job.roi.intersection(Box.whole(self.input_shape))
+        for _, _, spec in self.operations:
+            box = spec.lattice.made_of(box).intersection(Box.whole(spec.lattice.output_shape))
+        return box
 
     @property
     def computed_box(self) -> Box | None:

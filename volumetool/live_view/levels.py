@@ -59,7 +59,7 @@ class LiveLevel:
 
 
 def computed_levels(spec: OutputSpec, voxel_size: Size, chunk: Triple | None = None) -> tuple[LiveLevel, ...]:
-    """Return the levels whose voxels are at most as large as the input's.
+    """Return the levels whose voxels are at most as large as the input's, and the finest one in any case.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def computed_levels(spec: OutputSpec, voxel_size: Size, chunk: Triple | None = N
             str(number), "computed", _rechunked(grid, chunk or (_section(grid, voxel_size) if thin else grid.chunk)), number
         )
         for number, grid in enumerate(spec.levels)
-        if math.prod(grid.voxel_size) <= math.prod(voxel_size) * SAME
+        if number == 0 or math.prod(grid.voxel_size) <= math.prod(voxel_size) * SAME
     )
 
 

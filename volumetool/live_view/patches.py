@@ -218,7 +218,7 @@ def _columns(
     for x in columns:
         for group in section_groups(lattice, spec.core(Region(0, channel, box)), 1):
             found = [patches[PatchPosition(channel, z, y, x)] for z in group for y in rows]
-            start = (lattice.z.start(group.start), lattice.y.start(rows.start), lattice.x.start(x))
+            start = lattice.start((group.start, rows.start, x))
             missing = _missing(lattice, group, rows, found) if spec.output_nodata is not None else None
             yield Column(channel, x, group, rows, *nothing, missing, start), [patch.values for patch in found]
 
@@ -226,10 +226,10 @@ def _columns(
 def _missing(lattice: Lattice, group: range, rows: range, found: list[Patch]) -> NDArray[np.bool_]:
     """Return where a column's input has no data; patches that overlap agree."""
     depth, height, width = lattice.patch
-    deep, high = (len(group) - 1) * lattice.z.stride, (len(rows) - 1) * lattice.y.stride
+    deep, high = (len(group) - 1) * lattice.stride[0], (len(rows) - 1) * lattice.stride[1]
     whole = np.zeros((deep + depth, high + height, width), bool)
     for number, patch in enumerate(found):
         z, y = divmod(number, len(rows))
-        z, y = z * lattice.z.stride, y * lattice.y.stride
+        z, y = z * lattice.stride[0], y * lattice.stride[1]
         whole[z : z + depth, y : y + height] = patch.missing
     return whole

@@ -159,6 +159,8 @@ class OperationCard(BaseModel):
         2 works section by section, 3 on blocks.
     scale : tuple of int
         Output voxels per input voxel.
+    shrink : tuple of int
+        Input voxels per output voxel; other than 1 only where the scale is 1, and then a divisor of granularity and trim.
     z_context : int
         Neighbouring sections on each side that a 2D operation takes as channels; 0 for 3D.
     patch, overlap : tuple of int
@@ -206,6 +208,7 @@ class OperationCard(BaseModel):
     granularity: ZYX
     receptive_field: ZYX
     normalisation: Normalisation
+    shrink: ZYX = Field((1, 1, 1), exclude_if=lambda shrink: shrink == (1, 1, 1))
     restores: bool = True
     channels: tuple[OutputChannel, ...] = Field((), exclude_if=lambda channels: not channels)
     spares: bool = Field(True, exclude_if=bool)
@@ -246,6 +249,9 @@ class OperationCard(BaseModel):
                 raise ValueError(
                     f"{axis}: overlap {overlap} exceeds the stride {patch - overlap}; more than two patches would meet"
                 )
+        for axis, scale, shrink, grain, trim in zip("zyx", self.scale, self.shrink, self.granularity, self.trim, strict=True):
+            if shrink > 1 and (scale > 1 or grain % shrink or trim % shrink or self.spares or self.z_context):
+                raise ValueError(f"{axis}: {shrink} voxels become one, which scale, granularity, trim or the rest do not allow")
         if min(self.receptive_field) < 0:
             raise ValueError(f"the receptive field {self.receptive_field} cannot be negative")
         if self.dims == 2 and (self.patch[0], self.overlap[0]) != (1, 0):

@@ -122,8 +122,8 @@ def read_columns(spec: OutputSpec, region: Region, source: Source, batch: int) -
         block, absent = _read(source, lattice, box)  # (z + 2 context, y, x), over all sections and rows
         wanted = _read_mask(source, lattice, box)  # (z, y, x)
         for group in groups:
-            first = group.start - groups[0].start
-            sections = slice(first * lattice.z.stride, (group[-1] - groups[0].start) * lattice.z.stride + lattice.z.patch)
+            first, depth = group.start - groups[0].start, lattice.stride[0]
+            sections = slice(first * depth, (group[-1] - groups[0].start) * depth + lattice.patch[0])
             context = slice(sections.start, sections.stop + 2 * lattice.context)
             part = _Block(
                 block[context],
@@ -160,9 +160,8 @@ def read_column(spec: OutputSpec, channel: int, source: Source, position: Positi
 def _reach(lattice: Lattice, position: Position) -> Box:
     """Return the input voxels of all patches at a position; it may lie over the faces."""
     x, group, rows = position
-    start = (lattice.z.start(group.start), lattice.y.start(rows.start), lattice.x.start(x))
-    z, y, x = (line.start(last) + line.patch for line, last in zip(lattice.axes, (group[-1], rows[-1], x), strict=True))
-    return Box(start, (z, y, x))
+    last = Box.whole(lattice.patch).shifted(lattice.start((group[-1], rows[-1], x)))
+    return Box(lattice.start((group.start, rows.start, x)), last.stop)
 
 
 def _strips(spec: OutputSpec, region: Region) -> Iterator[tuple[int, Box]]:
@@ -282,20 +281,21 @@ def _cut(
     valid = valid_voxels(block, spec.nodata) if spec.output_nodata is not None else None
     if valid is not None and part.absent is not None:
         valid &= ~part.absent
-    first = lattice.z.start(group.start) - lattice.context
+    start = lattice.start((group.start, rows.start, x))
+    first = start[0] - lattice.context
     sections = mirror_index(first, first + len(block), lattice.z.size)
     zero, span = (values[sections, None, None] for values in spec.input_scale(channel))  # (z, 1, 1)
     if valid is not None:
         block = np.where(valid, block, 0)  # NaN is no input, and the lowest float32 would overflow
     normal = (block.astype(np.float32) - zero) / span  # (z, y, x) of float32: what the network sees
     if np.issubdtype(block.dtype, np.floating):
-        _check_finite(normal, lattice, (first, lattice.y.start(rows.start), lattice.x.start(x)))
+        _check_finite(normal, lattice, (first, *start[1:]))
 
-    patches = np.empty((len(group) * len(rows), reach, height, lattice.x.patch), np.float32)  # (n, z + 2 context, y, x)
+    patches = np.empty((len(group) * len(rows), reach, height, lattice.patch[2]), np.float32)  # (n, z + 2 context, y, x)
     active = np.ones(len(patches), bool)
     for number in range(len(patches)):
         z, y = divmod(number, len(rows))
-        z, y = z * lattice.z.stride, y * lattice.y.stride
+        z, y = z * lattice.stride[0], y * lattice.stride[1]
         cut = (slice(z, z + reach), slice(y, y + height))  # patches overlap, so each is a copy
         patches[number] = normal[cut]
         if valid is not None and not valid[cut].all():
@@ -305,8 +305,7 @@ def _cut(
         flat = seen.size == 0 or (spec.spares and bool(seen.min() == seen.max()))
         active[number] = not flat and (wanted is None or bool(wanted[z : z + depth, y : y + height].any()))
     inner = slice(lattice.context, len(block) - lattice.context)  # the sections themselves, without their context
-    missing_start = (lattice.z.start(group.start), lattice.y.start(rows.start), lattice.x.start(x))
-    return Column(channel, x, group, rows, patches, active, None if valid is None else ~valid[inner], missing_start)
+    return Column(channel, x, group, rows, patches, active, None if valid is None else ~valid[inner], start)
 
 
 def _check_finite(values: NDArray[np.float32], lattice: Lattice, start: Triple) -> None:

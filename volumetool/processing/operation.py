@@ -91,7 +91,7 @@ OPERATIONS: dict[str, Callable[[str], Operation]] = {"python": _function, "hande
 
 def filters() -> dict[str, type[Filter]]:
     """Return the built-in filters by their names."""
-    from volumetool.processing.operations import contrast, smoothing
+    from volumetool.processing.operations import blocks, contrast, smoothing
 
     kinds: tuple[type[Filter], ...] = (
         smoothing.GaussianFilter,
@@ -103,6 +103,8 @@ def filters() -> dict[str, type[Filter]]:
         contrast.Equalise,
         contrast.Rescale,
         contrast.Threshold,
+        blocks.Bin,
+        blocks.Project,
     )
     return {kind.kind: kind for kind in kinds}
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from volumetool.geometry import Triple
 from volumetool.processing.columns import Column
 from volumetool.processing.device.arrays import Array
 from volumetool.processing.engine import Engine, gather
@@ -95,8 +96,7 @@ def _spared(engine: Engine, column: Column, number: int) -> Array:
     if number not in column.known:
         return spared_output(engine, column.patches[number])
     kept = engine.xp.asarray(column.known.pop(number))  # ([channels,] z, y, x), without the margins that have no weight
-    own = column.patches[number].shape[0] - 2 * engine.card.z_context, *column.patches[number].shape[1:]
-    margins = [(n * factor - m) // 2 for n, factor, m in zip(own, engine.card.scale, kept.shape[-3:], strict=True)]
+    margins = [(n - m) // 2 for n, m in zip(_output_shape(engine, column.patches[number]), kept.shape[-3:], strict=True)]
     whole = [(0, 0)] * (kept.ndim - 3) + [(margin, margin) for margin in margins]
     return engine.xp.pad(kept, whole)  # ([channels,] z, y, x), as of the other patches
 
@@ -107,12 +107,20 @@ def spared_output(engine: Engine, patch: NDArray[np.float32]) -> Array:
     It is the patch's own sections with every voxel repeated by the network's scale; of several channels the first is, and the
     others are 0. Where the operation makes no image of the kind of its input, all are 0.
     """
-    centre = _enlarge(engine, patch) if engine.card.spares else engine.xp.zeros_like(_enlarge(engine, patch))  # (z, y, x)
-    if not engine.card.channels:
-        return centre
-    made = engine.xp.zeros((len(engine.card.channels), *centre.shape), np.float32)  # (channels, z, y, x)
-    made[0] = centre
+    channels = len(engine.card.channels)
+    if engine.card.spares and not channels:
+        return _enlarge(engine, patch)
+    leading = (channels,) if channels else ()
+    made = engine.xp.zeros((*leading, *_output_shape(engine, patch)), np.float32)  # ([channels,] z, y, x)
+    if engine.card.spares:
+        made[0] = _enlarge(engine, patch)
     return made
+
+
+def _output_shape(engine: Engine, patch: NDArray[np.float32]) -> Triple:
+    own = patch.shape[0] - 2 * engine.card.z_context, *patch.shape[1:]
+    z, y, x = (n // s * f for n, s, f in zip(own, engine.card.shrink, engine.card.scale, strict=True))
+    return z, y, x
 
 
 def _enlarge(engine: Engine, patch: NDArray[np.float32]) -> Array:

@@ -40,8 +40,7 @@ def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: A
         ``numerics.not-finite``: a value overflowed.
     """
     xp = module_of(values)
-    factor = spec.lattice.z.scale
-    sections = np.arange(box.start[0], box.stop[0]) // factor
+    sections = [spec.lattice.section(z) for z in range(box.start[0], box.stop[0])]
     zero, span = (xp.asarray(part[sections, None, None]) for part in spec.output_scale(channel))  # (z, 1, 1) each
     with np.errstate(over="ignore", invalid="ignore"):  # checked right below
         values *= span
@@ -77,11 +76,12 @@ def _check_finite(values: Array, box: Box) -> None:
 
 def _write_missing(spec: OutputSpec, column: Column, box: Box, voxels: Array) -> None:
     assert column.missing is not None  # noqa: S101  (the caller asked)
-    index = [
-        np.arange(start, stop) // factor - first
-        for start, stop, factor, first in zip(box.start, box.stop, spec.lattice.scale, column.missing_start, strict=True)
-    ]
-    missing = column.missing[np.ix_(*index)]  # one input voxel for each output voxel: (z, y, x) of the box
+    places = zip(box.start, box.stop, spec.lattice.scale, spec.lattice.shrink, column.missing_start, strict=True)
+    index = [np.arange(start * n, stop * n) // factor - first for start, stop, factor, n, first in places]
+    missing = column.missing[np.ix_(*index)]  # one input voxel for each output voxel, or n of them: (z, y, x) of the box
+    if max(spec.lattice.shrink) > 1:  # a voxel has data where one of its block has
+        blocks = [part for pair in zip(box.shape, spec.lattice.shrink, strict=True) for part in pair]
+        missing = np.asarray(missing.reshape(blocks).all(axis=(1, 3, 5)))  # (z, y, x) of the box
     if missing.any():
         xp = module_of(voxels)
         voxels[xp.asarray(missing)] = spec.fill

@@ -134,6 +134,8 @@ class OutputSpec(BaseModel):
             if getattr(self, name) == usual
         }
         values: dict[str, Any] = json.loads(self.model_dump_json(exclude=unsaid))  # NaN as text
+        if self.lattice.shrink == (1, 1, 1):
+            del values["lattice"]["shrink"]
         return values | {"statistics": self.statistics.digest}
 
     @property

@@ -98,7 +98,7 @@ def asked_box(job: Job, spec: OutputSpec) -> Box | None:
     """Return the voxels of the output that are asked for, or None for all."""
     if job.roi is None or job.crop:
         return None
-    return job.roi.intersection(Box.whole(spec.lattice.shape)).enlarged(spec.lattice.scale)
+    return spec.lattice.made_of(job.roi.intersection(Box.whole(spec.lattice.shape)))
 
 
 def left_over(estimates: Estimates, output: str, memory: tuple[int, int], share: float) -> Estimates:

@@ -16,6 +16,7 @@ from volumetool.geometry import (
     balanced,
     default_chunk,
     default_shard,
+    downscaled_translation,
     joined,
     moved,
     part_inside,
@@ -64,7 +65,8 @@ def make_lattice(job: Job, card: OperationCard, shape: Triple) -> Lattice:
     Raises
     ------
     ConfigError
-        ``config.patch``: patch or overlap are not multiples of the network's granularity.
+        ``config.patch``: patch or overlap are not multiples of the network's granularity. ``config.scale``: the volume is
+        smaller than the voxels that become one.
     """
     overlap, trim = _margins(job, card)
     if card.dims == 2 and overlap[0]:
@@ -74,19 +76,27 @@ def make_lattice(job: Job, card: OperationCard, shape: Triple) -> Lattice:
             hint=f"take --overlap 0,{overlap[1]},{overlap[2]}",
         )
     patch = job.patch or (card.patch if job.overlap is None and not job.exact else _enlarged(card, overlap))
+    if any(n < s for n, s in zip(shape, card.shrink, strict=True)):
+        raise ConfigError(
+            "config.scale",
+            f"{card.shrink} voxels (z, y, x) become one, the volume has {shape}",
+            hint="take fewer along the axis that is too short",
+        )
     lines = []
-    for axis, size, n, o, t, g, f in zip("zyx", patch, shape, overlap, trim, card.granularity, card.scale, strict=True):
+    per_axis = zip(patch, shape, overlap, trim, card.granularity, card.scale, card.shrink, strict=True)
+    for axis, (size, n, o, t, g, f, s) in zip("zyx", per_axis, strict=True):
         if size % g or o % g or size <= o:
             raise ConfigError(
                 "config.patch",
                 f"along {axis}: patch {size} and overlap {o}; this model needs multiples of {g}, and a patch above its overlap",
                 hint=f"the model's own are patch {card.patch} and overlap {card.overlap}",
             )
-        lines.append(balanced(AxisLattice(n, max(size - o, o), o, t, f, g)))
+        lines.append(balanced(AxisLattice(n // s, max(size - o, o) // s, o // s, t // s, f, g // s)))
     if job.patch is None:
-        lines = _joined(lines, LARGEST_PATCH * math.prod(max(p, 2 * o) for p, o in zip(patch, overlap, strict=True)))
+        usual = math.prod(max(p, 2 * o) for p, o in zip(patch, overlap, strict=True)) // math.prod(card.shrink)
+        lines = _joined(lines, LARGEST_PATCH * usual)
     z, y, x = lines
-    return Lattice(z, y, x, card.z_context)
+    return Lattice(z, y, x, card.z_context, card.shrink)
 
 
 def _joined(lines: list[AxisLattice], most: float) -> list[AxisLattice]:
@@ -136,7 +146,7 @@ def output_box(job: Job, lattice: Lattice) -> Box:
     if job.roi is not None:
         inside, _ = part_inside(job.roi, lattice.shape, box_counts(job))
         if job.crop:
-            return inside.enlarged(lattice.scale)
+            return lattice.made_of(inside)
     if job.crop:
         raise ConfigError("config.roi", "--crop needs the box to crop to", hint="add --roi z0:z1,y0:y1,x0:x1")
     return Box.whole(lattice.output_shape)
@@ -169,6 +179,9 @@ def make_levels(job: Job, box: Box, card: OperationCard, level: Level) -> tuple[
         ``output.format``: the output's name says another format than is asked for.
     """
     fine, origin = upscaled(level.voxel_size, level.translation, card.scale)
+    fine = (fine[0] * card.shrink[0], fine[1] * card.shrink[1], fine[2] * card.shrink[2])
+    if max(card.shrink) > 1:
+        origin = downscaled_translation(level.voxel_size, level.translation, fine)
     written, shard = WRITTEN[output_format(job)], job.shard
     if shard is None and card.dims == 2 and written.sharded:
         shard = upright_shard(job.chunk or default_chunk(fine), box.shape)

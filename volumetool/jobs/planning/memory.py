@@ -92,8 +92,8 @@ class MemoryModel:
         group_depth = size[0] if lattice.z.overlap else group * lattice.z.stride * lattice.z.scale
         context = 2 * lattice.context
         # One column is read ahead, whole, while it is cut out of the window that was read: three copies at worst, and a mask.
-        sides = [(n - 1) * line.stride + line.patch for n, line in ((stacks, lattice.z), (rows, lattice.y))]
-        window = (sides[0] + context, sides[1], lattice.x.patch)
+        sides = [(n - 1) * lattice.stride[axis] + lattice.patch[axis] for axis, n in enumerate((stacks, rows))]
+        window = (sides[0] + context, sides[1], lattice.patch[2])
         raw = math.prod(window) * (3 * self.itemsize + 2) + self._unpacked(window)
         # Groups under way at once: one being cut out of its block in float32, one waiting, one in the network with a copy.
         # While streams are fed, the next groups' patches wait inside the network's stage.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from volumetool.geometry import fused_count
 from volumetool.jobs.choices import Familiarity
 from volumetool.jobs.plan import EarlierStep, Estimates, Plan
 from volumetool.jobs.planning.choice import ALIKE
+from volumetool.processing.spec import OutputSpec
 from volumetool.processing.survey import Evidence
 from volumetool.units import show_bytes, show_duration, show_scale, show_shape, show_size
 
@@ -24,9 +28,10 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
     size, voxels = f"{show_shape(plan.input_shape)} voxels (z, y, x)", f"{show_shape(first.shape)} voxels"
     patches = f"{cost.patches} of {show_shape(lattice.patch)} input voxels, which overlap by {_axes(plan)}"
     regions = f"{plan.grid.count} of {show_shape(plan.grid.region(0).box.shape)} output voxels"
+    resized = _resized([operation for _, _, operation in plan.operations])
     lines = [
         ("input", f"{plan.job.input}: {size} of {show_size(plan.voxel_size)}, {plan.input_dtype}"),
-        ("model", f"{plan.title} ({why_model(plan)}); {show_scale(plan.scale)}, computed in {plan.numerics.precision}"),
+        ("model", f"{plan.title} ({why_model(plan)}); {resized}, computed in {plan.numerics.precision}"),
         *[(f"step {number}", _step(step)) for number, step in enumerate(plan.earlier, start=1)],
         *([("network", plan.about)] if plan.about else []),
         *describe_choice(plan),
@@ -56,12 +61,19 @@ def _twice(patches: int, recomputed: int) -> str:
     return f"{share:.1%} of that is done twice" if share >= 0.0005 else "nothing is done twice"
 
 
+def _resized(specs: Sequence[OutputSpec]) -> str:
+    """Return what operations, one after the other, do to voxels."""
+    scales, shrinks = ([getattr(spec.lattice, name) for spec in specs] for name in ("scale", "shrink"))
+    up, down = (tuple(math.prod(axis) for axis in zip(*factors, strict=True)) for factors in (scales, shrinks))
+    return show_scale((up[0], up[1], up[2]), (down[0], down[1], down[2]))
+
+
 def _step(step: EarlierStep) -> str:
     """Describe an operation of a chain whose output is not stored."""
     lattice = step.spec.lattice
     around = (line.overlap - line.trim + more for line, more in zip(lattice.axes, (lattice.context, 0, 0), strict=True))
     patches = f"{step.patches} patches of {show_shape(lattice.patch)}, {' x '.join(map(str, around))} voxels looked at around"
-    what = f"{step.model}: {show_scale(lattice.scale)}, {step.spec.dtype}, computed in {step.numerics.precision}"
+    what = f"{step.model}: {_resized([step.spec])}, {step.spec.dtype}, computed in {step.numerics.precision}"
     return f"{what}; {patches}; {_twice(step.patches, step.recomputed)}; not stored"
 
 
@@ -128,12 +140,12 @@ def describe_box(plan: Plan) -> str | None:
     asked, computed = plan.roi, plan.computed_box
     if asked is None or computed is None:
         return None
-    scale = plan.scale
-    words = f"{asked.coarsened(scale)} (z,y,x) asked for; "
+    words = f"{plan.in_input(asked)} (z,y,x) asked for; "
     if computed == asked:
         return words + "just that is computed"
     times = f"{computed.voxels / asked.voxels:.3g} times as much"
-    return f"{words}{computed.coarsened(scale)} computed, {times}, because regions are computed whole (--crop: the box alone)"
+    whole = plan.in_input(computed)
+    return f"{words}{whole} computed, {times}, because regions are computed whole (--crop: the box alone)"
 
 
 def _workers(plan: Plan) -> str:

@@ -215,7 +215,7 @@ def _within(job: Job, before: Resolved) -> Box | None:
         return None
     inside = part_inside(job.roi, before.stored.level.shape, box_counts(job))[0]
     for each in before.chain:
-        inside = inside.enlarged(each.spec.lattice.scale)
+        inside = each.spec.lattice.made_of(inside).intersection(Box.whole(each.spec.lattice.output_shape))
     return inside
 
 

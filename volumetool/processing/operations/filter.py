@@ -85,9 +85,14 @@ class Filter(BaseModel):
         """Farthest input voxel, on one side, that an output voxel depends on, along z, y, x."""
 
     @property
+    def shrink(self) -> Triple:
+        """Input voxels that become one, counted from the volume's origin; whole blocks alone."""
+        return 1, 1, 1
+
+    @property
     def granularity(self) -> Triple:
         """Voxels of a grid, counted from the volume's origin, on which the output depends; patches begin on it."""
-        return 1, 1, 1
+        return self.shrink
 
     @abstractmethod
     def compute(self, patches: NDArray[np.float32], xp: ModuleType) -> Array:
@@ -102,7 +107,7 @@ class Filter(BaseModel):
 
         Returns
         -------
-        array of float32, shape (n, z, y, x)
+        array of float32, shape (n, z, y, x), each axis divided by `shrink`
             Right where all voxels within `reach` are inside the patch; any value elsewhere.
         """
 
@@ -142,8 +147,8 @@ class FilterOperation:
         self.spec = found.spec
         self.identity = hashlib.sha256(self.spec.encode()).hexdigest()
         self._filter = found
-        card = make_card(found.kind, Reach(found.reach, grid=found.granularity), found.normalisation)
-        self.card = card.model_copy(update={"equalises": found.equalises, "spares": found.spares})
+        card = make_card(found.kind, Reach(found.reach, (1, 1, 1), found.shrink, found.granularity), found.normalisation)
+        self.card = card.model_copy(update={"equalises": found.equalises, "spares": found.spares and card.spares})
 
     def open(self, device: torch.device, _: Numerics) -> FilterFunction:
         """Make the filter ready; it computes in float32 whatever the numerics."""
@@ -186,12 +191,15 @@ class Reach:
         Farthest input voxel, on one side, along z, y, x.
     scale : tuple of int
         Output voxels per input voxel.
+    shrink : tuple of int
+        Input voxels per output voxel.
     grid : tuple of int
         Voxels of a grid, counted from the volume's origin, on which patches begin.
     """
 
     halo: Triple
     scale: Triple = (1, 1, 1)
+    shrink: Triple = (1, 1, 1)
     grid: Triple = (1, 1, 1)
 
 
@@ -209,7 +217,7 @@ def make_card(name: str, reach: Reach, normalisation: Normalisation) -> Operatio
     """
     trim = _per_axis(lambda halo, grain: -(-halo // grain) * grain, reach.halo, reach.grid)
     patch = _per_axis(lambda cut, grain: max(-(-SIDE // grain) * grain, 4 * cut), trim, reach.grid)  # at most two may meet
-    flat = not reach.halo[0]
+    flat = not reach.halo[0] and reach.shrink[0] == 1
     return OperationCard(
         name=name,
         dims=2 if flat else 3,
@@ -220,6 +228,8 @@ def make_card(name: str, reach: Reach, normalisation: Normalisation) -> Operatio
         granularity=reach.grid,
         receptive_field=reach.halo,
         normalisation=normalisation,
+        shrink=reach.shrink,
+        spares=max(reach.shrink) == 1,
     )
 
 
@@ -229,6 +239,8 @@ def _per_axis(function: Callable[[int, int], int], first: Triple, second: Triple
 
 
 def _as_text(value: object) -> str:
+    if isinstance(value, str):
+        return value
     return ",".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
 
 

@@ -10,7 +10,8 @@ import importlib.abc
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Self
@@ -40,7 +41,17 @@ LARGEST_FILE = 2**22
 
 
 Far = Annotated[int, Field(ge=0, le=FARTHEST)]
-Times = Annotated[int, Field(ge=1, le=LARGEST_SCALE)]
+
+
+def _times(value: object) -> Fraction:
+    """Read a whole number or a part of one, such as 2, 1/2 or 0.5."""
+    times = Fraction(str(value).strip()).limit_denominator(LARGEST_SCALE)
+    if 1 not in (times.numerator, times.denominator) or not Fraction(1, LARGEST_SCALE) <= times <= LARGEST_SCALE:
+        raise ValueError(f"{value} is neither a whole number up to {LARGEST_SCALE} nor one part of it, such as 1/2")
+    return times
+
+
+Times = Annotated[Fraction, BeforeValidator(_times)]
 
 
 class FunctionOptions(BaseModel):
@@ -50,8 +61,8 @@ class FunctionOptions(BaseModel):
 
     halo: Annotated[tuple[Far, Far, Far], BeforeValidator(parse_numbers)] = (0, 0, 0)
     """Voxels on each side that an output voxel depends on, along z, y, x."""
-    scale: Annotated[tuple[Times, Times, Times], BeforeValidator(parse_numbers)] = (1, 1, 1)
-    """Output voxels per input voxel."""
+    scale: Annotated[tuple[Times, Times, Times], BeforeValidator(parse_numbers)] = (Fraction(1), Fraction(1), Fraction(1))
+    """Output voxels per input voxel; 1,1/2,1/2 makes one voxel of 2 by 2."""
     channels: Channels = ()
     """Names of the channels that it returns, such as ``mean,error``; it then returns (channels, z, y, x). They are stored as
     they are, in float32 unless the job says another type; ``mean:grey`` says that a channel is grey values."""
@@ -113,10 +124,13 @@ class FunctionOperation:
     """
 
     def __init__(self, function: BlockFunction, name: str, spec: str, identity: str, options: FunctionOptions) -> None:
-        self._function, self._name, self._scale, self._channels = function, name, options.scale, len(options.channels)
+        self._function, self._name, self._channels = function, name, len(options.channels)
         self.spec = spec
         self.identity = hashlib.sha256(f"{identity};{options.text}".encode()).hexdigest()
-        card = make_card("function", Reach(options.halo, options.scale), GREY_VALUES)
+        self._scale = _whole(each.numerator for each in options.scale)
+        self._shrink = _whole(each.denominator for each in options.scale)
+        reach = Reach(options.halo, self._scale, self._shrink, self._shrink)
+        card = make_card("function", reach, GREY_VALUES)
         self.card = card.model_copy(update={"channels": options.channels, "spares": False})
 
     def open(self, device: torch.device, _: Numerics) -> FunctionOperation:
@@ -151,7 +165,7 @@ class FunctionOperation:
                 hint=f"it was given a float32 array of shape {patch.shape} (z, y, x); mend it, and run the same command again",
             ) from error
         leading = (self._channels,) if self._channels else ()
-        wanted = (*leading, *(size * factor for size, factor in zip(patch.shape, self._scale, strict=True)))
+        wanted = (*leading, *(n // s * f for n, s, f in zip(patch.shape, self._shrink, self._scale, strict=True)))
         if made.shape != wanted:
             raise NumericsError(
                 "numerics.function",
@@ -313,8 +327,13 @@ def _place(spec: str) -> tuple[str, FunctionOptions]:
     return place, read_options("a function of your own", FunctionOptions, text)
 
 
-def _joined(numbers: Triple) -> str:
+def _joined(numbers: Iterable[object]) -> str:
     return ",".join(map(str, numbers))
+
+
+def _whole(numbers: Iterable[int]) -> Triple:
+    z, y, x = numbers
+    return z, y, x
 
 
 def _read(path: Path) -> bytes:
