@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 TRY_AGAIN = 75
@@ -27,6 +28,16 @@ class Stopped(BaseException):
     """The process was told to stop; like Ctrl-C it passes every handler of errors."""
 
 
+_TERMINATED = ctypes.CFUNCTYPE(None)(lambda: os._exit(TRY_AGAIN))
+"""What C++ calls where an exception ends the process; kept for as long as it may."""
+
+
+def _end_where_it_cannot_pass() -> None:
+    """Let C++ end this process with the right code where it cannot hand an exception on, such as in a destructor."""
+    with suppress(OSError, AttributeError):  # another library of C++, or none
+        ctypes.CDLL("libstdc++.so.6")._ZSt13set_terminatePFvvE(_TERMINATED)  # std::set_terminate
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Raise :class:`Stopped` at the first signal to stop; a second one ends the process at once, and so does time.
@@ -44,6 +55,7 @@ def stoppable() -> Iterator[None]:
         if told:
             os._exit(TRY_AGAIN)
         told = True
+        _end_where_it_cannot_pass()
         grace = threading.Timer(GRACE_SECONDS, os._exit, (TRY_AGAIN,))
         grace.daemon = True
         grace.start()

@@ -1,14 +1,59 @@
-"""``volumetool doctor``: what a machine gives to a job."""
+"""``volumetool doctor`` and ``volumetool slurm``: what a machine or a site gives to a job, and how a job runs there."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from volumetool.cli._job_options import given, job_options
 from volumetool.cli._json import print_json
-from volumetool.cli._options import Json
+from volumetool.cli._options import Json, local_path
 from volumetool.cli._tables import print_lines, say
+
+RUN_ONCE = ("overwrite", "part")
+"""Options of a job that parts which start again must not have."""
+
+
+@job_options(without=RUN_ONCE)
+def slurm(
+    input: Annotated[str, typer.Argument(metavar="INPUT", help="Volume to read, as for `volumetool enhance`.")],  # noqa: A002
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Volume to write.")],
+    array: Annotated[int | None, typer.Option(metavar="K", min=1, help="Elements: parts that run side by side.")] = None,
+    time: Annotated[str | None, typer.Option(help="Longest time of an element, such as 8:00:00; then it goes on.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Partition.")] = None,
+    account: Annotated[str | None, typer.Option(help="Account that pays.")] = None,
+    constraint: Annotated[str | None, typer.Option(help="Features of a node, such as a100.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of an element.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Cores of an element.")] = None,
+    mem: Annotated[str | None, typer.Option(help="Memory of an element, such as 64G.")] = None,
+    attempts: Annotated[int | None, typer.Option(min=1, help="How often an element is started at most.")] = None,
+    site: Annotated[str, typer.Option(metavar="NAME", help="Site of the table: modules, container, limits.")] = "generic",
+    sites: Annotated[Path | None, typer.Option(metavar="FILE", parser=local_path, help="Table of your own, YAML.")] = None,
+    submit: Annotated[bool, typer.Option("--submit", help="Submit the script instead of printing it.")] = False,
+    as_json: Json = False,
+    **options: Any,
+) -> None:
+    """Print a SLURM script that runs a job in parts, each of which starts again until it is done.
+
+    An element is told to stop before its time is over, and goes back into the queue. The last one finishes the volume.
+    """
+    from volumetool.jobs.job import make_job
+    from volumetool.sites.site import read_site
+    from volumetool.sites.slurm import array_script
+    from volumetool.sites.slurm import submit as submit_script
+
+    asked: dict[str, Any] = {"array": array, "time": time, "partition": partition, "account": account, "constraint": constraint}
+    where = read_site(site, sites, **asked, gpus=gpus, cpus=cpus, mem=mem, attempts=attempts)
+    script = array_script(make_job(input=input, output=output, **given(options)), where)
+    submitted = submit_script(script, where) if submit else []
+    if as_json:
+        print_json("slurm-script", {"script": script, "parts": where.array, "submitted": submitted})
+    elif not submit:
+        print(script, end="")
+    if submitted:
+        say(f"submitted {', '.join(submitted)}. How far it is: volumetool status {output}", sys.stdout if not as_json else None)
 
 
 def doctor(

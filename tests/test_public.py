@@ -46,6 +46,7 @@ COMMANDS_ALONE = {
     "live": "vt.live does, too, and takes a Job",
     "publish": "it serves until it is ended; vt.convert writes the same bytes",
     "doctor": "volumetool.sites.doctor.examine: it is about this machine, not about volumes",
+    "slurm": "volumetool.sites.slurm.array_script: what it makes is for the shell of a site",
     "bench": "it measures a machine, and keeps a history",
     "schema": "model_json_schema() of the class",
 }
@@ -58,7 +59,6 @@ OPTIONS_ALONE = {
     "convert": {"dry_run"},  # plan_requested
     "crappify": {"dry_run", "fit", "truth", "recipe_out"},  # plan_crappification, vt.fit_recipe
     "train": {"dry_run"},  # plan_training
-    "status": {"watch"},  # vt.status in a loop
     "evaluate": {"blind", "unblind"},  # a kit for human raters: volumetool.evaluation.blind_rating
 }
 """Options that a command has and its function has not, and what stands for them."""

@@ -56,6 +56,7 @@ COMMANDS = {
     f"enhance raw.zarr out.zarr --model {FAKE}": "run",
     "apply --list": "operations",
     "doctor out.zarr": "examination",
+    f"slurm raw.zarr out.zarr --model {FAKE}": "slurm-script",
     "status out.zarr": "job",
     "verify out.zarr": "verification",
     "verify out.zarr --repair": "verification",

@@ -44,7 +44,7 @@ def test_every_limit_of_memory_is_told_with_what_a_job_is_planned_for(monkeypatc
     found = finding("memory")
     assert "SLURM_MEM_PER_NODE=2048" in found.found.partition(";")[0]
     assert found.state == "fine"
-    assert "GiB" in found.means
+    assert "a job is planned for" in found.means
 
 
 def test_an_output_that_cannot_be_written_is_missing(tmp_path: Path) -> None:
