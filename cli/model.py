@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from volumetool.cli._options import Json
 if TYPE_CHECKING:
     from volumetool.models import ModelCard
 
-app = typer.Typer(help="List, show, import models.", no_args_is_help=True)
+app = typer.Typer(help="List, show, import, test, export models.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -120,3 +121,29 @@ def run_test(
             f"{found.one_pass:.2g}, a job by {found.inside:.2g} inside, and by {found.faces:.2g} near faces, which it mirrors"
         )
     raise typer.Exit(0 if found.ok else 4)
+
+
+@app.command("export")
+@logged
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Built-in name or model file.")],
+    bioimageio: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Package of the BioImage Model Zoo to write, .zip.")
+    ] = None,
+    onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="ONNX file to write.")] = None,
+    torch_export: Annotated[Path | None, typer.Option(metavar="FILE", help="Program of torch.export to write, .pt2.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model of ours for other software."""
+    from volumetool.errors import ConfigError
+    from volumetool.models.export import export_model
+
+    if bioimageio is onnx is torch_export is None:
+        raise ConfigError(
+            "config.option", "nothing is to be written", hint="name a file: --bioimageio, --onnx or --torch-export"
+        )
+    files = [str(file) for file in export_model(model, bioimageio=bioimageio, onnx=onnx, torch_export=torch_export)]
+    if as_json:
+        print_json("exported", {"model": model, "files": files})
+        return
+    print(f"{model}: written to {', '.join(files)}")

@@ -37,6 +37,7 @@ OTHERWISE_NAMED = {
     "model show": "load_model",
     "model import": "import_model",
     "model test": "check_model",
+    "model export": "export_model",
 }
 """Commands whose function has another name."""
 

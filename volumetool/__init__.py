@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from volumetool.jobs.run import RunResult
     from volumetool.live_view.show import live
     from volumetool.models import Model, list_models, load_model
+    from volumetool.models.export import export_model
     from volumetool.processing.operations.library import import_model
     from volumetool.storage.convert_volume import convert
     from volumetool.storage.open import open_volume
@@ -47,6 +48,7 @@ _HOMES = {
     "crappify": "volumetool.degradation.volume",
     "enhance": "volumetool.jobs.api",
     "evaluate": "volumetool.evaluation.api",
+    "export_model": "volumetool.models.export",
     "fit_recipe": "volumetool.degradation.fit_volume",
     "import_model": "volumetool.processing.operations.library",
     "list_models": "volumetool.models",
@@ -79,6 +81,7 @@ __all__ = [
     "crappify",
     "enhance",
     "evaluate",
+    "export_model",
     "fit_recipe",
     "import_model",
     "list_models",

@@ -69,6 +69,7 @@ COMMANDS = {
     "model list": "models",
     "model show em-x4": "model",
     "model import copy.onnx --name copied": "imported",
+    "model export em-denoise --torch-export denoise.pt2": "exported",
     "demo": "demo",
     "view raw.zarr": "view",
     "publish raw.zarr --as n5": "publication",

@@ -76,6 +76,9 @@ class SectionGate(nn.Module):
         Its channels are filled up with zeros to a multiple of `_BLOCK`: for other numbers of channels the last bit of the sums
         depends on the number of threads.
         """
+        if exporting():
+            filled: Tensor = self.second(h)
+            return filled
         n, weight, bias = self.second.out_channels, self.second.weight, self.second.bias
         more = -n % _BLOCK
         return F.conv2d(h, F.pad(weight, (0, 0, 0, 0, 0, 0, 0, more)), F.pad(cast("Tensor", bias), (0, more)))[:, :n]
@@ -87,6 +90,11 @@ class SectionGate(nn.Module):
 
     def _with_middle(self, sections: Tensor, middle: Tensor) -> Tensor:
         return torch.cat([sections[:, : self.z_context], middle, sections[:, self.z_context + 1 :]], dim=1)
+
+
+def exporting() -> bool:
+    """Return whether a network is being written for other software, which knows convolutions, but no changes in place."""
+    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
 
 
 def _mean(cells: Tensor) -> Tensor:

@@ -16,15 +16,16 @@ Letters of the shape comments: b batch, c channels, n input channels, w width, z
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the name every PyTorch reader expects)
 
-from volumetool.models.section_gate import SectionGate, enlarge_linear
+from volumetool.models.section_gate import SectionGate, enlarge_linear, exporting
 
 _WIDEST, _MOST_POOLS, _MOST_SCALE, _MOST_CONTEXT = 2**14, 12, 2**10, 64
 """Channels, pools, output voxels per input voxel or per pooled one, and sections on each side, at most."""
@@ -172,7 +173,7 @@ class UNet(nn.Module):
         """
         assert self.error_head is not None, "the architecture has no expected_error"  # noqa: S101
         enhanced, features = self._refine(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with _in_float32(x):
             parts = self.error_head(features.detach().float()).unflatten(1, (1, *self.factors))
             return enhanced, add_cells_(torch.zeros_like(enhanced), parts)
 
@@ -190,7 +191,7 @@ class UNet(nn.Module):
         h = self.bottom(h)
         for decoder, up in zip(reversed(self.decoders), reversed(self.ups), strict=True):
             h = decoder(up(h, skips.pop()))  # (b, c/2, z*pz, y*py, x*px)
-        with torch.autocast(x.device.type, enabled=False):
+        with _in_float32(x):
             detail = self.head(h.float()).unflatten(1, (1, *self.factors))  # (b, 1, fz, fy, fx, z, y, x)
             return add_cells_(enlarge_linear(centre.float(), self.factors), detail), h  # (b, 1, z*fz, y*fy, x*fx)
 
@@ -288,6 +289,11 @@ class Up(nn.ModuleList):
         return add_cells_(skip.clone() if torch.is_grad_enabled() else skip, finer)
 
 
+def _in_float32(x: Tensor) -> AbstractContextManager[Any]:
+    """Leave the reduced precision of what is around; where a network is written for other software, none is."""
+    return nullcontext() if exporting() else torch.autocast(x.device.type, enabled=False)
+
+
 def add_cells_(fine: Tensor, parts: Tensor) -> Tensor:
     """Add, in place, the voxels within each coarse voxel to those that are there.
 
@@ -307,8 +313,11 @@ def add_cells_(fine: Tensor, parts: Tensor) -> Tensor:
         `fine`.
     """
     dims = fine.dim() - 2
+    order = (0, 1, *(axis for d in range(dims) for axis in (2 + dims + d, 2 + d)))
+    if exporting():
+        return fine + parts.permute(order).reshape(fine.shape)
     cells = fine
     for axis in reversed(range(2, 2 + dims)):
         cells = cells.unflatten(axis, (-1, parts.shape[axis]))  # (b, c, z, fz, y, fy, x, fx) in the end
-    cells.add_(parts.permute(0, 1, *(axis for d in range(dims) for axis in (2 + dims + d, 2 + d))))
+    cells.add_(parts.permute(order))
     return fine

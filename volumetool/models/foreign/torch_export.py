@@ -333,6 +333,7 @@ def _filled(given: Any, values: dict[str, Any], device: torch.device) -> Any:
 
 def _keep(names: Sequence[Any], found: Any, values: dict[str, Any]) -> None:
     """Put the results of a step among the values."""
-    for name, one in zip(names, [found] if len(names) == 1 else found, strict=True):
+    several = found if len(names) > 1 else [found] * len(names)  # an assertion gives nothing
+    for name, one in zip(names, several, strict=True):
         if name is not None:
             values.update(zip(name, one, strict=True) if isinstance(name, list) else [(name, one)])
