@@ -128,7 +128,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("columns", ["20", "40", "80"])
+@pytest.mark.parametrize("columns", ["20", pytest.param("40", marks=pytest.mark.slow), "80"])
 def test_nothing_is_cut_off_on_a_narrow_terminal(
     work: Path, columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,17 +151,18 @@ def _state(file: str) -> tuple[int, int, int]:
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(file: str, state: tuple[int, int, int]) -> CziReader:  # noqa: ARG001  (a file that was replaced is opened anew)
-    """Open a file; its list of tiles may have a hundred thousand, and is not read at every read."""
+def _opened(file: str, state: tuple[int, int, int]) -> CziReader:
+    """Open a file, anew in each state; its list of tiles may have a hundred thousand, and is not read at every read."""
     from pylibCZIrw.czi import CziReader
 
-    _check_segments(file)
+    _, size, _ = state
+    _check_segments(file, size)
     return CziReader(file)
 
 
-def _check_segments(file: str) -> None:
+def _check_segments(file: str, size: int) -> None:
     """Refuse a tile that says that it is longer than the file: the library would end the process over it."""
-    size, at = Path(file).stat().st_size, 0
+    at = 0
     with open_file(file) as opened:
         while at + _SEGMENT.size + _TILE.size <= size:
             opened.seek(at)

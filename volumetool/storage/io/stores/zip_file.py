@@ -92,8 +92,8 @@ def zip_spec(zipped: tuple[str, str], folder: dict[str, Any], context: ts.Contex
 
 
 @functools.lru_cache(maxsize=8)
-def _looked_at(file: str, base: str, context: ts.Context, generation: bytes) -> ts.KvStore:  # noqa: ARG001  (another state is looked at anew)
-    """Look at the entries of a file; as long as what is returned is kept, tensorstore keeps the list of them."""
+def _looked_at(file: str, base: str, context: ts.Context, _generation: bytes) -> ts.KvStore:
+    """Look at the entries of a file, anew in each generation; tensorstore keeps the list of them as long as this is kept."""
     spec = json.loads(base)
     for refused in _refused(_entries(file, ts.KvStore.open(spec, context=context).result())):
         raise InputError("input.unsupported", f"{file} {refused}", hint=_MAKE, where=file)
