@@ -91,7 +91,7 @@ def test_fuzzed_job_files_give_a_job_or_a_named_error(first: int, tmp_path: Path
     assert set(codes) <= {"", "config.option", "config.file"}
 
 
-@pytest.mark.parametrize("cluster", ["tcp://198.51.100.7:8786", "tls://scheduler:8786", "tcp://127.0.0.1:8786"])
+@pytest.mark.parametrize("cluster", ["tcp://198.51.100.7:8786", "tls://scheduler:8786", "file:/tmp/s.json", "s.json"])
 def test_a_job_file_names_no_scheduler_and_the_user_may(cluster: str, tmp_path: Path) -> None:
     """Dask's messages are pickles: a scheduler runs what it likes in whoever connects to it."""
     file = tmp_path / "job.yaml"

@@ -152,8 +152,8 @@ class Job(Options):
     )
     allow_mixed_numerics: bool = runtime(False, DEVICE, "Let workers compute that give other bytes than the plan's probe.")
     workers: Positive | None = runtime(None, RUN, "Processes, or GPUs.", common=True)
-    cluster: Annotated[str, Field(pattern=r"^[a-z]+(://.+)?$")] = runtime(
-        "local", RUN, "local (unless given), cuda, or tcp://HOST:PORT of a dask scheduler.", common=True
+    cluster: Annotated[str, Field(pattern=r"^([a-z]+(://.+)?|.+\.json)$")] = runtime(
+        "local", RUN, "local (unless given), cuda, tcp://HOST:PORT of a dask scheduler, or the file that it wrote.", common=True
     )
     dashboard: bool = runtime(False, RUN, "Print a link to dask's dashboard of this machine's workers, open to who has it.")
     region: Lengths | None = runtime(
@@ -289,7 +289,7 @@ def read_job(path: Path, allow_hosts: Collection[str] = (), **options: Any) -> J
     for name in ("input", "output", "mask"):
         if name not in given and isinstance(content.get(name), str):
             check_foreign(content[name], allow_hosts)
-    if "cluster" not in given and "://" in str(content.get("cluster")):
+    if "cluster" not in given and not str(content.get("cluster", "local")).isalpha():
         raise ConfigError(
             "config.scheduler",
             f"{path} names the scheduler {content['cluster']!r}; schedulers run code in who connects to them",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 import torch
 from distributed import LocalCluster
 
-from volumetool.errors import ClusterError, ConfigError
+from volumetool.errors import ClusterError, ConfigError, VolumetoolError
 from volumetool.jobs.clusters import dask_address, plan
+from volumetool.jobs.run import run
 from volumetool.testing.cluster_suite import ClusterSuite
+from volumetool.version import __version__
 
 GIB = 2**30
 
@@ -57,6 +60,36 @@ class TestAddress(ClusterSuite):
         with pytest.raises(ClusterError, match="RuntimeError: another version") as caught:
             plan(self.job(source, tmp_path / "out.zarr", **asked))
         assert caught.value.code == "cluster.lost"
+
+    def test_the_file_that_the_scheduler_wrote_stands_for_its_address(
+        self, source: str, tmp_path: Path, scheduler: LocalCluster
+    ) -> None:
+        """As it is then: a scheduler that was started again has another address."""
+        file = tmp_path / "scheduler.json"
+        for said in (str(file), f"file:{file}", f"file://{file}"):
+            with pytest.raises(ClusterError, match="names no dask scheduler") as caught:
+                plan(self.job(source, tmp_path / "out.zarr", cluster=said))
+            assert caught.value.code == "cluster.unreachable"
+        file.write_text(json.dumps({"type": "Scheduler", "address": scheduler.scheduler_address}))
+        outcome = run(plan(self.job(source, tmp_path / "out.zarr", cluster=f"file:{file}")))
+        assert outcome.complete
+
+    @pytest.mark.parametrize(
+        ("other", "code", "words"),
+        [
+            ({"version": "0.0.9 (numerics version 1)"}, "cluster.other-version", ["0.0.9 (numerics version 1)", __version__]),
+            ({"device": "cuda"}, "numerics.other-class", ["tcp://far:1 computes on cuda", "computes on cpu"]),
+        ],
+    )
+    def test_workers_that_differ_are_refused_with_both_values_before_anything_is_planned(
+        self, source: str, tmp_path: Path, asked: dict[str, Any], other: dict[str, str], code: str, words: list[str]
+    ) -> None:
+        said = {"tcp://near:1": dask_address.announce("cpu"), "tcp://far:1": dask_address.announce("cpu") | other}
+        job = self.job(source, tmp_path / "out.zarr", **asked)
+        with pytest.raises(VolumetoolError) as caught:
+            dask_address._check_alike(said, job)
+        assert caught.value.code == code
+        assert all(each in caught.value.message for each in words)
 
     def test_a_number_of_workers_that_it_does_not_have_is_refused(
         self, source: str, tmp_path: Path, asked: dict[str, Any]

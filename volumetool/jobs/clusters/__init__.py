@@ -139,8 +139,8 @@ def _address() -> ClusterModule:
     return dask_address
 
 
-CLUSTERS = {"local": _local, "cuda": _cuda, "tcp": _address, "tls": _address, "ucx": _address}
-"""The module of each cluster, by its name or by the scheme of its address; imported when it is asked for."""
+CLUSTERS = {"local": _local, "cuda": _cuda, "tcp": _address, "tls": _address, "ucx": _address, "file": _address}
+"""The module of each cluster, by its name or by the scheme of its address, ``file`` for a scheduler's file."""
 
 
 def cluster_module(name: str) -> ClusterModule:
@@ -151,11 +151,11 @@ def cluster_module(name: str) -> ClusterModule:
     ConfigError
         ``config.option``: there is no cluster of that name.
     """
-    scheme = name.partition("://")[0]
-    if scheme not in CLUSTERS or name == f"{scheme}://":
+    scheme = "file" if name.endswith(".json") else name.partition("://")[0]
+    if scheme not in CLUSTERS or (name in (scheme, f"{scheme}://") and CLUSTERS[scheme] is _address):
         raise ConfigError(
             "config.option",
             f"there is no cluster {name!r}",
-            hint="--cluster local, cuda, or the address of a dask scheduler: tcp://HOST:PORT",
+            hint="--cluster local, cuda, the address of a dask scheduler, tcp://HOST:PORT, or the file.json that it wrote",
         )
     return CLUSTERS[scheme]()

@@ -6,14 +6,16 @@ timings and its own numerics.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from distributed import Client
 
-from volumetool.errors import ClusterError, ConfigError, VolumetoolError
+from volumetool.errors import ClusterError, ConfigError, NumericsError, VolumetoolError
 from volumetool.events import Observer, Waiting
 from volumetool.jobs.clusters import Cluster
 from volumetool.jobs.clusters.dask_driver import ThroughDask, connect
@@ -22,7 +24,10 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.planning.resources import MEMORY_SHARE, Resources
 from volumetool.machine import usable_memory
+from volumetool.processing.device.arrays import DeviceName, resolve_device
+from volumetool.processing.spec import NUMERICS_VERSION
 from volumetool.units import show_bytes
+from volumetool.version import __version__
 
 T = TypeVar("T")
 
@@ -33,11 +38,18 @@ def resources(job: Job) -> Resources:
     Raises
     ------
     ClusterError
-        ``cluster.unreachable``, or ``cluster.no-workers``: no worker is connected.
+        ``cluster.unreachable``, or ``cluster.no-workers``: no worker is connected. ``cluster.other-version``: one has another
+        version of volumetool than this process.
+    NumericsError
+        ``numerics.other-class``: some compute on a GPU, others do not.
+    ResourceError
+        ``resource.no-gpu``: one has no GPU, and the job asks for it.
     """
-    with connect(job.cluster) as client:
+    with connect(scheduler_address(job.cluster)) as client:
         workers = _workers(client, job.cluster)
-        free = _asked(job.cluster, lambda: client.run(usable_memory))
+        said = _asked(job.cluster, lambda: client.run(announce, job.device))
+    _check_alike(said, job)
+    free = {name: int(each["memory"]) for name, each in said.items()}
     if job.workers not in (None, len(workers)):
         raise ConfigError(
             "config.option",
@@ -66,6 +78,83 @@ def resources(job: Job) -> Resources:
     return Resources(len(workers), threads[0], memory, bound, tuple(notes))
 
 
+def announce(device: DeviceName) -> dict[str, str | int]:
+    """Return what a worker says of itself before anything is planned.
+
+    Parameters
+    ----------
+    device : str
+        The device that the job asks for.
+
+    Returns
+    -------
+    dict
+        ``version`` of volumetool with that of its numerics, ``device`` on which the worker would compute, and the ``memory``
+        that it may use, in bytes.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.no-gpu``.
+    """
+    version = f"{__version__} (numerics version {NUMERICS_VERSION})"
+    return {"version": version, "device": resolve_device(device).type, "memory": usable_memory()}
+
+
+def _check_alike(said: dict[str, dict[str, str | int]], job: Job) -> None:
+    """Refuse workers of another version than this process, and workers on unlike devices, before anything is planned.
+
+    Raises
+    ------
+    ClusterError
+        ``cluster.other-version``.
+    NumericsError
+        ``numerics.other-class``.
+    """
+    mine = announce("cpu")["version"]
+    for name, each in said.items():
+        if each["version"] != mine:
+            raise ClusterError(
+                "cluster.other-version",
+                f"worker {name} of {job.cluster} has volumetool {each['version']}, and this process has {mine}",
+                hint="install one version on all machines; nothing was begun",
+            )
+    by_device = {str(each["device"]): name for name, each in said.items()}
+    if len(by_device) > 1 and not job.allow_mixed_numerics:
+        described = ", ".join(f"worker {name} computes on {device}" for device, name in sorted(by_device.items()))
+        raise NumericsError(
+            "numerics.other-class",
+            f"the workers of {job.cluster} would give other bytes than each other: {described}",
+            hint="--device cpu, workers with the same device, or --allow-mixed-numerics, which records the class per region",
+        )
+
+
+def scheduler_address(cluster: str) -> str:
+    """Return the address of a scheduler: as it is given, or as the scheduler wrote it to its file, read anew each time.
+
+    Parameters
+    ----------
+    cluster : str
+        An address, or the path of a file as `dask scheduler --scheduler-file` writes it; ``file:`` may stand before it.
+
+    Raises
+    ------
+    ClusterError
+        ``cluster.unreachable``: there is no such file, or it names no scheduler.
+    """
+    if not cluster.endswith(".json"):
+        return cluster
+    path = Path(cluster.removeprefix("file:").removeprefix("//"))
+    try:
+        return str(json.loads(path.read_text())["address"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ClusterError(
+            "cluster.unreachable",
+            f"{path} names no dask scheduler: {type(error).__name__}: {error}",
+            hint="start one that writes it: dask scheduler --scheduler-file FILE, and give that file",
+        ) from error
+
+
 def make_plan(job: Job, resources: Resources, observer: Observer) -> Plan:
     """Have a worker plan the job, because the job's regions will run on its processor, GPU and disk.
 
@@ -77,7 +166,7 @@ def make_plan(job: Job, resources: Resources, observer: Observer) -> Plan:
         As for :meth:`ClusterModule.make_plan`; the observer is told that a worker is at it, by `Waiting`.
     """
     observer(Waiting(f"a worker of {job.cluster} plans the job"))
-    with connect(job.cluster) as client:
+    with connect(scheduler_address(job.cluster)) as client:
         future = client.submit(_plan_here, job.placed.model_dump_json(), resources, pure=False)
         text = _asked(job.cluster, future.result)
     return Plan.model_validate_json(text).model_copy(update={"job": job})
@@ -96,7 +185,7 @@ def open_cluster(plan: Plan) -> Iterator[Cluster]:
     ClusterError
         ``cluster.unreachable``, or ``cluster.no-workers``: no worker is connected.
     """
-    with connect(plan.job.cluster) as client:
+    with connect(scheduler_address(plan.job.cluster)) as client:
         _workers(client, plan.job.cluster)
         yield ThroughDask(client, plan)
 
