@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -13,16 +14,38 @@ from volumetool.cli._progress import observing
 from volumetool.cli._tables import say, warn
 
 if TYPE_CHECKING:
+    from volumetool.jobs.status import Status
     from volumetool.jobs.verification.verify import Report
+
+WATCH_SECONDS = 5.0
+"""Between two looks of ``status --watch``."""
+
+CLEAR = "\033[H\033[2J"
+"""Empties a terminal."""
 
 Output = Annotated[str, typer.Argument(help="OUTPUT of `volumetool enhance`.")]
 
 
-def status(output: Output, as_json: Json = False) -> None:
+def status(
+    output: Output,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds, until the job is complete.")] = False,
+    as_json: Json = False,
+) -> None:
     """Return how far a job is, what failed and why, and what to type next."""
     from volumetool.jobs.inspection import status as look
 
-    found = look(output)
+    while True:
+        began = time.monotonic()
+        found = look(output)
+        if watch and sys.stdout.isatty() and not as_json:
+            print(CLEAR, end="")
+        _print_status(found, as_json=as_json)
+        if not watch or found.state == "complete":
+            return
+        time.sleep(max(WATCH_SECONDS, 2 * (time.monotonic() - began)))  # a ledger of millions takes its time
+
+
+def _print_status(found: Status, *, as_json: bool) -> None:
     if as_json:
         print_json("job", asdict(found))
         return

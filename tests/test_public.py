@@ -60,6 +60,7 @@ OPTIONS_ALONE = {
     "convert": {"dry_run"},  # plan_requested
     "crappify": {"dry_run", "fit", "truth", "recipe_out"},  # plan_crappification, vt.fit_recipe
     "train": {"dry_run"},  # plan_training
+    "status": {"watch"},  # vt.status in a loop
     "evaluate": {"blind", "unblind"},  # a kit for human raters: volumetool.evaluation.blind_rating
 }
 """Options that a command has and its function has not, and what stands for them."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from volumetool.geometry import AxisLattice, Box, Lattice, PatchSharing, RegionGrid, Triple
 
 GRIDS = st.builds(
-    RegionGrid, st.tuples(*[st.integers(1, 12)] * 3), st.tuples(*[st.integers(1, 5)] * 3), st.just((1, 1, 1)), st.integers(1, 2)
+    RegionGrid, st.tuples(*[st.integers(1, 7)] * 3), st.tuples(*[st.integers(1, 4)] * 3), st.just((1, 1, 1)), st.integers(1, 2)
 )
 
 

@@ -19,6 +19,7 @@ from small_jobs import read_levels
 
 import volumetool as vt
 from volumetool.errors import ConfigError, ModelError, VolumetoolError
+from volumetool.jobs.plan import Plan
 from volumetool.models.foreign.trust import TRUSTED
 from volumetool.processing.operation import filters, open_operation, operation_name, trust_operation
 from volumetool.processing.operations.function import FunctionOptions, hand_over
@@ -114,6 +115,45 @@ class TestEqualise(OperationSuite):
 
     def whole(self, values: Floats) -> Floats:
         return values
+
+
+@pytest.mark.slow
+class TestRunningEqualise(OperationSuite):
+    """Against the medians of the table of sections, by SciPy."""
+
+    operation = "equalise:span=3"
+    dtype = "uint16"
+
+    def whole(self, values: Floats) -> Floats:
+        return values
+
+    def check_whole(self, voxels: NDArray[Any], decided: Plan, made: NDArray[Any]) -> None:
+        low, high = decided.spec.statistics.low[0], decided.spec.statistics.high[0]
+        near_low, near_high = (ndimage.median_filter(each, 3, mode="mirror") for each in (low, high))
+        zero, span = (each.astype(np.float32)[:, None, None] for each in (low, high - low))
+        again, wide = (each.astype(np.float32)[:, None, None] for each in (near_low, near_high - near_low))
+        expected = np.clip(np.rint((voxels.astype(np.float32) - zero) / span * wide + again), 0, 65535)
+        np.testing.assert_array_equal(made, expected.astype(np.uint16), strict=True)
+
+
+class TestTissue(OperationSuite):
+    operation = "tissue:deviation=60;sigma=2"
+    dtype = "uint16"
+    other_patch = "1,32,48"
+    slow_cases = KILLED
+
+    @classmethod
+    def voxels(cls, shape: tuple[int, int, int]) -> NDArray[Any]:
+        """Return noise with a quiet, bright half."""
+        voxels = np.random.default_rng(0).normal(30000, 100, shape)
+        voxels[..., shape[2] // 2 :] = np.random.default_rng(1).normal(60000, 10, voxels[..., shape[2] // 2 :].shape)
+        voxels[1:2, 5:30, 10:40] = 0
+        return voxels.astype(np.uint16)
+
+    def whole(self, values: Floats) -> Floats:
+        wide = values.astype(np.float64)
+        mean, square = (ndimage.gaussian_filter(each, (0, 2, 2), mode="mirror") for each in (wide, wide**2))
+        return square - mean**2 >= 60**2
 
 
 class TestBin(OperationSuite):
@@ -237,6 +277,14 @@ def test_blocks_lie_where_they_were_and_a_cut_out_part_is_made_of_the_same_ones(
     assert caught.value.code == "config.scale"
 
 
+def test_a_cast_rounds_and_cuts_to_the_type_that_the_job_says(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).normal(100, 90, (2, 40, 50)).astype(np.float32)
+    source = TestGaussian.write(tmp_path / "in.zarr", voxels)
+    assert TestGaussian.perform(source, tmp_path / "out.zarr", model="cast", dtype="uint8").complete
+    expected = np.clip(np.rint(voxels), 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(read_levels(tmp_path / "out.zarr")[0], expected, strict=True)
+
+
 def test_a_function_may_make_one_voxel_of_several(tmp_path: Path) -> None:
     voxels = TestMedian.voxels((3, 40, 50))
     source = TestMedian.write(tmp_path / "in.zarr", voxels)
@@ -329,6 +377,8 @@ def test_a_function_that_cannot_be_applied_is_an_error_that_names_it(
         TestThreshold,
         TestEqualise,
         TestClahe,
+        TestTissue,
+        TestRunningEqualise,
         TestBin,
         TestProject,
     ],
@@ -356,6 +406,8 @@ OPTIONS = {
     "clahe": ["tile=32"],
     "equalise": [],
     "rescale": ["window=10,20"],
+    "tissue": ["deviation=5"],
+    "cast": [],
     "bin": ["factor=1,4,4"],
     "project": ["sections=5", "by=mean"],
     "threshold": ["value=7"],
@@ -391,6 +443,8 @@ def test_two_widths_are_two_operations_and_one_of_no_depth_works_section_by_sect
         ("clahe", ["tile=33"]),
         ("rescale", ["window=20,10"]),
         ("nlm", ["size=4"]),
+        ("equalise", ["span=4"]),
+        ("tissue", ["sigma=2"]),
         ("em-x4", ["sigma=1"]),
     ],
 )

@@ -217,7 +217,7 @@ def test_ctrl_c_keeps_what_was_finished(options: Options, straight: str, after: 
 
 def test_overwriting_starts_anew(options: Options, straight: str) -> None:
     other = "fake:constant?value=3&patch=1,16,16&overlap=0,4,4&trim=0,1,1"
-    run(**options | {"model": other, "shard": "4,16,16", "chunk": "4,16,16", "region": "1,1,1"})
+    run(**options | {"model": other, "shard": "4,64,64", "chunk": "4,16,16"})
     again = Recording()
     outcome = run(again, **options | {"overwrite": True})
     assert (outcome.complete, len(again.ended)) == (True, outcome.regions)

@@ -8,12 +8,15 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from volumetool.jobs.job import ANY
 from volumetool.jobs.job_dir import roles_of
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.conflicts import resume_command
 from volumetool.jobs.records.lease import current_holder
 from volumetool.jobs.records.ledger import Ledger, Record, Totals
+from volumetool.jobs.records.parts import PartState, part_states
 from volumetool.jobs.records.plan_file import open_ledger
+from volumetool.jobs.timeline import PAUSE, Timeline, WorkerState
 from volumetool.storage.io.roles import name_roles
 from volumetool.storage.open import open_volume
 from volumetool.units import show_duration
@@ -26,7 +29,6 @@ WORST = 3
 """Regions that are named for departing most from their input."""
 
 RECENT = 64
-PAUSE = 60.0
 """The speed is that of the last finished regions, at most so many, without a pause of so many seconds between them."""
 
 
@@ -68,6 +70,12 @@ class Status:
         that say it, in data windows. Noise that was removed is part of it.
     least_consistent : list of dict
         Region, box and consistency of those that depart most: where to look first.
+    parts : list of PartState
+        The parts that the job is cut into, where it is.
+    workers : list of WorkerState
+        The workers that ended a region last, with their speeds.
+    node_hours : float
+        Hours in which machines were at work, added up over the machines.
     next_command : str
         What to type next.
     """
@@ -92,6 +100,9 @@ class Status:
     failures: list[dict[str, Any]]
     consistency: float | None
     least_consistent: list[dict[str, Any]]
+    parts: list[PartState]
+    workers: list[WorkerState]
+    node_hours: float
     next_command: str
 
 
@@ -103,8 +114,10 @@ def job_status(plan: Plan) -> Status:
 
 def _status(plan: Plan) -> Status:
     ledger = open_ledger(plan)
-    totals, measured, pace = _sum_up(plan, ledger)
+    totals, measured, pace, timeline = _sum_up(plan, ledger)
+    parts = part_states(plan, ledger)
     owner = current_holder(plan.job_dir.url)
+    writers = [*([owner.identity] if owner else []), *(part.owner for part in parts if part.owner)]
     complete = open_volume(plan.output).attributes.get("status") == "complete"
     speed, left = pace.speed, plan.spec.box.voxels * plan.grid.channels - pace.voxels
     failures = [
@@ -113,7 +126,7 @@ def _status(plan: Plan) -> Status:
     ]
     return Status(
         output=plan.output,
-        state="complete" if complete else "idle" if owner is None else "running",
+        state="complete" if complete else "running" if writers else "idle",
         model=plan.title,
         percent=math.floor(1000 * ledger.done / plan.grid.count) / 10,
         mvox_per_s=None if speed is None else speed / 1e6,
@@ -127,14 +140,19 @@ def _status(plan: Plan) -> Status:
         seconds=totals.seconds,
         network_seconds=totals.network_seconds,
         idle_seconds=time.time() - ledger.last_finished if ledger.last_finished else None,
-        owner=None if owner is None else owner.identity,
+        owner=", ".join(writers) or None,
         absent=totals.absent,
         failures=failures,
         consistency=measured.rms,
         least_consistent=[
             {"region": index, "box": str(plan.grid.region(index).box), "consistency": value} for value, index in measured.worst
         ],
-        next_command=f"volumetool verify {plan.output}" if complete else resume_command(plan.job),
+        parts=parts,
+        workers=timeline.workers(time.time()),
+        node_hours=timeline.node_hours,
+        next_command=f"volumetool verify {plan.output}"
+        if complete
+        else resume_command(plan.job) + (f" --part={ANY}" if parts else ""),
     )
 
 
@@ -187,15 +205,17 @@ class _Pace:
             heapq.heappop(self.recent)
 
 
-def _sum_up(plan: Plan, ledger: Ledger) -> tuple[Totals, _Measured, _Pace]:
-    totals, measured, pace = Totals(), _Measured(), _Pace()
+def _sum_up(plan: Plan, ledger: Ledger) -> tuple[Totals, _Measured, _Pace, Timeline]:
+    totals, measured, pace, timeline = Totals(), _Measured(), _Pace(), Timeline()
     for record in ledger.latest():
         if record.state == "done":
             totals.add(record)
-            pace.add(record, plan.grid.region(record.region).box.voxels)
+            voxels = plan.grid.region(record.region).box.voxels
+            pace.add(record, voxels)
+            timeline.add(record, voxels)
             if record.consistency is not None:
                 measured.add(record.region, record.consistency)
-    return totals, measured, pace
+    return totals, measured, pace, timeline
 
 
 def describe_status(status: Status) -> list[tuple[str, str]]:
@@ -211,6 +231,11 @@ def describe_status(status: Status) -> list[tuple[str, str]]:
         lines.append(("speed", f"{status.mvox_per_s:.3g} million output voxels a second{paused}{left}"))
     if status.idle_seconds is not None:
         lines.append(("last region", f"ended {show_duration(status.idle_seconds)} ago"))
+    lines += [("part" if number == 0 else "", str(part)) for number, part in enumerate(status.parts)]
+    if status.state == "running":
+        lines += [("worker" if number == 0 else "", str(worker)) for number, worker in enumerate(status.workers)]
+    if status.done:
+        lines.append(("node hours", f"{status.node_hours:.3g}: hours in which machines were at work, added up"))
     lines.append(("patches", f"{status.patches}; {status.recomputed} computed twice, {status.skipped} skipped"))
     if status.absent:
         lines.append(("not stored", f"{status.absent} input chunks were not stored, and counted as --missing says"))

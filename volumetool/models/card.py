@@ -190,6 +190,10 @@ class OperationCard(BaseModel):
         Precisions whose results are known to be good.
     equalises : bool
         Sections get the volume's median contrast on output, whatever the job says.
+    together : int
+        Patches per call on a CPU: several where a call is short, and each patch has the same bytes whatever the others are.
+    reference : int
+        Sections around each whose median contrast it gets instead; 0 for all of the volume.
     about : str
         What a plan says of it, where its name does not tell: what it is, how far it looks, what seams remain.
     caution : str
@@ -216,6 +220,8 @@ class OperationCard(BaseModel):
     voxel_size: VoxelSizeRange | None = None
     precision_safe: tuple[Precision, ...] = ("float32",)
     equalises: bool = False
+    together: int = Field(1, ge=1, exclude_if=lambda together: together == 1)
+    reference: int = Field(0, ge=0, exclude_if=lambda sections: not sections)
     about: str = ""
     caution: str = ""
 

@@ -124,18 +124,18 @@ def _blend_column(lattice: Lattice, part: Box, column: Column, patches: list[Arr
     depth, height, _ = part.shape
     xp = module_of(patches[0])
     slab = xp.empty((depth, height, length), np.float32)
+    at_z = [lattice.z.place(z, part.start[0], part.stop[0]) for z in column.z]
     for row, y in enumerate(column.y):
         at_y = lattice.y.place(y, part.start[1], part.stop[1])
         stack = [patches[n * len(column.y) + row][:, :, keep] for n in range(len(column.z))]  # each (patch z, patch y, x)
         if lattice.z.overlap:
             whole = xp.empty((depth, stack[0].shape[1], length), np.float32)  # (core z, patch y, x): one row of patches
-            for z, patch in zip(column.z, stack, strict=True):
-                _lay(whole, patch, lattice.z.place(z, part.start[0], part.stop[0]), 0, weights["z"])
+            for place, patch in zip(at_z, stack, strict=True):
+                _lay(whole, patch, place, 0, weights["z"])
             _lay(slab, whole, at_y, 1, weights["y"])
             continue
-        for z, patch in zip(column.z, stack, strict=True):
-            at_z = lattice.z.place(z, part.start[0], part.stop[0])
-            _lay(slab[at_z.copy_target], patch[at_z.copy_source], at_y, 1, weights["y"])
+        for place, patch in zip(at_z, stack, strict=True):
+            _lay(slab[place.copy_target], patch[place.copy_source], at_y, 1, weights["y"])
     return slab
 
 

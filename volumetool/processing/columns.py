@@ -252,8 +252,10 @@ def _window(indices: list[NDArray[np.intp]]) -> Box:
     return Box(start, stop)
 
 
-def _within(indices: list[NDArray[np.intp]], window: Box) -> tuple[NDArray[np.intp], ...]:
-    """Return the index that puts the voxels of a window in the order of the given places."""
+def _within(indices: list[NDArray[np.intp]], window: Box) -> tuple[NDArray[np.intp], ...] | tuple[()]:
+    """Return the index that puts the voxels of a window in the order of the given places; where that is theirs, all of them."""
+    if all(len(index) == n and index[-1] - index[0] == n - 1 for index, n in zip(indices, window.shape, strict=True)):
+        return ()  # nothing is mirrored: a view, and no copy
     return np.ix_(*(index - first for index, first in zip(indices, window.start, strict=True)))
 
 

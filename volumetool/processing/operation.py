@@ -103,6 +103,8 @@ def filters() -> dict[str, type[Filter]]:
         contrast.Equalise,
         contrast.Rescale,
         contrast.Threshold,
+        contrast.Tissue,
+        contrast.CastValues,
         blocks.Bin,
         blocks.Project,
     )

@@ -89,6 +89,8 @@ class OutputSpec(BaseModel):
         The operation's values go back to grey values of the input; not part of `plain` where they do.
     outputs : tuple of OutputChannel
         What is made of each channel of the input, in the order of the c axis; empty, and then not part of `plain`, for one.
+    reference : int
+        Sections around each whose median contrast it gets when equalised; 0, and then not part of `plain`, for all.
     spares : bool
         What `OperationCard.spares` says; not part of `plain` where it is true.
     numerics_version : int
@@ -118,6 +120,7 @@ class OutputSpec(BaseModel):
     format: WrittenName = DEFAULT
     restores: bool = True
     outputs: tuple[OutputChannel, ...] = ()
+    reference: int = 0
     spares: bool = True
     numerics_version: int = NUMERICS_VERSION
 
@@ -130,7 +133,7 @@ class OutputSpec(BaseModel):
         """Return the specification as JSON values, with the digest of the statistics in place of their table."""
         unsaid = {"statistics"} | {
             name
-            for name, usual in (("format", DEFAULT), ("restores", True), ("outputs", ()), ("spares", True))
+            for name, usual in (("format", DEFAULT), ("restores", True), ("outputs", ()), ("reference", 0), ("spares", True))
             if getattr(self, name) == usual
         }
         values: dict[str, Any] = json.loads(self.model_dump_json(exclude=unsaid))  # NaN as text
@@ -224,7 +227,7 @@ class OutputSpec(BaseModel):
         if not self.restores or values == "plain":
             return np.zeros_like(low, np.float32), np.ones_like(high, np.float32)
         if self.equalise_sections:
-            low, high = np.full_like(low, np.median(low)), np.full_like(high, np.median(high))
+            low, high = self._median(low), self._median(high)
         if values == "difference":  # the polarity turns no sign of a size
             return np.zeros_like(low, np.float32), (high - low).astype(np.float32)
         return self._scale(low, high)
@@ -246,6 +249,15 @@ class OutputSpec(BaseModel):
             window, label = {"min": low, "max": high, "start": low, "end": high}, self.outputs[number % self.per_input].name
             channels.append({"label": label, "color": "FFFFFF", "active": number == 0, "window": window})
         return {"channels": channels}
+
+    def _median(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the median over all sections, or over those around each, mirrored at the ends."""
+        if not self.reference:
+            return np.full_like(values, np.median(values))
+        from scipy import ndimage  # where nothing is equalised, nothing here needs it
+
+        around: NDArray[np.float64] = ndimage.median_filter(values, self.reference, mode="mirror")
+        return around
 
     def _scale(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         zero, span = (high, low - high) if self.invert else (low, high - low)

@@ -23,7 +23,7 @@ from volumetool.viewer.server import Content, InMemory
 class ComputedKeys:
     """Reads the keys of a volume as those of another format; a `KeyReader`.
 
-    A chunk has the bytes that `convert` would write of the same voxels; one of zeros alone is not there.
+    A chunk is what `convert` would write of the same voxels; one of zeros alone is not there.
 
     Parameters
     ----------

@@ -18,6 +18,7 @@ from small_jobs import run
 from volumetool.errors import ClusterError, LedgerError, NumericsError
 from volumetool.geometry import RegionTask
 from volumetool.jobs.clusters import dask_driver, dask_task, worker_processes
+from volumetool.jobs.clusters.dask_events import say_begun
 from volumetool.jobs.execution.schedule import RegionQueue
 from volumetool.jobs.execution.worker import Worker
 from volumetool.jobs.job import make_job
@@ -259,6 +260,75 @@ def test_records_that_died_with_their_worker_are_waited_for(options: Options, mo
         records = list(dask_driver.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
     assert sorted(record.region for record in records) == list(range(plan.grid.count))
     assert [key for key in submitted if key.startswith("region-0-")] == [key for key in asked if asked[key] > 1]
+
+
+def test_a_worker_that_hangs_at_the_end_holds_nothing_up_and_its_region_is_recorded_once(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has, begun or waiting, a worker with nothing to do computes, too; what it says later is not heard."""
+    monkeypatch.setattr(dask_driver, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(dask_driver, "MOST", 1)
+    plan = prepared(options | {"region": "1,1,1"})
+    over, begun, hung = threading.Event(), Counter[int](), list[str]()
+
+    def stand(url: str, _runtime: str, turn: RegionTask) -> Record:
+        address = distributed.get_worker().address
+        say_begun(url, turn.region)
+        begun[turn.region] += 1
+        if not hung:
+            hung.append(address)
+        if hung == [address]:
+            assert over.wait(60)
+            return Record(turn.region, "failed", worker=address, error={"code": "region.late"})
+        return Record(turn.region, "done", seconds=0.05, worker=address)
+
+    monkeypatch.setattr(dask_task, "run_region", stand)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        dask_driver.connect(cluster) as client,
+    ):
+        records = list(dask_driver.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
+        over.set()
+    assert sorted(record.region for record in records) == list(range(plan.grid.count))
+    assert {record.state for record in records} == {"done"}
+    assert hung[0] not in {record.worker for record in records}
+    assert begun.total() == plan.grid.count + 1
+
+
+def test_workers_that_come_get_regions_and_those_that_go_are_not_missed(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan was made for one worker; there are four for a while, then two."""
+    monkeypatch.setattr(dask_driver, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(dask_driver, "MOST", 1)
+    plan = prepared(options | {"region": "1,1,1", "chunk": "1,8,8"})
+    together, met = threading.Barrier(4), set[str]()
+
+    def stand(url: str, _runtime: str, turn: RegionTask) -> Record:
+        say_begun(url, turn.region)
+        address = distributed.get_worker().address
+        if turn.region >= 2 and address not in met:
+            met.add(address)
+            together.wait(60)  # four at once, or none goes on
+        return Record(turn.region, "done", seconds=0.05, worker=address)
+
+    monkeypatch.setattr(dask_task, "run_region", stand)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        dask_driver.connect(cluster) as client,
+    ):
+        seen = list[Record]()
+        for record in dask_driver.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))):
+            seen.append(record)
+            if len(seen) == 1:
+                cluster.scale(4)
+            if len(seen) == 12:
+                cluster.scale(2)
+    assert plan.workers == 1
+    assert sorted(record.region for record in seen) == list(range(plan.grid.count))
+    assert {record.state for record in seen} == {"done"}
+    assert {record.worker for record in seen} == met
+    assert len(met) == 4
 
 
 def test_a_scheduler_that_goes_ends_the_job_and_it_says_so(options: Options) -> None:

@@ -17,17 +17,18 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import dask
-from distributed import Client, KilledWorker
+from distributed import Client, Future, KilledWorker
 from distributed.client import ClosedClientError
 
 from volumetool.errors import ClusterError, VolumetoolError
 from volumetool.geometry import RegionTask
+from volumetool.jobs.clusters.assignment import ANYBODY, Assignment
 from volumetool.jobs.clusters.dask_events import topic_of
 from volumetool.jobs.clusters.dask_servers import closing
 from volumetool.jobs.clusters.dask_task import TASK_SECONDS, run_regions
 from volumetool.jobs.execution.schedule import RegionQueue
 from volumetool.jobs.execution.worker import runtime_of
-from volumetool.jobs.plan import WINDOW, Plan
+from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.lease import writing_run
 from volumetool.jobs.records.ledger import Record
 from volumetool.redaction import redact
@@ -73,15 +74,14 @@ class ThroughDask:
         self._url = plan.job_dir.url
         self._plan = plan
         self._runtime = ""
-        self._workers = plan.workers
         # A region that finds patches of its neighbours takes long, and should not wait behind one of them.
         self._most = MOST if plan.keep == "none" else 1
         self._usual = TASK_SECONDS
-        self._running: dict[Any, list[RegionTask]] = {}
+        self._assignment = Assignment()
+        self._running: dict[Future[Any], list[RegionTask]] = {}
         self._flying: set[int] = set()
         self._left: deque[RegionTask] = deque()
-        self._ended: SimpleQueue[Any] = SimpleQueue()
-        self._seen: set[str] = set()
+        self._heard: SimpleQueue[Future[Any] | tuple[str, int]] = SimpleQueue()
         self._see_to = see_to
         self._deaths = self._forsaken = 0
         self._looked = 0.0
@@ -109,24 +109,51 @@ class ThroughDask:
             ``cluster.lost``: the scheduler is gone.
         """
         self._runtime = runtime_of(self._plan, writing_run(self._plan.run_dir))
-        self.client.subscribe_topic(topic_of(self._plan.run_dir), lambda event: turns.began(event[1]))
+
+        def began(event: tuple[float, tuple[str, int]]) -> None:
+            worker, region = event[1]
+            turns.began(region)
+            self._heard.put((worker, region))
+
+        self.client.subscribe_topic(topic_of(self._plan.run_dir), began)
+        self._look()
         self._fill(turns)
         while self._running:
-            future = self._wait()
-            ended = self._records_of(future)
-            if ended is None:
-                self._ended.put(future)
-                continue
-            asked = self._running.pop(future)
-            for record in ended:
+            future = self._next_ended()
+            if future is not None:
+                yield from self._first_records(future)
+            self._fill(turns)  # only now: whose turn it is depends on what is recorded
+
+    def _first_records(self, future: Future[Any]) -> Iterator[Record]:
+        """Yield the records of a task that has ended, without those that another copy of it gave already or may yet give."""
+        ended = self._records_of(future)
+        if ended is None:
+            self._heard.put(future)
+            return
+        asked = self._running.pop(future)
+        self._assignment.end(future.key, [record.seconds for record in ended if record.state == "done"])
+        for record in ended:
+            copied = self._assignment.has(record.region)
+            if record.region in self._flying and (record.state == "done" or not copied):
                 self._deaths = 0
                 self._usual = record.seconds
                 self._flying.discard(record.region)
                 yield record
-            self._left.extendleft(reversed(asked[len(ended) :]))
-            self._fill(turns)  # only now: whose turn it is depends on what is recorded
+        wanted = [turn for turn in asked if turn.region in self._flying and not self._assignment.has(turn.region)]
+        self._left.extendleft(reversed(wanted))
+        self._drop_copies(asked)
 
-    def _records_of(self, future: Any) -> list[Record] | None:
+    def _drop_copies(self, turns: Collection[RegionTask]) -> None:
+        """Give up tasks of which nothing is wanted any more; one that runs goes on until its end, and writes the same bytes."""
+        regions = {turn.region for turn in turns}
+        for future, asked in list(self._running.items()):
+            mine = {turn.region for turn in asked}
+            if mine & regions and not mine & self._flying:
+                del self._running[future]
+                self._assignment.end(future.key)
+                future.cancel()
+
+    def _records_of(self, future: Future[Any]) -> list[Record] | None:
         """Return the records of the regions of a task that have ended: its first ones, perhaps none.
 
         None where they died with their worker before they were handed over: dask then does the task again.
@@ -147,20 +174,23 @@ class ThroughDask:
             return [] if isinstance(error, KilledWorker) else [_failed(self._running[future][0].region, error)]
         return records
 
-    def _wait(self) -> Any:
-        """Wait for a task to end, and look now and then which workers are still there.
+    def _next_ended(self) -> Future[Any] | None:
+        """Wait for a task to end, `LOOK_SECONDS` at most; return it if it is still wanted.
 
         Raises
         ------
         ClusterError
             ``cluster.dying``, ``cluster.no-workers``.
         """
-        while True:
-            self._look_in_time()
-            try:
-                return self._ended.get(timeout=LOOK_SECONDS)
-            except Empty:
-                continue
+        self._look_in_time()
+        try:
+            heard = self._heard.get(timeout=LOOK_SECONDS)
+        except Empty:
+            return None
+        if isinstance(heard, tuple):
+            self._assignment.began(*heard, time.monotonic())
+            return None
+        return heard if heard in self._running else None
 
     def _look_in_time(self) -> None:
         """Look, if the last look was `LOOK_SECONDS` ago."""
@@ -176,11 +206,11 @@ class ThroughDask:
         ClusterError
             ``cluster.dying``, ``cluster.no-workers``.
         """
-        workers = self.client.scheduler_info()["workers"]
-        now = set(workers)
-        self._deaths += len(self._seen - now) + self._see_to({str(worker["name"]) for worker in workers.values()})
-        self._forsaken = 0 if now else self._forsaken + 1
-        self._seen = now
+        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        gone = set(self._assignment.workers) - set(workers)
+        self._deaths += len(gone) + self._see_to({str(worker["name"]) for worker in workers.values()})
+        self._forsaken = 0 if workers else self._forsaken + 1
+        self._assignment.see(workers)
         if self._deaths >= DEATHS_IN_A_ROW:
             raise ClusterError(
                 "cluster.dying",
@@ -196,13 +226,18 @@ class ThroughDask:
             )
 
     def _fill(self, turns: RegionQueue) -> None:
-        """Hand out regions until every worker has a task, and another one at hand."""
-        while len(self._running) < WINDOW * self._workers:
+        """Hand out regions until every worker has a task, and another one at hand; at the end, second copies of the last."""
+        while (worker := self._assignment.next_worker()) is not None:
             size = min(self._most, int(TASK_SECONDS / max(self._usual, TASK_SECONDS / MOST)))
-            asked = list(itertools.islice(self._order(turns), max(1, size)))
-            if not asked:
-                return
-            self._submit(asked)
+            if not (asked := list(itertools.islice(self._order(turns), max(1, size)))):
+                break
+            self._submit(asked, worker)
+        else:
+            return
+        while (straggler := self._assignment.straggler(time.monotonic())) is not None:
+            key, worker = straggler
+            asked = next(asked for future, asked in self._running.items() if future.key == key)
+            self._submit([turn for turn in asked if turn.region in self._flying], worker)
 
     def _order(self, turns: RegionQueue) -> Iterator[RegionTask]:
         """Yield what was handed out and did not run, then the regions whose turn it is."""
@@ -212,15 +247,19 @@ class ThroughDask:
             self._flying.add(turn.region)
             yield turn
 
-    def _submit(self, asked: list[RegionTask]) -> None:
-        # Where a worker dies, dask gives its regions to another one by itself.
+    def _submit(self, asked: list[RegionTask], worker: str) -> None:
         key = f"region-{asked[0].region}-{time.monotonic_ns()}"
+        # Where a worker dies, dask gives its regions to another one by itself.
+        where = None if worker == ANYBODY else {"workers": [worker], "allow_other_workers": True}
         try:
-            future = self.client.submit(run_regions, self._url, self._runtime, asked, pure=False, key=key, retries=0)
+            future = self.client.submit(
+                run_regions, self._url, self._runtime, asked, pure=False, key=key, retries=0, **where or {}
+            )
         except ClosedClientError as error:
             raise _lost(error) from error
         self._running[future] = asked
-        future.add_done_callback(self._ended.put)
+        self._assignment.give(key, worker, [turn.region for turn in asked])
+        future.add_done_callback(self._heard.put)
 
 
 def _lost(error: BaseException) -> ClusterError:

@@ -1,4 +1,4 @@
-"""How the driver learns that a worker has begun a region: by an event through the scheduler, a number and nothing else.
+"""How the driver learns that a worker has begun a region: by an event through the scheduler: who, and which region.
 
 A worker has a second region at hand while it computes the first, so what was handed out is more than what is being computed.
 """
@@ -18,4 +18,5 @@ def say_begun(url: str, region: int) -> None:
     from distributed import get_worker
 
     with suppress(ValueError):  # this is no dask worker
-        get_worker().log_event(topic_of(url), region)
+        worker = get_worker()
+        worker.log_event(topic_of(url), (worker.address, region))

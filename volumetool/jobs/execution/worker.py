@@ -128,6 +128,7 @@ class Worker:
             state="failed",
             seconds=time.time() - started,
             worker=self.name,
+            device=str(self.engine.device),
             numerics=self.probe,
             error=made if isinstance(made, dict) else {},
             finished=time.time(),
@@ -177,6 +178,7 @@ class Worker:
             stages={stage: round(seconds, 4) for stage, seconds in made.stages.items()},
             consistency=None if made.consistency is None else round(made.consistency, 5),
             worker=self.name,
+            device=str(self.engine.device),
             numerics=self.probe,
             finished=time.time(),
         )

@@ -2,7 +2,7 @@
 
 Which way is fastest depends on processor and network: threads that share a layer wait for each other, patches side by side want
 memory and caches. So each way is tried once per machine and model, and what was found is kept in the cache folder. On a CPU a
-call holds one patch, so that no byte depends on what was tried.
+call of a network holds one patch, so that no byte depends on what was tried.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ALIKE = 0.95
 """A way this close to the fastest is as good; more streams then lose less while other stages take a core."""
 
 
-def ways(device: str, threads: int, most: int = sys.maxsize) -> list[tuple[int, int]]:
+def ways(device: str, threads: int, most: int = sys.maxsize, together: int = 1) -> list[tuple[int, int]]:
     """Return the ways to batch patches that are worth trying on a device.
 
     Parameters
@@ -50,6 +50,8 @@ def ways(device: str, threads: int, most: int = sys.maxsize) -> list[tuple[int, 
     most : int
         Patches that memory holds in the network at once. On a CPU only the first way may exceed it; the memory of a GPU is
         found out by trying.
+    together : int
+        Patches per call on a CPU, as the operation's card says.
 
     Returns
     -------
@@ -59,7 +61,8 @@ def ways(device: str, threads: int, most: int = sys.maxsize) -> list[tuple[int, 
     if device != "cpu":
         return [(1, batch) for batch in GPU_BATCHES]
     streams = sorted({1, max(1, threads // 4), threads})
-    return [(n, 1) for n in streams if n <= max(1, most)]
+    several = [(n, together) for n in streams if n * together <= most]
+    return several if together == 1 and several else [(1, 1), *several]
 
 
 def autotune(
@@ -95,7 +98,7 @@ def autotune(
         "model": operation.identity,
         "precision": precision,
         "threads": threads,
-        "ways": [list(way) for way in ways(resolve_device(device).type, threads, most)],
+        "ways": [list(way) for way in ways(resolve_device(device).type, threads, most, operation.card.together)],
     }
     found = _recall(cache, key)
     if found is None:
@@ -120,9 +123,9 @@ def measure_choices(
         As :func:`autotune`.
     """
     paces: list[BatchingChoice] = []
-    for streams, batch in ways(resolve_device(device).type, threads, most):
+    for streams, batch in ways(resolve_device(device).type, threads, most, operation.card.together):
         engine = Engine(operation, Numerics(precision, batch, pad=False), device, threads, streams)
-        count = max(threads, batch) if engine.device.type == "cpu" else batch
+        count = max(threads, streams * batch) if engine.device.type == "cpu" else batch
         try:
             paces.append(BatchingChoice(streams, batch, patch_seconds(engine, operation.card.patch, count)))
         except torch.OutOfMemoryError:

@@ -309,8 +309,9 @@ def count_earlier(
         cuts.append([(origin + n * size, origin + min((n + 1) * size, length)) for n in numbers])
     counts = []
     for earlier in reversed(lattices):
-        lines = zip(lattice.axes, (lattice.context, 0, 0), cuts, strict=True)
-        cuts = [[line.needed(*cut, context) for cut in own] for line, context, own in lines]
+        lines = zip(lattice.axes, (lattice.context, 0, 0), lattice.shrink, cuts, strict=True)
+        needs = [([line.needed(*cut, context) for cut in own], factor) for line, context, factor, own in lines]
+        cuts = [[(low * factor, high * factor) for low, high in own] for own, factor in needs]
         needed = [[line.touching(*cut) for cut in own] for line, own in zip(earlier.axes, cuts, strict=True)]
         every = math.prod(sum(map(len, own)) for own in needed)
         once = math.prod(own[-1].stop - own[0].start for own in needed)

@@ -317,5 +317,6 @@ def _spec(
         format=output_format(job),
         restores=card.restores,
         outputs=card.channels,
+        reference=card.reference,
         spares=card.spares,
     )

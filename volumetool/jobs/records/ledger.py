@@ -79,8 +79,8 @@ class Record:
     consistency : float, optional
         How far the output, averaged over each voxel of the input, departs from the input: root mean square, in data windows.
         None where it was not measured: in records of before, and where the region has no valid voxel.
-    worker : str
-        Host and process.
+    worker, device : str
+        Host and process, and where the network ran; no device in records of before.
     numerics : str
         Digest of the worker's probe.
     error : dict
@@ -102,6 +102,7 @@ class Record:
     stages: dict[str, float] = field(default_factory=dict)
     consistency: float | None = None
     worker: str = ""
+    device: str = ""
     numerics: str = ""
     error: dict[str, str] = field(default_factory=dict)
     finished: float = 0.0

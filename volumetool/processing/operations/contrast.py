@@ -7,13 +7,17 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from scipy import ndimage
 
 from volumetool.configuration import Rising, parse_numbers
 from volumetool.geometry import Triple
 from volumetool.models.card import Normalisation
 from volumetool.processing.device.arrays import Array
-from volumetool.processing.operations.filter import DATA_WINDOW, Filter
+from volumetool.processing.operations.filter import DATA_WINDOW, Filter, check_odd
+
+TRUNCATE = 4.0
+"""Standard deviations after which the Gaussian of `Tissue` ends."""
 
 BINS = 256
 """Bins of the histograms of `Clahe`."""
@@ -62,12 +66,58 @@ class Threshold(Filter):
         return (xp.asarray(patches) >= np.float32(self.value)).astype(np.float32)
 
 
+class Tissue(Filter):
+    """Make a mask of what has structure, section by section: 1 in tissue, 0 in resin and other blank parts."""
+
+    kind: ClassVar[str] = "tissue"
+    spares: ClassVar[bool] = False
+    deviation: float = Field(gt=0, allow_inf_nan=False)
+    """Least standard deviation of the grey values around a voxel of tissue, in grey values."""
+    sigma: float = Field(8.0, ge=1, le=32)
+    """How far around: standard deviation of a Gaussian in voxels, 1 to 32."""
+
+    @property
+    def reach(self) -> Triple:
+        """Half a kernel."""
+        half = int(TRUNCATE * self.sigma + 0.5)
+        return 0, half, half
+
+    def compute(self, patches: NDArray[np.float32], xp: ModuleType) -> Array:
+        """Return 0 and 1."""
+        values, around = patches.astype(np.float64), (0, 0, self.sigma, self.sigma)  # squares of 16 bits need 64
+        mean, square = (ndimage.gaussian_filter(each, around, truncate=TRUNCATE) for each in (values, values**2))
+        return xp.asarray((square - mean**2 >= self.deviation**2).astype(np.float32))  # (n, z, y, x)
+
+
+class CastValues(Filter):
+    """Keep grey values, rounded and cut to another data type: --dtype says which."""
+
+    kind: ClassVar[str] = "cast"
+
+    @property
+    def reach(self) -> Triple:
+        """None."""
+        return 0, 0, 0
+
+    def compute(self, patches: NDArray[np.float32], xp: ModuleType) -> Array:
+        """Return the values."""
+        return xp.asarray(patches)
+
+
 class Equalise(Filter):
-    """Give all sections the same contrast: their 1st and 99th percentiles become the volume's median ones."""
+    """Give all sections the same contrast, or that of the sections around them: the 1st and 99th percentiles are matched."""
 
     kind: ClassVar[str] = "equalise"
     normalisation: ClassVar[Normalisation] = DATA_WINDOW
     equalises: ClassVar[bool] = True
+    span: Annotated[int, Field(ge=3, le=9999), AfterValidator(check_odd)] | None = None
+    """Sections of a running reference, odd, 3 to 9999: percentiles become the median of those of so many sections around; by
+    default of all sections."""
+
+    @property
+    def reference(self) -> int:
+        """The span."""
+        return self.span or 0
 
     @property
     def reach(self) -> Triple:

@@ -15,7 +15,7 @@ from scipy import ndimage
 from volumetool.geometry import Triple
 from volumetool.models.card import Normalisation
 from volumetool.processing.device.arrays import Array
-from volumetool.processing.operations.filter import DATA_WINDOW, Filter
+from volumetool.processing.operations.filter import DATA_WINDOW, Filter, check_odd
 
 TRUNCATE = 4.0
 """Standard deviations after which a Gaussian kernel ends."""
@@ -25,12 +25,6 @@ def _read_triple(value: object) -> object:
     """Read ``"0,1.5,1.5"`` as three numbers, and one number as that of all three axes."""
     parts = value.split(",") if isinstance(value, str) else value
     return list(parts) * 3 if isinstance(parts, list) and len(parts) == 1 else parts
-
-
-def _check_odd(size: int) -> int:
-    if size % 2 == 0:
-        raise ValueError(f"{size} has no middle; take {size - 1} or {size + 1}")
-    return size
 
 
 Sigma = Annotated[float, Field(ge=0, le=16)]
@@ -130,7 +124,7 @@ class NonLocalMeans(Filter):
     """How unlike two places may be, in parts of the data window, 0.001 to 10; more smooths more."""
     sigma: float = Field(0.0, ge=0, le=10)
     """Standard deviation of the noise, in parts of the data window; 0 if not known."""
-    size: Annotated[int, AfterValidator(_check_odd)] = Field(5, ge=1, le=15)
+    size: Annotated[int, AfterValidator(check_odd)] = Field(5, ge=1, le=15)
     """Side of the places that are compared, in voxels, odd, 1 to 15."""
     distance: int = Field(6, ge=1, le=16)
     """How far away is looked, in voxels, 1 to 16."""
