@@ -56,6 +56,12 @@ def fix(job: Job, begun: SessionHeader, given: Statistics | None) -> tuple[Resol
     begun : SessionHeader
         The settings, completed by what was decided for all sections.
     """
+    if len(job.operations) > 1:
+        raise ConfigError(
+            "config.chain",
+            f"{job.model} is a chain, and what its operations make of a volume that grows is not fixed",
+            hint="watch with one of its operations, and apply the others to the finished volume",
+        )
     resolved = resolve(job.model_copy(update={"statistics": None}))
     if resolved.spec.outputs or max(resolved.spec.lattice.shrink) > 1:
         made = "several channels" if resolved.spec.outputs else "one voxel of several"

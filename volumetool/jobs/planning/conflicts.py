@@ -10,6 +10,7 @@ from typing import Any
 from volumetool.errors import FingerprintError
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
+from volumetool.processing.operations.chain import ARROW
 from volumetool.processing.spec import OutputSpec, check_version
 
 DECIDED_BY: dict[str, tuple[str, ...]] = {
@@ -89,6 +90,8 @@ def changed_fields(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def _told(before: dict[str, Any], after: dict[str, Any], then: Job, now: Job) -> list[str]:
     """Return a line for each option that is another one, with both values, and for what was changed behind the others."""
+    if max(len(then.operations), len(now.operations)) > 1 and then.model != now.model:  # the rest follows
+        return [f"the operations: {then.model} then, {now.model} now"]
     values = then.model_dump(mode="json"), now.model_dump(mode="json")
     changed = changed_fields(before, after)
     options = dict.fromkeys(option for field in changed for option in DECIDED_BY.get(field, (field,)))
@@ -143,12 +146,12 @@ ONCE = ("overwrite", "part", "retry_quarantined", "recompute_changed")
 
 def resume_command(job: Job) -> str:
     """Return the command that goes on with a job: with every option that it was begun with, over the whole of it."""
-    if job.model.startswith("handed:"):
+    if any(each.startswith("handed:") for each in job.operations):
         return "volumetool.apply in Python, with the same function"
     words, own = ["volumetool", "enhance", job.input, job.output], set(ONCE)
-    file = job.model.removeprefix("python:")
-    if file != job.model or _is_program(job.model):
-        words, own = ["volumetool", "apply", file, job.input, job.output, "--trust"], {"model", *ONCE}
+    files = [each.removeprefix("python:") for each in job.operations]
+    if files != list(job.operations) or any(map(_is_program, job.operations)):
+        words, own = ["volumetool", "apply", ARROW.join(files), job.input, job.output, "--trust"], {"model", *ONCE}
     given = job.model_dump(mode="json", exclude_defaults=True, exclude={"input", "output", "roi", *own})
     for name, value in given.items():
         words.append(option_name(name) if value is True else f"{option_name(name)}={as_typed(value)}")
