@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from volumetool.errors import ConfigError
-from volumetool.paths import absolute_path, open_file, place_text
+from volumetool.paths import ZarrNode, absolute_path, open_file, place_text
 from volumetool.redaction import redact
 from volumetool.units import parse_bytes
 
@@ -91,7 +91,7 @@ def parse_box(value: object) -> object:
 
 
 def _as_text(place: object) -> object:
-    return place_text(place) if isinstance(place, os.PathLike) else place
+    return place_text(place) if isinstance(place, os.PathLike | ZarrNode) else place
 
 
 def _require_positive(value: tuple[float, ...]) -> tuple[float, ...]:

@@ -8,12 +8,25 @@ import re
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 from volumetool.errors import InputError
 
 _CUT_SCHEME = re.compile(r"^(file|s3|gs|https?):/(?!/)")
+
+
+@runtime_checkable
+class ZarrNode(Protocol):
+    """An array or a group of zarr-python, whose store says where it is."""
+
+    @property
+    def store_path(self) -> Any:
+        """The store, and the path inside it."""
+
+
+AnyPlace = str | os.PathLike[str] | ZarrNode
+"""Where something is, as users give it."""
 
 
 def absolute_path(place: str | os.PathLike[str]) -> Path:
@@ -50,10 +63,34 @@ def absolute_path(place: str | os.PathLike[str]) -> Path:
     return Path("/", *path.parts[1:]) if path.anchor == "//" else path
 
 
-def place_text(place: str | os.PathLike[str]) -> str:
-    """Return a place as text; a path object has lost one slash of the URL that it was made from."""
-    text = os.fspath(place)
-    return text if isinstance(place, str) else _CUT_SCHEME.sub(r"\1://", text)
+def place_text(place: AnyPlace) -> str:
+    """Return a place as text; a path object has lost one slash of the URL that it was made from.
+
+    Raises
+    ------
+    InputError
+        ``input.no-place``: the array of zarr-python lies in memory, or in a store that has no path and no URL.
+    """
+    if isinstance(place, str):
+        return place
+    if isinstance(place, os.PathLike):
+        return _CUT_SCHEME.sub(r"\1://", os.fspath(place))
+    return _zarr_text(place)
+
+
+def _zarr_text(node: ZarrNode) -> str:
+    store, inside = node.store_path.store, node.store_path.path
+    if (files := getattr(store, "fs", None)) is not None:  # fsspec, asynchronous or in a wrapper
+        above = str(getattr(files, "sync_fs", files).unstrip_protocol(store.path))
+    elif isinstance(found := getattr(store, "root", getattr(store, "path", None)), str | os.PathLike):
+        above = os.fspath(found)
+    else:
+        raise InputError(
+            "input.no-place",
+            f"an array in a {type(store).__name__} of zarr has no path or URL that other processes could open",
+            hint="Give its voxels, `array[...]`, with voxel_size=(z, y, x) in nm; or save it to a disk.",
+        )
+    return f"{above.rstrip('/')}/{inside}".rstrip("/")
 
 
 def _from_url(text: str) -> str:

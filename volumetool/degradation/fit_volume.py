@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 import numpy as np
@@ -12,6 +11,7 @@ from volumetool.degradation.fit import Fit, fit_crappifier
 from volumetool.degradation.volume import grey_limits
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box, Triple, whole_ratio
+from volumetool.paths import AnyPlace
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import Volume
 from volumetool.storage.voxels import read_voxels
@@ -26,9 +26,7 @@ _OFF: Final = 0.05
 """Largest distance of a ratio of voxel sizes from a whole number."""
 
 
-def fit_recipe(
-    low: str | os.PathLike[str], truth: str | os.PathLike[str], *, scale: Triple | None = None, name: str = "fitted"
-) -> Fit:
+def fit_recipe(low: AnyPlace, truth: AnyPlace, *, scale: Triple | None = None, name: str = "fitted") -> Fit:
     """Fit a crappifier that makes volumes like `truth` into volumes like `low`; they need not show the same place.
 
     Parameters

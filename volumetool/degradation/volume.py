@@ -23,6 +23,7 @@ from volumetool.errors import ConfigError, OutputError, ResourceError
 from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_translation, plan_levels, shard_boxes
 from volumetool.machine import memory_limit, usable_cores, usable_memory
+from volumetool.paths import AnyPlace
 from volumetool.processing.statistics import fit_statistics
 from volumetool.storage.create import (
     VolumeLayout,
@@ -146,7 +147,7 @@ def plan_crappification(asked: Crappification) -> CrappifyPlan:
 
 @with_options(Crappification)
 def crappify(
-    input: str | os.PathLike[str],  # noqa: A002  (the user's word)
+    input: AnyPlace,  # noqa: A002  (the user's word)
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,

@@ -14,7 +14,7 @@ from volumetool.evaluation.scores.align import Volumes
 from volumetool.events import Noted, Observer, ignore
 from volumetool.geometry import AskedBox, part_inside
 from volumetool.models import load_model
-from volumetool.paths import absolute_path
+from volumetool.paths import AnyPlace, absolute_path
 from volumetool.storage.io.roles import Role, name_roles
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import Volume
@@ -64,8 +64,8 @@ class EvaluationOptions(Options):
 
 @with_options(EvaluationOptions)
 def evaluate(
-    restored: str | os.PathLike[str],
-    truth: str | os.PathLike[str],
+    restored: AnyPlace,
+    truth: AnyPlace,
     *,
     report: str | os.PathLike[str] | None = None,
     observer: Observer = ignore,

@@ -17,6 +17,7 @@ from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.run import RunResult
 from volumetool.jobs.run import run as run_plan
+from volumetool.paths import AnyPlace
 from volumetool.processing.device.malloc import keep_freed_memory
 from volumetool.processing.operation import entry_name, operation_name
 from volumetool.processing.operations.chain import ARROW, Entry, listed
@@ -27,7 +28,7 @@ __all__ = ["apply", "enhance", "plan", "run"]
 
 @with_options(Job)
 def enhance(
-    input: str | os.PathLike[str],  # noqa: A002  (the user's word)
+    input: AnyPlace,  # noqa: A002  (the user's word)
     output: str | os.PathLike[str],
     *,
     observer: Observer = ignore,
@@ -60,7 +61,7 @@ def enhance(
 @with_options(Job, without="model")
 def apply(
     operation: Any,
-    input: str | os.PathLike[str],  # noqa: A002  (the user's word)
+    input: AnyPlace,  # noqa: A002  (the user's word)
     output: str | os.PathLike[str],
     *,
     halo: Triple = (0, 0, 0),

@@ -12,6 +12,7 @@ from volumetool.configuration import with_options
 from volumetool.errors import ResourceError
 from volumetool.events import Observer, ignore
 from volumetool.machine import existing_folder
+from volumetool.paths import AnyPlace
 from volumetool.storage.conversion import Conversion, ConversionPlan, plan_requested
 from volumetool.storage.convert import write_finest
 from volumetool.storage.formats.registry import shift_notes
@@ -25,7 +26,7 @@ from volumetool.units import show_bytes, show_shape, show_size
 
 @with_options(Conversion)
 def convert(
-    input: str | os.PathLike[str],  # noqa: A002  (the user's word)
+    input: AnyPlace,  # noqa: A002  (the user's word)
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import tensorstore as ts
 
 from volumetool.errors import DataError, InputError
 from volumetool.geometry.box import Size, Triple
+from volumetool.paths import AnyPlace
 from volumetool.storage.cast import CASTABLE, Cast
 from volumetool.storage.formats.base import FoundLevel, ParsedMetadata, broken, check_allowed, read_json, sense, wrong_axes
 from volumetool.storage.formats.foreign import describe_file
@@ -39,14 +39,12 @@ _STRUCTURE: dict[Driver, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def open_volume(
-    url: str | os.PathLike[str], *, voxel_size: Size | None = None, gaps: Gaps = "refuse", cast: Cast | None = None
-) -> Volume:
+def open_volume(url: AnyPlace, *, voxel_size: Size | None = None, gaps: Gaps = "refuse", cast: Cast | None = None) -> Volume:
     """Open a volume for reading.
 
     Parameters
     ----------
-    url : str or path
+    url : str, path or zarr.Array
         Local path, or URL with the scheme file, s3, gs, http or https. It may name a multiscale volume, or one of its
         levels; also a zip file of either, or a place in one.
     voxel_size : tuple of float, optional

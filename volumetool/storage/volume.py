@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorstore as ts
@@ -22,6 +22,12 @@ from volumetool.redaction import redact
 from volumetool.storage.cast import Cast
 from volumetool.storage.formats.reader import Reader, open_reader
 from volumetool.storage.io.arrays import Driver, open_array, spatial_view
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import zarr
+
+    from volumetool.storage.voxels import LevelArray
 
 Compute = Callable[[int, Box], NDArray[Any]]
 """Computes the voxels of a channel and a box (z, y, x)."""
@@ -155,18 +161,76 @@ class Volume:
         DataError
             ``data.unreadable``: the array is gone or its metadata damaged.
         """
-        self._check(level, channel)
+        self.check(level, channel)
         if self.reader is not None:
             array = open_reader(self.reader, context)
         else:
             array = open_array(self.url, self.driver, self.levels[level].path, context, strict=strict)
         return spatial_view(array, self.axes, channel)
 
+    def to_dask(self, level: int = 0, chunks: Any = None) -> da.Array:
+        """Return one level as a dask array, which reads a block when it is computed, in whatever process that is.
+
+        Parameters
+        ----------
+        level : int
+            0 is the finest; its voxel size is that of ``volume.levels[level]``.
+        chunks : int, tuple or str, optional
+            Blocks, as `dask.array.from_array` takes them; ``"auto"`` makes them of whole shards or chunks. By default one
+            shard, or one chunk where there are no shards, is one block.
+
+        Returns
+        -------
+        dask.array.Array
+            Axes z, y, x, or c, z, y, x where the volume has channels; in the volume's dtype.
+
+        Raises
+        ------
+        InputError
+            ``input.level``.
+        """
+        from volumetool.storage.voxels import dask_array
+
+        return dask_array(self, level, chunks)
+
+    def to_zarr(self, level: int = 0) -> zarr.Array[Any]:
+        """Return one level as a read-only array of zarr-python, with the axes as stored.
+
+        Raises
+        ------
+        InputError
+            ``input.level``; ``input.no-zarr``: the volume is no Zarr, or on no disk of this machine, or there
+            is no zarr-python.
+        """
+        from volumetool.storage.voxels import zarr_array
+
+        return zarr_array(self, level)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Read voxels of the finest level, such as ``volume[10, :500, :500]``; with channels the first index is theirs."""
+        return self._finest[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: FBT001  (NumPy's protocol)
+        return self._finest.__array__(dtype, copy)
+
+    @property
+    def _finest(self) -> LevelArray:
+        from volumetool.storage.voxels import LevelArray
+
+        return LevelArray(self)
+
     def identity_of(self, level: int) -> str:
         """Return the identity of one level: levels that are added or made again do not change it."""
         return self.level_identities[level] if self.level_identities else self.identity
 
-    def _check(self, level: int, channel: int) -> None:
+    def check(self, level: int, channel: int = 0) -> None:
+        """Refuse a level or a channel that the volume does not have.
+
+        Raises
+        ------
+        InputError
+            ``input.level``, ``input.channel``.
+        """
         if not 0 <= level < len(self.levels):
             raise InputError(
                 "input.level",

@@ -20,7 +20,15 @@ import tensorstore as ts
 
 from volumetool.errors import InputError
 from volumetool.machine import usable_cores, usable_memory
-from volumetool.paths import absolute_path, empty_leftover, place_text, refuse_special, refuse_unreachable, sync_folder
+from volumetool.paths import (
+    AnyPlace,
+    absolute_path,
+    empty_leftover,
+    place_text,
+    refuse_special,
+    refuse_unreachable,
+    sync_folder,
+)
 from volumetool.storage.io.retries import CONCURRENCY, STORAGE, brief, unwritable
 from volumetool.storage.io.s3 import s3_credentials, s3_settings
 from volumetool.storage.io.stores.zip_file import zip_on, zip_spec
@@ -38,7 +46,7 @@ ABSENT = b"\x02"
 """Tensorstore's generation of a key that does not exist."""
 
 
-def canonical_url(url: str | os.PathLike[str]) -> str:
+def canonical_url(url: AnyPlace) -> str:
     """Return one spelling for a place: an absolute path if it is local, otherwise a URL.
 
     Parameters
