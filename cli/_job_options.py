@@ -70,7 +70,7 @@ def _options(without: Collection[str]) -> Iterator[inspect.Parameter]:
         told = facts.get("metavar") or ("|".join(text["enum"]) if text and "enum" in text else None)
         default = facts.get("default")
         option = typer.Option(
-            f"--{name.replace('_', '-')}",
+            f"--{name.rstrip('_').replace('_', '-')}",  # with_ is a word that Python has itself
             help=facts["description"],
             metavar=told,
             hidden=not facts.get("common"),

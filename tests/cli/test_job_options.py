@@ -22,7 +22,7 @@ def test_enhance_takes_every_option_of_a_job_and_live_all_but_those_of_a_run() -
         assert not (DECLARED.keys() - names) & parameters.keys()
         for name in names:
             assert parameters[name].help == DECLARED[name].description
-            assert parameters[name].opts == [f"--{name.replace('_', '-')}"]
+            assert parameters[name].opts == [f"--{name.rstrip('_').replace('_', '-')}"]
 
 
 @pytest.mark.parametrize("command", ["enhance", "live"])

@@ -103,6 +103,9 @@ class Job(Options):
     mask: Place | None = semantic(
         None, INPUT, "Volume that is 0 where nothing needs enhancing, on the input's grid or an integer factor coarser."
     )
+    with_: Place | None = semantic(
+        None, INPUT, "Volume on the input's very grid that a function of two arguments gets as its second: def f(image, mask)."
+    )
     missing: Literal["fill", "fail", "skip"] = semantic(
         "fill",
         INPUT,
@@ -193,13 +196,18 @@ class Job(Options):
     @property
     def placed(self) -> Job:
         """The same job with absolute paths, to be read from another directory."""
-        model, places = self.model, {name: getattr(self, name) for name in ("input", "output", "mask", "statistics")}
+        model, places = self.model, {name: getattr(self, name) for name in ("input", "output", "mask", "with_", "statistics")}
         if model != "auto":
             from volumetool.processing.operation import placed_operation  # torch takes its time
 
             model = ARROW.join(each if each == "auto" else placed_operation(each) for each in self.operations)
         placed = {name: canonical_url(place) for name, place in places.items() if place is not None}
         return self.model_copy(update={**placed, "model": model})
+
+    @property
+    def second(self) -> str | None:
+        """The volume that is read beside the input: the mask, or what the operation takes; a job has one of them."""
+        return self.with_ or self.mask
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -245,7 +253,7 @@ def check_places(job: Job, allow_hosts: Collection[str] = ()) -> None:
     ConfigError, InputError
         As `check_foreign`.
     """
-    for place in (job.input, job.mask):
+    for place in (job.input, job.mask, job.with_):
         if place is not None:
             check_foreign(place, allow_hosts)
 
@@ -286,7 +294,7 @@ def read_job(path: Path, allow_hosts: Collection[str] = (), **options: Any) -> J
     """
     content = read_options(path)
     given = {name: value for name, value in options.items() if value is not None}
-    for name in ("input", "output", "mask"):
+    for name in ("input", "output", "mask", "with_"):
         if name not in given and isinstance(content.get(name), str):
             check_foreign(content[name], allow_hosts)
     if "cluster" not in given and not str(content.get("cluster", "local")).isalpha():

@@ -92,7 +92,7 @@ def roles_of(asked: Job | str) -> tuple[Role, ...]:
     """Return what the places of a job, or of an output alone, are."""
     job = None if isinstance(asked, str) else asked
     output = asked if isinstance(asked, str) else asked.output
-    named = [] if job is None else [Role(job.input, "the input"), *([Role(job.mask, "the mask")] if job.mask else [])]
+    named = [] if job is None else [Role(job.input, "the input"), *([Role(job.second, "the mask")] if job.second else [])]
     if not output:
         return tuple(named)
     folder = f"{output.rstrip('/')}.job"

@@ -100,7 +100,7 @@ class LiveSource:
     @functools.cached_property
     def stored(self) -> RegionInput:
         """Tells how the input is stored, and whether it was written to."""
-        mask = None if self.job.mask is None else open_volume(self.job.mask, voxel_size=(1.0, 1.0, 1.0))
+        mask = None if self.job.second is None else open_volume(self.job.second, voxel_size=(1.0, 1.0, 1.0))
         first = self.steps[0].mask_factor if self.steps else self.mask_factor
         return RegionInput(self.job, self.volume, mask, first)
 

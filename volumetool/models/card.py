@@ -177,6 +177,8 @@ class OperationCard(BaseModel):
     restores : bool
         Its output goes back to grey values by the normalisation. Otherwise it is no image of the kind of its input, such as a
         probability: it is stored as it is, in float32 unless the job says another type.
+    inputs : {1, 2}
+        Volumes that it takes: its own, and with 2 one more on the same grid, which a job names.
     channels : tuple of OutputChannel
         What it makes of each input channel, in order; empty for a single output, which needs no c axis.
     spares : bool
@@ -214,6 +216,7 @@ class OperationCard(BaseModel):
     normalisation: Normalisation
     shrink: ZYX = Field((1, 1, 1), exclude_if=lambda shrink: shrink == (1, 1, 1))
     restores: bool = True
+    inputs: Literal[1, 2] = Field(1, exclude_if=lambda inputs: inputs == 1)
     channels: tuple[OutputChannel, ...] = Field((), exclude_if=lambda channels: not channels)
     spares: bool = Field(True, exclude_if=bool)
     polarity: str = ""

@@ -37,7 +37,8 @@ class Column:
     z, y : range
         Patch indices; patch (z, y) is number ``(z - z.start) * len(y) + y - y.start``.
     patches : numpy.ndarray of float32, shape (n, depth, y, x)
-        Normalised input; depth counts the patch's sections and its z context.
+        Normalised input, (n, 2, depth, y, x) with that of a second volume, which is not normalised; depth counts the patch's
+        sections and its z context.
     active : numpy.ndarray of bool, shape (n,)
         Whether the network is asked; what a skipped patch counts as, `spared_output` says.
     missing : numpy.ndarray of bool, shape (sections, y, x), optional
@@ -225,8 +226,8 @@ def _read(source: Source, lattice: Lattice, box: Box) -> tuple[NDArray[Any], NDA
     return block, source.absent(window)[_within(indices, window)]  # both (z + 2 context, y, x)
 
 
-def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[np.bool_] | None:
-    """Read where enhancement is wanted, on the input's grid, mirrored like the input."""
+def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[Any] | None:
+    """Read the second volume, the mask or what an operation of two inputs takes, on the input's grid, mirrored like it."""
     if source.mask is None:
         return None
     indices = [
@@ -235,8 +236,7 @@ def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[np.bool_] 
     ]
     window = _window(indices)
     voxels = read_voxels(source.mask, window, "mask", check=source.mask_check)
-    mask: NDArray[np.bool_] = _laid_out(source, voxels, indices, window) != 0  # each voxel for mask_factor of the input
-    return mask
+    return _laid_out(source, voxels, indices, window)  # each voxel for mask_factor of the input
 
 
 def _laid_out(source: Source, voxels: NDArray[Any], indices: list[NDArray[np.intp]], window: Box) -> NDArray[Any]:
@@ -261,11 +261,11 @@ def _within(indices: list[NDArray[np.intp]], window: Box) -> tuple[NDArray[np.in
 
 @dataclass(frozen=True)
 class _Block:
-    """Input of the patches at one position: voxels with their z context, which are not stored, where to enhance."""
+    """Input of the patches at one position: voxels with their z context, which are not stored, the second volume."""
 
     voxels: NDArray[Any]
     absent: NDArray[np.bool_] | None
-    wanted: NDArray[np.bool_] | None
+    second: NDArray[Any] | None
 
 
 def _cut(
@@ -279,13 +279,14 @@ def _cut(
     lattice = spec.lattice
     depth, height, _ = lattice.patch
     reach = depth + 2 * lattice.context
-    block, wanted = part.voxels, part.wanted  # (z + 2 context, y, x) and (z, y, x)
+    block, handed = part.voxels, part.second if spec.inputs > 1 else None  # (z + 2 context, y, x) and (z, y, x)
+    wanted = part.second if handed is None else None  # (z, y, x)
     valid = valid_voxels(block, spec.nodata) if spec.output_nodata is not None else None
     if valid is not None and part.absent is not None:
         valid &= ~part.absent
     start = lattice.start((group.start, rows.start, x))
     first = start[0] - lattice.context
-    sections = mirror_index(first, first + len(block), lattice.z.size)
+    sections = mirror_index(first, first + len(block), lattice.shape[0])
     zero, span = (values[sections, None, None] for values in spec.input_scale(channel))  # (z, 1, 1)
     if valid is not None:
         block = np.where(valid, block, 0)  # NaN is no input, and the lowest float32 would overflow
@@ -293,15 +294,20 @@ def _cut(
     if np.issubdtype(block.dtype, np.floating):
         _check_finite(normal, lattice, (first, *start[1:]))
 
-    patches = np.empty((len(group) * len(rows), reach, height, lattice.patch[2]), np.float32)  # (n, z + 2 context, y, x)
+    inputs = () if handed is None else (2,)
+    shape = (len(group) * len(rows), *inputs, reach, height, lattice.patch[2])
+    patches = np.empty(shape, np.float32)  # (n, [2,] z + 2 context, y, x)
     active = np.ones(len(patches), bool)
     for number in range(len(patches)):
         z, y = divmod(number, len(rows))
         z, y = z * lattice.stride[0], y * lattice.stride[1]
         cut = (slice(z, z + reach), slice(y, y + height))  # patches overlap, so each is a copy
-        patches[number] = normal[cut]
+        image = patches[number] if handed is None else patches[number, 0]
+        image[...] = normal[cut]
         if valid is not None and not valid[cut].all():
-            _fill_missing(patches[number], valid[cut])
+            _fill_missing(image, valid[cut])
+        if handed is not None:
+            patches[number, 1] = handed[cut]
         # A patch of one value has nothing to enhance; so has one that the mask leaves out.
         seen = block[cut] if valid is None else block[cut][valid[cut]]
         flat = seen.size == 0 or (spec.spares and bool(seen.min() == seen.max()))

@@ -82,7 +82,7 @@ class Engine:
 
         Parameters
         ----------
-        patches : numpy.ndarray of float32, shape (n, depth, y, x)
+        patches : numpy.ndarray of float32, shape (n, [inputs,] depth, y, x)
             Normalised input. Depth is sections, in 2D with the z context of one section.
 
         Returns
@@ -186,22 +186,25 @@ class Engine:
         if key not in _probed:
             _probed[key] = self._probe(patch)
         elif self.device.type == "cuda":  # what is recorded there is so now, while nothing else is under way
-            self.predict(probe_patches(self.card.z_context, patch, self.numerics.batch))
+            self.predict(self._probes(patch, self.numerics.batch))
         return _probed[key]
 
     def _probe(self, patch: tuple[int, int, int]) -> str:
         digest = hashlib.sha256()
         for count in sorted({self.numerics.batch, max(1, self.numerics.batch - 1), 1}, reverse=True):
-            for output in self.predict(probe_patches(self.card.z_context, patch, count)):
+            for output in self.predict(self._probes(patch, count)):
                 digest.update(np.ascontiguousarray(to_host(output)).tobytes())
         return digest.hexdigest()
+
+    def _probes(self, patch: tuple[int, int, int], count: int) -> NDArray[np.float32]:
+        return probe_patches(self.card.z_context, patch, count, self.card.inputs)
 
     def batch_matters(self, patch: tuple[int, int, int]) -> bool:
         """Return whether patches get other bytes in a short batch, or one alone, than in a whole batch."""
         fewer = {1, self.numerics.batch - 1} - {0, self.numerics.batch}
         if not fewer:
             return False
-        patches = probe_patches(self.card.z_context, patch, self.numerics.batch)
+        patches = self._probes(patch, self.numerics.batch)
         whole = [to_host(output) for output in self.predict(patches)]
         return any(
             not np.array_equal(a, to_host(b)) for n in fewer for a, b in zip(whole, self.predict(patches[:n]), strict=False)
@@ -235,7 +238,7 @@ def gather(batches: list[Future[list[Array]]], heartbeat: Callable[[], None] = s
     return outputs
 
 
-def probe_patches(context: int, patch: tuple[int, int, int], count: int) -> NDArray[np.float32]:
+def probe_patches(context: int, patch: tuple[int, int, int], count: int, inputs: int = 1) -> NDArray[np.float32]:
     """Return patches of noise from a fixed seed; the n-th is the same whatever `count` is.
 
     Parameters
@@ -246,15 +249,18 @@ def probe_patches(context: int, patch: tuple[int, int, int], count: int) -> NDAr
         Shape of an input patch without its context, in voxels, z, y, x.
     count : int
         Number of patches, at least 1.
+    inputs : int
+        Volumes that the operation takes.
 
     Returns
     -------
     numpy.ndarray of float32, shape (count, z + 2 * context, y, x)
-        Values between 0 and 1.
+        Values between 0 and 1; of several inputs (count, inputs, z + 2 * context, y, x).
     """
     depth, height, width = patch
+    leading = (inputs,) if inputs > 1 else ()
     random = np.random.default_rng(PROBE_SEED)
-    return np.stack([random.random((depth + 2 * context, height, width), dtype=np.float32) for _ in range(count)])
+    return np.stack([random.random((*leading, depth + 2 * context, height, width), dtype=np.float32) for _ in range(count)])
 
 
 def _begin_stream(threads: int | None) -> None:

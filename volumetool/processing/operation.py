@@ -39,7 +39,8 @@ class PatchFunction(Protocol):
         Parameters
         ----------
         patches : numpy.ndarray of float32, shape (n, depth, y, x)
-            Normalised input of one channel. Depth is sections, in 2D with the z context of one section.
+            Normalised input of one channel. Depth is sections, in 2D with the z context of one section. Where the card says
+            two inputs, (n, 2, depth, y, x): the second volume's voxels come as they are.
 
         Returns
         -------

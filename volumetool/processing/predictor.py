@@ -118,7 +118,7 @@ def spared_output(engine: Engine, patch: NDArray[np.float32]) -> Array:
 
 
 def _output_shape(engine: Engine, patch: NDArray[np.float32]) -> Triple:
-    own = patch.shape[0] - 2 * engine.card.z_context, *patch.shape[1:]
+    own = patch.shape[-3] - 2 * engine.card.z_context, *patch.shape[-2:]
     z, y, x = (n // s * f for n, s, f in zip(own, engine.card.shrink, engine.card.scale, strict=True))
     return z, y, x
 

@@ -87,6 +87,9 @@ class OutputSpec(BaseModel):
         Format of the output; not part of `plain` where it is the default.
     restores : bool
         The operation's values go back to grey values of the input; not part of `plain` where they do.
+    inputs : int
+        Volumes that the operation takes. Of two, `mask` is the identity of the second, and nothing is left out by it; not part
+        of `plain` where it is 1.
     outputs : tuple of OutputChannel
         What is made of each channel of the input, in the order of the c axis; empty, and then not part of `plain`, for one.
     reference : int
@@ -119,6 +122,7 @@ class OutputSpec(BaseModel):
     levels: tuple[LevelGrid, ...]
     format: WrittenName = DEFAULT
     restores: bool = True
+    inputs: int = 1
     outputs: tuple[OutputChannel, ...] = ()
     reference: int = 0
     spares: bool = True
@@ -131,11 +135,8 @@ class OutputSpec(BaseModel):
 
     def plain(self) -> dict[str, Any]:
         """Return the specification as JSON values, with the digest of the statistics in place of their table."""
-        unsaid = {"statistics"} | {
-            name
-            for name, usual in (("format", DEFAULT), ("restores", True), ("outputs", ()), ("reference", 0), ("spares", True))
-            if getattr(self, name) == usual
-        }
+        usual = {"format": DEFAULT, "restores": True, "inputs": 1, "outputs": (), "reference": 0, "spares": True}
+        unsaid = {"statistics", *(name for name, value in usual.items() if getattr(self, name) == value)}
         values: dict[str, Any] = json.loads(self.model_dump_json(exclude=unsaid))  # NaN as text
         if self.lattice.shrink == (1, 1, 1):
             del values["lattice"]["shrink"]

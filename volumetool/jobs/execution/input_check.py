@@ -78,8 +78,8 @@ def check_there(plan: Plan) -> None:
     """
     job = plan.job
     asked = [(job.input, job.level, job.voxel_size, plan.first.input)]
-    if job.mask is not None:
-        asked.append((job.mask, 0, (1.0, 1.0, 1.0), plan.first.mask or ""))
+    if job.second is not None:
+        asked.append((job.second, 0, (1.0, 1.0, 1.0), plan.first.mask or ""))
     for place, level, size, identity in asked:
         try:
             there = open_volume(place, voxel_size=size).identity_of(level) == identity
@@ -97,7 +97,7 @@ def check_there(plan: Plan) -> None:
 def _changed(plan: Plan, ledger: Ledger, observer: Observer) -> Iterator[tuple[int, str]]:
     """Yield the regions whose input is another one now, and what is."""
     job = plan.job
-    mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
+    mask = None if job.second is None else open_volume(job.second, voxel_size=(1.0, 1.0, 1.0))
     look = _Look(plan, RegionInput(job, open_volume(job.input, voxel_size=job.voxel_size), mask, plan.first_mask_factor))
     told, seen = time.monotonic(), 0
     mine = range(plan.grid.count) if plan.part is None else frozenset(plan.asked)

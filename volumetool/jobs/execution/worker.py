@@ -72,10 +72,10 @@ class Worker:
         self.engine = self._engine(plan)
         self.probe = self.engine.probe(plan.spec.lattice.patch)
         volume = open_volume(plan.job.input, voxel_size=plan.job.voxel_size)
-        mask = None if plan.job.mask is None else open_volume(plan.job.mask, voxel_size=(1.0, 1.0, 1.0))
+        mask = None if plan.job.second is None else open_volume(plan.job.second, voxel_size=(1.0, 1.0, 1.0))
         found = (volume.identity_of(plan.job.level), None if mask is None else mask.identity_of(0))
         if found != (plan.first.input, plan.first.mask):
-            other = plan.job.input if found[0] != plan.first.input else plan.job.mask
+            other = plan.job.input if found[0] != plan.first.input else plan.job.second
             raise InputError(
                 "input.changed",
                 f"worker {self.name} finds another volume at {other} than the plan was made for",

@@ -150,7 +150,7 @@ def patch_seconds(engine: Engine, patch: Triple, count: int) -> float:
     float
         Seconds per patch in the fastest of at most `ROUNDS` rounds.
     """
-    patches = probe_patches(engine.card.z_context, patch, count)
+    patches = probe_patches(engine.card.z_context, patch, count, engine.card.inputs)
     rounds: list[float] = []
     while len(rounds) < ROUNDS and sum(rounds) < ROUND_SECONDS:
         started = time.perf_counter()

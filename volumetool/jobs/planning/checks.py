@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from volumetool.errors import ConfigError, DataError, ModelError, OutputError, ResourceError
-from volumetool.geometry import Size, Triple
+from volumetool.errors import ConfigError, DataError, InputError, ModelError, OutputError, ResourceError
+from volumetool.geometry import Size, Triple, whole_ratio
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Estimates
 from volumetool.jobs.planning.calibrate import Sample
@@ -15,11 +15,15 @@ from volumetool.processing.quantize import integer_limits
 from volumetool.processing.survey import CERTAIN, LIKELY, MANY_ZEROS, Survey
 from volumetool.storage.create import check_output_place, choose_format
 from volumetool.storage.io.kvstore import contains
-from volumetool.storage.volume import Volume
+from volumetool.storage.open import open_volume
+from volumetool.storage.volume import Level, Volume
 from volumetool.units import show_bytes, show_size
 
 MOST_MASK_FACTOR = 64
 """Voxels of the input along one axis of a voxel of the mask, at most."""
+
+NEARLY = 0.01
+"""Share by which voxel sizes of two volumes on one grid may differ: they are rounded where they are written."""
 
 NO_CHANGE = 0.003
 """Change by a model that keeps the voxel size, in parts of the contrast, up to which it does nothing: less than a grey level.
@@ -37,12 +41,13 @@ def check_chain(job: Job) -> None:
     ConfigError
         ``config.chain``.
     """
-    given = [name for name in ("patch", "overlap", "statistics") if getattr(job, name) is not None]
+    given = [name for name in ("patch", "overlap", "statistics", "with_") if getattr(job, name) is not None]
     if given and len(job.operations) > 1:
+        option = f"--{given[0].rstrip('_')}"
         raise ConfigError(
             "config.chain",
-            f"--{given[0]} {getattr(job, given[0])} is for one operation, and the chain has {len(job.operations)}: {job.model}",
-            hint=f"leave --{given[0]} out, or run the operations as jobs one after the other",
+            f"{option} {getattr(job, given[0])} is for one operation, and the chain has {len(job.operations)}: {job.model}",
+            hint=f"leave {option} out, or run the operations as jobs one after the other",
         )
 
 
@@ -252,6 +257,50 @@ def mask_factor(job: Job, mask: Volume, shape: Triple) -> Triple:
         f"the mask {job.mask} has {mask.shape} voxels, the input {shape}",
         hint="the mask covers the same volume, on the same grid or one a whole number coarser",
     )
+
+
+def check_second(job: Job, card: OperationCard, level: Level) -> None:
+    """Refuse a second volume that the operation does not take, or that lies on another grid, and a lack of one that it takes.
+
+    Parameters
+    ----------
+    job : Job
+        May name it.
+    card : OperationCard
+        Says how many volumes the operation takes.
+    level : Level
+        The level of the input that is read.
+
+    Raises
+    ------
+    ConfigError
+        ``config.with``.
+    InputError
+        As :func:`volumetool.storage.open.open_volume`.
+    """
+    wanted = card.inputs == 2
+    if wanted != (job.with_ is not None) or (wanted and job.mask is not None):
+        given = ", ".join(f"{name} {place}" for name, place in (("--with", job.with_), ("--mask", job.mask)) if place) or "none"
+        raise ConfigError(
+            "config.with",
+            f"{card.name} takes {'a' if wanted else 'no'} second volume; given was {given}",
+            hint="--with names what a function of two arguments takes, and then no --mask stands beside it",
+        )
+    if job.with_ is None:
+        return
+    second, told = open_volume(job.with_, voxel_size=(1.0, 1.0, 1.0)), level.voxel_size
+    try:
+        told = open_volume(job.with_).levels[0].voxel_size
+    except InputError as error:
+        if error.code != "input.no-voxel-size":
+            raise
+    if second.shape != level.shape or whole_ratio(told, level.voxel_size, NEARLY) != (1, 1, 1) or second.channels:
+        raise ConfigError(
+            "config.with",
+            f"--with {job.with_} has {second.shape} voxels of {show_size(told)}{', a c axis' if second.channels else ''}, "
+            f"the input {level.shape} of {show_size(level.voxel_size)}",
+            hint="it must lie on the very grid of the input's level, without a c axis",
+        )
 
 
 def check_resources(cost: Estimates, limit: str) -> None:

@@ -81,7 +81,9 @@ class Inputs:
     @property
     def mask_factor(self) -> Triple:
         """Input voxels per voxel of the mask."""
-        return (1, 1, 1) if self.mask is None else mask_factor(self.job, self.mask, self.level.shape)
+        if self.mask is None or self.job.with_ is not None:
+            return 1, 1, 1
+        return mask_factor(self.job, self.mask, self.level.shape)
 
 
 def open_inputs(job: Job, existing: Plan | None = None, observer: Observer = ignore, made: Volume | None = None) -> Inputs:
@@ -110,7 +112,7 @@ def open_inputs(job: Job, existing: Plan | None = None, observer: Observer = ign
         raise ConfigError(
             "config.level", f"--level {job.level}: {job.input} has levels 0 to {last}", hint="see `volumetool info`"
         )
-    mask = None if job.mask is None else open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
+    mask = None if job.second is None else open_volume(job.second, voxel_size=(1.0, 1.0, 1.0))
     check_sections(job.input, volume.levels[job.level].shape[0] * (volume.channels or 1))
     if job.model != "auto":
         return Inputs(job, volume, open_operation(job.model), mask)

@@ -98,7 +98,7 @@ class MemoryModel:
         # Groups under way at once: one being cut out of its block in float32, one waiting, one in the network with a copy.
         # While streams are fed, the next groups' patches wait inside the network's stage.
         fed = self.batch * self.streams
-        inputs = (6 * group * rows + 2 * fed) * (patch + context * lattice.patch[1] * lattice.patch[2]) * 4
+        inputs = spec.inputs * (6 * group * rows + 2 * fed) * (patch + context * lattice.patch[1] * lattice.patch[2]) * 4
         outputs = (3 * group * rows + fed) * patch_out * 4
         slabs = 2 * group_depth * size[1] * lattice.x.patch * lattice.x.scale * 4
         strips = size[0] * size[1] * lattice.x.ramp_length * 4 * spec.per_input
@@ -123,7 +123,12 @@ class MemoryModel:
         """Return the bytes that the smallest step needs: one patch in the network, and one chunk of the input."""
         patch_in = math.prod(patch) + 2 * self.operation.card.z_context * patch[1] * patch[2]
         patch_out = math.prod(patch) * math.prod(self.operation.card.scale) * (len(self.operation.card.channels) or 1)
-        return self.BASE + self.chunk[1] + 4 * (patch_in + patch_out) + self.operation.working_bytes(patch, self.precision)
+        return (
+            self.BASE
+            + self.chunk[1]
+            + 4 * (self.operation.card.inputs * patch_in + patch_out)
+            + self.operation.working_bytes(patch, self.precision)
+        )
 
     def _unpacked(self, window: Triple) -> int:
         """Return the bytes that chunks take at most while a window is read."""

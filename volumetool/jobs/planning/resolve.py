@@ -15,7 +15,7 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import roles_of
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.autotune import autotune, choose_batching
-from volumetool.jobs.planning.checks import check_chain, check_dtype, check_patch, check_survey, check_voxel_size
+from volumetool.jobs.planning.checks import check_chain, check_dtype, check_patch, check_second, check_survey, check_voxel_size
 from volumetool.jobs.planning.choice import check_gate, judge
 from volumetool.jobs.planning.inputs import Inputs, open_inputs, section_statistics
 from volumetool.jobs.planning.layout import box_counts, make_lattice, make_levels, output_box, output_format
@@ -180,6 +180,7 @@ def _resolve(
         before = _resolve(job.earlier, None if existing is None else existing.before, None, resources, observer)
         job = job.last(before.spec.output_nodata, _within(job, before))
     inputs = open_inputs(job, existing, observer, None if before is None else before.output)
+    check_second(job, inputs.operation.card, inputs.level)
     extrapolated, notes = check_voxel_size(job, inputs.operation.card, inputs.level.voxel_size)
     lattice = make_lattice(job, inputs.operation.card, inputs.level.shape)
     box = output_box(job, lattice)
@@ -316,6 +317,7 @@ def _spec(
         levels=levels,
         format=output_format(job),
         restores=card.restores,
+        inputs=card.inputs,
         outputs=card.channels,
         reference=card.reference,
         spares=card.spares,

@@ -71,8 +71,8 @@ def _list(chunks: StoredChunks, array: ts.TensorStore) -> NDArray[np.bool_] | No
 def _inputs(job: Job, volume: Volume) -> Iterator[tuple[str, StoredChunks, ts.TensorStore]]:
     for channel in range(volume.channels or 1):
         yield input_name(channel), stored_chunks(volume, job.level, channel), volume.open(job.level, channel)
-    if job.mask is not None:
-        mask = open_volume(job.mask, voxel_size=(1.0, 1.0, 1.0))
+    if job.second is not None:
+        mask = open_volume(job.second, voxel_size=(1.0, 1.0, 1.0))
         yield MASK, stored_chunks(mask, 0, 0), mask.open()
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ FARTHEST = 256
 """Largest halo along an axis, in voxels."""
 
 LARGEST_SCALE = 16
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 LARGEST_FILE = 2**22
 """Bytes of a file of code."""
@@ -98,9 +100,9 @@ class FunctionOptions(BaseModel):
 
 
 Floats = NDArray[np.float32]
-BlockFunction = Callable[[Floats], Any]
+BlockFunction = Callable[..., Any]
 """Gets a block of grey values, float32 (z, y, x), with its halo, and returns as many voxels, or `scale` times as many; where it
-has `channels`, (channels, z, y, x) of them."""
+has `channels`, (channels, z, y, x) of them. One of two arguments gets the same block of a second volume, too."""
 
 _handed: dict[str, BlockFunction] = {}
 """Functions that were handed over in this process, by their identity."""
@@ -131,7 +133,8 @@ class FunctionOperation:
         self._shrink = _whole(each.denominator for each in options.scale)
         reach = Reach(options.halo, self._scale, self._shrink, self._shrink)
         card = make_card("function", reach, GREY_VALUES)
-        self.card = card.model_copy(update={"channels": options.channels, "spares": False})
+        update = {"channels": options.channels, "spares": False, "inputs": _arguments(function)}
+        self.card = card.model_copy(update=update)
 
     def open(self, device: torch.device, _: Numerics) -> FunctionOperation:
         """Return the function itself: it runs on the CPU, in float32."""
@@ -157,7 +160,8 @@ class FunctionOperation:
 
     def _block(self, patch: Floats) -> Floats:
         try:
-            made = np.asarray(self._function(patch.copy()), np.float32)
+            blocks = patch.copy()  # (z, y, x), of two inputs (2, z, y, x)
+            made = np.asarray(self._function(blocks) if blocks.ndim == 3 else self._function(*blocks), np.float32)
         except (Exception, SystemExit) as error:
             raise NumericsError(
                 "numerics.function",
@@ -165,7 +169,7 @@ class FunctionOperation:
                 hint=f"it was given a float32 array of shape {patch.shape} (z, y, x); mend it, and run the same command again",
             ) from error
         leading = (self._channels,) if self._channels else ()
-        wanted = (*leading, *(n // s * f for n, s, f in zip(patch.shape, self._shrink, self._scale, strict=True)))
+        wanted = (*leading, *(n // s * f for n, s, f in zip(patch.shape[-3:], self._shrink, self._scale, strict=True)))
         if made.shape != wanted:
             raise NumericsError(
                 "numerics.function",
@@ -305,6 +309,16 @@ def open_handed(spec: str) -> FunctionOperation:
             hint="call volumetool.apply with it again, with workers=1; several workers want a file: apply FILE.py:FUNCTION",
         )
     return FunctionOperation(_handed[digest], getattr(_handed[digest], "__name__", "the function"), spec, digest, options)
+
+
+def _arguments(function: BlockFunction) -> Literal[1, 2]:
+    """Return how many blocks a function takes: those of its arguments that have no default."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of code that is no Python nothing is known
+        return 1
+    needed = [each for each in parameters if each.kind in _POSITIONAL and each.default is each.empty]
+    return 2 if len(needed) == 2 else 1
 
 
 def _module_function(module: torch.nn.Module, *, flat: bool, channels: bool) -> BlockFunction:
