@@ -126,6 +126,23 @@ def test_without_a_driver_the_cuda_cluster_says_so(options: Options, monkeypatch
 
 
 @pytest.mark.usefixtures("with_gpu")
+def test_workers_that_do_not_start_on_gpus_are_not_called_a_missing_gpu(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in allocations that let nobody choose cores."""
+
+    def fails(**_: Any) -> None:
+        try:
+            raise OSError(22, "Invalid argument: sched_setaffinity")
+        except OSError as error:
+            raise RuntimeError("Worker failed to start.") from error
+
+    fake_dask_cuda(monkeypatch, fails)
+    with pytest.raises(ClusterError, match=r"torch sees GPUs.*OSError.*sched_setaffinity"):
+        run(**options | {"cluster": "cuda", "device": "auto"})
+
+
+@pytest.mark.usefixtures("with_gpu")
 def test_more_workers_than_gpus_are_refused_before_anything_is_planned(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,13 @@ def resources(job: Job) -> Resources:
     return machine_resources(job, workers=torch.cuda.device_count())
 
 
+def _first_cause(error: BaseException) -> str:
+    """Return what an error began with: dask says only that a worker failed to start."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return f"{type(error).__name__}: {error}"
+
+
 @contextmanager
 def open_cluster(plan: Plan) -> Iterator[Cluster]:
     """Yield a cluster with one worker process pinned to each GPU, all sockets on loopback and closed to other users.
@@ -81,7 +88,7 @@ def open_cluster(plan: Plan) -> Iterator[Cluster]:
     Raises
     ------
     ClusterError, ConfigError
-        As :func:`require_gpus`; ``cluster.no-gpu``: the driver shows no GPU.
+        As :func:`require_gpus`; ``cluster.no-gpu``: workers do not start on them, with the first cause.
     """
     require_gpus(plan.job.device, plan.workers)
     from dask_cuda import LocalCUDACluster
@@ -99,8 +106,9 @@ def open_cluster(plan: Plan) -> Iterator[Cluster]:
         except Exception as error:  # the driver's library raises its own classes, which cannot be named without it
             raise ClusterError(
                 "cluster.no-gpu",
-                f"--cluster cuda found no usable NVIDIA GPU: {type(error).__name__}: {error}",
-                hint="check `nvidia-smi`, or run with --cluster local",
+                f"torch sees GPUs, but dask-cuda starts no workers on them: {_first_cause(error)}",
+                hint="see `volumetool doctor`. Where this allocation lets nobody choose cores (sched_setaffinity), or shows no "
+                "driver, run one part on each GPU: `volumetool slurm --gpus 1`, or --device cuda with --part I/K",
             ) from error
 
         def see_to(_names: Collection[str]) -> int:

@@ -58,9 +58,10 @@ def why_no_gpu() -> str | None:
             return None
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA"
-    reason = why_none_is_given() or (str(said[0].message) if said else _refusal())
+    reason = str(said[0].message) if said else _refusal()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return reason.partition("\n")[0] + ("" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})")
+    told = reason.partition("\n")[0] + ("" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})")
+    return told if (given := why_none_is_given()) is None else f"{told}; {given}"
 
 
 def _refusal() -> str:
