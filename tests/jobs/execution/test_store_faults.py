@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from bucket_server import BucketServer
 from crash_jobs import OPTIONS, SHAPES
 from small_jobs import SMALL, Recording, digest, noise, read_levels, run, write_input
 
@@ -21,8 +22,6 @@ from volumetool.storage.io.kvstore import list_keys, read_key, write_key
 from volumetool.testing import FaultyProxy, ProxyRequest, Reply
 from volumetool.testing.proxy import Decide
 
-pytestmark = pytest.mark.s3
-
 Options = dict[str, Any]
 
 ANSWERS = (0, 500, 503, 429, 409)
@@ -30,10 +29,16 @@ ANSWERS = (0, 500, 503, 429, 409)
 
 
 @pytest.fixture
-def proxy(endpoint: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+def bucket(kept: BucketServer) -> str:
+    """Give an empty bucket, of the server that takes least time for a request."""
+    assert kept.url
+    return "s3://bucket"
+
+
+@pytest.fixture
+def proxy(kept: BucketServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     """Put a proxy before the store, and let no time pass between two tries."""
-    assert bucket
-    with FaultyProxy(endpoint) as made, monkeypatch.context() as patch:
+    with FaultyProxy(kept.url) as made, monkeypatch.context() as patch:
         patch.setattr(retries.STORAGE, "_sleep", lambda _seconds: None)
         patch.setenv("AWS_ENDPOINT_URL", made.url)
         yield made
