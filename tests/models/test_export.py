@@ -25,7 +25,7 @@ def test_an_exported_model_computes_the_same_in_other_software(name: str, tmp_pa
     model = vt.load_model(name)
     card = model.card
     least = zip(card.granularity[3 - card.dims :], card.receptive_field[3 - card.dims :], strict=True)
-    sides = [grain * (-(-2 * far // grain) + 2 + axis) for axis, (grain, far) in enumerate(least)]
+    sides = [grain * (2 * -(-far // grain) + 1 + axis) for axis, (grain, far) in enumerate(least)]
     image = torch.rand(1, 1 if card.dims == 3 else 2 * card.z_context + 1, *sides)
     with torch.inference_mode():
         wanted = model.network()(image)

@@ -81,7 +81,8 @@ def _image(card: ModelCard, least: int = 0) -> torch.Tensor:
 
 def _onnx(model: Model) -> bytes:
     made, image = io.BytesIO(), _image(model.card)
-    ends = {name: {axis: f"{name}_{axis}" for axis in range(2, image.dim())} for name in ("image", "enhanced")}
+    free = [0, *range(2, image.dim())]
+    ends = {name: {axis: f"{name}_{axis}" for axis in free} for name in ("image", "enhanced")}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter that needs no other package is an old one
@@ -137,10 +138,10 @@ def _description(card: ModelCard, sha256: dict[str, str]) -> dict[str, Any]:
     made: list[dict[str, Any]] = [{"type": "batch"}, {"type": "channel", "channel_names": ["enhanced"]}]
     lengths = (part[3 - card.dims :] for part in (card.granularity, card.receptive_field, card.scale))
     for letter, grain, far, scale in zip(spatial, *lengths, strict=True):
-        least = -(-(2 * far + 1) // grain) * grain  # something is left where the halo is cut off
-        given.append({"type": "space", "id": letter, "size": {"min": least, "step": grain}, "scale": 1.0})
+        halo = -(-far // grain) * grain  # what it is added to stays on the grid
+        given.append({"type": "space", "id": letter, "size": {"min": 2 * halo + grain, "step": grain}, "scale": 1.0})
         reference = {"tensor_id": "image", "axis_id": letter}
-        made.append({"type": "space", "id": letter, "size": reference, "scale": 1.0 / scale, "halo": far * scale})
+        made.append({"type": "space", "id": letter, "size": reference, "scale": 1.0 / scale, "halo": halo * scale})
     kwargs = {
         "axes": ["channel", *spatial],
         "min_percentile": card.normalisation.low,
