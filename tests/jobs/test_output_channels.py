@@ -35,6 +35,12 @@ from scipy import ndimage
 def mean_and_error(block):
     mean = ndimage.uniform_filter(block, (3, 3, 1), mode="mirror")
     return np.stack([mean, abs(block - mean)])
+
+def larger(block):
+    return mean_and_error(block).repeat(2, 2).repeat(3, 3)
+
+def smaller(block):
+    return mean_and_error(block)[:, ::2, :, 1::2]
 """
 
 
@@ -43,6 +49,7 @@ class TestFunctionOfTwoChannels(OperationSuite):
 
     dtype = "float32"
     other_patch = "4,16,32"
+    function, scale = "mean_and_error", "1,1,1"
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
@@ -52,13 +59,34 @@ class TestFunctionOfTwoChannels(OperationSuite):
         path.write_text(MEAN_AND_ERROR)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(TRUSTED, hashlib.sha256(MEAN_AND_ERROR.encode()).hexdigest())
-            named = operation_name(f"{path}:mean_and_error", ["halo=1,1,0", "channels=mean:grey,error"])
+            named = operation_name(f"{path}:{cls.function}", ["halo=1,1,0", "channels=mean:grey,error", f"scale={cls.scale}"])
             patch.setattr(cls, "operation", named, raising=False)
             yield
 
     def whole(self, values: Floats) -> Floats:
         mean = ndimage.uniform_filter(values, (3, 3, 1), mode="mirror")
         return np.stack([mean, abs(values - mean)])
+
+
+@pytest.mark.slow
+class TestLargerFunctionOfTwoChannels(TestFunctionOfTwoChannels):
+    """The same, with 2 by 3 voxels for each."""
+
+    function, scale = "larger", "1,2,3"
+
+    def whole(self, values: Floats) -> Floats:
+        return super().whole(values).repeat(2, 2).repeat(3, 3)
+
+
+@pytest.mark.slow
+class TestSmallerFunctionOfTwoChannels(TestFunctionOfTwoChannels):
+    """Every second voxel along z and x; what is left of an odd number is neither read nor made."""
+
+    function, scale, shape, shard = "smaller", "1/2,1,1/2", (7, 70, 91), "2,32,16"
+    other_patch = "8,16,32"
+
+    def whole(self, values: Floats) -> Floats:
+        return super().whole(values[:6, :, :90])[:, ::2, :, 1::2]
 
 
 class _Small(OperationSuite):
