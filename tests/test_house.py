@@ -59,7 +59,8 @@ def _unnamed(path: Path) -> list[str]:
         names = [argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)]
         names = names[1:] if owner is not None and names and names[0] in ("self", "cls") else names
         public = not function.name.startswith("_") and not (owner is not None and owner.name.startswith("_"))
-        if not public or function.name.startswith("test_") or len(names) < 3:
+        overload = any(isinstance(each, ast.Name) and each.id == "overload" for each in function.decorator_list)
+        if overload or not public or function.name.startswith("test_") or len(names) < 3:
             continue
         section = re.search(r"^Parameters\n-+\n(.*?)(?=^\w[^\n]*\n---|\Z)", ast.get_docstring(function) or "", re.S | re.M)
         missing += [f"{function.name}: {name}" for name in names if not section or not re.search(rf"\b{name}\b", section[1])]

@@ -91,7 +91,8 @@ def parse_box(value: object) -> object:
 
 
 def _as_text(place: object) -> object:
-    return place_text(place) if isinstance(place, os.PathLike | ZarrNode) else place
+    known = isinstance(place, os.PathLike | ZarrNode) or hasattr(place, "__array__")
+    return place_text(place) if known else place  # type: ignore[arg-type]  # which says of an array that it is none
 
 
 def _require_positive(value: tuple[float, ...]) -> tuple[float, ...]:

@@ -69,13 +69,20 @@ def place_text(place: AnyPlace) -> str:
     Raises
     ------
     InputError
-        ``input.no-place``: the array of zarr-python lies in memory, or in a store that has no path and no URL.
+        ``input.no-place``: it is no place, or an array of zarr-python in a store that has no path and no URL.
     """
     if isinstance(place, str):
         return place
     if isinstance(place, os.PathLike):
         return _CUT_SCHEME.sub(r"\1://", os.fspath(place))
-    return _zarr_text(place)
+    if isinstance(place, ZarrNode):
+        return _zarr_text(place)
+    raise InputError(
+        "input.no-place",
+        f"a {type(place).__name__} was given where a path or URL is wanted",
+        hint="Give the path or URL of a volume. vt.enhance and vt.apply take an array of NumPy, too; elsewhere save it, "
+        "numpy.save('raw.npy', array), and give that file with voxel_size=(z, y, x) in nm.",
+    )
 
 
 def _zarr_text(node: ZarrNode) -> str:

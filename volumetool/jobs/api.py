@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from volumetool.configuration import explain, with_options
 from volumetool.errors import ConfigError
 from volumetool.events import Observer, ignore
 from volumetool.geometry import Triple
+from volumetool.jobs.arrays import enhance_array
 from volumetool.jobs.clusters import plan
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
@@ -26,20 +29,35 @@ from volumetool.processing.operations.function import FunctionOptions, hand_over
 __all__ = ["apply", "enhance", "plan", "run"]
 
 
-@with_options(Job)
+@overload
+def enhance(input: NDArray[Any], *, observer: Observer = ignore, **options: Any) -> NDArray[Any]: ...
+
+
+@overload
 def enhance(
-    input: AnyPlace,  # noqa: A002  (the user's word)
+    input: AnyPlace,
     output: str | os.PathLike[str],
     *,
     observer: Observer = ignore,
     **options: Any,
-) -> RunResult:
+) -> RunResult: ...
+
+
+@with_options(Job)
+def enhance(
+    input: AnyPlace | NDArray[Any],  # noqa: A002  (the user's word)
+    output: str | os.PathLike[str] | None = None,
+    *,
+    observer: Observer = ignore,
+    **options: Any,
+) -> RunResult | NDArray[Any]:
     """Enhance a volume; calling it again goes on where it stopped.
 
     Parameters
     ----------
     input, output : str or path
-        Paths or URLs of the volume to read and of the one to write.
+        Paths or URLs of the volume to read and of the one to write. Or, without an output, a small array of NumPy with axes
+        z, y, x (c in front, or y, x alone) and ``voxel_size``.
     observer : Observer, optional
         Told what happens, as by :func:`run`; ``observer=print`` prints it.
     **options
@@ -48,27 +66,38 @@ def enhance(
     Returns
     -------
     Outcome
-        What is done by now; ``outcome.complete`` says whether all of it is.
+        What is done by now; ``outcome.complete`` says whether all of it is. Of an array: an array of the voxels that the same
+        job writes of a volume.
 
     Raises
     ------
     VolumetoolError
         With a stable ``code``; see :mod:`volumetool.errors`.
     """
+    if isinstance(input, np.ndarray):
+        if output is not None:
+            raise ConfigError(
+                "config.option",
+                f"output = {output!r}, but the input is an array, of which an array is made",
+                hint="leave the output away; or save the array, numpy.save('raw.npy', array), and give that file as the input",
+            )
+        return enhance_array(input, run, observer, options)
+    if output is None:
+        raise ConfigError("config.option", "output is missing", hint="vt.enhance('raw.zarr', 'out.zarr'); an array needs none")
     return run(make_job(input=input, output=output, **options), observer)
 
 
 @with_options(Job, without="model")
 def apply(
     operation: Any,
-    input: AnyPlace,  # noqa: A002  (the user's word)
-    output: str | os.PathLike[str],
+    input: AnyPlace | NDArray[Any],  # noqa: A002  (the user's word)
+    output: str | os.PathLike[str] | None = None,
     *,
     halo: Triple = (0, 0, 0),
     scale: tuple[float, float, float] = (1, 1, 1),
     channels: Sequence[str] = (),
     **options: Any,
-) -> RunResult:
+) -> Any:
     """Apply an operation to a volume; calling it again goes on where it stopped.
 
     Parameters
@@ -90,6 +119,11 @@ def apply(
         axis, and float32 unless `dtype` says another type.
     **options
         As for :func:`enhance`, ``observer`` too.
+
+    Returns
+    -------
+    Outcome or numpy.ndarray
+        As :func:`enhance`.
 
     Raises
     ------
@@ -118,7 +152,8 @@ def apply(
         )
     else:
         name = operation_name(operation)
-    return enhance(input, output, model=name, **options)
+    places: Any = (input, output)
+    return enhance(*places, model=name, **options)
 
 
 def _entry_name(entry: Entry) -> str:
