@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import volumetool as vt
 from volumetool.errors import ConfigError, FingerprintError
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.report import describe_plan
+from volumetool.jobs.verification.adopt import adopt
 from volumetool.processing.operation import operation_name
 from volumetool.storage.open import open_volume
 from volumetool.testing.operation_suite import OperationSuite
@@ -93,12 +95,14 @@ def test_the_output_names_its_steps_and_goes_on_with_no_other_chain(tmp_path: Pa
     source = OperationSuite.write(tmp_path / "in.zarr", _shapes((2, 40, 50)))
     vt.apply(["median", "gaussian:sigma=1"], source, tmp_path / "out.zarr", device="cpu")
     made = open_volume(tmp_path / "out.zarr").attributes
-    assert [step["operation"] for step in made["steps"]] == ["median:radius=0,1,1", "gaussian:sigma=1.0,1.0,1.0"]
-    assert made["steps"][1]["fingerprint"] == made["fingerprint"]
+    assert [step["operation"] for step in made["chain"]] == ["median:radius=0,1,1", "gaussian:sigma=1.0,1.0,1.0"]
+    assert made["chain"][1]["fingerprint"] == made["fingerprint"]
     assert made["model"]["name"] == "median -> gaussian"
     vt.apply("median -> gaussian:sigma=1", source, tmp_path / "out.zarr", device="cpu")
     with pytest.raises(FingerprintError, match=r"median:radius=0,1,1 -> gaussian.* then, unsharp"):
         vt.apply(["unsharp", "gaussian:sigma=1"], source, tmp_path / "out.zarr", device="cpu")
+    shutil.rmtree(tmp_path / "out.zarr.job")
+    assert adopt(str(tmp_path / "out.zarr")).ok
 
 
 def test_a_file_of_a_chain_may_hold_lists_and_files_of_chains(tmp_path: Path) -> None:

@@ -323,7 +323,7 @@ class Plan(BaseModel):
             "version": __version__,
             "status": status,
             "model": {"name": self.title, "sha256": self.spec.model} | ({"about": self.about} if self.about else {}),
-            **({"steps": steps} if self.earlier else {}),
+            **({"chain": steps} if self.earlier else {}),
             "fingerprint": self.fingerprint,
             "extrapolated": self.extrapolated,
             **({} if self.gate is None else {"gate": self.gate.model_dump(mode="json")}),

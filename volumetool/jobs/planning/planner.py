@@ -76,7 +76,7 @@ def plan_anew(resolved: Resolved) -> Plan:
     workers, allowed = resolved.resources.workers, resolved.resources.memory
     probe = engine.probe(spec.lattice.patch)  # first: it warms the network up for the sample, which is timed
     earlier = tuple(map(_earlier, resolved.chain[:-1]))
-    sample = take_sample(spec, engine, resolved.source(0), resolved.steps)
+    sample = take_sample(spec, engine, replace(resolved.source(0), mask=None), resolved.steps)
     running["notes"] += check_sample(job, inputs.operation.card, sample)
     pace = tuple((step.spec.lattice, step.patch_seconds) for step in earlier)
     demand = WorkerDemand(workers, allowed, sample.patch_seconds, earlier=pace)

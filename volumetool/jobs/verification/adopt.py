@@ -191,7 +191,8 @@ def _asked(own: Json, output: str, given: Json, allow_hosts: Collection[str]) ->
             f"{output} does not say what it was made from, or with which model",
             hint="give the input with --input; where the model is not named, an older version made the output: enhance anew",
         )
-    options |= {"precision": own["spec"].get("precision"), "batch": own["spec"].get("padded_batch")}
+    precisions = {step.get("precision") for step in own.get("chain", [own["spec"]])}  # of a chain each chose its own
+    options |= {"precision": precisions.pop() if len(precisions) == 1 else None, "batch": own["spec"].get("padded_batch")}
     return make_job(**options, output=output)
 
 
