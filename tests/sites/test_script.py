@@ -82,9 +82,8 @@ def test_what_an_element_asks_for_is_what_was_given() -> None:
 
 
 def test_a_site_without_arrays_gets_a_script_for_one_part_at_a_time() -> None:
-    text = script("tacc-like", mem="4G")
+    text = script("tacc-like")
     assert "#SBATCH --array" not in text
-    assert "--mem=" not in text  # nodes are whole there
     assert "module load tacc-apptainer" in text
     assert 'job=(apptainer exec "$WORK/volumetool.sif" volumetool enhance ' in text
     assert 'export TMPDIR="/tmp"' in text
@@ -112,6 +111,7 @@ def test_a_users_own_site_wins_and_options_win_over_it(tmp_path: Path) -> None:
         ("generic", {"array": 0}, "config.option"),
         ("generic", {"mem": "64 GB"}, "config.option"),
         ("tacc-like", {"array": 26}, "config.array"),
+        ("tacc-like", {"mem": "4G"}, "config.site"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, site: str, options: dict[str, Any], code: str) -> None:

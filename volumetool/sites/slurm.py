@@ -41,9 +41,15 @@ def array_script(job: Job, site: Site) -> str:
     Raises
     ------
     ConfigError
-        ``config.array``: more elements than the site allows.
+        ``config.array``: more elements than the site allows. ``config.site``: memory is asked for where nodes come whole.
     """
     _check_elements(site)
+    if site.mem is not None and not site.node_memory:
+        raise ConfigError(
+            "config.site",
+            f"--mem {site.mem}, but this site gives nodes whole (node_memory: false)",
+            hint="leave --mem out; --memory bounds what a job plans for",
+        )
     lines = [
         "#!/bin/bash",
         f"#SBATCH --job-name=volumetool-{hashlib.sha256(job.placed.output.encode()).hexdigest()[:8]}",
@@ -80,7 +86,7 @@ def _asked(site: Site) -> list[str]:
         "constraint": site.constraint,
         "cpus-per-task": site.cpus,
         "gpus-per-node": site.gpus or None,  # not per task: sites differ in what a task then sees
-        "mem": site.mem if site.node_memory else None,
+        "mem": site.mem,
     }
     return [
         *([f"--array=0-{site.array - 1}"] if site.arrays else []),
