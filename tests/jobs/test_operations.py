@@ -261,7 +261,9 @@ def test_blocks_lie_where_they_were_and_a_cut_out_part_is_made_of_the_same_ones(
     """Centres of voxels: of n voxels of size s the first block's lies (n - 1) / 2 * s behind the first voxel's."""
     voxels = TestBin.voxels((7, 41, 50))
     source = TestBin.write(tmp_path / "in.zarr", voxels)
-    assert TestBin.perform(source, tmp_path / "all.zarr", model="bin:factor=2,3,4").complete
+    done = TestBin.perform(source, tmp_path / "all.zarr", model="bin:factor=2,3,4")
+    assert done.complete
+    assert "the last 1 x 2 x 2 voxels (z, y, x) fill no whole block of 2 x 3 x 4, and are left out" in done.plan.notes
     level = vt.open_volume(tmp_path / "all.zarr").levels[0]
     assert (level.shape, level.voxel_size, level.translation) == ((3, 13, 12), (60.0, 24.0, 32.0), (15.0, 8.0, 12.0))
     cut = {"model": "bin:factor=2,3,4", "roi": "2:7,10:20,9:50", "crop": True}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.events import Observer, ignore
-from volumetool.geometry import Box, Lattice, LevelGrid, part_inside
+from volumetool.geometry import Box, Lattice, LevelGrid, Triple, part_inside
 from volumetool.jobs.choices import BatchingChoice, Familiarity
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import roles_of
@@ -33,6 +33,7 @@ from volumetool.storage.io.limits import unpacked_chunk
 from volumetool.storage.io.roles import name_roles
 from volumetool.storage.volume import Level, Volume
 from volumetool.storage.voxels import Source
+from volumetool.units import show_shape
 
 FIXED_BATCH = 16
 """Patches per call where their number changes bytes, which must not depend on what was tried."""
@@ -205,7 +206,7 @@ def _resolve(
     if job.output:  # a live view writes nothing
         check_layout(job.output, spec.layout)
         notes += tuple(shift_notes(spec.layout))
-    notes += _input_notes(inputs) + (resources.notes if before is None else before.notes)
+    notes += _input_notes(inputs, lattice) + (resources.notes if before is None else before.notes)
     extrapolated = extrapolated or (before is not None and before.extrapolated)
     return Resolved(asked, inputs, engine, spec, notes, extrapolated, paces, resources, gate, before)
 
@@ -220,11 +221,18 @@ def _within(job: Job, before: Resolved) -> Box | None:
     return inside
 
 
-def _input_notes(inputs: Inputs) -> tuple[str, ...]:
+def _input_notes(inputs: Inputs, lattice: Lattice) -> tuple[str, ...]:
     """Return what was left out or turned round in reading the volume, and where the box reaches beyond it."""
     job, read = inputs.job, inputs.volume.attributes.get("notes", ())
     note = None if job.roi is None else part_inside(job.roi, inputs.level.shape, box_counts(job))[1]
-    return (*read, *(() if note is None else (note,)))
+    return (*read, *(() if note is None else (note,)), *_left_out(inputs.level.shape, lattice))
+
+
+def _left_out(shape: Triple, lattice: Lattice) -> tuple[str, ...]:
+    """Return what is not read because it fills no whole block of the voxels that become one."""
+    rest = " x ".join(str(n - used) for n, used in zip(shape, lattice.shape, strict=True))
+    told = f"the last {rest} voxels (z, y, x) fill no whole block of {show_shape(lattice.shrink)}, and are left out"
+    return () if shape == lattice.shape else (told,)
 
 
 def _precision(inputs: Inputs, existing: Plan | None) -> str:
