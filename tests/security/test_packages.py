@@ -246,6 +246,24 @@ def test_a_program_in_a_package_is_code_and_wants_trust(elsewhere: Path, monkeyp
     assert open_operation("program").card.receptive_field == (0, 1, 1)
 
 
+@pytest.mark.parametrize("name", ["em-x4", "median", "../up", "Upper", "-", "fine"])
+def test_a_name_that_is_taken_or_leads_elsewhere_is_refused(name: str, weights: bytes, elsewhere: Path) -> None:
+    path = zoo.write_package(elsewhere / "fine.zip", *sound(weights))
+    vt.import_model(path)
+    with pytest.raises(ModelError) as caught:
+        vt.import_model(path, name)
+    assert caught.value.code == "model.exists"
+    assert list_imported() == ("fine",)
+    assert vt.import_model(path, "fine", overwrite=True).name == "fine.zip"
+
+
+def test_a_folder_of_models_that_cannot_be_written_is_named(weights: bytes, elsewhere: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").write_bytes(b"a file")
+    with pytest.raises(ModelError, match=r"models/fine\.zip cannot be written") as caught:
+        vt.import_model(zoo.write_package(elsewhere / "fine.zip", *sound(weights)))
+    assert caught.value.code == "model.folder"
+
+
 class Server(BaseHTTPRequestHandler):
     """Gives a package, or leads somewhere else."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import urllib.error
@@ -53,7 +54,7 @@ def import_model(
     ------
     ModelError
         ``model.broken``, ``model.unreadable``, ``model.untrusted``: as for running it. ``model.unknown``: there is nothing at
-        `source`. ``model.exists``: the name is taken, or is none.
+        `source`. ``model.exists``: the name is taken, or is none. ``model.folder``: the folder cannot be written.
     """
     text = os.fspath(source)
     remote = text.startswith(("http://", "https://"))
@@ -63,18 +64,25 @@ def import_model(
     called = name or re.sub(r"[^a-z0-9.\-]", "-", folder.name.lower().removesuffix(end)).strip(".-")
     _check_name(called, overwrite=overwrite)
     target = models_folder() / f"{called}{end}"
-    target.parent.mkdir(parents=True, exist_ok=True)
     tried = target.with_name(f".{os.getpid()}{end}")
     if trust:
         trust_digest(digest_of(content))
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         tried.write_bytes(content)
         open_program(tried)
         replace_file(target, content)
     except ModelError as error:
         raise ModelError(error.code, error.message.replace(str(tried), text), hint=error.hint, where=text) from error
+    except OSError as error:
+        raise ModelError(
+            "model.folder",
+            f"{target} cannot be written: {error.strerror}",
+            hint="make room there, or set VOLUMETOOL_MODELS to a folder that you may write into",
+        ) from error
     finally:
-        tried.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            tried.unlink()
     for other in ENDS:
         if other != end:
             target.with_name(f"{called}{other}").unlink(missing_ok=True)
