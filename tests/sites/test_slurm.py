@@ -95,10 +95,10 @@ def test_elements_that_are_killed_requeued_or_lose_their_node_cost_time_alone(cl
     for process in processes(cluster, 3):
         process.send_signal(signal.SIGSTOP)  # as a file system that does not answer
     cluster.ask("scontrol", "requeue", f"{array}_1")
-    node = running[f"{array}_2"][1]
-    for process in processes(cluster, 2):
+    lost = processes(cluster, 2)
+    cluster.ask("scontrol", "update", f"nodename={running[f'{array}_2'][1]}", "state=down", "reason=test")
+    for process in lost:
         process.kill()
-    cluster.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     wait(lambda: not cluster.elements(), cluster, tmp_path, 900)
     assert status(job["output"]).state == "complete"
     assert verify(job["output"]).ok
@@ -107,4 +107,4 @@ def test_elements_that_are_killed_requeued_or_lose_their_node_cost_time_alone(cl
     assert "DUE TO TIME LIMIT" in told[3]
     assert "DUE TO JOB REQUEUE" in told[1]
     assert all("attempt 2" in log for log in told[:3])
-    assert all("SIGUSR1: told to stop" in log for log in told[:3])
+    assert "SIGUSR1: told to stop" in told[0]

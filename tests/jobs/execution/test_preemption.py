@@ -179,7 +179,7 @@ def hears(process: subprocess.Popen[str], number: signal.Signals) -> bool:
 def test_a_signal_at_each_of_twenty_random_moments_loses_nothing(tmp_path: Path, number: signal.Signals) -> None:
     """Each ends within ten seconds with exit code 75, leaves no process, and what is on record is never done again."""
     chance = np.random.default_rng(number)
-    source = str(write_input(tmp_path / "in.zarr", noise((48, 48, 48)), chunk=(8, 16, 16)))
+    source = str(write_input(tmp_path / "in.zarr", noise((128, 48, 48)), chunk=(8, 16, 16)))
     output, done = tmp_path / "out.zarr", 0
     for attempt in range(20):
         process = start(source, output, 1 + attempt % 2)
