@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
+import io
 import json
 import os
 import re
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import tifffile
 import typer
+from PIL import Image
 from typer.core import TyperGroup
 from volumetool.cli.main import app, main
 
@@ -24,6 +27,7 @@ import volumetool as vt
 from volumetool.errors import ConfigError
 from volumetool.jobs.job import make_job
 from volumetool.live_view.show import Live
+from volumetool.storage import voxels
 from volumetool.training.api import TrainingOptions
 from volumetool.viewer.view import View
 
@@ -251,3 +255,27 @@ def test_paths_of_every_kind_are_taken_everywhere(volume: Path, kind: type, tiny
     assert set(TrainingOptions(**places).model_dump(include=set(places)).values()) == {str(volume)}
     with vt.view(kind(volume)) as shown, vt.view([kind(volume), kind(output)]):
         assert shown.layers[0].volume.url == os.fspath(kind(volume))
+
+
+def test_notebooks_show_objects_as_escaped_tables_and_read_few_voxels(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strange = volume.with_name("<script>raw.zarr")
+    volume.rename(strange)
+    outcome = vt.enhance(strange, volume.parent / "out.zarr", model=FAKE)
+    for each in (vt.open_volume(strange), outcome.plan, outcome, vt.load_model("em-x4")):
+        page = each._repr_html_()
+        assert "<script>" not in page
+        assert page.count("<tr>") == page.count("</tr>") > 3
+    picture = re.search(r"base64,([^']+)", vt.open_volume(strange)._repr_html_())
+    assert picture is not None
+    assert Image.open(io.BytesIO(base64.b64decode(picture[1]))).size == (24, 20)
+    read: list[Any] = []
+    large = np.random.default_rng(1).integers(1, 255, (3, 300, 400)).astype(np.uint8)
+    np.save(volume.parent / "large.npy", large)
+    opened = vt.open_volume(volume.parent / "large.npy", voxel_size=(8, 8, 8))
+    whole = voxels.read_voxels
+    monkeypatch.setattr(voxels, "read_voxels", lambda *given: read.append(given[1].shape) or whole(*given))
+    assert "base64" in opened._repr_html_()
+    assert read == [(1, 128, 128)]
+    (volume.parent / "large.npy").unlink()
+    assert "no picture" in opened._repr_html_()
+    assert repr(opened).startswith("<Volume")

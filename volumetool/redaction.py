@@ -1,11 +1,14 @@
-"""What must not be repeated: secrets in URLs, and control characters that a terminal would obey.
+"""What must not be repeated: secrets in URLs, and what a terminal or a notebook would obey: control characters and markup.
 
 Texts come from volumes, job files and libraries made by others; they end up in messages, logs, ledgers and reports.
 """
 
 from __future__ import annotations
 
+import base64
+import html
 import re
+from collections.abc import Mapping
 
 HIDDEN = "***"
 # Passwords may hold slashes, so what stands before the last @ of a word goes if a colon is in it.
@@ -23,3 +26,26 @@ def redact(text: str) -> str:
 def printable(text: str) -> str:
     """Return a text in which control characters, but for newlines and tabs, are shown instead of obeyed."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def fact_table(title: str, facts: Mapping[str, object], picture: bytes = b"") -> str:
+    """Return HTML of a title, facts and a picture.
+
+    Parameters
+    ----------
+    title : str
+        What the object is.
+    facts : mapping
+        Values by name; their text is shown, without secrets of URLs.
+    picture : bytes
+        A PNG file; empty where there is none.
+    """
+    rows = "".join(
+        f"<tr><th style='text-align:left'>{_escaped(name)}</th><td>{_escaped(facts[name])}</td></tr>" for name in facts
+    )
+    shown = f"<img src='data:image/png;base64,{base64.b64encode(picture).decode()}' alt=''>" if picture else ""
+    return f"<div><b>{_escaped(title)}</b><table>{rows}</table>{shown}</div>"
+
+
+def _escaped(value: object) -> str:
+    return html.escape(printable(redact(str(value))))

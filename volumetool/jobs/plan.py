@@ -16,6 +16,7 @@ from volumetool.jobs.job_dir import PARTS, JobDir
 from volumetool.options import Kind, kinds
 from volumetool.processing.operations.chain import ARROW
 from volumetool.processing.spec import Numerics, OutputSpec
+from volumetool.redaction import fact_table
 from volumetool.sealed import seal
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.kvstore import join_url
@@ -197,6 +198,13 @@ class Plan(BaseModel):
         return f"<Plan {self.fingerprint[:12]}: model {self.model}, {self.grid.count} regions, {self.job!r}>"
 
     __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        nm = " x ".join(f"{n:g}" for n in self.voxel_size)
+        facts: dict[str, object] = {"input": self.job.input, "output": self.job.output, "model": self.model}
+        facts |= {"input voxels (z, y, x)": f"{' x '.join(map(str, self.input_shape))} of {nm} nm", "regions": self.grid.count}
+        facts |= {"workers": self.workers, "fingerprint": self.fingerprint[:12], "notes": " ".join(self.notes)}
+        return fact_table("Plan", facts)
 
     @property
     def output(self) -> str:

@@ -30,7 +30,7 @@ from volumetool.jobs.records.parts import PartState, own_job, part_states
 from volumetool.jobs.records.plan_file import open_ledger, read_plan
 from volumetool.jobs.records.shard_digests import note_unbuilt, read_unbuilt
 from volumetool.jobs.verification.repair import check_whole
-from volumetool.redaction import redact
+from volumetool.redaction import fact_table, redact
 from volumetool.storage.io.kvstore import (
     join_url,
     kvstore_spec,
@@ -85,6 +85,11 @@ class RunResult:
     def __repr__(self) -> str:
         counts = f"{self.done} of {self.regions} regions done ({self.ran} now), {self.failed} failed"
         return f"<Outcome {'complete' if self.complete else 'unfinished'}: {counts}; {redact(self.plan.output)}>"
+
+    def _repr_html_(self) -> str:
+        facts: dict[str, object] = {"output": self.output, "state": "complete" if self.complete else "unfinished"}
+        facts |= {"regions done": f"{self.done} of {self.regions}, {self.ran} by this run", "regions failed": self.failed}
+        return fact_table("Run", facts)
 
     @property
     def exit_code(self) -> int:

@@ -28,6 +28,7 @@ from volumetool.models.card import ModelCard
 from volumetool.models.header import foreign_kind, wrong_head
 from volumetool.models.unet import UNet
 from volumetool.paths import absolute_path, replace_file
+from volumetool.redaction import fact_table
 
 CARD_KEY = "volumetool.card"
 """Key of the card in the metadata of a safetensors file."""
@@ -54,6 +55,11 @@ class Model:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights_sha256", model_sha256(self.card, self.state))
+
+    def _repr_html_(self) -> str:
+        card = self.card
+        facts = {"about": card.description, "scale (z, y, x)": card.scale, "patch": card.patch, "licence": card.licence}
+        return fact_table(f"Model {card.name}", {**facts, "from": self.spec, "sha256": self.weights_sha256[:12]})
 
     def network(self) -> nn.Module:
         """Return a fresh network with the model's weights: float32, on the CPU, in eval mode, without gradients."""

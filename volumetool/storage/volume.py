@@ -16,9 +16,9 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.errors import InputError
+from volumetool.errors import InputError, VolumetoolError
 from volumetool.geometry.box import Box, Size, Triple
-from volumetool.redaction import redact
+from volumetool.redaction import fact_table, redact
 from volumetool.storage.cast import Cast
 from volumetool.storage.formats.reader import Reader, open_reader
 from volumetool.storage.io.arrays import Driver, open_array, spatial_view
@@ -116,6 +116,19 @@ class Volume:
         channels = "" if self.channels is None else f", {self.channels} channels"
         what = f"{self.format}, {self.dtype}, {size} voxels of {nm} nm, {len(self.levels)} levels{channels}"
         return f"<Volume {redact(self.url)}: {what}>"
+
+    def _repr_html_(self) -> str:
+        from volumetool.storage.voxels import thumbnail
+
+        facts: dict[str, object] = {"place": self.url, "format": self.format, "data type": self.dtype}
+        facts |= {"channels": self.channels} if self.channels is not None else {}
+        for number, level in enumerate(self.levels):
+            size, nm = (" x ".join(f"{n:g}" for n in each) for each in (level.shape, level.voxel_size))
+            facts[f"level {number} (z, y, x)"] = f"{size} voxels of {nm} nm"
+        try:
+            return fact_table("Volume", facts, thumbnail(self))
+        except VolumetoolError as error:
+            return fact_table("Volume", facts | {"no picture": error.message})
 
     @property
     def shape(self) -> Triple:

@@ -5,6 +5,7 @@ Also a level as an array: read where it is indexed, and what dask and zarr-pytho
 
 from __future__ import annotations
 
+import io
 import math
 import operator
 from collections.abc import Callable
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     import zarr
 
     from volumetool.storage.volume import Volume
+
+THUMBNAIL = 128
+"""Longest side of the picture of a volume, in voxels."""
 
 
 @dataclass(frozen=True)
@@ -327,6 +331,29 @@ def dask_array(volume: Volume, level: int, chunks: Any) -> da.Array:
         array, chunks=unit, name=False, asarray=False, fancy=False, meta=meta
     )
     return blocks
+
+
+def thumbnail(volume: Volume) -> bytes:
+    """Return a PNG file of the middle section of a coarse level: `THUMBNAIL` voxels a side at most are read.
+
+    Raises
+    ------
+    InputError, DataError
+        The voxels cannot be read.
+    """
+    from PIL import Image
+
+    wide = [number for number, each in enumerate(volume.levels) if max(each.shape[1:]) >= THUMBNAIL]
+    array = LevelArray(volume, max(wide, default=0))
+    depth, *sides = array.shape[-3:]
+    middle = (slice((n - THUMBNAIL) // 2, (n + THUMBNAIL) // 2) if n > THUMBNAIL else slice(None) for n in sides)
+    voxels = array[(*(0,) * (array.ndim - 3), depth // 2, *middle)].astype(np.float32)  # (y, x)
+    seen = voxels[np.isfinite(voxels)]
+    low, high = np.percentile(seen, (0.5, 99.5)) if seen.size else (0.0, 1.0)
+    grey = np.nan_to_num((voxels - low) / max(high - low, 1e-6)).clip(0, 1) * 255
+    file = io.BytesIO()
+    Image.fromarray(grey.astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
 
 
 def zarr_array(volume: Volume, level: int) -> zarr.Array[Any]:
