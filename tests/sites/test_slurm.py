@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ def test_elements_that_are_killed_requeued_or_lose_their_node_cost_time_alone(cl
     lost = processes(cluster, 2)
     cluster.ask("scontrol", "update", f"nodename={running[f'{array}_2'][1]}", "state=down", "reason=test")
     for process in lost:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     wait(lambda: not cluster.elements(), cluster, tmp_path, 900)
     assert status(job["output"]).state == "complete"
     assert verify(job["output"]).ok
