@@ -101,8 +101,13 @@ def _require_positive(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 
+def _parse_bandwidth(value: object) -> object:
+    return parse_bytes(value.removesuffix("/s") if isinstance(value, str) else value)
+
+
 Place = Annotated[str, BeforeValidator(_as_text)]
 Bytes = Annotated[int, Field(ge=1), BeforeValidator(parse_bytes, json_schema_input_type=int | str)]
+Bandwidth = Annotated[int, Field(ge=1), BeforeValidator(_parse_bandwidth, json_schema_input_type=int | str)]
 Rising = Annotated[tuple[float, float], BeforeValidator(parse_rising, json_schema_input_type=tuple[float, float] | str)]
 Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]

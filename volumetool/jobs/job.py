@@ -10,7 +10,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from volumetool.configuration import Bytes, Lengths, Nanometres, Natural, Numbers, Options, Place, Positive, read_options
+from volumetool.configuration import (
+    Bandwidth,
+    Bytes,
+    Lengths,
+    Nanometres,
+    Natural,
+    Numbers,
+    Options,
+    Place,
+    Positive,
+    read_options,
+)
 from volumetool.errors import ConfigError
 from volumetool.geometry import AskedBox, Box
 from volumetool.options import document, runtime, semantic
@@ -171,6 +182,17 @@ class Job(Options):
         "Run one of K parts of the job, 0/K to K-1/K, which may run at once on several machines; any takes those that nobody "
         "runs.",
         metavar="I/K",
+    )
+    io_limit: Bandwidth | None = runtime(
+        None,
+        RUN,
+        "Bytes a second that all workers of this run together read and write at most, such as 500MB/s; of a part, its own.",
+        metavar="RATE",
+    )
+    open_files: Positive | None = runtime(
+        None,
+        RUN,
+        "Files, or requests, that all workers of this run together have open for voxels; at least one each.",
     )
     hang_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = runtime(
         600.0,

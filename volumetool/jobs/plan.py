@@ -62,6 +62,8 @@ class Estimates(BaseModel):
         Output of all levels, compressed as a sample of it was.
     objects : int
         Files or objects of the output.
+    opens : int
+        About how often files are opened, or requests made, to read and to write.
     free_bytes : int, optional
         Free space where the output goes; unknown for object stores.
     free_files : int, optional
@@ -84,6 +86,7 @@ class Estimates(BaseModel):
     read_bytes: int
     written_bytes: int
     objects: int
+    opens: int = 0
     free_bytes: int | None
     free_files: int | None = None
     worker_bytes: int

@@ -34,10 +34,12 @@ from volumetool.redaction import fact_table, redact
 from volumetool.storage.io.kvstore import (
     join_url,
     kvstore_spec,
+    limit_open_files,
     shared_context,
 )
 from volumetool.storage.io.retries import STORAGE
 from volumetool.storage.io.roles import name_roles
+from volumetool.storage.io.stores.traffic import limit_io
 
 MAX_CONSECUTIVE_FAILURES = 16
 """Failed regions in a row that end a run: what fails so often is not a region's own trouble."""
@@ -127,6 +129,8 @@ def run(plan: Plan, observer: Observer = ignore) -> RunResult:
             f"{plan.fingerprint[:12]}",
             hint="regions, workers and the like may be edited; for other voxels plan a job with other options",
         )
+    limit_io(plan.job.io_limit)  # of this process: it builds the coarse levels
+    limit_open_files(plan.job.open_files)
     with name_roles(*roles_of(plan.job)):
         if plan.job.part is not None:
             return _run_any(plan, observer) if plan.part is None else _run_part(plan, observer)

@@ -19,7 +19,7 @@ from volumetool.jobs.records.plan_file import open_ledger
 from volumetool.jobs.timeline import PAUSE, Timeline, WorkerState
 from volumetool.storage.io.roles import name_roles
 from volumetool.storage.open import open_volume
-from volumetool.units import show_duration
+from volumetool.units import show_bytes, show_duration
 
 CONSISTENCY = ((0.03, "grey values are as in the input"), (0.2, "usual where noise is removed"))
 """What consistency up to a value means. Measured on real data: 0.01 to 0.02 without noise, 0.06 to 0.17 with that of the
@@ -52,6 +52,8 @@ class Status:
         At that speed, until the last region; None where it is not known.
     done, failed, regions : int
         Regions finished, failed, in all.
+    moved, opens : int
+        Bytes read and written, and files opened or requests made for that, over finished regions.
     patches, recomputed, skipped : int
         Sums over finished regions.
     seconds, network_seconds : float
@@ -89,6 +91,8 @@ class Status:
     done: int
     failed: int
     regions: int
+    moved: int
+    opens: int
     patches: int
     recomputed: int
     skipped: int
@@ -134,6 +138,8 @@ def _status(plan: Plan) -> Status:
         done=ledger.done,
         failed=len(ledger.failures),
         regions=plan.grid.count,
+        moved=totals.moved,
+        opens=totals.opens,
         patches=totals.patches,
         recomputed=totals.recomputed,
         skipped=totals.skipped,
@@ -237,6 +243,9 @@ def describe_status(status: Status) -> list[tuple[str, str]]:
     if status.done:
         lines.append(("node hours", f"{status.node_hours:.3g}: hours in which machines were at work, added up"))
     lines.append(("patches", f"{status.patches}; {status.recomputed} computed twice, {status.skipped} skipped"))
+    if status.opens:
+        moved, opens = status.moved / status.done, status.opens / status.done
+        lines.append(("storage", f"{show_bytes(round(moved))} moved and {opens:.3g} files opened for each region"))
     if status.absent:
         lines.append(("not stored", f"{status.absent} input chunks were not stored, and counted as --missing says"))
     if status.consistency is not None:

@@ -48,10 +48,10 @@ def straight(source: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return digest(output)
 
 
-def start(source: str, output: Path, part: str, log: Path) -> subprocess.Popen[bytes]:
+def start(source: str, output: Path, part: str, log: Path, job: dict[str, Any] = SLOW) -> subprocess.Popen[bytes]:
     """Start the driver of a part as a program."""
     command = [sys.executable, "-m", "volumetool.cli.main", "enhance", source, str(output), f"--part={part}"]
-    options = [f"--{name}={value}" for name, value in SLOW.items()]
+    options = [f"--{name}={value}" for name, value in job.items()]
     with log.open("ab") as stream:
         return subprocess.Popen(
             [*command, *options, "--workers=1", "--log-format=json"],
@@ -121,26 +121,27 @@ def test_four_parts_each_killed_ten_times_and_one_taken_over_make_the_same_bytes
     source = str(write_input(tmp_path / "in.zarr", noise((24, 40, 130))))
     assert run(input=source, output=str(tmp_path / "straight.zarr"), **SMALL_3D).complete
     output, chance = tmp_path / "out.zarr", np.random.default_rng(5)
+    slower = SMALL_3D | {"model": SMALL_3D["model"] + "&seconds=0.08"}
 
     def drive(number: int) -> int:
         """Start a part and kill it after some records, again and again; return how it ends when it is left alone."""
         ledger = Path(f"{output}.job/parts/{number}/ledger")
         for kill in range(KILLS):
             before = len(list(ledger.glob("*.jsonl")))
-            process = start(source, output, f"{number}/4", tmp_path / f"log{number}-{kill}")
+            process = start(source, output, f"{number}/4", tmp_path / f"log{number}-{kill}", slower)
             while len(list(ledger.glob("*.jsonl"))) < before + 2:  # an empty segment, and one with a record
                 assert process.poll() is None, "it ended before it could be killed"
                 time.sleep(0.01)
             time.sleep(float(chance.uniform(0, 0.5)))
             process.send_signal(signal.SIGKILL)
             process.wait()
-        return 0 if number == 3 else start(source, output, f"{number}/4", tmp_path / f"log{number}").wait(timeout=600)
+        return 0 if number == 3 else start(source, output, f"{number}/4", tmp_path / f"log{number}", slower).wait(timeout=600)
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(drive, range(4))) == [0] * 4
     assert attributes(output)["status"] == "unfinished"
     last = tmp_path / "log-any"
-    assert start(source, output, "any", last).wait(timeout=600) == 0
+    assert start(source, output, "any", last, slower).wait(timeout=600) == 0
     assert digest(output) == digest(tmp_path / "straight.zarr")
     assert verify(stored_plan(str(output))).ok
     builders = [path for path in tmp_path.glob("log*") if "coarse levels" in path.read_text()]

@@ -37,9 +37,10 @@ from volumetool.processing.region import ChainStep, RegionStats, computed, enhan
 from volumetool.processing.spec import check_version
 from volumetool.redaction import printable, redact
 from volumetool.storage.create import open_in_memory
-from volumetool.storage.io.kvstore import join_url, open_unsynced
+from volumetool.storage.io.kvstore import join_url, limit_open_files, open_unsynced
 from volumetool.storage.io.roles import name_roles
 from volumetool.storage.io.shards import delete_torn_shards
+from volumetool.storage.io.stores.traffic import limit_io, traffic
 from volumetool.storage.open import open_volume
 from volumetool.storage.voxels import Source
 
@@ -66,6 +67,8 @@ class Worker:
         check_version(plan.output, plan.spec.numerics_version)
         keep_freed_memory()
         join_log()
+        limit_io(None if plan.job.io_limit is None else plan.job.io_limit / plan.workers)
+        limit_open_files(None if plan.job.open_files is None else max(1, plan.job.open_files // plan.workers))
         self.plan = plan
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.steps = tuple(ChainStep(each.spec, self._engine(each), each.mask_factor) for each in plan.earlier)
@@ -163,13 +166,18 @@ class Worker:
             kept = None if self.plan.keep == "none" else RegionPatchCache(self._shelf, turn)
             return enhance_region(self.plan.spec, region, predictor, source, targets, kept)
 
+        before = traffic()
         made, read = self._read(region, make, predictor.heartbeat)
+        stored = region_shards(self.plan, region)
+        moved = traffic() - before
         return Record(
             region=turn.region,
             state="done",
             checksums=made.checksums,
-            stored=region_shards(self.plan, region),
+            stored=stored,
             read=read,
+            moved=moved.bytes,
+            opens=moved.opens,
             patches=made.patches,
             recomputed=made.recomputed,
             skipped=made.skipped,

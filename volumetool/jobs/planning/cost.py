@@ -6,12 +6,13 @@ import math
 import shutil
 from typing import Any
 
-from volumetool.geometry import Box, RegionGrid, Triple
+from volumetool.geometry import Box, RegionGrid, Triple, slab_boxes
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Estimates
 from volumetool.jobs.planning.calibrate import Sample
 from volumetool.jobs.planning.layout import Partition, count_patches
 from volumetool.machine import existing_folder, free_files
+from volumetool.processing.columns import input_windows
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.io.kvstore import canonical_url, is_local, local_path
 
@@ -51,6 +52,26 @@ def estimate(
         seconds=patches * sample.patch_seconds / workers + written_bytes(job, spec, keeping.span, 1.0) * sample.store_seconds,
         compression=sample.compression,
     )
+
+
+def opens(spec: OutputSpec, span: Triple, chunk: Triple) -> int:
+    """Return about how many files all regions open together: chunks to read, and each shard to write, read back and digest.
+
+    Parameters
+    ----------
+    spec : OutputSpec
+        The lattice and the output.
+    span : tuple of int
+        Shards per region and axis.
+    chunk : tuple of int
+        Voxels of a stored chunk of the input, z, y, x.
+    """
+    grid = spec.grid(span)
+    middle = grid.region(grid.count // 2)
+    read = sum(math.prod(window.coarsened(chunk).shape) for window in input_windows(spec, middle))
+    slabs = zip(spec.fused, slab_boxes(middle.box, spec.fused), strict=True)
+    written = sum(math.prod(box.coarsened(level.shard).shape) for level, box in slabs)
+    return grid.count * (read + 3 * written * (spec.channels or 1) // grid.channels)
 
 
 def patch_facts(job: Job, spec: OutputSpec, keeping: Partition) -> dict[str, Any]:

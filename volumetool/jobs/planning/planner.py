@@ -20,7 +20,7 @@ from volumetool.jobs.planning.cache_policy import partition_again, plan_partitio
 from volumetool.jobs.planning.calibrate import take_sample
 from volumetool.jobs.planning.checks import check_place, check_resources, check_sample
 from volumetool.jobs.planning.conflicts import refuse_other_settings
-from volumetool.jobs.planning.cost import asked_box, estimate, left_over, patch_facts, written_bytes
+from volumetool.jobs.planning.cost import asked_box, estimate, left_over, opens, patch_facts, written_bytes
 from volumetool.jobs.planning.inputs import refuse_foreign_output
 from volumetool.jobs.planning.layout import WorkerDemand, count_earlier
 from volumetool.jobs.planning.resolve import Resolved, resolve
@@ -29,6 +29,7 @@ from volumetool.jobs.records.ledger import DONE
 from volumetool.jobs.records.parts import living_parts
 from volumetool.jobs.records.plan_file import open_ledger, read_job
 from volumetool.processing.spec import OutputSpec
+from volumetool.storage.io.chunks import stored_chunks
 from volumetool.storage.io.roles import name_roles
 
 _log = logging.getLogger(__name__)
@@ -84,6 +85,8 @@ def plan_anew(resolved: Resolved) -> Plan:
     memory = resolved.memory_of(spec, keeping.span, keeping.keep), allowed
     earlier = _counted(earlier, spec, keeping.span, asked_box(job, spec))
     stored = resolved.stored
+    costs = estimate(job, spec, keeping, sample, memory, workers)
+    chunk = stored_chunks(stored.volume, resolved.asked.level, 0).size
     return Plan(
         job=resolved.asked,
         spec=spec,
@@ -101,7 +104,7 @@ def plan_anew(resolved: Resolved) -> Plan:
         input_dtype=stored.volume.dtype.name,
         voxel_size=stored.level.voxel_size,
         mask_factor=inputs.mask_factor,
-        estimates=_with_earlier(estimate(job, spec, keeping, sample, memory, workers), earlier, workers),
+        estimates=_with_earlier(costs.model_copy(update={"opens": opens(spec, keeping.span, chunk)}), earlier, workers),
         extrapolated=resolved.extrapolated,
         earlier=earlier,
     )

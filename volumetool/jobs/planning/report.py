@@ -50,10 +50,19 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         ("read", f"{show_bytes(cost.read_bytes)}, margins of the patches included"),
         ("write", f"about {show_bytes(cost.written_bytes)}; a sample compressed to {cost.compression:.0%}"),
         ("disk", _room(cost)),
+        ("per hour", _per_hour(cost)),
         ("memory", f"{show_bytes(cost.worker_bytes)} for each worker, {show_bytes(cost.allowed_bytes)} allowed"),
         ("time", f"about {show_duration(cost.seconds)}, from a sample on this machine"),
     ]
     return lines + [("warning", note) for note in plan.notes]
+
+
+def _per_hour(cost: Estimates) -> str:
+    """Return what a job asks of the file system, for those who share it."""
+    hours = max(cost.seconds, 1.0) / 3600
+    moved = show_bytes(round((cost.read_bytes + cost.written_bytes) / hours))
+    opened, new = cost.opens / hours, cost.objects / hours
+    return f"{moved} read and written at most, {opened:.0f} files opened, {new:.0f} new files (inodes)"
 
 
 def _twice(patches: int, recomputed: int) -> str:

@@ -69,6 +69,8 @@ class Record:
     read : dict
         What the region read: ``voxels``, their CRC-32; ``stored``, a digest of the state of the stored chunks; ``chunks``,
         their number; ``absent``, how many of the input's were not stored.
+    moved, opens : int
+        Bytes that were read and written, and files that were opened for that, or requests.
     patches, recomputed, skipped : int
         Patches that the region needed and did not find kept, those of them that an earlier region needs too, and those that
         the network was not asked for.
@@ -94,6 +96,8 @@ class Record:
     checksums: tuple[int, ...] = ()
     stored: tuple[tuple[str, ...], ...] = ()
     read: dict[str, Any] = field(default_factory=dict)
+    moved: int = 0
+    opens: int = 0
     patches: int = 0
     recomputed: int = 0
     skipped: int = 0
@@ -119,13 +123,15 @@ class Totals:
     ----------
     done : int
         Finished regions.
-    patches, recomputed, skipped, seconds, network_seconds, stages
+    moved, opens, patches, recomputed, skipped, seconds, network_seconds, stages
         Sums of the fields of the same name of :class:`Record`.
     absent : int
         Chunks of the input that were not stored, added up over the regions that read them.
     """
 
     done: int = 0
+    moved: int = 0
+    opens: int = 0
     patches: int = 0
     recomputed: int = 0
     skipped: int = 0
@@ -137,7 +143,7 @@ class Totals:
     def add(self, record: Record, sign: int = 1) -> None:
         """Count a finished region in, or out again with ``sign=-1``."""
         self.done += sign
-        for name in ("patches", "recomputed", "skipped", "seconds", "network_seconds"):
+        for name in ("moved", "opens", "patches", "recomputed", "skipped", "seconds", "network_seconds"):
             setattr(self, name, getattr(self, name) + sign * getattr(record, name))
         self.absent += sign * int(record.read.get("absent", 0))
         for stage, seconds in record.stages.items():

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from volumetool.errors import InputError
 from volumetool.paths import open_file
 from volumetool.storage.io.kvstore import shared_context
+from volumetool.storage.io.stores.traffic import count_beside
 
 _AT_ONCE = 2**20
 """Bytes of a section that are read at once."""
@@ -104,6 +105,7 @@ class RawReader:
                 if len(read) < shape[-2] * width * stored.itemsize:
                     raise ValueError(f"{self.file} is shorter than it was")
                 section[...] = np.frombuffer(read, stored).reshape(-1, width)[:, columns]
+        count_beside(voxels.nbytes)
         return voxels.reshape(shape)
 
 

@@ -15,6 +15,7 @@ from volumetool.storage.io.kvstore import is_local, join_url, kvstore_spec, loca
 from volumetool.storage.io.limits import check_array, read_bounded
 from volumetool.storage.io.presence import METADATA, Check, gone, is_absence, read_sparse, url_of
 from volumetool.storage.io.retries import STORAGE, VanishedError, brief, judge
+from volumetool.storage.io.stores.traffic import pace
 from volumetool.storage.io.urls import hint_of
 
 Driver = Literal["zarr", "zarr3", "n5", "neuroglancer_precomputed", "virtual_chunked"]
@@ -157,9 +158,11 @@ def read_part(array: ts.TensorStore, slices: tuple[slice, ...], check: Check | N
         return read_sparse(reopened(array)[slices], check)
 
     try:
-        return STORAGE.call(read)
+        voxels = STORAGE.call(read)
     except VanishedError as error:
         raise gone(error) from error
+    pace()
+    return voxels
 
 
 def _without_ranges(array: ts.TensorStore) -> InputError:

@@ -34,6 +34,9 @@ from volumetool.storage.io.s3 import s3_credentials, s3_settings
 from volumetool.storage.io.stores.zip_file import zip_on, zip_spec
 from volumetool.storage.io.urls import FORBIDDEN, check_url, hint_of, signed_query, without_dots
 
+_MANY = 2**16
+_most_open = _MANY
+
 # What a viewer puts around a plain URL: "zarr://..." in front (older), "|zarr3:" behind (newer).
 _VIEWER_PREFIX = re.compile(r"^(zarr|zarr2|zarr3|n5|precomputed)://(?=\w+://|/)")
 _VIEWER_SUFFIX = re.compile(r"\|(auto|zarr|zarr2|zarr3|n5|neuroglancer-precomputed):?.*$")
@@ -144,7 +147,13 @@ def shared_context(concurrency: int = 0) -> ts.Context:
         Upper bound of threads for files, for copies and codecs, and of requests in flight; 0 means the number of cores,
         at most 16. Several workers on one machine should each be given their share.
     """
-    return _context(concurrency or min(CONCURRENCY, _cores()), json.dumps(s3_credentials()))
+    return _context(min(concurrency or min(CONCURRENCY, _cores()), _most_open), json.dumps(s3_credentials()))
+
+
+def limit_open_files(most: int | None) -> None:
+    """Bound the files that this process has open for voxels at once, and its requests in flight; None takes the bound away."""
+    global _most_open  # noqa: PLW0603  (of the process, as its threads for files are)
+    _most_open = most or _MANY
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from volumetool.storage.io.chunk_keys import ChunkKeys
 from volumetool.storage.io.kvstore import is_local, join_url, local_path, read_key
 from volumetool.storage.io.presence import url_of
 from volumetool.storage.io.retries import STORAGE, brief, unwritable
+from volumetool.storage.io.stores.traffic import count_beside
 from volumetool.storage.writing.layout import VolumeLayout
 
 NOTHING = ""
@@ -87,6 +88,7 @@ def _file_as(file: Path) -> str:
         while block := opened.read(BLOCK):
             size += len(block)
             checksum = zlib.crc32(block, checksum)
+    count_beside(size)
     return f"{size}:{checksum:08x}"
 
 

@@ -1,0 +1,115 @@
+"""What a job of a million regions in parts costs its drivers, and joining their ledgers: figures, no test.
+
+Each part is driven in a process of its own, with workers that do nothing but hand back records as real ones would be. What is
+timed is the driver alone: whose turn it is, lease, ledger, regions in flight. Then the whole job is owned, which joins the
+ledgers. pytest does not collect this file. To run it::
+
+    python tests/benchmarks/parts.py --regions 1000000 --parts 8 --workers 64
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from million import done, plan_job
+from rich.console import Console
+from rich.table import Table
+
+from volumetool.events import ignore
+from volumetool.jobs import run as running
+from volumetool.jobs.execution.schedule import RegionQueue
+from volumetool.jobs.part import begin_part
+from volumetool.jobs.plan import WINDOW, Plan
+from volumetool.jobs.records.ledger import Record
+from volumetool.jobs.records.parts import own_job
+from volumetool.jobs.records.plan_file import open_ledger, stored_plan
+
+
+class Simulated:
+    """Workers that end each region as soon as all of them have one and another at hand.
+
+    Parameters
+    ----------
+    workers : int
+        How many there are.
+    """
+
+    link: str | None = None
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+
+    def records(self, turns: RegionQueue) -> Iterator[Record]:
+        """Yield the records of regions in the order in which they were handed out."""
+        flying: deque[int] = deque()
+        while True:
+            while len(flying) < WINDOW * self._workers and (turn := turns.take(flying)) is not None:
+                turns.began(turn.region)
+                flying.append(turn.region)
+            if not flying:
+                return
+            yield done(flying.popleft(), 0.01)
+
+
+def drive(output: str, part: str, workers: int) -> tuple[float, float, float]:
+    """Drive a part; return the seconds before its first region, the milliseconds per region, and the largest memory in MiB."""
+    started = time.perf_counter()
+    plan = _part(stored_plan(output), part)
+    claim = begin_part(plan)
+    assert claim is not None
+    try:
+        ledger = open_ledger(plan)
+        ledger.begin()
+        began = time.perf_counter()
+        running._run_regions(plan, ledger, ignore, claim, Simulated(workers))
+        ledger.flush()
+        seconds = time.perf_counter() - began
+    finally:
+        claim.release()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return began - started, 1000 * seconds / len(plan.asked), most
+
+
+def _part(plan: Plan, part: str) -> Plan:
+    return plan.model_copy(update={"job": plan.job.model_copy(update={"part": part})})
+
+
+def main() -> None:
+    """Plan a job, drive its parts at once, join them, and print what that cost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--regions", type=int, default=1_000_000)
+    parser.add_argument("--parts", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=64, help="of all parts together")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        plan = plan_job(Path(folder), options.regions)
+        table = Table(title=f"{plan.grid.count} regions, {options.workers} workers that do nothing", title_justify="left")
+        for column in ("part", "begun after s", "ms per region", "largest memory, MiB"):
+            table.add_column(column)
+        names = [f"{number}/{options.parts}" for number in range(options.parts)]
+        with ProcessPoolExecutor(options.parts, get_context("spawn")) as pool:
+            share = options.workers // options.parts
+            asked = [pool.submit(drive, plan.job.output, name, share) for name in names]
+            for name, told in zip(names, asked, strict=True):
+                table.add_row(name, *(f"{figure:.3g}" for figure in told.result()))
+        started = time.perf_counter()
+        with own_job(plan.job_dir.url):
+            joined = time.perf_counter() - started
+        started = time.perf_counter()
+        finished = open_ledger(plan).done
+        opened = time.perf_counter() - started
+    assert finished == plan.grid.count
+    Console(width=140).print(table)
+    Console(width=140).print(f"ledgers joined in {joined:.1f} s; the joined ledger opened in {opened:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
