@@ -10,7 +10,7 @@ import os
 import reprlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, ParamSpec, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -297,3 +297,21 @@ def _shown(value: object) -> str:
         return reprlib.repr(value)
     except ValueError:
         return "a number of thousands of digits"
+
+
+class OutputChannel(BaseModel):
+    """One of several channels that an operation makes of each input channel.
+
+    Parameters
+    ----------
+    name : str
+        What a viewer calls it.
+    values : {"grey", "difference", "plain"}
+        ``grey``: the values go back to grey values by the normalisation. ``difference``: they are differences of such values,
+        which are scaled and not shifted, such as an expected error. ``plain``: they stay as they are, such as probabilities.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")
+    values: Literal["grey", "difference", "plain"] = "grey"

@@ -167,7 +167,7 @@ class Job(Options):
     allow_mixed_numerics: bool = runtime(False, DEVICE, "Let workers compute that give other bytes than the plan's probe.")
     workers: Positive | None = runtime(None, RUN, "Processes, or GPUs.", common=True)
     cluster: Annotated[str, Field(pattern=r"^([a-z]+(://.+)?|.+\.json)$")] = runtime(
-        "local", RUN, "local (unless given), cuda, tcp://HOST:PORT of a dask scheduler, or the file that it wrote.", common=True
+        "local", RUN, "local (unless given), cuda, or a dask scheduler's tcp://HOST:PORT or file.", common=True
     )
     dashboard: bool = runtime(False, RUN, "Print a link to dask's dashboard of this machine's workers, open to who has it.")
     region: Lengths | None = runtime(

@@ -12,7 +12,6 @@ from volumetool.models.card import (
     ModelCard,
     Normalisation,
     OperationCard,
-    OutputChannel,
     Provenance,
     VoxelSizeRange,
 )
@@ -27,7 +26,6 @@ __all__ = [
     "ModelCard",
     "Normalisation",
     "OperationCard",
-    "OutputChannel",
     "Provenance",
     "UNet",
     "UNetConfig",

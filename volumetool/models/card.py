@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from volumetool.configuration import OutputChannel
 from volumetool.models.unet import UNetConfig
 
 ZYX = tuple[int, int, int]
@@ -128,24 +129,6 @@ class Provenance(BaseModel):
             if metric.method in ("net", "linear") and metric.dataset != VALIDATION:
                 found.setdefault(metric.dataset, []).append(metric.psnr if metric.method == "net" else -metric.psnr)
         return {tissue: 2 * sum(values) / len(values) for tissue, values in found.items()}
-
-
-class OutputChannel(BaseModel):
-    """One of several channels that an operation makes of each input channel.
-
-    Parameters
-    ----------
-    name : str
-        What a viewer calls it.
-    values : {"grey", "difference", "plain"}
-        ``grey``: the values go back to grey values by the normalisation. ``difference``: they are differences of such values,
-        which are scaled and not shifted, such as an expected error. ``plain``: they stay as they are, such as probabilities.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")
-    values: Literal["grey", "difference", "plain"] = "grey"
 
 
 class OperationCard(BaseModel):

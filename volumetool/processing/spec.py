@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from volumetool.configuration import OutputChannel
 from volumetool.errors import FingerprintError
 from volumetool.geometry import Box, Lattice, LevelGrid, PatchSharing, Region, RegionGrid, Triple
-from volumetool.models.card import OutputChannel
 from volumetool.processing.statistics import Statistics
 from volumetool.storage.create import VolumeLayout
 from volumetool.storage.downsample import Reduction

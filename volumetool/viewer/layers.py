@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from volumetool.configuration import OutputChannel
 from volumetool.errors import InputError
 from volumetool.geometry import Size, Triple
 from volumetool.jobs.plan import Plan
-from volumetool.models import OutputChannel
 from volumetool.storage.formats.base import read_json
 from volumetool.storage.formats.precomputed import Precomputed, find_precomputed
 from volumetool.storage.io.kvstore import canonical_url, is_local, join_url

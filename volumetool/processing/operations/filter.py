@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from volumetool.configuration import explain
+from volumetool.configuration import OutputChannel, explain
 from volumetool.errors import ConfigError
 from volumetool.geometry import Triple
-from volumetool.models.card import Normalisation, OperationCard, OutputChannel
+from volumetool.models.card import Normalisation, OperationCard
 from volumetool.processing.device.arrays import Array, array_module
 from volumetool.processing.spec import Numerics
 

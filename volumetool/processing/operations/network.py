@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from volumetool.configuration import OutputChannel
 from volumetool.errors import ModelError
 from volumetool.geometry import Triple
-from volumetool.models.card import ModelCard, OutputChannel
+from volumetool.models.card import ModelCard
 from volumetool.models.package import Model
 from volumetool.models.unet import UNet
 from volumetool.processing.device.arrays import Array, as_array
