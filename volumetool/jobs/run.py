@@ -228,7 +228,7 @@ def _go_on(plan: Plan, observer: Observer, claim: Lease, cluster: Callable[[], C
 
 
 def _run_regions(plan: Plan, ledger: Ledger, observer: Observer, claim: Lease, cluster: Cluster) -> None:
-    before = ledger.done
+    noted = False
     if is_marked_complete(plan):  # regions that failed before, or were found damaged
         mark_incomplete(plan)
     with InFlight(plan.job_dir.url) as in_flight:
@@ -237,8 +237,9 @@ def _run_regions(plan: Plan, ledger: Ledger, observer: Observer, claim: Lease, c
         began, voxels = time.monotonic(), 0
         for ended, record in enumerate(_stop_when_failing(cluster.records(turns), plan), start=1):
             claim.check()
-            if record.state == "done" and ledger.done == before:
+            if record.state == "done" and not noted:
                 note_unbuilt(plan)
+                noted = True
             ledger.append(record)
             in_flight.ended(record.region)
             voxels += 0 if record.error else plan.grid.region(record.region).box.voxels
