@@ -67,6 +67,9 @@ FREE: dict[str, Any] = {
     "allow_mixed_numerics": True,
     "accept_failed": True,
     "gate": "strict",
+    "part": "1/2",
+    "io_limit": "500MB/s",
+    "open_files": 40,
     "overwrite": True,
 }
 
