@@ -144,7 +144,7 @@ def test_four_parts_each_killed_ten_times_and_one_taken_over_make_the_same_bytes
     assert start(source, output, "any", last, slower).wait(timeout=600) == 0
     assert digest(output) == digest(tmp_path / "straight.zarr")
     assert verify(stored_plan(str(output))).ok
-    builders = [path for path in tmp_path.glob("log*") if "coarse levels" in path.read_text()]
+    builders = [path for path in tmp_path.glob("log*") if '"what": "coarse levels"' in path.read_text()]
     assert builders == [last]
 
 
