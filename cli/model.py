@@ -10,6 +10,7 @@ import typer
 from volumetool.cli._json import print_json
 from volumetool.cli._logging import logged
 from volumetool.cli._options import Json
+from volumetool.cli._tables import say
 
 if TYPE_CHECKING:
     from volumetool.models import ModelCard
@@ -97,7 +98,7 @@ def import_package(
     if as_json:
         print_json("imported", {"name": file.stem, "file": str(file)})
         return
-    print(f"{file.stem}: imported into {file.parent}; volumetool enhance INPUT OUTPUT --model {file.stem}")
+    say(f"{file.stem}: imported into {file.parent}; volumetool enhance INPUT OUTPUT --model {file.stem}", sys.stdout)
 
 
 @app.command("test")
@@ -116,9 +117,10 @@ def run_test(
     if as_json:
         print_json("model-test", asdict(found))
     else:
-        print(
+        say(
             f"{found.model}: {'as' if found.ok else 'NOT as'} its test tensor; the network differs by at most "
-            f"{found.one_pass:.2g}, a job by {found.inside:.2g} inside, and by {found.faces:.2g} near faces, which it mirrors"
+            f"{found.one_pass:.2g}, a job by {found.inside:.2g} inside, and by {found.faces:.2g} near faces, which it mirrors",
+            sys.stdout,
         )
     raise typer.Exit(0 if found.ok else 4)
 
@@ -146,4 +148,4 @@ def export(
     if as_json:
         print_json("exported", {"model": model, "files": files})
         return
-    print(f"{model}: written to {', '.join(files)}")
+    say(f"{model}: written to {', '.join(files)}", sys.stdout)

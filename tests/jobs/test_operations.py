@@ -300,13 +300,27 @@ def test_functions_and_networks_that_differ_in_a_value_or_a_layer_are_other_oper
     def times(factor: int) -> Callable[[Floats], Floats]:
         return lambda block: block * factor
 
+    class Gain(torch.nn.Module):
+        def __init__(self, gain: object) -> None:
+            super().__init__()
+            self.gain = gain
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.gain  # type: ignore[operator]
+
+        def of(self, block: Floats) -> Floats:
+            return block * self.gain  # type: ignore[operator]
+
     asked = FunctionOptions()
-    names = [hand_over(times(1), asked), hand_over(times(2), asked)]
+    names = [hand_over(times(1), asked), hand_over(times(2), asked), hand_over(times(np.ones(3)), asked)]  # type: ignore[arg-type]
+    names += [hand_over(each, asked) for each in (lambda block: block + 1, lambda block: block * 2)]  # fmt: skip
+    names += [hand_over(Gain(gain), asked) for gain in (2.0, 3.0, torch.ones(1), torch.zeros(1))]
     names += [hand_over(torch.nn.Upsample(scale_factor=2, mode=mode), asked) for mode in ("nearest", "bilinear")]
     names += [hand_over(torch.nn.Sequential(part), asked) for part in (torch.nn.ReLU(), torch.nn.Sigmoid())]
     assert len({open_operation(name).identity for name in names}) == len(names)
-    with pytest.raises(ConfigError, match="cannot be told from others"):
-        hand_over(times(np.ones(3)), asked)  # type: ignore[arg-type]  # as a user may
+    for unknown in (times(object()), Gain(object()), Gain(2.0).of, np.abs):  # type: ignore[arg-type]  # as a user may
+        with pytest.raises(ConfigError, match="cannot be told from others"):
+            hand_over(unknown, asked)
     assert hand_over(times(1), asked) == names[0]
 
 

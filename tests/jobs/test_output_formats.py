@@ -24,6 +24,7 @@ from small_jobs import (
 )
 
 from volumetool.errors import ConfigError, FingerprintError, OutputError
+from volumetool.jobs import preparation
 from volumetool.jobs import run as module
 from volumetool.jobs.job import make_job
 from volumetool.jobs.planning.planner import plan
@@ -99,7 +100,7 @@ def test_a_run_that_dies_before_or_after_all_regions_is_taken_up(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, step, die)
+        patch.setattr(module if hasattr(module, step) else preparation, step, die)
         with pytest.raises(KeyboardInterrupt):
             run(**options)
     assert run(**options).complete

@@ -26,6 +26,7 @@ from small_jobs import (
 )
 
 from volumetool.errors import DataError
+from volumetool.jobs import preparation
 from volumetool.jobs import run as module
 from volumetool.jobs.planning.conflicts import resume_command
 from volumetool.jobs.records.ledger import DONE, FAILED, Ledger
@@ -195,7 +196,7 @@ def test_a_run_that_dies_at_any_step_can_be_taken_up(
     options: Options, straight: str, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(module, step, _die)
+        patch.setattr(module if hasattr(module, step) else preparation, step, _die)
         with pytest.raises(KeyboardInterrupt):
             run(**options)
     assert run(**options).complete
@@ -249,7 +250,7 @@ def test_overwriting_that_dies_half_way_never_leaves_records_without_voxels(
             shutil.rmtree(url, ignore_errors=True)
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, "delete_prefix", delete_some)
+            patch.setattr(preparation, "delete_prefix", delete_some)
             with pytest.raises(KeyboardInterrupt):
                 run(**options | {"overwrite": True})
         group = Path(options["output"]) / "zarr.json"

@@ -35,7 +35,9 @@ def test_the_program_prints_through_one_function() -> None:
         ("_logging.py", "print(self.format(record), file=sys.stderr, flush=True)"),
         ("_json.py", "print(to_json(kind, facts), flush=True)"),
         ("main.py", "print(__version__)"),
-        ("schema.py", schema),
+        ("check.py", "print(CLEAR, end='')"),
+        ("site.py", "print(script, end='')"),
+        ("info.py", schema),
     }
 
 

@@ -45,6 +45,11 @@ COMMANDS: dict[str, list[str]] = {
     "validate": ["validate", "URL"],
     "bench": ["bench", "URL"],
     "model show": ["model", "show", "URL"],
+    "model import": ["model", "import", "URL"],
+    "model test": ["model", "test", "URL"],
+    "model export": ["model", "export", "URL", "--onnx", "out.onnx"],
+    "slurm": ["slurm", "URL", "out.zarr"],
+    "doctor": ["doctor", "URL"],
 }
 WITHOUT = {"demo", "schema", "model list"}
 """Commands that take no place."""

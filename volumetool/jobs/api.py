@@ -136,24 +136,33 @@ def apply(
     >>> vt.apply(lambda block: 255 - block, "raw.zarr", "turned.zarr")  # doctest: +SKIP
     >>> vt.apply(["destripe", "em-denoise", "em-x4"], "raw.zarr", "fine.zarr")  # doctest: +SKIP
     """
-    asked = FunctionOptions.read(halo, scale, channels)
+    name, own = _named(operation, FunctionOptions.read(halo, scale, channels))
+    places: Any = (input, output)
+    return enhance(*places, model=name, **own | options)
+
+
+def _named(operation: Any, asked: FunctionOptions) -> tuple[str, dict[str, Any]]:
+    """Return the name of an operation, and the options that a job with it has: what is handed over stays in this process."""
     if callable(operation):
-        name, options = hand_over(operation, asked), {"workers": 1} | options
-    elif isinstance(operation, list | tuple) and asked == FunctionOptions():
-        entries = list(listed(operation))
-        name = ARROW.join(map(_entry_name, entries))
-        options = ({"workers": 1} if any(callable(entry.operation) for entry in entries) else {}) | options
-    elif asked != FunctionOptions():
+        return hand_over(operation, asked), {"workers": 1}
+    if asked != FunctionOptions():
         raise ConfigError(
             "config.option",
-            f"halo {halo}, scale {scale} and channels {channels}, but {operation!r} is no function",
+            f"{asked.text}, but {operation!r} is no function",
             hint="options of an operation stand in its name, FILE.py:FUNCTION;halo=0,1,1, or in a chain beside it, "
             "{function: {'halo': (0, 1, 1)}}",
         )
-    else:
-        name = operation_name(operation)
-    places: Any = (input, output)
-    return enhance(*places, model=name, **options)
+    if isinstance(operation, list | tuple):
+        entries = list(listed(operation))
+        name = ARROW.join(map(_entry_name, entries))
+        return name, {"workers": 1} if any(callable(entry.operation) for entry in entries) else {}
+    if isinstance(operation, str | os.PathLike):
+        return operation_name(os.fspath(operation)), {}
+    raise ConfigError(
+        "config.option",
+        f"{operation!r} is no operation",
+        hint="give a name, a file, a function, a torch.nn.Module, or a list of them",
+    )
 
 
 def _entry_name(entry: Entry) -> str:

@@ -319,10 +319,11 @@ def read_job(path: Path, allow_hosts: Collection[str] = (), **options: Any) -> J
     for name in ("input", "output", "mask", "with_"):
         if name not in given and isinstance(content.get(name), str):
             check_foreign(content[name], allow_hosts)
-    if "cluster" not in given and not str(content.get("cluster", "local")).isalpha():
+    cluster = str(content.get("cluster"))
+    if "cluster" not in given and ("://" in cluster or cluster.endswith(".json")):
         raise ConfigError(
             "config.scheduler",
-            f"{path} names the scheduler {content['cluster']!r}; schedulers run code in who connects to them",
+            f"{path} names the scheduler {cluster!r}; schedulers run code in who connects to them",
             hint="if you know it: give it yourself, --cluster ADDRESS",
         )
     return make_job(**content | given)

@@ -15,6 +15,7 @@ from small_jobs import digest, run
 from volumetool.errors import ClusterError, DeviceError, LedgerError
 from volumetool.geometry import RegionTask
 from volumetool.jobs.clusters import dask_task
+from volumetool.jobs.clusters.assignment import Assignment
 from volumetool.jobs.clusters.dask_driver import DEATHS_IN_A_ROW, ThroughDask
 from volumetool.jobs.execution.supervisor import DEATHS, RegionSupervisor, Watch
 from volumetool.jobs.execution.worker import Worker, runtime_of
@@ -236,14 +237,14 @@ class Dying:
     def __init__(self) -> None:
         self.looks = 0
 
-    def scheduler_info(self) -> dict[str, Any]:
+    def scheduler_info(self, **_asked: int) -> dict[str, Any]:
         self.looks += 1
         return {"workers": {f"tcp://127.0.0.1:{self.looks}": {"name": f"{self.looks}"}}}
 
 
 def test_workers_that_die_one_after_the_other_end_the_run_with_a_reason() -> None:
     cluster = ThroughDask.__new__(ThroughDask)
-    cluster.client, cluster._seen, cluster._deaths, cluster._forsaken = Dying(), set(), 0, 0
+    cluster.client, cluster._assignment, cluster._deaths, cluster._forsaken = Dying(), Assignment(), 0, 0
     cluster._see_to = lambda _names: 0
     for _ in range(DEATHS_IN_A_ROW):
         cluster._look()

@@ -226,7 +226,7 @@ class Worker:
 
     @functools.cached_property
     def _targets(self) -> Callable[[int], Sequence[ts.TensorStore]]:
-        return functools.cache(lambda channel: open_owned(self.plan, channel))
+        return functools.cache(functools.partial(open_owned, self.plan))  # not this worker, which would then live on
 
 
 def lost(worker: str, error: Exception) -> DeviceError:

@@ -10,7 +10,7 @@ import importlib.abc
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +29,7 @@ from volumetool.models.foreign.trust import require_trust, trust
 from volumetool.paths import absolute_path, open_file
 from volumetool.processing.device.arrays import Array, array_module
 from volumetool.processing.operations.filter import GREY_VALUES, Channels, Reach, make_card, read_options, show_channels
+from volumetool.processing.operations.identity import digest_function
 from volumetool.processing.spec import Numerics
 
 FARTHEST = 256
@@ -248,49 +249,11 @@ def hand_over(function: Any, options: FunctionOptions) -> str:
     ConfigError
         ``config.option``: it cannot be told from others.
     """
-    digest = hashlib.sha256()
-    for part in _told_apart(function):
-        digest.update(hashlib.sha256(part).digest())
+    digest = digest_function(function)
     if isinstance(function, torch.nn.Module):
         function = _module_function(function.eval(), flat=not options.halo[0], channels=bool(options.channels))
-    _handed[digest.hexdigest()] = function
-    return f"handed:{digest.hexdigest()};{options.text}"
-
-
-def _told_apart(function: Any) -> Iterator[bytes]:
-    """Yield what tells a function from others: source text, values that it was defined with; of a network layers and weights.
-
-    What it looks up elsewhere does not count.
-    """
-    if isinstance(function, torch.nn.Module):
-        yield repr(function).encode()
-        for kind in sorted({type(part) for part in function.modules()}, key=repr):
-            yield _source(kind)
-        for name, value in sorted(function.state_dict().items()):
-            yield f"{name} {value.dtype} {tuple(value.shape)}".encode()
-            yield value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
-        return
-    yield _source(function)
-    held = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    for value in [*held, *(getattr(function, "__defaults__", None) or ()), getattr(function, "__kwdefaults__", None)]:
-        if not isinstance(value, bool | int | float | str | tuple | dict | None):
-            raise ConfigError(
-                "config.option",
-                f"the function was defined with a value of type {type(value).__name__}, by which it cannot be told from others",
-                hint="let it be defined with numbers and texts alone, or write it in a file: apply FILE.py:FUNCTION",
-            )
-        yield repr(value).encode()
-
-
-def _source(code: Any) -> bytes:
-    try:
-        return inspect.getsource(code).encode()
-    except (OSError, TypeError) as error:
-        raise ConfigError(
-            "config.option",
-            f"the source text of {code!r} is not known, so neither is whether a run that goes on has the same function",
-            hint="write it as `def` in a file or a notebook",
-        ) from error
+    _handed[digest] = function
+    return f"handed:{digest};{options.text}"
 
 
 def open_handed(spec: str) -> FunctionOperation:

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from volumetool.configuration import models_folder
 from volumetool.errors import ModelError
@@ -23,6 +23,7 @@ from volumetool.models.package import builtin_names
 from volumetool.paths import absolute_path, replace_file
 from volumetool.processing.operation import filters
 from volumetool.processing.operations.foreign import NAME, imported_file
+from volumetool.storage.io.urls import check_url
 
 TIMEOUT = 60
 """Seconds that a server may be silent."""
@@ -55,10 +56,12 @@ def import_model(
     ModelError
         ``model.broken``, ``model.unreadable``, ``model.untrusted``: as for running it. ``model.unknown``: there is nothing at
         `source`. ``model.exists``: the name is taken, or is none. ``model.folder``: the folder cannot be written.
+    InputError
+        ``input.url``, ``input.url-secret``: the URL is none, or carries a user or a password.
     """
     text = os.fspath(source)
     remote = text.startswith(("http://", "https://"))
-    place = Path(unquote(urlsplit(text).path)) if remote else absolute_path(text)
+    place = Path(unquote(check_url(text.partition("?")[0]).path)) if remote else absolute_path(text)
     end, content = (PACKAGE, _fetched(text, place)) if remote else _found(place)
     folder = place.parent if place.name in DESCRIPTIONS else place
     called = name or re.sub(r"[^a-z0-9.\-]", "-", folder.name.lower().removesuffix(end)).strip(".-")
