@@ -158,7 +158,8 @@ def _print_parts(outcome: RunResult) -> None:
     job = outcome.plan.job
     for part in outcome.parts:
         say(f"part {part}")
-    ended = "" if outcome.exit_code else f"part {job.part} is done; "
+    what = "what nobody else runs" if outcome.plan.part is None else f"part {job.part}"
+    ended = "" if outcome.exit_code else f"{what} is done; "
     left = f"the whole job is not: {outcome.done} of {outcome.regions} regions, {outcome.failed} failed"
     say(f"{ended}{left}. Whoever ends last builds the coarse levels; --part any takes what nobody runs.")
 

@@ -12,7 +12,7 @@ from volumetool.cli._json import print_json
 from volumetool.cli._options import Json, local_path
 from volumetool.cli._tables import print_lines, say
 
-RUN_ONCE = ("overwrite", "part")
+RUN_ONCE = ("overwrite", "part", "retry_quarantined", "recompute_changed")
 """Options of a job that parts which start again must not have."""
 
 

@@ -150,7 +150,7 @@ def fake_sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> Non
 
 
 def test_a_site_without_arrays_gets_a_job_for_each_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_sbatch(tmp_path, monkeypatch, 'cat > /dev/null; echo "10$VOLUMETOOL_PART;cluster"')
+    fake_sbatch(tmp_path, monkeypatch, 'cat > /dev/null; part=${2##*=}; echo "10$part;cluster"')
     assert submit(script("tacc-like", array=3), read_site("tacc-like", array=3)) == ["100", "101", "102"]
     assert submit(script(), read_site()) == ["10"]
 
@@ -164,3 +164,8 @@ def test_a_script_that_is_refused_is_told_in_the_words_of_the_site(tmp_path: Pat
     with pytest.raises(ClusterError) as caught:
         submit(script(), read_site())
     assert caught.value.code == "cluster.no-slurm"
+
+
+def test_a_box_goes_along() -> None:
+    assert "--roi=0:4,0:8,0:8" in array_script(job(roi="0:4,0:8,0:8"), read_site())
+    assert array_script(job(roi="0:4,0:8,0:8", crop=True), read_site()).count("--roi") == 1

@@ -5,9 +5,11 @@ The first one writes the plan and creates the output; the others take the plan u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+
+import numpy as np
 
 from volumetool.errors import ConfigError, LedgerError
 from volumetool.events import Observer, ignore
@@ -16,6 +18,7 @@ from volumetool.jobs.execution.schedule import to_do
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.preparation import prepare
 from volumetool.jobs.records.lease import Lease, await_free, current_holder, own, take
+from volumetool.jobs.records.ledger import TODO
 from volumetool.jobs.records.parts import join_parts, living_parts, part_dir, plan_of_part
 from volumetool.jobs.records.plan_file import open_ledger, read_plan
 from volumetool.jobs.records.segments import PartCut, read_cut, write_cut
@@ -123,13 +126,15 @@ def end_parts(plan: Plan, observer: Observer = ignore) -> Iterator[bool]:
         yield alone
 
 
-def free_part(plan: Plan, observer: Observer = ignore) -> Plan | None:
+def free_part(plan: Plan, tried: Collection[int], observer: Observer = ignore) -> Plan | None:
     """Return a job's plan for a part that has regions to do and no driver, None where there is none.
 
     Parameters
     ----------
     plan : Plan
         The job's plan.
+    tried : collection of int
+        Parts that are left out, because this driver ran them: what they have to do has failed.
     observer : Observer, optional
         Told which owners are watched, to see whether they live.
 
@@ -142,7 +147,7 @@ def free_part(plan: Plan, observer: Observer = ignore) -> Plan | None:
     cut = read_cut(url)
     ledger = open_ledger(plan.whole)
     if cut is None:
-        if next(to_do(plan.whole, ledger), None) is None:
+        if current_holder(url) is not None or not (ledger.states == TODO).any():  # joined meanwhile
             return None
         raise ConfigError(
             "config.option",
@@ -151,9 +156,11 @@ def free_part(plan: Plan, observer: Observer = ignore) -> Plan | None:
         )
     parts = [plan_of_part(plan, cut, number) for number in range(cut.count)]
     left = {number: part for number, part in enumerate(parts) if next(to_do(part, ledger), None) is not None}
+    left = {number: part for number, part in left.items() if number not in tried}
     living = living_parts(url)
     if free := [part for number, part in left.items() if number not in living]:
-        return free[0]
+        # Parts of which nothing is left but what has failed come last.
+        return min(free, key=lambda part: TODO not in ledger.states[np.asarray(part.asked, np.int64)])
     with ThreadPoolExecutor(max(1, len(left)), "volumetool-parts") as pool:
         looks = {pool.submit(await_free, part_dir(url, number), observer): part for number, part in left.items()}
         for look in as_completed(looks):

@@ -24,9 +24,9 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.preparation import prepare
 from volumetool.jobs.records.attempts import discard_unfinished_on_exit
 from volumetool.jobs.records.in_flight import InFlight
-from volumetool.jobs.records.lease import Lease
-from volumetool.jobs.records.ledger import TODO, Ledger, Record
-from volumetool.jobs.records.parts import PartState, own_job, part_states
+from volumetool.jobs.records.lease import Lease, current_holder
+from volumetool.jobs.records.ledger import DONE, TODO, Ledger, Record
+from volumetool.jobs.records.parts import PartState, living_parts, own_job, part_states
 from volumetool.jobs.records.plan_file import open_ledger, read_plan
 from volumetool.jobs.records.shard_digests import note_unbuilt, read_unbuilt
 from volumetool.jobs.verification.repair import check_whole
@@ -63,6 +63,8 @@ class RunResult:
         The failed regions.
     parts : tuple of PartState
         The parts that the job is cut into, where it is and is not complete.
+    left : int
+        Regions that were asked for, of a part or of a box, and are not done.
     """
 
     plan: Plan
@@ -73,6 +75,7 @@ class RunResult:
     ran: int
     failures: tuple[Record, ...]
     parts: tuple[PartState, ...] = ()
+    left: int = 0
 
     @property
     def output(self) -> str:
@@ -98,8 +101,8 @@ class RunResult:
         """0 where all that was asked for is there, a part or a box of the job, too; 3 where running again goes on."""
         if self.complete:
             return 0
-        asked = set(self.plan.asked) if self.plan.roi is not None or self.plan.job.part is not None else None
-        return 3 if asked is None or any(record.region in asked for record in self.failures) else 0
+        whole = self.plan.roi is None and self.plan.job.part is None
+        return 3 if whole or self.left else 0
 
 
 def run(plan: Plan, observer: Observer = ignore) -> RunResult:
@@ -155,10 +158,11 @@ def _run(plan: Plan, observer: Observer, claim: Lease) -> RunResult:
 
 def _run_any(plan: Plan, observer: Observer) -> RunResult:
     """Run the parts that nobody runs, one after the other, until there is none."""
-    ran = 0
-    while (free := free_part(plan, observer)) is not None:
+    ran, tried = 0, set[int]()
+    while (free := free_part(plan, tried, observer)) is not None:
         try:
             ran += _run_part(free, observer).ran
+            tried |= set() if free.part is None else {free.part.number}
         except LedgerError as error:
             if error.code != "ledger.owned":
                 raise  # else another driver was faster
@@ -181,9 +185,9 @@ def _run_part(plan: Plan, observer: Observer) -> RunResult:
 
 def _end_job(plan: Plan, ran: int, observer: Observer) -> RunResult:
     """Finish the job of a part that has ended, if it is the last one."""
-    whole = plan.whole
-    ledger, complete = open_ledger(whole), False
-    if not (ledger.states[np.asarray(whole.asked, np.int64)] == TODO).any():
+    whole, url = plan.whole, plan.job_dir.url
+    ledger, complete, ended = open_ledger(whole), False, False
+    while not ended and not (ledger.states[np.asarray(whole.asked, np.int64)] == TODO).any():
         with end_parts(whole, observer) as alone:
             if alone:
                 ledger = open_ledger(whole)
@@ -191,6 +195,8 @@ def _end_job(plan: Plan, ran: int, observer: Observer) -> RunResult:
                 ledger.compact()
                 write_maps(whole, ledger)
                 complete = finish_run(whole, ledger, observer)
+        # A driver that ended while this one looked left the job to it: so it looks again, unless another one is there.
+        ended = alone or bool(living_parts(url)) or current_holder(url) is not None
     return _result(plan, ledger, ran, complete=complete)
 
 
@@ -205,6 +211,7 @@ def _result(plan: Plan, ledger: Ledger, ran: int, *, complete: bool) -> RunResul
         ran=ran,
         failures=tuple(ledger.failures[index] for index in sorted(ledger.failures) if plan.part is None or index in asked),
         parts=() if complete else tuple(part_states(plan, ledger)),
+        left=int(np.count_nonzero(ledger.states[np.asarray(plan.asked, np.int64)] != DONE)),
     )
 
 

@@ -9,7 +9,8 @@ say() {
 
 # One more element waits until all of them have ended: it takes what those left that were killed, and finishes the volume.
 if [ "$part" -eq 0 ] && [ "$attempt" -eq 1 ] && [ -z "$VOLUMETOOL_LAST" ]; then
-    VOLUMETOOL_LAST=yes VOLUMETOOL_PART=0 sbatch --dependency=singleton ${SLURM_ARRAY_JOB_ID:+--array=0} "$0" ||
+    # The variables are named: some sites hand no environment on.
+    sbatch --export=ALL,VOLUMETOOL_LAST=yes,VOLUMETOOL_PART=0 --dependency=singleton ${SLURM_ARRAY_JOB_ID:+--array=0} "$0" ||
         say "this site starts no job from within a job: when all have ended, look at volumetool status"
 fi
 
@@ -71,6 +72,7 @@ if [ -n "$SLURM_ARRAY_JOB_ID" ]; then
 fi
 if ! scontrol requeue "$own"; then # some sites forbid it
     unset SLURM_RESTART_COUNT
-    VOLUMETOOL_PART=$part VOLUMETOOL_ATTEMPTS=$attempt sbatch "${chained[@]}" "$0" || exit 1
+    chained+=(--export="ALL,VOLUMETOOL_PART=$part,VOLUMETOOL_ATTEMPTS=$attempt,VOLUMETOOL_LAST=$VOLUMETOOL_LAST")
+    sbatch "${chained[@]}" "$0" || exit 1
 fi
 exit 75

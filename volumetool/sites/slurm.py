@@ -6,7 +6,6 @@ There is no scheduler of our own, no port and no ``srun``: an element is one pro
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shlex
 import shutil
@@ -71,6 +70,8 @@ def _command(job: Job, site: Site) -> str:
     if site.gpus > 1 and job.cluster == "local":
         job = job.model_copy(update={"cluster": "cuda"})
     command = resume_command(job.placed)
+    if job.roi is not None and not job.crop:
+        command += f" --roi={shlex.quote(str(job.roi))}"
     if site.container is not None:
         return f'apptainer exec {"--nv " if site.gpus else ""}"{site.container}" {command}'
     program = Path(sys.executable).with_name("volumetool")  # whatever PATH a node has
@@ -104,7 +105,7 @@ def _asked(site: Site) -> list[str]:
 def _how_to_start(site: Site) -> str:
     if site.arrays:
         return "Submit it with sbatch; again, to go on."
-    return f"For each part from 0 to {site.array - 1}: VOLUMETOOL_PART=0 sbatch FILE; again, to go on."
+    return f"For each part from 0 to {site.array - 1}: sbatch --export=ALL,VOLUMETOOL_PART=0 FILE; again, to go on."
 
 
 def _check_elements(site: Site) -> None:
@@ -153,10 +154,9 @@ def submit(script: str, site: Site) -> list[str]:
 
 
 def _submit(script: str, part: str) -> str:
-    own = os.environ | ({"VOLUMETOOL_PART": part} if part else {})
-    command = ["sbatch", "--parsable"]
+    command = ["sbatch", "--parsable", *([f"--export=ALL,VOLUMETOOL_PART={part}"] if part else [])]
     try:
-        told = subprocess.run(command, input=script, capture_output=True, text=True, env=own, check=False)  # noqa: S603
+        told = subprocess.run(command, input=script, capture_output=True, text=True, check=False)  # noqa: S603
     except FileNotFoundError as error:
         raise ClusterError(
             "cluster.no-slurm",

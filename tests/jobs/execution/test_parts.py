@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,6 +25,7 @@ from volumetool.events import Event, Progressed
 from volumetool.jobs import run as running
 from volumetool.jobs.execution.clean import clean_output
 from volumetool.jobs.job import make_job
+from volumetool.jobs.part import end_parts
 from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.records.lease import own
 from volumetool.jobs.records.ledger import Record
@@ -73,6 +76,37 @@ def kill_after_a_record(process: subprocess.Popen[bytes], output: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def test_a_region_that_keeps_failing_is_tried_once_by_who_takes_any_part_and_holds_up_no_other(
+    source: str, tmp_path: Path
+) -> None:
+    shutil.copytree(source, tmp_path / "in.zarr")
+    (tmp_path / "in.zarr/0/c/0/0/0").write_bytes(b"no chunk")
+    job = {**SMALL_3D, "input": str(tmp_path / "in.zarr"), "output": str(tmp_path / "out.zarr")}
+    assert run(**job, part="0/2").exit_code == 3
+    outcome = run(**job, part="any")
+    assert (outcome.exit_code, outcome.complete, outcome.done) == (3, False, outcome.regions - outcome.failed)
+    assert run(**job, part="any").exit_code == 3  # nobody says what is left is a mistake of the user
+
+
+def test_a_driver_that_leaves_the_end_to_one_that_leaves_it_to_this_one_looks_again(
+    source: str, straight: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    @contextmanager
+    def first_another_is_there(*given: Any) -> Iterator[bool]:
+        looks.append(1)
+        if len(looks) == 1:
+            yield False
+        else:
+            with end_parts(*given) as alone:
+                yield alone
+
+    monkeypatch.setattr(running, "end_parts", first_another_is_there)
+    assert run(input=source, output=str(tmp_path / "out.zarr"), **SMALL_3D, part="0/1").complete
+    assert digest(str(tmp_path / "out.zarr")) == straight
 
 
 def test_parts_one_after_the_other_make_the_bytes_of_the_whole_and_the_last_one_ends_the_job(
