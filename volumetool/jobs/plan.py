@@ -282,6 +282,11 @@ class Plan(BaseModel):
         return box
 
     @property
+    def packs_alike(self) -> bool:
+        """Whether equal voxels are stored as equal bytes; what gzip makes of them depends on what it packed before (D52)."""
+        return next(iter(WRITTEN[self.spec.format].codecs)) != "gzip"
+
+    @property
     def roi(self) -> Box | None:
         """Voxels of the output that are asked for now, or None for all."""
         if self.job.roi is None or self.job.crop:

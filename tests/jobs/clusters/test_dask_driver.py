@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -293,6 +294,32 @@ def test_a_worker_that_hangs_at_the_end_holds_nothing_up_and_its_region_is_recor
     assert {record.state for record in records} == {"done"}
     assert hung[0] not in {record.worker for record in records}
     assert begun.total() == plan.grid.count + 1
+
+
+def test_no_region_is_computed_twice_where_equal_voxels_may_be_packed_into_other_bytes(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_driver, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(dask_driver, "MOST", 1)
+    plan = prepared(options | {"region": "1,1,1"})
+    plan = plan.model_copy(update={"spec": plan.spec.model_copy(update={"format": "n5"})})
+    assert not plan.packs_alike
+    begun = Counter[int]()
+
+    def stand(url: str, _runtime: str, turn: RegionTask) -> Record:
+        say_begun(url, turn.region)
+        begun[turn.region] += 1
+        if turn.region == 0:
+            time.sleep(1.5)  # far longer than all others together
+        return Record(turn.region, "done", seconds=0.01, worker=distributed.get_worker().address)
+
+    monkeypatch.setattr(dask_task, "run_region", stand)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        dask_driver.connect(cluster) as client,
+    ):
+        list(dask_driver.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
+    assert set(begun.values()) == {1}
 
 
 def test_workers_that_come_get_regions_and_those_that_go_are_not_missed(
