@@ -23,7 +23,7 @@ app = typer.Typer(help="List, show, import, test, export models.", no_args_is_he
 def list_cards(as_json: Json = False) -> None:
     """List the built-in and the imported models."""
     from volumetool.models import list_models
-    from volumetool.processing.operations.library import list_imported
+    from volumetool.processing.operations.imported import list_imported
 
     cards, imported = list_models(), list_imported()
     if as_json:
@@ -92,7 +92,7 @@ def import_package(
     as_json: Json = False,
 ) -> None:
     """Import a network of others, such as a package of the BioImage Model Zoo, to run it by its name."""
-    from volumetool.processing.operations.library import import_model
+    from volumetool.processing.operations.imported import import_model
 
     file = import_model(source, name, overwrite=overwrite, trust=trust)
     if as_json:

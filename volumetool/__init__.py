@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from volumetool.live_view.show import live
     from volumetool.models import Model, list_models, load_model
     from volumetool.models.export import export_model
-    from volumetool.processing.operations.library import import_model
+    from volumetool.processing.operations.imported import import_model
     from volumetool.storage.convert_volume import convert
     from volumetool.storage.open import open_volume
     from volumetool.storage.pyramid import build_pyramid as pyramid
@@ -50,7 +50,7 @@ _HOMES = {
     "evaluate": "volumetool.evaluation.api",
     "export_model": "volumetool.models.export",
     "fit_recipe": "volumetool.degradation.fit_volume",
-    "import_model": "volumetool.processing.operations.library",
+    "import_model": "volumetool.processing.operations.imported",
     "list_models": "volumetool.models",
     "live": "volumetool.live_view.show",
     "load_model": "volumetool.models",

@@ -26,7 +26,7 @@ import volumetool as vt
 from volumetool.errors import ModelError
 from volumetool.models.foreign.program import open_program
 from volumetool.processing.operation import open_operation
-from volumetool.processing.operations.library import list_imported
+from volumetool.processing.operations.imported import list_imported
 
 RUNS = "__import__('pathlib').Path('CANARY').touch()"
 Files = dict[str, bytes]
