@@ -12,7 +12,7 @@ from volumetool.cli._progress import observing
 from volumetool.cli._tables import say
 
 if TYPE_CHECKING:
-    from volumetool.degradation.volume import CrappifyPlan
+    from volumetool.training.data.crappification import CrappifyPlan
 
 FIT = "Fitting a recipe"
 BOTH = {"scale", "as_json", "verbose", "quiet", "log_file"}
@@ -54,8 +54,8 @@ def crappify(
         _fit(fit, truth, recipe_out, None if scale is None else factors(scale), as_json=as_json)
         return
     from volumetool.degradation import Crappification
-    from volumetool.degradation.volume import crappify_volume, plan_crappification
     from volumetool.errors import ConfigError
+    from volumetool.training.data.crappification import crappify_volume, plan_crappification
 
     if input is None or output is None:
         raise ConfigError(
@@ -97,8 +97,8 @@ def _refuse_mixed(context: typer.Context, *, fitting: bool) -> None:
 
 def _fit(low: str, truth: str | None, recipe_out: Path | None, scale: tuple[int, int, int] | None, *, as_json: bool) -> None:
     from volumetool.degradation import save_recipe
-    from volumetool.degradation.fit_volume import fit_recipe
     from volumetool.errors import ConfigError
+    from volumetool.training.data.recipe_fit import fit_recipe
 
     if truth is None or recipe_out is None:
         raise ConfigError(
@@ -138,6 +138,6 @@ def print_plan(plan: CrappifyPlan) -> None:
     """Print what will be done on stderr."""
     from volumetool.cli._tables import print_lines
 
-    from volumetool.degradation.volume import describe_crappification
+    from volumetool.training.data.crappification import describe_crappification
 
     print_lines(describe_crappification(plan))

@@ -161,9 +161,7 @@ DECISION = re.compile(r"^## (D[0-9]{2}) (.*)$", re.MULTILINE)
 
 def test_every_decision_has_a_number_of_its_own_and_is_in_the_index() -> None:
     decisions = [(*found, path.relative_to(ROOT)) for path in DESIGNS for found in DECISION.findall(path.read_text())]
-    rows = re.findall(
-        r"^\| \[(D[0-9]{2})\]\(([^#)]+)#[^)]*\) \| (.*?) \|", (ROOT / "DECISIONS.md").read_text(), re.MULTILINE
-    )
+    rows = re.findall(r"^\| \[(D[0-9]{2})\]\(([^#)]+)#[^)]*\) \| (.*?) \|", (ROOT / "DECISIONS.md").read_text(), re.MULTILINE)
     assert "*Rule" not in (ROOT / "DECISIONS.md").read_text(), "a decision stands in the DESIGN.md of its room"
     numbers = [number for number, _, _ in decisions]
     assert len(set(numbers)) == len(numbers) >= 42

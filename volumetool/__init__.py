@@ -14,8 +14,6 @@ from volumetool.errors import VolumetoolError
 from volumetool.version import __version__
 
 if TYPE_CHECKING:
-    from volumetool.degradation.fit_volume import fit_recipe
-    from volumetool.degradation.volume import crappify
     from volumetool.evaluation.api import evaluate
     from volumetool.jobs.api import apply, enhance, plan, run
     from volumetool.jobs.inspection import clean, status, verify
@@ -32,6 +30,8 @@ if TYPE_CHECKING:
     from volumetool.storage.pyramid import build_pyramid as pyramid
     from volumetool.storage.volume import Volume
     from volumetool.training.api import train
+    from volumetool.training.data.crappification import crappify
+    from volumetool.training.data.recipe_fit import fit_recipe
     from volumetool.viewer.support import validate
     from volumetool.viewer.view import view
 
@@ -45,11 +45,11 @@ _HOMES = {
     "check_model": "volumetool.jobs.reproduction",
     "clean": "volumetool.jobs.inspection",
     "convert": "volumetool.storage.convert_volume",
-    "crappify": "volumetool.degradation.volume",
+    "crappify": "volumetool.training.data.crappification",
     "enhance": "volumetool.jobs.api",
     "evaluate": "volumetool.evaluation.api",
     "export_model": "volumetool.models.export",
-    "fit_recipe": "volumetool.degradation.fit_volume",
+    "fit_recipe": "volumetool.training.data.recipe_fit",
     "import_model": "volumetool.processing.operations.imported",
     "list_models": "volumetool.models",
     "live": "volumetool.live_view.show",

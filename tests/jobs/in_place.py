@@ -16,7 +16,6 @@ from small_jobs import SMALL, noise, run, write_input
 
 from volumetool.acquisition.config import WatchConfig
 from volumetool.acquisition.watch import watch
-from volumetool.degradation.volume import Crappification, crappify_volume, plan_crappification
 from volumetool.jobs.execution.clean import STRAY_SECONDS, clean_output
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.records.plan_file import stored_plan
@@ -27,6 +26,7 @@ from volumetool.storage.conversion import plan_conversion
 from volumetool.storage.convert_volume import convert_volume
 from volumetool.storage.create import write_attributes
 from volumetool.storage.pyramid import build_pyramid
+from volumetool.training.data.crappification import Crappification, crappify_volume, plan_crappification
 
 SHAPE = (10, 37, 45)
 COUNT = 5

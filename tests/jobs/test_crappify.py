@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from volumetool.benchmark.demo import write_volume
 from volumetool.degradation import RECIPES, Crappifier, load_recipe, save_recipe
-from volumetool.degradation import volume as job
 from volumetool.degradation.compression import Jpeg
-from volumetool.degradation.volume import Crappification, crappify_volume, plan_crappification
 from volumetool.errors import ConfigError, InputError, OutputError, ResourceError
 from volumetool.events import Event
 from volumetool.geometry import plan_levels
 from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing
 from volumetool.storage.open import open_volume
 from volumetool.storage.validate import validate_volume
+from volumetool.training.data import crappification as job
+from volumetool.training.data.crappification import Crappification, crappify_volume, plan_crappification
 
 SHAPE = (6, 83, 122)
 SCALE = (1, 4, 4)

@@ -13,11 +13,11 @@ from volumetool.cli.main import main
 
 from volumetool.benchmark.demo import write_volume
 from volumetool.degradation import Crappifier, load_recipe
-from volumetool.degradation.fit_volume import fit_recipe
 from volumetool.degradation.noise import Gaussian, Shot
 from volumetool.degradation.optics import Reduce
-from volumetool.degradation.volume import Crappification, crappify_volume, plan_crappification
 from volumetool.errors import ConfigError
+from volumetool.training.data.crappification import Crappification, crappify_volume, plan_crappification
+from volumetool.training.data.recipe_fit import fit_recipe
 
 NOISE = Crappifier(name="noise", steps=(Reduce(mode="centre"), Shot(dose=60), Gaussian(sd=9)))
 

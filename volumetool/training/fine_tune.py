@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from volumetool.degradation import RECIPES, Crappifier
-from volumetool.degradation.fit_volume import fit_recipe
 from volumetool.errors import ConfigError
 from volumetool.evaluation.results import Gain
 from volumetool.evaluation.scores.bootstrap import Statistic, bootstrap
@@ -30,6 +29,7 @@ from volumetool.training.checkpoint import read_checkpoint
 from volumetool.training.config import TrainConfig, change_config, make_config
 from volumetool.training.data.held_out import HeldOut, held_out
 from volumetool.training.data.pairs import Sampler
+from volumetool.training.data.recipe_fit import fit_recipe
 from volumetool.training.data.sources import TrainingSource, open_sources
 from volumetool.training.fit import fit
 from volumetool.training.restore import restore_volume

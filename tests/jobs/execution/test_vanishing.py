@@ -16,7 +16,6 @@ import pytest
 from small_jobs import SMALL, Recording, attributes, digest, noise, run, write_input
 from vanishing import Moved, Place, leave_for, leaving, placed
 
-from volumetool.degradation.volume import Crappification, crappify_volume, plan_crappification
 from volumetool.errors import InputError, VolumetoolError
 from volumetool.events import Observer, RegionEnded, ignore
 from volumetool.jobs.execution import worker
@@ -27,6 +26,7 @@ from volumetool.storage.conversion import plan_conversion
 from volumetool.storage.convert_volume import convert_volume
 from volumetool.storage.io import retries
 from volumetool.storage.pyramid import build_pyramid
+from volumetool.training.data.crappification import Crappification, crappify_volume, plan_crappification
 
 Options = dict[str, Any]
 KINDS = ["moved", "unmounted", "refused", "deleted"]
@@ -233,7 +233,7 @@ def with_levels(source: str, output: str) -> str:
     ("make", "module", "reads"),
     [
         (converted, "volumetool.storage.convert", "read_part"),
-        (crappified, "volumetool.degradation.volume", "read_voxels"),
+        (crappified, "volumetool.training.data.crappification", "read_voxels"),
         (with_levels, "volumetool.storage.downsample", "read_voxels"),
     ],
 )

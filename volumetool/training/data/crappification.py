@@ -24,7 +24,7 @@ from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_translation, plan_levels, shard_boxes
 from volumetool.machine import memory_limit, usable_cores, usable_memory
 from volumetool.paths import AnyPlace
-from volumetool.processing.statistics import fit_statistics
+from volumetool.processing.statistics import grey_limits
 from volumetool.storage.create import (
     VolumeLayout,
     check_output_place,
@@ -52,10 +52,6 @@ BYTES_PER_VOXEL: Final = 40
 """Most bytes of a step per fine voxel: the image before and after, 64 random bits, and numbers made from them."""
 
 MOST_THREADS: Final = 4
-
-LIMITS_VOXELS: Final = 2**24
-LIMITS_PERCENTILES: Final = (0.1, 99.9)
-"""Grey values of black and white come from the finest level with at most that many voxels, at these percentiles."""
 
 KEY: Final = "crappification"
 
@@ -314,15 +310,6 @@ def _refuse_nested(asked: Crappification, source: Volume) -> None:
             hint="Choose a place beside the input.",
             where=asked.output,
         )
-
-
-def grey_limits(source: Volume, level: int) -> tuple[float, float]:
-    """Return the grey values of black and white: uint8's whole range, else percentiles of a coarse level."""
-    if source.dtype == np.uint8:
-        return 0.0, 255.0
-    small = [n for n, grid in enumerate(source.levels) if n >= level and Box.whole(grid.shape).voxels <= LIMITS_VOXELS]
-    statistics = fit_statistics(source, small[0] if small else len(source.levels) - 1, LIMITS_PERCENTILES)
-    return float(statistics.low.min()), float(statistics.high.max())
 
 
 def _limits(asked: Crappification, source: Volume) -> tuple[float, float]:
