@@ -269,6 +269,7 @@ OPTIONS = {
     "bin": ["factor=1,4,4"],
     "project": ["sections=5", "by=mean"],
     "threshold": ["value=7"],
+    "crappify": ["recipe=sem-fast", "scale=1,2,2", "seed=3"],
 }
 
 

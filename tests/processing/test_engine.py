@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from volumetool.errors import NumericsError
+from volumetool.geometry import PatchPlace
 from volumetool.models import Model, UNet, UNetConfig
 from volumetool.processing.columns import Column
 from volumetool.processing.device.cuda_graph import GraphReplay
@@ -224,9 +225,9 @@ def test_an_error_in_one_stream_ends_the_others_work(model: Model) -> None:
     calls: list[int] = []
 
     class SessionResult(Engine):
-        def _call(self, part: np.ndarray) -> np.ndarray:
+        def _call(self, part: np.ndarray, places: Sequence[PatchPlace]) -> np.ndarray:
             calls.append(len(part))
-            return super()._call(part)
+            return super()._call(part, places)
 
     engine = SessionResult(NetworkOperation(model), Numerics("float32", 1, pad=False), "cpu", threads=1, streams=1)
     patches = probe_patches(0, (1, 64, 64), 200)

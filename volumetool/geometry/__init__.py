@@ -7,7 +7,7 @@ nanometres.
 from __future__ import annotations
 
 from volumetool.geometry.box import AskedBox, Box, Size, Triple, part_inside
-from volumetool.geometry.lattice import AxisLattice, Lattice, Placement, balanced, joined
+from volumetool.geometry.lattice import AxisLattice, Lattice, PatchPlace, Placement, balanced, joined
 from volumetool.geometry.levels import (
     LevelGrid,
     default_chunk,
@@ -31,6 +31,7 @@ __all__ = [
     "Box",
     "Lattice",
     "LevelGrid",
+    "PatchPlace",
     "PatchSharing",
     "Placement",
     "Region",

@@ -174,6 +174,25 @@ class AxisLattice:
         )
 
 
+@dataclass(frozen=True)
+class PatchPlace:
+    """Where a patch lies in its volume.
+
+    Attributes
+    ----------
+    channel : int
+        Channel of the input.
+    start : tuple of int
+        First voxel of the patch, z, y, x; negative where it lies over a first face.
+    volume : tuple of int
+        Shape of the input in voxels, as far as whole blocks go.
+    """
+
+    channel: int
+    start: Triple
+    volume: Triple
+
+
 def balanced(line: AxisLattice) -> AxisLattice:
     """Return patches along the same axis, no more of them, that are as short as can be.
 

@@ -60,7 +60,8 @@ class YieldingPredictor:
                 made |= {number: patch.values for number, patch in kept.items() if patch is not None}
                 left = [number for number in left if number not in made]
                 batch, left = left[: self.engine.at_once], left[self.engine.at_once :]
-                made |= zip(batch, self.engine.predict(column.patches[batch]), strict=True)
+                places = [column.places[number] for number in batch]
+                made |= zip(batch, self.engine.predict(column.patches[batch], places), strict=True)
         return [made[number] for number in active]
 
 

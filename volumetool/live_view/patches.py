@@ -108,7 +108,7 @@ class PatchMaker:
         All are asked of the network together, in batches of the plan's size.
         """
         reads = [self._read(place) for place in places]
-        asked = [read[0].patches for read in reads if isinstance(read, tuple) and read[0].active[0]]
+        asked = [read[0] for read in reads if isinstance(read, tuple) and read[0].active[0]]
         predicted = iter(self._predict(asked))
         made: list[Patch | Exception] = []
         for read in reads:
@@ -148,14 +148,15 @@ class PatchMaker:
         """Return the channel of the stored input, and the boxes of it, that a patch is made from."""
         return stored_windows(self._steps, place.channel, [column_window(self.spec.lattice, place.position)])
 
-    def _predict(self, asked: list[NDArray[np.float32]]) -> list[Array | Exception]:
+    def _predict(self, asked: list[Column]) -> list[Array | Exception]:
         if not asked:
             return []
+        patches, places = [column.patches for column in asked], [place for column in asked for place in column.places]
         try:
             # A patch that is kept must not keep the rest of its batch in memory.
-            return [values.copy() for values in self.engine.predict(np.concatenate(asked))]
+            return [values.copy() for values in self.engine.predict(np.concatenate(patches), places)]
         except Exception as error:  # noqa: BLE001  (as above)
-            return [error] if len(asked) == 1 else [one for patch in asked for one in self._predict([patch])]
+            return [error] if len(asked) == 1 else [one for column in asked for one in self._predict([column])]
 
 
 def places_of(spec: OutputSpec, channel: int, box: Box) -> list[PatchPosition]:

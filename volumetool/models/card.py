@@ -24,18 +24,18 @@ class Normalisation(BaseModel):
 
     Parameters
     ----------
-    kind : {"percentiles", "standard", "range", "none"}
+    kind : {"percentiles", "standard", "range", "limits", "none"}
         ``percentiles``: v becomes (v - lo) / (hi - lo), where lo and hi are the percentiles `low` and `high` of the
         volume's own coarse, noisy sections; the output goes back the same way. ``standard``: lo is the mean of a section, and
-        hi - lo its standard deviation. ``range``: lo and hi are the ends of the input's integer type. ``none``: values pass
-        unscaled.
+        hi - lo its standard deviation. ``range``: lo and hi are the ends of the input's integer type. ``limits``: lo and hi are
+        black and white of the whole volume, of uint8 its ends, else extreme percentiles. ``none``: values pass unscaled.
     low, high : float
         Percentiles in 0..100.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["percentiles", "standard", "range", "none"] = "percentiles"
+    kind: Literal["percentiles", "standard", "range", "limits", "none"] = "percentiles"
     low: float = Field(1.0, ge=0, le=100)
     high: float = Field(99.0, ge=0, le=100)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.errors import DataError
-from volumetool.geometry import Box, Lattice, Region, Triple, mirror_index
+from volumetool.geometry import Box, Lattice, PatchPlace, Region, Triple, mirror_index
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.voxels import Source, read_voxels, valid_voxels
 
@@ -50,6 +50,8 @@ class Column:
         not asked for them.
     repeated : numpy.ndarray of bool, shape (n,), optional
         Patches that an earlier region needs too.
+    places : tuple of PatchPlace
+        Where each patch lies in the input.
     """
 
     channel: int
@@ -62,6 +64,7 @@ class Column:
     missing_start: Triple
     known: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     repeated: NDArray[np.bool_] | None = None
+    places: tuple[PatchPlace, ...] = ()
 
     def position(self, number: int) -> Triple:
         """Return a patch's indices along z, y, x."""
@@ -313,7 +316,9 @@ def _cut(
         flat = seen.size == 0 or (spec.spares and bool(seen.min() == seen.max()))
         active[number] = not flat and (wanted is None or bool(wanted[z : z + depth, y : y + height].any()))
     inner = slice(lattice.context, len(block) - lattice.context)  # the sections themselves, without their context
-    return Column(channel, x, group, rows, patches, active, None if valid is None else ~valid[inner], start)
+    places = tuple(PatchPlace(channel, lattice.start((z, y, x)), lattice.shape) for z in group for y in rows)
+    missing = None if valid is None else ~valid[inner]
+    return Column(channel, x, group, rows, patches, active, missing, start, places=places)
 
 
 def _check_finite(values: NDArray[np.float32], lattice: Lattice, start: Triple) -> None:

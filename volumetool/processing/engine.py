@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from volumetool.errors import NumericsError, ResourceError
+from volumetool.geometry import PatchPlace
 from volumetool.processing.device.arrays import Array, DeviceName, array_module, resolve_device, to_host
 from volumetool.processing.device.device_errors import free_memory, kind_of
-from volumetool.processing.operation import Operation
+from volumetool.processing.operation import Operation, PlacedFunction
 from volumetool.processing.pipeline import silent
 from volumetool.processing.spec import Numerics
 
@@ -77,13 +78,15 @@ class Engine:
         self._clock = threading.Lock()
         self._function = operation.open(self.device, numerics)
 
-    def predict(self, patches: NDArray[np.float32]) -> list[Array]:
+    def predict(self, patches: NDArray[np.float32], places: Sequence[PatchPlace] = ()) -> list[Array]:
         """Enhance patches.
 
         Parameters
         ----------
         patches : numpy.ndarray of float32, shape (n, [inputs,] depth, y, x)
             Normalised input. Depth is sections, in 2D with the z context of one section.
+        places : sequence of PatchPlace
+            Where each patch lies; without them, each is a volume of its own to an operation that asks.
 
         Returns
         -------
@@ -97,7 +100,7 @@ class Engine:
         ResourceError
             ``resource.device-memory`` where the device has too little memory even for a much smaller batch.
         """
-        return gather(self.submit(patches))
+        return gather(self.submit(patches, places))
 
     @property
     def at_once(self) -> int:
@@ -112,26 +115,27 @@ class Engine:
         """
         return self.numerics.batch if self.numerics.pad else max(1, self.numerics.batch >> self._halved)
 
-    def submit(self, patches: NDArray[np.float32]) -> list[Future[list[Array]]]:
+    def submit(self, patches: NDArray[np.float32], places: Sequence[PatchPlace] = ()) -> list[Future[list[Array]]]:
         """Begin to enhance patches as `predict` does; return what :func:`gather` waits for, batch by batch."""
-        batch = self.numerics.batch
-        return [self._pool.submit(self._compute, patches[start : start + batch]) for start in range(0, len(patches), batch)]
+        cuts = [slice(start, start + self.numerics.batch) for start in range(0, len(patches), self.numerics.batch)]
+        return [self._pool.submit(self._compute, patches[cut], places[cut]) for cut in cuts]
 
-    def _compute(self, part: NDArray[np.float32]) -> list[Array]:
+    def _compute(self, part: NDArray[np.float32], places: Sequence[PatchPlace]) -> list[Array]:
         started = time.perf_counter()
-        outputs = self._within_memory(part)
+        outputs = self._within_memory(part, places)
         with self._clock:
             self.seconds += (time.perf_counter() - started) / self.streams
         return outputs
 
-    def _within_memory(self, part: NDArray[np.float32]) -> list[Array]:
+    def _within_memory(self, part: NDArray[np.float32], places: Sequence[PatchPlace]) -> list[Array]:
         """Compute a batch in as many calls as the device has memory for; what fitted is remembered."""
         outputs: list[Array] = []
         failed = 0
         while len(outputs) < len(part):
             size = self.room
+            cut = slice(len(outputs), len(outputs) + size)
             try:
-                outputs.extend(self._call(part[len(outputs) :][:size])[:size])
+                outputs.extend(self._call(part[cut], places[cut])[:size])
                 continue
             except Exception as error:
                 if kind_of(error) != "memory":
@@ -162,10 +166,13 @@ class Engine:
             "--batch or --patch",
         )
 
-    def _call(self, part: NDArray[np.float32]) -> Array:
+    def _call(self, part: NDArray[np.float32], places: Sequence[PatchPlace]) -> Array:
         if self.numerics.pad and len(part) < self.numerics.batch:
-            part = np.concatenate([part, np.zeros((self.numerics.batch - len(part), *part.shape[1:]), np.float32)])
-        y = self._function(part)  # (b, [channels,] z*fz, y*fy, x*fx)
+            more = self.numerics.batch - len(part)
+            part = np.concatenate([part, np.zeros((more, *part.shape[1:]), np.float32)])
+            places = [*places, *list(places[-1:]) * more]
+        # (b, [channels,] z*fz, y*fy, x*fx)
+        y = self._function.at(part, places) if places and isinstance(self._function, PlacedFunction) else self._function(part)
         with np.errstate(over="ignore", invalid="ignore"):
             # A sum is finite only if all its terms are; one that is not may be an overflow.
             if self.xp.isfinite(y.sum()) or self.xp.isfinite(y).all():

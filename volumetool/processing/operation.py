@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from volumetool.errors import ConfigError, ModelError
-from volumetool.geometry import Triple
+from volumetool.geometry import PatchPlace, Triple
 from volumetool.models import OperationCard, load_model
 from volumetool.models.package import builtin_names, placed_model
 from volumetool.processing.device.arrays import Array
@@ -50,6 +50,14 @@ class PatchFunction(Protocol):
 
     def release(self) -> None:
         """Free the memory that is not needed between two calls."""
+
+
+@runtime_checkable
+class PlacedFunction(PatchFunction, Protocol):
+    """One whose output depends on where a patch lies, too. Called without, it takes each patch for a volume of its own."""
+
+    def at(self, patches: NDArray[np.float32], places: Sequence[PatchPlace]) -> Array:
+        """Return the outputs of a batch of patches, of which each has its place; shapes are as those of a call."""
 
 
 class Operation(Protocol):
@@ -92,7 +100,7 @@ OPERATIONS: dict[str, Callable[[str], Operation]] = {"python": _function, "hande
 
 def filters() -> dict[str, type[Filter]]:
     """Return the built-in filters by their names."""
-    from volumetool.processing.operations import blocks, contrast, smoothing
+    from volumetool.processing.operations import blocks, contrast, crappify, smoothing
 
     kinds: tuple[type[Filter], ...] = (
         smoothing.GaussianFilter,
@@ -108,6 +116,7 @@ def filters() -> dict[str, type[Filter]]:
         contrast.CastValues,
         blocks.Bin,
         blocks.Project,
+        crappify.Crappify,
     )
     return {kind.kind: kind for kind in kinds}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from itertools import compress
 from typing import Protocol
 
 import numpy as np
@@ -61,7 +62,8 @@ class BatchPredictor:
         waiting: deque[tuple[Column, list[Future[list[Array]]]]] = deque()
         try:
             for column in columns:
-                waiting.append((column, self.engine.submit(column.patches[column.active])))
+                places = tuple(compress(column.places, column.active))
+                waiting.append((column, self.engine.submit(column.patches[column.active], places)))
                 while sum(len(later.patches) for later, _ in list(waiting)[1:]) >= ahead:
                     yield self._outputs(*waiting.popleft())
             while waiting:

@@ -44,10 +44,6 @@ TILES = 32
 BLOCK = 16
 """A larger section is sampled by 32 tiles of 64 x 64 voxels, the same tiles for 16 sections, so that few chunks are read."""
 
-LIMITS_VOXELS: Final = 2**24
-LIMITS_PERCENTILES: Final = (0.1, 99.9)
-"""Grey values of black and white come from the finest level with at most that many voxels, at these percentiles."""
-
 SMOOTHING = (1.0, 4.0, 6.0, 4.0, 1.0)
 """Binomial weights along z: damps one section's chance, follows a drift of several."""
 
@@ -173,15 +169,6 @@ def range_normalisation(dtype: np.dtype[Any], channels: int, sections: int) -> S
         )
     limits = np.iinfo(dtype)
     return Statistics(np.full((channels, sections), float(limits.min)), np.full((channels, sections), float(limits.max)))
-
-
-def grey_limits(volume: Volume, level: int) -> tuple[float, float]:
-    """Return the grey values of black and white: uint8's whole range, else percentiles of that level or a coarser one."""
-    if volume.dtype == np.uint8:
-        return 0.0, 255.0
-    small = [n for n, grid in enumerate(volume.levels) if n >= level and Box.whole(grid.shape).voxels <= LIMITS_VOXELS]
-    statistics = fit_statistics(volume, small[0] if small else len(volume.levels) - 1, LIMITS_PERCENTILES)
-    return float(statistics.low.min()), float(statistics.high.max())
 
 
 def fit_statistics(

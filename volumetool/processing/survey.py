@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from volumetool.geometry import Box, Triple
-from volumetool.processing.statistics import BLOCK
+from volumetool.processing.statistics import BLOCK, fit_statistics
+from volumetool.storage.volume import Volume
 from volumetool.storage.voxels import valid_voxels
+
+LIMITS_VOXELS: Final = 2**24
+LIMITS_PERCENTILES: Final = (0.1, 99.9)
+"""Grey values of black and white come from the finest level with at most that many voxels, at these percentiles."""
 
 PIECE = 32
 MOST_PIECES, FEWEST_PIECES = 256, 8
@@ -335,3 +340,22 @@ def noise_sd(section: NDArray[Any]) -> float:
     rows = ndimage.correlate1d(section.astype(np.float32), (1.0, -2.0, 1.0), 0)
     differences = ndimage.correlate1d(rows, (1.0, -2.0, 1.0), 1)
     return float(np.median(np.abs(differences))) / (6 * 0.6745)
+
+
+def grey_limits(volume: Volume, level: int, nodata: float | None = None) -> tuple[float, float]:
+    """Return the grey values of black and white: uint8's whole range, else percentiles of a level.
+
+    Parameters
+    ----------
+    volume : Volume
+        The volume.
+    level : int
+        Its level that is meant; a coarser one is looked at where it is large.
+    nodata : float, optional
+        Value left out.
+    """
+    if volume.dtype == np.uint8:
+        return 0.0, 255.0
+    small = [n for n, grid in enumerate(volume.levels) if n >= level and Box.whole(grid.shape).voxels <= LIMITS_VOXELS]
+    statistics = fit_statistics(volume, small[0] if small else len(volume.levels) - 1, LIMITS_PERCENTILES, nodata=nodata)
+    return float(statistics.low.min()), float(statistics.high.max())

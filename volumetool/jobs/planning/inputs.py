@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.errors import ConfigError, InputError, LedgerError, OutputError
@@ -21,7 +22,7 @@ from volumetool.models import Normalisation
 from volumetool.paths import absolute_path, open_file
 from volumetool.processing.operation import Operation, open_operation
 from volumetool.processing.statistics import Statistics, fit_statistics, no_normalisation, range_normalisation
-from volumetool.processing.survey import Survey
+from volumetool.processing.survey import Survey, grey_limits
 from volumetool.storage.create import read_root
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.chunk_keys import VOLUME_METADATA
@@ -157,6 +158,9 @@ def section_statistics(
         return range_normalisation(inputs.volume.dtype, inputs.channels, sections), None
     if existing is not None and existing.spec.lattice.shape[0] == sections:
         return existing.spec.statistics, None
+    if normalisation.kind == "limits":
+        table = np.broadcast_to(grey_limits(inputs.volume, job.level, job.nodata), (inputs.channels, sections, 2))
+        return Statistics(table[..., 0], table[..., 1]), None
     return inputs.sample or _fit(job, inputs.volume, normalisation, observer)
 
 

@@ -11,6 +11,7 @@ A list inside a list, and another file of a chain, stand for their entries.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,8 +67,8 @@ class Entry:
 
 
 def is_chain(operation: str) -> bool:
-    """Return whether a text names a file of a chain."""
-    return Path(operation).suffix.lower() in (".yaml", ".yml")
+    """Return whether a text names a file of a chain; the last option of an operation may be another file."""
+    return Path(operation).suffix.lower() in (".yaml", ".yml") and not re.match(r"\w+:\w+=", operation)
 
 
 def read_chain(place: str, depth: int = 0) -> Iterator[Entry]:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from volumetool.configuration import OutputChannel, explain
 from volumetool.errors import ConfigError
-from volumetool.geometry import Triple
+from volumetool.geometry import PatchPlace, Triple
 from volumetool.models.card import Normalisation, OperationCard
 from volumetool.processing.device.arrays import Array, array_module
 from volumetool.processing.spec import Numerics
@@ -80,6 +80,8 @@ class Filter(BaseModel):
         Sections get the volume's median contrast back instead of each its own.
     spares : bool
         A patch of one value stays as it is, see `OperationCard`.
+    working_bytes : int
+        Bytes of memory that it takes for each voxel of a patch; three copies, unless it says more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -88,6 +90,7 @@ class Filter(BaseModel):
     normalisation: ClassVar[Normalisation] = GREY_VALUES
     equalises: ClassVar[bool] = False
     spares: ClassVar[bool] = True
+    working_bytes: ClassVar[int] = 12
 
     @property
     @abstractmethod
@@ -126,6 +129,25 @@ class Filter(BaseModel):
             Right where all voxels within `reach` are inside the patch; any value elsewhere.
         """
 
+    def compute_at(self, patches: NDArray[np.float32], places: Sequence[PatchPlace], xp: ModuleType) -> Array:  # noqa: ARG002
+        """Filter patches whose places in the volume are known; few filters ask.
+
+        Parameters
+        ----------
+        patches : numpy.ndarray of float32, shape (n, z, y, x)
+            As for `compute`.
+        places : sequence of PatchPlace
+            Where each of them lies.
+        xp : module
+            As for `compute`.
+        """
+        return self.compute(patches, xp)
+
+    @property
+    def facts(self) -> str:
+        """All that decides its output, as a text: its options."""
+        return self.spec
+
     @property
     def spec(self) -> str:
         """The name by which it is found again: ``KIND:OPTION=VALUE;...`` with all its options."""
@@ -160,7 +182,7 @@ class FilterOperation:
 
     def __init__(self, found: Filter) -> None:
         self.spec = found.spec
-        self.identity = hashlib.sha256(self.spec.encode()).hexdigest()
+        self.identity = hashlib.sha256(found.facts.encode()).hexdigest()
         self._filter = found
         card = make_card(found.kind, Reach(found.reach, (1, 1, 1), found.shrink, found.granularity), found.normalisation)
         self.card = card.model_copy(
@@ -172,8 +194,8 @@ class FilterOperation:
         return FilterFunction(self._filter, array_module(device))
 
     def working_bytes(self, patch: Triple, _: str) -> int:
-        """Return the bytes of three copies of a patch."""
-        return 3 * 4 * math.prod(patch)
+        """Return the bytes that the filter takes for a patch."""
+        return self._filter.working_bytes * math.prod(patch)
 
 
 class FilterFunction:
@@ -193,6 +215,10 @@ class FilterFunction:
     def __call__(self, patches: NDArray[np.float32]) -> Array:
         """Return filtered patches, float32 (n, z, y, x)."""
         return self._filter.compute(patches, self._xp)
+
+    def at(self, patches: NDArray[np.float32], places: Sequence[PatchPlace]) -> Array:
+        """Return filtered patches whose places are known, float32 (n, z, y, x)."""
+        return self._filter.compute_at(patches, places, self._xp)
 
     def release(self) -> None:
         """Do nothing: no memory is held between calls."""

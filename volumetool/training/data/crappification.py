@@ -24,7 +24,7 @@ from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, Size, Triple, downscaled_translation, plan_levels, shard_boxes
 from volumetool.machine import memory_limit, usable_cores, usable_memory
 from volumetool.paths import AnyPlace
-from volumetool.processing.statistics import grey_limits
+from volumetool.processing.survey import grey_limits
 from volumetool.storage.create import (
     VolumeLayout,
     check_output_place,

@@ -11,7 +11,7 @@ from volumetool.degradation.fit import Fit, fit_crappifier
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box, Triple, whole_ratio
 from volumetool.paths import AnyPlace
-from volumetool.processing.statistics import grey_limits
+from volumetool.processing.survey import grey_limits
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import Volume
 from volumetool.storage.voxels import read_voxels
