@@ -250,6 +250,7 @@ def test_overwriting_that_dies_half_way_never_leaves_records_without_voxels(
             shutil.rmtree(url, ignore_errors=True)
 
         with monkeypatch.context() as patch:
+            patch.setattr(preparation, "delete_segments", lambda folder, _: delete_some(f"{folder}/ledger"))
             patch.setattr(preparation, "delete_prefix", delete_some)
             with pytest.raises(KeyboardInterrupt):
                 run(**options | {"overwrite": True})

@@ -30,23 +30,13 @@ LEDGER = (
             "old segments deleted before they are merged",
             """        while merged := b"".join(islice(kept, MERGED_RECORDS)):
             self._create(merged)
-        for key in keys:
-            if read_key(self.url, key):  # an empty one keeps its number taken
-                delete_key(self.url, key)
+        delete_segments(self.url, keys)
 """,
             """        merged = b"".join(kept)
-        for key in keys:
-            if read_key(self.url, key):  # an empty one keeps its number taken
-                delete_key(self.url, key)
+        delete_segments(self.url, keys)
         self._create(merged)
 """,
             "jobs/records/test_ledger.py::test_a_compaction_that_dies_before_the_old_segments_are_gone_changes_nothing",
-        ),
-        (
-            "merging frees the owners' numbers",
-            "if read_key(self.url, key):  # an empty one",
-            "if read_key(self.url, key) is not None:  # an empty one",
-            "jobs/records/test_lease.py::test_merging_segments_frees_no_number_for_a_stale_owner",
         ),
         (
             "records lost where their segment cannot be written",
@@ -57,12 +47,27 @@ LEDGER = (
         ),
     ),
     *table(
+        "volumetool/jobs/records/lease.py",
+        (
+            "who stood still does not look whether the job is still its own",
+            "        claim.beat()\n        claim.check()\n",
+            "        claim.check()\n",
+            "jobs/records/test_stale_owner.py",
+        ),
+    ),
+    *table(
         "volumetool/jobs/records/segments.py",
         (
             "earlier record wins",
-            "if SEGMENT.fullmatch(key.removeprefix(prefix)))",
-            "if SEGMENT.fullmatch(key.removeprefix(prefix)))[::-1]",
+            "if SEGMENT.fullmatch(key))",
+            "if SEGMENT.fullmatch(key))[::-1]",
             "jobs/records/test_ledger.py::test_segments_are_read_in_the_order_of_writing",
+        ),
+        (
+            "merging frees the owners' numbers",
+            "        if read_key(url, key):\n            confirm",
+            "        if read_key(url, key) is not None:\n            confirm",
+            "jobs/records/test_lease.py::test_merging_segments_frees_no_number_for_a_stale_owner",
         ),
         (
             "a part that was taken for dead commits after its records were merged",
@@ -156,7 +161,7 @@ RESUME = (
         "volumetool/jobs/preparation.py",
         (
             "records kept though their volume is gone",
-            "        delete_prefix(join_url(folder, LEDGER))\n        create_volume(",
+            '        delete_segments(folder, close_segments(folder, ""))\n        create_volume(',
             "        create_volume(",
             "jobs/test_resume.py::test_records_without_their_volume_count_for_nothing",
         ),
@@ -168,7 +173,7 @@ RESUME = (
         ),
         (
             "overwriting deletes the volume before its records",
-            "        delete_prefix(join_url(folder, LEDGER))\n        root = read_root(place)[0]\n",
+            '        delete_segments(folder, close_segments(folder, ""))\n        root = read_root(place)[0]\n',
             "        delete_prefix(place)\n        root = read_root(place)[0]\n",
             "jobs/test_resume.py::test_overwriting_that_dies_half_way_never_leaves_records_without_voxels",
         ),

@@ -17,7 +17,8 @@ from volumetool.jobs.execution.clean import sweep
 from volumetool.jobs.execution.schedule import to_do
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.preparation import prepare
-from volumetool.jobs.records.lease import Lease, await_free, current_holder, own, take
+from volumetool.jobs.records.holder import current_holder
+from volumetool.jobs.records.lease import Lease, await_free, own, take
 from volumetool.jobs.records.ledger import TODO
 from volumetool.jobs.records.parts import join_parts, living_parts, part_dir, plan_of_part
 from volumetool.jobs.records.plan_file import open_ledger, read_plan

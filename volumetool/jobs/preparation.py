@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from volumetool.errors import LedgerError, OutputError
-from volumetool.jobs.job_dir import LEASE, LEDGER, PLAN
+from volumetool.jobs.job_dir import LEASE, PLAN
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.inventory import write_inventory
+from volumetool.jobs.records.lease import confirm
 from volumetool.jobs.records.plan_file import check_output, keep_table, open_ledger, read_plan, write_plan
+from volumetool.jobs.records.segments import SEGMENT, close_segments, delete_segments
 from volumetool.jobs.verification.layout_check import lost_metadata
 from volumetool.storage.create import create_levels, create_volume, read_root
 from volumetool.storage.formats.registry import WRITTEN
-from volumetool.storage.io.kvstore import delete_key, delete_prefix, join_url, list_keys, read_key
+from volumetool.storage.io.kvstore import delete_key, delete_prefix, list_keys, read_key
 from volumetool.storage.provenance import write_status
 
 
@@ -31,6 +33,7 @@ def prepare(plan: Plan) -> None:
     place, folder = plan.job_dir.place, plan.job_dir.url
     if plan.job.overwrite:
         _delete_earlier(place, folder)
+    confirm(folder)
     stored = read_plan(folder)
     check_output(stored or plan)
     if stored is not None and (stored.fingerprint, stored.grid, stored.probe) != (plan.fingerprint, plan.grid, plan.probe):
@@ -75,7 +78,7 @@ def _create_output(plan: Plan) -> None:
         delete_key(place, key)
     if WRITTEN[plan.spec.format].root in lost:
         # No record is true without the volume that it speaks of.
-        delete_prefix(join_url(folder, LEDGER))
+        delete_segments(folder, close_segments(folder, ""))
         create_volume(place, plan.spec.layout, plan.provenance("unfinished"))
     else:  # a deletion that was interrupted
         create_levels(place, plan.spec.layout, range(len(plan.spec.levels)))
@@ -83,15 +86,20 @@ def _create_output(plan: Plan) -> None:
 
 def _delete_earlier(place: str, folder: str) -> None:
     """Delete what an earlier job left; planning has made sure that nothing else is there."""
+    confirm(folder)
     if read_key(folder, PLAN) is not None:
         # The records go first, because they speak of the volume, and the plan last, because it makes all of this the job's:
         # an interrupted deletion can be taken up again.
-        delete_prefix(join_url(folder, LEDGER))
+        delete_segments(folder, close_segments(folder, ""))
         root = read_root(place)[0]
         if root:
             write_status(place, "unfinished")
         delete_prefix(place, root)
         for key in list_keys(folder):
-            if key not in (PLAN, LEASE):  # this run owns the folder
+            if SEGMENT.fullmatch(key):
+                delete_segments(folder, [key])
+            elif key not in (PLAN, LEASE):  # this run owns the folder
+                confirm(folder)
                 delete_key(folder, key)
+        confirm(folder)
         delete_key(folder, PLAN)

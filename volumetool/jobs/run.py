@@ -23,8 +23,9 @@ from volumetool.jobs.part import begin_part, end_parts, free_part
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.preparation import prepare
 from volumetool.jobs.records.attempts import discard_unfinished_on_exit
+from volumetool.jobs.records.holder import current_holder
 from volumetool.jobs.records.in_flight import InFlight
-from volumetool.jobs.records.lease import Lease, current_holder
+from volumetool.jobs.records.lease import Lease
 from volumetool.jobs.records.ledger import DONE, TODO, Ledger, Record
 from volumetool.jobs.records.parts import PartState, living_parts, own_job, part_states
 from volumetool.jobs.records.plan_file import open_ledger, read_plan

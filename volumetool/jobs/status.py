@@ -12,7 +12,7 @@ from volumetool.jobs.job import ANY
 from volumetool.jobs.job_dir import roles_of
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.conflicts import resume_command
-from volumetool.jobs.records.lease import current_holder
+from volumetool.jobs.records.holder import current_holder
 from volumetool.jobs.records.ledger import Ledger, Record, Totals
 from volumetool.jobs.records.parts import PartState, part_states
 from volumetool.jobs.records.plan_file import open_ledger

@@ -18,7 +18,7 @@ from small_jobs import SMALL, digest, noise, run, write_input
 from volumetool.cli._preemption import Stopped
 
 from volumetool.jobs.execution.worker import Worker, told_to_stop
-from volumetool.jobs.records.lease import current_holder
+from volumetool.jobs.records.holder import current_holder
 from volumetool.jobs.records.plan_file import open_ledger, stored_plan
 
 SLOW: dict[str, Any] = SMALL | {"model": SMALL["model"] + "&seconds=0.02", "region": "1,1,1"}

@@ -25,7 +25,8 @@ from volumetool.errors import LedgerError
 from volumetool.events import Event, ignore
 from volumetool.jobs.job_dir import LEASE
 from volumetool.jobs.records import lease as module
-from volumetool.jobs.records.lease import LEASE_SECONDS, Lease, acquire, current_holder, own
+from volumetool.jobs.records.holder import current_holder
+from volumetool.jobs.records.lease import LEASE_SECONDS, Lease, acquire, own
 from volumetool.jobs.records.ledger import DONE, Ledger, Record
 from volumetool.storage.io.kvstore import write_key
 

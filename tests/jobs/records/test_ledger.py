@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from volumetool.errors import LedgerError, OutputError
 from volumetool.jobs.records import ledger as module
+from volumetool.jobs.records import segments as records
 from volumetool.jobs.records.ledger import DONE, FAILED, TODO, Ledger, Record, Totals
 from volumetool.jobs.records.segments import segment_keys
 from volumetool.sealed import encode_line
@@ -247,7 +248,7 @@ def test_a_compaction_that_dies_before_the_old_segments_are_gone_changes_nothing
         ledger.flush()
     before = list(ledger.latest())
 
-    real, deleted = module.delete_key, list[str]()
+    real, deleted = records.delete_key, list[str]()
 
     def die(url: str, key: str) -> None:
         if len(deleted) == deletions:
@@ -256,7 +257,7 @@ def test_a_compaction_that_dies_before_the_old_segments_are_gone_changes_nothing
         real(url, key)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "delete_key", die)
+        patch.setattr(records, "delete_key", die)
         with pytest.raises(KeyboardInterrupt):
             ledger.compact()
     again = Ledger(str(tmp_path), REGIONS)

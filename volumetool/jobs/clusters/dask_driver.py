@@ -29,7 +29,7 @@ from volumetool.jobs.clusters.dask_task import TASK_SECONDS, run_regions
 from volumetool.jobs.execution.schedule import RegionQueue
 from volumetool.jobs.execution.worker import runtime_of
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.records.lease import writing_run
+from volumetool.jobs.records.holder import writing_run
 from volumetool.jobs.records.ledger import Record
 from volumetool.redaction import redact
 

@@ -8,6 +8,7 @@ from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, LevelGrid, shard_boxes
 from volumetool.jobs.job_dir import COARSE, UNBUILT
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.records.lease import confirm
 from volumetool.jobs.records.ledger import Ledger
 from volumetool.jobs.records.shard_digests import write_coarse
 from volumetool.storage.create import open_for_writing, write_attributes
@@ -67,6 +68,7 @@ def finish(plan: Plan, ledger: Ledger) -> bool:
     numerics = sorted({record.numerics for record in ledger.records()} - {""})
     if complete:
         write_coarse(plan)
+    confirm(plan.job_dir.url)
     delete_key(plan.job_dir.url, UNBUILT)  # before the last word: nobody would come back for what a kill leaves of it
     write_attributes(plan.output, plan.provenance("complete" if complete else "unfinished", holes=holes, numerics=numerics))
     return complete
@@ -79,6 +81,7 @@ def is_marked_complete(plan: Plan) -> bool:
 
 def mark_incomplete(plan: Plan) -> None:
     """Take a volume's word back that it is complete, so that the next run writes its coarse levels again."""
+    confirm(plan.run_dir)
     write_attributes(plan.output, plan.provenance("unfinished"))
     delete_key(plan.job_dir.url, COARSE)
 

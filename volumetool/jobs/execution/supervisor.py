@@ -19,7 +19,7 @@ from volumetool.errors import DeviceError
 from volumetool.geometry import RegionTask
 from volumetool.jobs.execution.worker import Worker
 from volumetool.jobs.records.attempts import Attempts
-from volumetool.jobs.records.lease import lease_lost, writing_run
+from volumetool.jobs.records.holder import lease_lost, writing_run
 from volumetool.jobs.records.ledger import QUARANTINED, Record
 from volumetool.processing.predictor import BatchPredictor
 

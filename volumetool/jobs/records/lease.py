@@ -5,7 +5,8 @@ every owner. It changes by compare-and-swap alone, so of several runs that start
 watches its heart by its own clock, never comparing clocks of two machines: a beat means that the owner lives, none for
 `LEASE_SECONDS` that it is dead. On the same machine a process is known at once to be dead or alive.
 
-An owner that was stopped and wakes up too late cannot commit either: see `Ledger.begin`.
+An owner that was stopped and wakes up too late cannot commit either: see `Ledger.begin`. Whatever else says how a job stands
+is written after `confirm` alone.
 
 The driver of a part of a job owns the part's folder in the same way. It owns the job, too, while it begins and ends: other
 parts then wait for it, see `volumetool.jobs.records.parts`.
@@ -13,22 +14,16 @@ parts then wait for it, see `volumetool.jobs.records.parts`.
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 from volumetool.errors import LedgerError, OutputError, VolumetoolError
 from volumetool.events import Observer, Waiting, ignore
 from volumetool.jobs.job_dir import LEASE, claim_folder
-from volumetool.jobs.records.ledger import gone, overtaken
-from volumetool.process import Process, this_process
-from volumetool.sealed import decode, encode
+from volumetool.jobs.records.holder import Holder, decode_holder, encode_holder, held, lease_lost, new_holder
 from volumetool.storage.io.kvstore import delete_key, is_local, list_keys, local_path, read_version, replace_key
 
 BEAT_SECONDS = 5.0
@@ -38,53 +33,8 @@ LEASE_SECONDS = 30.0
 TURN_SECONDS = 0.2
 """How often a part that waits for its turn looks."""
 
-_held: set[str] = set()
-"""The runs of this process that own a job."""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The process that writes a job.
-
-    Attributes
-    ----------
-    run : str
-        Values that hold for this run alone.
-    fence : int
-        Grows by one with every owner.
-    beat : int
-        Heartbeats so far.
-    released : bool
-        The run ended and gave the job up.
-    user, host : str
-        User and machine of the process.
-    place, pid, born
-        Its process, as :class:`volumetool.process.Process` tells it from others.
-    doing : str
-        For what it owns the folder, where that is less than running the whole job: ``part 2/4``.
-    """
-
-    run: str
-    fence: int
-    beat: int
-    released: bool
-    user: str
-    host: str
-    place: str
-    pid: int
-    born: float
-    doing: str = ""
-
-    @property
-    def identity(self) -> str:
-        """The owner in words."""
-        return f"{self.user}@{self.host}, process {self.pid}" + (f" ({self.doing})" if self.doing else "")
-
-    def lives(self) -> bool | None:
-        """Return whether the owner's process still runs; None where that cannot be told from here."""
-        if self.pid == os.getpid() and self.run not in _held and self.place == this_process().place:
-            return False  # this process's own, which it could not give up
-        return Process(self.place, self.pid, self.born).lives()
+_claims: dict[str, Lease] = {}
+"""By its folder, what this process owns."""
 
 
 class Lease:
@@ -102,7 +52,8 @@ class Lease:
 
     def __init__(self, url: str, owner: Holder, generation: bytes) -> None:
         self.url, self.owner = url, owner
-        _held.add(owner.run)
+        held.add(owner.run)
+        _claims[url] = self
         self._generation: bytes | None = generation
         self._ended = threading.Event()
         self._lock = threading.Lock()
@@ -138,7 +89,7 @@ class Lease:
         """
         earlier = self._generation
         self.beat()
-        late = _encode(replace(self.owner, beat=self.owner.beat + 1))
+        late = encode_holder(replace(self.owner, beat=self.owner.beat + 1))
         if earlier is not None and not self.lost and replace_key(self.url, LEASE, late, earlier) is not None:
             raise OutputError(
                 "output.no-conditions",
@@ -167,7 +118,9 @@ class Lease:
         self._stop_heart()
         with suppress(VolumetoolError):  # who cannot say goodbye is found dead
             self._write(replace(self.owner, released=True))
-        _held.discard(self.owner.run)
+        held.discard(self.owner.run)
+        if _claims.get(self.url) is self:
+            del _claims[self.url]
 
     def _stop_heart(self) -> None:
         self._ended.set()
@@ -177,7 +130,9 @@ class Lease:
     def _write(self, owner: Holder) -> None:
         with self._lock:
             if self._generation is not None:
-                self._generation = replace_key(self.url, LEASE, _encode(owner), self._generation) or _stored_by(self.url, owner)
+                self._generation = replace_key(self.url, LEASE, encode_holder(owner), self._generation) or _stored_by(
+                    self.url, owner
+                )
                 self.owner = owner
 
     def _beat_on(self) -> None:
@@ -186,6 +141,31 @@ class Lease:
                 self.beat()
             except VolumetoolError:
                 continue  # a storage that stumbles may be back for the next beat; others wait for a whole lease
+
+
+def confirm(url: str) -> None:
+    """Make sure, by a heartbeat, that the run that writes below a folder owns it still; to be called right before the write.
+
+    A process that stood still has not noticed yet that another run took the job over.
+
+    Parameters
+    ----------
+    url : str
+        Path or URL of the job's folder or of one in it, such as that of a part. Where this process owns neither it nor a
+        folder above it, nobody can have taken it over, and nothing happens.
+
+    Raises
+    ------
+    LedgerError
+        ``ledger.overtaken``, or ``ledger.lost``: the folder is gone.
+    OutputError
+        ``output.unwritable``.
+    """
+    above = [folder for folder in list(_claims) if f"{url}/".startswith(f"{folder}/")]
+    if above:
+        claim = _claims[max(above, key=len)]
+        claim.beat()
+        claim.check()
 
 
 @contextmanager
@@ -258,8 +238,8 @@ def take(url: str, found: Holder | None, generation: bytes, doing: str = "") -> 
     generation : bytes
         Generation of the file that says so.
     """
-    owner = _myself(1 if found is None else found.fence + 1, doing)
-    taken = replace_key(url, LEASE, _encode(owner), generation) or _stored_by(url, owner)
+    owner = new_holder(1 if found is None else found.fence + 1, doing)
+    taken = replace_key(url, LEASE, encode_holder(owner), generation) or _stored_by(url, owner)
     return None if taken is None else Lease(url, owner, taken)
 
 
@@ -292,7 +272,7 @@ def await_free(
     watched, since = None, clock()
     while True:
         raw, generation = read_version(url, LEASE)
-        found = None if raw is None else _decode(raw, url)
+        found = None if raw is None else decode_holder(raw, url)
         lives = None if found is None or found.released else found.lives()
         free = found is None or found.released or lives is False
         if not free and watched is not None and clock() - since >= LEASE_SECONDS:
@@ -316,7 +296,7 @@ def await_free(
 def _stored_by(url: str, owner: Holder) -> bytes | None:
     """Return the file's generation if it is that run's: a write may take effect and yet be reported as failed."""
     raw, generation = read_version(url, LEASE)
-    return generation if raw is not None and _decode(raw, url).run == owner.run else None
+    return generation if raw is not None and decode_holder(raw, url).run == owner.run else None
 
 
 def _owned(url: str, owner: Holder) -> LedgerError:
@@ -326,55 +306,3 @@ def _owned(url: str, owner: Holder) -> LedgerError:
         hint="wait for it, or stop it and run again; `volumetool status` shows how far it is",
         where=url,
     )
-
-
-def current_holder(url: str) -> Holder | None:
-    """Return the owner of a job, None where it has none; the owner may have died without notice."""
-    raw, _ = read_version(url, LEASE)
-    found = None if raw is None else _decode(raw, url)
-    return None if found is None or found.released or found.lives() is False else found
-
-
-def writing_run(url: str) -> str | None:
-    """Return the run that writes a job, as far as it has not given it up."""
-    raw, _ = read_version(url, LEASE)
-    found = None if raw is None else _decode(raw, url)
-    return None if found is None or found.released else found.run
-
-
-def lease_lost(url: str) -> LedgerError:
-    """Return the error of a run that no longer owns its job: another one took it over, or its folder is gone."""
-    return gone(url, f"{LEASE} is missing") if read_version(url, LEASE)[0] is None else overtaken(url)
-
-
-def _myself(fence: int, doing: str) -> Holder:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in many containers
-        user = str(os.getuid())
-    return Holder(
-        run=uuid.uuid4().hex,
-        fence=fence,
-        beat=0,
-        released=False,
-        user=user,
-        host=socket.gethostname(),
-        **asdict(this_process()),
-        doing=doing,
-    )
-
-
-def _encode(owner: Holder) -> bytes:
-    return encode(asdict(owner))
-
-
-def _decode(raw: bytes, url: str) -> Holder:
-    try:
-        return Holder(**decode(raw))
-    except (ValueError, TypeError) as error:
-        raise LedgerError(
-            "ledger.owner",
-            f"{url}/{LEASE} does not say who writes the job: {error}",
-            hint="make sure that no run of this job is going on, then delete that file",
-            where=url,
-        ) from error

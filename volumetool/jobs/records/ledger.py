@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 
 from volumetool.errors import LedgerError, OutputError, VolumetoolError
 from volumetool.jobs.job import Part
-from volumetool.jobs.records.segments import number_of, own_keys, prefix_of, segment_key, segment_keys
+from volumetool.jobs.records.holder import overtaken
+from volumetool.jobs.records.lease import confirm
+from volumetool.jobs.records.segments import delete_segments, number_of, own_keys, prefix_of, segment_key, segment_keys
 from volumetool.sealed import decode, encode_line
-from volumetool.storage.io.kvstore import create_key, delete_key, read_key
+from volumetool.storage.io.kvstore import create_key, join_url, read_key
 
 State = Literal["done", "failed"]
 Fields = dict[str, Any]
@@ -248,11 +250,20 @@ class Ledger:
         return totals
 
     def begin(self) -> None:
-        """Begin to write as the job's new owner. Records that an earlier owner has not written yet will be refused."""
+        """Begin to write as the job's new owner. Records that an earlier owner has not written yet will be refused.
+
+        Raises
+        ------
+        LedgerError
+            ``ledger.overtaken``: another run took the job, or the part, over since it was claimed.
+        """
+        own = join_url(self.url, self._prefix)
         with self._lock:
+            confirm(own)  # who owns the job no more must not shut out who does
             while not create_key(self.url, segment_key(self._prefix, self._segments + 1), b""):
                 self._read()
             self._segments += 1
+            confirm(own)  # who owns it from now on finds this segment, and goes on after it
 
     def append(self, record: Record) -> None:
         """Add a record. It is on disk within a second, or with the next flush."""
@@ -305,9 +316,7 @@ class Ledger:
         kept = (line for _, line in self._last(keys))
         while merged := b"".join(islice(kept, MERGED_RECORDS)):
             self._create(merged)
-        for key in keys:
-            if read_key(self.url, key):  # an empty one keeps its number taken
-                delete_key(self.url, key)
+        delete_segments(self.url, keys)
 
     def _create(self, lines: bytes) -> None:
         key = segment_key(self._prefix, self._segments + 1)
@@ -329,35 +338,6 @@ class Ledger:
         if state == "failed":
             self.failures[region] = content if isinstance(content, Record) else _record(content)
         self.last_finished = max(self.last_finished, finished)
-
-
-def overtaken(url: str) -> LedgerError:
-    """Return the error of a run that is no longer the owner."""
-    return LedgerError(
-        "ledger.overtaken",
-        f"another run took over {url} while this one stood still",
-        hint="nothing is lost: that run goes on with what this one recorded",
-        where=url,
-    )
-
-
-def gone(url: str, what: str) -> LedgerError:
-    """Return the error of a run whose job's folder was taken away, or a part of it.
-
-    Parameters
-    ----------
-    url : str
-        Path or URL of the job's folder.
-    what : str
-        What is no longer there.
-    """
-    return LedgerError(
-        "ledger.lost",
-        f"{url} was changed by somebody else while this run wrote the job: {what}",
-        hint="nothing says any more which regions are done: bring the folder back from a backup, or delete it and let "
-        f"`volumetool verify {url.removesuffix('.job')} --adopt` make a new one; then run the same command again",
-        where=url,
-    )
 
 
 def read_segment(url: str, key: str) -> Iterator[Record]:

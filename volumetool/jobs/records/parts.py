@@ -18,7 +18,8 @@ from volumetool.events import Observer, ignore
 from volumetool.jobs.job import Part
 from volumetool.jobs.job_dir import PARTS, PATCHES
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.records.lease import Holder, Lease, acquire, current_holder, own
+from volumetool.jobs.records.holder import Holder, current_holder
+from volumetool.jobs.records.lease import Lease, acquire, confirm, own
 from volumetool.jobs.records.ledger import DONE, FAILED, Ledger
 from volumetool.jobs.records.segments import PartCut, merge_parts, read_cut
 from volumetool.storage.io.kvstore import delete_prefix, join_url
@@ -88,6 +89,7 @@ def join_parts(url: str, observer: Observer = ignore) -> None:
     with ThreadPoolExecutor(THREADS, "volumetool-parts") as pool:
         list(pool.map(lambda part: acquire(part_dir(url, part), observer).release(), living_parts(url)))
     for part in range(cut.count):
+        confirm(url)
         delete_prefix(join_url(part_dir(url, part), PATCHES))
     merge_parts(url)
 

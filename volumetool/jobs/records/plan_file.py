@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from volumetool.errors import ConfigError, InputError, LedgerError, OutputError
 from volumetool.jobs.job_dir import PLAN, TABLE, JobDir, roles_of
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.records.lease import confirm
 from volumetool.jobs.records.ledger import Ledger
 from volumetool.sealed import decode, encode
 from volumetool.storage.create import read_root
@@ -23,6 +24,7 @@ def write_plan(plan: Plan) -> None:
     The plan may be read from another directory, so its paths are absolute.
     """
     url = plan.job_dir.url
+    confirm(url)
     placed = plan.whole.model_copy(update={"job": plan.whole.job.placed})
     write_key(url, TABLE, plan.spec.statistics.to_csv().encode())
     write_key(url, PLAN, encode(placed.model_dump(mode="json")))

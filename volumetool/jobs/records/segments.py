@@ -16,10 +16,11 @@ from pydantic import TypeAdapter
 from volumetool.errors import LedgerError
 from volumetool.geometry import Box
 from volumetool.jobs.job_dir import CUT, LEDGER, PARTS
+from volumetool.jobs.records.lease import confirm
 from volumetool.sealed import decode, encode
-from volumetool.storage.io.kvstore import create_key, delete_key, list_keys, read_key, write_key
+from volumetool.storage.io.kvstore import create_key, delete_key, join_url, list_keys, read_key, write_key
 
-SEGMENT = re.compile(rf"{LEDGER}/[0-9]{{8}}\.jsonl")
+SEGMENT = re.compile(rf"(?:{PARTS}/[0-9]+/)?{LEDGER}/[0-9]{{8}}\.jsonl")
 
 MERGED_BYTES = 2**24
 """A merged segment holds at least so much, if there is so much."""
@@ -66,6 +67,7 @@ def read_cut(url: str) -> PartCut | None:
 
 def write_cut(url: str, cut: PartCut) -> None:
     """Note how a job is cut into parts; to be called by who owns the job."""
+    confirm(url)
     write_key(url, CUT, encode(asdict(cut)))
 
 
@@ -86,7 +88,7 @@ def number_of(key: str) -> int:
 
 def own_keys(url: str, prefix: str) -> list[str]:
     """Return the keys of the segments of one driver, oldest first."""
-    return sorted(key for key in list_keys(url, f"{prefix}{LEDGER}/") if SEGMENT.fullmatch(key.removeprefix(prefix)))
+    return sorted(key for key in list_keys(url, f"{prefix}{LEDGER}/") if SEGMENT.fullmatch(key))
 
 
 def segment_keys(url: str) -> list[str]:
@@ -106,21 +108,36 @@ def merge_parts(url: str) -> None:
     cut = read_cut(url)
     if cut is None:
         return
-    merged = []
-    for prefix in map(prefix_of, range(cut.count)):
-        keys = own_keys(url, prefix)
-        while keys and not create_key(url, segment_key(prefix, number_of(keys[-1]) + 1), b""):
-            keys = own_keys(url, prefix)
-        merged += keys
+    merged = [key for part in range(cut.count) for key in close_segments(url, prefix_of(part))]
     number = max(map(number_of, own_keys(url, "")), default=0)
     for lines in _joined(url, merged):
+        confirm(url)
         number += 1
         while not create_key(url, segment_key("", number), lines):
             number += 1
-    for key in merged:
-        if read_key(url, key):  # an empty one keeps its number taken
-            delete_key(url, key)
+    delete_segments(url, merged)
+    confirm(url)
     delete_key(url, CUT)
+
+
+def close_segments(url: str, prefix: str) -> list[str]:
+    """Return the keys of the segments of one driver, which cannot commit from now on: an empty one stays where it would go on.
+
+    A driver that has claimed its folder and not begun has none yet: it finds out as it begins, see `Ledger.begin`.
+    """
+    keys = own_keys(url, prefix)
+    confirm(url)
+    while keys and not create_key(url, segment_key(prefix, number_of(keys[-1]) + 1), b""):
+        keys = own_keys(url, prefix)
+    return keys
+
+
+def delete_segments(url: str, keys: list[str]) -> None:
+    """Delete segments, but for empty ones: these keep their numbers taken."""
+    for key in keys:
+        if read_key(url, key):
+            confirm(join_url(url, key))
+            delete_key(url, key)
 
 
 def _joined(url: str, keys: list[str]) -> Iterator[bytes]:

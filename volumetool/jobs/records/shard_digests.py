@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from volumetool.geometry import Box, Region, slab_boxes
 from volumetool.jobs.job_dir import COARSE, UNBUILT
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.records.lease import confirm
 from volumetool.sealed import decode, encode, encode_line
 from volumetool.storage.create import open_for_writing
 from volumetool.storage.io.kvstore import read_key, write_key
@@ -60,6 +61,7 @@ def write_coarse(plan: Plan) -> None:
     for level, channel in coarse_parts(plan):
         stored = stored_shards(plan.level(level), coarse_keys(plan, level, channel))
         lines.append(encode_line({"level": level, "channel": channel, "stored": stored}))
+    confirm(plan.job_dir.url)
     write_key(plan.job_dir.url, COARSE, b"".join(lines))
 
 
@@ -94,6 +96,7 @@ def note_unbuilt(plan: Plan) -> None:
     earlier = read_unbuilt(plan)
     box = plan.computed_box or Box.whole(plan.spec.box.shape)
     box = box if earlier is None else box.joined(earlier)
+    confirm(plan.run_dir)
     write_key(plan.job_dir.url, UNBUILT, encode(asdict(box)))
 
 

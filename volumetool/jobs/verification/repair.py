@@ -9,7 +9,8 @@ from volumetool.events import Observer, ignore
 from volumetool.jobs.execution.finalize import is_marked_complete, mark_incomplete
 from volumetool.jobs.job_dir import PLAN, roles_of
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.records.ledger import Ledger, Record, gone
+from volumetool.jobs.records.holder import gone
+from volumetool.jobs.records.ledger import Ledger, Record
 from volumetool.jobs.records.parts import own_job
 from volumetool.jobs.records.plan_file import check_output, keep_table, open_ledger, read_plan
 from volumetool.jobs.verification.layout_check import DamageKind, restore_metadata
