@@ -1,4 +1,4 @@
-"""``volumetool evaluate``: how good a restored volume is, and what that claim rests on."""
+"""``volumetool evaluate``: how good a restored volume is, and what that claim rests on; ``volumetool try``, before a job."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from volumetool.cli._job_options import given, job_options
 from volumetool.cli._json import print_json
 from volumetool.cli._options import Json, local_path
 from volumetool.cli._progress import observing
@@ -136,3 +137,38 @@ def _count(folder: Path, ratings: list[Path], *, as_json: bool) -> None:
             low, high = each.interval
             words += f"; {each.share:.0%} of the decided for {each.first} (95 % interval {low:.0%} to {high:.0%})"
         say(words, sys.stdout)
+
+
+@job_options(without=("model", "crop", "gate", "part", "overwrite", "cluster", "dashboard"))
+def try_(
+    input: Annotated[str, typer.Argument(metavar="INPUT", help="Volume to try models on; path or URL.")],  # noqa: A002
+    page: Annotated[Path, typer.Argument(metavar="PAGE", parser=local_path, help="HTML file to write.")] = Path("try.html"),
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Model or other operation to try, may be repeated; by default all that fit."),
+    ] = None,
+    at: Annotated[str | None, typer.Option(metavar="Z,Y,X", help="Show the crop around this voxel instead.")] = None,
+    side: Annotated[int, typer.Option(help="Side of the crops, in voxels of INPUT.")] = 128,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: Json = False,
+    **options: Any,
+) -> None:
+    """Show on one page what each model makes of typical parts of a volume, and what the whole job would cost.
+
+    Nothing but the page is written. It names the command that runs the job.
+    """
+    from volumetool.evaluation.tryout.api import try_models
+
+    with observing() as observer:
+        found = try_models(input, page, models=models or (), at=at, side=side, observer=observer, **given(options))
+    if as_json:
+        models_found = [asdict(each) | {"gate": each.gate and each.gate.model_dump(mode="json")} for each in found.models]
+        print_json("tryout", asdict(found) | {"page": str(found.page), "models": models_found})
+    else:
+        for each in found.models:
+            say(f"{each.model}: {each.verdict}\n  {each.command}", sys.stdout)
+    say(f"wrote {found.page}")
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(found.page.as_uri())

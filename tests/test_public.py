@@ -36,6 +36,7 @@ FUNCTIONS = [name for name in vt.__all__ if inspect.isfunction(getattr(vt, name)
 WITH_OPTIONS = [name for name in FUNCTIONS if inspect.signature(getattr(vt, name)).parameters]
 
 OTHERWISE_NAMED = {
+    "try": "try_models",  # a word that Python has itself
     "info": "open_volume",
     "model list": "list_models",
     "model show": "load_model",
@@ -64,6 +65,7 @@ OPTIONS_ALONE = {
     "convert": {"dry_run"},  # plan_requested
     "crappify": {"dry_run", "fit", "truth", "recipe_out"},  # plan_crappification, vt.fit_recipe
     "train": {"dry_run"},  # plan_training
+    "try": {"open_page"},
     "status": {"watch"},  # vt.status in a loop
     "evaluate": {"blind", "unblind"},  # a kit for human raters: volumetool.evaluation.blind_rating
 }

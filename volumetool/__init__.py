@@ -15,6 +15,7 @@ from volumetool.version import __version__
 
 if TYPE_CHECKING:
     from volumetool.evaluation.api import evaluate
+    from volumetool.evaluation.tryout.api import try_models
     from volumetool.jobs.api import apply, enhance, plan, run
     from volumetool.jobs.inspection import clean, status, verify
     from volumetool.jobs.job import Job
@@ -60,6 +61,7 @@ _HOMES = {
     "run": "volumetool.jobs.api",
     "status": "volumetool.jobs.inspection",
     "train": "volumetool.training.api",
+    "try_models": "volumetool.evaluation.tryout.api",
     "validate": "volumetool.viewer.support",
     "verify": "volumetool.jobs.inspection",
     "view": "volumetool.viewer.view",
@@ -93,6 +95,7 @@ __all__ = [
     "run",
     "status",
     "train",
+    "try_models",
     "validate",
     "verify",
     "view",

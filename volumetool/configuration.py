@@ -247,7 +247,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return "\n".join(lines)
 
 
-def with_options(model: type[Options], without: str | None = None) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def with_options(model: type[Options], *without: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Return a decorator that names, in the signature of a function of ``**options``, the options that they may be.
 
     Those of `model` that the function does not name itself, but for `without`.
@@ -259,7 +259,7 @@ def with_options(model: type[Options], without: str | None = None) -> Callable[[
         options = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=field.annotation, default=_default(field))
             for name, field in model.model_fields.items()
-            if name not in signature.parameters and name != without
+            if name not in signature.parameters and name not in without
         ]
         vars(function)["__signature__"] = signature.replace(parameters=[*own, *options])
         return function

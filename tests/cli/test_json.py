@@ -63,6 +63,7 @@ COMMANDS = {
     "clean out.zarr": "leftovers",
     "validate out.zarr": "validation",
     "validate out.zarr --viewer fiji": "validation",
+    f"try raw.zarr try.html --model {FAKE}": "tryout",
     "evaluate raw.zarr raw.zarr --sections 1 --report page.html --blind both": "evaluation",
     "evaluate raw.zarr raw.zarr --sections 1 --blind kit": "rating-kit",
     "evaluate --unblind kit ratings.csv": "ratings",

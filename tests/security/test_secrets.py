@@ -33,6 +33,7 @@ COMMANDS: dict[str, list[str]] = {
     "enhance into": ["enhance", "in.zarr", "URL"],
     "enhance from a file": ["enhance", "--config", "job.yaml"],
     "apply": ["apply", "median", "URL", "out.zarr"],
+    "try": ["try", "URL"],
     "status": ["status", "URL"],
     "verify": ["verify", "URL"],
     "clean": ["clean", "URL"],

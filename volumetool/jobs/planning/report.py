@@ -35,7 +35,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         *[(f"step {number}", _step(step)) for number, step in enumerate(plan.earlier, start=1)],
         *([("network", plan.about)] if plan.about else []),
         *describe_choice(plan),
-        *([("gate", _gate(plan.gate))] if plan.gate is not None else []),
+        *([("gate", "; ".join([describe_gate(plan.gate), *plan.gate.reasons]))] if plan.gate is not None else []),
         ("output", f"{plan.output}: {voxels} of {show_size(first.voxel_size)}, {spec.dtype}"),
         *([("box", box)] if (box := describe_box(plan)) else []),
         (
@@ -126,10 +126,10 @@ def describe_choice(plan: Plan) -> list[tuple[str, str]]:
     return [("measured", told), ("next best", plan.choice.next_best or "no other built-in model fits")]
 
 
-def _gate(gate: Familiarity) -> str:
-    """Say whether the volume looks like what the model was trained on, and by which figures it does not."""
+def describe_gate(gate: Familiarity) -> str:
+    """Say whether the volume looks like what the model was trained on."""
     told = {"in": "like", "edge": "at the edge of", "out": "unlike"}[gate.verdict]
-    return f"{told} the images that the model was trained on" + "".join(f"; {reason}" for reason in gate.reasons)
+    return f"{told} the images that the model was trained on"
 
 
 def _neighbours(found: Evidence, spacing: float) -> str:

@@ -27,6 +27,7 @@ from volumetool.processing.engine import Engine
 from volumetool.processing.region import ChainStep, computed, stored_windows
 from volumetool.processing.spec import Numerics, OutputSpec
 from volumetool.processing.statistics import Statistics
+from volumetool.processing.survey import Survey
 from volumetool.storage.create import check_layout
 from volumetool.storage.formats.registry import shift_notes
 from volumetool.storage.io.limits import unpacked_chunk
@@ -66,6 +67,8 @@ class Resolved:
         The workers that it is resolved for.
     gate : Familiarity, optional
         Whether the volume looks like what the model was trained on.
+    survey : Survey, optional
+        What else the sample of the statistics shows; None where these were not fitted.
     before : Resolved, optional
         The job of a chain's earlier operations, whose output this one reads without its being stored.
     """
@@ -79,6 +82,7 @@ class Resolved:
     paces: tuple[BatchingChoice, ...]
     resources: Resources
     gate: Familiarity | None
+    survey: Survey | None = None
     before: Resolved | None = None
 
     @property
@@ -113,8 +117,8 @@ class Resolved:
             return source
         return replace(source, absent=lambda box: chunks.absent(box, chunks.never_stored(box, source.voxels)))
 
-    def _compute(self, channel: int, box: Box) -> NDArray[Any]:
-        """Return the voxels of a channel and a box of the output, which must be a whole volume."""
+    def compute(self, channel: int, box: Box) -> NDArray[Any]:
+        """Return what a job would store of a channel and a box of the output, which must be a whole volume."""
         steps = (*self.steps, ChainStep(self.spec, self.engine, self.inputs.mask_factor))
         source = self.source(stored_windows(steps, channel, [box])[0])
         with computed(steps, channel, [box], source) as output:
@@ -136,7 +140,7 @@ class Resolved:
             attributes={},
             identity=self.spec.fingerprint,
             level_identities=(),
-            compute=self._compute,
+            compute=self.compute,
         )
 
 
@@ -145,6 +149,7 @@ def resolve(
     *,
     existing: Plan | None = None,
     statistics: Statistics | None = None,
+    survey: Survey | None = None,
     resources: Resources | None = None,
     observer: Observer = ignore,
 ) -> Resolved:
@@ -158,6 +163,8 @@ def resolve(
         Plan of the job that goes on: what was chosen for it stays.
     statistics : Statistics, optional
         Section statistics to use, instead of those that the job names or that would be fitted.
+    survey : Survey, optional
+        What the sample shows that `statistics` were fitted to.
     resources : Resources, optional
         The workers; those of this machine without it.
     observer : Observer, optional
@@ -169,16 +176,20 @@ def resolve(
         The job cannot run.
     """
     with name_roles(*roles_of(job)):
-        return _resolve(job, existing, statistics, resources or machine_resources(job), observer)
+        return _resolve(job, existing, (statistics, survey), resources or machine_resources(job), observer)
 
 
 def _resolve(
-    job: Job, existing: Plan | None, statistics: Statistics | None, resources: Resources, observer: Observer
+    job: Job,
+    existing: Plan | None,
+    fitted: tuple[Statistics | None, Survey | None],
+    resources: Resources,
+    observer: Observer,
 ) -> Resolved:
     check_chain(job)
     before, asked = None, job
     if job.earlier is not None:
-        before = _resolve(job.earlier, None if existing is None else existing.before, None, resources, observer)
+        before = _resolve(job.earlier, None if existing is None else existing.before, (None, None), resources, observer)
         job = job.last(before.spec.output_nodata, _within(job, before))
     inputs = open_inputs(job, existing, observer, None if before is None else before.output)
     check_second(job, inputs.operation.card, inputs.level)
@@ -192,7 +203,7 @@ def _resolve(
     paces = autotune(inputs.operation, precision, job.device, threads, most)
     numerics = None if existing is None or existing.numerics.precision != precision else existing.numerics
     engine = _engine(inputs, lattice, _pace(inputs, lattice, precision, paces, resources.memory), precision, threads, numerics)
-    survey = None
+    statistics, survey = fitted
     if statistics is None:
         statistics, survey = section_statistics(inputs, existing, observer)
     card, gate = inputs.operation.card, None if existing is None else existing.gate
@@ -208,7 +219,7 @@ def _resolve(
         notes += tuple(shift_notes(spec.layout))
     notes += _input_notes(inputs, lattice) + (resources.notes if before is None else before.notes)
     extrapolated = extrapolated or (before is not None and before.extrapolated)
-    return Resolved(asked, inputs, engine, spec, notes, extrapolated, paces, resources, gate, before)
+    return Resolved(asked, inputs, engine, spec, notes, extrapolated, paces, resources, gate, survey, before)
 
 
 def _within(job: Job, before: Resolved) -> Box | None:

@@ -1,0 +1,198 @@
+"""The function that users call to try models on a volume: it plans each job, and computes what the job would store in crops."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from volumetool.configuration import Numbers, Options, Place, with_options
+from volumetool.errors import ResourceError
+from volumetool.evaluation.tryout.places import Crop, choose_crops, crop_around, crop_shape
+from volumetool.evaluation.tryout.results import Tried, Tryout
+from volumetool.evaluation.tryout.tryout_page import write_page
+from volumetool.evaluation.tryout.views import finest_scale, view_input, view_output
+from volumetool.events import Observer, counting, ignore
+from volumetool.geometry import Box, Triple, part_inside
+from volumetool.jobs.job import Job, make_job
+from volumetool.jobs.job_dir import roles_of
+from volumetool.jobs.planning.checks import check_resources
+from volumetool.jobs.planning.conflicts import resume_command
+from volumetool.jobs.planning.inputs import open_inputs
+from volumetool.jobs.planning.planner import plan_anew
+from volumetool.jobs.planning.resolve import Resolved, resolve
+from volumetool.models import ModelCard, fitting_models
+from volumetool.paths import AnyPlace, absolute_path
+from volumetool.processing.operation import open_operation, operation_name
+from volumetool.processing.survey import LEAST_SIDE
+from volumetool.storage.io.roles import name_roles
+from volumetool.units import show_scale
+
+SIDE = 128
+"""Side of a crop in plane, in voxels of the input."""
+
+WITHOUT = ("output", "model", "crop", "gate", "part", "overwrite", "cluster", "dashboard")
+"""Options of a job that a tryout does not take."""
+
+
+class TryoutOptions(Options):
+    """What is tried, and where: the options of ``volumetool try`` and of `volumetool.try_models` beside those of a job.
+
+    Parameters
+    ----------
+    models : tuple of str
+        Models or other operations to try; all built-in ones that fit the voxel size without it.
+    at : tuple of int, optional
+        The centre of a single crop, in voxels z, y, x, instead of those that rules choose.
+    side : int
+        Side of the crops in plane, in voxels.
+    """
+
+    told_by = "`volumetool try --help`"
+
+    models: tuple[Place, ...] = ()
+    at: Numbers | None = None
+    side: Annotated[int, Field(ge=LEAST_SIDE, le=512)] = SIDE
+
+
+@with_options(Job, *WITHOUT)
+def try_models(
+    input: AnyPlace,  # noqa: A002  (the user's word)
+    page: str | os.PathLike[str] = "try.html",
+    *,
+    models: Sequence[AnyPlace] = (),
+    at: Triple | str | None = None,
+    side: int = SIDE,
+    observer: Observer = ignore,
+    **options: Any,
+) -> Tryout:
+    """Show on one page what models make of typical parts of a volume, and what the whole job would cost.
+
+    The crops have the bytes that the job would store there, and the costs are those of its plan. Nothing but the page is
+    written.
+
+    Parameters
+    ----------
+    input : str or path
+        Path or URL of the volume.
+    page : str or path
+        HTML file to write, which holds everything; one that is there is replaced.
+    models : sequence of str or path
+        Models or other operations to try; all built-in ones that fit the voxel size without it.
+    at : tuple of int, optional
+        The centre of a single crop, in voxels z, y, x, instead of those that rules choose.
+    side : int
+        Side of the crops in plane, in voxels of the input.
+    observer : Observer, optional
+        Told by `Progressed` how far it is.
+    **options
+        Any other field of :class:`volumetool.Job`, such as ``voxel_size=(30, 8, 8)``; crops are chosen inside ``roi``.
+
+    Raises
+    ------
+    VolumetoolError
+        As :func:`volumetool.plan`; ``output.unwritable`` where the page cannot be written.
+    """
+    asked = TryoutOptions(models=tuple(models), at=at, side=side)
+    job = make_job(input=input, **options)
+    with name_roles(*roles_of(job)):
+        resolved = _resolved(job, asked.models, observer)
+        crops = _crops(resolved[0], asked, observer)
+        count = counting(observer, "models on crops", len(resolved) * (1 + len(crops)))
+        shown = [view_input(resolved[0], crop, finest_scale(resolved)) for crop in crops]
+        tried = []
+        for each in resolved:
+            error = _with_error(each)
+            costs = _planned(each)
+            count(1)
+            for crop, views in zip(crops, shown, strict=True):
+                views += view_output(each, error, crop)
+                count(1)
+            expected = () if error is None else tuple(float(views[-1].xy.mean()) for views in shown)
+            tried.append(replace(costs, expected_error=expected))
+    level = resolved[0].stored.level
+    found = Tryout(job.input, level.shape, level.voxel_size, absolute_path(page), crops, tuple(tried))
+    write_page(found, shown)
+    return found
+
+
+def _resolved(job: Job, models: Sequence[str], observer: Observer) -> list[Resolved]:
+    """Resolve a job for each model; those that scale grey values alike share the sample of the volume."""
+    names, sample, rule = [operation_name(model) for model in models], None, None
+    if not names:
+        inputs = open_inputs(job, observer=observer)
+        best, sample = inputs.operation.card, inputs.sample
+        names = [best.name, *(card.name for card in fitting_models(inputs.level.voxel_size))]
+        rule = best.normalisation if sample is not None and job.statistics is None else None
+    found = []
+    for name in dict.fromkeys(names):
+        own = job.model_copy(update={"model": name, "output": _output(job.input, name), "gate": "off"})
+        alike = rule is not None and len(own.operations) == 1 and open_operation(name).card.normalisation == rule
+        known = sample if alike and sample is not None else (None, None)
+        each = resolve(own, statistics=known[0], survey=known[1], observer=observer)
+        if rule is None and each.survey is not None and each.before is None:
+            rule, sample = each.inputs.operation.card.normalisation, (each.spec.statistics, each.survey)
+        found.append(each)
+    return found
+
+
+def _output(place: str, model: str) -> str:
+    """Return a name for what a model makes of a volume, in the working directory."""
+    volume = PurePosixPath(place.rstrip("/")).name
+    stem = re.sub(r"(\.ome)?\.[A-Za-z0-9]{1,12}$", "", volume) or volume
+    operation = re.sub(r"[^A-Za-z0-9.]+", "-", model.rpartition("/")[2].removesuffix(".safetensors")).strip("-")
+    return f"{stem}-{operation}.zarr"
+
+
+def _crops(resolved: Resolved, asked: TryoutOptions, observer: Observer) -> tuple[Crop, ...]:
+    level, job = resolved.stored.level, resolved.asked
+    whole, shape = Box.whole(level.shape), crop_shape(asked.side, level.voxel_size)
+    if asked.at is None:
+        inside = whole if job.roi is None else part_inside(job.roi, level.shape, job.input)[0]
+        return choose_crops(resolved.source(0), inside, shape, job.nodata, observer)
+    z, y, x = asked.at
+    part_inside(Box((z, y, x), (z + 1, y + 1, x + 1)), level.shape, job.input)
+    return (Crop("as asked", f"around voxel {z}, {y}, {x} (z, y, x)", crop_around((z, y, x), shape, whole), z),)
+
+
+def _with_error(resolved: Resolved) -> Resolved | None:
+    """Return the job of the same model with its expected error; None where it says none."""
+    card, job = resolved.inputs.operation.card, resolved.asked
+    if not isinstance(card, ModelCard) or not card.architecture.expected_error or card.channels:
+        return None
+    model = f"{job.model};expected_error=true"
+    own = job.model_copy(update={"model": model, "dtype": None})
+    if resolved.before is not None:
+        return resolve(own)
+    return resolve(own, statistics=resolved.spec.statistics, survey=resolved.survey)
+
+
+def _planned(resolved: Resolved) -> Tried:
+    """Return what the plan of a job says."""
+    plan, job = plan_anew(resolved), resolved.asked
+    costs, notes = plan.estimates, plan.notes
+    try:
+        check_resources(costs, resolved.resources.bound)
+    except ResourceError as error:
+        notes += (f"the job would be refused here: {error.message}. {error.hint}",)
+    command = resume_command(job.model_copy(update={"gate": "warn"}))
+    specs = [each.spec.lattice for each in resolved.chain]
+    return Tried(
+        model=plan.title,
+        does="; then ".join(show_scale(each.scale, each.shrink) for each in specs),
+        voxel_size=plan.spec.levels[0].voxel_size,
+        gate=plan.gate,
+        seconds=costs.seconds,
+        read_bytes=costs.read_bytes,
+        written_bytes=costs.written_bytes,
+        objects=costs.objects,
+        expected_error=(),
+        notes=notes,
+        command=command + (f" --roi={shlex.quote(str(job.roi))}" if job.roi is not None else ""),
+    )

@@ -1,0 +1,109 @@
+"""What is shown of a crop: the input, the same enlarged, and the voxels that jobs would store there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volumetool.evaluation.scores.resample import enlarge
+from volumetool.evaluation.tryout.places import Crop, section_of
+from volumetool.geometry import Box, Triple
+from volumetool.jobs.planning.resolve import Resolved
+
+
+@dataclass(frozen=True)
+class CropView:
+    """A crop as one volume has it.
+
+    Attributes
+    ----------
+    label : str
+        Name of the volume.
+    xy : numpy.ndarray, shape (y, x)
+        The crop's section.
+    xz : numpy.ndarray, shape (z, x), optional
+        The crop from the side, through its middle row; None where only the section was computed.
+    is_error : bool
+        The values are expected errors, not grey values.
+    is_grey : bool
+        The values are on the scale of the input.
+    """
+
+    label: str
+    xy: NDArray[Any]
+    xz: NDArray[Any] | None
+    is_error: bool = False
+    is_grey: bool = True
+
+
+def view_input(resolved: Resolved, crop: Crop, finest: Triple) -> list[CropView]:
+    """Return the input as it is, and enlarged.
+
+    Parameters
+    ----------
+    resolved : Resolved
+        A job on the input.
+    crop : Crop
+        What is shown.
+    finest : tuple of int
+        Voxels of the finest output per voxel of the input, z, y, x.
+    """
+    voxels = resolved.source(0).read(crop.box)  # (z, y, x)
+    raw = _cut(voxels, crop, (1, 1, 1), "raw")
+    fine = _cut(enlarge(voxels, finest, "linear"), crop, finest, "bilinear")
+    return [raw, fine]
+
+
+def view_output(resolved: Resolved, error: Resolved | None, crop: Crop) -> list[CropView]:
+    """Return what a job would store, and the error that its network expects.
+
+    Parameters
+    ----------
+    resolved : Resolved
+        The job.
+    error : Resolved, optional
+        The same with the expected error as its second channel.
+    crop : Crop
+        What is shown.
+    """
+    scale, name = resolved.spec.lattice.scale, resolved.inputs.operation.card.name
+    views = [_cut(resolved.compute(0, _made_of(resolved, crop.box)), crop, scale, name, is_grey=resolved.spec.restores)]
+    if error is not None:
+        expected = error.compute(1, _made_of(error, section_of(crop.box, crop.section)))  # (z, y, x), float32
+        views.append(CropView(f"{name}: expected error", expected[_middle(scale)], None, is_error=True))
+    return views
+
+
+def finest_scale(resolved: Sequence[Resolved]) -> Triple:
+    """Return the largest scale along each axis, and no less than 2 in plane: the input is enlarged by it."""
+    scales = [_whole_scale(each) for each in resolved]
+    z, y, x = (max(axis) for axis in zip(*scales, strict=True))
+    return z, max(2, y), max(2, x)
+
+
+def _whole_scale(resolved: Resolved) -> Triple:
+    z, y, x = (int(np.prod(axis)) for axis in zip(*(each.spec.lattice.scale for each in resolved.chain), strict=True))
+    return z, y, x
+
+
+def _made_of(resolved: Resolved, box: Box) -> Box:
+    """Return what a job makes of a box of its input, in voxels of its output."""
+    for each in resolved.chain:
+        box = each.spec.lattice.made_of(box).intersection(Box.whole(each.spec.lattice.output_shape))
+    return box
+
+
+def _middle(scale: Triple) -> int:
+    """Return which of the sections that become one, or the last before their middle, is shown."""
+    return (scale[0] - 1) // 2
+
+
+def _cut(voxels: NDArray[Any], crop: Crop, scale: Triple, label: str, *, is_grey: bool = True) -> CropView:
+    """Cut section and side view out of the voxels (z, y, x) that a volume has of a crop."""
+    section = (crop.section - crop.box.start[0]) * scale[0] + _middle(scale)
+    row = voxels.shape[1] // 2
+    return CropView(label, voxels[min(section, len(voxels) - 1)], voxels[:, row], is_grey=is_grey)
