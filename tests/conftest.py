@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bucket_server import BucketServer
+from bucket_server import BucketServer, reach
 from hypothesis import HealthCheck, settings
 
 STARTUP = str(Path(__file__).with_name("startup"))
@@ -147,17 +147,6 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketServ
     with BucketServer(tmp_path / "buckets") as server:
         reach(server.url, monkeypatch)
         yield server
-
-
-def reach(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let S3 be reached at a server, with credentials."""
-    for name, value in (
-        ("ENDPOINT_URL", endpoint),
-        ("ACCESS_KEY_ID", "test"),
-        ("SECRET_ACCESS_KEY", "test"),
-        ("REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(f"AWS_{name}", value)
 
 
 def pytest_unconfigure() -> None:

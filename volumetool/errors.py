@@ -14,6 +14,7 @@
       NumericsError     numerics.* 1   a network that makes NaN, or a worker that computes other bytes
       LedgerError       ledger.*   1   the job's folder: not to be reached, damaged, or it contradicts the output
       ClusterError      cluster.*  1   workers cannot be started or reached, or die one after the other
+        ClusterLostError           75  the scheduler or all workers went during a run, and none came back: start it again
       DeviceError       device.*   75  a device that is lost to this process: start it again
       ViewError         view.*     1   a picture cannot be taken: no browser, or a page that is never complete
       NotConformant     validate.* 4   a volume that breaks its format's rules
@@ -143,6 +144,12 @@ class LedgerError(VolumetoolError):
 
 class ClusterError(VolumetoolError):
     """Workers cannot be started or reached, or die one after the other."""
+
+
+class ClusterLostError(ClusterError):
+    """The scheduler or all workers are gone, and did not come back while the run waited: start it again."""
+
+    exit_code = 75
 
 
 class DeviceError(VolumetoolError):

@@ -49,11 +49,11 @@ class _Handler(localbucket.S3Handler):
         super()._send_headers(*what)
 
 
-def main(folder: str, port: str, requests: str, after: str) -> None:
+def main(folder: str, port: str, requests: str = "0", after: str = "0", host: str = "127.0.0.1") -> None:
     """Serve the folder until killed."""
     _Handler.data_root = Path(folder)
     _Handler.left, _Handler.after = int(requests), after == "1"
-    ThreadingHTTPServer(("127.0.0.1", int(port)), _Handler).serve_forever()
+    ThreadingHTTPServer((host, int(port)), _Handler).serve_forever()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,20 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+import pytest
+
 PROGRAM = Path(__file__).with_name("bucket_program.py")
+
+
+def reach(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let S3 be reached at a server, with credentials."""
+    for name, value in (
+        ("ENDPOINT_URL", endpoint),
+        ("ACCESS_KEY_ID", "test"),
+        ("SECRET_ACCESS_KEY", "test"),
+        ("REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(f"AWS_{name}", value)
 
 
 class BucketServer:

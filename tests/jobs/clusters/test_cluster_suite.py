@@ -59,7 +59,7 @@ class TestAddress(ClusterSuite):
         monkeypatch.setattr(dask_address, "_plan_here", broken)
         with pytest.raises(ClusterError, match="RuntimeError: another version") as caught:
             plan(self.job(source, tmp_path / "out.zarr", **asked))
-        assert caught.value.code == "cluster.lost"
+        assert caught.value.code == "cluster.no-answer"
 
     def test_the_file_that_the_scheduler_wrote_stands_for_its_address(
         self, source: str, tmp_path: Path, scheduler: LocalCluster

@@ -6,7 +6,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from distributed import LocalCluster
 from distributed.security import Security
 from small_jobs import run
 
-from volumetool.errors import ClusterError, LedgerError, NumericsError
+from volumetool.errors import ClusterError, ClusterLostError, LedgerError, NumericsError
 from volumetool.geometry import RegionTask
 from volumetool.jobs.clusters import dask_driver, dask_task, worker_processes
 from volumetool.jobs.clusters.dask_events import say_begun
@@ -202,7 +203,7 @@ def test_a_job_that_no_worker_comes_for_ends_and_says_so(options: Options, monke
         pytest.raises(ClusterError) as caught,
     ):
         list(dask_driver.ThroughDask(client, plan, see_to).records(RegionQueue(plan, open_ledger(plan))))
-    assert caught.value.code == "cluster.no-workers"
+    assert (caught.value.code, caught.value.exit_code) == ("cluster.lost", 75)
     assert len(asked) == 5
 
 
@@ -358,13 +359,54 @@ def test_workers_that_come_get_regions_and_those_that_go_are_not_missed(
     assert len(met) == 4
 
 
-def test_a_scheduler_that_goes_ends_the_job_and_it_says_so(options: Options) -> None:
+def test_a_run_waits_for_a_scheduler_that_may_come_back_and_goes_on_with_what_was_under_way(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_driver, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(dask_driver, "MOST", 1)
+    plan = prepared(options)
+    with ExitStack() as stack:
+
+        def cluster() -> LocalCluster:
+            return stack.enter_context(
+                LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0")
+            )
+
+        tried = list[None]()
+
+        def reach() -> distributed.Client:
+            tried.append(None)
+            if len(tried) == 1:
+                raise ClusterError("cluster.unreachable", "it is not there yet")
+            return stack.enter_context(dask_driver.connect(cluster()))
+
+        first = cluster()
+        client = stack.enter_context(dask_driver.connect(first))
+        records = dask_driver.ThroughDask(client, plan, reach=reach).records(RegionQueue(plan, open_ledger(plan)))
+        seen = [next(records)]
+        first.close()
+        seen.extend(records)
+    assert len(tried) == 2
+    assert sorted(record.region for record in seen) == list(range(plan.grid.count))
+    assert {record.state for record in seen} == {"done"}
+
+
+def it_is_not_there() -> distributed.Client:
+    raise ClusterError("cluster.unreachable", "it is not there")
+
+
+@pytest.mark.parametrize("reach", [None, it_is_not_there], ids=["of-this-run", "elsewhere"])
+def test_a_run_asks_for_another_start_where_its_scheduler_does_not_come_back(
+    options: Options, monkeypatch: pytest.MonkeyPatch, reach: Callable[[], distributed.Client] | None
+) -> None:
+    monkeypatch.setattr(dask_driver, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(dask_driver, "FORSAKEN_LOOKS", 3)
     plan = prepared(options)
     cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0")
     with dask_driver.connect(cluster) as client:
-        records = dask_driver.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan)))
+        records = dask_driver.ThroughDask(client, plan, reach=reach).records(RegionQueue(plan, open_ledger(plan)))
         next(records)
         cluster.close()
-        with pytest.raises(ClusterError) as caught:
+        with pytest.raises(ClusterLostError) as caught:
             list(records)
-    assert caught.value.code == "cluster.lost"
+    assert (caught.value.code, caught.value.exit_code) == ("cluster.lost", 75)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -185,9 +185,17 @@ def open_cluster(plan: Plan) -> Iterator[Cluster]:
     ClusterError
         ``cluster.unreachable``, or ``cluster.no-workers``: no worker is connected.
     """
-    with connect(scheduler_address(plan.job.cluster)) as client:
-        _workers(client, plan.job.cluster)
-        yield ThroughDask(client, plan)
+    with ExitStack() as stack:
+
+        def reach() -> Client:
+            stack.close()  # the client of a scheduler that is gone
+            client = connect(scheduler_address(plan.job.cluster))
+            stack.enter_context(client)
+            return client
+
+        first = reach()
+        _workers(first, plan.job.cluster)
+        yield ThroughDask(first, plan, reach=reach)
 
 
 def _workers(client: Client, address: str) -> dict[str, dict[str, Any]]:
@@ -211,7 +219,7 @@ def _asked(address: str, ask: Callable[[], T]) -> T:
         raise
     except Exception as error:
         raise ClusterError(
-            "cluster.lost",
+            "cluster.no-answer",
             f"no worker of {address} answered: {type(error).__name__}: {error}",
             hint="nothing was begun; look at the workers' logs: each needs this version of volumetool, and enough memory",
         ) from error

@@ -7,6 +7,7 @@ scheduler some milliseconds, whatever it does.
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
@@ -20,7 +21,7 @@ import dask
 from distributed import Client, Future, KilledWorker
 from distributed.client import ClosedClientError
 
-from volumetool.errors import ClusterError, VolumetoolError
+from volumetool.errors import ClusterError, ClusterLostError, VolumetoolError
 from volumetool.geometry import RegionTask
 from volumetool.jobs.clusters.assignment import ANYBODY, Assignment
 from volumetool.jobs.clusters.dask_events import topic_of
@@ -32,6 +33,8 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.holder import writing_run
 from volumetool.jobs.records.ledger import Record
 from volumetool.redaction import redact
+
+_log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 30
 
@@ -48,7 +51,7 @@ DEATHS_IN_A_ROW = 16
 """Workers that may die while no region ends: what kills so many is not a region."""
 
 FORSAKEN_LOOKS = 600
-"""Looks without any worker after which none is expected to come."""
+"""Looks without a scheduler, or without any worker, after which none is expected to come."""
 
 ALLOWED_FAILURES = 100
 """Dask's own count of dead workers per task also blames tasks that only waited there; attempts are counted elsewhere."""
@@ -66,9 +69,18 @@ class ThroughDask:
     see_to : callable, optional
         Told the names of all workers that are there, once a second: starts others for those that are gone, and returns how
         many of these never were there. Without it nothing is started here.
+    reach : callable, optional
+        Returns a new client, for a scheduler that went and may come back; raises `ClusterError` while there is none.
+        Without it the run ends with its scheduler.
     """
 
-    def __init__(self, client: Client, plan: Plan, see_to: Callable[[Collection[str]], int] = lambda _names: 0) -> None:
+    def __init__(
+        self,
+        client: Client,
+        plan: Plan,
+        see_to: Callable[[Collection[str]], int] = lambda _names: 0,
+        reach: Callable[[], Client] | None = None,
+    ) -> None:
         self.link: str | None = client.dashboard_link or None
         self.client = client
         self._url = plan.job_dir.url
@@ -79,10 +91,10 @@ class ThroughDask:
         self._usual = TASK_SECONDS
         self._assignment = Assignment()
         self._running: dict[Future[Any], list[RegionTask]] = {}
-        self._flying: set[int] = set()
+        self._flying: dict[int, RegionTask] = {}
         self._left: deque[RegionTask] = deque()
         self._heard: SimpleQueue[Future[Any] | tuple[str, int]] = SimpleQueue()
-        self._see_to = see_to
+        self._see_to, self._reach = see_to, reach
         self._deaths = self._forsaken = 0
         self._looked = 0.0
 
@@ -105,10 +117,21 @@ class ThroughDask:
         Raises
         ------
         ClusterError
-            ``cluster.dying``: workers die one after the other, and no region ends. ``cluster.no-workers``: none is left.
-            ``cluster.lost``: the scheduler is gone.
+            ``cluster.dying``: workers die one after the other, and no region ends.
+        ClusterLostError
+            ``cluster.lost``: the scheduler or the last worker is gone, and none came in time.
         """
         self._runtime = runtime_of(self._plan, writing_run(self._plan.run_dir))
+        while True:
+            try:
+                yield from self._records(turns)
+            except (CancelledError, ClosedClientError) as error:
+                self._go_on(error)
+            else:
+                return
+
+    def _records(self, turns: RegionQueue) -> Iterator[Record]:
+        """Yield records until no region is left; whatever dask raises of its own means that the scheduler is gone."""
 
         def began(event: tuple[float, tuple[str, int]]) -> None:
             worker, region = event[1]
@@ -124,6 +147,37 @@ class ThroughDask:
                 yield from self._first_records(future)
             self._fill(turns)  # only now: whose turn it is depends on what is recorded
 
+    def _go_on(self, error: BaseException) -> None:
+        """Wait for a scheduler in place of the one that is gone, and take what was under way as not begun.
+
+        Raises
+        ------
+        ClusterLostError
+            ``cluster.lost``: none comes in time, or none is to be waited for.
+        """
+        lost = ClusterLostError(
+            "cluster.lost",
+            f"the dask scheduler of --cluster {self._plan.job.cluster} is gone",
+            hint="start it again, and run the same command to go on; what was finished is kept",
+            detail=str(error),
+        )
+        if self._reach is None:
+            raise lost from error
+        seconds = FORSAKEN_LOOKS * LOOK_SECONDS
+        _log.warning("%s; this run waits %.0f minutes for it to come back", lost.message, seconds / 60)
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                self.client = self._reach()
+                break
+            except ClusterError:
+                if time.monotonic() > until:
+                    raise lost from error
+                time.sleep(LOOK_SECONDS)
+        _log.warning("the scheduler is back; %d regions that were under way are handed out again", len(self._flying))
+        self._running, self._assignment, self._heard = {}, Assignment(), SimpleQueue()
+        self._left = deque(self._flying.values())
+
     def _first_records(self, future: Future[Any]) -> Iterator[Record]:
         """Yield the records of a task that has ended, without those that another copy of it gave already or may yet give."""
         ended = self._records_of(future)
@@ -137,7 +191,7 @@ class ThroughDask:
             if record.region in self._flying and (record.state == "done" or not copied):
                 self._deaths = 0
                 self._usual = record.seconds
-                self._flying.discard(record.region)
+                del self._flying[record.region]
                 yield record
         wanted = [turn for turn in asked if turn.region in self._flying and not self._assignment.has(turn.region)]
         self._left.extendleft(reversed(wanted))
@@ -148,7 +202,7 @@ class ThroughDask:
         regions = {turn.region for turn in turns}
         for future, asked in list(self._running.items()):
             mine = {turn.region for turn in asked}
-            if mine & regions and not mine & self._flying:
+            if mine & regions and not mine & self._flying.keys():
                 del self._running[future]
                 self._assignment.end(future.key)
                 future.cancel()
@@ -161,12 +215,12 @@ class ThroughDask:
         Raises
         ------
         VolumetoolError
-            A worker's own trouble. ``cluster.lost``: the scheduler is gone, and with it all tasks.
+            A worker's own trouble.
         """
         try:
             records: list[Record] = future.result(timeout=LOOK_SECONDS)
-        except CancelledError as error:
-            raise _lost(error) from error
+        except CancelledError:  # with the scheduler all tasks are gone
+            raise
         except Exception as error:  # noqa: BLE001  (whatever the task raised)
             if isinstance(error, TimeoutError) and future.status != "error":
                 return None
@@ -180,7 +234,9 @@ class ThroughDask:
         Raises
         ------
         ClusterError
-            ``cluster.dying``, ``cluster.no-workers``.
+            ``cluster.dying``.
+        ClusterLostError
+            ``cluster.lost``.
         """
         self._look_in_time()
         try:
@@ -204,7 +260,9 @@ class ThroughDask:
         Raises
         ------
         ClusterError
-            ``cluster.dying``, ``cluster.no-workers``.
+            ``cluster.dying``.
+        ClusterLostError
+            ``cluster.lost``.
         """
         workers = self.client.scheduler_info(n_workers=-1)["workers"]
         gone = set(self._assignment.workers) - set(workers)
@@ -219,8 +277,8 @@ class ThroughDask:
                 "what was finished is kept",
             )
         if self._forsaken >= FORSAKEN_LOOKS:
-            raise ClusterError(
-                "cluster.no-workers",
+            raise ClusterLostError(
+                "cluster.lost",
                 f"the last worker is gone, and for {FORSAKEN_LOOKS * LOOK_SECONDS / 60:.0f} minutes none has come",
                 hint="start workers, and run the same command to go on; what was finished is kept",
             )
@@ -245,30 +303,17 @@ class ThroughDask:
         while self._left:
             yield self._left.popleft()
         while (turn := turns.take(self._flying)) is not None:
-            self._flying.add(turn.region)
+            self._flying[turn.region] = turn
             yield turn
 
     def _submit(self, asked: list[RegionTask], worker: str) -> None:
         key = f"region-{asked[0].region}-{time.monotonic_ns()}"
         # Where a worker dies, dask gives its regions to another one by itself.
         where = None if worker == ANYBODY else {"workers": [worker], "allow_other_workers": True}
-        try:
-            future = self.client.submit(
-                run_regions, self._url, self._runtime, asked, pure=False, key=key, retries=0, **where or {}
-            )
-        except ClosedClientError as error:
-            raise _lost(error) from error
+        future = self.client.submit(run_regions, self._url, self._runtime, asked, pure=False, key=key, retries=0, **where or {})
         self._running[future] = asked
         self._assignment.give(key, worker, [turn.region for turn in asked])
         future.add_done_callback(self._heard.put)
-
-
-def _lost(error: BaseException) -> ClusterError:
-    return ClusterError(
-        "cluster.lost",
-        f"the dask scheduler is gone: {error}",
-        hint="start it again, and run the same command to go on; what was finished is kept",
-    )
 
 
 def _failed(index: int, error: Any) -> Record:
@@ -317,6 +362,7 @@ def connect(address: Any) -> Client:
     ClusterError
         ``cluster.unreachable``.
     """
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # the driver says what becomes of a connection
     try:
         return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
