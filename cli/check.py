@@ -1,15 +1,16 @@
-"""``volumetool status``, ``verify``, ``clean`` and ``validate``: what is there, and whether it is right."""
+"""``volumetool status``, ``verify``, ``attest``, ``clean`` and ``validate``: what is there, and whether it is right."""
 
 from __future__ import annotations
 
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from volumetool.cli._json import print_json
-from volumetool.cli._options import AllowHost, Json
+from volumetool.cli._options import AllowHost, Json, local_path
 from volumetool.cli._progress import observing
 from volumetool.cli._tables import say, warn
 
@@ -104,6 +105,40 @@ def verify(
     )
     say(f"{report.regions} regions and {report.shards} coarse shards, {report.extent.told}: {verdict}")
     raise typer.Exit(0 if report.ok else 4)
+
+
+def attest(
+    output: Output,
+    depth: Annotated[
+        Literal["structure", "stored", "full"], typer.Option(help="How deeply bytes are verified, as for `volumetool verify`.")
+    ] = "stored",
+    sample: Annotated[
+        str | None, typer.Option(metavar="N/T", help="Read one of T parts of the regions, such as 2/7, or a share, such as 5%.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(parser=local_path, help="JSON file to write, with a page beside it; else both go into the job's folder."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check records, bytes, and voxels beside those of the input; write what was found, and end with 4 where a check fails."""
+    from volumetool.evaluation.attestation.api import attest as look
+
+    with observing() as observer:
+        found = look(output, report=report, observer=observer, depth=depth, sample=sample)
+    if as_json:
+        print_json("attestation", found.as_dict())
+    else:
+        from volumetool.cli._tables import print_facts
+
+        print_facts(
+            {"checks": [{name: check.as_dict()[name] for name in ("name", "state", "found")} for check in found.checks]}
+        )
+    for check in found.checks:
+        if check.state == "failed":
+            warn(f"failed: {check.name}: {check.found}; it passes with {check.limit}")
+    say(f"wrote {found.report}, and {found.page} for people")
+    raise typer.Exit(0 if found.ok else 4)
 
 
 def _tell_adopted(output: str, report: Report) -> NoReturn:

@@ -61,6 +61,7 @@ app.command("enhance")(logged(enhance.enhance))
 app.command("apply")(logged(enhance.apply))
 app.command("status")(logged(check.status))
 app.command("verify")(logged(check.verify))
+app.command("attest")(logged(check.attest))
 app.command("clean")(logged(check.clean))
 app.command("view")(logged(view.view))
 app.command("publish")(logged(view.publish))
@@ -93,7 +94,7 @@ def _program(
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit with its code.
 
-    0 done, 1 failed or nobody reads stdout, 2 usage, 3 partial, 4 not conformant or no better, 75 told to stop,
+    0 done, 1 failed or nobody reads stdout, 2 usage, 3 partial, 4 not conformant or a check failed, 75 told to stop,
     130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments

@@ -168,6 +168,7 @@ def test_functions_return_what_the_commands_print(volume: Path, capsys: pytest.C
         (f"enhance {volume} {output} --model {FAKE}", run, {"ran"}),
         (f"status {output}", vt.status(output), {"idle_seconds"}),
         (f"verify {output} --depth stored", vt.verify(output, depth="stored"), {"depth", "sample"}),
+        (f"attest {output}", vt.attest(output), {"attested", "checksum"}),
         (f"clean {output}", vt.clean(output), set()),
         (f"validate {output}", vt.validate(output), set()),
         (f"validate {output} --viewer fiji", vt.validate(output, viewer="fiji"), {"findings"}),

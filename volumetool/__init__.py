@@ -15,6 +15,7 @@ from volumetool.version import __version__
 
 if TYPE_CHECKING:
     from volumetool.evaluation.api import evaluate
+    from volumetool.evaluation.attestation.api import attest
     from volumetool.evaluation.tryout.api import try_models
     from volumetool.jobs.api import apply, enhance, plan, run
     from volumetool.jobs.inspection import clean, status, verify
@@ -43,6 +44,7 @@ _HOMES = {
     "RunResult": "volumetool.jobs.run",
     "Volume": "volumetool.storage.volume",
     "apply": "volumetool.jobs.api",
+    "attest": "volumetool.evaluation.attestation.api",
     "check_model": "volumetool.jobs.reproduction",
     "clean": "volumetool.jobs.inspection",
     "convert": "volumetool.storage.convert_volume",
@@ -77,6 +79,7 @@ __all__ = [
     "VolumetoolError",
     "__version__",
     "apply",
+    "attest",
     "check_model",
     "clean",
     "convert",

@@ -58,7 +58,7 @@ def volume(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_names_every_command(start: Run) -> None:
     text = start("--help").stdout
-    names = "demo info convert crappify enhance train evaluate status verify clean validate bench model schema"
+    names = "demo info convert crappify enhance train evaluate status verify attest clean validate bench model schema"
     for name in names.split():
         assert f" {name} " in text
 

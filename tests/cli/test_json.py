@@ -60,6 +60,7 @@ COMMANDS = {
     "status out.zarr": "job",
     "verify out.zarr": "verification",
     "verify out.zarr --repair": "verification",
+    "attest out.zarr": "attestation",
     "clean out.zarr": "leftovers",
     "validate out.zarr": "validation",
     "validate out.zarr --viewer fiji": "validation",
@@ -182,7 +183,7 @@ def test_wrong_words_are_one_error_of_every_command(words: str, capsys: pytest.C
 @pytest.mark.parametrize(
     "words",
     ["info no", "convert no new.zarr", "pyramid no", "crappify no new.zarr", "enhance no new.zarr", "apply median no new.zarr",
-     "status no", "verify no",
+     "status no", "verify no", "attest no",
      "clean no", "validate no", "evaluate no no", "train no.yaml", "model show no", "bench no", "view no", "live no"],
 )  # fmt: skip
 def test_what_is_not_there_is_one_error_of_every_command(

@@ -1,4 +1,4 @@
-"""Pictures: the same crop of several volumes side by side, for people who would rather look than read."""
+"""Pictures, the same crop of several volumes side by side, and the pages that hold them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
+import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -100,3 +102,18 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 def data_uri(png: bytes) -> str:
     """Return a PNG file as an address that holds it, for pages that need no other file."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def fill_template(package: str, name: str, **values: Any) -> str:
+    """Return a page that needs no other file: a template of a package, with values and the style that all pages have.
+
+    Parameters
+    ----------
+    package, name : str
+        Where the template is; it places the style as ``style``.
+    values
+        What it shows; texts are escaped.
+    """
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(files(package).joinpath(name).read_text(encoding="utf-8"))
+    return template.render(style=files("volumetool.evaluation").joinpath("page.css").read_text(encoding="utf-8"), **values)

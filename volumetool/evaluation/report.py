@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 from volumetool.evaluation.baselines import METHODS
 from volumetool.evaluation.charts import Chart, Curve, draw
 from volumetool.evaluation.evaluate import RESTORED, TRUTH, EvaluationRequest
-from volumetool.evaluation.pictures import data_uri, encode_png, grey_limits, to_grey
+from volumetool.evaluation.pictures import data_uri, encode_png, fill_template, grey_limits, to_grey
 from volumetool.evaluation.results import Evaluation, NotAvailable, Pick, Row, protocol_words, verdict
 from volumetool.evaluation.scores.align import Matched
 from volumetool.evaluation.scores.block_sums import METRICS
@@ -96,12 +94,12 @@ def write_report(evaluation: Evaluation, request: EvaluationRequest, path: Path)
 
 def render(evaluation: Evaluation, request: EvaluationRequest) -> str:
     """Return the report as HTML."""
-    template = files("volumetool.evaluation").joinpath("report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     matched = Matched(request.volumes, roi=request.roi, same_corner=request.same_corner)
     restorer = Restorer(matched, {row.name: row.strength for row in evaluation.rows})
     headline, *rest = verdict(evaluation)
-    return environment.from_string(template).render(
+    return fill_template(
+        "volumetool.evaluation",
+        "report.html",
         headline=headline,
         rest=rest,
         mood=_mood(evaluation),

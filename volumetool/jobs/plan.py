@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -274,6 +275,12 @@ class Plan(BaseModel):
     def title(self) -> str:
         """The names of all operations, for people."""
         return ARROW.join(name for name, _, _ in self.operations)
+
+    @property
+    def scale(self) -> Triple:
+        """Voxels of the output that one voxel of the input becomes; what joins several voxels counts as 1."""
+        z, y, x = (math.prod(of) for of in zip(*(spec.lattice.scale for _, _, spec in self.operations), strict=True))
+        return z, y, x
 
     def in_input(self, box: Box) -> Box:
         """Return the voxels of the input of which a box of the full output is made, without halos."""
