@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
 
 from volumetool.errors import LedgerError
 from volumetool.geometry import Box
@@ -54,6 +58,8 @@ class Opened:
         Dtype, channels and levels.
     notes : tuple of str
         Warnings for the user.
+    voxels : LiveVoxels
+        Gives the voxels themselves.
     """
 
     keys: LiveVolume
@@ -61,6 +67,24 @@ class Opened:
     basis: LiveSource
     layout: LiveLayout
     notes: tuple[str, ...]
+    voxels: LiveVoxels
+
+    def read(self, box: Box, channel: int = 0) -> NDArray[Any]:
+        """Return voxels of the finest level (z, y, x) as the job writes them.
+
+        Parameters
+        ----------
+        box : Box
+            In voxels of the output.
+        channel : int
+            Index on its c axis.
+
+        Raises
+        ------
+        VolumetoolError
+            Why they cannot be computed.
+        """
+        return asyncio.run(self.voxels.read(self.layout.levels[0], channel, box))
 
 
 @contextmanager
@@ -99,7 +123,7 @@ def open_live(job: Job, *, into: bool = False, ahead: int = STEPS_AHEAD) -> Iter
         stack.callback(voxels.close)
         levels = _levels(basis)
         layout = LiveLayout(basis.spec.dtype, basis.spec.channels, basis.spec.fill, levels.computed + levels.stand_in)
-        yield Opened(LiveVolume(levels, layout, basis.provenance, voxels), desk, basis, layout, notes)
+        yield Opened(LiveVolume(levels, layout, basis.provenance, voxels), desk, basis, layout, notes, voxels)
 
 
 def _take_up(job: Job, stack: ExitStack) -> tuple[Worker, Ledger | None, tuple[str, ...]]:
