@@ -17,7 +17,7 @@ demo: $(READY)  ## the main job on an embedded volume
 test: $(READY)  ## everything that CI checks, side by side: types are checked on one core, and tests wait for one another
 	$(MAKE) --no-print-directory --jobs 2 lint test-fast
 
-test-fast: $(READY)  ## the tests that are not slow; those in a browser skip where there is no chromium
+test-fast: $(READY)  ## the tests that are not slow; those with a browser, SLURM (slurm-wlm, munge) or namespaces skip without
 	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: $(READY)  ## the long proofs

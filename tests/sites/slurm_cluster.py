@@ -1,4 +1,4 @@
-"""A SLURM of this test's own: munged, slurmctld and four slurmd on this machine, in a private folder, on free ports."""
+"""A SLURM of this test's own: munged, slurmctld and some slurmd on this machine, in a private folder, on free ports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-NODES = ("n1", "n2", "n3", "n4")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
 PATHS = "/usr/sbin:/sbin"
 """Where Debian puts the daemons."""
@@ -61,10 +60,13 @@ class SlurmCluster:
     ----------
     folder : Path
         Its private folder.
+    nodes : int
+        How many slurmd it has.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, nodes: int) -> None:
         self.folder = folder
+        self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:{PATHS}"}
 
     def ask(self, *command: str, stdin: str | None = None, folder: Path | None = None) -> str:
@@ -86,20 +88,20 @@ class SlurmCluster:
 
 
 @contextmanager
-def slurm_cluster() -> Iterator[SlurmCluster]:
-    """Run a SLURM for as long as the context lasts; all its jobs end with it."""
+def slurm_cluster(nodes: int) -> Iterator[SlurmCluster]:
+    """Run a SLURM of so many nodes for as long as the context lasts; all its jobs end with it."""
     with ExitStack() as stack:
         # A path of its own, not pytest's: that of a socket has at most 107 bytes.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-")))
         folder.chmod(0o755)
-        _configure(folder)
-        cluster = SlurmCluster(folder)
+        cluster = SlurmCluster(folder, nodes)
+        _configure(cluster)
         munge = {name: folder / f"munge.{name}" for name in ("socket", "pid-file", "seed-file")}
         places = [f"--key-file={folder / 'munge' / 'key'}", *(f"--{option}={place}" for option, place in munge.items())]
         stack.enter_context(_daemon(cluster, "munged", "--foreground", "--force", *places))
         _until(munge["socket"].exists, cluster)
         stack.enter_context(_daemon(cluster, "slurmctld", "-D"))
-        for node in NODES:
+        for node in cluster.nodes:
             stack.enter_context(_daemon(cluster, "slurmd", "-D", "-N", node))
         _until(lambda: _answers(cluster), cluster)
         try:
@@ -109,17 +111,18 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
             _until(lambda: not cluster.elements(), cluster)
 
 
-def _configure(folder: Path) -> None:
+def _configure(cluster: SlurmCluster) -> None:
+    folder = cluster.folder
     (folder / "munge").mkdir(mode=0o700)
     (folder / "munge" / "key").write_bytes(os.urandom(1024))
     (folder / "munge" / "key").chmod(0o600)
     (folder / "state").mkdir()
-    ports, host = _free_ports(1 + len(NODES)), socket.gethostname().partition(".")[0]
+    ports, host = _free_ports(1 + len(cluster.nodes)), socket.gethostname().partition(".")[0]
     text = CONFIGURATION.format(host=host, user=getpass.getuser(), folder=folder, ports=ports)
-    for node, port in zip(NODES, ports[1:], strict=True):
+    for node, port in zip(cluster.nodes, ports[1:], strict=True):
         (folder / f"spool-{node}").mkdir()
         text += f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=2048\n"
-    text += f"PartitionName=all Nodes={','.join(NODES)} Default=YES MaxTime=INFINITE State=UP\n"
+    text += f"PartitionName=all Nodes={','.join(cluster.nodes)} Default=YES MaxTime=INFINITE State=UP\n"
     (folder / "slurm.conf").write_text(text)
 
 
@@ -145,7 +148,7 @@ def _answers(cluster: SlurmCluster) -> bool:
     done = subprocess.run(
         ["sinfo", "-h", "-t", "idle", "-o", "%D"], capture_output=True, text=True, env=cluster.environment, check=False
     )
-    return done.stdout.strip() == str(len(NODES))
+    return done.stdout.strip() == str(len(cluster.nodes))
 
 
 def _until(happened: object, cluster: SlurmCluster, seconds: float = 60) -> None:

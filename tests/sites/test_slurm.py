@@ -22,9 +22,9 @@ from volumetool.sites.slurm import array_script
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"not installed (slurm-wlm, munge): {', '.join(missing())}")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[SlurmCluster]:
-    with slurm_cluster() as running:
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest) -> Iterator[SlurmCluster]:
+    with slurm_cluster(nodes=request.param) as running:
         yield running
 
 
@@ -37,7 +37,7 @@ def options(folder: Path, shape: tuple[int, int, int], seconds: float) -> dict[s
 
 def start(cluster: SlurmCluster, folder: Path, job: dict[str, Any], **site: Any) -> str:
     """Submit the script as it is, and return the number of the array."""
-    script = array_script(make_job(**job), read_site(cpus=2, **site))
+    script = array_script(make_job(**job), read_site(cpus=1, **site))
     return cluster.ask("sbatch", "--parsable", stdin=script, folder=folder)
 
 
@@ -76,7 +76,7 @@ def same_as_in_process(job: dict[str, Any], folder: Path) -> bool:
     return digest(straight) == digest(job["output"])
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("cluster", [1], indirect=True)
 def test_an_array_ends_by_itself_with_the_bytes_of_one_process(cluster: SlurmCluster, tmp_path: Path) -> None:
     job = options(tmp_path, (16, 24, 24), 0.0)
     start(cluster, tmp_path, job, array=2)
@@ -87,6 +87,7 @@ def test_an_array_ends_by_itself_with_the_bytes_of_one_process(cluster: SlurmClu
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize("cluster", [4], indirect=True)
 def test_elements_that_are_killed_requeued_or_lose_their_node_cost_time_alone(cluster: SlurmCluster, tmp_path: Path) -> None:
     """Of four: one hangs until its walltime kills it, one is requeued by hand, one's node dies; all are warned in time."""
     job = options(tmp_path, (96, 96, 96), 0.1)
