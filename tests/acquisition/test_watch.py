@@ -249,6 +249,7 @@ def test_what_cannot_be_is_told_before_anything_is_enhanced(folder: Path) -> Non
     without = job_of(folder).model_copy(update={"voxel_size": None})
     assert refusal(lambda: finish(without)) == "input.no-voxel-size"
     assert refusal(lambda: finish(job_of(folder, **DEEP))) == "config.option"
+    assert refusal(lambda: finish(job_of(folder, model="match"))) == "config.option"
 
 
 def test_a_section_that_cannot_be_enhanced_does_not_stop_the_others(folder: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.exposure import match_histograms
 from skimage.measure import block_reduce
 from skimage.restoration import denoise_nl_means
 from skimage.transform import downscale_local_mean
@@ -130,6 +131,41 @@ class TestRunningEqualise(OperationSuite):
         np.testing.assert_array_equal(made, expected.astype(np.uint16), strict=True)
 
 
+class TestMatch(OperationSuite):
+    """Against all sections together; their counts are in the plan."""
+
+    operation = "match"
+    slow_cases = KILLED
+    other_patch = "1,16,16"
+
+    def reference(self, values: NDArray[Any], _: int) -> NDArray[Any]:
+        return values
+
+    def whole(self, values: Floats) -> Floats:
+        grey = values.astype(self.dtype)
+        matched = [match_histograms(section[None], self.reference(grey, z)) for z, section in enumerate(grey)]
+        single = [(section == section.flat[0]).all() for section in grey]  # stays as it is
+        return np.stack([grey[z] if same else made[0] for z, (same, made) in enumerate(zip(single, matched, strict=True))])
+
+
+@pytest.mark.slow
+class TestRunningMatch(TestMatch):
+    operation = "match:span=3"
+    dtype = "uint16"
+
+    def reference(self, values: NDArray[Any], z: int) -> NDArray[Any]:
+        return values[max(0, z - 1) : z + 2]
+
+
+@pytest.mark.slow
+class TestMatchToSection(TestMatch):
+    operation = "match:section=0"
+    dtype = "int16"
+
+    def reference(self, values: NDArray[Any], _: int) -> NDArray[Any]:
+        return values[:1]
+
+
 class TestTissue(OperationSuite):
     operation = "tissue:deviation=60;sigma=2"
     dtype = "uint16"
@@ -237,6 +273,9 @@ def test_a_cast_rounds_and_cuts_to_the_type_that_the_job_says(tmp_path: Path) ->
         TestClahe,
         TestTissue,
         TestRunningEqualise,
+        TestMatch,
+        TestRunningMatch,
+        TestMatchToSection,
         TestBin,
         TestProject,
     ],
@@ -263,6 +302,7 @@ OPTIONS = {
     "destripe": ["width=2.5"],
     "clahe": ["tile=32"],
     "equalise": [],
+    "match": ["section=3"],
     "rescale": ["window=10,20"],
     "tissue": ["deviation=5"],
     "cast": [],
@@ -303,6 +343,8 @@ def test_two_widths_are_two_operations_and_one_of_no_depth_works_section_by_sect
         ("rescale", ["window=20,10"]),
         ("nlm", ["size=4"]),
         ("equalise", ["span=4"]),
+        ("match", ["span=4"]),
+        ("match", ["span=3", "section=1"]),
         ("tissue", ["sigma=2"]),
         ("em-x4", ["sigma=1"]),
     ],

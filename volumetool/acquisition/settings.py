@@ -63,11 +63,13 @@ def fix(job: Job, begun: SessionHeader, given: Statistics | None) -> tuple[Resol
             hint="watch with one of its operations, and apply the others to the finished volume",
         )
     resolved = resolve(job.model_copy(update={"statistics": None}))
-    if resolved.spec.outputs or max(resolved.spec.lattice.shrink) > 1:
-        made = "several channels" if resolved.spec.outputs else "one voxel of several"
+    card = resolved.inputs.operation.card
+    if card.channels or max(card.shrink) > 1 or card.matching is not None:
+        made = "makes several channels" if card.channels else "makes one voxel of several"
+        done = made if card.matching is None else "counts the voxels of sections that are yet to come"
         raise ConfigError(
             "config.option",
-            f"{resolved.inputs.operation.card.name} makes {made}, but sections that arrive become one channel of all voxels",
+            f"{card.name} {done}, but sections that arrive become one channel of all voxels, each when it is there",
             hint="take another model, and apply this one to the finished volume",
         )
     fitted, chosen = resolved.spec.statistics, list(begun.fitted)

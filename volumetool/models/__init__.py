@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from volumetool.models.card import (
     VALIDATION,
+    HistogramMatching,
     Metric,
     ModelCard,
     Normalisation,
@@ -21,6 +22,7 @@ from volumetool.models.unet import UNet, UNetConfig
 
 __all__ = [
     "VALIDATION",
+    "HistogramMatching",
     "Metric",
     "Model",
     "ModelCard",

@@ -131,6 +131,23 @@ class Provenance(BaseModel):
         return {tissue: 2 * sum(values) / len(values) for tissue, values in found.items()}
 
 
+class HistogramMatching(BaseModel):
+    """What the histogram of each section is matched to.
+
+    Parameters
+    ----------
+    span : int
+        The sections around each, itself in the middle, as far as the volume goes; 0 for all of the volume.
+    section : int or None
+        One section instead, for all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    span: int = Field(0, ge=0)
+    section: int | None = Field(None, ge=0)
+
+
 class OperationCard(BaseModel):
     """The card of an operation on patches. All lengths are input voxels along z, y, x unless another unit is named.
 
@@ -179,6 +196,8 @@ class OperationCard(BaseModel):
         Patches per call on a CPU: several where a call is short, and each patch has the same bytes whatever the others are.
     reference : int
         Sections around each whose median contrast it gets instead; 0 for all of the volume.
+    matching : HistogramMatching or None
+        The grey values that it makes get the histogram of other sections, by curves that the plan holds.
     about : str
         What a plan says of it, where its name does not tell: what it is, how far it looks, what seams remain.
     caution : str
@@ -208,6 +227,7 @@ class OperationCard(BaseModel):
     equalises: bool = False
     together: int = Field(1, ge=1, exclude_if=lambda together: together == 1)
     reference: int = Field(0, ge=0, exclude_if=lambda sections: not sections)
+    matching: HistogramMatching | None = Field(None, exclude_if=lambda matching: matching is None)
     about: str = ""
     caution: str = ""
 

@@ -100,7 +100,7 @@ OPERATIONS: dict[str, Callable[[str], Operation]] = {"python": _function, "hande
 
 def filters() -> dict[str, type[Filter]]:
     """Return the built-in filters by their names."""
-    from volumetool.processing.operations import blocks, contrast, crappify, smoothing
+    from volumetool.processing.operations import blocks, contrast, crappify, match, smoothing
 
     kinds: tuple[type[Filter], ...] = (
         smoothing.GaussianFilter,
@@ -110,6 +110,7 @@ def filters() -> dict[str, type[Filter]]:
         smoothing.Destripe,
         contrast.Clahe,
         contrast.Equalise,
+        match.Match,
         contrast.Rescale,
         contrast.Threshold,
         contrast.Tissue,

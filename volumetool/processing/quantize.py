@@ -45,6 +45,8 @@ def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: A
     with np.errstate(over="ignore", invalid="ignore"):  # checked right below
         values *= span
         values += zero
+    if spec.curves is not None:
+        values = spec.curves.apply(channel // spec.per_input, sections, values, xp)  # (z, y, x)
     _check_finite(values, box)
     dtype = np.dtype(spec.dtype)
     if dtype.kind in "iu":

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from types import ModuleType
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator
 
 from volumetool.configuration import OutputChannel
 from volumetool.errors import FingerprintError
 from volumetool.geometry import Box, Lattice, LevelGrid, PatchSharing, Region, RegionGrid, Triple
+from volumetool.processing.device.arrays import Array
 from volumetool.processing.statistics import Statistics
 from volumetool.storage.create import VolumeLayout
 from volumetool.storage.downsample import Reduction
@@ -40,6 +45,68 @@ class Numerics:
     precision: str
     batch: int
     pad: bool
+
+
+def _packed(table: NDArray[np.float32]) -> str:
+    file = io.BytesIO()
+    np.save(file, table, allow_pickle=False)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _unpacked(table: Any) -> NDArray[np.float32]:
+    if isinstance(table, str):
+        table = np.load(io.BytesIO(base64.b64decode(table)), allow_pickle=False)
+    return np.asarray(table, np.float32)
+
+
+class GreyCurves(BaseModel):
+    """What each grey value of each section becomes.
+
+    Parameters
+    ----------
+    first : int
+        Grey value of the table's first column; the next ones follow.
+    table : numpy.ndarray of float32, shape (channels, sections, values)
+        Grey values; what lies beyond the ends becomes what the ends become.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    first: int
+    table: Annotated[
+        NDArray[np.float32],
+        PlainValidator(_unpacked, json_schema_input_type=str),
+        PlainSerializer(_packed, return_type=str, when_used="json"),
+    ]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GreyCurves) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the table."""
+        return hashlib.sha256(f"{self.first} {self.table.shape} ".encode() + self.table.tobytes()).hexdigest()
+
+    def apply(self, channel: int, sections: list[int], values: Array, xp: ModuleType) -> Array:
+        """Return what grey values become.
+
+        Parameters
+        ----------
+        channel : int
+            Channel of the input.
+        sections : list of int
+            Section of each of the first axis.
+        values : array of float32, shape (z, y, x)
+            Whole numbers.
+        xp : module
+            ``numpy`` or ``cupy``, whose the array is.
+        """
+        curves = xp.asarray(self.table[channel, sections])  # (z, values)
+        places = xp.clip(xp.rint(values) - self.first, 0, curves.shape[1] - 1).astype(np.intp)  # (z, y, x)
+        return curves[xp.arange(len(sections))[:, None, None], places]
 
 
 class OutputSpec(BaseModel):
@@ -96,6 +163,8 @@ class OutputSpec(BaseModel):
         Sections around each whose median contrast it gets when equalised; 0, and then not part of `plain`, for all.
     spares : bool
         What `OperationCard.spares` says; not part of `plain` where it is true.
+    curves : GreyCurves, optional
+        What grey values of a section become before they are rounded; not part of `plain` where there are none.
     numerics_version : int
         The rules by which bytes are made.
     """
@@ -126,6 +195,7 @@ class OutputSpec(BaseModel):
     outputs: tuple[OutputChannel, ...] = ()
     reference: int = 0
     spares: bool = True
+    curves: GreyCurves | None = None
     numerics_version: int = NUMERICS_VERSION
 
     @property
@@ -136,11 +206,12 @@ class OutputSpec(BaseModel):
     def plain(self) -> dict[str, Any]:
         """Return the specification as JSON values, with the digest of the statistics in place of their table."""
         usual = {"format": DEFAULT, "restores": True, "inputs": 1, "outputs": (), "reference": 0, "spares": True}
-        unsaid = {"statistics", *(name for name, value in usual.items() if getattr(self, name) == value)}
+        unsaid = {"statistics", "curves", *(name for name, value in usual.items() if getattr(self, name) == value)}
         values: dict[str, Any] = json.loads(self.model_dump_json(exclude=unsaid))  # NaN as text
         if self.lattice.shrink == (1, 1, 1):
             del values["lattice"]["shrink"]
-        return values | {"statistics": self.statistics.digest}
+        curves = {} if self.curves is None else {"curves": self.curves.digest}
+        return values | curves | {"statistics": self.statistics.digest}
 
     @property
     def layout(self) -> VolumeLayout:

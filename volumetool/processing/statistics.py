@@ -202,11 +202,7 @@ def fit_statistics(
     low = np.full((channels, depth), np.nan)  # (c, z)
     high = np.full((channels, depth), np.nan)  # (c, z)
     for channel in range(channels):
-        tiles = (
-            _stored_tiles(volume, level, channel, sampled.update)
-            if volume.compute is None
-            else _computed_tiles(volume.compute, channel)
-        )
+        tiles = read_tiles(volume, level, channel, sampled.update)
         for boxes in _blocks(shape, seed, channel):
             start, stop = boxes[0].start[0], boxes[0].stop[0]
             blocks = []
@@ -274,6 +270,23 @@ def _block_state(store: ts.TensorStore, chunks: StoredChunks, boxes: list[Box]) 
 def _apart(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return where two percentiles differ in float32, which is what voxels are normalised in."""
     return high.astype(np.float32) > low.astype(np.float32)
+
+
+def read_tiles(volume: Volume, level: int, channel: int, told: Callable[[bytes], None] = lambda _: None) -> Tiles:
+    """Return what reads tiles of a channel, or computes them; one that cannot be is left out with a warning in the log.
+
+    Parameters
+    ----------
+    volume : Volume
+        The volume.
+    level, channel : int
+        What of it is read.
+    told : callable, optional
+        Told a digest of the states of stored chunks before they are read.
+    """
+    if volume.compute is None:
+        return _stored_tiles(volume, level, channel, told)
+    return _computed_tiles(volume.compute, channel)
 
 
 def _stored_tiles(volume: Volume, level: int, channel: int, told: Callable[[bytes], None]) -> Tiles:

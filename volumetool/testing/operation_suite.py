@@ -221,7 +221,7 @@ class OperationSuite:
             return
         scale = tuple(a // b for a, b in zip(made.shape[-3:], missing.shape, strict=True))
         assert (made[..., np.kron(missing, np.ones(scale, bool))] == 7).all()
-        if all(card.normalisation.kind == "none" for card in cards):
+        if all(card.normalisation.kind == "none" and card.matching is None for card in cards):
             farthest = (sum(axis) for axis in zip(*(card.receptive_field for card in cards), strict=True))
             reach = tuple(
                 slice(max(0, low - r), high + r) for low, high, r in zip((1, 5, 10), (2, 30, 40), farthest, strict=True)

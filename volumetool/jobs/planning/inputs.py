@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.errors import ConfigError, InputError, LedgerError, OutputError
-from volumetool.events import Observer, Progressed, ignore
+from volumetool.events import Observer, Progressed, counting, ignore
 from volumetool.geometry import Box, Triple
 from volumetool.jobs.choices import ModelChoice
 from volumetool.jobs.job import Job
@@ -18,9 +18,11 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.checks import mask_factor
 from volumetool.jobs.planning.choice import rank_models
 from volumetool.jobs.records.plan_file import read_plan
-from volumetool.models import Normalisation
+from volumetool.models import HistogramMatching, Normalisation
 from volumetool.paths import absolute_path, open_file
 from volumetool.processing.operation import Operation, open_operation
+from volumetool.processing.operations.match import fit_curves
+from volumetool.processing.spec import GreyCurves
 from volumetool.processing.statistics import Statistics, fit_statistics, no_normalisation, range_normalisation
 from volumetool.processing.survey import Survey, grey_limits
 from volumetool.storage.create import read_root
@@ -159,16 +161,15 @@ def section_statistics(
     if existing is not None and existing.spec.lattice.shape[0] == sections:
         return existing.spec.statistics, None
     if normalisation.kind == "limits":
-        table = np.broadcast_to(grey_limits(inputs.volume, job.level, job.nodata), (inputs.channels, sections, 2))
-        return Statistics(table[..., 0], table[..., 1]), None
+        limits = grey_limits(inputs.volume, job.level, _nodata(job, inputs.volume))
+        low, high = (np.full((inputs.channels, sections), limit) for limit in limits)
+        return Statistics(low, high), None
     return inputs.sample or _fit(job, inputs.volume, normalisation, observer)
 
 
 def _fit(job: Job, volume: Volume, normalisation: Normalisation, observer: Observer) -> tuple[Statistics, Survey]:
     """Fit the table of section statistics to the sample, and survey it."""
-    channels, shape, nodata = volume.channels or 1, volume.levels[job.level].shape, job.nodata
-    if nodata is None and job.missing == "skip":  # what is not stored reads as the fill value, and says nothing of contrast
-        nodata = float(volume.open(job.level).fill_value or 0)
+    channels, shape, nodata = volume.channels or 1, volume.levels[job.level].shape, _nodata(job, volume)
     whole, count = Box.whole(shape), shape[0] * channels
     survey = Survey(whole if job.roi is None else job.roi.intersection(whole), count, nodata)
 
@@ -178,6 +179,42 @@ def _fit(job: Job, volume: Volume, normalisation: Normalisation, observer: Obser
 
     percentiles = None if normalisation.kind == "standard" else (normalisation.low, normalisation.high)
     return fit_statistics(volume, job.level, percentiles, seed=job.seed, nodata=nodata, seen=look), survey
+
+
+def section_curves(
+    inputs: Inputs, matching: HistogramMatching, existing: Plan | None, observer: Observer = ignore
+) -> GreyCurves:
+    """Return the curves that match histograms of sections: frozen by an earlier run, or fitted now to the whole volume.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        The job with its volume and operation.
+    matching : HistogramMatching
+        What they are matched to.
+    existing : Plan, optional
+        Plan of the job that goes on. Its curves are taken if the input still has as many sections.
+    observer : Observer, optional
+        Told by `Progressed` how many voxels were counted.
+
+    Raises
+    ------
+    ConfigError
+        ``config.histograms``.
+    """
+    known = None if existing is None or existing.spec.model != inputs.operation.identity else existing.spec.curves
+    if known is not None and known.table.shape[1] == inputs.level.shape[0]:
+        return known
+    volume, level = inputs.volume, inputs.job.level
+    count = counting(observer, "section histograms", Box.whole(inputs.level.shape).voxels * inputs.channels)
+    return fit_curves(volume, level, matching, _nodata(inputs.job, volume), count)
+
+
+def _nodata(job: Job, volume: Volume) -> float | None:
+    """Return the value that says nothing of contrast: that of voxels without data, or what reads where nothing is stored."""
+    if job.nodata is None and job.missing == "skip":
+        return float(volume.open(job.level).fill_value or 0)
+    return job.nodata
 
 
 def read_table(sections: str) -> str:

@@ -17,7 +17,7 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.autotune import autotune, choose_batching
 from volumetool.jobs.planning.checks import check_chain, check_dtype, check_patch, check_second, check_survey, check_voxel_size
 from volumetool.jobs.planning.choice import check_gate, judge
-from volumetool.jobs.planning.inputs import Inputs, open_inputs, section_statistics
+from volumetool.jobs.planning.inputs import Inputs, open_inputs, section_curves, section_statistics
 from volumetool.jobs.planning.layout import box_counts, make_lattice, make_levels, output_box, output_format
 from volumetool.jobs.planning.memory import MemoryModel
 from volumetool.jobs.planning.resources import Resources, machine_resources
@@ -213,6 +213,8 @@ def _resolve(
     notes += check_gate(job.gate, card, gate)
     check_dtype(job, inputs.dtype, _window(inputs, statistics))
     spec = _spec(inputs, engine.numerics, statistics, lattice, box, levels)
+    if card.matching is not None:
+        spec = spec.model_copy(update={"curves": section_curves(inputs, card.matching, existing, observer)})
     notes += (card.caution,) if card.caution else ()
     if job.output:  # a live view writes nothing
         check_layout(job.output, spec.layout)

@@ -23,7 +23,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from volumetool.configuration import OutputChannel, explain
 from volumetool.errors import ConfigError
 from volumetool.geometry import PatchPlace, Triple
-from volumetool.models.card import Normalisation, OperationCard
+from volumetool.models.card import HistogramMatching, Normalisation, OperationCard
 from volumetool.processing.device.arrays import Array, array_module
 from volumetool.processing.spec import Numerics
 
@@ -101,6 +101,11 @@ class Filter(BaseModel):
     def reference(self) -> int:
         """Sections around each whose median contrast it gets, where sections are equalised; 0 for all."""
         return 0
+
+    @property
+    def matching(self) -> HistogramMatching | None:
+        """What the histograms of sections are matched to, if they are."""
+        return None
 
     @property
     def shrink(self) -> Triple:
@@ -186,7 +191,12 @@ class FilterOperation:
         self._filter = found
         card = make_card(found.kind, Reach(found.reach, (1, 1, 1), found.shrink, found.granularity), found.normalisation)
         self.card = card.model_copy(
-            update={"equalises": found.equalises, "reference": found.reference, "spares": found.spares and card.spares}
+            update={
+                "equalises": found.equalises,
+                "reference": found.reference,
+                "spares": found.spares and card.spares,
+                "matching": found.matching,
+            }
         )
 
     def open(self, device: torch.device, _: Numerics) -> FilterFunction:
