@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ def render(tryout: Tryout, views: Sequence[Sequence[CropView]]) -> str:
         labels=[view.label for view in views[0]],
         right=next((number for number, view in enumerate(views[0]) if number > 1), 1),
         aspect=f"{width * x:g} / {depth * z:g}",
+        scale_bar=_scale_bar(width * x),
     )
     return page.replace("CONTENT-SECURITY-POLICY", _policy(page), 1)
 
@@ -122,6 +124,14 @@ def _place(crop: Crop) -> str:
     (z, y, x), (z_stop, y_stop, x_stop) = crop.box.start, crop.box.stop
     side = f"from the side z {z} to {z_stop}, y {(y + y_stop) // 2}"
     return f"section z {crop.section}, y {y} to {y_stop}, x {x} to {x_stop}; {side}"
+
+
+def _scale_bar(width: float) -> tuple[str, str]:
+    """Return the label of a scale bar and its share of a crop that is `width` nm wide: a round length, about a quarter."""
+    power = 10.0 ** math.floor(math.log10(width / 4))
+    length = max(n * power for n in (1, 2, 5) if n * power <= width / 4)
+    label = f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
+    return label, f"{length / width:.3%}"
 
 
 def _largest_error(views: Sequence[Sequence[CropView]]) -> float:
