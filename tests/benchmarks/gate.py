@@ -137,7 +137,7 @@ def gain_of(coarse: Stack, truth: Stack) -> float:
 
 
 def correlation_length(stack: Stack) -> float:
-    """Return the lag at which correlation along rows and columns falls to one half, in voxels; the value at 0 is extrapolated."""
+    """Return the lag at which correlation along rows and columns falls to one half of that without noise, in voxels."""
     lags = np.zeros(24)
     for section in stack:
         centred = section - section.mean()

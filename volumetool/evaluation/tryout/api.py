@@ -130,8 +130,9 @@ def _resolved(job: Job, models: Sequence[str], observer: Observer) -> list[Resol
         best, sample = inputs.operation.card, inputs.sample
         names = [best.name, *(card.name for card in fitting_models(inputs.level.voxel_size))]
         rule = best.normalisation if sample is not None and job.statistics is None else None
-    found = []
-    for name in dict.fromkeys(names):
+    found, names = [], list(dict.fromkeys(names))
+    count = counting(observer, "models opened", len(names))
+    for name in names:
         own = job.model_copy(update={"model": name, "output": _output(job.input, name), "gate": "off"})
         alike = rule is not None and len(own.operations) == 1 and open_operation(name).card.normalisation == rule
         known = sample if alike and sample is not None else (None, None)
@@ -139,6 +140,7 @@ def _resolved(job: Job, models: Sequence[str], observer: Observer) -> list[Resol
         if rule is None and each.survey is not None and each.before is None:
             rule, sample = each.inputs.operation.card.normalisation, (each.spec.statistics, each.survey)
         found.append(each)
+        count(1)
     return found
 
 
