@@ -25,6 +25,9 @@ Reduction = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout, the rest on stderr.")]
+Report = Annotated[
+    Path | None, typer.Option(parser=local_path, metavar="FILE", help="HTML file to write: the job on one page, with pictures.")
+]
 AllowHost = Annotated[
     list[str] | None,
     typer.Option(metavar="HOST", help="Host that the configuration may name although it is not public; may be repeated."),
@@ -38,6 +41,16 @@ VoxelSize = Annotated[
 ForceVoxelSize = Annotated[
     bool, typer.Option("--force-voxel-size", help="The voxel size is in nm, and in the order z, y, x, whatever it looks like.")
 ]
+
+
+def write_report(output: str, path: Path) -> None:
+    """Write the report of a job, and say so."""
+    from volumetool.cli._tables import say
+
+    from volumetool.evaluation.job_report import write_job_report
+
+    write_job_report(output, path)
+    say(f"report: {path}")
 
 
 def given_size(text: str | None) -> tuple[float, float, float] | None:

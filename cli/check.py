@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from volumetool.cli._json import print_json
-from volumetool.cli._options import AllowHost, Json, local_path
+from volumetool.cli._options import AllowHost, Json, Report, local_path, write_report
 from volumetool.cli._progress import observing
 from volumetool.cli._tables import say, warn
 
 if TYPE_CHECKING:
     from volumetool.jobs.status import Status
-    from volumetool.jobs.verification.verify import Report
+    from volumetool.jobs.verification.verify import Report as Findings
 
 WATCH_SECONDS = 5.0
 """Between two looks of ``status --watch``."""
@@ -30,6 +30,7 @@ Output = Annotated[str, typer.Argument(help="OUTPUT of `volumetool enhance`.")]
 def status(
     output: Output,
     watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds, until the job is complete.")] = False,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Return how far a job is, what failed and why, and what to type next."""
@@ -42,8 +43,10 @@ def status(
             print(CLEAR, end="")
         _print_status(found, as_json=as_json)
         if not watch or found.state == "complete":
-            return
+            break
         time.sleep(max(WATCH_SECONDS, 2 * (time.monotonic() - began)))  # a ledger of millions takes its time
+    if report is not None:
+        write_report(output, report)
 
 
 def _print_status(found: Status, *, as_json: bool) -> None:
@@ -141,7 +144,7 @@ def attest(
     raise typer.Exit(0 if found.ok else 4)
 
 
-def _tell_adopted(output: str, report: Report) -> NoReturn:
+def _tell_adopted(output: str, report: Findings) -> NoReturn:
     from volumetool.jobs.planning.conflicts import resume_command
     from volumetool.jobs.records.plan_file import stored_plan
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from volumetool.cli._job_options import given, job_options
 from volumetool.cli._json import print_json
-from volumetool.cli._options import AllowHost, Json, local_path
+from volumetool.cli._options import AllowHost, Json, Report, local_path, write_report
 from volumetool.cli._progress import LogFormat, observing
 from volumetool.cli._tables import print_lines, say, warn
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from volumetool.jobs.run import RunResult
 
 
-@job_options(rare=("allow_host", "log_format"))
+@job_options(rare=("allow_host", "log_format", "report"))
 def enhance(
     input: Annotated[str | None, typer.Argument(metavar="INPUT", help="Volume to read, of any format; path or URL.")] = None,  # noqa: A002
     output: Annotated[str | None, typer.Argument(metavar="OUTPUT", help="OME-Zarr volume to write; path or URL.")] = None,
@@ -30,6 +30,7 @@ def enhance(
     allow_host: AllowHost = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
     log_format: Annotated[LogFormat, typer.Option(help="auto: bars or plain lines; json: one line an event.")] = "auto",
+    report: Report = None,
     as_json: Json = False,
     **options: Any,
 ) -> None:
@@ -37,10 +38,16 @@ def enhance(
 
     SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 stop it like Ctrl-C, with exit code 75: start me again.
     """
-    _perform(_job(given({"input": input, "output": output, **options}), config, allow_host or []), dry_run, log_format, as_json)
+    _perform(
+        _job(given({"input": input, "output": output, **options}), config, allow_host or []),
+        dry_run,
+        log_format,
+        as_json,
+        report,
+    )
 
 
-@job_options(rare=("log_format",), without=("model",))
+@job_options(rare=("log_format", "report"), without=("model",))
 def apply(
     operation: Annotated[
         str | None, typer.Argument(metavar="OPERATION", help="Built-in, see --list; FILE.py:FUNCTION; or model.")
@@ -55,6 +62,7 @@ def apply(
     list_all: Annotated[bool, typer.Option("--list", help="Show the built-in operations, and exit.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
     log_format: Annotated[LogFormat, typer.Option(help="auto: bars or plain lines; json: one line an event.")] = "auto",
+    report: Report = None,
     as_json: Json = False,
     **options: Any,
 ) -> None:
@@ -73,10 +81,12 @@ def apply(
     model = operation_name(operation, option or [])
     if trust:
         trust_operation(model)
-    _perform(make_job(**given({"input": input, "output": output, "model": model, **options})), dry_run, log_format, as_json)
+    _perform(
+        make_job(**given({"input": input, "output": output, "model": model, **options})), dry_run, log_format, as_json, report
+    )
 
 
-def _perform(job: Job, dry_run: bool, log_format: LogFormat, as_json: bool) -> None:
+def _perform(job: Job, dry_run: bool, log_format: LogFormat, as_json: bool, report: Path | None) -> None:
     """Plan a job and run it, print both, and exit with its code; plan it alone for a dry run."""
     from volumetool.jobs.clusters import plan
     from volumetool.jobs.run import run
@@ -94,6 +104,8 @@ def _perform(job: Job, dry_run: bool, log_format: LogFormat, as_json: bool) -> N
             say("\ninterrupted; what was finished is kept. Run the same command to go on.")
             raise
     _print_outcome(outcome, as_json=as_json)
+    if report is not None:
+        write_report(job.output, report)
     raise typer.Exit(outcome.exit_code)
 
 

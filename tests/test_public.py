@@ -60,13 +60,14 @@ COMMANDS_ALONE = {
 
 OPTIONS_ALONE = {
     "": {"as_json", "verbose", "quiet", "log_file", "log_format", "help_all"},  # what is said, and how
-    "enhance": {"config", "allow_host", "dry_run"},  # a job file is read by `read_job`; vt.plan is a dry run
-    "apply": {"option", "trust", "list_all", "dry_run"},  # a name holds its options, or a function is given
+    # a job file is read by `read_job`; vt.plan is a dry run; volumetool.evaluation.job_report.write_job_report
+    "enhance": {"config", "allow_host", "dry_run", "report"},
+    "apply": {"option", "trust", "list_all", "dry_run", "report"},  # a name holds its options, or a function is given
     "convert": {"dry_run"},  # plan_requested
     "crappify": {"dry_run", "fit", "truth", "recipe_out"},  # plan_crappification, vt.fit_recipe
     "train": {"dry_run"},  # plan_training
     "try": {"open_page"},
-    "status": {"watch"},  # vt.status in a loop
+    "status": {"watch", "report"},  # vt.status in a loop; write_job_report
     "evaluate": {"blind", "unblind"},  # a kit for human raters: volumetool.evaluation.blind_rating
 }
 """Options that a command has and its function has not, and what stands for them."""

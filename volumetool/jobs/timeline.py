@@ -111,11 +111,45 @@ class Timeline:
         who = np.asarray(self._who)
         return sum(self._busy(np.isin(who, workers)) for workers in hosts.values()) / 3600
 
-    def _busy(self, mine: NDArray[np.bool_]) -> float:
-        """Return the seconds that some regions cover together; pauses shorter than `PAUSE` count."""
+    def throughput(self, steps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return how fast the machines were together, over the time in which any was at work.
+
+        Parameters
+        ----------
+        steps : int
+            Equal parts of that time.
+
+        Returns
+        -------
+        hours : numpy.ndarray of float64, shape (steps + 1,)
+            Ends of these parts; pauses in which no machine was at work are left out.
+        mvox_per_s : numpy.ndarray of float64, shape (steps,)
+            Millions of output voxels a second; the voxels of a region are spread over the time that it took.
+        """
+        start, stop = self._spans(np.ones(len(self._finished), np.bool_))
+        start, stop = (np.interp(times, *self._worked(start, stop)) for times in (start, stop))
+        edges = np.linspace(0.0, float(stop.max()), steps + 1)
+        took = np.maximum(stop - start, 1e-9)
+        done = [float((self.voxels * np.clip((edge - start) / took, 0, 1)).sum()) for edge in edges]
+        return edges / 3600, np.diff(done) / np.maximum(np.diff(edges), 1e-9) / 1e6
+
+    def _spans(self, mine: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return when some regions began and ended."""
         stop = self.finished[mine]
-        start = stop - self.seconds[mine]
+        return stop - self.seconds[mine], stop
+
+    @staticmethod
+    def _worked(start: NDArray[np.float64], stop: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return times at which work began or ended, and the seconds of work until then; pauses shorter than `PAUSE` count."""
         order = np.argsort(start)
         start, reached = start[order], np.maximum.accumulate(stop[order])
-        gaps = start[1:] - reached[:-1]
-        return float(reached[-1] - start[0] - gaps[gaps > PAUSE].sum())
+        pauses = np.flatnonzero(start[1:] - reached[:-1] > PAUSE)
+        ends = np.stack([reached[pauses], start[pauses + 1]], axis=1).ravel()
+        times = np.concatenate([start[:1], ends, reached[-1:]])
+        worked = np.diff(times, prepend=times[0])
+        worked[2:-1:2] = 0.0  # from the end of work to its next beginning
+        return times, np.cumsum(worked)
+
+    def _busy(self, mine: NDArray[np.bool_]) -> float:
+        """Return the seconds that some regions cover together."""
+        return float(self._worked(*self._spans(mine))[1][-1])
