@@ -28,7 +28,10 @@ def enhance(
     output: Annotated[str | None, typer.Argument(metavar="OUTPUT", help="OME-Zarr volume to write; path or URL.")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", parser=local_path, help="Job file, YAML; options win.")] = None,
     allow_host: AllowHost = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", "-n", help="Print the plan; start nothing."),
+    ] = False,
     log_format: Annotated[LogFormat, typer.Option(help="auto: bars or plain lines; json: one line an event.")] = "auto",
     report: Report = None,
     as_json: Json = False,
@@ -60,7 +63,10 @@ def apply(
     ] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Run code: FILE.py:FUNCTION or a TorchScript file.")] = False,
     list_all: Annotated[bool, typer.Option("--list", help="Show the built-in operations, and exit.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print the plan; write nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", "-n", help="Print the plan; start nothing."),
+    ] = False,
     log_format: Annotated[LogFormat, typer.Option(help="auto: bars or plain lines; json: one line an event.")] = "auto",
     report: Report = None,
     as_json: Json = False,
@@ -91,10 +97,14 @@ def _perform(job: Job, dry_run: bool, log_format: LogFormat, as_json: bool, repo
     from volumetool.jobs.clusters import plan
     from volumetool.jobs.run import run
 
+    table = _table_to_write(job) if dry_run else None
     with observing(log_format) as observer:
-        decided = plan(job, observer)
+        decided = plan(job if table is None else job.model_copy(update={"statistics": None}), observer)
     if dry_run:
         _print_plan(decided, as_json=as_json)
+        if table is not None:
+            table.write_text(decided.spec.statistics.to_csv())
+            say(f"{table}: the table of sections, to be edited; --statistics {table} takes it")
         return
     _begin(decided)
     with observing(log_format) as observer:
@@ -107,6 +117,15 @@ def _perform(job: Job, dry_run: bool, log_format: LogFormat, as_json: bool, repo
     if report is not None:
         write_report(job.output, report)
     raise typer.Exit(outcome.exit_code)
+
+
+def _table_to_write(job: Job) -> Path | None:
+    """Return where a dry run writes the table of sections: the file of --statistics, unless there is one."""
+    from volumetool.paths import absolute_path
+
+    if job.statistics is None or (place := absolute_path(job.statistics)).exists():
+        return None
+    return place
 
 
 def _job(options: dict[str, Any], config: Path | None, allow_hosts: list[str]) -> Job:

@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
-from pydantic import PlainSerializer, PlainValidator
 
 from volumetool.errors import ConfigError, DataError, NumericsError
 from volumetool.geometry import Box, Triple
+from volumetool.processing.sections.quality import FIGURES, VERDICT, SectionQuality, Table
 from volumetool.storage.io.arrays import read_part
 from volumetool.storage.io.chunks import StoredChunks, stored_chunks
 from volumetool.storage.io.limits import UNPACKED, read_checked, unpacked_bytes
@@ -48,19 +48,11 @@ SMOOTHING = (1.0, 4.0, 6.0, 4.0, 1.0)
 """Binomial weights along z: damps one section's chance, follows a drift of several."""
 
 
+COLUMNS = ("channel", "z", "low", "high")
+"""Columns that the table must have."""
+
 Tiles = Callable[[list[Box]], Iterator[tuple[Box, NDArray[Any]]]]
 """Reads the tiles of a block."""
-
-
-def _as_table(values: Any) -> NDArray[np.float64]:
-    return np.asarray(values, np.float64)
-
-
-Table = Annotated[
-    NDArray[np.float64],
-    PlainValidator(_as_table, json_schema_input_type=list[list[float]]),
-    PlainSerializer(lambda table: table.tolist(), return_type=list[list[float]], when_used="json"),
-]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +65,14 @@ class Statistics:
         In the units of the volume's voxels; ``high > low`` everywhere.
     sampled : str
         The `sample_state` of what they were fitted on; empty where they were given, or no store has it.
+    quality : SectionQuality, optional
+        What was measured of every section, and the verdict on it; None where nobody looked.
     """
 
     low: Table
     high: Table
     sampled: str = ""
+    quality: SectionQuality | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Statistics) and self.digest == other.digest
@@ -86,13 +81,17 @@ class Statistics:
         return hash(self.digest)
 
     def to_csv(self) -> str:
-        """Return the table that users read and edit: channel, z, low, high."""
+        """Return the table that users read and edit: channel, z, low, high, and their quality if it was measured."""
+        return self._written(self.quality)
+
+    def _written(self, quality: SectionQuality | None) -> str:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["channel", "z", "low", "high"])
+        writer.writerow([*COLUMNS, *(() if quality is None else (*FIGURES, VERDICT))])
         for channel in range(self.low.shape[0]):
             for z in range(self.low.shape[1]):
-                writer.writerow([channel, z, repr(float(self.low[channel, z])), repr(float(self.high[channel, z]))])
+                more = () if quality is None else quality.cells(channel, z)
+                writer.writerow([channel, z, repr(float(self.low[channel, z])), repr(float(self.high[channel, z])), *more])
         return text.getvalue()
 
     @classmethod
@@ -102,28 +101,31 @@ class Statistics:
         Parameters
         ----------
         text : str
-            What :meth:`to_csv` wrote, as edited: columns ``channel,z,low,high``, rows in any order.
+            What :meth:`to_csv` wrote, as edited: columns ``channel,z,low,high``, rows in any order. With a column ``verdict``,
+            the table says which sections are bad; columns of figures may be left out.
         channels, sections : int
             Extent of the volume; each of its sections needs one row per channel.
 
         Raises
         ------
         ConfigError
-            ``config.statistics`` where rows are missing or doubled, a number is not one, or ``high <= low``.
+            ``config.statistics`` where rows are missing or doubled, a number is not one, ``high <= low``, or a verdict is none.
         """
         low = np.full((channels, sections), np.nan)
         high = np.full((channels, sections), np.nan)
         try:
-            for row in csv.DictReader(io.StringIO(text)):
+            rows = list(csv.DictReader(io.StringIO(text)))
+            for row in rows:
                 at = int(row["channel"]), int(row["z"])
                 if min(at) < 0 or not np.isnan(low[at]):
                     raise ValueError(f"channel {at[0]}, section {at[1]} is below 0 or stands there twice")
                 low[at], high[at] = float(row["low"]), float(row["high"])
+            quality = SectionQuality.read(rows, low.shape) if rows and VERDICT in rows[0] else None
         except (KeyError, ValueError, IndexError, TypeError, csv.Error) as error:
             raise ConfigError(
                 "config.statistics",
                 f"the table of section statistics cannot be read: {error}",
-                hint="columns: channel,z,low,high",
+                hint=f"columns: {','.join(COLUMNS)}; and {VERDICT}, if it says which sections are bad",
             ) from error
         wrong = np.argwhere(~(_apart(low, high) & np.isfinite(low) & np.isfinite(high)))
         if len(wrong):
@@ -133,12 +135,12 @@ class Statistics:
                 f"channel {channel}, section {z}: low {low[channel, z]} and high {high[channel, z]}; high must be above low",
                 hint=f"both finite; the table needs one row for each of {channels} channels x {sections} sections",
             )
-        return cls(low, high)
+        return cls(low, high, quality=quality)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the table: statistics are part of the job's fingerprint."""
-        return hashlib.sha256(self.to_csv().encode()).hexdigest()
+        """SHA-256 of the grey values: they are part of the job's fingerprint."""
+        return hashlib.sha256(self._written(None).encode()).hexdigest()
 
 
 def no_normalisation(channels: int, sections: int) -> Statistics:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from volumetool.models import HistogramMatching, Normalisation
 from volumetool.paths import absolute_path, open_file
 from volumetool.processing.operation import Operation, open_operation
 from volumetool.processing.operations.match import fit_curves
+from volumetool.processing.sections.look import SectionView
 from volumetool.processing.spec import GreyCurves
 from volumetool.processing.statistics import Statistics, fit_statistics, no_normalisation, range_normalisation
 from volumetool.processing.survey import Survey, grey_limits
@@ -172,13 +173,21 @@ def _fit(job: Job, volume: Volume, normalisation: Normalisation, observer: Obser
     channels, shape, nodata = volume.channels or 1, volume.levels[job.level].shape, _nodata(job, volume)
     whole, count = Box.whole(shape), shape[0] * channels
     survey = Survey(whole if job.roi is None else job.roi.intersection(whole), count, nodata)
+    view = None if volume.compute is not None else SectionView(volume, job.level, nodata)
 
     def look(channel: int, box: Box, voxels: NDArray[Any]) -> None:
         survey.add(channel, box, voxels)
+        if view is not None and view.sampled:
+            view.add(channel, box, voxels)
         observer(Progressed("section statistics", channel * shape[0] + box.stop[0], count))
 
     percentiles = None if normalisation.kind == "standard" else (normalisation.low, normalisation.high)
-    return fit_statistics(volume, job.level, percentiles, seed=job.seed, nodata=nodata, seen=look), survey
+    statistics = fit_statistics(volume, job.level, percentiles, seed=job.seed, nodata=nodata, seen=look)
+    if view is None:
+        return statistics, survey
+    if not view.sampled:
+        view.read(lambda channel, z: observer(Progressed("section quality", channel * shape[0] + z, count)))
+    return replace(statistics, quality=view.quality), survey
 
 
 def section_curves(

@@ -9,7 +9,9 @@ from volumetool.geometry import fused_count
 from volumetool.jobs.choices import Familiarity
 from volumetool.jobs.plan import EarlierStep, Estimates, Plan
 from volumetool.jobs.planning.choice import ALIKE
+from volumetool.processing.sections.quality import VERDICTS, show_sections
 from volumetool.processing.spec import OutputSpec
+from volumetool.processing.statistics import Statistics
 from volumetool.processing.survey import Evidence
 from volumetool.units import show_bytes, show_duration, show_scale, show_shape, show_size
 
@@ -36,6 +38,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         *([("network", plan.about)] if plan.about else []),
         *describe_choice(plan),
         *([("gate", "; ".join([describe_gate(plan.gate), *plan.gate.reasons]))] if plan.gate is not None else []),
+        *[("sections", line) for line in describe_sections(plan.first.statistics)],
         ("output", f"{plan.output}: {voxels} of {show_size(first.voxel_size)}, {spec.dtype}"),
         *([("box", box)] if (box := describe_box(plan)) else []),
         (
@@ -124,6 +127,20 @@ def describe_choice(plan: Plan) -> list[tuple[str, str]]:
         told = f"noise {found.noise:.0%} of the contrast; sharpness {found.sharpness:.0%}, the step between voxels; "
         told += "no neighbouring sections to compare" if found.neighbours is None else _neighbours(found, plan.voxel_size[0])
     return [("measured", told), ("next best", plan.choice.next_best or "no other built-in model fits")]
+
+
+def describe_sections(statistics: Statistics) -> list[str]:
+    """Say which sections are bad, a line for each channel; nothing where nobody looked at them."""
+    quality, lines = statistics.quality, []
+    if quality is None:
+        return []
+    seen = f"{quality.seen} looked at" if quality.seen else "by the table that was given"
+    for channel, verdicts in enumerate(quality.verdicts):
+        bad = quality.bad(channel)
+        kinds = [f"{kind} {show_sections(z for z in bad if bad[z] == kind)}" for kind in VERDICTS if kind in bad.values()]
+        where = f"channel {channel}: " if len(quality.verdicts) > 1 else ""
+        lines.append(f"{where}{len(bad)} of {len(verdicts)} unlike the others, {seen}" + ": " * bool(kinds) + "; ".join(kinds))
+    return lines
 
 
 def describe_gate(gate: Familiarity) -> str:
