@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pydantic import TypeAdapter, ValidationError
+
+from volumetool.configuration import OutputChannel
 from volumetool.sealed import CHECKSUM, is_sound, seal
 from volumetool.storage.create import OWN_KEY, read_root, write_attributes
 from volumetool.storage.formats.base import Json
 from volumetool.storage.io.kvstore import canonical_url
+from volumetool.storage.volume import Volume
+
+_OUTPUTS = TypeAdapter(tuple[OutputChannel, ...])
 
 
 def provenance_of(root: Json) -> Json | None:
@@ -25,3 +31,14 @@ def write_status(url: str, status: str) -> None:
     before = provenance_of(read_root(canonical_url(url))[1] or {}) or {}
     own = {**before, "status": status}
     write_attributes(url, seal(own) if is_sound(before) else own)
+
+
+def channel_names(volume: Volume) -> list[str]:
+    """Return the names of the channels of a job's output; none where its operation made no several ones."""
+    made_by = volume.attributes.get("spec")
+    try:
+        outputs = _OUTPUTS.validate_python(made_by.get("outputs", ()) if isinstance(made_by, dict) else ())
+    except ValidationError:  # others may have written it
+        return []
+    names, inputs = [output.name for output in outputs], (volume.channels or 1) // (len(outputs) or 1)
+    return names if inputs == 1 else [f"{name} {number}" for number in range(inputs) for name in names]

@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
-
-from volumetool.configuration import OutputChannel
 from volumetool.errors import InputError
 from volumetool.geometry import Size, Triple
 from volumetool.jobs.plan import Plan
@@ -18,6 +15,7 @@ from volumetool.storage.formats.base import read_json
 from volumetool.storage.formats.precomputed import Precomputed, find_precomputed
 from volumetool.storage.io.kvstore import canonical_url, is_local, join_url
 from volumetool.storage.open import open_volume
+from volumetool.storage.provenance import channel_names
 from volumetool.storage.volume import Volume
 from volumetool.viewer.contrast import Window, fitted_window, job_of, sampled_window
 from volumetool.viewer.ngff_compat import is_computed, is_placed, read_from_afar
@@ -25,7 +23,6 @@ from volumetool.viewer.ngff_compat import is_computed, is_placed, read_from_afar
 Kind = Literal["image", "segmentation"]
 _CLIENT_FORMATS = {"zarr": "zarr2:", "zarr3": "zarr3:", "n5": "n5:", "neuroglancer_precomputed": "neuroglancer-precomputed:"}
 _CLIENT_FORMATS["virtual_chunked"] = "zarr3:"  # what `ComputedKeys` gives
-_OUTPUTS = TypeAdapter(tuple[OutputChannel, ...])
 _PER_METRE = 1e9
 """Nanometres: dividing by it keeps round numbers round."""
 
@@ -189,17 +186,6 @@ def _told_to_job(url: str, volumes: Sequence[str]) -> Size | None:
 def _unique(name: str, layers: Sequence[Layer]) -> str:
     taken = {layer.name for layer in layers}
     return next(each for each in (name, *(f"{name} ({n})" for n in range(2, len(taken) + 3))) if each not in taken)
-
-
-def channel_names(volume: Volume) -> list[str]:
-    """Return the names of the channels of a job's output; none where its operation made no several ones."""
-    made_by = volume.attributes.get("spec")
-    try:
-        outputs = _OUTPUTS.validate_python(made_by.get("outputs", ()) if isinstance(made_by, dict) else ())
-    except ValidationError:  # others may have written it
-        return []
-    names, inputs = [output.name for output in outputs], (volume.channels or 1) // (len(outputs) or 1)
-    return names if inputs == 1 else [f"{name} {number}" for number in range(inputs) for name in names]
 
 
 def _with_windows(layers: Sequence[Layer]) -> list[Layer]:
