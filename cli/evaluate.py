@@ -1,4 +1,4 @@
-"""``volumetool evaluate``: how good a restored volume is, and what that claim rests on; ``volumetool try``, before a job."""
+"""``volumetool evaluate``: how good a restored volume is, and why; ``try`` before a job, ``rescan`` after it."""
 
 from __future__ import annotations
 
@@ -65,6 +65,41 @@ def evaluate(
         _write_kit(request, blind, as_json=as_json and report is None)
     if blind is None or report is not None:
         _score(request, report, as_json=as_json)
+
+
+def rescan(
+    output: Annotated[str, typer.Argument(help="Volume with a channel expected-error: an output, or a trust volume.")],
+    size: Annotated[
+        str | None, typer.Option(metavar="Z,Y,X", help="Size of a box in nm; by default one section of 64 x 64 voxels.")
+    ] = None,
+    fraction: Annotated[float, typer.Option(help="Share of the volume that may be rescanned: so many boxes are named.")] = 0.1,
+    stage: Annotated[
+        str | None, typer.Option(metavar="FILE", help="YAML file that says how nm become stage coordinates.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(parser=local_path, help="CSV file of the boxes to write; a JSON of GeoJSON's form beside it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Rank boxes by the error that is expected of them times their area: where a slow scan pays, and what it removes."""
+    from volumetool.cli._tables import print_facts
+
+    from volumetool.evaluation.rescan import rescan as rank
+
+    with observing() as observer:
+        found = rank(output, size=size, fraction=fraction, stage=stage, report=report, observer=observer)
+    if report is not None:
+        say(f"wrote {len(found.boxes)} boxes to {report} and {report.with_suffix('.json')}")
+    if as_json:
+        print_json("rescan", found.as_dict())
+        return
+    left = [{"rescanned": "0 %", "error removed": "0 %", "mean error left": f"{found.mean_error:.3g}"}]
+    for step in found.steps:
+        row = {"rescanned": f"{step.fraction:.1%}", "error removed": f"{step.removed:.1%}"}
+        left.append({**row, "mean error left": f"{step.mean_error:.3g}"})
+    print_facts({"what rescanning removes": left})
+    boxes = [{"rank": each.rank, "voxels z,y,x": str(each.box), "error": each.expected_error} for each in found.boxes[:10]]
+    print_facts({f"the first of {len(found.boxes)} boxes": boxes})
 
 
 def _score(request: EvaluationRequest, report: Path | None, *, as_json: bool) -> None:

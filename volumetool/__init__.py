@@ -16,6 +16,7 @@ from volumetool.version import __version__
 if TYPE_CHECKING:
     from volumetool.evaluation.api import evaluate
     from volumetool.evaluation.attestation.api import attest
+    from volumetool.evaluation.rescan import rescan
     from volumetool.evaluation.tryout.api import try_models
     from volumetool.jobs.api import apply, enhance, plan, run
     from volumetool.jobs.inspection import clean, status, verify
@@ -60,6 +61,7 @@ _HOMES = {
     "open_volume": "volumetool.storage.open",
     "plan": "volumetool.jobs.api",
     "pyramid": "volumetool.storage.pyramid:build_pyramid",
+    "rescan": "volumetool.evaluation.rescan",
     "run": "volumetool.jobs.api",
     "status": "volumetool.jobs.inspection",
     "train": "volumetool.training.api",
@@ -95,6 +97,7 @@ __all__ = [
     "open_volume",
     "plan",
     "pyramid",
+    "rescan",
     "run",
     "status",
     "train",

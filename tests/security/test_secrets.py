@@ -44,6 +44,7 @@ COMMANDS: dict[str, list[str]] = {
     "live": ["live", "URL", "--device", "cpu"],
     "train": ["train", "train.yaml"],
     "evaluate": ["evaluate", "URL", "URL", "--report", "report.html"],
+    "rescan": ["rescan", "URL"],
     "validate": ["validate", "URL"],
     "bench": ["bench", "URL"],
     "model show": ["model", "show", "URL"],
