@@ -17,10 +17,6 @@ WIDTH, NAMES = 80, 14
 USUAL = logging.INFO + 1
 """Level of what people read without ``-v`` and ``-q``."""
 
-NARROW = 70
-"""Columns of a terminal below which nothing is laid out side by side: columns of a table would be cut off."""
-
-
 _log = logging.getLogger(__name__)
 
 

@@ -31,9 +31,10 @@ from volumetool.cli import (
 from volumetool.cli._json import print_json
 from volumetool.cli._logging import LogTo, Quiet, Verbose, logged, speak, speaking
 from volumetool.cli._preemption import TRY_AGAIN, Stopped, stoppable
-from volumetool.cli._tables import NARROW, say, warn
+from volumetool.cli._tables import say, warn
 
 from volumetool.errors import VolumetoolError
+from volumetool.events.bars import NARROW
 from volumetool.processing.device.malloc import keep_freed_memory
 from volumetool.redaction import redact
 

@@ -9,11 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Let the collector of garbage pass over what stays until the end: modules and thousands of tests."""
     gc.freeze()
+
+
+@pytest.fixture
+def python_with(tmp_path: Path) -> Callable[..., Path]:
+    """Give a function that returns the interpreter of an environment with some packages beside all that is here.
+
+    The test skips where they cannot be installed.
+    """
+
+    def make(*packages: str) -> Path:
+        python = tmp_path / "environment" / "bin" / "python"
+        subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
+        asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+        own = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        Path(own, "beside.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})")
+        install = [python, "-m", "pip", "install", "--quiet", *packages]
+        done = subprocess.run(install, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"{packages[0]} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+        return python
+
+    return make
 
 
 @pytest.fixture

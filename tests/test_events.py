@@ -8,7 +8,7 @@ import pytest
 from small_jobs import SMALL, noise, write_input
 
 import volumetool as vt
-from volumetool.events import Event, Progressed, RegionEnded, RunStarted, counting
+from volumetool.events import Event, Progressed, RegionEnded, RunStarted, bars, counting, ignore
 
 
 def test_a_run_tells_its_start_each_region_and_each_coarse_shard(tmp_path: Path) -> None:
@@ -35,6 +35,36 @@ def test_events_are_sentences_that_print_can_observe(tmp_path: Path, capsys: pyt
     assert lines[0] == "4 of 4 regions to run"
     assert lines[1].startswith("1 of 4 regions, ")
     assert lines[-1] == "coarse levels: 100.0%"
+
+
+def test_apply_tells_its_observer_too(tmp_path: Path) -> None:
+    told: list[Event] = []
+    source = write_input(tmp_path / "in.zarr", noise((8, 24, 40)))
+    vt.apply("median", source, tmp_path / "out.zarr", observer=told.append, workers=1, device="cpu", memory="4GiB")
+    assert isinstance(told[-1], RegionEnded)
+
+
+def test_progress_is_a_line_a_part_where_no_bars_can_be_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_input(tmp_path / "in.zarr", noise((8, 24, 40)))
+    with vt.progress() as observer:
+        vt.enhance(source, tmp_path / "out.zarr", observer=observer, **SMALL)
+    lines = [line.partition(" ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["4 of 4 regions to run", "coarse levels: 0.0%"]
+
+
+def test_a_notebook_shows_progress_unless_it_gives_an_observer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_input(tmp_path / "in.zarr", noise((8, 24, 40)))
+    vt.enhance(source, tmp_path / "quiet.zarr", **SMALL)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(bars, "in_notebook", lambda: True)
+    vt.enhance(source, tmp_path / "quiet.zarr", observer=ignore, overwrite=True, **SMALL)
+    vt.run(vt.Job(input=source, output=tmp_path / "quiet.zarr", overwrite=True, **SMALL), ignore)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(bars, "can_draw", lambda: False)
+    vt.enhance(source, tmp_path / "out.zarr", **SMALL)
+    assert "4 of 4 regions to run" in capsys.readouterr().err
 
 
 def test_counting_tells_where_it_begins_and_each_step() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from volumetool.evaluation.attestation.api import attest
     from volumetool.evaluation.rescan import rescan
     from volumetool.evaluation.tryout.api import try_models
+    from volumetool.events.bars import progress
     from volumetool.jobs.api import apply, enhance, plan, run
     from volumetool.jobs.inspection import clean, status, verify
     from volumetool.jobs.job import Job
@@ -60,6 +61,7 @@ _HOMES = {
     "load_model": "volumetool.models",
     "open_volume": "volumetool.storage.open",
     "plan": "volumetool.jobs.api",
+    "progress": "volumetool.events.bars",
     "pyramid": "volumetool.storage.pyramid:build_pyramid",
     "rescan": "volumetool.evaluation.rescan",
     "run": "volumetool.jobs.api",
@@ -96,6 +98,7 @@ __all__ = [
     "load_model",
     "open_volume",
     "plan",
+    "progress",
     "pyramid",
     "rescan",
     "run",
@@ -116,8 +119,9 @@ def __getattr__(name: str) -> Any:
     found = getattr(import_module(module), there or name)
     if isfunction(found):
         from volumetool.configuration import naming_options
+        from volumetool.events.bars import shown_in_notebooks
 
-        found = naming_options(found)
+        found = naming_options(shown_in_notebooks(found))
     globals()[name] = found
     return found
 

@@ -247,10 +247,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return "\n".join(lines)
 
 
-def with_options(model: type[Options], *without: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def with_options(model: type[Options], *without: str, **more: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Return a decorator that names, in the signature of a function of ``**options``, the options that they may be.
 
-    Those of `model` that the function does not name itself, but for `without`.
+    Those of `model` that the function does not name itself, but for `without`, and `more` with their defaults.
     """
 
     def name(function: Callable[P, T]) -> Callable[P, T]:
@@ -261,7 +261,8 @@ def with_options(model: type[Options], *without: str) -> Callable[[Callable[P, T
             for name, field in model.model_fields.items()
             if name not in signature.parameters and name not in without
         ]
-        vars(function)["__signature__"] = signature.replace(parameters=[*own, *options])
+        others = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in more.items()]
+        vars(function)["__signature__"] = signature.replace(parameters=[*own, *others, *options])
         return function
 
     return name

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from volumetool.cli import _progress
 from volumetool.cli.main import main
 
+from volumetool.events import bars
 from volumetool.storage.open import open_volume
 
 VOXELS = np.random.default_rng(0).integers(1, 255, (8, 40, 60), dtype=np.uint8)
@@ -84,7 +84,7 @@ def test_what_is_no_memory_is_told(folder: Path, memory: str) -> None:
 
 
 def test_progress_is_told_in_lines_where_there_is_no_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_progress, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(bars, "LINE_SECONDS", 0.0)
     _, _, err = run("convert", folder, folder.parent / "v.zarr", "--voxel-size", "30,8,8", "--gaps", "keep")
     shares = [float(line.split()[-1].rstrip("%")) for line in err.splitlines() if "converting:" in line]
     assert shares == sorted(shares)

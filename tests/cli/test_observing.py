@@ -9,10 +9,10 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
-from volumetool.cli import _progress
-from volumetool.cli._progress import Bars, Lines, observing
+from volumetool.cli._progress import observing
 
-from volumetool.events import CurvePoint, Event, Noted, Progressed, RegionEnded, RunStarted, StepTrained, Waiting
+from volumetool.events import CurvePoint, Event, Noted, Progressed, RegionEnded, RunStarted, StepTrained, Waiting, bars
+from volumetool.events.bars import Bars
 
 ERROR = {"code": "data.unreadable", "message": "a chunk is torn"}
 RUN: tuple[Event, ...] = (
@@ -40,7 +40,7 @@ def test_lines_tell_what_is_rare_at_once_and_what_only_counts_once_a_minute(
     later = ["region 8 failed: a chunk is torn", "coarse levels: 0.0%"]
     counts = "1 of 2 regions, 5.00 Mvox/s, 10 s left", "coarse levels: 50.0%"
     for seconds, expected in ((60.0, [*rare, *later]), (0.0, [*rare, counts[0], *later, counts[1]])):
-        monkeypatch.setattr(_progress, "LINE_SECONDS", seconds)
+        monkeypatch.setattr(bars, "LINE_SECONDS", seconds)
         with observing() as observer:
             for event in RUN:
                 observer(event)
@@ -48,9 +48,9 @@ def test_lines_tell_what_is_rare_at_once_and_what_only_counts_once_a_minute(
 
 
 def test_json_has_each_region_and_each_point_of_a_training_but_not_each_step(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = Lines(as_json=True)
-    for event in (*RUN, *TRAINING):
-        lines(event)
+    with observing("json") as lines:
+        for event in (*RUN, *TRAINING):
+            lines(event)
     told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     names = [each["event"] for each in told]
     assert names == ["Waiting", "RunStarted", "RegionEnded", "RegionEnded", "Progressed", "CurvePoint"]
@@ -89,8 +89,8 @@ def test_bars_work_in_the_process_that_trains(capfd: pytest.CaptureFixture[str])
 def test_the_bar_of_a_training_shows_loss_and_quality(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     monkeypatch.setenv("COLUMNS", "120")
-    bars = Bars()
+    drawn = Bars()
     for event in TRAINING:
-        bars(event)
-    bars.close()
+        drawn(event)
+    drawn.close()
     assert "2/8 loss 0.250 30.12 dB, enlarged 29.50" in terminal.getvalue()

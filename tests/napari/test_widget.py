@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +25,15 @@ MEDIAN = "median:radius=0,1,1"
 
 
 @pytest.mark.slow
-def test_the_plugin_works_in_an_environment_with_napari(tmp_path: Path) -> None:
-    """The manifest, and the other tests of this file, where napari stands beside all that is here."""
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        quiet = os.environ | {"QT_QPA_PLATFORM": "offscreen"}
-        return subprocess.run([python, *words], env=quiet, capture_output=True, text=True, check=False)
-
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "napari"], check=True)
-    python = tmp_path / "napari" / "bin" / "python"
-    here = next(path for path in sys.path if path.endswith("site-packages"))
-    beside = Path(run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip(), "beside.pth")
-    beside.write_text(f"import site; site.addsitedir({here!r})")
-    if (installed := run("-m", "pip", "install", "--quiet", *NEEDS)).returncode:
-        pytest.skip(f"napari cannot be installed: {installed.stderr.strip().splitlines()[-1]}")
+def test_the_plugin_works_in_an_environment_with_napari(python_with: Callable[..., Path]) -> None:
+    """The manifest, and the other tests of this file."""
+    python = python_with(*NEEDS)
     for words in (
         ("npe2", "validate", "volumetool"),
         ("pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-o", f"filterwarnings={WARNINGS}", __file__),
     ):
-        done = run("-m", *words)
+        quiet = os.environ | {"QT_QPA_PLATFORM": "offscreen"}
+        done = subprocess.run([python, "-m", *words], env=quiet, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "skipped" not in done.stdout
 

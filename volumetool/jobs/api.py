@@ -87,7 +87,7 @@ def enhance(
     return run(make_job(input=input, output=output, **options), observer)
 
 
-@with_options(Job, "model")
+@with_options(Job, "model", observer=ignore)
 def apply(
     operation: Any,
     input: AnyPlace | NDArray[Any],  # noqa: A002  (the user's word)
