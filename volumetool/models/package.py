@@ -213,9 +213,9 @@ def _foreign(spec: str, kind: str) -> ModelError:
         "model.broken",
         f"{spec} is {kind}; volumetool runs its own networks, from safetensors files with a model card",
         hint="weights of a U-Net of `volumetool.models` become one in Python: load them into it, and save it with "
-        "`volumetool.models.save_model`. Others run from files of ONNX, torch.export or TorchScript (.onnx, .pt2, .pt) "
-        "by `volumetool apply`, packages of the BioImage Model Zoo after `volumetool model import`; or train one with "
-        "`volumetool train`, or take a built-in (`volumetool model list`)",
+        "`volumetool.models.save_model`. Others run from files of ONNX, torch.export or TorchScript (.onnx, .pt2, .pt), and a "
+        "ResUNet of PSSR2 from its weights (.pth), by `volumetool apply`, packages of the BioImage Model Zoo after `volumetool "
+        "model import`; or train one with `volumetool train`, or take a built-in (`volumetool model list`)",
         where=spec,
     )
 

@@ -69,19 +69,25 @@ def open_program(path: Path) -> Program:
     """
     from volumetool.models.foreign.bioimageio import read_package
     from volumetool.models.foreign.onnx_file import read_onnx
+    from volumetool.models.foreign.resunet import read_resunet
     from volumetool.models.foreign.torch_export import read_torch_export
     from volumetool.models.foreign.torchscript import read_torchscript
 
     if is_code(path):
         return read_torchscript(path)
-    readers: dict[str, Callable[[Path], Program]] = {".onnx": read_onnx, ".pt2": read_torch_export, PACKAGE: read_package}
+    readers: dict[str, Callable[[Path], Program]] = {
+        ".onnx": read_onnx,
+        ".pt2": read_torch_export,
+        ".pth": read_resunet,
+        PACKAGE: read_package,
+    }
     return readers[path.suffix.lower()](path)
 
 
 PACKAGE = ".zip"
 """End of the name of a package of the BioImage Model Zoo."""
 
-ENDS = (".onnx", ".pt2", PACKAGE, *CODE)
+ENDS = (".onnx", ".pt2", ".pth", PACKAGE, *CODE)
 """Ends of the names of files that `open_program` reads."""
 
 

@@ -25,6 +25,7 @@ from volumetool.models.foreign.bioimageio import NO_STEP, BioImageProgram
 from volumetool.models.foreign.measure import RULES, Measured, Seam, measure, measure_seam
 from volumetool.models.foreign.processing_steps import Pointwise, UnknownStepError, after_network
 from volumetool.models.foreign.program import ENDS, Forward, Program, open_program, unusable
+from volumetool.models.foreign.resunet import ResUNetProgram
 from volumetool.paths import absolute_path, replace_file
 from volumetool.processing.device.arrays import Array, as_array
 from volumetool.processing.device.device_errors import kind_of
@@ -67,8 +68,8 @@ class ForeignOptions(BaseModel):
 
     normalise: Literal["none", "range", "percentiles", "standard"] | None = None
     """Values that it takes: grey values as they are (none, unless its package says another), 0 to 1 over the range of an
-    integer type (range), 0 and 1 at the 1st and 99th percentile of the volume's sections (percentiles), or mean 0 and standard
-    deviation 1 (standard)."""
+    integer type (range; a ResUNet of PSSR2, unless another is said), 0 and 1 at the 1st and 99th percentile of the volume's
+    sections (percentiles), or mean 0 and standard deviation 1 (standard)."""
     restore: bool | None = None
     """The output goes back to grey values the same way; no, as for packages: it is a mask, a probability or the like."""
     halo: Annotated[tuple[Far, Far, Far], BeforeValidator(parse_numbers)] | None = None
@@ -178,7 +179,8 @@ class _Around:
     """
 
     def __init__(self, path: Path, program: Program, options: ForeignOptions) -> None:
-        self.normalisation = NORMALISATIONS[options.normalise or "none"]
+        usual = "range" if isinstance(program, ResUNetProgram) else "none"
+        self.normalisation = NORMALISATIONS[options.normalise or usual]
         self.restores, self.least = options.restore is not False, (1, 1, 1)
         self.before: list[Pointwise] = []
         self.after: list[Pointwise] = []

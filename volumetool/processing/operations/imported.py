@@ -38,7 +38,7 @@ def import_model(
     ----------
     source : str or path
         A package of the BioImage Model Zoo, as a zip file, a folder, its ``rdf.yaml`` or an ``http(s)://`` URL of a zip file;
-        or a network in a file of ONNX, torch.export or TorchScript.
+        or a network in a file of ONNX, torch.export or TorchScript, or the weights of a ResUNet of PSSR2.
     name : str, optional
         What it is called from now on; else the name of the file or folder.
     overwrite : bool
