@@ -52,9 +52,15 @@ class Process:
 
 def this_process() -> Process:
     """Return this process."""
-    born = _born(os.getpid())
-    assert born is not None  # noqa: S101  (it runs)
-    return Process(_place(), os.getpid(), born)
+    process = process_of(os.getpid())
+    assert process is not None  # noqa: S101  (it runs)
+    return process
+
+
+def process_of(pid: int) -> Process | None:
+    """Return the process of a number; None where it has ended."""
+    born = _born(pid)
+    return None if born is None else Process(_place(), pid, born)
 
 
 def _ticks_are_told() -> bool:

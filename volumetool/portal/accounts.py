@@ -1,0 +1,108 @@
+"""Who is who: passwords, invitations and logins."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import threading
+import time
+from collections import defaultdict
+
+from argon2 import PasswordHasher
+from argon2.exceptions import VerificationError
+
+from volumetool.errors import ConfigError
+from volumetool.portal.queries import Database
+from volumetool.portal.tables import Account
+
+ROLES = ("user", "operator", "admin")
+SHORTEST = 12
+"""Characters of a password (NIST SP 800-63B: length, no rules of composition)."""
+
+_NAME = re.compile(r"[a-z][a-z0-9._-]{1,31}")
+_TRIES, _WITHIN = 10, 900.0
+"""Wrong passwords that a name, and an address, may give within so many seconds."""
+
+_HASHER = PasswordHasher()
+_NOBODY = _HASHER.hash(secrets.token_urlsafe())
+"""Compared where there is no such account, so that the answer takes as long."""
+
+_hashing = threading.Semaphore(2)
+"""A hash takes 64 MiB on purpose: so many are made at once."""
+
+
+def hash_token(token: str) -> str:
+    """Return what the database knows of a token that was drawn at random."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def invite(database: Database, role: str) -> str:
+    """Return the token of a new invitation, which is told once."""
+    if role not in ROLES:
+        raise ConfigError("config.option", f"{role!r} is no role", hint=f"choose one of {', '.join(ROLES)}")
+    token = secrets.token_urlsafe(32)
+    database.invite(hash_token(token), role)
+    return token
+
+
+def why_not(name: str, password: str) -> str | None:
+    """Return what is wrong with a new account's name or password."""
+    if not _NAME.fullmatch(name):
+        return "A name has 2 to 32 letters a to z, digits, dots, dashes and underscores, and begins with a letter."
+    if not SHORTEST <= len(password) <= 256:
+        return f"A password has {SHORTEST} to 256 characters."
+    if name in password.lower():
+        return "A password does not hold the name."
+    return None
+
+
+def join(database: Database, token: str, name: str, password: str) -> Account | None:
+    """Make the account of an invitation; None where the name is taken or the invitation is gone."""
+    return database.accept(hash_token(token), name, hash_password(password))
+
+
+def hash_password(password: str) -> str:
+    """Return the argon2id hash of a password."""
+    with _hashing:
+        return _HASHER.hash(password)
+
+
+def check_password(database: Database, name: str, password: str) -> Account | None:
+    """Return the account of a name and password; None where one of them is wrong, after the same time."""
+    account = database.account(name)
+    try:
+        with _hashing:
+            _HASHER.verify(account.password if account else _NOBODY, password)
+    except VerificationError:
+        return None
+    return account
+
+
+def begin_login(database: Database, account: Account, browser: str) -> str:
+    """Return the token of a new login, which the browser keeps in a cookie."""
+    token = secrets.token_urlsafe(32)
+    database.log_in(account.id, hash_token(token), secrets.token_urlsafe(32), browser)
+    return token
+
+
+class Tries:
+    """Counts wrong passwords, by name and by address; what is too often has to wait."""
+
+    def __init__(self) -> None:
+        self._wrong: dict[str, list[float]] = defaultdict(list)
+        self._lock = threading.Lock()
+
+    def are_left(self, *keys: str) -> bool:
+        """Return whether each of some keys may try once more."""
+        since = time.monotonic() - _WITHIN
+        with self._lock:
+            for key in [key for key, times in self._wrong.items() if times[-1] < since]:
+                del self._wrong[key]
+            return all(sum(each >= since for each in self._wrong.get(key, ())) < _TRIES for key in keys)
+
+    def count(self, *keys: str) -> None:
+        """Write down a wrong password."""
+        with self._lock:
+            for key in keys:
+                self._wrong[key] = [*self._wrong[key][-_TRIES:], time.monotonic()]

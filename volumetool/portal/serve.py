@@ -1,0 +1,70 @@
+"""Starts the portal: database, supervisor, and the server of its pages."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TextIO
+
+from volumetool.errors import ConfigError
+from volumetool.listening.gate import base_url
+from volumetool.portal.accounts import invite
+from volumetool.portal.pages import build_portal
+from volumetool.portal.queries import Database
+from volumetool.portal.settings import PortalSettings, make_folder
+from volumetool.portal.supervisor import Supervisor
+from volumetool.portal.web import make_portal
+from volumetool.viewer.server import Serving, bind
+
+
+@dataclass(frozen=True)
+class Served:
+    """A portal that is being served.
+
+    Attributes
+    ----------
+    url : str
+        Where its pages are.
+    invitation : str or None
+        Link by which the first administrator makes an account; None where there is one.
+    """
+
+    url: str
+    invitation: str | None
+
+
+@contextmanager
+def serve(settings: PortalSettings) -> Iterator[Served]:
+    """Serve the portal while the block runs. Jobs outlive it, and are found again.
+
+    Raises
+    ------
+    ConfigError
+        ``config.folder``, ``config.database``, ``config.address``; ``config.running``: another portal uses the folder.
+    """
+    make_folder(settings)
+    with _alone(settings):
+        database = Database(settings)
+        supervisor = Supervisor(database, settings)
+        bound = bind(settings.host, settings.port)
+        port = int(bound.getsockname()[1])
+        url = (settings.url or base_url(settings.host, port)).rstrip("/")
+        with supervisor, Serving(build_portal(make_portal(settings, database, supervisor, port)), bound):
+            yield Served(url, None if database.has_admin() else f"{url}/join/{invite(database, 'admin')}")
+
+
+@contextmanager
+def _alone(settings: PortalSettings) -> Iterator[TextIO]:
+    """Hold the folder's lock: two supervisors of one queue would start jobs twice."""
+    with (settings.data / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                "config.running",
+                f"another portal uses {settings.data}",
+                hint="stop that one, or give this one another `data`",
+            ) from error
+        yield lock

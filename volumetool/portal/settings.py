@@ -1,0 +1,119 @@
+"""What an operator decides: where the portal keeps its data, who reaches it, and what its accounts may read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from volumetool.configuration import Bytes, Options, Positive, read_options
+from volumetool.errors import ConfigError
+from volumetool.listening.gate import LOOPBACK, is_loopback
+from volumetool.paths import absolute_path
+
+EVERYBODY = "everybody"
+"""In the accounts of a root: all of them."""
+
+
+def _folder(path: Path) -> Path:
+    return absolute_path(path)
+
+
+Folder = Annotated[Path, AfterValidator(_folder)]
+
+
+class Root(BaseModel):
+    """A folder of volumes, and the accounts that may read it.
+
+    Attributes
+    ----------
+    path : Path
+        Folder; volumes in it and below it may be named.
+    accounts : tuple of str
+        Names of accounts, or ``everybody``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    path: Folder
+    accounts: tuple[str, ...] = Field(min_length=1)
+
+    def is_open_to(self, name: str) -> bool:
+        """Return whether an account may read it."""
+        return EVERYBODY in self.accounts or name in self.accounts
+
+
+class PortalSettings(Options):
+    """The settings of ``portal.yaml``; each has a default that serves one lab on one machine."""
+
+    told_by = "examples/portal.md"
+
+    data: Folder = Field(
+        Path("volumetool-portal"), description="Folder of the database, of outputs and logs.", validate_default=True
+    )
+    host: str = Field(LOOPBACK, description="Address to listen on; loopback is for this machine, or for a proxy on it.")
+    port: int = Field(8850, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    url: str | None = Field(None, description="How browsers reach it through a proxy, such as https://em.example.org.")
+    database: str | None = Field(None, description="URL of SQLAlchemy; a file of SQLite in `data` by default.")
+    roots: tuple[Root, ...] = Field((), description="Folders whose volumes accounts may name, and which accounts.")
+    running: Positive = Field(1, description="Jobs that run at once.")
+    quota: Bytes = Field(2**40, description="Bytes of outputs that an account may have.")
+    idle_minutes: Positive = Field(120, description="A login ends after so many minutes without a request.")
+    login_hours: Positive = Field(72, description="A login ends after so many hours.")
+    invitation_days: Positive = Field(7, description="An invitation ends after so many days.")
+
+    @model_validator(mode="after")
+    def _reached_safely(self) -> PortalSettings:
+        if self.url is None:
+            if not is_loopback(self.host):
+                raise ValueError(
+                    f"host {self.host} is reached by others, and there is no url: give `url: https://...` of the proxy that "
+                    "encrypts, or leave `host` at loopback"
+                )
+            return self
+        parts = urlsplit(self.url)
+        local = parts.scheme == "http" and is_loopback(parts.hostname or "")
+        if not parts.hostname or parts.path.strip("/") or parts.query or not (parts.scheme == "https" or local):
+            raise ValueError(f"url {self.url!r} is not https://HOST or https://HOST:PORT")
+        return self
+
+    @property
+    def database_url(self) -> str:
+        """URL of the database as SQLAlchemy takes it."""
+        return self.database or f"sqlite:///{self.data / 'portal.sqlite'}"
+
+
+def read_settings(file: Path | None, **given: object) -> PortalSettings:
+    """Return the settings of a YAML file, with what was given beside it in their place.
+
+    Raises
+    ------
+    ConfigError
+        ``config.file``, ``config.option``.
+    """
+    told = {} if file is None else read_options(file)
+    return PortalSettings(**(told | {name: value for name, value in given.items() if value is not None}))
+
+
+def make_folder(settings: PortalSettings) -> None:
+    """Create the portal's folder, for its own user alone.
+
+    Raises
+    ------
+    ConfigError
+        ``config.folder``: it cannot be made, or others may write into it.
+    """
+    try:
+        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = settings.data.stat().st_mode & 0o077
+    except OSError as error:
+        raise ConfigError(
+            "config.folder", f"the portal's folder {settings.data} cannot be made: {error}", hint="choose another `data`"
+        ) from error
+    if mode:
+        raise ConfigError(
+            "config.folder",
+            f"the portal's folder {settings.data} is open to others (mode {mode:03o} beyond its user)",
+            hint=f"chmod 700 {settings.data}, or choose another `data`: it holds accounts and their results",
+        )

@@ -1,0 +1,220 @@
+"""Runs the jobs of the queue, as processes of their own that outlive the portal; their ledgers say how far they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from volumetool.errors import InputError, OutputError, VolumetoolError
+from volumetool.jobs.inspection import status
+from volumetool.jobs.status import Status
+from volumetool.portal.queries import (
+    ALIVE,
+    CANCELLED,
+    COMPLETE,
+    FAILED,
+    QUEUED,
+    RUNNING,
+    STOPPING,
+    Database,
+    now,
+)
+from volumetool.portal.settings import PortalSettings
+from volumetool.portal.tables import PortalJob
+from volumetool.process import Process, process_of
+
+OUTPUT = "output.zarr"
+LOG, RESULT = "log.txt", "result.json"
+"""In a job's folder: what it wrote, what it said, and its last word."""
+
+ATTEMPTS = 5
+"""A job that ends so often without a last word is not started any more."""
+
+AGAIN = (75, 130)
+"""Exit codes of a job that was told to stop: it goes on when it is started again."""
+
+POLL_SECONDS = 1.0
+_PLAN_SECONDS = 120
+_planning = threading.Semaphore(2)
+
+
+class Supervisor:
+    """Starts jobs whose turn it is, and writes down how they ended.
+
+    Parameters
+    ----------
+    database : Database
+        The queue.
+    settings : PortalSettings
+        Where jobs are, and how many run at once.
+    """
+
+    def __init__(self, database: Database, settings: PortalSettings) -> None:
+        self._database = database
+        self._settings = settings
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="volumetool-supervisor", daemon=True)
+
+    def __enter__(self) -> Supervisor:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while not self._ending.is_set():
+            self.turn()
+            self._ending.wait(POLL_SECONDS)
+
+    def turn(self) -> None:
+        """Look after the jobs that run, and start those for which there is room."""
+        running = 0
+        for job in self._database.alive():
+            running += self._still_runs(job)
+        while running < self._settings.running and (job := self._database.next_job()) is not None:
+            running += self._start(job)
+
+    def folder(self, job: str) -> Path:
+        """Return the folder of a job."""
+        return self._settings.data / "jobs" / job
+
+    def stop(self, job: PortalJob) -> None:
+        """Tell a job to stop, or take it out of the queue; what is finished is kept."""
+        if self._database.change(job.id, (QUEUED,), state=CANCELLED, ended=now()):
+            return
+        if self._database.change(job.id, (RUNNING,), state=STOPPING) and (process := _process(job)) and process.lives():
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGTERM)
+
+    def remove(self, job: str) -> bool:
+        """Forget a job that has no process, and delete what it wrote."""
+        if not self._database.remove(job):
+            return False
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.folder(job))
+        return True
+
+    def status(self, job: str) -> Status | None:
+        """Return how far a job is, from its own folder; None before there is one."""
+        with suppress(InputError, OutputError):
+            return status(self.folder(job) / OUTPUT)
+        return None
+
+    def _start(self, job: PortalJob) -> bool:
+        if not self._database.change(job.id, (QUEUED,), state=RUNNING, attempts=job.attempts + 1, began=now(), process=None):
+            return False
+        folder = self.folder(job.id)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (folder / RESULT).open("wb") as result, (folder / LOG).open("ab") as log:
+            child = subprocess.Popen(  # noqa: S603  (this program, with options from a list)
+                _enhance(job.input, folder / OUTPUT, job.options),
+                stdin=subprocess.DEVNULL,
+                stdout=result,
+                stderr=log,
+                cwd=folder,
+                start_new_session=True,  # Ctrl-C ends the portal, not its jobs
+            )
+        self._children[job.id] = child
+        process = process_of(child.pid)
+        self._database.change(job.id, ALIVE, process=None if process is None else json.dumps(asdict(process)))
+        return True
+
+    def _still_runs(self, job: PortalJob) -> bool:
+        if (child := self._children.get(job.id)) is not None and child.poll() is not None:
+            del self._children[job.id]
+        if (process := _process(job)) is not None and process.lives():
+            if job.state == STOPPING:  # the portal may have ended between the two
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGTERM)
+            return True
+        if child is not None and child.poll() is None:
+            return True
+        self._end(job)
+        return False
+
+    def _end(self, job: PortalJob) -> None:
+        word = _last_word(self.folder(job.id) / RESULT)
+        stopped = word.get("kind") == "error" and word.get("exit_code") in AGAIN
+        if word.get("kind") == "run" and word["complete"]:
+            state, reason = COMPLETE, None
+        elif word.get("kind") == "run":
+            state, reason = FAILED, f"{word['failed']} of {word['regions']} regions failed. Start it again to try them again."
+        elif word.get("kind") == "error" and not stopped:
+            state, reason = FAILED, "\n".join(filter(None, (word["error"]["message"], word["error"]["hint"])))
+        elif job.state == STOPPING:
+            state, reason = CANCELLED, None
+        elif stopped or job.attempts < ATTEMPTS:
+            state, reason = QUEUED, None  # told to stop by somebody else, or killed: it goes on where it was
+        else:
+            state, reason = FAILED, f"It ended {job.attempts} times without saying why; see its log."
+        ended = None if state == QUEUED else now()
+        self._database.change(job.id, ALIVE, state=state, reason=reason, process=None, ended=ended)
+
+
+def plan_job(input: str, options: dict[str, Any], output: Path) -> dict[str, Any]:  # noqa: A002
+    """Return the plan of a job as the command line prints it: nothing is written.
+
+    Raises
+    ------
+    VolumetoolError
+        Whatever is wrong with input or options, as the job itself would say it.
+    """
+    command = _enhance(input, output, options, "--dry-run")
+    with _planning:
+        try:
+            done = subprocess.run(  # noqa: S603  (this program, with options from a list)
+                command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_PLAN_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired as late:
+            raise InputError(
+                "input.slow",
+                f"{input} could not be looked at within {_PLAN_SECONDS} s",
+                hint="try again later, or ask the operator",
+            ) from late
+    told: dict[str, Any] = json.loads(done.stdout or "{}")
+    if told.get("kind") != "plan":
+        error = told.get("error", {"code": "input.unknown", "message": "the volume cannot be planned", "hint": ""})
+        raise VolumetoolError(error["code"], error["message"], hint=error["hint"])
+    return told
+
+
+def log_of(folder: Path, most: int = 16_384) -> str:
+    """Return the end of what a job said."""
+    try:
+        with (folder / LOG).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+            return file.read(most).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _enhance(input: str, output: Path, options: dict[str, Any], *flags: str) -> list[str]:  # noqa: A002
+    """Return the command of a job. Places stand behind the options: none of them is read as one."""
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in sorted(options.items())]
+    return [sys.executable, "-m", "volumetool", "enhance", *given, *flags, "--json", "--", input, str(output)]
+
+
+def _process(job: PortalJob) -> Process | None:
+    return None if job.process is None else Process(**json.loads(job.process))
+
+
+def _last_word(file: Path) -> dict[str, Any]:
+    """Return what a job printed at its end; nothing where it was killed before."""
+    try:
+        told: dict[str, Any] = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return told

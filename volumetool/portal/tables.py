@@ -1,0 +1,100 @@
+"""The tables of the portal's database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, MetaData, String, TypeDecorator
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Moment(TypeDecorator[datetime]):
+    """A moment in UTC; SQLite gives it back without its zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:  # noqa: ARG002
+        """Return the moment with its zone."""
+        return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+
+
+class Table(DeclarativeBase):
+    """Base of all tables; constraints have names, so that a migration can drop them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: Moment(), dict[str, Any]: JSON(), str: String(4096)}  # noqa: RUF012  (SQLAlchemy's way)
+
+
+class Account(Table):
+    """Somebody who may log in. `role` is user, operator (sees all jobs) or admin (invites, too)."""
+
+    __tablename__ = "accounts"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    password: Mapped[str] = mapped_column(String(256))
+    created: Mapped[datetime]
+    disabled: Mapped[bool] = mapped_column(default=False)
+
+
+class Invitation(Table):
+    """A link by which one account is made. The database knows the hash of its token alone."""
+
+    __tablename__ = "invitations"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    ends: Mapped[datetime]
+
+
+class Login(Table):
+    """A browser in which somebody is logged in. The database knows the hash of its token alone."""
+
+    __tablename__ = "logins"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(String(64), unique=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+    form_token: Mapped[str] = mapped_column(String(64))
+    began: Mapped[datetime]
+    seen: Mapped[datetime]
+    browser: Mapped[str] = mapped_column(String(256))
+
+
+class PortalJob(Table):
+    """A job that somebody asked for. How far it is stands in the job's own folder, never here."""
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+    input: Mapped[str]
+    options: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    estimates: Mapped[dict[str, Any]]
+    bytes: Mapped[int] = mapped_column(BigInteger())
+    attempts: Mapped[int] = mapped_column(default=0)
+    process: Mapped[str | None] = mapped_column(String(256))
+    reason: Mapped[str | None]
+    asked: Mapped[datetime]
+    began: Mapped[datetime | None]
+    ended: Mapped[datetime | None]
+
+
+class Deed(Table):
+    """A line of the audit log: who did what to what, from where."""
+
+    __tablename__ = "deeds"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    who: Mapped[str] = mapped_column(String(64))
+    what: Mapped[str] = mapped_column(String(64))
+    target: Mapped[str] = mapped_column(String(256))
+    address: Mapped[str] = mapped_column(String(64))

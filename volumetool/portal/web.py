@@ -1,0 +1,268 @@
+"""What every request to the portal meets: host, size, origin, login, form token; and the headers of every answer."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from volumetool.errors import VolumetoolError
+from volumetool.listening.gate import accepted_hosts
+from volumetool.portal.accounts import ROLES, Tries, hash_token
+from volumetool.portal.queries import Database
+from volumetool.portal.settings import PortalSettings
+from volumetool.portal.supervisor import Supervisor
+from volumetool.portal.tables import Account, Login
+from volumetool.units import show_bytes, show_duration
+from volumetool.version import __version__
+
+COOKIE = "__Host-volumetool"
+"""Browsers take it from this origin alone, for this origin alone, and over TLS or loopback alone."""
+
+LONGEST_FORM = 2**16
+"""Bytes of a form."""
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_TLS_ALONE = {"Strict-Transport-Security": "max-age=31536000; includeSubDomains"}
+
+
+@dataclass(frozen=True)
+class Portal:
+    """What the pages work with.
+
+    Attributes
+    ----------
+    settings : PortalSettings
+        What the operator decided.
+    database : Database
+        Accounts and jobs.
+    supervisor : Supervisor
+        Runs the jobs.
+    hosts, origins : frozenset of str
+        Accepted Host and Origin headers.
+    tries : Tries
+        Wrong passwords of the last minutes.
+    """
+
+    settings: PortalSettings
+    database: Database
+    supervisor: Supervisor
+    hosts: frozenset[str]
+    origins: frozenset[str]
+    tries: Tries = field(default_factory=Tries)
+
+
+def make_portal(settings: PortalSettings, database: Database, supervisor: Supervisor, port: int) -> Portal:
+    """Return the portal that listens on a port."""
+    hosts = accepted_hosts(settings.host, port)
+    origins = frozenset(f"http://{host}" for host in hosts)
+    if settings.url is not None:
+        parts = urlsplit(settings.url)
+        hosts |= {parts.netloc.lower()}
+        origins |= {f"{parts.scheme}://{parts.netloc.lower()}"}
+    return Portal(settings, database, supervisor, hosts, origins)
+
+
+class Refused(Exception):  # noqa: N818  (no fault of the program)
+    """A request that is answered with a status and a sentence."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One request of one browser.
+
+    Attributes
+    ----------
+    portal : Portal
+        The portal.
+    request : Request
+        The request; its body is read.
+    form : mapping of str to str
+        Fields of its form.
+    login, account : optional
+        Who is logged in.
+    """
+
+    portal: Portal
+    request: Request
+    form: Mapping[str, str]
+    login: Login | None
+    account: Account | None
+
+    @property
+    def database(self) -> Database:
+        """Accounts and jobs."""
+        return self.portal.database
+
+    @property
+    def who(self) -> Account:
+        """Who is logged in, on a page for which that is needed."""
+        assert self.account is not None  # noqa: S101  (`page` has looked)
+        return self.account
+
+    @property
+    def address(self) -> str:
+        """Where the request comes from; behind a proxy that is the proxy."""
+        return self.request.client.host if self.request.client else ""
+
+    def sees(self) -> int | None:
+        """Return whose jobs may be seen: an account's number, None for all."""
+        return self.who.id if self.who.role == "user" else None
+
+    def note(self, what: str, target: str = "") -> None:
+        """Add a line to the audit log."""
+        self.database.note(self.account.name if self.account else "-", what, target, self.address)
+
+    def show(self, template: str, status: int = 200, **values: Any) -> Response:
+        """Return a page."""
+        text = _TEMPLATES.get_template(template).render(
+            account=self.account, form_token=self.login.form_token if self.login else "", version=__version__, **values
+        )
+        return HTMLResponse(text, status)
+
+
+def _environment() -> Environment:
+    found = Environment(
+        loader=PackageLoader("volumetool.portal"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters |= {"size": show_bytes, "duration": show_duration, "moment": lambda at: at.strftime("%Y-%m-%d %H:%M UTC")}
+    return found
+
+
+_TEMPLATES = _environment()
+
+Handler = Callable[[Visit], Response]
+Endpoint = Callable[[Request], Any]
+
+
+def go_to(path: str) -> Response:
+    """Return the answer that leads to another page, after a form."""
+    return RedirectResponse(path, 303)
+
+
+def page(portal: Portal, handler: Handler, role: str | None) -> Endpoint:
+    """Return the endpoint of a page.
+
+    Parameters
+    ----------
+    portal : Portal
+        The portal.
+    handler : callable
+        Makes the answer; called in a thread.
+    role : str or None
+        The least role that may see it; None for everybody, logged in or not.
+    """
+
+    async def endpoint(request: Request) -> Response:
+        form = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=100))
+        return await asyncio.to_thread(_answer, handler, role, Visit(portal, request, form, *_who(portal, request)))
+
+    return endpoint
+
+
+def _who(portal: Portal, request: Request) -> tuple[Login | None, Account | None]:
+    token = request.cookies.get(COOKIE)
+    found = None if token is None else portal.database.login(hash_token(token))
+    return found or (None, None)
+
+
+def _answer(handler: Handler, role: str | None, visit: Visit) -> Response:
+    asks_for_json = visit.request.url.path.startswith("/api/")
+    try:
+        if role is not None:
+            if visit.account is None or visit.login is None:
+                if asks_for_json:
+                    raise Refused(401, "Log in first.")
+                return go_to("/login")
+            if ROLES.index(visit.account.role) < ROLES.index(role):
+                raise Refused(404, "There is nothing here.")
+        if visit.request.method == "POST" and visit.login is not None:
+            told = visit.form.get("form_token", "") or visit.request.headers.get("x-form-token", "")
+            if not secrets.compare_digest(told.encode(), visit.login.form_token.encode()):
+                raise Refused(403, "This form is of a former login. Go back, reload the page and try again.")
+        return handler(visit)
+    except Refused as refused:
+        status, reason = refused.status, refused.reason
+    except VolumetoolError as error:
+        status, reason = 422, str(error)
+    if asks_for_json:
+        return JSONResponse({"error": reason}, status)
+    return visit.show("message.html", status, title="This did not work", reason=reason)
+
+
+def guarded(portal: Portal, app: Any) -> Any:
+    """Return an ASGI application behind the checks that need no login, which adds the headers of every answer."""
+    headers = HEADERS | (_TLS_ALONE if (portal.settings.url or "").startswith("https:") else {})
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+    async def checked(scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                message = message | {"headers": [*message["headers"], *(pair for pair in raw if pair[0] not in given)]}
+            await send(message)
+
+        if (refusal := await _refusal(portal, request)) is not None:
+            await JSONResponse({"error": refusal[1]}, refusal[0], {"Connection": "close"})(scope, receive, send_with_headers)
+            return
+        request.state.trust()
+        await app(scope, _bounded(receive), send_with_headers)
+
+    return checked
+
+
+async def _refusal(portal: Portal, request: Request) -> tuple[int, str] | None:
+    hosts = request.headers.getlist("host")
+    if len(hosts) != 1 or hosts[0].lower() not in portal.hosts:
+        return 421, "this server has another name"
+    if request.method not in ("GET", "HEAD", "POST"):
+        return 405, "only GET, HEAD, POST"
+    if request.method == "POST":
+        origins = request.headers.getlist("origin")
+        if len(origins) != 1 or origins[0].lower() not in portal.origins:
+            return 403, "forms are sent by pages of this server alone"
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal() or int(length) > LONGEST_FORM:
+            return 413, f"a form has at most {LONGEST_FORM} bytes, and says how many"
+    return None
+
+
+def _bounded(receive: Any) -> Any:
+    """Return a receiver of a body that is not longer than a form, whatever its head says."""
+    seen = 0
+
+    async def bounded() -> Any:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > LONGEST_FORM:
+            return {"type": "http.disconnect"}
+        return message
+
+    return bounded
