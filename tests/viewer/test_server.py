@@ -90,7 +90,7 @@ def test_other_programs_read_the_served_volume_as_if_it_were_on_their_disk(clien
 def test_no_spelling_of_a_path_leads_out_of_the_volume(files: FilesOfVolume, shape: str) -> None:
     bound = bind()
     port = bound.getsockname()[1]
-    gate = Gate(accepted_hosts("127.0.0.1", port), token="token")  # noqa: S106
+    gate = Gate(accepted_hosts("127.0.0.1", port), token="token")
     with Serving(build_app({"v": files}, gate), bound), socket.create_connection(("127.0.0.1", port)) as raw:
         # Clients tidy paths up before they send them; a socket does not.
         raw.sendall(f"GET /token/v/{shape} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())

@@ -7,7 +7,6 @@ import re
 import secrets
 import threading
 import time
-from collections import defaultdict
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
@@ -21,8 +20,8 @@ SHORTEST = 12
 """Characters of a password (NIST SP 800-63B: length, no rules of composition)."""
 
 _NAME = re.compile(r"[a-z][a-z0-9._-]{1,31}")
-_TRIES, _WITHIN = 10, 900.0
-"""Wrong passwords that a name, and an address, may give within so many seconds."""
+_TRIES, _TRIES_OF_ADDRESS, _WITHIN = 10, 100, 900.0
+"""Wrong passwords for one name from one address, and from one address for all names, within so many seconds."""
 
 _HASHER = PasswordHasher()
 _NOBODY = _HASHER.hash(secrets.token_urlsafe())
@@ -87,22 +86,21 @@ def begin_login(database: Database, account: Account, browser: str) -> str:
 
 
 class Tries:
-    """Counts wrong passwords, by name and by address; what is too often has to wait."""
+    """Counts wrong passwords by address, and by address and name: where there were too many, even the right one has to wait."""
 
     def __init__(self) -> None:
-        self._wrong: dict[str, list[float]] = defaultdict(list)
+        self._wrong: list[tuple[float, str, str]] = []
         self._lock = threading.Lock()
 
-    def are_left(self, *keys: str) -> bool:
-        """Return whether each of some keys may try once more."""
+    def are_left(self, address: str, name: str) -> bool:
+        """Return whether a name may be tried once more from an address."""
         since = time.monotonic() - _WITHIN
         with self._lock:
-            for key in [key for key, times in self._wrong.items() if times[-1] < since]:
-                del self._wrong[key]
-            return all(sum(each >= since for each in self._wrong.get(key, ())) < _TRIES for key in keys)
+            self._wrong = [each for each in self._wrong if each[0] >= since]
+            names = [tried for _, from_, tried in self._wrong if from_ == address]
+        return len(names) < _TRIES_OF_ADDRESS and names.count(name) < _TRIES
 
-    def count(self, *keys: str) -> None:
+    def count(self, address: str, name: str) -> None:
         """Write down a wrong password."""
         with self._lock:
-            for key in keys:
-                self._wrong[key] = [*self._wrong[key][-_TRIES:], time.monotonic()]
+            self._wrong.append((time.monotonic(), address, name))

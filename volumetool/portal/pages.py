@@ -26,43 +26,11 @@ from volumetool.portal.accounts import (
 )
 from volumetool.portal.queries import ALIVE, PLANNED, RESTING, now
 from volumetool.portal.supervisor import OUTPUT, log_of, plan_job
-from volumetool.portal.tables import PortalJob
-from volumetool.portal.web import COOKIE, Portal, Refused, Visit, go_to, guarded, page
+from volumetool.portal.tables import Account, PortalJob
+from volumetool.portal.web import COOKIE, Handler, Portal, Refused, Visit, go_to, guarded, page
 from volumetool.units import show_bytes, show_duration
 
 WRONG = "Name or password is wrong, or there were too many tries. After ten wrong ones wait a quarter of an hour."
-
-
-def build_portal(portal: Portal) -> Any:
-    """Return the ASGI application of the portal's pages."""
-    user, admin = "user", "admin"
-    routes = [
-        ("/", show_jobs, user, "GET"),
-        ("/login", show_login, None, "GET"),
-        ("/login", log_in, None, "POST"),
-        ("/logout", log_out, user, "POST"),
-        ("/join/{token}", show_invitation, None, "GET"),
-        ("/join/{token}", accept_invitation, None, "POST"),
-        ("/new", show_new, user, "GET"),
-        ("/new", plan, user, "POST"),
-        ("/jobs/{job}", show_job, user, "GET"),
-        ("/jobs/{job}/start", start, user, "POST"),
-        ("/jobs/{job}/stop", stop, user, "POST"),
-        ("/jobs/{job}/remove", remove, user, "POST"),
-        ("/api/jobs", jobs_as_json, user, "GET"),
-        ("/api/jobs/{job}", job_as_json, user, "GET"),
-        ("/account", show_account, user, "GET"),
-        ("/account/password", change_password, user, "POST"),
-        ("/account/logins/{login:int}/end", end_login, user, "POST"),
-        ("/people", show_people, admin, "GET"),
-        ("/people/invite", invite_somebody, admin, "POST"),
-        ("/people/{account:int}/disable", disable, admin, "POST"),
-        ("/people/{account:int}/enable", enable, admin, "POST"),
-        ("/{path:path}", nothing, None, "GET"),
-    ]
-    made = [Route(path, page(portal, handler, role), methods=[method]) for path, handler, role, method in routes]
-    static = Mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
-    return guarded(portal, Starlette(routes=[static, *made]))
 
 
 def nothing(visit: Visit) -> Response:  # noqa: ARG001
@@ -78,16 +46,22 @@ def show_login(visit: Visit) -> Response:
 def log_in(visit: Visit) -> Response:
     """Begin a login: the cookie is new, whatever the browser had."""
     name, password = visit.form.get("name", "").strip().lower(), visit.form.get("password", "")
-    keys = f"name {name[:64]}", f"address {visit.address}"
-    found = check_password(visit.database, name, password) if visit.portal.tries.are_left(*keys) else None
+    found = _checked(visit, name, password)
     if found is None:
-        visit.portal.tries.count(*keys)
         visit.note("login refused", name)
         return visit.show("login.html", 403, wrong=WRONG)
     answer = go_to("/")
     _set_cookie(answer, begin_login(visit.database, found, visit.request.headers.get("user-agent", "")))
     visit.database.note(found.name, "login", "", visit.address)
     return answer
+
+
+def _checked(visit: Visit, name: str, password: str) -> Account | None:
+    tries = visit.portal.tries
+    found = check_password(visit.database, name, password) if tries.are_left(visit.address, name) else None
+    if found is None:
+        tries.count(visit.address, name)
+    return found
 
 
 def _set_cookie(answer: Response, token: str) -> None:
@@ -288,9 +262,7 @@ def show_account(visit: Visit, wrong: str | None = None) -> Response:
 def change_password(visit: Visit) -> Response:
     """Replace the password; all logins end, this one too."""
     name, new = visit.who.name, visit.form.get("new", "")
-    keys = (f"name {name}",)
-    if not visit.portal.tries.are_left(*keys) or check_password(visit.database, name, visit.form.get("password", "")) is None:
-        visit.portal.tries.count(*keys)
+    if _checked(visit, name, visit.form.get("password", "")) is None:
         return show_account(visit, "The present password is wrong.")
     if wrong := why_not(name, new):
         return show_account(visit, wrong)
@@ -338,3 +310,37 @@ def _set_disabled(visit: Visit, *, disabled: bool) -> Response:
         raise Refused(404, "There is no such account.")
     visit.note("disabled" if disabled else "enabled", str(account))
     return go_to("/people")
+
+
+ROUTES: tuple[tuple[str, Handler, str | None, str], ...] = (
+    ("/", show_jobs, "user", "GET"),
+    ("/login", show_login, None, "GET"),
+    ("/login", log_in, None, "POST"),
+    ("/logout", log_out, "user", "POST"),
+    ("/join/{token}", show_invitation, None, "GET"),
+    ("/join/{token}", accept_invitation, None, "POST"),
+    ("/new", show_new, "user", "GET"),
+    ("/new", plan, "user", "POST"),
+    ("/jobs/{job}", show_job, "user", "GET"),
+    ("/jobs/{job}/start", start, "user", "POST"),
+    ("/jobs/{job}/stop", stop, "user", "POST"),
+    ("/jobs/{job}/remove", remove, "user", "POST"),
+    ("/api/jobs", jobs_as_json, "user", "GET"),
+    ("/api/jobs/{job}", job_as_json, "user", "GET"),
+    ("/account", show_account, "user", "GET"),
+    ("/account/password", change_password, "user", "POST"),
+    ("/account/logins/{login:int}/end", end_login, "user", "POST"),
+    ("/people", show_people, "admin", "GET"),
+    ("/people/invite", invite_somebody, "admin", "POST"),
+    ("/people/{account:int}/disable", disable, "admin", "POST"),
+    ("/people/{account:int}/enable", enable, "admin", "POST"),
+    ("/{path:path}", nothing, None, "GET"),
+)
+"""Paths, what answers there, the least role that may ask (None: everybody), and the method."""
+
+
+def build_portal(portal: Portal) -> Any:
+    """Return the ASGI application of the portal's pages."""
+    made = [Route(path, page(portal, handler, role), methods=[method]) for path, handler, role, method in ROUTES]
+    static = Mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    return guarded(portal, Starlette(routes=[static, *made]))

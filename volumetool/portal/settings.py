@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from volumetool.configuration import Bytes, Options, Positive, read_options
+from volumetool.configuration import Bytes, Positive, explain, read_options
 from volumetool.errors import ConfigError
 from volumetool.listening.gate import LOOPBACK, is_loopback
 from volumetool.paths import absolute_path
@@ -44,10 +44,10 @@ class Root(BaseModel):
         return EVERYBODY in self.accounts or name in self.accounts
 
 
-class PortalSettings(Options):
+class PortalSettings(BaseModel):
     """The settings of ``portal.yaml``; each has a default that serves one lab on one machine."""
 
-    told_by = "examples/portal.md"
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: Folder = Field(
         Path("volumetool-portal"), description="Folder of the database, of outputs and logs.", validate_default=True
@@ -93,7 +93,13 @@ def read_settings(file: Path | None, **given: object) -> PortalSettings:
         ``config.file``, ``config.option``.
     """
     told = {} if file is None else read_options(file)
-    return PortalSettings(**(told | {name: value for name, value in given.items() if value is not None}))
+    try:
+        return PortalSettings(**(told | {name: value for name, value in given.items() if value is not None}))
+    except ValidationError as error:
+        where = "" if file is None else f"{file}: "
+        raise ConfigError(
+            "config.option", f"{where}{explain(error, PortalSettings)}", hint="examples/portal.md lists the settings"
+        ) from error
 
 
 def make_folder(settings: PortalSettings) -> None:

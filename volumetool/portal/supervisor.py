@@ -38,7 +38,7 @@ LOG, RESULT = "log.txt", "result.json"
 """In a job's folder: what it wrote, what it said, and its last word."""
 
 ATTEMPTS = 5
-"""A job that ends so often without a last word is not started any more."""
+"""A job that was killed or told to stop so often is not started any more by itself."""
 
 AGAIN = (75, 130)
 """Exit codes of a job that was told to stop: it goes on when it is started again."""
@@ -156,10 +156,10 @@ class Supervisor:
             state, reason = FAILED, "\n".join(filter(None, (word["error"]["message"], word["error"]["hint"])))
         elif job.state == STOPPING:
             state, reason = CANCELLED, None
-        elif stopped or job.attempts < ATTEMPTS:
+        elif job.attempts < ATTEMPTS:
             state, reason = QUEUED, None  # told to stop by somebody else, or killed: it goes on where it was
         else:
-            state, reason = FAILED, f"It ended {job.attempts} times without saying why; see its log."
+            state, reason = FAILED, f"It ended {job.attempts} times before it was done; see its log. Start it again to go on."
         ended = None if state == QUEUED else now()
         self._database.change(job.id, ALIVE, state=state, reason=reason, process=None, ended=ended)
 

@@ -122,7 +122,9 @@ class Visit:
 
     @property
     def address(self) -> str:
-        """Where the request comes from; behind a proxy that is the proxy."""
+        """Where the request comes from: behind a proxy, what that says last."""
+        if self.portal.settings.url is not None and (told := self.request.headers.get("x-forwarded-for")):
+            return told.rpartition(",")[2].strip()[:64]
         return self.request.client.host if self.request.client else ""
 
     def sees(self) -> int | None:
