@@ -24,7 +24,6 @@ from volumetool.cli import (
     live,
     model,
     pyramid,
-    serve,
     site,
     train,
     view,
@@ -68,7 +67,7 @@ app.command("clean")(logged(check.clean))
 app.command("view")(logged(view.view))
 app.command("publish")(logged(view.publish))
 app.command("live")(logged(live.live))
-app.command("serve")(logged(serve.serve))
+app.command("serve")(logged(site.serve))
 app.command("train")(logged(train.train))
 app.command("evaluate")(logged(evaluate.evaluate))
 app.command("rescan")(logged(evaluate.rescan))

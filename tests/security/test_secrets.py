@@ -42,6 +42,7 @@ COMMANDS: dict[str, list[str]] = {
     "view as a link": ["view", "URL", "--url-only"],
     "publish": ["publish", "URL", "--as", "precomputed"],
     "live": ["live", "URL", "--device", "cpu"],
+    "serve": ["serve", "--data", "URL", "--port", "0"],
     "train": ["train", "train.yaml"],
     "evaluate": ["evaluate", "URL", "URL", "--report", "report.html"],
     "rescan": ["rescan", "URL"],

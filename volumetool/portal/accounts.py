@@ -57,7 +57,17 @@ def why_not(name: str, password: str) -> str | None:
 
 
 def join(database: Database, token: str, name: str, password: str) -> Account | None:
-    """Make the account of an invitation; None where the name is taken or the invitation is gone."""
+    """Make the account of an invitation; None where the name is taken or the invitation is gone.
+
+    Parameters
+    ----------
+    database : Database
+        The portal's database.
+    token : str
+        Of the invitation.
+    name, password : str
+        What somebody chose.
+    """
     return database.accept(hash_token(token), name, hash_password(password))
 
 
@@ -68,7 +78,15 @@ def hash_password(password: str) -> str:
 
 
 def check_password(database: Database, name: str, password: str) -> Account | None:
-    """Return the account of a name and password; None where one of them is wrong, after the same time."""
+    """Return the account of a name and password; None where one of them is wrong, after the same time.
+
+    Parameters
+    ----------
+    database : Database
+        The portal's database.
+    name, password : str
+        What somebody typed.
+    """
     account = database.account(name)
     try:
         with _hashing:
@@ -79,7 +97,17 @@ def check_password(database: Database, name: str, password: str) -> Account | No
 
 
 def begin_login(database: Database, account: Account, browser: str) -> str:
-    """Return the token of a new login, which the browser keeps in a cookie."""
+    """Return the token of a new login, which the browser keeps in a cookie.
+
+    Parameters
+    ----------
+    database : Database
+        The portal's database.
+    account : Account
+        Who logs in.
+    browser : str
+        What the browser calls itself.
+    """
     token = secrets.token_urlsafe(32)
     database.log_in(account.id, hash_token(token), secrets.token_urlsafe(32), browser)
     return token

@@ -10,7 +10,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, delete, event, func, select
+from sqlalchemy import URL, Engine, create_engine, delete, event, func, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -60,7 +60,7 @@ class Database:
         except (SQLAlchemyError, ImportError, ValueError) as error:
             raise ConfigError(
                 "config.database",
-                f"the portal's database {redact(settings.database_url)} cannot be used: {redact(str(error))}",
+                f"the portal's database {redact(str(settings.database_url))} cannot be used: {redact(str(error))}",
                 hint="see `database` in the settings; of PostgreSQL the database itself and its user must be there",
             ) from error
 
@@ -121,7 +121,17 @@ class Database:
             return session.scalar(select(Invitation).where(Invitation.token == token, Invitation.ends >= now()))
 
     def accept(self, token: str, name: str, password: str) -> Account | None:
-        """Make an account of an invitation, once; None where the name is taken or the invitation is gone."""
+        """Make an account of an invitation, once; None where the name is taken or the invitation is gone.
+
+        Parameters
+        ----------
+        token : str
+            Hash of the invitation's token.
+        name : str
+            Name of the account.
+        password : str
+            Hash of its password.
+        """
         try:
             with self._writing() as session:
                 found = session.scalar(
@@ -139,7 +149,19 @@ class Database:
     # logins
 
     def log_in(self, account: int, token: str, form_token: str, browser: str) -> None:
-        """Keep a login by the hash of its token."""
+        """Keep a login by the hash of its token.
+
+        Parameters
+        ----------
+        account : int
+            Whose it is.
+        token : str
+            Hash of its token.
+        form_token : str
+            What its forms hold.
+        browser : str
+            What the browser calls itself.
+        """
         with self._writing() as session:
             session.execute(delete(Login).where(Login.seen < self._idle_since()))
             login = Login(
@@ -274,7 +296,15 @@ class Database:
     # audit
 
     def note(self, who: str, what: str, target: str, address: str) -> None:
-        """Add a line to the audit log."""
+        """Add a line to the audit log.
+
+        Parameters
+        ----------
+        who, what, target : str
+            Name of the account, the deed, and to what it was done.
+        address : str
+            Where the request came from.
+        """
         with self._writing() as session:
             session.add(Deed(at=now(), who=who[:64], what=what[:64], target=target[:256], address=address[:64]))
 
@@ -284,7 +314,7 @@ class Database:
             return session.scalars(select(Deed).order_by(Deed.id.desc()).limit(most)).all()
 
 
-def _open(url: str) -> Engine:
+def _open(url: str | URL) -> Engine:
     engine = create_engine(url, pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)

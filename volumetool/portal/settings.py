@@ -6,22 +6,26 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from sqlalchemy import URL
 
 from volumetool.configuration import Bytes, Positive, explain, read_options
 from volumetool.errors import ConfigError
 from volumetool.listening.gate import LOOPBACK, is_loopback
 from volumetool.paths import absolute_path
+from volumetool.redaction import redact
 
 EVERYBODY = "everybody"
 """In the accounts of a root: all of them."""
 
 
-def _folder(path: Path) -> Path:
-    return absolute_path(path)
+def _folder(place: object) -> object:
+    if isinstance(place, str) and "://" in place:
+        raise ValueError(f"{redact(place)} is a URL; name a folder of this machine")
+    return absolute_path(place) if isinstance(place, str | Path) else place
 
 
-Folder = Annotated[Path, AfterValidator(_folder)]
+Folder = Annotated[Path, BeforeValidator(_folder)]
 
 
 class Root(BaseModel):
@@ -79,9 +83,9 @@ class PortalSettings(BaseModel):
         return self
 
     @property
-    def database_url(self) -> str:
+    def database_url(self) -> str | URL:
         """URL of the database as SQLAlchemy takes it."""
-        return self.database or f"sqlite:///{self.data / 'portal.sqlite'}"
+        return self.database or URL.create("sqlite", database=str(self.data / "portal.sqlite"))
 
 
 def read_settings(file: Path | None, **given: object) -> PortalSettings:

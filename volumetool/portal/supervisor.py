@@ -84,8 +84,8 @@ class Supervisor:
         running = 0
         for job in self._database.alive():
             running += self._still_runs(job)
-        while running < self._settings.running and (job := self._database.next_job()) is not None:
-            running += self._start(job)
+        while running < self._settings.running and (waiting := self._database.next_job()) is not None:
+            running += self._start(waiting)
 
     def folder(self, job: str) -> Path:
         """Return the folder of a job."""
@@ -166,6 +166,15 @@ class Supervisor:
 
 def plan_job(input: str, options: dict[str, Any], output: Path) -> dict[str, Any]:  # noqa: A002
     """Return the plan of a job as the command line prints it: nothing is written.
+
+    Parameters
+    ----------
+    input : str
+        Path of the volume to read.
+    options : dict
+        Options of the job, by name.
+    output : Path
+        Where its output will be.
 
     Raises
     ------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from volumetool.portal.supervisor import Supervisor
 from volumetool.portal.tables import Account, Login
 from volumetool.units import show_bytes, show_duration
 from volumetool.version import __version__
+
+_log = logging.getLogger(__name__)
 
 COOKIE = "__Host-volumetool"
 """Browsers take it from this origin alone, for this origin alone, and over TLS or loopback alone."""
@@ -68,7 +71,19 @@ class Portal:
 
 
 def make_portal(settings: PortalSettings, database: Database, supervisor: Supervisor, port: int) -> Portal:
-    """Return the portal that listens on a port."""
+    """Return the portal that listens on a port.
+
+    Parameters
+    ----------
+    settings : PortalSettings
+        What the operator decided.
+    database : Database
+        Accounts and jobs.
+    supervisor : Supervisor
+        Runs the jobs.
+    port : int
+        Port that is listened on.
+    """
     hosts = accepted_hosts(settings.host, port)
     origins = frozenset(f"http://{host}" for host in hosts)
     if settings.url is not None:
@@ -126,6 +141,11 @@ class Visit:
         if self.portal.settings.url is not None and (told := self.request.headers.get("x-forwarded-for")):
             return told.rpartition(",")[2].strip()[:64]
         return self.request.client.host if self.request.client else ""
+
+    @property
+    def asks_for_json(self) -> bool:
+        """Whether a program asks."""
+        return self.request.url.path.startswith("/api/")
 
     def sees(self) -> int | None:
         """Return whose jobs may be seen: an account's number, None for all."""
@@ -193,27 +213,34 @@ def _who(portal: Portal, request: Request) -> tuple[Login | None, Account | None
 
 
 def _answer(handler: Handler, role: str | None, visit: Visit) -> Response:
-    asks_for_json = visit.request.url.path.startswith("/api/")
     try:
-        if role is not None:
-            if visit.account is None or visit.login is None:
-                if asks_for_json:
-                    raise Refused(401, "Log in first.")
-                return go_to("/login")
-            if ROLES.index(visit.account.role) < ROLES.index(role):
-                raise Refused(404, "There is nothing here.")
-        if visit.request.method == "POST" and visit.login is not None:
-            told = visit.form.get("form_token", "") or visit.request.headers.get("x-form-token", "")
-            if not secrets.compare_digest(told.encode(), visit.login.form_token.encode()):
-                raise Refused(403, "This form is of a former login. Go back, reload the page and try again.")
-        return handler(visit)
+        return _admit(visit, role) or handler(visit)
     except Refused as refused:
         status, reason = refused.status, refused.reason
     except VolumetoolError as error:
         status, reason = 422, str(error)
-    if asks_for_json:
+    except Exception:  # noqa: BLE001  (the last resort: nobody should meet a traceback)
+        _log.exception("%s %s", visit.request.method, visit.request.url.path)
+        status, reason = 500, "This is a fault of the portal. The operator's log says more."
+    if visit.asks_for_json:
         return JSONResponse({"error": reason}, status)
     return visit.show("message.html", status, title="This did not work", reason=reason)
+
+
+def _admit(visit: Visit, role: str | None) -> Response | None:
+    """Let a request through, or lead it to the login."""
+    if role is not None:
+        if visit.account is None:
+            if visit.asks_for_json:
+                raise Refused(401, "Log in first.")
+            return go_to("/login")
+        if ROLES.index(visit.account.role) < ROLES.index(role):
+            raise Refused(404, "There is nothing here.")
+    if visit.request.method == "POST" and visit.login is not None:
+        told = visit.form.get("form_token", "")
+        if not secrets.compare_digest(told.encode(), visit.login.form_token.encode()):
+            raise Refused(403, "This form is of a former login. Go back, reload the page and try again.")
+    return None
 
 
 def guarded(portal: Portal, app: Any) -> Any:
