@@ -293,10 +293,20 @@ def naming_options(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+class _Showing(reprlib.Repr):
+    """Shortens values. Secrets in a URL are taken out first: of half a URL nobody could tell which half is one."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(redact(x), level)
+
+
+_SHOWING = _Showing()
+
+
 def _shown(value: object) -> str:
     """Return a value as it is shown: not more of it than fits, and not at all a number of more digits than Python writes."""
     try:
-        return reprlib.repr(value)
+        return _SHOWING.repr(value)
     except ValueError:
         return "a number of thousands of digits"
 
