@@ -50,7 +50,7 @@ def enhance(
     )
 
 
-@job_options(rare=("log_format", "report"), without=("model",))
+@job_options(rare=("log_format", "report"), without=("model", "trust"))
 def apply(
     operation: Annotated[
         str | None, typer.Argument(metavar="OPERATION", help="Built-in, see --list; FILE.py:FUNCTION; or model.")

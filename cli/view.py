@@ -59,6 +59,10 @@ def view(
         HeatMap | None,
         typer.Option(help="With --progress: a heat map of the regions, in a panel of its own.", rich_help_panel=LOOK),
     ] = None,
+    trust: Annotated[
+        str | None,
+        typer.Option(metavar="VOLUME", help="What `enhance --trust` wrote, in colours over the output.", rich_help_panel=LOOK),
+    ] = None,
     position: Position = None,
     zoom: Zoom = None,
     voxel_size: VoxelSize = None,
@@ -87,7 +91,8 @@ def view(
     look = Look(layout.value, as_position(position), as_zoom(zoom), as_picture(size))
     voxels = given_size(voxel_size)
     if url_only:
-        _refuse_with_url_only(progress=progress, screenshot=screenshot is not None, open_browser=open_browser)
+        given = {"screenshot": screenshot is not None, "trust": trust is not None}
+        _refuse_with_url_only(progress=progress, open_browser=open_browser, **given)
         _print_link(hosted_link(volumes, look, neuroglancer or HOSTED, voxels), as_json=as_json)
         return
     if neuroglancer is not None:
@@ -98,7 +103,7 @@ def view(
         raise ConfigError("config.option", f"--heat {heat.value} is for --progress", hint="give both, or leave it away")
     end_like_ctrl_c()
     followed: bool | Heat = progress if heat is None else heat.value
-    with show(volumes, look, Listen(host, port), progress=followed, voxel_size=voxels) as shown:
+    with show(volumes, look, Listen(host, port), progress=followed, voxel_size=voxels, trust=trust) as shown:
         if screenshot is not None:
             with shown.still():
                 take_picture(shown.page, screenshot, look, as_json=as_json)

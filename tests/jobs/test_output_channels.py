@@ -100,22 +100,26 @@ def _small(folder: Path, shape: tuple[int, int, int] = (3, 40, 50)) -> tuple[NDA
     return voxels, _Small.write(folder / "in.zarr", voxels)
 
 
-def test_a_network_writes_the_error_that_it_expects_beside_the_same_image(tmp_path: Path) -> None:
-    """The image is that of the job without, bit for bit, and the error is in grey values."""
-    _, source = _small(tmp_path)
+def test_a_network_writes_expected_error_and_consistency_beside_the_same_image(tmp_path: Path) -> None:
+    """The image is that of the job without, bit for bit, and both are in grey values."""
+    voxels, source = _small(tmp_path)
     options = {"model": "em-x4", "dtype": "float32", "patch": "1,48,48", "overlap": "0,24,24", "shard": "2,64,64"}
     options |= {"voxel_size": "30,32,32"}
     assert _Small.perform(source, tmp_path / "plain.zarr", **options).complete
-    with_error = options | {"model": operation_name("em-x4", ["expected_error=true"]), "dtype": None}
+    with_error = options | {"model": operation_name("em-x4", ["expected_error=true", "consistency=true"]), "dtype": None}
     outcome = _Small.perform(source, tmp_path / "both.zarr", **with_error)
-    image, error = read_levels(tmp_path / "both.zarr")[0]
+    image, error, consistency = read_levels(tmp_path / "both.zarr")[0]
     np.testing.assert_array_equal(image, read_levels(tmp_path / "plain.zarr")[0], strict=True)
     low, high = outcome.plan.spec.statistics.low[0], outcome.plan.spec.statistics.high[0]
     assert (error > 0).all()
     assert 0.001 < np.median(error) / np.median(high - low) < 1
+    away = image.reshape(3, 40, 4, 50, 4).mean((2, 4)) - voxels  # (z, y, x) of the input
+    # Patches are blended voxel by voxel, after each was compared: over a voxel of the input ramps are not quite constant.
+    np.testing.assert_allclose(consistency, away.repeat(4, 1).repeat(4, 2), atol=0.01 * np.median(high - low))
+    assert np.median(abs(away)) > 0.05 * np.median(high - low)
     assert placed_operation(outcome.plan.model_spec) == outcome.plan.model_spec
     display = json.loads((tmp_path / "both.zarr" / "zarr.json").read_text())["attributes"]["ome"]["omero"]["channels"]
-    assert [each["label"] for each in display] == ["image", "expected-error"]
+    assert [each["label"] for each in display] == ["image", "expected-error", "consistency"]
     assert display[1]["window"]["start"] == 0
 
 

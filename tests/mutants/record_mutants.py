@@ -173,8 +173,8 @@ RESUME = (
         ),
         (
             "overwriting deletes the volume before its records",
-            '        delete_segments(folder, close_segments(folder, ""))\n        root = read_root(place)[0]\n',
-            "        delete_prefix(place)\n        root = read_root(place)[0]\n",
+            '        delete_segments(folder, close_segments(folder, ""))\n        for place',
+            "        delete_prefix(plan.job_dir.place)\n        for place",
             "jobs/test_resume.py::test_overwriting_that_dies_half_way_never_leaves_records_without_voxels",
         ),
     ),
@@ -209,8 +209,8 @@ RESUME = (
         "volumetool/jobs/execution/finalize.py",
         (
             "coarse levels of all channels made from the first",
-            "fine = open_for_writing(output, layout, number - 1, channel)",
-            "fine = open_for_writing(output, layout, number - 1, 0)",
+            "fine, coarse = (open_written(plan, each, channel) for each in (number - 1, number))",
+            "fine, coarse = open_written(plan, number - 1, 0), open_written(plan, number, channel)",
             "jobs/test_run.py::test_each_channel_is_a_volume_of_its_own",
         ),
     ),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetool.errors import DataError, InputError, ResourceError
+from volumetool.errors import ConfigError, DataError, InputError, ResourceError
 from volumetool.events import Observer
 from volumetool.jobs.clusters import plan
 from volumetool.jobs.job import make_job
@@ -55,6 +55,9 @@ def enhance_array(
         ``data.failing``: a region failed.
     """
     check_array(array, options.get("voxel_size"))
+    if options.get("trust") is not None:
+        hint = "save the array, and give files: 'raw.npy', 'out.zarr', trust='trust.zarr'"
+        raise ConfigError("config.option", "trust is for a job on files: an array becomes an array", hint=hint)
     with scratch_folder("array") as folder:
         np.save(folder / "array.npy", array, allow_pickle=False)
         places = {"input": folder / "array.npy", "output": folder / "out.zarr"}

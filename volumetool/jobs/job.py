@@ -153,6 +153,12 @@ class Job(Options):
     format: WrittenName | None = semantic(
         None, OUTPUT, "Format of the output; by default what its name ends like (.n5, .precomputed), else ome-zarr-0.5."
     )
+    trust: Place | None = semantic(
+        None,
+        OUTPUT,
+        "Second volume to write, in the same pass: the error that the network expects, and how the output departs from the "
+        "input.",
+    )
     device: Literal["auto", "cpu", "cuda"] = runtime("auto", DEVICE, "Where the network runs.", common=True)
     memory: Bytes | None = runtime(
         None,
@@ -218,7 +224,8 @@ class Job(Options):
     @property
     def placed(self) -> Job:
         """The same job with absolute paths, to be read from another directory."""
-        model, places = self.model, {name: getattr(self, name) for name in ("input", "output", "mask", "with_", "statistics")}
+        names = ("input", "output", "mask", "with_", "statistics", "trust")
+        model, places = self.model, {name: getattr(self, name) for name in names}
         if model != "auto":
             from volumetool.processing.operation import placed_operation  # torch takes its time
 
@@ -241,7 +248,7 @@ class Job(Options):
         """Of a chain, the job of the operations before the last, over the whole volume and stored nowhere; else None."""
         if len(self.operations) == 1:
             return None
-        last = ("output", "roi", "crop", "dtype", "fill", "chunk", "shard", "format")  # options of what is written
+        last = ("output", "trust", "roi", "crop", "dtype", "fill", "chunk", "shard", "format")  # options of what is written
         plain = {name: type(self).model_fields[name].default for name in last}
         return self.model_copy(update={**plain, "model": ARROW.join(self.operations[:-1])})
 
@@ -268,14 +275,14 @@ document(Job)
 
 
 def check_places(job: Job, allow_hosts: Collection[str] = ()) -> None:
-    """Refuse a stored job, which others may have written, whose input or mask leads into a private network.
+    """Refuse a stored job, which others may have written, whose input, mask or trust volume leads into a private network.
 
     Raises
     ------
     ConfigError, InputError
         As `check_foreign`.
     """
-    for place in (job.input, job.mask, job.with_):
+    for place in (job.input, job.mask, job.with_, job.trust):
         if place is not None:
             check_foreign(place, allow_hosts)
 
@@ -316,7 +323,7 @@ def read_job(path: Path, allow_hosts: Collection[str] = (), **options: Any) -> J
     """
     content = read_options(path)
     given = {name: value for name, value in options.items() if value is not None}
-    for name in ("input", "output", "mask", "with_"):
+    for name in ("input", "output", "mask", "with_", "trust"):
         if name not in given and isinstance(content.get(name), str):
             check_foreign(content[name], allow_hosts)
     cluster = str(content.get("cluster"))

@@ -96,7 +96,8 @@ def roles_of(asked: Job | str) -> tuple[Role, ...]:
     if not output:
         return tuple(named)
     folder = f"{output.rstrip('/')}.job"
-    return (*named, output_role(output), Role(folder, "the job's folder", LedgerError, "ledger"))
+    beside = [] if job is None or job.trust is None else [Role(job.trust, "the trust volume", OutputError, "output")]
+    return (*named, output_role(output), *beside, Role(folder, "the job's folder", LedgerError, "ledger"))
 
 
 def claim_folder(url: str) -> None:

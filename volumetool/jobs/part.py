@@ -71,7 +71,7 @@ def _begin(plan: Plan, asked: PartCut, observer: Observer) -> Lease | None:
         free = await_free(plan.run_dir, observer)
         with own(url, observer, f"begins part {plan.part}") as job:
             stored = read_plan(url)
-            other = stored is not None and (stored.fingerprint, stored.grid, stored.probe) != _identity(plan)
+            other = stored is not None and stored.identity != plan.identity
             if stored is not None and other and (open_ledger(stored).done or living_parts(url)):
                 return None
             if other or read_cut(url) != asked or lost_metadata(plan):
@@ -88,10 +88,6 @@ def _begin(plan: Plan, asked: PartCut, observer: Observer) -> Lease | None:
             job.check()
             claim.start()
             return claim
-
-
-def _identity(plan: Plan) -> tuple[object, ...]:
-    return plan.fingerprint, plan.grid, plan.probe
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from volumetool.processing.spec import Numerics, OutputSpec
 from volumetool.redaction import fact_table
 from volumetool.sealed import seal
 from volumetool.storage.formats.registry import WRITTEN
-from volumetool.storage.io.kvstore import join_url
+from volumetool.storage.io.kvstore import canonical_url, join_url, parent_url
 from volumetool.storage.writing.names import DEFAULT
 from volumetool.version import __version__
 
@@ -166,6 +166,8 @@ class Plan(BaseModel):
         Patches, bytes, memory and time that the job will take.
     notes : tuple of str
         Warnings for the user.
+    noise : float, optional
+        Standard deviation of the input's noise, in its grey values; None where the sample did not say.
     extrapolated : bool
         The voxel size is outside the range that the model was trained on.
     earlier : tuple of EarlierStep
@@ -195,6 +197,7 @@ class Plan(BaseModel):
     mask_factor: Triple
     estimates: Estimates
     notes: tuple[str, ...] = ()
+    noise: float | None = None
     extrapolated: bool = False
     earlier: tuple[EarlierStep, ...] = ()
 
@@ -221,6 +224,16 @@ class Plan(BaseModel):
         return JobDir(self.job.output)
 
     @property
+    def trust(self) -> str | None:
+        """Where the trust volume is, an absolute path or a URL; None without one."""
+        return None if self.job.trust is None else canonical_url(self.job.trust)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What two plans of one output must share to be the same job, cut alike."""
+        return self.fingerprint, self.grid, self.probe, self.trust
+
+    @property
     def part(self) -> Part | None:
         """The part of the job that is run, None for all of it."""
         return None if self.job.part in (None, ANY) else Part.read(str(self.job.part))
@@ -240,10 +253,6 @@ class Plan(BaseModel):
         """The regions that are asked for now, in order: those of the box, and of them those of the part."""
         regions = range(self.grid.count) if self.roi is None else list(self.grid.touching(self.roi))
         return regions if self.part is None else self.part.of(regions)
-
-    def level(self, number: int) -> str:
-        """Return the place of a level of the output."""
-        return join_url(self.job_dir.place, WRITTEN[self.spec.format].path.format(number))
 
     @property
     def before(self) -> Plan | None:
@@ -369,5 +378,7 @@ class Plan(BaseModel):
         options: dict[str, Any] = json.loads(said)  # NaN as text
         model = ARROW.join(text for _, text, _ in self.operations)
         options |= {"model": model, "voxel_size": list(self.voxel_size)}
+        if self.trust is not None and parent_url(self.trust)[0] == parent_url(self.job_dir.place)[0]:
+            options["trust"] = parent_url(self.trust)[1]  # beside the output, wherever that is moved
         options |= {} if self.spec.format == DEFAULT else {"format": self.spec.format}
         return dict(sorted(options.items()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from volumetool.errors import LedgerError, OutputError
 from volumetool.jobs.job_dir import LEASE, PLAN
 from volumetool.jobs.plan import Plan
@@ -9,11 +11,12 @@ from volumetool.jobs.records.inventory import write_inventory
 from volumetool.jobs.records.lease import confirm
 from volumetool.jobs.records.plan_file import check_output, keep_table, open_ledger, read_plan, write_plan
 from volumetool.jobs.records.segments import SEGMENT, close_segments, delete_segments
+from volumetool.jobs.records.volumes import WrittenVolume
 from volumetool.jobs.verification.layout_check import lost_metadata
 from volumetool.storage.create import create_levels, create_volume, read_root
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.kvstore import delete_key, delete_prefix, list_keys, read_key
-from volumetool.storage.provenance import write_status
+from volumetool.storage.provenance import provenance_of, write_status
 
 
 def prepare(plan: Plan) -> None:
@@ -30,13 +33,13 @@ def prepare(plan: Plan) -> None:
     OutputError
         ``output.damaged``: metadata are lost, and what lies beside them is recorded as done.
     """
-    place, folder = plan.job_dir.place, plan.job_dir.url
+    folder = plan.job_dir.url
     if plan.job.overwrite:
-        _delete_earlier(place, folder)
+        _delete_earlier(plan)
     confirm(folder)
     stored = read_plan(folder)
     check_output(stored or plan)
-    if stored is not None and (stored.fingerprint, stored.grid, stored.probe) != (plan.fingerprint, plan.grid, plan.probe):
+    if stored is not None and stored.identity != plan.identity:
         if open_ledger(stored).done:
             raise LedgerError(
                 "ledger.plan",
@@ -44,34 +47,33 @@ def prepare(plan: Plan) -> None:
                 hint="run again: what that job has done is taken up, or refused with the difference",
                 where=folder,
             )
-        _delete_earlier(place, folder)
+        _delete_earlier(plan)
         stored = None
     if stored is None:
         write_inventory(folder, plan)
         write_plan(plan)
     else:
         keep_table(stored)
-    _create_output(plan)
+    for volume, lost in lost_metadata(plan):
+        _create(plan, volume, lost)
 
 
-def _create_output(plan: Plan) -> None:
-    """Create the output, or find it whole.
+def _create(plan: Plan, volume: WrittenVolume, lost: list[str]) -> None:
+    """Create what is lost of a volume: all of it, where the job begins.
 
     Raises
     ------
     OutputError
         ``output.damaged``: metadata are lost, and what lies beside them is recorded as done.
     """
-    place, folder = plan.job_dir.place, plan.job_dir.url
-    if not (lost := lost_metadata(plan)):
-        return
+    place, folder = volume.url, plan.job_dir.url
     if (done := open_ledger(plan).done) and list_keys(place):
         raise OutputError(
             "output.damaged",
             f"{place} has lost {', '.join(lost)}, but {done} of {plan.grid.count} regions are recorded as done, and there are "
             "still files of it",
-            hint=f"bring that back, or let `volumetool verify {place} --repair` write it anew and mark what else is lost; "
-            "then the same command goes on (--overwrite begins anew)",
+            hint=f"bring that back, or let `volumetool verify {plan.output} --repair` write it anew and mark what else is "
+            "lost; then the same command goes on (--overwrite begins anew)",
             where=place,
         )
     for key in lost:
@@ -79,22 +81,35 @@ def _create_output(plan: Plan) -> None:
     if WRITTEN[plan.spec.format].root in lost:
         # No record is true without the volume that it speaks of.
         delete_segments(folder, close_segments(folder, ""))
-        create_volume(place, plan.spec.layout, plan.provenance("unfinished"))
+        create_volume(place, volume.layout, volume.told(plan, "unfinished"))
     else:  # a deletion that was interrupted
-        create_levels(place, plan.spec.layout, range(len(plan.spec.levels)))
+        create_levels(place, volume.layout, range(len(plan.spec.levels)))
 
 
-def _delete_earlier(place: str, folder: str) -> None:
+def _earlier_places(plan: Plan) -> list[str]:
+    """Return where the job in the folder wrote, as far as its plan can be read: its trust volume may have another place."""
+    places = [plan.job_dir.place]
+    with suppress(LedgerError):  # a plan of another version, or damaged
+        earlier = read_plan(plan.job_dir.url)
+        if earlier is not None and earlier.trust is not None:
+            own = provenance_of(read_root(earlier.trust)[1] or {}) or {}
+            places += [earlier.trust] if own.get("fingerprint") == earlier.fingerprint else []
+    return places
+
+
+def _delete_earlier(plan: Plan) -> None:
     """Delete what an earlier job left; planning has made sure that nothing else is there."""
+    folder = plan.job_dir.url
     confirm(folder)
     if read_key(folder, PLAN) is not None:
         # The records go first, because they speak of the volume, and the plan last, because it makes all of this the job's:
         # an interrupted deletion can be taken up again.
         delete_segments(folder, close_segments(folder, ""))
-        root = read_root(place)[0]
-        if root:
-            write_status(place, "unfinished")
-        delete_prefix(place, root)
+        for place in _earlier_places(plan):
+            root = read_root(place)[0]
+            if root:
+                write_status(place, "unfinished")
+            delete_prefix(place, root)
         for key in list_keys(folder):
             if SEGMENT.fullmatch(key):
                 delete_segments(folder, [key])

@@ -16,9 +16,9 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.ledger import DONE, Ledger
 from volumetool.jobs.records.plan_file import open_ledger
 from volumetool.jobs.records.segments import segment_keys
+from volumetool.jobs.records.volumes import open_written
 from volumetool.live_view.cache import cached_context
 from volumetool.live_view.levels import below
-from volumetool.storage.create import open_for_writing
 from volumetool.storage.voxels import read_voxels
 
 REFRESH_SECONDS = 2.0
@@ -96,5 +96,5 @@ class CompletedRegions:
 
     @functools.cached_property
     def _open(self) -> Callable[[int, int], ts.TensorStore]:
-        output, layout, context = self._plan.output, self._plan.spec.layout, cached_context()
-        return functools.cache(lambda level, channel: open_for_writing(output, layout, level, channel, context))
+        plan, context = self._plan, cached_context()
+        return functools.cache(lambda level, channel: open_written(plan, level, channel, context))

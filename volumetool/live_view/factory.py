@@ -170,6 +170,6 @@ def _patch_bytes(basis: LiveSource) -> int:
 def _levels(basis: LiveSource) -> Levels:
     computed = computed_levels(basis.spec, basis.voxel_size, basis.chunk)
     # Of several channels none but the first could be the input's, whose levels may also be finer than a smaller output.
-    alike = not basis.spec.outputs and max(basis.spec.lattice.shrink) == 1
+    alike = (not basis.spec.outputs or bool(basis.spec.trust)) and max(basis.spec.lattice.shrink) == 1
     stand_in = input_levels(basis.volume, basis.job.level) if alike else ()
     return Levels(computed, stand_in, stored_levels(basis.spec, len(computed)))

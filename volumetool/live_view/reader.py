@@ -99,6 +99,7 @@ class LiveVoxels:
         """
         if level.kind == "input":
             return await self.in_thread(self._from_input, level, channel, box)
+        channel = self._spec.image_channel(channel)
         if self._job is not None and await self.in_thread(self._is_stored, self._job, level, channel, box):
             return await self.in_thread(self._job.finished.read, level.number, channel, box)
         fine = below(self._spec.levels, level.number, box)
@@ -152,7 +153,7 @@ class LiveVoxels:
 
     def _blend(self, number: int, channel: int, box: Box, patches: Patches) -> NDArray[Any]:
         voxels = blend_box(self._spec, channel, box, patches, self._engine)
-        *_, coarse = self._spec.reduction.chain(voxels, self._spec.levels[: number + 1])
+        *_, coarse = self._spec.reduction(channel).chain(voxels, self._spec.levels[: number + 1])
         return coarse
 
     def _from_input(self, level: LiveLevel, channel: int, box: Box) -> NDArray[Any]:

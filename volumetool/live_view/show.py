@@ -119,7 +119,7 @@ def _layers(opened: Opened, url: str) -> list[Layer]:
     live = Layer(f"{name} enhanced", describe_live(opened, url), window=window)
     channels = [
         replace(live, name=f"{name}: {output.name}", channel=number, window=spec.window(number))
-        for number, output in enumerate(spec.outputs)
+        for number, output in enumerate(() if spec.trust else spec.outputs)
     ]
     return [raw, *(channels or [live])]
 

@@ -180,7 +180,7 @@ def _collect(spec: OutputSpec, region: Region, band: _Band, box: Box, voxels: ND
     for number in range(own.start[2] // shard, -(-own.stop[2] // shard)):
         start, stop = number * shard, min((number + 1) * shard, width)
         if number not in band.slabs:
-            band.slabs[number] = np.empty((depth, height, stop - start), spec.dtype)  # (region z, region y, shard x)
+            band.slabs[number] = np.empty((depth, height, stop - start), voxels.dtype)  # (region z, region y, shard x)
         low, high = max(start, own.start[2]), min(stop, own.stop[2])
         target = band.slabs[number][own.start[0] : own.stop[0], own.start[1] : own.stop[1], low - start : high - start]
         target[...] = voxels[:, :, low - own.start[2] : high - own.start[2]]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from volumetool.geometry import Box, Lattice, Triple
 from volumetool.processing.columns import Column
-from volumetool.processing.device.arrays import Array, to_host
+from volumetool.processing.device.arrays import Array, module_of, to_host
 
 
 class Consistency:
@@ -62,7 +62,8 @@ class Consistency:
 
     def _compare(self, column: Column, pixels: Box, number: int, values: Array) -> None:
         line, rows, depth = self._lattice.z, self._lattice.y, self._lattice.scale[0]
-        means = to_host(_means(values[number * depth : (number + 1) * depth], self._lattice.scale))  # (y, x), input voxels
+        part = values[number * depth : (number + 1) * depth]  # (fz, y*fy, x*fx): one section of the input
+        means = to_host(block_means(part, self._lattice.scale))[0]  # (y, x), input voxels
         z = pixels.start[0] + number
         stack = line.touching(z * line.scale, (z + 1) * line.scale)[-1]
         section = z - line.start(stack) + self._lattice.context
@@ -86,17 +87,52 @@ def _inside(box: Box, scale: Triple) -> Box:
     return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
 
-def _means(values: Array, scale: Triple) -> Array:
-    """Return the means over blocks of one section: y before x, because rows lie in one piece."""
-    total = values[0] if len(values) == 1 else values.sum(axis=0)  # (fz, y*fy, x*fx) -> (y*fy, x*fx)
-    for axis, factor in ((0, scale[1]), (1, scale[2])):
+def block_means(values: Array, scale: Triple) -> Array:
+    """Return the means over the voxels that one voxel of the input became.
+
+    Parameters
+    ----------
+    values : array of float32, shape (..., z*fz, y*fy, x*fx)
+        Output voxels, whole blocks of them.
+    scale : tuple of int
+        Output voxels per input voxel, fz, fy, fx.
+
+    Returns
+    -------
+    array of float32, shape (..., z, y, x)
+    """
+    total = values
+    for axis, factor in zip((-3, -2, -1), scale, strict=True):  # rows lie in one piece: x last
         if factor > 1:
             # Each part is one voxel of every block, so that their sum is shorter by the factor along this axis.
-            parts = [total[(slice(None),) * axis + (slice(first, None, factor),)] for first in range(factor)]
+            behind = (slice(None),) * (-1 - axis)
+            parts = [total[(..., slice(first, None, factor), *behind)] for first in range(factor)]
             total = parts[0] + parts[1]
             for part in parts[2:]:
                 total += part
     return total * np.float32(1 / math.prod(scale))
+
+
+def lay_residuals(outputs: Array, patches: NDArray[np.float32], scale: Triple, target: Array) -> None:
+    """Lay into `target` how far the means of outputs depart from their inputs: the same for all voxels of a block.
+
+    Parameters
+    ----------
+    outputs : array of float32, shape (n, z*fz, y*fy, x*fx)
+        What the network made.
+    patches : numpy.ndarray of float32, shape (n, depth, y, x)
+        What it was made of; depth counts the z context on both sides.
+    scale : tuple of int
+        Output voxels per input voxel, fz, fy, fx.
+    target : array of float32, shape of `outputs`
+        Is overwritten.
+    """
+    means = block_means(outputs, scale)  # (n, z, y, x)
+    context = (patches.shape[1] - means.shape[1]) // 2
+    away = means - module_of(means).asarray(patches[:, context : context + means.shape[1]])
+    n, z, y, x = away.shape
+    blocks = target.reshape(n, z, scale[0], y, scale[1], x, scale[2])  # a view: axes are only parted
+    blocks[...] = away[:, :, None, :, None, :, None]
 
 
 def _part(missing: NDArray[np.bool_], box: Box, column: Column) -> NDArray[np.bool_]:

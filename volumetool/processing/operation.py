@@ -163,8 +163,7 @@ def operation_name(operation: str, options: Sequence[str] = ()) -> str:
         return ";".join([operation, *options])
     model, said = split_name(operation)
     if (said or options) and (model in builtin_names() or Path(model).suffix == ".safetensors"):
-        asked = read_options(model, NetworkOptions, ";".join([said, *options]))
-        return f"{model};expected_error=true" if asked.expected_error else model
+        return model + read_options(model, NetworkOptions, ";".join([said, *options])).said
     if options and Path(operation).suffix.lower() in ENDS:
         raise ModelError("model.unknown", f"there is no file {operation}", hint="check the spelling", where=operation)
     if options:
@@ -251,6 +250,26 @@ def open_operation(spec: str) -> Operation:
         return FilterOperation(found.read(spec))
     model, said = split_name(spec)
     return NetworkOperation(load_model(model), read_options(model, NetworkOptions, said))
+
+
+def with_trust(operation: Operation) -> Operation:
+    """Return a network of ours that makes the channels of a trust volume, too: all that it can say of its output.
+
+    Raises
+    ------
+    ConfigError
+        ``config.option``: the operation is no network of ours.
+    """
+    from volumetool.processing.operations.network import NetworkOperation, NetworkOptions
+
+    if not isinstance(operation, NetworkOperation):
+        raise ConfigError(
+            "config.option",
+            f"--trust, but {operation.card.name} is no network of volumetool's: nothing says what its output should be held to",
+            hint="leave --trust out, or take one of `volumetool model list`",
+        )
+    asked = NetworkOptions(expected_error=operation.model.card.architecture.expected_error, consistency=True)
+    return NetworkOperation(operation.model, asked)
 
 
 def reopen_operation(spec: str, identity: str) -> Operation:

@@ -48,17 +48,17 @@ def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: A
     if spec.curves is not None:
         values = spec.curves.apply(channel // spec.per_input, sections, values, xp)  # (z, y, x)
     _check_finite(values, box)
-    dtype = np.dtype(spec.dtype)
+    dtype = np.dtype(spec.dtype_of(channel))
     if dtype.kind in "iu":
         limits = np.iinfo(cast("np.dtype[np.integer]", dtype))
         xp.rint(values, out=values)
         xp.clip(values, limits.min, limits.max, out=values)
-        if spec.output_nodata is not None:
+        if spec.nodata_of(channel) is not None:
             # A valid voxel never takes the value that means "no data": it moves by one, as in the pyramid.
             values[values == spec.fill] += 1 if spec.fill <= 0 else -1
     voxels = values.astype(dtype)
     if column.missing is not None:
-        _write_missing(spec, column, box, voxels)
+        _write_missing(spec, column, box, voxels, spec.fill_of(channel))
     return voxels
 
 
@@ -76,7 +76,7 @@ def _check_finite(values: Array, box: Box) -> None:
         )
 
 
-def _write_missing(spec: OutputSpec, column: Column, box: Box, voxels: Array) -> None:
+def _write_missing(spec: OutputSpec, column: Column, box: Box, voxels: Array, fill: float) -> None:
     assert column.missing is not None  # noqa: S101  (the caller asked)
     places = zip(box.start, box.stop, spec.lattice.scale, spec.lattice.shrink, column.missing_start, strict=True)
     index = [np.arange(start * n, stop * n) // factor - first for start, stop, factor, n, first in places]
@@ -86,7 +86,7 @@ def _write_missing(spec: OutputSpec, column: Column, box: Box, voxels: Array) ->
         missing = np.asarray(missing.reshape(blocks).all(axis=(1, 3, 5)))  # (z, y, x) of the box
     if missing.any():
         xp = module_of(voxels)
-        voxels[xp.asarray(missing)] = spec.fill
+        voxels[xp.asarray(missing)] = fill
 
 
 def integer_limits(dtype: str) -> tuple[float, float]:

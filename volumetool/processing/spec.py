@@ -165,6 +165,9 @@ class OutputSpec(BaseModel):
         What `OperationCard.spares` says; not part of `plain` where it is true.
     curves : GreyCurves, optional
         What grey values of a section become before they are rounded; not part of `plain` where there are none.
+    trust : str
+        NumPy name of the dtype of a second volume, which holds all but the first of `outputs`: then `channels` are those of the
+        image alone. Empty, and then not part of `plain`, where one volume holds all.
     numerics_version : int
         The rules by which bytes are made.
     """
@@ -196,6 +199,7 @@ class OutputSpec(BaseModel):
     reference: int = 0
     spares: bool = True
     curves: GreyCurves | None = None
+    trust: str = ""
     numerics_version: int = NUMERICS_VERSION
 
     @property
@@ -205,7 +209,7 @@ class OutputSpec(BaseModel):
 
     def plain(self) -> dict[str, Any]:
         """Return the specification as JSON values, with the digest of the statistics in place of their table."""
-        usual = {"format": DEFAULT, "restores": True, "inputs": 1, "outputs": (), "reference": 0, "spares": True}
+        usual = {"format": DEFAULT, "restores": True, "inputs": 1, "outputs": (), "reference": 0, "spares": True, "trust": ""}
         unsaid = {"statistics", "curves", *(name for name, value in usual.items() if getattr(self, name) == value)}
         values: dict[str, Any] = json.loads(self.model_dump_json(exclude=unsaid))  # NaN as text
         if self.lattice.shrink == (1, 1, 1):
@@ -216,13 +220,50 @@ class OutputSpec(BaseModel):
     @property
     def layout(self) -> VolumeLayout:
         """Layout of the output volume."""
-        kept = {"omero": self._display()} if self.outputs else {}
-        return VolumeLayout(self.dtype, self.levels, self.channels, fill_value=self.fill, format=self.format, kept=kept)
+        return self.layouts[0]
+
+    @property
+    def layouts(self) -> tuple[VolumeLayout, ...]:
+        """Layouts of the volumes that are written: the output, and the trust volume where there is one."""
+        kept = {"omero": self._display(0)} if self.outputs and not self.trust else {}
+        image = VolumeLayout(self.dtype, self.levels, self.channels, fill_value=self.fill, format=self.format, kept=kept)
+        if not self.trust:
+            return (image,)
+        count, kept = (self.channels or 1) * (self.per_input - 1), {"omero": self._display(1)}
+        return image, VolumeLayout(self.trust, self.levels, count, format=self.format, kept=kept)
+
+    def stored(self, channel: int) -> tuple[int, int]:
+        """Return where a channel is written: which of `layouts`, and the index on its c axis."""
+        if not self.trust:
+            return 0, channel
+        source, number = divmod(channel, self.per_input)
+        return (1, source * (self.per_input - 1) + number - 1) if number else (0, source)
+
+    def image_channel(self, index: int) -> int:
+        """Return the channel that stands at an index on the output's c axis."""
+        return index * self.per_input if self.trust else index
+
+    def dtype_of(self, channel: int) -> str:
+        """Return the NumPy name of the dtype in which a channel is written."""
+        return self.trust if self.stored(channel)[0] else self.dtype
+
+    def fill_of(self, channel: int) -> float:
+        """Return what a channel holds where the input has no data."""
+        return 0.0 if self.stored(channel)[0] else self.fill
+
+    def nodata_of(self, channel: int) -> float | None:
+        """Return the value that means no data in a channel; None where none does, as in a trust volume."""
+        return None if self.stored(channel)[0] else self.output_nodata
 
     @property
     def itemsize(self) -> int:
         """Bytes per voxel of the output."""
         return np.dtype(self.dtype).itemsize
+
+    @property
+    def voxel_bytes(self) -> int:
+        """Bytes per voxel of all channels that are made of one channel of the input."""
+        return sum(np.dtype(self.dtype_of(number)).itemsize for number in range(self.per_input))
 
     @property
     def fused(self) -> tuple[LevelGrid, ...]:
@@ -239,14 +280,18 @@ class OutputSpec(BaseModel):
         """Value that means no data in the output; None if every voxel holds data."""
         return self.fill if self.nodata is not None or self.gaps else None
 
-    @property
-    def reduction(self) -> Reduction:
-        """How a level is made from the one before."""
-        return Reduction(nodata=self.output_nodata)
+    def reduction(self, channel: int) -> Reduction:
+        """Return how a level of a channel is made from the one before."""
+        return Reduction(nodata=self.nodata_of(channel))
 
     def grid(self, span: Triple) -> RegionGrid:
         """Return the regions of `span` shards each."""
-        return RegionGrid(self.box.shape, self.levels[0].shard, span, (self.channels or 1) // self.per_input)
+        return RegionGrid(self.box.shape, self.levels[0].shard, span, self.count // self.per_input)
+
+    @property
+    def count(self) -> int:
+        """Channels of all volumes that are written."""
+        return (self.channels or 1) * (self.per_input if self.trust else 1)
 
     @property
     def per_input(self) -> int:
@@ -308,18 +353,19 @@ class OutputSpec(BaseModel):
         """Return black and white of a channel of the output: what 0 and 1 become, or all that an integer type holds."""
         zero, span = (float(np.median(part)) for part in self.output_scale(channel))
         low, high = sorted((zero, zero + span))
-        if np.dtype(self.dtype).kind not in "iu":
+        dtype = np.dtype(self.dtype_of(channel))
+        if dtype.kind not in "iu":
             return low, high
-        holds = np.iinfo(self.dtype)
+        holds = np.iinfo(dtype)
         return (holds.min, holds.max) if (low, high) == (0, 1) else (max(low, holds.min), min(high, holds.max))
 
-    def _display(self) -> dict[str, Any]:
-        """Return the display settings of the channels as OME-Zarr has them: the name of each, and a window of its own."""
-        channels = []
-        for number in range(self.channels or 1):
+    def _display(self, volume: int) -> dict[str, Any]:
+        """Return the display settings of a volume's channels as OME-Zarr has them: the name of each, and its own window."""
+        channels: list[dict[str, Any]] = []
+        for number in (each for each in range(self.count) if self.stored(each)[0] == volume):
             low, high = self.window(number)
             window, label = {"min": low, "max": high, "start": low, "end": high}, self.outputs[number % self.per_input].name
-            channels.append({"label": label, "color": "FFFFFF", "active": number == 0, "window": window})
+            channels.append({"label": label, "color": "FFFFFF", "active": not channels, "window": window})
         return {"channels": channels}
 
     def _median(self, values: NDArray[np.float64]) -> NDArray[np.float64]:

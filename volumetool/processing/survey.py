@@ -112,6 +112,8 @@ class Survey:
         the structure; correlation as they lie and after the best shift; length of the shift.
     pieces : list of dict
         The `FIGURES` of each piece.
+    noises : list of float
+        Standard deviation of the noise of each piece, in grey values.
     """
 
     asked: Box
@@ -123,6 +125,7 @@ class Survey:
     lines: list[float] = field(default_factory=list)
     pairs: list[tuple[float, ...]] = field(default_factory=list)
     pieces: list[dict[str, float]] = field(default_factory=list)
+    noises: list[float] = field(default_factory=list)
     _passed: int = 0
     _every: int = 1
 
@@ -186,8 +189,10 @@ class Survey:
                     self.pairs += compare_pieces(pieces)
                 if zeros < MOST_ZEROS and (found := describe_piece(pieces[0])) is not None:
                     self.pieces.append(found)
+                    self.noises.append(noise_sd(pieces[0]))
                 if len(self.pieces) >= MOST_PAIRS:
-                    self.pairs, self.pieces, self._every = self.pairs[::2], self.pieces[::2], 2 * self._every
+                    self.pairs, self.pieces, self.noises = self.pairs[::2], self.pieces[::2], self.noises[::2]
+                    self._every *= 2
 
     @property
     def evidence(self) -> Evidence | None:
@@ -208,6 +213,11 @@ class Survey:
         if len(self.pieces) < FEWEST_PAIRS:
             return {}
         return {name: round(float(np.median([piece[name] for piece in self.pieces])), 3) for name in FIGURES}
+
+    @property
+    def noise(self) -> float | None:
+        """Standard deviation of the volume's noise, in grey values, the median over `noises`; None where those are too few."""
+        return round(float(np.median(self.noises)), 4) if len(self.noises) >= FEWEST_PAIRS else None
 
     @property
     def zero_share(self) -> float:

@@ -26,7 +26,7 @@ def downsample_slabs(spec: OutputSpec, slabs: Iterable[Slab]) -> Iterator[tuple[
         Its voxels on each fused level, finest first, in the output's dtype.
     """
     for slab in slabs:
-        levels = list(spec.reduction.chain(slab.voxels, spec.fused))  # (z, y, x), (z/fz, y/fy, x/fx), ...
+        levels = list(spec.reduction(slab.number).chain(slab.voxels, spec.fused))  # (z, y, x), (z/fz, y/fy, x/fx), ...
         yield slab, levels
 
 

@@ -33,9 +33,17 @@ def write_status(url: str, status: str) -> None:
     write_attributes(url, seal(own) if is_sound(before) else own)
 
 
+def trust_channels(volume: Volume) -> list[str]:
+    """Return the names of the channels of a trust volume; none of another volume."""
+    names = volume.attributes.get("channels")
+    return [str(name) for name in names] if isinstance(names, list) and len(names) == volume.channels else []
+
+
 def channel_names(volume: Volume) -> list[str]:
     """Return the names of the channels of a job's output; none where its operation made no several ones."""
     made_by = volume.attributes.get("spec")
+    if isinstance(made_by, dict) and "trust" in made_by:  # what is not the image has a volume of its own, which names it
+        return trust_channels(volume)
     try:
         outputs = _OUTPUTS.validate_python(made_by.get("outputs", ()) if isinstance(made_by, dict) else ())
     except ValidationError:  # others may have written it

@@ -25,7 +25,8 @@ from volumetool.errors import ModelError
 from volumetool.models import Model, ModelCard, Normalisation, UNetConfig
 from volumetool.models.card import ZYX
 from volumetool.processing.operation import OPERATIONS
-from volumetool.processing.operations.network import NetworkOperation
+from volumetool.processing.operations.filter import read_options
+from volumetool.processing.operations.network import NetworkOperation, NetworkOptions, split_name
 from volumetool.testing.faults import Fault, Trouble
 
 RAMP: tuple[float, ...] = (0.5, 0.125, 0.25)
@@ -247,7 +248,12 @@ def load_fake(spec: str) -> FakeModel:
 
 def register_fakes() -> None:
     """Let jobs take ``fake:...`` as their model in this process."""
-    OPERATIONS["fake"] = lambda spec: NetworkOperation(load_fake(spec))
+    OPERATIONS["fake"] = _open_fake
+
+
+def _open_fake(spec: str) -> NetworkOperation:
+    model, said = split_name(spec)
+    return NetworkOperation(load_fake(model), read_options(model, NetworkOptions, said))
 
 
 def _triple(text: str) -> ZYX:

@@ -47,6 +47,8 @@ class Layer:
         Voxel size, in m, that the client reads from the metadata of an OME-Zarr image at a URL, where it is another one.
     channel : int, optional
         Index on the c axis of the one channel that is shown; by default the first, and the user may turn to others.
+    shader : str, optional
+        How it is drawn, in the client's GLSL; by default as grey values.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Layer:
     job: Plan | None = None
     read_as: Size | None = None
     channel: int | None = None
+    shader: str | None = None
 
     @property
     def shape(self) -> Triple:

@@ -69,7 +69,7 @@ def build_state(layers: Sequence[Layer], sources: Sequence[dict[str, Any]], look
     rows, columns = _rows_columns(len(layers), look.layout)
     position = look.position or _middle(layers[0])
     zoom = look.zoom or _fitting(layers, (look.picture[0] / columns, look.picture[1] / rows))
-    drawn = [_layer(layer, source) for layer, source in zip(layers, sources, strict=True)]
+    drawn = [draw(layer, source) for layer, source in zip(layers, sources, strict=True)]
     if look.layout == "overlay":
         for above in drawn[1:]:
             above["opacity"] = 0.5
@@ -92,11 +92,12 @@ def finest(layers: Sequence[Layer]) -> Size:
     return z, y, x
 
 
-def _layer(layer: Layer, source: dict[str, Any]) -> dict[str, Any]:
+def draw(layer: Layer, source: dict[str, Any]) -> dict[str, Any]:
+    """Return a layer as the client's state has it."""
     state: dict[str, Any] = {"type": layer.kind, "name": layer.name, "source": source}
     if layer.window is not None:
         low, high = layer.window
-        state |= {"shader": _SHADER, "shaderControls": {"normalized": {"range": [low, high]}}, "opacity": 1.0}
+        state |= {"shader": layer.shader or _SHADER, "shaderControls": {"normalized": {"range": [low, high]}}, "opacity": 1.0}
     if layer.channel is not None:
         state |= {"localDimensions": {"c'": [1, ""]}, "localPosition": [layer.channel]}
     return state

@@ -18,7 +18,8 @@ from volumetool.listening.gate import LOOPBACK, Gate, accepted_hosts, base_url
 from volumetool.viewer.layers import Layer, make_layers
 from volumetool.viewer.ngff_compat import readable
 from volumetool.viewer.server import KeyReader, Serving, bind, build_app
-from volumetool.viewer.state import Look, build_state, finest, with_overlay
+from volumetool.viewer.state import Look, build_state, draw, finest, with_overlay
+from volumetool.viewer.trust import trust_layers
 
 if TYPE_CHECKING:
     from volumetool.viewer.page import Page
@@ -100,6 +101,7 @@ def view(
     *,
     progress: bool | Heat = False,
     voxel_size: Size | None = None,
+    trust: str | os.PathLike[str] | None = None,
 ) -> Iterator[View]:
     """Show volumes in Neuroglancer while the block runs.
 
@@ -116,26 +118,32 @@ def view(
         Lay the states of a job's regions over its output, and follow the job. A heat map by name gets a panel of its own.
     voxel_size : tuple of float, optional
         Nanometres, z, y, x, of volumes whose metadata do not say it.
+    trust : str or path, optional
+        Trust volume of one of them, which is laid over it in colours.
 
     Raises
     ------
     VolumetoolError
-        ``input.*`` as :func:`volumetool.open_volume`, ``input.unviewable``, ``config.address``, ``config.no-progress``.
+        ``input.*`` as :func:`volumetool.open_volume`, ``input.unviewable``, ``config.address``, ``config.no-progress``,
+        ``config.option`` as :func:`trust_layers`.
     """
     from volumetool.viewer.page import Page
 
     look, listen = look or Look(), listen or Listen()
     layers = make_layers([volumes] if isinstance(volumes, str | os.PathLike) else volumes, voxel_size)
     followed = _with_job(layers) if progress else None
-    readers: dict[str, KeyReader] = {str(n): _reader(each) for n, each in enumerate(layers) if each.is_local}
+    over, above = ("", []) if trust is None else trust_layers(trust, layers)
+    every = [*layers, *above]
+    readers: dict[str, KeyReader] = {str(n): _reader(each) for n, each in enumerate(every) if each.is_local}
     with ExitStack() as stack:
         page = stack.enter_context(Page(listen.host, listen.port))
         bound = stack.enter_context(bind(listen.host, listen.port + 1 if listen.port else 0))
         port = int(bound.getsockname()[1])
         gate = Gate(accepted_hosts(listen.host, port), frozenset({page.origin}))
         base = f"{base_url(listen.host, port)}/{gate.token}"
-        sources = [layer.source(f"{base}/{n}" if str(n) in readers else None) for n, layer in enumerate(layers)]
-        state = build_state(layers, sources, look)
+        sources = [layer.source(f"{base}/{n}" if str(n) in readers else None) for n, layer in enumerate(every)]
+        state = build_state(layers, sources[: len(layers)], look)
+        state = with_overlay(state, over, [draw(*each) for each in zip(above, sources[len(layers) :], strict=True)])
         overlay = None
         if followed is not None:
             refreshed = _Refreshed(page, layers[followed], str(followed), readers, base)
@@ -147,7 +155,7 @@ def view(
             stack.enter_context(overlay)
         stack.enter_context(Serving(build_app(readers, gate), bound))
         page.show(state)
-        yield View(page, layers, (page.port, port) if readers else (page.port,), overlay)
+        yield View(page, every, (page.port, port) if readers else (page.port,), overlay)
 
 
 def _reader(layer: Layer) -> KeyReader:

@@ -45,6 +45,7 @@ OTHER: dict[str, tuple[Any, str]] = {
     "chunk": ("4,8,8", "levels.0.chunk"),
     "shard": ("8,16,32", "levels.0.shard"),
     "crop": (True, "box.stop"),
+    "trust": ("trust.zarr", "trust"),
 }
 
 # Of every runtime field: another value.
@@ -73,7 +74,7 @@ FREE: dict[str, Any] = {
     "overwrite": True,
 }
 
-PATHS = ("input", "statistics", "mask", "output")
+PATHS = ("input", "statistics", "mask", "output", "trust")
 
 
 @pytest.fixture(scope="module")

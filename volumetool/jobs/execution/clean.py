@@ -9,6 +9,7 @@ from volumetool.events import Observer, ignore
 from volumetool.jobs.job_dir import LEASE, PATCHES, roles_of
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.parts import own_job
+from volumetool.jobs.records.volumes import volumes_of
 from volumetool.storage.io.kvstore import delete_prefix, is_local, join_url, list_keys, local_path
 from volumetool.storage.io.roles import name_roles
 
@@ -57,7 +58,7 @@ def clean_output(plan: Plan, observer: Observer = ignore) -> Cleaned:
     with name_roles(*roles_of(plan.job)), own_job(folder, observer):
         kept = [join_url(folder, key) for key in list_keys(folder, PATCHES + "/")]
         delete_kept(plan)
-        swept = [sweep(url, folder) for url in (plan.job_dir.place, folder)]
+        swept = [sweep(url, folder) for url in (*(volume.url for volume in volumes_of(plan)), folder)]
     removed = (*kept, *(file for each in swept for file in each.removed))
     return Cleaned(removed, tuple(file for each in swept for file in each.left))
 

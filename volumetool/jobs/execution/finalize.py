@@ -11,7 +11,8 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.lease import confirm
 from volumetool.jobs.records.ledger import Ledger
 from volumetool.jobs.records.shard_digests import write_coarse
-from volumetool.storage.create import open_for_writing, write_attributes
+from volumetool.jobs.records.volumes import open_written, volume_of, volumes_of
+from volumetool.storage.create import write_attributes
 from volumetool.storage.downsample import build_level, require_stored
 from volumetool.storage.io.kvstore import delete_key
 from volumetool.storage.io.shards import delete_torn_shards
@@ -21,7 +22,7 @@ from volumetool.storage.voxels import Source
 
 def coarse_shards(plan: Plan, within: Box | None = None) -> int:
     """Return the number of shards that the last pass writes."""
-    return sum(len(list(shard_boxes(level, box))) for _, level, box in _coarse(plan, within)) * (plan.spec.channels or 1)
+    return sum(len(list(shard_boxes(level, box))) for _, level, box in _coarse(plan, within)) * plan.spec.count
 
 
 def build_coarse_levels(plan: Plan, within: Box | None = None, observer: Observer = ignore) -> None:
@@ -41,14 +42,14 @@ def build_coarse_levels(plan: Plan, within: Box | None = None, observer: Observe
     OutputError
         ``output.damaged``: shards of these levels were deleted meanwhile.
     """
-    output, layout = plan.output, plan.spec.layout
     written, count = [], counting(observer, "coarse levels", coarse_shards(plan, within))
-    for channel in range(plan.spec.channels or 1):
+    for channel in range(plan.spec.count):
+        volume, own = volume_of(plan, channel)
         for number, level, box in _coarse(plan, within):
-            fine = open_for_writing(output, layout, number - 1, channel)
-            coarse = open_for_writing(output, layout, number, channel)
-            delete_torn_shards(coarse, layout, number, box, channel)
-            told = build_level(Source(fine), coarse, level, reduction=plan.spec.reduction, within=box, ready=lambda _: count(1))
+            fine, coarse = (open_written(plan, each, channel) for each in (number - 1, number))
+            delete_torn_shards(coarse, volume.layout, number, box, own)
+            reduction = plan.spec.reduction(channel)
+            told = build_level(Source(fine), coarse, level, reduction=reduction, within=box, ready=lambda _: count(1))
             written.append((coarse, told))
     for coarse, boxes in written:
         require_stored(coarse, boxes)
@@ -70,7 +71,9 @@ def finish(plan: Plan, ledger: Ledger) -> bool:
         write_coarse(plan)
     confirm(plan.job_dir.url)
     delete_key(plan.job_dir.url, UNBUILT)  # before the last word: nobody would come back for what a kill leaves of it
-    write_attributes(plan.output, plan.provenance("complete" if complete else "unfinished", holes=holes, numerics=numerics))
+    status = "complete" if complete else "unfinished"
+    for volume in reversed(volumes_of(plan)):  # the output last: its word is the job's
+        write_attributes(volume.url, volume.told(plan, status, holes=holes, numerics=numerics))
     return complete
 
 
@@ -82,7 +85,8 @@ def is_marked_complete(plan: Plan) -> bool:
 def mark_incomplete(plan: Plan) -> None:
     """Take a volume's word back that it is complete, so that the next run writes its coarse levels again."""
     confirm(plan.run_dir)
-    write_attributes(plan.output, plan.provenance("unfinished"))
+    for volume in volumes_of(plan):
+        write_attributes(volume.url, volume.told(plan, "unfinished"))
     delete_key(plan.job_dir.url, COARSE)
 
 

@@ -24,6 +24,7 @@ from volumetool.jobs.records.input_digest import RegionInput
 from volumetool.jobs.records.ledger import Record
 from volumetool.jobs.records.plan_file import plan_digest, read_plan
 from volumetool.jobs.records.shard_digests import open_owned, region_shards
+from volumetool.jobs.records.volumes import volume_of
 from volumetool.logs import join_log
 from volumetool.processing.columns import input_windows
 from volumetool.processing.device.device_errors import kind_of
@@ -160,7 +161,8 @@ class Worker:
         targets, boxes = self._targets(region.channel), slab_boxes(region.box, self.plan.spec.fused)
         owned = [(channel, *each) for channel in self.plan.spec.output_channels(region.channel) for each in enumerate(boxes)]
         for target, (channel, level, box) in zip(targets, owned, strict=True):
-            delete_torn_shards(target, self.plan.spec.layout, level, box, channel)
+            volume, own = volume_of(self.plan, channel)
+            delete_torn_shards(target, volume.layout, level, box, own)
 
         def make(source: Source) -> RegionStats:
             kept = None if self.plan.keep == "none" else RegionPatchCache(self._shelf, turn)
@@ -201,7 +203,8 @@ class Worker:
         """
         region = self.plan.grid.region(index)
         levels, channels = range(len(self.plan.spec.fused)), self.plan.spec.output_channels(region.channel)
-        targets = [open_in_memory(self.plan.spec.layout, level, channel) for channel in channels for level in levels]
+        volumes = [volume_of(self.plan, channel) for channel in channels]
+        targets = [open_in_memory(volume.layout, level, own) for volume, own in volumes for level in levels]
         make = functools.partial(enhance_region, self.plan.spec, region, BatchPredictor(self.engine), targets=targets)
         self._read(region, make)
         return targets

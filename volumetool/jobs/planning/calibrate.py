@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from volumetool.errors import DataError, NumericsError
 from volumetool.geometry import Box, Region
 from volumetool.jobs.planning.autotune import patch_seconds
-from volumetool.processing.blend import blend
+from volumetool.processing.blend import Slab, blend
 from volumetool.processing.columns import Column, input_windows, read_columns
 from volumetool.processing.consistency import Consistency
 from volumetool.processing.engine import Engine
@@ -88,8 +88,8 @@ def _sample_of(spec: OutputSpec, engine: Engine, region: Region, source: Source)
 
     try:
         predicted = BatchPredictor(engine).predict(counted())
-        slabs = [slab.voxels for slab in blend(spec, region, predicted, engine.xp, consistency.add if spec.spares else None)]
-        compression = _compression(slabs[0], spec.layout)
+        slabs = list(blend(spec, region, predicted, engine.xp, consistency.add if spec.spares else None))
+        compression = _compression(slabs[: spec.per_input], spec)
     except (DataError, NumericsError) as error:  # the region with this chunk will fail and say why
         compression = asked = 0
         if isinstance(error, DataError) and error.code == "data.not-finite":
@@ -119,13 +119,15 @@ def _place(spec: OutputSpec) -> Box:
     return Box((z, y, x), (z + depth, y + level.chunk[1], x + level.chunk[2])).intersection(Box.whole(level.shape))
 
 
-def _compression(voxels: NDArray[Any], layout: VolumeLayout) -> float:
-    array = _stored(voxels, layout)
-    store = array.kvstore
-    assert store is not None  # noqa: S101  (what is stored has one)
-    shards = [key for key in store.list().result() if key.rpartition(b"/")[2].decode() not in VOLUME_METADATA]
-    stored: int = sum(len(store.read(key).result().value) for key in shards)
-    return stored / voxels.nbytes
+def _compression(slabs: Sequence[Slab], spec: OutputSpec) -> float:
+    """Return the stored bytes per byte of some slabs."""
+    stored = 0
+    for slab in slabs:
+        store = _stored(slab.voxels, spec.layouts[spec.stored(slab.number)[0]]).kvstore
+        assert store is not None  # noqa: S101  (what is stored has one)
+        shards = [key for key in store.list().result() if key.rpartition(b"/")[2].decode() not in VOLUME_METADATA]
+        stored += sum(len(store.read(key).result().value) for key in shards)
+    return stored / sum(slab.voxels.nbytes for slab in slabs)
 
 
 def _store_seconds(layout: VolumeLayout) -> float:

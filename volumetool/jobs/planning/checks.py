@@ -7,6 +7,7 @@ import numpy as np
 from volumetool.errors import ConfigError, DataError, InputError, ModelError, OutputError, ResourceError
 from volumetool.geometry import Size, Triple, whole_ratio
 from volumetool.jobs.job import Job
+from volumetool.jobs.job_dir import JobDir
 from volumetool.jobs.plan import Estimates
 from volumetool.jobs.planning.calibrate import Sample
 from volumetool.models import OperationCard, fitting_models
@@ -173,7 +174,7 @@ def check_sample(job: Job, card: OperationCard, sample: Sample) -> tuple[str, ..
 
 
 def check_place(job: Job) -> None:
-    """Refuse an output inside the input, and the other way round, and one that is named as another format.
+    """Refuse volumes to write that lie in the input or in one another, and such that are named as another format.
 
     Raises
     ------
@@ -188,6 +189,17 @@ def check_place(job: Job) -> None:
             f"the output {job.output} and the input {job.input} lie in one another",
             hint="give the output a place of its own",
         )
+    if job.trust is None:
+        return
+    check_output_place(job.trust)
+    choose_format(job.trust, choose_format(job.output, job.format))
+    for other in (job.output, JobDir(job.output).url, job.input):
+        if contains(other, job.trust) or contains(job.trust, other):
+            raise OutputError(
+                "output.inside-input",
+                f"the trust volume {job.trust} and {other} lie in one another",
+                hint="give the trust volume a place of its own",
+            )
 
 
 def check_dtype(job: Job, dtype: str, window: tuple[float, float]) -> None:

@@ -12,6 +12,7 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.processing.operations.chain import ARROW
 from volumetool.processing.spec import OutputSpec, check_version
+from volumetool.storage.io.kvstore import canonical_url
 
 DECIDED_BY: dict[str, tuple[str, ...]] = {
     "lattice": ("patch", "overlap", "exact"),
@@ -19,6 +20,8 @@ DECIDED_BY: dict[str, tuple[str, ...]] = {
     "padded_batch": ("batch",),
     "fill": ("fill", "nodata"),
     "box": ("crop", "roi"),
+    "model": ("model", "trust"),
+    "outputs": ("model", "trust"),
     "input": ("input", "level", "voxel_size"),
     "levels": ("chunk", "shard", "voxel_size"),
 }
@@ -54,11 +57,12 @@ def refuse_other_settings(existing: Plan, job: Job, spec: OutputSpec) -> None:
     FingerprintError
         ``job.fingerprint``: names the options, with both values, and the command that goes on; its `detail` has the fields.
     """
-    if existing.spec.fingerprint == spec.fingerprint:
+    if existing.spec.fingerprint == spec.fingerprint and same_trust(existing, job):
         return
     check_version(job.output, existing.spec.numerics_version)
     before, after = existing.spec.plain(), spec.plain()
-    lines = _told(before, after, existing.job.placed, job.placed)
+    then, now = existing.job.placed, job.placed
+    lines = _told(before, after, then, now) if before != after else [f"--trust: {then.trust} then, {now.trust} now"]
     place = {"output": job.output, "input": job.input if before["input"] == after["input"] else existing.job.input}
     raise FingerprintError(
         "job.fingerprint",
@@ -67,6 +71,11 @@ def refuse_other_settings(existing: Plan, job: Job, spec: OutputSpec) -> None:
         "  or choose another output, or begin anew with --overwrite",
         detail=field_lines(before, after),
     )
+
+
+def same_trust(existing: Plan, job: Job) -> bool:
+    """Return whether a job writes its trust volume where it was begun."""
+    return existing.trust == (None if job.trust is None else canonical_url(job.trust))
 
 
 def told_by_specs(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:

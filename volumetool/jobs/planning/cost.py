@@ -44,7 +44,7 @@ def estimate(
         **facts,
         read_bytes=patches * math.prod(spec.lattice.patch) * spec.itemsize,
         written_bytes=written_bytes(job, spec, keeping.span, sample.compression),
-        objects=shards * (spec.channels or 1),
+        objects=shards * spec.count,
         free_bytes=free_bytes(job.output),
         free_files=output_files(job.output),
         worker_bytes=memory[0],
@@ -71,7 +71,7 @@ def opens(spec: OutputSpec, span: Triple, chunk: Triple) -> int:
     read = sum(math.prod(window.coarsened(chunk).shape) for window in input_windows(spec, middle))
     slabs = zip(spec.fused, slab_boxes(middle.box, spec.fused), strict=True)
     written = sum(math.prod(box.coarsened(level.shard).shape) for level, box in slabs)
-    return grid.count * (read + 3 * written * (spec.channels or 1) // grid.channels)
+    return grid.count * (read + 3 * written * spec.per_input)
 
 
 def patch_facts(job: Job, spec: OutputSpec, keeping: Partition) -> dict[str, Any]:
@@ -110,9 +110,9 @@ def written_bytes(job: Job, spec: OutputSpec, span: Triple, compression: float) 
     compression : float
         Stored bytes per byte of voxels, as a sample of the output showed; 1 gives the bytes before compression.
     """
-    voxels = sum(math.prod(level.shape) for level in spec.levels) * (spec.channels or 1)
+    voxels = sum(math.prod(level.shape) for level in spec.levels) * spec.count // spec.per_input
     share = count_patches(spec, span, "none", asked_box(job, spec)) / count_patches(spec, span)
-    return int(voxels * spec.itemsize * compression * share)
+    return int(voxels * spec.voxel_bytes * compression * share)
 
 
 def asked_box(job: Job, spec: OutputSpec) -> Box | None:

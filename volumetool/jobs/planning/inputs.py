@@ -20,7 +20,7 @@ from volumetool.jobs.planning.choice import rank_models
 from volumetool.jobs.records.plan_file import read_plan
 from volumetool.models import HistogramMatching, Normalisation
 from volumetool.paths import absolute_path, open_file
-from volumetool.processing.operation import Operation, open_operation
+from volumetool.processing.operation import Operation, open_operation, with_trust
 from volumetool.processing.operations.match import fit_curves
 from volumetool.processing.sections.look import SectionView
 from volumetool.processing.spec import GreyCurves
@@ -75,7 +75,16 @@ class Inputs:
     @property
     def dtype(self) -> str:
         """Data type of the output."""
-        return self.job.dtype or (self.volume.dtype.name if self.operation.card.keeps_dtype else "float32")
+        image = self.job.trust is not None or self.operation.card.keeps_dtype  # a trust volume takes what is no grey value
+        return self.job.dtype or (self.volume.dtype.name if image else "float32")
+
+    @property
+    def trust(self) -> str:
+        """Data type of the trust volume, as wide as that of the output, and signed; empty without one."""
+        if self.job.trust is None:
+            return ""
+        dtype = np.dtype(self.dtype)
+        return dtype.name if dtype.kind == "f" else f"int{8 * dtype.itemsize}"
 
     @property
     def channels(self) -> int:
@@ -119,9 +128,9 @@ def open_inputs(job: Job, existing: Plan | None = None, observer: Observer = ign
     mask = None if job.second is None else open_volume(job.second, voxel_size=(1.0, 1.0, 1.0))
     check_sections(job.input, volume.levels[job.level].shape[0] * (volume.channels or 1))
     if job.model != "auto":
-        return Inputs(job, volume, open_operation(job.model), mask)
+        return Inputs(job, volume, _operation(job, job.model), mask)
     if existing is not None and existing.job.operations[-1] == "auto":  # chosen then; another version may choose otherwise
-        return Inputs(job, volume, open_operation(existing.model_spec), mask, existing.choice)
+        return Inputs(job, volume, _operation(job, existing.model_spec), mask, existing.choice)
     return _choose(job, volume, mask, observer)
 
 
@@ -255,7 +264,13 @@ def _choose(job: Job, volume: Volume, mask: Volume | None, observer: Observer) -
     cards = rank_models(size, evidence)
     choice = ModelChoice(evidence=evidence, next_best=cards[1].name if len(cards) > 1 else None)
     kept = sample if cards[0].normalisation == first.normalisation else None
-    return Inputs(job, volume, open_operation(cards[0].name), mask, choice, kept)
+    return Inputs(job, volume, _operation(job, cards[0].name), mask, choice, kept)
+
+
+def _operation(job: Job, name: str) -> Operation:
+    """Open an operation, which makes the channels of a trust volume, too, where the job asks for one."""
+    operation = open_operation(name)
+    return operation if job.trust is None else with_trust(operation)
 
 
 def refuse_foreign_output(job: Job) -> None:
@@ -267,9 +282,7 @@ def refuse_foreign_output(job: Job) -> None:
         ``output.exists``, ``output.foreign``.
     """
     place = canonical_url(job.output)
-    something = any(read_key(place, key) is not None for key in VOLUME_METADATA)
-    if is_local(place) and local_path(place).exists():
-        something = something or local_path(place).is_file() or any(local_path(place).iterdir())
+    something = _is_something(place)
     planned = read_key(JobDir(job.output).url, PLAN) is not None  # of a job that is to be begun anew
     ours = _made_by(place, _readable_plan(job), something=something) if planned else not something
     if not ours and not planned and _names_job(place):
@@ -287,6 +300,35 @@ def refuse_foreign_output(job: Job) -> None:
             hint=f"choose another output, or delete it and {JobDir(job.output).url} yourself; nothing was touched",
             where=place,
         )
+
+
+def refuse_foreign_trust(job: Job) -> None:
+    """Refuse to write a trust volume over, or to delete, what the job at the output did not make.
+
+    Raises
+    ------
+    OutputError
+        ``output.exists``.
+    """
+    if job.trust is None:
+        return
+    place, earlier = canonical_url(job.trust), _readable_plan(job)
+    mine = earlier if earlier is not None and earlier.trust == place else None
+    if _is_something(place) and (mine is None or not _made_by(place, mine, something=True)):
+        raise OutputError(
+            "output.exists",
+            f"something is at {job.trust} that the job of {job.output} did not make",
+            hint="choose another place, or delete it yourself; nothing was touched",
+            where=place,
+        )
+
+
+def _is_something(place: str) -> bool:
+    """Return whether a volume, a file or a folder that holds something is at a place."""
+    something = any(read_key(place, key) is not None for key in VOLUME_METADATA)
+    if is_local(place) and local_path(place).exists():
+        something = something or local_path(place).is_file() or any(local_path(place).iterdir())
+    return something
 
 
 def _names_job(place: str) -> bool:

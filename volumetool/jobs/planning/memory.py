@@ -74,7 +74,7 @@ class MemoryModel:
             Shared patches that are kept: none, those between regions of one layer, or all.
         """
         size = [min(n * s, whole) for n, s, whole in zip(spec.levels[0].shard, span, spec.box.shape, strict=True)]
-        lattice, shard = spec.lattice, size[0] * size[1] * spec.levels[0].shard[2] * spec.itemsize * spec.per_input
+        lattice, shard = spec.lattice, size[0] * size[1] * spec.levels[0].shard[2] * spec.voxel_bytes
         # A column touches several shards; finished ones wait, are written with their shadows, and are read back.
         touched = math.ceil(lattice.x.stride * lattice.x.scale / spec.levels[0].shard[2]) + 1
         stored = (min(touched + 3, span[2]) + 1.7) * shard

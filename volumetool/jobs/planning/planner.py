@@ -19,9 +19,9 @@ from volumetool.jobs.planning.autotune import patch_seconds
 from volumetool.jobs.planning.cache_policy import partition_again, plan_partition
 from volumetool.jobs.planning.calibrate import take_sample
 from volumetool.jobs.planning.checks import check_place, check_resources, check_sample
-from volumetool.jobs.planning.conflicts import refuse_other_settings
+from volumetool.jobs.planning.conflicts import refuse_other_settings, same_trust
 from volumetool.jobs.planning.cost import asked_box, estimate, left_over, opens, patch_facts, written_bytes
-from volumetool.jobs.planning.inputs import refuse_foreign_output
+from volumetool.jobs.planning.inputs import refuse_foreign_output, refuse_foreign_trust
 from volumetool.jobs.planning.layout import WorkerDemand, count_earlier
 from volumetool.jobs.planning.resolve import Resolved, resolve
 from volumetool.jobs.planning.resources import Resources
@@ -105,6 +105,7 @@ def plan_anew(resolved: Resolved) -> Plan:
         voxel_size=stored.level.voxel_size,
         mask_factor=inputs.mask_factor,
         estimates=_with_earlier(costs.model_copy(update={"opens": opens(spec, keeping.span, chunk)}), earlier, workers),
+        noise=None if resolved.survey is None else resolved.survey.noise,
         extrapolated=resolved.extrapolated,
         earlier=earlier,
     )
@@ -181,6 +182,7 @@ def _resolve_for_output(job: Job, resources: Resources | None, observer: Observe
     existing = None if job.overwrite else read_job(job.output)
     if existing is None:
         refuse_foreign_output(job)
+        refuse_foreign_trust(job)
         return resolve(job, resources=resources, observer=observer), None
     if open_ledger(existing).done or (job.part is not None and living_parts(existing.job_dir.url)):
         resolved = resolve(job, existing=existing, resources=resources, observer=observer)
@@ -189,9 +191,10 @@ def _resolve_for_output(job: Job, resources: Resources | None, observer: Observe
     # No voxel would be lost: the job is begun anew unless it is the very same, whose failed attempts then count on.
     resolved = resolve(job, resources=resources, observer=observer)
     probe = resolved.engine.probe(resolved.spec.lattice.patch)
-    if (resolved.spec.fingerprint, probe) == (existing.fingerprint, existing.probe):
+    if (resolved.spec.fingerprint, probe) == (existing.fingerprint, existing.probe) and same_trust(existing, job):
         return resolved, existing
     refuse_foreign_output(job)
+    refuse_foreign_trust(job)
     note = f"an earlier job had finished no region of {job.output}: it is begun anew"
     return replace(resolved, notes=(*resolved.notes, note)), None
 

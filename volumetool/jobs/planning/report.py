@@ -40,6 +40,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         *([("gate", "; ".join([describe_gate(plan.gate), *plan.gate.reasons]))] if plan.gate is not None else []),
         *[("sections", line) for line in describe_sections(plan.first.statistics)],
         ("output", f"{plan.output}: {voxels} of {show_size(first.voxel_size)}, {spec.dtype}"),
+        *([] if plan.job.trust is None else [("trust", _trust(plan))]),
         *([("box", box)] if (box := describe_box(plan)) else []),
         (
             "levels",
@@ -58,6 +59,11 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         ("time", f"about {show_duration(cost.seconds)}, from a sample on this machine"),
     ]
     return lines + [("warning", note) for note in plan.notes]
+
+
+def _trust(plan: Plan) -> str:
+    names = ", ".join(channel.name for channel in plan.spec.outputs[1:])
+    return f"{plan.job.trust}: {names} of the same voxels, {plan.spec.trust}, in grey values of the output"
 
 
 def _per_hour(cost: Estimates) -> str:

@@ -217,7 +217,8 @@ def _resolve(
         spec = spec.model_copy(update={"curves": section_curves(inputs, card.matching, existing, observer)})
     notes += (card.caution,) if card.caution else ()
     if job.output:  # a live view writes nothing
-        check_layout(job.output, spec.layout)
+        for place, layout in zip((job.output, job.trust or job.output), spec.layouts, strict=False):
+            check_layout(place, layout)
         notes += tuple(shift_notes(spec.layout))
     notes += _input_notes(inputs, lattice) + (resources.notes if before is None else before.notes)
     extrapolated = extrapolated or (before is not None and before.extrapolated)
@@ -317,6 +318,7 @@ def _spec(
     inputs: Inputs, numerics: Numerics, statistics: Statistics, lattice: Lattice, box: Box, levels: tuple[LevelGrid, ...]
 ) -> OutputSpec:
     job, card, channels = inputs.job, inputs.operation.card, inputs.volume.channels
+    made = (channels or 1) * len(card.channels) if card.channels and not inputs.trust else channels
     return OutputSpec(
         input=inputs.volume.identity_of(job.level),
         level=job.level,
@@ -334,7 +336,7 @@ def _spec(
         missing=job.missing,
         dtype=inputs.dtype,
         box=box,
-        channels=(channels or 1) * len(card.channels) if card.channels else channels,
+        channels=made,
         levels=levels,
         format=output_format(job),
         restores=card.restores,
@@ -342,4 +344,5 @@ def _spec(
         outputs=card.channels,
         reference=card.reference,
         spares=card.spares,
+        trust=inputs.trust,
     )

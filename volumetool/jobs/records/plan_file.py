@@ -7,13 +7,15 @@ import hashlib
 from pydantic import ValidationError
 
 from volumetool.errors import ConfigError, InputError, LedgerError, OutputError
+from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import PLAN, TABLE, JobDir, roles_of
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.lease import confirm
 from volumetool.jobs.records.ledger import Ledger
+from volumetool.jobs.records.volumes import volumes_of
 from volumetool.sealed import decode, encode
 from volumetool.storage.create import read_root
-from volumetool.storage.io.kvstore import canonical_url, is_local, local_path, read_key, write_key
+from volumetool.storage.io.kvstore import canonical_url, is_local, join_url, local_path, parent_url, read_key, write_key
 from volumetool.storage.io.roles import name_roles
 from volumetool.storage.provenance import is_damaged, provenance_of
 
@@ -37,6 +39,8 @@ def plan_digest(url: str) -> str:
 
 def read_plan(url: str) -> Plan | None:
     """Return the plan in a job's folder, or None where there is none.
+
+    A trust volume that stood beside the output stands beside the folder still: they were moved, or copied, together.
 
     Raises
     ------
@@ -65,7 +69,15 @@ def read_plan(url: str) -> Plan | None:
             hint="bring it back from a backup, or start anew with --overwrite",
             where=url,
         ) from error
-    return plan
+    return plan.model_copy(update={"job": plan.job.model_copy(update={"trust": _trust_beside(plan.job, url)})})
+
+
+def _trust_beside(job: Job, url: str) -> str | None:
+    """Return where the trust volume of a stored job is, by the place of the job's folder."""
+    if job.trust is None:
+        return None
+    folder, name = parent_url(job.trust)
+    return join_url(parent_url(url)[0], name) if folder == parent_url(job.output)[0] else job.trust
 
 
 def read_job(output: str) -> Plan | None:
@@ -109,7 +121,7 @@ def stored_plan(output: str) -> Plan:
 
 
 def check_output(plan: Plan) -> None:
-    """Make sure that the volume at a plan's output, where there is one, was made by that job.
+    """Make sure that the volumes at the places of a plan, where there are some, were made by that job.
 
     A copy that was restored, or moved, beside the output of another job would mix both. Metadata that cannot be read, or do not
     fit their own checksum, pass: they are damage of this job's own output, which verification finds.
@@ -119,7 +131,11 @@ def check_output(plan: Plan) -> None:
     LedgerError
         ``ledger.other-output``.
     """
-    place = plan.job_dir.place
+    for volume in volumes_of(plan):
+        _check_maker(plan, volume.url)
+
+
+def _check_maker(plan: Plan, place: str) -> None:
     try:
         root = read_root(place)[1]
     except InputError as error:
@@ -135,7 +151,7 @@ def check_output(plan: Plan) -> None:
     ours = f"{plan.fingerprint[:12]} (model {plan.title}, input {plan.job.input})"
     raise LedgerError(
         "ledger.other-output",
-        f"{JobDir(place).url} is the folder of job {ours}, but {place} was made by {maker}",
+        f"{plan.job_dir.url} is the folder of job {ours}, but {place} was made by {maker}",
         hint="one of them was restored or copied to the wrong place: put the folder back that belongs to the output, or choose "
         "another output; nothing was touched",
         where=place,

@@ -11,8 +11,8 @@ from volumetool.geometry import Box, Region, slab_boxes
 from volumetool.jobs.job_dir import COARSE, UNBUILT
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.lease import confirm
+from volumetool.jobs.records.volumes import open_written, volume_of, volumes_of
 from volumetool.sealed import decode, encode, encode_line
-from volumetool.storage.create import open_for_writing
 from volumetool.storage.io.kvstore import read_key, write_key
 from volumetool.storage.io.shards import shard_keys, stored_shards
 
@@ -24,7 +24,7 @@ class CoarseShards:
     Attributes
     ----------
     level, channel : int
-        The level, counted from 0, and the index on its c axis.
+        The level, counted from 0, and the channel, counted over all volumes of the job.
     stored : tuple of str
         Size and CRC-32 of each shard in C order, as :func:`volumetool.storage.io.shards.stored_as` gives them.
     """
@@ -37,11 +37,11 @@ class CoarseShards:
 def coarse_parts(plan: Plan) -> list[tuple[int, int]]:
     """Return level and channel of every part of the volume that regions do not write."""
     levels = [number for number, level in enumerate(plan.spec.levels) if not level.fused]
-    return [(number, channel) for channel in range(plan.spec.channels or 1) for number in levels]
+    return [(number, channel) for channel in range(plan.spec.count) for number in levels]
 
 
-def coarse_keys(plan: Plan, level: int, channel: int) -> list[str]:
-    """Return the keys of a coarse level's shards, in C order.
+def coarse_keys(plan: Plan, level: int, channel: int) -> tuple[str, list[str]]:
+    """Return the place of a coarse level's array, and the keys of a channel's shards in it, in C order.
 
     Parameters
     ----------
@@ -50,16 +50,17 @@ def coarse_keys(plan: Plan, level: int, channel: int) -> list[str]:
     level : int
         The level, counted from 0.
     channel : int
-        Index on its c axis; has no effect in a volume without channels.
+        The channel, counted over all volumes of the job.
     """
-    return list(shard_keys(plan.spec.layout, level, None, channel))
+    volume, own = volume_of(plan, channel)
+    return volume.level(level), list(shard_keys(volume.layout, level, None, own))
 
 
 def write_coarse(plan: Plan) -> None:
     """Note what is stored of the coarse levels."""
     lines = []
     for level, channel in coarse_parts(plan):
-        stored = stored_shards(plan.level(level), coarse_keys(plan, level, channel))
+        stored = stored_shards(*coarse_keys(plan, level, channel))
         lines.append(encode_line({"level": level, "channel": channel, "stored": stored}))
     confirm(plan.job_dir.url)
     write_key(plan.job_dir.url, COARSE, b"".join(lines))
@@ -121,17 +122,20 @@ def open_owned(plan: Plan, channel: int) -> list[ts.TensorStore]:
         As `open_for_writing`.
     """
     channels, levels = plan.spec.output_channels(channel), range(len(plan.spec.fused))
-    return [open_for_writing(plan.output, plan.spec.layout, level, out) for out in channels for level in levels]
+    return [open_written(plan, level, out) for out in channels for level in levels]
 
 
-def region_keys(plan: Plan, region: Region) -> list[list[str]]:
-    """Return the keys of a region's shards on every fused level, channel by channel."""
-    layout, boxes = plan.spec.layout, slab_boxes(region.box, plan.spec.fused)
-    channels = plan.spec.output_channels(region.channel)
-    return [list(shard_keys(layout, number, box, channel)) for channel in channels for number, box in enumerate(boxes)]
+def region_keys(plan: Plan, region: Region) -> list[tuple[str, list[str]]]:
+    """Return the place of each fused level's array, channel by channel, and the keys of a region's shards in it."""
+    volumes, boxes, found = volumes_of(plan), slab_boxes(region.box, plan.spec.fused), []
+    for channel in plan.spec.output_channels(region.channel):
+        number, own = plan.spec.stored(channel)
+        for level, box in enumerate(boxes):
+            keys = list(shard_keys(volumes[number].layout, level, box, own))
+            found.append((volumes[number].level(level), keys))
+    return found
 
 
 def region_shards(plan: Plan, region: Region) -> tuple[tuple[str, ...], ...]:
     """Return size and CRC-32 of the shards of a region, for its record."""
-    levels, keys = len(plan.spec.fused), region_keys(plan, region)
-    return tuple(stored_shards(plan.level(number % levels), own) for number, own in enumerate(keys))
+    return tuple(stored_shards(place, keys) for place, keys in region_keys(plan, region))

@@ -30,6 +30,7 @@ from volumetool.jobs.records.ledger import Ledger, Record
 from volumetool.jobs.records.parts import own_job
 from volumetool.jobs.records.plan_file import open_ledger, write_plan
 from volumetool.jobs.records.shard_digests import note_unbuilt, open_owned, region_keys, region_shards
+from volumetool.jobs.records.volumes import volumes_of
 from volumetool.jobs.verification.layout_check import lost_metadata, restore_metadata
 from volumetool.jobs.verification.verify import Extent, Report, recompute
 from volumetool.options import Kind, kinds
@@ -38,7 +39,7 @@ from volumetool.processing.writer import extend_checksum
 from volumetool.storage.create import read_root
 from volumetool.storage.formats.base import Json
 from volumetool.storage.io.arrays import read_part
-from volumetool.storage.io.kvstore import canonical_url, delete_key, list_keys, read_key
+from volumetool.storage.io.kvstore import canonical_url, delete_key, join_url, list_keys, parent_url, read_key
 from volumetool.storage.io.roles import name_roles
 from volumetool.storage.io.shards import level_keys
 from volumetool.storage.io.urls import check_foreign
@@ -172,6 +173,13 @@ def _worker_of(output: str, given: Json, allow_hosts: Collection[str]) -> Worker
             detail=field_lines(spec, resolved.spec.plain()),
         )
     plan = plan_anew(resolved).model_copy(update={"job": job})
+    if plan.trust is not None and (provenance_of(read_root(plan.trust)[1] or {}) or {}).get("fingerprint") != fingerprint:
+        raise OutputError(
+            "output.no-job",
+            f"{output} says that its trust volume is {plan.trust}, and that does not name the same job",
+            hint="bring it back, or enhance anew at another place; nothing was touched",
+            where=plan.trust,
+        )
     return Worker(_cut(plan))
 
 
@@ -185,6 +193,8 @@ def _asked(own: Json, output: str, given: Json, allow_hosts: Collection[str]) ->
         if name in options and name not in given:
             check_foreign(str(options[name]), allow_hosts)
     options |= given
+    if "/" not in (beside := str(options.get("trust", "/"))):
+        options["trust"] = join_url(parent_url(canonical_url(output))[0], beside)
     if "input" not in options or "model" not in options:
         raise ConfigError(
             "config.option",
@@ -198,8 +208,10 @@ def _asked(own: Json, output: str, given: Json, allow_hosts: Collection[str]) ->
 
 def _cut(plan: Plan) -> Plan:
     """Cut regions as finely as it takes for whole ones to hold most of what is stored: the lost plan may have had smaller."""
-    names = level_keys(plan.spec.layout, 0)
-    stored = sum(key in names for key in list_keys(plan.level(0)))
+    stored = 0
+    for volume in volumes_of(plan):
+        names = level_keys(volume.layout, 0)
+        stored += sum(key in names for key in list_keys(volume.level(0)))
     while max(plan.grid.span) > 1 and sum(map(len, _stored_regions(plan).values())) < COVERED * stored:
         span = list(plan.grid.span)
         longest = span.index(max(span))
@@ -208,12 +220,12 @@ def _cut(plan: Plan) -> Plan:
     return plan
 
 
-def _stored_regions(plan: Plan) -> dict[int, list[str]]:
-    """Return the regions whose shards of level 0 are all stored, with these."""
-    stored = set(list_keys(plan.level(0)))
+def _stored_regions(plan: Plan) -> dict[int, list[tuple[str, str]]]:
+    """Return the regions whose shards of level 0 are all stored, with their places and keys."""
+    stored = {(place, key) for place in (each.level(0) for each in volumes_of(plan)) for key in list_keys(place)}
     levels = len(plan.spec.fused)
     shards = {
-        index: [key for keys in region_keys(plan, plan.grid.region(index))[::levels] for key in keys]
+        index: [(place, key) for place, keys in region_keys(plan, plan.grid.region(index))[::levels] for key in keys]
         for index in range(plan.grid.count)
     }
     return {index: keys for index, keys in shards.items() if stored.issuperset(keys)}
@@ -255,7 +267,7 @@ def _record(worker: Worker, region: Region) -> Record | None:
             for first in range(0, len(stores), len(fused)):  # channel by channel
                 own = stores[first : first + len(fused)]
                 stored = [read_part(store, box.slices) for store, box in zip(own, slab_boxes(slab, fused), strict=True)]
-                means = worker.plan.spec.reduction.chain(stored[0], fused)
+                means = plan.spec.reduction(first // len(fused)).chain(stored[0], fused)
                 for number, (voxels, mean) in enumerate(zip(stored, means, strict=True), start=first):
                     if voxels.tobytes() != mean.tobytes():
                         return None

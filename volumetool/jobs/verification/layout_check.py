@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import product
 from typing import Any
 
 import tensorstore as ts
@@ -19,6 +20,7 @@ from volumetool.jobs.job_dir import COARSE, TABLE
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.ledger import TODO, Ledger, Record
 from volumetool.jobs.records.shard_digests import CoarseShards, coarse_keys, read_coarse, region_keys
+from volumetool.jobs.records.volumes import WrittenVolume, volumes_of
 from volumetool.sealed import is_sound
 from volumetool.storage.create import array_metadata, group_metadata
 from volumetool.storage.formats.registry import WRITTEN
@@ -106,21 +108,22 @@ def check_job(plan: Plan, ledger: Ledger, damaged: list[Damage]) -> None:
         what = f"{ledger.damaged} damaged records: their regions count as not done"
         damaged.append(Damage(DamageKind.RECORD, what, f"{plan.job_dir.url}: {'; '.join(places)}"))
     _check_statistics(plan, damaged)
-    root = _root(plan, damaged)
+    volumes = volumes_of(plan)
+    root, *_ = [_root(plan, volume, damaged) for volume in volumes]
     if root is not None and _own(root).get("status") == "complete" and (lost := int((ledger.states == TODO).sum())):
         what = f"the volume calls itself complete, but {lost} of {plan.grid.count} regions have no record"
         damaged.append(Damage(DamageKind.RECORD, what, join_url(plan.job_dir.url, "ledger")))
     damaged += [
-        Damage(DamageKind.METADATA, _wrong(raw), join_url(plan.output, key))
+        Damage(DamageKind.METADATA, _wrong(raw), join_url(volume.url, key))
+        for volume in volumes
         for key, content in WRITTEN[plan.spec.format].beside.items()
-        if _parsed(raw := _content(plan.output, key)) != content
+        if _parsed(raw := _content(volume.url, key)) != content
     ]
     key = _array_key(plan)
-    for level in range(len(plan.spec.levels) if key else 0):
-        place = plan.level(level)
-        raw = _content(place, key)
-        if not _is_array(plan, level, raw):
-            damaged.append(Damage(DamageKind.METADATA, _wrong(raw), join_url(place, key), level=level))
+    for volume, level in product(volumes, range(len(plan.spec.levels) if key else 0)):
+        raw = _content(volume.level(level), key)
+        if not _is_array(volume, level, raw):
+            damaged.append(Damage(DamageKind.METADATA, _wrong(raw), join_url(volume.level(level), key), level=level))
 
 
 def says_status(plan: Plan) -> str | None:
@@ -134,22 +137,26 @@ def says_status(plan: Plan) -> str | None:
         return "complete"
 
 
-def lost_metadata(plan: Plan) -> list[str]:
-    """Return the keys of an output's metadata that are lost: of the group no JSON, of an array not what was written."""
+def lost_metadata(plan: Plan) -> list[tuple[WrittenVolume, list[str]]]:
+    """Return the volumes that have lost metadata, with their keys: of the group no JSON, of an array not what was written."""
     written, name, levels = WRITTEN[plan.spec.format], _array_key(plan), range(len(plan.spec.levels))
-    group = [key for key in (*written.beside, written.root) if _parsed(read_key(plan.output, key)) is None]
-    arrays = [level for level in levels if name and not _is_array(plan, level, read_key(plan.level(level), name))]
-    return group + [f"{written.path.format(level)}/{name}" for level in arrays]
+    lost = []
+    for volume in volumes_of(plan):
+        group = [key for key in (*written.beside, written.root) if _parsed(read_key(volume.url, key)) is None]
+        arrays = [level for level in levels if name and not _is_array(volume, level, read_key(volume.level(level), name))]
+        lost.append((volume, group + [f"{written.path.format(level)}/{name}" for level in arrays]))
+    return [(volume, keys) for volume, keys in lost if keys]
 
 
 def restore_metadata(plan: Plan) -> None:
-    """Write the metadata of an output again, and mark it as unfinished."""
+    """Write the metadata of what a job writes again, and mark it as unfinished."""
     written, key = WRITTEN[plan.spec.format], _array_key(plan)
-    for level in range(len(plan.spec.levels) if key else 0):
-        write_key(plan.level(level), key, _array_document(plan, level))
-    root = group_metadata(plan.spec.layout, plan.provenance("unfinished"))
-    for name, content in {**written.beside, written.root: root}.items():
-        write_key(plan.output, name, encode_json(content))
+    for volume in volumes_of(plan):
+        for level in range(len(plan.spec.levels) if key else 0):
+            write_key(volume.level(level), key, _array_document(volume, level))
+        root = group_metadata(volume.layout, volume.told(plan, "unfinished"))
+        for name, content in {**written.beside, written.root: root}.items():
+            write_key(volume.url, name, encode_json(content))
 
 
 class Shards:
@@ -165,7 +172,7 @@ class Shards:
 
     def __init__(self, plan: Plan, damaged: list[Damage]) -> None:
         self._plan, self._damaged = plan, damaged
-        self._recorded: dict[tuple[int, int], tuple[CoarseShards, list[str]]] = {}
+        self._recorded: dict[tuple[int, int], tuple[CoarseShards, str, list[str]]] = {}
         self._noted = False
         # Arrays whose metadata are damaged cannot be opened; their shards are compared by their bytes.
         broken = [damage for damage in damaged if damage.kind is DamageKind.METADATA]
@@ -178,11 +185,11 @@ class Shards:
         self._noted = True
         region = self._plan.grid.region(record.region)
         sound = True
-        for number, (keys, noted) in enumerate(zip(region_keys(self._plan, region), record.stored, strict=True)):
+        for number, ((url, keys), noted) in enumerate(zip(region_keys(self._plan, region), record.stored, strict=True)):
             level = number % len(self._plan.spec.fused)
             for key, then in zip(keys, noted, strict=True):
                 where = Damage(DamageKind.SHARD, region=record.region, level=level, box=region.box)
-                sound = self._check(level, key, then, where, content=content) and sound
+                sound = self._check((url, key), then, where, content=content) and sound
         return sound
 
     def coarse(self) -> list[CoarseShards] | None:
@@ -198,8 +205,8 @@ class Shards:
             place = join_url(self._plan.job_dir.url, COARSE)
             self._damaged.append(Damage(DamageKind.COARSE_RECORD, "is missing", place))
         for part in found or ():
-            keys = coarse_keys(self._plan, part.level, part.channel)
-            self._recorded[part.level, part.channel] = part, keys
+            url, keys = coarse_keys(self._plan, part.level, part.channel)
+            self._recorded[part.level, part.channel] = part, url, keys
         return found
 
     def check_coarse(self, which: tuple[int, int, int], box: Box, *, content: bool) -> bool:
@@ -215,12 +222,12 @@ class Shards:
             Read the shard and compare its checksum; otherwise compare its size alone.
         """
         level, channel, number = which
-        part, keys = self._recorded[level, channel]
+        part, url, keys = self._recorded[level, channel]
         where = Damage(DamageKind.SHARD, level=level, box=box)
-        return self._check(level, keys[number], part.stored[number], where, content=content)
+        return self._check((url, keys[number]), part.stored[number], where, content=content)
 
-    def _check(self, level: int, key: str, then: str, where: Damage, *, content: bool) -> bool:
-        url = self._plan.level(level)
+    def _check(self, place: tuple[str, str], then: str, where: Damage, *, content: bool) -> bool:
+        url, key = place
         try:
             now = stored_as(url, key) if content else self._seen(url, key, then)
         except VolumetoolError as error:
@@ -250,8 +257,8 @@ class Shards:
 
 def check_unexpected_files(plan: Plan, damaged: list[Damage]) -> None:
     """Look for files in the arrays that are no shard of their grids; what killed writers left behind is none."""
-    for level in range(len(plan.spec.levels)):
-        url, keys = plan.level(level), level_keys(plan.spec.layout, level)
+    for volume, level in product(volumes_of(plan), range(len(plan.spec.levels))):
+        url, keys = volume.level(level), level_keys(volume.layout, level)
         damaged.extend(
             Damage(DamageKind.STRANGER, "is no shard of this level", join_url(url, key), level=level)
             for key in _keys(url)
@@ -282,10 +289,10 @@ def _compared(then: str, now: str) -> str:
     return f"has {sizes[1]} bytes, recorded were {sizes[0]}" if sizes[0] != sizes[1] else "holds other bytes than were recorded"
 
 
-def _root(plan: Plan, damaged: list[Damage]) -> dict[str, Any] | None:
-    """Return the metadata of the volume, None where they are not what this job writes."""
+def _root(plan: Plan, volume: WrittenVolume, damaged: list[Damage]) -> dict[str, Any] | None:
+    """Return the metadata of a volume, None where they are not what this job writes."""
     key = WRITTEN[plan.spec.format].root
-    raw = _content(plan.output, key)
+    raw = _content(volume.url, key)
     root: dict[str, Any] | None = _parsed(raw)
     own = _own(root)
     if "steps" in own and "fingerprint" not in own:  # it shows growing arrays until the last shard of this job is there
@@ -294,14 +301,14 @@ def _root(plan: Plan, damaged: list[Damage]) -> dict[str, Any] | None:
     fixed = {name: known[name] for name in ("model", "fingerprint", "extrapolated", "spec")}
     sound = root is not None and is_sound(own) and fixed.items() <= own.items()
     if root is not None and sound:
-        expected = json.loads(encode_json(group_metadata(plan.spec.layout, own)))
+        expected = json.loads(encode_json(group_metadata(volume.layout, own)))
         if "node_type" in expected:  # others may note something beside
             expected["attributes"] = {**root["attributes"], **expected["attributes"]}
         else:
             expected = {**root, **expected}
         if expected == root:
             return root
-    damaged.append(Damage(DamageKind.METADATA, _wrong(raw), join_url(plan.output, key)))
+    damaged.append(Damage(DamageKind.METADATA, _wrong(raw), join_url(volume.url, key)))
     return None
 
 
@@ -328,8 +335,8 @@ def _document(driver: str, text: str) -> bytes:
     return bytes(store.read(ARRAY_METADATA[driver]).result().value)
 
 
-def _array_document(plan: Plan, level: int) -> bytes:
-    return _document(WRITTEN[plan.spec.format].driver, json.dumps(array_metadata(plan.spec.layout, level)))
+def _array_document(volume: WrittenVolume, level: int) -> bytes:
+    return _document(WRITTEN[volume.layout.format].driver, json.dumps(array_metadata(volume.layout, level)))
 
 
 def _array_key(plan: Plan) -> str:
@@ -337,9 +344,9 @@ def _array_key(plan: Plan) -> str:
     return ARRAY_METADATA.get(WRITTEN[plan.spec.format].driver, "")
 
 
-def _is_array(plan: Plan, level: int, raw: bytes | None) -> bool:
+def _is_array(volume: WrittenVolume, level: int, raw: bytes | None) -> bool:
     """Return whether the metadata of an array are what this job writes."""
-    expected = _array_document(plan, level)
+    expected = _array_document(volume, level)
     return raw == expected or _parsed(raw) == json.loads(expected)
 
 

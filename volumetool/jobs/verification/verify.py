@@ -27,10 +27,10 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.ledger import DONE, Record
 from volumetool.jobs.records.plan_file import open_ledger, stored_plan
 from volumetool.jobs.records.shard_digests import open_owned
+from volumetool.jobs.records.volumes import open_written
 from volumetool.jobs.verification.layout_check import Damage, DamageKind, Shards, check_job, check_unexpected_files, says_status
 from volumetool.processing.spec import OutputSpec
 from volumetool.processing.writer import extend_checksum
-from volumetool.storage.create import open_for_writing
 from volumetool.storage.downsample import box_of
 from volumetool.storage.io.arrays import read_part
 from volumetool.storage.io.roles import name_roles
@@ -294,7 +294,7 @@ def _verify_coarse(plan: Plan, shards: Shards, report: Report, count: Callable[[
     """Verify the levels that no region owns: by the record of their shards, and against the level before."""
     recorded = shards.coarse()
     number = 0
-    for channel in range(plan.spec.channels or 1):
+    for channel in range(plan.spec.count):
         for level, grid in enumerate(plan.spec.levels):
             if grid.fused:
                 continue
@@ -305,19 +305,20 @@ def _verify_coarse(plan: Plan, shards: Shards, report: Report, count: Callable[[
                 takes = report.extent.takes(number)
                 sound = recorded is None or shards.check_coarse((level, channel, place), box, content=takes)
                 if takes and sound and stores is not None and (report.extent.depth == "full" or recorded is None):
-                    _verify_shard(stores, plan.spec, level, box, report)
+                    _verify_shard(stores, plan.spec, (level, channel), box, report)
                 number += 1
                 count(1)
 
 
-def _verify_shard(stores: list[ts.TensorStore], spec: OutputSpec, level: int, box: Box, report: Report) -> None:
-    (fine, coarse), factor = stores, spec.levels[level].factor
+def _verify_shard(stores: list[ts.TensorStore], spec: OutputSpec, which: tuple[int, int], box: Box, report: Report) -> None:
+    (level, channel), (fine, coarse) = which, stores
+    factor = spec.levels[level].factor
     source = box.enlarged(factor).intersection(box_of(fine))
     finer = _read(fine, source, report, Damage(DamageKind.VOXELS, level=level - 1))
     voxels = _read(coarse, box, report, Damage(DamageKind.VOXELS, level=level))
     if finer is None or voxels is None:
         return
-    if spec.reduction(finer, factor).tobytes() != voxels.tobytes():
+    if spec.reduction(channel)(finer, factor).tobytes() != voxels.tobytes():
         what = "voxels are not the mean of the level before"
         report.damaged.append(Damage(DamageKind.VOXELS, what, level=level, box=box))
 
@@ -370,7 +371,7 @@ def _open_owned(plan: Plan, channel: int, report: Report, where: Damage) -> list
 def _open_pair(plan: Plan, level: int, channel: int, report: Report, where: Damage) -> list[ts.TensorStore] | None:
     """Open a level of a channel of the output, and the one before."""
     try:
-        return [open_for_writing(plan.output, plan.spec.layout, number, channel) for number in (level - 1, level)]
+        return [open_written(plan, number, channel) for number in (level - 1, level)]
     except VolumetoolError as error:
         report.damaged.append(replace(where, detail=error.message))
         return None

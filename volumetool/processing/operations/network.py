@@ -17,7 +17,8 @@ from volumetool.geometry import Triple
 from volumetool.models.card import ModelCard
 from volumetool.models.package import Model
 from volumetool.models.unet import UNet
-from volumetool.processing.device.arrays import Array, as_array
+from volumetool.processing.consistency import lay_residuals
+from volumetool.processing.device.arrays import Array, as_array, module_of
 from volumetool.processing.device.cuda_graph import GraphReplay
 from volumetool.processing.spec import Numerics
 
@@ -25,8 +26,9 @@ ACTIVATIONS = {2: 6, 3: 7}
 """Feature maps of the finest level that a 2D and a 3D network hold at once, in their precision; measured on the U-Net."""
 
 
-WITH_ERROR = (OutputChannel(name="image"), OutputChannel(name="expected-error", values="difference"))
-"""What a network makes that is asked for the expected error of its voxels, too."""
+IMAGE = OutputChannel(name="image")
+ERROR = OutputChannel(name="expected-error", values="difference")
+RESIDUAL = OutputChannel(name="consistency", values="difference")
 
 
 class NetworkOptions(BaseModel):
@@ -35,7 +37,20 @@ class NetworkOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     expected_error: bool = False
-    """A second channel: the absolute error that the network expects of each voxel, in grey values."""
+    """A further channel: the absolute error that the network expects of each voxel, in grey values."""
+    consistency: bool = False
+    """A further channel: the mean of the output over each voxel of the input, less that voxel, in grey values."""
+
+    @property
+    def said(self) -> str:
+        """The options as they stand behind the model in a name."""
+        return "".join(f";{name}=true" for name, asked in self if asked)
+
+    @property
+    def channels(self) -> tuple[OutputChannel, ...]:
+        """The channels of the output; empty for the image alone."""
+        more = [channel for channel, asked in ((ERROR, self.expected_error), (RESIDUAL, self.consistency)) if asked]
+        return (IMAGE, *more) if more else ()
 
 
 def split_name(spec: str) -> tuple[str, str]:
@@ -65,20 +80,20 @@ class NetworkOperation:
         self.spec: str = model.spec
         self.card: ModelCard = model.card
         self.identity: str = model.weights_sha256
-        if options.expected_error:
-            if not model.card.architecture.expected_error:
-                raise ModelError(
-                    "model.geometry",
-                    f"expected_error is asked for, but {model.card.name} says no error that it expects",
-                    hint="leave the option out, or take a model whose `volumetool model show` says expected_error",
-                )
-            self.spec += ";expected_error=true"
-            self.card = model.card.model_copy(update={"channels": WITH_ERROR})
-            self.identity = hashlib.sha256(f"{self.identity};expected_error".encode()).hexdigest()
+        if options.expected_error and not model.card.architecture.expected_error:
+            raise ModelError(
+                "model.geometry",
+                f"expected_error is asked for, but {model.card.name} says no error that it expects",
+                hint="leave the option out, or take a model whose `volumetool model show` says expected_error",
+            )
+        if options.channels:
+            self.spec += options.said
+            self.card = model.card.model_copy(update={"channels": options.channels})
+            self.identity = hashlib.sha256(f"{self.identity}{options.said.replace('=true', '')}".encode()).hexdigest()
 
     def open(self, device: torch.device, numerics: Numerics) -> NetworkFunction:
         """Return the network as a function on a device."""
-        return NetworkFunction(self.model, device, numerics, with_error=bool(self.card.channels))
+        return NetworkFunction(self.model, device, numerics, self.card.channels)
 
     def working_bytes(self, patch: Triple, precision: str) -> int:
         """Return the bytes of the activations for one patch."""
@@ -97,20 +112,23 @@ class NetworkFunction:
         Device to compute on.
     numerics : Numerics
         Precision of the network's body; calls of the whole batch are recorded on a GPU.
-    with_error : bool
-        Return the expected error as a second channel.
+    channels : tuple of OutputChannel
+        What to return beside the image; empty for an image without a channel axis.
     """
 
-    def __init__(self, model: Model, device: torch.device, numerics: Numerics, *, with_error: bool = False) -> None:
-        self._dims, self._device, self._numerics, self._with_error = model.card.dims, device, numerics, with_error
+    def __init__(
+        self, model: Model, device: torch.device, numerics: Numerics, channels: tuple[OutputChannel, ...] = ()
+    ) -> None:
+        self._dims, self._device, self._numerics, self._scale = model.card.dims, device, numerics, model.card.scale
+        self._channels, self._with_error = channels, ERROR in channels
         layout = torch.channels_last if model.card.dims == 2 else torch.channels_last_3d
         self.network = model.network().to(device).to(memory_format=layout)  # type: ignore[call-overload]  # stubs lack it
         # A U-Net does nothing at a call but compute; what else a network does, a recording would leave out.
-        records = device.type == "cuda" and isinstance(self.network, UNet) and not with_error
+        records = device.type == "cuda" and isinstance(self.network, UNet) and not self._with_error
         self.recorded = GraphReplay(self.network) if records else None
 
     def __call__(self, patches: NDArray[np.float32]) -> Array:
-        """Return outputs, float32 (n, [2,] z, y, x); what is not finite was computed in float32, too."""
+        """Return outputs, float32 (n, [channels,] z, y, x); what is not finite was computed in float32, too."""
         reduced = self._numerics.precision != "float32"
         # Threads start with gradients switched on, so the mode is entered here, in the thread that computes.
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=reduced):
@@ -118,7 +136,14 @@ class NetworkFunction:
             y = self._forward(patches, self.recorded if len(patches) == self._numerics.batch else None)
             if reduced and not torch.isfinite(y.sum()):
                 self._repeat_in_float32(patches, y)
-            return as_array(y)
+            outputs = as_array(y)  # (n, [2,] z*fz, y*fy, x*fx)
+        if RESIDUAL not in self._channels:
+            return outputs
+        outputs = outputs if self._with_error else outputs[:, None]
+        every = module_of(outputs).empty((len(outputs), len(self._channels), *outputs.shape[2:]), np.float32)
+        every[:, :-1] = outputs
+        lay_residuals(outputs[:, 0], patches, self._scale, every[:, -1])
+        return every
 
     def release(self) -> None:
         """Forget the recordings of the network, with the memory that they hold."""
