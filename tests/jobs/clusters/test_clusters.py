@@ -26,7 +26,7 @@ from volumetool.geometry import RegionTask
 from volumetool.jobs.clusters import cuda, dask_driver, open_cluster, plan
 from volumetool.jobs.clusters.dask_task import run_region
 from volumetool.jobs.execution import worker as worker_module
-from volumetool.jobs.execution.worker import Worker
+from volumetool.jobs.execution.worker import SOFTWARE, Worker
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.preparation import prepare
@@ -61,7 +61,7 @@ def prepared(options: Options) -> Plan:
 
 def runtime(plan: Plan, digest_of_plan: str | None = None) -> str:
     known = digest_of_plan or plan_digest(plan.job_dir.url)
-    return json.dumps({"job": plan.job.model_dump(mode="json"), "running": {"threads": 1}, "plan": known})
+    return json.dumps({"job": plan.job.model_dump(mode="json"), "running": {"threads": 1}, "plan": known, "software": SOFTWARE})
 
 
 def test_two_processes_write_the_bytes_of_one(

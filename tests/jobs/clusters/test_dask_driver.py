@@ -22,7 +22,7 @@ from volumetool.geometry import RegionTask
 from volumetool.jobs.clusters import dask_driver, dask_task, worker_processes
 from volumetool.jobs.clusters.dask_events import say_begun
 from volumetool.jobs.execution.schedule import RegionQueue
-from volumetool.jobs.execution.worker import Worker
+from volumetool.jobs.execution.worker import SOFTWARE, Worker, runtime_of
 from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import WINDOW, Plan
 from volumetool.jobs.planning.planner import plan
@@ -145,6 +145,7 @@ def test_regions_that_are_done_count_where_a_later_one_of_their_task_cannot_be(
         return Record(turn.region, "done", seconds=0.0)
 
     monkeypatch.setattr(dask_task, "run_region", stand)
+    monkeypatch.setattr(dask_task, "worker_of", lambda _url, _runtime: None)
     turns = [RegionTask(n) for n in range(4)]
     assert [record.region for record in dask_task.run_regions("", "", turns)] == [0, 1]
     with pytest.raises(LedgerError):
@@ -410,3 +411,58 @@ def test_a_run_asks_for_another_start_where_its_scheduler_does_not_come_back(
         with pytest.raises(ClusterLostError) as caught:
             list(records)
     assert (caught.value.code, caught.value.exit_code) == ("cluster.lost", 75)
+
+
+def test_a_worker_that_joins_and_would_compute_other_bytes_is_refused_and_the_run_goes_on_with_others(
+    options: Options, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first worker goes when the second one is refused; the run waits for the third, and gives the second nothing."""
+    monkeypatch.setattr(dask_driver, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(dask_driver, "MOST", 1)
+    plan = prepared(options | {"region": "1,1,1"})
+    came, refused = list[str](), threading.Event()
+
+    def worker_of(_url: str, _runtime: str) -> None:
+        address = distributed.get_worker().address
+        if address not in came:
+            came.append(address)
+        if came.index(address) == 1:
+            refused.set()
+            raise NumericsError("numerics.other-class", "its probe is 0123, the plan's 4567")
+
+    def stand(_url: str, _runtime: str, turn: RegionTask) -> Record:
+        assert turn.region < 2 or refused.wait(60)
+        return Record(turn.region, "done", seconds=0.05, worker=distributed.get_worker().address)
+
+    monkeypatch.setattr(dask_task, "worker_of", worker_of)
+    monkeypatch.setattr(dask_task, "run_region", stand)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        dask_driver.connect(cluster) as client,
+    ):
+        driver, seen = dask_driver.ThroughDask(client, plan), list[Record]()
+        for record in driver.records(RegionQueue(plan, open_ledger(plan))):
+            seen.append(record)
+            if len(seen) == 1:
+                cluster.scale(2)
+            if driver._refused and len(came) == 2:
+                client.retire_workers([came[0]])
+                cluster.scale(3)
+    assert sorted(record.region for record in seen) == list(range(plan.grid.count))
+    assert {record.worker for record in seen} == {came[0], came[2]}
+    assert [record.message for record in caplog.records if "is refused" in record.message] == [
+        f"worker {came[1]} is refused, and gets no regions: its probe is 0123, the plan's 4567"
+    ]
+
+
+def test_a_run_whose_only_worker_is_refused_ends_with_the_reason(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = prepared(options)
+    runtime = runtime_of(plan).replace(SOFTWARE, "9.9.9 (numerics version 9)")
+    monkeypatch.setattr(dask_driver, "runtime_of", lambda *_: runtime)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        dask_driver.connect(cluster) as client,
+        pytest.raises(ClusterError, match=r"has volumetool .*, and the driver has 9\.9\.9") as caught,
+    ):
+        list(dask_driver.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
+    assert caught.value.code == "cluster.other-version"

@@ -245,7 +245,7 @@ class Dying:
 def test_workers_that_die_one_after_the_other_end_the_run_with_a_reason() -> None:
     cluster = ThroughDask.__new__(ThroughDask)
     cluster.client, cluster._assignment, cluster._deaths, cluster._forsaken = Dying(), Assignment(), 0, 0
-    cluster._see_to = lambda _names: 0
+    cluster._see_to, cluster._refused, cluster._running = (lambda _names: 0), set(), {}
     for _ in range(DEATHS_IN_A_ROW):
         cluster._look()
     cluster._deaths -= 3  # a region ended

@@ -23,6 +23,7 @@ from small_jobs import Recording, digest, noise, run, write_input
 from watchfiles import Change, watch
 
 from volumetool.events import RegionEnded
+from volumetool.jobs.clusters.worker_processes import PROGRAM
 from volumetool.jobs.job_dir import ATTEMPTS
 from volumetool.jobs.records.ledger import QUARANTINED
 
@@ -36,7 +37,7 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     found = []
     for child in process.children(recursive=True):
         try:
-            if any("clusters.processes" in word for word in child.cmdline()):
+            if PROGRAM in child.cmdline():
                 found.append(child)
         except psutil.Error:
             continue
@@ -107,17 +108,19 @@ def test_thirty_killed_workers_change_no_byte_and_cost_a_region_each(tmp_path: P
 class KillingAll(Recording):
     """Kills every worker after the first region, and for a while all that come in their place."""
 
+    killed = 0
+
     def after_region(self, _: RegionEnded) -> None:
         """Begin to kill."""
         if len(self.ended) == 1:
             threading.Thread(target=self._kill).start()
 
-    @staticmethod
-    def _kill() -> None:
+    def _kill(self) -> None:
         until = time.monotonic() + SPACING
         while time.monotonic() < until:
             for process in workers_of(psutil.Process()):
                 process.kill()
+                self.killed += 1
             time.sleep(0.01)
 
 
@@ -128,6 +131,7 @@ def test_workers_that_die_as_they_begin_are_replaced(tmp_path: Path) -> None:
     observer = KillingAll()
     outcome = run(observer, **bad_job(source, tmp_path / "out.zarr", "none", seconds=0.05), workers=2)
     assert outcome.complete
+    assert observer.killed > 2
     assert len(observer.ended) == outcome.regions
 
 

@@ -60,11 +60,19 @@ class Assignment:
         """The workers that are there."""
         return self._had.keys()
 
-    def see(self, workers: Collection[str]) -> None:
-        """Take note of the workers that are there now; what those that are gone had is with nobody until somebody begins it."""
+    def see(self, workers: Collection[str]) -> list[Hashable]:
+        """Take note of the workers that are there now.
+
+        Returns
+        -------
+        list of hashable
+            The tasks of those that are gone: with nobody, until they end or somebody begins them.
+        """
+        lost = list[Hashable]()
         for gone in [name for name in self._had if name not in workers]:
             for key in self._had.pop(gone):
                 self._tasks[key].worker, self._tasks[key].began = ANYBODY, None
+                lost.append(key)
             self._paces.pop(gone, None)
             for names in self._hungry:
                 names.pop(gone, None)
@@ -72,6 +80,7 @@ class Assignment:
             if name not in self._had:
                 self._had[name] = {}
                 self._sort(name)
+        return lost
 
     def next_worker(self) -> str | None:
         """Return the worker that has least; None where all have enough, `ANYBODY` where nobody is there to wait for."""

@@ -9,8 +9,8 @@ from distributed.security import Security
 
 from volumetool.errors import ClusterError, ConfigError
 from volumetool.jobs.clusters import Cluster, dask_servers, local
-from volumetool.jobs.clusters.dask_driver import ThroughDask, connect, settings
-from volumetool.jobs.clusters.dask_servers import dashboard_token, on_loopback
+from volumetool.jobs.clusters.dask_driver import ThroughDask, connect
+from volumetool.jobs.clusters.dask_servers import dashboard_token, on_loopback, settings
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.resources import Resources, machine_resources

@@ -19,15 +19,14 @@ from volumetool.errors import ClusterError, ConfigError, NumericsError, Volumeto
 from volumetool.events import Observer, Waiting
 from volumetool.jobs.clusters import Cluster
 from volumetool.jobs.clusters.dask_driver import ThroughDask, connect
+from volumetool.jobs.execution.worker import SOFTWARE
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.planning.resources import MEMORY_SHARE, Resources
 from volumetool.machine import usable_memory
 from volumetool.processing.device.arrays import DeviceName, resolve_device
-from volumetool.processing.spec import NUMERICS_VERSION
 from volumetool.units import show_bytes
-from volumetool.version import __version__
 
 T = TypeVar("T")
 
@@ -97,8 +96,7 @@ def announce(device: DeviceName) -> dict[str, str | int]:
     ResourceError
         ``resource.no-gpu``.
     """
-    version = f"{__version__} (numerics version {NUMERICS_VERSION})"
-    return {"version": version, "device": resolve_device(device).type, "memory": usable_memory()}
+    return {"version": SOFTWARE, "device": resolve_device(device).type, "memory": usable_memory()}
 
 
 def _check_alike(said: dict[str, dict[str, str | int]], job: Job) -> None:
@@ -111,12 +109,11 @@ def _check_alike(said: dict[str, dict[str, str | int]], job: Job) -> None:
     NumericsError
         ``numerics.other-class``.
     """
-    mine = announce("cpu")["version"]
     for name, each in said.items():
-        if each["version"] != mine:
+        if each["version"] != SOFTWARE:
             raise ClusterError(
                 "cluster.other-version",
-                f"worker {name} of {job.cluster} has volumetool {each['version']}, and this process has {mine}",
+                f"worker {name} of {job.cluster} has volumetool {each['version']}, and this process has {SOFTWARE}",
                 hint="install one version on all machines; nothing was begun",
             )
     by_device = {str(each["device"]): name for name, each in said.items()}

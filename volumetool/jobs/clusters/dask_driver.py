@@ -12,12 +12,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import dask
 from distributed import Client, Future, KilledWorker
 from distributed.client import ClosedClientError
 
@@ -25,8 +22,7 @@ from volumetool.errors import ClusterError, ClusterLostError, VolumetoolError
 from volumetool.geometry import RegionTask
 from volumetool.jobs.clusters.assignment import ANYBODY, Assignment
 from volumetool.jobs.clusters.dask_events import topic_of
-from volumetool.jobs.clusters.dask_servers import closing
-from volumetool.jobs.clusters.dask_task import TASK_SECONDS, run_regions
+from volumetool.jobs.clusters.dask_task import TASK_SECONDS, Refused, run_regions
 from volumetool.jobs.execution.schedule import RegionQueue
 from volumetool.jobs.execution.worker import runtime_of
 from volumetool.jobs.plan import Plan
@@ -52,9 +48,6 @@ DEATHS_IN_A_ROW = 16
 
 FORSAKEN_LOOKS = 600
 """Looks without a scheduler, or without any worker, after which none is expected to come."""
-
-ALLOWED_FAILURES = 100
-"""Dask's own count of dead workers per task also blames tasks that only waited there; attempts are counted elsewhere."""
 
 
 class ThroughDask:
@@ -95,6 +88,7 @@ class ThroughDask:
         self._left: deque[RegionTask] = deque()
         self._heard: SimpleQueue[Future[Any] | tuple[str, int]] = SimpleQueue()
         self._see_to, self._reach = see_to, reach
+        self._refused: set[str] = set()
         self._deaths = self._forsaken = 0
         self._looked = 0.0
 
@@ -141,7 +135,7 @@ class ThroughDask:
         self.client.subscribe_topic(topic_of(self._plan.run_dir), began)
         self._look()
         self._fill(turns)
-        while self._running:
+        while self._flying:
             future = self._next_ended()
             if future is not None:
                 yield from self._first_records(future)
@@ -184,6 +178,10 @@ class ThroughDask:
         if ended is None:
             self._heard.put(future)
             return
+        if isinstance(ended, Refused):
+            self._hand_out_again(future)
+            self._refuse(ended)
+            return
         asked = self._running.pop(future)
         self._assignment.end(future.key, [record.seconds for record in ended if record.state == "done"])
         for record in ended:
@@ -193,9 +191,41 @@ class ThroughDask:
                 self._usual = record.seconds
                 del self._flying[record.region]
                 yield record
-        wanted = [turn for turn in asked if turn.region in self._flying and not self._assignment.has(turn.region)]
-        self._left.extendleft(reversed(wanted))
+        self._want(asked)
         self._drop_copies(asked)
+
+    def _want(self, turns: Collection[RegionTask]) -> None:
+        """Let those regions be handed out next that are wanted and with nobody."""
+        wanted = [turn for turn in turns if turn.region in self._flying and not self._assignment.has(turn.region)]
+        self._left.extendleft(reversed(wanted))
+
+    def _hand_out_again(self, future: Future[Any]) -> None:
+        """Give up a task whose worker is gone, or refused."""
+        asked = self._running.pop(future)
+        self._assignment.end(future.key)
+        future.cancel()
+        self._want(asked)
+
+    def _refuse(self, refused: Refused) -> None:
+        """Give a worker no regions any more.
+
+        Raises
+        ------
+        VolumetoolError
+            There is no other worker.
+        """
+        if refused.worker not in self._refused:
+            _log.warning("worker %s is refused, and gets no regions: %s", refused.worker, refused.error.message)
+        self._refused.add(refused.worker)
+        self._see(list(self._assignment.workers))
+        if not self._assignment.workers:
+            raise refused.error
+
+    def _see(self, workers: Collection[str]) -> None:
+        """Take note of the workers that are there; what others had is handed out again."""
+        lost = set(self._assignment.see([name for name in workers if name not in self._refused]))
+        for future in [future for future in self._running if future.key in lost]:
+            self._hand_out_again(future)
 
     def _drop_copies(self, turns: Collection[RegionTask]) -> None:
         """Give up tasks of which nothing is wanted any more; one that runs goes on until its end, and writes the same bytes."""
@@ -207,7 +237,7 @@ class ThroughDask:
                 self._assignment.end(future.key)
                 future.cancel()
 
-    def _records_of(self, future: Future[Any]) -> list[Record] | None:
+    def _records_of(self, future: Future[Any]) -> list[Record] | Refused | None:
         """Return the records of the regions of a task that have ended: its first ones, perhaps none.
 
         None where they died with their worker before they were handed over: dask then does the task again.
@@ -215,10 +245,10 @@ class ThroughDask:
         Raises
         ------
         VolumetoolError
-            A worker's own trouble.
+            A trouble of the run.
         """
         try:
-            records: list[Record] = future.result(timeout=LOOK_SECONDS)
+            records: list[Record] | Refused = future.result(timeout=LOOK_SECONDS)
         except CancelledError:  # with the scheduler all tasks are gone
             raise
         except Exception as error:  # noqa: BLE001  (whatever the task raised)
@@ -265,10 +295,11 @@ class ThroughDask:
             ``cluster.lost``.
         """
         workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        self._refused.intersection_update(workers)
         gone = set(self._assignment.workers) - set(workers)
         self._deaths += len(gone) + self._see_to({str(worker["name"]) for worker in workers.values()})
         self._forsaken = 0 if workers else self._forsaken + 1
-        self._assignment.see(workers)
+        self._see(workers)
         if self._deaths >= DEATHS_IN_A_ROW:
             raise ClusterError(
                 "cluster.dying",
@@ -289,6 +320,9 @@ class ThroughDask:
             size = min(self._most, int(TASK_SECONDS / max(self._usual, TASK_SECONDS / MOST)))
             if not (asked := list(itertools.islice(self._order(turns), max(1, size)))):
                 break
+            if worker == ANYBODY and self._refused:  # nobody else is there who would get them
+                self._left.extendleft(reversed(asked))
+                break
             self._submit(asked, worker)
         else:
             return
@@ -308,9 +342,8 @@ class ThroughDask:
 
     def _submit(self, asked: list[RegionTask], worker: str) -> None:
         key = f"region-{asked[0].region}-{time.monotonic_ns()}"
-        # Where a worker dies, dask gives its regions to another one by itself.
-        where = None if worker == ANYBODY else {"workers": [worker], "allow_other_workers": True}
-        future = self.client.submit(run_regions, self._url, self._runtime, asked, pure=False, key=key, retries=0, **where or {})
+        where = None if worker == ANYBODY else [worker]
+        future = self.client.submit(run_regions, self._url, self._runtime, asked, pure=False, key=key, retries=0, workers=where)
         self._running[future] = asked
         self._assignment.give(key, worker, [turn.region for turn in asked])
         future.add_done_callback(self._heard.put)
@@ -336,22 +369,6 @@ def _failed(index: int, error: Any) -> Record:
         },
         finished=time.time(),
     )
-
-
-@contextmanager
-def settings(folder: Path, token: str | None) -> Iterator[None]:
-    """Let schedulers that begin here be closed, keep their files in a folder, and not give regions up because workers died.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder for the temporary files of schedulers and workers.
-    token : str, optional
-        Token of the dashboard; without one there is none.
-    """
-    lenient = {"distributed.scheduler.allowed-failures": ALLOWED_FAILURES}
-    with dask.config.set({**lenient, **closing(token), "temporary-directory": str(folder)}):
-        yield
 
 
 def connect(address: Any) -> Client:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -15,6 +18,9 @@ from volumetool.listening.of_tornado import bound_newcomers, close_to_strangers
 
 DASHBOARD = "volumetool.dashboard"
 """Where dask's configuration holds the secret part of the dashboard's paths; without one there is no dashboard."""
+
+ALLOWED_FAILURES = 100
+"""Dask's own count of dead workers per task also blames tasks that only waited there; attempts are counted elsewhere."""
 
 _MAX_BODY = 2**20
 
@@ -35,6 +41,22 @@ def closing(token: str | None = None) -> dict[str, Any]:
     preload = {f"distributed.{node}.preload": [__name__] for node in ("scheduler", "worker", "nanny")}
     link = {"distributed.dashboard.link": f"http://{{host}}:{{port}}{_prefix(token)}/status"} if token else {}
     return {**preload, **link, DASHBOARD: token}
+
+
+@contextmanager
+def settings(folder: Path, token: str | None) -> Iterator[None]:
+    """Let schedulers that begin here be closed, keep their files in a folder, and not give regions up because workers died.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder for the temporary files of schedulers and workers.
+    token : str, optional
+        Token of the dashboard; without one there is none.
+    """
+    lenient = {"distributed.scheduler.allowed-failures": ALLOWED_FAILURES}
+    with dask.config.set({**lenient, **closing(token), "temporary-directory": str(folder)}):
+        yield
 
 
 def on_loopback(token: str | None) -> dict[str, Any]:

@@ -6,7 +6,11 @@ import functools
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from distributed import get_worker
 
 from volumetool.errors import DeviceError, VolumetoolError
 from volumetool.geometry import RegionTask
@@ -25,7 +29,23 @@ TASK_SECONDS = 0.1
 """What a task takes at least, if there is so much to do; no region begins in it later than that."""
 
 
-def run_regions(url: str, runtime: str, turns: Sequence[RegionTask]) -> list[Record]:
+@dataclass(frozen=True)
+class Refused:
+    """A worker that must not compute for a job.
+
+    Attributes
+    ----------
+    worker : str
+        Its address, as dask knows it.
+    error : VolumetoolError
+        Why: it computes other bytes, has another version, or finds another input, model or plan.
+    """
+
+    worker: str
+    error: VolumetoolError
+
+
+def run_regions(url: str, runtime: str, turns: Sequence[RegionTask]) -> list[Record] | Refused:
     """Run regions in a dask worker, one after the other, until `TASK_SECONDS` are over; at least one.
 
     Parameters
@@ -39,15 +59,21 @@ def run_regions(url: str, runtime: str, turns: Sequence[RegionTask]) -> list[Rec
 
     Returns
     -------
-    list of Record
-        Records of the first regions. The others did not run, because the time was over or the worker failed.
+    list of Record, or Refused
+        Records of the first regions. The others did not run, because the time was over or the worker failed. `Refused` where
+        this worker can run none.
 
     Raises
     ------
     VolumetoolError
-        What is the worker's trouble and not the region's, where it is met at the first one.
+        What is the trouble of the run and not the region's, where it is met at the first one.
     """
     began = time.monotonic()
+    try:
+        with _one_at_a_time, _leaving():
+            worker_of(url, runtime)
+    except VolumetoolError as error:
+        return Refused(get_worker().address, error)
     records = [run_region(url, runtime, turns[0])]
     for turn in turns[1:]:
         if time.monotonic() - began > TASK_SECONDS:
@@ -74,19 +100,25 @@ def run_region(url: str, runtime: str, turn: RegionTask) -> Record:
     VolumetoolError
         What is the worker's trouble and not the region's.
     """
-    with _one_at_a_time:
-        try:
-            worker = worker_of(url, runtime)
-            guard = _guard(worker, json.loads(runtime).get("run"))
-            say_begun(worker.plan.run_dir, turn.region)
-            return guard.run(turn, lambda turn: run_alone(url, runtime, turn))
-        except DeviceError as error:
-            leave(error.message)
-            raise
-        except RuntimeError as error:
-            if kind_of(error) == "lost":  # before any region: the process found no device that it can use
-                leave(lost("that begins", error).message)
-            raise
+    with _one_at_a_time, _leaving():
+        worker = worker_of(url, runtime)
+        guard = _guard(worker, json.loads(runtime).get("run"))
+        say_begun(worker.plan.run_dir, turn.region)
+        return guard.run(turn, lambda turn: run_alone(url, runtime, turn))
+
+
+@contextmanager
+def _leaving() -> Iterator[None]:
+    """Leave this process where its device is lost."""
+    try:
+        yield
+    except DeviceError as error:
+        leave(error.message)
+        raise
+    except RuntimeError as error:
+        if kind_of(error) == "lost":  # before any region: the process found no device that it can use
+            leave(lost("that begins", error).message)
+        raise
 
 
 @functools.lru_cache(maxsize=1)

@@ -48,8 +48,8 @@ def local_cluster(plan: Plan) -> Iterator[Cluster]:
     from distributed import LocalCluster
     from distributed.security import Security
 
-    from volumetool.jobs.clusters.dask_driver import ThroughDask, connect, settings
-    from volumetool.jobs.clusters.dask_servers import dashboard_token, on_loopback
+    from volumetool.jobs.clusters.dask_driver import ThroughDask, connect
+    from volumetool.jobs.clusters.dask_servers import dashboard_token, on_loopback, settings
     from volumetool.jobs.clusters.worker_processes import Processes
 
     security, token = Security.temporary(), dashboard_token(plan)

@@ -15,7 +15,15 @@ from typing import Any
 
 import tensorstore as ts
 
-from volumetool.errors import DeviceError, InputError, LedgerError, NumericsError, StorageFullError, VolumetoolError
+from volumetool.errors import (
+    ClusterError,
+    DeviceError,
+    InputError,
+    LedgerError,
+    NumericsError,
+    StorageFullError,
+    VolumetoolError,
+)
 from volumetool.geometry import Region, RegionTask, slab_boxes
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import PATCHES, roles_of
@@ -35,7 +43,7 @@ from volumetool.processing.patch_cache import PatchStore, RegionPatchCache
 from volumetool.processing.pipeline import silent
 from volumetool.processing.predictor import BatchPredictor, Predictor
 from volumetool.processing.region import ChainStep, RegionStats, computed, enhance_region, stored_region
-from volumetool.processing.spec import check_version
+from volumetool.processing.spec import NUMERICS_VERSION, check_version
 from volumetool.redaction import printable, redact
 from volumetool.storage.create import open_in_memory
 from volumetool.storage.io.kvstore import join_url, limit_open_files, open_unsynced
@@ -44,8 +52,12 @@ from volumetool.storage.io.shards import delete_torn_shards
 from volumetool.storage.io.stores.traffic import limit_io, traffic
 from volumetool.storage.open import open_volume
 from volumetool.storage.voxels import Source
+from volumetool.version import __version__
 
 _log = logging.getLogger(__name__)
+
+SOFTWARE = f"{__version__} (numerics version {NUMERICS_VERSION})"
+"""Version of volumetool with that of its numerics: a worker's must be the driver's."""
 
 
 class Worker:
@@ -281,21 +293,37 @@ def runtime_of(plan: Plan, run: str | None = None) -> str:
     -------
     str
         JSON of the job as this run asked for it, how each worker runs the network, the digest of the stored plan, so that a
-        worker that outlives a run never works by an old one, and the run.
+        worker that outlives a run never works by an old one, the run, and the version of volumetool.
     """
     job = plan.job.placed.model_dump(mode="json")  # workers may have been started in another directory
     running = {"threads": plan.threads, "streams": plan.streams}
-    return json.dumps({"job": job, "running": running, "plan": plan_digest(plan.job_dir.url), "run": run})
+    return json.dumps({"job": job, "running": running, "plan": plan_digest(plan.job_dir.url), "run": run, "software": SOFTWARE})
 
 
 def worker_of(url: str, runtime: str) -> Worker:
-    """Return this process's worker for a job: the one before, while nothing has changed."""
+    """Return this process's worker for a job: the one before, while nothing has changed.
+
+    Raises
+    ------
+    ClusterError
+        ``cluster.other-version``: this process has another version of volumetool than the driver.
+    LedgerError
+        ``ledger.plan``: this process finds another plan than the driver, or none.
+    VolumetoolError
+        As :class:`Worker`.
+    """
     return _worker(_plan_text(url, runtime))
 
 
 @functools.lru_cache(maxsize=1)
 def _plan_text(url: str, runtime: str) -> str:
     update = json.loads(runtime)
+    if update["software"] != SOFTWARE:
+        raise ClusterError(
+            "cluster.other-version",
+            f"worker {socket.gethostname()}:{os.getpid()} has volumetool {SOFTWARE}, and the driver has {update['software']}",
+            hint="install one version on all machines",
+        )
     stored = read_plan(url)
     if stored is None or plan_digest(url) != update["plan"]:
         raise LedgerError(
