@@ -1,4 +1,4 @@
-"""``volumetool evaluate``: how good a restored volume is, and why; ``try`` before a job, ``rescan`` after it."""
+"""``volumetool evaluate``: how good a restored volume is, and why; ``advise``, ``try`` and ``rescan``."""
 
 from __future__ import annotations
 
@@ -65,6 +65,51 @@ def evaluate(
         _write_kit(request, blind, as_json=as_json and report is None)
     if blind is None or report is not None:
         _score(request, report, as_json=as_json)
+
+
+def advise(
+    truth: Annotated[str, typer.Argument(help="Volume that was scanned finely and slowly.")],
+    tissue: Annotated[float, typer.Option(help="Tissue that is to be imaged, in cubic millimetres.")] = 1.0,
+    dwell: Annotated[str, typer.Option(metavar="US,US,...", help="Dwell times to compare, in microseconds.")] = "0.1,0.4,1.6",
+    recipe: Annotated[
+        str, typer.Option(help="What the microscope does to an image: a recipe or a file, as of `crappify --fit`.")
+    ] = "sem-fast",
+    reference: Annotated[float, typer.Option(help="Dwell time at which it has the recipe's noise, in microseconds.")] = 0.4,
+    current: Annotated[float, typer.Option(help="Beam current in nanoamperes.")] = 1.0,
+    roi: Annotated[str | None, typer.Option(metavar="Z0:Z1,Y0:Y1,X0:X1", help="Use this box, in voxels of TRUTH.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(parser=local_path, help="HTML file to write: table, chart and pictures.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say which quality to expect of which pixel size and dwell time, for how much beam time and dose."""
+    from volumetool.cli._tables import print_facts
+
+    from volumetool.evaluation.advice import advise as look
+
+    asked: dict[str, Any] = {"tissue": tissue, "dwell": dwell, "recipe": recipe, "reference": reference, "current": current}
+    with observing() as observer:
+        found = look(truth, report=report, observer=observer, roi=roi, **asked)
+    if report is not None:
+        say(f"wrote {report}")
+    if as_json:
+        print_json("advice", found.as_dict())
+        return
+    rows = []
+    for each in found.settings:
+        row = {"nm": f"{each.pixel_nm:g}", "us": f"{each.dwell_us:g}", "model": each.model, "dB": f"{each.psnr:.2f}"}
+        row |= {"bilinear": f"{each.psnr_bilinear:.2f}", "FRC nm": "n/a" if each.frc_nm is None else f"{each.frc_nm:.1f}"}
+        rows.append(
+            {
+                **row,
+                "days": f"{each.beam_days:,.0f}" if each.beam_days >= 100 else f"{each.beam_days:.3g}",
+                "e/nm2": f"{each.dose:.3g}",
+                "": "worth" if each.worth else "",
+            }
+        )
+    print_facts({f"{found.tissue:g} mm3 of tissue in sections of {found.section_nm:g} nm": rows})
+    for reason in found.left_out:
+        say(f"left out: {reason}")
 
 
 def rescan(

@@ -14,6 +14,7 @@ from volumetool.errors import VolumetoolError
 from volumetool.version import __version__
 
 if TYPE_CHECKING:
+    from volumetool.evaluation.advice import advise
     from volumetool.evaluation.api import evaluate
     from volumetool.evaluation.attestation.api import attest
     from volumetool.evaluation.rescan import rescan
@@ -45,6 +46,7 @@ _HOMES = {
     "Plan": "volumetool.jobs.plan",
     "RunResult": "volumetool.jobs.run",
     "Volume": "volumetool.storage.volume",
+    "advise": "volumetool.evaluation.advice",
     "apply": "volumetool.jobs.api",
     "attest": "volumetool.evaluation.attestation.api",
     "check_model": "volumetool.jobs.reproduction",
@@ -82,6 +84,7 @@ __all__ = [
     "Volume",
     "VolumetoolError",
     "__version__",
+    "advise",
     "apply",
     "attest",
     "check_model",

@@ -36,6 +36,7 @@ SEEN_ELSEWHERE = {
     "benchmark": "jobs/test_bench.py",
     "curves": "jobs/test_curves.py",
     "model-test": "jobs/test_reproduction.py",
+    "advice": "evaluation/test_advice.py",
     "rescan": "evaluation/test_rescan.py",
     "recipe": "jobs/test_fit_crappifier.py",
     "training": "training/test_train.py",
@@ -184,7 +185,7 @@ def test_wrong_words_are_one_error_of_every_command(words: str, capsys: pytest.C
 @pytest.mark.parametrize(
     "words",
     ["info no", "convert no new.zarr", "pyramid no", "crappify no new.zarr", "enhance no new.zarr", "apply median no new.zarr",
-     "status no", "verify no", "attest no", "rescan no",
+     "status no", "verify no", "attest no", "rescan no", "advise no",
      "clean no", "validate no", "evaluate no no", "train no.yaml", "model show no", "bench no", "view no", "live no"],
 )  # fmt: skip
 def test_what_is_not_there_is_one_error_of_every_command(

@@ -45,6 +45,7 @@ COMMANDS: dict[str, list[str]] = {
     "serve": ["serve", "--data", "URL", "--port", "0"],
     "train": ["train", "train.yaml"],
     "evaluate": ["evaluate", "URL", "URL", "--report", "report.html"],
+    "advise": ["advise", "URL"],
     "rescan": ["rescan", "URL"],
     "validate": ["validate", "URL"],
     "bench": ["bench", "URL"],

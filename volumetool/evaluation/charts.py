@@ -72,8 +72,8 @@ class Chart:
         Names of the axes, with their units.
     curves : sequence of Curve
         Lines to draw.
-    log_y : bool
-        Whether the vertical axis is logarithmic.
+    log_x, log_y : bool
+        Whether the horizontal and the vertical axis is logarithmic.
     y_limits : tuple of float, optional
         Ends of the vertical axis; by default those of the data.
     voxel_nm : float, optional
@@ -88,6 +88,7 @@ class Chart:
     x_label: str
     y_label: str
     curves: Sequence[Curve]
+    log_x: bool = False
     log_y: bool = False
     y_limits: tuple[float, float] | None = None
     voxel_nm: float | None = None
@@ -117,6 +118,8 @@ def _dress(axes: Axes, chart: Chart) -> None:
     axes.set_ylabel(chart.y_label)
     axes.grid(visible=True)
     axes.margins(x=0.01)
+    if chart.log_x:
+        axes.set_xscale("log")
     if chart.log_y:
         axes.set_yscale("log")
     if chart.y_limits:
