@@ -76,27 +76,30 @@ def place_text(place: AnyPlace) -> str:
     if isinstance(place, os.PathLike):
         return _CUT_SCHEME.sub(r"\1://", os.fspath(place))
     if isinstance(place, ZarrNode):
-        return _zarr_text(place)
+        if (found := zarr_place(place)) is not None:
+            return found
+        raise InputError(
+            "input.no-place",
+            f"an array in a {type(place.store_path.store).__name__} of zarr has no path or URL that other processes could open",
+            hint="Give its voxels, `array[...]`, with voxel_size=(z, y, x) in nm; or save it to a disk.",
+        )
     raise InputError(
         "input.no-place",
         f"a {type(place).__name__} was given where a path or URL is wanted",
-        hint="Give the path or URL of a volume. vt.enhance and vt.apply take an array of NumPy, too; elsewhere save it, "
-        "numpy.save('raw.npy', array), and give that file with voxel_size=(z, y, x) in nm.",
+        hint="Give the path or URL of a volume. vt.enhance, vt.apply, vt.open_volume and vt.view take an array of NumPy, too; "
+        "elsewhere save it, numpy.save('raw.npy', array), and give that file with voxel_size=(z, y, x) in nm.",
     )
 
 
-def _zarr_text(node: ZarrNode) -> str:
+def zarr_place(node: ZarrNode) -> str | None:
+    """Return the path or URL of an array or group of zarr-python; None where its store has none."""
     store, inside = node.store_path.store, node.store_path.path
     if (files := getattr(store, "fs", None)) is not None:  # fsspec, asynchronous or in a wrapper
         above = str(getattr(files, "sync_fs", files).unstrip_protocol(store.path))
     elif isinstance(found := getattr(store, "root", getattr(store, "path", None)), str | os.PathLike):
         above = os.fspath(found)
     else:
-        raise InputError(
-            "input.no-place",
-            f"an array in a {type(store).__name__} of zarr has no path or URL that other processes could open",
-            hint="Give its voxels, `array[...]`, with voxel_size=(z, y, x) in nm; or save it to a disk.",
-        )
+        return None
     return f"{above.rstrip('/')}/{inside}".rstrip("/")
 
 

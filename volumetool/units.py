@@ -130,7 +130,7 @@ def parse_bytes(value: object) -> object:
     return int(amount)
 
 
-def show_shape(shape: tuple[int, int, int]) -> str:
+def show_shape(shape: tuple[int, ...]) -> str:
     """Write a number of voxels for people: ``8 x 32 x 32``."""
     return " x ".join(str(n) for n in shape)
 

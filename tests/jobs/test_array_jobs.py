@@ -68,7 +68,7 @@ def test_a_large_array_is_refused_with_a_way_on(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_where_no_array_is_taken_the_error_says_what_is(tmp_path: Path) -> None:
-    for call in (vt.open_volume, lambda array: vt.convert(array, tmp_path / "out.zarr"), vt.validate):
+    for call in (lambda array: vt.convert(array, tmp_path / "out.zarr"), vt.validate):
         with pytest.raises(InputError, match=r"ndarray.*\n.*numpy\.save") as caught:
             call(noise((3, 20, 24)))
         assert caught.value.code == "input.no-place"

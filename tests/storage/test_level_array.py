@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import dask
+import dask.array as da
 import distributed
 import numpy as np
 import pytest
@@ -151,8 +153,54 @@ def test_arrays_and_groups_of_zarr_python_are_places(volume: Volume, tmp_path: P
     assert vt.Job(input=group, output=tmp_path / "out.zarr").input == volume.url
 
 
-def test_an_array_of_zarr_python_without_a_place_is_refused_with_a_way_on() -> None:
+def test_an_array_of_zarr_python_without_a_place_is_refused_with_a_way_on(tmp_path: Path) -> None:
     array = zarr.create_array(zarr.storage.MemoryStore(), shape=SHAPE, dtype="uint8")
     with pytest.raises(InputError, match=r"MemoryStore.*\n.*voxel_size=") as caught:
-        vt.open_volume(array)
+        vt.convert(array, tmp_path / "out.zarr")
     assert caught.value.code == "input.no-place"
+
+
+ARRAYS: dict[str, Callable[[NDArray[Any]], Any]] = {
+    "numpy": np.asarray,
+    "transposed, of the other byte order": lambda voxels: np.asfortranarray(voxels).astype(voxels.dtype.newbyteorder()),
+    "zarr in memory": lambda voxels: zarr.array(voxels, store=zarr.storage.MemoryStore(), chunks=(1, 4, 16, 16)),
+    "dask": lambda voxels: da.from_array(voxels, chunks=(1, 5, -1, 20)),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_an_array_in_memory_is_a_volume(kind: str, voxels: NDArray[Any]) -> None:
+    opened = vt.open_volume(ARRAYS[kind](voxels), voxel_size=(30, 8, 4))
+    assert np.array_equal(opened[...], voxels)
+    assert np.array_equal(opened.to_dask(chunks="auto").compute(), voxels)
+    assert opened[0].dtype == voxels.dtype
+    assert (opened.channels, opened.shape, opened.voxel_size) == (2, SHAPE, (30, 8, 4))
+    assert opened.translation == (15, 4, 2)  # its corner lies at 0
+    assert np.array_equal(pickle.loads(pickle.dumps(opened))[1, 2], voxels[1, 2])  # noqa: S301
+    assert "memory://array: array, uint16, 9 x 33 x 41 voxels of 30 x 8 x 4 nm" in repr(opened)
+    assert "base64" in opened._repr_html_()
+
+
+def test_an_array_of_a_section_is_a_volume_and_what_is_changed_in_it_is_seen() -> None:
+    section = noise((20, 24))
+    opened = vt.open_volume(section, voxel_size=(30, 8, 4))
+    assert opened.shape == (1, 20, 24)
+    section[3, 4] = 7
+    assert opened[0, 3, 4] == 7
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "code"),
+    [
+        (np.ones((3, 4, 5), "uint8"), {}, "input.no-voxel-size"),
+        (np.ones((3, 4, 5), "int64"), {"voxel_size": (1, 1, 1)}, "input.dtype"),
+        (np.ones(5, "uint8"), {"voxel_size": (1, 1, 1)}, "input.axes"),
+        (np.ones((0, 4, 5), "uint8"), {"voxel_size": (1, 1, 1)}, "input.axes"),
+        (np.ones((3, 4, 5), "uint8"), {"voxel_size": (1, 0, 1)}, "input.voxel-size"),
+        ([[1, 2], [3, 4]], {"voxel_size": (1, 1, 1)}, "input.no-place"),
+    ],
+)
+def test_an_array_that_is_no_volume_is_refused(array: Any, options: dict[str, Any], code: str) -> None:
+    with pytest.raises(InputError) as caught:
+        vt.open_volume(array, **options)
+    assert caught.value.code == code

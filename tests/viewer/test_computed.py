@@ -10,11 +10,13 @@ from pathlib import Path
 import h5py
 import mrcfile
 import numpy as np
+import zarr
 
 from volumetool.storage.convert_volume import convert
 from volumetool.storage.open import open_volume
 from volumetool.viewer.layers import make_layers
 from volumetool.viewer.ngff_compat import readable
+from volumetool.viewer.view import view
 
 VOXELS = np.random.default_rng(1).integers(1, 1000, (6, 300, 270), np.int16)
 
@@ -70,3 +72,17 @@ def test_the_client_reads_every_channel(tmp_path: Path) -> None:
     served = open_volume(tmp_path / "copy")
     for channel, wanted in enumerate(voxels):
         np.testing.assert_array_equal(served.open(channel=channel).read().result(), wanted)
+
+
+def test_arrays_volumes_and_places_are_viewed_together(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", VOXELS)
+    stored = zarr.create_array(tmp_path / "v.zarr", shape=VOXELS.shape, dtype=VOXELS.dtype)
+    fine = open_volume(VOXELS.repeat(2, 2), voxel_size=(30, 8, 4))
+    with view([VOXELS, fine, stored, tmp_path / "v.npy"], voxel_size=(30, 8, 8)) as shown, view(VOXELS, voxel_size=(1, 1, 1)):
+        names = [layer.name for layer in shown.layers]
+        assert names == ["array", "array (2)", "v.zarr", "v.npy"]
+        assert shown.layers[0].corners == shown.layers[1].corners
+    content = asyncio.run(readable(shown.layers[0].volume)("0/c/0/0/0"))
+    assert content is not None
+    first = np.frombuffer(content.read(0, content.size), "<i2", VOXELS[:4, :256, :256].size).reshape(4, 256, 256)
+    np.testing.assert_array_equal(first, VOXELS[:4, :256, :256])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetool.errors import ConfigError, DataError, InputError, ResourceError
+from volumetool.errors import ConfigError, DataError, ResourceError
 from volumetool.events import Observer
 from volumetool.jobs.clusters import plan
 from volumetool.jobs.job import make_job
@@ -17,9 +17,10 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.run import RunResult
 from volumetool.machine import usable_memory
 from volumetool.scratch import scratch_folder
+from volumetool.storage.formats.npy import require_volume
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import DTYPES
-from volumetool.units import show_bytes, show_shape
+from volumetool.units import show_bytes
 
 LARGEST = 2**30
 """Bytes of an array that is taken: larger ones are worth a job that can be interrupted."""
@@ -54,7 +55,9 @@ def enhance_array(
     DataError
         ``data.failing``: a region failed.
     """
-    check_array(array, options.get("voxel_size"))
+    require_volume(array, options.get("voxel_size"), DTYPES)
+    if array.nbytes > LARGEST:
+        raise _too_large(f"the array has {show_bytes(array.nbytes)}; at most {show_bytes(LARGEST)} are taken")
     if options.get("trust") is not None:
         hint = "save the array, and give files: 'raw.npy', 'out.zarr', trust='trust.zarr'"
         raise ConfigError("config.option", "trust is for a job on files: an array becomes an array", hint=hint)
@@ -72,27 +75,6 @@ def enhance_array(
             raise DataError("data.failing", error.get("message", "a region failed"), hint=error.get("hint", ""))
         voxels = open_volume(result.output)[...]  # (z, y, x) or (c, z, y, x)
     return voxels[..., 0, :, :] if array.ndim == 2 else voxels
-
-
-def check_array(array: NDArray[Any], voxel_size: object) -> None:
-    """Refuse an array that is no volume, that lacks its voxel size, or that is too large.
-
-    Raises
-    ------
-    InputError, ResourceError
-        As `enhance_array`.
-    """
-    what = f"the array of {show_shape(array.shape)} {array.dtype}"
-    if array.ndim not in (2, 3, 4) or not array.size:
-        raise InputError("input.axes", f"{what} is no volume", hint="Give axes z, y, x, or c, z, y, x, or y, x.")
-    if array.dtype.name not in DTYPES:
-        hint = f"Give array.astype(...) of one of {', '.join(DTYPES)}."
-        raise InputError("input.dtype", f"{what} is of a type that volumetool does not work on", hint=hint)
-    if voxel_size is None:
-        hint = "Give it in nanometres along z, y, x: voxel_size=(30, 8, 8)."
-        raise InputError("input.no-voxel-size", f"{what} does not say how large its voxels are", hint=hint)
-    if array.nbytes > LARGEST:
-        raise _too_large(f"{what} has {show_bytes(array.nbytes)}; at most {show_bytes(LARGEST)} are taken")
 
 
 def _too_large(why: str) -> ResourceError:

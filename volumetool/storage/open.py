@@ -11,17 +11,17 @@ import tensorstore as ts
 
 from volumetool.errors import DataError, InputError
 from volumetool.geometry.box import Size, Triple
-from volumetool.paths import AnyPlace
 from volumetool.storage.cast import CASTABLE, Cast
 from volumetool.storage.formats.base import FoundLevel, ParsedMetadata, broken, check_allowed, read_json, sense, wrong_axes
 from volumetool.storage.formats.foreign import describe_file
+from volumetool.storage.formats.npy import AnyVolume, describe_array, place_or_array, require_volume
 from volumetool.storage.formats.precomputed import scale_structure
 from volumetool.storage.formats.reader import open_reader
 from volumetool.storage.formats.registry import find_volume, named_like, readable_formats
 from volumetool.storage.formats.zarr import refuse_unsaid_nesting
 from volumetool.storage.images import Gaps, find_images
 from volumetool.storage.io.arrays import SPACE, Driver, open_array
-from volumetool.storage.io.kvstore import canonical_url, is_local, join_url, list_keys, local_path
+from volumetool.storage.io.kvstore import is_local, join_url, list_keys, local_path
 from volumetool.storage.io.limits import check_levels
 from volumetool.storage.io.stores.zip_file import zip_on
 from volumetool.storage.io.urls import check_below
@@ -39,14 +39,15 @@ _STRUCTURE: dict[Driver, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def open_volume(url: AnyPlace, *, voxel_size: Size | None = None, gaps: Gaps = "refuse", cast: Cast | None = None) -> Volume:
+def open_volume(url: AnyVolume, *, voxel_size: Size | None = None, gaps: Gaps = "refuse", cast: Cast | None = None) -> Volume:
     """Open a volume for reading.
 
     Parameters
     ----------
-    url : str, path or zarr.Array
+    url : str, path or array
         Local path, or URL with the scheme file, s3, gs, http or https. It may name a multiscale volume, or one of its
-        levels; also a zip file of either, or a place in one.
+        levels; also a zip file of either, or a place in one. Or an array in memory, with axes z, y, x (c in front, or y, x
+        alone) and `voxel_size`: of NumPy, or one of zarr-python, dask or h5py, whose voxels are read when they are asked for.
     voxel_size : tuple of float, optional
         Nanometres, z, y, x, of the finest level. Needed if the metadata have none; otherwise it corrects them: coarser
         levels and all translations are scaled along.
@@ -69,7 +70,11 @@ def open_volume(url: AnyPlace, *, voxel_size: Size | None = None, gaps: Gaps = "
         ``input.forbidden``, ``input.level-missing``, ``input.unreadable``, ``input.unsupported``, ``input.url``,
         ``input.url-secret``, ``input.too-large``, ``input.empty``; of TIFF those of `open_images`.
     """
-    place, correction = canonical_url(url), _check_voxel_size(voxel_size)
+    correction = _check_voxel_size(voxel_size)
+    place = place_or_array(url)
+    if not isinstance(place, str):
+        require_volume(place, voxel_size, CASTABLE if cast else DTYPES)
+        return _volume(describe_array(place), correction, cast)
     with sense(place):
         found = find_volume(place) if gaps == "refuse" else find_images(place, gaps)
         volume = None if found is None else _volume(found, correction, cast)

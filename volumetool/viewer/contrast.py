@@ -13,6 +13,7 @@ from volumetool.geometry import Box, Triple
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.plan_file import read_job
 from volumetool.processing.quantize import integer_limits
+from volumetool.storage.formats.npy import IN_MEMORY
 from volumetool.storage.formats.precomputed import Precomputed
 from volumetool.storage.io.arrays import read_part
 from volumetool.storage.volume import Volume
@@ -31,7 +32,7 @@ _PLACES = (0.5, 0.25, 0.75)
 
 def job_of(url: str) -> Plan | None:
     """Return the plan of the job that writes a volume; None where no job stands beside it."""
-    if url.startswith("http"):
+    if url.startswith("http") or url == IN_MEMORY:
         return None  # jobs write to disks and buckets, and a server answers for what is asked of it alone
     return read_job(url)
 

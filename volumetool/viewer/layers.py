@@ -12,6 +12,7 @@ from volumetool.errors import InputError
 from volumetool.geometry import Size, Triple
 from volumetool.jobs.plan import Plan
 from volumetool.storage.formats.base import read_json
+from volumetool.storage.formats.npy import AnyVolume, place_or_array
 from volumetool.storage.formats.precomputed import Precomputed, find_precomputed
 from volumetool.storage.io.kvstore import canonical_url, is_local, join_url
 from volumetool.storage.open import open_volume
@@ -144,13 +145,13 @@ def client_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def make_layers(volumes: Sequence[str | os.PathLike[str]], voxel_size: Size | None = None) -> list[Layer]:
+def make_layers(volumes: Sequence[AnyVolume], voxel_size: Size | None = None) -> list[Layer]:
     """Describe volumes as layers.
 
     Parameters
     ----------
-    volumes : sequence of str or path
-        Paths or URLs of OME-Zarr, N5, Zarr or precomputed volumes.
+    volumes : sequence of str, path, array or Volume
+        What `open_volume` takes, or what it has returned.
     voxel_size : tuple of float, optional
         Nanometres, z, y, x, of volumes whose metadata do not say it; by default, of the input of a job whose output is among
         them, what the job was told.
@@ -161,10 +162,14 @@ def make_layers(volumes: Sequence[str | os.PathLike[str]], voxel_size: Size | No
         As :func:`volumetool.open_volume`, and ``input.unviewable``: the client cannot read what is at a URL.
     """
     layers: list[Layer] = []
-    places = [canonical_url(place) for place in volumes]
-    for url in places:
-        found = find_precomputed(url)
-        opened = found if found is not None else _open(url, voxel_size, places)
+    given = [place_or_array(volume) for volume in volumes]
+    places = [each for each in given if isinstance(each, str)]
+    for each in given:
+        opened: Volume | Precomputed
+        if isinstance(each, str):
+            opened = find_precomputed(each) or _open(each, voxel_size, places)
+        else:
+            opened = each if isinstance(each, Volume) else open_volume(each, voxel_size=voxel_size)
         read_as = read_from_afar(opened) if isinstance(opened, Volume) else None
         layers.append(Layer(_unique(PurePosixPath(opened.url).name, layers), opened, read_as=read_as))
     return _with_windows(layers)

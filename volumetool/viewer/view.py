@@ -15,6 +15,8 @@ from volumetool.errors import ConfigError
 from volumetool.geometry import Size, fused_count
 from volumetool.jobs.execution.finalize import is_marked_complete
 from volumetool.listening.gate import LOOPBACK, Gate, accepted_hosts, base_url
+from volumetool.paths import ZarrNode
+from volumetool.storage.formats.npy import AnyArray, AnyVolume
 from volumetool.viewer.layers import Layer, make_layers
 from volumetool.viewer.ngff_compat import readable
 from volumetool.viewer.server import KeyReader, Serving, bind, build_app
@@ -95,7 +97,7 @@ class View:
 
 @contextmanager
 def view(
-    volumes: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    volumes: AnyVolume | Sequence[AnyVolume],
     look: Look | None = None,
     listen: Listen | None = None,
     *,
@@ -107,9 +109,9 @@ def view(
 
     Parameters
     ----------
-    volumes : str, path or sequence of these
-        Paths or URLs of OME-Zarr, N5, Zarr or precomputed volumes. What is on this machine's disks is served key by key; URLs
-        are read by the browser itself.
+    volumes : str, path, array, Volume or sequence of these
+        What :func:`volumetool.open_volume` takes, or what it has returned. What is on this machine's disks is served key by
+        key; URLs are read by the browser itself.
     look : Look, optional
         Panels, position, zoom.
     listen : Listen, optional
@@ -117,7 +119,7 @@ def view(
     progress : bool, "seconds" or "consistency"
         Lay the states of a job's regions over its output, and follow the job. A heat map by name gets a panel of its own.
     voxel_size : tuple of float, optional
-        Nanometres, z, y, x, of volumes whose metadata do not say it.
+        Nanometres, z, y, x, of volumes whose metadata do not say it, and of arrays.
     trust : str or path, optional
         Trust volume of one of them, which is laid over it in colours.
 
@@ -130,7 +132,7 @@ def view(
     from volumetool.viewer.page import Page
 
     look, listen = look or Look(), listen or Listen()
-    layers = make_layers([volumes] if isinstance(volumes, str | os.PathLike) else volumes, voxel_size)
+    layers = make_layers([volumes] if isinstance(volumes, str | os.PathLike | ZarrNode | AnyArray) else volumes, voxel_size)
     followed = _with_job(layers) if progress else None
     over, above = ("", []) if trust is None else trust_layers(trust, layers)
     every = [*layers, *above]

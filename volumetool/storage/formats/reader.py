@@ -88,8 +88,7 @@ class RawReader:
     @property
     def chunk(self) -> tuple[int, ...]:
         """Some rows of one section."""
-        rows, columns = self.shape[-2:]
-        return (1,) * (len(self.shape) - 2) + (min(rows, max(1, _AT_ONCE // (columns * self.dtype.itemsize))), columns)
+        return some_rows(self.shape, self.dtype)
 
     def read_box(self, box: tuple[slice, ...]) -> NDArray[Any]:
         """Return the voxels of a box."""
@@ -107,6 +106,12 @@ class RawReader:
                 section[...] = np.frombuffer(read, stored).reshape(-1, width)[:, columns]
         count_beside(voxels.nbytes)
         return voxels.reshape(shape)
+
+
+def some_rows(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """Return the shape of some rows of one section, which are read at once where an array has no chunks."""
+    rows, columns = shape[-2:]
+    return (1,) * (len(shape) - 2) + (min(rows, max(1, _AT_ONCE // (columns * dtype.itemsize))), columns)
 
 
 def check_length(path: Path, shape: Sequence[int], stored: np.dtype[Any], offset: int) -> None:
