@@ -122,7 +122,8 @@ def test_the_command_on_the_page_plans_the_very_job(tried: Tryout, capsys: pytes
 def test_crops_are_chosen_by_rule_and_the_same_each_time(tried: Tryout, stack: Path) -> None:
     voxels = tifffile.imread(stack)
     source: Any = type("Stack", (Source,), {"read": lambda _, box: voxels[box.slices]})(None)
-    assert choose_crops(source, Box.whole(voxels.shape), (12, 24, 24), None, lambda _: None) == tried.crops
+    again = choose_crops(source, Box.whole(voxels.shape), (12, 24, 24), None, (11, "damaged"), lambda _: None)
+    assert again == tried.crops  # the plan calls the last section of this phantom damaged
     assert [crop.name for crop in tried.crops] == ["textured", "flat", "large shapes", "worst section"]
     assert len({(crop.box, crop.section) for crop in tried.crops}) == 4
 
@@ -138,17 +139,20 @@ def test_a_rule_finds_what_it_is_for() -> None:
     volume += random.normal(0, 1, volume.shape)
     volume[5] += random.normal(0, 25, (96, 96))
     source: Any = type("Array", (Source,), {"read": lambda _, box: volume[box.slices]})(None)
-    crops = choose_crops(source, Box.whole((9, 96, 96)), (1, 32, 32), None, lambda _: None)
+    crops = choose_crops(source, Box.whole((9, 96, 96)), (1, 32, 32), None, None, lambda _: None)
     found = {crop.name: crop for crop in crops}
     assert found["textured"].box.start[1:] == (0, 0)
     assert found["flat"].box.start[1:] == (64, 64)
     assert found["large shapes"].box.start[1:] == (0, 64)
     assert found["worst section"].section == 5
+    *_, worst = choose_crops(source, Box.whole((9, 96, 96)), (1, 32, 32), None, (7, "soft"), lambda _: None)
+    assert (worst.name, worst.section) == ("worst section", 7)
+    assert "that the plan calls soft" in worst.rule
 
 
 def test_where_nothing_has_contrast_the_middle_is_shown() -> None:
     source: Any = type("Blank", (Source,), {"read": lambda _, box: np.zeros(box.shape, np.uint8)})(None)
-    (crop,) = choose_crops(source, Box.whole((9, 96, 96)), (3, 32, 32), None, lambda _: None)
+    (crop,) = choose_crops(source, Box.whole((9, 96, 96)), (3, 32, 32), None, None, lambda _: None)
     assert (crop.name, crop.box) == ("middle", Box((3, 32, 32), (6, 64, 64)))
 
 

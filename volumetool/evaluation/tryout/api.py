@@ -17,7 +17,7 @@ from volumetool.errors import ResourceError
 from volumetool.evaluation.tryout.places import Crop, choose_crops, crop_around, crop_shape
 from volumetool.evaluation.tryout.results import Tried, Tryout
 from volumetool.evaluation.tryout.tryout_page import write_page
-from volumetool.evaluation.tryout.views import finest_scale, view_input, view_output
+from volumetool.evaluation.tryout.views import finest_scale, read_once, view_input, view_output
 from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, Triple, part_inside
 from volumetool.jobs.job import Job, make_job
@@ -30,6 +30,7 @@ from volumetool.jobs.planning.resolve import Resolved, resolve
 from volumetool.models import ModelCard, fitting_models
 from volumetool.paths import AnyPlace, absolute_path
 from volumetool.processing.operation import open_operation, operation_name
+from volumetool.processing.sections.quality import SectionQuality
 from volumetool.processing.survey import LEAST_SIDE
 from volumetool.storage.io.roles import name_roles
 from volumetool.units import show_scale
@@ -105,14 +106,15 @@ def try_models(
         resolved = _resolved(job, asked.models, observer)
         crops = _crops(resolved[0], asked, observer)
         count = counting(observer, "models on crops", len(resolved) * (1 + len(crops)))
-        shown = [view_input(resolved[0], crop, finest_scale(resolved)) for crop in crops]
+        near = [read_once(resolved, crop) for crop in crops]
+        shown = [view_input(read(crop.box), crop, finest_scale(resolved)) for crop, read in zip(crops, near, strict=True)]
         tried = []
         for each in resolved:
             error = _with_error(each)
             costs = _planned(each)
             count(1)
-            for crop, views in zip(crops, shown, strict=True):
-                views += view_output(each, error, crop)
+            for crop, read, views in zip(crops, near, shown, strict=True):
+                views += view_output(each, error, crop, read)
                 count(1)
             expected = () if error is None else tuple(float(views[-1].xy.mean()) for views in shown)
             tried.append(replace(costs, expected_error=expected))
@@ -157,10 +159,21 @@ def _crops(resolved: Resolved, asked: TryoutOptions, observer: Observer) -> tupl
     whole, shape = Box.whole(level.shape), crop_shape(asked.side, level.voxel_size)
     if asked.at is None:
         inside = whole if job.roi is None else part_inside(job.roi, level.shape, job.input)[0]
-        return choose_crops(resolved.source(0), inside, shape, job.nodata, observer)
+        bad = _unlike_others(resolved.chain[0].spec.statistics.quality, inside)
+        return choose_crops(resolved.source(0), inside, shape, job.nodata, bad, observer)
     z, y, x = asked.at
     part_inside(Box((z, y, x), (z + 1, y + 1, x + 1)), level.shape, job.input)
     return (Crop("as asked", f"around voxel {z}, {y}, {x} (z, y, x)", crop_around((z, y, x), shape, whole), z),)
+
+
+def _unlike_others(quality: SectionQuality | None, inside: Box) -> tuple[int, str] | None:
+    """Return the section of a box that the plan calls bad and that is least like its neighbours, with the verdict on it."""
+    bad = {} if quality is None else quality.bad(0)
+    seen = [z for z, verdict in bad.items() if inside.start[0] <= z < inside.stop[0] and verdict != "blank"]
+    if quality is None or not seen:
+        return None
+    worst = min(seen, key=lambda z: float(quality.correlation[0, z]))
+    return worst, bad[worst]
 
 
 def _with_error(resolved: Resolved) -> Resolved | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from volumetool.errors import DataError
 from volumetool.events import Observer, counting
 from volumetool.geometry import Box, Size, Triple
+from volumetool.processing.statistics import WHOLE_SECTION
 from volumetool.processing.survey import LEAST_SIDE, MOST_ZEROS, describe_piece
 from volumetool.storage.voxels import Source, valid_voxels
 
@@ -86,7 +89,9 @@ def crop_shape(side: int, voxel_size: Size) -> Triple:
     return max(SHALLOWEST, min(DEEPEST, depth)), side, side
 
 
-def choose_crops(source: Source, inside: Box, shape: Triple, nodata: float | None, observer: Observer) -> tuple[Crop, ...]:
+def choose_crops(
+    source: Source, inside: Box, shape: Triple, nodata: float | None, bad: tuple[int, str] | None, observer: Observer
+) -> tuple[Crop, ...]:
     """Choose crops by rules from places that are evenly spread.
 
     Parameters
@@ -99,6 +104,8 @@ def choose_crops(source: Source, inside: Box, shape: Triple, nodata: float | Non
         Shape of a crop in voxels, z, y, x.
     nodata : float, optional
         Value of voxels without data; crops have none in the section that is shown.
+    bad : tuple of int and str, optional
+        The worst section and what is wrong with it, if the plan says so.
     observer : Observer
         Told by `Progressed` how many places were looked at.
 
@@ -107,43 +114,58 @@ def choose_crops(source: Source, inside: Box, shape: Triple, nodata: float | Non
     tuple of Crop
         Those whose rule finds a place of its own; the middle alone where nothing has any contrast.
     """
-    windows = list(_windows(inside, shape))
-    count = counting(observer, "places", len(windows))
+    sections = sorted({*_evenly(inside), *([] if bad is None else [bad[0]])})
+    across = [(y, x) for y in _spread(inside, shape, 1) for x in _spread(inside, shape, 2)]
+    count = counting(observer, "places", len(sections) * len(across))
     places = []
-    for centre in windows:
-        places += _looked_at(source, crop_around(centre, shape, inside), centre[0], nodata)
-        count(1)
+    for z in sections:
+        read = _reader(source, section_of(inside, z))
+        for y, x in across:
+            places += _looked_at(read, crop_around((z, y, x), shape, inside), z, nodata)
+            count(1)
     if not places:
-        centre = inside.start[0] + inside.shape[0] // 2, *(windows[len(windows) // 2][1:])
+        centre = inside.start[0] + inside.shape[0] // 2, *across[len(across) // 2]
         return (Crop("middle", "nowhere is enough contrast to choose by", crop_around(centre, shape, inside), centre[0]),)
-    return tuple(_chosen(places))
+    return tuple(_chosen(places, bad))
 
 
-def _windows(inside: Box, shape: Triple) -> Iterator[Triple]:
-    """Yield the centres of the places, section by section."""
+def _evenly(inside: Box) -> list[int]:
+    """Return at most `SECTIONS` sections of a box, evenly spread."""
     depth = inside.shape[0]
-    sections = min(SECTIONS, depth)
-    for number in range(sections):
-        z = inside.start[0] + (2 * number + 1) * depth // (2 * sections)
-        for y in _spread(inside.start[1], inside.shape[1], shape[1]):
-            for x in _spread(inside.start[2], inside.shape[2], shape[2]):
-                yield z, y, x
+    count = min(SECTIONS, depth)
+    return [inside.start[0] + (2 * number + 1) * depth // (2 * count) for number in range(count)]
 
 
-def _spread(start: int, length: int, side: int) -> list[int]:
-    """Return the middles of at most `ACROSS` pieces that are evenly spread over a length and overlap by half at most."""
-    side = min(side, length)
-    count = min(ACROSS, 2 * length // side - 1)
-    room = length - side
+def _spread(inside: Box, shape: Triple, axis: int) -> list[int]:
+    """Return the middles of at most `ACROSS` crops that are evenly spread along an axis, and overlap by half at most."""
+    start, length = inside.start[axis], inside.shape[axis]
+    side = min(shape[axis], length)
+    count, room = min(ACROSS, 2 * length // side - 1), length - side
     return [start + side // 2 + (room // 2 if count == 1 else room * number // (count - 1)) for number in range(count)]
 
 
-def _looked_at(source: Source, box: Box, section: int, nodata: float | None) -> list[_Place]:
+def _reader(source: Source, section: Box) -> Callable[[Box], NDArray[Any] | None]:
+    """Return what gives the voxels of a part of a section, or None where they cannot be read; a small section is read once."""
+
+    def read(box: Box) -> NDArray[Any] | None:
+        try:
+            return source.read(box)  # (1, y, x)
+        except DataError:
+            return None  # the page shows other places; the job will name the chunk
+
+    whole = read(section) if section.voxels <= WHOLE_SECTION else None
+    if whole is None:
+        return read
+    z, y, x = section.start
+    return lambda box: whole[box.shifted((-z, -y, -x)).slices]
+
+
+def _looked_at(read: Callable[[Box], NDArray[Any] | None], box: Box, section: int, nodata: float | None) -> list[_Place]:
     """Return what a place looks like; nothing where it cannot be read, has no data, or no contrast."""
-    try:
-        piece = source.read(section_of(box, section))[0]  # (y, x)
-    except DataError:
-        return []  # the page shows other places; the job will name the chunk
+    voxels = read(section_of(box, section))
+    if voxels is None:
+        return []
+    piece = voxels[0]  # (y, x)
     valid = bool(valid_voxels(piece, nodata).all() and np.isfinite(piece).all())
     if not valid or min(piece.shape) < LEAST_SIDE or np.count_nonzero(piece == 0) >= MOST_ZEROS * piece.size:
         return []
@@ -156,10 +178,12 @@ def _looked_at(source: Source, box: Box, section: int, nodata: float | None) -> 
     return [_Place(box, section, contrast, contrast + sharpness, sharpness, noise)]
 
 
-def _chosen(places: Sequence[_Place]) -> Iterator[Crop]:
+def _chosen(places: Sequence[_Place], bad: tuple[int, str] | None) -> Iterator[Crop]:
     half = float(np.median([place.contrast for place in places]))
     strong = [place for place in places if place.contrast >= half]
-    worst = _worst_section(places)
+    worst, why = _worst_section(places), "with most noise over its contrast"
+    if bad is not None:
+        worst, why = [place for place in places if place.section == bad[0]], f"that the plan calls {bad[1]}"
     rules: tuple[tuple[str, str, Sequence[_Place], Callable[[_Place], float]], ...] = (
         ("textured", "most detail: the largest steps between voxels, without their noise", places, lambda p: p.detail),
         ("flat", "least contrast, without its noise", places, lambda p: -p.contrast),
@@ -169,7 +193,7 @@ def _chosen(places: Sequence[_Place]) -> Iterator[Crop]:
             strong,
             lambda p: -p.sharpness,
         ),
-        ("worst section", "most detail in the section with most noise over its contrast", worst, lambda p: p.detail),
+        ("worst section", f"most detail in the section {why}", worst, lambda p: p.detail),
     )
     taken: list[_Place] = []
     for name, rule, among, value in rules:

@@ -8,20 +8,19 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
 
-from volumetool.evaluation.pictures import data_uri, encode_png, grey_limits, to_grey
+from volumetool.evaluation.pictures import data_uri, encode_png, fill_template, grey_limits, to_grey
 from volumetool.evaluation.tryout.places import Crop
 from volumetool.evaluation.tryout.results import Tried, Tryout
 from volumetool.evaluation.tryout.views import CropView
 from volumetool.jobs.planning.report import describe_gate
 from volumetool.paths import replace_file
+from volumetool.redaction import printable
 from volumetool.storage.io.retries import unwritable
 from volumetool.units import show_bytes, show_duration, show_shape, show_size
 
@@ -69,21 +68,20 @@ def write_page(tryout: Tryout, views: Sequence[Sequence[CropView]]) -> None:
 
 def render(tryout: Tryout, views: Sequence[Sequence[CropView]]) -> str:
     """Return the page as HTML."""
-    template = files("volumetool.evaluation.tryout").joinpath("tryout_page.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     most = _largest_error(views)
-    z, _, x = tryout.voxel_size
-    depth, _, width = tryout.crops[0].box.shape
-    page = environment.from_string(template).render(
+    depth, height, width = (n * nm for n, nm in zip(tryout.crops[0].box.shape, tryout.voxel_size, strict=True))
+    page = fill_template(
+        "volumetool.evaluation.tryout",
+        "tryout_page.html",
         headline=headline(tryout),
-        input=tryout.input,
+        input=printable(tryout.input),
         size=f"{show_shape(tryout.shape)} voxels (z, y, x) of {show_size(tryout.voxel_size)}",
         models=[(each, describe_gate(each.gate) if each.gate else "", _facts(each)) for each in tryout.models],
         crops=[(crop, _place(crop), _drawn(own, most)) for crop, own in zip(tryout.crops, views, strict=True)],
         labels=[view.label for view in views[0]],
         right=next((number for number, view in enumerate(views[0]) if number > 1), 1),
-        aspect=f"{width * x:g} / {depth * z:g}",
-        scale_bar=_scale_bar(width * x),
+        aspects=[f"{width:g} / {height:g}", f"{width:g} / {depth:g}"],
+        scale_bar=_scale_bar(width),
     )
     return page.replace("CONTENT-SECURITY-POLICY", _policy(page), 1)
 

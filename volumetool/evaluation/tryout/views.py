@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,25 +41,45 @@ class CropView:
     is_grey: bool = True
 
 
-def view_input(resolved: Resolved, crop: Crop, finest: Triple) -> list[CropView]:
+def read_once(resolved: Sequence[Resolved], crop: Crop) -> Callable[[Box], NDArray[Any]]:
+    """Read all that jobs need for a crop, and return what gives the voxels of a box of it: a store is asked once.
+
+    Parameters
+    ----------
+    resolved : sequence of Resolved
+        The jobs.
+    crop : Crop
+        What is shown.
+    """
+    boxes = [each.reads(0, _made_of(each, crop.box)) for each in resolved]
+    around = functools.reduce(Box.joined, boxes, crop.box)
+    voxels = resolved[0].source(0).read(around)  # (z, y, x)
+
+    def read(box: Box) -> NDArray[Any]:
+        z, y, x = around.start
+        return voxels[box.shifted((-z, -y, -x)).slices]
+
+    return read
+
+
+def view_input(voxels: NDArray[Any], crop: Crop, finest: Triple) -> list[CropView]:
     """Return the input as it is, and enlarged.
 
     Parameters
     ----------
-    resolved : Resolved
-        A job on the input.
+    voxels : numpy.ndarray, shape (z, y, x)
+        The crop.
     crop : Crop
         What is shown.
     finest : tuple of int
         Voxels of the finest output per voxel of the input, z, y, x.
     """
-    voxels = resolved.source(0).read(crop.box)  # (z, y, x)
     raw = _cut(voxels, crop, (1, 1, 1), "raw")
     fine = _cut(enlarge(voxels, finest, "linear"), crop, finest, "bilinear")
     return [raw, fine]
 
 
-def view_output(resolved: Resolved, error: Resolved | None, crop: Crop) -> list[CropView]:
+def view_output(resolved: Resolved, error: Resolved | None, crop: Crop, read: Callable[[Box], NDArray[Any]]) -> list[CropView]:
     """Return what a job would store, and the error that its network expects.
 
     Parameters
@@ -69,23 +90,25 @@ def view_output(resolved: Resolved, error: Resolved | None, crop: Crop) -> list[
         The same with the expected error as its second channel.
     crop : Crop
         What is shown.
+    read : callable
+        Gives the voxels of a box of the input.
     """
-    scale, name = resolved.spec.lattice.scale, resolved.inputs.operation.card.name
-    views = [_cut(resolved.compute(0, _made_of(resolved, crop.box)), crop, scale, name, is_grey=resolved.spec.restores)]
+    name, scale = resolved.inputs.operation.card.name, _scale(resolved)
+    stored = resolved.compute(0, _made_of(resolved, crop.box), read)  # (z, y, x)
+    views = [_cut(stored, crop, scale, name, is_grey=resolved.spec.restores)]
     if error is not None:
-        expected = error.compute(1, _made_of(error, section_of(crop.box, crop.section)))  # (z, y, x), float32
+        expected = error.compute(1, _made_of(error, section_of(crop.box, crop.section)), read)  # (z, y, x), float32
         views.append(CropView(f"{name}: expected error", expected[_middle(scale)], None, is_error=True))
     return views
 
 
 def finest_scale(resolved: Sequence[Resolved]) -> Triple:
     """Return the largest scale along each axis, and no less than 2 in plane: the input is enlarged by it."""
-    scales = [_whole_scale(each) for each in resolved]
-    z, y, x = (max(axis) for axis in zip(*scales, strict=True))
+    z, y, x = (max(axis) for axis in zip(*map(_scale, resolved), strict=True))
     return z, max(2, y), max(2, x)
 
 
-def _whole_scale(resolved: Resolved) -> Triple:
+def _scale(resolved: Resolved) -> Triple:
     z, y, x = (int(np.prod(axis)) for axis in zip(*(each.spec.lattice.scale for each in resolved.chain), strict=True))
     return z, y, x
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -117,11 +119,28 @@ class Resolved:
             return source
         return replace(source, absent=lambda box: chunks.absent(box, chunks.never_stored(box, source.voxels)))
 
-    def compute(self, channel: int, box: Box) -> NDArray[Any]:
-        """Return what a job would store of a channel and a box of the output, which must be a whole volume."""
-        steps = (*self.steps, ChainStep(self.spec, self.engine, self.inputs.mask_factor))
-        source = self.source(stored_windows(steps, channel, [box])[0])
-        with computed(steps, channel, [box], source) as output:
+    @property
+    def _all_steps(self) -> tuple[ChainStep, ...]:
+        return (*self.steps, ChainStep(self.spec, self.engine, self.inputs.mask_factor))
+
+    def reads(self, channel: int, box: Box) -> Box:
+        """Return the voxels of the stored input that `compute` reads."""
+        return functools.reduce(Box.joined, stored_windows(self._all_steps, channel, [box])[1])
+
+    def compute(self, channel: int, box: Box, read: Callable[[Box], NDArray[Any]] | None = None) -> NDArray[Any]:
+        """Return what a job would store of a channel and a box of the output, which must be a whole volume.
+
+        Parameters
+        ----------
+        channel : int
+            Channel of the output.
+        box : Box
+            Voxels of its finest level.
+        read : callable, optional
+            Gives the voxels of a box of the stored input; by default the store does.
+        """
+        source = self.source(stored_windows(self._all_steps, channel, [box])[0])
+        with computed(self._all_steps, channel, [box], replace(source, computed=read)) as output:
             return output.read(box)
 
     @property
