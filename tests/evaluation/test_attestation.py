@@ -20,6 +20,7 @@ import volumetool as vt
 from volumetool.errors import ConfigError, InputError, OutputError
 from volumetool.evaluation.attestation import page
 from volumetool.jobs.records.plan_file import stored_plan
+from volumetool.jobs.records.volumes import volumes_of
 from volumetool.sealed import decode, is_sound
 from volumetool.storage.create import open_for_writing
 
@@ -34,7 +35,7 @@ NAMES = ["ledger", "bytes", "finite", "blank", "saturation", "histogram", "seams
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a folder with a finished job on something like noisy tissue: regions of 8 x 64 x 128 voxels of an output."""
     folder, random = tmp_path_factory.mktemp("finished"), np.random.default_rng(0)
-    tissue = 100 + 400 * ndimage.gaussian_filter(random.normal(size=(16, 64, 128)), (1, 3, 3))
+    tissue = 100 + 400 * ndimage.gaussian_filter(random.normal(size=(16, 48, 64)), (1, 3, 3))
     write_input(folder / "in.zarr", (tissue + random.normal(0, 4, tissue.shape)).astype(np.float32))
     assert vt.enhance(folder / "in.zarr", folder / "out.zarr", **JOB).complete
     return folder
@@ -148,7 +149,17 @@ def test_an_unfinished_output_fails_and_a_part_can_be_read(finished: Path, tmp_p
     found = vt.attest(tmp_path / "part.zarr", sample="1/2")
     assert failed(found) == {"ledger"}
     assert found.sample == "1/2"
-    assert "16 of 32 regions done" in found.checks[0].found
+    assert "6 of 12 regions done" in found.checks[0].found
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_trust_volume_is_verified_with_the_output_and_looked_at_for_nan(finished: Path, tmp_path: Path) -> None:
+    trust = tmp_path / "trust.zarr"
+    assert vt.enhance(finished / "in.zarr", tmp_path / "out.zarr", trust=trust, **JOB).complete
+    assert vt.attest(tmp_path / "out.zarr").ok
+    volume = volumes_of(stored_plan(str(tmp_path / "out.zarr")))[1]
+    open_for_writing(str(trust), volume.layout)[4:6, :8, :8].write(np.float32("nan")).result()
+    assert failed(vt.attest(tmp_path / "out.zarr")) == {"bytes", "finite"}
 
 
 @pytest.mark.usefixtures("no_charts")
@@ -202,7 +213,7 @@ def test_the_command_ends_with_4_where_a_check_fails(output: Path, capsys: pytes
     ("file", "voxel_size"), [("fib25-fibsem/fib25_train1.tif", "8,8,8"), ("isbi2012-sstem/isbi2012_train.tif", "50,4,4")]
 )
 def test_good_outputs_of_real_data_pass(data: Path, tmp_path: Path, file: str, voxel_size: str) -> None:
-    tifffile.imwrite(tmp_path / "raw.tif", tifffile.imread(data / file)[:24, :192, :192], photometric="minisblack")
+    tifffile.imwrite(tmp_path / "raw.tif", tifffile.imread(data / file)[:16, :128, :128], photometric="minisblack")
     vt.convert(tmp_path / "raw.tif", tmp_path / "raw.zarr", voxel_size=voxel_size)
     layout = {"chunk": "8,32,32", "shard": "8,64,64", "region": "1,1,1", "device": "cpu"}
     vt.apply("gaussian:sigma=0,1,1", tmp_path / "raw.zarr", tmp_path / "out.zarr", **layout)

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from small_jobs import write_input
+from small_jobs import noise, write_input
 from volumetool.cli.main import main
 
 import volumetool as vt
 from volumetool.errors import ConfigError, InputError, OutputError
+from volumetool.storage.create import write_attributes
 
 VOXEL = (30.0, 8.0, 8.0)
 CHANNELS = ("image:grey", "expected-error:difference")
@@ -78,6 +79,34 @@ def test_boxes_stand_in_nm_and_where_the_stage_finds_them(output: Path, tmp_path
     assert ring[0] == ring[-1]
     assert len(ring) == 5
     assert np.ptp(np.array(ring), axis=0) == pytest.approx([0.128, 0.128])
+
+
+def test_an_output_leads_to_the_trust_volume_beside_it_and_nowhere_else(tmp_path: Path) -> None:
+    write_input(tmp_path / "in.zarr", noise((1, 32, 32)))
+    voxels = np.full((2, 1, 32, 32), 3, np.float32)
+    write_input(tmp_path / "trust.zarr", voxels)
+    write_attributes(
+        str(tmp_path / "trust.zarr"), {"spec": {"trust": "float32"}, "channels": ["expected-error", "consistency"]}
+    )
+    write_attributes(str(tmp_path / "in.zarr"), {"job": {"trust": "trust.zarr"}})
+    found = vt.rescan(tmp_path / "in.zarr")
+    assert (found.output, found.mean_error) == (str(tmp_path / "trust.zarr"), 3)
+    assert found == vt.rescan(tmp_path / "trust.zarr")
+    for elsewhere in ("../trust.zarr", "https://h.example/trust.zarr", 3):
+        write_attributes(str(tmp_path / "in.zarr"), {"job": {"trust": elsewhere}})
+        with pytest.raises(InputError, match="no channel expected-error"):
+            vt.rescan(tmp_path / "in.zarr")
+
+
+@pytest.mark.slow
+def test_the_trust_volume_of_a_network_is_ranked(tmp_path: Path) -> None:
+    write_input(tmp_path / "in.zarr", noise((2, 40, 40)))
+    network = {"model": "em-x4", "patch": "1,48,48", "overlap": "0,24,24", "chunk": "2,64,64", "workers": 1, "device": "cpu"}
+    job = {"input": str(tmp_path / "in.zarr"), "output": str(tmp_path / "out.zarr"), "trust": str(tmp_path / "trust.zarr")}
+    assert vt.run(vt.Job(**job, **network)).complete
+    found = vt.rescan(tmp_path / "out.zarr")
+    assert found.output == str(tmp_path / "trust.zarr")
+    assert found.mean_error == pytest.approx(float(np.mean(vt.open_volume(tmp_path / "trust.zarr")[0])))
 
 
 def test_the_command_prints_what_the_function_returns(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

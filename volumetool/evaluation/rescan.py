@@ -21,6 +21,7 @@ from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, Size, Triple
 from volumetool.geometry.box import cut
 from volumetool.paths import absolute_path, place_text, replace_file
+from volumetool.storage.io.kvstore import join_url, parent_url
 from volumetool.storage.io.retries import unwritable
 from volumetool.storage.open import open_volume
 from volumetool.storage.provenance import channel_names
@@ -211,7 +212,7 @@ def rescan(
     ----------
     output : str or path
         Path or URL of a volume with a channel ``expected-error``: an output of ``em-x4;expected_error=true``, or a trust
-        volume.
+        volume; or the output of a job that wrote a trust volume.
     report : str or path, optional
         CSV file to write; a JSON file of GeoJSON's form gets its name with ``.json``.
     observer : Observer, optional
@@ -232,33 +233,51 @@ def rescan(
     """
     asked = RescanOptions(**options)
     frame = None if asked.stage is None else StageFrame(**read_options(absolute_path(asked.stage)))
-    place = place_text(output)
-    volume = open_volume(place)
+    volume, channel = expected_error(place_text(output))
     size = _voxels(volume, asked.size)
-    sums = _sum_up(volume, error_channel(volume), size, observer)
-    found = _rank(place, volume, sums, size, asked.fraction, frame)
+    found = _rank(volume, _sum_up(volume, channel, size, observer), size, asked.fraction, frame)
     if report is not None:
         _write(found, absolute_path(report))
     return found
 
 
-def error_channel(volume: Volume) -> int:
-    """Return the channel of a volume that holds the expected error.
+def expected_error(place: str) -> tuple[Volume, int]:
+    """Return the volume that holds the expected error of an output, and its channel there.
+
+    Parameters
+    ----------
+    place : str
+        Path or URL of an output with that channel, of a trust volume, or of the output of a job that wrote one.
 
     Raises
     ------
     InputError
-        ``input.no-expected-error``.
+        ``input.no-expected-error``; also as `open_volume`.
     """
-    names = [name.partition(" ")[0] for name in channel_names(volume)]
+    volume = open_volume(place)
+    if CHANNEL not in _names(volume) and (beside := _trust_volume(volume)) is not None:
+        volume = open_volume(beside)
+    names = _names(volume)
     if CHANNEL not in names:
         raise InputError(
             "input.no-expected-error",
             f"{volume.url} has no channel {CHANNEL}: its channels are {', '.join(names) or 'unnamed'}",
-            hint="enhance with `--model 'em-x4;expected_error=true'`, or give the trust volume of the job",
+            hint="enhance with --trust, or with `--model 'em-x4;expected_error=true'`; or give its trust volume",
             where=volume.url,
         )
-    return names.index(CHANNEL)
+    return volume, names.index(CHANNEL)
+
+
+def _names(volume: Volume) -> list[str]:
+    """Return the names of a volume's channels without the numbers of the input's."""
+    return [name.partition(" ")[0] for name in channel_names(volume)]
+
+
+def _trust_volume(volume: Volume) -> str | None:
+    """Return the place of the trust volume beside an output, None where its metadata name none: they lead nowhere else."""
+    job = volume.attributes.get("job")
+    name = job.get("trust") if isinstance(job, dict) else None
+    return join_url(parent_url(volume.url)[0], name) if isinstance(name, str) and "/" not in name else None
 
 
 def _voxels(volume: Volume, nm: Size | None) -> Triple:
@@ -291,9 +310,7 @@ def _sum_up(volume: Volume, channel: int, size: Triple, observer: Observer) -> N
     return sums
 
 
-def _rank(
-    place: str, volume: Volume, sums: NDArray[np.float64], size: Triple, fraction: float, frame: StageFrame | None
-) -> Rescan:
+def _rank(volume: Volume, sums: NDArray[np.float64], size: Triple, fraction: float, frame: StageFrame | None) -> Rescan:
     lengths = [np.diff(np.append(np.arange(0, n, side), n)) for n, side in zip(volume.shape, size, strict=True)]
     voxels = lengths[0][:, None, None] * lengths[1][:, None] * lengths[2]  # (z, y, x) boxes
     order = np.argsort(-sums.ravel(), kind="stable")
@@ -312,7 +329,7 @@ def _rank(
         box = Box((start[0], start[1], start[2]), (start[0] + size[0], start[1] + size[1], start[2] + size[2]))
         boxes.append(_describe(rank, box.intersection(Box.whole(volume.shape)), float(sums.flat[index]), volume, frame))
     mean = float(sums.sum() / voxels.sum())
-    return Rescan(place, len(order), size, mean, tuple(steps), tuple(boxes), "" if frame is None else frame.unit)
+    return Rescan(volume.url, len(order), size, mean, tuple(steps), tuple(boxes), "" if frame is None else frame.unit)
 
 
 def _describe(rank: int, box: Box, total: float, volume: Volume, frame: StageFrame | None) -> RescanBox:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.errors import DataError, InputError
@@ -20,6 +21,7 @@ from volumetool.evaluation.attestation.seams import Seams
 from volumetool.geometry import Box, Region, Triple, slabs_of
 from volumetool.geometry.box import cut
 from volumetool.jobs.plan import Plan
+from volumetool.jobs.records.volumes import volumes_of
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import Volume
 from volumetool.storage.voxels import read_voxels, valid_voxels
@@ -101,7 +103,7 @@ class OutputVoxels:
     def __init__(self, plan: Plan, *, alike: bool) -> None:
         self.plan, self.alike = plan, alike
         self.source = _open_input(plan)
-        self.output = open_volume(plan.output)
+        self.written = [open_volume(volume.url) for volume in volumes_of(plan)]
         self.chunks = self.blank = 0
         self.lost, self.strange, self.unreadable, self.jumps = Places(), Places(), Places(), Places()
         self.ends = np.zeros((2, 3), np.int64)
@@ -155,11 +157,16 @@ class OutputVoxels:
         """Return the voxels of the input of which voxels of the output are made."""
         return self.plan.in_input(box.shifted(self.plan.spec.origin)).intersection(Box.whole(self.plan.input_shape))
 
+    def _output(self, channel: int) -> ts.TensorStore:
+        """Open a channel, counted over all volumes of the job."""
+        number, own = self.plan.spec.stored(channel)
+        return self.written[number].open(0, own)
+
     def _input(self, channel: int) -> Callable[[Box], NDArray[Any]]:
         return partial(read_voxels, self.source.open(self.plan.job.level, channel), what="input")
 
     def _look(self, region: Region, channel: int, *, compare: bool) -> None:
-        output, source = self.output.open(0, channel), self._input(region.channel)
+        output, source = self._output(channel), self._input(region.channel)
         sums = [np.zeros((2, shape)) for shape in (region.box.shape[0], self.in_input(region.box).shape[0])]
         for slab in slabs_of(region.box, self.plan.spec.levels[0].shard):
             try:
@@ -167,7 +174,7 @@ class OutputVoxels:
             except DataError:
                 self.unreadable.add(1.0, slab)
                 continue
-            valid = valid_voxels(voxels, self.plan.spec.output_nodata)
+            valid = valid_voxels(voxels, self.plan.spec.nodata_of(channel))
             if (wrong := int(np.count_nonzero(valid & ~np.isfinite(voxels)))) > 0:
                 self.strange.add(wrong, slab)
             if not compare:
@@ -240,11 +247,11 @@ class OutputVoxels:
 
     def _cross(self, region: Region, channel: int) -> None:
         """Look at the borders of a region with those before it, where they lie between voxels of the input."""
-        output, source = self.output.open(0, channel), self._input(region.channel)
+        output, source = self._output(channel), self._input(region.channel)
         spec, first = self.plan.spec, self.plan.first
 
         def voxels(box: Box) -> NDArray[np.float64]:
-            return self._scaled(read_voxels(output, box, "output"), spec.output_nodata)
+            return self._scaled(read_voxels(output, box, "output"), spec.nodata_of(channel))
 
         def given(box: Box) -> NDArray[np.float64]:
             return self._scaled(source(self.in_input(box)), first.nodata)

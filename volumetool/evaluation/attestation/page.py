@@ -58,7 +58,7 @@ def _fields(found: Attestation, content: OutputVoxels) -> list[tuple[str, list[t
 def _pictures(box: Box, content: OutputVoxels) -> list[tuple[str, str]]:
     under = content.in_input(box)
     given = read_voxels(content.source.open(content.plan.job.level), under, "input")[0]
-    made = read_voxels(content.output.open(), box, "output")[0]
+    made = read_voxels(content.written[0].open(), box, "output")[0]
     limits = grey_limits(np.nan_to_num(given))
     sections = (("input", given), ("output", made))
     return [(label, data_uri(encode_png(to_grey(np.nan_to_num(section), limits)))) for label, section in sections]
