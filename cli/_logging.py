@@ -94,7 +94,7 @@ def speaking(arguments: list[str]) -> Iterator[None]:
 
     root, ours = logging.getLogger(), logging.getLogger(OURS)
     before = (list(root.handlers), root.level, ours.level, SCREEN.level, os.environ.get(LOG_FILE))
-    SCREEN.command = " ".join(["volumetool", *arguments])
+    SCREEN.command = " ".join(["volumetool", *_without_targets(arguments)])
     screen = _OnScreen()
     screen.setFormatter(LogFormatter("%(message)s", traces=False))
     root.addHandler(screen)
@@ -113,6 +113,19 @@ def speaking(arguments: list[str]) -> Iterator[None]:
         os.environ.pop(LOG_FILE, None)
         if before[4] is not None:
             os.environ[LOG_FILE] = before[4]
+
+
+def _without_targets(arguments: list[str]) -> list[str]:
+    """Return what was typed without whom to tell that a run ended: the address of a webhook is a secret."""
+    from volumetool.notification import target_name
+
+    shown = list(arguments)
+    for number, word in enumerate(arguments):
+        if word == "--notify":
+            shown[number + 1 : number + 2] = map(target_name, arguments[number + 1 : number + 2])
+        elif word.startswith("--notify="):
+            shown[number] = "--notify=" + target_name(word.removeprefix("--notify="))
+    return shown
 
 
 def speak(verbose: int, quiet: bool, log_file: Path | None) -> None:

@@ -219,7 +219,7 @@ def _count(folder: Path, ratings: list[Path], *, as_json: bool) -> None:
         say(words, sys.stdout)
 
 
-@job_options(without=("model", "crop", "gate", "part", "overwrite", "cluster", "dashboard"))
+@job_options(without=("model", "crop", "gate", "part", "overwrite", "cluster", "dashboard", "notify"))
 def try_(
     input: Annotated[str, typer.Argument(metavar="INPUT", help="Volume to try models on; path or URL.")],  # noqa: A002
     page: Annotated[Path, typer.Argument(metavar="PAGE", parser=local_path, help="HTML file to write.")] = Path("try.html"),

@@ -51,9 +51,24 @@ def runtime(default: Any, panel: str, help: str, *, metavar: str | None = None, 
     return _option(Kind.RUNTIME, default, help, panel=panel, metavar=metavar, common=common)
 
 
+def told_once(default: Any, panel: str, help: str, *, metavar: str | None = None) -> Any:  # noqa: A002
+    """Declare an option that decides no byte, and that is written nowhere: it may be a secret, and is meant for one run.
+
+    Parameters
+    ----------
+    default, panel, help, metavar
+        As for :func:`semantic`.
+    """
+    extra = _extra(Kind.RUNTIME, panel=panel, metavar=metavar)
+    return Field(default, description=help, json_schema_extra=extra, exclude=True, repr=False)
+
+
 def _option(kind: Kind, default: Any, words: str, **shown: Any) -> Any:
-    extra = {"kind": kind.name.lower(), **{name: value for name, value in shown.items() if value}}
-    return Field(default, description=words, json_schema_extra=extra)
+    return Field(default, description=words, json_schema_extra=_extra(kind, **shown))
+
+
+def _extra(kind: Kind, **shown: Any) -> dict[str, Any]:
+    return {"kind": kind.name.lower(), **{name: value for name, value in shown.items() if value}}
 
 
 def kinds(model: type[BaseModel]) -> dict[str, Kind]:

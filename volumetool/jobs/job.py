@@ -24,7 +24,8 @@ from volumetool.configuration import (
 )
 from volumetool.errors import ConfigError
 from volumetool.geometry import AskedBox, Box
-from volumetool.options import document, runtime, semantic
+from volumetool.notification import COMMAND, check_target, target_name
+from volumetool.options import document, runtime, semantic, told_once
 from volumetool.processing.operations.chain import ARROW
 from volumetool.storage.io.kvstore import canonical_url
 from volumetool.storage.io.urls import check_foreign
@@ -219,6 +220,12 @@ class Job(Options):
     accept_failed: bool = runtime(
         False, RUN, "Finish with holes where regions failed, and list them in the output's attributes."
     )
+    notify: Annotated[str, AfterValidator(check_target)] | None = told_once(
+        None,
+        RUN,
+        "Whom to tell that a run ended: mailto:ADDRESS, https://HOST/PATH (gets a JSON record) or exec:COMMAND (on its stdin).",
+        metavar="WHERE",
+    )
     overwrite: bool = runtime(False, RUN, "Delete what an earlier job left at the output.", common=True)
 
     @property
@@ -317,7 +324,7 @@ def read_job(path: Path, allow_hosts: Collection[str] = (), **options: Any) -> J
     ------
     ConfigError
         ``config.file``: the file is missing or no YAML mapping; ``config.option`` as in :func:`make_job`;
-        ``config.private-host``, ``config.scheduler``.
+        ``config.private-host``, ``config.scheduler``, ``config.notify``: it names a command.
     InputError
         ``input.url``, ``input.url-secret``.
     """
@@ -326,6 +333,8 @@ def read_job(path: Path, allow_hosts: Collection[str] = (), **options: Any) -> J
     for name in ("input", "output", "mask", "with_", "trust"):
         if name not in given and isinstance(content.get(name), str):
             check_foreign(content[name], allow_hosts)
+    if "notify" not in given and isinstance(told := content.get("notify"), str):
+        _check_told(path, told, allow_hosts)
     cluster = str(content.get("cluster"))
     if "cluster" not in given and ("://" in cluster or cluster.endswith(".json")):
         raise ConfigError(
@@ -334,3 +343,15 @@ def read_job(path: Path, allow_hosts: Collection[str] = (), **options: Any) -> J
             hint="if you know it: give it yourself, --cluster ADDRESS",
         )
     return make_job(**content | given)
+
+
+def _check_told(path: Path, target: str, allow_hosts: Collection[str]) -> None:
+    """Refuse what a file may not tell of a run: a command to be run, or a host of a private network."""
+    if target.startswith(COMMAND):
+        raise ConfigError(
+            "config.notify",
+            f"{path} names the command {target_name(target)!r}, which would be run when the job ends",
+            hint="if you know it: give it yourself, --notify 'exec:COMMAND'",
+        )
+    if not target.startswith("mailto:"):
+        check_foreign(target, allow_hosts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -11,7 +12,7 @@ import numpy as np
 import tensorstore as ts
 
 from volumetool.errors import DataError, FingerprintError, LedgerError, OutputError
-from volumetool.events import Observer, RegionEnded, RunStarted, ignore
+from volumetool.events import Noted, Observer, RegionEnded, RunStarted, ignore
 from volumetool.jobs.clusters import Cluster, open_cluster
 from volumetool.jobs.clusters import plan as make_plan
 from volumetool.jobs.execution.clean import delete_kept, sweep
@@ -31,6 +32,7 @@ from volumetool.jobs.records.parts import PartState, living_parts, own_job, part
 from volumetool.jobs.records.plan_file import open_ledger, read_plan
 from volumetool.jobs.records.shard_digests import note_unbuilt, read_unbuilt
 from volumetool.jobs.verification.repair import check_whole
+from volumetool.notification import notify
 from volumetool.redaction import fact_table, redact
 from volumetool.storage.io.kvstore import (
     join_url,
@@ -107,14 +109,15 @@ class RunResult:
 
 
 def run(plan: Plan, observer: Observer = ignore) -> RunResult:
-    """Run the regions of a plan that its ledger does not call done.
+    """Run the regions of a plan that its ledger does not call done, and tell whom the job names that the run ended.
 
     Parameters
     ----------
     plan : Plan
         From :func:`volumetool.plan`.
     observer : Observer, optional
-        Told what happens: `Waiting`, `RunStarted`, `RegionEnded`, and `Progressed` for the coarse levels.
+        Told what happens: `Waiting`, `RunStarted`, `RegionEnded`, `Progressed` for the coarse levels, and `Noted` where whom
+        the job names could not be told.
 
     Raises
     ------
@@ -126,6 +129,16 @@ def run(plan: Plan, observer: Observer = ignore) -> RunResult:
     DataError
         ``data.failing``: `MAX_CONSECUTIVE_FAILURES` regions in a row failed.
     """
+    try:
+        result = _run_job(plan, observer)
+    except BaseException as error:
+        tell(plan, observer, error)
+        raise
+    tell(plan, observer, result)
+    return result
+
+
+def _run_job(plan: Plan, observer: Observer) -> RunResult:
     if plan.fingerprint != plan.spec.fingerprint:  # another name would be on these bytes than their own
         raise FingerprintError(
             "job.fingerprint",
@@ -180,7 +193,7 @@ def _run_part(plan: Plan, observer: Observer) -> RunResult:
             held.callback(claim.release)
             _, ran = _go_on(plan, observer, claim, lambda: first or stack.enter_context(open_cluster(plan)))
     if claim is None:  # somebody else planned the job meanwhile
-        return run(make_plan(plan.job, observer), observer)
+        return _run_job(make_plan(plan.job, observer), observer)
     return _end_job(plan, ran, observer)
 
 
@@ -340,3 +353,34 @@ def write_maps(plan: Plan, ledger: Ledger) -> None:
     # A run whose store fails says so by its ledger; this map is nobody's loss.
     with suppress(ValueError, OSError):
         STORAGE.call(write, patient=False)
+
+
+def tell(plan: Plan, observer: Observer, ended: RunResult | BaseException) -> None:
+    """Tell whom a job names that its run has ended.
+
+    Parameters
+    ----------
+    plan : Plan
+        The job's plan.
+    observer : Observer
+        Told by `Noted` where that was not possible.
+    ended : RunResult or BaseException
+        How it ended; what is no `Exception` interrupted it.
+    """
+    if plan.job.notify is None:
+        return
+    record: dict[str, object] = {
+        "kind": "run",
+        "output": plan.output,
+        "fingerprint": plan.fingerprint,
+        "regions": plan.grid.count,
+    }
+    record |= {"host": socket.gethostname(), "time": time.time()}
+    if isinstance(ended, RunResult):
+        counts = {name: getattr(ended, name) for name in ("done", "failed", "ran", "complete")}
+        record |= {"state": "complete" if ended.complete else "failed" if ended.exit_code else "part done", **counts}
+    else:
+        error = {"code": getattr(ended, "code", type(ended).__name__), "message": getattr(ended, "message", str(ended))}
+        record |= {"state": "failed" if isinstance(ended, Exception) else "interrupted", "complete": False, "error": error}
+    if (why := notify(plan.job.notify, record)) is not None:
+        observer(Noted(f"warning: {why}"))

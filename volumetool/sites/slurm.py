@@ -72,6 +72,8 @@ def _command(job: Job, site: Site) -> str:
     command = resume_command(job.placed)
     if job.roi is not None and not job.crop:
         command += f" --roi={shlex.quote(str(job.roi))}"
+    if job.notify is not None:
+        command += f" --notify={shlex.quote(job.notify)}"
     if site.container is not None:
         return f'apptainer exec {"--nv " if site.gpus else ""}"{site.container}" {command}'
     program = Path(sys.executable).with_name("volumetool")  # whatever PATH a node has

@@ -71,6 +71,7 @@ FREE: dict[str, Any] = {
     "part": "1/2",
     "io_limit": "500MB/s",
     "open_files": 40,
+    "notify": "mailto:me@example.org",
     "overwrite": True,
 }
 
