@@ -194,16 +194,18 @@ def test_a_job_outlives_a_portal_that_is_killed_and_has_the_bytes_of_the_command
     first.process.kill()
     first.process.wait()
     second = _serve(config)
-    assert second.invitation == ""
-    admin.url = second.url
-    _wait(lambda: admin.get(f"/api{place}").json()["state"] == "complete")
-    output = tmp_path / "portal" / "jobs" / place.rpartition("/")[2] / "output.zarr"
-    vt.enhance(lab / "in.tif", tmp_path / "own.zarr", model="em-x4", voxel_size="30,16,16", workers=0)
-    chunks = [path.relative_to(output) for path in output.rglob("*") if path.is_file() and path.name != "zarr.json"]
-    assert len(chunks) > 3
-    for chunk in chunks:
-        assert (output / chunk).read_bytes() == (tmp_path / "own.zarr" / chunk).read_bytes(), chunk
-    second.process.terminate()
+    try:
+        assert second.invitation == ""
+        admin.url = second.url
+        _wait(lambda: admin.get(f"/api{place}").json()["state"] == "complete")
+        output = tmp_path / "portal" / "jobs" / place.rpartition("/")[2] / "output.zarr"
+        vt.enhance(lab / "in.tif", tmp_path / "own.zarr", model="em-x4", voxel_size="30,16,16")
+        chunks = [path.relative_to(output) for path in output.rglob("*") if path.is_file() and path.name != "zarr.json"]
+        assert len(chunks) > 3
+        for chunk in chunks:
+            assert (output / chunk).read_bytes() == (tmp_path / "own.zarr" / chunk).read_bytes(), chunk
+    finally:
+        second.process.terminate()
     assert second.process.wait(20) == 0
 
 
