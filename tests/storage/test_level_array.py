@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from small_jobs import noise, write_input
 
 import volumetool as vt
 from volumetool.errors import InputError, ResourceError
+from volumetool.geometry import Box
 from volumetool.storage import voxels as stored_voxels
 from volumetool.storage.volume import Volume
 
@@ -83,11 +85,31 @@ def test_dask_reads_blocks_of_whole_chunks_here_and_in_another_process(
     array = volume.to_dask()
     assert array.chunks == ((1, 1), (4, 4, 1), (16, 16, 1), (16, 16, 9))
     assert np.array_equal(array.compute(), voxels)
+    assert np.array_equal(array[:, [5, 3], ::2].compute(), voxels[:, [5, 3], ::2])
     assert len(pickle.dumps(array)) < 10_000  # with handles that are open
     assert np.array_equal(array.compute(scheduler="processes", num_workers=1), voxels)
     assert volume.to_dask(1).shape == (2, *volume.levels[1].shape)
     assert volume.to_dask(chunks=(2, -1, -1, -1)).numblocks == (1, 1, 1, 1)
     assert volume.to_dask(chunks="auto").numblocks == (1, 1, 1, 1)
+
+
+def test_a_slice_of_a_huge_volume_makes_few_tasks_and_reads_the_voxels_that_it_names(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finest = replace(volume.levels[0], shape=(10_000, 100_000, 100_000), shard=(32, 1024, 1024))
+    huge = replace(volume, levels=(finest,)).to_dask()
+    read: list[tuple[int, ...]] = []
+
+    def zeros(_: Any, box: Box, *_more: Any) -> NDArray[Any]:
+        read.append(box.shape)
+        return np.zeros(box.shape, np.uint16)
+
+    monkeypatch.setattr(stored_voxels, "read_voxels", zeros)
+    part = huge[1, 5000, 49_000:50_000, 49_000:49_010]
+    (made,) = dask.optimize(part)
+    assert len(dict(made.__dask_graph__())) <= 4
+    assert part.compute().shape == (1000, 10)
+    assert sorted(read) == [(1, 152, 10), (1, 848, 10)]
 
 
 def test_the_scheduler_of_distributed_computes_a_volume(volume: Volume, voxels: NDArray[Any]) -> None:

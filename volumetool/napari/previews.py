@@ -52,6 +52,11 @@ class Previews:
             for number, name in zip(spec.output_channels(channel), names, strict=True)
         ]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Warnings about the last job."""
+        return () if self._opened is None else self._opened[1].notes
+
     def close(self) -> None:
         """Let the network go."""
         self._opened = None

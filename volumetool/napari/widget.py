@@ -157,8 +157,9 @@ class PreviewWidget(QWidget):
                 layer.data, layer.scale, layer.translate = voxels, options["scale"], options["translate"]
             else:
                 self._viewer.add_image(voxels, name=name, **options)
-        self._viewer.layers.selection.active = source
-        self.message.setText(f"Shown is {box} (z, y, x)")
+        if source in self._viewer.layers:
+            self._viewer.layers.selection.active = source
+        self.message.setText("\n".join([f"Shown is {box} (z, y, x)", *self._previews.notes]))
 
     def _end(self) -> None:
         self.busy = False

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from volumetool.errors import DataError, InputError, ResourceError
 from volumetool.geometry import Box, Triple
 from volumetool.machine import usable_memory
+from volumetool.storage.formats.npy import IN_MEMORY
 from volumetool.storage.io.arrays import SPACE, read_part, reopened
 from volumetool.storage.io.kvstore import is_local, join_url
 from volumetool.storage.io.limits import spec_of
@@ -326,9 +327,11 @@ def dask_array(volume: Volume, level: int, chunks: Any) -> da.Array:
     array = LevelArray(volume, level)
     unit = (array.shards or array.chunks) if chunks is None else chunks
     meta = np.empty((0,) * array.ndim, array.dtype)
-    # A name of its own each time: voxels may have been written since the last time.
+    # A name of its own each time: voxels may have been written since the last time. Where the array stands in every task, a
+    # slice reads what it needs of a block and makes no other task, however many there are; one in memory is not copied so.
+    inline = volume.url != IN_MEMORY
     blocks: da.Array = da.from_array(  # type: ignore[no-untyped-call]
-        array, chunks=unit, name=False, asarray=False, fancy=False, meta=meta
+        array, chunks=unit, name=False, inline_array=inline, meta=meta
     )
     return blocks
 
