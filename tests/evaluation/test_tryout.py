@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shlex
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from volumetool.models import ModelCard, Normalisation, UNet, UNetConfig, VoxelS
 from volumetool.storage.open import open_volume
 from volumetool.storage.voxels import Source
 from volumetool.training.data.phantom import phantom
+from volumetool.viewer.browser import browser_flags, find_browser
 
 HOSTILE = "<img src=x onerror=alert(1)> & 'a\".tif"
 
@@ -175,6 +177,18 @@ def test_the_page_fetches_nothing_and_runs_its_own_script_alone(tried: Tryout) -
         assert f"{tag}-src 'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'" in policy
     assert not any("style" in attributes for _, attributes in elements)
     assert {tag for tag, _ in elements} & {"link", "iframe", "object", "form", "base"} == set()
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.usefixtures("chromium")
+def test_in_a_browser_the_script_runs_under_its_policy_and_fills_both_sides(tried: Tryout) -> None:
+    words = [find_browser(), *browser_flags(), "--dump-dom", tried.page.as_uri()]
+    dom = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert 'class="scripted"' in dom
+    images = [a for tag, a in _Elements(dom).found if tag == "img" and a.get("class") in ("left", "right")]
+    assert len(images) == 4 * len(tried.crops)
+    assert all((image.get("src") or "").startswith("data:image/png") and image["alt"] for image in images)
 
 
 def test_every_picture_is_described_and_every_control_has_a_name(tried: Tryout) -> None:

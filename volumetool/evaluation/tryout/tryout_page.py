@@ -90,7 +90,7 @@ def headline(tryout: Tryout) -> str:
     """Return the most important sentence: whether the volume is familiar to the first model, and what the job takes."""
     first = tryout.models[0]
     known = "no verdict" if first.gate is None else describe_gate(first.gate)
-    costs = f"about {show_duration(first.seconds)} here and {show_bytes(first.written_bytes)}"
+    costs = f"about {show_duration(first.seconds)} here and {show_bytes(first.written_bytes)} of space"
     return f"{first.model}: {known}; the whole job takes {costs}"
 
 
@@ -144,7 +144,8 @@ def _drawn(views: Sequence[CropView], most: float) -> list[_Shown]:
     for view in views:
         limits = raw if view.is_grey else grey_limits(view.xy)
         if view.is_error:
-            note = f"black 0 to white {most:.3g} grey levels; mean {float(view.xy.mean()):.3g}"
+            mean = float(view.xy.mean())
+            note = f"black 0 to white {most:.3g} grey levels; mean {mean:.3g}, {mean / (raw[1] - raw[0]):.0%} of the raw range"
             shown.append(_Shown(view.label, note, _uri(_coloured(view.xy / most)), ""))
         else:
             xz = "" if view.xz is None else _uri(to_grey(view.xz, limits))
