@@ -76,7 +76,7 @@ def nan_chunk(voxels: Floats) -> None:
 
 
 def shifted_region(voxels: Floats) -> None:
-    voxels[:8, :64, 128:] += 4  # a fiftieth of the data window
+    voxels[:8, :64, 128:] += 10  # a twentieth of the data window
 
 
 def brighter_section(voxels: Floats) -> None:
@@ -210,13 +210,20 @@ def test_the_command_ends_with_4_where_a_check_fails(output: Path, capsys: pytes
 
 @pytest.mark.usefixtures("no_charts")
 @pytest.mark.parametrize(
-    ("file", "voxel_size"), [("fib25-fibsem/fib25_train1.tif", "8,8,8"), ("isbi2012-sstem/isbi2012_train.tif", "50,4,4")]
+    ("file", "voxel_size", "options"),
+    [
+        ("fib25-fibsem/fib25_train1.tif", "8,8,8", {}),
+        ("isbi2012-sstem/isbi2012_train.tif", "50,4,4", {}),
+        ("fib25-fibsem/fib25_train1.tif", "8,8,8", {"roi": "3:16,5:120,9:110", "crop": True}),  # borders of 5 x 37 voxels
+    ],
 )
-def test_good_outputs_of_real_data_pass(data: Path, tmp_path: Path, file: str, voxel_size: str) -> None:
+def test_good_outputs_of_real_data_pass(
+    data: Path, tmp_path: Path, file: str, voxel_size: str, options: dict[str, Any]
+) -> None:
     tifffile.imwrite(tmp_path / "raw.tif", tifffile.imread(data / file)[:16, :128, :128], photometric="minisblack")
     vt.convert(tmp_path / "raw.tif", tmp_path / "raw.zarr", voxel_size=voxel_size)
     layout = {"chunk": "8,32,32", "shard": "8,64,64", "region": "1,1,1", "device": "cpu"}
-    vt.apply("gaussian:sigma=0,1,1", tmp_path / "raw.zarr", tmp_path / "out.zarr", **layout)
+    vt.apply("gaussian:sigma=0,1,1", tmp_path / "raw.zarr", tmp_path / "out.zarr", **layout, **options)
     found = vt.attest(tmp_path / "out.zarr")
     assert found.ok, found.checks
     assert {check.state for check in found.checks} == {"passed"}

@@ -178,24 +178,24 @@ def _check(plan: Plan | None, verified: Report, observer: Observer) -> tuple[lis
         bad = Check("ledger", "failed", "the plan of the job cannot be read", "a plan as it was written")
         return [bad, *bytes_alone], None, None
     ledger, extent = open_ledger(plan), verified.extent
-    done = check_ledger(ledger, says_status(plan))
+    job = check_ledger(ledger, says_status(plan))
     if any(damage.kind is DamageKind.METADATA for damage in verified.damaged):
-        return [done, *bytes_alone], None, ledger
-    content = OutputVoxels(plan, alike=_keeps_grey(plan))
-    regions = [index for index in np.flatnonzero(ledger.states == DONE).tolist() if index % extent.parts == extent.part - 1]
+        return [job, *bytes_alone], None, ledger
+    done = ledger.states == DONE
+    content = OutputVoxels(plan, done, alike=_keeps_grey(plan))
+    regions = [index for index in np.flatnonzero(done).tolist() if index % extent.parts == extent.part - 1]
     count = counting(observer, "looking at voxels", len(regions))
     for index in regions:
         content.add(plan.grid.region(index))
         count(1)
-    return [done, check_bytes(verified, content), *check_content(content)], content, ledger
+    return [job, check_bytes(verified, content), *check_content(content)], content, ledger
 
 
 def _keeps_grey(plan: Plan) -> bool:
     """Return whether grey values of the output mean what they mean in the input, voxel for voxel."""
     return all(
-        spec.spares and spec.restores and not spec.equalise_sections and text.partition(":")[0] not in CHANGE_CONTRAST
-        for _, text, spec in plan.operations
-    )
+        spec.spares and spec.restores and not spec.equalise_sections and spec.curves is None for _, _, spec in plan.operations
+    ) and not any(text.partition(":")[0] in CHANGE_CONTRAST for _, text, _ in plan.operations)
 
 
 def _digest(ledger: Ledger) -> str:

@@ -74,6 +74,7 @@ def check_bytes(report: Report, content: OutputVoxels | None) -> Check:
     what = f"{len(report.damaged)} damages" if report.damaged else "all as recorded"
     found = f"{report.regions} regions and {report.shards} coarse shards, {report.extent.told}: {what}"
     first = "".join(f"; {damage}" for damage in report.damaged[:1])
+    first += f"; {unreadable.count} blocks cannot be read" if unreadable.count else ""
     places = [damage.box for damage in report.damaged if damage.box is not None and not damage.level][:8]
     places += [box for _, box in unreadable.worst]
     return Check("bytes", _state(report.ok and not unreadable.count), found + first, "no damage", tuple(places))

@@ -1,6 +1,6 @@
 """The voxels of an output beside those of its input: blank chunks, values that are no numbers, distributions, sections.
 
-Regions are read slab by slab, with the input that they were made of. What is kept are counts, two histograms and sums over
+Regions are read block by block, with the input that they were made of. What is kept are counts, two histograms and sums over
 sections, so memory does not grow with the voxels.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from volumetool.errors import DataError, InputError
 from volumetool.evaluation.attestation.seams import Seams
-from volumetool.geometry import Box, Region, Triple, slabs_of
+from volumetool.geometry import Box, Region, Triple
 from volumetool.geometry.box import cut
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.volumes import volumes_of
@@ -32,8 +32,11 @@ GRANULE = 8
 BINS = 1024
 """Bins of a histogram over three data windows, the volume's own in the middle."""
 
-SAMPLED = 8
-"""Regions on whose input the data window is measured."""
+SAMPLED, PIECE = 32, 2**17
+"""Regions on whose input the data window is measured, and voxels of each, about."""
+
+AT_ONCE = 2**24
+"""Voxels of the output that are looked at together, about: 250 MB with all that is made of them."""
 
 STRUCTURE = 0.02
 """Standard deviation of the input, in data windows, from which there is something that an output cannot be blank for."""
@@ -70,6 +73,8 @@ class OutputVoxels:
     ----------
     plan : Plan
         The job's plan.
+    done : numpy.ndarray of bool, shape (regions,)
+        Which regions of the job are done.
     alike : bool
         Whether the output's grey values mean what those of the input mean; otherwise they are not compared.
 
@@ -80,14 +85,16 @@ class OutputVoxels:
 
     Attributes
     ----------
+    window : tuple of float
+        The data window: percentiles 1 and 99 of a sample of the input.
     chunks, blank : int
         Chunks of the output that were looked at, and those of one value.
     lost : Places
         Blank chunks where the input is not: its standard deviation there, in data windows.
     strange : Places
-        Slabs with values that are NaN or infinite, and their number.
+        Blocks with values that are NaN or infinite, and their number.
     unreadable : Places
-        Slabs that cannot be read.
+        Blocks that cannot be read.
     ends : numpy.ndarray, shape (2, 3)
         Of output and input: voxels, those at the least and those at the greatest value of the data type.
     histograms : numpy.ndarray of int64, shape (2, BINS)
@@ -100,8 +107,8 @@ class OutputVoxels:
         Along z, y, x.
     """
 
-    def __init__(self, plan: Plan, *, alike: bool) -> None:
-        self.plan, self.alike = plan, alike
+    def __init__(self, plan: Plan, done: NDArray[np.bool_], *, alike: bool) -> None:
+        self.plan, self.done, self.alike = plan, done, alike
         self.source = _open_input(plan)
         self.written = [open_volume(volume.url) for volume in volumes_of(plan)]
         self.chunks = self.blank = 0
@@ -119,7 +126,7 @@ class OutputVoxels:
         return self.window[1] - self.window[0]
 
     def add(self, region: Region) -> None:
-        """Look at all voxels of a region, and at its borders with those before it."""
+        """Look at all voxels of a region, and at its borders with those before it that are done."""
         for number, channel in enumerate(self.plan.spec.output_channels(region.channel)):
             outputs = self.plan.spec.outputs
             grey = not outputs or outputs[number].values == "grey"
@@ -137,6 +144,10 @@ class OutputVoxels:
         made, given = (float(each[1:].sum() / max(1, each[0])) for each in self.ends)
         return made, given
 
+    def in_input(self, box: Box) -> Box:
+        """Return the voxels of the input of which voxels of the output are made."""
+        return self.plan.in_input(box.shifted(self.plan.spec.origin)).intersection(Box.whole(self.plan.input_shape))
+
     def _window(self) -> tuple[float, float]:
         """Return percentiles 1 and 99 of the input in the middle of some regions."""
         samples = []
@@ -146,16 +157,13 @@ class OutputVoxels:
             box = self.in_input(region.box)
             middle = (box.start[0] + box.stop[0]) // 2
             thin = Box((middle, *box.start[1:]), (middle + 1, *box.stop[1:]))
-            piece = next(cut(thin, (1, GRANULE, GRANULE), 2**20))
-            values = self._input(region.channel)(piece)
-            samples.append(values[np.isfinite(values)].ravel())
-        values = np.concatenate(samples)
-        low, high = np.percentile(values, (1, 99)).tolist() if values.size else (0.0, 1.0)
-        return low, max(high, low + 1e-6 * max(1.0, abs(low)))
-
-    def in_input(self, box: Box) -> Box:
-        """Return the voxels of the input of which voxels of the output are made."""
-        return self.plan.in_input(box.shifted(self.plan.spec.origin)).intersection(Box.whole(self.plan.input_shape))
+            values = self._input(region.channel)(next(cut(thin, (1, GRANULE, GRANULE), PIECE)))
+            samples.append(values[valid_voxels(values, self.plan.first.nodata) & np.isfinite(values)])
+        low, high = np.percentile(np.concatenate(samples) if any(map(len, samples)) else [0.0], (1, 99)).tolist()
+        if high > low:
+            return low, high
+        limits = np.iinfo(self.source.dtype) if self.source.dtype.kind in "iu" else None  # all of the sample is blank
+        return (low, low + 1) if limits is None else (limits.min, limits.max)
 
     def _output(self, channel: int) -> ts.TensorStore:
         """Open a channel, counted over all volumes of the job."""
@@ -167,37 +175,40 @@ class OutputVoxels:
 
     def _look(self, region: Region, channel: int, *, compare: bool) -> None:
         output, source = self._output(channel), self._input(region.channel)
-        sums = [np.zeros((2, shape)) for shape in (region.box.shape[0], self.in_input(region.box).shape[0])]
-        for slab in slabs_of(region.box, self.plan.spec.levels[0].shard):
+        boxes = (region.box, self.in_input(region.box))
+        sums = [np.zeros((2, box.shape[0])) for box in boxes]  # (2, z): sum and number of each section's voxels
+        for block in cut(region.box, self.plan.spec.levels[0].chunk, AT_ONCE):
             try:
-                voxels = read_voxels(output, slab, "output")
+                voxels = read_voxels(output, block, "output")
             except DataError:
-                self.unreadable.add(1.0, slab)
+                self.unreadable.add(1.0, block)
                 continue
             valid = valid_voxels(voxels, self.plan.spec.nodata_of(channel))
             if (wrong := int(np.count_nonzero(valid & ~np.isfinite(voxels)))) > 0:
-                self.strange.add(wrong, slab)
+                self.strange.add(wrong, block)
             if not compare:
                 continue
-            given = source(self.in_input(slab))
+            inside = self.in_input(block)
+            given = source(inside)
             there = valid_voxels(given, self.plan.first.nodata) & np.isfinite(given)
-            self._find_blank(slab, voxels, given, there)
-            known = []
-            for number, (values, good) in enumerate(((voxels, valid & np.isfinite(voxels)), (given, there))):
+            self._find_blank(block, voxels, given, there)
+            known, looked = [], ((block, voxels, valid & np.isfinite(voxels)), (inside, given, there))
+            for number, (box, values, good) in enumerate(looked):
                 self._count_ends(number, values, good)
                 known.append(np.where(good, values, np.float32(np.nan)))
                 total = np.nansum(known[-1], axis=(1, 2), dtype=np.float64)
-                sums[number] += np.array([total, good.sum(axis=(1, 2))])  # (z, y, x) -> (2, z)
-            self._compare(slab, *known)
+                z = slice(box.start[0] - boxes[number].start[0], box.stop[0] - boxes[number].start[0])
+                sums[number][:, z] += np.array([total, good.sum(axis=(1, 2))])  # (z, y, x) -> (2, z)
+            self._compare(block, *known)
         if compare:
             self._find_jumps(region, sums)
 
-    def _find_blank(self, slab: Box, voxels: NDArray[Any], given: NDArray[Any], there: NDArray[np.bool_]) -> None:
+    def _find_blank(self, block: Box, voxels: NDArray[Any], given: NDArray[Any], there: NDArray[np.bool_]) -> None:
         """Find chunks of one value, and those of them where the input has structure."""
-        inside = self.in_input(slab)
+        inside = self.in_input(block)
         chunk = self.plan.spec.levels[0].chunk
-        for box in cut(slab, chunk, 1):
-            part = voxels[box.shifted(_back(slab)).slices]
+        for box in cut(block, chunk, 1):
+            part = voxels[box.shifted(_back(block)).slices]
             self.chunks += 1
             first = part.flat[0]
             if not (part == first).all():
@@ -215,9 +226,9 @@ class OutputVoxels:
             ends = [int(np.count_nonzero(good & (values == end))) for end in (limits.min, limits.max)]
             self.ends[number] += [int(good.sum()), *ends]
 
-    def _compare(self, slab: Box, voxels: NDArray[Any], given: NDArray[Any]) -> None:
-        """Add the means of the granules that lie in a slab as a whole to the histograms."""
-        full, inside = slab.shifted(self.plan.spec.origin), self.in_input(slab)
+    def _compare(self, block: Box, voxels: NDArray[Any], given: NDArray[Any]) -> None:
+        """Add the means of the granules that lie in a block as a whole to the histograms."""
+        full, inside = block.shifted(self.plan.spec.origin), self.in_input(block)
         start = [-(-low // step) for low, step in zip(full.start, self._made, strict=True)]
         stop = [high // step for high, step in zip(full.stop, self._made, strict=True)]
         if any(high <= low for low, high in zip(start, stop, strict=True)):
@@ -256,9 +267,11 @@ class OutputVoxels:
         def given(box: Box) -> NDArray[np.float64]:
             return self._scaled(source(self.in_input(box)), first.nodata)
 
+        _, along_y, along_x = self.plan.grid.grid
         for axis, (seams, period) in enumerate(zip(self.seams, _steps(self.plan, 1)[0], strict=True)):
             start = region.box.start[axis]
-            if start == 0 or (start + spec.origin[axis]) % period:
+            before = region.index - (along_y * along_x, along_x, 1)[axis]
+            if start == 0 or (start + spec.origin[axis]) % period or not self.done[before]:
                 continue
             try:
                 seams.add(axis, region.box, period, voxels, given)

@@ -25,6 +25,9 @@ from volumetool.geometry.box import cut
 PIECE = 2**16
 """Voxels of a border that are compared together, about: of larger ones each piece is, so that a short seam counts."""
 
+ENOUGH = 64 * 64
+"""Voxels of a piece from which its figures count in full; those of smaller pieces vary more, with the root of their number."""
+
 EPSILON = 0.002
 """Half a grey level of 256, in data windows, which rounding adds to every step: where nothing is to be seen, ratios stay 1."""
 
@@ -37,7 +40,7 @@ than any plane inside.
 
 LEVEL, FARTHER = 0.01, 1.5
 """Shift from which a border is a seam, in data windows and as a multiple of the largest one inside: of outputs of real data,
-means of 32 x 64 voxels shift by up to 0.006 at either."""
+pieces shift by up to 0.005 at either."""
 
 CERTAIN = 4.0
 """Standard errors that the medians must be apart."""
@@ -139,12 +142,12 @@ class Seams:
             shifts = np.abs(mean - mean_given)
             if not np.isfinite(ratios).all():
                 continue
-            middle = beside - 1
-            self.ratios.add(_beside(ratios, middle), piece)
-            self.shifts.add(float(shifts[middle]), piece)
+            middle, weight = beside - 1, min(1.0, math.sqrt(piece.voxels / ENOUGH))
+            self.ratios.add(_beside(ratios, middle, weight), piece)
+            self.shifts.add(weight * float(shifts[middle]), piece)
             for plane in (middle - 2, middle + 2) if beside == 4 else ():
-                self.ratios.inside.append(_beside(ratios, plane))
-                self.shifts.inside.append(float(shifts[plane]))
+                self.ratios.inside.append(_beside(ratios, plane, weight))
+                self.shifts.inside.append(weight * float(shifts[plane]))
 
 
 def _steps(voxels: NDArray[Any], axis: int, periods: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -154,9 +157,9 @@ def _steps(voxels: NDArray[Any], axis: int, periods: int) -> tuple[NDArray[np.fl
     return sizes, np.diff(planes.mean(axis=(1, 2, 3)))
 
 
-def _beside(ratios: NDArray[np.float64], at: int) -> float:
-    """Return the figure of a plane over the mean of those beside it."""
-    return float(ratios[at] / ((ratios[at - 1] + ratios[at + 1]) / 2))
+def _beside(ratios: NDArray[np.float64], at: int, weight: float) -> float:
+    """Return the figure of a plane over the mean of those beside it, nearer to 1 by a weight."""
+    return 1 + weight * float(ratios[at] / ((ratios[at - 1] + ratios[at + 1]) / 2) - 1)
 
 
 def _thin(box: Box, axis: int, start: int, stop: int) -> Box:
