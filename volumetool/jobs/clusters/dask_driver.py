@@ -22,7 +22,7 @@ from volumetool.errors import ClusterError, ClusterLostError, VolumetoolError
 from volumetool.geometry import RegionTask
 from volumetool.jobs.clusters.assignment import ANYBODY, Assignment
 from volumetool.jobs.clusters.dask_events import topic_of
-from volumetool.jobs.clusters.dask_task import TASK_SECONDS, Refused, run_regions
+from volumetool.jobs.clusters.dask_task import TASK_SECONDS, RefusedWorker, run_regions
 from volumetool.jobs.execution.schedule import RegionQueue
 from volumetool.jobs.execution.worker import runtime_of
 from volumetool.jobs.plan import Plan
@@ -178,7 +178,7 @@ class ThroughDask:
         if ended is None:
             self._heard.put(future)
             return
-        if isinstance(ended, Refused):
+        if isinstance(ended, RefusedWorker):
             self._hand_out_again(future)
             self._refuse(ended)
             return
@@ -206,7 +206,7 @@ class ThroughDask:
         future.cancel()
         self._want(asked)
 
-    def _refuse(self, refused: Refused) -> None:
+    def _refuse(self, refused: RefusedWorker) -> None:
         """Give a worker no regions any more.
 
         Raises
@@ -237,7 +237,7 @@ class ThroughDask:
                 self._assignment.end(future.key)
                 future.cancel()
 
-    def _records_of(self, future: Future[Any]) -> list[Record] | Refused | None:
+    def _records_of(self, future: Future[Any]) -> list[Record] | RefusedWorker | None:
         """Return the records of the regions of a task that have ended: its first ones, perhaps none.
 
         None where they died with their worker before they were handed over: dask then does the task again.
@@ -248,7 +248,7 @@ class ThroughDask:
             A trouble of the run.
         """
         try:
-            records: list[Record] | Refused = future.result(timeout=LOOK_SECONDS)
+            records: list[Record] | RefusedWorker = future.result(timeout=LOOK_SECONDS)
         except CancelledError:  # with the scheduler all tasks are gone
             raise
         except Exception as error:  # noqa: BLE001  (whatever the task raised)

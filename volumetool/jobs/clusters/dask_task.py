@@ -30,7 +30,7 @@ TASK_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedWorker:
     """A worker that must not compute for a job.
 
     Attributes
@@ -45,7 +45,7 @@ class Refused:
     error: VolumetoolError
 
 
-def run_regions(url: str, runtime: str, turns: Sequence[RegionTask]) -> list[Record] | Refused:
+def run_regions(url: str, runtime: str, turns: Sequence[RegionTask]) -> list[Record] | RefusedWorker:
     """Run regions in a dask worker, one after the other, until `TASK_SECONDS` are over; at least one.
 
     Parameters
@@ -59,8 +59,8 @@ def run_regions(url: str, runtime: str, turns: Sequence[RegionTask]) -> list[Rec
 
     Returns
     -------
-    list of Record, or Refused
-        Records of the first regions. The others did not run, because the time was over or the worker failed. `Refused` where
+    list of Record, or RefusedWorker
+        Records of the first regions. The others did not run, because the time was over or the worker failed. `RefusedWorker` where
         this worker can run none.
 
     Raises
@@ -73,7 +73,7 @@ def run_regions(url: str, runtime: str, turns: Sequence[RegionTask]) -> list[Rec
         with _one_at_a_time, _leaving():
             worker_of(url, runtime)
     except VolumetoolError as error:
-        return Refused(get_worker().address, error)
+        return RefusedWorker(get_worker().address, error)
     records = [run_region(url, runtime, turns[0])]
     for turn in turns[1:]:
         if time.monotonic() - began > TASK_SECONDS:
