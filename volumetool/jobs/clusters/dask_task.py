@@ -60,7 +60,7 @@ def run_regions(url: str, runtime: str, turns: Sequence[RegionTask]) -> list[Rec
     Returns
     -------
     list of Record, or RefusedWorker
-        Records of the first regions. The others did not run, because the time was over or the worker failed. `RefusedWorker` where
+        Records of the first regions. The others did not run, because the time was over or the worker failed. The latter where
         this worker can run none.
 
     Raises
