@@ -239,7 +239,7 @@ def test_a_real_group_of_two_gib_bounds_the_plan_and_kills_nothing(tmp_path: Pat
 
 
 def test_an_output_of_more_files_than_there_is_room_for_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost, "free_files", lambda _: 3)
+    monkeypatch.setattr(cost, "file_limits", lambda _: [(3, "its file system")])
     with pytest.raises(ResourceError, match=r"is about \d+ files.* room for 3 more") as caught:
         plan(make_job(**made_up(tmp_path, (64, 2048, 2048))))
     assert caught.value.code == "resource.files"

@@ -2,16 +2,24 @@
 
 Linux bounds groups of processes (cgroups, of version 1 or 2, one inside the other); every one from this process's own up to the
 root counts. A SLURM job is bounded by what was asked for, whether or not the site enforces it by groups.
+
+Of a file system ``statvfs`` tells the room, on ext4 and XFS that of a folder's project, too. Other quotas are told by the
+programs that sites have for them: ``quota``, of NFS servers, too, and ``lfs quota`` of Lustre. No other quota is known.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
+import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import psutil
@@ -29,8 +37,52 @@ _UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 """Units of memory in SLURM's variables; without a letter they are MiB."""
 
 
+PATIENCE = 5.0
+"""Seconds for an answer: servers of quotas may be gone."""
+
+FRESH = 30.0
+"""Seconds for which an answer is used again."""
+
+LUSTRE = "lustre"
+
 Left = tuple[int, str]
 """Bytes, cores or files that a limit leaves to this process, and the limit by name and value."""
+
+
+@dataclass(frozen=True)
+class Quota:
+    """A quota, and what is taken of it.
+
+    Attributes
+    ----------
+    whose : str
+        Such as ``user alice``.
+    place : str
+        Where its file system is mounted.
+    kib, most_kib : int
+        KiB that are stored, and that may be; 0 for no limit.
+    files, most_files : int
+        Files that there are, and that there may be; 0 for no limit.
+    """
+
+    whose: str
+    place: str
+    kib: int
+    most_kib: int
+    files: int
+    most_files: int
+
+    @property
+    def bytes_left(self) -> Iterator[Left]:
+        """What it leaves, and the quota by name and value; nothing without a limit."""
+        if self.most_kib:
+            yield max(0, self.most_kib - self.kib) * 1024, f"the quota of {self.whose} on {self.place}, {self.most_kib} KiB"
+
+    @property
+    def files_left(self) -> Iterator[Left]:
+        """How many files it leaves, and the quota by name and value; nothing without a limit."""
+        if self.most_files:
+            yield max(0, self.most_files - self.files), f"the quota of {self.whose} on {self.place}, {self.most_files} files"
 
 
 def usable_cores() -> int:
@@ -66,6 +118,46 @@ def free_files(folder: Path) -> int | None:
         return None
     told = os.statvfs(existing_folder(folder))
     return told.f_favail if told.f_files else None
+
+
+def byte_limits(folder: Path) -> list[Left]:
+    """Return the bytes that may still be written in a folder, by its file system and by each quota.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        It need not exist yet.
+    """
+    found = existing_folder(folder)
+    room = shutil.disk_usage(found).free, "its file system"
+    return [room, *(left for quota in disk_quotas(found) for left in quota.bytes_left)]
+
+
+def file_limits(folder: Path) -> list[Left]:
+    """Return how many files may still be made in a folder, by its file system, if it counts them, and by each quota.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        It need not exist yet.
+    """
+    found = existing_folder(folder)
+    room = free_files(found)
+    counted = [] if room is None else [(room, "its file system")]
+    return [*counted, *(left for quota in disk_quotas(found) for left in quota.files_left)]
+
+
+def disk_quotas(folder: Path) -> list[Quota]:
+    """Return the quotas of this user, of the user's groups and of a folder's project that a program tells."""
+    place, kind = mount_of(folder)
+    return list(_of_lustre(folder, place) if kind == LUSTRE else _of_others(place))
+
+
+def mount_of(folder: Path) -> tuple[str, str]:
+    """Return where the innermost file system around a folder is mounted, and its kind."""
+    mounted = [part for part in psutil.disk_partitions(all=True) if folder.resolve().is_relative_to(part.mountpoint)]
+    inner = max(mounted, key=lambda part: len(part.mountpoint), default=None)
+    return ("/", "unknown") if inner is None else (inner.mountpoint, inner.fstype)
 
 
 def _affinity() -> Left:
@@ -184,3 +276,55 @@ def existing_folder(place: Path) -> Path:
     while not place.exists():
         place = place.parent
     return place
+
+
+def _of_others(place: str) -> Iterator[Quota]:
+    """Yield what ``quota`` tells of a file system: below a heading for each user or group a line for each file system."""
+    for flag in ("-u", "-g"):
+        whose = ""
+        for line in _told("quota", flag, "-w", "-p", "--show-mntpoint", "--hide-device").splitlines():
+            heading = re.match(r"Disk quotas for (.+?) \([a-z]+ \d+\):", line)
+            whose = heading[1] if heading else whose
+            where, numbers = _row(line)
+            if whose and where == place:
+                yield Quota(whose, place, *numbers)
+
+
+def _of_lustre(folder: Path, place: str) -> Iterator[Quota]:
+    """Yield what ``lfs quota`` tells of this user, this group and the project of a folder, as long as it has one."""
+    project = re.match(r"\s*(\d+)", _told("lfs", "project", "-d", str(folder)))
+    asked = [("user", "-u", str(os.getuid())), ("group", "-g", str(os.getgid()))]
+    asked += [("project", "-p", project[1])] if project and int(project[1]) else []
+    for kind, flag, number in asked:
+        where, numbers = _row(" ".join(_told("lfs", "quota", "-q", flag, number, place).split()))
+        if where == place:
+            yield Quota(f"{kind} {number}", place, *numbers)
+
+
+def _row(line: str) -> tuple[str, tuple[int, int, int, int]]:
+    """Return the file system of a line, and KiB, their limit, files and their limit; no file system where it is no such line.
+
+    A star says that the limit is exceeded, brackets that a number is not certain. Without a hard limit the soft one counts.
+    """
+    size = r"\[?(\d+)\]?\*?"
+    found = re.fullmatch(rf"\s*(\S.*?)\s+{size}\s+{size}\s+{size}\s+\S+\s+{size}\s+{size}\s+{size}\s+\S+\s*", line)
+    if found is None:
+        return "", (0, 0, 0, 0)
+    kib, soft, hard, files, soft_files, hard_files = map(int, found.groups()[1:])
+    return found[1], (kib, hard or soft, files, hard_files or soft_files)
+
+
+def _told(*command: str) -> str:
+    return _asked(command, int(time.monotonic() / FRESH))
+
+
+@functools.lru_cache(maxsize=32)
+def _asked(command: tuple[str, ...], _now: int) -> str:
+    """Return what a program prints; nothing where it is not installed or does not answer. Its exit code says who exceeds."""
+    if shutil.which(command[0]) is None:
+        return ""
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return told.stdout

@@ -56,7 +56,7 @@ def test_an_output_that_cannot_be_written_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_memory_is_said_to_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_file_system", lambda _: "tmpfs")
+    monkeypatch.setattr(doctor, "mount_of", lambda _: ("/", "tmpfs"))
     found = finding("output", tmp_path)
     assert found.state == "note"
     assert "memory of the job" in found.means

@@ -66,9 +66,11 @@ class Estimates(BaseModel):
     opens : int
         About how often files are opened, or requests made, to read and to write.
     free_bytes : int, optional
-        Free space where the output goes; unknown for object stores.
+        Bytes that may still be written where the output goes; unknown for object stores.
     free_files : int, optional
         Files that may still be made there; unknown for object stores, and where the file system does not count them.
+    bounds : tuple of str
+        What leaves no more bytes and no more files: its file system, or a quota by name and value.
     worker_bytes, allowed_bytes : int
         Memory that one worker needs, and that it may use.
     seconds : float
@@ -90,6 +92,7 @@ class Estimates(BaseModel):
     opens: int = 0
     free_bytes: int | None
     free_files: int | None = None
+    bounds: tuple[str, str] = ("", "")
     worker_bytes: int
     allowed_bytes: int
     seconds: float

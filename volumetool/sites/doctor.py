@@ -13,12 +13,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
 from volumetool.errors import ViewError
 from volumetool.jobs.planning.memory import MemoryModel
 from volumetool.jobs.planning.resources import MEMORY_SHARE
-from volumetool.machine import core_limits, existing_folder, free_files, memory_limits, usable_cores, usable_memory
+from volumetool.machine import (
+    byte_limits,
+    core_limits,
+    existing_folder,
+    file_limits,
+    memory_limits,
+    mount_of,
+    usable_cores,
+    usable_memory,
+)
 from volumetool.processing.device.arrays import why_no_gpu
 from volumetool.processing.device.gpus import DRIVER, visible_gpus
 from volumetool.sites.slurm import scheduler_limits
@@ -164,18 +171,13 @@ def _folder(name: str, place: Path, otherwise: str) -> CheckResult:
             os.fsync(file.fileno())
     except OSError as error:
         return CheckResult(name, "missing", f"{folder}: {error.strerror}", f"nothing can be written there: {otherwise}")
-    kind, files = _file_system(folder), free_files(folder)
-    room = f"{show_bytes(shutil.disk_usage(folder).free)} free" + ("" if files is None else f", {files} files may be added")
-    found = f"{folder} ({kind}): {room}"
+    kind, files = mount_of(folder)[1], file_limits(folder)
+    room = [f"{show_bytes(left)} left by {whose}" for left, whose in sorted(byte_limits(folder))]
+    room += [f"{left} files may be added by {whose}" for left, whose in sorted(files)]
+    found = f"{folder} ({kind}): {'; '.join(room)}"
     if kind == "tmpfs":
         return CheckResult(name, "note", found, "it lies in memory: what is written there counts to the memory of the job")
     return CheckResult(name, "fine", found)
-
-
-def _file_system(folder: Path) -> str:
-    """Return the kind of a folder's file system: that of the innermost place where one is mounted."""
-    mounted = [part for part in psutil.disk_partitions(all=True) if folder.resolve().is_relative_to(part.mountpoint)]
-    return max(mounted, key=lambda part: len(part.mountpoint)).fstype if mounted else "unknown"
 
 
 def _shared_memory() -> Iterator[CheckResult]:

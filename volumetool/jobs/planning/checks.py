@@ -326,19 +326,24 @@ def check_resources(cost: Estimates, limit: str) -> None:
     if cost.free_files is not None and cost.objects > cost.free_files:
         raise ResourceError(
             "resource.files",
-            f"the output is about {cost.objects} files, its file system has room for {cost.free_files} more",
+            f"the output is about {cost.objects} files, {_bound(cost.bounds[1])} has room for {cost.free_files} more",
             hint="take larger shards (--shard), delete files there, or write to another place",
         )
     if cost.free_bytes is not None and cost.written_bytes + cost.kept_bytes > cost.free_bytes:
         kept = f" and kept patches {show_bytes(cost.kept_bytes)}" if cost.kept_bytes else ""
         raise ResourceError(
             "resource.disk",
-            f"the output takes about {show_bytes(cost.written_bytes)}{kept}, the disk has {show_bytes(cost.free_bytes)} free",
+            f"the output takes about {show_bytes(cost.written_bytes)}{kept}, {_bound(cost.bounds[0])} leaves "
+            f"{show_bytes(cost.free_bytes)}",
             hint="make room, write to another place, or enhance a part with --roi and --crop",
         )
     if cost.worker_bytes > cost.allowed_bytes:
         hint = "take smaller shards (--shard), fewer --workers, or more --memory"
         raise _memory((cost.worker_bytes, cost.allowed_bytes), "", limit, hint)
+
+
+def _bound(name: str) -> str:
+    return name or "its file system"
 
 
 def check_patch(needed: int, allowed: int, what: str, limit: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from typing import Any
 
 from volumetool.geometry import Box, RegionGrid, Triple, slab_boxes
@@ -11,7 +10,7 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Estimates
 from volumetool.jobs.planning.calibrate import Sample
 from volumetool.jobs.planning.layout import Partition, count_patches
-from volumetool.machine import existing_folder, free_files
+from volumetool.machine import byte_limits, file_limits
 from volumetool.processing.columns import input_windows
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.io.kvstore import canonical_url, is_local, local_path
@@ -47,6 +46,7 @@ def estimate(
         objects=shards * spec.count,
         free_bytes=free_bytes(job.output),
         free_files=output_files(job.output),
+        bounds=bounds(job.output),
         worker_bytes=memory[0],
         allowed_bytes=memory[1],
         seconds=patches * sample.patch_seconds / workers + written_bytes(job, spec, keeping.span, 1.0) * sample.store_seconds,
@@ -143,6 +143,7 @@ def left_over(estimates: Estimates, output: str, memory: tuple[int, int], share:
             "objects": int(estimates.objects * share),
             "free_bytes": free_bytes(output),
             "free_files": output_files(output),
+            "bounds": bounds(output),
             "worker_bytes": memory[0] if share else 0,
             "allowed_bytes": memory[1],
         }
@@ -150,14 +151,22 @@ def left_over(estimates: Estimates, output: str, memory: tuple[int, int], share:
 
 
 def free_bytes(output: str) -> int | None:
-    """Return the free space where an output goes, or None for an object store."""
+    """Return the bytes that may still be written where an output goes, or None for an object store."""
     place = canonical_url(output)
     if not is_local(place):
         return None
-    return shutil.disk_usage(existing_folder(local_path(place))).free
+    return min(byte_limits(local_path(place)))[0]
 
 
 def output_files(output: str) -> int | None:
     """Return how many files may still be made where an output goes, or None where nobody counts them."""
     place = canonical_url(output)
-    return free_files(local_path(place)) if is_local(place) else None
+    limits = file_limits(local_path(place)) if is_local(place) else []
+    return min(limits)[0] if limits else None
+
+
+def bounds(output: str) -> tuple[str, str]:
+    """Return what bounds the bytes and what the files where an output goes, each by name; empty where nothing is known to."""
+    place = canonical_url(output)
+    limits = (byte_limits(local_path(place)), file_limits(local_path(place))) if is_local(place) else ([], [])
+    return min(limits[0], default=(0, ""))[1], min(limits[1], default=(0, ""))[1]

@@ -196,9 +196,13 @@ def _kept(cost: Estimates) -> str:
 def _room(cost: Estimates) -> str:
     if cost.free_bytes is None:
         return "unknown (object store)"
-    return f"{show_bytes(cost.free_bytes)} free" + (
-        "" if cost.free_files is None else f", {cost.free_files} files may be added"
-    )
+    whose = [name if "quota" in name else "" for name in cost.bounds]
+    room = f"{show_bytes(cost.free_bytes)} free{_by(whose[0])}"
+    return room if cost.free_files is None else f"{room}, {cost.free_files} files may be added{_by(whose[1])}"
+
+
+def _by(quota: str) -> str:
+    return f" by {quota}" if quota else ""
 
 
 def _axes(plan: Plan) -> str:
