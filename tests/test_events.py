@@ -30,41 +30,41 @@ def test_a_run_tells_its_start_each_region_and_each_coarse_shard(tmp_path: Path)
 
 
 def test_events_are_sentences_that_print_can_observe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    vt.enhance(write_input(tmp_path / "in.zarr", noise((8, 24, 40))), tmp_path / "out.zarr", observer=print, **SMALL)
+    options = dict(SMALL)
+    vt.apply(
+        options.pop("model"),
+        write_input(tmp_path / "in.zarr", noise((8, 24, 40))),
+        tmp_path / "out.zarr",
+        observer=print,
+        **options,
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "4 of 4 regions to run"
     assert lines[1].startswith("1 of 4 regions, ")
     assert lines[-1] == "coarse levels: 100.0%"
 
 
-def test_apply_tells_its_observer_too(tmp_path: Path) -> None:
-    told: list[Event] = []
-    source = write_input(tmp_path / "in.zarr", noise((8, 24, 40)))
-    vt.apply("median", source, tmp_path / "out.zarr", observer=told.append, workers=1, device="cpu", memory="4GiB")
-    assert isinstance(told[-1], RegionEnded)
-
-
 def test_progress_is_a_line_a_part_where_no_bars_can_be_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_input(tmp_path / "in.zarr", noise((8, 24, 40)))
     with vt.progress() as observer:
-        vt.enhance(source, tmp_path / "out.zarr", observer=observer, **SMALL)
+        vt.convert(source, tmp_path / "out.zarr", observer=observer)
+        observer(RunStarted(3, 4))
     lines = [line.partition(" ")[2] for line in capsys.readouterr().err.splitlines()]
-    assert lines == ["4 of 4 regions to run", "coarse levels: 0.0%"]
+    assert lines == ["converting: 0.0%", "3 of 4 regions to run"]
 
 
 def test_a_notebook_shows_progress_unless_it_gives_an_observer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_input(tmp_path / "in.zarr", noise((8, 24, 40)))
-    vt.enhance(source, tmp_path / "quiet.zarr", **SMALL)
-    assert capsys.readouterr().err == ""
+    vt.convert(source, tmp_path / "0.zarr")
     monkeypatch.setattr(bars, "in_notebook", lambda: True)
-    vt.enhance(source, tmp_path / "quiet.zarr", observer=ignore, overwrite=True, **SMALL)
-    vt.run(vt.Job(input=source, output=tmp_path / "quiet.zarr", overwrite=True, **SMALL), ignore)
-    assert capsys.readouterr().err == ""
     monkeypatch.setattr(bars, "can_draw", lambda: False)
-    vt.enhance(source, tmp_path / "out.zarr", **SMALL)
-    assert "4 of 4 regions to run" in capsys.readouterr().err
+    vt.convert(source, tmp_path / "1.zarr", observer=ignore)
+    vt.plan(vt.Job(input=source, output=tmp_path / "2.zarr", **SMALL), ignore)
+    assert capsys.readouterr().err == ""
+    vt.convert(source, tmp_path / "3.zarr")
+    assert "converting: 0.0%" in capsys.readouterr().err
 
 
 def test_counting_tells_where_it_begins_and_each_step() -> None:

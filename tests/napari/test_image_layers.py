@@ -99,7 +99,7 @@ def test_the_manifest_names_what_there_is_and_every_format_that_napari_does_not_
     assert set(reader["filename_patterns"]) >= {f"*{ending}" for ending in endings}
 
 
-@pytest.mark.parametrize("model", [SMALL["model"], "bin:factor=1,2,2"])
+@pytest.mark.parametrize("model", [SMALL["model"], pytest.param("bin:factor=1,2,2", marks=pytest.mark.slow)])
 def test_a_preview_has_the_voxels_and_the_place_of_the_job(model: str, tmp_path: Path) -> None:
     options = {"device": "cpu", "memory": "4GiB", "model": model}
     source = write_input(tmp_path / "in.zarr", noise((2, 4, 36, 40)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -13,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from small_jobs import noise, write_input
 
 import volumetool as vt
 
+GUIDE = Path(__file__).parents[2] / "examples" / "napari.md"
 NEEDS = ("napari[pyqt6]==0.9.2", "npe2==0.10.0")
 WARNINGS = "default\nerror:::volumetool.napari.widget"
 """Those of napari are its own."""
@@ -142,3 +146,16 @@ def test_a_preview_follows_the_view_and_takes_the_middle_of_what_is_too_large(
     viewer.dims.set_point(0, 3 * viewer.layers[0].scale[0])
     wait(widget, "Shown is 3:4,16:32,32:48 (z, y, x)")
     assert [tuple(layer.data.shape) for layer in viewer.layers[1:]] == [(1, 16, 16)]
+
+
+def test_the_lines_of_the_guide_add_a_volume_that_knows_no_voxel_size(
+    viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zarr.create_array(tmp_path / "bare.zarr", shape=(3, 8, 16), dtype="uint8")
+    lines = re.search(r"```text\n(import volumetool.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert lines is not None
+    (tmp_path / "lines.py").write_text(lines[1])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("lines.py", init_globals={"viewer": viewer})
+    assert viewer.layers[-1].data.shape == (3, 8, 16)
+    assert tuple(viewer.layers[-1].scale) == (30, 8, 8)

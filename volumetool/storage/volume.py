@@ -68,7 +68,7 @@ class Volume:
     Attributes
     ----------
     url : str
-        Absolute path, or URL.
+        Absolute path, or URL; ``memory://array`` of an array in memory.
     format : str
         ``"ome-zarr-0.4"`` to ``"ome-zarr-0.6"``, ``"n5"``, ``"precomputed"``, ``"zarr"`` (a bare array),
         or what the format's own file says.
