@@ -19,6 +19,7 @@ import volumetool as vt
 from volumetool.errors import ConfigError
 from volumetool.jobs.plan import Plan
 from volumetool.processing.operation import filters, open_operation, operation_name
+from volumetool.processing.operations.smoothing import Median
 from volumetool.testing.operation_suite import OperationSuite
 
 Floats = NDArray[np.float32]
@@ -226,6 +227,18 @@ class TestClahe(OperationSuite):
     def whole(self, values: Floats) -> Floats:
         """By the definition, voxel by voxel of a few lines, on tiles that mirror the faces."""
         return np.stack([_clahe(section, 12, 3.0) for section in values])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 1, 3, 2), (2, 1, 3, 3), (3, 1, 8, 41), (1, 4, 30, 17)])
+def test_the_median_of_the_usual_box_is_that_of_scipy(shape: tuple[int, ...]) -> None:
+    """Where the box lies in the patch as a whole; equal values, too."""
+    for values in (np.random.default_rng(0).integers(0, 5, shape), np.random.default_rng(1).normal(size=shape)):
+        patches = values.astype(np.float32)
+        made = Median(radius=(0, 1, 1)).compute(patches, np)
+        expected = ndimage.median_filter(patches, (1, 1, 3, 3), mode="mirror")
+        np.testing.assert_array_equal(made[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], strict=True)
+        assert made.shape == shape
+        assert not np.shares_memory(made, patches)
 
 
 def test_blocks_lie_where_they_were_and_a_cut_out_part_is_made_of_the_same_ones(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def _read(source: Source, lattice: Lattice, box: Box) -> tuple[NDArray[Any], NDA
     block = _laid_out(source, voxels, indices, window)  # larger at the faces, where voxels are mirrored
     if source.absent is None:
         return block, None
-    return block, source.absent(window)[_within(indices, window)]  # both (z + 2 context, y, x)
+    return block, _ordered(source.absent(window), indices, window)  # both (z + 2 context, y, x)
 
 
 def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[Any] | None:
@@ -246,7 +246,7 @@ def _laid_out(source: Source, voxels: NDArray[Any], indices: list[NDArray[np.int
     """Show the voxels of a window to the source's observer, and put them in the order of the given places of each axis."""
     if source.seen is not None:
         source.seen(voxels)
-    return voxels[_within(indices, window)]
+    return _ordered(voxels, indices, window)
 
 
 def _window(indices: list[NDArray[np.intp]]) -> Box:
@@ -255,11 +255,12 @@ def _window(indices: list[NDArray[np.intp]]) -> Box:
     return Box(start, stop)
 
 
-def _within(indices: list[NDArray[np.intp]], window: Box) -> tuple[NDArray[np.intp], ...] | tuple[()]:
-    """Return the index that puts the voxels of a window in the order of the given places; where that is theirs, all of them."""
-    if all(len(index) == n and index[-1] - index[0] == n - 1 for index, n in zip(indices, window.shape, strict=True)):
-        return ()  # nothing is mirrored: a view, and no copy
-    return np.ix_(*(index - first for index, first in zip(indices, window.start, strict=True)))
+def _ordered(voxels: NDArray[Any], indices: list[NDArray[np.intp]], window: Box) -> NDArray[Any]:
+    """Return the voxels of a window in the order of the given places of each axis; where that is theirs, a view and no copy."""
+    for axis, (index, first, size) in enumerate(zip(indices, window.start, window.shape, strict=True)):
+        if len(index) != size or index[-1] - index[0] != size - 1:
+            voxels = voxels.take(index - first, axis=axis)  # as long along the axis as there are places
+    return voxels
 
 
 @dataclass(frozen=True)
@@ -293,7 +294,10 @@ def _cut(
     zero, span = (values[sections, None, None] for values in spec.input_scale(channel))  # (z, 1, 1)
     if valid is not None:
         block = np.where(valid, block, 0)  # NaN is no input, and the lowest float32 would overflow
-    normal = (block.astype(np.float32) - zero) / span  # (z, y, x) of float32: what the network sees
+    normal = block.astype(np.float32)  # (z, y, x) of float32, a copy: what the network sees
+    if zero.any() or (span != 1).any():
+        normal -= zero
+        normal /= span
     if np.issubdtype(block.dtype, np.floating):
         _check_finite(normal, lattice, (first, *start[1:]))
 
@@ -316,7 +320,8 @@ def _cut(
         flat = seen.size == 0 or (spec.spares and bool(seen.min() == seen.max()))
         active[number] = not flat and (wanted is None or bool(wanted[z : z + depth, y : y + height].any()))
     inner = slice(lattice.context, len(block) - lattice.context)  # the sections themselves, without their context
-    places = tuple(PatchPlace(channel, lattice.start((z, y, x)), lattice.shape) for z in group for y in rows)
+    volume = lattice.shape
+    places = tuple(PatchPlace(channel, lattice.start((z, y, x)), volume) for z in group for y in rows)
     missing = None if valid is None else ~valid[inner]
     return Column(channel, x, group, rows, patches, active, missing, start, places=places)
 

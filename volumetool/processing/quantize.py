@@ -41,10 +41,11 @@ def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: A
     """
     xp = module_of(values)
     sections = [spec.lattice.section(z) for z in range(box.start[0], box.stop[0])]
-    zero, span = (xp.asarray(part[sections, None, None]) for part in spec.output_scale(channel))  # (z, 1, 1) each
-    with np.errstate(over="ignore", invalid="ignore"):  # checked right below
-        values *= span
-        values += zero
+    zero, span = (part[sections, None, None] for part in spec.output_scale(channel))  # (z, 1, 1) each
+    if zero.any() or (span != 1).any() or np.dtype(spec.dtype).kind == "f":  # of floats, 0 is added to make -0 a 0
+        with np.errstate(over="ignore", invalid="ignore"):  # checked right below
+            values *= xp.asarray(span)
+            values += xp.asarray(zero)
     if spec.curves is not None:
         values = spec.curves.apply(channel // spec.per_input, sections, values, xp)  # (z, y, x)
     _check_finite(values, box)

@@ -27,11 +27,11 @@ from volumetool.models.card import HistogramMatching, Normalisation, OperationCa
 from volumetool.processing.device.arrays import Array, array_module
 from volumetool.processing.spec import Numerics
 
-TOGETHER = 16
-"""Patches that are filtered in one call: one alone takes less time than to call."""
+TOGETHER = 2**18
+"""Voxels that are filtered in one call: more leave the caches of a core, fewer take less time than to call."""
 
-SIDE = 64
-"""Voxels of a patch along an axis, unless the filter reaches farther."""
+SIDE, FLAT_SIDE = 64, 256
+"""Voxels of a patch along an axis, and of a single section along y and x, unless the filter reaches farther."""
 
 GREY_VALUES = Normalisation(kind="none")
 """The filter gets the grey values as they are."""
@@ -269,13 +269,15 @@ def make_card(name: str, reach: Reach, normalisation: Normalisation) -> Operatio
         What values are scaled to.
     """
     trim = _per_axis(lambda halo, grain: -(-halo // grain) * grain, reach.halo, reach.grid)
-    patch = _per_axis(lambda cut, grain: max(-(-SIDE // grain) * grain, 4 * cut), trim, reach.grid)  # at most two may meet
     flat = not reach.halo[0] and reach.shrink[0] == 1
+    side = FLAT_SIDE if flat and max(reach.scale) == 1 else SIDE
+    patch = _per_axis(lambda cut, grain: max(-(-side // grain) * grain, 4 * cut), trim, reach.grid)  # at most two may meet
+    patch = (1, *patch[1:]) if flat else patch
     return OperationCard(
         name=name,
         dims=2 if flat else 3,
         scale=reach.scale,
-        patch=(1, *patch[1:]) if flat else patch,
+        patch=patch,
         overlap=_per_axis(lambda cut, _: 2 * cut, trim, reach.grid),
         trim=trim,
         granularity=reach.grid,
@@ -283,7 +285,7 @@ def make_card(name: str, reach: Reach, normalisation: Normalisation) -> Operatio
         normalisation=normalisation,
         shrink=reach.shrink,
         spares=max(reach.shrink) == 1,
-        together=TOGETHER,
+        together=max(1, TOGETHER // math.prod(patch)),
     )
 
 

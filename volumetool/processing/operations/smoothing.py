@@ -110,9 +110,35 @@ class Median(Filter):
         return self.radius
 
     def compute(self, patches: NDArray[np.float32], xp: ModuleType) -> Array:
-        """Return the medians; ``scipy.ndimage.median_filter`` on the CPU."""
+        """Return the medians; ``scipy.ndimage.median_filter`` on the CPU, and faster for the usual box of 3 by 3."""
+        if self.radius == (0, 1, 1):
+            return _median_of_nine(xp.asarray(patches), xp)
         box = (1, *(2 * radius + 1 for radius in self.radius))
         return xp.asarray(ndimage.median_filter(patches, size=box, mode="mirror"))
+
+
+def _median_of_nine(patches: Array, xp: ModuleType) -> Array:
+    """Return the medians of 3 by 3 voxels along y and x, of patches (n, z, y, x); the outermost voxels stay.
+
+    Each column of three is sorted once, for three boxes. The median of a box is the median of the greatest of the least, the
+    median of the middle ones, and the least of the greatest.
+    """
+
+    def middle(first: Array, second: Array, third: Array) -> Array:
+        return xp.maximum(xp.minimum(first, second), xp.minimum(xp.maximum(first, second), third))
+
+    medians = patches.copy()
+    if min(patches.shape[2:]) > 2:
+        rows = patches[:, :, :-2], patches[:, :, 1:-1], patches[:, :, 2:]  # (n, z, y - 2, x) each
+        low, high = xp.minimum(rows[0], rows[1]), xp.maximum(rows[0], rows[1])
+        least, greatest = xp.minimum(low, rows[2]), xp.maximum(high, rows[2])
+        between = xp.maximum(low, xp.minimum(high, rows[2]))
+        # (n, z, y - 2, x) -> (n, z, y - 2, x - 2)
+        left, centre, right = (slice(first, patches.shape[3] - 2 + first) for first in range(3))
+        low = xp.maximum(xp.maximum(least[..., left], least[..., centre]), least[..., right])
+        high = xp.minimum(xp.minimum(greatest[..., left], greatest[..., centre]), greatest[..., right])
+        medians[:, :, 1:-1, 1:-1] = middle(low, middle(between[..., left], between[..., centre], between[..., right]), high)
+    return medians
 
 
 class NonLocalMeans(Filter):
