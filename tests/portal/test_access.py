@@ -18,7 +18,13 @@ PLACES = [(path.replace("{token}", "t").replace(":int", ""), method, role) for p
 
 def filled(path: str, job: str = "0123456789abcdef") -> str:
     """Return a route's path with a job, and with numbers that nobody has."""
-    return path.replace("{job}", job).replace("{login}", "99999").replace("{account}", "99999").replace("{path:path}", "x")
+    return (
+        path.replace("{job}", job)
+        .replace("{page}", "report")
+        .replace("{login}", "99999")
+        .replace("{account}", "99999")
+        .replace("{path:path}", "x")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +59,8 @@ def test_a_job_of_somebody_else_does_not_exist(house: House, users: tuple[Visito
     assert house.database.job(job, None) is not None
     assert job not in users[1].get("/").text
     assert job not in users[1].get("/api/jobs").text
-    assert (users[0].send(place) if method == "POST" else users[0].get(place)).status_code in (200, 303)
+    own = users[0].send(place) if method == "POST" else users[0].get(place)
+    assert own.status_code in (200, 303) or "has not been made" in own.text
 
 
 def test_an_operator_sees_all_jobs_and_invites_nobody(house: House) -> None:
@@ -154,3 +161,19 @@ def test_names_of_volumes_are_shown_as_text(house: House, users: tuple[Visitor, 
 def test_the_table_of_routes_is_what_is_served() -> None:
     assert all(Route(path, lambda: None) for path, *_ in ROUTES)
     assert {method for *_, method in ROUTES} == {"GET", "POST"}
+
+
+def test_a_page_with_a_script_of_its_own_has_no_origin(house: House, users: tuple[Visitor, Visitor]) -> None:
+    """So it can neither read pages of the portal nor send its forms, whatever a volume's name brought into it."""
+    job = house.plan("anna")
+    folder = house.folder / "portal" / "jobs" / job
+    folder.mkdir(parents=True)
+    (folder / "report.html").write_text("<script>1</script>")
+    answer = users[0].get(f"/jobs/{job}/pages/report")
+    assert answer.text == "<script>1</script>"
+    assert answer.headers["content-security-policy"].startswith("sandbox allow-scripts; default-src 'none'")
+    assert "allow-same-origin" not in answer.headers["content-security-policy"]
+    assert {name: answer.headers.get(name) for name in HEADERS if name != "Content-Security-Policy"} == {
+        name: value for name, value in HEADERS.items() if name != "Content-Security-Policy"
+    }
+    assert users[0].get(f"/jobs/{job}/pages/log").status_code == 404

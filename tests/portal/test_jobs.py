@@ -189,6 +189,9 @@ def test_a_job_outlives_a_portal_that_is_killed_and_has_the_bytes_of_the_command
     assert planned.status_code == 303, planned.text
     place = planned.headers["location"]
     assert "em-x4" in admin.get(place).text
+    admin.send(f"{place}/pages/preview")
+    _wait(lambda: admin.get(f"/api{place}").json()["pages"]["preview"] == "ready")
+    assert "em-x4" in admin.get(f"{place}/pages/preview").text
     admin.send(f"{place}/start")
     _wait(lambda: admin.get(f"/api{place}").json()["state"] == "running")
     first.process.kill()
@@ -198,6 +201,9 @@ def test_a_job_outlives_a_portal_that_is_killed_and_has_the_bytes_of_the_command
         assert second.invitation == ""
         admin.url = second.url
         _wait(lambda: admin.get(f"/api{place}").json()["state"] == "complete")
+        admin.send(f"{place}/pages/report")
+        _wait(lambda: admin.get(f"/api{place}").json()["pages"]["report"] == "ready")
+        assert "<svg" in admin.get(f"{place}/pages/report").text
         output = tmp_path / "portal" / "jobs" / place.rpartition("/")[2] / "output.zarr"
         vt.enhance(lab / "in.tif", tmp_path / "own.zarr", model="em-x4", voxel_size="30,16,16")
         chunks = [path.relative_to(output) for path in output.rglob("*") if path.is_file() and path.name != "zarr.json"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -25,10 +25,16 @@ from volumetool.portal.accounts import (
     why_not,
 )
 from volumetool.portal.queries import ALIVE, PLANNED, RESTING, now
-from volumetool.portal.supervisor import OUTPUT, log_of, plan_job
+from volumetool.portal.supervisor import OUTPUT, PAGES, READY, log_of, plan_job
 from volumetool.portal.tables import Account, PortalJob
 from volumetool.portal.web import COOKIE, Handler, Portal, Refused, Visit, go_to, guarded, page
 from volumetool.units import show_bytes, show_duration
+
+SANDBOX = (
+    "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""For pages that bring their own script: the browser gives them an origin that nothing else has."""
 
 WRONG = "Name or password is wrong, or there were too many tries. After ten wrong ones wait a quarter of an hour."
 
@@ -201,10 +207,35 @@ def show_job(visit: Visit) -> Response:
 def _state(visit: Visit, job: PortalJob) -> dict[str, Any]:
     """Return where a job stands: its place in the queue from the database, the rest from its own folder."""
     told: dict[str, Any] = {"id": job.id, "state": job.state, "percent": None, "left": None, "reason": job.reason}
+    told["pages"] = {name: visit.portal.supervisor.drawn(job.id, name) for name in PAGES}
     if job.state != PLANNED and (found := visit.portal.supervisor.status(job.id)) is not None:
         left = None if found.seconds_left is None or job.state not in ALIVE else show_duration(found.seconds_left)
         told |= {"percent": found.percent, "left": left, "done": found.done, "regions": found.regions, "failed": found.failed}
     return told
+
+
+def _page(visit: Visit) -> str:
+    if (name := visit.request.path_params["page"]) not in PAGES:
+        raise Refused(404, "There is nothing here.")
+    return str(name)
+
+
+def draw(visit: Visit) -> Response:
+    """Have a page about a job made."""
+    job, name = _job(visit), _page(visit)
+    visit.portal.supervisor.draw(job, name)
+    visit.note(name, job.id)
+    return go_to(f"/jobs/{job.id}")
+
+
+def show_page(visit: Visit) -> Response:
+    """Show a page about a job: it brings its own script, and so is kept away from everything of this origin."""
+    job, name = _job(visit), _page(visit)
+    if visit.portal.supervisor.drawn(job.id, name) != READY:
+        raise Refused(404, "This page has not been made.")
+    return FileResponse(
+        visit.portal.supervisor.page(job.id, name), headers={"Content-Security-Policy": SANDBOX}, media_type="text/html"
+    )
 
 
 def start(visit: Visit) -> Response:
@@ -325,6 +356,8 @@ ROUTES: tuple[tuple[str, Handler, str | None, str], ...] = (
     ("/jobs/{job}/start", start, "user", "POST"),
     ("/jobs/{job}/stop", stop, "user", "POST"),
     ("/jobs/{job}/remove", remove, "user", "POST"),
+    ("/jobs/{job}/pages/{page}", show_page, "user", "GET"),
+    ("/jobs/{job}/pages/{page}", draw, "user", "POST"),
     ("/api/jobs", jobs_as_json, "user", "GET"),
     ("/api/jobs/{job}", job_as_json, "user", "GET"),
     ("/account", show_account, "user", "GET"),

@@ -37,6 +37,12 @@ OUTPUT = "output.zarr"
 LOG, RESULT = "log.txt", "result.json"
 """In a job's folder: what it wrote, what it said, and its last word."""
 
+PAGES = ("preview", "report")
+"""Pages about a job that take a while to make: what models make of the volume, and how the job went."""
+
+READY, IN_WORK = "ready", "in work"
+"""States of a page."""
+
 ATTEMPTS = 5
 """A job that was killed or told to stop so often is not started any more by itself."""
 
@@ -44,7 +50,7 @@ AGAIN = (75, 130)
 """Exit codes of a job that was told to stop: it goes on when it is started again."""
 
 POLL_SECONDS = 1.0
-_PLAN_SECONDS = 120
+_PLAN_SECONDS, _PAGE_SECONDS = 120, 900
 _planning = threading.Semaphore(2)
 
 
@@ -63,6 +69,8 @@ class Supervisor:
         self._database = database
         self._settings = settings
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._drawing = threading.Lock()
+        self._drawn: dict[tuple[str, str], str] = {}
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="volumetool-supervisor", daemon=True)
 
@@ -112,6 +120,34 @@ class Supervisor:
         with suppress(InputError, OutputError):
             return status(self.folder(job) / OUTPUT)
         return None
+
+    def draw(self, job: PortalJob, page: str) -> None:
+        """Have one of `PAGES` made, one at a time; nothing happens where it is being made."""
+        if self.drawn(job.id, page) != IN_WORK:
+            self._drawn[job.id, page] = IN_WORK
+            threading.Thread(target=self._draw, args=(job, page), name="volumetool-page", daemon=True).start()
+
+    def drawn(self, job: str, page: str) -> str:
+        """Return `READY`, `IN_WORK`, nothing where nobody asked for a page, or why it could not be made."""
+        return self._drawn.get((job, page)) or (READY if self.page(job, page).exists() else "")
+
+    def page(self, job: str, page: str) -> Path:
+        """Return the file of a page, whether it is there or not."""
+        return self.folder(job) / f"{page}.html"
+
+    def _draw(self, job: PortalJob, page: str) -> None:
+        file = self.page(job.id, page)
+        if page == "preview":
+            command = [*_volumetool("try", job.options), "--json", "--", job.input, str(file)]
+        else:
+            command = [*_volumetool("status", {}), f"--report={file}", "--json", "--", str(self.folder(job.id) / OUTPUT)]
+        try:
+            with self._drawing:
+                file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _told(command, _PAGE_SECONDS)
+            self._drawn[job.id, page] = READY
+        except (VolumetoolError, OSError) as error:
+            self._drawn[job.id, page] = str(error)
 
     def _start(self, job: PortalJob) -> bool:
         if not self._database.change(job.id, (QUEUED,), state=RUNNING, attempts=job.attempts + 1, began=now(), process=None):
@@ -181,23 +217,8 @@ def plan_job(input: str, options: dict[str, Any], output: Path) -> dict[str, Any
     VolumetoolError
         Whatever is wrong with input or options, as the job itself would say it.
     """
-    command = _enhance(input, output, options, "--dry-run")
     with _planning:
-        try:
-            done = subprocess.run(  # noqa: S603  (this program, with options from a list)
-                command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_PLAN_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired as late:
-            raise InputError(
-                "input.slow",
-                f"{input} could not be looked at within {_PLAN_SECONDS} s",
-                hint="try again later, or ask the operator",
-            ) from late
-    told: dict[str, Any] = json.loads(done.stdout or "{}")
-    if told.get("kind") != "plan":
-        error = told.get("error", {"code": "input.unknown", "message": "the volume cannot be planned", "hint": ""})
-        raise VolumetoolError(error["code"], error["message"], hint=error["hint"])
-    return told
+        return _told(_enhance(input, output, options, "--dry-run"), _PLAN_SECONDS)
 
 
 def log_of(folder: Path, most: int = 16_384) -> str:
@@ -212,8 +233,35 @@ def log_of(folder: Path, most: int = 16_384) -> str:
 
 def _enhance(input: str, output: Path, options: dict[str, Any], *flags: str) -> list[str]:  # noqa: A002
     """Return the command of a job. Places stand behind the options: none of them is read as one."""
+    return [*_volumetool("enhance", options), *flags, "--json", "--", input, str(output)]
+
+
+def _volumetool(command: str, options: dict[str, Any]) -> list[str]:
     given = [f"--{name.replace('_', '-')}={value}" for name, value in sorted(options.items())]
-    return [sys.executable, "-m", "volumetool", "enhance", *given, *flags, "--json", "--", input, str(output)]
+    return [sys.executable, "-m", "volumetool", command, *given]
+
+
+def _told(command: list[str], seconds: int) -> dict[str, Any]:
+    """Return what a command prints as JSON.
+
+    Raises
+    ------
+    VolumetoolError
+        ``input.slow``: it takes too long; or what the command says.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603  (this program, with options from a list)
+            command, capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired as late:
+        raise InputError(
+            "input.slow", f"the volume could not be looked at within {seconds} s", hint="try again later, or ask the operator"
+        ) from late
+    told: dict[str, Any] = json.loads(done.stdout or "{}")
+    if done.returncode != 0:
+        error = told.get("error", {"code": "input.unknown", "message": "volumetool ended without saying why", "hint": ""})
+        raise VolumetoolError(error["code"], error["message"], hint=error.get("hint", ""))
+    return told
 
 
 def _process(job: PortalJob) -> Process | None:

@@ -15,7 +15,8 @@ async function follow(state) {
     document.getElementById("progress").value = told.percent ?? 0;
     document.getElementById("left").textContent = told.left ? `, about ${told.left} left` : "";
     state.textContent = told.state;
-    if (ENDED.includes(told.state) && told.state !== began) {
+    const drawn = [...document.querySelectorAll("[data-page]")].every((page) => told.pages[page.dataset.page] === page.dataset.drawn);
+    if (!drawn || (ENDED.includes(told.state) && told.state !== began)) {
       location.reload();
       return;
     }
@@ -23,7 +24,7 @@ async function follow(state) {
 }
 
 const state = document.getElementById("state");
-if (state && !ENDED.includes(state.textContent)) follow(state);
+if (state && (!ENDED.includes(state.textContent) || document.querySelector("[data-drawn='in work']"))) follow(state);
 
 for (const form of document.querySelectorAll("form[data-ask]"))
   form.addEventListener("submit", (event) => { if (!confirm(form.dataset.ask)) event.preventDefault(); });
