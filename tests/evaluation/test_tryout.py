@@ -22,7 +22,7 @@ from PIL import Image
 from volumetool.cli.main import main
 
 import volumetool as vt
-from volumetool.errors import ConfigError
+from volumetool.errors import ConfigError, OutputError
 from volumetool.evaluation.pictures import grey_limits, to_grey
 from volumetool.evaluation.tryout.places import choose_crops
 from volumetool.evaluation.tryout.results import Tryout
@@ -215,3 +215,10 @@ def test_a_place_outside_the_volume_is_refused(stack: Path) -> None:
     with pytest.raises(ConfigError, match="holds nothing"):
         vt.try_models(stack, stack.parent / "d.html", models=["fake:identity"], at=(99, 0, 0), voxel_size=(8, 32, 32))
     assert not (stack.parent / "d.html").exists()
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_opened(stack: Path) -> None:
+    for page in (stack.parent / "no" / "e.html", stack.parent):
+        with pytest.raises(OutputError, match="cannot be written") as caught:
+            vt.try_models("no-such-volume.zarr", page)
+        assert caught.value.code == "output.unwritable"

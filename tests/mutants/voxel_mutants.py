@@ -254,4 +254,19 @@ FILES = (
             "storage/test_npy.py::test_channels_in_both_orders_and_byte_orders_are_what_numpy_reads",
         ),
     ),
+    *table(
+        "volumetool/evaluation/tryout/views.py",
+        (
+            "crops of a tryout mirrored",
+            "voxels = resolved[0].source(0).read(around)",
+            "voxels = resolved[0].source(0).read(around)[:, ::-1]",
+            "evaluation/test_tryout.py::test_a_crop_shows_the_bytes_that_the_job_stores_there",
+        ),
+        (
+            "the first row of a tryout's crop shown from the side",
+            "row = voxels.shape[1] // 2",
+            "row = 0",
+            "evaluation/test_tryout.py::test_a_crop_shows_the_bytes_that_the_job_stores_there",
+        ),
+    ),
 )

@@ -16,7 +16,7 @@ from volumetool.configuration import Numbers, Options, Place, with_options
 from volumetool.errors import ResourceError
 from volumetool.evaluation.tryout.places import Crop, choose_crops, crop_around, crop_shape
 from volumetool.evaluation.tryout.results import Tried, Tryout
-from volumetool.evaluation.tryout.tryout_page import write_page
+from volumetool.evaluation.tryout.tryout_page import check_page, write_page
 from volumetool.evaluation.tryout.views import finest_scale, read_once, view_input, view_output
 from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, Triple, part_inside
@@ -101,7 +101,8 @@ def try_models(
         As :func:`volumetool.plan`; ``output.unwritable`` where the page cannot be written.
     """
     asked = TryoutOptions(models=tuple(models), at=at, side=side)
-    job = make_job(input=input, **options)
+    job, place = make_job(input=input, **options), absolute_path(page)
+    check_page(place)
     with name_roles(*roles_of(job)):
         resolved = _resolved(job, asked.models, observer)
         crops = _crops(resolved[0], asked, observer)
@@ -119,7 +120,7 @@ def try_models(
             expected = () if error is None else tuple(float(views[-1].xy.mean()) for views in shown)
             tried.append(replace(costs, expected_error=expected))
     level = resolved[0].stored.level
-    found = Tryout(job.input, level.shape, level.voxel_size, absolute_path(page), crops, tuple(tried))
+    found = Tryout(job.input, level.shape, level.voxel_size, place, crops, tuple(tried))
     write_page(found, shown)
     return found
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +46,19 @@ class _Shown:
     note: str
     xy: str
     xz: str
+
+
+def check_page(page: Path) -> None:
+    """Refuse a page that cannot be written, before anything is computed for it.
+
+    Raises
+    ------
+    OutputError
+        ``output.unwritable``.
+    """
+    reason = errno.EISDIR if page.is_dir() else errno.EACCES if os.access(page.parent, os.F_OK) else errno.ENOENT
+    if page.is_dir() or not os.access(page.parent, os.W_OK):
+        raise unwritable(str(page), OSError(reason, os.strerror(reason)))
 
 
 def write_page(tryout: Tryout, views: Sequence[Sequence[CropView]]) -> None:
