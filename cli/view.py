@@ -107,6 +107,7 @@ def view(
         if screenshot is not None:
             with shown.still():
                 take_picture(shown.page, screenshot, look, as_json=as_json)
+                _tell_sections(shown)
                 _tell_progress(shown)
         else:
             _stay(shown, Listen(host, port), open_browser=open_browser, as_json=as_json)
@@ -114,8 +115,19 @@ def view(
 
 def _stay(shown: View, listen: Listen, *, open_browser: bool, as_json: bool) -> None:
     _print_link(shown.link, shown.tunnel, as_json=as_json)
+    _tell_sections(shown)
     _tell_progress(shown)
     stay(listen.host, shown.link, open_browser=open_browser)
+
+
+def _tell_sections(shown: View) -> None:
+    """Print which sections of a job's input are bad, for each output that is shown."""
+    from volumetool.jobs.planning.report import describe_sections
+
+    for layer in shown.layers:
+        if layer.job is not None and layer.name == next(each.name for each in shown.layers if each.volume == layer.volume):
+            for line in describe_sections(layer.job.first):
+                say(f"sections of {layer.job.job.input}: {line}")
 
 
 def _tell_progress(shown: View) -> None:

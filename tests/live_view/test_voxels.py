@@ -96,6 +96,17 @@ def test_channels_have_their_own_voxels(serve: Any, tmp_path: Path, flat: dict[s
             )
 
 
+def test_a_job_that_fills_a_lost_section_has_its_voxels_live(serve: Any, tmp_path: Path, tiny_model: Path) -> None:
+    voxels = noise((10, 37, 45))
+    voxels[4] = 0
+    volume = write_input(tmp_path / "in.zarr", voxels)
+    options = {"model": str(tiny_model), "chunk": "2,16,16", "shard": "4,64,64", "device": "cpu", "memory": "4GiB"}
+    options |= {"repair_sections": "fill"}
+    assert run(input=str(volume), output=str(tmp_path / "out.zarr"), **options).plan.spec.repair.bad == ((4,),)
+    with serve(volume, **options) as served:
+        np.testing.assert_array_equal(served.read("0"), read_levels(tmp_path / "out.zarr")[0], strict=True)
+
+
 def test_a_cropped_job_and_one_with_a_mask_have_their_voxels_live(
     serve: Any, volume: Path, tmp_path: Path, tiny_model: Path
 ) -> None:

@@ -123,8 +123,8 @@ ENHANCEMENT = (
         "volumetool/processing/columns.py",
         (
             "neighbouring sections normalised one section off",
-            "first = start[0] - lattice.context\n",
-            "first = start[0]\n",
+            "values[part.sections, None, None]",
+            "values[np.maximum(part.sections - 1, 0), None, None]",
             "processing/test_cut.py::test_the_network_sees_real_neighbours_each_normalised_by_its_own_section",
         ),
         (
@@ -192,6 +192,21 @@ ENHANCEMENT = (
             "    _finish(behind, checksums)\n    return checksums",
             "    return checksums",
             "jobs/test_run.py::test_each_channel_is_a_volume_of_its_own",
+        ),
+    ),
+    *table(
+        "volumetool/processing/sections/repair.py",
+        (
+            "bad sections in a z context",
+            "if each == z or each not in self._bad[channel]",
+            "if each >= 0",
+            "jobs/test_repaired_sections.py::test_neighbours_are_what_they_are_without_the_bad_sections",
+        ),
+        (
+            "blocks counted from the window",
+            "places = [np.arange(start, start + n) for start, n in",
+            "places = [np.arange(n) for start, n in",
+            "jobs/test_repaired_sections.py::test_what_a_filled_voxel_is_depends_on_no_window",
         ),
     ),
     *table(

@@ -103,6 +103,7 @@ def test_the_plan_lists_bad_sections_and_the_table_says_what_was_measured(stack:
     assert (
         dict(describe_plan(decided))["sections"] == f"3 of {DEPTH} unlike the others, whole looked at: blank 12-13; damaged 7"
     )
+    assert [note for note in decided.notes if "3 of 16 sections look unlike the others: 7, 12-13" in note]
     rows = [line.split(",") for line in decided.spec.statistics.to_csv().splitlines()]
     assert rows[0] == ["channel", "z", "low", "high", "noise", "sharpness", "shift_y", "shift_x", "correlation", "verdict"]
     assert [row[-1] for row in rows[1:]].count("ok") == DEPTH - 3

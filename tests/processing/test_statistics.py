@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from volumetool.errors import ConfigError
 from volumetool.geometry import Box, Triple, plan_levels
-from volumetool.processing.statistics import SMOOTHING, Statistics, fit_statistics, no_normalisation
+from volumetool.processing.statistics import SMOOTHING, Statistics, fit_statistics, no_normalisation, sample_statistics
 from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing
 from volumetool.storage.volume import Volume
 
@@ -139,7 +139,7 @@ def test_every_tile_of_the_sample_is_shown_with_its_place(tmp_path: Path) -> Non
         np.testing.assert_array_equal(tile, voxels[box.slices])
         seen.append(box)
 
-    fit_statistics(stored(tmp_path / "v", voxels, (4, 8, 8), (4, 8, 8)), 0, (1, 99), seen=look)
+    sample_statistics(stored(tmp_path / "v", voxels, (4, 8, 8), (4, 8, 8)), 0, (1, 99), seen=look)
     assert seen == [Box((0, 0, 0), (16, 8, 8)), Box((16, 0, 0), (20, 8, 8))]
 
 

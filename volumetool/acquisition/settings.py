@@ -62,6 +62,12 @@ def fix(job: Job, begun: SessionHeader, given: Statistics | None) -> tuple[Resol
             f"{job.model} is a chain, and what its operations make of a volume that grows is not fixed",
             hint="watch with one of its operations, and apply the others to the finished volume",
         )
+    if job.repair_sections is not None:
+        raise ConfigError(
+            "config.option",
+            f"--repair-sections {job.repair_sections} compares sections with those after them, which are yet to come",
+            hint="watch without it, and repair with a job on the finished raw volume",
+        )
     resolved = resolve(job.model_copy(update={"statistics": None}))
     card = resolved.inputs.operation.card
     if card.channels or max(card.shrink) > 1 or card.matching is not None:

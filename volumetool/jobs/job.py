@@ -27,6 +27,7 @@ from volumetool.geometry import AskedBox, Box
 from volumetool.notification import COMMAND, check_target, target_name
 from volumetool.options import document, runtime, semantic, told_once
 from volumetool.processing.operations.chain import ARROW
+from volumetool.processing.sections.repair import RepairMode
 from volumetool.storage.io.kvstore import canonical_url
 from volumetool.storage.io.urls import check_foreign
 from volumetool.storage.writing.names import WrittenName
@@ -144,6 +145,12 @@ class Job(Options):
         "auto", LOOK, "Of the network; auto takes bfloat16 where the model is safe in it and the machine computes in it."
     )
     statistics: Place | None = semantic(None, LOOK, "CSV of section statistics to use instead of fitting them.")
+    repair_sections: RepairMode | None = semantic(
+        None,
+        LOOK,
+        "What stands in for bad sections: what lies between good ones (fill), the nearest good one, or they stay (leave). "
+        "No z context holds bad ones then.",
+    )
     seed: int = semantic(0, LOOK, "Moves the sample for the statistics.")
     dtype: Literal["uint8", "int8", "uint16", "int16", "float32"] | None = semantic(
         None, OUTPUT, "Type of the output's voxels; by default the input's."
@@ -269,7 +276,7 @@ class Job(Options):
         roi : Box, optional
             The part that is asked for, in voxels of that output.
         """
-        own = {"level": 0, "voxel_size": None, "missing": "fill", "nodata": nodata, "roi": roi}
+        own = {"level": 0, "voxel_size": None, "missing": "fill", "nodata": nodata, "roi": roi, "repair_sections": None}
         return self.model_copy(update={**own, "model": self.operations[-1]})
 
     @property

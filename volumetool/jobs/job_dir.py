@@ -25,6 +25,9 @@ PLAN = "plan.json"
 TABLE = "sections.csv"
 """The table of section statistics for people to read; the plan holds it, too."""
 
+SECTION_MASK = "sections.zarr"
+"""Volume that shows which sections are bad, see `volumetool.jobs.records.section_mask`; jobs that repair sections have it."""
+
 LEDGER = "ledger"
 """Records of regions, see `volumetool.jobs.records.ledger`."""
 

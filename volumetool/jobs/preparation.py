@@ -10,6 +10,7 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.inventory import write_inventory
 from volumetool.jobs.records.lease import confirm
 from volumetool.jobs.records.plan_file import check_output, keep_table, open_ledger, read_plan, write_plan
+from volumetool.jobs.records.section_mask import write_section_mask
 from volumetool.jobs.records.segments import SEGMENT, close_segments, delete_segments
 from volumetool.jobs.records.volumes import WrittenVolume
 from volumetool.jobs.verification.layout_check import lost_metadata
@@ -51,6 +52,7 @@ def prepare(plan: Plan) -> None:
         stored = None
     if stored is None:
         write_inventory(folder, plan)
+        write_section_mask(plan)
         write_plan(plan)
     else:
         keep_table(stored)

@@ -131,7 +131,7 @@ class PatchMaker:
         """Return a patch's input, all of it read from the same stored chunks, and the state of these."""
         channel, windows = self._stored_windows(place)
         source = self._source_of(channel)
-        own = [column_window(self.spec.lattice, place.position)]
+        own = [column_window(self.spec, place.channel, place.position)]
         try:
             for _ in range(READINGS):
                 state = self._stored.settled(channel, windows)
@@ -146,7 +146,7 @@ class PatchMaker:
 
     def _stored_windows(self, place: PatchPosition) -> tuple[int, list[Box]]:
         """Return the channel of the stored input, and the boxes of it, that a patch is made from."""
-        return stored_windows(self._steps, place.channel, [column_window(self.spec.lattice, place.position)])
+        return stored_windows(self._steps, place.channel, [column_window(self.spec, place.channel, place.position)])
 
     def _predict(self, asked: list[Column]) -> list[Array | Exception]:
         if not asked:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from volumetool.errors import DataError
 from volumetool.geometry import Box, Lattice, PatchPlace, Region, Triple, mirror_index
+from volumetool.processing.sections.reading import box_of, plan_reading, repair_voxels
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.voxels import Source, read_voxels, valid_voxels
 
@@ -123,18 +124,10 @@ def read_columns(spec: OutputSpec, region: Region, source: Source, batch: int) -
     rows = lattice.y.touching(core.start[1], core.stop[1])
     groups = section_groups(lattice, core, batch)
     for x, box in _strips(spec, region):
-        block, absent = _read(source, lattice, box)  # (z + 2 context, y, x), over all sections and rows
-        wanted = _read_mask(source, lattice, box)  # (z, y, x)
+        whole = _read(spec, region.channel, source, box)  # over all sections and rows
         for group in groups:
-            first, depth = group.start - groups[0].start, lattice.stride[0]
-            sections = slice(first * depth, (group[-1] - groups[0].start) * depth + lattice.patch[0])
-            context = slice(sections.start, sections.stop + 2 * lattice.context)
-            part = _Block(
-                block[context],
-                None if absent is None else absent[context],
-                None if wanted is None else wanted[sections],
-            )
-            yield _cut(spec, region.channel, (x, group, rows), part)
+            first, last = (patch - groups[0].start for patch in (group.start, group[-1]))
+            yield _cut(spec, region.channel, (x, group, rows), whole.part(first, last, lattice))
 
 
 def read_column(spec: OutputSpec, channel: int, source: Source, position: Position) -> Column:
@@ -156,9 +149,7 @@ def read_column(spec: OutputSpec, channel: int, source: Source, position: Positi
     DataError
         As :func:`read_columns`.
     """
-    box = _reach(spec.lattice, position)
-    block, absent = _read(source, spec.lattice, box)
-    return _cut(spec, channel, position, _Block(block, absent, _read_mask(source, spec.lattice, box)))
+    return _cut(spec, channel, position, _read(spec, channel, source, _reach(spec.lattice, position)))
 
 
 def _reach(lattice: Lattice, position: Position) -> Box:
@@ -179,12 +170,18 @@ def _strips(spec: OutputSpec, region: Region) -> Iterator[tuple[int, Box]]:
 def input_windows(spec: OutputSpec, region: Region) -> Iterator[Box]:
     """Yield the boxes of input voxels that a region reads, in the order of the sweep."""
     for _, box in _strips(spec, region):
-        yield _window(_indices(spec.lattice, box))
+        yield plan_reading(spec, region.channel, box).window
 
 
-def column_window(lattice: Lattice, position: Position) -> Box:
-    """Return the box of input voxels that `read_column` reads."""
-    return _window(_indices(lattice, _reach(lattice, position)))
+def column_window(spec: OutputSpec, channel: int, position: Position) -> Box:
+    """Return the box of input voxels that `read_column` reads.
+
+    Parameters
+    ----------
+    spec, channel, position
+        As for :func:`read_column`.
+    """
+    return plan_reading(spec, channel, _reach(spec.lattice, position)).window
 
 
 def read_input(spec: OutputSpec, region: Region, source: Source) -> None:
@@ -205,28 +202,55 @@ def read_input(spec: OutputSpec, region: Region, source: Source) -> None:
         ``data.unreadable``.
     """
     for _, box in _strips(spec, region):
-        _read(source, spec.lattice, box)
-        _read_mask(source, spec.lattice, box)
+        _read(spec, region.channel, source, box)
 
 
-def _indices(lattice: Lattice, box: Box) -> list[NDArray[np.intp]]:
-    """Return where the voxels of a box with its z context lie, mirrored at the faces, for each axis."""
-    context = (lattice.context, 0, 0)
-    return [
-        mirror_index(start - more, stop + more, size)
-        for start, stop, size, more in zip(box.start, box.stop, lattice.shape, context, strict=True)
-    ]
+@dataclass(frozen=True)
+class _Block:
+    """Input of the patches at one position.
+
+    Attributes
+    ----------
+    voxels : numpy.ndarray, shape (rows, y, x)
+        Voxels with their z context.
+    absent : numpy.ndarray of bool, shape (rows, y, x), optional
+        Which of them are not stored.
+    second : numpy.ndarray, shape (z, y, x), optional
+        The second volume, without z context.
+    sections : numpy.ndarray of int, shape (rows,)
+        Sections of the input that the rows are.
+    apart : int
+        Rows from the first one of a patch to that of the next.
+    """
+
+    voxels: NDArray[Any]
+    absent: NDArray[np.bool_] | None
+    second: NDArray[Any] | None
+    sections: NDArray[np.intp]
+    apart: int
+
+    def part(self, first: int, last: int, lattice: Lattice) -> _Block:
+        """Return the block of the patches from `first` to `last` along z, counted from this one's first."""
+        rows = slice(first * self.apart, last * self.apart + lattice.patch[0] + 2 * lattice.context)
+        own = slice(first * lattice.stride[0], last * lattice.stride[0] + lattice.patch[0])
+        absent, second = None if self.absent is None else self.absent[rows], None if self.second is None else self.second[own]
+        return _Block(self.voxels[rows], absent, second, self.sections[rows], self.apart)
 
 
-def _read(source: Source, lattice: Lattice, box: Box) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """Read a box of input voxels with its z context, and which of them are not stored, mirrored at the faces."""
-    indices = _indices(lattice, box)
-    window = _window(indices)
-    voxels = source.read(window)  # (z, y, x) inside the volume
-    block = _laid_out(source, voxels, indices, window)  # larger at the faces, where voxels are mirrored
-    if source.absent is None:
-        return block, None
-    return block, _ordered(source.absent(window), indices, window)  # both (z + 2 context, y, x)
+def _read(spec: OutputSpec, channel: int, source: Source, box: Box) -> _Block:
+    """Read a box of input voxels with its z context, and the second volume there, mirrored at the faces."""
+    reading = plan_reading(spec, channel, box)
+    voxels = source.read(reading.window)  # (z, y, x) inside the volume
+    if source.seen is not None:
+        source.seen(voxels)
+    absent = None if source.absent is None else source.absent(reading.window)
+    if reading.repaired:
+        voxels, absent = repair_voxels(spec, channel, reading, voxels, absent)
+    second = _read_mask(source, spec.lattice, box)  # (z, y, x)
+    # Larger at the faces, where voxels are mirrored: (rows, y, x).
+    block = _ordered(voxels, reading.indices, reading.window)
+    absent = None if absent is None else _ordered(absent, reading.indices, reading.window)
+    return _Block(block, absent, second, reading.indices[0], reading.apart)
 
 
 def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[Any] | None:
@@ -237,39 +261,19 @@ def _read_mask(source: Source, lattice: Lattice, box: Box) -> NDArray[Any] | Non
         mirror_index(start, stop, size) // factor
         for start, stop, size, factor in zip(box.start, box.stop, lattice.shape, source.mask_factor, strict=True)
     ]
-    window = _window(indices)
+    window = box_of(indices)
     voxels = read_voxels(source.mask, window, "mask", check=source.mask_check)
-    return _laid_out(source, voxels, indices, window)  # each voxel for mask_factor of the input
-
-
-def _laid_out(source: Source, voxels: NDArray[Any], indices: list[NDArray[np.intp]], window: Box) -> NDArray[Any]:
-    """Show the voxels of a window to the source's observer, and put them in the order of the given places of each axis."""
     if source.seen is not None:
         source.seen(voxels)
-    return _ordered(voxels, indices, window)
-
-
-def _window(indices: list[NDArray[np.intp]]) -> Box:
-    """Return the box that holds the given places of each axis."""
-    start, stop = zip(*((int(index.min()), int(index.max()) + 1) for index in indices), strict=True)
-    return Box(start, stop)
+    return _ordered(voxels, indices, window)  # each voxel for mask_factor of the input
 
 
 def _ordered(voxels: NDArray[Any], indices: list[NDArray[np.intp]], window: Box) -> NDArray[Any]:
     """Return the voxels of a window in the order of the given places of each axis; where that is theirs, a view and no copy."""
     for axis, (index, first, size) in enumerate(zip(indices, window.start, window.shape, strict=True)):
-        if len(index) != size or index[-1] - index[0] != size - 1:
+        if len(index) != size or (np.diff(index) != 1).any():
             voxels = voxels.take(index - first, axis=axis)  # as long along the axis as there are places
     return voxels
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Input of the patches at one position: voxels with their z context, which are not stored, the second volume."""
-
-    voxels: NDArray[Any]
-    absent: NDArray[np.bool_] | None
-    second: NDArray[Any] | None
 
 
 def _cut(
@@ -289,9 +293,7 @@ def _cut(
     if valid is not None and part.absent is not None:
         valid &= ~part.absent
     start = lattice.start((group.start, rows.start, x))
-    first = start[0] - lattice.context
-    sections = mirror_index(first, first + len(block), lattice.shape[0])
-    zero, span = (values[sections, None, None] for values in spec.input_scale(channel))  # (z, 1, 1)
+    zero, span = (values[part.sections, None, None] for values in spec.input_scale(channel))  # (z, 1, 1)
     if valid is not None:
         block = np.where(valid, block, 0)  # NaN is no input, and the lowest float32 would overflow
     normal = block.astype(np.float32)  # (z, y, x) of float32, a copy: what the network sees
@@ -299,7 +301,7 @@ def _cut(
         normal -= zero
         normal /= span
     if np.issubdtype(block.dtype, np.floating):
-        _check_finite(normal, lattice, (first, *start[1:]))
+        _check_finite(normal, lattice, part.sections, start)
 
     inputs = () if handed is None else (2,)
     shape = (len(group) * len(rows), *inputs, reach, height, lattice.patch[2])
@@ -307,8 +309,8 @@ def _cut(
     active = np.ones(len(patches), bool)
     for number in range(len(patches)):
         z, y = divmod(number, len(rows))
-        z, y = z * lattice.stride[0], y * lattice.stride[1]
-        cut = (slice(z, z + reach), slice(y, y + height))  # patches overlap, so each is a copy
+        row, z, y = z * part.apart, z * lattice.stride[0], y * lattice.stride[1]
+        cut = (slice(row, row + reach), slice(y, y + height))  # patches overlap, so each is a copy
         image = patches[number] if handed is None else patches[number, 0]
         image[...] = normal[cut]
         if valid is not None and not valid[cut].all():
@@ -319,21 +321,23 @@ def _cut(
         seen = block[cut] if valid is None else block[cut][valid[cut]]
         flat = seen.size == 0 or (spec.spares and bool(seen.min() == seen.max()))
         active[number] = not flat and (wanted is None or bool(wanted[z : z + depth, y : y + height].any()))
-    inner = slice(lattice.context, len(block) - lattice.context)  # the sections themselves, without their context
+    # The sections themselves, without their context.
+    inner = slice(lattice.context, len(block) - lattice.context, part.apart if part.apart > depth else 1)
     volume = lattice.shape
     places = tuple(PatchPlace(channel, lattice.start((z, y, x)), volume) for z in group for y in rows)
     missing = None if valid is None else ~valid[inner]
     return Column(channel, x, group, rows, patches, active, missing, start, places=places)
 
 
-def _check_finite(values: NDArray[np.float32], lattice: Lattice, start: Triple) -> None:
-    """Refuse a block of normalised voxels, whose first one is `start` of the volume, if one is NaN or infinite."""
+def _check_finite(values: NDArray[np.float32], lattice: Lattice, sections: NDArray[np.intp], start: Triple) -> None:
+    """Refuse a block of normalised voxels, of the given sections and from `start` along y and x, if one is NaN or infinite."""
     finite = np.isfinite(values)
     if not finite.all():
-        found = np.unravel_index(int(np.argmin(finite)), values.shape)
-        places = zip(found, start, lattice.shape, strict=True)
-        z, y, x = (int(mirror_index(int(at) + first, int(at) + first + 1, size)[0]) for at, first, size in places)
-        raise DataError("data.not-finite", f"the input holds NaN or infinity at voxel z {z}, y {y}, x {x}", hint=NAN_HINT)
+        row, *found = (int(at) for at in np.unravel_index(int(np.argmin(finite)), values.shape))
+        places = zip(found, start[1:], lattice.shape[1:], strict=True)
+        y, x = (int(mirror_index(at + first, at + first + 1, size)[0]) for at, first, size in places)
+        told = f"the input holds NaN or infinity at voxel z {sections[row]}, y {y}, x {x}"
+        raise DataError("data.not-finite", told, hint=NAN_HINT)
 
 
 def _fill_missing(patch: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:

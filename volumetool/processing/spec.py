@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 from dataclasses import dataclass
-from functools import cached_property
-from types import ModuleType
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator
+from pydantic import BaseModel, ConfigDict
 
 from volumetool.configuration import OutputChannel
 from volumetool.errors import FingerprintError
 from volumetool.geometry import Box, Lattice, LevelGrid, PatchSharing, Region, RegionGrid, Triple
-from volumetool.processing.device.arrays import Array
+from volumetool.processing.sections.curves import GreyCurves
+from volumetool.processing.sections.repair import SectionRepair
 from volumetool.processing.statistics import Statistics
 from volumetool.storage.create import VolumeLayout
 from volumetool.storage.downsample import Reduction
@@ -45,68 +42,6 @@ class Numerics:
     precision: str
     batch: int
     pad: bool
-
-
-def _packed(table: NDArray[np.float32]) -> str:
-    file = io.BytesIO()
-    np.save(file, table, allow_pickle=False)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def _unpacked(table: Any) -> NDArray[np.float32]:
-    if isinstance(table, str):
-        table = np.load(io.BytesIO(base64.b64decode(table)), allow_pickle=False)
-    return np.asarray(table, np.float32)
-
-
-class GreyCurves(BaseModel):
-    """What each grey value of each section becomes.
-
-    Parameters
-    ----------
-    first : int
-        Grey value of the table's first column; the next ones follow.
-    table : numpy.ndarray of float32, shape (channels, sections, values)
-        Grey values; what lies beyond the ends becomes what the ends become.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-    first: int
-    table: Annotated[
-        NDArray[np.float32],
-        PlainValidator(_unpacked, json_schema_input_type=str),
-        PlainSerializer(_packed, return_type=str, when_used="json"),
-    ]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, GreyCurves) and self.digest == other.digest
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the table."""
-        return hashlib.sha256(f"{self.first} {self.table.shape} ".encode() + self.table.tobytes()).hexdigest()
-
-    def apply(self, channel: int, sections: list[int], values: Array, xp: ModuleType) -> Array:
-        """Return what grey values become.
-
-        Parameters
-        ----------
-        channel : int
-            Channel of the input.
-        sections : list of int
-            Section of each of the first axis.
-        values : array of float32, shape (z, y, x)
-            Whole numbers.
-        xp : module
-            ``numpy`` or ``cupy``, whose the array is.
-        """
-        curves = xp.asarray(self.table[channel, sections])  # (z, values)
-        places = xp.clip(xp.rint(values) - self.first, 0, curves.shape[1] - 1).astype(np.intp)  # (z, y, x)
-        return curves[xp.arange(len(sections))[:, None, None], places]
 
 
 class OutputSpec(BaseModel):
@@ -168,6 +103,8 @@ class OutputSpec(BaseModel):
     trust : str
         NumPy name of the dtype of a second volume, which holds all but the first of `outputs`: then `channels` are those of the
         image alone. Empty, and then not part of `plain`, where one volume holds all.
+    repair : SectionRepair, optional
+        Which sections of the input are bad, and what is done about them; not part of `plain` where nothing is.
     numerics_version : int
         The rules by which bytes are made.
     """
@@ -200,6 +137,7 @@ class OutputSpec(BaseModel):
     spares: bool = True
     curves: GreyCurves | None = None
     trust: str = ""
+    repair: SectionRepair | None = None
     numerics_version: int = NUMERICS_VERSION
 
     @property
@@ -209,7 +147,16 @@ class OutputSpec(BaseModel):
 
     def plain(self) -> dict[str, Any]:
         """Return the specification as JSON values, with the digest of the statistics in place of their table."""
-        usual = {"format": DEFAULT, "restores": True, "inputs": 1, "outputs": (), "reference": 0, "spares": True, "trust": ""}
+        usual = {
+            "format": DEFAULT,
+            "restores": True,
+            "inputs": 1,
+            "outputs": (),
+            "reference": 0,
+            "spares": True,
+            "trust": "",
+            "repair": None,
+        }
         unsaid = {"statistics", "curves", *(name for name, value in usual.items() if getattr(self, name) == value)}
         values: dict[str, Any] = json.loads(self.model_dump_json(exclude=unsaid))  # NaN as text
         if self.lattice.shrink == (1, 1, 1):

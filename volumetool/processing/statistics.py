@@ -11,24 +11,20 @@ import csv
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
-import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.errors import ConfigError, DataError, NumericsError
+from volumetool.errors import ConfigError
 from volumetool.geometry import Box, Triple
 from volumetool.processing.sections.quality import FIGURES, VERDICT, SectionQuality, Table
-from volumetool.storage.io.arrays import read_part
-from volumetool.storage.io.chunks import StoredChunks, stored_chunks
-from volumetool.storage.io.limits import UNPACKED, read_checked, unpacked_bytes
-from volumetool.storage.io.presence import Check, check_there, looked
-from volumetool.storage.volume import Compute, Volume
+from volumetool.processing.sections.tiles import block_state, read_tiles
+from volumetool.storage.io.chunks import stored_chunks
+from volumetool.storage.volume import Volume
 from volumetool.storage.voxels import valid_voxels
 
 _log = logging.getLogger(__name__)
@@ -50,9 +46,6 @@ SMOOTHING = (1.0, 4.0, 6.0, 4.0, 1.0)
 
 COLUMNS = ("channel", "z", "low", "high")
 """Columns that the table must have."""
-
-Tiles = Callable[[list[Box]], Iterator[tuple[Box, NDArray[Any]]]]
-"""Reads the tiles of a block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +167,19 @@ def range_normalisation(dtype: np.dtype[Any], channels: int, sections: int) -> S
 
 
 def fit_statistics(
+    volume: Volume, level: int, percentiles: tuple[float, float] | None, *, seed: int = 0, nodata: float | None = None
+) -> Statistics:
+    """Fit the two grey values of every section on a fixed sample, and smooth them along z.
+
+    Parameters
+    ----------
+    volume, level, percentiles, seed, nodata
+        As for :func:`sample_statistics`.
+    """
+    return smooth_statistics(sample_statistics(volume, level, percentiles, seed=seed, nodata=nodata))
+
+
+def sample_statistics(
     volume: Volume,
     level: int,
     percentiles: tuple[float, float] | None,
@@ -182,7 +188,7 @@ def fit_statistics(
     nodata: float | None = None,
     seen: Callable[[int, Box, NDArray[Any]], None] | None = None,
 ) -> Statistics:
-    """Fit the two grey values of every section on a fixed sample.
+    """Return the two grey values of every section of a fixed sample, NaN where it has none: they are still to be smoothed.
 
     Parameters
     ----------
@@ -216,10 +222,26 @@ def fit_statistics(
             sample = np.concatenate(blocks or [np.empty((stop - start, 0), volume.dtype)], axis=1)
             for z in range(start, stop):
                 low[channel, z], high[channel, z] = _low_and_high(sample[z - start], percentiles, nodata)
-        low[channel], high[channel] = _smooth(low[channel]), _smooth(high[channel])  # (z,) each
+    return Statistics(low, high, sampled.hexdigest() if volume.compute is None else "")
+
+
+def smooth_statistics(sampled: Statistics, bad: Sequence[Sequence[int]] = ()) -> Statistics:
+    """Smooth the two grey values of sections along z.
+
+    Parameters
+    ----------
+    sampled : Statistics
+        What `sample_statistics` returns.
+    bad : sequence of sequence of int, optional
+        Of each channel the sections that get the values of those around them.
+    """
+    low, high = sampled.low.copy(), sampled.high.copy()
+    for channel, sections in enumerate(bad):
+        low[channel, list(sections)] = high[channel, list(sections)] = np.nan
+    low, high = (np.stack([_smooth(values) for values in table]) for table in (low, high))  # (c, z) each
     # Where the two do not differ in float32, a voxel could not be divided by their difference.
     high = np.where(_apart(low, high), high, low + np.maximum(1.0, np.abs(low)))
-    return Statistics(low, high, sampled.hexdigest() if volume.compute is None else "")
+    return Statistics(low, high, sampled.sampled)
 
 
 def sample_state(volume: Volume, level: int, seed: int = 0) -> str:
@@ -250,106 +272,13 @@ def sample_state(volume: Volume, level: int, seed: int = 0) -> str:
     for channel in range(volume.channels or 1):
         store, chunks = volume.open(level, channel), stored_chunks(volume, level, channel)
         for boxes in _blocks(volume.levels[level].shape, seed, channel):
-            digest.update(_block_state(store, chunks, boxes)[0])
+            digest.update(block_state(store, chunks, boxes)[0])
     return digest.hexdigest()
-
-
-def _block_state(store: ts.TensorStore, chunks: StoredChunks, boxes: list[Box]) -> tuple[bytes, Check]:
-    """Return a digest of the states of the chunks of some boxes, and what `read_part` asks about them."""
-    places = list(dict.fromkeys(place for box in boxes for place in chunks.places(box)))
-
-    def look(_: int) -> tuple[bytes, Check]:
-        states = list(chunks.states(places))
-        absent = frozenset(place for place, state in zip(places, states, strict=True) if state is None)
-        if absent:
-            check_there(store)
-        check = chunks.still_there(lambda place: place not in absent)
-        return hashlib.sha256(repr(states).encode()).digest(), check
-
-    return looked(look, chunks.url)
 
 
 def _apart(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return where two percentiles differ in float32, which is what voxels are normalised in."""
     return high.astype(np.float32) > low.astype(np.float32)
-
-
-def read_tiles(volume: Volume, level: int, channel: int, told: Callable[[bytes], None] = lambda _: None) -> Tiles:
-    """Return what reads tiles of a channel, or computes them; one that cannot be is left out with a warning in the log.
-
-    Parameters
-    ----------
-    volume : Volume
-        The volume.
-    level, channel : int
-        What of it is read.
-    told : callable, optional
-        Told a digest of the states of stored chunks before they are read.
-    """
-    if volume.compute is None:
-        return _stored_tiles(volume, level, channel, told)
-    return _computed_tiles(volume.compute, channel)
-
-
-def _stored_tiles(volume: Volume, level: int, channel: int, told: Callable[[bytes], None]) -> Tiles:
-    """Return what reads tiles of a stored channel, and is told a digest of the states of their chunks."""
-    store, chunks = volume.open(level, channel, strict=True), stored_chunks(volume, level, channel)
-
-    def read(boxes: list[Box]) -> Iterator[tuple[Box, NDArray[Any]]]:
-        state, check = _block_state(store, chunks, boxes)
-        told(state)
-        return _sample(store, boxes, check)
-
-    return read
-
-
-def _computed_tiles(compute: Compute, channel: int) -> Tiles:
-    """Return what computes tiles of a channel; one that cannot be is left out with a warning in the log."""
-
-    def read(boxes: list[Box]) -> Iterator[tuple[Box, NDArray[Any]]]:
-        for box in boxes:
-            try:
-                yield box, compute(channel, box)
-            except (DataError, NumericsError) as error:
-                _log.warning("voxels %s (z,y,x) are left out of the statistics: %s", box, error.message)
-
-    return read
-
-
-def _sample(store: ts.TensorStore, boxes: list[Box], check: Check) -> Iterator[tuple[Box, NDArray[Any]]]:
-    """Yield the tiles with their voxels; one that cannot be read is left out with a warning in the log."""
-    at_once = max(1, UNPACKED // max(unpacked_bytes(store[box.slices]) for box in boxes))
-    for first in range(0, len(boxes), at_once):
-        yield from _read_tiles(store, boxes[first : first + at_once], check)
-
-
-def _read_tiles(store: ts.TensorStore, boxes: list[Box], check: Check) -> Iterator[tuple[Box, NDArray[Any]]]:
-    """Read tiles together, and yield them with their voxels."""
-    reads = []
-    for box in boxes:
-        try:
-            view = store[box.slices]
-            reads.append((box, read_checked(view) if unpacked_bytes(view) <= UNPACKED else None))
-        except DataError as error:
-            _log.warning("an input chunk is left out of the statistics: %s", error.message)
-    for box, read in reads:
-        try:
-            voxels = _result(read, store, box, check)
-        except (ValueError, OSError, DataError) as error:
-            _log.warning("input voxels %s (z,y,x) cannot be read and are left out of the statistics: %s", box, error)
-        else:
-            yield box, voxels
-
-
-def _result(read: Any, store: ts.TensorStore, box: Box, check: Check) -> NDArray[Any]:
-    """Wait for a read; one that fails is started again, because a tile left out by chance would change the table.
-
-    A tile whose chunks are too large to be unpacked together is None, and read now, chunk by chunk.
-    """
-    with suppress(ValueError, OSError):
-        if read is not None:
-            return np.asarray(read.result())
-    return read_part(store, box.slices, check)
 
 
 def _blocks(shape: Triple, seed: int, channel: int) -> Iterator[list[Box]]:

@@ -21,7 +21,7 @@ from volumetool.events import Observer, RegionEnded, ignore
 from volumetool.jobs.execution import worker
 from volumetool.jobs.planning import inputs
 from volumetool.processing.region import enhance_region
-from volumetool.processing.statistics import Statistics, fit_statistics
+from volumetool.processing.statistics import Statistics, sample_statistics
 from volumetool.storage.conversion import plan_conversion
 from volumetool.storage.convert_volume import convert_volume
 from volumetool.storage.io import retries
@@ -270,7 +270,7 @@ def test_an_input_that_changes_while_its_job_is_planned_is_told(
     def fit(*given: Any, **options: Any) -> Statistics:
         if change == "away":
             chunks.vanish()
-        fitted = fit_statistics(*given, **options)
+        fitted = sample_statistics(*given, **options)
         if change == "away":
             chunks.come_back()
         else:
@@ -278,7 +278,7 @@ def test_an_input_that_changes_while_its_job_is_planned_is_told(
         return fitted
 
     with monkeypatch.context() as patch:
-        patch.setattr(inputs, "fit_statistics", fit)
+        patch.setattr(inputs, "sample_statistics", fit)
         with pytest.raises(InputError) as caught:
             run(**asked)
     assert caught.value.code == "input.changed"

@@ -35,6 +35,7 @@ OTHER: dict[str, tuple[Any, str]] = {
     "precision": ("bfloat16", "precision"),
     "statistics": ("sections.csv", "statistics"),
     "seed": (1, "seed"),
+    "repair_sections": ("leave", "repair"),
     "equalise_sections": (True, "equalise_sections"),
     "invert": (True, "invert"),
     "nodata": (0, "nodata"),

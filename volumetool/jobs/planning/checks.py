@@ -13,6 +13,8 @@ from volumetool.jobs.planning.calibrate import Sample
 from volumetool.models import OperationCard, fitting_models
 from volumetool.processing.columns import NAN_HINT
 from volumetool.processing.quantize import integer_limits
+from volumetool.processing.sections.quality import show_sections
+from volumetool.processing.statistics import Statistics
 from volumetool.processing.survey import CERTAIN, LIKELY, MANY_ZEROS, Survey
 from volumetool.storage.create import check_output_place, choose_format
 from volumetool.storage.io.kvstore import contains
@@ -92,6 +94,16 @@ def check_voxel_size(job: Job, card: OperationCard, voxel_size: Size) -> tuple[b
             "--force-voxel-size goes on and stamps the output as extrapolated",
         )
     return True, (f"{clash}: the output is stamped as extrapolated",)
+
+
+def bad_sections(job: Job, statistics: Statistics) -> tuple[str, ...]:
+    """Return what to beware of where sections are bad, and the job does not say what stands in for them."""
+    quality = statistics.quality
+    if quality is None or job.repair_sections is not None or not any(map(quality.bad, range(len(quality.verdicts)))):
+        return ()
+    bad = sorted({z for channel in range(len(quality.verdicts)) for z in quality.bad(channel)})
+    told = f"{len(bad)} of {len(quality.verdicts[0])} sections look unlike the others: {show_sections(bad)}"
+    return (f"{told}. --repair-sections fill interpolates them, and keeps them out of what their neighbours are made of",)
 
 
 def check_survey(job: Job, card: OperationCard, survey: Survey) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ DECIDED_BY: dict[str, tuple[str, ...]] = {
     "outputs": ("model", "trust"),
     "input": ("input", "level", "voxel_size"),
     "levels": ("chunk", "shard", "voxel_size"),
+    "repair": ("repair_sections",),
 }
 """The options that decide a field of the specification, where it is not the one of its own name."""
 
@@ -32,11 +33,12 @@ UNSAID: dict[str, str] = {
     "model": "--model: its weights are others now",
     "mask": "--mask: its metadata are others now",
     "precision": "--precision: {before} then, {after} now, chosen for the device",
+    "repair": "--repair-sections: other sections are bad now, by the input's voxels or by the file of --statistics",
     "statistics": "the table of section statistics: the input's voxels, or the file of --statistics, were changed",
 }
 """What has happened where a field is another one and none of its options is."""
 
-FOLLOWS = ("precision", "statistics")
+FOLLOWS = ("precision", "statistics", "repair")
 """Fields that may be others because something else is."""
 
 

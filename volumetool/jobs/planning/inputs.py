@@ -22,9 +22,16 @@ from volumetool.models import HistogramMatching, Normalisation
 from volumetool.paths import absolute_path, open_file
 from volumetool.processing.operation import Operation, open_operation, with_trust
 from volumetool.processing.operations.match import fit_curves
+from volumetool.processing.sections.curves import GreyCurves
 from volumetool.processing.sections.look import SectionView
-from volumetool.processing.spec import GreyCurves
-from volumetool.processing.statistics import Statistics, fit_statistics, no_normalisation, range_normalisation
+from volumetool.processing.sections.quality import SectionQuality
+from volumetool.processing.statistics import (
+    Statistics,
+    no_normalisation,
+    range_normalisation,
+    sample_statistics,
+    smooth_statistics,
+)
 from volumetool.processing.survey import Survey, grey_limits
 from volumetool.storage.create import read_root
 from volumetool.storage.formats.registry import WRITTEN
@@ -160,6 +167,14 @@ def section_statistics(
     ConfigError
         ``config.statistics``: the table that the user gave cannot be read.
     """
+    table, survey = _table(inputs, existing, observer)
+    if inputs.job.repair_sections is not None and table.quality is None:
+        view = SectionView(inputs.volume, inputs.job.level, _nodata(inputs.job, inputs.volume))
+        table = replace(table, quality=_quality(view, observer))
+    return table, survey
+
+
+def _table(inputs: Inputs, existing: Plan | None, observer: Observer) -> tuple[Statistics, Survey | None]:
     job = inputs.job
     normalisation, sections = inputs.operation.card.normalisation, inputs.level.shape[0]
     if job.statistics is not None:
@@ -191,12 +206,19 @@ def _fit(job: Job, volume: Volume, normalisation: Normalisation, observer: Obser
         observer(Progressed("section statistics", channel * shape[0] + box.stop[0], count))
 
     percentiles = None if normalisation.kind == "standard" else (normalisation.low, normalisation.high)
-    statistics = fit_statistics(volume, job.level, percentiles, seed=job.seed, nodata=nodata, seen=look)
+    sampled = sample_statistics(volume, job.level, percentiles, seed=job.seed, nodata=nodata, seen=look)
     if view is None:
-        return statistics, survey
-    if not view.sampled:
-        view.read(lambda channel, z: observer(Progressed("section quality", channel * shape[0] + z, count)))
-    return replace(statistics, quality=view.quality), survey
+        return smooth_statistics(sampled), survey
+    quality = _quality(view, observer)
+    bad = [] if job.repair_sections is None else [list(quality.bad(channel)) for channel in range(channels)]
+    return replace(smooth_statistics(sampled, bad), quality=quality), survey
+
+
+def _quality(view: SectionView, observer: Observer) -> SectionQuality:
+    """Return the quality of all sections, of which those are read now that were not read for the statistics."""
+    if not view.complete:
+        view.read(lambda done, count: observer(Progressed("section quality", done, count)))
+    return view.quality
 
 
 def section_curves(

@@ -10,6 +10,7 @@ from volumetool.jobs.plan import CacheScope
 from volumetool.processing.device.malloc import KEPT_FREE
 from volumetool.processing.operation import Operation
 from volumetool.processing.patch_cache import BEHIND, kept_bytes
+from volumetool.processing.sections.repair import HALO, INTERPOLATION, REACH
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.io.limits import UNPACKED
 
@@ -94,7 +95,7 @@ class MemoryModel:
         # One column is read ahead, whole, while it is cut out of the window that was read: three copies at worst, and a mask.
         sides = [(n - 1) * lattice.stride[axis] + lattice.patch[axis] for axis, n in enumerate((stacks, rows))]
         window = (sides[0] + context, sides[1], lattice.patch[2])
-        raw = math.prod(window) * (3 * self.itemsize + 2) + self._unpacked(window)
+        raw = math.prod(window) * (3 * self.itemsize + 2) + self._unpacked(window) + self._repairing(spec, window)
         # Groups under way at once: one being cut out of its block in float32, one waiting, one in the network with a copy.
         # While streams are fed, the next groups' patches wait inside the network's stage.
         fed = self.batch * self.streams
@@ -106,6 +107,18 @@ class MemoryModel:
         kept = 0 if keep == "none" else (2 * group * rows + 2 * (BEHIND + 1)) * kept_bytes(lattice, spec.per_input)
         own = int(raw + inputs + outputs + slabs + strips + kept) + self.network(lattice)
         return own + (0 if self.before is None else self._before(*self.before, window))
+
+    def _repairing(self, spec: OutputSpec, window: Triple) -> int:
+        """Return the bytes that replacing bad sections takes more: a larger window, and each section with its own context."""
+        if spec.repair is None or not any(spec.repair.bad):
+            return 0
+        around = HALO if spec.repair.mode == "fill" else 0
+        section = math.prod(min(n + 2 * around, whole) for n, whole in zip(window[1:], spec.lattice.shape[1:], strict=True))
+        rows = (window[0] - 2 * spec.lattice.context) * (1 + 2 * spec.lattice.context)
+        larger = (window[0] + 2 * REACH) * section * (3 * self.itemsize + 2) + rows * window[1] * window[2] * (
+            2 * self.itemsize + 6
+        )
+        return larger + (section * INTERPOLATION if around else 0)
 
     def _before(self, model: MemoryModel, spec: OutputSpec, window: Triple) -> int:
         """Return the bytes for the operations before, whose last makes the windows that this one reads."""

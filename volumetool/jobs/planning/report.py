@@ -10,8 +10,8 @@ from volumetool.jobs.choices import Familiarity
 from volumetool.jobs.plan import EarlierStep, Estimates, Plan
 from volumetool.jobs.planning.choice import ALIKE
 from volumetool.processing.sections.quality import VERDICTS, show_sections
+from volumetool.processing.sections.repair import REACH, RepairMode
 from volumetool.processing.spec import OutputSpec
-from volumetool.processing.statistics import Statistics
 from volumetool.processing.survey import Evidence
 from volumetool.units import show_bytes, show_duration, show_scale, show_shape, show_size
 
@@ -19,6 +19,13 @@ KEPT = {
     "none": "no patches are kept",
     "sides": "patches that regions of one layer share are kept",
     "all": "patches that regions share are kept",
+}
+
+
+REPAIRS: dict[RepairMode, str] = {
+    "fill": "They are interpolated from the good ones around them before they are enhanced",
+    "nearest": "The nearest good one is enhanced in place of each",
+    "leave": "They are enhanced as they are",
 }
 
 
@@ -38,7 +45,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         *([("network", plan.about)] if plan.about else []),
         *describe_choice(plan),
         *([("gate", "; ".join([describe_gate(plan.gate), *plan.gate.reasons]))] if plan.gate is not None else []),
-        *[("sections", line) for line in describe_sections(plan.first.statistics)],
+        *[("sections", line) for line in describe_sections(plan.first)],
         ("output", f"{plan.output}: {voxels} of {show_size(first.voxel_size)}, {spec.dtype}"),
         *([] if plan.job.trust is None else [("trust", _trust(plan))]),
         *([("box", box)] if (box := describe_box(plan)) else []),
@@ -135,9 +142,9 @@ def describe_choice(plan: Plan) -> list[tuple[str, str]]:
     return [("measured", told), ("next best", plan.choice.next_best or "no other built-in model fits")]
 
 
-def describe_sections(statistics: Statistics) -> list[str]:
-    """Say which sections are bad, a line for each channel; nothing where nobody looked at them."""
-    quality, lines = statistics.quality, []
+def describe_sections(spec: OutputSpec) -> list[str]:
+    """Say which sections are bad and what is done about them, a line for each channel; nothing where nobody looked at them."""
+    quality, repair, lines = spec.statistics.quality, spec.repair, []
     if quality is None:
         return []
     seen = f"{quality.seen} looked at" if quality.seen else "by the table that was given"
@@ -146,6 +153,11 @@ def describe_sections(statistics: Statistics) -> list[str]:
         kinds = [f"{kind} {show_sections(z for z in bad if bad[z] == kind)}" for kind in VERDICTS if kind in bad.values()]
         where = f"channel {channel}: " if len(quality.verdicts) > 1 else ""
         lines.append(f"{where}{len(bad)} of {len(verdicts)} unlike the others, {seen}" + ": " * bool(kinds) + "; ".join(kinds))
+        if repair is not None and bad:
+            alone = [z for z in bad if repair.replacements(channel, z, len(verdicts)) == (z,)]
+            lines[-1] += f". {REPAIRS[repair.mode]}; no z context holds bad ones"
+            if alone and repair.mode != "leave":
+                lines[-1] += f"; {show_sections(alone)} stay, with no good one within {REACH} sections"
     return lines
 
 

@@ -17,7 +17,15 @@ from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import roles_of
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.autotune import autotune, choose_batching
-from volumetool.jobs.planning.checks import check_chain, check_dtype, check_patch, check_second, check_survey, check_voxel_size
+from volumetool.jobs.planning.checks import (
+    bad_sections,
+    check_chain,
+    check_dtype,
+    check_patch,
+    check_second,
+    check_survey,
+    check_voxel_size,
+)
 from volumetool.jobs.planning.choice import check_gate, judge
 from volumetool.jobs.planning.inputs import Inputs, open_inputs, section_curves, section_statistics
 from volumetool.jobs.planning.layout import box_counts, make_lattice, make_levels, output_box, output_format
@@ -27,6 +35,7 @@ from volumetool.jobs.records.input_digest import RegionInput
 from volumetool.processing.device.arrays import computes_bfloat16, resolve_device
 from volumetool.processing.engine import Engine
 from volumetool.processing.region import ChainStep, computed, stored_windows
+from volumetool.processing.sections.repair import SectionRepair
 from volumetool.processing.spec import Numerics, OutputSpec
 from volumetool.processing.statistics import Statistics
 from volumetool.processing.survey import Survey
@@ -228,6 +237,7 @@ def _resolve(
     card, gate = inputs.operation.card, None if existing is None else existing.gate
     if survey is not None:
         notes += check_survey(job, card, survey)
+        notes += bad_sections(job, statistics)
         gate = judge(card, survey, invert=job.invert)
     notes += check_gate(job.gate, card, gate)
     check_dtype(job, inputs.dtype, _window(inputs, statistics))
@@ -364,4 +374,12 @@ def _spec(
         reference=card.reference,
         spares=card.spares,
         trust=inputs.trust,
+        repair=_repair(job, statistics),
     )
+
+
+def _repair(job: Job, statistics: Statistics) -> SectionRepair | None:
+    if job.repair_sections is None or statistics.quality is None:
+        return None
+    channels = range(len(statistics.quality.verdicts))
+    return SectionRepair(mode=job.repair_sections, bad=tuple(tuple(statistics.quality.bad(channel)) for channel in channels))

@@ -15,8 +15,8 @@ from volumetool.geometry import Box, Triple
 from volumetool.models.card import HistogramMatching
 from volumetool.processing.device.arrays import Array
 from volumetool.processing.operations.filter import Filter, check_odd
-from volumetool.processing.spec import GreyCurves
-from volumetool.processing.statistics import read_tiles
+from volumetool.processing.sections.curves import GreyCurves
+from volumetool.processing.sections.tiles import read_tiles
 from volumetool.storage.volume import Volume
 from volumetool.storage.voxels import valid_voxels
 from volumetool.units import show_bytes

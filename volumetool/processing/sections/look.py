@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,11 @@ class SectionView:
         self.sampled = self._shape[1] * self._shape[2] <= WHOLE_SECTION
         self._seen = "whole"
 
+    @property
+    def complete(self) -> bool:
+        """Whether sections were looked at; some may be unreadable."""
+        return all(meter.looked for meter in self._meters)
+
     def add(self, channel: int, box: Box, voxels: NDArray[Any]) -> None:
         """Take in whole sections that were read for the statistics.
 
@@ -61,45 +66,51 @@ class SectionView:
         """
         valid = valid_voxels(voxels, self._nodata) & np.isfinite(voxels)
         fine = _middle(voxels.shape[1:], FINE_MIDDLE)
+        self._meters[channel].looked = True
         for n, section in enumerate(voxels):
             self._meters[channel].add(box.start[0] + n, section, valid[n], section[fine])
 
     def read(self, told: Callable[[int, int], None]) -> None:
-        """Look at all sections, where they are too large to be read whole for the statistics.
+        """Look at all sections, where they were not read whole for the statistics.
 
         Parameters
         ----------
         told : callable
-            Told channel and number of sections that were looked at.
+            Told how many sections of how many were looked at.
         """
-        level = self._overview_level()
-        shape = self._volume.levels[level].shape
-        step = round(self._shape[1] / shape[1])
-        cut = _middle(shape[1:], MIDDLE) if shape[1] * shape[2] > MOST_SEEN else (slice(0, shape[1]), slice(0, shape[2]))
-        middle = " x ".join(str(part.stop - part.start) for part in cut)
-        self._seen = (
-            f"whole, on level {level}" if cut[0].start == cut[1].start == 0 else f"the middle {middle} voxels of level {level}"
-        )
-        for channel in range(len(self._meters)):
-            whole, fine = (self._volume.open(each, channel) for each in (level, self._level))
-            for start in range(0, shape[0], BLOCK):
-                stop = min(start + BLOCK, shape[0])
+        level, cut, self._seen = self._overview()
+        depth, height, _ = self._volume.levels[level].shape
+        for channel, meter in enumerate(self._meters):
+            coarse, fine = (self._volume.open(each, channel) for each in (level, self._level))
+            for start in range(0, depth, BLOCK):
+                stop = min(start + BLOCK, depth)
                 try:
-                    overview = read_voxels(whole, _box(start, stop, cut), "input")  # (z, y, x)
+                    overview = read_voxels(coarse, _box(start, stop, cut), "input")  # (z, y, x)
                     middles = read_voxels(fine, _box(start, stop, _middle(self._shape[1:], FINE_MIDDLE)), "input")  # (z, y, x)
                 except DataError as error:
                     _log.warning("sections %d to %d cannot be read and are not judged: %s", start, stop - 1, error.message)
                     continue
                 valid = valid_voxels(overview, self._nodata) & np.isfinite(overview)
                 for n, section in enumerate(overview):
-                    self._meters[channel].add(start + n, section, valid[n], middles[n], step)
-                told(channel, stop)
+                    meter.add(start + n, section, valid[n], middles[n], round(self._shape[1] / height))
+                told(channel * depth + stop, len(self._meters) * depth)
+            meter.looked = True
 
-    def _overview_level(self) -> int:
-        """Return the first level from the enhanced one on with as many sections, none larger than `MOST_SEEN`; or the last."""
-        alike = [n for n, each in enumerate(self._volume.levels) if n >= self._level and each.shape[0] == self._shape[0]]
-        small = [n for n in alike if self._volume.levels[n].shape[1] * self._volume.levels[n].shape[2] <= MOST_SEEN]
-        return small[0] if small else alike[-1]
+    def _overview(self) -> tuple[int, tuple[slice, slice], str]:
+        """Return the level that is looked at, which part of its sections, and both in words."""
+        shapes = [each.shape for each in self._volume.levels]
+        alike = [n for n in range(self._level, len(shapes)) if shapes[n][0] == self._shape[0]]
+        small = [self._level] if self.sampled else [n for n in alike if shapes[n][1] * shapes[n][2] <= MOST_SEEN]
+        if small:
+            _, height, width = shapes[small[0]]
+            return (
+                small[0],
+                (slice(0, height), slice(0, width)),
+                "whole" if small[0] == self._level else f"whole, on level {small[0]}",
+            )
+        cut = _middle(shapes[alike[-1]][1:], MIDDLE)
+        sides = " x ".join(str(part.stop - part.start) for part in cut)
+        return alike[-1], cut, f"the middle {sides} voxels of level {alike[-1]}"
 
     @property
     def quality(self) -> SectionQuality:
@@ -118,7 +129,7 @@ class SectionView:
         return SectionQuality.of(tuple(verdicts), figures, self._seen)
 
 
-def _middle(shape: tuple[int, ...], side: int) -> tuple[slice, slice]:
+def _middle(shape: Sequence[int], side: int) -> tuple[slice, slice]:
     y, x = (slice(max(0, (n - side) // 2), min(n, (n - side) // 2 + side)) for n in shape)
     return y, x
 

@@ -92,9 +92,12 @@ class SectionMeter:
     ----------
     found : dict of int to SectionMeasure
         What was measured, by z; sections that could not be read, or are too small, have no entry.
+    looked : bool
+        Whether sections were handed in, or could not be.
     """
 
     def __init__(self) -> None:
+        self.looked = False
         self.found: dict[int, SectionMeasure] = {}
         self._before: list[_Look] = []
 
