@@ -19,6 +19,8 @@ from volumetool.cli.main import main
 import volumetool as vt
 from volumetool.errors import ConfigError, InputError, OutputError
 from volumetool.evaluation.attestation import page
+from volumetool.evaluation.attestation.seams import Seams
+from volumetool.geometry import Box
 from volumetool.jobs.records.plan_file import stored_plan
 from volumetool.jobs.records.volumes import volumes_of
 from volumetool.sealed import decode, is_sound
@@ -145,7 +147,7 @@ def test_damage_and_unfinished_outputs_fail_and_lost_metadata_are_told(output: P
 
 @pytest.mark.usefixtures("no_charts")
 def test_an_unfinished_output_fails_and_a_part_can_be_read(finished: Path, tmp_path: Path) -> None:
-    vt.enhance(finished / "in.zarr", tmp_path / "part.zarr", roi="0:8,:,:", **JOB)
+    vt.enhance(finished / "in.zarr", tmp_path / "part.zarr", roi="8:16,:,:", **JOB)
     found = vt.attest(tmp_path / "part.zarr", sample="1/2")
     assert failed(found) == {"ledger"}
     assert found.sample == "1/2"
@@ -160,6 +162,24 @@ def test_a_trust_volume_is_verified_with_the_output_and_looked_at_for_nan(finish
     volume = volumes_of(stored_plan(str(tmp_path / "out.zarr")))[1]
     open_for_writing(str(trust), volume.layout)[4:6, :8, :8].write(np.float32("nan")).result()
     assert failed(vt.attest(tmp_path / "out.zarr")) == {"bytes", "finite"}
+
+
+def test_short_borders_of_thin_regions_are_no_seams() -> None:
+    """Their means vary more, and nothing inside says how much."""
+    random, seams = np.random.default_rng(0), Seams((16, 64, 64))
+
+    def noise(box: Box) -> NDArray[np.float64]:
+        return random.normal(0, 0.1, box.shape)
+
+    for number in range(20):
+        seams.add(2, Box((0, 64 * number, 64), (64, 64 * number + 64, 128)), 1, noise, noise)
+        seams.add(2, Box((0, 16 * number, 128), (3, 16 * number + 16, 131)), 1, noise, noise)
+    assert (len(seams.shifts.borders), len(seams.shifts.inside)) == (40, 40)
+    assert seams.found == []
+    seams.add(
+        2, Box((0, 0, 64), (64, 64, 128)), 1, lambda box: noise(box) + (np.arange(box.start[2], box.stop[2]) >= 64) / 20, noise
+    )
+    assert [str(place) for place in seams.found] == ["0:64,0:64,64:65"]
 
 
 @pytest.mark.usefixtures("no_charts")

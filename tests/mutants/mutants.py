@@ -45,4 +45,58 @@ GATES = (
     ),
 )
 
-MUTANTS = GEOMETRY + ENHANCEMENT + FILES + LEDGER + RESUME + GATES
+ATTESTED = (
+    *table(
+        "volumetool/evaluation/attestation/content.py",
+        (
+            "blank chunks are no finding",
+            "if spread > STRUCTURE:",
+            "if spread < 0:",
+            "evaluation/test_attestation.py::test_what_was_planted_is_found_where_it_is",
+        ),
+        (
+            "NaN are looked for where there are no data",
+            "np.count_nonzero(valid & ~np.isfinite(voxels))",
+            "np.count_nonzero(~valid & ~np.isfinite(voxels))",
+            "evaluation/test_attestation.py::test_what_was_planted_is_found_where_it_is",
+        ),
+        (
+            "a section that the output alone has brighter is no jump",
+            "float(step - allowed)",
+            "float(allowed - step)",
+            "evaluation/test_attestation.py::test_a_good_output_passes_and_its_report_is_sealed_and_names_what_it_is_about",
+        ),
+        (
+            "borders with regions that are not done count",
+            "self.done[before]",
+            "self.done[region.index]",
+            "evaluation/test_attestation.py::test_an_unfinished_output_fails_and_a_part_can_be_read",
+        ),
+    ),
+    *table(
+        "volumetool/evaluation/attestation/seams.py",
+        (
+            "short borders count in full",
+            "min(1.0, math.sqrt(piece.voxels / ENOUGH))",
+            "1.0",
+            "evaluation/test_attestation.py::test_short_borders_of_thin_regions_are_no_seams",
+        ),
+        (
+            "seams are found nowhere",
+            "for each, shown in ((ratios, rough), (shifts, shifted)) if shown",
+            "for each, shown in ((ratios, rough), (shifts, shifted)) if not shown",
+            "evaluation/test_attestation.py::test_what_was_planted_is_found_where_it_is",
+        ),
+    ),
+    *table(
+        "volumetool/evaluation/rescan.py",
+        (
+            "the worst boxes come last",
+            'np.argsort(-sums.ravel(), kind="stable")',
+            'np.argsort(sums.ravel(), kind="stable")',
+            "evaluation/test_rescan.py::test_the_best_boxes_are_named_with_what_rescanning_them_removes",
+        ),
+    ),
+)
+
+MUTANTS = GEOMETRY + ENHANCEMENT + FILES + LEDGER + RESUME + GATES + ATTESTED
