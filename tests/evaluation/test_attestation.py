@@ -23,6 +23,8 @@ from volumetool.evaluation.attestation.seams import Seams
 from volumetool.geometry import Box
 from volumetool.jobs.records.plan_file import stored_plan
 from volumetool.jobs.records.volumes import volumes_of
+from volumetool.processing.sections.quality import SectionQuality
+from volumetool.processing.statistics import Statistics, no_normalisation
 from volumetool.sealed import decode, is_sound
 from volumetool.storage.create import open_for_writing
 
@@ -176,10 +178,28 @@ def test_short_borders_of_thin_regions_are_no_seams() -> None:
         seams.add(2, Box((0, 16 * number, 128), (3, 16 * number + 16, 131)), 1, noise, noise)
     assert (len(seams.shifts.borders), len(seams.shifts.inside)) == (40, 40)
     assert seams.found == []
-    seams.add(
-        2, Box((0, 0, 64), (64, 64, 128)), 1, lambda box: noise(box) + (np.arange(box.start[2], box.stop[2]) >= 64) / 20, noise
-    )
+
+    def brighter(box: Box) -> NDArray[np.float64]:
+        return noise(box) + (np.arange(box.start[2], box.stop[2]) >= 64) / 20
+
+    seams.add(2, Box((0, 0, 64), (64, 64, 128)), 1, brighter, noise)
     assert [str(place) for place in seams.found] == ["0:64,0:64,64:65"]
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_bad_section_that_was_filled_is_no_seam_and_no_jump(finished: Path, tmp_path: Path) -> None:
+    voxels = np.array(vt.open_volume(finished / "in.zarr")[:])
+    voxels[8] = 0  # the first of its regions
+    write_input(tmp_path / "in.zarr", voxels)
+    none = no_normalisation(1, len(voxels))
+    verdicts = tuple("blank" if z == 8 else "ok" for z in range(len(voxels)))
+    table = Statistics(none.low, none.high, quality=SectionQuality.of((verdicts,), {}))
+    (tmp_path / "sections.csv").write_text(table.to_csv())
+    repaired = {"repair_sections": "fill", "statistics": tmp_path / "sections.csv"}
+    assert vt.enhance(tmp_path / "in.zarr", tmp_path / "out.zarr", **JOB, **repaired).complete
+    assert vt.open_volume(tmp_path / "out.zarr")[8].any()
+    found = vt.attest(tmp_path / "out.zarr")
+    assert found.ok, found.checks
 
 
 @pytest.mark.usefixtures("no_charts")

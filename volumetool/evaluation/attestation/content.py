@@ -157,8 +157,9 @@ class OutputVoxels:
             box = self.in_input(region.box)
             middle = (box.start[0] + box.stop[0]) // 2
             thin = Box((middle, *box.start[1:]), (middle + 1, *box.stop[1:]))
-            values = self._input(region.channel)(next(cut(thin, (1, GRANULE, GRANULE), PIECE)))
-            samples.append(values[valid_voxels(values, self.plan.first.nodata) & np.isfinite(values)])
+            thin = next(cut(thin, (1, GRANULE, GRANULE), PIECE))
+            values = self._input(region.channel)(thin)
+            samples.append(values[self._known(region.channel, thin, values)])
         low, high = np.percentile(np.concatenate(samples) if any(map(len, samples)) else [0.0], (1, 99)).tolist()
         if high > low:
             return low, high
@@ -190,7 +191,7 @@ class OutputVoxels:
                 continue
             inside = self.in_input(block)
             given = source(inside)
-            there = valid_voxels(given, self.plan.first.nodata) & np.isfinite(given)
+            there = self._known(region.channel, inside, given)
             self._find_blank(block, voxels, given, there)
             known, looked = [], ((block, voxels, valid & np.isfinite(voxels)), (inside, given, there))
             for number, (box, values, good) in enumerate(looked):
@@ -259,13 +260,16 @@ class OutputVoxels:
     def _cross(self, region: Region, channel: int) -> None:
         """Look at the borders of a region with those before it, where they lie between voxels of the input."""
         output, source = self._output(channel), self._input(region.channel)
-        spec, first = self.plan.spec, self.plan.first
+        spec = self.plan.spec
 
         def voxels(box: Box) -> NDArray[np.float64]:
-            return self._scaled(read_voxels(output, box, "output"), spec.nodata_of(channel))
+            values = read_voxels(output, box, "output")
+            return np.where(valid_voxels(values, spec.nodata_of(channel)), values / self.span, np.nan)
 
         def given(box: Box) -> NDArray[np.float64]:
-            return self._scaled(source(self.in_input(box)), first.nodata)
+            inside = self.in_input(box)
+            values = source(inside)
+            return np.where(self._known(region.channel, inside, values), values / self.span, np.nan)
 
         _, along_y, along_x = self.plan.grid.grid
         for axis, (seams, period) in enumerate(zip(self.seams, _steps(self.plan, 1)[0], strict=True)):
@@ -278,9 +282,13 @@ class OutputVoxels:
             except DataError:
                 self.unreadable.add(1.0, region.box)
 
-    def _scaled(self, values: NDArray[Any], nodata: float | None) -> NDArray[np.float64]:
-        """Return values in data windows, NaN where there are no data."""
-        return np.where(valid_voxels(values, nodata), values / self.span, np.nan)
+    def _known(self, channel: int, box: Box, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which voxels of the input have data, and lie in sections that nothing stands in for."""
+        known = valid_voxels(values, self.plan.first.nodata) & np.isfinite(values)
+        repair = self.plan.first.repair
+        if repair is not None and repair.mode != "leave":
+            known[[repair.touches(channel, z, z + 1) for z in range(box.start[0], box.stop[0])]] = False
+        return known
 
 
 def _open_input(plan: Plan) -> Volume:
