@@ -93,6 +93,18 @@ def test_a_live_view_that_is_left_alone_completes_the_job(
     assert digest(output) == digest(whole)
 
 
+def test_a_live_view_of_a_job_with_a_trust_volume_shows_the_image_and_fills_both(
+    serve: Any, volume: Path, tmp_path: Path, flat: dict[str, Any]
+) -> None:
+    whole, output = tmp_path / "whole.zarr", tmp_path / "out.zarr"
+    run(input=str(volume), output=str(whole), trust=str(tmp_path / "whole-trust.zarr"), **flat)
+    with serve(volume, output, trust=str(tmp_path / "trust.zarr"), **flat) as served:
+        np.testing.assert_array_equal(served.array("0")[:8].read().result(), read_levels(whole)[0][:8])
+        wait_until(lambda: read_status(output) == "complete")
+        assert_levels(served, whole)
+    assert digest(tmp_path / "trust.zarr") == digest(tmp_path / "whole-trust.zarr")
+
+
 @pytest.mark.parametrize("kind", ["flat", "deep"])
 def test_a_region_takes_the_patches_that_were_looked_at(
     kind: str, request: pytest.FixtureRequest, serve: Any, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,7 @@ from volumetool.models.card import ModelCard
 from volumetool.models.package import Model
 from volumetool.models.unet import UNet
 from volumetool.processing.consistency import lay_residuals
-from volumetool.processing.device.arrays import Array, as_array, module_of
+from volumetool.processing.device.arrays import Array, as_array
 from volumetool.processing.device.cuda_graph import GraphReplay
 from volumetool.processing.spec import Numerics
 
@@ -136,14 +136,7 @@ class NetworkFunction:
             y = self._forward(patches, self.recorded if len(patches) == self._numerics.batch else None)
             if reduced and not torch.isfinite(y.sum()):
                 self._repeat_in_float32(patches, y)
-            outputs = as_array(y)  # (n, [2,] z*fz, y*fy, x*fx)
-        if RESIDUAL not in self._channels:
-            return outputs
-        outputs = outputs if self._with_error else outputs[:, None]
-        every = module_of(outputs).empty((len(outputs), len(self._channels), *outputs.shape[2:]), np.float32)
-        every[:, :-1] = outputs
-        lay_residuals(outputs[:, 0], patches, self._scale, every[:, -1])
-        return every
+            return as_array(y)
 
     def release(self) -> None:
         """Forget the recordings of the network, with the memory that they hold."""
@@ -157,13 +150,24 @@ class NetworkFunction:
         x = x.to(self._device, non_blocking=True)
         if self._dims == 3:
             x = x.unsqueeze(1)  # (n, 1, z, y, x)
+        log_error = None
         if self._with_error:
             assert isinstance(self.network, UNet)  # noqa: S101  (its card has the U-Net's configuration)
             y, log_error = self.network.forward_with_error(x)
-            y = torch.cat([y, log_error.exp()], dim=1)  # (n, 2, [z*fz,] y*fy, x*fx)
-            return y if self._dims == 3 else y.unsqueeze(2)  # (n, 2, z*fz, y*fy, x*fx)
-        y = (recorded or self.network)(x)  # (n, 1, [z*fz,] y*fy, x*fx)
-        return y.squeeze(1) if self._dims == 3 else y  # (n, z*fz, y*fy, x*fx)
+        else:
+            y = (recorded or self.network)(x)  # (n, 1, [z*fz,] y*fy, x*fx)
+        y = y.squeeze(1) if self._dims == 3 else y  # (n, z*fz, y*fy, x*fx)
+        return y if not self._channels else self._beside(y, log_error, patches)
+
+    def _beside(self, y: torch.Tensor, log_error: torch.Tensor | None, patches: NDArray[np.float32]) -> torch.Tensor:
+        """Return images with the channels that are asked for beside them."""
+        every = y.new_empty((len(y), len(self._channels), *y.shape[1:]))  # (n, channels, z*fz, y*fy, x*fx)
+        every[:, 0] = y
+        if log_error is not None:
+            torch.exp(log_error.view(y.shape), out=every[:, 1])
+        if RESIDUAL in self._channels:
+            lay_residuals(as_array(y), patches, self._scale, as_array(every[:, -1]))
+        return every
 
     def _repeat_in_float32(self, patches: NDArray[np.float32], y: torch.Tensor) -> None:
         """Compute the patches that are not finite again, each by itself, so that its neighbours in a batch change no byte."""
