@@ -284,7 +284,7 @@ class OutputVoxels:
 
     def _known(self, channel: int, box: Box, values: NDArray[Any]) -> NDArray[np.bool_]:
         """Return which voxels of the input have data, and lie in sections that nothing stands in for."""
-        known = valid_voxels(values, self.plan.first.nodata) & np.isfinite(values)
+        known: NDArray[np.bool_] = valid_voxels(values, self.plan.first.nodata) & np.isfinite(values)
         repair = self.plan.first.repair
         if repair is not None and repair.mode != "leave":
             known[[repair.touches(channel, z, z + 1) for z in range(box.start[0], box.stop[0])]] = False
