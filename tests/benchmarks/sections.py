@@ -1,6 +1,6 @@
 """Bad sections planted in real stacks: how many are found, how many good ones are taken for bad, how well gaps are filled.
 
-    python tests/benchmarks/sections.py DATA --rounds 4
+    python tests/benchmarks/sections.py DATA --rounds 4 --strength 1
 
 Each round plants 40 sections of six kinds, at random places, in five stacks: FIB-SEM (2), ssTEM, ATUM-SEM, SBEM. Lost: all 0.
 Blank: a grey of its own, a slope, noise. Damaged: 15 to 50 % of the section lie under a fold, dirt or a lost tile.
@@ -45,20 +45,32 @@ OWN_FAULTS: Final = {"kasthuri15-atum-sem/kasthuri15_s0001-0060.tif": {32, 33}}
 KINDS: Final = ("lost", "blank", "damaged", "doubled", "shifted", "soft")
 
 
-def plant(stack: Voxels, number: int, seed: int) -> tuple[Voxels, dict[int, str]]:
-    """Return a stack with bad sections, and their kinds by z; no two of them are closer than three sections."""
+def plant(stack: Voxels, number: int, seed: int, strength: float = 1.0) -> tuple[Voxels, dict[int, str]]:
+    """Return a stack with bad sections, and their kinds by z; no two of them are closer than three sections.
+
+    Parameters
+    ----------
+    stack : numpy.ndarray, shape (z, y, x)
+        Good sections.
+    number : int
+        Bad sections to plant.
+    seed : int
+        Decides which, and how.
+    strength : float
+        Times the damaged area, the shift and the blur that are said above.
+    """
     rng = np.random.default_rng(seed)
     planted, kinds = stack.copy(), dict[int, str]()
     for z in rng.permutation(np.arange(2, len(stack) - 2)).tolist():
         if len(kinds) < number and all(abs(z - other) > 2 for other in kinds):
             kinds[z] = KINDS[(seed + len(kinds)) % len(KINDS)]
-            planted[z] = np.clip(np.rint(make_bad(stack, z, kinds[z], rng)), 0, 255)
+            planted[z] = np.clip(np.rint(make_bad(stack[z - 1 : z + 2], kinds[z], strength, rng)), 0, 255)
     return planted, kinds
 
 
-def make_bad(stack: Voxels, z: int, kind: str, rng: np.random.Generator) -> Voxels:
-    """Return what a section is once it is bad, (y, x) in grey levels."""
-    section = stack[z].astype(np.float32)
+def make_bad(around: Voxels, kind: str, strength: float, rng: np.random.Generator) -> Voxels:
+    """Return what the middle one of three sections is once it is bad, (y, x) in grey levels."""
+    section = around[1].astype(np.float32)
     noise, (height, width) = noise_sd(section), section.shape
     if kind == "lost":
         return np.zeros_like(section)
@@ -66,20 +78,22 @@ def make_bad(stack: Voxels, z: int, kind: str, rng: np.random.Generator) -> Voxe
         slope = np.linspace(-1, 1, width) * rng.uniform(0, 15)
         return np.asarray(section.mean() + rng.uniform(-30, 30) + slope + rng.normal(0, max(noise, 2), section.shape))
     if kind == "damaged":
-        return damage(section, rng)
+        return damage(section, strength, rng)
     if kind == "doubled":
-        return np.asarray(stack[z - 1 if rng.random() < 0.5 else z + 1])
+        return np.asarray(around[0 if rng.random() < 0.5 else 2])
     if kind == "shifted":
-        angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0.06, 0.12) * min(height, width)
+        angle, length = rng.uniform(0, 2 * np.pi), strength * rng.uniform(0.06, 0.12) * min(height, width)
         shift = (round(length * np.sin(angle)), round(length * np.cos(angle)))
         return np.asarray(ndimage.shift(section, shift, order=0, mode="mirror"))
-    return np.asarray(ndimage.gaussian_filter(section, rng.uniform(2, 3)) + rng.normal(0, 0.7 * noise, section.shape))
+    return np.asarray(
+        ndimage.gaussian_filter(section, strength * rng.uniform(2, 3)) + rng.normal(0, 0.7 * noise, section.shape)
+    )
 
 
-def damage(section: Voxels, rng: np.random.Generator) -> Voxels:
+def damage(section: Voxels, strength: float, rng: np.random.Generator) -> Voxels:
     """Lay a fold, dirt or a lost tile over a part of a section."""
     harmed, (height, width) = section.copy(), section.shape
-    share, way = rng.uniform(0.15, 0.5), rng.integers(3)
+    share, way = strength * rng.uniform(0.15, 0.5), rng.integers(3)
     if way == 0:
         y, x = np.mgrid[:height, :width]
         fold = abs(y / height - rng.uniform(0.3, 0.7) - rng.uniform(-0.5, 0.5) * (x / width - 0.5)) < share / 2
@@ -124,13 +138,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--strength", type=float, default=1.0)
     asked = parser.parse_args()
     console = Console()
     planted, found, named, good, alarms = Counter[str](), Counter[str](), Counter[str](), 0, Counter[str]()
     for name, number in STACKS.items():
         stack = tifffile.imread(asked.data / name)
         for seed in range(asked.rounds):
-            harmed, kinds = plant(stack, number, 100 + seed)
+            harmed, kinds = plant(stack, number, 100 + seed, asked.strength)
             verdicts, own = judge(harmed), OWN_FAULTS.get(name, set())
             for z, kind in kinds.items():
                 planted[kind] += 1

@@ -92,6 +92,21 @@ def test_filled_sections_have_the_same_bytes_in_any_cut_and_after_going_on(tmp_p
     np.testing.assert_array_equal(made(cut | {"input_check": "strict"}), whole)
 
 
+def test_statistics_are_those_of_the_stack_without_the_bad_sections(tmp_path: Path) -> None:
+    """Sections flicker, so that each section that is left out moves those beside it."""
+    flickering = phantom((12, 64, 64)).astype(float) * np.random.default_rng(0).uniform(0.6, 1.0, (12, 1, 1))
+    harmed = flickering.astype(np.uint8)
+    harmed[6] = 0
+    good = [z for z in range(12) if z != 6]
+    options = {"model": "clahe", "memory": "4GiB"}
+    own, without = (
+        plan(make_job(**job(tmp_path / name, voxels, **options, repair_sections="fill"))).spec.statistics
+        for name, voxels in (("own", harmed), ("without", harmed[good]))
+    )
+    np.testing.assert_array_equal(own.low[:, good], without.low)
+    np.testing.assert_array_equal(own.high[:, good], without.high)
+
+
 def test_the_mask_shows_the_verdicts_over_the_whole_output(stack: Voxels, tmp_path: Path) -> None:
     options = job(tmp_path, stack, BAD, repair_sections="fill")
     assert enhance(**options).complete

@@ -235,10 +235,11 @@ def smooth_statistics(sampled: Statistics, bad: Sequence[Sequence[int]] = ()) ->
     bad : sequence of sequence of int, optional
         Of each channel the sections that get the values of those around them.
     """
-    low, high = sampled.low.copy(), sampled.high.copy()
-    for channel, sections in enumerate(bad):
-        low[channel, list(sections)] = high[channel, list(sections)] = np.nan
-    low, high = (np.stack([_smooth(values) for values in table]) for table in (low, high))  # (c, z) each
+    left_out = [*bad, *[()] * (len(sampled.low) - len(bad))]
+    low, high = (
+        np.stack([_smooth_good(values, sections) for values, sections in zip(table, left_out, strict=True)])  # (c, z)
+        for table in (sampled.low, sampled.high)
+    )
     # Where the two do not differ in float32, a voxel could not be divided by their difference.
     high = np.where(_apart(low, high), high, low + np.maximum(1.0, np.abs(low)))
     return Statistics(low, high, sampled.sampled)
@@ -311,6 +312,14 @@ def _low_and_high(sample: NDArray[Any], percentiles: tuple[float, float] | None,
         return mean, mean + float(data.std(dtype=np.float64))
     low, high = (np.quantile(data, percent / 100, method=QUANTILE_RULE) for percent in percentiles)
     return (float(low), float(high)) if high > low else (float(data.min()), float(data.max()))
+
+
+def _smooth_good(values: NDArray[np.float64], bad: Sequence[int]) -> NDArray[np.float64]:
+    """Smooth along z as if the bad sections were not there; they lie on a line between others then."""
+    good = np.setdiff1d(np.arange(len(values)), bad)
+    if len(good) in (0, len(values)):
+        return _smooth(values)
+    return np.interp(np.arange(len(values)), good, _smooth(values[good]))  # (z,)
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
