@@ -119,8 +119,9 @@ def try_models(
                 count(1)
             expected = () if error is None else tuple(float(views[-1].xy.mean()) for views in shown)
             tried.append(replace(costs, expected_error=expected))
-    level = resolved[0].stored.level
-    found = Tryout(job.input, level.shape, level.voxel_size, place, crops, tuple(tried))
+    stored = resolved[0].stored
+    level, channels = stored.level, stored.channels
+    found = Tryout(job.input, level.shape, level.voxel_size, channels, place, crops, tuple(tried))
     write_page(found, shown)
     return found
 

@@ -67,6 +67,8 @@ class Tryout:
         Its voxels, z, y, x.
     voxel_size : tuple of float
         In nm, z, y, x.
+    channels : int
+        Its channels, at least 1; the first is shown.
     page : pathlib.Path
         The HTML file that shows it.
     crops : tuple of Crop
@@ -78,6 +80,7 @@ class Tryout:
     input: str
     shape: Triple
     voxel_size: Size
+    channels: int
     page: Path
     crops: tuple[Crop, ...]
     models: tuple[Tried, ...]

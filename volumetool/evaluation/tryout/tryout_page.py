@@ -91,7 +91,8 @@ def render(tryout: Tryout, views: Sequence[Sequence[CropView]]) -> str:
         "tryout_page.html",
         headline=headline(tryout),
         input=printable(tryout.input),
-        size=f"{show_shape(tryout.shape)} voxels (z, y, x) of {show_size(tryout.voxel_size)}",
+        size=f"{show_shape(tryout.shape)} voxels (z, y, x) of {show_size(tryout.voxel_size)}"
+        + (f", the first of {tryout.channels} channels" if tryout.channels > 1 else ""),
         models=[(each, describe_gate(each.gate) if each.gate else "", _facts(each)) for each in tryout.models],
         crops=[(crop, _place(crop), _drawn(own, most)) for crop, own in zip(tryout.crops, views, strict=True)],
         labels=[view.label for view in views[0]],
