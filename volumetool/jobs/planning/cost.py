@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from volumetool.geometry import Box, RegionGrid, Triple, slab_boxes
+from volumetool.geometry import Box, RegionGrid, Triple
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Estimates
 from volumetool.jobs.planning.calibrate import Sample
@@ -14,6 +14,7 @@ from volumetool.machine import byte_limits, file_limits
 from volumetool.processing.columns import input_windows
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.io.kvstore import canonical_url, is_local, local_path
+from volumetool.storage.io.stores.traffic import WRITTEN_FILE
 
 
 def estimate(
@@ -38,12 +39,11 @@ def estimate(
     """
     facts = patch_facts(job, spec, keeping)
     patches = facts["patches"]
-    shards = sum(math.prod(RegionGrid(level.shape, level.shard, (1, 1, 1)).grid) for level in spec.levels)
     return Estimates(
         **facts,
         read_bytes=patches * math.prod(spec.lattice.patch) * spec.itemsize,
         written_bytes=written_bytes(job, spec, keeping.span, sample.compression),
-        objects=shards * spec.count,
+        objects=shards(spec, len(spec.levels)),
         free_bytes=free_bytes(job.output),
         free_files=output_files(job.output),
         bounds=bounds(job.output),
@@ -54,24 +54,38 @@ def estimate(
     )
 
 
-def opens(spec: OutputSpec, span: Triple, chunk: Triple) -> int:
-    """Return about how many files all regions open together: chunks to read, and each shard to write, read back and digest.
+def opens(job: Job, spec: OutputSpec, span: Triple, chunk: Triple, *, sharded: bool) -> int:
+    """Return about how often all regions together open a file: chunks to read, and each shard to write, read back and digest.
 
     Parameters
     ----------
+    job : Job
+        Its output is local, where a written file is opened `WRITTEN_FILE` times, or in a bucket, where it is one request.
     spec : OutputSpec
         The lattice and the output.
     span : tuple of int
         Shards per region and axis.
     chunk : tuple of int
-        Voxels of a stored chunk of the input, z, y, x.
+        Voxels of a stored chunk of the input, or shard, z, y, x.
+    sharded : bool
+        It is a shard, which is opened twice to be read: its index comes first.
     """
     grid = spec.grid(span)
-    middle = grid.region(grid.count // 2)
-    read = sum(math.prod(window.coarsened(chunk).shape) for window in input_windows(spec, middle))
-    slabs = zip(spec.fused, slab_boxes(middle.box, spec.fused), strict=True)
-    written = sum(math.prod(box.coarsened(level.shard).shape) for level, box in slabs)
-    return grid.count * (read + 3 * written * spec.per_input)
+
+    def read(number: int) -> int:
+        return sum(math.prod(window.coarsened(chunk).shape) for window in input_windows(spec, grid.region(number)))
+
+    # What a region reads is a product over the axes: three lines of regions say it of all.
+    _, wide, long = grid.grid
+    lines = [sum(read(n * step) for n in range(count)) for count, step in zip(grid.grid, (wide * long, long, 1), strict=True)]
+    written = shards(spec, len(spec.fused)) * ((WRITTEN_FILE if is_local(canonical_url(job.output)) else 1) + 2)
+    return round(grid.channels * math.prod(lines) / read(0) ** 2) * (2 if sharded else 1) + written
+
+
+def shards(spec: OutputSpec, levels: int) -> int:
+    """Return how many shards the first levels of an output have, all channels together."""
+    of_levels = (math.prod(RegionGrid(level.shape, level.shard, (1, 1, 1)).grid) for level in spec.levels[:levels])
+    return sum(of_levels) * spec.count
 
 
 def patch_facts(job: Job, spec: OutputSpec, keeping: Partition) -> dict[str, Any]:

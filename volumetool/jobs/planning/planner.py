@@ -87,6 +87,7 @@ def plan_anew(resolved: Resolved) -> Plan:
     stored = resolved.stored
     costs = estimate(job, spec, keeping, sample, memory, workers)
     chunk = stored_chunks(stored.volume, resolved.asked.level, 0).size
+    opened = opens(job, spec, keeping.span, chunk, sharded=stored.level.shard not in (None, stored.level.chunk))
     return Plan(
         job=resolved.asked,
         spec=spec,
@@ -104,7 +105,7 @@ def plan_anew(resolved: Resolved) -> Plan:
         input_dtype=stored.volume.dtype.name,
         voxel_size=stored.level.voxel_size,
         mask_factor=inputs.mask_factor,
-        estimates=_with_earlier(costs.model_copy(update={"opens": opens(spec, keeping.span, chunk)}), earlier, workers),
+        estimates=_with_earlier(costs.model_copy(update={"opens": opened}), earlier, workers),
         noise=None if resolved.survey is None else resolved.survey.noise,
         extrapolated=resolved.extrapolated,
         earlier=earlier,

@@ -1,7 +1,7 @@
 """Traffic of this process with storage: bytes moved and files opened, and a limit that keeps the rate polite.
 
 tensorstore counts what it reads and writes, compressed as it is stored; what is read beside it is added here. A file that is
-opened to be read or to be written, and an object that is asked for or sent, count as one.
+opened to be read, and an object that is asked for or sent, count as one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ _METRICS = "/tensorstore/kvstore/"
 _BYTES = ("bytes_read", "bytes_written")
 _OPENS = ("open_read", "write")
 _READS = "read"
+
+WRITTEN_FILE = 3
+"""How often something is opened to write a file: its lock, which is the file later, twice, and the folder, to be synced."""
 
 BURST_SECONDS = 1.0
 """A pause of the storage is made up for as far as the limit gives so many seconds."""
@@ -62,7 +65,8 @@ def traffic() -> Traffic:
             continue
         moved += value if what in _BYTES else 0
         # The driver of files counts a read as opened once the file is there; those of object stores count requests.
-        opens += value if what in _OPENS or (what == _READS and driver != "file") else 0
+        times = WRITTEN_FILE if (driver, what) == ("file", "write") else 1
+        opens += value * times if what in _OPENS or (what == _READS and driver != "file") else 0
     return Traffic(moved, opens)
 
 
