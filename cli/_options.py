@@ -16,8 +16,6 @@ def local_path(text: str | Path) -> Path:
     return absolute_path(text)
 
 
-DeviceName = Literal["auto", "cpu", "cuda"]
-
 Reduction = Annotated[
     Literal["mean", "mode"] | None,
     typer.Option(

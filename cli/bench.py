@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from volumetool.cli._json import print_json
-from volumetool.cli._options import DeviceName, ForceVoxelSize, Json, VoxelSize, local_path, numbers
+from volumetool.cli._options import ForceVoxelSize, Json, VoxelSize, local_path, numbers
 from volumetool.cli._progress import observing
 from volumetool.cli._tables import say, warn
+
+from volumetool.processing.device.gpus import DeviceName
 
 if TYPE_CHECKING:
     from volumetool.benchmark.result import BenchResult

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from volumetool.cli._json import print_json
-from volumetool.cli._options import AllowHost, DeviceName, Json, local_path
+from volumetool.cli._options import AllowHost, Json, local_path
 from volumetool.cli._progress import LogFormat, observing
 from volumetool.cli._tables import print_lines, say, warn
 
@@ -48,7 +48,7 @@ def train(
     ] = None,
     allow_host: AllowHost = None,
     steps: Annotated[int | None, typer.Option(help="Instead of the file's.", min=1)] = None,
-    device: Annotated[DeviceName | None, typer.Option(help="Instead of the file's.")] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Instead of the file's.")] = None,
     devices: Annotated[int | None, typer.Option(help="How many GPUs, instead of the file's.", min=1)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Open the sources and say what would be learnt.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over instead of going on.")] = False,

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from volumetool.geometry import Triple, default_chunk, plan_levels
 from volumetool.jobs.choices import BatchingChoice
 from volumetool.jobs.planning.autotune import choose_batching, measure_choices, patch_seconds
-from volumetool.processing.device.arrays import DeviceName, computes_bfloat16, resolve_device
+from volumetool.processing.device.arrays import computes_bfloat16, resolve_device
+from volumetool.processing.device.gpus import DeviceName
 from volumetool.processing.engine import Engine
 from volumetool.processing.operation import Operation
 from volumetool.processing.spec import Numerics

@@ -26,6 +26,7 @@ from volumetool.errors import ConfigError
 from volumetool.geometry import AskedBox, Box
 from volumetool.notification import COMMAND, check_target, target_name
 from volumetool.options import document, runtime, semantic, told_once
+from volumetool.processing.device.gpus import DeviceName
 from volumetool.processing.operations.chain import ARROW
 from volumetool.processing.sections.repair import RepairMode
 from volumetool.storage.io.kvstore import canonical_url
@@ -167,7 +168,9 @@ class Job(Options):
         "Second volume to write, in the same pass: the error that the network expects, and how the output departs from the "
         "input.",
     )
-    device: Literal["auto", "cpu", "cuda"] = runtime("auto", DEVICE, "Where the network runs.", common=True)
+    device: DeviceName = runtime(
+        "auto", DEVICE, "cpu, cuda, rocm, mps or xpu; auto, the default: cuda or cpu.", metavar="KIND", common=True
+    )
     memory: Bytes | None = runtime(
         None,
         DEVICE,

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from volumetool.errors import NumericsError, ResourceError
 from volumetool.geometry import PatchPlace
-from volumetool.processing.device.arrays import Array, DeviceName, array_module, resolve_device, to_host
+from volumetool.processing.device.arrays import Array, array_module, resolve_device, to_host
 from volumetool.processing.device.device_errors import free_memory, kind_of
+from volumetool.processing.device.gpus import DeviceName
 from volumetool.processing.operation import Operation, PlacedFunction
 from volumetool.processing.pipeline import silent
 from volumetool.processing.spec import Numerics

@@ -26,8 +26,8 @@ from volumetool.machine import (
     usable_cores,
     usable_memory,
 )
-from volumetool.processing.device.arrays import why_no_gpu
-from volumetool.processing.device.gpus import DRIVER, visible_gpus
+from volumetool.processing.device.arrays import KINDS, why_absent, why_no_gpu
+from volumetool.processing.device.gpus import DRIVER, DeviceName, visible_gpus
 from volumetool.sites.slurm import scheduler_limits
 from volumetool.storage.io.kvstore import canonical_url, is_local, local_path
 from volumetool.units import show_bytes
@@ -149,6 +149,10 @@ def _gpu() -> CheckResult:
 
     reason = why_no_gpu()
     if reason is not None:
+        others: tuple[DeviceName, ...] = ("mps", "xpu")
+        for name in others:
+            if why_absent(name) is None:
+                return CheckResult("GPU", "fine", KINDS[name][0], f"--device {name} takes it")
         wanted = DRIVER.exists() or "SLURM_JOB_GPUS" in os.environ
         means = "there seems to be one: see to it" if wanted else "networks run on the CPU"
         return CheckResult("GPU", "note", f"none: {reason}", means)

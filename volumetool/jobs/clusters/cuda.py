@@ -14,7 +14,8 @@ from volumetool.jobs.clusters.dask_servers import dashboard_token, on_loopback, 
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.resources import Resources, machine_resources
-from volumetool.processing.device.arrays import DeviceName, why_no_gpu
+from volumetool.processing.device.arrays import why_no_gpu
+from volumetool.processing.device.gpus import DeviceName
 from volumetool.scratch import scratch_folder
 
 make_plan = local.make_plan
@@ -31,10 +32,10 @@ def require_gpus(device: DeviceName, workers: int | None) -> None:
     ClusterError
         ``cluster.no-dask-cuda``: not installed. ``cluster.no-gpu``: torch sees no GPU.
     """
-    if device == "cpu":
+    if device not in ("auto", "cuda"):
         raise ConfigError(
             "config.option",
-            "--cluster cuda gives each worker a GPU, but --device cpu was asked for",
+            f"--cluster cuda gives each worker a GPU, but --device {device} was asked for",
             hint="leave --device out, or run with --cluster local",
         )
     missing = [] if (reason := why_no_gpu()) is None else [reason]

@@ -25,7 +25,8 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.planning.resources import MEMORY_SHARE, Resources
 from volumetool.machine import usable_memory
-from volumetool.processing.device.arrays import DeviceName, resolve_device
+from volumetool.processing.device.arrays import resolve_device
+from volumetool.processing.device.gpus import DeviceName
 from volumetool.units import show_bytes
 
 T = TypeVar("T")

@@ -23,7 +23,8 @@ from volumetool.configuration import cache_folder
 from volumetool.geometry import Triple
 from volumetool.jobs.choices import BatchingChoice
 from volumetool.machine import usable_cores
-from volumetool.processing.device.arrays import DeviceName, resolve_device
+from volumetool.processing.device.arrays import device_title, resolve_device
+from volumetool.processing.device.gpus import DeviceName
 from volumetool.processing.engine import Engine, probe_patches
 from volumetool.processing.operation import Operation
 from volumetool.processing.spec import Numerics
@@ -43,8 +44,8 @@ def ways(device: str, threads: int, most: int = sys.maxsize, together: int = 1) 
 
     Parameters
     ----------
-    device : {"cpu", "cuda"}
-        Kind of the device.
+    device : str
+        Kind of the device, as torch names it: ``cpu``, ``cuda``.
     threads : int
         CPU threads that the network may use.
     most : int
@@ -93,7 +94,7 @@ def autotune(
     cache = cache or cache_folder() / "paces.jsonl"
     key = {
         "machine": machine(),
-        "device": _device_name(device),
+        "device": device_title(resolve_device(device)),
         "torch": torch.__version__,
         "model": operation.identity,
         "precision": precision,
@@ -175,10 +176,6 @@ def machine() -> str:
         named = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         model = named[0] if named else model
     return f"{model}, {usable_cores()} cores"
-
-
-def _device_name(device: DeviceName) -> str:
-    return "cpu" if resolve_device(device).type == "cpu" else torch.cuda.get_device_name()
 
 
 def _recall(cache: Path, key: dict[str, Any]) -> tuple[BatchingChoice, ...] | None:

@@ -54,7 +54,7 @@ _MEMORY = re.compile(
     r"|DefaultCPUAllocator: (can't|not enough)|NVML_SUCCESS == r INTERNAL ASSERT",
     re.IGNORECASE,
 )
-_DEVICE = re.compile(r"CUDA|CUDNN|CUBLAS|NVML|\bXid\b|\bGPU\b|\bECC\b", re.IGNORECASE)
+_DEVICE = re.compile(r"CUDA|\bHIP\b|\bXPU\b|\bMPS\b|CUDNN|CUBLAS|NVML|\bXid\b|\bGPU\b|\bECC\b", re.IGNORECASE)
 
 
 def kind_of(error: BaseException) -> Kind:
@@ -74,7 +74,7 @@ def kind_of(error: BaseException) -> Kind:
 
 def free_memory(device: torch.device) -> None:
     """Give unused memory back to the device, so that the next try finds it in one piece."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    if device.type != "cpu":
+        torch.get_device_module(device).empty_cache()
         if (cupy := sys.modules.get("cupy")) is not None:
             cupy.get_default_memory_pool().free_all_blocks()

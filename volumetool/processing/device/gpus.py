@@ -6,6 +6,10 @@ import os
 import re
 from itertools import takewhile
 from pathlib import Path
+from typing import Literal
+
+DeviceName = Literal["auto", "cpu", "cuda", "rocm", "mps", "xpu"]
+"""Where the network runs: on NVIDIA's, AMD's, Apple's or Intel's GPU, or on the CPU."""
 
 DRIVER = Path("/proc/driver/nvidia")
 """Folder in which the driver shows itself and its GPUs."""

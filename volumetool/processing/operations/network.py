@@ -147,7 +147,7 @@ class NetworkFunction:
         x = torch.from_numpy(patches)  # (n, depth, y, x)
         if self._device.type == "cuda":  # a copy out of pinned memory runs beside the call before it
             x = x.pin_memory()
-        x = x.to(self._device, non_blocking=True)
+        x = x.to(self._device, non_blocking=self._device.type == "cuda")
         if self._dims == 3:
             x = x.unsqueeze(1)  # (n, 1, z, y, x)
         log_error = None
