@@ -114,9 +114,9 @@ def view(
 
 
 def _stay(shown: View, listen: Listen, *, open_browser: bool, as_json: bool) -> None:
-    _print_link(shown.link, shown.tunnel, as_json=as_json)
     _tell_sections(shown)
     _tell_progress(shown)
+    _print_link(shown.link, shown.tunnel, as_json=as_json)  # last: whoever has it may end this at once
     stay(listen.host, shown.link, open_browser=open_browser)
 
 
