@@ -37,7 +37,7 @@ def test_the_last_of_a_chain_counts_what_the_ones_before_it_make(tmp_path: Path,
 
 def test_voxels_without_data_and_sections_of_one_value_are_not_matched(tmp_path: Path) -> None:
     """The former are counted neither in the section nor in the reference."""
-    voxels = _voxels()
+    voxels = np.concatenate([_voxels(), np.zeros((1, 40, 50), np.uint8)])
     voxels[1] = 7
     voxels[0, :20], voxels[2, :, :30] = 0, 0
     source = OperationSuite.write(tmp_path / "in.zarr", voxels)

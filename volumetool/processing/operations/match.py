@@ -28,6 +28,10 @@ AT_ONCE = 2**24
 """Voxels that are counted at once, unless chunks are larger."""
 
 
+Counted = tuple[int, NDArray[np.int64]]
+"""The counts of the grey values of a section, without those at the ends that do not occur, and the place of the first."""
+
+
 class Match(Filter):
     """Match the histogram of each section to that of all sections, of those around it, or of one; all voxels are counted."""
 
@@ -99,32 +103,42 @@ def fit_curves(
             f"section={matching.section}: the volume has the sections 0 to {sections - 1}",
             hint="name one of them",
         )
-    lowest = int(np.iinfo(volume.dtype).min)
-    rows = [_counts(volume, level, channel, nodata, counted) for channel in range(volume.channels or 1)]
-    first = min(start for channel in rows for start, _ in channel)
-    last = max(start + len(counts) for channel in rows for start, counts in channel)
-    if (size := 4 * len(rows) * sections * (last - first)) > MOST_CURVES:
+    lowest, found = int(np.iinfo(volume.dtype).min), list[Counted]()
+    channels, spans = volume.channels or 1, list[tuple[int, int]]()
+    for channel in range(channels):
+        for block in _counts(volume, level, channel, nodata, counted):
+            found += block
+            spans += [(start, start + len(counts)) for start, counts in block if len(counts)]
+            spans = [_range(spans, channels * sections)] if spans else []
+    first, last = spans[0] if spans else (0, 1)
+    table = np.empty((channels, sections, last - first), np.float32)
+    for number, curves in enumerate(table):
+        counts = np.zeros(curves.shape, np.int64)  # (sections, values)
+        for section, (start, some) in zip(counts, found[number * sections : (number + 1) * sections], strict=True):
+            section[start - first : start - first + len(some)] = some
+        _match(counts, matching, curves, first + lowest)
+    return GreyCurves(first=first + lowest, table=table)
+
+
+def _range(spans: list[tuple[int, int]], sections: int) -> tuple[int, int]:
+    """Return the range that holds some ranges of values; refuse one for which curves are more than a plan holds."""
+    first, last = min(start for start, _ in spans), max(stop for _, stop in spans)
+    if (size := 4 * sections * (last - first)) > MOST_CURVES:
         raise ConfigError(
             "config.histograms",
-            f"curves of {sections} sections of {last - first} grey values take {show_bytes(size)}, of at most "
+            f"curves of {sections} sections of {last - first} grey values or more take {show_bytes(size)}, of at most "
             f"{show_bytes(MOST_CURVES)}",
-            hint="cast the volume to 8 bit first, with `volumetool apply rescale --dtype uint8`; or match percentiles, with "
-            "equalise",
+            hint="make 8 bit of the volume first, with `volumetool apply rescale --set window=LOW,HIGH --dtype uint8`; or "
+            "match percentiles, with equalise",
         )
-    table = np.empty((len(rows), sections, last - first), np.float32)
-    for channel, found in zip(table, rows, strict=True):
-        counts = np.zeros(channel.shape, np.int64)  # (sections, values)
-        for section, (start, some) in zip(counts, found, strict=True):
-            section[start - first : start - first + len(some)] = some
-        _match(counts, matching, channel, first + lowest)
-    return GreyCurves(first=first + lowest, table=table)
+    return first, last
 
 
 def _counts(
     volume: Volume, level: int, channel: int, nodata: float | None, counted: Callable[[int], None]
-) -> list[tuple[int, NDArray[np.int64]]]:
-    """Return the counts of grey values of each section, with the first value that is counted, from the type's lowest on."""
-    limits, found = np.iinfo(volume.dtype), []
+) -> Iterator[list[Counted]]:
+    """Yield the counts of grey values of the next sections."""
+    limits = np.iinfo(volume.dtype)
     read, grid = read_tiles(volume, level, channel), volume.levels[level]
     for boxes in _blocks(grid.shape, grid.chunk):
         start, stop = boxes[0].start[0], boxes[0].stop[0]
@@ -134,11 +148,13 @@ def _counts(
                 for section, each in zip(counts, voxels, strict=True):
                     section += _histogram(each, nodata, len(section), int(limits.min))
             counted(box.voxels)
-        for section in counts:
-            held = np.flatnonzero(section)
-            low, high = (int(held[0]), int(held[-1]) + 1) if len(held) else (0, 1)
-            found.append((low, section[low:high].copy()))
-    return found
+        yield [_trimmed(section) for section in counts]
+
+
+def _trimmed(counts: NDArray[np.int64]) -> Counted:
+    held = np.flatnonzero(counts)  # (values that occur,)
+    first, last = (int(held[0]), int(held[-1]) + 1) if len(held) else (0, 0)
+    return first, counts[first:last].copy()
 
 
 def _histogram(section: NDArray[Any], nodata: float | None, values: int, lowest: int) -> NDArray[np.intp]:
