@@ -124,10 +124,10 @@ def _tell_sections(shown: View) -> None:
     """Print which sections of a job's input are bad, for each output that is shown."""
     from volumetool.jobs.planning.report import describe_sections
 
-    for layer in shown.layers:
-        if layer.job is not None and layer.name == next(each.name for each in shown.layers if each.volume == layer.volume):
-            for line in describe_sections(layer.job.first):
-                say(f"sections of {layer.job.job.input}: {line}")
+    jobs = {layer.job.output: layer.job for layer in shown.layers if layer.job is not None}
+    for job in jobs.values():
+        for line in describe_sections(job.first):
+            say(f"sections of {job.job.input}: {line}")
 
 
 def _tell_progress(shown: View) -> None:

@@ -250,6 +250,7 @@ def test_what_cannot_be_is_told_before_anything_is_enhanced(folder: Path) -> Non
     assert refusal(lambda: finish(without)) == "input.no-voxel-size"
     assert refusal(lambda: finish(job_of(folder, **DEEP))) == "config.option"
     assert refusal(lambda: finish(job_of(folder, model="match"))) == "config.option"
+    assert refusal(lambda: finish(job_of(folder, repair_sections="fill"))) == "config.option"
 
 
 def test_a_section_that_cannot_be_enhanced_does_not_stop_the_others(folder: Path) -> None:

@@ -153,7 +153,8 @@ def main() -> None:
                 named[kind] += verdicts.get(z) == ("blank" if kind == "lost" else kind)
             good += len(stack) - len({*kinds, *own})
             alarms[name] += len(set(verdicts) - {*kinds, *own})
-        console.print(name, *(f"{how} {error:.2f}" for how, error in fill(stack).items()))
+        told = (f"{how} {error:.2f}" for how, error in fill(stack).items())
+        console.print(name, *told, soft_wrap=True)
     for kind in KINDS:
         console.print(f"{kind:8} {planted[kind]:4} planted, {found[kind]:4} found, {named[kind]:4} called so")
     hits, calls = found.total() / planted.total(), named.total() / planted.total()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
+from volumetool.cli import view
 from volumetool.cli.main import main
 
 from tests.jobs.small_jobs import noise, write_input
@@ -24,6 +25,8 @@ from volumetool.processing.sections.quality import SectionQuality, show_sections
 from volumetool.processing.statistics import Statistics
 from volumetool.storage.voxels import read_voxels
 from volumetool.training.data.phantom import phantom
+from volumetool.viewer.layers import Layer
+from volumetool.viewer.view import View
 
 Voxels = NDArray[Any]
 DEPTH, BAD = 16, 7
@@ -95,7 +98,9 @@ def test_brightness_and_contrast_of_a_whole_section_make_it_no_bad_one(stack: Vo
     assert verdicts(flickering)[0] == {}
 
 
-def test_the_plan_lists_bad_sections_and_the_table_says_what_was_measured(stack: Voxels, tmp_path: Path) -> None:
+def test_the_plan_and_the_view_list_bad_sections_and_the_table_says_what_was_measured(
+    stack: Voxels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     harmed = stack.copy()
     harmed[BAD], harmed[12:14] = torn(stack), 0
     write_input(tmp_path / "in.zarr", harmed)
@@ -103,6 +108,8 @@ def test_the_plan_lists_bad_sections_and_the_table_says_what_was_measured(stack:
     assert (
         dict(describe_plan(decided))["sections"] == f"3 of {DEPTH} unlike the others, whole looked at: blank 12-13; damaged 7"
     )
+    view._tell_sections(View(None, [Layer("out", None, job=decided), Layer("out 2", None, job=decided)], (0,)))
+    assert capsys.readouterr().err.count("damaged 7") == 1
     assert [note for note in decided.notes if "3 of 16 sections look unlike the others: 7, 12-13" in note]
     rows = [line.split(",") for line in decided.spec.statistics.to_csv().splitlines()]
     assert rows[0] == ["channel", "z", "low", "high", "noise", "sharpness", "shift_y", "shift_x", "correlation", "verdict"]
