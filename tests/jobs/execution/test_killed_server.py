@@ -99,3 +99,15 @@ def test_a_job_that_is_killed_leaves_nothing_torn_in_a_bucket(
     assert done is not None
     assert open_ledger(done).damaged == 0
     assert verify(done).ok
+
+
+def test_parts_of_a_job_write_the_objects_of_one_run_into_a_bucket(options: Options, straight: Path, output: Path) -> None:
+    """Each has its claim and its ledger there; whoever ends last builds the coarse levels."""
+    first = run(**options, part="1/2")
+    assert (first.complete, first.exit_code, first.left) == (False, 0, 0)
+    last = run(**options, part="any")
+    assert last.complete
+    assert last.ran == last.regions - first.ran
+    assert objects(output) == shards(straight)
+    assert digest(output) == digest(straight)
+    assert verify(last.plan).ok
