@@ -52,6 +52,7 @@ COMMANDS_ALONE = {
     "live": "vt.live does, too, and takes a Job",
     "publish": "it serves until it is ended; vt.convert writes the same bytes",
     "doctor": "volumetool.sites.doctor.examine: it is about this machine, not about volumes",
+    "serve": "volumetool.portal.serve.serve: it serves until it is ended, and takes settings of a file",
     "slurm": "volumetool.sites.slurm.array_script: what it makes is for the shell of a site",
     "bench": "it measures a machine, and keeps a history",
     "schema": "model_json_schema() of the class",

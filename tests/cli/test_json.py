@@ -41,6 +41,7 @@ SEEN_ELSEWHERE = {
     "recipe": "jobs/test_fit_crappifier.py",
     "training": "training/test_train.py",
     "training-plan": "training/test_train.py",
+    "portal": "portal/test_jobs.py",
     "watch": "acquisition/test_command.py",
     "event": "acquisition/test_command.py",
     "watched": "cli/test_json.py",

@@ -225,6 +225,7 @@ def _serve(config: Path) -> _Served:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     told = json.loads(process.stdout.readline())
+    assert told["kind"] == "portal"
     process.stdout.close()
     return _Served(process, told["url"], re.sub(r"^http://[^/]+", "", told["invitation"] or ""))
 
