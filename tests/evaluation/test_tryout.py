@@ -33,6 +33,7 @@ from volumetool.storage.voxels import Source
 from volumetool.training.data.phantom import phantom
 from volumetool.viewer.browser import browser_flags, find_browser
 
+IDENTITY = "fake:identity?scale=1,1,1"
 HOSTILE = "<img src=x onerror=alert(1)> & 'a\".tif"
 
 
@@ -101,6 +102,22 @@ def test_a_crop_shows_the_bytes_that_the_job_stores_there(tried: Tryout, stack: 
             section = (crop.section - crop.box.start[0]) * scale[0] + (scale[0] - 1) // 2
             assert np.array_equal(shown[f"{label}, {crop.name}, section"], to_grey(own[section], limits))
             assert np.array_equal(shown[f"{label}, {crop.name}, from the side"], to_grey(own[:, own.shape[1] // 2], limits))
+
+
+def test_a_bad_section_at_the_end_of_a_crop_is_filled_as_the_job_fills_it(tmp_path: Path) -> None:
+    """From good sections, of which one lies outside of the crop."""
+    voxels = phantom((20, 64, 64), 5)
+    voxels[6] = np.random.default_rng(0).integers(0, 255, voxels[6].shape)
+    tifffile.imwrite(tmp_path / "raw.tif", voxels, photometric="minisblack")
+    options: dict[str, Any] = {"voxel_size": (200, 32, 32), "repair_sections": "fill"}
+    found = vt.try_models(tmp_path / "raw.tif", tmp_path / "p.html", models=[IDENTITY], at=(10, 32, 32), side=32, **options)
+    vt.enhance(tmp_path / "raw.tif", tmp_path / "out.zarr", model=IDENTITY, **options)
+    box, stored = found.crops[0].box, open_volume(str(tmp_path / "out.zarr"))[...]
+    assert box.start[0] == 6
+    assert not np.array_equal(stored[6], voxels[6])
+    limits = grey_limits(voxels[10][box.slices[1:]])
+    side = pictures(found.page)[f"{found.models[0].model}, as asked, from the side"]
+    assert np.array_equal(side, to_grey(stored[box.slices][:, 16], limits))
 
 
 def test_the_costs_are_those_of_the_dry_run(tried: Tryout, stack: Path, model: Path, tmp_path: Path) -> None:
@@ -200,7 +217,7 @@ def test_every_picture_is_described_and_every_control_has_a_name(tried: Tryout) 
 
 
 def test_the_command_prints_what_the_function_returns(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["try", str(stack), str(stack.parent / "c.html"), "--model", "fake:identity", "--at", "3,20,20", "--side", "24"]
+    words = ["try", str(stack), str(stack.parent / "c.html"), "--model", IDENTITY, "--at", "3,20,20", "--side", "24"]
     with pytest.raises(SystemExit) as ended:
         main([*words, "--voxel-size", "8,32,32", "--json"])
     assert ended.value.code in (0, None)
@@ -213,7 +230,7 @@ def test_the_command_prints_what_the_function_returns(stack: Path, capsys: pytes
 
 def test_a_place_outside_the_volume_is_refused(stack: Path) -> None:
     with pytest.raises(ConfigError, match="holds nothing"):
-        vt.try_models(stack, stack.parent / "d.html", models=["fake:identity"], at=(99, 0, 0), voxel_size=(8, 32, 32))
+        vt.try_models(stack, stack.parent / "d.html", models=[IDENTITY], at=(99, 0, 0), voxel_size=(8, 32, 32))
     assert not (stack.parent / "d.html").exists()
 
 
