@@ -19,7 +19,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missi
 
 SHAPE = (64, 80, 80)  # 200 regions
 WORKERS = 4
-"""What is computed twice at most: what the one that is cut off has, what the others run as the scheduler goes, and the last."""
 
 
 @pytest.mark.timeout(900)
@@ -61,6 +60,7 @@ def test_a_job_outlives_a_host_that_is_cut_off_one_that_dies_and_its_scheduler(
     assert "the scheduler is back" in driver.log.read_text()
     assert digest(folder / "out.zarr") == digest(tmp_path / "straight.zarr")
     again = ended(log)
+    # What the one that is cut off has, what the three others run as the scheduler goes, and copies of the last regions.
     assert len(again) - len(set(again)) <= WINDOW + (WORKERS - 1) + (WORKERS - 1)
     assert set(again) == set(range(200))
 
