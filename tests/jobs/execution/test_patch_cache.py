@@ -42,9 +42,9 @@ class Counting(Recording):
         self.stop = stop
         compute = Engine._compute
 
-        def counted(engine: Engine, part: Any) -> Any:
+        def counted(engine: Engine, part: Any, *places: Any) -> Any:
             self._asked.append(len(part))
-            return compute(engine, part)
+            return compute(engine, part, *places)
 
         monkeypatch.setattr(Engine, "_compute", counted)
 

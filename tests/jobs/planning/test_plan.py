@@ -290,11 +290,11 @@ def test_a_full_disk_is_refused_before_anything_is_written(
         free: int
 
     before = tree(tmp_path)
-    monkeypatch.setattr("volumetool.jobs.planning.cost.shutil.disk_usage", lambda _place: Usage(1000))
+    monkeypatch.setattr("volumetool.machine.shutil.disk_usage", lambda _place: Usage(1000))
     with pytest.raises(VolumetoolError) as caught:
         run(**options)
     assert caught.value.code == "resource.disk"
-    assert "1000 B free" in caught.value.message
+    assert "its file system leaves 1000 B" in caught.value.message
     assert tree(tmp_path) == before
 
 
