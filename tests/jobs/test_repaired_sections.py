@@ -160,3 +160,28 @@ def test_asking_for_repair_measures_sections_of_an_operation_without_statistics(
     plain = plan(make_job(**job(tmp_path / "plain", harmed)))
     assert plain.spec.repair is None
     assert "repair" not in plain.spec.plain()
+
+
+def test_histograms_are_matched_of_what_stands_in_for_a_bad_section(stack: Voxels, tmp_path: Path) -> None:
+    harmed = stack.copy()
+    harmed[5] = 255 - harmed[5] // 3
+    source = write_input(tmp_path / "in.zarr", harmed)
+    repaired = job(tmp_path / "repaired", harmed, (5,), repair_sections="fill", model="median:radius=0,0,0")
+    mended = write_input(tmp_path / "mended.zarr", made(repaired))
+    without = made(job(tmp_path / "without", np.asarray(open_volume(mended)), model="match"))
+    options = job(tmp_path / "own", np.asarray(open_volume(source)), (5,), repair_sections="fill", model="match")
+    np.testing.assert_array_equal(made(options), without)
+
+
+def test_an_operation_that_takes_grey_values_as_they_are_gets_structures_that_were_displaced(tmp_path: Path) -> None:
+    blobs = ndimage.gaussian_filter(np.random.default_rng(0).normal(0, 1, (120, 120)), 3, mode="wrap")
+    image = np.clip(128 + 40 * blobs / blobs.std(), 1, 255)
+    truth = np.stack([np.roll(image, 3 * z, 0) for z in range(5)])
+    for dtype, factor in (("uint8", 1), ("uint16", 12)):
+        voxels = (factor * truth).astype(dtype)
+        harmed = voxels.copy()
+        harmed[2] = 1
+        filled = made(job(tmp_path / dtype, harmed, (2,), repair_sections="fill", model="median:radius=0,0,0"))[2].astype(float)
+        mean = (voxels[1].astype(float) + voxels[3]) / 2
+        inner = slice(32, -32)
+        assert abs(filled - voxels[2])[inner].mean() < 0.3 * abs(mean - voxels[2])[inner].mean()

@@ -8,15 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorstore as ts
+import torch
 from harness import Case, cases, engine_of, flat_case, random_voxels, section_statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from volumetool.geometry import Region
+from volumetool.models import load_model
+from volumetool.processing.operations import network
+from volumetool.processing.operations.network import NetworkOperation, NetworkOptions
 from volumetool.processing.predictor import BatchPredictor
 from volumetool.processing.region import RegionStats, enhance_region
-from volumetool.processing.spec import OutputSpec
+from volumetool.processing.spec import Numerics, OutputSpec
 from volumetool.storage.voxels import Source
 
 Voxels = NDArray[Any]
@@ -79,3 +83,15 @@ def test_what_only_repeats_its_input_departs_by_nothing() -> None:
     case = flat_case((3, 13, 17))
     _, made = enhanced(case, case.spec("uint8"), random_voxels(1, case.lattice.shape, np.dtype("uint8")), "identity")
     assert {found.consistency for _, found in made} == {0.0}
+
+
+def test_residuals_reach_the_output_of_a_device_whose_arrays_are_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as those of Apple and Intel, around whose networks arrays are in the memory of the host."""
+    operation = NetworkOperation(load_model("em-x2"), NetworkOptions(consistency=True))
+    patches = random_voxels(1, (2, 1 + 2 * operation.card.z_context, 32, 32), np.dtype("uint8")).astype(np.float32) / 255
+    numerics = Numerics(batch=2, precision="float32", pad=False)
+    function = operation.open(torch.device("cpu"), numerics)
+    expected = function(patches)[:, 1].copy()
+    assert expected.any()
+    monkeypatch.setattr(network, "as_array", lambda tensor: tensor.numpy().copy())
+    np.testing.assert_array_equal(function(patches)[:, 1], expected)

@@ -113,8 +113,8 @@ def block_means(values: Array, scale: Triple) -> Array:
     return total * np.float32(1 / math.prod(scale))
 
 
-def lay_residuals(outputs: Array, patches: NDArray[np.float32], scale: Triple, target: Array) -> None:
-    """Lay into `target` how far the means of outputs depart from their inputs: the same for all voxels of a block.
+def residuals(outputs: Array, patches: NDArray[np.float32], scale: Triple) -> Array:
+    """Return how far the means of outputs depart from their inputs: the same for all voxels of a block.
 
     Parameters
     ----------
@@ -124,15 +124,17 @@ def lay_residuals(outputs: Array, patches: NDArray[np.float32], scale: Triple, t
         What it was made of; depth counts the z context on both sides.
     scale : tuple of int
         Output voxels per input voxel, fz, fy, fx.
-    target : array of float32, shape of `outputs`
-        Is overwritten.
+
+    Returns
+    -------
+    array of float32, shape of `outputs`
     """
     means = block_means(outputs, scale)  # (n, z, y, x)
-    context = (patches.shape[1] - means.shape[1]) // 2
-    away = means - module_of(means).asarray(patches[:, context : context + means.shape[1]])
+    context, xp = (patches.shape[1] - means.shape[1]) // 2, module_of(means)
+    away = means - xp.asarray(patches[:, context : context + means.shape[1]])
     n, z, y, x = away.shape
-    blocks = target.reshape(n, z, scale[0], y, scale[1], x, scale[2])  # a view: axes are only parted
-    blocks[...] = away[:, :, None, :, None, :, None]
+    blocks = xp.broadcast_to(away[:, :, None, :, None, :, None], (n, z, scale[0], y, scale[1], x, scale[2]))
+    return blocks.reshape(outputs.shape)  # a copy: each value for all voxels of its block
 
 
 def _part(missing: NDArray[np.bool_], box: Box, column: Column) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ from volumetool.processing.operations.match import fit_curves
 from volumetool.processing.sections.curves import GreyCurves
 from volumetool.processing.sections.look import SectionView
 from volumetool.processing.sections.quality import SectionQuality
+from volumetool.processing.sections.reading import repaired_tiles
+from volumetool.processing.sections.tiles import read_tiles
+from volumetool.processing.spec import OutputSpec
 from volumetool.processing.statistics import (
     Statistics,
     no_normalisation,
@@ -169,7 +173,7 @@ def section_statistics(
     """
     table, survey = _table(inputs, existing, observer)
     if inputs.job.repair_sections is not None and table.quality is None:
-        view = SectionView(inputs.volume, inputs.job.level, _nodata(inputs.job, inputs.volume))
+        view = SectionView(inputs.volume, inputs.job.level, nodata_of(inputs.job, inputs.volume))
         table = replace(table, quality=_quality(view, observer))
     return table, survey
 
@@ -186,7 +190,7 @@ def _table(inputs: Inputs, existing: Plan | None, observer: Observer) -> tuple[S
     if existing is not None and existing.spec.lattice.shape[0] == sections:
         return existing.spec.statistics, None
     if normalisation.kind == "limits":
-        limits = grey_limits(inputs.volume, job.level, _nodata(job, inputs.volume))
+        limits = grey_limits(inputs.volume, job.level, nodata_of(job, inputs.volume))
         low, high = (np.full((inputs.channels, sections), limit) for limit in limits)
         return Statistics(low, high), None
     return inputs.sample or _fit(job, inputs.volume, normalisation, observer)
@@ -194,7 +198,7 @@ def _table(inputs: Inputs, existing: Plan | None, observer: Observer) -> tuple[S
 
 def _fit(job: Job, volume: Volume, normalisation: Normalisation, observer: Observer) -> tuple[Statistics, Survey]:
     """Fit the table of section statistics to the sample, and survey it."""
-    channels, shape, nodata = volume.channels or 1, volume.levels[job.level].shape, _nodata(job, volume)
+    channels, shape, nodata = volume.channels or 1, volume.levels[job.level].shape, nodata_of(job, volume)
     whole, count = Box.whole(shape), shape[0] * channels
     survey = Survey(whole if job.roi is None else job.roi.intersection(whole), count, nodata)
     view = None if volume.compute is not None else SectionView(volume, job.level, nodata)
@@ -222,9 +226,9 @@ def _quality(view: SectionView, observer: Observer) -> SectionQuality:
 
 
 def section_curves(
-    inputs: Inputs, matching: HistogramMatching, existing: Plan | None, observer: Observer = ignore
+    inputs: Inputs, matching: HistogramMatching, spec: OutputSpec, existing: Plan | None, observer: Observer = ignore
 ) -> GreyCurves:
-    """Return the curves that match histograms of sections: frozen by an earlier run, or fitted now to the whole volume.
+    """Return the curves that match histograms of sections: frozen by an earlier run, or fitted now to all that is read.
 
     Parameters
     ----------
@@ -232,6 +236,8 @@ def section_curves(
         The job with its volume and operation.
     matching : HistogramMatching
         What they are matched to.
+    spec : OutputSpec
+        The rest of what decides the bytes: it says what stands in for bad sections.
     existing : Plan, optional
         Plan of the job that goes on. Its curves are taken if the input still has as many sections.
     observer : Observer, optional
@@ -247,10 +253,11 @@ def section_curves(
         return known
     volume, level = inputs.volume, inputs.job.level
     count = counting(observer, "section histograms", Box.whole(inputs.level.shape).voxels * inputs.channels)
-    return fit_curves(volume, level, matching, _nodata(inputs.job, volume), count)
+    tiles = read_tiles if spec.repair is None else partial(repaired_tiles, spec)
+    return fit_curves(volume, level, matching, nodata_of(inputs.job, volume), count, tiles)
 
 
-def _nodata(job: Job, volume: Volume) -> float | None:
+def nodata_of(job: Job, volume: Volume) -> float | None:
     """Return the value that says nothing of contrast: that of voxels without data, or what reads where nothing is stored."""
     if job.nodata is None and job.missing == "skip":
         return float(volume.open(job.level).fill_value or 0)

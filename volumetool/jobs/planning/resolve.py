@@ -27,7 +27,7 @@ from volumetool.jobs.planning.checks import (
     check_voxel_size,
 )
 from volumetool.jobs.planning.choice import check_gate, judge
-from volumetool.jobs.planning.inputs import Inputs, open_inputs, section_curves, section_statistics
+from volumetool.jobs.planning.inputs import Inputs, nodata_of, open_inputs, section_curves, section_statistics
 from volumetool.jobs.planning.layout import box_counts, make_lattice, make_levels, output_box, output_format
 from volumetool.jobs.planning.memory import MemoryModel
 from volumetool.jobs.planning.resources import Resources, machine_resources
@@ -38,7 +38,7 @@ from volumetool.processing.region import ChainStep, computed, stored_windows
 from volumetool.processing.sections.repair import SectionRepair
 from volumetool.processing.spec import Numerics, OutputSpec
 from volumetool.processing.statistics import Statistics
-from volumetool.processing.survey import Survey
+from volumetool.processing.survey import Survey, grey_limits
 from volumetool.storage.create import check_layout
 from volumetool.storage.formats.registry import shift_notes
 from volumetool.storage.io.limits import unpacked_chunk
@@ -243,7 +243,7 @@ def _resolve(
     check_dtype(job, inputs.dtype, _window(inputs, statistics))
     spec = _spec(inputs, engine.numerics, statistics, lattice, box, levels)
     if card.matching is not None:
-        spec = spec.model_copy(update={"curves": section_curves(inputs, card.matching, existing, observer)})
+        spec = spec.model_copy(update={"curves": section_curves(inputs, card.matching, spec, existing, observer)})
     notes += (card.caution,) if card.caution else ()
     if job.output:  # a live view writes nothing
         for place, layout in zip((job.output, job.trust or job.output), spec.layouts, strict=False):
@@ -374,12 +374,15 @@ def _spec(
         reference=card.reference,
         spares=card.spares,
         trust=inputs.trust,
-        repair=_repair(job, statistics),
+        repair=_repair(inputs, statistics),
     )
 
 
-def _repair(job: Job, statistics: Statistics) -> SectionRepair | None:
-    if job.repair_sections is None or statistics.quality is None:
+def _repair(inputs: Inputs, statistics: Statistics) -> SectionRepair | None:
+    job, quality = inputs.job, statistics.quality
+    if job.repair_sections is None or quality is None:
         return None
-    channels = range(len(statistics.quality.verdicts))
-    return SectionRepair(mode=job.repair_sections, bad=tuple(tuple(statistics.quality.bad(channel)) for channel in channels))
+    bad = tuple(tuple(quality.bad(channel)) for channel in range(inputs.channels))
+    known = inputs.operation.card.normalisation.kind == "percentiles"  # other tables do not say where black and white are
+    grey = None if known or not any(bad) else grey_limits(inputs.volume, job.level, nodata_of(job, inputs.volume))
+    return SectionRepair(mode=job.repair_sections, bad=bad, grey=grey)

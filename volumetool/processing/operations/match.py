@@ -16,7 +16,7 @@ from volumetool.models.card import HistogramMatching
 from volumetool.processing.device.arrays import Array
 from volumetool.processing.operations.filter import Filter, check_odd
 from volumetool.processing.sections.curves import GreyCurves
-from volumetool.processing.sections.tiles import read_tiles
+from volumetool.processing.sections.tiles import Tiles, read_tiles
 from volumetool.storage.volume import Volume
 from volumetool.storage.voxels import valid_voxels
 from volumetool.units import show_bytes
@@ -63,7 +63,12 @@ class Match(Filter):
 
 
 def fit_curves(
-    volume: Volume, level: int, matching: HistogramMatching, nodata: float | None, counted: Callable[[int], None]
+    volume: Volume,
+    level: int,
+    matching: HistogramMatching,
+    nodata: float | None,
+    counted: Callable[[int], None],
+    tiles: Callable[[Volume, int, int], Tiles] = read_tiles,
 ) -> GreyCurves:
     """Count the grey values of all sections, and return the curves by which they become those of their references.
 
@@ -83,6 +88,8 @@ def fit_curves(
         Value that is not counted.
     counted : callable
         Told how many voxels more were counted.
+    tiles : callable, optional
+        Returns what reads the voxels of a level and a channel, as `read_tiles` does.
 
     Raises
     ------
@@ -106,7 +113,7 @@ def fit_curves(
     lowest, found = int(np.iinfo(volume.dtype).min), list[Counted]()
     channels, spans = volume.channels or 1, list[tuple[int, int]]()
     for channel in range(channels):
-        for block in _counts(volume, level, channel, nodata, counted):
+        for block in _counts(volume, level, tiles(volume, level, channel), nodata, counted):
             found += block
             spans += [(start, start + len(counts)) for start, counts in block if len(counts)]
             spans = [_range(spans, channels * sections)] if spans else []
@@ -135,11 +142,10 @@ def _range(spans: list[tuple[int, int]], sections: int) -> tuple[int, int]:
 
 
 def _counts(
-    volume: Volume, level: int, channel: int, nodata: float | None, counted: Callable[[int], None]
+    volume: Volume, level: int, read: Tiles, nodata: float | None, counted: Callable[[int], None]
 ) -> Iterator[list[Counted]]:
     """Yield the counts of grey values of the next sections."""
-    limits = np.iinfo(volume.dtype)
-    read, grid = read_tiles(volume, level, channel), volume.levels[level]
+    limits, grid = np.iinfo(volume.dtype), volume.levels[level]
     for boxes in _blocks(grid.shape, grid.chunk):
         start, stop = boxes[0].start[0], boxes[0].stop[0]
         counts = np.zeros((stop - start, int(limits.max) - int(limits.min) + 1), np.int64)  # (z, values)

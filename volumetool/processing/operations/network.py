@@ -17,7 +17,7 @@ from volumetool.geometry import Triple
 from volumetool.models.card import ModelCard
 from volumetool.models.package import Model
 from volumetool.models.unet import UNet
-from volumetool.processing.consistency import lay_residuals
+from volumetool.processing.consistency import residuals
 from volumetool.processing.device.arrays import Array, as_array
 from volumetool.processing.device.cuda_graph import GraphReplay
 from volumetool.processing.spec import Numerics
@@ -166,7 +166,8 @@ class NetworkFunction:
         if log_error is not None:
             torch.exp(log_error.view(y.shape), out=every[:, 1])
         if RESIDUAL in self._channels:
-            lay_residuals(as_array(y), patches, self._scale, as_array(every[:, -1]))
+            # Of some devices an array is a copy, so what is computed on it is laid into the tensor.
+            every[:, -1] = torch.utils.dlpack.from_dlpack(residuals(as_array(y), patches, self._scale))
         return every
 
     def _repeat_in_float32(self, patches: NDArray[np.float32], y: torch.Tensor) -> None:

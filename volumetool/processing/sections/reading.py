@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 
 from volumetool.geometry import Box, Lattice, mirror_index
 from volumetool.processing.sections.repair import HALO, interpolate
+from volumetool.processing.sections.tiles import Tiles, read_tiles
 from volumetool.processing.spec import OutputSpec
+from volumetool.storage.volume import Volume
 from volumetool.storage.voxels import valid_voxels
 
 Mask = NDArray[np.bool_]
@@ -104,7 +107,8 @@ def repair_voxels(
         if len(sides) == 1:
             voxels[z - first] = voxels[places[0]]
         else:
-            grey = float(spec.statistics.low[channel, z]), float(spec.statistics.high[channel, z])
+            statistics = float(spec.statistics.low[channel, z]), float(spec.statistics.high[channel, z])
+            grey = statistics if spec.repair is None or spec.repair.grey is None else spec.repair.grey
             shares, origin = (z - sides[0], sides[1] - z), (reading.window.start[1], reading.window.start[2])
             one, other = (np.where(valid[own], voxels[own], voxels[that]) for own, that in (places, places[::-1]))
             known = valid[places].any(axis=0)
@@ -115,6 +119,29 @@ def repair_voxels(
         if absent is not None:
             absent[z - first] = absent[places].all(axis=0)
     return voxels, absent
+
+
+def repaired_tiles(spec: OutputSpec, volume: Volume, level: int, channel: int) -> Tiles:
+    """Return what reads tiles of a channel as an operation without z context sees them: with what stands in for bad sections.
+
+    Parameters
+    ----------
+    spec : OutputSpec
+        What decides the bytes.
+    volume, level, channel
+        As for :func:`volumetool.processing.sections.tiles.read_tiles`.
+    """
+    read = read_tiles(volume, level, channel)
+
+    def tiles(boxes: list[Box]) -> Iterator[tuple[Box, NDArray[Any]]]:
+        for box in boxes:
+            reading = plan_reading(spec, channel, box)
+            for window, stored in read([reading.window]):
+                voxels, _ = repair_voxels(spec, channel, reading, stored, None)
+                z, y, x = window.start
+                yield box, voxels[box.shifted((-z, -y, -x)).slices]
+
+    return tiles
 
 
 def _indices(lattice: Lattice, box: Box) -> list[NDArray[np.intp]]:

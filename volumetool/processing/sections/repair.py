@@ -56,12 +56,15 @@ class SectionRepair(BaseModel):
         one, or nothing. Whichever it is, the z context of other sections leaves it out.
     bad : tuple of tuple of int
         The bad sections of each channel of the input, rising.
+    grey : tuple of float, optional
+        Grey values of black and white, between which sections are compared; by default those of the section statistics.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: RepairMode
     bad: tuple[tuple[int, ...], ...]
+    grey: tuple[float, float] | None = None
 
     @cached_property
     def _bad(self) -> tuple[frozenset[int], ...]:
