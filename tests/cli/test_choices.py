@@ -85,7 +85,8 @@ def test_options_of_a_job_and_a_conversion_show_their_values_and_refuse_others(
     assert error["code"] in ("config.option", "config.usage")
     assert [value for value in values if f"'{value}'" not in error["message"]] == []
     shown = CliRunner().invoke(app, [words, _help(words)], env={"COLUMNS": "300"}).output
-    assert re.search(rf"{option} +\[?{re.escape('|'.join(values))}", re.sub(r"[│<>]", "", shown))
+    told = re.split(r"[^\w.-]+", re.search(rf"{option} .*(\n.*)", shown)[0])  # type: ignore[index]  # an error of the test
+    assert [value for value in values if value not in told] == []
 
 
 def test_no_option_takes_a_text_of_which_its_help_lists_the_values() -> None:

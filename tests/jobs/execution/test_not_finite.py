@@ -122,7 +122,7 @@ def test_what_overflows_on_the_way_back_to_intensities_fails_by_name(tmp_path: P
     network_is_large = 50.0
     with pytest.MonkeyPatch.context() as patch:
         compute = Engine._call
-        patch.setattr(Engine, "_call", lambda self, part: compute(self, part) * 0 + network_is_large)
+        patch.setattr(Engine, "_call", lambda self, part, *places: compute(self, part, *places) * 0 + network_is_large)
         outcome = run(**options | more)
     assert outcome.failed == outcome.regions
     assert {record.error["code"] for record in outcome.failures} == {"numerics.not-finite"}
