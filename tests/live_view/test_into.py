@@ -121,10 +121,10 @@ def test_a_region_takes_the_patches_that_were_looked_at(
         yield next(order(self))
         self._closing.wait()
 
-    def count(self: Engine, part: Any) -> Any:
+    def count(self: Engine, part: Any, *places: Any) -> Any:
         nonlocal asked
         asked += len(part)
-        return ask(self, part)
+        return ask(self, part, *places)
 
     monkeypatch.setattr(BackgroundFill, "_order", looked_at_first)
     with serve(volume, output, **options) as served:
