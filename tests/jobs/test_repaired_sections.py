@@ -14,8 +14,10 @@ from tests.jobs.small_jobs import SMALL, SMALL_3D, noise, read_levels, write_inp
 from volumetool.geometry import Box
 from volumetool.jobs.api import enhance
 from volumetool.jobs.job import make_job
+from volumetool.jobs.planning import resolve
 from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.planning.report import describe_plan
+from volumetool.processing.sections.look import SectionView
 from volumetool.processing.sections.quality import VERDICTS, SectionQuality
 from volumetool.processing.sections.repair import HALO, SectionRepair, interpolate
 from volumetool.processing.statistics import Statistics, no_normalisation
@@ -185,3 +187,13 @@ def test_an_operation_that_takes_grey_values_as_they_are_gets_structures_that_we
         mean = (voxels[1].astype(float) + voxels[3]) / 2
         inner = slice(32, -32)
         assert abs(filled - voxels[2])[inner].mean() < 0.3 * abs(mean - voxels[2])[inner].mean()
+
+
+def test_a_job_that_goes_on_looks_at_no_section_again(stack: Voxels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which sections are bad is frozen: one that cannot be read any more changes no other."""
+    harmed = np.where(np.arange(len(stack))[:, None, None] == 5, 0, stack).astype(np.uint16)
+    options = job(tmp_path, harmed, repair_sections="fill", model="median:radius=0,0,0")
+    assert enhance(**options | {"roi": "0:4,0:8,0:8"}).done
+    monkeypatch.setattr(SectionView, "read", lambda *_: pytest.fail("sections are read again"))
+    monkeypatch.setattr(resolve, "grey_limits", lambda *_: pytest.fail("grey values are measured again"))
+    assert made(options)[5].any()

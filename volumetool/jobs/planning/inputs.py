@@ -173,8 +173,10 @@ def section_statistics(
     """
     table, survey = _table(inputs, existing, observer)
     if inputs.job.repair_sections is not None and table.quality is None:
+        known = existing is not None and existing.spec.lattice.shape[0] == inputs.level.shape[0]
+        quality = existing.spec.statistics.quality if existing is not None and known else None
         view = SectionView(inputs.volume, inputs.job.level, nodata_of(inputs.job, inputs.volume))
-        table = replace(table, quality=_quality(view, observer))
+        table = replace(table, quality=quality or _quality(view, observer))
     return table, survey
 
 

@@ -242,6 +242,7 @@ def _resolve(
     notes += check_gate(job.gate, card, gate)
     check_dtype(job, inputs.dtype, _window(inputs, statistics))
     spec = _spec(inputs, engine.numerics, statistics, lattice, box, levels)
+    spec = spec.model_copy(update={"repair": _repair(inputs, statistics, existing)})
     if card.matching is not None:
         spec = spec.model_copy(update={"curves": section_curves(inputs, card.matching, spec, existing, observer)})
     notes += (card.caution,) if card.caution else ()
@@ -374,15 +375,17 @@ def _spec(
         reference=card.reference,
         spares=card.spares,
         trust=inputs.trust,
-        repair=_repair(inputs, statistics),
     )
 
 
-def _repair(inputs: Inputs, statistics: Statistics) -> SectionRepair | None:
+def _repair(inputs: Inputs, statistics: Statistics, existing: Plan | None) -> SectionRepair | None:
     job, quality = inputs.job, statistics.quality
     if job.repair_sections is None or quality is None:
         return None
     bad = tuple(tuple(quality.bad(channel)) for channel in range(inputs.channels))
+    earlier = None if existing is None else existing.spec.repair
+    if earlier is not None and earlier.bad == bad:
+        return earlier.model_copy(update={"mode": job.repair_sections})
     known = inputs.operation.card.normalisation.kind == "percentiles"  # other tables do not say where black and white are
     grey = None if known or not any(bad) else grey_limits(inputs.volume, job.level, nodata_of(job, inputs.volume))
     return SectionRepair(mode=job.repair_sections, bad=bad, grey=grey)
