@@ -86,10 +86,12 @@ def test_rates_come_from_medians() -> None:
 
 def test_operations_are_those_of_the_convolutions() -> None:
     """A 3 x 3 convolution from c to d channels takes 18 c d operations a voxel: counted by hand for a network of one level."""
-    width, scale, voxels = 4, (1, 2, 2), 16 * 24
+    width, scale, voxels = 4, (1, 1, 1), 16 * 24
     config = UNetConfig(width=width, scale=scale, pools=())
-    model = Model(load_model("em-x2").card.model_copy(update={"architecture": config}), "one level", UNet(config).state_dict())
-    by_hand = 18 * voxels * (width + 2 * width**2 + 4 * width)  # stem, the bottom's two, head
+    model = Model(
+        load_model("em-denoise").card.model_copy(update={"architecture": config}), "one level", UNet(config).state_dict()
+    )
+    by_hand = 18 * voxels * (width + 2 * width**2 + width)  # stem, the bottom's two, head
     assert count_operations(NetworkOperation(model), (1, 16, 24)) == by_hand
     assert count_operations(NetworkOperation(model), (1, 32, 24)) == 2 * by_hand
 

@@ -156,10 +156,10 @@ def test_a_client_that_has_gone_is_not_computed_for(served: Any, monkeypatch: py
     engine = served.opened.basis.engine
     may, begun, predict = threading.Event(), threading.Event(), engine.predict
 
-    def wait(patches: Any) -> Any:
+    def wait(patches: Any, *places: Any) -> Any:
         begun.set()
         assert may.wait(PATIENCE)
-        return predict(patches)
+        return predict(patches, *places)
 
     monkeypatch.setattr(engine, "predict", wait)
     first = threading.Thread(target=httpx.get, args=(f"{served.url}/0/c/0/0/0",), kwargs={"timeout": PATIENCE})

@@ -149,7 +149,8 @@ def test_a_dry_run_writes_the_table_that_is_not_there_and_the_run_takes_it(stack
     [
         (("ok", "lost"), ("section 0", "'lost' is no verdict", "blank, damaged")),
         (("noise", "NOISE"), ()),
-        (("0.5,ok", "nan,ok"), ("section 0", "a figure is nan")),
+        (("0.5,ok", "nan,ok"), ("section 0", "correlation is 'nan'")),
+        ((",ok", ""), ("section 0", "'' is no verdict")),
     ],
 )
 def test_a_table_with_a_wrong_verdict_is_refused_and_columns_of_figures_may_be_left_out(

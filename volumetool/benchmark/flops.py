@@ -63,7 +63,7 @@ def product_rate(device: torch.device, precision: str) -> float:
     float
         Operations per second, of the fastest of some products.
     """
-    side = SIDES.get(device.type, SIDES["cuda"])
+    side = SIDES["cpu" if device.type == "cpu" else "cuda"]
     matrix = torch.rand((side, side), generator=torch.Generator().manual_seed(0)).to(device, getattr(torch, precision))
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32

@@ -93,17 +93,16 @@ class SectionQuality:
         verdicts: list[list[Verdict]] = [["ok"] * shape[1] for _ in range(shape[0])]
         for row in rows:
             channel, z = int(row["channel"]), int(row["z"])
-            known = [verdict for verdict in VERDICTS if verdict == row[VERDICT].strip().lower()]
+            where = f"channel {channel}, section {z}"
+            told = row[VERDICT] or ""  # None in a row that is cut short
+            known = [verdict for verdict in VERDICTS if verdict == told.strip().lower()]
+            if not known:
+                raise ValueError(f"{where}: {told!r} is no verdict; they are {', '.join(VERDICTS)}")
+            verdicts[channel][z] = known[0]
             for name in FIGURES:
                 figures[name][channel, z] = float(row.get(name) or 0)
-            if not known or not all(np.isfinite(values[channel, z]) for values in figures.values()):
-                wrong = (
-                    f"{row[VERDICT]!r} is no verdict; they are {', '.join(VERDICTS)}"
-                    if not known
-                    else "a figure is nan or infinite"
-                )
-                raise ValueError(f"channel {channel}, section {z}: {'a figure is nan or infinite' if known else wrong}")
-            verdicts[channel][z] = known[0]
+                if not np.isfinite(figures[name][channel, z]):
+                    raise ValueError(f"{where}: {name} is {row[name]!r}, not a finite number")
         return cls.of(tuple(map(tuple, verdicts)), figures)
 
     def cells(self, channel: int, z: int) -> tuple[str, ...]:
