@@ -466,3 +466,20 @@ def test_a_run_whose_only_worker_is_refused_ends_with_the_reason(options: Option
     ):
         list(dask_driver.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
     assert caught.value.code == "cluster.other-version"
+
+
+def test_a_run_whose_last_worker_that_was_not_refused_is_gone_ends_and_says_so(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = prepared(options)
+    monkeypatch.setattr(dask_driver, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(dask_driver, "FORSAKEN_LOOKS", 5)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        dask_driver.connect(cluster) as client,
+    ):
+        driver = dask_driver.ThroughDask(client, plan)
+        driver._refused.update(client.scheduler_info()["workers"])
+        with pytest.raises(ClusterError, match="the last worker that was not refused is gone") as caught:
+            list(driver.records(RegionQueue(plan, open_ledger(plan))))
+    assert (caught.value.code, caught.value.exit_code) == ("cluster.lost", 75)

@@ -298,7 +298,7 @@ class ThroughDask:
         self._refused.intersection_update(workers)
         gone = set(self._assignment.workers) - set(workers)
         self._deaths += len(gone) + self._see_to({str(worker["name"]) for worker in workers.values()})
-        self._forsaken = 0 if workers else self._forsaken + 1
+        self._forsaken = 0 if workers.keys() - self._refused else self._forsaken + 1
         self._see(workers)
         if self._deaths >= DEATHS_IN_A_ROW:
             raise ClusterError(
@@ -310,7 +310,8 @@ class ThroughDask:
         if self._forsaken >= FORSAKEN_LOOKS:
             raise ClusterLostError(
                 "cluster.lost",
-                f"the last worker is gone, and for {FORSAKEN_LOOKS * LOOK_SECONDS / 60:.0f} minutes none has come",
+                f"the last worker{' that was not refused' if self._refused else ''} is gone, and for "
+                f"{FORSAKEN_LOOKS * LOOK_SECONDS / 60:.0f} minutes none has come",
                 hint="start workers, and run the same command to go on; what was finished is kept",
             )
 
