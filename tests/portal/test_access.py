@@ -97,6 +97,11 @@ def test_a_form_is_bounded_whatever_it_says(house: House) -> None:
     assert Visitor(house.url).ask("POST", "/login", {"name": "a" * LONGEST_FORM}).status_code == 413
     chunked = httpx.post(f"{house.url}/login", content=iter([body]), headers={"origin": house.url}, timeout=60)
     assert chunked.status_code == 413
+    assert Visitor(house.url).ask("POST", "/login", {f"field{n}": "" for n in range(101)}).status_code == 413
+
+
+def test_a_number_that_no_database_holds_is_no_login(house: House) -> None:
+    assert house.admin.send(f"/account/logins/{2**63}/end").status_code == 404
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])

@@ -125,6 +125,8 @@ def test_after_ten_wrong_passwords_the_right_one_waits_too(house: House) -> None
 
     assert {try_once("wrong").status_code for _ in range(10)} == {403}
     assert try_once(PASSWORD).status_code == 403
+    refused = [deed for deed in house.database.deeds() if (deed.what, deed.target) == ("password refused", "lena")]
+    assert len(refused) == 10  # what is not even tried is not kept, or anybody could fill the database
 
 
 def test_what_people_do_stands_in_the_audit_log(house: House) -> None:

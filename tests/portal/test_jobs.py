@@ -24,8 +24,9 @@ import volumetool as vt
 from volumetool.portal import supervisor
 from volumetool.portal.accounts import hash_password
 from volumetool.portal.queries import ALIVE, CANCELLED, COMPLETE, FAILED, PLANNED, QUEUED, RUNNING, Database, now
+from volumetool.portal.serve import serve
 from volumetool.portal.settings import PortalSettings, make_folder
-from volumetool.portal.supervisor import ATTEMPTS, Supervisor
+from volumetool.portal.supervisor import ATTEMPTS, READY, Supervisor
 from volumetool.portal.tables import PortalJob
 
 
@@ -249,3 +250,52 @@ def test_the_quota_is_told_where_it_stops_a_job(house: House) -> None:
     answer = visitor.send(f"/jobs/{job}/start")
     assert answer.status_code == 409
     assert "more than is left to you" in answer.text
+
+
+def test_a_preview_of_a_model_that_is_chosen_by_itself_shows_all_that_fit(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[list[str]] = []
+    monkeypatch.setattr(supervisor, "_told", lambda command, _: told.append(command))
+    job = queue.job(queue.add(queue.account("ann"), "j", start=False))
+    job.options = {"model": "auto", "voxel_size": "30,8,8"}
+    queue.supervisor.draw(job, "preview")
+    _wait(lambda: queue.supervisor.drawn("j", "preview") == READY)
+    assert [word for word in told[0] if word.startswith("--model")] == []
+    assert "--voxel-size=30,8,8" in told[0]
+
+
+def test_a_job_that_cannot_be_started_fails_and_the_next_one_runs(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs(monkeypatch, 'print(\'{"kind": "run", "complete": true}\')')
+    account = queue.account("ann")
+    queue.add(account, "first")
+    queue.supervisor.folder("first").parent.mkdir(exist_ok=True)
+    queue.supervisor.folder("first").write_text("in the way")
+    second = queue.add(account, "second")
+    assert queue.wait(second, lambda job: job.state == COMPLETE).reason is None
+    assert queue.job("first").state == FAILED
+    assert "could not be started" in (queue.job("first").reason or "")
+    queue.supervisor.folder("first").unlink()
+
+
+def test_the_supervisor_goes_on_after_an_error(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+
+    def turn() -> None:
+        turns.append(1)
+        raise OSError(28, "no room")
+
+    monkeypatch.setattr(supervisor, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(queue.supervisor, "turn", turn)
+    with queue.supervisor:
+        _wait(lambda: len(turns) > 2)
+
+
+def test_links_for_the_first_account_end_with_the_next_start(tmp_path: Path) -> None:
+    settings = PortalSettings(**settings_of(tmp_path))
+    with serve(settings) as served:
+        former = (served.invitation or "").rpartition("/")[2]
+    with serve(settings) as served:
+        link = served.invitation or ""
+        assert Visitor(served.url).get(f"/join/{former}").status_code == 404
+        assert Visitor(served.url).get(link.removeprefix(served.url)).status_code == 200

@@ -54,7 +54,6 @@ def log_in(visit: Visit) -> Response:
     name, password = visit.form.get("name", "").strip().lower(), visit.form.get("password", "")
     found = _checked(visit, name, password)
     if found is None:
-        visit.note("login refused", name)
         return visit.show("login.html", 403, wrong=WRONG)
     answer = go_to("/")
     _set_cookie(answer, begin_login(visit.database, found, visit.request.headers.get("user-agent", "")))
@@ -64,9 +63,12 @@ def log_in(visit: Visit) -> Response:
 
 def _checked(visit: Visit, name: str, password: str) -> Account | None:
     tries = visit.portal.tries
-    found = check_password(visit.database, name, password) if tries.are_left(visit.address, name) else None
+    if not tries.are_left(visit.address, name):
+        return None  # neither counted nor noted: who goes on trying fills no memory and no database
+    found = check_password(visit.database, name, password)
     if found is None:
         tries.count(visit.address, name)
+        visit.note("password refused", name)
     return found
 
 

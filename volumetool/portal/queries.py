@@ -115,6 +115,11 @@ class Database:
             session.execute(delete(Invitation).where(Invitation.ends < now()))
             session.add(Invitation(token=token, role=role, ends=now() + timedelta(days=self._settings.invitation_days)))
 
+    def withdraw_invitations(self) -> None:
+        """End all invitations."""
+        with self._writing() as session:
+            session.execute(delete(Invitation))
+
     def invitation(self, token: str) -> Invitation | None:
         """Return an invitation that has not ended, by the hash of its token."""
         with self._reading() as session:

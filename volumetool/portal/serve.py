@@ -52,7 +52,13 @@ def serve(settings: PortalSettings) -> Iterator[Served]:
         port = int(bound.getsockname()[1])
         url = (settings.url or base_url(settings.host, port)).rstrip("/")
         with supervisor, Serving(build_portal(make_portal(settings, database, supervisor, port)), bound):
-            yield Served(url, None if database.has_admin() else f"{url}/join/{invite(database, 'admin')}")
+            yield Served(url, None if database.has_admin() else f"{url}/join/{_invite_first(database)}")
+
+
+def _invite_first(database: Database) -> str:
+    """Return the token for the first administrator; links that former starts printed end."""
+    database.withdraw_invitations()
+    return invite(database, "admin")
 
 
 @contextmanager

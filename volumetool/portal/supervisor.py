@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -32,6 +33,8 @@ from volumetool.portal.queries import (
 from volumetool.portal.settings import PortalSettings
 from volumetool.portal.tables import PortalJob
 from volumetool.process import Process, process_of
+
+_log = logging.getLogger(__name__)
 
 OUTPUT = "output.zarr"
 LOG, RESULT = "log.txt", "result.json"
@@ -84,7 +87,10 @@ class Supervisor:
 
     def _work(self) -> None:
         while not self._ending.is_set():
-            self.turn()
+            try:
+                self.turn()
+            except Exception:  # noqa: BLE001  (a full disk or a locked database passes; without this thread no job would start)
+                _log.exception("jobs could not be looked after; this is tried again")
             self._ending.wait(POLL_SECONDS)
 
     def turn(self) -> None:
@@ -138,7 +144,8 @@ class Supervisor:
     def _draw(self, job: PortalJob, page: str) -> None:
         file = self.page(job.id, page)
         if page == "preview":
-            command = [*_volumetool("try", job.options), "--json", "--", job.input, str(file)]
+            options = {name: value for name, value in job.options.items() if (name, value) != ("model", "auto")}  # all that fit
+            command = [*_volumetool("try", options), "--json", "--", job.input, str(file)]
         else:
             command = [*_volumetool("status", {}), f"--report={file}", "--json", "--", str(self.folder(job.id) / OUTPUT)]
         try:
@@ -146,16 +153,28 @@ class Supervisor:
                 file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _told(command, _PAGE_SECONDS)
             self._drawn[job.id, page] = READY
-        except (VolumetoolError, OSError) as error:
+        except (VolumetoolError, OSError, ValueError) as error:
             self._drawn[job.id, page] = str(error)
 
     def _start(self, job: PortalJob) -> bool:
         if not self._database.change(job.id, (QUEUED,), state=RUNNING, attempts=job.attempts + 1, began=now(), process=None):
             return False
+        try:
+            child = self._spawn(job)
+        except OSError as error:
+            reason = f"It could not be started: {error}. Ask the operator, then start it again."
+            self._database.change(job.id, ALIVE, state=FAILED, reason=reason, ended=now())
+            return False
+        self._children[job.id] = child
+        process = process_of(child.pid)
+        self._database.change(job.id, ALIVE, process=None if process is None else json.dumps(asdict(process)))
+        return True
+
+    def _spawn(self, job: PortalJob) -> subprocess.Popen[bytes]:
         folder = self.folder(job.id)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (folder / RESULT).open("wb") as result, (folder / LOG).open("ab") as log:
-            child = subprocess.Popen(  # noqa: S603  (this program, with options from a list)
+            return subprocess.Popen(  # noqa: S603  (this program, with options from a list)
                 _enhance(job.input, folder / OUTPUT, job.options),
                 stdin=subprocess.DEVNULL,
                 stdout=result,
@@ -163,10 +182,6 @@ class Supervisor:
                 cwd=folder,
                 start_new_session=True,  # Ctrl-C ends the portal, not its jobs
             )
-        self._children[job.id] = child
-        process = process_of(child.pid)
-        self._database.change(job.id, ALIVE, process=None if process is None else json.dumps(asdict(process)))
-        return True
 
     def _still_runs(self, job: PortalJob) -> bool:
         if (child := self._children.get(job.id)) is not None and child.poll() is not None:

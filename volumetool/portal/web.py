@@ -32,6 +32,9 @@ COOKIE = "__Host-volumetool"
 LONGEST_FORM = 2**16
 """Bytes of a form."""
 
+MOST_FIELDS = 100
+"""Fields of a form."""
+
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -200,7 +203,11 @@ def page(portal: Portal, handler: Handler, role: str | None) -> Endpoint:
     """
 
     async def endpoint(request: Request) -> Response:
-        form = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=100))
+        body = (await request.body()).decode("utf-8", "replace")
+        try:
+            form = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=MOST_FIELDS))
+        except ValueError:
+            return JSONResponse({"error": f"a form has at most {MOST_FIELDS} fields"}, 413)
         return await asyncio.to_thread(_answer, handler, role, Visit(portal, request, form, *_who(portal, request)))
 
     return endpoint
@@ -236,6 +243,8 @@ def _admit(visit: Visit, role: str | None) -> Response | None:
             return go_to("/login")
         if ROLES.index(visit.account.role) < ROLES.index(role):
             raise Refused(404, "There is nothing here.")
+    if any(isinstance(number, int) and number >= 2**63 for number in visit.request.path_params.values()):
+        raise Refused(404, "There is nothing here.")  # databases hold no such number
     if visit.request.method == "POST" and visit.login is not None:
         told = visit.form.get("form_token", "")
         if not secrets.compare_digest(told.encode(), visit.login.form_token.encode()):
