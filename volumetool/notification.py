@@ -92,6 +92,10 @@ def notify(target: str, record: dict[str, Any]) -> str | None:
         try:
             _deliver(target, shown)
             failed.clear()
+        except subprocess.CalledProcessError as error:  # its text holds the whole command, which may be a secret
+            failed[:] = [f"the program ends with {error.returncode}"]
+        except subprocess.TimeoutExpired:
+            pass
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             failed[:] = [printable(redact(str(error).replace(target, target_name(target)))) or type(error).__name__]
 

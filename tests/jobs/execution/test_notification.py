@@ -174,6 +174,15 @@ def test_a_command_gets_the_record_on_its_stdin_and_no_shell_reads_it(tmp_path: 
     assert rest == "$(touch no)"
 
 
+@pytest.mark.parametrize("program", ["import sys; sys.exit(3)", "import time; time.sleep(9)"])
+def test_a_command_that_fails_is_named_without_its_arguments(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notification, "SECONDS", 0.3)
+    why = notify(f"exec:{shlex.join([sys.executable, '-c', program, HIDDEN])}", {"state": "complete"})
+    assert why is not None
+    assert HIDDEN not in why
+    assert why.endswith(("the program ends with 3", "it took too long"))
+
+
 @pytest.mark.parametrize("target", ["/500", "/302", "nobody", "exec:false", "mailto:me@example.org"])
 def test_a_notification_that_fails_is_a_warning_that_names_no_secret_and_changes_nothing(
     target: str, job: dict[str, Any], plain: str, hook: Any, monkeypatch: pytest.MonkeyPatch
