@@ -100,7 +100,8 @@ def _weights(path: Path, content: bytes) -> dict[str, Tensor]:
     try:
         found: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
-        why = str(error).strip().partition("\n")[0][:200]
+        named = re.search(r"GLOBAL ([\w.]{1,100})", str(error))  # torch's own words advise to load it all the same
+        why = named[1] if named else type(error).__name__
         raise unusable(path, f"it is no file of weights alone, and what else it holds could run code: {why}", HINT) from error
     if not isinstance(found, dict) or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in found.items()):
         raise unusable(path, "it holds no tensors by their names", HINT)
