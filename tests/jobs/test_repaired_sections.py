@@ -197,3 +197,9 @@ def test_a_job_that_goes_on_looks_at_no_section_again(stack: Voxels, tmp_path: P
     monkeypatch.setattr(SectionView, "read", lambda *_: pytest.fail("sections are read again"))
     monkeypatch.setattr(resolve, "grey_limits", lambda *_: pytest.fail("grey values are measured again"))
     assert made(options)[5].any()
+
+
+def test_a_filled_voxel_never_takes_the_value_that_means_no_data(tmp_path: Path) -> None:
+    voxels = np.multiply.outer([-9, -3, 7, 3, 9], np.ones((20, 20))).astype(np.int16)
+    filled = made(job(tmp_path, voxels, (2,), repair_sections="fill", model="median:radius=0,0,0", nodata=0))[2]
+    assert (filled == 1).all()  # the mean of -3 and 3 is 0

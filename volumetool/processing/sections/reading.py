@@ -114,7 +114,10 @@ def repair_voxels(
             known = valid[places].any(axis=0)
             first_known, other_known = (np.where(known, each, 0) for each in (one, other))
             made = interpolate(first_known, other_known, shares, origin, grey)
-            made = np.rint(made) if voxels.dtype.kind in "iu" else made
+            if voxels.dtype.kind in "iu":
+                made = np.rint(made)
+                if spec.nodata is not None:  # a voxel between two that hold data never takes the value that means none
+                    made[made == spec.nodata] += 1 if spec.nodata <= 0 else -1
             voxels[z - first] = np.where(known, made, voxels[places[0]]).astype(voxels.dtype)
         if absent is not None:
             absent[z - first] = absent[places].all(axis=0)
