@@ -241,7 +241,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         near = difflib.get_close_matches(name, model.model_fields, n=1)
         meant = f"; did you mean {near[0]}?" if problem["type"] == "extra_forbidden" and near else ""
         value = "" if problem["type"] == "missing" else f" = {_shown(problem['input'])}"  # the input is all that was given
-        lines.append(f"{name}{value}: {problem['msg'].removeprefix('Value error, ')}{meant}")
+        where = f"{name}{value}: " if name else ""  # of options that do not go together, the message names values itself
+        lines.append(f"{where}{problem['msg'].removeprefix('Value error, ')}{meant}")
     if error.error_count() > len(lines):
         lines.append(f"and {error.error_count() - len(lines)} more")
     return "\n".join(lines)

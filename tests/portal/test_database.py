@@ -47,3 +47,10 @@ def test_a_database_that_cannot_be_used_is_named_without_its_password(url: str) 
 def test_settings_that_are_unsafe_or_unknown_are_refused(given: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         read_settings(None, **given)
+
+
+def test_settings_that_do_not_go_together_are_refused_without_the_others(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read_settings(None, data=tmp_path, host="0.0.0.0", database="postgresql://u:sekret@h/x")  # noqa: S104
+    assert str(refused.value).startswith("host 0.0.0.0 is reached by others")
+    assert "sekret" not in str(refused.value)
