@@ -30,7 +30,7 @@ def points(runner: CrashRunner, job: Job) -> int:
 @pytest.mark.parametrize(
     ("job", "step", "least"),
     [
-        ("tiny", 20, 250),
+        ("tiny", 41, 250),
         pytest.param("small", 1, 250, marks=pytest.mark.slow),
         (("least", UNSHARDED | {"format": "ome-zarr-0.4"}), 60, 200),
         *(pytest.param(("least", UNSHARDED | {"format": name}), 3, 200, marks=pytest.mark.slow) for name in FORMATS),

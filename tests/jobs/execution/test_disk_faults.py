@@ -27,7 +27,7 @@ def assert_named(ended: Ended) -> None:
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("action", ["fail-before", "fail-after"])
 @pytest.mark.parametrize(
-    ("job", "step"), [("least", 37), pytest.param("least", 1, marks=pytest.mark.slow)], indirect=["job"], ids=["some", "all"]
+    ("job", "step"), [("least", 79), pytest.param("least", 1, marks=pytest.mark.slow)], indirect=["job"], ids=["some", "all"]
 )
 def test_any_operation_that_fails_once(runner: CrashRunner, job: Job, action: str, step: int) -> None:
     """Before it took effect, or after: of the input, the output and the records."""
@@ -69,7 +69,7 @@ def test_a_disk_that_fails_one_time_in_ten(runner: CrashRunner, job: Job, faults
 
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize(
-    ("job", "step"), [("least", 3), pytest.param("tiny", 1, marks=pytest.mark.slow)], indirect=["job"], ids=["some", "all"]
+    ("job", "step"), [("least", 7), pytest.param("tiny", 1, marks=pytest.mark.slow)], indirect=["job"], ids=["some", "all"]
 )
 def test_a_disk_that_stores_other_bytes_is_found_out_at_once(runner: CrashRunner, job: Job, step: int) -> None:
     """One bit of a shard: it is read back before it counts."""
@@ -98,7 +98,7 @@ def _is_shard(ended: Ended, number: int) -> bool:
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("fall", ["fall-short", "lie"])
 @pytest.mark.parametrize(
-    ("job", "step"), [("least", 40), pytest.param("least", 1, marks=pytest.mark.slow)], indirect=["job"], ids=["some", "all"]
+    ("job", "step"), [("least", 79), pytest.param("least", 1, marks=pytest.mark.slow)], indirect=["job"], ids=["some", "all"]
 )
 def test_reads_that_are_short_or_wrong_for_as_long_as_the_file_is_open(
     runner: CrashRunner, job: Job, fall: str, step: int

@@ -59,7 +59,7 @@ def wait_for(output: Path, regions: int, process: subprocess.Popen[str]) -> None
 STOPPING = [(signal.SIGHUP, 1), (signal.SIGUSR1, 1), (signal.SIGTERM, 2), (signal.SIGUSR2, 1), (signal.SIGTERM, 1)]
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(9)
 @pytest.mark.parametrize(("number", "workers"), STOPPING)
 def test_a_signal_to_stop_ends_a_job_that_then_goes_on(
     source: str, straight: str, tmp_path: Path, number: signal.Signals, workers: int
