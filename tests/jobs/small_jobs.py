@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from volumetool.events import Event, Observer, RegionEnded, ignore
 from volumetool.geometry import plan_levels
 from volumetool.jobs.job import make_job
+from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.planner import plan
+from volumetool.jobs.preparation import prepare
 from volumetool.jobs.records.plan_file import open_ledger
 from volumetool.jobs.run import RunResult
 from volumetool.jobs.run import run as run_plan
@@ -50,6 +52,13 @@ SMALL_3D: dict[str, Any] = SMALL | {
 
 ROOTS = ("zarr.json", ".zattrs", "attributes.json", "info")
 """Files that describe a volume, in one format or another."""
+
+
+def prepared(options: dict[str, Any]) -> Plan:
+    """Plan a job, and make its folder and output."""
+    decided = plan(make_job(**options))
+    prepare(decided)
+    return decided
 
 
 def noise(shape: tuple[int, ...], dtype: str = "uint8", seed: int = 0) -> Voxels:

@@ -17,7 +17,7 @@ import torch
 from crash_jobs import Job as CrashJob
 from crash_jobs import begin_anew
 from distributed import LocalCluster
-from small_jobs import Recording, digest, noise, run, shard_files, tree, write_input
+from small_jobs import Recording, digest, noise, prepared, run, shard_files, tree, write_input
 
 from volumetool.acquisition.config import WatchConfig
 from volumetool.acquisition.watch import watch
@@ -29,7 +29,6 @@ from volumetool.jobs.execution import worker as worker_module
 from volumetool.jobs.execution.worker import SOFTWARE, Worker
 from volumetool.jobs.job import Job, make_job
 from volumetool.jobs.plan import Plan
-from volumetool.jobs.preparation import prepare
 from volumetool.jobs.records.plan_file import plan_digest
 from volumetool.live_view.factory import open_live
 from volumetool.models import load_model
@@ -51,12 +50,6 @@ def local_only(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(LocalCluster, "__init__", watched)
     return seen
-
-
-def prepared(options: Options) -> Plan:
-    decided = plan(make_job(**options))
-    prepare(decided)
-    return decided
 
 
 def runtime(plan: Plan, digest_of_plan: str | None = None) -> str:
