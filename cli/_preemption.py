@@ -48,18 +48,18 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # Python lets no other thread hear signals
         yield
         return
-    told = False
+    told: Stopped | None = None
 
     def stop(number: int, _frame: FrameType | None) -> None:
         nonlocal told
-        if told:
+        if told is not None:
             os._exit(TRY_AGAIN)
-        told = True
+        told = Stopped(signal.Signals(number).name)
         _end_where_it_cannot_pass()
         grace = threading.Timer(GRACE_SECONDS, os._exit, (TRY_AGAIN,))
         grace.daemon = True
         grace.start()
-        raise Stopped(signal.Signals(number).name)
+        raise told
 
     def once_more(ignored: sys.UnraisableHookArgs) -> None:
         """Ask again where a signal came inside a callback, such as of weak references, out of which Python raises nothing."""
@@ -67,7 +67,7 @@ def stoppable() -> Iterator[None]:
         if not isinstance(ignored.exc_value, Stopped):
             unraisable(ignored)
             return
-        told = False
+        told = None
         number, main = signal.Signals[str(ignored.exc_value)], threading.main_thread().ident
         again = threading.Timer(AGAIN_SECONDS, signal.pthread_kill, (main, number))  # which wakes it, should it sleep
         again.daemon = True
@@ -78,6 +78,10 @@ def stoppable() -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
+    except Exception as error:
+        if told is not None:  # whatever was under way made this of it, such as a module of C++ that was being loaded
+            raise told from error
+        raise
     finally:
         sys.unraisablehook = unraisable
         for number, handler in before.items():

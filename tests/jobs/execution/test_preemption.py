@@ -112,6 +112,19 @@ def test_a_signal_inside_a_callback_of_the_interpreter_is_not_lost() -> None:
     assert (done.stdout, done.stderr) == ("SIGTERM\n", "")
 
 
+def test_a_signal_of_which_code_makes_another_error_stays_a_signal() -> None:
+    """As modules of C++ do while they are loaded: all that they tell is "initialization failed"."""
+    code = (
+        "import os, signal, time\nfrom volumetool.cli._preemption import Stopped, stoppable\n"
+        "def load():\n try:\n  os.kill(os.getpid(), signal.SIGHUP); time.sleep(20)\n"
+        " except BaseException:\n  raise ImportError('initialization failed') from None\n"
+        "try:\n with stoppable():\n  load()\n"
+        "except Stopped as stopped:\n print(stopped)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("SIGHUP\n", "")
+
+
 def test_a_signal_inside_code_of_cpp_that_no_exception_passes_ends_the_process_with_the_right_code() -> None:
     """As in a destructor: C++ would abort the process."""
     code = (
