@@ -28,13 +28,19 @@ def test_reading_one_array_again_and_again_leaves_nothing_behind(tmp_path: Path,
     array = ts.open(spec, create=True, dtype="uint8", shape=SHAPE + [1] * (driver == "neuroglancer_precomputed")).result()
     array[...] = 7
     read_part(array, (slice(0, 4), slice(0, 4)))
+    # Other threads of the process make objects, too: what reading keeps, it keeps in every round.
+    assert min(kept_by_reading(array) for _ in range(3)) < 10
+
+
+def kept_by_reading(array: Any) -> int:
+    """The number of objects that are there after thirty reads and were not before."""
     gc.collect()
     before = len(gc.get_objects())
     for z in range(0, 40, 4):
         for y in range(0, 12, 4):
             assert (read_part(array, (slice(z, z + 4), slice(y, y + 4))) == 7).all()
     gc.collect()
-    assert len(gc.get_objects()) - before < 10
+    return len(gc.get_objects()) - before
 
 
 def test_arrays_in_memory_are_told_apart() -> None:
