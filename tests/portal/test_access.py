@@ -10,7 +10,7 @@ import pytest
 from browsing import House, Visitor
 from starlette.routing import Route
 
-from volumetool.portal.pages import ROUTES
+from volumetool.portal.pages.routes import ROUTES
 from volumetool.portal.web import HEADERS, LONGEST_FORM
 
 PLACES = [(path.replace("{token}", "t").replace(":int", ""), method, role) for path, _, role, method in ROUTES]

@@ -33,7 +33,7 @@ def test_reading_one_array_again_and_again_leaves_nothing_behind(tmp_path: Path,
 
 
 def kept_by_reading(array: Any) -> int:
-    """The number of objects that are there after thirty reads and were not before."""
+    """Return how many objects are there after thirty reads that were not there before."""
     gc.collect()
     before = len(gc.get_objects())
     for z in range(0, 40, 4):

@@ -11,7 +11,7 @@ from typing import TextIO
 from volumetool.errors import ConfigError
 from volumetool.listening.gate import base_url
 from volumetool.portal.accounts import invite
-from volumetool.portal.pages import build_portal
+from volumetool.portal.pages.routes import build_portal
 from volumetool.portal.queries import Database
 from volumetool.portal.settings import PortalSettings, make_folder
 from volumetool.portal.supervisor import Supervisor

@@ -1,0 +1,1 @@
+"""The pages: what each form does, and what each page shows."""

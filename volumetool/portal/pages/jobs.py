@@ -1,0 +1,121 @@
+"""Pages on which jobs are watched, started, stopped and deleted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from volumetool.portal.queries import ALIVE, PLANNED, RESTING
+from volumetool.portal.supervisor import OUTPUT, PAGES, READY, log_of
+from volumetool.portal.tables import PortalJob
+from volumetool.portal.web import Refused, Visit, go_to
+from volumetool.units import show_bytes, show_duration
+
+SANDBOX = (
+    "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""For pages that bring their own script: the browser gives them an origin that nothing else has."""
+
+
+def show_jobs(visit: Visit) -> Response:
+    """Show the jobs that may be seen."""
+    found = visit.database.jobs(visit.sees())
+    return visit.show("jobs.html", jobs=found, left=visit.database.bytes_left(visit.who.id))
+
+
+def find_job(visit: Visit) -> PortalJob:
+    """Return the job of the path; another account's is none."""
+    found = visit.database.job(visit.request.path_params["job"], visit.sees())
+    if found is None:
+        raise Refused(404, "There is no such job.")
+    return found
+
+
+def show_job(visit: Visit) -> Response:
+    """Show what a job costs, how far it is, and what it said."""
+    job = find_job(visit)
+    return visit.show(
+        "job.html",
+        job=job,
+        state=_state(visit, job),
+        log=log_of(visit.portal.supervisor.folder(job.id)),
+        output=visit.portal.supervisor.folder(job.id) / OUTPUT,
+        can_start=job.state in RESTING,
+        can_stop=job.state in (*ALIVE, "queued"),
+        can_remove=job.state not in (*ALIVE, "queued"),
+    )
+
+
+def _state(visit: Visit, job: PortalJob) -> dict[str, Any]:
+    """Return where a job stands: its place in the queue from the database, the rest from its own folder."""
+    told: dict[str, Any] = {"id": job.id, "state": job.state, "percent": None, "left": None, "reason": job.reason}
+    told["pages"] = {name: visit.portal.supervisor.drawn(job.id, name) for name in PAGES}
+    if job.state != PLANNED and (found := visit.portal.supervisor.status(job.id)) is not None:
+        left = None if found.seconds_left is None or job.state not in ALIVE else show_duration(found.seconds_left)
+        told |= {"percent": found.percent, "left": left, "done": found.done, "regions": found.regions, "failed": found.failed}
+    return told
+
+
+def _page(visit: Visit) -> str:
+    if (name := visit.request.path_params["page"]) not in PAGES:
+        raise Refused(404, "There is nothing here.")
+    return str(name)
+
+
+def draw(visit: Visit) -> Response:
+    """Have a page about a job made."""
+    job, name = find_job(visit), _page(visit)
+    visit.portal.supervisor.draw(job, name)
+    visit.note(name, job.id)
+    return go_to(f"/jobs/{job.id}")
+
+
+def show_page(visit: Visit) -> Response:
+    """Show a page about a job: it brings its own script, and so is kept away from everything of this origin."""
+    job, name = find_job(visit), _page(visit)
+    if visit.portal.supervisor.drawn(job.id, name) != READY:
+        raise Refused(404, "This page has not been made.")
+    return FileResponse(
+        visit.portal.supervisor.page(job.id, name), headers={"Content-Security-Policy": SANDBOX}, media_type="text/html"
+    )
+
+
+def start(visit: Visit) -> Response:
+    """Queue a job, where there is room for it."""
+    job = find_job(visit)
+    if (missing := visit.database.start(job.id, job.account_id)) is not None:
+        raise Refused(409, f"Its output needs {show_bytes(missing)} more than is left to you. Remove older results first.")
+    visit.note("started", job.id)
+    return go_to(f"/jobs/{job.id}")
+
+
+def stop(visit: Visit) -> Response:
+    """Stop a job; what is finished is kept."""
+    job = find_job(visit)
+    visit.portal.supervisor.stop(job)
+    visit.note("stopped", job.id)
+    return go_to(f"/jobs/{job.id}")
+
+
+def remove(visit: Visit) -> Response:
+    """Delete a job and its results."""
+    job = find_job(visit)
+    if not visit.portal.supervisor.remove(job.id):
+        raise Refused(409, "It runs, or waits for its turn. Stop it first.")
+    visit.note("removed", job.id)
+    return go_to("/")
+
+
+def jobs_as_json(visit: Visit) -> Response:
+    """Answer with the jobs that may be seen."""
+    found = visit.database.jobs(visit.sees())
+    return JSONResponse(
+        {"jobs": [{"id": job.id, "state": job.state, "input": job.input, "account": who} for job, who in found]}
+    )
+
+
+def job_as_json(visit: Visit) -> Response:
+    """Answer with where a job stands."""
+    return JSONResponse(_state(visit, find_job(visit)))

@@ -1,0 +1,84 @@
+"""Pages on which a job is planned."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+from starlette.responses import Response
+
+from volumetool.errors import VolumetoolError
+from volumetool.models import list_models
+from volumetool.portal.queries import PLANNED, now
+from volumetool.portal.supervisor import OUTPUT, plan_job
+from volumetool.portal.tables import PortalJob
+from volumetool.portal.web import Refused, Visit, go_to
+
+
+def show_new(visit: Visit, wrong: str | None = None) -> Response:
+    """Show the form of a new job."""
+    roots = [str(root.path) for root in visit.portal.settings.roots if root.is_open_to(visit.who.name)]
+    models = [card.name for card in list_models()]
+    return visit.show("new.html", 422 if wrong else 200, roots=roots, models=models, form=visit.form, wrong=wrong)
+
+
+def plan(visit: Visit) -> Response:
+    """Plan a job: what it costs is known before it is started, and nothing is written."""
+    given = {name: visit.form.get(name, "").strip() for name in ("model", "voxel_size", "roi")}
+    options = {name: value for name, value in given.items() if value}
+    job = secrets.token_hex(8)
+    output = visit.portal.supervisor.folder(job) / OUTPUT
+    try:
+        place = _allowed(visit, visit.form.get("input", "").strip())
+        if options.get("model", "auto") not in {"auto", *(card.name for card in list_models())}:
+            raise Refused(422, "There is no such model here.")
+        told = plan_job(str(place), options, output)
+    except Refused as refused:
+        return show_new(visit, refused.reason)
+    except VolumetoolError as error:
+        return show_new(visit, str(error))
+    visit.database.add_plan(_planned(visit, job, str(place), options, told))
+    visit.note("planned", f"{job} {place}")
+    return go_to(f"/jobs/{job}")
+
+
+def _allowed(visit: Visit, text: str) -> Path:
+    """Return the volume of a path inside a root that is open to whoever asks; links that lead out of it are none."""
+    for root in visit.portal.settings.roots:
+        if not root.is_open_to(visit.who.name):
+            continue
+        try:
+            inside = root.path.resolve(strict=True)
+            found = Path(text).resolve(strict=True)
+        except (OSError, ValueError, RuntimeError):
+            continue
+        if Path(text).is_absolute() and found != inside and found.is_relative_to(inside):
+            return found
+    raise Refused(422, "There is no such volume in the folders that are open to you. Write its whole path.")
+
+
+def _planned(visit: Visit, job: str, place: str, options: dict[str, str], told: dict[str, Any]) -> PortalJob:
+    shape, estimates = told["spec"]["levels"][0]["shape"], told["estimates"]
+    shown = {
+        "model": told["model"],
+        "input": " x ".join(map(str, told["input_shape"])),
+        "voxels": " x ".join(f"{size:g}" for size in told["voxel_size"]),
+        "output": " x ".join(map(str, shape)),
+        "seconds": estimates["seconds"],
+        "objects": estimates["objects"],
+        "memory": estimates["worker_bytes"],
+        "notes": told["notes"],
+        "gate": told["gate"],
+    }
+    return PortalJob(
+        id=job,
+        account_id=visit.who.id,
+        input=place,
+        options=options,
+        state=PLANNED,
+        estimates=shown,
+        bytes=estimates["written_bytes"],
+        attempts=0,
+        asked=now(),
+    )

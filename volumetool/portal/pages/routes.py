@@ -1,0 +1,55 @@
+"""Which page answers where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from volumetool.portal.pages import accounts, jobs, new, people
+from volumetool.portal.web import Handler, Portal, Refused, Visit, guarded, page
+
+
+def nothing(visit: Visit) -> Response:  # noqa: ARG001
+    """Answer for a page that does not exist."""
+    raise Refused(404, "There is nothing here.")
+
+
+ROUTES: tuple[tuple[str, Handler, str | None, str], ...] = (
+    ("/", jobs.show_jobs, "user", "GET"),
+    ("/login", accounts.show_login, None, "GET"),
+    ("/login", accounts.log_in, None, "POST"),
+    ("/logout", accounts.log_out, "user", "POST"),
+    ("/join/{token}", accounts.show_invitation, None, "GET"),
+    ("/join/{token}", accounts.accept_invitation, None, "POST"),
+    ("/new", new.show_new, "user", "GET"),
+    ("/new", new.plan, "user", "POST"),
+    ("/jobs/{job}", jobs.show_job, "user", "GET"),
+    ("/jobs/{job}/start", jobs.start, "user", "POST"),
+    ("/jobs/{job}/stop", jobs.stop, "user", "POST"),
+    ("/jobs/{job}/remove", jobs.remove, "user", "POST"),
+    ("/jobs/{job}/pages/{page}", jobs.show_page, "user", "GET"),
+    ("/jobs/{job}/pages/{page}", jobs.draw, "user", "POST"),
+    ("/api/jobs", jobs.jobs_as_json, "user", "GET"),
+    ("/api/jobs/{job}", jobs.job_as_json, "user", "GET"),
+    ("/account", accounts.show_account, "user", "GET"),
+    ("/account/password", accounts.change_password, "user", "POST"),
+    ("/account/logins/{login:int}/end", accounts.end_login, "user", "POST"),
+    ("/people", people.show_people, "admin", "GET"),
+    ("/people/invite", people.invite_somebody, "admin", "POST"),
+    ("/people/{account:int}/disable", people.disable, "admin", "POST"),
+    ("/people/{account:int}/enable", people.enable, "admin", "POST"),
+    ("/{path:path}", nothing, None, "GET"),
+)
+"""Paths, what answers there, the least role that may ask (None: everybody), and the method."""
+
+
+def build_portal(portal: Portal) -> Any:
+    """Return the ASGI application of the portal's pages."""
+    made = [Route(path, page(portal, handler, role), methods=[method]) for path, handler, role, method in ROUTES]
+    static = Mount("/static", StaticFiles(directory=Path(__file__).parents[1] / "static"))
+    return guarded(portal, Starlette(routes=[static, *made]))

@@ -1,0 +1,38 @@
+"""The portal's database: every query that is made of it."""
+
+from __future__ import annotations
+
+from volumetool.portal.queries.accounts import AccountQueries
+from volumetool.portal.queries.connection import migrate, now
+from volumetool.portal.queries.deeds import DeedQueries
+from volumetool.portal.queries.jobs import (
+    ALIVE,
+    CANCELLED,
+    COMPLETE,
+    FAILED,
+    PLANNED,
+    QUEUED,
+    RESTING,
+    RUNNING,
+    STOPPING,
+    JobQueries,
+)
+
+__all__ = [
+    "ALIVE",
+    "CANCELLED",
+    "COMPLETE",
+    "FAILED",
+    "PLANNED",
+    "QUEUED",
+    "RESTING",
+    "RUNNING",
+    "STOPPING",
+    "Database",
+    "migrate",
+    "now",
+]
+
+
+class Database(AccountQueries, JobQueries, DeedQueries):
+    """The portal's database, brought up to this version's tables; each file of this folder has the queries of one subject."""

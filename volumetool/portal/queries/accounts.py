@@ -1,0 +1,147 @@
+"""Queries of accounts, invitations and logins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
+
+from volumetool.portal.queries.connection import Connection, now
+from volumetool.portal.tables import Account, Invitation, Login
+
+_SEEN = timedelta(minutes=1)
+"""A login's last request is written down once in so long."""
+
+
+class AccountQueries(Connection):
+    """Accounts, invitations by which they are made, and logins."""
+
+    def accounts(self) -> Sequence[Account]:
+        """Return all accounts, by name."""
+        with self._reading() as session:
+            return session.scalars(select(Account).order_by(Account.name)).all()
+
+    def account(self, name: str) -> Account | None:
+        """Return the account of a name that may log in."""
+        with self._reading() as session:
+            return session.scalar(select(Account).where(Account.name == name, ~Account.disabled))
+
+    def has_admin(self) -> bool:
+        """Return whether anybody can invite others."""
+        with self._reading() as session:
+            return session.scalar(select(Account.id).where(Account.role == "admin", ~Account.disabled)) is not None
+
+    def set_password(self, account: int, password: str) -> None:
+        """Replace a hash of a password; all logins of the account end."""
+        with self._writing() as session:
+            session.get_one(Account, account).password = password
+            session.execute(delete(Login).where(Login.account_id == account))
+
+    def disable(self, account: int, *, disabled: bool) -> bool:
+        """Let an account log in no more, or again; return whether there is one."""
+        with self._writing() as session:
+            if (found := session.get(Account, account)) is None:
+                return False
+            found.disabled = disabled
+            session.execute(delete(Login).where(Login.account_id == account))
+            return True
+
+    def invite(self, token: str, role: str) -> None:
+        """Keep the hash of an invitation's token."""
+        with self._writing() as session:
+            session.execute(delete(Invitation).where(Invitation.ends < now()))
+            session.add(Invitation(token=token, role=role, ends=now() + timedelta(days=self._settings.invitation_days)))
+
+    def withdraw_invitations(self) -> None:
+        """End all invitations."""
+        with self._writing() as session:
+            session.execute(delete(Invitation))
+
+    def invitation(self, token: str) -> Invitation | None:
+        """Return an invitation that has not ended, by the hash of its token."""
+        with self._reading() as session:
+            return session.scalar(select(Invitation).where(Invitation.token == token, Invitation.ends >= now()))
+
+    def accept(self, token: str, name: str, password: str) -> Account | None:
+        """Make an account of an invitation, once; None where the name is taken or the invitation is gone.
+
+        Parameters
+        ----------
+        token : str
+            Hash of the invitation's token.
+        name : str
+            Name of the account.
+        password : str
+            Hash of its password.
+        """
+        try:
+            with self._writing() as session:
+                found = session.scalar(
+                    select(Invitation).where(Invitation.token == token, Invitation.ends >= now()).with_for_update()
+                )
+                if found is None:
+                    return None
+                account = Account(name=name, role=found.role, password=password, created=now(), disabled=False)
+                session.add(account)
+                session.delete(found)
+            return account
+        except IntegrityError:
+            return None
+
+    def log_in(self, account: int, token: str, form_token: str, browser: str) -> None:
+        """Keep a login by the hash of its token.
+
+        Parameters
+        ----------
+        account : int
+            Whose it is.
+        token : str
+            Hash of its token.
+        form_token : str
+            What its forms hold.
+        browser : str
+            What the browser calls itself.
+        """
+        with self._writing() as session:
+            session.execute(delete(Login).where(Login.seen < self._idle_since()))
+            login = Login(
+                account_id=account, token=token, form_token=form_token, began=now(), seen=now(), browser=browser[:256]
+            )
+            session.add(login)
+
+    def login(self, token: str) -> tuple[Login, Account] | None:
+        """Return a login that has not ended, and whose it is, by the hash of its token."""
+        oldest = now() - timedelta(hours=self._settings.login_hours)
+        wanted = (
+            select(Login, Account)
+            .join(Account, Account.id == Login.account_id)
+            .where(Login.token == token, Login.began >= oldest, Login.seen >= self._idle_since(), ~Account.disabled)
+        )
+        with self._reading() as session:
+            found = session.execute(wanted).first()
+        if found is None:
+            return None
+        login, account = found
+        if login.seen < now() - _SEEN:
+            with self._writing() as session:
+                session.get_one(Login, login.id).seen = now()
+        return login, account
+
+    def logins(self, account: int) -> Sequence[Login]:
+        """Return an account's logins, the last one first."""
+        with self._reading() as session:
+            wanted = select(Login).where(Login.account_id == account, Login.seen >= self._idle_since())
+            return session.scalars(wanted.order_by(Login.seen.desc())).all()
+
+    def log_out(self, account: int, login: int) -> bool:
+        """End one of an account's logins; return whether there was one."""
+        with self._writing() as session:
+            found = session.scalar(select(Login).where(Login.id == login, Login.account_id == account))
+            if found is not None:
+                session.delete(found)
+            return found is not None
+
+    def _idle_since(self) -> datetime:
+        return now() - timedelta(minutes=self._settings.idle_minutes)

@@ -1,0 +1,91 @@
+"""The database: how it is opened, brought up to date, and what every query begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from volumetool.errors import ConfigError
+from volumetool.portal.settings import PortalSettings
+from volumetool.redaction import redact
+
+
+def now() -> datetime:
+    """Return the moment."""
+    return datetime.now(UTC)
+
+
+class Connection:
+    """The portal's database, brought up to this version's tables.
+
+    Parameters
+    ----------
+    settings : PortalSettings
+        Where it is, and how long logins last.
+
+    Raises
+    ------
+    ConfigError
+        ``config.database``: it cannot be opened, or its tables cannot be brought up to date.
+    """
+
+    def __init__(self, settings: PortalSettings) -> None:
+        self._settings = settings
+        try:
+            self.engine = _open(settings.database_url)
+            migrate(self.engine)
+        except (SQLAlchemyError, ImportError, ValueError) as error:
+            raise ConfigError(
+                "config.database",
+                f"the portal's database {redact(str(settings.database_url))} cannot be used: {redact(str(error))}",
+                hint="see `database` in the settings; of PostgreSQL the database itself and its user must be there",
+            ) from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        """Open a transaction that sees no other one's half: SQLite's own lock, or locks of rows, keep others out."""
+        with Session(self.engine.execution_options(immediate=True), expire_on_commit=False) as session, session.begin():
+            yield session
+
+
+def _open(url: str | URL) -> Engine:
+    engine = create_engine(url, pool_pre_ping=True)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # transactions are begun by `_begin_sqlite`
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON", "busy_timeout = 20000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Any) -> None:
+    immediate = connection.get_execution_options().get("immediate")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def migrate(engine: Engine, version: str = "head") -> None:
+    """Bring the tables of a database to a version, up or down."""
+    config = Config()
+    with resources.as_file(resources.files("volumetool.portal.migrations")) as scripts, engine.connect() as connection:
+        config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+        config.attributes["connection"] = connection
+        down = version != "head"
+        (command.downgrade if down else command.upgrade)(config, version)
