@@ -36,12 +36,22 @@ def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def invite(database: Database, role: str) -> str:
-    """Return the token of a new invitation, which is told once."""
+def invite(database: Database, role: str, name: str | None = None) -> str:
+    """Return the token of a new invitation, which is told once.
+
+    Parameters
+    ----------
+    database : Database
+        The portal's database.
+    role : str
+        Role of the account.
+    name : str, optional
+        Name of the account, where its owner does not choose it; one that is there gets another password.
+    """
     if role not in ROLES:
         raise ConfigError("config.option", f"{role!r} is no role", hint=f"choose one of {', '.join(ROLES)}")
     token = secrets.token_urlsafe(32)
-    database.invite(hash_token(token), role)
+    database.invite(hash_token(token), role, name)
     return token
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, MetaData, String, TypeDecorator
+from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, MetaData, String, TypeDecorator, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -35,7 +35,10 @@ class Table(DeclarativeBase):
 
 
 class Account(Table):
-    """Somebody who may log in. `role` is user, operator (sees all jobs) or admin (invites, too)."""
+    """Somebody who may log in. `role` is user, operator (sees all jobs) or admin (invites, too).
+
+    `mail` is told how jobs end; `mail_asked` will be, once the link with the token of this hash was used.
+    """
 
     __tablename__ = "accounts"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -44,16 +47,23 @@ class Account(Table):
     password: Mapped[str] = mapped_column(String(256))
     created: Mapped[datetime]
     disabled: Mapped[bool] = mapped_column(default=False)
+    mail: Mapped[str | None] = mapped_column(String(320))
+    mail_asked: Mapped[str | None] = mapped_column(String(320))
+    mail_token: Mapped[str | None] = mapped_column(String(64))
 
 
 class Invitation(Table):
-    """A link by which one account is made. The database knows the hash of its token alone."""
+    """A link by which one account is made, or gets another password. The database knows the hash of its token alone.
+
+    Where a `name` stands, the account has that one.
+    """
 
     __tablename__ = "invitations"
     id: Mapped[int] = mapped_column(primary_key=True)
     token: Mapped[str] = mapped_column(String(64), unique=True)
     role: Mapped[str] = mapped_column(String(16))
     ends: Mapped[datetime]
+    name: Mapped[str | None] = mapped_column(String(64))
 
 
 class Login(Table):
@@ -86,6 +96,7 @@ class PortalJob(Table):
     asked: Mapped[datetime]
     began: Mapped[datetime | None]
     ended: Mapped[datetime | None]
+    untold: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
 class Deed(Table):

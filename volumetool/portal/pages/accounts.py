@@ -13,7 +13,7 @@ from volumetool.portal.accounts import (
     join,
     why_not,
 )
-from volumetool.portal.tables import Account
+from volumetool.portal.tables import Account, Invitation
 from volumetool.portal.web import COOKIE, Refused, Visit, go_to
 
 WRONG = "Name or password is wrong, or there were too many tries. After ten wrong ones wait a quarter of an hour."
@@ -63,21 +63,26 @@ def log_out(visit: Visit) -> Response:
 
 def show_invitation(visit: Visit) -> Response:
     """Show the form by which an account is made."""
-    if visit.database.invitation(hash_token(visit.request.path_params["token"])) is None:
+    found = _invitation(visit)
+    return visit.show("join.html", wrong=None, name=found.name or "", fixed=found.name is not None, shortest=SHORTEST)
+
+
+def _invitation(visit: Visit) -> Invitation:
+    found = visit.database.invitation(hash_token(visit.request.path_params["token"]))
+    if found is None:
         raise Refused(404, "This invitation has ended, or was used. Ask an administrator for another one.")
-    return visit.show("join.html", wrong=None, name="", shortest=SHORTEST)
+    return found
 
 
 def accept_invitation(visit: Visit) -> Response:
     """Make the account of an invitation, and log it in."""
-    token, name = visit.request.path_params["token"], visit.form.get("name", "").strip().lower()
-    password = visit.form.get("password", "")
-    if visit.database.invitation(hash_token(token)) is None:
-        raise Refused(404, "This invitation has ended, or was used. Ask an administrator for another one.")
+    found, password = _invitation(visit), visit.form.get("password", "")
+    token, name = visit.request.path_params["token"], found.name or visit.form.get("name", "").strip().lower()
     wrong = why_not(name, password)
     made = None if wrong else join(visit.database, token, name, password)
     if made is None:
-        return visit.show("join.html", 422, wrong=wrong or f"The name {name} is taken.", name=name, shortest=SHORTEST)
+        shown = {"wrong": wrong or f"The name {name} is taken.", "name": name, "fixed": found.name is not None}
+        return visit.show("join.html", 422, **shown, shortest=SHORTEST)
     visit.database.note(made.name, "joined", made.role, visit.address)
     answer = go_to("/")
     _set_cookie(answer, begin_login(visit.database, made, visit.request.headers.get("user-agent", "")))

@@ -48,11 +48,34 @@ class AccountQueries(Connection):
             session.execute(delete(Login).where(Login.account_id == account))
             return True
 
-    def invite(self, token: str, role: str) -> None:
-        """Keep the hash of an invitation's token."""
+    def change_account(self, name: str, **fields: object) -> Account | None:
+        """Change role, address or `disabled` of an account; return it, None where there is none."""
+        with self._writing() as session:
+            found = session.scalar(select(Account).where(Account.name == name))
+            for field, value in fields.items() if found is not None else ():
+                setattr(found, field, value)
+            if found is not None and fields.get("disabled"):
+                session.execute(delete(Login).where(Login.account_id == found.id))
+            return found
+
+    def invite(self, token: str, role: str, name: str | None = None) -> None:
+        """Keep the hash of an invitation's token.
+
+        Parameters
+        ----------
+        token : str
+            Hash of its token.
+        role : str
+            Role of the account.
+        name : str, optional
+            Of the account, where its owner does not choose it. One that is there gets another password; former links end.
+        """
         with self._writing() as session:
             session.execute(delete(Invitation).where(Invitation.ends < now()))
-            session.add(Invitation(token=token, role=role, ends=now() + timedelta(days=self._settings.invitation_days)))
+            if name is not None:
+                session.execute(delete(Invitation).where(Invitation.name == name))
+            ends = now() + timedelta(days=self._settings.invitation_days)
+            session.add(Invitation(token=token, role=role, ends=ends, name=name))
 
     def withdraw_invitations(self) -> None:
         """End all invitations."""
@@ -65,7 +88,9 @@ class AccountQueries(Connection):
             return session.scalar(select(Invitation).where(Invitation.token == token, Invitation.ends >= now()))
 
     def accept(self, token: str, name: str, password: str) -> Account | None:
-        """Make an account of an invitation, once; None where the name is taken or the invitation is gone.
+        """Make an account of an invitation, or give it another password, once.
+
+        None where the name is taken or the invitation is gone.
 
         Parameters
         ----------
@@ -83,8 +108,14 @@ class AccountQueries(Connection):
                 )
                 if found is None:
                     return None
-                account = Account(name=name, role=found.role, password=password, created=now(), disabled=False)
-                session.add(account)
+                account = None
+                if found.name is not None and (account := session.scalar(select(Account).where(Account.name == found.name))):
+                    account.password = password
+                    session.execute(delete(Login).where(Login.account_id == account.id))
+                if account is None:
+                    name = found.name or name
+                    account = Account(name=name, role=found.role, password=password, created=now(), disabled=False)
+                    session.add(account)
                 session.delete(found)
             return account
         except IntegrityError:
