@@ -99,6 +99,34 @@ class PortalJob(Table):
     untold: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
+class Upload(Table):
+    """A file that somebody sends, or has sent. How much of it is there is its length on the disk, never here."""
+
+    __tablename__ = "uploads"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+    name: Mapped[str] = mapped_column(String(256))
+    length: Mapped[int] = mapped_column(BigInteger())
+    modified: Mapped[int] = mapped_column(BigInteger())
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    file: Mapped[str | None] = mapped_column(String(32))
+    facts: Mapped[dict[str, Any]]
+    voxel_size: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str | None]
+    touched: Mapped[datetime]
+
+
+class Share(Table):
+    """A link by which anybody may have the result of one job until it ends. The database knows the hash of its token alone."""
+
+    __tablename__ = "shares"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(String(64), unique=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    made: Mapped[datetime]
+    ends: Mapped[datetime]
+
+
 class Deed(Table):
     """A line of the audit log: who did what to what, from where."""
 

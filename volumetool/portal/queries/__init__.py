@@ -10,29 +10,38 @@ from volumetool.portal.queries.jobs import (
     CANCELLED,
     COMPLETE,
     FAILED,
+    LOOKED_AT,
     PLANNED,
     QUEUED,
+    RECEIVING,
+    REFUSED,
     RESTING,
     RUNNING,
     STOPPING,
-    JobQueries,
+    USABLE,
 )
+from volumetool.portal.queries.shares import ShareQueries
+from volumetool.portal.queries.uploads import UploadQueries
 
 __all__ = [
     "ALIVE",
     "CANCELLED",
     "COMPLETE",
     "FAILED",
+    "LOOKED_AT",
     "PLANNED",
     "QUEUED",
+    "RECEIVING",
+    "REFUSED",
     "RESTING",
     "RUNNING",
     "STOPPING",
+    "USABLE",
     "Database",
     "migrate",
     "now",
 ]
 
 
-class Database(AccountQueries, JobQueries, DeedQueries):
+class Database(AccountQueries, UploadQueries, ShareQueries, DeedQueries):
     """The portal's database, brought up to this version's tables; each file of this folder has the queries of one subject."""

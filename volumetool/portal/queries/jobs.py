@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from volumetool.portal.queries.connection import Connection
-from volumetool.portal.tables import Account, PortalJob
+from volumetool.portal.tables import Account, PortalJob, Share, Upload
 
 PLANNED, QUEUED, RUNNING, STOPPING = "planned", "queued", "running", "stopping"
 COMPLETE, FAILED, CANCELLED = "complete", "failed", "cancelled"
 """States of a job in the queue. How much of it is done is for its own folder to say."""
+
+RECEIVING, LOOKED_AT, USABLE, REFUSED = "receiving", "looked at", "ready", "refused"
+"""States of an upload: its bytes come; they are all there and looked at; it can be used; it is no volume, and deleted."""
 
 RESTING = (PLANNED, CANCELLED, FAILED)
 """States from which a job can be started, or started again."""
@@ -52,18 +55,20 @@ class JobQueries(Connection):
         with self._writing() as session:
             found = session.scalar(select(PortalJob).where(PortalJob.id == job, PortalJob.state.in_((*RESTING, COMPLETE))))
             if found is not None:
+                session.execute(delete(Share).where(Share.job_id == job))
                 session.delete(found)
             return found is not None
 
     def bytes_left(self, account: int) -> int:
-        """Return how many bytes of outputs an account may still ask for."""
+        """Return how many bytes of outputs and uploads an account may still ask for."""
         with self._reading() as session:
             return max(0, self._settings.quota - self._taken(session, account))
 
     @staticmethod
     def _taken(session: Session, account: int) -> int:
-        held = (PortalJob.account_id == account, PortalJob.state != PLANNED)
-        return int(session.scalar(select(func.coalesce(func.sum(PortalJob.bytes), 0)).where(*held)) or 0)
+        results = select(func.sum(PortalJob.bytes)).where(PortalJob.account_id == account, PortalJob.state != PLANNED)
+        uploads = select(func.sum(Upload.length)).where(Upload.account_id == account, Upload.state != REFUSED)
+        return int(session.scalar(results) or 0) + int(session.scalar(uploads) or 0)
 
     def jobs(self, account: int | None = None) -> Sequence[tuple[PortalJob, str]]:
         """Return the jobs of an account, or of all, with names of accounts, the last one first."""
