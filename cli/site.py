@@ -93,6 +93,7 @@ def serve(
     try:
         import alembic  # noqa: F401
         import argon2  # noqa: F401
+        import authlib  # noqa: F401
         import sqlalchemy  # noqa: F401
     except ImportError as error:
         raise ConfigError(

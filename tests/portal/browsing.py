@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,25 @@ class Visitor:
     url: str
     token: str | None = None
     forms: tuple[str | None, str] | None = None
+    others: dict[str, str] = field(default_factory=dict)
 
     def ask(self, method: str, path: str, form: dict[str, str] | None = None, **headers: str) -> httpx.Response:
         """Send a request; redirections are not followed."""
         sent = {"origin": self.url} if method == "POST" else {}
         if self.token is not None:
-            sent["cookie"] = f"{COOKIE}={self.token}"
+            sent["cookie"] = "; ".join(f"{name}={value}" for name, value in {COOKIE: self.token, **self.others}.items())
+        elif self.others:
+            sent["cookie"] = "; ".join(f"{name}={value}" for name, value in self.others.items())
         answer = httpx.request(
             method, self.url + path, data=form if method == "POST" else None, headers=sent | headers, timeout=60
         )
         for cookie in answer.headers.get_list("set-cookie"):
-            found = re.match(rf'{COOKIE}=("?)([^;"]*)\1;', cookie)
+            found = re.match(r'(__Host-[a-z-]+)=("?)([^;"]*)\2;', cookie)
             assert found is not None, cookie
-            self.token = found[2] or None
+            if found[1] == COOKIE:
+                self.token = found[3] or None
+            else:
+                self.others[found[1]] = found[3]
         return answer
 
     def get(self, path: str) -> httpx.Response:

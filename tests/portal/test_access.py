@@ -13,7 +13,7 @@ from starlette.routing import Route
 from volumetool.portal.pages.routes import ROUTES
 from volumetool.portal.web import HEADERS, LONGEST_FORM
 
-PLACES = [(path.replace("{token}", "t").replace(":int", ""), method, role) for path, _, role, method in ROUTES]
+PLACES = [(path.replace(":int", "").replace("{token}", "99999"), method, role) for path, _, role, method in ROUTES]
 
 
 def filled(path: str, job: str = "0123456789abcdef") -> str:
@@ -23,6 +23,7 @@ def filled(path: str, job: str = "0123456789abcdef") -> str:
         .replace("{page}", "report")
         .replace("{login}", "99999")
         .replace("{account}", "99999")
+        .replace("{identity}", "99999")
         .replace("{path:path}", "x")
     )
 

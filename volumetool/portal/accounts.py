@@ -16,6 +16,12 @@ from volumetool.portal.queries import Database
 from volumetool.portal.tables import Account
 
 ROLES = ("user", "operator", "admin")
+SCOPES = {"read": "read", "run": "read, and plan, start, stop and delete jobs"}
+"""What a program's token lets it do."""
+
+TOKEN = "volumetool-"  # noqa: S105  (how each begins)
+"""How a program's token begins, so that whoever finds one knows what it is."""
+
 SHORTEST = 12
 """Characters of a password (NIST SP 800-63B: length, no rules of composition)."""
 
@@ -55,10 +61,17 @@ def invite(database: Database, role: str, name: str | None = None) -> str:
     return token
 
 
-def why_not(name: str, password: str) -> str | None:
-    """Return what is wrong with a new account's name or password."""
+def why_no_name(name: str) -> str | None:
+    """Return what is wrong with a new account's name."""
     if not _NAME.fullmatch(name):
         return "A name has 2 to 32 letters a to z, digits, dots, dashes and underscores, and begins with a letter."
+    return None
+
+
+def why_not(name: str, password: str) -> str | None:
+    """Return what is wrong with a new account's name or password."""
+    if wrong := why_no_name(name):
+        return wrong
     if not SHORTEST <= len(password) <= 256:
         return f"A password has {SHORTEST} to 256 characters."
     if name in password.lower():
@@ -100,7 +113,7 @@ def check_password(database: Database, name: str, password: str) -> Account | No
     account = database.account(name)
     try:
         with _hashing:
-            _HASHER.verify(account.password if account else _NOBODY, password)
+            _HASHER.verify((account and account.password) or _NOBODY, password)
     except VerificationError:
         return None
     return account

@@ -13,6 +13,7 @@ from volumetool.configuration import Bytes, Positive, explain, read_options
 from volumetool.errors import ConfigError
 from volumetool.listening.gate import LOOPBACK, is_loopback
 from volumetool.paths import absolute_path
+from volumetool.portal.institution import Institution
 from volumetool.redaction import redact
 
 EVERYBODY = "everybody"
@@ -69,6 +70,15 @@ class PortalSettings(BaseModel):
     idle_minutes: Positive = Field(120, description="A login ends after so many minutes without a request.")
     login_hours: Positive = Field(72, description="A login ends after so many hours.")
     invitation_days: Positive = Field(7, description="An invitation ends after so many days.")
+    token_days: Positive = Field(366, description="A program's token ends after so many days at most.")
+    passwords: bool = Field(True, description="Whether accounts may have passwords; without, the institution's login is left.")
+    oidc: Institution | None = Field(None, description="The institution whose login is taken (OpenID Connect).")
+
+    @model_validator(mode="after")
+    def _some_way_in(self) -> PortalSettings:
+        if not self.passwords and self.oidc is None:
+            raise ValueError("passwords are off, and there is no oidc: nobody could log in; set one of them")
+        return self
 
     @model_validator(mode="after")
     def _reached_safely(self) -> PortalSettings:

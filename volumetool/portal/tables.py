@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, MetaData, String, TypeDecorator, false
+from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, MetaData, String, TypeDecorator, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -37,19 +37,46 @@ class Table(DeclarativeBase):
 class Account(Table):
     """Somebody who may log in. `role` is user, operator (sees all jobs) or admin (invites, too).
 
-    `mail` is told how jobs end; `mail_asked` will be, once the link with the token of this hash was used.
+    Without a password, the institution's login is the only way in. `mail` is told how jobs end; `mail_asked` will be, once the
+    link with the token of this hash was used.
     """
 
     __tablename__ = "accounts"
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(64), unique=True)
     role: Mapped[str] = mapped_column(String(16))
-    password: Mapped[str] = mapped_column(String(256))
+    password: Mapped[str | None] = mapped_column(String(256))
     created: Mapped[datetime]
     disabled: Mapped[bool] = mapped_column(default=False)
     mail: Mapped[str | None] = mapped_column(String(320))
     mail_asked: Mapped[str | None] = mapped_column(String(320))
     mail_token: Mapped[str | None] = mapped_column(String(64))
+
+
+class Identity(Table):
+    """Somebody, as an institution names them for ever: issuer and subject, never the address of mail."""
+
+    __tablename__ = "identities"
+    __table_args__ = (UniqueConstraint("issuer", "subject"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+    issuer: Mapped[str] = mapped_column(String(1024))
+    subject: Mapped[str] = mapped_column(String(255))
+    linked: Mapped[datetime]
+
+
+class ApiToken(Table):
+    """What a program shows in place of a login. `scope` is read or run. The database knows its hash alone."""
+
+    __tablename__ = "tokens"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+    token: Mapped[str] = mapped_column(String(64), unique=True)
+    name: Mapped[str] = mapped_column(String(64))
+    scope: Mapped[str] = mapped_column(String(16))
+    created: Mapped[datetime]
+    ends: Mapped[datetime]
+    used: Mapped[datetime | None]
 
 
 class Invitation(Table):

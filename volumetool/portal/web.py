@@ -15,10 +15,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from volumetool.errors import VolumetoolError
-from volumetool.listening.gate import accepted_hosts
+from volumetool.listening.gate import accepted_hosts, base_url
 from volumetool.portal.accounts import ROLES, Tries, hash_token
+from volumetool.portal.institution import Provider
+from volumetool.portal.limits import Limits, place_of
 from volumetool.portal.queries import Database
 from volumetool.portal.settings import PortalSettings
+from volumetool.portal.sign_ins import SignIns
 from volumetool.portal.supervisor import Supervisor
 from volumetool.portal.tables import Account, Login
 from volumetool.units import show_bytes, show_duration
@@ -28,6 +31,9 @@ _log = logging.getLogger(__name__)
 
 COOKIE = "__Host-volumetool"
 """Browsers take it from this origin alone, for this origin alone, and over TLS or loopback alone."""
+
+COMES_BACK = "/login/institution/callback"
+"""Where the institution sends browsers back."""
 
 LONGEST_FORM = 2**16
 """Bytes of a form."""
@@ -61,8 +67,14 @@ class Portal:
         Runs the jobs.
     hosts, origins : frozenset of str
         Accepted Host and Origin headers.
+    provider : Provider or None
+        The institution whose login is taken.
     tries : Tries
         Wrong passwords of the last minutes.
+    limits : Limits
+        What else was done in the last minutes.
+    sign_ins : SignIns
+        Browsers that were sent to the institution.
     """
 
     settings: PortalSettings
@@ -70,7 +82,10 @@ class Portal:
     supervisor: Supervisor
     hosts: frozenset[str]
     origins: frozenset[str]
+    provider: Provider | None = None
     tries: Tries = field(default_factory=Tries)
+    limits: Limits = field(default_factory=Limits)
+    sign_ins: SignIns = field(default_factory=SignIns)
 
 
 def make_portal(settings: PortalSettings, database: Database, supervisor: Supervisor, port: int) -> Portal:
@@ -93,16 +108,19 @@ def make_portal(settings: PortalSettings, database: Database, supervisor: Superv
         parts = urlsplit(settings.url)
         hosts |= {parts.netloc.lower()}
         origins |= {f"{parts.scheme}://{parts.netloc.lower()}"}
-    return Portal(settings, database, supervisor, hosts, origins)
+    url = (settings.url or base_url(settings.host, port)).rstrip("/")
+    provider = None if settings.oidc is None else Provider(settings.oidc, f"{url}{COMES_BACK}")
+    return Portal(settings, database, supervisor, hosts, origins, provider)
 
 
 class Refused(Exception):  # noqa: N818  (no fault of the program)
-    """A request that is answered with a status and a sentence."""
+    """A request that is answered with a status and a sentence; `headers` go with them."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.headers = dict(headers or {})
 
 
 @dataclass(frozen=True)
@@ -154,6 +172,11 @@ class Visit:
         """Return whose jobs may be seen: an account's number, None for all."""
         return self.who.id if self.who.role == "user" else None
 
+    def limit(self, kind: str, who: str | None = None) -> None:
+        """Count a deed of the account, or of the address where nobody is logged in; refuse it where there were too many."""
+        if wait := self.portal.limits.wait(kind, who or (self.account.name if self.account else place_of(self.address))):
+            raise Refused(429, f"There were too many of these. Try again in {wait} s.", {"Retry-After": str(wait)})
+
     def note(self, what: str, target: str = "") -> None:
         """Add a line to the audit log."""
         self.database.note(self.account.name if self.account else "-", what, target, self.address)
@@ -161,7 +184,12 @@ class Visit:
     def show(self, template: str, status: int = 200, **values: Any) -> Response:
         """Return a page."""
         text = _TEMPLATES.get_template(template).render(
-            account=self.account, form_token=self.login.form_token if self.login else "", version=__version__, **values
+            account=self.account,
+            form_token=self.login.form_token if self.login else "",
+            version=__version__,
+            institution=self.portal.settings.oidc.title if self.portal.settings.oidc else None,
+            passwords=self.portal.settings.passwords,
+            **values,
         )
         return HTMLResponse(text, status)
 
@@ -220,18 +248,21 @@ def _who(portal: Portal, request: Request) -> tuple[Login | None, Account | None
 
 
 def _answer(handler: Handler, role: str | None, visit: Visit) -> Response:
+    headers: dict[str, str] = {}
     try:
         return _admit(visit, role) or handler(visit)
     except Refused as refused:
-        status, reason = refused.status, refused.reason
+        status, reason, headers = refused.status, refused.reason, refused.headers
     except VolumetoolError as error:
         status, reason = 422, str(error)
     except Exception:  # noqa: BLE001  (the last resort: nobody should meet a traceback)
         _log.exception("%s %s", visit.request.method, visit.request.url.path)
         status, reason = 500, "This is a fault of the portal. The operator's log says more."
     if visit.asks_for_json:
-        return JSONResponse({"error": reason}, status)
-    return visit.show("message.html", status, title="This did not work", reason=reason)
+        return JSONResponse({"error": reason}, status, headers)
+    answer = visit.show("message.html", status, title="This did not work", reason=reason)
+    answer.headers.update(headers)
+    return answer
 
 
 def _admit(visit: Visit, role: str | None) -> Response | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from starlette.responses import Response
 
 from volumetool.portal.accounts import (
+    SCOPES,
     SHORTEST,
     begin_login,
     check_password,
@@ -13,10 +16,15 @@ from volumetool.portal.accounts import (
     join,
     why_not,
 )
+from volumetool.portal.limits import place_of
+from volumetool.portal.queries import now
 from volumetool.portal.tables import Account, Invitation
 from volumetool.portal.web import COOKIE, Refused, Visit, go_to
 
 WRONG = "Name or password is wrong, or there were too many tries. After ten wrong ones wait a quarter of an hour."
+
+RECENT = timedelta(minutes=15)
+"""A login that began within so long needs no other proof of who it is."""
 
 
 def show_login(visit: Visit) -> Response:
@@ -26,14 +34,54 @@ def show_login(visit: Visit) -> Response:
 
 def log_in(visit: Visit) -> Response:
     """Begin a login: the cookie is new, whatever the browser had."""
+    _need_passwords(visit)
     name, password = visit.form.get("name", "").strip().lower(), visit.form.get("password", "")
     found = _checked(visit, name, password)
     if found is None:
         return visit.show("login.html", 403, wrong=WRONG)
+    return admit(visit, found, "login")
+
+
+def admit(visit: Visit, account: Account, what: str, target: str = "") -> Response:
+    """Begin a login of an account, and end the one that this browser had.
+
+    Parameters
+    ----------
+    visit : Visit
+        The request.
+    account : Account
+        Who logs in.
+    what, target : str
+        For the audit log.
+    """
+    if visit.login is not None:
+        visit.database.log_out(visit.who.id, visit.login.id)
     answer = go_to("/")
-    _set_cookie(answer, begin_login(visit.database, found, visit.request.headers.get("user-agent", "")))
-    visit.database.note(found.name, "login", "", visit.address)
+    token = begin_login(visit.database, account, visit.request.headers.get("user-agent", ""))
+    answer.set_cookie(COOKIE, token, path="/", secure=True, httponly=True, samesite="lax")
+    visit.database.note(account.name, what, target, visit.address)
     return answer
+
+
+def _need_passwords(visit: Visit) -> None:
+    if not visit.portal.settings.passwords:
+        raise Refused(404, "There are no passwords here: log in with your institution.")
+
+
+def confirmation(visit: Visit) -> str:
+    """Return what proves that nobody else sits at this browser: its login is new, a password, or nothing."""
+    if visit.login is not None and visit.login.began >= now() - RECENT:
+        return "login"
+    return "password" if visit.who.password and visit.portal.settings.passwords else ""
+
+
+def confirm(visit: Visit) -> None:
+    """Refuse what would open another way into the account, unless it is proved who asks."""
+    how = confirmation(visit)
+    if not how:
+        raise Refused(403, "Your login is not of the last minutes. Log out and in again, then do this.")
+    if how == "password" and _checked(visit, visit.who.name, visit.form.get("password", "")) is None:
+        raise Refused(403, "The present password is wrong.")
 
 
 def _checked(visit: Visit, name: str, password: str) -> Account | None:
@@ -45,10 +93,6 @@ def _checked(visit: Visit, name: str, password: str) -> Account | None:
         tries.count(visit.address, name)
         visit.note("password refused", name)
     return found
-
-
-def _set_cookie(answer: Response, token: str) -> None:
-    answer.set_cookie(COOKIE, token, path="/", secure=True, httponly=True, samesite="lax")
 
 
 def log_out(visit: Visit) -> Response:
@@ -63,34 +107,54 @@ def log_out(visit: Visit) -> Response:
 
 def show_invitation(visit: Visit) -> Response:
     """Show the form by which an account is made."""
-    found = _invitation(visit)
-    return visit.show("join.html", wrong=None, name=found.name or "", fixed=found.name is not None, shortest=SHORTEST)
+    found = find_invitation(visit)
+    return show_join(visit, found)
 
 
-def _invitation(visit: Visit) -> Invitation:
+def find_invitation(visit: Visit) -> Invitation:
+    """Return the invitation of the path; who tries many that are none has to wait."""
+    place = f"invitation {place_of(visit.address)}"
+    if wait := visit.portal.limits.wait("absent", place, count=False):
+        raise Refused(429, f"There were too many of these. Try again in {wait} s.", {"Retry-After": str(wait)})
     found = visit.database.invitation(hash_token(visit.request.path_params["token"]))
     if found is None:
+        visit.portal.limits.wait("absent", place)
         raise Refused(404, "This invitation has ended, or was used. Ask an administrator for another one.")
     return found
 
 
+def show_join(visit: Visit, invitation: Invitation, name: str = "", wrong: str | None = None) -> Response:
+    """Show the forms of a new account, and what is wrong with what was sent.
+
+    Parameters
+    ----------
+    visit : Visit
+        The request.
+    invitation : Invitation
+        What is accepted.
+    name : str
+        What was chosen so far.
+    wrong : str, optional
+        What is wrong with it.
+    """
+    shown = {"name": invitation.name or name, "fixed": invitation.name is not None, "wrong": wrong, "shortest": SHORTEST}
+    return visit.show("join.html", 422 if wrong else 200, token=visit.request.path_params["token"], **shown)
+
+
 def accept_invitation(visit: Visit) -> Response:
     """Make the account of an invitation, and log it in."""
-    found, password = _invitation(visit), visit.form.get("password", "")
+    _need_passwords(visit)
+    found, password = find_invitation(visit), visit.form.get("password", "")
     token, name = visit.request.path_params["token"], found.name or visit.form.get("name", "").strip().lower()
     wrong = why_not(name, password)
     made = None if wrong else join(visit.database, token, name, password)
     if made is None:
-        shown = {"wrong": wrong or f"The name {name} is taken.", "name": name, "fixed": found.name is not None}
-        return visit.show("join.html", 422, **shown, shortest=SHORTEST)
-    visit.database.note(made.name, "joined", made.role, visit.address)
-    answer = go_to("/")
-    _set_cookie(answer, begin_login(visit.database, made, visit.request.headers.get("user-agent", "")))
-    return answer
+        return show_join(visit, found, name, wrong or f"The name {name} is taken.")
+    return admit(visit, made, "joined", made.role)
 
 
-def show_account(visit: Visit, wrong: str | None = None) -> Response:
-    """Show who is logged in where."""
+def show_account(visit: Visit, wrong: str | None = None, shown: str | None = None) -> Response:
+    """Show who is logged in where, identities of the institution, and programs; a new token once."""
     return visit.show(
         "account.html",
         422 if wrong else 200,
@@ -98,12 +162,19 @@ def show_account(visit: Visit, wrong: str | None = None) -> Response:
         this=visit.login.id if visit.login else 0,
         shortest=SHORTEST,
         wrong=wrong,
+        shown=shown,
+        tokens=visit.database.tokens(visit.who.id),
+        token_days=visit.portal.settings.token_days,
+        scopes=SCOPES,
+        identities=visit.database.identities(visit.who.id),
+        confirmed=confirmation(visit),
         left=visit.database.bytes_left(visit.who.id),
     )
 
 
 def change_password(visit: Visit) -> Response:
-    """Replace the password; all logins end, this one too."""
+    """Replace the password; all logins end, this one too, and the tokens of programs."""
+    _need_passwords(visit)
     name, new = visit.who.name, visit.form.get("new", "")
     if _checked(visit, name, visit.form.get("password", "")) is None:
         return show_account(visit, "The present password is wrong.")

@@ -10,8 +10,8 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from volumetool.portal.pages import accounts, jobs, new, people
-from volumetool.portal.web import Handler, Portal, Refused, Visit, guarded, page
+from volumetool.portal.pages import accounts, institution, jobs, new, people, tokens
+from volumetool.portal.web import COMES_BACK, Handler, Portal, Refused, Visit, guarded, page
 
 
 def nothing(visit: Visit) -> Response:  # noqa: ARG001
@@ -23,9 +23,12 @@ ROUTES: tuple[tuple[str, Handler, str | None, str], ...] = (
     ("/", jobs.show_jobs, "user", "GET"),
     ("/login", accounts.show_login, None, "GET"),
     ("/login", accounts.log_in, None, "POST"),
+    ("/login/institution", institution.begin, None, "POST"),
+    (COMES_BACK, institution.come_back, None, "GET"),
     ("/logout", accounts.log_out, "user", "POST"),
     ("/join/{token}", accounts.show_invitation, None, "GET"),
     ("/join/{token}", accounts.accept_invitation, None, "POST"),
+    ("/join/{token}/institution", institution.join, None, "POST"),
     ("/new", new.show_new, "user", "GET"),
     ("/new", new.plan, "user", "POST"),
     ("/jobs/{job}", jobs.show_job, "user", "GET"),
@@ -39,6 +42,10 @@ ROUTES: tuple[tuple[str, Handler, str | None, str], ...] = (
     ("/account", accounts.show_account, "user", "GET"),
     ("/account/password", accounts.change_password, "user", "POST"),
     ("/account/logins/{login:int}/end", accounts.end_login, "user", "POST"),
+    ("/account/identities", institution.link, "user", "POST"),
+    ("/account/identities/{identity:int}/end", institution.unlink, "user", "POST"),
+    ("/account/tokens", tokens.make_token, "user", "POST"),
+    ("/account/tokens/{token:int}/end", tokens.end_token, "user", "POST"),
     ("/people", people.show_people, "admin", "GET"),
     ("/people/invite", people.invite_somebody, "admin", "POST"),
     ("/people/{account:int}/disable", people.disable, "admin", "POST"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from volumetool.portal.queries.accounts import AccountQueries
 from volumetool.portal.queries.connection import migrate, now
 from volumetool.portal.queries.deeds import DeedQueries
+from volumetool.portal.queries.identities import IdentityQueries
 from volumetool.portal.queries.jobs import (
     ALIVE,
     CANCELLED,
@@ -43,5 +44,5 @@ __all__ = [
 ]
 
 
-class Database(AccountQueries, UploadQueries, ShareQueries, DeedQueries):
+class Database(AccountQueries, IdentityQueries, UploadQueries, ShareQueries, DeedQueries):
     """The portal's database, brought up to this version's tables; each file of this folder has the queries of one subject."""

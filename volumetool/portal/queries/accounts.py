@@ -9,7 +9,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
 from volumetool.portal.queries.connection import Connection, now
-from volumetool.portal.tables import Account, Invitation, Login
+from volumetool.portal.tables import Account, ApiToken, Identity, Invitation, Login
 
 _SEEN = timedelta(minutes=1)
 """A login's last request is written down once in so long."""
@@ -28,16 +28,22 @@ class AccountQueries(Connection):
         with self._reading() as session:
             return session.scalar(select(Account).where(Account.name == name, ~Account.disabled))
 
+    def is_taken(self, name: str) -> bool:
+        """Return whether an account has a name, whether it may log in or not."""
+        with self._reading() as session:
+            return session.scalar(select(Account.id).where(Account.name == name)) is not None
+
     def has_admin(self) -> bool:
         """Return whether anybody can invite others."""
         with self._reading() as session:
             return session.scalar(select(Account.id).where(Account.role == "admin", ~Account.disabled)) is not None
 
     def set_password(self, account: int, password: str) -> None:
-        """Replace a hash of a password; all logins of the account end."""
+        """Replace a hash of a password; all logins of the account end, and its programs' tokens."""
         with self._writing() as session:
             session.get_one(Account, account).password = password
             session.execute(delete(Login).where(Login.account_id == account))
+            session.execute(delete(ApiToken).where(ApiToken.account_id == account))
 
     def disable(self, account: int, *, disabled: bool) -> bool:
         """Let an account log in no more, or again; return whether there is one."""
@@ -87,10 +93,10 @@ class AccountQueries(Connection):
         with self._reading() as session:
             return session.scalar(select(Invitation).where(Invitation.token == token, Invitation.ends >= now()))
 
-    def accept(self, token: str, name: str, password: str) -> Account | None:
-        """Make an account of an invitation, or give it another password, once.
+    def accept(self, token: str, name: str, password: str | None, identity: tuple[str, str] | None = None) -> Account | None:
+        """Make an account of an invitation, or give it another password or identity, once.
 
-        None where the name is taken or the invitation is gone.
+        None where the name or the identity is taken, or the invitation is gone.
 
         Parameters
         ----------
@@ -98,8 +104,10 @@ class AccountQueries(Connection):
             Hash of the invitation's token.
         name : str
             Name of the account.
-        password : str
+        password : str or None
             Hash of its password.
+        identity : tuple of str, optional
+            Issuer and subject by which somebody logs in.
         """
         try:
             with self._writing() as session:
@@ -110,13 +118,18 @@ class AccountQueries(Connection):
                     return None
                 account = None
                 if found.name is not None and (account := session.scalar(select(Account).where(Account.name == found.name))):
-                    account.password = password
+                    account.password = password or account.password
                     session.execute(delete(Login).where(Login.account_id == account.id))
+                    session.execute(delete(ApiToken).where(ApiToken.account_id == account.id))
                 if account is None:
                     name = found.name or name
                     account = Account(name=name, role=found.role, password=password, created=now(), disabled=False)
                     session.add(account)
                 session.delete(found)
+                if identity is not None:
+                    session.flush()
+                    issuer, subject = identity
+                    session.add(Identity(account_id=account.id, issuer=issuer, subject=subject, linked=now()))
             return account
         except IntegrityError:
             return None
@@ -157,7 +170,8 @@ class AccountQueries(Connection):
         login, account = found
         if login.seen < now() - _SEEN:
             with self._writing() as session:
-                session.get_one(Login, login.id).seen = now()
+                if (kept := session.get(Login, login.id)) is not None:  # it may have been ended meanwhile
+                    kept.seen = now()
         return login, account
 
     def logins(self, account: int) -> Sequence[Login]:
