@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from alembic import op
 from argon2 import PasswordHasher
 
-revision = "0003"
-down_revision = "0002_facility"
+revision = "0004_identities"
+down_revision = "0003_uploads"
 
 
 def upgrade() -> None:
