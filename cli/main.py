@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import os
 import shutil
 import sys
 import traceback
-from typing import Annotated, Any, TextIO
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, TextIO, cast
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
+from typer.main import get_command
 from volumetool.cli import (
     bench,
     check,
@@ -81,7 +85,7 @@ app.add_typer(model.app, name="model")
 
 
 @app.callback(invoke_without_command=True)
-def _program(
+def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -93,6 +97,41 @@ def _program(
         print(__version__)
         raise typer.Exit
     speak(verbose, quiet, log_file)
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name. Each is made as it is asked for: to make all of them takes longer than many of them run."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+        self._names = [each.name for each in (*app.registered_commands, *app.registered_groups)]
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._made:
+            self._made[name] = _program_of(name).commands[name]
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(map(str, self._names))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _program_of(*names: str) -> TyperGroup:
+    """Return the program with some of its commands."""
+    part = copy.copy(app)
+    part.registered_commands = [each for each in app.registered_commands if each.name in names]
+    part.registered_groups = [each for each in app.registered_groups if each.name in names]
+    return cast("TyperGroup", get_command(part))
+
+
+def _program() -> TyperGroup:
+    program = _program_of()
+    program.commands = _Commands()  # type: ignore[assignment]  # nobody adds one
+    return program
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -120,7 +159,7 @@ def _run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         with stoppable():
-            code = app(arguments, standalone_mode=False) or 0
+            code = _program()(arguments, standalone_mode=False) or 0
         if code == INTERRUPTED:  # typer makes Ctrl-C an exit code
             raise KeyboardInterrupt
         return int(code)

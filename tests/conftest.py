@@ -6,7 +6,6 @@ import gc
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -20,6 +19,7 @@ from pathlib import Path
 import pytest
 from bucket_server import BucketServer, reach
 from hypothesis import HealthCheck, settings
+from ports import lasting_ports
 
 STARTUP = str(Path(__file__).with_name("startup"))
 
@@ -108,9 +108,7 @@ def endpoint() -> Iterator[str]:
     program = shutil.which("moto_server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if program is None:
         pytest.skip("moto_server is not on the PATH: pip install 'moto[server]'")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = lasting_ports(1)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([program, "-H", "127.0.0.1", "-p", str(port)], **quiet) as server:
         try:
@@ -120,9 +118,9 @@ def endpoint() -> Iterator[str]:
 
 
 def _answering(url: str) -> str:
-    for _ in range(300):
+    for _ in range(1200):
         try:
-            urllib.request.urlopen(url, timeout=1).close()  # noqa: S310  (a server on loopback)
+            urllib.request.urlopen(url, timeout=60).close()  # noqa: S310  (a server on loopback)
         except OSError:
             time.sleep(0.1)
         else:
@@ -135,7 +133,7 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     """Give the URL of an empty bucket."""
     name = f"bucket-{abs(hash(request.node.name))}"
     put = urllib.request.Request(f"{endpoint}/{name}", method="PUT")  # noqa: S310
-    urllib.request.urlopen(put, timeout=10).close()  # noqa: S310
+    urllib.request.urlopen(put, timeout=60).close()  # noqa: S310
     reach(endpoint, monkeypatch)
     return f"s3://{name}"
 

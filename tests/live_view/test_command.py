@@ -30,7 +30,7 @@ def test_one_command_shows_raw_beside_live_on_loopback_alone(volume: Path, tmp_p
             said = json.loads(process.stdout.readline())
             group = zarr.open_group(said["url"], mode="r")
             assert dict(group.attrs)["volumetool"]["fingerprint"] == said["fingerprint"]  # type: ignore[index,call-overload]
-            assert httpx.get(said["link"]).status_code == 200
+            assert httpx.get(said["link"], timeout=60).status_code == 200
             listening = [
                 each.laddr.ip for each in psutil.Process(process.pid).net_connections("tcp") if each.status == "LISTEN"
             ]
@@ -49,8 +49,8 @@ def test_the_page_shows_both_with_one_contrast(volume: Path) -> None:
         assert raw["shaderControls"] == enhanced["shaderControls"]
         for layer in (raw, enhanced):
             address = layer["source"]["url"].partition("|")[0]
-            assert httpx.get(f"{address}zarr.json").status_code == 200
-            answer = httpx.get(f"{address}0/zarr.json", headers={"Origin": shown.page.origin})
+            assert httpx.get(f"{address}zarr.json", timeout=60).status_code == 200
+            answer = httpx.get(f"{address}0/zarr.json", headers={"Origin": shown.page.origin}, timeout=60)
             assert answer.headers["access-control-allow-origin"] == shown.page.origin
     with pytest.raises(httpx.ConnectError):
-        httpx.get(shown.url)
+        httpx.get(shown.url, timeout=60)

@@ -213,7 +213,7 @@ def test_a_job_outlives_a_portal_that_is_killed_and_has_the_bytes_of_the_command
             assert (output / chunk).read_bytes() == (tmp_path / "own.zarr" / chunk).read_bytes(), chunk
     finally:
         second.process.terminate()
-    assert second.process.wait(20) == 0
+    assert second.process.wait(60) == 0
 
 
 class _Served:

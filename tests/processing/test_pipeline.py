@@ -39,7 +39,7 @@ def test_no_more_than_depth_and_one_in_the_making_are_ahead() -> None:
 
     with closing(prefetch(items(), depth=2)) as stage:  # type: ignore[type-var]
         assert next(stage) == 0
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while len(made) < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.1)
@@ -57,7 +57,7 @@ def test_the_stage_runs_beside_its_consumer() -> None:
 
     stage = prefetch(items())
     assert next(stage) == 0
-    assert reached.wait(5)
+    assert reached.wait(60)
     assert list(stage) == [1]
 
 
@@ -105,7 +105,7 @@ def test_a_signal_while_the_stage_ends_leaves_nothing_running(monkeypatch: pytes
 
     def items() -> Iterator[int]:
         yield 1
-        slow.wait(5)
+        slow.wait(60)
         yield 2
 
     before, join = items(), threading.Thread.join

@@ -121,14 +121,14 @@ def test_the_dashboard_answers_its_own_page_alone(tmp_path: Path) -> None:
             ({"Origin": "null"}, 403),
         ]
         for headers, status in refused:
-            assert httpx.get(link, headers=headers).status_code == status
-            assert httpx.get(socket_of_page, headers=headers | shake).status_code == status
+            assert httpx.get(link, headers=headers, timeout=60).status_code == status
+            assert httpx.get(socket_of_page, headers=headers | shake, timeout=60).status_code == status
         for path in ("/", "/status", "/json/identity.json", "/metrics", "/dashboard/wrong/status"):
-            assert httpx.get(f"{own}{path}").status_code == 404
-        page = httpx.get(link, headers={"Origin": own})
+            assert httpx.get(f"{own}{path}", timeout=60).status_code == 404
+        page = httpx.get(link, headers={"Origin": own}, timeout=60)
         assert page.status_code == 200
         token = re.search(r'"token":"([^"]+)"', page.text)
         assert token is not None
         shake["Sec-WebSocket-Protocol"] = f"bokeh, {token[1]}"
-        with httpx.stream("GET", socket_of_page, headers={"Origin": own} | shake) as answer:
+        with httpx.stream("GET", socket_of_page, headers={"Origin": own} | shake, timeout=60) as answer:
             assert answer.status_code == 101

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from ports import lasting_ports
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
 PATHS = "/usr/sbin:/sbin"
 """Where Debian puts the daemons."""
@@ -117,19 +119,13 @@ def _configure(cluster: SlurmCluster) -> None:
     (folder / "munge" / "key").write_bytes(os.urandom(1024))
     (folder / "munge" / "key").chmod(0o600)
     (folder / "state").mkdir()
-    ports, host = _free_ports(1 + len(cluster.nodes)), socket.gethostname().partition(".")[0]
+    ports, host = lasting_ports(1 + len(cluster.nodes)), socket.gethostname().partition(".")[0]
     text = CONFIGURATION.format(host=host, user=getpass.getuser(), folder=folder, ports=ports)
     for node, port in zip(cluster.nodes, ports[1:], strict=True):
         (folder / f"spool-{node}").mkdir()
         text += f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=2048\n"
     text += f"PartitionName=all Nodes={','.join(cluster.nodes)} Default=YES MaxTime=INFINITE State=UP\n"
     (folder / "slurm.conf").write_text(text)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in servers]
 
 
 @contextmanager
@@ -151,7 +147,7 @@ def _answers(cluster: SlurmCluster) -> bool:
     return done.stdout.strip() == str(len(cluster.nodes))
 
 
-def _until(happened: object, cluster: SlurmCluster, seconds: float = 60) -> None:
+def _until(happened: object, cluster: SlurmCluster, seconds: float = 180) -> None:
     assert callable(happened)
     end = time.monotonic() + seconds
     while not happened():

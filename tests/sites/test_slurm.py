@@ -80,7 +80,7 @@ def same_as_in_process(job: dict[str, Any], folder: Path) -> bool:
 def test_an_array_ends_by_itself_with_the_bytes_of_one_process(cluster: SlurmCluster, tmp_path: Path) -> None:
     job = options(tmp_path, (16, 24, 24), 0.0)
     start(cluster, tmp_path, job, array=2)
-    wait(lambda: not cluster.elements(), cluster, tmp_path, 120)
+    wait(lambda: not cluster.elements(), cluster, tmp_path, 240)
     assert status(job["output"]).state == "complete"
     assert same_as_in_process(job, tmp_path)
 
@@ -92,7 +92,7 @@ def test_elements_that_are_killed_requeued_or_lose_their_node_cost_time_alone(cl
     """Of four: one hangs until its walltime kills it, one is requeued by hand, one's node dies; all are warned in time."""
     job = options(tmp_path, (96, 96, 96), 0.1)
     array = start(cluster, tmp_path, job, array=4, time="2:00")
-    wait(lambda: begun(job["output"], 4), cluster, tmp_path, 120)
+    wait(lambda: begun(job["output"], 4), cluster, tmp_path, 240)
     running = cluster.elements()
     for process in processes(cluster, 3):
         process.send_signal(signal.SIGSTOP)  # as a file system that does not answer

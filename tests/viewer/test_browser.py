@@ -276,7 +276,7 @@ def test_the_overlay_shows_the_regions_of_a_running_job_and_follows_it(tmp_path:
         assert _until(screen, expected) == expected
 
 
-def _until(screen: Screen, expected: list[str], patience: float = 30.0) -> list[str]:
+def _until(screen: Screen, expected: list[str], patience: float = 120.0) -> list[str]:
     """Return what the picture says of 16 regions once it says what is expected, or as it is after a while."""
     until = time.monotonic() + patience
     while (seen := _states(screen.picture())) != expected and time.monotonic() < until:

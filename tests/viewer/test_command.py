@@ -37,9 +37,9 @@ def test_a_view_listens_on_loopback_alone_and_ends_with_ctrl_c(job: RunResult) -
         assert len(listening) == 2
         assert all(ipaddress.ip_address(each.laddr.ip).is_loopback for each in listening)
         assert all(f"-L {each.laddr.port}:127.0.0.1:{each.laddr.port}" in said["tunnel"] for each in listening)
-        page = httpx.get(said["link"])
+        page = httpx.get(said["link"], timeout=60)
         assert (page.status_code, page.headers["content-type"]) == (200, "text/html")
-        assert httpx.get(said["link"][:-2]).status_code == 404
+        assert httpx.get(said["link"][:-2], timeout=60).status_code == 404
         viewing.send_signal(signal.SIGINT)
         _, errors = viewing.communicate(timeout=60)
     assert viewing.returncode == 0

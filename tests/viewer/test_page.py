@@ -43,23 +43,23 @@ def state_of(page: Page, title: str) -> bytes:
 )
 def test_only_its_own_page_reads_and_writes_its_state(page: Page, headers: dict[str, str], status: int) -> None:
     headers = {name: value.format(port=page.port) for name, value in headers.items()}
-    assert httpx.get(page.link, headers=headers).status_code == status
+    assert httpx.get(page.link, headers=headers, timeout=60).status_code == status
     title = f"{status} {headers}"
-    answer = httpx.post(f"{page.origin}/state/{page.token}", content=state_of(page, title), headers=headers)
+    answer = httpx.post(f"{page.origin}/state/{page.token}", content=state_of(page, title), headers=headers, timeout=60)
     assert answer.status_code == status
     assert (page.state.title == title) == (status == 200)
 
 
 @pytest.mark.parametrize("path", ["/", "/v/", "/v/wrong/", "/state/wrong", "/events/wrong", "/neuroglancer/info/wrong.key"])
 def test_nothing_is_there_without_the_token(page: Page, path: str) -> None:
-    assert httpx.get(f"{page.origin}{path}").status_code == 404
+    assert httpx.get(f"{page.origin}{path}", timeout=60).status_code == 404
 
 
 def test_volumes_of_the_page_itself_are_read_through_its_link(page: Page) -> None:
     space = neuroglancer.CoordinateSpace(names=["z", "y", "x"], units="nm", scales=[1, 1, 1])
     volume = neuroglancer.LocalVolume(np.zeros((2, 2, 2), np.uint8), dimensions=space)
     key = page.volume_manager.register_volume(volume).rpartition("/")[2]
-    assert httpx.get(f"{page.origin}/neuroglancer/info/{key}").status_code == 200
+    assert httpx.get(f"{page.origin}/neuroglancer/info/{key}", timeout=60).status_code == 200
 
 
 def test_a_body_that_is_too_long_is_not_read(page: Page) -> None:

@@ -143,7 +143,7 @@ def test_the_page_follows_the_job(begun: str, monkeypatch: pytest.MonkeyPatch) -
         ledger = open_ledger(stored_plan(begun))
         ledger.append(Record(6, "done"))
         ledger.flush()
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while shown.page.state.layers["out.zarr"].layer.source[0].url == before and time.monotonic() < until:
             time.sleep(0.05)
         assert shown.overlay.counts()["done"] == 4
@@ -229,7 +229,7 @@ def ends(shown: View, name: str) -> tuple[float, float]:
 
 
 def wait_for(what: Callable[[], bool]) -> bool:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not what() and time.monotonic() < until:
         time.sleep(0.05)
     return what()

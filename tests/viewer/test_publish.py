@@ -57,7 +57,7 @@ def test_what_is_served_is_what_convert_writes(tmp_path: Path, name: PublishedNa
     source = make(tmp_path / "in.zarr", channels)
     written = Path(convert(source, tmp_path / "out", format=name, chunk=(4, 8, 8)).url)
     files = [file for file in written.rglob("*") if file.is_file()]
-    with publish(source, name) as url, httpx.Client() as client:
+    with publish(source, name) as url, httpx.Client(timeout=60) as client:
         for file in files:
             key = str(file.relative_to(written))
             served = client.get(f"{url}/{key}")
@@ -86,9 +86,9 @@ def test_a_blank_chunk_and_what_is_no_key_are_not_there(tmp_path: Path) -> None:
     source = make(tmp_path / "in.zarr")
     with publish(source, "n5") as url:
         for key in ("s0/0/0/0", "s0/99/0/0", "s99/0/0/0", "zarr.json", "../in.zarr/zarr.json", "s0/-1/0/0", "s0"):
-            assert httpx.get(f"{url}/{key}").status_code == 404
-        assert httpx.get(f"{url}/s0/1/1/1").status_code == 200
-        assert httpx.get(f"{url}/s0/1/1/1", headers={"Origin": "https://example.org"}).status_code == 403
+            assert httpx.get(f"{url}/{key}", timeout=60).status_code == 404
+        assert httpx.get(f"{url}/s0/1/1/1", timeout=60).status_code == 200
+        assert httpx.get(f"{url}/s0/1/1/1", headers={"Origin": "https://example.org"}, timeout=60).status_code == 403
 
 
 def test_what_cannot_be_published_is_refused(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def client(files: FilesOfVolume) -> Iterator[httpx.Client]:
     gate = Gate(accepted_hosts("127.0.0.1", port), frozenset({PAGE}), "token")
     with (
         Serving(build_app({"v": files, "small": small}, gate), bound),
-        httpx.Client(base_url=base_url("127.0.0.1", port)) as client,
+        httpx.Client(base_url=base_url("127.0.0.1", port), timeout=60) as client,
     ):
         yield client
 

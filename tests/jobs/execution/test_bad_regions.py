@@ -150,18 +150,48 @@ def test_a_lost_device_ends_the_process_and_blames_the_region_only_after_twice(
     assert "illegal memory access" in outcome.failures[0].error["message"]
 
 
+class Pauses(threading.Event):
+    """Stands in for the time: a pause is over when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked, self._over = threading.Semaphore(0), threading.Semaphore(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Pause."""
+        assert timeout == 0.05
+        self._asked.release()
+        assert self._over.acquire(timeout=60)
+        return self.is_set()
+
+    def set(self) -> None:
+        """End the last pause, too."""
+        super().set()
+        self._over.release()
+
+    def begin(self) -> None:
+        """Wait for a pause."""
+        assert self._asked.acquire(timeout=60)
+
+    def end_one(self) -> None:
+        """Let a pause pass, and wait for the next."""
+        self._over.release()
+        self.begin()
+
+
 def test_silence_is_noticed_and_signs_of_life_are_heard() -> None:
     left: list[str] = []
-    with Watch(0.2, left.append) as watch:
-        for _ in range(8):
-            time.sleep(0.05)
-            watch.beat()
-    assert left == []
-    with Watch(0.2, left.append):
-        deadline = time.monotonic() + 30
-        while not left and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert "no sign of life" in left[0]
+    watch, pauses = Watch(0.2, left.append), Pauses()
+    watch._over = pauses
+    with watch:
+        pauses.begin()
+        for beats in (True,) * 8 + (False,) * 4:
+            if beats:
+                watch.beat()
+            pauses.end_one()
+        assert left == []
+        pauses.end_one()
+        assert left == ["no sign of life for 0 s"]
 
 
 def test_a_silence_of_ten_usual_regions_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
