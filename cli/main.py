@@ -104,7 +104,8 @@ class _Commands(Mapping[str, Any]):
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
-        self._names = [each.name for each in (*app.registered_commands, *app.registered_groups)]
+        names = [*(each.name for each in app.registered_commands), *(each.name for each in app.registered_groups)]
+        self._names = [str(name) for name in names]
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._names:
@@ -114,7 +115,7 @@ class _Commands(Mapping[str, Any]):
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(map(str, self._names))
+        return iter(self._names)
 
     def __len__(self) -> int:
         return len(self._names)

@@ -127,9 +127,12 @@ def test_a_page_of_the_guide_runs_each_script(script: Path) -> None:
     assert any(line.startswith(f"python examples/{script.name} ") for line in run)
 
 
+PROGRAM = typer.main.get_command(app)
+
+
 def parse(arguments: list[str]) -> None:
     """Parse a command line without running it."""
-    command = typer.main.get_command(app)
+    command = PROGRAM
     while isinstance(command, typer.core.TyperGroup):
         found = command.get_command(typer.Context(command), arguments[0])
         assert found is not None, f"no command {arguments[0]}"

@@ -155,7 +155,8 @@ def disk_quotas(folder: Path) -> list[Quota]:
 
 def mount_of(folder: Path) -> tuple[str, str]:
     """Return where the innermost file system around a folder is mounted, and its kind."""
-    mounted = [part for part in psutil.disk_partitions(all=True) if folder.resolve().is_relative_to(part.mountpoint)]
+    place = folder.resolve()
+    mounted = [part for part in psutil.disk_partitions(all=True) if place.is_relative_to(part.mountpoint)]
     inner = max(mounted, key=lambda part: len(part.mountpoint), default=None)
     return ("/", "unknown") if inner is None else (inner.mountpoint, inner.fstype)
 

@@ -174,8 +174,13 @@ def special_kind(mode: int) -> str | None:
     return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else _KINDS.get(stat.S_IFMT(mode), "special file")
 
 
-def refuse_special(path: Path) -> None:
+def refuse_special(path: Path) -> os.stat_result | None:
     """Refuse to read something from which a read may never end; what is missing passes.
+
+    Returns
+    -------
+    os.stat_result or None
+        What the system says of it; None if it says nothing: reading says what is wrong.
 
     Raises
     ------
@@ -183,19 +188,20 @@ def refuse_special(path: Path) -> None:
         ``input.unreadable``.
     """
     try:
-        kind = special_kind(path.stat().st_mode)
+        found = path.stat()
     except (OSError, ValueError):
-        return  # reading says what is wrong
-    if kind is not None:
+        return None
+    if (kind := special_kind(found.st_mode)) is not None:
         raise InputError(
             "input.unreadable",
             f"{path} is a {kind}, not a regular file",
             hint="Only regular files are read: remove it, or put the file there that belongs there.",
             where=str(path),
         )
+    return found
 
 
-def refuse_unreachable(path: Path) -> None:
+def refuse_unreachable(path: str | Path) -> None:
     """Refuse a path below a folder that does not let this user pass.
 
     Raises
@@ -204,7 +210,7 @@ def refuse_unreachable(path: Path) -> None:
         ``input.unreadable``.
     """
     try:
-        path.lstat()
+        os.lstat(path)
     except PermissionError as error:
         raise InputError(
             "input.unreadable",

@@ -301,7 +301,7 @@ def _root(plan: Plan, volume: WrittenVolume, damaged: list[Damage]) -> dict[str,
     fixed = {name: known[name] for name in ("model", "fingerprint", "extrapolated", "spec")}
     sound = root is not None and is_sound(own) and fixed.items() <= own.items()
     if root is not None and sound:
-        expected = json.loads(encode_json(group_metadata(volume.layout, own)))
+        expected = json.loads(json.dumps(group_metadata(volume.layout, own)))
         if "node_type" in expected:  # others may note something beside
             expected["attributes"] = {**root["attributes"], **expected["attributes"]}
         else:

@@ -9,14 +9,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from volumetool.errors import InputError
 from volumetool.geometry.box import Size
+from volumetool.paths import refuse_special
 from volumetool.storage.formats.reader import Reader
 from volumetool.storage.io.arrays import SPACE, Driver
-from volumetool.storage.io.kvstore import is_local, join_url, list_keys, local_path, read_key
+from volumetool.storage.io.kvstore import canonical_url, is_local, join_url, list_keys, read_key
 from volumetool.storage.io.limits import MOST_METADATA
 from volumetool.storage.writing.layout import WrittenFormat
 
@@ -173,8 +176,8 @@ def check_allowed(url: str, key: str) -> None:
 
 def _check_size(url: str, key: str) -> None:
     """Refuse a local file that is too long to be read at once; servers tell no size before."""
-    file = local_path(url) / key if is_local(url) else None
-    if file is not None and file.is_file() and (size := file.stat().st_size) > MOST_METADATA:
+    found = refuse_special(file := Path(f"{canonical_url(url)}/{key}")) if is_local(url) else None
+    if found is not None and S_ISREG(found.st_mode) and (size := found.st_size) > MOST_METADATA:
         raise broken(str(file), f"has {size} bytes; metadata have at most {MOST_METADATA}")
 
 

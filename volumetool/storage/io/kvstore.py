@@ -68,12 +68,22 @@ def canonical_url(url: AnyPlace) -> str:
         ``input.url``, ``input.url-secret``: not a path, or not a URL that volumetool reads, see `store.urls`.
         ``input.unreadable``: a folder above does not let this user pass.
     """
-    text = _VIEWER_SUFFIX.sub("", _VIEWER_PREFIX.sub("", place_text(url)))
+    text = place_text(url)
+    if text.startswith("/") and _is_canonical(text):  # as nearly all are: no more is asked than whether it can be reached
+        refuse_unreachable(text)
+        return text
+    text = _VIEWER_SUFFIX.sub("", _VIEWER_PREFIX.sub("", text))
     if is_local(text):
         refuse_unreachable(path := absolute_path(text))
         return str(path)
     parts = check_url(text)
     return f"{parts.scheme}://{parts.netloc}{without_dots(parts.path)}".rstrip("/")
+
+
+@functools.lru_cache(2**12)
+def _is_canonical(text: str) -> bool:
+    """Return whether an absolute path is spelled as `canonical_url` spells it, whatever the disk holds."""
+    return ".." not in text and "|" not in text and str(absolute_path(text)) == text
 
 
 def is_local(url: str) -> bool:
@@ -240,7 +250,6 @@ def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
         As :func:`read_key`.
     """
     if is_local(url):
-        refuse_special(local_path(url) / key)
         _check_size(url, key)
     try:
         found = STORAGE.call(lambda _: _open(url).read(key).result(), patient=False, server=urlsplit(url).netloc)
@@ -257,11 +266,8 @@ def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
 
 def _check_size(url: str, key: str) -> None:
     """Refuse a local file that memory does not hold twice: it may take no room on the disk. Servers tell no size before."""
-    try:
-        size = (local_path(url) / key).stat().st_size
-    except OSError:
-        return  # reading it says more
-    if size > _LARGE and 2 * size > usable_memory():
+    found = refuse_special(Path(f"{canonical_url(url)}/{key}"))
+    if found is not None and (size := found.st_size) > _LARGE and 2 * size > usable_memory():
         raise InputError(
             "input.too-large",
             f"{join_url(url, key)} has {size} bytes, more than half of the memory that is free",

@@ -331,26 +331,28 @@ def unpacked_chunk(view: ts.TensorStore) -> tuple[tuple[int, ...], int]:
 
 def unpacked_bytes(view: ts.TensorStore) -> int:
     """Return the bytes that all chunks of a view take while they are unpacked."""
-    chunk = _stored(view).chunk
-    return prod(_chunk_counts(view)) * (prod(chunk) * view.dtype.numpy_dtype.itemsize + _PER_CHUNK)
-
-
-def _chunk_counts(view: ts.TensorStore) -> list[int]:
-    """Return how many chunks a view touches along every axis of the stored array."""
     stored = _stored(view)
+    return prod(_chunk_counts(view, stored)) * _chunk_bytes(view, stored)
+
+
+def _chunk_bytes(view: ts.TensorStore, stored: _Stored) -> int:
+    return prod(stored.chunk) * view.dtype.numpy_dtype.itemsize + _PER_CHUNK
+
+
+def _chunk_counts(view: ts.TensorStore, stored: _Stored) -> list[int]:
+    """Return how many chunks a view touches along every axis of the stored array."""
     grid = zip(stored_range(view), stored.origin, stored.chunk, strict=True)
     return [(b - 1 - origin) // n - (a - origin) // n + 1 for (a, b), origin, n in grid]
 
 
 def _parts(view: ts.TensorStore) -> Iterator[ts.TensorStore]:
     """Yield the parts of a view that are read one after the other: halves between chunks, until they are small enough."""
-    counts = _chunk_counts(view)
-    if unpacked_bytes(view) <= UNPACKED or max(counts) == 1:
+    stored = _stored(view)
+    counts = _chunk_counts(view, stored)
+    if prod(counts) * _chunk_bytes(view, stored) <= UNPACKED or max(counts) == 1:
         yield view
         return
-    axis = counts.index(max(counts))
-    stored, transform = _stored(view), view.spec().transform
-    assert transform is not None  # noqa: S101  (an open array always has one)
+    axis, transform = counts.index(max(counts)), _transform(view)
     output, start = transform.output[axis], stored_range(view)[axis][0]
     n, origin = stored.chunk[axis], stored.origin[axis]
     middle = ((start - origin) // n + counts[axis] // 2) * n + origin - output.offset

@@ -128,7 +128,8 @@ def _wrong(what: str, hint: str) -> InputError:
 
 def _may_have_credentials() -> bool:
     """Return whether the AWS library could find credentials by itself: profile, container, web identity or EC2 role."""
-    return any(map(os.environ.get, _CREDENTIAL_SOURCES)) or Path("~/.aws").expanduser().is_dir() or _is_amazon(_VENDOR)
+    own = os.path.expanduser("~/.aws")  # noqa: PTH111  (every read of a file asks, and pathlib would take most of its time)
+    return any(map(os.environ.get, _CREDENTIAL_SOURCES)) or os.path.isdir(own) or _is_amazon(_VENDOR)  # noqa: PTH112
 
 
 @cache
