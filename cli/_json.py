@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from volumetool.storage.volume import Volume
 
 Kind = Literal[
-    "advice", "attestation", "benchmark", "conversion-plan", "crappification-plan", "curves", "demo", "error", "evaluation",
-    "event", "examination", "exported", "imported", "job", "leftovers", "live", "model", "model-test", "models", "operations",
-    "picture", "plan", "portal", "publication", "rating-kit", "ratings", "recipe", "rescan", "run", "slurm-script",
-    "training", "training-plan", "tryout", "validation", "verification", "view", "volume", "watch", "watched",
+    "account", "accounts", "advice", "attestation", "backup", "benchmark", "conversion-plan", "crappification-plan", "curves",
+    "demo", "error", "evaluation", "event", "examination", "exported", "imported", "job", "leftovers", "live", "model",
+    "model-test", "models", "operations", "picture", "plan", "portal", "publication", "rating-kit", "ratings", "recipe",
+    "rescan", "restored", "run", "slurm-script", "training", "training-plan", "tryout", "validation", "verification", "view",
+    "volume", "watch", "watched",
 ]  # fmt: skip
 """What an object may be; `examples/scripting.md` says which command prints which."""
 

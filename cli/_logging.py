@@ -115,6 +115,18 @@ def speaking(arguments: list[str]) -> Iterator[None]:
             os.environ[LOG_FILE] = before[4]
 
 
+def say_json() -> None:
+    """Say on stderr all that modules log, one line of JSON each."""
+    from volumetool.logs import OURS, JsonFormatter
+
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _OnScreen):
+            handler.setFormatter(JsonFormatter())
+    SCREEN.level = min(SCREEN.level, logging.INFO)
+    ours = logging.getLogger(OURS)
+    ours.setLevel(min(logging.INFO, ours.level or logging.INFO))
+
+
 def _without_targets(arguments: list[str]) -> list[str]:
     """Return what was typed without whom to tell that a run ended: the address of a webhook is a secret."""
     from volumetool.notification import target_name

@@ -82,6 +82,7 @@ app.command("slurm")(logged(site.slurm))
 app.command("doctor")(logged(site.doctor))
 app.command("schema")(logged(info.schema))
 app.add_typer(model.app, name="model")
+app.add_typer(site.portal, name="portal")
 
 
 @app.callback(invoke_without_command=True)

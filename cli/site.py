@@ -1,20 +1,27 @@
-"""``volumetool doctor``, ``slurm`` and ``serve``: what a machine or a site gives to a job, and how jobs run there."""
+"""``volumetool doctor``, ``slurm``, ``serve`` and ``portal``: what a machine gives to a job, and how jobs run there."""
 
 from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from volumetool.cli._job_options import given, job_options
 from volumetool.cli._json import print_json
+from volumetool.cli._logging import logged, say_json
 from volumetool.cli._options import Json, local_path
+from volumetool.cli._progress import LogFormat
 from volumetool.cli._serve import end_like_ctrl_c
 from volumetool.cli._tables import print_lines, say
 
 from volumetool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from volumetool.portal.settings import PortalSettings
+    from volumetool.sites.doctor import Examination
 
 RUN_ONCE = ("overwrite", "part", "retry_quarantined", "recompute_changed")
 """Options of a job that parts which start again must not have."""
@@ -68,42 +75,44 @@ def doctor(
     from volumetool.sites.doctor import examine
 
     found = examine(output)
-    if as_json:
-        print_json("examination", found.as_dict())
-    else:
-        for finding in found.findings:
-            state = "" if finding.state == "fine" else f"{finding.state}: "
-            print_lines([(finding.name, f"{state}{finding.found}")], sys.stdout)
-            print_lines([("", f"-> {finding.means}")] if finding.means else [], sys.stdout)
+    _tell(found, as_json=as_json)
     say("a job can run here" if found.ok else "no job can run here: see what is missing")
     raise typer.Exit(0 if found.ok else 1)
 
 
+def _tell(found: Examination, *, as_json: bool) -> None:
+    if as_json:
+        print_json("examination", found.as_dict())
+        return
+    for finding in found.findings:
+        state = "" if finding.state == "fine" else f"{finding.state}: "
+        print_lines([(finding.name, f"{state}{finding.found}")], sys.stdout)
+        print_lines([("", f"-> {finding.means}")] if finding.means else [], sys.stdout)
+
+
+Config = Annotated[Path | None, typer.Option(metavar="FILE", parser=local_path, help="Settings, YAML.")]
+Data = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the database, of results and logs.")]
+
+
 def serve(
-    config: Annotated[Path | None, typer.Option(metavar="FILE", parser=local_path, help="Settings, YAML.")] = None,
-    data: Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the database, of results and logs.")] = None,
+    config: Config = None,
+    data: Data = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; loopback by default.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = None,
+    log_format: Annotated[LogFormat, typer.Option(help="json: one line a request, on stderr.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Serve the web platform: accounts, jobs on volumes that they may read, and how far these are. Ctrl-C ends.
 
     Jobs are processes of their own: they go on meanwhile, and are found again at the next start.
     """
-    try:
-        import alembic  # noqa: F401
-        import argon2  # noqa: F401
-        import authlib  # noqa: F401
-        import sqlalchemy  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            "config.extra", f"the portal needs {error.name}, which is not installed", hint="pip install 'volumetool[portal]'"
-        ) from error
+    settings = _settings(config, data=data, host=host, port=port)
     from volumetool.portal.serve import serve as serve_portal
-    from volumetool.portal.settings import read_settings
 
+    if log_format == "json":
+        say_json()
     end_like_ctrl_c()
-    with serve_portal(read_settings(config, data=data, host=host, port=port)) as served:
+    with serve_portal(settings) as served:
         if as_json:
             print_json("portal", {"url": served.url, "invitation": served.invitation})
         else:
@@ -115,3 +124,125 @@ def serve(
             threading.Event().wait()
         except KeyboardInterrupt:
             say("")
+
+
+def _settings(config: Path | None, **given: object) -> PortalSettings:
+    """Return the portal's settings, where its extra is installed."""
+    try:
+        import alembic  # noqa: F401
+        import argon2  # noqa: F401
+        import authlib  # noqa: F401
+        import sqlalchemy  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "config.extra", f"the portal needs {error.name}, which is not installed", hint="pip install 'volumetool[portal]'"
+        ) from error
+    from volumetool.portal.settings import read_settings
+
+    return read_settings(config, **given)
+
+
+portal = typer.Typer(help="Look after the web platform: its health, accounts, backups.", no_args_is_help=True)
+
+
+@portal.command("doctor")
+@logged
+def portal_doctor(config: Config = None, data: Data = None, as_json: Json = False) -> None:
+    """Say what the portal finds here, what that means, and what is missing; exit code 1 if it cannot run."""
+    settings = _settings(config, data=data)
+    from volumetool.portal.facility.doctor import examine_portal
+
+    found = examine_portal(settings)
+    _tell(found, as_json=as_json)
+    say("a portal can run here" if found.ok else "no portal can run here: see what is missing")
+    raise typer.Exit(0 if found.ok else 1)
+
+
+@portal.command("users")
+@logged
+def portal_users(config: Config = None, data: Data = None, as_json: Json = False) -> None:
+    """List the accounts."""
+    settings = _settings(config, data=data)
+    from volumetool.portal.facility.people import list_accounts
+
+    found = list_accounts(settings)
+    if as_json:
+        print_json("accounts", {"accounts": [asdict(account) for account in found]})
+        return
+    print_lines([(account.name, account.words) for account in found], sys.stdout)
+
+
+@portal.command("user")
+@logged
+def portal_user(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the account.")],
+    role: Annotated[Literal["user", "operator", "admin"] | None, typer.Option(help="What it may do; user at first.")] = None,
+    mail: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Who is told how its jobs end; '' for nobody.")] = None,
+    disabled: Annotated[bool | None, typer.Option("--disable/--enable", help="Whether it may log in.")] = None,
+    link: Annotated[bool, typer.Option("--link", help="Print a link by which its owner chooses another password.")] = False,
+    config: Config = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Add an account, or change one; the portal may run meanwhile.
+
+    Of a new one a link is printed, by which its owner chooses a password, once.
+    """
+    settings = _settings(config, data=data)
+    from volumetool.portal.facility.people import set_account
+
+    found = set_account(settings, name, {"role": role, "mail": mail, "disabled": disabled}, link=link)
+    if as_json:
+        print_json("account", asdict(found))
+        return
+    print_lines([(found.name, found.words)], sys.stdout)
+    if found.link:
+        say(f"Give this link to {found.name} alone; it can be used once: {found.link}", sys.stdout)
+
+
+@portal.command("backup")
+@logged
+def portal_backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", parser=local_path, help="Backup to write, such as monday.tar.")],
+    results: Annotated[bool, typer.Option("--results", help="With the volumes that jobs wrote and people uploaded.")] = False,
+    config: Config = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Write a backup of accounts, jobs and their logs; the portal may run meanwhile."""
+    settings = _settings(config, data=data)
+    from volumetool.portal.facility.backup import back_up
+    from volumetool.units import show_bytes
+
+    made = back_up(settings, file, results=results)
+    if as_json:
+        print_json("backup", made)
+    else:
+        say(f"wrote {file}: {show_bytes(made['bytes'])}, {'with' if results else 'without'} results", sys.stdout)
+
+
+@portal.command("restore")
+@logged
+def portal_restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", parser=local_path, help="Backup to put back.")],
+    config: Config = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Put a backup back; the portal must not run.
+
+    What jobs wrote since then stays, and counts. All logins end.
+    """
+    settings = _settings(config, data=data)
+    from volumetool.portal.facility.backup import restore
+
+    done = restore(settings, file)
+    if as_json:
+        print_json("restored", asdict(done))
+        return
+    say(f"put back what was taken at {done.taken}: {done.jobs} jobs, {done.complete} of them complete", sys.stdout)
+    for words, places in (("results are not there", done.without_results), ("asked for since, left alone", done.unknown)):
+        if places:
+            say(f"{words}: {', '.join(places)}", sys.stdout)
+    if done.former:
+        say(f"the former database is {done.former}", sys.stdout)

@@ -16,6 +16,8 @@ import socket
 import ssl
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.message import EmailMessage
 from email.utils import formatdate
 from ipaddress import ip_address
@@ -39,6 +41,11 @@ MAIL = "mailto:"
 
 _ADDRESS = re.compile(r"[^\s@,;:<>\"()\[\]\\]{1,64}@[A-Za-z0-9.-]{1,255}")
 _PROGRAMS = "/usr/sbin:/usr/lib"
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an address of mail."""
+    return _ADDRESS.fullmatch(text) is not None
 
 
 def check_target(text: str) -> str:
@@ -141,23 +148,67 @@ def _post(url: str, data: bytes) -> None:
 
 
 def _mail(address: str, record: dict[str, Any]) -> None:
-    server = urlsplit(os.environ.get(SMTP, ""))
-    user = unquote(server.username or "")
+    user = unquote(urlsplit(os.environ.get(SMTP, "")).username or "")
+    subject = f"volumetool: {record.get('state')}: {record.get('output')}"
+    text = "".join(f"{name}: {value}\n" for name, value in record.items())
+    send_mail(user if _ADDRESS.fullmatch(user) else address, address, subject, text)
+
+
+def send_mail(sender: str, address: str, subject: str, text: str, server: str | None = None) -> None:
+    """Send a mail.
+
+    Parameters
+    ----------
+    sender, address : str
+        From whom, and to whom.
+    subject, text : str
+        What it says.
+    server : str, optional
+        As :func:`connect_to_mail` takes it.
+
+    Raises
+    ------
+    OSError, ValueError
+        As of :func:`connect_to_mail`; or the server refuses the mail.
+    """
     message = EmailMessage()
-    message["From"] = user if _ADDRESS.fullmatch(user) else address
+    message["From"] = sender
     message["To"] = address
     message["Date"] = formatdate(localtime=True)
-    message["Subject"] = " ".join(f"volumetool: {record.get('state')}: {record.get('output')}".split())
-    message.set_content("".join(f"{name}: {value}\n" for name, value in record.items()))
-    if not server.scheme:
-        _hand_to_sendmail(message)
+    message["Subject"] = " ".join(subject.split())
+    message.set_content(text)
+    with connect_to_mail(server) as connection:
+        if connection is None:
+            _hand_to_sendmail(message)
+        else:
+            connection.send_message(message)
+
+
+@contextmanager
+def connect_to_mail(server: str | None = None) -> Iterator[smtplib.SMTP | None]:
+    """Yield a connection to a mail server, logged in there; None where sendmail takes the mail.
+
+    Parameters
+    ----------
+    server : str, optional
+        ``smtp://USER:PASSWORD@HOST:PORT`` or ``smtps://...``; without it ``VOLUMETOOL_SMTP`` names one, or sendmail is asked.
+
+    Raises
+    ------
+    OSError, ValueError
+        There is none, it cannot be reached, or it offers no encryption; messages hold no password.
+    """
+    named = urlsplit(server or os.environ.get(SMTP, ""))
+    if not named.scheme:
+        _sendmail()
+        yield None
         return
-    if server.scheme not in ("smtp", "smtps") or not server.hostname:
+    if named.scheme not in ("smtp", "smtps") or not named.hostname:
         raise ValueError(f"{SMTP} names no mail server; write smtp://USER:PASSWORD@HOST:PORT, or smtps://")
-    with _connect(server.scheme, server.hostname, server.port or 0) as connection:
-        if server.username:
-            connection.login(user, unquote(server.password or ""))
-        connection.send_message(message)
+    with _connect(named.scheme, named.hostname, named.port or 0) as connection:
+        if named.username:
+            connection.login(unquote(named.username), unquote(named.password or ""))
+        yield connection
 
 
 def _connect(scheme: str, host: str, port: int) -> smtplib.SMTP:
@@ -178,9 +229,13 @@ def _is_here(host: str) -> bool:
     return all(ip_address(str(found[4][0]).partition("%")[0]).is_loopback for found in socket.getaddrinfo(host, None))
 
 
-def _hand_to_sendmail(message: EmailMessage) -> None:
+def _sendmail() -> str:
     program = shutil.which("sendmail") or shutil.which("sendmail", path=_PROGRAMS)
     if program is None:
         raise ValueError(f"there is no sendmail here; {SMTP} names a mail server, such as smtps://USER:PASSWORD@HOST")
+    return program
+
+
+def _hand_to_sendmail(message: EmailMessage) -> None:
     given = message.as_bytes()
-    subprocess.run([program, "-t", "-i"], input=given, timeout=SECONDS, check=True, capture_output=True)  # noqa: S603
+    subprocess.run([_sendmail(), "-t", "-i"], input=given, timeout=SECONDS, check=True, capture_output=True)  # noqa: S603

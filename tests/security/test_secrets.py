@@ -43,6 +43,11 @@ COMMANDS: dict[str, list[str]] = {
     "publish": ["publish", "URL", "--as", "precomputed"],
     "live": ["live", "URL", "--device", "cpu"],
     "serve": ["serve", "--data", "URL", "--port", "0"],
+    "portal doctor": ["portal", "doctor", "--data", "URL"],
+    "portal users": ["portal", "users", "--data", "URL"],
+    "portal user": ["portal", "user", "ada", "--data", "URL"],
+    "portal backup": ["portal", "backup", "b.tar", "--data", "URL"],
+    "portal restore": ["portal", "restore", "b.tar", "--data", "URL"],
     "train": ["train", "train.yaml"],
     "evaluate": ["evaluate", "URL", "URL", "--report", "report.html"],
     "advise": ["advise", "URL"],
@@ -72,7 +77,7 @@ def test_the_table_names_every_command() -> None:
         for name, command in root.commands.items()
         for sub in getattr(command, "commands", None) or [""]
     }
-    tried = {" ".join(words[:2]) if words[0] == "model" else words[0] for words in COMMANDS.values()}
+    tried = {" ".join(words[:2]) if words[0] in ("model", "portal") else words[0] for words in COMMANDS.values()}
     assert names == tried | WITHOUT
 
 

@@ -13,10 +13,12 @@ LIMITS = {
     "page": (60, 3600),
     "token": (20, 3600),
     "api": (600, 60),
+    "mail": (10, 3600),
     "institution": (300, 900),
     "absent": (60, 900),
 }
-"""Times, within so many seconds: by account plans, pages that are made, new tokens, and requests of programs; by address logins
+"""Times, within so many seconds: by account plans, pages that are made, new tokens, mails that
+confirm an address, and requests of programs; by address logins
 at the institution, and links and tokens that nobody has."""
 
 _MOST = 100_000

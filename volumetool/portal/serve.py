@@ -11,6 +11,7 @@ from typing import TextIO
 from volumetool.errors import ConfigError
 from volumetool.listening.gate import base_url
 from volumetool.portal.accounts import invite
+from volumetool.portal.facility.mail import Mailer
 from volumetool.portal.pages.routes import build_portal
 from volumetool.portal.queries import Database
 from volumetool.portal.settings import PortalSettings, make_folder
@@ -45,14 +46,16 @@ def serve(settings: PortalSettings) -> Iterator[Served]:
         ``config.folder``, ``config.database``, ``config.address``; ``config.running``: another portal uses the folder.
     """
     make_folder(settings)
-    with _alone(settings):
+    with alone(settings):
         database = Database(settings)
         supervisor = Supervisor(database, settings)
         bound = bind(settings.host, settings.port)
         port = int(bound.getsockname()[1])
         url = (settings.url or base_url(settings.host, port)).rstrip("/")
-        with supervisor, Serving(build_portal(make_portal(settings, database, supervisor, port)), bound):
+        pages = build_portal(make_portal(settings, database, supervisor, port))
+        with supervisor, Mailer(database, settings, url), Serving(pages, bound):
             yield Served(url, None if database.has_admin() else f"{url}/join/{_invite_first(database)}")
+        database.engine.dispose()
 
 
 def _invite_first(database: Database) -> str:
@@ -62,8 +65,14 @@ def _invite_first(database: Database) -> str:
 
 
 @contextmanager
-def _alone(settings: PortalSettings) -> Iterator[TextIO]:
-    """Hold the folder's lock: two supervisors of one queue would start jobs twice."""
+def alone(settings: PortalSettings) -> Iterator[TextIO]:
+    """Hold the lock of the portal's folder: two supervisors of one queue would start jobs twice.
+
+    Raises
+    ------
+    ConfigError
+        ``config.running``.
+    """
     with (settings.data / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from sqlalchemy import URL
 
 from volumetool.configuration import Bytes, Positive, explain, read_options
@@ -15,6 +15,7 @@ from volumetool.listening.gate import LOOPBACK, is_loopback
 from volumetool.paths import absolute_path
 from volumetool.portal.institution import Institution
 from volumetool.redaction import redact
+from volumetool.sites.site import read_site
 
 EVERYBODY = "everybody"
 """In the accounts of a root: all of them."""
@@ -49,6 +50,22 @@ class Root(BaseModel):
         return EVERYBODY in self.accounts or name in self.accounts
 
 
+class Mail(BaseModel):
+    """How the portal sends mail.
+
+    Attributes
+    ----------
+    sender : str
+        Address that its mails come from.
+    server : str or None
+        ``smtp://USER:PASSWORD@HOST:PORT`` or ``smtps://...``; without it ``VOLUMETOOL_SMTP`` names one, or sendmail is asked.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    sender: str = Field(pattern=r"^[^\s@]+@[^\s@]+$")
+    server: str | None = Field(None, pattern=r"^smtps?://[^\s/]+/?$", repr=False)
+
+
 class PortalSettings(BaseModel):
     """The settings of ``portal.yaml``; each has a default that serves one lab on one machine."""
 
@@ -69,6 +86,9 @@ class PortalSettings(BaseModel):
     box_limit: Bytes = Field(2**28, description="Bytes of voxels of a box that is downloaded as TIFF.")
     idle_minutes: Positive = Field(120, description="A login ends after so many minutes without a request.")
     login_hours: Positive = Field(72, description="A login ends after so many hours.")
+    metrics: Folder | None = Field(None, description="File with the token that Prometheus shows for /metrics.")
+    mail: Mail | None = Field(None, description="Mail server, for owners whose jobs have ended.")
+    slurm: dict[str, Any] | None = Field(None, description="Jobs run at a SLURM site: options of `volumetool slurm`.")
     invitation_days: Positive = Field(7, description="An invitation ends after so many days.")
     token_days: Positive = Field(366, description="A program's token ends after so many days at most.")
     passwords: bool = Field(True, description="Whether accounts may have passwords; without, the institution's login is left.")
@@ -94,6 +114,18 @@ class PortalSettings(BaseModel):
         if not parts.hostname or parts.path.strip("/") or parts.query or not (parts.scheme == "https" or local):
             raise ValueError(f"url {self.url!r} is not https://HOST or https://HOST:PORT")
         return self
+
+    @field_validator("slurm")
+    @classmethod
+    def _a_site(cls, told: dict[str, Any] | None) -> dict[str, Any] | None:
+        if told is not None:
+            name, sites = told.get("site", "generic"), told.get("sites")
+            options = {field: value for field, value in told.items() if field not in ("site", "sites")}
+            try:
+                read_site(name, None if sites is None else absolute_path(sites), **options)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return told
 
     @property
     def database_url(self) -> str | URL:

@@ -19,6 +19,8 @@ from typing import Any
 from volumetool.errors import InputError, OutputError, VolumetoolError
 from volumetool.jobs.inspection import status
 from volumetool.jobs.status import Status
+from volumetool.portal.facility import slurm
+from volumetool.portal.facility.slurm import SlurmQueue
 from volumetool.portal.queries import (
     ALIVE,
     CANCELLED,
@@ -71,6 +73,7 @@ class Supervisor:
     def __init__(self, database: Database, settings: PortalSettings) -> None:
         self._database = database
         self._settings = settings
+        self._slurm = None if settings.slurm is None else SlurmQueue(settings.slurm)
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._drawing = threading.Lock()
         self._drawn: dict[tuple[str, str], str] = {}
@@ -112,6 +115,8 @@ class Supervisor:
         if self._database.change(job.id, (RUNNING,), state=STOPPING) and (process := _process(job)) and process.lives():
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGTERM)
+        if self._slurm is not None:
+            self._slurm.look_again()
 
     def remove(self, job: str) -> bool:
         """Forget a job that has no process, and delete what it wrote."""
@@ -175,13 +180,19 @@ class Supervisor:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (folder / RESULT).open("wb") as result, (folder / LOG).open("ab") as log:
             return subprocess.Popen(  # noqa: S603  (this program, with options from a list)
-                _enhance(job.input, folder / OUTPUT, job.options),
+                self._command(job, folder / OUTPUT),
                 stdin=subprocess.DEVNULL,
                 stdout=result,
                 stderr=log,
                 cwd=folder,
                 start_new_session=True,  # Ctrl-C ends the portal, not its jobs
             )
+
+    def _command(self, job: PortalJob, output: Path) -> list[str]:
+        if self._slurm is None:
+            return _enhance(job.input, output, job.options)
+        self._slurm.look_again()
+        return self._slurm.command(job.input, output, _options(job.options))
 
     def _still_runs(self, job: PortalJob) -> bool:
         if (child := self._children.get(job.id)) is not None and child.poll() is not None:
@@ -193,11 +204,17 @@ class Supervisor:
             return True
         if child is not None and child.poll() is None:
             return True
+        if self._slurm is not None and self._slurm.holds(output := self.folder(job.id) / OUTPUT):
+            if job.state == STOPPING:
+                self._slurm.cancel(output)
+            return True
         self._end(job)
         return False
 
     def _end(self, job: PortalJob) -> None:
         word = _last_word(self.folder(job.id) / RESULT)
+        if word.get("kind") == "slurm-script":
+            word = slurm.last_word(self.folder(job.id) / OUTPUT)
         stopped = word.get("kind") == "error" and word.get("exit_code") in AGAIN
         if word.get("kind") == "run" and word["complete"]:
             state, reason = COMPLETE, None
@@ -211,8 +228,8 @@ class Supervisor:
             state, reason = QUEUED, None  # told to stop by somebody else, or killed: it goes on where it was
         else:
             state, reason = FAILED, f"It ended {job.attempts} times before it was done; see its log. Start it again to go on."
-        ended = None if state == QUEUED else now()
-        self._database.change(job.id, ALIVE, state=state, reason=reason, process=None, ended=ended)
+        ended = {"queued": now()} if state == QUEUED else {"ended": now(), "untold": state != CANCELLED}
+        self._database.change(job.id, ALIVE, state=state, reason=reason, process=None, **ended)
 
 
 def plan_job(input: str, options: dict[str, Any], output: Path) -> dict[str, Any]:  # noqa: A002
@@ -238,8 +255,9 @@ def plan_job(input: str, options: dict[str, Any], output: Path) -> dict[str, Any
 
 def log_of(folder: Path, most: int = 16_384) -> str:
     """Return the end of what a job said."""
+    elements = sorted(folder.glob(slurm.LOGS), key=lambda file: file.stat().st_mtime)
     try:
-        with (folder / LOG).open("rb") as file:
+        with (elements[-1] if elements else folder / LOG).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - most))
             return file.read(most).decode("utf-8", "replace")
     except FileNotFoundError:
@@ -252,8 +270,11 @@ def _enhance(input: str, output: Path, options: dict[str, Any], *flags: str) -> 
 
 
 def _volumetool(command: str, options: dict[str, Any]) -> list[str]:
-    given = [f"--{name.replace('_', '-')}={value}" for name, value in sorted(options.items())]
-    return [sys.executable, "-m", "volumetool", command, *given]
+    return [sys.executable, "-m", "volumetool", command, *_options(options)]
+
+
+def _options(options: dict[str, Any]) -> list[str]:
+    return [f"--{name.replace('_', '-')}={value}" for name, value in sorted(options.items())]
 
 
 def _told(command: list[str], seconds: int) -> dict[str, Any]:

@@ -123,6 +123,7 @@ class PortalJob(Table):
     asked: Mapped[datetime]
     began: Mapped[datetime | None]
     ended: Mapped[datetime | None]
+    queued: Mapped[datetime | None]
     untold: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 

@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from volumetool.errors import VolumetoolError
 from volumetool.listening.gate import accepted_hosts, base_url
 from volumetool.portal.accounts import ROLES, Tries, hash_token
+from volumetool.portal.facility.metrics import Traffic
 from volumetool.portal.institution import Provider
 from volumetool.portal.limits import Limits, place_of
 from volumetool.portal.queries import Database
@@ -75,6 +76,8 @@ class Portal:
         What else was done in the last minutes.
     sign_ins : SignIns
         Browsers that were sent to the institution.
+    traffic : Traffic
+        Requests that were answered.
     """
 
     settings: PortalSettings
@@ -86,6 +89,7 @@ class Portal:
     tries: Tries = field(default_factory=Tries)
     limits: Limits = field(default_factory=Limits)
     sign_ins: SignIns = field(default_factory=SignIns)
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 def make_portal(settings: PortalSettings, database: Database, supervisor: Supervisor, port: int) -> Portal:
@@ -249,6 +253,8 @@ def _who(portal: Portal, request: Request) -> tuple[Login | None, Account | None
 
 def _answer(handler: Handler, role: str | None, visit: Visit) -> Response:
     headers: dict[str, str] = {}
+    visit.request.scope["account"] = visit.account.name if visit.account else None  # for the log
+    visit.request.scope["address"] = visit.address
     try:
         return _admit(visit, role) or handler(visit)
     except Refused as refused:

@@ -51,7 +51,7 @@ def array_script(job: Job, site: Site) -> str:
         )
     lines = [
         "#!/bin/bash",
-        f"#SBATCH --job-name=volumetool-{hashlib.sha256(job.placed.output.encode()).hexdigest()[:8]}",
+        f"#SBATCH --job-name={job_name(job.placed.output)}",
         *(f"#SBATCH {option}" for option in _asked(site)),
         f"# Written by volumetool {__version__}. {_how_to_start(site)}",
         "",
@@ -63,6 +63,11 @@ def array_script(job: Job, site: Site) -> str:
         f"job=({_command(job, site)})",
     ]
     return "\n".join(lines) + "\n" + resources.files(__package__).joinpath("element.sh").read_text(encoding="utf-8")
+
+
+def job_name(output: str) -> str:
+    """Return the name that a job has in SLURM: that of its output, by which its elements find each other."""
+    return f"volumetool-{hashlib.sha256(output.encode()).hexdigest()[:8]}"
 
 
 def _command(job: Job, site: Site) -> str:

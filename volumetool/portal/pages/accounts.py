@@ -16,6 +16,7 @@ from volumetool.portal.accounts import (
     join,
     why_not,
 )
+from volumetool.portal.facility.mail import ask_to_confirm
 from volumetool.portal.limits import place_of
 from volumetool.portal.queries import now
 from volumetool.portal.tables import Account, Invitation
@@ -169,6 +170,7 @@ def show_account(visit: Visit, wrong: str | None = None, shown: str | None = Non
         identities=visit.database.identities(visit.who.id),
         confirmed=confirmation(visit),
         left=visit.database.bytes_left(visit.who.id),
+        mails=visit.portal.settings.mail is not None,
     )
 
 
@@ -190,4 +192,33 @@ def end_login(visit: Visit) -> Response:
     if not visit.database.log_out(visit.who.id, visit.request.path_params["login"]):
         raise Refused(404, "There is no such login.")
     visit.note("login ended")
+    return go_to("/account")
+
+
+def change_mail(visit: Visit) -> Response:
+    """Send a link to an address; or forget the one that is told how jobs end."""
+    address = visit.form.get("mail", "").strip()
+    if visit.portal.settings.mail is None:
+        raise Refused(404, "There is nothing here.")
+    if not address:
+        visit.database.change_account(visit.who.name, mail=None, mail_asked=None, mail_token=None)
+        visit.note("address forgotten")
+        return go_to("/account")
+    visit.limit("mail")
+    ask_to_confirm(visit.database, visit.portal.settings, visit.who, address, visit.request.headers["origin"])
+    visit.note("address asked for", address)
+    return go_to("/account")
+
+
+def show_mail(visit: Visit) -> Response:
+    """Show the button that confirms an address."""
+    return visit.show("mail.html", token=visit.request.path_params["token"], address=visit.who.mail_asked)
+
+
+def confirm_mail(visit: Visit) -> Response:
+    """Make an address the account's: who is logged in got the mail."""
+    address = visit.database.confirm_mail(visit.who.id, hash_token(visit.request.path_params["token"]))
+    if address is None:
+        raise Refused(404, "This link was used, or is another account's.")
+    visit.note("address confirmed", address)
     return go_to("/account")

@@ -10,7 +10,8 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from volumetool.portal.pages import accounts, institution, jobs, new, people, tokens
+from volumetool.portal.facility.metrics import watched
+from volumetool.portal.pages import accounts, institution, jobs, metrics, new, people, tokens
 from volumetool.portal.web import COMES_BACK, Handler, Portal, Refused, Visit, guarded, page
 
 
@@ -41,6 +42,9 @@ ROUTES: tuple[tuple[str, Handler, str | None, str], ...] = (
     ("/api/jobs/{job}", jobs.job_as_json, "user", "GET"),
     ("/account", accounts.show_account, "user", "GET"),
     ("/account/password", accounts.change_password, "user", "POST"),
+    ("/account/mail", accounts.change_mail, "user", "POST"),
+    ("/account/mail/{token}", accounts.show_mail, "user", "GET"),
+    ("/account/mail/{token}", accounts.confirm_mail, "user", "POST"),
     ("/account/logins/{login:int}/end", accounts.end_login, "user", "POST"),
     ("/account/identities", institution.link, "user", "POST"),
     ("/account/identities/{identity:int}/end", institution.unlink, "user", "POST"),
@@ -50,6 +54,7 @@ ROUTES: tuple[tuple[str, Handler, str | None, str], ...] = (
     ("/people/invite", people.invite_somebody, "admin", "POST"),
     ("/people/{account:int}/disable", people.disable, "admin", "POST"),
     ("/people/{account:int}/enable", people.enable, "admin", "POST"),
+    ("/metrics", metrics.show_metrics, None, "GET"),
     ("/{path:path}", nothing, None, "GET"),
 )
 """Paths, what answers there, the least role that may ask (None: everybody), and the method."""
@@ -59,4 +64,5 @@ def build_portal(portal: Portal) -> Any:
     """Return the ASGI application of the portal's pages."""
     made = [Route(path, page(portal, handler, role), methods=[method]) for path, handler, role, method in ROUTES]
     static = Mount("/static", StaticFiles(directory=Path(__file__).parents[1] / "static"))
-    return guarded(portal, Starlette(routes=[static, *made]))
+    named: dict[Any, str] = {route.endpoint: route.path for route in made} | {static.app: "/static"}
+    return watched(guarded(portal, Starlette(routes=[static, *made])), portal.traffic, named)

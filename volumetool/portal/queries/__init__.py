@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from volumetool.portal.queries.accounts import AccountQueries
-from volumetool.portal.queries.connection import migrate, now
+from volumetool.portal.queries.connection import migrate, now, open_database, revisions
 from volumetool.portal.queries.deeds import DeedQueries
 from volumetool.portal.queries.identities import IdentityQueries
 from volumetool.portal.queries.jobs import (
@@ -41,6 +41,8 @@ __all__ = [
     "Database",
     "migrate",
     "now",
+    "open_database",
+    "revisions",
 ]
 
 

@@ -64,6 +64,15 @@ class AccountQueries(Connection):
                 session.execute(delete(Login).where(Login.account_id == found.id))
             return found
 
+    def confirm_mail(self, account: int, token: str) -> str | None:
+        """Make the address that was asked for an account's, by the hash of its token; return it, None where it is another's."""
+        with self._writing() as session:
+            found = session.scalar(select(Account).where(Account.id == account, Account.mail_token == token))
+            if found is None:
+                return None
+            found.mail, found.mail_asked, found.mail_token = found.mail_asked, None, None
+            return found.mail
+
     def invite(self, token: str, role: str, name: str | None = None) -> None:
         """Keep the hash of an invitation's token.
 
@@ -82,6 +91,12 @@ class AccountQueries(Connection):
                 session.execute(delete(Invitation).where(Invitation.name == name))
             ends = now() + timedelta(days=self._settings.invitation_days)
             session.add(Invitation(token=token, role=role, ends=ends, name=name))
+
+    def end_all_logins(self) -> None:
+        """End all logins and invitations."""
+        with self._writing() as session:
+            session.execute(delete(Login))
+            session.execute(delete(Invitation))
 
     def withdraw_invitations(self) -> None:
         """End all invitations."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -41,7 +42,7 @@ class Connection:
     def __init__(self, settings: PortalSettings) -> None:
         self._settings = settings
         try:
-            self.engine = _open(settings.database_url)
+            self.engine = open_database(settings.database_url)
             migrate(self.engine)
         except (SQLAlchemyError, ImportError, ValueError) as error:
             raise ConfigError(
@@ -62,7 +63,8 @@ class Connection:
             yield session
 
 
-def _open(url: str | URL) -> Engine:
+def open_database(url: str | URL) -> Engine:
+    """Return the engine of a database; its tables are left as they are."""
     engine = create_engine(url, pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
@@ -81,11 +83,21 @@ def _begin_sqlite(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
 
+def _configure() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations").replace("%", "%%"))
+    return config
+
+
+def revisions() -> tuple[str, ...]:
+    """Return the versions of the tables that are known, the newest first."""
+    return tuple(step.revision for step in ScriptDirectory.from_config(_configure()).walk_revisions())
+
+
 def migrate(engine: Engine, version: str = "head") -> None:
     """Bring the tables of a database to a version, up or down."""
-    config = Config()
-    with resources.as_file(resources.files("volumetool.portal.migrations")) as scripts, engine.connect() as connection:
-        config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    config = _configure()
+    with engine.connect() as connection:
         config.attributes["connection"] = connection
         down = version != "head"
         (command.downgrade if down else command.upgrade)(config, version)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from volumetool.portal.queries.connection import Connection
+from volumetool.portal.queries.connection import Connection, now
 from volumetool.portal.tables import Account, PortalJob, Share, Upload
 
 PLANNED, QUEUED, RUNNING, STOPPING = "planned", "queued", "running", "stopping"
@@ -24,6 +25,31 @@ RESTING = (PLANNED, CANCELLED, FAILED)
 
 ALIVE = (RUNNING, STOPPING)
 """States in which a job has a process."""
+
+
+STATES = (PLANNED, QUEUED, RUNNING, STOPPING, COMPLETE, FAILED, CANCELLED)
+
+
+@dataclass(frozen=True)
+class QueueFigures:
+    """The queue in figures.
+
+    Attributes
+    ----------
+    states : dict of str to int
+        Jobs by state.
+    oldest : datetime or None
+        Since when the first of those in the queue waits.
+    bytes : int
+        Of results that accounts have asked for.
+    accounts : int
+        Accounts that may log in.
+    """
+
+    states: dict[str, int]
+    oldest: datetime | None
+    bytes: int
+    accounts: int
 
 
 class JobQueries(Connection):
@@ -47,7 +73,7 @@ class JobQueries(Connection):
             left = self._settings.quota - self._taken(session, account)
             if found.state == PLANNED and found.bytes > left:
                 return found.bytes - left
-            found.state, found.attempts, found.reason, found.ended = QUEUED, 0, None, None
+            found.state, found.attempts, found.reason, found.ended, found.queued = QUEUED, 0, None, None, now()
             return None
 
     def remove(self, job: str) -> bool:
@@ -78,6 +104,11 @@ class JobQueries(Connection):
         with self._reading() as session:
             return [(job, name) for job, name in session.execute(wanted.order_by(PortalJob.asked.desc()).limit(500))]
 
+    def all_jobs(self) -> Sequence[PortalJob]:
+        """Return all jobs, the first one first."""
+        with self._reading() as session:
+            return session.scalars(select(PortalJob).order_by(PortalJob.asked)).all()
+
     def job(self, job: str, account: int | None) -> PortalJob | None:
         """Return a job, of an account where one is given: another's is none."""
         wanted = select(PortalJob).where(PortalJob.id == job)
@@ -85,6 +116,21 @@ class JobQueries(Connection):
             wanted = wanted.where(PortalJob.account_id == account)
         with self._reading() as session:
             return session.scalar(wanted)
+
+    def queue(self) -> QueueFigures:
+        """Return the queue in figures."""
+        with self._reading() as session:
+            counted = dict(session.execute(select(PortalJob.state, func.count()).group_by(PortalJob.state)).all())
+            oldest = session.scalar(select(func.min(PortalJob.queued)).where(PortalJob.state == QUEUED))
+            taken = session.scalar(select(func.coalesce(func.sum(PortalJob.bytes), 0)).where(PortalJob.state != PLANNED))
+            accounts = session.scalar(select(func.count()).select_from(Account).where(~Account.disabled))
+        return QueueFigures({state: counted.get(state, 0) for state in STATES}, oldest, int(taken or 0), int(accounts or 0))
+
+    def untold(self) -> Sequence[tuple[PortalJob, Account]]:
+        """Return the jobs that have ended and of which nobody was told, and whose they are; the first one first."""
+        wanted = select(PortalJob, Account).join(Account, Account.id == PortalJob.account_id).where(PortalJob.untold)
+        with self._reading() as session:
+            return [(job, account) for job, account in session.execute(wanted.order_by(PortalJob.ended).limit(100))]
 
     def alive(self) -> Sequence[PortalJob]:
         """Return the jobs that have a process, as far as is known."""

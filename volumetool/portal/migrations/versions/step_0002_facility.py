@@ -16,6 +16,7 @@ def upgrade() -> None:
     with op.batch_alter_table("invitations") as invitations:
         invitations.add_column(sa.Column("name", sa.String(64)))
     with op.batch_alter_table("jobs") as jobs:
+        jobs.add_column(sa.Column("queued", sa.DateTime(timezone=True)))
         jobs.add_column(sa.Column("untold", sa.Boolean(), nullable=False, server_default=sa.false()))
 
 
@@ -23,6 +24,7 @@ def downgrade() -> None:
     """Drop them."""
     with op.batch_alter_table("jobs") as jobs:
         jobs.drop_column("untold")
+        jobs.drop_column("queued")
     with op.batch_alter_table("invitations") as invitations:
         invitations.drop_column("name")
     with op.batch_alter_table("accounts") as accounts:

@@ -1,0 +1,161 @@
+"""Backups: taken while a portal runs, put back where none does, and then the ledgers say what is done."""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+import tarfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from browsing import House, Visitor, settings_of
+from test_jobs import Queue, programs
+from volumetool.cli.main import main
+
+import volumetool as vt
+from volumetool.errors import ConfigError, InputError, OutputError
+from volumetool.portal.facility.backup import GONE, back_up, restore
+from volumetool.portal.queries import CANCELLED, COMPLETE, FAILED, RUNNING, Database
+from volumetool.portal.serve import serve
+from volumetool.portal.settings import PortalSettings
+from volumetool.portal.supervisor import Supervisor
+
+DONE = 'print(\'{"kind": "run", "complete": true}\')'
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[Queue]:
+    made = Queue(tmp_path)
+    yield made
+    made.end()
+
+
+def names(file: Path) -> set[str]:
+    with tarfile.open(file) as tar:
+        return set(tar.getnames())
+
+
+def write_output(queue: Queue, job: str) -> None:
+    """Let a job have the results of a real run."""
+    folder = queue.supervisor.folder(job)
+    folder.mkdir(parents=True, exist_ok=True)
+    source = folder.parents[2] / "in.tif"
+    tifffile.imwrite(source, np.zeros((2, 16, 16), np.uint8), photometric="minisblack")
+    vt.enhance(source, folder / "output.zarr", model="fake:identity?scale=1,1,1", voxel_size=(30.0, 8.0, 8.0))
+
+
+def test_a_backup_of_a_portal_that_runs_holds_all_but_the_results(house: House, tmp_path: Path) -> None:
+    job = house.plan("ada")
+    folder = house.folder / "portal" / "jobs" / job
+    (folder / "output.zarr").mkdir(parents=True)
+    (folder / "output.zarr" / "zarr.json").write_text("{}")
+    (folder / "log.txt").write_text("it said so")
+    settings = PortalSettings(**settings_of(house.folder, quota=5000))
+    about = back_up(settings, tmp_path / "b.tar")
+    assert (tmp_path / "b.tar").stat().st_mode & 0o077 == 0
+    assert about["database"] == "sqlite"
+    assert f"data/jobs/{job}/log.txt" in names(tmp_path / "b.tar")
+    assert f"data/jobs/{job}/output.zarr/zarr.json" not in names(tmp_path / "b.tar")
+    back_up(settings, tmp_path / "all.tar", results=True)
+    assert f"data/jobs/{job}/output.zarr/zarr.json" in names(tmp_path / "all.tar")
+    with pytest.raises(OutputError, match="is there already"):
+        back_up(settings, tmp_path / "b.tar")
+    with pytest.raises(ConfigError, match="another portal uses"):
+        restore(settings, tmp_path / "b.tar")
+
+
+def test_on_a_fresh_machine_accounts_jobs_and_logs_are_back_and_nobody_is_logged_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask(deed: str, file: Path, settings: PortalSettings) -> dict[str, Any]:
+        with pytest.raises(SystemExit):
+            main(["portal", deed, str(file), "--data", str(settings.data), "--json"])
+        told: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return told
+
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    here, there = (PortalSettings(**settings_of(tmp_path / name)) for name in ("here", "there"))
+    with serve(here) as served:
+        former = Visitor(served.url).join(served.invitation or "", "ada")
+        (here.data / "jobs" / "j1").mkdir(parents=True)
+        (here.data / "jobs" / "j1" / "log.txt").write_text("it said so")
+        ask("backup", tmp_path / "b.tar", here)
+    told = ask("restore", tmp_path / "b.tar", there)
+    assert (told["kind"], told["jobs"], told["former"]) == ("restored", 0, None)
+    assert told["unknown"] == [str(there.data / "jobs" / "j1")]
+    assert (there.data / "jobs" / "j1" / "log.txt").read_text() == "it said so"
+    with serve(there) as served:
+        assert served.invitation is None
+        former.url = served.url
+        assert former.get("/").status_code == 303
+        assert Visitor(served.url).log_in("ada").status_code == 303
+
+
+def test_after_a_restoration_the_ledger_says_what_is_done(
+    queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One job ended before the backup and lost its results since; one ran meanwhile, and ended; one failed, and is done."""
+    account = queue.account("ann")
+    programs(monkeypatch, DONE)
+    queue.add(account, "lost")
+    queue.wait("lost", lambda job: job.state == COMPLETE)
+    programs(monkeypatch, "1/0")
+    queue.add(account, "failed")
+    queue.wait("failed", lambda job: job.state == FAILED)
+    programs(monkeypatch, f"import time, pathlib\nwhile not pathlib.Path('go').exists(): time.sleep(0.01)\n{DONE}")
+    queue.add(account, "runs")
+    queue.wait("runs", lambda job: job.process is not None)
+    back_up(queue.settings, tmp_path / "b.tar")
+    (queue.supervisor.folder("runs") / "go").touch()
+    queue.wait("runs", lambda job: job.state == COMPLETE)
+    queue.add(account, "since", start=False)
+    queue.supervisor.folder("since").mkdir()
+    for job in ("runs", "failed"):
+        write_output(queue, job)
+    queue.database.engine.dispose()
+    restored = restore(queue.settings, tmp_path / "b.tar")
+    queue.database = Database(queue.settings)
+    queue.supervisor = Supervisor(queue.database, queue.settings)
+    assert (restored.jobs, restored.complete) == (3, 1)
+    assert restored.without_results == ("lost",)
+    assert restored.unknown == (str(queue.supervisor.folder("since")),)
+    assert (queue.job("lost").state, queue.job("lost").reason) == (CANCELLED, GONE)
+    assert queue.job("failed").state == COMPLETE
+    assert queue.job("runs").state == RUNNING
+    queue.supervisor.turn()
+    assert (queue.job("runs").state, queue.job("runs").attempts) == (COMPLETE, 1)
+    with closing(sqlite3.connect(restored.former or "")) as former:
+        assert former.execute("SELECT count(*) FROM jobs").fetchone() == (4,)
+
+
+def test_a_backup_of_a_newer_version_or_of_another_kind_or_a_torn_one_is_refused(tmp_path: Path) -> None:
+    settings = PortalSettings(**settings_of(tmp_path))
+    with serve(settings):
+        back_up(settings, tmp_path / "b.tar")
+    before = (settings.data / "portal.sqlite").read_bytes()
+    whole = (tmp_path / "b.tar").read_bytes()
+    for change, told in (({"schema": "9999"}, "are not known"), ({"database": "postgresql"}, "is of postgresql")):
+        with tarfile.open(tmp_path / "b.tar") as old, tarfile.open(tmp_path / "changed.tar", "w") as new:
+            for member in old:
+                held = old.extractfile(member)
+                assert held is not None
+                data = held.read()
+                if member.name == "backup.json":
+                    data = json.dumps(json.loads(data) | change).encode()
+                    member.size = len(data)
+                new.addfile(member, io.BytesIO(data))
+        with pytest.raises(ConfigError, match=told):
+            restore(settings, tmp_path / "changed.tar")
+    for torn in (whole[:1000], whole[: len(whole) // 2], b"no tar", b""):
+        (tmp_path / "torn.tar").write_bytes(torn)
+        with pytest.raises(InputError, match="no backup"):
+            restore(settings, tmp_path / "torn.tar")
+    assert (settings.data / "portal.sqlite").read_bytes() == before
+    assert [place.name for place in settings.data.iterdir() if place.name.startswith(".")] == []
