@@ -32,7 +32,7 @@ class Limits:
         self._done: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def wait(self, kind: str, who: str, *, count: bool = True) -> int:
+    def wait(self, kind: str, who: str) -> int:
         """Count a deed, and return 0; or return after how many seconds it may be done again.
 
         Parameters
@@ -41,8 +41,6 @@ class Limits:
             One of `LIMITS`.
         who : str
             Account or address.
-        count : bool
-            False to look, and count nothing.
         """
         most, seconds = LIMITS[kind]
         at = time.monotonic()
@@ -52,12 +50,11 @@ class Limits:
                 done.popleft()
             if len(done) >= most:
                 return math.ceil(done[0] + seconds - at)
-            if count:
-                done.append(at)
-                self._done[kind, who] = done
-                self._done.move_to_end((kind, who))
-                if len(self._done) > _MOST:
-                    self._done.popitem(last=False)
+            done.append(at)
+            self._done[kind, who] = done
+            self._done.move_to_end((kind, who))
+            if len(self._done) > _MOST:
+                self._done.popitem(last=False)
         return 0
 
 

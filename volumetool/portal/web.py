@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from volumetool.errors import VolumetoolError
 from volumetool.listening.gate import accepted_hosts, base_url
@@ -20,11 +20,12 @@ from volumetool.portal.accounts import ROLES, Tries, hash_token
 from volumetool.portal.facility.metrics import Traffic
 from volumetool.portal.institution import Provider
 from volumetool.portal.limits import Limits, place_of
+from volumetool.portal.problems import explain
 from volumetool.portal.queries import Database
 from volumetool.portal.settings import PortalSettings
 from volumetool.portal.sign_ins import SignIns
 from volumetool.portal.supervisor import Supervisor
-from volumetool.portal.tables import Account, Login
+from volumetool.portal.tables import Account, ApiToken, Login
 from volumetool.units import show_bytes, show_duration
 from volumetool.version import __version__
 
@@ -35,6 +36,9 @@ COOKIE = "__Host-volumetool"
 
 COMES_BACK = "/login/institution/callback"
 """Where the institution sends browsers back."""
+
+READING = ("GET", "HEAD", "OPTIONS")
+"""Methods that change nothing: a token of the scope read does no other."""
 
 LONGEST_FORM = 2**16
 """Bytes of a form."""
@@ -141,6 +145,10 @@ class Visit:
         Fields of its form.
     login, account : optional
         Who is logged in.
+    token : ApiToken, optional
+        What a program showed in place of a login.
+    body : bytes
+        The body of the request.
     """
 
     portal: Portal
@@ -148,6 +156,8 @@ class Visit:
     form: Mapping[str, str]
     login: Login | None
     account: Account | None
+    token: ApiToken | None = None
+    body: bytes = b""
 
     @property
     def database(self) -> Database:
@@ -235,20 +245,32 @@ def page(portal: Portal, handler: Handler, role: str | None) -> Endpoint:
     """
 
     async def endpoint(request: Request) -> Response:
-        body = (await request.body()).decode("utf-8", "replace")
+        body = await request.body()
+        text = "" if request.headers.get("content-type") == "application/json" else body.decode("utf-8", "replace")
         try:
-            form = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=MOST_FIELDS))
+            form = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS))
         except ValueError:
-            return JSONResponse({"error": f"a form has at most {MOST_FIELDS} fields"}, 413)
-        return await asyncio.to_thread(_answer, handler, role, Visit(portal, request, form, *_who(portal, request)))
+            return explain(413, f"a form has at most {MOST_FIELDS} fields")
+        return await asyncio.to_thread(
+            lambda: _answer(handler, role, Visit(portal, request, form, *_who(portal, request), body=body))
+        )
 
     return endpoint
 
 
-def _who(portal: Portal, request: Request) -> tuple[Login | None, Account | None]:
+def _who(portal: Portal, request: Request) -> tuple[Login | None, Account | None, ApiToken | None]:
+    if _shows_token(request):
+        scheme, _, told = request.headers["authorization"].partition(" ")
+        held = portal.database.token(hash_token(told.strip())) if scheme.lower() == "bearer" else None
+        return (None, None, None) if held is None else (None, held[1], held[0])
     token = request.cookies.get(COOKIE)
     found = None if token is None else portal.database.login(hash_token(token))
-    return found or (None, None)
+    return (None, None, None) if found is None else (*found, None)
+
+
+def _shows_token(request: Request) -> bool:
+    """Return whether a program asks, which shows a token in place of a login."""
+    return request.url.path.startswith("/api/") and "authorization" in request.headers
 
 
 def _answer(handler: Handler, role: str | None, visit: Visit) -> Response:
@@ -260,12 +282,14 @@ def _answer(handler: Handler, role: str | None, visit: Visit) -> Response:
     except Refused as refused:
         status, reason, headers = refused.status, refused.reason, refused.headers
     except VolumetoolError as error:
+        if visit.asks_for_json:
+            return explain(422, error.message, code=error.code, hint=error.hint)
         status, reason = 422, str(error)
     except Exception:  # noqa: BLE001  (the last resort: nobody should meet a traceback)
         _log.exception("%s %s", visit.request.method, visit.request.url.path)
         status, reason = 500, "This is a fault of the portal. The operator's log says more."
     if visit.asks_for_json:
-        return JSONResponse({"error": reason}, status, headers)
+        return explain(status, reason, headers)
     answer = visit.show("message.html", status, title="This did not work", reason=reason)
     answer.headers.update(headers)
     return answer
@@ -273,10 +297,12 @@ def _answer(handler: Handler, role: str | None, visit: Visit) -> Response:
 
 def _admit(visit: Visit, role: str | None) -> Response | None:
     """Let a request through, or lead it to the login."""
+    if _shows_token(visit.request):
+        _admit_program(visit)
     if role is not None:
         if visit.account is None:
             if visit.asks_for_json:
-                raise Refused(401, "Log in first.")
+                raise Refused(401, "Show a token, or log in first.", {"WWW-Authenticate": "Bearer"})
             return go_to("/login")
         if ROLES.index(visit.account.role) < ROLES.index(role):
             raise Refused(404, "There is nothing here.")
@@ -287,6 +313,17 @@ def _admit(visit: Visit, role: str | None) -> Response | None:
         if not secrets.compare_digest(told.encode(), visit.login.form_token.encode()):
             raise Refused(403, "This form is of a former login. Go back, reload the page and try again.")
     return None
+
+
+def _admit_program(visit: Visit) -> None:
+    if COOKIE in visit.request.cookies:
+        raise Refused(400, "Show a token or a cookie, not both.")
+    if visit.token is None:
+        visit.limit("absent", place_of(visit.address))
+        raise Refused(401, "There is no such token, or it has ended.", {"WWW-Authenticate": "Bearer"})
+    if visit.token.scope == "read" and visit.request.method not in READING:
+        raise Refused(403, "This token lets you read alone.")
+    visit.limit("api")
 
 
 def guarded(portal: Portal, app: Any) -> Any:
@@ -304,7 +341,7 @@ def guarded(portal: Portal, app: Any) -> Any:
             await send(message)
 
         if (refusal := await _refusal(portal, request)) is not None:
-            await JSONResponse({"error": refusal[1]}, refusal[0], {"Connection": "close"})(scope, receive, send_with_headers)
+            await explain(*refusal, {"Connection": "close"})(scope, receive, send_with_headers)
             return
         request.state.trust()
         await app(scope, _bounded(receive), send_with_headers)
@@ -320,7 +357,8 @@ async def _refusal(portal: Portal, request: Request) -> tuple[int, str] | None:
         return 405, "only GET, HEAD, POST"
     if request.method == "POST":
         origins = request.headers.getlist("origin")
-        if len(origins) != 1 or origins[0].lower() not in portal.origins:
+        needed = 0 if _shows_token(request) else 1  # programs send none; a page that does is one of this server
+        if not needed <= len(origins) <= 1 or any(origin.lower() not in portal.origins for origin in origins):
             return 403, "forms are sent by pages of this server alone"
         length = request.headers.get("content-length", "")
         if not length.isdecimal() or int(length) > LONGEST_FORM:

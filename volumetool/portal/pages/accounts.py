@@ -113,13 +113,10 @@ def show_invitation(visit: Visit) -> Response:
 
 
 def find_invitation(visit: Visit) -> Invitation:
-    """Return the invitation of the path; who tries many that are none has to wait."""
-    place = f"invitation {place_of(visit.address)}"
-    if wait := visit.portal.limits.wait("absent", place, count=False):
-        raise Refused(429, f"There were too many of these. Try again in {wait} s.", {"Retry-After": str(wait)})
+    """Return the invitation of the path."""
     found = visit.database.invitation(hash_token(visit.request.path_params["token"]))
     if found is None:
-        visit.portal.limits.wait("absent", place)
+        visit.limit("absent", place_of(visit.address))
         raise Refused(404, "This invitation has ended, or was used. Ask an administrator for another one.")
     return found
 

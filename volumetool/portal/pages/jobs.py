@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 
 from volumetool.portal.queries import ALIVE, PLANNED, RESTING
 from volumetool.portal.supervisor import OUTPUT, PAGES, READY, log_of
@@ -39,7 +39,7 @@ def show_job(visit: Visit) -> Response:
     return visit.show(
         "job.html",
         job=job,
-        state=_state(visit, job),
+        state=state_of(visit, job),
         log=log_of(visit.portal.supervisor.folder(job.id)),
         output=visit.portal.supervisor.folder(job.id) / OUTPUT,
         can_start=job.state in RESTING,
@@ -48,7 +48,7 @@ def show_job(visit: Visit) -> Response:
     )
 
 
-def _state(visit: Visit, job: PortalJob) -> dict[str, Any]:
+def state_of(visit: Visit, job: PortalJob) -> dict[str, Any]:
     """Return where a job stands: its place in the queue from the database, the rest from its own folder."""
     told: dict[str, Any] = {"id": job.id, "state": job.state, "percent": None, "left": None, "reason": job.reason}
     told["pages"] = {name: visit.portal.supervisor.drawn(job.id, name) for name in PAGES}
@@ -67,6 +67,7 @@ def _page(visit: Visit) -> str:
 def draw(visit: Visit) -> Response:
     """Have a page about a job made."""
     job, name = find_job(visit), _page(visit)
+    visit.limit("page")
     visit.portal.supervisor.draw(job, name)
     visit.note(name, job.id)
     return go_to(f"/jobs/{job.id}")
@@ -106,16 +107,3 @@ def remove(visit: Visit) -> Response:
         raise Refused(409, "It runs, or waits for its turn. Stop it first.")
     visit.note("removed", job.id)
     return go_to("/")
-
-
-def jobs_as_json(visit: Visit) -> Response:
-    """Answer with the jobs that may be seen."""
-    found = visit.database.jobs(visit.sees())
-    return JSONResponse(
-        {"jobs": [{"id": job.id, "state": job.state, "input": job.input, "account": who} for job, who in found]}
-    )
-
-
-def job_as_json(visit: Visit) -> Response:
-    """Answer with where a job stands."""
-    return JSONResponse(_state(visit, find_job(visit)))

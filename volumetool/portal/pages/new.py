@@ -25,22 +25,29 @@ def show_new(visit: Visit, wrong: str | None = None) -> Response:
 
 def plan(visit: Visit) -> Response:
     """Plan a job: what it costs is known before it is started, and nothing is written."""
-    given = {name: visit.form.get(name, "").strip() for name in ("model", "voxel_size", "roi")}
-    options = {name: value for name, value in given.items() if value}
-    job = secrets.token_hex(8)
-    output = visit.portal.supervisor.folder(job) / OUTPUT
     try:
-        place = _allowed(visit, visit.form.get("input", "").strip())
-        if options.get("model", "auto") not in {"auto", *(card.name for card in list_models())}:
-            raise Refused(422, "There is no such model here.")
-        told = plan_job(str(place), options, output)
+        job = plan_new(visit)
     except Refused as refused:
         return show_new(visit, refused.reason)
     except VolumetoolError as error:
         return show_new(visit, str(error))
-    visit.database.add_plan(_planned(visit, job, str(place), options, told))
+    return go_to(f"/jobs/{job.id}")
+
+
+def plan_new(visit: Visit) -> PortalJob:
+    """Return the job that a form asks for, planned."""
+    visit.limit("plan")
+    given = {name: visit.form.get(name, "").strip() for name in ("model", "voxel_size", "roi")}
+    options = {name: value for name, value in given.items() if value}
+    job = secrets.token_hex(8)
+    output = visit.portal.supervisor.folder(job) / OUTPUT
+    place = _allowed(visit, visit.form.get("input", "").strip())
+    if options.get("model", "auto") not in {"auto", *(card.name for card in list_models())}:
+        raise Refused(422, "There is no such model here.")
+    made = _planned(visit, job, str(place), options, plan_job(str(place), options, output))
+    visit.database.add_plan(made)
     visit.note("planned", f"{job} {place}")
-    return go_to(f"/jobs/{job}")
+    return made
 
 
 def _allowed(visit: Visit, text: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from volumetool.portal.api import PREFIX, operation
 from volumetool.portal.facility.metrics import watched
-from volumetool.portal.pages import accounts, institution, jobs, metrics, new, people, tokens
+from volumetool.portal.pages import accounts, api, institution, jobs, metrics, new, people, tokens
 from volumetool.portal.web import COMES_BACK, Handler, Portal, Refused, Visit, guarded, page
 
 
@@ -20,7 +22,7 @@ def nothing(visit: Visit) -> Response:  # noqa: ARG001
     raise Refused(404, "There is nothing here.")
 
 
-ROUTES: tuple[tuple[str, Handler, str | None, str], ...] = (
+ROUTES: tuple[tuple[str, Callable[..., Any], str | None, str], ...] = (
     ("/", jobs.show_jobs, "user", "GET"),
     ("/login", accounts.show_login, None, "GET"),
     ("/login", accounts.log_in, None, "POST"),
@@ -38,8 +40,16 @@ ROUTES: tuple[tuple[str, Handler, str | None, str], ...] = (
     ("/jobs/{job}/remove", jobs.remove, "user", "POST"),
     ("/jobs/{job}/pages/{page}", jobs.show_page, "user", "GET"),
     ("/jobs/{job}/pages/{page}", jobs.draw, "user", "POST"),
-    ("/api/jobs", jobs.jobs_as_json, "user", "GET"),
-    ("/api/jobs/{job}", jobs.job_as_json, "user", "GET"),
+    ("/api/openapi.json", api.get_description, None, "GET"),
+    ("/api/roots", api.get_roots, "user", "GET"),
+    ("/api/models", api.get_models, "user", "GET"),
+    ("/api/jobs", api.get_jobs, "user", "GET"),
+    ("/api/jobs", api.plan_job, "user", "POST"),
+    ("/api/jobs/{job}", api.get_job, "user", "GET"),
+    ("/api/jobs/{job}/start", api.start_job, "user", "POST"),
+    ("/api/jobs/{job}/stop", api.stop_job, "user", "POST"),
+    ("/api/jobs/{job}/remove", api.remove_job, "user", "POST"),
+    ("/api/jobs/{job}/log", api.get_log, "user", "GET"),
     ("/account", accounts.show_account, "user", "GET"),
     ("/account/password", accounts.change_password, "user", "POST"),
     ("/account/mail", accounts.change_mail, "user", "POST"),
@@ -60,9 +70,13 @@ ROUTES: tuple[tuple[str, Handler, str | None, str], ...] = (
 """Paths, what answers there, the least role that may ask (None: everybody), and the method."""
 
 
+def _handler(path: str, function: Callable[..., Any]) -> Handler:
+    return operation(function) if path.startswith(PREFIX) else function
+
+
 def build_portal(portal: Portal) -> Any:
     """Return the ASGI application of the portal's pages."""
-    made = [Route(path, page(portal, handler, role), methods=[method]) for path, handler, role, method in ROUTES]
+    made = [Route(path, page(portal, _handler(path, made), role), methods=[method]) for path, made, role, method in ROUTES]
     static = Mount("/static", StaticFiles(directory=Path(__file__).parents[1] / "static"))
     named: dict[Any, str] = {route.endpoint: route.path for route in made} | {static.app: "/static"}
     return watched(guarded(portal, Starlette(routes=[static, *made])), portal.traffic, named)

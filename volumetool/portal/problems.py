@@ -1,0 +1,59 @@
+"""What a program is told where a request did not work: RFC 9457, with a stable code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+CODES = {
+    400: "portal.request",
+    401: "portal.login",
+    403: "portal.forbidden",
+    404: "portal.absent",
+    405: "portal.method",
+    409: "portal.state",
+    413: "portal.size",
+    415: "portal.media",
+    421: "portal.host",
+    422: "portal.value",
+    429: "portal.limit",
+    500: "portal.fault",
+}
+"""By status, the code where the library gives none of its own. Codes are added, never changed."""
+
+
+class Problem(BaseModel):
+    """Why a request did not work."""
+
+    type: str = Field("about:blank", description="RFC 9457: the status says what kind of problem it is.")
+    title: str = Field(description="The status in words.")
+    status: int
+    code: str = Field(description="Stable name of the cause.")
+    detail: str = Field(description="What is wrong, in a sentence.")
+    hint: str = Field("", description="What to do next.")
+
+
+def explain(
+    status: int, detail: str, headers: Mapping[str, str] | None = None, *, code: str | None = None, hint: str = ""
+) -> Response:
+    """Return the answer that says why a request did not work.
+
+    Parameters
+    ----------
+    status : int
+        Status of the answer.
+    detail : str
+        What is wrong.
+    headers : mapping, optional
+        More headers.
+    code : str, optional
+        Stable name of the cause; that of the status by default.
+    hint : str
+        What to do next.
+    """
+    title = HTTPStatus(status).phrase
+    told = Problem(title=title, status=status, code=code or CODES.get(status, "portal.fault"), detail=detail, hint=hint)
+    return Response(told.model_dump_json(), status, headers, "application/problem+json")
