@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from sqlalchemy import select
 
 from volumetool.portal.accounts import invite
 from volumetool.portal.queries import PLANNED, Database, now
-from volumetool.portal.tables import PortalJob
+from volumetool.portal.tables import PortalJob, Table
 from volumetool.portal.web import COOKIE
 
 PASSWORD = "plain words are long"
@@ -97,6 +98,11 @@ class House:
     def newcomer(self, name: str, role: str = "user") -> Visitor:
         """Return somebody with a new account."""
         return Visitor(self.url).join(f"/join/{invite(self.database, role)}", name)
+
+    def stored(self) -> str:
+        """Return all that the database holds."""
+        with self.database.engine.connect() as connection:
+            return "\n".join(str(row) for table in Table.metadata.sorted_tables for row in connection.execute(select(table)))
 
     def plan(self, name: str, size: int = 1000, **fields: object) -> str:
         """Put a planned job of somebody into the database; return its number."""

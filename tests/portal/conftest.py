@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 
 import pytest
 from argon2 import PasswordHasher
 from browsing import House, Visitor, settings_of
+from postgres import cluster, missing, new_database
+from sqlalchemy import URL
 
 from volumetool.portal import accounts
 from volumetool.portal.queries import Database
@@ -23,10 +26,32 @@ def cheap_hashes() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def house(tmp_path_factory: pytest.TempPathFactory, cheap_hashes: None) -> Iterator[House]:  # noqa: ARG001
-    """Serve a portal."""
+def server_of_databases() -> Iterator[URL]:
+    """Run PostgreSQL."""
+    if why := missing():
+        pytest.skip(why)
+    with cluster() as url:
+        yield url
+
+
+@pytest.fixture(scope="session", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def new_url(request: pytest.FixtureRequest) -> Callable[[], str | None]:
+    """Return what makes a new, empty database, and returns its URL; None is a file of SQLite in the portal's folder."""
+    if request.param == "sqlite":
+        return lambda: None
+    server = request.getfixturevalue("server_of_databases")
+    return lambda: new_database(server, f"t{secrets.token_hex(6)}").render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def house(
+    tmp_path_factory: pytest.TempPathFactory,
+    cheap_hashes: None,  # noqa: ARG001
+    new_url: Callable[[], str | None],
+) -> Iterator[House]:
+    """Serve a portal; its database is one of SQLite, and in the slow tests one of PostgreSQL."""
     folder = tmp_path_factory.mktemp("house")
-    settings = PortalSettings(**settings_of(folder, quota=5000))
+    settings = PortalSettings(**settings_of(folder, quota=5000, database=new_url()))
     with serve(settings) as served:
         assert served.invitation is not None
         admin = Visitor(served.url).join(served.invitation, "ada")

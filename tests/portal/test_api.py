@@ -11,8 +11,8 @@ from browsing import PASSWORD, House, Visitor
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from sqlalchemy import update
 
+from volumetool.portal.access.limits import LIMITS, Limits, place_of
 from volumetool.portal.api import PREFIX, describe
-from volumetool.portal.limits import LIMITS, Limits, place_of
 from volumetool.portal.pages.routes import ROUTES
 from volumetool.portal.problems import CODES
 from volumetool.portal.queries import PLANNED, now
@@ -48,8 +48,7 @@ def test_a_token_is_shown_once_and_kept_as_its_hash(house: House, program: tuple
     assert len(token) > 50
     assert token not in visitor.get("/account").text
     assert "notebook" in visitor.get("/account").text
-    stored = b"".join(path.read_bytes() for path in (house.folder / "portal").glob("portal.sqlite*"))
-    assert token.encode() not in stored
+    assert token not in house.stored()
 
 
 @pytest.mark.parametrize(

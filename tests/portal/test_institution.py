@@ -19,7 +19,7 @@ from identity_server import CLIENT, KEY, SECRET, IdentityServer, serve_identitie
 from joserfc.jwk import OctKey, RSAKey
 
 from volumetool.errors import ConfigError
-from volumetool.portal.institution import MOST_BYTES, Institution, Members
+from volumetool.portal.access.institution import MOST_BYTES, Institution, Members
 from volumetool.portal.queries import Database
 from volumetool.portal.serve import serve
 from volumetool.portal.settings import PortalSettings, read_settings

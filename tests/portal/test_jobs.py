@@ -73,8 +73,8 @@ class Queue:
 
 
 @pytest.fixture
-def queue(tmp_path: Path) -> Iterator[Queue]:
-    made = Queue(tmp_path, quota=100)
+def queue(tmp_path: Path, new_url: Callable[[], str | None]) -> Iterator[Queue]:
+    made = Queue(tmp_path, quota=100, database=new_url())
     yield made
     made.end()
 

@@ -13,7 +13,7 @@ from volumetool.configuration import Bytes, Positive, explain, read_options
 from volumetool.errors import ConfigError
 from volumetool.listening.gate import LOOPBACK, is_loopback
 from volumetool.paths import absolute_path
-from volumetool.portal.institution import Institution
+from volumetool.portal.access.institution import Institution
 from volumetool.redaction import redact
 from volumetool.sites.site import read_site
 

@@ -10,14 +10,20 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Moment(TypeDecorator[datetime]):
-    """A moment in UTC; SQLite gives it back without its zone."""
+    """A moment in UTC. SQLite keeps no zone, PostgreSQL gives it back in the zone of its server."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:  # noqa: ARG002
+        """Return the moment in UTC."""
+        return value if value is None else value.astimezone(UTC)
+
     def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:  # noqa: ARG002
-        """Return the moment with its zone."""
-        return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+        """Return the moment in UTC, with its zone."""
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 class Table(DeclarativeBase):

@@ -16,14 +16,14 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from volumetool.errors import VolumetoolError
 from volumetool.listening.gate import accepted_hosts, base_url
+from volumetool.portal.access.institution import Provider
+from volumetool.portal.access.limits import Limits, place_of
+from volumetool.portal.access.sign_ins import SignIns
 from volumetool.portal.accounts import ROLES, Tries, hash_token
 from volumetool.portal.facility.metrics import Traffic
-from volumetool.portal.institution import Provider
-from volumetool.portal.limits import Limits, place_of
 from volumetool.portal.problems import explain
 from volumetool.portal.queries import Database
 from volumetool.portal.settings import PortalSettings
-from volumetool.portal.sign_ins import SignIns
 from volumetool.portal.supervisor import Supervisor
 from volumetool.portal.tables import Account, ApiToken, Login
 from volumetool.units import show_bytes, show_duration

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from starlette.responses import Response
 
+from volumetool.portal.access.limits import place_of
 from volumetool.portal.accounts import (
     SCOPES,
     SHORTEST,
@@ -17,7 +18,6 @@ from volumetool.portal.accounts import (
     why_not,
 )
 from volumetool.portal.facility.mail import ask_to_confirm
-from volumetool.portal.limits import place_of
 from volumetool.portal.queries import now
 from volumetool.portal.tables import Account, Invitation
 from volumetool.portal.web import COOKIE, Refused, Visit, go_to

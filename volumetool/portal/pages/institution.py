@@ -7,10 +7,10 @@ from typing import Any
 
 from starlette.responses import Response
 
+from volumetool.portal.access.institution import Members, NotBelieved, Provider, Subject
+from volumetool.portal.access.sign_ins import SignIn
 from volumetool.portal.accounts import hash_token, why_no_name
-from volumetool.portal.institution import Members, NotBelieved, Provider, Subject
 from volumetool.portal.pages.accounts import admit, confirm, find_invitation, show_join
-from volumetool.portal.sign_ins import SignIn
 from volumetool.portal.tables import Account
 from volumetool.portal.web import Refused, Visit, go_to
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from volumetool.portal.access.institution import Question
 from volumetool.portal.accounts import hash_token
-from volumetool.portal.institution import Question
 
 _SECONDS = 600
 """Within so many a browser comes back."""
