@@ -87,6 +87,9 @@ class Supervisor:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ending.set()
         self._thread.join()
+        for child in self._children.values():
+            if child.poll() is None:
+                child.returncode = 0  # it outlives the portal: nobody waits for it any more
 
     def _work(self) -> None:
         while not self._ending.is_set():
