@@ -198,6 +198,9 @@ class OperationCard(BaseModel):
         Sections around each whose median contrast it gets instead; 0 for all of the volume.
     matching : HistogramMatching or None
         The grey values that it makes get the histogram of other sections, by curves that the plan holds.
+    pointwise : bool
+        An output voxel depends on the input voxel at its place alone: where there are few grey values, each
+        is computed once.
     about : str
         What a plan says of it, where its name does not tell: what it is, how far it looks, what seams remain.
     caution : str
@@ -228,6 +231,7 @@ class OperationCard(BaseModel):
     together: int = Field(1, ge=1, exclude_if=lambda together: together == 1)
     reference: int = Field(0, ge=0, exclude_if=lambda sections: not sections)
     matching: HistogramMatching | None = Field(None, exclude_if=lambda matching: matching is None)
+    pointwise: bool = Field(False, exclude_if=lambda pointwise: not pointwise)
     about: str = ""
     caution: str = ""
 

@@ -107,6 +107,32 @@ def blend(
                     yield Slab(slab_box, voxels, number)
 
 
+def look_up(
+    spec: OutputSpec, region: Region, strips: Iterator[tuple[Box, NDArray[Any]]], table: NDArray[Any]
+) -> Iterator[Slab]:
+    """Look the voxels of a region up in a table, and yield its slabs along x: the same as `blend` yields.
+
+    Parameters
+    ----------
+    spec : OutputSpec
+        What decides the bytes.
+    region : Region
+        The region that the strips belong to.
+    strips : iterator of (Box, numpy.ndarray)
+        From :func:`volumetool.processing.columns.read_strips`.
+    table : numpy.ndarray, shape (grey values,)
+        From :func:`volumetool.processing.quantize.tabulate`.
+    """
+    band = _Band()
+    for box, voxels in strips:
+        codes = voxels.view(f"u{voxels.itemsize}")  # (z, y, x): places in the table, also of signed values
+        for z, section in enumerate(codes, box.start[0]):
+            part = Box((z, *box.start[1:]), (z + 1, *box.stop[1:]))
+            _collect(spec, region, band, part, table.take(section)[None])  # (1, y, x)
+        for slab_box, finished in _finished(spec, region, band, box.stop[2]):
+            yield Slab(slab_box, finished)
+
+
 def _sections(lattice: Lattice, core: Box, column: Column) -> Box:
     """Return the part of the core that a column's group of sections finishes."""
     start, stop = core.start, core.stop

@@ -130,6 +130,35 @@ def read_columns(spec: OutputSpec, region: Region, source: Source, batch: int) -
             yield _cut(spec, region.channel, (x, group, rows), whole.part(first, last, lattice))
 
 
+def read_strips(spec: OutputSpec, region: Region, source: Source) -> Iterator[tuple[Box, NDArray[Any]]]:
+    """Yield the input of a region as it is, in the order of the sweep: the voxels of all patches at one position along x.
+
+    Parameters
+    ----------
+    spec, region, source
+        As for :func:`read_input`; the lattice has no z context.
+
+    Yields
+    ------
+    Box
+        The part of the strip that is inside the volume and that no later patch takes over, in voxels of the input.
+    numpy.ndarray, shape of the box
+        Its voxels.
+
+    Raises
+    ------
+    DataError
+        ``data.unreadable``.
+    """
+    line, core = spec.lattice.x, spec.core(region)
+    for x, box in _strips(spec, region):
+        voxels = _read(spec, region.channel, source, box).voxels  # (z, y, x) of the box, which may lie over the faces
+        low, high = max(core.start[2], line.weight_start(x)), min(core.stop[2], line.weight_start(x + 1))
+        own = Box((*core.start[:2], low), (*core.stop[:2], high))
+        if high > low:
+            yield own, voxels[own.shifted((-box.start[0], -box.start[1], -box.start[2])).slices]
+
+
 def read_column(spec: OutputSpec, channel: int, source: Source, position: Position) -> Column:
     """Return the patches at one position along x, of any rows and sections: the same values as in the sweep of a region.
 
@@ -296,11 +325,13 @@ def _cut(
     zero, span = (values[part.sections, None, None] for values in spec.input_scale(channel))  # (z, 1, 1)
     if valid is not None:
         block = np.where(valid, block, 0)  # NaN is no input, and the lowest float32 would overflow
-    normal = block.astype(np.float32)  # (z, y, x) of float32, a copy: what the network sees
+    normal = block  # (z, y, x): what the network sees, once it is float32
     if zero.any() or (span != 1).any():
+        normal = block.astype(np.float32)  # a copy
         normal -= zero
         normal /= span
     if np.issubdtype(block.dtype, np.floating):
+        normal = normal.astype(np.float32, copy=False)
         _check_finite(normal, lattice, part.sections, start)
 
     inputs = () if handed is None else (2,)

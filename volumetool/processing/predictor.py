@@ -63,7 +63,8 @@ class BatchPredictor:
         try:
             for column in columns:
                 places = tuple(compress(column.places, column.active))
-                waiting.append((column, self.engine.submit(column.patches[column.active], places)))
+                asked = column.patches if column.active.all() else column.patches[column.active]  # a choice of them is a copy
+                waiting.append((column, self.engine.submit(asked, places)))
                 while sum(len(later.patches) for later, _ in list(waiting)[1:]) >= ahead:
                     yield self._outputs(*waiting.popleft())
             while waiting:

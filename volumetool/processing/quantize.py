@@ -1,16 +1,22 @@
-"""Quantise: network values back to intensities, rounded once, with missing voxels written as such."""
+"""Quantise: network values back to intensities, rounded once, with missing voxels written as such.
+
+Where a voxel's grey value alone decides what it becomes, a table says it of all grey values.
+"""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from volumetool.errors import NumericsError
 from volumetool.geometry import Box
 from volumetool.processing.columns import Column
-from volumetool.processing.device.arrays import Array, module_of
+from volumetool.processing.device.arrays import Array, module_of, to_host
+from volumetool.processing.engine import Engine
 from volumetool.processing.spec import OutputSpec
+from volumetool.storage.voxels import valid_voxels
 
 
 def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: Array) -> Array:
@@ -39,6 +45,30 @@ def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: A
     NumericsError
         ``numerics.not-finite``: a value overflowed.
     """
+    voxels = round_values(spec, channel, box, values)
+    if column.missing is not None:
+        _write_missing(spec, column, box, voxels, spec.fill_of(channel))
+    return voxels
+
+
+def round_values(spec: OutputSpec, channel: int, box: Box, values: Array) -> Array:
+    """Turn network values into voxels of the output, wherever the input has data.
+
+    Parameters
+    ----------
+    spec, channel, box, values
+        As for :func:`quantise`.
+
+    Returns
+    -------
+    array
+        In the output's dtype.
+
+    Raises
+    ------
+    NumericsError
+        ``numerics.not-finite``.
+    """
     xp = module_of(values)
     sections = [spec.lattice.section(z) for z in range(box.start[0], box.stop[0])]
     zero, span = (part[sections, None, None] for part in spec.output_scale(channel))  # (z, 1, 1) each
@@ -57,10 +87,41 @@ def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: A
         if spec.nodata_of(channel) is not None:
             # A valid voxel never takes the value that means "no data": it moves by one, as in the pyramid.
             values[values == spec.fill] += 1 if spec.fill <= 0 else -1
-    voxels = values.astype(dtype)
-    if column.missing is not None:
-        _write_missing(spec, column, box, voxels, spec.fill_of(channel))
-    return voxels
+    return values.astype(dtype)
+
+
+def tabulate(spec: OutputSpec, channel: int, engine: Engine, dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """Return what each grey value of the input becomes; None where that is not all that decides a voxel, or there are too many.
+
+    Parameters
+    ----------
+    spec : OutputSpec
+        What decides the bytes.
+    channel : int
+        Channel of the input.
+    engine : Engine
+        The operation on its device.
+    dtype : numpy.dtype
+        Of the input.
+
+    Returns
+    -------
+    numpy.ndarray, shape (grey values,)
+        In the output's dtype. A signed value stands where the unsigned one of the same bits would.
+    """
+    scales = (*spec.input_scale(channel), *spec.output_scale(channel))  # zero and span of all sections, twice
+    trivial = all((part == each).all() for part, each in zip(scales, (0, 1, 0, 1), strict=True))
+    by_place = spec.spares or spec.outputs or spec.curves is not None or spec.mask is not None
+    if not engine.card.pointwise or dtype.kind not in "iu" or dtype.itemsize > 2 or not trivial or by_place:
+        return None
+    grey = np.arange(2 ** (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}").view(dtype)
+    (values,) = engine.predict(grey.astype(np.float32).reshape(1, 1, 1, -1))  # (1, 1, grey values)
+    start = spec.box.start
+    box = Box(start, (start[0] + 1, start[1] + 1, start[2] + len(grey)))
+    table: NDArray[Any] = to_host(round_values(spec, channel, box, values)).reshape(-1)  # (grey values,)
+    if spec.nodata is not None:
+        table[~valid_voxels(grey, spec.nodata)] = spec.fill_of(channel)
+    return table
 
 
 def _check_finite(values: Array, box: Box) -> None:

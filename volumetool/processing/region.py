@@ -6,6 +6,7 @@ The operations of a chain before its last are swept in the same way, and their s
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -19,13 +20,14 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from volumetool.geometry import AxisLattice, Box, Region, Triple
-from volumetool.processing.blend import Slab, blend
-from volumetool.processing.columns import Column, input_windows, read_columns
+from volumetool.processing.blend import Slab, blend, look_up
+from volumetool.processing.columns import Column, input_windows, read_columns, read_strips
 from volumetool.processing.consistency import Consistency
 from volumetool.processing.engine import Engine
 from volumetool.processing.patch_cache import RegionPatchCache
 from volumetool.processing.pipeline import Pipeline, silent
 from volumetool.processing.predictor import BatchPredictor, Predictor
+from volumetool.processing.quantize import tabulate
 from volumetool.processing.spec import OutputSpec
 from volumetool.processing.writer import downsample_slabs, write_slabs
 from volumetool.storage.voxels import Source
@@ -99,12 +101,22 @@ def enhance_region(
     before, counts, consistency = engine.seconds, Counter[str](), Consistency(spec.lattice)
     stages = Pipeline(predictor.heartbeat)
 
-    columns = read_columns(spec, region, source, engine.numerics.batch)  # patches (n, depth, y, x), float32
-    columns = stages.run("read", _counted(columns if kept is None else kept.find(columns), counts))
-    outputs = stages.run("network", predictor.predict(columns))  # n patches (z*fz, y*fy, x*fx), float32
-    outputs = outputs if kept is None else kept.keeping(outputs)
-    seen = stages.part("consistency", "blend", consistency.add) if spec.spares else None
-    slabs = stages.run("blend", blend(spec, region, outputs, engine.xp, seen))  # (region z, region y, shard x), output dtype
+    table = None
+    if kept is None and source.absent is None and source.computed is None:
+        table = tabulate(spec, region.channel, engine, source.voxels.dtype.numpy_dtype)
+    if table is not None:
+        counts["patches"] = _touching(spec, region)
+        strips = stages.run("read", read_strips(spec, region, source))  # (region z, region y, patch x), the input's dtype
+        slabs = stages.run("network", look_up(spec, region, strips, table))  # (region z, region y, shard x), output dtype
+    else:
+        columns = read_columns(spec, region, source, engine.numerics.batch)  # patches (n, depth, y, x), float32
+        columns = stages.run("read", _counted(columns if kept is None else kept.find(columns), counts))
+        outputs = stages.run("network", predictor.predict(columns))  # n patches (z*fz, y*fy, x*fx), float32
+        outputs = outputs if kept is None else kept.keeping(outputs)
+        seen = stages.part("consistency", "blend", consistency.add) if spec.spares else None
+        slabs = stages.run(
+            "blend", blend(spec, region, outputs, engine.xp, seen)
+        )  # (region z, region y, shard x), output dtype
     # Of each slab (z, y, x), (z/fz, y/fy, x/fx), ... : its voxels on every fused level.
     levels = stages.run("pyramid", downsample_slabs(spec, slabs), threaded=False)
 
@@ -135,6 +147,13 @@ def _counted(columns: Iterator[Column], counts: Counter[str]) -> Iterator[Column
         counts["repeated"] += int((active & ~first).sum())
         counts["skipped"] += int((~active & first).sum())
         yield column
+
+
+def _touching(spec: OutputSpec, region: Region) -> int:
+    """Return how many patches touch a region."""
+    core = spec.core(region)
+    lines = zip(spec.lattice.axes, core.start, core.stop, strict=True)
+    return math.prod(len(line.touching(low, high)) for line, low, high in lines)
 
 
 def first_patches(spec: OutputSpec, region: Region) -> int:

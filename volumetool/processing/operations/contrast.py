@@ -31,6 +31,7 @@ class Rescale(Filter):
 
     kind: ClassVar[str] = "rescale"
     spares: ClassVar[bool] = False
+    pointwise: ClassVar[bool] = True
     window: Rising
     """Least and greatest value of the input."""
     to: Pair = (0.0, 255.0)
@@ -53,6 +54,7 @@ class Threshold(Filter):
 
     kind: ClassVar[str] = "threshold"
     spares: ClassVar[bool] = False
+    pointwise: ClassVar[bool] = True
     value: Finite
     """Least grey value inside the mask."""
 

@@ -80,6 +80,8 @@ class Filter(BaseModel):
         Sections get the volume's median contrast back instead of each its own.
     spares : bool
         A patch of one value stays as it is, see `OperationCard`.
+    pointwise : bool
+        Each voxel is computed for itself, see `OperationCard`.
     working_bytes : int
         Bytes of memory that it takes for each voxel of a patch; three copies, unless it says more.
     """
@@ -90,6 +92,7 @@ class Filter(BaseModel):
     normalisation: ClassVar[Normalisation] = GREY_VALUES
     equalises: ClassVar[bool] = False
     spares: ClassVar[bool] = True
+    pointwise: ClassVar[bool] = False
     working_bytes: ClassVar[int] = 12
 
     @property
@@ -196,6 +199,7 @@ class FilterOperation:
                 "reference": found.reference,
                 "spares": found.spares and card.spares,
                 "matching": found.matching,
+                "pointwise": found.pointwise,
             }
         )
 
