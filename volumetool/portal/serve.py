@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -12,10 +12,12 @@ from volumetool.errors import ConfigError
 from volumetool.listening.gate import base_url
 from volumetool.portal.accounts import invite
 from volumetool.portal.facility.mail import Mailer
+from volumetool.portal.job_views import JobViews
 from volumetool.portal.pages.routes import build_portal
 from volumetool.portal.queries import Database
 from volumetool.portal.settings import PortalSettings, make_folder
 from volumetool.portal.supervisor import Supervisor
+from volumetool.portal.view_server import build_view_server
 from volumetool.portal.web import make_portal
 from volumetool.viewer.server import Serving, bind
 
@@ -52,8 +54,16 @@ def serve(settings: PortalSettings) -> Iterator[Served]:
         bound = bind(settings.host, settings.port)
         port = int(bound.getsockname()[1])
         url = (settings.url or base_url(settings.host, port)).rstrip("/")
-        pages = build_portal(make_portal(settings, database, supervisor, port))
-        with supervisor, Mailer(database, settings, url), Serving(pages, bound):
+        with ExitStack() as stack:
+            stack.enter_context(supervisor)
+            stack.enter_context(Mailer(database, settings, url))
+            views = None
+            if settings.has_viewer:
+                beside = bind(settings.host, settings.viewer_port)
+                views = JobViews(settings, database, supervisor, int(beside.getsockname()[1]))
+                stack.enter_context(Serving(build_view_server(views), beside))
+            portal = make_portal(settings, database, supervisor, port, views)
+            stack.enter_context(Serving(build_portal(portal), bound))
             yield Served(url, None if database.has_admin() else f"{url}/join/{_invite_first(database)}")
         database.engine.dispose()
 

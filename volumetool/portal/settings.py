@@ -66,6 +66,13 @@ class Mail(BaseModel):
     server: str | None = Field(None, pattern=r"^smtps?://[^\s/]+/?$", repr=False)
 
 
+def _check_origin(name: str, url: str) -> None:
+    parts = urlsplit(url)
+    local = parts.scheme == "http" and is_loopback(parts.hostname or "")
+    if not parts.hostname or parts.path.strip("/") or parts.query or not (parts.scheme == "https" or local):
+        raise ValueError(f"{name} {url!r} is not https://HOST or https://HOST:PORT")
+
+
 class PortalSettings(BaseModel):
     """The settings of ``portal.yaml``; each has a default that serves one lab on one machine."""
 
@@ -77,6 +84,10 @@ class PortalSettings(BaseModel):
     host: str = Field(LOOPBACK, description="Address to listen on; loopback is for this machine, or for a proxy on it.")
     port: int = Field(8850, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     url: str | None = Field(None, description="How browsers reach it through a proxy, such as https://em.example.org.")
+    viewer_port: int = Field(0, ge=0, le=65535, description="Port of Neuroglancer, beside the pages; 0 takes a free one.")
+    viewer_url: str | None = Field(
+        None, description="How browsers reach that port through a proxy: another host name, https://em-view.example.org."
+    )
     database: str | None = Field(None, description="URL of SQLAlchemy; a file of SQLite in `data` by default.")
     roots: tuple[Root, ...] = Field((), description="Folders whose volumes accounts may name, and which accounts.")
     running: Positive = Field(1, description="Jobs that run at once.")
@@ -109,10 +120,7 @@ class PortalSettings(BaseModel):
                     "encrypts, or leave `host` at loopback"
                 )
             return self
-        parts = urlsplit(self.url)
-        local = parts.scheme == "http" and is_loopback(parts.hostname or "")
-        if not parts.hostname or parts.path.strip("/") or parts.query or not (parts.scheme == "https" or local):
-            raise ValueError(f"url {self.url!r} is not https://HOST or https://HOST:PORT")
+        _check_origin("url", self.url)
         return self
 
     @field_validator("slurm")
@@ -126,6 +134,27 @@ class PortalSettings(BaseModel):
             except ConfigError as error:
                 raise ValueError(str(error)) from error
         return told
+
+    @model_validator(mode="after")
+    def _viewed_safely(self) -> PortalSettings:
+        if self.viewer_port and self.viewer_port == self.port:
+            raise ValueError(f"port and viewer_port are both {self.port}: Neuroglancer has a port of its own")
+        if self.viewer_url is None:
+            return self
+        if self.url is None:
+            raise ValueError(f"viewer_url {self.viewer_url!r} needs a `url` beside it, that of the pages")
+        _check_origin("viewer_url", self.viewer_url)
+        if urlsplit(self.viewer_url).hostname == urlsplit(self.url).hostname:
+            raise ValueError(
+                f"viewer_url {self.viewer_url!r} has the host name of url {self.url!r}: browsers send the cookie of a login to "
+                "all ports of a host, so give Neuroglancer another name"
+            )
+        return self
+
+    @property
+    def has_viewer(self) -> bool:
+        """Whether Neuroglancer is served: on loopback always, behind a proxy where it has an address."""
+        return self.url is None or self.viewer_url is not None
 
     @property
     def database_url(self) -> str | URL:

@@ -58,6 +58,11 @@ class Account(Table):
     mail_asked: Mapped[str | None] = mapped_column(String(320))
     mail_token: Mapped[str | None] = mapped_column(String(64))
 
+    @property
+    def sees(self) -> int | None:
+        """Whose jobs it may see: its own number, None for all."""
+        return self.id if self.role == "user" else None
+
 
 class Identity(Table):
     """Somebody, as an institution names them for ever: issuer and subject, never the address of mail."""

@@ -21,6 +21,7 @@ from volumetool.portal.access.limits import Limits, place_of
 from volumetool.portal.access.sign_ins import SignIns
 from volumetool.portal.accounts import ROLES, Tries, hash_token
 from volumetool.portal.facility.metrics import Traffic
+from volumetool.portal.job_views import JobViews
 from volumetool.portal.problems import explain
 from volumetool.portal.queries import Database
 from volumetool.portal.settings import PortalSettings
@@ -74,6 +75,8 @@ class Portal:
         Accepted Host and Origin headers.
     provider : Provider or None
         The institution whose login is taken.
+    views : JobViews or None
+        Neuroglancer on jobs; None where it has no address.
     tries : Tries
         Wrong passwords of the last minutes.
     limits : Limits
@@ -90,13 +93,16 @@ class Portal:
     hosts: frozenset[str]
     origins: frozenset[str]
     provider: Provider | None = None
+    views: JobViews | None = None
     tries: Tries = field(default_factory=Tries)
     limits: Limits = field(default_factory=Limits)
     sign_ins: SignIns = field(default_factory=SignIns)
     traffic: Traffic = field(default_factory=Traffic)
 
 
-def make_portal(settings: PortalSettings, database: Database, supervisor: Supervisor, port: int) -> Portal:
+def make_portal(
+    settings: PortalSettings, database: Database, supervisor: Supervisor, port: int, views: JobViews | None = None
+) -> Portal:
     """Return the portal that listens on a port.
 
     Parameters
@@ -109,6 +115,8 @@ def make_portal(settings: PortalSettings, database: Database, supervisor: Superv
         Runs the jobs.
     port : int
         Port that is listened on.
+    views : JobViews, optional
+        Neuroglancer on jobs.
     """
     hosts = accepted_hosts(settings.host, port)
     origins = frozenset(f"http://{host}" for host in hosts)
@@ -118,7 +126,7 @@ def make_portal(settings: PortalSettings, database: Database, supervisor: Superv
         origins |= {f"{parts.scheme}://{parts.netloc.lower()}"}
     url = (settings.url or base_url(settings.host, port)).rstrip("/")
     provider = None if settings.oidc is None else Provider(settings.oidc, f"{url}{COMES_BACK}")
-    return Portal(settings, database, supervisor, hosts, origins, provider)
+    return Portal(settings, database, supervisor, hosts, origins, provider, views)
 
 
 class Refused(Exception):  # noqa: N818  (no fault of the program)
@@ -178,13 +186,20 @@ class Visit:
         return self.request.client.host if self.request.client else ""
 
     @property
+    def origin(self) -> str:
+        """Origin of the pages, as this browser knows it."""
+        if (url := self.portal.settings.url) is not None:
+            return url.rstrip("/")
+        return f"http://{self.request.headers['host'].lower()}"
+
+    @property
     def asks_for_json(self) -> bool:
         """Whether a program asks."""
         return self.request.url.path.startswith("/api/")
 
     def sees(self) -> int | None:
         """Return whose jobs may be seen: an account's number, None for all."""
-        return self.who.id if self.who.role == "user" else None
+        return self.who.sees
 
     def limit(self, kind: str, who: str | None = None) -> None:
         """Count a deed of the account, or of the address where nobody is logged in; refuse it where there were too many."""

@@ -82,7 +82,7 @@ def build_app(volumes: Mapping[str, KeyReader], gate: Gate) -> ASGIApp:
         request = Request(scope)
         refusal = gate.refusal(request.headers.getlist("host"), request.headers.getlist("origin"))
         if refusal is not None:
-            response = _failure(*refusal)
+            response = failure(*refusal)
         else:
             response = await _answer(request, volumes, gate)
             _allow_origin(request, response)
@@ -98,14 +98,29 @@ async def _answer(request: Request, volumes: Mapping[str, KeyReader], gate: Gate
         headers = {"Access-Control-Allow-Methods": _METHODS, "Access-Control-Allow-Headers": "range"}
         return Response(status_code=204, headers=headers | {"Access-Control-Max-Age": "600"})
     if request.method not in ("GET", "HEAD"):
-        return _failure(405, f"only {_METHODS}", {"Allow": _METHODS})
+        return failure(405, f"only {_METHODS}", {"Allow": _METHODS})
     asked, _, rest = request.scope["path"].removeprefix("/").partition("/")
-    name, _, key = rest.partition("/")
     if not gate.knows(asked):
-        return _failure(404, "nothing is here")
+        return failure(404, "nothing is here")
     request.state.trust()
+    return await answer_key(request, volumes, rest)
+
+
+async def answer_key(request: Request, volumes: Mapping[str, KeyReader], place: str) -> Response:
+    """Answer a request that may be made, by GET or HEAD, with what is stored under a key.
+
+    Parameters
+    ----------
+    request : Request
+        The request; of its headers Range is read.
+    volumes : mapping of str to KeyReader
+        Readers of volumes, by name.
+    place : str
+        ``NAME/KEY``.
+    """
+    name, _, key = place.partition("/")
     if name not in volumes:
-        return _failure(404, "nothing is here")
+        return failure(404, "nothing is here")
     try:
         content = await volumes[name](key)
     except VolumetoolError as error:
@@ -113,7 +128,7 @@ async def _answer(request: Request, volumes: Mapping[str, KeyReader], gate: Gate
         status = 503 if isinstance(error, InputError | OutputError) else 500
         return JSONResponse({"error": error.message, **error.as_dict()}, status)
     if content is None:
-        return _failure(404, "the volume has no such key, or nothing is stored under it")
+        return failure(404, "the volume has no such key, or nothing is stored under it")
     return _send(content, request)
 
 
@@ -122,7 +137,7 @@ def _send(content: Content, request: Request) -> Response:
     wanted = parse_range(request.headers.get("range"), size)
     headers = {"Accept-Ranges": "bytes", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
     if wanted is None:
-        return _failure(416, f"the content has {size} bytes", {"Content-Range": f"bytes */{size}"})
+        return failure(416, f"the content has {size} bytes", {"Content-Range": f"bytes */{size}"})
     start, stop, partial = wanted
     if partial:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
@@ -173,7 +188,18 @@ def _allow_origin(request: Request, response: Response) -> None:
         response.headers["Access-Control-Expose-Headers"] = "Content-Length, Content-Range"
 
 
-def _failure(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
+def failure(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an answer that says why there is no other.
+
+    Parameters
+    ----------
+    status : int
+        Of HTTP.
+    reason : str
+        What is wrong with the request.
+    headers : mapping of str to str, optional
+        Headers that belong to the status.
+    """
     return JSONResponse({"error": reason}, status, headers)
 
 

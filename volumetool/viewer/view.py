@@ -136,7 +136,7 @@ def view(
     followed = _with_job(layers) if progress else None
     over, above = ("", []) if trust is None else trust_layers(trust, layers)
     every = [*layers, *above]
-    readers: dict[str, KeyReader] = {str(n): _reader(each) for n, each in enumerate(every) if each.is_local}
+    readers: dict[str, KeyReader] = {str(n): reader_of(each) for n, each in enumerate(every) if each.is_local}
     with ExitStack() as stack:
         page = stack.enter_context(Page(listen.host, listen.port))
         bound = stack.enter_context(bind(listen.host, listen.port + 1 if listen.port else 0))
@@ -160,7 +160,8 @@ def view(
         yield View(page, every, (page.port, port) if readers else (page.port,), overlay)
 
 
-def _reader(layer: Layer) -> KeyReader:
+def reader_of(layer: Layer) -> KeyReader:
+    """Return the reader of a layer's keys; the coarse levels of a volume that is being written are left out."""
     if layer.job is None or is_marked_complete(layer.job):
         return readable(layer.volume)
     return readable(layer.volume, fused_count(layer.job.spec.levels))

@@ -6,11 +6,14 @@ from typing import Any
 
 from starlette.responses import FileResponse, Response
 
-from volumetool.portal.queries import ALIVE, PLANNED, RESTING
+from volumetool.portal.queries import ALIVE, PLANNED, QUEUED, RESTING
 from volumetool.portal.supervisor import OUTPUT, PAGES, READY, log_of
 from volumetool.portal.tables import PortalJob
-from volumetool.portal.web import Refused, Visit, go_to
+from volumetool.portal.web import HEADERS, Refused, Visit, go_to
 from volumetool.units import show_bytes, show_duration
+
+LAST_LINES, LAST_BYTES = 8, 4096
+"""What of a job's log its page shows, and brings up to date."""
 
 SANDBOX = (
     "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -36,26 +39,54 @@ def find_job(visit: Visit) -> PortalJob:
 def show_job(visit: Visit) -> Response:
     """Show what a job costs, how far it is, and what it said."""
     job = find_job(visit)
-    return visit.show(
+    viewer = visit.portal.views.origin(visit.origin) if visit.portal.views is not None and visit.login is not None else None
+    answer = visit.show(
         "job.html",
         job=job,
+        viewer_origin=viewer,
         state=state_of(visit, job),
         log=log_of(visit.portal.supervisor.folder(job.id)),
         output=visit.portal.supervisor.folder(job.id) / OUTPUT,
         can_start=job.state in RESTING,
-        can_stop=job.state in (*ALIVE, "queued"),
-        can_remove=job.state not in (*ALIVE, "queued"),
+        can_stop=job.state in (*ALIVE, QUEUED),
+        can_remove=job.state not in (*ALIVE, QUEUED),
     )
+    if viewer is not None:
+        answer.headers["Content-Security-Policy"] = f"{HEADERS['Content-Security-Policy']}; frame-src {viewer}"
+    return answer
 
 
 def state_of(visit: Visit, job: PortalJob) -> dict[str, Any]:
     """Return where a job stands: its place in the queue from the database, the rest from its own folder."""
+    folder = visit.portal.supervisor.folder(job.id)
     told: dict[str, Any] = {"id": job.id, "state": job.state, "percent": None, "left": None, "reason": job.reason}
     told["pages"] = {name: visit.portal.supervisor.drawn(job.id, name) for name in PAGES}
-    if job.state != PLANNED and (found := visit.portal.supervisor.status(job.id)) is not None:
+    told["log"] = log_of(folder, LAST_BYTES).splitlines()[-LAST_LINES:]
+    told["view"] = None
+    if visit.portal.views is not None and visit.login is not None:
+        told["view"] = visit.portal.views.link(visit.login.id, job.id, visit.origin)
+    found = None if job.state == PLANNED else visit.portal.supervisor.status(job.id)
+    if found is not None:
         left = None if found.seconds_left is None or job.state not in ALIVE else show_duration(found.seconds_left)
         told |= {"percent": found.percent, "left": left, "done": found.done, "regions": found.regions, "failed": found.failed}
-    return told
+        told["mvox_per_s"] = found.mvox_per_s
+    return told | {"told": _told(job, told)}
+
+
+def _told(job: PortalJob, state: dict[str, Any]) -> str:
+    """Return in words how far a job is."""
+    if job.state == QUEUED:
+        return "It waits for its turn."
+    if "regions" not in state:
+        return "It looks at the volume." if job.state in ALIVE else ""
+    words = [f"{state['percent']:g} %", f"{state['done']} of {state['regions']} regions"]
+    if state["failed"]:
+        words.append(f"{state['failed']} failed")
+    if state["mvox_per_s"] is not None:
+        words.append(f"{state['mvox_per_s']:.3g} million voxels a second")
+    if state["left"]:
+        words.append("the last sizes are being written" if state["done"] == state["regions"] else f"about {state['left']} left")
+    return ", ".join(words)
 
 
 def _page(visit: Visit) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.exc import IntegrityError
 
 from volumetool.portal.queries.connection import Connection, now
@@ -172,14 +172,8 @@ class AccountQueries(Connection):
 
     def login(self, token: str) -> tuple[Login, Account] | None:
         """Return a login that has not ended, and whose it is, by the hash of its token."""
-        oldest = now() - timedelta(hours=self._settings.login_hours)
-        wanted = (
-            select(Login, Account)
-            .join(Account, Account.id == Login.account_id)
-            .where(Login.token == token, Login.began >= oldest, Login.seen >= self._idle_since(), ~Account.disabled)
-        )
         with self._reading() as session:
-            found = session.execute(wanted).first()
+            found = session.execute(self._lasting().where(Login.token == token)).first()
         if found is None:
             return None
         login, account = found
@@ -188,6 +182,18 @@ class AccountQueries(Connection):
                 if (kept := session.get(Login, login.id)) is not None:  # it may have been ended meanwhile
                     kept.seen = now()
         return login, account
+
+    def account_of_login(self, login: int) -> Account | None:
+        """Return whose a login is, by its number, while it lasts; it is not taken for a request of it."""
+        with self._reading() as session:
+            found = session.execute(self._lasting().where(Login.id == login)).first()
+        return None if found is None else found[1]
+
+    def _lasting(self) -> Select[Login, Account]:
+        """Return the query of logins that have not ended, and whose they are."""
+        oldest = now() - timedelta(hours=self._settings.login_hours)
+        joined = select(Login, Account).join(Account, Account.id == Login.account_id)
+        return joined.where(Login.began >= oldest, Login.seen >= self._idle_since(), ~Account.disabled)
 
     def logins(self, account: int) -> Sequence[Login]:
         """Return an account's logins, the last one first."""

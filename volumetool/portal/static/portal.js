@@ -4,6 +4,18 @@
 const ENDED = ["planned", "complete", "failed", "cancelled"];
 const SECONDS = 2;
 
+function show(told) {
+  document.getElementById("progress").value = told.percent ?? 0;
+  document.getElementById("told").textContent = told.told;
+  document.getElementById("log").textContent = told.log.join("\n");
+  document.getElementById("said").hidden = told.log.length === 0;
+  const frame = document.getElementById("look-frame");
+  if (frame !== null && told.view !== null && frame.getAttribute("src") !== told.view) {
+    frame.src = document.getElementById("look-apart").href = told.view;
+    document.getElementById("look").hidden = false;
+  }
+}
+
 async function follow(state) {
   const began = state.textContent;
   for (;;) {
@@ -12,9 +24,8 @@ async function follow(state) {
     if (answer === null || answer.status >= 500) continue;
     if (!answer.ok) return;
     const told = await answer.json();
-    document.getElementById("progress").value = told.percent ?? 0;
-    document.getElementById("left").textContent = told.left ? `, about ${told.left} left` : "";
-    state.textContent = told.state;
+    show(told);
+    if (state.textContent !== told.state) state.textContent = told.state;
     const drawn = [...document.querySelectorAll("[data-page]")].every((page) => told.pages[page.dataset.page] === page.dataset.drawn);
     if (!drawn || (ENDED.includes(told.state) && told.state !== began)) {
       location.reload();
