@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
 from argon2 import PasswordHasher
 from browsing import House, Visitor, settings_of
 from postgres import cluster, missing, new_database
+from selenium import webdriver
 from sqlalchemy import URL
 
 from volumetool.portal import accounts
@@ -56,3 +58,19 @@ def house(
         assert served.invitation is not None
         admin = Visitor(served.url).join(served.invitation, "ada")
         yield House(served.url, folder, Database(settings), admin)
+
+
+@pytest.fixture
+def browser() -> Iterator[webdriver.Chrome]:
+    """Give a browser without window, driven from here."""
+    from volumetool.viewer.browser import browser_flags, find_browser  # neuroglancer takes a second
+
+    driver = shutil.which("chromedriver")
+    if driver is None:
+        pytest.skip("chromedriver is not on the PATH")
+    options = webdriver.ChromeOptions()
+    options.binary_location = find_browser()
+    for flag in browser_flags():
+        options.add_argument(flag)
+    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as found:
+        yield found

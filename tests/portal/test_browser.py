@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-
 import pytest
 from browsing import PASSWORD, House
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from volumetool.viewer.browser import browser_flags, find_browser
-
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("chromium"), pytest.mark.xdist_group("browser")]
-
-
-@pytest.fixture
-def browser() -> Iterator[webdriver.Chrome]:
-    driver = shutil.which("chromedriver")
-    if driver is None:
-        pytest.skip("chromedriver is not on the PATH")
-    options = webdriver.ChromeOptions()
-    options.binary_location = find_browser()
-    for flag in browser_flags():
-        options.add_argument(flag)
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as found:
-        yield found
 
 
 def test_somebody_joins_and_starts_a_job_by_keyboard_and_mouse(house: House, browser: webdriver.Chrome) -> None:
@@ -43,5 +25,5 @@ def test_somebody_joins_and_starts_a_job_by_keyboard_and_mouse(house: House, bro
     assert state in ("queued", "running", "failed")
     browser.find_element(By.XPATH, "//button[text()='Log out']").send_keys("\n")
     wait.until(lambda shown: shown.title == "Log in - volumetool")
-    problems = [entry["message"] for entry in browser.get_log("browser") if "favicon" not in entry["message"]]
+    problems = [entry["message"] for entry in browser.get_log("browser")]
     assert problems == []
