@@ -1,0 +1,1 @@
+"""volumetool as a task of Fractal."""
