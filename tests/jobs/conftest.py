@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from small_jobs import SMALL, noise, write_input
+from small_jobs import SMALL, NeverTimer, noise, write_input
+
+from volumetool.jobs.records import ledger
 
 if TYPE_CHECKING:
     from crash_jobs import Job
@@ -37,6 +40,13 @@ def change() -> Callable[[Path, int], None]:
         file.write_bytes(damaged)
 
     return flip
+
+
+@pytest.fixture
+def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no time pass for ledgers: records wait until they are flushed, however slow the machine is."""
+    monkeypatch.setattr(ledger, "FLUSH_SECONDS", 1e9)
+    monkeypatch.setattr(threading, "Timer", NeverTimer)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ SMALL_3D: dict[str, Any] = SMALL | {
 
 ROOTS = ("zarr.json", ".zattrs", "attributes.json", "info")
 """Files that describe a volume, in one format or another."""
+
+
+class NeverTimer:
+    """A clock that never strikes: what waits, waits."""
+
+    def __init__(self, seconds: float, function: Callable[[], None]) -> None: ...
+
+    def start(self) -> None: ...
+
+    def cancel(self) -> None: ...
 
 
 def prepared(options: dict[str, Any]) -> Plan:

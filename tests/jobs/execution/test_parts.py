@@ -275,6 +275,7 @@ def test_what_is_no_part_is_refused(part: str) -> None:
         make_job(input="in.zarr", output="out.zarr", part=part)
 
 
+@pytest.mark.usefixtures("no_time")
 def test_a_driver_of_a_part_that_was_taken_for_dead_cannot_commit(source: str, tmp_path: Path) -> None:
     output = str(tmp_path / "out.zarr")
     run(input=source, output=output, part="0/2", **SMALL_3D)

@@ -164,6 +164,7 @@ def test_an_owner_file_that_says_nothing_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "ledger.owner"
 
 
+@pytest.mark.usefixtures("no_time")
 def test_a_stale_owner_cannot_commit(tmp_path: Path) -> None:
     """It stood still with a record in hand, and another run began: the record is refused, the other's stay."""
     stale = Ledger(str(tmp_path), REGIONS)
@@ -182,6 +183,7 @@ def test_a_stale_owner_cannot_commit(tmp_path: Path) -> None:
     assert (states[1], states[2]) == (DONE, DONE)
 
 
+@pytest.mark.usefixtures("no_time")
 def test_merging_segments_frees_no_number_for_a_stale_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("volumetool.jobs.records.ledger.COMPACT_SEGMENTS", 2)
     stale = Ledger(str(tmp_path), REGIONS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_jobs import NeverTimer
 
 from volumetool.errors import LedgerError, OutputError
 from volumetool.jobs.records import ledger as module
@@ -23,6 +23,8 @@ from volumetool.sealed import encode_line
 
 REGIONS = 9
 
+pytestmark = pytest.mark.usefixtures("no_time")
+
 
 def record(region: int, state: Any = "done", **more: Any) -> Record:
     error = {"code": "data.unreadable", "message": "gone"} if state == "failed" else {}
@@ -31,23 +33,6 @@ def record(region: int, state: Any = "done", **more: Any) -> Record:
 
 def segments(folder: Path) -> list[Path]:
     return sorted((folder / "ledger").glob("*.jsonl"))
-
-
-class NeverTimer:
-    """A clock that never strikes: what waits, waits."""
-
-    def __init__(self, seconds: float, function: Callable[[], None]) -> None: ...
-
-    def start(self) -> None: ...
-
-    def cancel(self) -> None: ...
-
-
-@pytest.fixture
-def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no time pass for the ledger."""
-    monkeypatch.setattr(module, "FLUSH_SECONDS", 1e9)
-    monkeypatch.setattr(threading, "Timer", NeverTimer)
 
 
 def test_every_field_of_a_record_survives_the_disk(tmp_path: Path) -> None:
@@ -193,7 +178,6 @@ def test_segments_are_read_in_the_order_of_writing(tmp_path: Path) -> None:
     assert Ledger(str(tmp_path), REGIONS).states[1] == DONE
 
 
-@pytest.mark.usefixtures("no_time")
 def test_no_more_records_wait_than_are_allowed_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FLUSH_RECORDS", 4)
     ledger = Ledger(str(tmp_path), REGIONS)
@@ -204,6 +188,7 @@ def test_no_more_records_wait_than_are_allowed_to(tmp_path: Path, monkeypatch: p
 
 
 def test_a_record_reaches_the_disk_in_time_though_no_other_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # here time passes
     monkeypatch.setattr(module, "FLUSH_SECONDS", 0.1)
     ledger = Ledger(str(tmp_path), REGIONS)
     ledger.append(record(0))
@@ -214,7 +199,6 @@ def test_a_record_reaches_the_disk_in_time_though_no_other_follows(tmp_path: Pat
         time.sleep(0.02)
 
 
-@pytest.mark.usefixtures("no_time")
 def test_records_wait_on_where_their_segment_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(str(tmp_path), REGIONS)
     ledger.append(record(3))
@@ -236,7 +220,6 @@ def test_flushing_nothing_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("no_time")
 @pytest.mark.parametrize("deletions", range(4))
 def test_a_compaction_that_dies_before_the_old_segments_are_gone_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deletions: int
@@ -308,7 +291,6 @@ def test_the_ledger_is_a_dictionary_that_survives_crashes(steps: list[tuple[str,
             assert ledger.damaged == 0
 
 
-@pytest.mark.usefixtures("no_time")
 def test_a_segment_without_its_last_newline_costs_one_record_and_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,6 +124,7 @@ def test_a_part_that_was_claimed_and_not_begun_records_nothing_once_its_job_was_
     assert late.run_dir == part_dir(f"{output}.job", 0)
 
 
+@pytest.mark.usefixtures("no_time")
 def test_a_ledger_that_was_begun_again_keeps_the_numbers_that_an_earlier_owner_would_take(source: str, tmp_path: Path) -> None:
     """Otherwise its records would count for regions of another job."""
     job = {"input": source, "output": str(tmp_path / "out.zarr"), **SMALL_3D}
