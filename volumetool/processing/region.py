@@ -97,13 +97,9 @@ def enhance_region(
     NumericsError
         The network made NaN or infinity.
     """
-    started, engine = time.perf_counter(), predictor.engine
+    started, engine, stages = time.perf_counter(), predictor.engine, Pipeline(predictor.heartbeat)
     before, counts, consistency = engine.seconds, Counter[str](), Consistency(spec.lattice)
-    stages = Pipeline(predictor.heartbeat)
-
-    table = None
-    if kept is None and source.absent is None and source.computed is None:
-        table = tabulate(spec, region.channel, engine, source.voxels.dtype.numpy_dtype)
+    table = _table(spec, region, engine, source) if kept is None else None
     if table is not None:
         counts["patches"] = _touching(spec, region)
         strips = stages.run("read", read_strips(spec, region, source))  # (region z, region y, patch x), the input's dtype
@@ -114,9 +110,8 @@ def enhance_region(
         outputs = stages.run("network", predictor.predict(columns))  # n patches (z*fz, y*fy, x*fx), float32
         outputs = outputs if kept is None else kept.keeping(outputs)
         seen = stages.part("consistency", "blend", consistency.add) if spec.spares else None
-        slabs = stages.run(
-            "blend", blend(spec, region, outputs, engine.xp, seen)
-        )  # (region z, region y, shard x), output dtype
+        blended = blend(spec, region, outputs, engine.xp, seen)  # (region z, region y, shard x), output dtype
+        slabs = stages.run("blend", blended)
     # Of each slab (z, y, x), (z/fz, y/fy, x/fx), ... : its voxels on every fused level.
     levels = stages.run("pyramid", downsample_slabs(spec, slabs), threaded=False)
 
@@ -147,6 +142,13 @@ def _counted(columns: Iterator[Column], counts: Counter[str]) -> Iterator[Column
         counts["repeated"] += int((active & ~first).sum())
         counts["skipped"] += int((~active & first).sum())
         yield column
+
+
+def _table(spec: OutputSpec, region: Region, engine: Engine, source: Source) -> NDArray[Any] | None:
+    """Return what each grey value of the input becomes, where that is all that decides a voxel of a region."""
+    if source.absent is not None or source.computed is not None:
+        return None
+    return tabulate(spec, region.channel, engine, source.voxels.dtype.numpy_dtype)
 
 
 def _touching(spec: OutputSpec, region: Region) -> int:
