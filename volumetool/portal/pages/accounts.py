@@ -209,7 +209,10 @@ def change_mail(visit: Visit) -> Response:
 
 def show_mail(visit: Visit) -> Response:
     """Show the button that confirms an address."""
-    return visit.show("mail.html", token=visit.request.path_params["token"], address=visit.who.mail_asked)
+    token = visit.request.path_params["token"]
+    if visit.who.mail_token != hash_token(token):
+        raise Refused(404, "This link was used, or is another account's.")
+    return visit.show("mail.html", token=token, address=visit.who.mail_asked)
 
 
 def confirm_mail(visit: Visit) -> Response:

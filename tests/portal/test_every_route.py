@@ -1,0 +1,155 @@
+"""Promises of every route, made from the table of routes: a new one cannot be forgotten."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+
+import httpx
+import pytest
+from browsing import House, Visitor
+
+from volumetool.portal.accounts import hash_token
+from volumetool.portal.pages import routes
+from volumetool.portal.queries import now
+from volumetool.portal.tables import ApiToken, Share, Upload
+from volumetool.portal.web import HEADERS, READING
+
+PLACES = [(path, method, role) for path, _, role, method in (*routes.ROUTES, *getattr(routes, "STREAMS", ()))]
+CHANGING = [(path, method) for path, method, role in PLACES if method not in READING and role is not None]
+PARAMETER = re.compile(r"(\w*)/\{(\w+)(?::\w+)?\}")
+
+Maker = Callable[[House, str], str]
+
+
+def number_of(house: House, name: str) -> int:
+    account = house.database.account(name)
+    assert account is not None
+    return account.id
+
+
+def login(house: House, name: str) -> str:
+    return str(house.database.logins(number_of(house, name))[0].id)
+
+
+def identity(house: House, name: str) -> str:
+    subject, account = secrets.token_hex(8), number_of(house, name)
+    assert house.database.link(account, "https://idp.example.org", subject)
+    return str(house.database.identities(account)[-1].id)
+
+
+def token(house: House, name: str) -> str:
+    account = number_of(house, name)
+    fields = {"token": secrets.token_hex(32), "name": "n", "scope": "read", "created": now(), "ends": now().replace(year=2200)}
+    house.database.add_token(ApiToken(account_id=account, **fields))
+    return str(house.database.tokens(account)[0].id)
+
+
+def upload(house: House, name: str) -> str:
+    number = secrets.token_hex(8)
+    fields = {"name": "a.tif", "length": 10, "modified": 0, "state": "waiting", "facts": {}, "voxel_size": "", "touched": now()}
+    with house.database._writing() as session:
+        session.add(Upload(id=number, account_id=number_of(house, name), **fields))
+    return number
+
+
+def share(house: House, name: str) -> str:
+    with house.database._writing() as session:
+        made = Share(token=secrets.token_hex(32), job_id=house.plan(name), made=now(), ends=now().replace(year=2200))
+        session.add(made)
+        session.flush()
+        return str(made.id)
+
+
+def mail(house: House, name: str) -> str:
+    told = secrets.token_urlsafe(32)
+    house.database.change_account(name, mail_asked="anna@example.org", mail_token=hash_token(told))
+    return told
+
+
+OWNED: dict[str, Maker] = {
+    "jobs/job": House.plan,
+    "logins/login": login,
+    "identities/identity": identity,
+    "tokens/token": token,
+    "uploads/upload": upload,
+    "shares/share": share,
+    "mail/token": mail,
+}
+"""By what stands before it in a path and its name: what belongs to one account, and how it is made."""
+
+OTHERS = {"pages/page": "report", "people/account": "99999", "join/token": "x", "shared/token": "x", "/path": "x"}
+"""What belongs to nobody, and an example: kinds of pages, what administrators see, and links that are their own proof."""
+
+
+def filled(path: str, house: House, name: str) -> str:
+    """Return a path with objects of somebody."""
+    known = {key: OWNED[key](house, name) for key in keys(path) if key in OWNED} | OTHERS
+    return PARAMETER.sub(lambda found: f"{found[1]}/{known[f'{found[1]}/{found[2]}']}", path)
+
+
+def keys(path: str) -> list[str]:
+    return [f"{found[1]}/{found[2]}" for found in PARAMETER.finditer(path)]
+
+
+def ask(visitor: Visitor, method: str, place: str, **form: str) -> httpx.Response:
+    return visitor.ask(method, place, form, origin=visitor.url)
+
+
+@pytest.fixture(scope="module")
+def people(house: House) -> tuple[Visitor, Visitor]:
+    """Give an owner, and somebody who has nothing to do with it."""
+    return house.newcomer("olga"), house.newcomer("sven")
+
+
+def test_it_is_known_of_every_parameter_whose_it_is() -> None:
+    """Who adds a route with an object of its own says here how one is made."""
+    found = {key for path, _, _ in PLACES for key in keys(path)}
+    assert found <= OWNED.keys() | OTHERS.keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "method"), [(path, method) for path, method, _ in PLACES if any(key in OWNED for key in keys(path))]
+)
+def test_an_object_of_somebody_else_does_not_exist(
+    house: House, people: tuple[Visitor, Visitor], path: str, method: str
+) -> None:
+    owner, stranger = people
+    place = filled(path, house, "olga")
+    before = house.stored()
+    answer = ask(stranger, method, place, form_token=stranger.form_token, **{"x-form-token": stranger.form_token})
+    assert answer.status_code == 404, answer.text
+    assert house.stored() == before
+    if method == "GET":
+        assert "There is no such" not in owner.get(place).text
+
+
+@pytest.mark.parametrize(("path", "method"), CHANGING)
+def test_nothing_changes_without_the_token_of_the_forms_or_from_another_origin(
+    house: House, people: tuple[Visitor, Visitor], path: str, method: str
+) -> None:
+    _, stranger = people
+    place = filled(path, house, "ada")
+    before = house.stored()
+    form = house.admin.form_token
+    for given in ("", stranger.form_token):
+        assert ask(house.admin, method, place, form_token=given).status_code == 403
+    for origin in ("https://elsewhere.example", "null", ""):
+        assert house.admin.ask(method, place, {"form_token": form}, origin=origin).status_code == 403
+    assert house.stored() == before
+
+
+@pytest.mark.parametrize("path", [path for path, method, _ in PLACES if method == "GET"])
+def test_what_is_looked_at_is_not_changed(house: House, path: str) -> None:
+    place = filled(path, house, "ada")
+    before = house.stored()
+    house.admin.get(place)
+    house.admin.ask("HEAD", place)
+    assert house.stored() == before
+
+
+@pytest.mark.parametrize(("path", "method"), [(path, method) for path, method, _ in PLACES if method != "GET"])
+def test_answers_to_all_methods_have_the_headers(house: House, path: str, method: str) -> None:
+    answer = Visitor(house.url).ask(method, filled(path, house, "ada"), {}, origin=house.url)
+    assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
