@@ -57,4 +57,9 @@ def main(folder: str, port: str, requests: str = "0", after: str = "0", host: st
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    folder, port, *told = sys.argv[1:]
+    if told == ["later"]:  # all is loaded: what was said on stdin is done at once
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        told = sys.stdin.readline().split()
+    main(folder, port, *told)

@@ -52,6 +52,7 @@ class BucketServer:
         (self._port,) = lasting_ports(1)
         self.url = f"http://127.0.0.1:{self._port}"
         self.deaths = 0
+        self._spare: subprocess.Popen[str] | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, daemon=True, name="bucket-server")
 
@@ -62,25 +63,50 @@ class BucketServer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ended.set()
-        self.kill()
+        self._process.kill()
         self._thread.join()
+        if self._spare is not None:
+            with self._spare as spare:
+                spare.kill()
 
     def kill(self) -> None:
-        """Kill the server; it is started again at once."""
+        """Kill the server; another one, which has been loaded already, takes its place at once."""
+        self._spare = self._spare or self._load()
         self._process.kill()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        told = (self.folder, self._port, self.requests, self.deaths % 2)
-        process = subprocess.Popen([sys.executable, str(PROGRAM), *map(str, told)])
+    def _load(self) -> subprocess.Popen[str]:
+        command = [sys.executable, str(PROGRAM), str(self.folder), str(self._port), "later"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    def _start(self) -> subprocess.Popen[str]:
+        process, self._spare = self._spare or self._load(), None
+        assert process.stdin is not None
+        process.stdin.write(f"{self.requests} {self.deaths % 2}\n")
+        process.stdin.close()
+        self._wait_for(process)
+        if self.requests:  # it will die, and clients wait a second or so
+            self._spare = self._load()
+        return process
+
+    def _wait_for(self, process: subprocess.Popen[str]) -> None:
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
             with socket.socket() as knocking:
                 if knocking.connect_ex(("127.0.0.1", self._port)) == 0:
-                    return process
+                    return
             time.sleep(0.01)
         raise TimeoutError(self.url)
 
     def _keep_alive(self) -> None:
-        while self._process.wait() is not None and not self._ended.is_set():
+        while True:
+            with self._process as process:  # until it dies
+                process.wait()
+            if self._ended.is_set():
+                return
             self.deaths += 1
             self._process = self._start()
+            if self._ended.is_set():  # meanwhile
+                self._process.kill()
