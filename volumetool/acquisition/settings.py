@@ -68,6 +68,12 @@ def fix(job: Job, begun: SessionHeader, given: Statistics | None) -> tuple[Resol
             f"--repair-sections {job.repair_sections} compares sections with those after them, which are yet to come",
             hint="watch without it, and repair with a job on the finished raw volume",
         )
+    if job.store_error is not None:
+        raise ConfigError(
+            "config.option",
+            f"--store-error {job.store_error:g} is for whole volumes: sections that arrive are stored as they are made",
+            hint="watch without it, and round with a job on the finished raw volume",
+        )
     resolved = resolve(job.model_copy(update={"statistics": None}))
     card = resolved.inputs.operation.card
     if card.channels or max(card.shrink) > 1 or card.matching is not None:

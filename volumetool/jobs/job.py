@@ -40,6 +40,9 @@ ANY = "any"
 
 MOST_PARTS = 2**16
 
+MOST_STEP = 8.0
+"""Times the expected error that a step of stored voxels may be: beyond, half a step is more than nearly any error."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -168,6 +171,12 @@ class Job(Options):
         "Second volume to write, in the same pass: the error that the network expects, and how the output departs from the "
         "input.",
     )
+    store_error: Annotated[float, Field(gt=0, le=MOST_STEP)] | None = semantic(
+        None,
+        OUTPUT,
+        "Store smaller files: round voxels to steps of at most F times the error that the network expects of each.",
+        metavar="F",
+    )
     device: DeviceName = runtime(
         "auto", DEVICE, "cpu, cuda, rocm, mps or xpu; auto, the default: cuda or cpu.", metavar="KIND", common=True
     )
@@ -265,7 +274,18 @@ class Job(Options):
         """Of a chain, the job of the operations before the last, over the whole volume and stored nowhere; else None."""
         if len(self.operations) == 1:
             return None
-        last = ("output", "trust", "roi", "crop", "dtype", "fill", "chunk", "shard", "format")  # options of what is written
+        last = (
+            "output",
+            "trust",
+            "store_error",
+            "roi",
+            "crop",
+            "dtype",
+            "fill",
+            "chunk",
+            "shard",
+            "format",
+        )  # options of what is written
         plain = {name: type(self).model_fields[name].default for name in last}
         return self.model_copy(update={**plain, "model": ARROW.join(self.operations[:-1])})
 

@@ -77,6 +77,8 @@ class Estimates(BaseModel):
         From a measured sample of this machine.
     compression : float
         Stored bytes per byte of voxels.
+    unrounded : float, optional
+        The same without the steps of `--store-error`, where the job has them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,6 +99,7 @@ class Estimates(BaseModel):
     allowed_bytes: int
     seconds: float
     compression: float
+    unrounded: float | None = None
 
 
 class EarlierStep(BaseModel):
@@ -361,6 +364,7 @@ class Plan(BaseModel):
             **({"chain": steps} if self.earlier else {}),
             "fingerprint": self.fingerprint,
             "extrapolated": self.extrapolated,
+            **({"rounded": self.spec.rounded} if self.spec.store_error else {}),
             **({} if self.gate is None else {"gate": self.gate.model_dump(mode="json")}),
             "spec": self.spec.plain(),
             "job": self._options(),

@@ -164,7 +164,7 @@ def _room(job: Job) -> int:
 
 def _patch_bytes(basis: LiveSource) -> int:
     lattice = basis.spec.lattice
-    return 4 * math.prod(lattice.patch) * math.prod(lattice.scale) * basis.spec.per_input
+    return 4 * math.prod(lattice.patch) * math.prod(lattice.scale) * (basis.spec.predicted or 1)
 
 
 def _levels(basis: LiveSource) -> Levels:

@@ -72,7 +72,7 @@ def blend(
     region : Region
         The region that the columns belong to.
     predicted : iterator of (Column, list of array)
-        Columns with their output patches, each float32 (z, y, x), or (channels, z, y, x) where `spec.outputs` names channels.
+        Columns with their output patches, each float32 (z, y, x), or (channels, z, y, x) where the operation names channels.
     xp : module
         ``numpy``, or ``cupy`` if the patches are on a GPU.
     seen : callable, optional
@@ -83,27 +83,34 @@ def blend(
     """
     core = spec.core(region)
     weights = {axis: xp.asarray(ramp(line.ramp_length)) for axis, line in zip(AXES, spec.lattice.axes, strict=True)}
-    bands = {number: _Band() for number in (range(spec.per_input) if only is None else [only])}
+    numbers = range(spec.per_input) if only is None else range(only, only + 1)
+    steps = 0 in numbers and spec.store_error > 0  # the image's voxels are rounded by what the channel after it says
+    bands = {number: _Band() for number in (*numbers, *([1] if steps and 1 not in numbers else []))}
     for column, patches in predicted:
         part = _sections(spec.lattice, core, column)
         low = max(core.start[2], spec.lattice.x.weight_start(column.x))
         high = min(core.stop[2], spec.lattice.x.weight_start(column.x + 1))
         skip = low - spec.lattice.x.weight_start(column.x)
         box = Box((part.start[0], part.start[1], low), (part.stop[0], part.stop[1], high))
-        for number, band in bands.items():
-            own = [patch[number] for patch in patches] if spec.outputs else patches  # n times (z, y, x)
+        finished = slice(skip, skip + high - low)  # no later column touches it
+        error = None
+        for number in sorted(bands, reverse=steps):  # the error before the image
+            own = [patch[number] for patch in patches] if spec.predicted else patches  # n times (z, y, x)
             slab = _blend_column(spec.lattice, part, column, own, weights)  # (core z, core y, patch x with weight)
-            _blend_strip(spec.lattice.x, band, column, slab, weights["x"])
-            if high > low:
-                values = slab[:, :, skip : skip + high - low]  # (z, y, x) of the box: no later column touches it
+            _blend_strip(spec.lattice.x, bands[number], column, slab, weights["x"])
+            values = slab[:, :, finished]  # (z, y, x) of the box
+            if steps and number == 1:
+                error = values.copy() if number in numbers else values
+            if high > low and number in numbers:
                 if seen is not None and number == 0:
                     seen(column, box, values)
                 channel = spec.output_channels(region.channel)[number]
-                voxels = quantise(spec, channel, column, box, values)  # (z, y, x), float32 -> the output's dtype
-                _collect(spec, region, band, box, to_host(voxels))
+                # (z, y, x), float32 -> the output's dtype
+                voxels = quantise(spec, channel, column, box, values, None if number else error)
+                _collect(spec, region, bands[number], box, to_host(voxels))
         if part.stop[0] == core.stop[0]:
-            for number, band in bands.items():
-                for slab_box, voxels in _finished(spec, region, band, high):
+            for number in numbers:
+                for slab_box, voxels in _finished(spec, region, bands[number], high):
                     yield Slab(slab_box, voxels, number)
 
 

@@ -272,6 +272,32 @@ def with_trust(operation: Operation) -> Operation:
     return NetworkOperation(operation.model, asked)
 
 
+def with_steps(operation: Operation) -> Operation:
+    """Return a network of ours that makes the error that it expects, too, by which the steps of stored voxels go.
+
+    Raises
+    ------
+    ConfigError
+        ``config.option``: the operation is no network of ours, expects no error, or makes several channels to store.
+    """
+    from volumetool.processing.operations.network import NetworkOperation, NetworkOptions
+
+    known = isinstance(operation, NetworkOperation) and operation.model.card.architecture.expected_error
+    if not isinstance(operation, NetworkOperation) or not known:
+        raise ConfigError(
+            "config.option",
+            f"--store-error, but {operation.card.name} says no error that it expects, by which steps would go",
+            hint="leave it out, or take a model whose `volumetool model show` says expected_error, such as em-x4",
+        )
+    if operation.card.channels:
+        raise ConfigError(
+            "config.option",
+            f"--store-error, but {operation.spec} makes several channels, which are stored in float32 as they are",
+            hint=f"take {operation.model.spec} without options, and --trust PLACE for the other channels",
+        )
+    return NetworkOperation(operation.model, NetworkOptions(expected_error=True))
+
+
 def reopen_operation(spec: str, identity: str) -> Operation:
     """Open an operation again, and refuse it if it is no longer the one of that identity.
 

@@ -19,7 +19,7 @@ from volumetool.processing.spec import OutputSpec
 from volumetool.storage.voxels import valid_voxels
 
 
-def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: Array) -> Array:
+def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: Array, error: Array | None = None) -> Array:
     """Turn blended network values into voxels of the output.
 
     Parameters
@@ -34,6 +34,8 @@ def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: A
         Where the values lie, in voxels of the full output.
     values : array of float32, shape of the box
         Network values; overwritten.
+    error : array of float32, shape of the box, optional
+        The expected error of each, in the network's unit: they are rounded to steps of at most `spec.store_error` times it.
 
     Returns
     -------
@@ -80,6 +82,10 @@ def round_values(spec: OutputSpec, channel: int, box: Box, values: Array) -> Arr
         values = spec.curves.apply(channel // spec.per_input, sections, values, xp)  # (z, y, x)
     _check_finite(values, box)
     dtype = np.dtype(spec.dtype_of(channel))
+    if error is not None:
+        most = error * xp.asarray(abs(span) * np.float32(spec.store_error))  # (z, y, x), grey values
+        _round_to_steps(values, most, dtype, spec.nodata_of(channel))
+        _check_finite(values, box)
     if dtype.kind in "iu":
         limits = np.iinfo(cast("np.dtype[np.integer]", dtype))
         xp.rint(values, out=values)
@@ -122,6 +128,22 @@ def tabulate(spec: OutputSpec, channel: int, engine: Engine, dtype: np.dtype[Any
     if spec.nodata is not None:
         table[~valid_voxels(grey, spec.nodata)] = spec.fill_of(channel)
     return table
+
+
+def _round_to_steps(values: Array, most: Array, dtype: np.dtype[Any], nodata: float | None) -> None:
+    """Round values, in place, to multiples of the largest power of two that is not above `most`: at most half of that off.
+
+    Powers of two, because the multiples of one are multiples of all smaller ones: where steps change from voxel to voxel, few
+    values occur all the same, and those compress. Multiplying by one and dividing are exact, so that the value is rounded once.
+    Of integers no step is below 1. Of floats a voxel keeps its value where `most` is 0, and where its step would mean no data.
+    """
+    xp, whole = module_of(values), dtype.kind in "iu"
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller looks for what is not finite
+        _, exponents = xp.frexp(most)  # most = mantissa * 2 ** exponent, mantissa from a half to below 1
+        steps = xp.ldexp(xp.ones_like(most), exponents - 1)  # (z, y, x)
+        steps = xp.maximum(steps, np.float32(1)) if whole else steps
+        rounded = xp.rint(values / steps) * steps
+    values[...] = rounded if whole else xp.where((most > 0) & (rounded != nodata), rounded, values)
 
 
 def _check_finite(values: Array, box: Box) -> None:

@@ -103,6 +103,9 @@ class OutputSpec(BaseModel):
     trust : str
         NumPy name of the dtype of a second volume, which holds all but the first of `outputs`: then `channels` are those of the
         image alone. Empty, and then not part of `plain`, where one volume holds all.
+    store_error : float
+        Voxels of the image are rounded to steps of at most this times their expected error, which is the second of the channels
+        that the operation makes, stored or not; 0, and then not part of `plain`, for no such steps.
     repair : SectionRepair, optional
         Which sections of the input are bad, and what is done about them; not part of `plain` where nothing is.
     numerics_version : int
@@ -137,6 +140,7 @@ class OutputSpec(BaseModel):
     spares: bool = True
     curves: GreyCurves | None = None
     trust: str = ""
+    store_error: float = 0.0
     repair: SectionRepair | None = None
     numerics_version: int = NUMERICS_VERSION
 
@@ -155,6 +159,7 @@ class OutputSpec(BaseModel):
             "reference": 0,
             "spares": True,
             "trust": "",
+            "store_error": 0.0,
             "repair": None,
         }
         unsaid = {"statistics", "curves", *(name for name, value in usual.items() if getattr(self, name) == value)}
@@ -244,6 +249,19 @@ class OutputSpec(BaseModel):
     def per_input(self) -> int:
         """Channels of the output that are made of each channel of the input."""
         return len(self.outputs) or 1
+
+    @property
+    def predicted(self) -> int:
+        """Channels of what the operation makes, one of which may serve `store_error` alone; 0 where it has no such axis."""
+        return len(self.outputs) or (2 if self.store_error else 0)
+
+    @property
+    def rounded(self) -> str:
+        """What `store_error` means, in words."""
+        return (
+            f"voxels of the finest level are off by at most half of {self.store_error:g} times the error that the network "
+            "expects of them: each is a multiple of a power of two, the largest that is not above that"
+        )
 
     def output_channels(self, channel: int) -> range:
         """Return the channels of the output that are made of a channel of the input: they follow each other."""

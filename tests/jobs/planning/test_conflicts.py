@@ -124,7 +124,7 @@ def test_every_option_is_either_semantic_or_runtime_and_has_another_value_here()
     And but for a second volume, which the model here does not take; see `test_second_volume`.
     """
     declared = kinds(Job)
-    assert {name for name, kind in declared.items() if kind is Kind.SEMANTIC} == {*OTHER, "format", "with_"}
+    assert {name for name, kind in declared.items() if kind is Kind.SEMANTIC} == {*OTHER, "format", "with_", "store_error"}
     assert {name for name, kind in declared.items() if kind is Kind.RUNTIME} == set(FREE)
 
 

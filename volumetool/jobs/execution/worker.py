@@ -237,7 +237,7 @@ class Worker:
     @functools.cached_property
     def _shelf(self) -> PatchStore:
         store = open_unsynced(join_url(self.plan.run_dir, PATCHES))
-        return PatchStore(store, self.probe, self.plan.fingerprint, self.plan.sharing, len(self.plan.spec.outputs) or None)
+        return PatchStore(store, self.probe, self.plan.fingerprint, self.plan.sharing, self.plan.spec.predicted or None)
 
     @functools.cached_property
     def _targets(self) -> Callable[[int], Sequence[ts.TensorStore]]:

@@ -102,7 +102,7 @@ def _not_worth(job: Job, spec: OutputSpec, demand: WorkerDemand, span: Triple) -
     if saved < REGION_SECONDS:
         return f", and keeping them would save {saved:.0f} s"
     # All workers share the disk; of their patches only some are kept.
-    disk = trial_seconds(job.output, kept_bytes(spec.lattice, spec.per_input)) * max(1.0, demand.workers * share)
+    disk = trial_seconds(job.output, kept_bytes(spec.lattice, spec.predicted or 1)) * max(1.0, demand.workers * share)
     if disk >= demand.patch_seconds:
         return f", but to write and read a patch takes {disk * 1000:.0f} ms, to compute it {demand.patch_seconds * 1000:.0f} ms"
     return None
@@ -136,7 +136,7 @@ def _kept(job: Job, spec: OutputSpec, workers: int, what: tuple[Triple, CacheSco
     span, keep = what
     ahead = LOOK_AHEAD * WINDOW * workers if workers > 1 else 0
     patches = spec.sharing(span).peak(CACHED_AXES[keep], ahead, cost.asked_box(job, spec))
-    return Partition(span, keep, why, patches * kept_bytes(spec.lattice, spec.per_input))
+    return Partition(span, keep, why, patches * kept_bytes(spec.lattice, spec.predicted or 1))
 
 
 def trial_seconds(output: str, size: int) -> float:

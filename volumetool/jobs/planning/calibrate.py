@@ -47,6 +47,8 @@ class Sample:
         Time of this machine, all cores at it, to compress a byte of voxels.
     change : float, optional
         How far the output's means over voxels of the input depart from the input: see `processing/consistency.py`.
+    unrounded : float, optional
+        `compression` without the steps of `--store-error`; None where there are none, or nothing is known.
     not_finite : DataError, optional
         The sample holds NaN or infinity: its region will fail.
     """
@@ -55,6 +57,7 @@ class Sample:
     compression: float
     store_seconds: float = 0.0
     change: float | None = None
+    unrounded: float | None = None
     not_finite: DataError | None = None
 
 
@@ -78,7 +81,7 @@ def take_sample(spec: OutputSpec, engine: Engine, source: Source, steps: Sequenc
 def _sample_of(spec: OutputSpec, engine: Engine, region: Region, source: Source) -> Sample:
     columns = read_columns(spec, region, source, engine.numerics.batch)
     asked, before = 0, engine.seconds
-    consistency, not_finite = Consistency(spec.lattice), None
+    consistency, not_finite, unrounded = Consistency(spec.lattice), None, None
 
     def counted() -> Iterator[Column]:
         nonlocal asked
@@ -88,8 +91,18 @@ def _sample_of(spec: OutputSpec, engine: Engine, region: Region, source: Source)
 
     try:
         predicted = BatchPredictor(engine).predict(counted())
-        slabs = list(blend(spec, region, predicted, engine.xp, consistency.add if spec.spares else None))
+        known = list(predicted) if spec.store_error else []
+        slabs = list(
+            blend(spec, region, iter(known) if known else predicted, engine.xp, consistency.add if spec.spares else None)
+        )
         compression = _compression(slabs[: spec.per_input], spec)
+        if spec.store_error:
+            plain = spec.model_copy(update={"store_error": 0.0})
+            own = known if spec.outputs else [(column, [patch[0] for patch in made]) for column, made in known]
+            unrounded = _compression(list(blend(plain, region, iter(own), engine.xp))[: spec.per_input], spec)
+            # The finest level alone is rounded.
+            finest = math.prod(spec.levels[0].shape) / sum(math.prod(level.shape) for level in spec.levels)
+            compression = finest * compression + (1 - finest) * unrounded
     except (DataError, NumericsError) as error:  # the region with this chunk will fail and say why
         compression = asked = 0
         if isinstance(error, DataError) and error.code == "data.not-finite":
@@ -99,7 +112,7 @@ def _sample_of(spec: OutputSpec, engine: Engine, region: Region, source: Source)
     else:
         seconds = patch_seconds(engine, spec.lattice.patch, engine.at_once)
     # Where the sample is blank or damaged, nothing is known: the rest is taken as incompressible.
-    return Sample(seconds, compression or 1.0, _store_seconds(spec.layout), consistency.rms, not_finite)
+    return Sample(seconds, compression or 1.0, _store_seconds(spec.layout), consistency.rms, unrounded, not_finite)
 
 
 def _place(spec: OutputSpec) -> Box:

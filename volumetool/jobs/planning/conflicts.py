@@ -20,7 +20,7 @@ DECIDED_BY: dict[str, tuple[str, ...]] = {
     "padded_batch": ("batch",),
     "fill": ("fill", "nodata"),
     "box": ("crop", "roi"),
-    "model": ("model", "trust"),
+    "model": ("model", "trust", "store_error"),
     "outputs": ("model", "trust"),
     "input": ("input", "level", "voxel_size"),
     "levels": ("chunk", "shard", "voxel_size"),

@@ -51,6 +51,7 @@ def estimate(
         allowed_bytes=memory[1],
         seconds=patches * sample.patch_seconds / workers + written_bytes(job, spec, keeping.span, 1.0) * sample.store_seconds,
         compression=sample.compression,
+        unrounded=sample.unrounded,
     )
 
 

@@ -21,7 +21,7 @@ from volumetool.jobs.planning.choice import rank_models
 from volumetool.jobs.records.plan_file import read_plan
 from volumetool.models import HistogramMatching, Normalisation
 from volumetool.paths import absolute_path, open_file
-from volumetool.processing.operation import Operation, open_operation, with_trust
+from volumetool.processing.operation import Operation, open_operation, with_steps, with_trust
 from volumetool.processing.operations.match import fit_curves
 from volumetool.processing.sections.curves import GreyCurves
 from volumetool.processing.sections.look import SectionView
@@ -86,7 +86,8 @@ class Inputs:
     @property
     def dtype(self) -> str:
         """Data type of the output."""
-        image = self.job.trust is not None or self.operation.card.keeps_dtype  # a trust volume takes what is no grey value
+        apart = self.job.trust is not None or self.job.store_error is not None  # what is no grey value is not stored with it
+        image = apart or self.operation.card.keeps_dtype
         return self.job.dtype or (self.volume.dtype.name if image else "float32")
 
     @property
@@ -299,8 +300,9 @@ def _choose(job: Job, volume: Volume, mask: Volume | None, observer: Observer) -
 
 
 def _operation(job: Job, name: str) -> Operation:
-    """Open an operation, which makes the channels of a trust volume, too, where the job asks for one."""
+    """Open an operation, which makes the channels of a trust volume, or the error that steps go by, where the job asks."""
     operation = open_operation(name)
+    operation = operation if job.store_error is None else with_steps(operation)
     return operation if job.trust is None else with_trust(operation)
 
 

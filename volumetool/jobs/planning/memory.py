@@ -89,7 +89,8 @@ class MemoryModel:
         stacks = len(lattice.z.touching(0, min(size[0], lattice.z.size * lattice.z.scale)))
         group = stacks if lattice.z.overlap else min(stacks, max(1, self.batch // rows))
         patch = lattice.patch[0] * lattice.patch[1] * lattice.patch[2]
-        patch_out = patch * math.prod(lattice.scale) * spec.per_input
+        channels = spec.predicted or 1
+        patch_out = patch * math.prod(lattice.scale) * channels
         group_depth = size[0] if lattice.z.overlap else group * lattice.z.stride * lattice.z.scale
         context = 2 * lattice.context
         # One column is read ahead, whole, while it is cut out of the window that was read: three copies at worst, and a mask.
@@ -101,10 +102,10 @@ class MemoryModel:
         fed = self.batch * self.streams
         inputs = spec.inputs * (6 * group * rows + 2 * fed) * (patch + context * lattice.patch[1] * lattice.patch[2]) * 4
         outputs = (3 * group * rows + fed) * patch_out * 4
-        slabs = 2 * group_depth * size[1] * lattice.x.patch * lattice.x.scale * 4
-        strips = size[0] * size[1] * lattice.x.ramp_length * 4 * spec.per_input
+        slabs = (3 if spec.store_error else 2) * group_depth * size[1] * lattice.x.patch * lattice.x.scale * 4
+        strips = size[0] * size[1] * lattice.x.ramp_length * 4 * channels
         # Whole columns of kept patches, at worst, wait and are read; each patch on its way to the disk has a copy.
-        kept = 0 if keep == "none" else (2 * group * rows + 2 * (BEHIND + 1)) * kept_bytes(lattice, spec.per_input)
+        kept = 0 if keep == "none" else (2 * group * rows + 2 * (BEHIND + 1)) * kept_bytes(lattice, channels)
         own = int(raw + inputs + outputs + slabs + strips + kept) + self.network(lattice)
         return own + (0 if self.before is None else self._before(*self.before, window))
 

@@ -47,6 +47,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         *([("gate", "; ".join([describe_gate(plan.gate), *plan.gate.reasons]))] if plan.gate is not None else []),
         *[("sections", line) for line in describe_sections(plan.first)],
         ("output", f"{plan.output}: {voxels} of {show_size(first.voxel_size)}, {spec.dtype}"),
+        *([("rounded", spec.rounded)] if spec.store_error else []),
         *([] if plan.job.trust is None else [("trust", _trust(plan))]),
         *([("box", box)] if (box := describe_box(plan)) else []),
         (
@@ -59,7 +60,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         ("workers", _workers(plan)),
         ("kept", _kept(cost)),
         ("read", f"{show_bytes(cost.read_bytes)}, margins of the patches included"),
-        ("write", f"about {show_bytes(cost.written_bytes)}; a sample compressed to {cost.compression:.0%}"),
+        ("write", f"about {show_bytes(cost.written_bytes)}; a sample compressed to {cost.compression:.0%}{_unrounded(cost)}"),
         ("disk", _room(cost)),
         ("per hour", _per_hour(cost)),
         ("memory", f"{show_bytes(cost.worker_bytes)} for each worker, {show_bytes(cost.allowed_bytes)} allowed"),
@@ -71,6 +72,10 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
 def _trust(plan: Plan) -> str:
     names = ", ".join(channel.name for channel in plan.spec.outputs[1:])
     return f"{plan.job.trust}: {names} of the same voxels, {plan.spec.trust}, in grey values of the output"
+
+
+def _unrounded(cost: Estimates) -> str:
+    return "" if cost.unrounded is None else f", without --store-error to {cost.unrounded:.0%}"
 
 
 def _per_hour(cost: Estimates) -> str:

@@ -348,7 +348,8 @@ def _spec(
     inputs: Inputs, numerics: Numerics, statistics: Statistics, lattice: Lattice, box: Box, levels: tuple[LevelGrid, ...]
 ) -> OutputSpec:
     job, card, channels = inputs.job, inputs.operation.card, inputs.volume.channels
-    made = (channels or 1) * len(card.channels) if card.channels and not inputs.trust else channels
+    outputs = () if job.store_error is not None and not inputs.trust else card.channels  # what steps go by is not stored
+    made = (channels or 1) * len(outputs) if outputs and not inputs.trust else channels
     return OutputSpec(
         input=inputs.volume.identity_of(job.level),
         level=job.level,
@@ -371,10 +372,11 @@ def _spec(
         format=output_format(job),
         restores=card.restores,
         inputs=card.inputs,
-        outputs=card.channels,
+        outputs=outputs,
         reference=card.reference,
         spares=card.spares,
         trust=inputs.trust,
+        store_error=job.store_error or 0.0,
     )
 
 
