@@ -5,7 +5,7 @@ pytest does not collect this file. To run it::
     python tests/benchmarks/storing.py DATA
 
 Three volumes, FIB-SEM, ATUM-SEM and ssTEM, are degraded twice by `sem-fast`, with noise of their own, and enhanced by em-x4.
-Bytes are those of all shards of all levels. FRC compares the outputs of the two, and says at which resolution they agree by 1/7.
+Bytes are those of all shards of all levels. FRC compares outputs of the two, and says at which resolution they agree by 1/7.
 Cells are compared with those that the same watershed finds in the fine sections; PSNR is against these, too.
 """
 
