@@ -171,6 +171,11 @@ class Job(Options):
         "Second volume to write, in the same pass: the error that the network expects, and how the output departs from the "
         "input.",
     )
+    tta: bool = semantic(
+        False,
+        OUTPUT,
+        "With --trust: how far the outputs of a patch that is turned and mirrored spread. The network runs 8 times.",
+    )
     store_error: Annotated[float, Field(gt=0, le=MOST_STEP)] | None = semantic(
         None,
         OUTPUT,
@@ -274,18 +279,8 @@ class Job(Options):
         """Of a chain, the job of the operations before the last, over the whole volume and stored nowhere; else None."""
         if len(self.operations) == 1:
             return None
-        last = (
-            "output",
-            "trust",
-            "store_error",
-            "roi",
-            "crop",
-            "dtype",
-            "fill",
-            "chunk",
-            "shard",
-            "format",
-        )  # options of what is written
+        # Options of what is written.
+        last = ("output", "trust", "tta", "store_error", "roi", "crop", "dtype", "fill", "chunk", "shard", "format")
         plain = {name: type(self).model_fields[name].default for name in last}
         return self.model_copy(update={**plain, "model": ARROW.join(self.operations[:-1])})
 

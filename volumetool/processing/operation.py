@@ -252,8 +252,15 @@ def open_operation(spec: str) -> Operation:
     return NetworkOperation(load_model(model), read_options(model, NetworkOptions, said))
 
 
-def with_trust(operation: Operation) -> Operation:
+def with_trust(operation: Operation, *, spread: bool = False) -> Operation:
     """Return a network of ours that makes the channels of a trust volume, too: all that it can say of its output.
+
+    Parameters
+    ----------
+    operation : Operation
+        A network of ours.
+    spread : bool
+        Also how far its outputs of the turned and mirrored patch spread, for which it runs 8 times.
 
     Raises
     ------
@@ -268,8 +275,8 @@ def with_trust(operation: Operation) -> Operation:
             f"--trust, but {operation.card.name} is no network of volumetool's: nothing says what its output should be held to",
             hint="leave --trust out, or take one of `volumetool model list`",
         )
-    asked = NetworkOptions(expected_error=operation.model.card.architecture.expected_error, consistency=True)
-    return NetworkOperation(operation.model, asked)
+    known = operation.model.card.architecture.expected_error
+    return NetworkOperation(operation.model, NetworkOptions(expected_error=known, spread=spread, consistency=True))
 
 
 def with_steps(operation: Operation) -> Operation:

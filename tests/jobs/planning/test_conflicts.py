@@ -121,10 +121,17 @@ def test_a_field_that_is_no_option_is_noticed() -> None:
 def test_every_option_is_either_semantic_or_runtime_and_has_another_value_here() -> None:
     """But for the format: others have no shards, which the job here asks for; see `test_output_formats`.
 
-    And but for a second volume, which the model here does not take; see `test_second_volume`.
+    And but for a second volume, which the model here does not take, see `test_second_volume`; and for what it knows nothing
+    of, see `test_store_error` and `test_spread`.
     """
     declared = kinds(Job)
-    assert {name for name, kind in declared.items() if kind is Kind.SEMANTIC} == {*OTHER, "format", "with_", "store_error"}
+    assert {name for name, kind in declared.items() if kind is Kind.SEMANTIC} == {
+        *OTHER,
+        "format",
+        "with_",
+        "store_error",
+        "tta",
+    }
     assert {name for name, kind in declared.items() if kind is Kind.RUNTIME} == set(FREE)
 
 

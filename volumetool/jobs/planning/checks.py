@@ -36,14 +36,20 @@ TOLERATED_FACTOR = 2.0
 """A voxel size at most this far outside the card's range is warned of; beyond it is refused."""
 
 
-def check_chain(job: Job) -> None:
-    """Refuse options of a chain that can only be meant for one of its operations.
+def check_options(job: Job) -> None:
+    """Refuse options that have no meaning together, and those of a chain that can only be meant for one of its operations.
 
     Raises
     ------
     ConfigError
-        ``config.chain``.
+        ``config.option``, ``config.chain``.
     """
+    if job.tta and job.trust is None:
+        raise ConfigError(
+            "config.option",
+            "--tta without --trust: how far the outputs of turned patches spread is a channel of the trust volume",
+            hint="name a place for it: --trust PLACE; the output itself is the same with and without",
+        )
     given = [name for name in ("patch", "overlap", "statistics", "with_") if getattr(job, name) is not None]
     if given and len(job.operations) > 1:
         option = f"--{given[0].rstrip('_')}"

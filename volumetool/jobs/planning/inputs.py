@@ -303,7 +303,7 @@ def _operation(job: Job, name: str) -> Operation:
     """Open an operation, which makes the channels of a trust volume, or the error that steps go by, where the job asks."""
     operation = open_operation(name)
     operation = operation if job.store_error is None else with_steps(operation)
-    return operation if job.trust is None else with_trust(operation)
+    return operation if job.trust is None else with_trust(operation, spread=job.tta)
 
 
 def refuse_foreign_output(job: Job) -> None:

@@ -9,6 +9,7 @@ from volumetool.geometry import fused_count
 from volumetool.jobs.choices import Familiarity
 from volumetool.jobs.plan import EarlierStep, Estimates, Plan
 from volumetool.jobs.planning.choice import ALIKE
+from volumetool.processing.operations.turns import turned_ways
 from volumetool.processing.sections.quality import VERDICTS, show_sections
 from volumetool.processing.sections.repair import REACH, RepairMode
 from volumetool.processing.spec import OutputSpec
@@ -71,7 +72,10 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
 
 def _trust(plan: Plan) -> str:
     names = ", ".join(channel.name for channel in plan.spec.outputs[1:])
-    return f"{plan.job.trust}: {names} of the same voxels, {plan.spec.trust}, in grey values of the output"
+    lattice = plan.spec.lattice
+    square = lattice.patch[1] == lattice.patch[2] and lattice.scale[1] == lattice.scale[2]
+    cost = f"; the network runs {len(turned_ways(square=square))} times for each patch, turned and mirrored" * plan.job.tta
+    return f"{plan.job.trust}: {names} of the same voxels, {plan.spec.trust}, in grey values of the output{cost}"
 
 
 def _unrounded(cost: Estimates) -> str:

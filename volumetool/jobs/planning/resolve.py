@@ -19,8 +19,8 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.autotune import autotune, choose_batching
 from volumetool.jobs.planning.checks import (
     bad_sections,
-    check_chain,
     check_dtype,
+    check_options,
     check_patch,
     check_second,
     check_survey,
@@ -214,7 +214,7 @@ def _resolve(
     resources: Resources,
     observer: Observer,
 ) -> Resolved:
-    check_chain(job)
+    check_options(job)
     before, asked = None, job
     if job.earlier is not None:
         before = _resolve(job.earlier, None if existing is None else existing.before, (None, None), resources, observer)

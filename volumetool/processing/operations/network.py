@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from volumetool.models.unet import UNet
 from volumetool.processing.consistency import residuals
 from volumetool.processing.device.arrays import Array, as_array
 from volumetool.processing.device.cuda_graph import GraphReplay
+from volumetool.processing.operations.turns import turned_ways
 from volumetool.processing.spec import Numerics
 
 ACTIVATIONS = {2: 6, 3: 7}
@@ -28,6 +30,7 @@ ACTIVATIONS = {2: 6, 3: 7}
 
 IMAGE = OutputChannel(name="image")
 ERROR = OutputChannel(name="expected-error", values="difference")
+SPREAD = OutputChannel(name="spread", values="difference")
 RESIDUAL = OutputChannel(name="consistency", values="difference")
 
 
@@ -38,6 +41,8 @@ class NetworkOptions(BaseModel):
 
     expected_error: bool = False
     """A further channel: the absolute error that the network expects of each voxel, in grey values."""
+    spread: bool = False
+    """A further channel: the standard deviation over the outputs of the patch turned and mirrored, in grey values."""
     consistency: bool = False
     """A further channel: the mean of the output over each voxel of the input, less that voxel, in grey values."""
 
@@ -49,7 +54,8 @@ class NetworkOptions(BaseModel):
     @property
     def channels(self) -> tuple[OutputChannel, ...]:
         """The channels of the output; empty for the image alone."""
-        more = [channel for channel, asked in ((ERROR, self.expected_error), (RESIDUAL, self.consistency)) if asked]
+        every = ((ERROR, self.expected_error), (SPREAD, self.spread), (RESIDUAL, self.consistency))
+        more = [channel for channel, asked in every if asked]
         return (IMAGE, *more) if more else ()
 
 
@@ -98,7 +104,9 @@ class NetworkOperation:
     def working_bytes(self, patch: Triple, precision: str) -> int:
         """Return the bytes of the activations for one patch."""
         itemsize = 2 if precision == "bfloat16" else 4
-        return math.prod(patch) * self.card.architecture.width * itemsize * ACTIVATIONS[self.card.dims]
+        activations = math.prod(patch) * self.card.architecture.width * itemsize * ACTIVATIONS[self.card.dims]
+        sums = 16 * math.prod(patch) * math.prod(self.card.scale) if SPREAD in (self.card.channels or ()) else 0
+        return activations + sums
 
 
 class NetworkFunction:
@@ -156,15 +164,36 @@ class NetworkFunction:
             y, log_error = self.network.forward_with_error(x)
         else:
             y = (recorded or self.network)(x)  # (n, 1, [z*fz,] y*fy, x*fx)
+        spread = self._spread(x, y, recorded or self.network) if SPREAD in self._channels else None
         y = y.squeeze(1) if self._dims == 3 else y  # (n, z*fz, y*fy, x*fx)
-        return y if not self._channels else self._beside(y, log_error, patches)
+        return y if not self._channels else self._beside(y, log_error, spread, patches)
 
-    def _beside(self, y: torch.Tensor, log_error: torch.Tensor | None, patches: NDArray[np.float32]) -> torch.Tensor:
+    def _spread(self, x: torch.Tensor, y: torch.Tensor, network: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Return the standard deviation over outputs of patches that are turned and mirrored in plane, and turned back.
+
+        Deviations from the output of the patch as it is are summed, in one order: small ones, so that sums are exact enough.
+        """
+        total, squares = torch.zeros_like(y), torch.zeros_like(y)  # (n, 1, [z*fz,] y*fy, x*fx)
+        ways = turned_ways(square=x.shape[-1] == x.shape[-2] and self._scale[1] == self._scale[2])
+        for exchanged, mirrored in ways[1:]:
+            turned = (x.transpose(-1, -2) if exchanged else x).flip(mirrored)
+            back = network(turned.contiguous()).flip(mirrored)
+            away = (back.transpose(-1, -2) if exchanged else back) - y
+            total += away
+            squares.addcmul_(away, away)
+        mean = total / len(ways)
+        return (squares / len(ways) - mean * mean).clamp_(min=0).sqrt_()
+
+    def _beside(
+        self, y: torch.Tensor, log_error: torch.Tensor | None, spread: torch.Tensor | None, patches: NDArray[np.float32]
+    ) -> torch.Tensor:
         """Return images with the channels that are asked for beside them."""
         every = y.new_empty((len(y), len(self._channels), *y.shape[1:]))  # (n, channels, z*fz, y*fy, x*fx)
         every[:, 0] = y
         if log_error is not None:
             torch.exp(log_error.view(y.shape), out=every[:, 1])
+        if spread is not None:
+            every[:, self._channels.index(SPREAD)] = spread.view(y.shape)
         if RESIDUAL in self._channels:
             # Of some devices an array is a copy, so what is computed on it is laid into the tensor.
             every[:, -1] = torch.utils.dlpack.from_dlpack(residuals(as_array(y), patches, self._scale))
