@@ -47,18 +47,18 @@ def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: A
     NumericsError
         ``numerics.not-finite``: a value overflowed.
     """
-    voxels = round_values(spec, channel, box, values)
+    voxels = round_values(spec, channel, box, values, error)
     if column.missing is not None:
         _write_missing(spec, column, box, voxels, spec.fill_of(channel))
     return voxels
 
 
-def round_values(spec: OutputSpec, channel: int, box: Box, values: Array) -> Array:
+def round_values(spec: OutputSpec, channel: int, box: Box, values: Array, error: Array | None = None) -> Array:
     """Turn network values into voxels of the output, wherever the input has data.
 
     Parameters
     ----------
-    spec, channel, box, values
+    spec, channel, box, values, error
         As for :func:`quantise`.
 
     Returns
