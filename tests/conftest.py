@@ -43,10 +43,11 @@ settings.load_profile("patient")
 
 
 def pytest_configure() -> None:
-    """Let the fake models be known here; this imports torch."""
+    """Let the fake models be known here; this imports torch. Let Ctrl-C be heard: shells turn it off in the background."""
     from volumetool.testing import register_fakes
 
     register_fakes()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

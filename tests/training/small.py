@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
 from volumetool.events import Event, StepTrained
 from volumetool.training.config import TrainConfig, make_config
@@ -14,10 +17,18 @@ from volumetool.training.data.phantom import phantom
 ARCHITECTURE: dict[str, Any] = {"width": 4, "pools": [[1, 2, 2]]}
 
 
+@cache
+def tissue(shape: tuple[int, int, int], seed: int) -> NDArray[np.uint8]:
+    """Return made-up tissue; it takes longer to make than most tests run."""
+    made = phantom(shape, seed=seed)
+    made.flags.writeable = False
+    return made
+
+
 def write_source(folder: Path, shape: tuple[int, int, int] = (64, 64, 64), seed: int = 1) -> str:
     path = folder / f"source{seed}.tif"
     if not path.exists():
-        tifffile.imwrite(path, phantom(shape, seed=seed))
+        tifffile.imwrite(path, tissue(shape, seed))
     return str(path)
 
 
