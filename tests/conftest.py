@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -58,6 +60,16 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the test data are not at {folder}; set VOLUMETOOL_TEST_DATA")
     return folder
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give an empty folder, as pytest does, which would look through those of all tests before for a number that is free."""
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    return tmp_path_factory.mktemp(f"{name}{next(_numbers)}", numbered=False)
 
 
 @pytest.fixture(autouse=True)

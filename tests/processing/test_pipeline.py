@@ -16,9 +16,18 @@ from volumetool.processing import pipeline as module
 from volumetool.processing.pipeline import Pipeline
 from volumetool.storage.io.prefetch import prefetch
 
+_of_other_tests: list[threading.Thread] = []
+
+
+@pytest.fixture(autouse=True)
+def _count_anew() -> None:
+    """Leave out what tests before this one have left."""
+    _of_other_tests[:] = threading.enumerate()
+
 
 def stage_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "volumetool-prefetch"]
+    running = [thread for thread in threading.enumerate() if thread not in _of_other_tests]
+    return [thread for thread in running if thread.name == "volumetool-prefetch"]
 
 
 @settings(max_examples=30)
