@@ -13,7 +13,7 @@ from sqlalchemy import select
 from volumetool.portal.accounts import invite
 from volumetool.portal.queries import PLANNED, Database, now
 from volumetool.portal.tables import PortalJob, Table
-from volumetool.portal.web import COOKIE
+from volumetool.portal.web import COOKIE, READING
 
 PASSWORD = "plain words are long"
 
@@ -29,7 +29,7 @@ class Visitor:
 
     def ask(self, method: str, path: str, form: dict[str, str] | None = None, **headers: str) -> httpx.Response:
         """Send a request; redirections are not followed."""
-        sent = {"origin": self.url} if method == "POST" else {}
+        sent = {"origin": self.url} if method not in READING else {}
         if self.token is not None:
             sent["cookie"] = "; ".join(f"{name}={value}" for name, value in {COOKIE: self.token, **self.others}.items())
         elif self.others:

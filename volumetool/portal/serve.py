@@ -63,6 +63,7 @@ def serve(settings: PortalSettings) -> Iterator[Served]:
                 views = JobViews(settings, database, supervisor, int(beside.getsockname()[1]))
                 stack.enter_context(Serving(build_view_server(views), beside))
             portal = make_portal(settings, database, supervisor, port, views)
+            stack.enter_context(portal.intake)
             stack.enter_context(Serving(build_portal(portal), bound))
             yield Served(url, None if database.has_admin() else f"{url}/join/{_invite_first(database)}")
         database.engine.dispose()

@@ -76,7 +76,7 @@ class Supervisor:
         self._slurm = None if settings.slurm is None else SlurmQueue(settings.slurm)
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._drawing = threading.Lock()
-        self._drawn: dict[tuple[str, str], str] = {}
+        self._drawn: dict[Path, str] = {}
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="volumetool-supervisor", daemon=True)
 
@@ -136,33 +136,48 @@ class Supervisor:
         return None
 
     def draw(self, job: PortalJob, page: str) -> None:
-        """Have one of `PAGES` made, one at a time; nothing happens where it is being made."""
-        if self.drawn(job.id, page) != IN_WORK:
-            self._drawn[job.id, page] = IN_WORK
-            threading.Thread(target=self._draw, args=(job, page), name="volumetool-page", daemon=True).start()
+        """Have one of `PAGES` made; nothing happens where it is being made."""
+        file = self.page(job.id, page)
+        if page == "preview":
+            command = preview_command(job.options, job.input, file)
+        else:
+            command = [*_volumetool("status", {}), f"--report={file}", "--json", "--", str(self.folder(job.id) / OUTPUT)]
+        self.draw_page(file, command)
 
     def drawn(self, job: str, page: str) -> str:
-        """Return `READY`, `IN_WORK`, nothing where nobody asked for a page, or why it could not be made."""
-        return self._drawn.get((job, page)) or (READY if self.page(job, page).exists() else "")
+        """Return the state of a page about a job; see `drawn_page`."""
+        return self.drawn_page(self.page(job, page))
 
     def page(self, job: str, page: str) -> Path:
         """Return the file of a page, whether it is there or not."""
         return self.folder(job) / f"{page}.html"
 
-    def _draw(self, job: PortalJob, page: str) -> None:
-        file = self.page(job.id, page)
-        if page == "preview":
-            options = {name: value for name, value in job.options.items() if (name, value) != ("model", "auto")}  # all that fit
-            command = [*_volumetool("try", options), "--json", "--", job.input, str(file)]
-        else:
-            command = [*_volumetool("status", {}), f"--report={file}", "--json", "--", str(self.folder(job.id) / OUTPUT)]
+    def draw_page(self, file: Path, command: list[str]) -> None:
+        """Have a page made by a command, one page at a time; nothing happens where it is being made.
+
+        Parameters
+        ----------
+        file : Path
+            The page.
+        command : list of str
+            Makes it.
+        """
+        if self.drawn_page(file) != IN_WORK:
+            self._drawn[file] = IN_WORK
+            threading.Thread(target=self._draw, args=(file, command), name="volumetool-page", daemon=True).start()
+
+    def drawn_page(self, file: Path) -> str:
+        """Return `READY`, `IN_WORK`, nothing where nobody asked for a page, or why it could not be made."""
+        return self._drawn.get(file) or (READY if file.exists() else "")
+
+    def _draw(self, file: Path, command: list[str]) -> None:
         try:
             with self._drawing:
                 file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _told(command, _PAGE_SECONDS)
-            self._drawn[job.id, page] = READY
+            self._drawn[file] = READY
         except (VolumetoolError, OSError, ValueError) as error:
-            self._drawn[job.id, page] = str(error)
+            self._drawn[file] = str(error)
 
     def _start(self, job: PortalJob) -> bool:
         if not self._database.change(job.id, (QUEUED,), state=RUNNING, attempts=job.attempts + 1, began=now(), process=None):
@@ -254,6 +269,22 @@ def plan_job(input: str, options: dict[str, Any], output: Path) -> dict[str, Any
     """
     with _planning:
         return _told(_enhance(input, output, options, "--dry-run"), _PLAN_SECONDS)
+
+
+def preview_command(options: dict[str, Any], input: str, file: Path) -> list[str]:  # noqa: A002
+    """Return the command that makes the page of what models make of a volume: all that fit, where none is chosen.
+
+    Parameters
+    ----------
+    options : dict
+        Options of a job, by name.
+    input : str
+        Path of the volume to read.
+    file : Path
+        The page.
+    """
+    chosen = {name: value for name, value in options.items() if (name, value) != ("model", "auto")}
+    return [*_volumetool("try", chosen), "--json", "--", input, str(file)]
 
 
 def log_of(folder: Path, most: int = 16_384) -> str:

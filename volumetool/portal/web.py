@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -27,6 +27,7 @@ from volumetool.portal.queries import Database
 from volumetool.portal.settings import PortalSettings
 from volumetool.portal.supervisor import Supervisor
 from volumetool.portal.tables import Account, ApiToken, Login
+from volumetool.portal.transfer.intake import Intake
 from volumetool.units import show_bytes, show_duration
 from volumetool.version import __version__
 
@@ -41,22 +42,11 @@ COMES_BACK = "/login/institution/callback"
 READING = ("GET", "HEAD", "OPTIONS")
 """Methods that change nothing: a token of the scope read does no other."""
 
-LONGEST_FORM = 2**16
-"""Bytes of a form."""
+UPLOADS = "/api/uploads"
+"""Where the protocol of uploads is spoken: with more methods than pages have."""
 
 MOST_FIELDS = 100
 """Fields of a form."""
-
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "same-origin",  # with none at all, browsers send forms from the origin "null"
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-_TLS_ALONE = {"Strict-Transport-Security": "max-age=31536000; includeSubDomains"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +61,8 @@ class Portal:
         Accounts and jobs.
     supervisor : Supervisor
         Runs the jobs.
+    intake : Intake
+        Takes in uploads.
     hosts, origins : frozenset of str
         Accepted Host and Origin headers.
     provider : Provider or None
@@ -90,6 +82,7 @@ class Portal:
     settings: PortalSettings
     database: Database
     supervisor: Supervisor
+    intake: Intake
     hosts: frozenset[str]
     origins: frozenset[str]
     provider: Provider | None = None
@@ -126,7 +119,8 @@ def make_portal(
         origins |= {f"{parts.scheme}://{parts.netloc.lower()}"}
     url = (settings.url or base_url(settings.host, port)).rstrip("/")
     provider = None if settings.oidc is None else Provider(settings.oidc, f"{url}{COMES_BACK}")
-    return Portal(settings, database, supervisor, hosts, origins, provider, views)
+    intake = Intake(database, settings, supervisor)
+    return Portal(settings, database, supervisor, intake, hosts, origins, provider, views)
 
 
 class Refused(Exception):  # noqa: N818  (no fault of the program)
@@ -241,6 +235,10 @@ Handler = Callable[[Visit], Response]
 Endpoint = Callable[[Request], Any]
 
 
+Stream = Callable[[Visit], Awaitable[Response]]
+"""Makes the answer while the body of its request comes."""
+
+
 def go_to(path: str) -> Response:
     """Return the answer that leads to another page, after a form."""
     return RedirectResponse(path, 303)
@@ -273,8 +271,34 @@ def page(portal: Portal, handler: Handler, role: str | None) -> Endpoint:
     return endpoint
 
 
+def streamed(portal: Portal, handler: Stream, role: str) -> Endpoint:
+    """Return an endpoint that reads the body of its request itself, once it is known who asks.
+
+    Parameters
+    ----------
+    portal : Portal
+        The portal.
+    handler : callable
+        Makes the answer.
+    role : str
+        The least role that may ask.
+    """
+
+    async def endpoint(request: Request) -> Response:
+        visit = Visit(portal, request, {}, *await asyncio.to_thread(_who, portal, request))
+        try:
+            answer = await asyncio.to_thread(_admit, visit, role) or await handler(visit)
+        except Exception as error:  # noqa: BLE001  (the last resort)
+            answer = _explained(visit, error)
+        if answer.status_code >= 400:
+            answer.headers["Connection"] = "close"  # the rest of the body is not read
+        return answer
+
+    return endpoint
+
+
 def _who(portal: Portal, request: Request) -> tuple[Login | None, Account | None, ApiToken | None]:
-    if _shows_token(request):
+    if shows_token(request):
         scheme, _, told = request.headers["authorization"].partition(" ")
         held = portal.database.token(hash_token(told.strip())) if scheme.lower() == "bearer" else None
         return (None, None, None) if held is None else (None, held[1], held[0])
@@ -283,25 +307,28 @@ def _who(portal: Portal, request: Request) -> tuple[Login | None, Account | None
     return (None, None, None) if found is None else (*found, None)
 
 
-def _shows_token(request: Request) -> bool:
+def shows_token(request: Request) -> bool:
     """Return whether a program asks, which shows a token in place of a login."""
     return request.url.path.startswith("/api/") and "authorization" in request.headers
 
 
 def _answer(handler: Handler, role: str | None, visit: Visit) -> Response:
-    headers: dict[str, str] = {}
-    visit.request.scope["account"] = visit.account.name if visit.account else None  # for the log
-    visit.request.scope["address"] = visit.address
     try:
         return _admit(visit, role) or handler(visit)
-    except Refused as refused:
-        status, reason, headers = refused.status, refused.reason, refused.headers
-    except VolumetoolError as error:
+    except Exception as error:  # noqa: BLE001  (the last resort: nobody should meet a traceback)
+        return _explained(visit, error)
+
+
+def _explained(visit: Visit, error: Exception) -> Response:
+    headers: dict[str, str] = {}
+    if isinstance(error, Refused):
+        status, reason, headers = error.status, error.reason, error.headers
+    elif isinstance(error, VolumetoolError):
         if visit.asks_for_json:
             return explain(422, error.message, code=error.code, hint=error.hint)
         status, reason = 422, str(error)
-    except Exception:  # noqa: BLE001  (the last resort: nobody should meet a traceback)
-        _log.exception("%s %s", visit.request.method, visit.request.url.path)
+    else:
+        _log.error("%s %s", visit.request.method, visit.request.url.path, exc_info=error)
         status, reason = 500, "This is a fault of the portal. The operator's log says more."
     if visit.asks_for_json:
         return explain(status, reason, headers)
@@ -312,7 +339,9 @@ def _answer(handler: Handler, role: str | None, visit: Visit) -> Response:
 
 def _admit(visit: Visit, role: str | None) -> Response | None:
     """Let a request through, or lead it to the login."""
-    if _shows_token(visit.request):
+    visit.request.scope["account"] = visit.account.name if visit.account else None  # for the log
+    visit.request.scope["address"] = visit.address
+    if shows_token(visit.request):
         _admit_program(visit)
     if role is not None:
         if visit.account is None:
@@ -323,8 +352,8 @@ def _admit(visit: Visit, role: str | None) -> Response | None:
             raise Refused(404, "There is nothing here.")
     if any(isinstance(number, int) and number >= 2**63 for number in visit.request.path_params.values()):
         raise Refused(404, "There is nothing here.")  # databases hold no such number
-    if visit.request.method == "POST" and visit.login is not None:
-        told = visit.form.get("form_token", "")
+    if visit.request.method not in READING and visit.login is not None:
+        told = visit.form.get("form_token") or visit.request.headers.get("x-form-token", "")
         if not secrets.compare_digest(told.encode(), visit.login.form_token.encode()):
             raise Refused(403, "This form is of a former login. Go back, reload the page and try again.")
     return None
@@ -339,58 +368,3 @@ def _admit_program(visit: Visit) -> None:
     if visit.token.scope == "read" and visit.request.method not in READING:
         raise Refused(403, "This token lets you read alone.")
     visit.limit("api")
-
-
-def guarded(portal: Portal, app: Any) -> Any:
-    """Return an ASGI application behind the checks that need no login, which adds the headers of every answer."""
-    headers = HEADERS | (_TLS_ALONE if (portal.settings.url or "").startswith("https:") else {})
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-
-    async def checked(scope: Any, receive: Any, send: Any) -> None:
-        request = Request(scope, receive)
-
-        async def send_with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                given = {name for name, _ in message["headers"]}
-                message = message | {"headers": [*message["headers"], *(pair for pair in raw if pair[0] not in given)]}
-            await send(message)
-
-        if (refusal := await _refusal(portal, request)) is not None:
-            await explain(*refusal, {"Connection": "close"})(scope, receive, send_with_headers)
-            return
-        request.state.trust()
-        await app(scope, _bounded(receive), send_with_headers)
-
-    return checked
-
-
-async def _refusal(portal: Portal, request: Request) -> tuple[int, str] | None:
-    hosts = request.headers.getlist("host")
-    if len(hosts) != 1 or hosts[0].lower() not in portal.hosts:
-        return 421, "this server has another name"
-    if request.method not in ("GET", "HEAD", "POST"):
-        return 405, "only GET, HEAD, POST"
-    if request.method == "POST":
-        origins = request.headers.getlist("origin")
-        needed = 0 if _shows_token(request) else 1  # programs send none; a page that does is one of this server
-        if not needed <= len(origins) <= 1 or any(origin.lower() not in portal.origins for origin in origins):
-            return 403, "forms are sent by pages of this server alone"
-        length = request.headers.get("content-length", "")
-        if not length.isdecimal() or int(length) > LONGEST_FORM:
-            return 413, f"a form has at most {LONGEST_FORM} bytes, and says how many"
-    return None
-
-
-def _bounded(receive: Any) -> Any:
-    """Return a receiver of a body that is not longer than a form, whatever its head says."""
-    seen = 0
-
-    async def bounded() -> Any:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > LONGEST_FORM:
-            return {"type": "http.disconnect"}
-        return message
-
-    return bounded

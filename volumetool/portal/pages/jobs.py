@@ -6,10 +6,11 @@ from typing import Any
 
 from starlette.responses import FileResponse, Response
 
+from volumetool.portal.guard import HEADERS
 from volumetool.portal.queries import ALIVE, PLANNED, QUEUED, RESTING
 from volumetool.portal.supervisor import OUTPUT, PAGES, READY, log_of
 from volumetool.portal.tables import PortalJob
-from volumetool.portal.web import HEADERS, Refused, Visit, go_to
+from volumetool.portal.web import Refused, Visit, go_to
 from volumetool.units import show_bytes, show_duration
 
 LAST_LINES, LAST_BYTES = 8, 4096
@@ -36,8 +37,8 @@ def find_job(visit: Visit) -> PortalJob:
     return found
 
 
-def show_job(visit: Visit) -> Response:
-    """Show what a job costs, how far it is, and what it said."""
+def show_job(visit: Visit, link: str | None = None) -> Response:
+    """Show what a job costs, how far it is, and what it said; a link to its result where one was just made."""
     job = find_job(visit)
     viewer = visit.portal.views.origin(visit.origin) if visit.portal.views is not None and visit.login is not None else None
     answer = visit.show(
@@ -47,6 +48,8 @@ def show_job(visit: Visit) -> Response:
         state=state_of(visit, job),
         log=log_of(visit.portal.supervisor.folder(job.id)),
         output=visit.portal.supervisor.folder(job.id) / OUTPUT,
+        link=link,
+        shares=visit.database.shares(job.id),
         can_start=job.state in RESTING,
         can_stop=job.state in (*ALIVE, QUEUED),
         can_remove=job.state not in (*ALIVE, QUEUED),

@@ -10,9 +10,11 @@ from starlette.responses import Response
 
 from volumetool.errors import VolumetoolError
 from volumetool.models import list_models
-from volumetool.portal.queries import PLANNED, now
+from volumetool.portal.pages.uploads import find_upload
+from volumetool.portal.queries import PLANNED, USABLE, now
 from volumetool.portal.supervisor import OUTPUT, plan_job
-from volumetool.portal.tables import PortalJob
+from volumetool.portal.tables import PortalJob, Upload
+from volumetool.portal.transfer.intake import voxel_size_of
 from volumetool.portal.web import Refused, Visit, go_to
 
 
@@ -20,7 +22,21 @@ def show_new(visit: Visit, wrong: str | None = None) -> Response:
     """Show the form of a new job."""
     roots = [str(root.path) for root in visit.portal.settings.roots if root.is_open_to(visit.who.name)]
     models = [card.name for card in list_models()]
-    return visit.show("new.html", 422 if wrong else 200, roots=roots, models=models, form=visit.form, wrong=wrong)
+    form = dict(visit.form)
+    if upload := _upload(visit):
+        form = {"voxel_size": voxel_size_of(upload)} | form
+    return visit.show("new.html", 422 if wrong else 200, roots=roots, models=models, form=form, wrong=wrong, upload=upload)
+
+
+def _upload(visit: Visit) -> Upload | None:
+    """Return the uploaded file that a job is planned on; None where it is a volume by its path."""
+    number = visit.form.get("upload") or visit.request.query_params.get("upload")
+    if not number:
+        return None
+    found = find_upload(visit, number)
+    if found.state != USABLE:
+        raise Refused(409, "This upload is no volume yet: see its page.")
+    return found
 
 
 def plan(visit: Visit) -> Response:
@@ -41,7 +57,8 @@ def plan_new(visit: Visit) -> PortalJob:
     options = {name: value for name, value in given.items() if value}
     job = secrets.token_hex(8)
     output = visit.portal.supervisor.folder(job) / OUTPUT
-    place = _allowed(visit, visit.form.get("input", "").strip())
+    upload = _upload(visit)
+    place = visit.portal.intake.place(upload) if upload else _allowed(visit, visit.form.get("input", "").strip())
     if options.get("model", "auto") not in {"auto", *(card.name for card in list_models())}:
         raise Refused(422, "There is no such model here.")
     made = _planned(visit, job, str(place), options, plan_job(str(place), options, output))

@@ -13,8 +13,22 @@ from starlette.staticfiles import StaticFiles
 
 from volumetool.portal.api import PREFIX, operation
 from volumetool.portal.facility.metrics import watched
-from volumetool.portal.pages import accounts, api, institution, jobs, metrics, new, people, tokens
-from volumetool.portal.web import COMES_BACK, Handler, Portal, Refused, Visit, guarded, page
+from volumetool.portal.guard import guarded
+from volumetool.portal.pages import (
+    accounts,
+    api,
+    downloads,
+    institution,
+    jobs,
+    metrics,
+    new,
+    people,
+    shares,
+    tokens,
+    tus,
+    uploads,
+)
+from volumetool.portal.web import COMES_BACK, UPLOADS, Handler, Portal, Refused, Visit, page, streamed
 
 
 def nothing(visit: Visit) -> Response:  # noqa: ARG001
@@ -40,6 +54,29 @@ ROUTES: tuple[tuple[str, Callable[..., Any], str | None, str], ...] = (
     ("/jobs/{job}/remove", jobs.remove, "user", "POST"),
     ("/jobs/{job}/pages/{page}", jobs.show_page, "user", "GET"),
     ("/jobs/{job}/pages/{page}", jobs.draw, "user", "POST"),
+    ("/jobs/{job}/volume.zip", downloads.send_archive, "user", "GET"),
+    ("/jobs/{job}/box.tif", downloads.send_box, "user", "GET"),
+    ("/jobs/{job}/provenance", downloads.show_provenance, "user", "GET"),
+    ("/jobs/{job}/provenance.json", downloads.provenance_as_json, "user", "GET"),
+    ("/jobs/{job}/share", shares.share, "user", "POST"),
+    ("/jobs/{job}/shares/{share:int}/end", shares.end_share, "user", "POST"),
+    ("/shared/{token}", downloads.show_shared, None, "GET"),
+    ("/shared/{token}/volume.zip", downloads.send_archive, None, "GET"),
+    ("/shared/{token}/box.tif", downloads.send_box, None, "GET"),
+    ("/shared/{token}/provenance", downloads.show_provenance, None, "GET"),
+    ("/shared/{token}/provenance.json", downloads.provenance_as_json, None, "GET"),
+    ("/uploads", uploads.show_uploads, "user", "GET"),
+    ("/uploads/{upload}", uploads.show_upload, "user", "GET"),
+    ("/uploads/{upload}/describe", uploads.describe, "user", "POST"),
+    ("/uploads/{upload}/preview", uploads.show_preview, "user", "GET"),
+    ("/uploads/{upload}/preview", uploads.draw, "user", "POST"),
+    ("/uploads/{upload}/remove", uploads.remove, "user", "POST"),
+    (UPLOADS, tus.get_protocol, None, "OPTIONS"),
+    (UPLOADS, tus.begin_upload, "user", "POST"),
+    (UPLOADS, uploads.get_uploads, "user", "GET"),
+    (UPLOADS + "/{upload}", tus.get_offset, "user", "HEAD"),
+    (UPLOADS + "/{upload}", tus.remove_upload, "user", "DELETE"),
+    (UPLOADS + "/{upload}", uploads.get_upload, "user", "GET"),
     ("/api/openapi.json", api.get_description, None, "GET"),
     ("/api/roots", api.get_roots, "user", "GET"),
     ("/api/models", api.get_models, "user", "GET"),
@@ -69,6 +106,9 @@ ROUTES: tuple[tuple[str, Callable[..., Any], str | None, str], ...] = (
 )
 """Paths, what answers there, the least role that may ask (None: everybody), and the method."""
 
+STREAMS = ((UPLOADS + "/{upload}", tus.receive, "user", "PATCH"),)
+"""As `ROUTES`: what reads the body of its request while it comes."""
+
 
 def _handler(path: str, function: Callable[..., Any]) -> Handler:
     return operation(function) if path.startswith(PREFIX) else function
@@ -77,6 +117,7 @@ def _handler(path: str, function: Callable[..., Any]) -> Handler:
 def build_portal(portal: Portal) -> Any:
     """Return the ASGI application of the portal's pages."""
     made = [Route(path, page(portal, _handler(path, made), role), methods=[method]) for path, made, role, method in ROUTES]
+    made += [Route(path, streamed(portal, stream, role), methods=[method]) for path, stream, role, method in STREAMS]
     static = Mount("/static", StaticFiles(directory=Path(__file__).parents[1] / "static"))
     named: dict[Any, str] = {route.endpoint: route.path for route in made} | {static.app: "/static"}
     return watched(guarded(portal, Starlette(routes=[static, *made])), portal.traffic, named)

@@ -1,0 +1,1 @@
+"""What comes in and what goes out: uploads, a look at what was sent, and results as zip files."""
