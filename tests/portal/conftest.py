@@ -53,7 +53,7 @@ def house(
 ) -> Iterator[House]:
     """Serve a portal; its database is one of SQLite, and in the slow tests one of PostgreSQL."""
     folder = tmp_path_factory.mktemp("house")
-    settings = PortalSettings(**settings_of(folder, quota=5000, database=new_url()))
+    settings = PortalSettings(**settings_of(folder, quota=5000, box_limit=20_000, database=new_url()))
     with serve(settings) as served:
         assert served.invitation is not None
         admin = Visitor(served.url).join(served.invitation, "ada")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -106,7 +107,8 @@ def _cut(volume: Volume, box: Box, visit: Visit) -> IO[bytes]:
     sizes = {"PhysicalSizeZ": z, "PhysicalSizeY": y, "PhysicalSizeX": x}
     units = {f"{name}Unit": "nm" for name in sizes}
     shape = box.shape if volume.channels is None else (channels, *box.shape)
-    file = tempfile.TemporaryFile(dir=visit.portal.settings.data)  # noqa: SIM115  (`_sent` closes it)
+    file = tempfile.NamedTemporaryFile(dir=visit.portal.settings.data, delete=False)  # noqa: SIM115  (`_sent` closes it)
+    Path(file.name).unlink()
     tifffile.imwrite(
         file,
         sections(),

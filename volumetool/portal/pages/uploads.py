@@ -15,7 +15,7 @@ from volumetool.portal.tables import Upload
 from volumetool.portal.transfer.intake import voxel_size_of
 from volumetool.portal.web import Refused, Visit, go_to
 
-_NANOMETRES = TypeAdapter(Nanometres)
+_NANOMETRES: TypeAdapter[tuple[float, float, float]] = TypeAdapter(Nanometres)
 
 
 def size_from(text: str) -> str:

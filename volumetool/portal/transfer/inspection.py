@@ -122,9 +122,8 @@ def main() -> None:
     except VolumetoolError as error:
         told = {"error": error.as_dict()}
     except (MemoryError, OSError, ValueError) as error:
-        told = {
-            "error": {"code": "input.unreadable", "message": f"{sys.argv[1]} cannot be read: {error or 'no memory is left'}"}
-        }
+        why = str(error) or "no memory is left"
+        told = {"error": {"code": "input.unreadable", "message": f"{sys.argv[1]} cannot be read: {why}"}}
     sys.stdout.write(json.dumps(told))
 
 

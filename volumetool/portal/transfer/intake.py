@@ -242,8 +242,8 @@ class Intake:
                 file.unlink()
             self._database.change_upload(number, (LOOKED_AT,), state=REFUSED, reason=reason[:4096], touched=now())
             return
-        file = next(file.name for file in folder.iterdir() if file.name.startswith("volume."))
-        self._database.change_upload(number, (LOOKED_AT,), state=USABLE, facts=facts, file=file, touched=now())
+        named = self._named(folder).name
+        self._database.change_upload(number, (LOOKED_AT,), state=USABLE, facts=facts, file=named, touched=now())
         if (found := self._database.upload(number, None)) is not None:
             self.draw(found)
 

@@ -1,0 +1,275 @@
+"""Uploads: every byte arrives, whatever is cut; nobody gets more room, more names, or more of others than is theirs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from browsing import House, Visitor, settings_of
+from sending import begin, metadata, offset_of, send, send_and_cut, told_when, tus, whole
+
+from volumetool.portal import supervisor
+from volumetool.portal.transfer.intake import Intake, Overtaken
+from volumetool.portal.pages.tus import shown_name
+from volumetool.portal.queries import CANCELLED, QUEUED, RECEIVING, Database, now
+from volumetool.portal.queries.uploads import MOST_UNFINISHED
+from volumetool.portal.serve import serve
+from volumetool.portal.settings import PortalSettings, make_folder
+from volumetool.portal.supervisor import Supervisor
+from volumetool.portal.tables import Upload
+from volumetool.portal.web import UPLOADS
+
+QUOTA = 10_000_000
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, cheap_hashes: None) -> Iterator[House]:  # noqa: ARG001
+    """Serve a portal with room for uploads."""
+    folder = tmp_path_factory.mktemp("store")
+    settings = PortalSettings(**settings_of(folder, quota=QUOTA, upload_limit=4_000_000))
+    with serve(settings) as served:
+        admin = Visitor(served.url).join(served.invitation or "", "ada")
+        yield House(served.url, folder, Database(settings), admin)
+
+
+def intake_of(store: House) -> Intake:
+    """Return another intake of the same uploads, which looks after nothing by itself."""
+    settings = PortalSettings(**settings_of(store.folder, quota=QUOTA))
+    return Intake(store.database, settings, Supervisor(store.database, settings))
+
+
+def stack(dtype: str = "uint8", shape: tuple[int, ...] = (3, 64, 80)) -> bytes:
+    """Return a TIFF file of noise that says no voxel size."""
+    file = io.BytesIO()
+    voxels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype)
+    tifffile.imwrite(file, voxels, photometric="minisblack")
+    return file.getvalue()
+
+
+def files_of(store: House, place: str) -> list[Path]:
+    return list((store.folder / "portal" / "uploads" / place.rpartition("/")[2]).iterdir())
+
+
+def test_an_upload_that_is_cut_at_50_places_has_every_byte(store: House) -> None:
+    visitor, chance = store.newcomer("cutter"), random.Random(7)  # noqa: S311
+    data = chance.randbytes(2_000_000)
+    place, cuts = begin(visitor, len(data)), 0
+    while cuts < 50:
+        offset = offset_of(visitor, place)
+        assert data.startswith(files_of(store, place)[0].read_bytes())
+        send_and_cut(visitor, place, data[offset:], min(chance.randrange(80_000), len(data) - offset - 1), offset)
+        cuts += 1
+    offset = offset_of(visitor, place)
+    assert 0 < offset < len(data)
+    answer = send(visitor, place, data[offset:], offset)
+    assert (answer.status_code, answer.headers["upload-offset"]) == (204, str(len(data)))
+    told = told_when(visitor, place, lambda told: told["state"] != "looked at")
+    assert told["state"] == "refused"  # noise is no volume: it was looked at, and deleted
+    assert files_of(store, place) == []
+
+
+def test_the_bytes_of_a_file_are_those_that_were_sent(store: House) -> None:
+    visitor, data = store.newcomer("sender"), stack("uint16")
+    place = begin(visitor, len(data), "../tissue.tif", voxel_size="30,8,8")
+    half = len(data) // 2
+    for begins, ends in ((0, half), (half, len(data))):
+        digest = base64.b64encode(hashlib.sha256(data[begins:ends]).digest()).decode()
+        assert send(visitor, place, data[begins:ends], begins, upload_checksum=f"sha256 {digest}").status_code == 204
+    told = told_when(visitor, place, lambda told: told["state"] == "ready")
+    assert (told["name"], told["voxel_size"], told["facts"]["dtype"]) == ("tissue.tif", "30,8,8", "uint16")
+    assert told["facts"]["shape"] == [3, 64, 80]
+    kept = [file for file in files_of(store, place) if file.suffix == ".tif"]
+    assert [(file.name, file.read_bytes() == data, file.stat().st_mode & 0o777) for file in kept] == [
+        ("volume.tif", True, 0o600)
+    ]
+
+
+def test_a_later_request_overtakes_one_that_still_looks_open(store: House) -> None:
+    """As after a cable was pulled: the server hears nothing of it for minutes."""
+    visitor, data = store.newcomer("puller"), os.urandom(3000)
+    place, intake = begin(visitor, len(data)), intake_of(store)
+    upload = store.database.upload(place.rpartition("/")[2], None)
+    assert upload is not None
+    hanging = intake.take(upload)
+    hanging.write(data[:1000])
+    later = intake.take(upload)
+    assert later.began == 1000
+    with pytest.raises(Overtaken):
+        hanging.write(b"late")
+    hanging.take_back()
+    hanging.close()
+    later.write(data[1000:2000])
+    later.close()
+    assert offset_of(visitor, place) == 2000
+    assert files_of(store, place)[0].read_bytes() == data[:2000]
+
+
+def test_requests_that_do_not_fit_are_refused_and_change_nothing(store: House) -> None:
+    visitor = store.newcomer("protocol")
+    place = begin(visitor, 1000)
+    assert send(visitor, place, b"a" * 400).status_code == 204
+    wrong = base64.b64encode(b"x" * 32).decode()
+    refused = [
+        (tus(visitor, "PATCH", place, b"b", upload_offset="399", content_type="application/offset+octet-stream"), 409),
+        (send(visitor, place, b"b", 401), 409),
+        (tus(visitor, "PATCH", place, b"b", upload_offset="400", content_type="text/plain"), 415),
+        (send(visitor, place, b"b" * 601, 400), 413),
+        (tus(visitor, "PATCH", place, b"b", content_type="application/offset+octet-stream"), 400),
+        (send(visitor, place, b"b" * 100, 400, upload_checksum=f"sha256 {wrong}"), 460),
+        (send(visitor, place, b"b" * 100, 400, upload_checksum="md5 abcd"), 400),
+        (send(visitor, place, b"b", 400, tus_resumable="0.2.2"), 412),
+        (send(visitor, place, b"b", 400, x_form_token="another"), 403),
+        (send(visitor, place, b"b", 400, origin="https://elsewhere.example"), 403),
+        (tus(visitor, "POST", UPLOADS), 400),
+        (tus(visitor, "POST", UPLOADS, upload_length="0"), 400),
+        (tus(visitor, "POST", UPLOADS, upload_length="4000001"), 413),
+        (tus(visitor, "POST", UPLOADS, upload_length="1", upload_metadata="filename %%%"), 400),
+        (tus(visitor, "POST", UPLOADS, upload_length="1", upload_metadata=metadata(voxel_size="1,2")), 422),
+    ]
+    assert [answer.status_code for answer, _ in refused] == [status for _, status in refused]
+    assert refused[7][0].headers["tus-version"] == "1.0.0"
+    assert offset_of(visitor, place) == 400
+    options = tus(visitor, "OPTIONS", UPLOADS)
+    assert options.headers["tus-extension"] == "creation,termination,expiration,checksum"
+    assert tus(visitor, "DELETE", place).status_code == 204
+    assert tus(visitor, "HEAD", place).status_code == 404
+
+
+def test_what_is_no_volume_is_told_by_the_name_that_its_owner_knows(store: House) -> None:
+    visitor = store.newcomer("texter")
+    told = whole(visitor, b"%PDF-1.7" + bytes(300), "thesis.pdf")
+    assert told["state"] == "refused"
+    assert "thesis.pdf is no TIFF, MRC or PNG file" in told["reason"]
+    assert str(store.folder) not in told["reason"]
+    assert "thesis.pdf is no TIFF" in visitor.get(f"/uploads/{told['id']}").text
+    assert store.database.bytes_left(store.database.account("texter").id) == QUOTA  # type: ignore[union-attr]
+
+
+def test_room_is_taken_when_an_upload_begins_and_given_once(store: House) -> None:
+    visitor = store.newcomer("hoarder")
+    account = store.database.account("hoarder")
+    assert account is not None
+    first = begin(visitor, 4_000_000)
+    visitor.form_token  # noqa: B018  (asked for once, before several ask at the same time)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: tus(visitor, "POST", UPLOADS, upload_length="4000000"), range(4)))
+    assert sorted(answer.status_code for answer in answers) == [201, 413, 413, 413]
+    assert store.database.bytes_left(account.id) == 2_000_000
+    assert store.database.start(store.plan("hoarder", 3_000_000), account.id) == 1_000_000
+    assert tus(visitor, "DELETE", first).status_code == 204
+    assert store.database.bytes_left(account.id) == 6_000_000
+
+
+def test_unfinished_uploads_are_so_many_and_end(store: House) -> None:
+    visitor = store.newcomer("beginner")
+    places = [begin(visitor, 10) for _ in range(MOST_UNFINISHED)]
+    assert tus(visitor, "POST", UPLOADS, upload_length="1").status_code == 429
+    old = places[0].rpartition("/")[2]
+    store.database.change_upload(old, (RECEIVING,), touched=now() - timedelta(days=8))
+    intake = intake_of(store)
+    intake.end_old_ones()
+    assert tus(visitor, "HEAD", places[0]).status_code == 404
+    assert not intake.folder(old).exists()
+    assert tus(visitor, "HEAD", places[1]).status_code == 200
+    assert tus(visitor, "POST", UPLOADS, upload_length="1").status_code == 201
+
+
+TRICKS = (
+    "../../etc/passwd", "..\\..\\boot.ini", "/etc/passwd", "C:\\x.tif", "..", ".", "", " ", "a/../../b.tif", "%2e%2e%2fb.tif",
+    "a.tif\0.png", "a\r\nSet-Cookie: x=1", "\u202efit.exe", "~root/.ssh/authorized_keys", "$(touch x).tif", "`id`.tif", "-rf",
+    "--help", "a;b.tif", "|cat", "CON", "a" * 4000 + ".tif", "<script>alert(1)</script>.tif", '"><img src=x>.tif',
+    "portal.sqlite", "file:///etc/passwd", "part", "volume.tif", "\U0001f600.tif", "{{ 7*7 }}",
+)  # fmt: skip
+
+
+def test_names_of_files_escape_nothing(store: House) -> None:
+    """No file on the disk has a name that somebody chose: a name is a text that pages show."""
+    assert len(TRICKS) == 30
+    before = {path for path in store.folder.rglob("*") if "uploads" not in path.parts}
+    visitor = store.newcomer("trickster")
+    for trick in TRICKS:
+        place = begin(visitor, 10, trick)
+        number = place.rpartition("/")[2]
+        assert len(number) == 16
+        assert int(number, 16) >= 0
+        assert [file.name for file in files_of(store, place)] == ["part"]
+        page = visitor.get(f"/uploads/{number}").text
+        assert "<script>alert" not in page
+        assert "<img" not in page
+        assert "49" not in visitor.get(place).json()["name"]
+        assert tus(visitor, "DELETE", place).status_code == 204
+    assert {path for path in store.folder.rglob("*") if "uploads" not in path.parts} <= before | {
+        store.folder / "portal" / f"portal.sqlite{end}" for end in ("", "-wal", "-shm")
+    }
+
+
+@pytest.mark.parametrize("trick", ["..", ".", "", "\u202e", "/", "a/..", "\0\n"])
+def test_a_name_that_is_none_is_replaced(trick: str) -> None:
+    assert shown_name(trick) == "upload"
+
+
+def test_an_upload_of_somebody_else_does_not_exist(store: House) -> None:
+    owner, other = store.newcomer("olga"), store.newcomer("piet")
+    told = whole(owner, stack(), voxel_size="30,8,8")
+    place, number = f"{UPLOADS}/{told['id']}", told["id"]
+    assert told["state"] == "ready"
+    for method in ("HEAD", "PATCH", "DELETE"):
+        assert tus(other, method, place, upload_offset="0").status_code == 404, method
+    for path in (place, f"/uploads/{number}", f"/uploads/{number}/preview", f"/new?upload={number}"):
+        assert other.get(path).status_code == 404, path
+        assert owner.get(path).status_code == 200 or path.endswith("preview"), path
+    for path in ("describe", "preview", "remove"):
+        assert other.send(f"/uploads/{number}/{path}").status_code == 404, path
+    assert (
+        other.send("/new", upload=number, model="auto").status_code == 404
+        or "no such upload" in other.send("/new", upload=number).text
+    )
+    assert number not in other.get("/uploads").text + other.get(UPLOADS).text
+    assert offset_of(owner, place) == told["length"]
+
+
+def test_an_upload_that_a_job_reads_is_kept(tmp_path: Path) -> None:
+    settings = PortalSettings(**settings_of(tmp_path))
+    make_folder(settings)
+    house = House("", tmp_path, Database(settings), Visitor(""))
+    intake = Intake(house.database, settings, Supervisor(house.database, settings))
+    house.database.invite("token", "user")
+    account = house.database.accept("token", "rita", "hash")
+    assert account is not None
+    upload = Upload(account_id=account.id, name="a.tif", length=9, modified=0, voxel_size="")
+    assert intake.begin(upload) is None
+    job = house.plan("rita", input=str(intake.place(upload)))
+    assert house.database.start(job, account.id) is None
+    assert not intake.remove(upload)
+    assert intake.place(upload).exists()
+    house.database.change(job, (QUEUED,), state=CANCELLED)
+    assert intake.remove(upload)
+    assert not intake.folder(upload.id).exists()
+    assert house.database.bytes_left(account.id) == settings.quota - 1000
+    house.database.engine.dispose()
+
+
+def test_the_voxel_size_is_asked_for_and_begins_the_preview(store: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(supervisor, "_told", lambda command, _: commands.append(command))
+    visitor = store.newcomer("sizer")
+    told = whole(visitor, stack())
+    assert (told["state"], told["voxel_size"]) == ("ready", "")
+    page = visitor.get(f"/uploads/{told['id']}").text
+    assert "not said by the file" in page
+    assert "New job on it" not in page
+    assert visitor.send(f"/uploads/{told['id']}/describe", voxel_size="30,8").status_code == 422
+    assert visitor.send(f"/uploads/{told['id']}/describe", voxel_size="30, 8, 8").status_code == 303
+    assert told_when(visitor, f"{UPLOADS}/{told['id']}", lambda told: told["preview"] == "ready")["voxel_size"] == "30,8,8"
+    assert commands[-1][3:5] == ["try", "--voxel-size=30,8,8"]
+    assert 'value="30,8,8"' in visitor.get(f"/new?upload={told['id']}").text
