@@ -19,10 +19,10 @@ from small_jobs import run as run_job
 
 import volumetool as vt
 from volumetool.portal.accounts import hash_token
-from volumetool.portal.transfer.archive import BLOCK, Archive
 from volumetool.portal.pages.shares import DAYS
 from volumetool.portal.queries import COMPLETE, now
 from volumetool.portal.tables import Share
+from volumetool.portal.transfer.archive import BLOCK, Archive
 
 
 @pytest.fixture(scope="module")

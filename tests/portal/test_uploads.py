@@ -19,7 +19,6 @@ from browsing import House, Visitor, settings_of
 from sending import begin, metadata, offset_of, send, send_and_cut, told_when, tus, whole
 
 from volumetool.portal import supervisor
-from volumetool.portal.transfer.intake import Intake, Overtaken
 from volumetool.portal.pages.tus import shown_name
 from volumetool.portal.queries import CANCELLED, QUEUED, RECEIVING, Database, now
 from volumetool.portal.queries.uploads import MOST_UNFINISHED
@@ -27,6 +26,7 @@ from volumetool.portal.serve import serve
 from volumetool.portal.settings import PortalSettings, make_folder
 from volumetool.portal.supervisor import Supervisor
 from volumetool.portal.tables import Upload
+from volumetool.portal.transfer.intake import Intake, Overtaken
 from volumetool.portal.web import UPLOADS
 
 QUOTA = 10_000_000

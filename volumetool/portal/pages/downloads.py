@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from volumetool.geometry import Box, part_inside
 from volumetool.geometry.box import AskedBox
+from volumetool.portal.access.limits import place_of
 from volumetool.portal.accounts import hash_token
-from volumetool.portal.limits import place_of
 from volumetool.portal.pages.jobs import find_job
 from volumetool.portal.queries import COMPLETE
 from volumetool.portal.supervisor import OUTPUT
