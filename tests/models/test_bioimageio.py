@@ -53,6 +53,16 @@ def test_axes_of_any_order_are_turned(describe: Callable[..., dict[str, Any]], l
         torch.testing.assert_close(found, network(image), rtol=1e-5, atol=1e-6)
 
 
+def test_an_axis_of_space_without_a_name_is_x(weights: bytes, tmp_path: Path) -> None:
+    """Packages of the zoo leave out what the specification says unasked."""
+    said = zoo.version_05()
+    for tensors in (*said["inputs"], *said["outputs"]):
+        del tensors["axes"][-1]["id"]
+    path = zoo.write_package(tmp_path / "p.zip", said, {**FILES, "w.onnx": weights})
+    image = torch.rand(1, 1, 20, 24)
+    assert opened(path).open(CPU)(image).shape == image.shape
+
+
 def test_sizes_that_a_package_does_not_take_make_the_grid(weights: bytes, tmp_path: Path) -> None:
     said = zoo.version_05(size={"min": 32, "step": 8})
     path = zoo.write_package(tmp_path / "p.zip", said, {**FILES, "w.onnx": weights})

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from volumetool.errors import ModelError
+from volumetool.models.foreign import measure as measuring
 from volumetool.models.foreign.measure import Measured, measure
 from volumetool.models.foreign.program import open_program
 from volumetool.models.foreign.trust import TRUSTED
@@ -31,6 +32,22 @@ def test_reach_and_scale_are_those_that_gradients_show(seed: int, tmp_path: Path
     assert found.scale[-1] == scale
     assert found.receptive_field[3 - dims :] == reach
     assert found.whole == (False, False, False)
+
+
+def test_measuring_ends_and_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "SECONDS", 0.0)
+    monkeypatch.setattr(measuring, "SECONDS_BESIDE_HALO", 0.0)
+    program = open_program(made.write_onnx(tmp_path / "network.onnx", made.generated(10)[0]))
+    with pytest.raises(ModelError, match=r"took longer than 0 s; till then: it is 2D") as refused:
+        measure(program)
+    assert refused.value.code == "model.slow"
+    assert "halo=Z,Y,X" in refused.value.hint
+    monkeypatch.setattr(measuring, "SECONDS", 600.0)
+    known = measure(program)
+    said = measure(program, known.receptive_field)
+    assert said == known.model_copy(update={"said": True})
+    monkeypatch.setattr(measuring, "SECONDS_BESIDE_HALO", 60.0)
+    assert measure(program, (0, 99, 99)) == known
 
 
 def test_a_torchscript_program_is_measured_like_its_onnx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

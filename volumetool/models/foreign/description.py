@@ -93,7 +93,8 @@ class Tensors(BaseModel):
         """Its axes as letters; ``?`` stands for one of time, instances and the like."""
         if isinstance(self.axes, str):
             return "".join(letter if letter in "bczyx" else "?" for letter in self.axes)
-        ids = (axis.id if axis.type == "space" else axis.type for axis in self.axes)
+        # A space axis without a name is x: so the specification says, and so files are written that leave defaults out.
+        ids = ((axis.id or "x") if axis.type == "space" else axis.type for axis in self.axes)
         return "".join(NAMES.get(each, "?") for each in ids)
 
     @property

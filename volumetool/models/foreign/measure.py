@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
+import time
 from typing import Literal
 
 import psutil
@@ -21,7 +22,7 @@ from volumetool.geometry import ramp
 from volumetool.models.card import ZYX, OperationCard
 from volumetool.models.foreign.program import Forward, Program
 
-RULES = 2
+RULES = 3
 """Raised whenever a change of the code measures something else."""
 
 SIDES = {2: (32, 48, 64, 96, 128, 80, 112, 192, 256, 512), 3: (16, 24, 32, 48, 64, 96, 128)}
@@ -38,6 +39,12 @@ GRAINS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 16, 18, 20, 24, 28, 32, 48,
 
 EQUAL = 1e-4
 """Difference, in standard deviations of the output, below which two shifted images are the same."""
+
+SECONDS, SECONDS_BESIDE_HALO = 600.0, 60.0
+"""How long it may take to measure how far a network looks, without and with a user who says so."""
+
+SEAM_SIDE = 128
+"""Voxels of the strips that are joined, across the axis along which they are."""
 
 STRONG = 100.0
 """Standard deviations of the noise that is put on half of an image of values between 0 and 1."""
@@ -62,6 +69,8 @@ class Measured(BaseModel):
         Farthest input voxel, on one side, that can change an output voxel; 0 along an axis along which it looks everywhere.
     whole : tuple of bool
         Along which axes every output voxel looks at the whole image, or farther than half of `LONGEST`.
+    said : bool
+        The receptive field is what the user said, because to measure it took too long.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,29 +82,42 @@ class Measured(BaseModel):
     granularity: ZYX
     receptive_field: ZYX
     whole: tuple[bool, bool, bool]
+    said: bool = False
 
 
-def measure(program: Program) -> Measured:
+def measure(program: Program, halo: ZYX | None = None) -> Measured:
     """Measure a network; the same file gives the same result.
 
     Parameters
     ----------
     program : Program
         The network.
+    halo : tuple of int, optional
+        How far it looks, as the user says: what counts where to measure it takes too long.
 
     Raises
     ------
     ModelError
         ``model.geometry``: it takes no image of one channel, its output is no whole multiple of its input, or it gives
-        something else each time.
+        something else each time. ``model.slow``: to measure how far it looks took longer than `SECONDS`.
     """
     look = _Look(program)
     grids = [look.grids(axis) for axis in range(look.dims)]
     look.make_thin()
-    fields = [look.field(axis, grid[0]) for axis, grid in enumerate(grids)]
+    look.until = time.monotonic() + (SECONDS if halo is None else SECONDS_BESIDE_HALO)
+    said = False
+    try:
+        fields: list[int | None] = [look.field(axis, grid[0]) for axis, grid in enumerate(grids)]
+    except TimeoutError:
+        if halo is None:
+            raise look.too_slow() from None
+        said, fields = True, [*halo][3 - look.dims :]
+    look.until = math.inf  # what follows is a few dozen images
     # Of what looks at everything no shifted image is alike.
     grain = [grid[0] if fields[axis] is None else look.grain(axis, grid) for axis, grid in enumerate(grids)]
-    fields = [None if fields[axis] is None else look.field(axis, grain[axis]) for axis in range(look.dims)]
+    for axis, grid in enumerate(grids):
+        if fields[axis] is not None and grain[axis] != grid[0] and not said:
+            fields[axis] = look.field(axis, grain[axis])
     flat = 3 - look.dims
     context = (look.shape[0] - 1) // 2
     return Measured(
@@ -106,6 +128,7 @@ def measure(program: Program) -> Measured:
         granularity=_triple([1] * flat + grain),
         receptive_field=_triple([context] * flat + [field or 0 for field in fields]),
         whole=(look.dims == 3 and fields[0] is None, fields[-2] is None, fields[-1] is None),
+        said=said,
     )
 
 
@@ -133,8 +156,9 @@ def measure_seam(program: Program, card: OperationCard) -> Seam:
         overlap, trim, scale = card.overlap[axis], card.trim[axis], card.scale[axis]
         if not overlap:
             continue
-        sides, stride = [*card.patch[flat:]], card.stride[axis]
-        sides[axis - flat] += stride
+        narrow = [-(-SEAM_SIDE // grain) * grain for grain in card.granularity[flat:]]
+        sides, stride = [min(pair) for pair in zip(card.patch[flat:], narrow, strict=True)], card.stride[axis]
+        sides[axis - flat] = card.patch[axis] + stride
         strip = torch.rand(
             (1, 1 if card.dims == 3 else 2 * card.z_context + 1, *sides), generator=torch.Generator().manual_seed(2)
         )
@@ -200,9 +224,12 @@ class _Look:
         A size that is a multiple of every grid that it may depend on.
     scale : list of int
         Output voxels per input voxel, along each axis.
+    until : float
+        When to give up, by `time.monotonic`.
     """
 
     def __init__(self, program: Program) -> None:
+        self.until, self._farther = math.inf, dict[int, int]()
         cpu = torch.device("cpu")
         self._name = program.kind
         self._forward, self._positive = program.open(cpu), program.positive().open(cpu)
@@ -226,7 +253,16 @@ class _Look:
         """Return noise between 0 and 1 of shape (c, [z,] y, x)."""
         return torch.rand((*self.shape, *sides), generator=torch.Generator().manual_seed(1))
 
+    def too_slow(self) -> ModelError:
+        """Return the error that says what is known once the time is up."""
+        far = "".join(f", looks at least {n} voxels far along {'zyx'[axis - self.dims]}" for axis, n in self._farther.items())
+        why = f"to measure how far the {self._name} looks took longer than {SECONDS:.0f} s; till then: it is {self.dims}D{far}"
+        hint = "say how far it looks: --set halo=Z,Y,X, in voxels; more than needed costs time, less leaves seams"
+        return ModelError("model.slow", why, hint=hint)
+
     def _run(self, forward: Forward, image: Tensor) -> Tensor | None:
+        if time.monotonic() > self.until:
+            raise TimeoutError
         try:
             with torch.inference_mode():
                 output: object = forward(image.unsqueeze(0))
@@ -322,6 +358,7 @@ class _Look:
             found = self._field_within(axis, grain, length)
             if found is not None:
                 return found
+            self._farther[axis] = length // 2 - grain
             length *= 2
         return None
 

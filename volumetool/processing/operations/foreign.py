@@ -112,8 +112,8 @@ class ForeignOperation:
     Raises
     ------
     ModelError
-        ``model.broken``, ``model.unreadable``, ``model.geometry``; ``model.whole-tile``: its output depends on the whole
-        patch, and that was not accepted.
+        ``model.broken``, ``model.unreadable``, ``model.geometry``, ``model.slow``; ``model.whole-tile``: its output depends on
+        the whole patch, and that was not accepted.
     ConfigError
         ``config.option``.
     """
@@ -126,7 +126,9 @@ class ForeignOperation:
         self._options = read_options(path.name, ForeignOptions, text)
         self._program = open_program(path)
         self._around = _Around(path, self._program, self._options)
-        measured = _recall(self._program.sha256, Measured, lambda: measure(self._program))
+        halo = self._options.halo
+        name = self._program.sha256 if halo is None else f"{self._program.sha256}-{'-'.join(map(str, halo))}"
+        measured = _recall(name, Measured, lambda: measure(self._program, halo))
         if any(measured.whole) and not self._options.accept_whole_tile:
             raise _whole_tile(path, self._program, measured)
         if self._options.channel >= measured.channels:
@@ -329,7 +331,8 @@ def _name(path: Path) -> str:
 def _about(program: Program, measured: Measured, card: OperationCard, seam: Seam) -> str:
     """Return what the network is and how it is cut, in words."""
     seen = ["everything" if whole else str(far) for whole, far in zip(measured.whole, measured.receptive_field, strict=True)]
-    looks = f"it looks {' x '.join(seen)} voxels far (z, y, x; measured)"
+    how = "as --set halo says: to measure it took too long" if measured.said else "measured"
+    looks = f"it looks {' x '.join(seen)} voxels far (z, y, x; {how})"
     if card.receptive_field != measured.receptive_field:
         looks += f", as --set halo says {' x '.join(map(str, card.receptive_field))}"
     cut = "patches are cut where all that it looks at is inside" if card.exact_cut else "patches are blended"
