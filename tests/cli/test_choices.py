@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -66,12 +67,15 @@ def test_a_value_that_is_none_of_them_is_refused_with_all_of_them(
     error = capsys.readouterr().err
     assert "[config.usage]" in error
     assert set(re.findall(r"'([\w.-]+)'", error.partition("is not")[2])) == set(values)
-    shown = CliRunner().invoke(app, [*words.split(), _help(words)], env={"COLUMNS": "200"}).output
+    shown = help_of(words, 200)
     assert [value for value in values if not re.search(rf"[\[|<]{re.escape(value)}[\]|>]", shown)] == []
 
 
-def _help(words: str) -> str:
-    return "--help-all" if words in ("enhance", "apply", "live") else "--help"
+@cache
+def help_of(words: str, columns: int) -> str:
+    """Return the help of all options of a command."""
+    asked = "--help-all" if words in ("enhance", "apply", "live") else "--help"
+    return str(CliRunner().invoke(app, [*words.split(), asked], env={"COLUMNS": str(columns)}).output)
 
 
 @pytest.mark.parametrize(("words", "option", "values"), [pytest.param(*each, id=" ".join(each[:2])) for each in of_models()])
@@ -84,7 +88,7 @@ def test_options_of_a_job_and_a_conversion_show_their_values_and_refuse_others(
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["code"] in ("config.option", "config.usage")
     assert [value for value in values if f"'{value}'" not in error["message"]] == []
-    shown = CliRunner().invoke(app, [words, _help(words)], env={"COLUMNS": "300"}).output
+    shown = help_of(words, 300)
     told = re.split(r"[^\w.-]+", re.search(rf"{option} .*(\n.*)", shown)[0])  # type: ignore[index]  # an error of the test
     assert [value for value in values if value not in told] == []
 
