@@ -5,7 +5,7 @@ Where a voxel's grey value alone decides what it becomes, a table says it of all
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,11 @@ from volumetool.errors import NumericsError
 from volumetool.geometry import Box
 from volumetool.processing.columns import Column
 from volumetool.processing.device.arrays import Array, module_of, to_host
-from volumetool.processing.engine import Engine
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.voxels import valid_voxels
+
+if TYPE_CHECKING:  # it loads torch, which whoever verifies does without
+    from volumetool.processing.engine import Engine
 
 
 def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: Array, error: Array | None = None) -> Array:
