@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, get_type_hints
@@ -35,6 +36,7 @@ def operation(function: Callable[..., Answer | Response]) -> Handler:
     """Return the handler of a route of the API: its function takes the visit, and a `Wish` where it reads one."""
     wish, _ = _annotated(function)
 
+    @functools.wraps(function)
     def handler(visit: Visit) -> Response:
         answer = function(visit) if wish is None else function(visit, _read(visit, wish))
         if isinstance(answer, Response):

@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from volumetool.errors import VolumetoolError
 from volumetool.listening.gate import accepted_hosts, base_url
+from volumetool.portal import pools
 from volumetool.portal.access.institution import Provider
 from volumetool.portal.access.limits import Limits, place_of
 from volumetool.portal.access.sign_ins import SignIns
@@ -221,6 +222,7 @@ def _environment() -> Environment:
     found = Environment(
         loader=PackageLoader("volumetool.portal"),
         autoescape=True,
+        auto_reload=False,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -264,9 +266,12 @@ def page(portal: Portal, handler: Handler, role: str | None) -> Endpoint:
             form = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS))
         except ValueError:
             return explain(413, f"a form has at most {MOST_FIELDS} fields")
-        return await asyncio.to_thread(
-            lambda: _answer(handler, role, Visit(portal, request, form, *_who(portal, request), body=body))
-        )
+        try:
+            return await pools.answer(
+                handler, lambda: _answer(handler, role, Visit(portal, request, form, *_who(portal, request), body=body))
+            )
+        except pools.PoolFull:
+            return explain(503, "Too many ask for this at once.", {"Retry-After": "30"})
 
     return endpoint
 
@@ -286,6 +291,7 @@ def streamed(portal: Portal, handler: Stream, role: str) -> Endpoint:
 
     async def endpoint(request: Request) -> Response:
         visit = Visit(portal, request, {}, *await asyncio.to_thread(_who, portal, request))
+        _tell_log(visit)
         try:
             answer = await asyncio.to_thread(_admit, visit, role) or await handler(visit)
         except Exception as error:  # noqa: BLE001  (the last resort)
@@ -310,6 +316,11 @@ def _who(portal: Portal, request: Request) -> tuple[Login | None, Account | None
 def shows_token(request: Request) -> bool:
     """Return whether a program asks, which shows a token in place of a login."""
     return request.url.path.startswith("/api/") and "authorization" in request.headers
+
+
+def _tell_log(visit: Visit) -> None:
+    visit.request.scope["account"] = visit.account.name if visit.account else None
+    visit.request.scope["address"] = visit.address
 
 
 def _answer(handler: Handler, role: str | None, visit: Visit) -> Response:
@@ -339,8 +350,7 @@ def _explained(visit: Visit, error: Exception) -> Response:
 
 def _admit(visit: Visit, role: str | None) -> Response | None:
     """Let a request through, or lead it to the login."""
-    visit.request.scope["account"] = visit.account.name if visit.account else None  # for the log
-    visit.request.scope["address"] = visit.address
+    _tell_log(visit)
     if shows_token(visit.request):
         _admit_program(visit)
     if role is not None:

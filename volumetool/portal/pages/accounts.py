@@ -18,6 +18,7 @@ from volumetool.portal.accounts import (
     why_not,
 )
 from volumetool.portal.facility.mail import ask_to_confirm
+from volumetool.portal.pools import runs_in
 from volumetool.portal.queries import now
 from volumetool.portal.tables import Account, Invitation
 from volumetool.portal.web import COOKIE, Refused, Visit, go_to
@@ -33,6 +34,7 @@ def show_login(visit: Visit) -> Response:
     return go_to("/") if visit.account else visit.show("login.html", wrong=None)
 
 
+@runs_in("passwords")
 def log_in(visit: Visit) -> Response:
     """Begin a login: the cookie is new, whatever the browser had."""
     _need_passwords(visit)
@@ -139,6 +141,7 @@ def show_join(visit: Visit, invitation: Invitation, name: str = "", wrong: str |
     return visit.show("join.html", 422 if wrong else 200, token=visit.request.path_params["token"], **shown)
 
 
+@runs_in("passwords")
 def accept_invitation(visit: Visit) -> Response:
     """Make the account of an invitation, and log it in."""
     _need_passwords(visit)
@@ -171,6 +174,7 @@ def show_account(visit: Visit, wrong: str | None = None, shown: str | None = Non
     )
 
 
+@runs_in("passwords")
 def change_password(visit: Visit) -> Response:
     """Replace the password; all logins end, this one too, and the tokens of programs."""
     _need_passwords(visit)

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from volumetool.models import list_models
 from volumetool.portal.api import Answer, Wish, describe
 from volumetool.portal.pages import jobs, new
+from volumetool.portal.pools import runs_in
 from volumetool.portal.supervisor import log_of
 from volumetool.portal.tables import PortalJob
 from volumetool.portal.web import Visit
@@ -123,6 +124,7 @@ def get_job(visit: Visit) -> JobStatus:
     return JobStatus(**_status(visit, jobs.find_job(visit)))
 
 
+@runs_in("volumes")
 def plan_job(visit: Visit, wish: NewJob) -> PlannedJob:
     """Plan a job: what it costs is known before it is started."""
     made = new.plan_new(replace(visit, form=wish.model_dump()))

@@ -11,6 +11,7 @@ from volumetool.portal.access.institution import Members, NotBelieved, Provider,
 from volumetool.portal.access.sign_ins import SignIn
 from volumetool.portal.accounts import hash_token, why_no_name
 from volumetool.portal.pages.accounts import admit, confirm, find_invitation, show_join
+from volumetool.portal.pools import runs_in
 from volumetool.portal.tables import Account
 from volumetool.portal.web import Refused, Visit, go_to
 
@@ -62,6 +63,7 @@ def join(visit: Visit) -> Response:
     return _send(visit, invitation=hash_token(token), name=name)
 
 
+@runs_in("passwords")
 def link(visit: Visit) -> Response:
     """Send somebody who is logged in to the institution, to log in by it from then on."""
     _provider(visit)
@@ -69,6 +71,7 @@ def link(visit: Visit) -> Response:
     return _send(visit, account=visit.who.id)
 
 
+@runs_in("passwords")
 def unlink(visit: Visit) -> Response:
     """Forget an identity of one's own account."""
     confirm(visit)

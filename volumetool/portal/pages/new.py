@@ -11,6 +11,7 @@ from starlette.responses import Response
 from volumetool.errors import VolumetoolError
 from volumetool.models import list_models
 from volumetool.portal.pages.uploads import find_upload
+from volumetool.portal.pools import runs_in
 from volumetool.portal.queries import PLANNED, USABLE, now
 from volumetool.portal.supervisor import OUTPUT, plan_job
 from volumetool.portal.tables import PortalJob, Upload
@@ -39,6 +40,7 @@ def _upload(visit: Visit) -> Upload | None:
     return found
 
 
+@runs_in("volumes")
 def plan(visit: Visit) -> Response:
     """Plan a job: what it costs is known before it is started, and nothing is written."""
     try:

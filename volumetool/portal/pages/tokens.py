@@ -9,11 +9,13 @@ from starlette.responses import Response
 
 from volumetool.portal.accounts import SCOPES, TOKEN, hash_token
 from volumetool.portal.pages.accounts import confirm, show_account
+from volumetool.portal.pools import runs_in
 from volumetool.portal.queries import now
 from volumetool.portal.tables import ApiToken
 from volumetool.portal.web import Refused, Visit, go_to
 
 
+@runs_in("passwords")
 def make_token(visit: Visit) -> Response:
     """Make a token, which is shown once."""
     confirm(visit)

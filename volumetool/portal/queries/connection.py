@@ -65,7 +65,7 @@ class Connection:
 
 def open_database(url: str | URL) -> Engine:
     """Return the engine of a database; its tables are left as they are."""
-    engine = create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, pool_pre_ping=not str(url).startswith("sqlite"))
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)

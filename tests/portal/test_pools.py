@@ -1,0 +1,34 @@
+"""Threads of the portal: pages do not wait for passwords, and a crowd is told to come again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from browsing import House, Visitor
+
+from volumetool.portal import pools
+from volumetool.portal.pages import accounts
+
+
+def test_pages_are_answered_while_a_crowd_logs_in(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(accounts, "check_password", lambda *_: go_on.wait(120) and None)
+    monkeypatch.setattr(pools, "MOST_WAITING", 3)
+    most = pools.THREADS["passwords"] + 3
+    with ThreadPoolExecutor(most) as crowd:
+        asked = [crowd.submit(Visitor(house.url).log_in, f"nobody{number}") for number in range(most)]
+        try:
+            for _ in range(3000):
+                if pools._asked["passwords"] == most:
+                    break
+                time.sleep(0.02)
+            turned_away = Visitor(house.url).log_in("nobody")
+            assert (turned_away.status_code, turned_away.headers["retry-after"]) == (503, "30")
+            assert house.admin.get("/").status_code == 200
+            assert house.admin.get("/api/jobs").status_code == 200
+        finally:
+            go_on.set()
+        assert [done.result().status_code for done in asked] == [403] * most
