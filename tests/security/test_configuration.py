@@ -144,6 +144,8 @@ SPARED = {
     ROOT / "volumetool" / "__init__.py": {"importlib.import_module"},
     # The list of entries alone: none of them is unpacked by it.
     ROOT / "volumetool" / "storage" / "io" / "stores" / "zip_file.py": {"zipfile", "zipfile.ZipFile"},
+    # A portal's backup, which its operator names: unpacked through the filter that lets nothing out of a folder of its own.
+    ROOT / "volumetool" / "portal" / "facility" / "backup.py": {"tarfile", "tarfile.TarFile", "tarfile.open"},
     # Networks of others: entries are read into memory, after a look at the list, and none is written.
     ROOT / "volumetool" / "models" / "foreign" / "archive.py": {"zipfile", "zipfile.ZipFile"},
     # A program that the user trusts, from an archive that is written anew of what was looked at.
@@ -214,8 +216,9 @@ def test_the_linter_looks_for_unsafe_calls_and_exceptions_are_few() -> None:
     options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
     assert "S" in options["select"]
     assert not [code for code in options["ignore"] if re.fullmatch(r"S\d+", code)]
-    allowed = {"S101", "S104", "S108", "S311", "S314", "S603", "S607"}
-    # asserts, a known wildcard, a folder that is looked at, a sample by its seed, XML without declarations, the one browser
+    allowed = {"S101", "S104", "S105", "S108", "S311", "S314", "S603", "S607"}
+    # asserts, a known wildcard, names of secrets, a folder that is looked at, a sample by its seed, XML without declarations,
+    # the one browser
     lines = [line for path in SOURCES for line in path.read_text().splitlines()]
     found = {code for line in lines for code in re.findall(r"noqa:.*?\b(S\d{3})\b", line)}
     assert found <= allowed
