@@ -222,21 +222,24 @@ def is_seen(browser: webdriver.Chrome, wanted: NDArray[Any]) -> bool:
         if len(panels) != 1:
             return False
         ask = "const b = arguments[0].getBoundingClientRect(); return [b.top + b.height / 2, b.left + b.width / 2]"
-        inner = browser.execute_script(ask, panels[0])
+        within = browser.execute_script(ask, panels[0])
     finally:
         browser.switch_to.default_content()
     with Image.open(io.BytesIO(browser.get_screenshot_as_png())) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
-    y, x = (round(a + b) + 1 for a, b in zip(outer, inner, strict=True))  # the frame's border has a pixel
+    y, x = (round(a + b) + 1 for a, b in zip(outer, within, strict=True))  # the frame's border has a pixel
     half = 60
     part = pixels[y - half : y + half, x - half : x + half]
     if part.shape[:2] != (2 * half, 2 * half) or (part != part[..., :1]).any():
         return False
+    # Where the middle of a panel is that of a pixel, pixels at the rim of a voxel are as near to the next one.
+    inner = np.tile(np.pad(np.ones((PIXELS - 2, PIXELS - 2), bool), 1), [side // PIXELS for side in wanted.shape])
     middle = [side // 2 for side in wanted.shape]
     for down in range(-2, 3):
         for right in range(-2, 3):
             top, left = middle[0] + down - half, middle[1] + right - half
-            if np.abs(wanted[top : top + 2 * half, left : left + 2 * half] - part[..., 0]).max() <= 1:
+            there = slice(top, top + 2 * half), slice(left, left + 2 * half)
+            if np.abs(wanted[there] - part[..., 0])[inner[there]].max() <= 1:
                 return True
     return False
 
