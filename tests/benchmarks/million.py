@@ -23,23 +23,18 @@ from unittest import mock
 
 import psutil
 from distributed import as_completed
+from parts import done, plan_job
 from rich.console import Console
 from rich.table import Table
 
-from volumetool.geometry import RegionTask, plan_levels
+from volumetool.geometry import RegionTask
 from volumetool.jobs.clusters import dask_driver, local
 from volumetool.jobs.clusters.dask_events import say_begun
 from volumetool.jobs.execution.schedule import RegionQueue
-from volumetool.jobs.job import make_job
 from volumetool.jobs.plan import WINDOW, Plan
-from volumetool.jobs.planning.planner import plan
-from volumetool.jobs.preparation import prepare
 from volumetool.jobs.records.ledger import DONE, Ledger, Record
 from volumetool.jobs.records.plan_file import open_ledger
-from volumetool.storage.create import VolumeLayout, create_volume
 
-SHARD = (8, 64, 64)
-VOXEL_SIZE = (8.0, 8.0, 8.0)
 WORKERS = 2
 
 
@@ -70,7 +65,7 @@ def main() -> None:
 def measure(folder: Path, regions: int, sample: int) -> tuple[str, ...]:
     """Return a row of the table."""
     started = time.perf_counter()
-    plan = plan_job(folder, regions)
+    plan = plan_job(folder, regions, WORKERS)
     planned = time.perf_counter() - started
 
     half = plan.grid.count // 2
@@ -85,28 +80,6 @@ def measure(folder: Path, regions: int, sample: int) -> tuple[str, ...]:
     costs = [bare(plan, min(sample, 2000)), *(drive(plan, ledger, min(sample, left // 2), how) for how in (one, nothing))]
     memory = psutil.Process().memory_info().rss / 2**20
     return f"{plan.grid.count}", f"{planned:.1f}", *(f"{cost:.2f}" for cost in costs), f"{resumed:.1f}", f"{memory:.0f}"
-
-
-def plan_job(folder: Path, regions: int) -> Plan:
-    """Plan a job of about so many regions of one shard, over a volume that holds no chunk."""
-    side = round((regions / 4) ** (1 / 2))
-    shape = (4 * SHARD[0], side * SHARD[1], side * SHARD[2])
-    levels = plan_levels(shape, VOXEL_SIZE, (0.0, 0.0, 0.0))
-    create_volume(str(folder / "in.zarr"), VolumeLayout("uint8", levels[:1]), {})
-    job = make_job(
-        input=str(folder / "in.zarr"),
-        output=str(folder / "out.zarr"),
-        model="fake:identity?scale=1,1,1&patch=1,16,16&overlap=0,4,4&trim=0,1,1",
-        chunk="2,8,8",
-        shard=",".join(map(str, SHARD)),
-        region="1,1,1",
-        device="cpu",
-        workers=WORKERS,
-        force_voxel_size=True,
-    )
-    decided = plan(job)
-    prepare(decided)
-    return decided
 
 
 class Some(RegionQueue):
@@ -136,22 +109,6 @@ def nothing(url: str, _runtime: str, turns: list[RegionTask]) -> list[Record]:
 def one(url: str, runtime: str, turns: list[RegionTask]) -> list[Record]:
     """Stand in for `run_regions` with regions that count as long ones, so that each is a task of its own."""
     return [replace(record, seconds=61.2345) for record in nothing(url, runtime, turns)]
-
-
-def done(index: int, seconds: float = 61.2345) -> Record:
-    """Return the record of a finished region."""
-    return Record(
-        region=index,
-        state="done",
-        checksums=(1, 2, 3),
-        stored=(("6699:deadbeef",), ("3382:819f547f",), ("632:3d6404a5",)),
-        patches=4,
-        seconds=seconds,
-        network_seconds=seconds,
-        worker="node0123:123456",
-        numerics="a" * 64,
-        finished=time.time(),
-    )
 
 
 def write_half(plan: Plan, half: int) -> None:

@@ -19,18 +19,65 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from million import done, plan_job
 from rich.console import Console
 from rich.table import Table
 
 from volumetool.events import ignore
+from volumetool.geometry import plan_levels
 from volumetool.jobs import run as running
 from volumetool.jobs.execution.schedule import RegionQueue
+from volumetool.jobs.job import make_job
 from volumetool.jobs.part import begin_part
 from volumetool.jobs.plan import WINDOW, Plan
+from volumetool.jobs.planning.planner import plan
+from volumetool.jobs.preparation import prepare
 from volumetool.jobs.records.ledger import Record
 from volumetool.jobs.records.parts import own_job
 from volumetool.jobs.records.plan_file import open_ledger, stored_plan
+from volumetool.storage.create import VolumeLayout, create_volume
+from volumetool.testing import register_fakes
+
+SHARD = (8, 64, 64)
+VOXEL_SIZE = (8.0, 8.0, 8.0)
+
+
+def plan_job(folder: Path, regions: int, workers: int) -> Plan:
+    """Plan a job of about so many regions of one shard, over a volume that holds no chunk."""
+    register_fakes()
+    side = round((regions / 4) ** (1 / 2))
+    shape = (4 * SHARD[0], side * SHARD[1], side * SHARD[2])
+    levels = plan_levels(shape, VOXEL_SIZE, (0.0, 0.0, 0.0))
+    create_volume(str(folder / "in.zarr"), VolumeLayout("uint8", levels[:1]), {})
+    job = make_job(
+        input=str(folder / "in.zarr"),
+        output=str(folder / "out.zarr"),
+        model="fake:identity?scale=1,1,1&patch=1,16,16&overlap=0,4,4&trim=0,1,1",
+        chunk="2,8,8",
+        shard=",".join(map(str, SHARD)),
+        region="1,1,1",
+        device="cpu",
+        workers=workers,
+        force_voxel_size=True,
+    )
+    decided = plan(job)
+    prepare(decided)
+    return decided
+
+
+def done(index: int, seconds: float = 61.2345) -> Record:
+    """Return the record of a finished region."""
+    return Record(
+        region=index,
+        state="done",
+        checksums=(1, 2, 3),
+        stored=(("6699:deadbeef",), ("3382:819f547f",), ("632:3d6404a5",)),
+        patches=4,
+        seconds=seconds,
+        network_seconds=seconds,
+        worker="node0123:123456",
+        numerics="a" * 64,
+        finished=time.time(),
+    )
 
 
 class Simulated:
@@ -90,13 +137,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=64, help="of all parts together")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        plan = plan_job(Path(folder), options.regions)
+        share = options.workers // options.parts
+        plan = plan_job(Path(folder), options.regions, share)
         table = Table(title=f"{plan.grid.count} regions, {options.workers} workers that do nothing", title_justify="left")
         for column in ("part", "begun after s", "ms per region", "of a core", "largest memory, MiB"):
             table.add_column(column)
         names = [f"{number}/{options.parts}" for number in range(options.parts)]
         with ProcessPoolExecutor(options.parts, get_context("spawn")) as pool:
-            share = options.workers // options.parts
             asked = [pool.submit(drive, plan.job.output, name, share) for name in names]
             for name, told in zip(names, asked, strict=True):
                 table.add_row(name, *(f"{figure:.3g}" for figure in told.result()))

@@ -37,7 +37,7 @@ def options(folder: Path, shape: tuple[int, int, int], seconds: float) -> dict[s
 
 def start(cluster: SlurmCluster, folder: Path, job: dict[str, Any], **site: Any) -> str:
     """Submit the script as it is, and return the number of the array."""
-    script = array_script(make_job(**job), read_site(cpus=1, **site))
+    script = array_script(make_job(**job), read_site(**site))
     return cluster.ask("sbatch", "--parsable", stdin=script, folder=folder)
 
 
@@ -79,7 +79,7 @@ def same_as_in_process(job: dict[str, Any], folder: Path) -> bool:
 @pytest.mark.parametrize("cluster", [1], indirect=True)
 def test_an_array_ends_by_itself_with_the_bytes_of_one_process(cluster: SlurmCluster, tmp_path: Path) -> None:
     job = options(tmp_path, (16, 24, 24), 0.0)
-    start(cluster, tmp_path, job, array=2)
+    start(cluster, tmp_path, job, cpus=1, array=2)
     wait(lambda: not cluster.elements(), cluster, tmp_path, 240)
     assert status(job["output"]).state == "complete"
     assert same_as_in_process(job, tmp_path)
@@ -91,14 +91,16 @@ def test_an_array_ends_by_itself_with_the_bytes_of_one_process(cluster: SlurmClu
 def test_elements_that_are_killed_requeued_or_lose_their_node_cost_time_alone(cluster: SlurmCluster, tmp_path: Path) -> None:
     """Of four: one hangs until its walltime kills it, one is requeued by hand, one's node dies; all are warned in time."""
     job = options(tmp_path, (96, 96, 96), 0.1)
-    array = start(cluster, tmp_path, job, array=4, time="2:00")
+    array = start(cluster, tmp_path, job, cpus=2, array=4, time="2:00")  # a node has two cores
     wait(lambda: begun(job["output"], 4), cluster, tmp_path, 240)
     running = cluster.elements()
+    nodes = [running[f"{array}_{part}"][1] for part in range(4)]
+    assert sorted(nodes) == cluster.nodes  # each has an element of its own
     for process in processes(cluster, 3):
         process.send_signal(signal.SIGSTOP)  # as a file system that does not answer
     cluster.ask("scontrol", "requeue", f"{array}_1")
     lost = processes(cluster, 2)
-    cluster.ask("scontrol", "update", f"nodename={running[f'{array}_2'][1]}", "state=down", "reason=test")
+    cluster.ask("scontrol", "update", f"nodename={nodes[2]}", "state=down", "reason=test")
     for process in lost:
         with suppress(psutil.NoSuchProcess):
             process.kill()
