@@ -138,6 +138,14 @@ def test_the_troubleshooting_page_knows_error_codes_that_exist() -> None:
     assert [code for code in sorted(codes) if f'"{code}"' not in source] == []
 
 
+def test_the_troubleshooting_page_knows_every_family_of_error_codes() -> None:
+    page = (ROOT / "examples/troubleshooting.md").read_text()
+    source = "".join(path.read_text() for path in SOURCES)
+    raised = set(re.findall(r'(?:Error|NotConformant)\(\s*"([a-z]+)\.[a-z-]+"', source))
+    assert len(raised) > 10
+    assert raised <= set(re.findall(r"^\| `([a-z]+)\.` \|", page, re.MULTILINE))
+
+
 ONLY_SET = {
     "FILE", "GLOO", "NCCL", "LD_PRELOAD", "PYTHONPATH", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
     "PGDATABASE", "PGHOST", "PGPASSWORD", "PGPORT", "PGUSER",

@@ -152,6 +152,8 @@ class Plan(BaseModel):
         Digest of the network on fixed patches, as this machine computes it.
     workers, threads, streams : int
         Processes or GPUs, CPU threads in each, and batches that the network computes side by side in each.
+    rates : dict
+        Floating-point operations per second of each worker of a dask scheduler, by address, as it measured them; empty else.
     paces : tuple of BatchingChoice
         The ways to run the network that were tried on this machine.
     model, model_spec : str
@@ -191,6 +193,7 @@ class Plan(BaseModel):
     workers: int
     threads: int
     streams: int = 1
+    rates: dict[str, float] = {}
     paces: tuple[BatchingChoice, ...] = ()
     model: str
     model_spec: str

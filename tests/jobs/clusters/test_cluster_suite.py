@@ -13,6 +13,7 @@ from distributed import LocalCluster
 
 from volumetool.errors import ClusterError, ConfigError, VolumetoolError
 from volumetool.jobs.clusters import dask_address, plan
+from volumetool.jobs.planning.report import describe_plan
 from volumetool.jobs.run import run
 from volumetool.testing.cluster_suite import ClusterSuite
 from volumetool.version import __version__
@@ -50,6 +51,21 @@ class TestAddress(ClusterSuite):
         made = plan(self.job(source, tmp_path / "out.zarr", **asked))
         assert (made.workers, made.threads, made.estimates.allowed_bytes) == (1, 1, int(0.7 * 3 * GIB))
 
+    def test_each_says_how_fast_it_is_and_the_plan_shows_it(
+        self, source: str, tmp_path: Path, scheduler: LocalCluster, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        measured = iter([4e9, 1e9])
+        monkeypatch.setattr(dask_address, "convolution_rate", lambda _device, _threads: next(measured))
+        scheduler.scale(2)
+        scheduler.wait_for_workers(2)
+        made = plan(self.job(source, tmp_path / "out.zarr", **asked))
+        assert sorted(made.rates.values()) == [1e9, 4e9]
+        fast, slow = sorted(made.rates, key=lambda name: -made.rates[name])
+        lines = dict(describe_plan(made))
+        told = f"together as fast as 1.2 of the fastest: {fast} computes 4 GFLOP/s, {slow} 0.25 times as much"
+        assert lines["workers"].startswith(f"2 with 1 threads each, {told}")
+        assert lines["time"].endswith("from a sample on one of the workers, and how fast each is")
+
     def test_a_worker_that_fails_while_it_plans_is_told_by_a_code(
         self, source: str, tmp_path: Path, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -84,7 +100,7 @@ class TestAddress(ClusterSuite):
     def test_workers_that_differ_are_refused_with_both_values_before_anything_is_planned(
         self, source: str, tmp_path: Path, asked: dict[str, Any], other: dict[str, str], code: str, words: list[str]
     ) -> None:
-        said = {"tcp://near:1": dask_address.announce("cpu"), "tcp://far:1": dask_address.announce("cpu") | other}
+        said = {"tcp://near:1": dask_address.announce("cpu", 1), "tcp://far:1": dask_address.announce("cpu", 1) | other}
         job = self.job(source, tmp_path / "out.zarr", **asked)
         with pytest.raises(VolumetoolError) as caught:
             dask_address._check_alike(said, job)

@@ -17,6 +17,7 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.calibrate import Sample
 from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.planning.report import describe_plan
+from volumetool.jobs.planning.resources import Resources
 from volumetool.jobs.records.ledger import DONE
 from volumetool.jobs.records.plan_file import open_ledger
 
@@ -155,6 +156,19 @@ def test_the_default_plan_computes_little_twice_and_leaves_no_worker_idle(
     assert distinct == decided.spec.lattice.count
     assert decided.estimates.recomputed <= (0.1 if workers == 1 else 0.6) * distinct
     assert decided.grid.count >= workers
+
+
+def test_the_time_is_that_of_all_workers_each_at_its_own_rate(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of them the sample was timed on."""
+    measured = {"fast": 1.0, "slow": 10.0}
+    seconds = []
+    for name, patch_seconds in measured.items():
+        sample = Sample(patch_seconds=patch_seconds, compression=0.8)
+        monkeypatch.setattr("volumetool.jobs.planning.planner.take_sample", lambda *_, sample=sample: sample)
+        resources = Resources(2, 1, 2**33, "its memory", rates={"fast": 5e9, "slow": 5e8}, planner=name)
+        decided = plan(make_job(**options), resources=resources)
+        seconds.append(decided.estimates.seconds / decided.estimates.patches)
+    assert seconds == pytest.approx([1 / 1.1, 1 / 1.1])
 
 
 def test_a_volume_whose_sample_is_blank_is_not_planned_as_if_it_took_no_space(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distributed import Client
+from distributed import Client, get_worker
 
 from volumetool.errors import ClusterError, ConfigError, NumericsError, VolumetoolError
 from volumetool.events import Observer, Waiting
@@ -27,13 +28,14 @@ from volumetool.jobs.planning.resources import MEMORY_SHARE, Resources
 from volumetool.machine import usable_memory
 from volumetool.processing.device.arrays import resolve_device
 from volumetool.processing.device.gpus import DeviceName
+from volumetool.processing.device.speed import convolution_rate
 from volumetool.units import show_bytes
 
 T = TypeVar("T")
 
 
 def resources(job: Job) -> Resources:
-    """Ask the scheduler for its workers, and these for their memory; the least of them counts.
+    """Ask the scheduler for its workers, and these for their memory, of which the least counts, and for their rate.
 
     Raises
     ------
@@ -47,7 +49,8 @@ def resources(job: Job) -> Resources:
     """
     with connect(scheduler_address(job.cluster)) as client:
         workers = _workers(client, job.cluster)
-        said = _asked(job.cluster, lambda: client.run(announce, job.device))
+        threads = sorted({int(each["nthreads"]) for each in workers.values()})
+        said = _asked(job.cluster, lambda: client.run(announce, job.device, threads[0]))
     _check_alike(said, job)
     free = {name: int(each["memory"]) for name, each in said.items()}
     if job.workers not in (None, len(workers)):
@@ -66,7 +69,6 @@ def resources(job: Job) -> Resources:
     memory, bound = int(MEMORY_SHARE * limits[least]), f"the memory of worker {least}, {show_bytes(limits[least])}"
     if job.memory is not None and job.memory // len(workers) < limits[least]:
         memory, bound = job.memory // len(workers), f"--memory {show_bytes(job.memory)}"
-    threads = sorted({int(each["nthreads"]) for each in workers.values()})
     notes = []
     if len(threads) > 1:
         notes.append(f"the workers of {job.cluster} have {threads[0]} to {threads[-1]} threads: the plan takes {threads[0]}")
@@ -75,32 +77,38 @@ def resources(job: Job) -> Resources:
         notes.append(
             f"the workers of {job.cluster} have {show_bytes(limits[least])} to {most} of memory: the plan takes the least"
         )
-    return Resources(len(workers), threads[0], memory, bound, tuple(notes))
+    rates = {name: float(each["rate"]) for name, each in said.items()}
+    return Resources(len(workers), threads[0], memory, bound, tuple(notes), rates)
 
 
-def announce(device: DeviceName) -> dict[str, str | int]:
+def announce(device: DeviceName, threads: int) -> dict[str, str | float]:
     """Return what a worker says of itself before anything is planned.
 
     Parameters
     ----------
     device : str
         The device that the job asks for.
+    threads : int
+        CPU threads with which the job computes.
 
     Returns
     -------
     dict
-        ``version`` of volumetool with that of its numerics, ``device`` on which the worker would compute, and the ``memory``
-        that it may use, in bytes.
+        ``version`` of volumetool with that of its numerics, ``device`` on which the worker would compute, the ``memory`` that
+        it may use, in bytes, and its ``rate``, in floating-point operations per second of a convolution. All workers are asked
+        at once, so that those of one machine share it as they do while the job runs.
 
     Raises
     ------
     ResourceError
         ``resource.no-gpu``.
     """
-    return {"version": SOFTWARE, "device": resolve_device(device).type, "memory": usable_memory()}
+    place = resolve_device(device)
+    rate = convolution_rate(place, threads)
+    return {"version": SOFTWARE, "device": place.type, "memory": usable_memory(), "rate": rate}
 
 
-def _check_alike(said: dict[str, dict[str, str | int]], job: Job) -> None:
+def _check_alike(said: dict[str, dict[str, str | float]], job: Job) -> None:
     """Refuse workers of another version than this process, and workers on unlike devices, before anything is planned.
 
     Raises
@@ -171,7 +179,8 @@ def make_plan(job: Job, resources: Resources, observer: Observer) -> Plan:
 
 
 def _plan_here(text: str, resources: Resources) -> str:
-    return plan(Job.model_validate_json(text), resources=resources).model_dump_json()
+    here = replace(resources, planner=get_worker().address)
+    return plan(Job.model_validate_json(text), resources=here).model_dump_json()
 
 
 @contextmanager

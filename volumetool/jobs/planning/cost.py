@@ -17,9 +17,7 @@ from volumetool.storage.io.kvstore import canonical_url, is_local, local_path
 from volumetool.storage.io.stores.traffic import WRITTEN_FILE
 
 
-def estimate(
-    job: Job, spec: OutputSpec, keeping: Partition, sample: Sample, memory: tuple[int, int], workers: int
-) -> Estimates:
+def estimate(job: Job, spec: OutputSpec, keeping: Partition, sample: Sample, memory: tuple[int, int], pace: float) -> Estimates:
     """Return what the regions of a plan cost.
 
     Parameters
@@ -34,8 +32,8 @@ def estimate(
         What a sample showed.
     memory : tuple of int
         Bytes that a worker needs, and that it may use.
-    workers : int
-        Workers that share the patches.
+    pace : float
+        How many times as fast as the sample's worker all workers are together.
     """
     facts = patch_facts(job, spec, keeping)
     patches = facts["patches"]
@@ -49,7 +47,7 @@ def estimate(
         bounds=bounds(job.output),
         worker_bytes=memory[0],
         allowed_bytes=memory[1],
-        seconds=patches * sample.patch_seconds / workers + written_bytes(job, spec, keeping.span, 1.0) * sample.store_seconds,
+        seconds=patches * sample.patch_seconds / pace + written_bytes(job, spec, keeping.span, 1.0) * sample.store_seconds,
         compression=sample.compression,
         unrounded=sample.unrounded,
     )

@@ -85,7 +85,7 @@ def plan_anew(resolved: Resolved) -> Plan:
     memory = resolved.memory_of(spec, keeping.span, keeping.keep), allowed
     earlier = _counted(earlier, spec, keeping.span, asked_box(job, spec))
     stored = resolved.stored
-    costs = estimate(job, spec, keeping, sample, memory, workers)
+    costs = estimate(job, spec, keeping, sample, memory, resolved.resources.pace)
     chunk = stored_chunks(stored.volume, resolved.asked.level, 0).size
     opened = opens(job, spec, keeping.span, chunk, sharded=stored.level.shard not in (None, stored.level.chunk))
     return Plan(
@@ -105,7 +105,7 @@ def plan_anew(resolved: Resolved) -> Plan:
         input_dtype=stored.volume.dtype.name,
         voxel_size=stored.level.voxel_size,
         mask_factor=inputs.mask_factor,
-        estimates=_with_earlier(costs.model_copy(update={"opens": opened}), earlier, workers),
+        estimates=_with_earlier(costs.model_copy(update={"opens": opened}), earlier, resolved.resources.pace),
         noise=None if resolved.survey is None else resolved.survey.noise,
         extrapolated=resolved.extrapolated,
         earlier=earlier,
@@ -140,11 +140,11 @@ def _counted(earlier: tuple[EarlierStep, ...], spec: OutputSpec, span: Triple, a
     )
 
 
-def _with_earlier(estimates: Estimates, earlier: tuple[EarlierStep, ...], workers: int) -> Estimates:
+def _with_earlier(estimates: Estimates, earlier: tuple[EarlierStep, ...], pace: float) -> Estimates:
     """Return what a chain costs, the operations before its last included: the first of them reads."""
     if not earlier:
         return estimates
-    first, seconds = earlier[0], sum(step.patches * step.patch_seconds for step in earlier) / workers
+    first, seconds = earlier[0], sum(step.patches * step.patch_seconds for step in earlier) / pace
     read = first.patches * math.prod(first.spec.lattice.patch) * first.spec.itemsize
     return estimates.model_copy(update={"seconds": estimates.seconds + seconds, "read_bytes": read})
 
@@ -154,6 +154,7 @@ def _running(resolved: Resolved) -> dict[str, Any]:
     return {
         "workers": resolved.resources.workers,
         "threads": resolved.resources.threads,
+        "rates": dict(resolved.resources.rates),
         "streams": resolved.engine.streams,
         "paces": resolved.paces,
         "notes": resolved.notes,

@@ -65,7 +65,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         ("disk", _room(cost)),
         ("per hour", _per_hour(cost)),
         ("memory", f"{show_bytes(cost.worker_bytes)} for each worker, {show_bytes(cost.allowed_bytes)} allowed"),
-        ("time", f"about {show_duration(cost.seconds)}, from a sample on this machine"),
+        ("time", f"about {show_duration(cost.seconds)}, from a sample on {_sampled(plan)}"),
     ]
     return lines + [("warning", note) for note in plan.notes]
 
@@ -203,10 +203,28 @@ def describe_box(plan: Plan) -> str | None:
 
 def _workers(plan: Plan) -> str:
     """Describe the workers, and how the network runs."""
-    number = f"{plan.workers} with {plan.threads} threads" + (" each" if plan.workers > 1 else "")
+    number = f"{plan.workers} with {plan.threads} threads" + (" each" if plan.workers > 1 else "") + _speeds(plan)
     if not plan.paces:
         return number
     return f"{number}, {plan.streams * plan.numerics.batch} patches at a time: the fastest of {len(plan.paces)} ways tried here"
+
+
+def _speeds(plan: Plan) -> str:
+    """Describe workers that measured how fast they are: the fastest and the slowest."""
+    if len(plan.rates) < 2:
+        return ""
+    slowest, fastest = (choose(plan.rates, key=lambda name: plan.rates[name]) for choose in (min, max))
+    least, most = plan.rates[slowest], plan.rates[fastest]
+    like = sum(plan.rates.values()) / most
+    told = f"{fastest} computes {most / 1e9:.3g} GFLOP/s, {slowest} {least / most:.2g} times as much"
+    return f", together as fast as {like:.1f} of the fastest: {told}"
+
+
+def _sampled(plan: Plan) -> str:
+    """Return where the sample was timed."""
+    if not plan.rates:
+        return "this machine"
+    return "one of the workers" + (", and how fast each is" if len(plan.rates) > 1 else "")
 
 
 def _kept(cost: Estimates) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from volumetool.jobs.job import Job
 from volumetool.machine import memory_limit, usable_cores, usable_memory
@@ -28,6 +29,10 @@ class Resources:
         What bounds the memory, by name and value.
     notes : tuple of str
         What a user should know of them.
+    rates : mapping
+        Floating-point operations per second of each worker, by address, as it measured them; empty where all are alike.
+    planner : str
+        The worker that plans the job: a sample is timed there.
     """
 
     workers: int
@@ -35,6 +40,14 @@ class Resources:
     memory: int
     bound: str
     notes: tuple[str, ...] = ()
+    rates: Mapping[str, float] = field(default_factory=dict)
+    planner: str = ""
+
+    @property
+    def pace(self) -> float:
+        """How many times as fast as the worker that plans the job all of them are together."""
+        own = self.rates.get(self.planner)
+        return sum(self.rates.values()) / own if own else float(self.workers)
 
 
 def machine_resources(job: Job, workers: int | None = None) -> Resources:
