@@ -59,6 +59,8 @@ class Estimates(BaseModel):
         Upper bound of what they take on disk at once.
     read_bytes : int
         Input voxels, halo included, before compression.
+    rereads : float
+        How often the strips of a region touch a stored chunk of the input, on average.
     written_bytes : int
         Output of all levels, compressed as a sample of it was.
     objects : int
@@ -91,6 +93,7 @@ class Estimates(BaseModel):
     read_bytes: int
     written_bytes: int
     objects: int
+    rereads: float = 1.0
     opens: int = 0
     free_bytes: int | None
     free_files: int | None = None

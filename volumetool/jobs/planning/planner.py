@@ -28,6 +28,8 @@ from volumetool.jobs.planning.resources import Resources
 from volumetool.jobs.records.ledger import DONE
 from volumetool.jobs.records.parts import living_parts
 from volumetool.jobs.records.plan_file import open_ledger, read_job
+from volumetool.jobs.records.staging import rereads
+from volumetool.processing.columns import input_windows
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.io.chunks import stored_chunks
 from volumetool.storage.io.roles import name_roles
@@ -87,6 +89,8 @@ def plan_anew(resolved: Resolved) -> Plan:
     stored = resolved.stored
     costs = estimate(job, spec, keeping, sample, memory, resolved.resources.pace)
     chunk = stored_chunks(stored.volume, resolved.asked.level, 0).size
+    strips = list(input_windows(spec, spec.grid(keeping.span).region(0))) if not earlier else []
+    again = rereads(strips, stored.level.chunk) if strips else 1.0
     opened = opens(job, spec, keeping.span, chunk, sharded=stored.level.shard not in (None, stored.level.chunk))
     return Plan(
         job=resolved.asked,
@@ -105,7 +109,7 @@ def plan_anew(resolved: Resolved) -> Plan:
         input_dtype=stored.volume.dtype.name,
         voxel_size=stored.level.voxel_size,
         mask_factor=inputs.mask_factor,
-        estimates=_with_earlier(costs.model_copy(update={"opens": opened}), earlier, resolved.resources.pace),
+        estimates=_with_earlier(costs.model_copy(update={"opens": opened, "rereads": again}), earlier, resolved.resources.pace),
         noise=None if resolved.survey is None else resolved.survey.noise,
         extrapolated=resolved.extrapolated,
         earlier=earlier,

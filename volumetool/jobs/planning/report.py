@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Sequence
 
 from volumetool.geometry import fused_count
 from volumetool.jobs.choices import Familiarity
 from volumetool.jobs.plan import EarlierStep, Estimates, Plan
 from volumetool.jobs.planning.choice import ALIKE
+from volumetool.jobs.records.staging import FROM
 from volumetool.processing.operations.turns import turned_ways
 from volumetool.processing.sections.quality import VERDICTS, show_sections
 from volumetool.processing.sections.repair import REACH, RepairMode
@@ -60,7 +62,7 @@ def describe_plan(plan: Plan) -> list[tuple[str, str]]:
         ("regions", f"{regions}; what is interrupted goes on with the first region that is not done"),
         ("workers", _workers(plan)),
         ("kept", _kept(cost)),
-        ("read", f"{show_bytes(cost.read_bytes)}, margins of the patches included"),
+        ("read", f"{show_bytes(cost.read_bytes)}, margins of the patches included{_shared(cost)}"),
         ("write", f"about {show_bytes(cost.written_bytes)}; a sample compressed to {cost.compression:.0%}{_unrounded(cost)}"),
         ("disk", _room(cost)),
         ("per hour", _per_hour(cost)),
@@ -207,6 +209,15 @@ def _workers(plan: Plan) -> str:
     if not plan.paces:
         return number
     return f"{number}, {plan.streams * plan.numerics.batch} patches at a time: the fastest of {len(plan.paces)} ways tried here"
+
+
+def _shared(cost: Estimates) -> str:
+    """Describe what chunks that are wider than a strip cost."""
+    if cost.rereads < FROM:
+        return ""
+    return (
+        f"; strips share its chunks by {cost.rereads:.1f}: they are kept in {tempfile.gettempdir()} meanwhile, if it has room"
+    )
 
 
 def _speeds(plan: Plan) -> str:

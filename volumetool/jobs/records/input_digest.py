@@ -21,6 +21,7 @@ from volumetool.geometry import Box, Region, Triple
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import JobDir
 from volumetool.jobs.records.inventory import MASK, input_name, read_inventory
+from volumetool.jobs.records.staging import staged
 from volumetool.processing.columns import input_windows, read_input
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.io.chunks import StoredChunks, stored_chunks
@@ -195,7 +196,8 @@ class RegionInput:
             absent = functools.partial(self.chunks(region.channel).absent, among=frozenset(state.absent))
             skipped = absent if self.job.missing == "skip" else None
             source = self.checked(self.source(region.channel), region.channel, state)
-            made = make(replace(source, seen=seen, absent=skipped))
+            with staged(replace(source, seen=seen, absent=skipped), windows, self.volume.levels[self.job.level].chunk) as own:
+                made = make(own)
             if self.state(region.channel, windows).digest == state.digest:
                 return made, _note(state, seen)
         raise InputError(
