@@ -1,8 +1,8 @@
 """Input that the strips of a region share, kept on this machine's disk: so wide chunks are read and decoded once for a region.
 
 A region is swept along x in strips of a patch's width. A chunk that is wider than a strip, such as a whole section, would be
-read again for each strip that it touches. Instead its voxels are written, uncompressed, to a folder among the temporary files, and
-deleted as soon as no later strip holds any of them.
+read again for each strip that it touches. Instead its voxels are written, uncompressed, to a folder among the temporary files.
+They are deleted as soon as no later strip holds any of them.
 """
 
 from __future__ import annotations
