@@ -32,6 +32,7 @@ def test_an_invitation_makes_one_account_and_logs_it_in(house: House) -> None:
         ("a/../b", PASSWORD, "A name has"),
         ("carl", "short", "A password has"),
         ("carl", "carl carl carl", "does not hold the name"),
+        ("carl", "my Password 12345", "nor volumetool or password"),
     ],
 )
 def test_what_is_wrong_with_a_new_account_is_said_and_the_invitation_stays(
@@ -65,7 +66,8 @@ def test_the_database_knows_no_token_and_no_password(house: House) -> None:
 def test_a_logout_ends_the_login_on_the_server(house: House) -> None:
     visitor = house.newcomer("finn")
     copy = Visitor(house.url, token=visitor.token)
-    assert visitor.send("/logout").status_code == 303
+    left = visitor.send("/logout")
+    assert (left.status_code, left.headers["clear-site-data"]) == (303, '"cache", "storage"')
     assert visitor.token is None
     assert not is_in(copy)
 

@@ -150,3 +150,11 @@ def test_moments_options_and_long_texts_come_back_as_they_went(database: Databas
     assert found is not None
     assert (found.asked, found.options, found.input, found.bytes) == (asked, options, fields["input"], 2**40)
     assert found.asked.utcoffset() == timedelta(0)
+
+
+def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir(mode=0o755)
+    with pytest.raises(ConfigError, match="is open to others"):
+        make_folder(PortalSettings(data=tmp_path / "open"))
+    make_folder(PortalSettings(data=tmp_path / "new"))
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700

@@ -25,6 +25,9 @@ TOKEN = "volumetool-"  # noqa: S105  (how each begins)
 SHORTEST = 12
 """Characters of a password (NIST SP 800-63B: length, no rules of composition)."""
 
+COMMON_WORDS = ("volumetool", "password")
+"""What everybody would try first; no password holds one of them."""
+
 _NAME = re.compile(r"[a-z][a-z0-9._-]{1,31}")
 _TRIES, _TRIES_OF_ADDRESS, _WITHIN = 10, 100, 900.0
 """Wrong passwords for one name from one address, and from one address for all names, within so many seconds."""
@@ -74,8 +77,8 @@ def why_not(name: str, password: str) -> str | None:
         return wrong
     if not SHORTEST <= len(password) <= 256:
         return f"A password has {SHORTEST} to 256 characters."
-    if name in password.lower():
-        return "A password does not hold the name."
+    if any(word in password.lower() for word in (name, *COMMON_WORDS)):
+        return f"A password does not hold the name, nor {' or '.join(COMMON_WORDS)}."
     return None
 
 

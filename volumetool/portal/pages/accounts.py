@@ -104,6 +104,7 @@ def log_out(visit: Visit) -> Response:
     visit.database.log_out(visit.who.id, visit.login.id)
     visit.note("logout")
     answer = go_to("/login")
+    answer.headers["Clear-Site-Data"] = '"cache", "storage"'
     answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
     return answer
 

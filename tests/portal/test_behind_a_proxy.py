@@ -1,0 +1,33 @@
+"""A portal behind a proxy that encrypts: whose address counts, which names are its own, and HSTS."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import httpx
+from browsing import Visitor, settings_of
+
+from volumetool.portal.queries import Database
+from volumetool.portal.serve import serve
+from volumetool.portal.settings import PortalSettings
+
+PUBLIC = "https://em.example.org"
+
+
+def test_what_the_proxy_says_last_counts_and_browsers_are_told_to_stay_with_tls(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = PortalSettings(**settings_of(tmp_path, url=PUBLIC, port=port))
+    with serve(settings) as served:
+        assert str(served.invitation).startswith(f"{PUBLIC}/join/")
+        local = f"http://127.0.0.1:{port}"
+        headers = {"host": "em.example.org", "origin": PUBLIC, "x-forwarded-for": "192.0.2.7, 198.51.100.9"}
+        page = httpx.get(f"{local}/login", headers=headers, timeout=60)
+        assert page.headers["strict-transport-security"] == "max-age=31536000; includeSubDomains"
+        form = {"name": "mallory", "password": "wrong"}
+        assert httpx.post(f"{local}/login", data=form, headers=headers, timeout=60).status_code == 403
+        assert Database(settings).deeds()[0].address == "198.51.100.9"  # what a browser wrote itself stands before it
+        elsewhere = headers | {"host": "em.example.org.mallory.example"}
+        assert httpx.get(f"{local}/login", headers=elsewhere, timeout=60).status_code == 421
+        assert Visitor(local).get("/login").status_code == 200  # from this machine, by its own name
