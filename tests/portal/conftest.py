@@ -57,7 +57,9 @@ def house(
     with serve(settings) as served:
         assert served.invitation is not None
         admin = Visitor(served.url).join(served.invitation, "ada")
-        yield House(served.url, folder, Database(settings), admin)
+        database = Database(settings)
+        yield House(served.url, folder, database, admin)
+        database.engine.dispose()
 
 
 @pytest.fixture
