@@ -12,14 +12,15 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from sqlalchemy import update
 
 from volumetool.portal.access.limits import LIMITS, Limits, place_of
+from volumetool.portal.accounts import hash_token
 from volumetool.portal.api import PREFIX, describe
-from volumetool.portal.pages.routes import ROUTES
+from volumetool.portal.pages.routes import ROUTES, STREAMS
 from volumetool.portal.problems import CODES
-from volumetool.portal.queries import PLANNED, now
+from volumetool.portal.queries import COMPLETE, PLANNED, now
 from volumetool.portal.tables import ApiToken, Login
 from volumetool.portal.web import COOKIE
 
-SPOKEN = [(path.replace(":int", ""), method, role) for path, _, role, method in ROUTES if path.startswith(PREFIX)]
+SPOKEN = [(path.replace(":int", ""), method, role) for path, _, role, method in (*ROUTES, *STREAMS) if path.startswith(PREFIX)]
 
 
 def make_token(visitor: Visitor, scope: str = "read", days: str = "30", **form: str) -> str:
@@ -145,6 +146,14 @@ def test_a_job_is_listed_started_stopped_and_deleted(house: House, program: tupl
     other = house.plan("petra", 10)
     assert ask(house, token, "POST", f"/api/jobs/{other}/remove").json() == {"id": other}
     assert ask(house, token, "GET", f"/api/jobs/{other}").status_code == 404
+    unfinished = ask(house, token, "POST", f"/api/jobs/{job}/link", {"days": 7})
+    assert (unfinished.status_code, unfinished.json()["code"]) == (409, "portal.state")
+    done = house.plan("petra", 10, state=COMPLETE)
+    link = ask(house, token, "POST", f"/api/jobs/{done}/link", {"days": 7})
+    page, archive = link.json()["page"], link.json()["archive"]
+    assert (link.status_code, archive) == (201, f"{page}/volume.zip")
+    assert page.startswith(f"{house.url}/shared/")
+    assert house.database.shared(hash_token(page.rpartition("/")[2])) is not None
     big = house.plan("petra", 10_000)
     full = ask(house, token, "POST", f"/api/jobs/{big}/start")
     assert (full.status_code, full.json()["code"]) == (409, "portal.state")
@@ -183,7 +192,7 @@ def test_errors_of_the_library_keep_their_code(house: House, program: tuple[Visi
 
 def test_the_description_is_one_of_openapi_and_of_all_that_is_spoken(house: House) -> None:
     told = ask(house, None, "GET", "/api/openapi.json").json()
-    assert told == describe(ROUTES)
+    assert told == describe((*ROUTES, *STREAMS))
     OpenAPIV31SpecValidator(told).validate()
     described = {(path, method.upper()) for path, methods in told["paths"].items() for method in methods}
     assert described == {(path, method) for path, method, _ in SPOKEN}

@@ -11,10 +11,11 @@ import pytest
 from browsing import House, Visitor
 
 from volumetool.portal.accounts import hash_token
+from volumetool.portal.guard import HEADERS
 from volumetool.portal.pages import routes
 from volumetool.portal.queries import now
 from volumetool.portal.tables import ApiToken, Share, Upload
-from volumetool.portal.web import HEADERS, READING
+from volumetool.portal.web import COOKIE, READING, UPLOADS
 
 PLACES = [(path, method, role) for path, _, role, method in (*routes.ROUTES, *getattr(routes, "STREAMS", ()))]
 CHANGING = [(path, method) for path, method, role in PLACES if method not in READING and role is not None]
@@ -93,8 +94,17 @@ def keys(path: str) -> list[str]:
     return [f"{found[1]}/{found[2]}" for found in PARAMETER.finditer(path)]
 
 
-def ask(visitor: Visitor, method: str, place: str, **form: str) -> httpx.Response:
-    return visitor.ask(method, place, form, origin=visitor.url)
+TUS = {"tus-resumable": "1.0.0", "upload-offset": "0", "content-type": "application/offset+octet-stream"}
+"""What the protocol of uploads wants of every request."""
+
+
+def ask(visitor: Visitor, method: str, place: str, form_token: str) -> httpx.Response:
+    """Send a request with a token of forms, as a form, an upload or a script does."""
+    given = {"origin": visitor.url, "x-form-token": form_token} | (TUS if place.startswith(UPLOADS) else {})
+    if method == "POST" and place.startswith("/api/jobs"):
+        given |= {"cookie": f"{COOKIE}={visitor.token}"}
+        return httpx.post(visitor.url + place, json={}, headers=given, timeout=60)
+    return visitor.ask(method, place, {"form_token": form_token}, **given)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +128,7 @@ def test_an_object_of_somebody_else_does_not_exist(
     owner, stranger = people
     place = filled(path, house, "olga")
     before = house.stored()
-    answer = ask(stranger, method, place, form_token=stranger.form_token, **{"x-form-token": stranger.form_token})
+    answer = ask(stranger, method, place, stranger.form_token)
     assert answer.status_code == 404, answer.text
     assert house.stored() == before
     if method == "GET":
@@ -133,8 +143,8 @@ def test_nothing_changes_without_the_token_of_the_forms_or_from_another_origin(
     place = filled(path, house, "ada")
     before = house.stored()
     form = house.admin.form_token
-    for given in ("", stranger.form_token):
-        assert ask(house.admin, method, place, form_token=given).status_code == 403
+    for given in ("x", stranger.form_token):
+        assert ask(house.admin, method, place, given).status_code == 403
     for origin in ("https://elsewhere.example", "null", ""):
         assert house.admin.ask(method, place, {"form_token": form}, origin=origin).status_code == 403
     assert house.stored() == before

@@ -156,7 +156,17 @@ def accept_invitation(visit: Visit) -> Response:
 
 
 def show_account(visit: Visit, wrong: str | None = None, shown: str | None = None) -> Response:
-    """Show who is logged in where, identities of the institution, and programs; a new token once."""
+    """Show who is logged in where, identities of the institution, and programs.
+
+    Parameters
+    ----------
+    visit : Visit
+        The request.
+    wrong : str, optional
+        What is wrong with what was sent.
+    shown : str, optional
+        A new token, which is shown once.
+    """
     return visit.show(
         "account.html",
         422 if wrong else 200,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from volumetool.models import list_models
 from volumetool.portal.api import Answer, Wish, describe
-from volumetool.portal.pages import jobs, new
+from volumetool.portal.pages import jobs, new, shares
 from volumetool.portal.pools import runs_in
 from volumetool.portal.supervisor import log_of
 from volumetool.portal.tables import PortalJob
@@ -91,6 +91,20 @@ class JobLog(Answer):
     log: str = Field(description="The last lines, of at most 1 MiB.")
 
 
+class NewLink(Wish):
+    """A link to a result."""
+
+    days: Literal[1, 7, 30, 90] = Field(7, description="When it ends.")
+
+
+class ResultLink(Answer):
+    """A link by which anybody has the result until it ends; it is told once."""
+
+    status: ClassVar[int] = 201
+    page: str
+    archive: str = Field(description="The whole result, as a ZIP file.")
+
+
 class Removed(Answer):
     """A job that is gone, with its results."""
 
@@ -149,6 +163,12 @@ def remove_job(visit: Visit) -> Removed:
     return Removed(id=visit.request.path_params["job"])
 
 
+def share_job(visit: Visit, wish: NewLink) -> ResultLink:
+    """Make a link to download the result of a complete job."""
+    link = shares.make_link(visit, str(wish.days))
+    return ResultLink(page=link, archive=f"{link}/volume.zip")
+
+
 def get_log(visit: Visit) -> JobLog:
     """Show what a job said."""
     job = jobs.find_job(visit)
@@ -157,6 +177,6 @@ def get_log(visit: Visit) -> JobLog:
 
 def get_description(visit: Visit) -> Response:  # noqa: ARG001
     """Describe this API (OpenAPI 3.1)."""
-    from volumetool.portal.pages.routes import ROUTES  # it names this function
+    from volumetool.portal.pages.routes import ROUTES, STREAMS  # they name this function
 
-    return JSONResponse(describe(ROUTES))
+    return JSONResponse(describe((*ROUTES, *STREAMS)))

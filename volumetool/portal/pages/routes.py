@@ -87,6 +87,7 @@ ROUTES: tuple[tuple[str, Callable[..., Any], str | None, str], ...] = (
     ("/api/jobs/{job}/stop", api.stop_job, "user", "POST"),
     ("/api/jobs/{job}/remove", api.remove_job, "user", "POST"),
     ("/api/jobs/{job}/log", api.get_log, "user", "GET"),
+    ("/api/jobs/{job}/link", api.share_job, "user", "POST"),
     ("/account", accounts.show_account, "user", "GET"),
     ("/account/password", accounts.change_password, "user", "POST"),
     ("/account/mail", accounts.change_mail, "user", "POST"),

@@ -17,14 +17,19 @@ DAYS = (1, 7, 30, 90)
 
 def share(visit: Visit) -> Response:
     """Make a link to a result, which is shown once."""
-    job, days = find_job(visit), visit.form.get("days", "7")
+    return show_job(visit, make_link(visit, visit.form.get("days", "7")))
+
+
+def make_link(visit: Visit, days: str) -> str:
+    """Return a new link to the result of the path's job."""
+    job = find_job(visit)
     if days not in map(str, DAYS):
         raise Refused(422, f"A link lasts {', '.join(map(str, DAYS))} days.")
     token = secrets.token_urlsafe(32)
     if not visit.database.share(job.id, hash_token(token), int(days)):
         raise Refused(409, f"Only results of complete jobs are shared, by at most {MOST_SHARES} links each.")
     visit.note("shared", f"{job.id} for {days} days")
-    return show_job(visit, f"{visit.request.headers.get('origin', '')}/shared/{token}")
+    return f"{visit.origin}/shared/{token}"
 
 
 def end_share(visit: Visit) -> Response:

@@ -45,7 +45,15 @@ class IdentityQueries(Connection):
             return None
 
     def link(self, account: int, issuer: str, subject: str) -> bool:
-        """Link an identity with an account; return whether it was nobody's."""
+        """Link an identity with an account; return whether it was nobody's.
+
+        Parameters
+        ----------
+        account : int
+            Whose it is from then on.
+        issuer, subject : str
+            The identity.
+        """
         try:
             with self._writing() as session:
                 session.add(Identity(account_id=account, issuer=issuer, subject=subject, linked=now()))
