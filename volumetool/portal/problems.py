@@ -21,6 +21,7 @@ CODES = {
     422: "portal.value",
     429: "portal.limit",
     500: "portal.fault",
+    503: "portal.busy",
 }
 """By status, the code where the library gives none of its own. Codes are added, never changed."""
 

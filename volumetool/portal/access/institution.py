@@ -7,7 +7,6 @@ answer) and RFC 9700 (best practice); the signature and the claims of tokens are
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,8 +42,7 @@ MOST_BYTES, MOST_SECONDS = 2**18, 10
 """Of an answer of the institution."""
 
 _WAIT = 5
-_asking = threading.BoundedSemaphore(2)
-"""A slow institution keeps so many requests waiting, and no page of others."""
+"""Seconds until it begins to answer, and between two parts of an answer."""
 
 
 class Members(BaseModel):
@@ -318,8 +316,6 @@ class Provider:
 
     @contextmanager
     def _session(self) -> Iterator[OAuth2Session]:
-        if not _asking.acquire(timeout=_WAIT):
-            raise NotBelieved("too many are asking it at once; try again in a minute")
         session = OAuth2Session(
             self.institution.client_id,
             self._secret,
@@ -339,8 +335,6 @@ class Provider:
             raise NotBelieved("it does not take the code") from error
         except (JoseError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise NotBelieved(f"its answer does not hold ({type(error).__name__})") from error
-        finally:
-            _asking.release()
 
 
 def _read(answer: requests.Response) -> dict[str, Any]:

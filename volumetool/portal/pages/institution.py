@@ -47,11 +47,13 @@ def _refusal(visit: Visit, why: NotBelieved) -> Refused:
     return Refused(403, f"The answer of {title} was not accepted: {why}.\nBegin again, or tell the operator.")
 
 
+@runs_in("institution")
 def begin(visit: Visit) -> Response:
     """Send somebody to the institution, to log in."""
     return _send(visit)
 
 
+@runs_in("institution")
 def join(visit: Visit) -> Response:
     """Send somebody who was invited to the institution, to make an account without a password."""
     found, token = find_invitation(visit), visit.request.path_params["token"]
@@ -63,7 +65,7 @@ def join(visit: Visit) -> Response:
     return _send(visit, invitation=hash_token(token), name=name)
 
 
-@runs_in("passwords")
+@runs_in("institution")
 def link(visit: Visit) -> Response:
     """Send somebody who is logged in to the institution, to log in by it from then on."""
     _provider(visit)
@@ -84,6 +86,7 @@ def unlink(visit: Visit) -> Response:
     return go_to("/account")
 
 
+@runs_in("institution")
 def come_back(visit: Visit) -> Response:
     """Let somebody in who comes back from the institution."""
     provider = _provider(visit)
