@@ -239,3 +239,11 @@ def test_a_page_that_cannot_be_written_is_refused_before_anything_is_opened(stac
         with pytest.raises(OutputError, match="cannot be written") as caught:
             vt.try_models("no-such-volume.zarr", page)
         assert caught.value.code == "output.unwritable"
+
+
+@pytest.mark.slow
+def test_of_a_single_section_no_model_makes_further_ones(stack: Path, tmp_path: Path) -> None:
+    section = tmp_path / "section.tif"
+    tifffile.imwrite(section, vt.open_volume(stack, voxel_size=(30, 16, 16))[0], photometric="minisblack")
+    found = vt.try_models(section, tmp_path / "try.html", voxel_size=(30, 16, 16), side=64)
+    assert [each.model for each in found.tried] == ["em-x4", "em-x2", "em-denoise"]

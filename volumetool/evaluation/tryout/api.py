@@ -85,7 +85,8 @@ def try_models(
     page : str or path
         HTML file to write, which holds everything; one that is there is replaced.
     models : sequence of str or path
-        Models or other operations to try; all built-in ones that fit the voxel size without it.
+        Models or other operations to try; all built-in ones that fit the voxel size without it, of a single section those that
+        make no further ones.
     at : tuple of int, optional
         The centre of a single crop, in voxels z, y, x, instead of those that rules choose.
     side : int
@@ -132,7 +133,9 @@ def _resolved(job: Job, models: Sequence[str], observer: Observer) -> list[Resol
     if not names:
         inputs = open_inputs(job, observer=observer)
         best, sample = inputs.operation.card, inputs.sample
-        names = [best.name, *(card.name for card in fitting_models(inputs.level.voxel_size))]
+        single = inputs.level.shape[0] == 1  # there is nothing between sections to make
+        fitting = [card for card in fitting_models(inputs.level.voxel_size) if not single or card.scale[0] == 1]
+        names = [best.name, *(card.name for card in fitting)]
         rule = best.normalisation if sample is not None and job.statistics is None else None
     found, names = [], list(dict.fromkeys(names))
     count = counting(observer, "models opened", len(names))
