@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from volumetool.portal.tables import PortalJob, Table
 from volumetool.portal.web import COOKIE, READING
 
 PASSWORD = "plain words are long"
+
+TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Nothing here speaks TLS; without it, httpx reads all certificates of the system for each request."""
 
 
 @dataclass
@@ -35,7 +39,7 @@ class Visitor:
         elif self.others:
             sent["cookie"] = "; ".join(f"{name}={value}" for name, value in self.others.items())
         answer = httpx.request(
-            method, self.url + path, data=form if method == "POST" else None, headers=sent | headers, timeout=60
+            method, self.url + path, data=form if method == "POST" else None, headers=sent | headers, timeout=60, verify=TLS
         )
         for cookie in answer.headers.get_list("set-cookie"):
             found = re.match(r'(__Host-[a-z-]+)=("?)([^;"]*)\2;', cookie)

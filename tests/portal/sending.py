@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-from browsing import Visitor
+from browsing import TLS, Visitor
 
 from volumetool.portal.web import COOKIE, UPLOADS
 
@@ -27,7 +27,7 @@ def tus(visitor: Visitor, method: str, place: str, body: bytes = b"", **headers:
     """Send a request of the protocol."""
     sent = {"origin": visitor.url, "x-form-token": visitor.form_token, "cookie": f"{COOKIE}={visitor.token}", **TUS}
     given = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.request(method, visitor.url + place, content=body, headers=sent | given, timeout=120)
+    return httpx.request(method, visitor.url + place, content=body, headers=sent | given, timeout=120, verify=TLS)
 
 
 def begin(visitor: Visitor, length: int, name: str = "a.tif", **fields: str) -> str:

@@ -26,6 +26,8 @@ from volumetool.portal.serve import serve
 from volumetool.portal.settings import PortalSettings, make_folder
 from volumetool.portal.supervisor import Supervisor
 from volumetool.portal.tables import Upload
+from volumetool.portal.transfer import intake
+from volumetool.portal.transfer.inspection import look_at
 from volumetool.portal.transfer.intake import Intake, Overtaken
 from volumetool.portal.web import UPLOADS
 
@@ -97,12 +99,12 @@ def test_the_bytes_of_a_file_are_those_that_were_sent(store: House) -> None:
 def test_a_later_request_overtakes_one_that_still_looks_open(store: House) -> None:
     """As after a cable was pulled: the server hears nothing of it for minutes."""
     visitor, data = store.newcomer("puller"), os.urandom(3000)
-    place, intake = begin(visitor, len(data)), intake_of(store)
+    place, other = begin(visitor, len(data)), intake_of(store)
     upload = store.database.upload(place.rpartition("/")[2], None)
     assert upload is not None
-    hanging = intake.take(upload)
+    hanging = other.take(upload)
     hanging.write(data[:1000])
-    later = intake.take(upload)
+    later = other.take(upload)
     assert later.began == 1000
     with pytest.raises(Overtaken):
         hanging.write(b"late")
@@ -176,10 +178,10 @@ def test_unfinished_uploads_are_so_many_and_end(store: House) -> None:
     assert tus(visitor, "POST", UPLOADS, upload_length="1").status_code == 429
     old = places[0].rpartition("/")[2]
     store.database.change_upload(old, (RECEIVING,), touched=now() - timedelta(days=8))
-    intake = intake_of(store)
-    intake.end_old_ones()
+    other = intake_of(store)
+    other.end_old_ones()
     assert tus(visitor, "HEAD", places[0]).status_code == 404
-    assert not intake.folder(old).exists()
+    assert not other.folder(old).exists()
     assert tus(visitor, "HEAD", places[1]).status_code == 200
     assert tus(visitor, "POST", UPLOADS, upload_length="1").status_code == 201
 
@@ -218,7 +220,8 @@ def test_a_name_that_is_none_is_replaced(trick: str) -> None:
     assert shown_name(trick) == "upload"
 
 
-def test_an_upload_of_somebody_else_does_not_exist(store: House) -> None:
+def test_an_upload_of_somebody_else_does_not_exist(store: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "inspect", look_at)  # in this process: that is faster
     owner, other = store.newcomer("olga"), store.newcomer("piet")
     told = whole(owner, stack(), voxel_size="30,8,8")
     place, number = f"{UPLOADS}/{told['id']}", told["id"]
@@ -242,24 +245,25 @@ def test_an_upload_that_a_job_reads_is_kept(tmp_path: Path) -> None:
     settings = PortalSettings(**settings_of(tmp_path))
     make_folder(settings)
     house = House("", tmp_path, Database(settings), Visitor(""))
-    intake = Intake(house.database, settings, Supervisor(house.database, settings))
+    own = Intake(house.database, settings, Supervisor(house.database, settings))
     house.database.invite("token", "user")
     account = house.database.accept("token", "rita", "hash")
     assert account is not None
     upload = Upload(account_id=account.id, name="a.tif", length=9, modified=0, voxel_size="")
-    assert intake.begin(upload) is None
-    job = house.plan("rita", input=str(intake.place(upload)))
+    assert own.begin(upload) is None
+    job = house.plan("rita", input=str(own.place(upload)))
     assert house.database.start(job, account.id) is None
-    assert not intake.remove(upload)
-    assert intake.place(upload).exists()
+    assert not own.remove(upload)
+    assert own.place(upload).exists()
     house.database.change(job, (QUEUED,), state=CANCELLED)
-    assert intake.remove(upload)
-    assert not intake.folder(upload.id).exists()
+    assert own.remove(upload)
+    assert not own.folder(upload.id).exists()
     assert house.database.bytes_left(account.id) == settings.quota - 1000
     house.database.engine.dispose()
 
 
 def test_the_voxel_size_is_asked_for_and_begins_the_preview(store: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "inspect", look_at)
     commands: list[list[str]] = []
     monkeypatch.setattr(supervisor, "_told", lambda command, _: commands.append(command))
     visitor = store.newcomer("sizer")

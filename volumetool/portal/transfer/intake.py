@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from volumetool.errors import VolumetoolError
 from volumetool.paths import sync_folder
@@ -37,6 +37,9 @@ _SYNCED = 2**26
 """After so many bytes what came is brought to the disk: the end of a request waits for no more."""
 
 _LOOK_SECONDS = 600.0
+
+_SIDE = 96
+"""Side of the crops that are shown of a single section, in voxels: they are there in 0.6 of the time of the usual ones."""
 
 
 class Overtaken(Exception):  # noqa: N818  (no fault of the program)
@@ -211,7 +214,10 @@ class Intake:
         """Have the preview of an upload made."""
         if size := voxel_size_of(upload):
             page = self.preview(upload)
-            self._supervisor.draw_page(page, preview_command({"voxel_size": size}, str(self.place(upload)), page))
+            options: dict[str, Any] = {"voxel_size": size}
+            if upload.facts["shape"][0] == 1:
+                options["side"] = _SIDE
+            self._supervisor.draw_page(page, preview_command(options, str(self.place(upload)), page))
 
     def _work(self) -> None:
         while True:
