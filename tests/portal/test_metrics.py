@@ -16,7 +16,7 @@ from volumetool.cli.main import main
 
 from volumetool.errors import ConfigError
 from volumetool.logs import JsonFormatter
-from volumetool.portal.facility.metrics import EDGES, Traffic, metrics_text, read_token
+from volumetool.portal.facility.metrics import EDGES, PortalTraffic, metrics_text, read_token
 from volumetool.portal.serve import serve
 from volumetool.portal.settings import PortalSettings
 
@@ -67,7 +67,7 @@ def test_prometheus_reads_what_was_asked_and_what_jobs_there_are(tmp_path: Path)
 
 
 def test_bins_are_cumulative_and_names_are_escaped(house: House) -> None:
-    traffic = Traffic()
+    traffic = PortalTraffic()
     for seconds in (0.001, EDGES[0], 0.02, 100.0):
         traffic.count(("GET", 'a"b\\c\nd', 200), seconds)
     told = figures(metrics_text(house.database, PortalSettings(**settings_of(house.folder)), traffic))
@@ -80,12 +80,12 @@ def test_bins_are_cumulative_and_names_are_escaped(house: House) -> None:
 def test_jobs_are_counted_by_state_with_their_bytes_and_their_wait(house: House) -> None:
     settings = PortalSettings(**settings_of(house.folder))
     house.newcomer("greta")
-    before = figures(metrics_text(house.database, settings, Traffic()))
+    before = figures(metrics_text(house.database, settings, PortalTraffic()))
     job = house.plan("greta", 700)
     greta = house.database.account("greta")
     assert greta is not None
     assert house.database.change(job, ("planned",), state="failed")
-    after = figures(metrics_text(house.database, settings, Traffic()))
+    after = figures(metrics_text(house.database, settings, PortalTraffic()))
     assert after["volumetool_portal_jobs state=failed"] == before["volumetool_portal_jobs state=failed"] + 1
     assert after["volumetool_portal_bytes_taken"] == before["volumetool_portal_bytes_taken"] + 700
     assert after["volumetool_portal_bytes_left"] > 0

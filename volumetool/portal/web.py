@@ -21,7 +21,7 @@ from volumetool.portal.access.institution import Provider
 from volumetool.portal.access.limits import Limits, place_of
 from volumetool.portal.access.sign_ins import SignIns
 from volumetool.portal.accounts import ROLES, Tries, hash_token
-from volumetool.portal.facility.metrics import Traffic
+from volumetool.portal.facility.metrics import PortalTraffic
 from volumetool.portal.job_views import JobViews
 from volumetool.portal.problems import explain
 from volumetool.portal.queries import Database
@@ -76,7 +76,7 @@ class Portal:
         What else was done in the last minutes.
     sign_ins : SignIns
         Browsers that were sent to the institution.
-    traffic : Traffic
+    traffic : PortalTraffic
         Requests that were answered.
     """
 
@@ -91,7 +91,7 @@ class Portal:
     tries: Tries = field(default_factory=Tries)
     limits: Limits = field(default_factory=Limits)
     sign_ins: SignIns = field(default_factory=SignIns)
-    traffic: Traffic = field(default_factory=Traffic)
+    traffic: PortalTraffic = field(default_factory=PortalTraffic)
 
 
 def make_portal(

@@ -33,7 +33,7 @@ Sample = tuple[str, Mapping[str, str], float]
 """End of a metric's name, labels, value."""
 
 
-class Traffic:
+class PortalTraffic:
     """Counts requests by method, route and status, and by how long they took."""
 
     def __init__(self) -> None:
@@ -69,14 +69,14 @@ class Traffic:
         yield "request_seconds", "histogram", "How long requests took.", rows
 
 
-def watched(app: Any, traffic: Traffic, routes: Mapping[Any, str]) -> Any:
+def watched(app: Any, traffic: PortalTraffic, routes: Mapping[Any, str]) -> Any:
     """Return an ASGI application whose requests are counted, and logged one line each, without what stands in their paths.
 
     Parameters
     ----------
     app : ASGI application
         What answers. It leaves the account's name and the address in the scope.
-    traffic : Traffic
+    traffic : PortalTraffic
         Counts them.
     routes : mapping
         Paths as the table of routes has them, by endpoint: that of a request holds no token.
@@ -136,7 +136,7 @@ def read_token(file: Path) -> str:
     return token
 
 
-def metrics_text(database: Database, settings: PortalSettings, traffic: Traffic) -> str:
+def metrics_text(database: Database, settings: PortalSettings, traffic: PortalTraffic) -> str:
     """Return all that is measured, in the text format of Prometheus, version 0.0.4.
 
     Parameters
@@ -145,7 +145,7 @@ def metrics_text(database: Database, settings: PortalSettings, traffic: Traffic)
         Jobs and accounts.
     settings : PortalSettings
         Where the folder is.
-    traffic : Traffic
+    traffic : PortalTraffic
         Requests.
     """
     queue, process = database.queue(), psutil.Process()
