@@ -101,16 +101,17 @@ def measure(program: Program, halo: ZYX | None = None) -> Measured:
         ``model.geometry``: it takes no image of one channel, its output is no whole multiple of its input, or it gives
         something else each time. ``model.slow``: to measure how far it looks took longer than `SECONDS`.
     """
-    look = _Look(program)
+    look = _Look(program, until=math.inf if halo else time.monotonic() + SECONDS)
     grids = [look.grids(axis) for axis in range(look.dims)]
     look.make_thin()
-    look.until = time.monotonic() + (SECONDS if halo is None else SECONDS_BESIDE_HALO)
+    if halo:
+        look.until = time.monotonic() + SECONDS_BESIDE_HALO
     said = False
     try:
         fields: list[int | None] = [look.field(axis, grid[0]) for axis, grid in enumerate(grids)]
-    except TimeoutError:
-        if halo is None:
-            raise look.too_slow() from None
+    except ModelError as error:
+        if halo is None or error.code != "model.slow":
+            raise
         said, fields = True, [*halo][3 - look.dims :]
     look.until = math.inf  # what follows is a few dozen images
     # Of what looks at everything no shifted image is alike.
@@ -228,8 +229,8 @@ class _Look:
         When to give up, by `time.monotonic`.
     """
 
-    def __init__(self, program: Program) -> None:
-        self.until, self._farther = math.inf, dict[int, int]()
+    def __init__(self, program: Program, until: float) -> None:
+        self.until, self._farther = until, dict[int, int]()
         cpu = torch.device("cpu")
         self._name = program.kind
         self._forward, self._positive = program.open(cpu), program.positive().open(cpu)
@@ -253,7 +254,7 @@ class _Look:
         """Return noise between 0 and 1 of shape (c, [z,] y, x)."""
         return torch.rand((*self.shape, *sides), generator=torch.Generator().manual_seed(1))
 
-    def too_slow(self) -> ModelError:
+    def _too_slow(self) -> ModelError:
         """Return the error that says what is known once the time is up."""
         far = "".join(f", looks at least {n} voxels far along {'zyx'[axis - self.dims]}" for axis, n in self._farther.items())
         why = f"to measure how far the {self._name} looks took longer than {SECONDS:.0f} s; till then: it is {self.dims}D{far}"
@@ -262,7 +263,7 @@ class _Look:
 
     def _run(self, forward: Forward, image: Tensor) -> Tensor | None:
         if time.monotonic() > self.until:
-            raise TimeoutError
+            raise self._too_slow()
         try:
             with torch.inference_mode():
                 output: object = forward(image.unsqueeze(0))
