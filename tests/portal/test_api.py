@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -180,6 +182,16 @@ def test_errors_are_those_of_rfc_9457_with_a_code(
     assert (told["type"], told["status"], told["code"]) == ("about:blank", status, code)
     assert told["title"]
     assert told["detail"]
+
+
+def test_a_request_without_a_body_says_no_length(house: House, program: tuple[Visitor, str, str]) -> None:
+    """As curl sends it with -X POST."""
+    job, parts = house.plan("petra", 1), urlsplit(house.url)
+    with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=60) as connection:
+        head = f"POST /api/jobs/{job}/stop HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n"
+        connection.sendall(f"{head}Authorization: Bearer {program[2]}\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.slow

@@ -59,10 +59,8 @@ async def _refusal(portal: Portal, request: Request) -> tuple[int, str] | None:
         needed = 0 if shows_token(request) else 1  # programs send none; a page that does is one of this server
         if not needed <= len(origins) <= 1 or any(origin.lower() not in portal.origins for origin in origins):
             return 403, "forms are sent by pages of this server alone"
-        length, most = (
-            request.headers.get("content-length", "0" if request.method == "DELETE" else ""),
-            _longest(portal, request),
-        )
+        empty = "" if "transfer-encoding" in request.headers else "0"  # RFC 9112: with neither there is no body
+        length, most = request.headers.get("content-length", empty), _longest(portal, request)
         if not length.isdecimal() or len(length) > 18 or int(length) > most:
             return 413, f"the body of this request has at most {most} bytes, and says how many"
     return None
