@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from volumetool.errors import VolumetoolError
+from volumetool.errors import InputError, VolumetoolError
 from volumetool.paths import sync_folder
 from volumetool.portal.queries import LOOKED_AT, RECEIVING, REFUSED, USABLE, Database, now
 from volumetool.portal.settings import PortalSettings
@@ -259,7 +259,7 @@ class Intake:
             return file  # a portal that was killed has named it before
         kind = kind_of(folder / PART)
         if kind is None:
-            raise VolumetoolError(
+            raise InputError(
                 "input.not-a-volume",
                 f"{folder / PART} is no TIFF, MRC or PNG file by its first bytes",
                 hint="Save it as one of these. Volumes in other formats are named by path, in folders that the operator opens.",
