@@ -27,7 +27,8 @@ from pathlib import Path
 from unittest import mock
 
 from distributed import LocalCluster
-from million import Some, done, plan_job
+from million import Some
+from parts import done, plan_job
 from rich.console import Console
 from rich.table import Table
 
@@ -81,7 +82,7 @@ def simulated(options: argparse.Namespace) -> Table:
 
 def drive(folder: Path, devices: int, regions: int, seconds: float) -> float:
     """Drive regions through simulated devices, with a ledger; return the seconds from the first region to the last record."""
-    plan = plan_job(folder, 2 * regions).model_copy(update={"workers": devices})
+    plan = plan_job(folder, 2 * regions, 2).model_copy(update={"workers": devices})
     ledger = open_ledger(plan)
     turns = Some(plan, ledger)
     processes = min(PROCESSES, devices)
