@@ -6,7 +6,7 @@ import io
 import json
 import sqlite3
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,11 @@ def test_a_backup_of_a_portal_that_runs_holds_all_but_the_results(house: House, 
     (folder / "output.zarr").mkdir(parents=True)
     (folder / "output.zarr" / "zarr.json").write_text("{}")
     (folder / "log.txt").write_text("it said so")
-    settings = PortalSettings(**settings_of(house.folder, quota=5000))
+    url = house.database.engine.url.render_as_string(hide_password=False)
+    settings = PortalSettings(**settings_of(house.folder, quota=5000, database=url))
     about = back_up(settings, tmp_path / "b.tar")
     assert (tmp_path / "b.tar").stat().st_mode & 0o077 == 0
-    assert about["database"] == "sqlite"
+    assert about["database"] == house.database.engine.dialect.name
     assert f"data/jobs/{job}/log.txt" in names(tmp_path / "b.tar")
     assert f"data/jobs/{job}/output.zarr/zarr.json" not in names(tmp_path / "b.tar")
     back_up(settings, tmp_path / "all.tar", results=True)
@@ -159,3 +160,16 @@ def test_a_backup_of_a_newer_version_or_of_another_kind_or_a_torn_one_is_refused
             restore(settings, tmp_path / "torn.tar")
     assert (settings.data / "portal.sqlite").read_bytes() == before
     assert [place.name for place in settings.data.iterdir() if place.name.startswith(".")] == []
+
+
+def test_either_database_is_put_back_as_it_was(new_url: Callable[[], str | None], tmp_path: Path) -> None:
+    settings = PortalSettings(**settings_of(tmp_path, database=new_url()))
+    with serve(settings) as served:
+        admin = Visitor(served.url).join(served.invitation or "", "ada")
+        about = back_up(settings, tmp_path / "b.tar")
+        Visitor(served.url).join(admin.invite(), "since")
+    assert about["database"] in ("sqlite", "postgresql")
+    restore(settings, tmp_path / "b.tar")
+    database = Database(settings)
+    assert [account.name for account in database.accounts()] == ["ada"]
+    database.engine.dispose()

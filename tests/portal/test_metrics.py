@@ -125,10 +125,16 @@ def test_each_request_is_a_line_of_json_without_a_secret(house: House, caplog: p
     assert visitor.token not in said
 
 
-def test_commands_see_to_accounts_while_the_portal_runs(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_see_to_accounts_while_the_portal_runs(
+    house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = house.database.engine.url.render_as_string(hide_password=False)
+    config = tmp_path / "portal.yaml"
+    config.write_text(json.dumps({"data": str(house.folder / "portal"), "database": url}))
+
     def ask(*words: str) -> dict[str, object]:
         with pytest.raises(SystemExit):
-            main(["portal", *words, "--data", str(house.folder / "portal"), "--json"])
+            main(["portal", *words, "--config", str(config), "--json"])
         told: dict[str, object] = json.loads(capsys.readouterr().out)
         return told
 
