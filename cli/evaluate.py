@@ -247,6 +247,8 @@ def try_(
     else:
         for each in found.models:
             say(f"{each.model}: {each.verdict}\n  {each.command}", sys.stdout)
+        for name, reason in found.left_out:
+            say(f"{name}: not tried: {reason}")
     say(f"wrote {found.page}")
     if open_page:
         import webbrowser

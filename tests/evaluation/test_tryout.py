@@ -22,7 +22,7 @@ from PIL import Image
 from volumetool.cli.main import main
 
 import volumetool as vt
-from volumetool.errors import ConfigError, OutputError
+from volumetool.errors import ConfigError, OutputError, ResourceError
 from volumetool.evaluation.pictures import grey_limits, to_grey
 from volumetool.evaluation.tryout.places import choose_crops
 from volumetool.evaluation.tryout.results import Tryout
@@ -226,6 +226,18 @@ def test_the_command_prints_what_the_function_returns(stack: Path, capsys: pytes
     assert [crop["name"] for crop in printed["crops"]] == ["as asked"]
     assert printed["crops"][0]["box"] == {"start": [0, 8, 8], "stop": [12, 32, 32]}
     assert printed["models"][0]["command"].startswith("volumetool enhance ")
+
+
+def test_a_model_that_cannot_be_planned_is_a_row_with_the_reason_and_stops_no_other(stack: Path) -> None:
+    asked: dict[str, Any] = {"at": (3, 20, 20), "side": 24, "voxel_size": (8, 8, 8), "memory": "450MiB"}
+    tried = vt.try_models(stack, stack.parent / "f.html", models=["em-iso2", IDENTITY], **asked)
+    assert [each.model for each in tried.models] == ["fake-identity"]
+    ((name, reason),) = tried.left_out
+    assert name == "em-iso2"
+    assert "MiB" in reason
+    assert "not tried: " in tried.page.read_text()
+    with pytest.raises(ResourceError):
+        vt.try_models(stack, stack.parent / "g.html", models=["em-iso2"], **asked)
 
 
 def test_a_place_outside_the_volume_is_refused(stack: Path) -> None:

@@ -86,6 +86,7 @@ def test_the_output_is_that_of_a_job_without_and_the_trust_volume_holds_the_chan
     assert_means(str(folder / "trust.zarr"))
     told, own = attributes(folder / "out.zarr"), attributes(folder / "trust.zarr")
     assert own["channels"] == ["consistency"]
+    assert own["holds"] == [-128, 127]
     assert {name: own[name] for name in told if name != "checksum"} == {name: told[name] for name in told if name != "checksum"}
 
 

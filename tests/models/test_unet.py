@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from volumetool.models import UNet, UNetConfig
+from volumetool.models import UNet, UNetConfig, load_model
 from volumetool.models.section_gate import enlarge_linear
 from volumetool.models.unet import Up, add_cells_
 from volumetool.training.losses import expected_error_loss
@@ -195,6 +195,24 @@ def test_the_expected_error_learns_and_leaves_the_enhanced_image_alone() -> None
     expected_error_loss(log_error, enhanced, truth).backward()
     learning = {name.split(".")[0] for name, parameter in both.named_parameters() if parameter.grad is not None}
     assert learning == {"error_head"}
+
+
+def test_in_bfloat16_an_expected_error_moves_by_a_hundredth() -> None:
+    """The layers after the body take its precision, the image does not change."""
+    network = load_model("em-x4").network()
+    x = torch.rand(1, network.config.channels, 64, 64, generator=torch.Generator().manual_seed(0)) / 4 + 0.4
+    with torch.inference_mode():
+        exact = network.forward_with_error(x)[1]
+        with torch.autocast("cpu", torch.bfloat16):
+            image, log_error = network.forward_with_error(x)
+            assert torch.equal(image, network(x))
+            features = network._refine(x)[1]
+            with torch.autocast("cpu", enabled=False):
+                head = network.error_head(features.float())
+    assert log_error.dtype == torch.float32
+    full = add_cells_(torch.zeros_like(image), head.unflatten(1, (1, *network.factors)))
+    assert (log_error - full).abs().mean() < 0.01
+    assert (log_error - exact).abs().mean() < 0.03
 
 
 def test_far_voxels_do_not_matter() -> None:

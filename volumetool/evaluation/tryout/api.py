@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from volumetool.configuration import Numbers, Options, Place, with_options
-from volumetool.errors import ResourceError
+from volumetool.errors import ConfigError, ResourceError
 from volumetool.evaluation.tryout.places import Crop, choose_crops, crop_around, crop_shape
 from volumetool.evaluation.tryout.results import Tried, Tryout
 from volumetool.evaluation.tryout.tryout_page import check_page, write_page
@@ -105,15 +105,15 @@ def try_models(
     job, place = make_job(input=input, **options), absolute_path(page)
     check_page(place)
     with name_roles(*roles_of(job)):
-        resolved = _resolved(job, asked.models, observer)
+        fitting, left_out = _resolved(job, asked.models, observer)
+        resolved = [each for each, _ in fitting]
         crops = _crops(resolved[0], asked, observer)
         count = counting(observer, "models on crops", len(resolved) * (1 + len(crops)))
         near = [read_once(resolved, crop) for crop in crops]
         shown = [view_input(read(crop.box), crop, finest_scale(resolved)) for crop, read in zip(crops, near, strict=True)]
         tried = []
-        for each in resolved:
+        for each, costs in fitting:
             error = _with_error(each)
-            costs = _planned(each)
             count(1)
             for crop, read, views in zip(crops, near, shown, strict=True):
                 views += view_output(each, error, crop, read)
@@ -122,13 +122,23 @@ def try_models(
             tried.append(replace(costs, expected_error=expected))
     stored = resolved[0].stored
     level, channels = stored.level, stored.channels
-    found = Tryout(job.input, level.shape, level.voxel_size, channels, place, crops, tuple(tried))
+    found = Tryout(job.input, level.shape, level.voxel_size, channels, place, crops, tuple(tried), left_out)
     write_page(found, shown)
     return found
 
 
-def _resolved(job: Job, models: Sequence[str], observer: Observer) -> list[Resolved]:
-    """Resolve a job for each model; those that scale grey values alike share the sample of the volume."""
+def _resolved(
+    job: Job, models: Sequence[str], observer: Observer
+) -> tuple[list[tuple[Resolved, Tried]], tuple[tuple[str, str], ...]]:
+    """Plan a job for each model; those that scale grey values alike share the sample of the volume.
+
+    Returns
+    -------
+    list of (Resolved, Tried)
+        The jobs, with what their plans say.
+    tuple of (str, str)
+        The models whose job cannot be planned, and why. If none can, the first one's error is raised.
+    """
     names, sample, rule = [operation_name(model) for model in models], None, None
     if not names:
         inputs = open_inputs(job, observer=observer)
@@ -137,18 +147,26 @@ def _resolved(job: Job, models: Sequence[str], observer: Observer) -> list[Resol
         fitting = [card for card in fitting_models(inputs.level.voxel_size) if not single or card.scale[0] == 1]
         names = [best.name, *(card.name for card in fitting)]
         rule = best.normalisation if sample is not None and job.statistics is None else None
-    found, names = [], list(dict.fromkeys(names))
+    found: list[tuple[Resolved, Tried]] = []
+    errors: dict[str, ResourceError | ConfigError] = {}
+    names = list(dict.fromkeys(names))
     count = counting(observer, "models opened", len(names))
     for name in names:
         own = job.model_copy(update={"model": name, "output": _output(job.input, name), "gate": "off"})
         alike = rule is not None and len(own.operations) == 1 and open_operation(name).card.normalisation == rule
         known = sample if alike and sample is not None else (None, None)
-        each = resolve(own, statistics=known[0], survey=known[1], observer=observer)
+        count(1)
+        try:
+            each = resolve(own, statistics=known[0], survey=known[1], observer=observer)
+            found.append((each, _planned(each)))
+        except (ResourceError, ConfigError) as error:
+            errors[name] = error
+            continue
         if rule is None and each.survey is not None and each.before is None:
             rule, sample = each.inputs.operation.card.normalisation, (each.spec.statistics, each.survey)
-        found.append(each)
-        count(1)
-    return found
+    if not found:
+        raise next(iter(errors.values()))
+    return found, tuple((name, f"{error.message}. {error.hint}") for name, error in errors.items())
 
 
 def _output(place: str, model: str) -> str:

@@ -75,6 +75,8 @@ class Tryout:
         What is shown.
     models : tuple of Tried
         As they were asked for; else the one that ``--model auto`` takes comes first.
+    left_out : tuple of (str, str)
+        Models whose job cannot be planned here, and why.
     """
 
     input: str
@@ -84,3 +86,4 @@ class Tryout:
     page: Path
     crops: tuple[Crop, ...]
     models: tuple[Tried, ...]
+    left_out: tuple[tuple[str, str], ...] = ()

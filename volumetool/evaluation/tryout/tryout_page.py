@@ -93,6 +93,7 @@ def render(tryout: Tryout, views: Sequence[Sequence[CropView]]) -> str:
         input=printable(tryout.input),
         size=f"{show_shape(tryout.shape)} voxels (z, y, x) of {show_size(tryout.voxel_size)}"
         + (f", the first of {tryout.channels} channels" if tryout.channels > 1 else ""),
+        left_out=tryout.left_out,
         models=[(each, describe_gate(each.gate) if each.gate else "", _facts(each)) for each in tryout.models],
         crops=[(crop, _place(crop), _drawn(own, most)) for crop, own in zip(tryout.crops, views, strict=True)],
         labels=[view.label for view in views[0]],

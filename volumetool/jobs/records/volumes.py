@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorstore as ts
 
 from volumetool.jobs.plan import Plan
+from volumetool.processing.quantize import integer_limits
 from volumetool.storage.create import open_for_writing
 from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.kvstore import join_url
@@ -34,7 +36,7 @@ class WrittenVolume:
         return join_url(self.url, WRITTEN[self.layout.format].path.format(number))
 
     def told(self, plan: Plan, status: str, **more: Any) -> dict[str, Any]:
-        """Return what the volume says of its own making: a trust volume names its channels, and the noise of the input.
+        """Return what the volume says of its own making: a trust volume also its channels, the noise, and what it can hold.
 
         Parameters
         ----------
@@ -49,7 +51,9 @@ class WrittenVolume:
             return plan.provenance(status, **more)
         outputs, per_input = plan.spec.outputs[1:], plan.spec.count // plan.spec.per_input
         names = [channel.name if per_input == 1 else f"{channel.name} {n}" for n in range(per_input) for channel in outputs]
-        return plan.provenance(status, **more, channels=names, noise=plan.noise)
+        # What is beyond these values is clipped to them.
+        holds = {"holds": integer_limits(self.layout.dtype)} if np.dtype(self.layout.dtype).kind in "iu" else {}
+        return plan.provenance(status, **more, channels=names, noise=plan.noise, **holds)
 
 
 def volumes_of(plan: Plan) -> tuple[WrittenVolume, ...]:

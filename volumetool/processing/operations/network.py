@@ -34,6 +34,10 @@ SPREAD = OutputChannel(name="spread", values="difference")
 RESIDUAL = OutputChannel(name="consistency", values="difference")
 
 
+ERROR_BY = "expected_error in the body's precision"
+"""How the expected error is computed; other words make other jobs of those that have it, and leave all others as they are."""
+
+
 class NetworkOptions(BaseModel):
     """What may be asked of a network of ours."""
 
@@ -95,7 +99,8 @@ class NetworkOperation:
         if options.channels:
             self.spec += options.said
             self.card = model.card.model_copy(update={"channels": options.channels})
-            self.identity = hashlib.sha256(f"{self.identity}{options.said.replace('=true', '')}".encode()).hexdigest()
+            said = options.said.replace("=true", "").replace("expected_error", ERROR_BY)
+            self.identity = hashlib.sha256(f"{self.identity}{said}".encode()).hexdigest()
 
     def open(self, device: torch.device, numerics: Numerics) -> NetworkFunction:
         """Return the network as a function on a device."""
