@@ -52,7 +52,11 @@ class WrittenVolume:
         outputs, per_input = plan.spec.outputs[1:], plan.spec.count // plan.spec.per_input
         names = [channel.name if per_input == 1 else f"{channel.name} {n}" for n in range(per_input) for channel in outputs]
         # What is beyond these values is clipped to them.
-        holds = {"holds": integer_limits(self.layout.dtype)} if np.dtype(self.layout.dtype).kind in "iu" else {}
+        holds = (
+            {"holds": [int(each) for each in integer_limits(self.layout.dtype)]}
+            if np.dtype(self.layout.dtype).kind in "iu"
+            else {}
+        )
         return plan.provenance(status, **more, channels=names, noise=plan.noise, **holds)
 
 
