@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+import tifffile
 from browsing import PASSWORD, House
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -27,3 +31,22 @@ def test_somebody_joins_and_starts_a_job_by_keyboard_and_mouse(house: House, bro
     wait.until(lambda shown: shown.title == "Log in - volumetool")
     problems = [entry["message"] for entry in browser.get_log("browser")]
     assert problems == []
+
+
+@pytest.mark.slow
+def test_a_file_is_uploaded_by_keyboard_and_its_page_says_what_it_is(
+    house: House, browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    file = tmp_path / "tissue.tif"
+    tifffile.imwrite(file, np.zeros((3, 20, 24), np.uint8), photometric="minisblack")
+    browser.get(house.url + house.admin.invite())
+    browser.find_element(By.NAME, "name").send_keys("ursula")
+    browser.find_element(By.NAME, "password").send_keys(PASSWORD + "\n")
+    wait = WebDriverWait(browser, 120)
+    wait.until(lambda shown: shown.title == "Jobs - volumetool")
+    browser.get(f"{house.url}/uploads")
+    browser.find_element(By.NAME, "file").send_keys(str(file))
+    browser.find_element(By.XPATH, "//button[text()='Upload']").send_keys("\n")
+    wait.until(lambda shown: shown.title == "tissue.tif - volumetool" and "not said by the file" in shown.page_source)
+    assert "3 x 20 x 24 (z, y, x), uint8" in browser.page_source
+    assert [entry["message"] for entry in browser.get_log("browser") if "favicon" not in entry["message"]] == []
