@@ -24,6 +24,7 @@ from browsing import PASSWORD, settings_of
 from numpy.typing import NDArray
 from PIL import Image
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
@@ -65,7 +66,7 @@ class Person:
     url: str
 
     def wait(self, until: Any) -> Any:
-        return WebDriverWait(self.browser, PATIENCE, 0.5).until(until)
+        return WebDriverWait(self.browser, PATIENCE, 0.5, [NoSuchElementException, StaleElementReferenceException]).until(until)
 
     def arrives(self, title: str) -> None:
         self.wait(lambda shown: re.fullmatch(f"{title} - volumetool", shown.title))
@@ -132,6 +133,7 @@ def test_from_the_first_link_to_the_last_log_out(browser: webdriver.Chrome, data
         for job in jobs.values():
             browser.get(somebody.url + job)
             somebody.press("Start")
+            somebody.wait(lambda shown: shown.find_element(By.ID, "state").text != "planned")  # the form has arrived
         browser.get(somebody.url + jobs["eight"])
         somebody.wait(lambda _: somebody.told(jobs["eight"])["state"] == "running")
         first.kill()  # in the middle of a job, and with another one in the queue
