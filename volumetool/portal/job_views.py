@@ -73,6 +73,8 @@ class JobView:
         The job.
     origin, page : str
         Where it is served, and the origin of the page that may show it in a frame.
+    began : float
+        When its link was made, on the clock of this process.
     state : dict or None
         The client's state; None before the volumes were opened.
     generation : str
@@ -88,7 +90,7 @@ class JobView:
     job: str
     origin: str
     page: str
-    began: float = field(default_factory=monotonic)
+    began: float
     state: dict[str, Any] | None = field(default=None, repr=False)
     generation: str = ""
     names: list[str] = field(default_factory=list)
@@ -184,7 +186,7 @@ class JobViews:
                     del self._views[name]
                 elif (view.login, view.job, view.page) == (login, job, page):
                     return view.link
-            made = JobView(secrets.token_urlsafe(32), login, job, self.origin(page), page)
+            made = JobView(secrets.token_urlsafe(32), login, job, self.origin(page), page, monotonic())
             self._views[hash_token(made.token)] = made
             if len(self._views) > MOST:
                 self._views.popitem(last=False)
