@@ -112,7 +112,7 @@ def measure(program: Program, halo: ZYX | None = None) -> Measured:
     except ModelError as error:
         if halo is None or error.code != "model.slow":
             raise
-        said, fields = True, [*halo][3 - look.dims :]
+        said, fields = True, list[int | None](halo[3 - look.dims :])
     look.until = math.inf  # what follows is a few dozen images
     # Of what looks at everything no shifted image is alike.
     grain = [grid[0] if fields[axis] is None else look.grain(axis, grid) for axis, grid in enumerate(grids)]
