@@ -20,7 +20,7 @@ from volumetool.portal.queries import Database
 from volumetool.portal.serve import serve
 from volumetool.portal.settings import PortalSettings
 
-WRONG, NEW = "a wrong password that was typed", "a new password that was chosen"
+WRONG, NEW = "a wrong password that was typed", "a new phrase that was chosen"
 
 NOT_THE_PORTAL = ("httpx", "httpcore", "werkzeug", "authlib.oauth2.rfc")
 """Loggers of the browser and of the institution, which run in this process, too."""
