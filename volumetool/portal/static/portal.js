@@ -9,10 +9,12 @@ function show(told) {
   document.getElementById("told").textContent = told.told;
   document.getElementById("log").textContent = told.log.join("\n");
   document.getElementById("said").hidden = told.log.length === 0;
-  const frame = document.getElementById("look-frame");
+  const later = document.getElementById("look-later");
+  const frame = document.getElementById("look-frame") ?? later?.content.firstElementChild ?? null;
   if (frame !== null && told.view !== null && frame.getAttribute("src") !== told.view) {
     frame.src = document.getElementById("look-apart").href = told.view;
     document.getElementById("look").hidden = false;
+    later?.replaceWith(frame);
   }
 }
 
