@@ -265,6 +265,17 @@ def test_a_preview_of_a_model_that_is_chosen_by_itself_shows_all_that_fit(
     assert "--voxel-size=30,8,8" in told[0]
 
 
+def test_a_job_that_is_removed_while_its_page_waits_leaves_no_folder(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    went: list[bool] = []
+    monkeypatch.setattr(supervisor, "_told", lambda *_: went.append(queue.supervisor.folder("j").exists()))
+    job = queue.job(queue.add(queue.account("ann"), "j", start=False))
+    with queue.supervisor._drawing:
+        queue.supervisor.draw(job, "preview")
+        assert queue.supervisor.remove("j")
+    _wait(lambda: len(went) == 1)
+    assert went == [False]
+
+
 def test_a_job_that_cannot_be_started_fails_and_the_next_one_runs(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     programs(monkeypatch, 'print(\'{"kind": "run", "complete": true}\')')
     account = queue.account("ann")

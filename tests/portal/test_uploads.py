@@ -12,13 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import tifffile
 from browsing import House, Visitor, settings_of
-from sending import begin, metadata, offset_of, send, send_and_cut, told_when, tus, whole
+from sending import BYTES, TUS, begin, metadata, offset_of, send, send_and_cut, told_when, tus, whole
 
 from volumetool.portal import supervisor
+from volumetool.portal.access.limits import LIMITS
 from volumetool.portal.pages.tus import shown_name
 from volumetool.portal.queries import CANCELLED, QUEUED, RECEIVING, Database, now
 from volumetool.portal.queries.uploads import MOST_UNFINISHED
@@ -29,7 +31,7 @@ from volumetool.portal.tables import Upload
 from volumetool.portal.transfer import intake
 from volumetool.portal.transfer.inspection import look_at
 from volumetool.portal.transfer.intake import Intake, Overtaken
-from volumetool.portal.web import UPLOADS
+from volumetool.portal.web import COOKIE, UPLOADS
 
 QUOTA = 10_000_000
 
@@ -118,6 +120,39 @@ def test_a_later_request_overtakes_one_that_still_looks_open(store: House) -> No
     assert files_of(store, place)[0].read_bytes() == data[:2000]
 
 
+def test_what_is_removed_takes_no_more_of_the_disk(store: House) -> None:
+    """Room is given back at once: who still sends must not go on to write a file that nobody sees."""
+    visitor, own = store.newcomer("remover"), intake_of(store)
+    upload = store.database.upload(begin(visitor, 3000).rpartition("/")[2], None)
+    assert upload is not None
+    sending = own.take(upload)
+    assert own.remove(upload)
+    with pytest.raises(Overtaken):
+        sending.write(b"late")
+    sending.close()
+
+
+def test_an_upload_leaves_room_on_the_disk_while_it_comes(store: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    visitor = store.newcomer("filler")
+    place = begin(visitor, 3000)
+    assert send(visitor, place, b"a" * 1000).status_code == 204
+    with monkeypatch.context() as patch:
+        patch.setattr(intake, "SPARE", 2**60)
+        refused = send(visitor, place, b"b" * 2000, 1000)
+    assert (refused.status_code, refused.json()["code"]) == (507, "portal.disk")
+    assert refused.headers["tus-resumable"] == "1.0.0"
+    assert offset_of(visitor, place) == 1000
+
+
+def test_what_came_whole_before_the_portal_was_killed_is_looked_at(store: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "inspect", look_at)
+    visitor, data = store.newcomer("killed"), stack()
+    place = begin(visitor, len(data))
+    files_of(store, place)[0].write_bytes(data)
+    assert offset_of(visitor, place) == len(data)
+    assert told_when(visitor, place, lambda told: told["state"] not in ("receiving", "looked at"))["state"] == "ready"
+
+
 def test_requests_that_do_not_fit_are_refused_and_change_nothing(store: House) -> None:
     visitor = store.newcomer("protocol")
     place = begin(visitor, 1000)
@@ -142,7 +177,12 @@ def test_requests_that_do_not_fit_are_refused_and_change_nothing(store: House) -
     ]
     assert [answer.status_code for answer, _ in refused] == [status for _, status in refused]
     assert refused[7][0].headers["tus-version"] == "1.0.0"
+    told = {(answer.headers["content-type"], answer.json()["status"]) for answer, _ in refused}
+    assert told == {("application/problem+json", status) for _, status in refused}
     assert offset_of(visitor, place) == 400
+    headers = {"origin": store.url, "x-form-token": visitor.form_token, "cookie": f"{COOKIE}={visitor.token}", **TUS, **BYTES}
+    nothing = httpx.request("PATCH", store.url + place, headers=headers | {"upload-offset": "400"}, timeout=60)
+    assert (nothing.status_code, nothing.headers["upload-offset"]) == (204, "400")  # no body, and no length of one
     options = tus(visitor, "OPTIONS", UPLOADS)
     assert options.headers["tus-extension"] == "creation,termination,expiration,checksum"
     assert tus(visitor, "DELETE", place).status_code == 204
@@ -279,3 +319,5 @@ def test_the_voxel_size_is_asked_for_and_begins_the_preview(store: House, monkey
     assert told_when(visitor, f"{UPLOADS}/{told['id']}", lambda told: told["preview"] == "ready")["voxel_size"] == "30,8,8"
     assert commands[-1][3:5] == ["try", "--voxel-size=30,8,8"]
     assert 'value="30,8,8"' in visitor.get(f"/new?upload={told['id']}").text
+    monkeypatch.setitem(LIMITS, "page", (1, 3600))
+    assert visitor.send(f"/uploads/{told['id']}/describe", voxel_size="30,8,9").status_code == 429

@@ -14,16 +14,23 @@ CODES = {
     403: "portal.forbidden",
     404: "portal.absent",
     405: "portal.method",
+    408: "portal.cut",
     409: "portal.state",
+    412: "portal.protocol",
     413: "portal.size",
     415: "portal.media",
     421: "portal.host",
     422: "portal.value",
     429: "portal.limit",
+    460: "portal.checksum",
     500: "portal.fault",
     503: "portal.busy",
+    507: "portal.disk",
 }
 """By status, the code where the library gives none of its own. Codes are added, never changed."""
+
+_CHECKSUM = {460: "Checksum Mismatch"}
+"""What tus says beside the statuses of HTTP."""
 
 
 class Problem(BaseModel):
@@ -55,6 +62,6 @@ def explain(
     hint : str
         What to do next.
     """
-    title = HTTPStatus(status).phrase
+    title = _CHECKSUM.get(status) or HTTPStatus(status).phrase
     told = Problem(title=title, status=status, code=code or CODES.get(status, "portal.fault"), detail=detail, hint=hint)
     return Response(told.model_dump_json(), status, headers, "application/problem+json")

@@ -56,7 +56,6 @@ AGAIN = (75, 130)
 
 POLL_SECONDS = 1.0
 _PLAN_SECONDS, _PAGE_SECONDS = 120, 900
-_planning = threading.Semaphore(2)
 
 
 class Supervisor:
@@ -164,6 +163,8 @@ class Supervisor:
         """
         if self.drawn_page(file) != IN_WORK:
             self._drawn[file] = IN_WORK
+            with suppress(OSError):  # the command says so
+                file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             threading.Thread(target=self._draw, args=(file, command), name="volumetool-page", daemon=True).start()
 
     def drawn_page(self, file: Path) -> str:
@@ -172,8 +173,7 @@ class Supervisor:
 
     def _draw(self, file: Path, command: list[str]) -> None:
         try:
-            with self._drawing:
-                file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._drawing:  # a folder that was removed meanwhile stays away: the command makes none
                 _told(command, _PAGE_SECONDS)
             self._drawn[file] = READY
         except (VolumetoolError, OSError, ValueError) as error:
@@ -267,8 +267,7 @@ def plan_job(input: str, options: dict[str, Any], output: Path) -> dict[str, Any
     VolumetoolError
         Whatever is wrong with input or options, as the job itself would say it.
     """
-    with _planning:
-        return _told(_enhance(input, output, options, "--dry-run"), _PLAN_SECONDS)
+    return _told(_enhance(input, output, options, "--dry-run"), _PLAN_SECONDS)
 
 
 def preview_command(options: dict[str, Any], input: str, file: Path) -> list[str]:  # noqa: A002

@@ -11,15 +11,16 @@ from collections import OrderedDict, deque
 LIMITS = {
     "plan": (60, 3600),
     "page": (60, 3600),
+    "box": (60, 900),
     "token": (20, 3600),
     "api": (600, 60),
     "mail": (10, 3600),
     "institution": (300, 900),
     "absent": (60, 900),
 }
-"""Times, within so many seconds: by account plans, pages that are made, new tokens, mails that
-confirm an address, and requests of programs; by address logins
-at the institution, and links and tokens that nobody has."""
+"""Times, within so many seconds: by account plans, pages that are made, new tokens, mails that confirm an address, and requests
+of programs; boxes that are cut out by account, or by address where nobody is logged in; by address logins at the institution,
+and links and tokens that nobody has."""
 
 _MOST = 100_000
 """Who is remembered; of more, the one that was quiet longest is forgotten."""

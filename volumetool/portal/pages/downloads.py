@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +17,7 @@ from volumetool.geometry.box import AskedBox
 from volumetool.portal.access.limits import place_of
 from volumetool.portal.accounts import hash_token
 from volumetool.portal.pages.jobs import find_job
+from volumetool.portal.pools import runs_in
 from volumetool.portal.queries import COMPLETE
 from volumetool.portal.supervisor import OUTPUT
 from volumetool.portal.tables import PortalJob
@@ -29,8 +29,6 @@ from volumetool.units import show_bytes
 
 _BOX = TypeAdapter(AskedBox)
 _BLOCK = 2**20
-_cutting = threading.Semaphore(2)
-"""So many boxes are cut out at once; each holds a section in memory."""
 
 
 def _result(visit: Visit) -> tuple[PortalJob, Volume]:
@@ -53,6 +51,7 @@ def _note(visit: Visit, what: str, job: PortalJob) -> None:
     visit.note(what if token is None else f"shared {what}", job.id)
 
 
+@runs_in("volumes")
 def send_archive(visit: Visit) -> Response:
     """Send the volume as a zip file, as OME-Zarr programs and `volumetool` open it."""
     job, volume = _result(visit)
@@ -64,6 +63,7 @@ def send_archive(visit: Visit) -> Response:
     return StreamingResponse(blocks, headers=headers, media_type="application/zip")
 
 
+@runs_in("volumes")
 def send_box(visit: Visit) -> Response:
     """Send a box of the volume as OME-TIFF."""
     job, volume = _result(visit)
@@ -80,12 +80,10 @@ def send_box(visit: Visit) -> Response:
             413,
             f"The box has {show_bytes(size)}; at most {show_bytes(most)} are sent as TIFF. Take a smaller one, or all of it.",
         )
-    if not _cutting.acquire(blocking=False):
-        raise Refused(503, "Two boxes are being cut out just now. Try again in a moment.")
-    try:
-        file = _cut(volume, box, visit)
-    finally:
-        _cutting.release()
+    visit.limit("box")
+    if not visit.portal.intake.has_room(size):
+        raise Refused(507, "The disk of the portal has no room to cut it out. Ask the operator.")
+    file = _cut(volume, box, visit)
     _note(visit, "download of a box", job)
     name = f"volume-{job.id[:8]}-{'_'.join(map(str, box.start))}.ome.tif"
     headers = {"Content-Length": str(file.seek(0, 2)), "Content-Disposition": f'attachment; filename="{name}"'}

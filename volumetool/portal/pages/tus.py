@@ -18,9 +18,10 @@ from email.utils import format_datetime
 from typing import Any
 
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from volumetool.portal.pages.uploads import find_upload, size_from
+from volumetool.portal.problems import explain
 from volumetool.portal.queries import RECEIVING
 from volumetool.portal.tables import Upload
 from volumetool.portal.transfer.intake import Arrival, DiskFull, Overtaken
@@ -60,7 +61,7 @@ def _require_version(visit: Visit) -> None:
 
 def _refusal(refused: Refused) -> Response:
     version = {"Tus-Version": VERSION} if refused.status == 412 else {}
-    return JSONResponse({"error": refused.reason}, refused.status, _HEADERS | version)
+    return explain(refused.status, refused.reason, _HEADERS | version | refused.headers)
 
 
 def get_protocol(visit: Visit) -> Response:
@@ -146,7 +147,7 @@ def _arrival(visit: Visit, upload: Upload) -> Arrival:
     if int(told) != arrival.began:
         arrival.close()
         raise Refused(409, f"It goes on at byte {arrival.began}, not {told}.")
-    if arrival.began + int(headers["content-length"]) > upload.length:
+    if arrival.began + int(headers.get("content-length", "0")) > upload.length:
         arrival.close()
         raise Refused(413, f"It has {upload.length} bytes by what was said when it began, and more were sent.")
     return arrival

@@ -85,6 +85,7 @@ def draw(visit: Visit) -> Response:
     """Have the preview of a file made."""
     upload = find_upload(visit)
     if upload.state == USABLE:
+        visit.limit("page")
         visit.portal.intake.draw(upload)
         visit.note("preview", f"{upload.id} {upload.name}")
     return go_to(f"/uploads/{upload.id}")

@@ -22,7 +22,7 @@ function ask(method, place, headers = {}, body = null) {
 
 async function reasonOf(answer) {
   const said = await answer.json().catch(() => ({}));
-  return said.error ?? `The server answered ${answer.status}.`;
+  return said.detail ?? `The server answered ${answer.status}.`;
 }
 
 // The upload of this file that was begun before, of this or another page; else a new one.
@@ -66,7 +66,7 @@ async function send(file, place) {
       show(offset, file.size);
       continue;
     }
-    if (answer && [401, 403, 404, 413, 415].includes(answer.status)) throw new Error(await reasonOf(answer));
+    if (answer && [401, 403, 404, 413, 415, 507].includes(answer.status)) throw new Error(await reasonOf(answer));
     told.textContent = `The connection was cut. It goes on in ${wait} s.`;
     await new Promise((done) => setTimeout(done, 1000 * wait));
     wait = Math.min(2 * wait, LONGEST_WAIT);

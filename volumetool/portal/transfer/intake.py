@@ -70,7 +70,7 @@ class Arrival:
     """
 
     def __init__(self, file: Path, turn: _Turn) -> None:
-        self._turn, self._unsynced = turn, 0
+        self._turn, self._folder, self._unsynced = turn, file.parent, 0
         with turn.lock:
             turn.number += 1
             self._mine = turn.number
@@ -87,6 +87,8 @@ class Arrival:
         """
         with self._turn.lock:
             self._require_turn()
+            if not has_room(self._folder, len(data)):
+                raise DiskFull
             left = memoryview(data)
             try:
                 while left:
@@ -117,6 +119,11 @@ class Arrival:
     def _require_turn(self) -> None:
         if self._turn.number != self._mine:
             raise Overtaken
+
+
+def has_room(folder: Path, length: int) -> bool:
+    """Return whether the disk of a folder has room for bytes of uploads."""
+    return shutil.disk_usage(folder).free - SPARE >= length
 
 
 def voxel_size_of(upload: Upload) -> str:
@@ -168,7 +175,7 @@ class Intake:
 
     def has_room(self, length: int) -> bool:
         """Return whether the disk has room for a file."""
-        return shutil.disk_usage(self._settings.data).free - SPARE >= length
+        return has_room(self._settings.data, length)
 
     def begin(self, upload: Upload) -> int | str | None:
         """Begin an upload; return why not: the bytes that its account lacks for it, or a sentence."""
@@ -187,6 +194,8 @@ class Intake:
             return upload.length
         arrival = self.take(upload)
         arrival.close()
+        if arrival.size == upload.length:
+            self.received(upload, arrival.size)  # the portal was killed between the last byte and the note of it
         return arrival.size
 
     def take(self, upload: Upload) -> Arrival:
@@ -205,7 +214,9 @@ class Intake:
         """Forget an upload and delete its file; return False, and keep it, where a job that waits or runs reads it."""
         if not self._database.remove_upload(upload.id, str(self.place(upload))):
             return False
-        self._turns.pop(upload.id, None)
+        if (turn := self._turns.pop(upload.id, None)) is not None:
+            with turn.lock:
+                turn.number += 1  # who still sends writes to the disk no more
         with suppress(FileNotFoundError):
             shutil.rmtree(self.folder(upload.id))
         return True
