@@ -12,6 +12,8 @@ from starlette.routing import Route
 
 from volumetool.portal.guard import HEADERS, LONGEST_FORM
 from volumetool.portal.pages.routes import ROUTES
+from volumetool.portal.serve import serve
+from volumetool.portal.settings import PortalSettings, Root
 from volumetool.portal.web import UPLOADS
 
 PLACES = [(path.replace(":int", "").replace("{token}", "99999"), method, role) for path, _, role, method in ROUTES]
@@ -151,6 +153,16 @@ def test_volumes_outside_of_the_open_folders_are_none(house: House, users: tuple
         answer = users[0].send("/new", input=trick, model="auto", voxel_size="", roi="")
         assert answer.status_code == 422, trick
         assert "There is no such volume" in answer.text, trick
+
+
+def test_results_of_others_are_no_volumes_even_in_an_open_folder(tmp_path: Path) -> None:
+    settings = PortalSettings(data=tmp_path / "portal", port=0, roots=[Root(path=tmp_path, accounts=("everybody",))])
+    with serve(settings) as served:
+        visitor = Visitor(served.url).join(served.invitation or "", "ada")
+        (tmp_path / "portal" / "uploads" / "1").mkdir(parents=True)
+        (tmp_path / "portal" / "uploads" / "1" / "volume.tif").write_bytes(b"II*\0")
+        answer = visitor.send("/new", input=str(tmp_path / "portal" / "uploads" / "1" / "volume.tif"), model="auto")
+        assert "There is no such volume" in answer.text
 
 
 @pytest.mark.parametrize("field", [{"model": "../../x.pt"}, {"model": "fake:nan"}, {"roi": "--overwrite"}, {"voxel_size": "1"}])

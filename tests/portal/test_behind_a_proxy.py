@@ -13,6 +13,7 @@ from volumetool.portal.serve import serve
 from volumetool.portal.settings import PortalSettings
 
 PUBLIC = "https://em.example.org"
+TRIES = 12
 
 
 def test_what_the_proxy_says_last_counts_and_browsers_are_told_to_stay_with_tls(tmp_path: Path) -> None:
@@ -28,6 +29,13 @@ def test_what_the_proxy_says_last_counts_and_browsers_are_told_to_stay_with_tls(
         form = {"name": "mallory", "password": "wrong"}
         assert httpx.post(f"{local}/login", data=form, headers=headers, timeout=60).status_code == 403
         assert Database(settings).deeds()[0].address == "198.51.100.9"  # what a browser wrote itself stands before it
+        lines = [*headers.items(), ("x-forwarded-for", "2001:db8::7")]  # as proxies do that write a line of their own
+        for end in range(TRIES):
+            lines[-1] = ("x-forwarded-for", f"2001:db8::{end:x}")
+            assert httpx.post(f"{local}/login", data=form, headers=lines, timeout=60).status_code == 403
+        tried = [deed.address for deed in Database(settings).deeds() if deed.what == "password refused"]
+        assert len(tried) == 11  # all of a customer's network of IPv6 are one place
+        assert tried[0] == "2001:db8::9"
         elsewhere = headers | {"host": "em.example.org.mallory.example"}
         assert httpx.get(f"{local}/login", headers=elsewhere, timeout=60).status_code == 421
         assert Visitor(local).get("/login").status_code == 200  # from this machine, by its own name

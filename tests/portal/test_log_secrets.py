@@ -79,6 +79,8 @@ def test_no_secret_of_a_visit_is_in_any_log(
             with monkeypatch.context() as patch:
                 patch.setattr(Database, "jobs", None)
                 assert admin.get("/").status_code == 500
+                patch.setattr(Database, "invitation", None)
+                assert admin.get(f"/join/{secrets['invitation']}").status_code == 500
             admin.send("/account/password", password=PASSWORD, new=NEW)
             admin.log_in("ada", NEW)
             secrets["again"] = str(admin.token)

@@ -159,4 +159,5 @@ def test_commands_see_to_accounts_while_the_portal_runs(
     assert isinstance(listed, list)
     assert {"name": "mia", "role": "user", "mail": "mia@example.org", "disabled": True, "link": None} in listed
     assert ask("user", "Mia!")["kind"] == "error"
+    assert ask("user", "xx")["kind"] == "account"
     assert ask("user", "nobody", "--mail", "a@b.c")["kind"] == "error"

@@ -176,8 +176,8 @@ class Visit:
     @property
     def address(self) -> str:
         """Where the request comes from: behind a proxy, what that says last."""
-        if self.portal.settings.url is not None and (told := self.request.headers.get("x-forwarded-for")):
-            return told.rpartition(",")[2].strip()[:64]
+        if self.portal.settings.url is not None and (told := self.request.headers.getlist("x-forwarded-for")):
+            return told[-1].rpartition(",")[2].strip()[:64]  # proxies add to the line that is there, or write another one
         return self.request.client.host if self.request.client else ""
 
     @property
@@ -339,7 +339,7 @@ def _explained(visit: Visit, error: Exception) -> Response:
             return explain(422, error.message, code=error.code, hint=error.hint)
         status, reason = 422, str(error)
     else:
-        _log.error("%s %s", visit.request.method, visit.request.url.path, exc_info=error)
+        _log.error("%s %s", visit.request.method, visit.request.scope["route"].path, exc_info=error)  # paths hold tokens
         status, reason = 500, "This is a fault of the portal. The operator's log says more."
     if visit.asks_for_json:
         return explain(status, reason, headers)

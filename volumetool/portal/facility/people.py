@@ -8,7 +8,7 @@ from typing import Any
 from volumetool.errors import ConfigError
 from volumetool.listening.gate import base_url
 from volumetool.notification import is_address
-from volumetool.portal.accounts import invite, why_not
+from volumetool.portal.accounts import invite, why_no_name
 from volumetool.portal.queries import Database
 from volumetool.portal.settings import PortalSettings, make_folder
 from volumetool.portal.tables import Account
@@ -77,7 +77,7 @@ def set_account(settings: PortalSettings, name: str, changes: dict[str, Any], *,
     """
     given = {field: value for field, value in changes.items() if value is not None}
     mail = given.get("mail")
-    if (wrong := why_not(name, "x" * 40)) is not None:
+    if (wrong := why_no_name(name)) is not None:
         raise ConfigError("config.option", f"{name!r} cannot be a name", hint=wrong)
     if mail and not is_address(mail):
         raise ConfigError("config.option", f"{mail!r} is no address of mail", hint="write NAME@HOST")

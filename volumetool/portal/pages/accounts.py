@@ -88,12 +88,12 @@ def confirm(visit: Visit) -> None:
 
 
 def _checked(visit: Visit, name: str, password: str) -> Account | None:
-    tries = visit.portal.tries
-    if not tries.are_left(visit.address, name):
+    tries, place = visit.portal.tries, place_of(visit.address)
+    if not tries.are_left(place, name):
         return None  # neither counted nor noted: who goes on trying fills no memory and no database
     found = check_password(visit.database, name, password)
     if found is None:
-        tries.count(visit.address, name)
+        tries.count(place, name)
         visit.note("password refused", name)
     return found
 
@@ -207,6 +207,7 @@ def end_login(visit: Visit) -> Response:
     return go_to("/account")
 
 
+@runs_in("institution")  # a mail server may take its time, too
 def change_mail(visit: Visit) -> Response:
     """Send a link to an address; or forget the one that is told how jobs end."""
     address = visit.form.get("mail", "").strip()
@@ -217,7 +218,7 @@ def change_mail(visit: Visit) -> Response:
         visit.note("address forgotten")
         return go_to("/account")
     visit.limit("mail")
-    ask_to_confirm(visit.database, visit.portal.settings, visit.who, address, visit.request.headers["origin"])
+    ask_to_confirm(visit.database, visit.portal.settings, visit.who, address, visit.origin)
     visit.note("address asked for", address)
     return go_to("/account")
 

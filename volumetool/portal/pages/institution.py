@@ -8,6 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from volumetool.portal.access.institution import Members, NotBelieved, Provider, Subject
+from volumetool.portal.access.limits import place_of
 from volumetool.portal.access.sign_ins import SignIn
 from volumetool.portal.accounts import hash_token, why_no_name
 from volumetool.portal.pages.accounts import admit, confirm, find_invitation, show_join
@@ -90,7 +91,7 @@ def unlink(visit: Visit) -> Response:
 def come_back(visit: Visit) -> Response:
     """Let somebody in who comes back from the institution."""
     provider = _provider(visit)
-    visit.limit("institution", f"back {visit.address}")
+    visit.limit("institution", f"back {place_of(visit.address)}")
     given = dict(visit.request.query_params.multi_items())
     cookie, state = visit.request.cookies.get(COOKIE), given.get("state")
     sign_in = visit.portal.sign_ins.end(state, cookie) if cookie and state else None

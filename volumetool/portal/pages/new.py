@@ -79,7 +79,8 @@ def _allowed(visit: Visit, text: str) -> Path:
             found = Path(text).resolve(strict=True)
         except (OSError, ValueError, RuntimeError):
             continue
-        if Path(text).is_absolute() and found != inside and found.is_relative_to(inside):
+        own = visit.portal.settings.data.resolve()  # results and uploads of all, wherever the operator put them
+        if Path(text).is_absolute() and found != inside and found.is_relative_to(inside) and not found.is_relative_to(own):
             return found
     raise Refused(422, "There is no such volume in the folders that are open to you. Write its whole path.")
 

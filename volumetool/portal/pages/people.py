@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from volumetool.portal.accounts import (
-    ROLES,
-    invite,
-)
+from volumetool.portal.accounts import ROLES, invite
 from volumetool.portal.web import Refused, Visit, go_to
 
 
@@ -21,7 +18,7 @@ def invite_somebody(visit: Visit) -> Response:
     role = visit.form.get("role", "user")
     token = invite(visit.database, role)
     visit.note("invited", role)
-    return show_people(visit, f"{visit.request.headers['origin']}/join/{token}")
+    return show_people(visit, f"{visit.origin}/join/{token}")
 
 
 def disable(visit: Visit) -> Response:

@@ -22,7 +22,7 @@ def make_token(visit: Visit) -> Response:
     name, scope, days = (visit.form.get(field, "").strip() for field in ("name", "scope", "days"))
     if not 0 < len(name) <= 64 or scope not in SCOPES:
         raise Refused(422, f"A token has a name of at most 64 characters, and may {' or '.join(SCOPES)}.")
-    if not (days.isdecimal() and 1 <= int(days[:9]) <= visit.portal.settings.token_days):
+    if not (days.isdecimal() and len(days) < 10 and 1 <= int(days) <= visit.portal.settings.token_days):
         raise Refused(422, f"A token ends after 1 to {visit.portal.settings.token_days} days.")
     visit.limit("token")
     token = TOKEN + secrets.token_urlsafe(32)

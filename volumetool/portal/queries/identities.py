@@ -74,7 +74,7 @@ class IdentityQueries(Connection):
             if found is None or owner is None:
                 return None
             held = session.scalar(select(func.count()).select_from(Identity).where(Identity.account_id == account)) or 0
-            if owner.password is None and held == 1:
+            if (owner.password is None or not self._settings.passwords) and held == 1:
                 return False
             session.delete(found)
             return True
