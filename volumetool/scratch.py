@@ -32,7 +32,7 @@ def scratch_folder(purpose: str, within: Path | None = None) -> Iterator[Path]:
     own = this_process()
     _sweep(place, own)
     name = f"volumetool-{purpose}-{_mark(own)}-{own.pid}-{own.born:.0f}-"
-    with tempfile.TemporaryDirectory(prefix=name, dir=place) as folder:
+    with tempfile.TemporaryDirectory(prefix=name, dir=place, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from volumetool.geometry import Box
 from volumetool.jobs.inspection import status
 from volumetool.jobs.planning.report import describe_plan
 from volumetool.jobs.records import staging
-from volumetool.jobs.records.staging import SharedChunks, rereads
+from volumetool.jobs.records.staging import SharedChunks, rereads, staged
 from volumetool.storage.voxels import Source
 
 SHAPE = (5, 30, 90)
@@ -78,6 +79,30 @@ def test_where_nothing_can_be_kept_each_strip_reads_for_itself(tmp_path: Path, w
         if number == when:
             shutil.rmtree(tmp_path / "kept")
         np.testing.assert_array_equal(shared(window), counted.voxels[window.slices])
+    assert counted.times.max() > 1
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: raw[:-1] + bytes([raw[-1] ^ 4])])
+def test_what_the_disk_gives_back_otherwise_is_read_from_the_input_again(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    counted = Counted()
+    shared = SharedChunks(counted.source(), WINDOWS, CHUNK, tmp_path)
+    for number, window in enumerate(WINDOWS):
+        np.testing.assert_array_equal(shared(window), counted.voxels[window.slices])
+        for file in tmp_path.iterdir() if number == 0 else ():
+            file.write_bytes(damage(file.read_bytes()))
+    assert counted.times.max() > 1
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_where_no_folder_can_be_made_each_strip_reads_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Counted()
+    (tmp_path / "a file").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "a file"))
+    with staged(counted.source(), WINDOWS, CHUNK) as source:
+        for window in WINDOWS:
+            np.testing.assert_array_equal(source.read(window), counted.voxels[window.slices])
     assert counted.times.max() > 1
 
 

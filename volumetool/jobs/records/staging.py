@@ -2,7 +2,8 @@
 
 A region is swept along x in strips of a patch's width. A chunk that is wider than a strip, such as a whole section, would be
 read again for each strip that it touches. Instead its voxels are written, uncompressed, to a folder among the temporary files.
-They are deleted as soon as no later strip holds any of them.
+They are deleted as soon as no later strip holds any of them. What comes back otherwise than it was written is read from the
+input once more.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import functools
 import itertools
 import math
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from volumetool.geometry import Box, Triple
 from volumetool.machine import byte_limits, mount_of
 from volumetool.scratch import scratch_folder
-from volumetool.storage.voxels import Source
+from volumetool.storage.voxels import Source, as_bytes
 
 FROM = 1.5
 """Times that the strips of a region would read a chunk, from which on they share what was read."""
@@ -65,8 +67,21 @@ def staged(source: Source, windows: Sequence[Box], chunk: Triple) -> Iterator[So
     if rereads(windows, chunk) < FROM or not _has_room(_most_bytes(source, windows, chunk)):
         yield source
         return
-    with scratch_folder("input") as folder:
-        yield replace(source, computed=SharedChunks(source, windows, chunk, folder))
+    with ExitStack() as stack:
+        own = source
+        with suppress(OSError):  # a disk that takes no folder: each window reads for itself
+            folder = stack.enter_context(scratch_folder("input"))
+            own = replace(source, computed=SharedChunks(source, windows, chunk, folder))
+        yield own
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Voxels that are kept in a file, x outermost; of the voxels at each x it is known which checksum they have."""
+
+    box: Box
+    file: Path
+    checksums: tuple[int, ...]
 
 
 def _most_bytes(source: Source, windows: Sequence[Box], chunk: Triple) -> int:
@@ -96,7 +111,7 @@ class SharedChunks:
 
     def __init__(self, source: Source, windows: Sequence[Box], chunk: Triple, folder: Path) -> None:
         self._source, self._windows, self._chunk, self._folder = source, windows, chunk, folder
-        self._kept: dict[int, list[tuple[Box, Path]]] = {}  # of each column of chunks along x, its layers
+        self._kept: dict[int, list[_Layer]] = {}  # of each column of chunks along x, its layers
         self._names = itertools.count()
         self._full = False
 
@@ -149,14 +164,10 @@ class SharedChunks:
                 self._drop(column)
                 self._fill(voxels, window, slab)
                 return
-        for layer, file in self._kept[column]:
-            part = window.intersection(layer)
-            z, y, x = layer.shape
-            with suppress(OSError, ValueError):
-                stored = np.memmap(file, voxels.dtype, "r", shape=(x, z, y)).transpose(1, 2, 0)  # (z, y, x)
-                voxels[_within(part, window)] = stored[_within(part, layer)]
-                continue
-            voxels[_within(part, window)] = self._source.read(part)
+        for kept in self._kept[column]:
+            part = window.intersection(kept.box)
+            found = _kept_voxels(kept, part, voxels.dtype)
+            voxels[_within(part, window)] = self._source.read(part) if found is None else found
 
     def _layers(self, slab: Box) -> Iterator[Box]:
         """Cut a slab along z between chunks, so that little of it is in memory at once."""
@@ -167,14 +178,32 @@ class SharedChunks:
 
     def _keep(self, column: int, layer: Box) -> None:
         """Read a layer and write it to a file, x outermost: what a window takes of it lies together."""
-        voxels = self._source.read(layer)
+        voxels = np.ascontiguousarray(self._source.read(layer).transpose(2, 0, 1))  # (x, z, y)
         file = self._folder / f"{next(self._names)}"
-        self._kept[column].append((layer, file))
-        np.ascontiguousarray(voxels.transpose(2, 0, 1)).tofile(file)  # (x, z, y)
+        self._kept[column].append(_Layer(layer, file, _checksums(voxels)))
+        voxels.tofile(file)
 
     def _drop(self, column: int) -> None:
-        for _, file in self._kept.pop(column):
-            file.unlink(missing_ok=True)
+        for layer in self._kept.pop(column):
+            with suppress(OSError):  # it goes with the folder
+                layer.file.unlink()
+
+
+def _checksums(voxels: NDArray[Any]) -> tuple[int, ...]:
+    """Return the CRC-32 of the voxels at each x of an array (x, z, y)."""
+    return tuple(zlib.crc32(as_bytes(each).data) for each in voxels)
+
+
+def _kept_voxels(layer: _Layer, part: Box, dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """Return voxels (z, y, x) of a part of a layer, of all its z and y; None where the file no longer holds them."""
+    first, last = (x - layer.box.start[2] for x in (part.start[2], part.stop[2]))
+    z, y, _ = layer.box.shape
+    with suppress(OSError, ValueError):
+        found = np.fromfile(layer.file, dtype, (last - first) * z * y, offset=first * z * y * dtype.itemsize)
+        found = found.reshape(last - first, z, y)
+        if _checksums(found) == layer.checksums[first:last]:
+            return found.transpose(1, 2, 0)
+    return None
 
 
 def _within(part: Box, whole: Box) -> tuple[slice, slice, slice]:
