@@ -20,6 +20,7 @@ from volumetool.jobs.planning.report import describe_plan
 from volumetool.jobs.planning.resolve import resolve
 from volumetool.jobs.records.plan_file import stored_plan
 from volumetool.jobs.verification.verify import Extent, verify
+from volumetool.processing.quantize import _round_to_steps
 
 F = 2.0
 NODATA = 0
@@ -92,6 +93,13 @@ def test_the_bytes_are_the_same_for_any_cut_after_an_interruption(folder: Path, 
     assert run(**own).complete
     assert digest(tmp_path / "out.zarr") == digest(folder / "out.zarr")
     assert verify(stored_plan(str(tmp_path / "out.zarr")), Extent("full")).ok
+
+
+def test_what_is_rounded_to_nothing_is_0_and_not_minus_0() -> None:
+    values = np.array([-0.3, 0.3, -5.0], np.float32)
+    _round_to_steps(values, np.full(3, 4, np.float32), np.dtype(np.float32), None)
+    np.testing.assert_array_equal(values, [0, 0, -4])
+    assert np.signbit(values).tolist() == [False, False, True]
 
 
 def test_a_box_that_is_looked_at_has_the_bytes_of_the_job(folder: Path) -> None:

@@ -145,7 +145,11 @@ def _round_to_steps(values: Array, most: Array, dtype: np.dtype[Any], nodata: fl
         steps = xp.ldexp(xp.ones_like(most), exponents - 1)  # (z, y, x)
         steps = xp.maximum(steps, np.float32(1)) if whole else steps
         rounded = xp.rint(values / steps) * steps
-    values[...] = rounded if whole else xp.where((most > 0) & (rounded != nodata), rounded, values)
+    if not whole:
+        rounded += np.float32(0)  # what was rounded to -0 is a 0
+        follows = most > 0 if nodata is None else (most > 0) & (rounded != nodata)
+        rounded = xp.where(follows, rounded, values)
+    values[...] = rounded
 
 
 def _check_finite(values: Array, box: Box) -> None:
