@@ -92,11 +92,11 @@ def write_onnx(path: Path, network: nn.Module, dims: int = 2, channels: int = 1)
     return path
 
 
-def write_torchscript(path: Path, network: nn.Module) -> Path:
+def write_torchscript(path: Path, network: nn.Module, side: int = 24) -> Path:
     """Write a network of one channel in 2D as a TorchScript program."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(torch.jit.trace(network, torch.zeros(1, 1, 24, 24)), path)
+        torch.jit.save(torch.jit.trace(network, torch.zeros(1, 1, side, side)), path)
     return path
 
 

@@ -6,15 +6,21 @@ import hashlib
 from pathlib import Path
 
 import foreign_networks as made
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from volumetool.errors import ModelError
 from volumetool.models.foreign import measure as measuring
-from volumetool.models.foreign.measure import Measured, measure
+from volumetool.models.foreign.measure import Measured, measure, measure_seam
 from volumetool.models.foreign.program import open_program
 from volumetool.models.foreign.trust import TRUSTED
+from volumetool.processing.device.arrays import to_host
+from volumetool.processing.operations import foreign
+from volumetool.processing.operations.filter import GREY_VALUES, Reach, make_card
+from volumetool.processing.operations.foreign import ForeignOperation
+from volumetool.processing.spec import Numerics
 
 
 def measured(tmp_path: Path, network: nn.Module, dims: int = 2, channels: int = 1) -> Measured:
@@ -95,6 +101,39 @@ def test_a_program_of_torch_export_may_calculate_with_sizes_and_change_features_
         assert torch.equal(forward(image), wanted)
         assert torch.equal(forward(image), wanted)
     assert torch.equal(image, before)
+
+
+class MirrorsFar(nn.Module):
+    """Takes no image that is as small as what it mirrors at the faces, and changes its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x.mul_(2.0)
+        return nn.functional.pad(x, (140, 140, 140, 140), mode="reflect")[..., 140:-140, 140:-140]
+
+
+def test_seams_are_measured_of_a_network_that_takes_large_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = made.write_torchscript(tmp_path / "network.pt", MirrorsFar(), 192)
+    monkeypatch.setenv(TRUSTED, hashlib.sha256(file.read_bytes()).hexdigest())
+    card = make_card("mirrors", Reach((0, 8, 8)), GREY_VALUES)
+    assert card.patch[2] > 140
+    assert measure_seam(open_program(file), card).largest == 0
+
+
+def test_a_network_that_computes_in_the_place_of_its_input_changes_no_patch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = made.write_torchscript(tmp_path / "network.pt", MirrorsFar(), 192)
+    monkeypatch.setenv(TRUSTED, hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = Measured(
+        dims=2, scale=(1, 1, 1), z_context=0, channels=1, granularity=(1, 1, 1), receptive_field=(0, 8, 8), whole=(False,) * 3
+    )
+    monkeypatch.setattr(foreign, "measure", lambda _program, _halo: found)
+    function = ForeignOperation(str(file)).open(torch.device("cpu"), Numerics("float32", 1, pad=False))
+    patches = np.random.default_rng(0).random((2, 1, 192, 192), np.float32)
+    before = patches.copy()
+    np.testing.assert_allclose(to_host(function(patches)), 2 * before)
+    np.testing.assert_array_equal(patches, before)
 
 
 @pytest.mark.parametrize("kind", ["instance-norm", "attention", "pooling"])

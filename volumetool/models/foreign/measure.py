@@ -152,31 +152,31 @@ class Seam(BaseModel):
 
 def measure_seam(program: Program, card: OperationCard) -> Seam:
     """Join two patches of noise along each axis, and compare them with one pass."""
-    forward, flat, largest = program.open(torch.device("cpu")), 3 - card.dims, 0.0
-    for axis in range(flat, 3):
-        overlap, trim, scale = card.overlap[axis], card.trim[axis], card.scale[axis]
-        if not overlap:
-            continue
-        narrow = [-(-SEAM_SIDE // grain) * grain for grain in card.granularity[flat:]]
-        sides, stride = [min(pair) for pair in zip(card.patch[flat:], narrow, strict=True)], card.stride[axis]
-        sides[axis - flat] = card.patch[axis] + stride
-        strip = torch.rand(
-            (1, 1 if card.dims == 3 else 2 * card.z_context + 1, *sides), generator=torch.Generator().manual_seed(2)
-        )
-        along = axis - flat + 2
-        with torch.inference_mode():
-            whole, first, second = (
-                forward(strip.narrow(along, start, size)).transpose(along, -1)
-                for start, size in ((0, sides[axis - flat]), (0, card.patch[axis]), (stride, card.patch[axis]))
-            )
+    forward, largest = program.open(torch.device("cpu")), 0.0
+    for axis in [axis for axis in range(3 - card.dims, 3) if card.overlap[axis]]:
+        overlap, trim, scale, stride = card.overlap[axis], card.trim[axis], card.scale[axis], card.stride[axis]
+        narrow = [min(n, -(-SEAM_SIDE // grain) * grain) for n, grain in zip(card.patch, card.granularity, strict=True)]
+        try:
+            whole, first, second = _passes(forward, card, axis, narrow)
+        except Exception:  # noqa: BLE001  (whatever a network says about a size that it does not take)
+            whole, first, second = _passes(forward, card, axis, [*card.patch])
         a, b = first[..., stride * scale :], second[..., : overlap * scale]  # where both are
         weights = torch.zeros(overlap * scale)
         weights[(overlap - trim) * scale :] = 1
         weights[trim * scale : (overlap - trim) * scale] = torch.from_numpy(ramp((overlap - 2 * trim) * scale))
         joined, right = a + weights * (b - a), whole[..., stride * scale : (stride + overlap) * scale]
-        difference, span = float((joined - right).abs().max()), float(whole.max() - whole.min())
-        largest = max(largest, difference / max(span, 1e-12))
+        largest = max(largest, float((joined - right).abs().max()) / max(float(whole.max() - whole.min()), 1e-12))
     return Seam(largest=largest, bytes_per_voxel=_bytes_per_voxel(program, card))
+
+
+def _passes(forward: Forward, card: OperationCard, axis: int, sides: list[int]) -> list[Tensor]:
+    """Return outputs for two patches, of given sides across an axis, together and each alone; the axis is the last."""
+    patch, both, along = card.patch[axis], card.patch[axis] + card.stride[axis], axis + card.dims - 1
+    shape = (1 if card.dims == 3 else 2 * card.z_context + 1, *sides[3 - card.dims : axis], both, *sides[axis + 1 :])
+    strip = torch.rand((1, *shape), generator=torch.Generator().manual_seed(2))
+    parts = ((0, both), (0, patch), (card.stride[axis], patch))
+    with torch.inference_mode():
+        return [forward(strip.narrow(along, start, size)).transpose(along, -1) for start, size in parts]
 
 
 def _bytes_per_voxel(program: Program, card: OperationCard) -> float:

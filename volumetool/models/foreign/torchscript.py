@@ -69,7 +69,7 @@ class TorchScriptProgram:
         def forward(x: torch.Tensor) -> torch.Tensor:
             # Otherwise later calls are computed in another way than the first.
             with torch.jit.optimized_execution(should_optimize=False):  # type: ignore[attr-defined]  # torch hides it from mypy
-                y: torch.Tensor = module(x)
+                y: torch.Tensor = module(x.clone())  # a step may change what it gets
             return y
 
         return forward
