@@ -349,6 +349,7 @@ def _whole_tile(path: Path, program: Program, measured: Measured) -> ModelError:
         "model.whole-tile",
         f"the {program.kind} {path} looks at the whole image along {axes}: its output changes with whatever is in the patch "
         "(instance norm, attention and global pooling do that), so that patches may show",
-        hint="--set accept_whole_tile=yes runs it in large blended patches; --set halo=Z,Y,X cuts them as if it looked so far",
+        hint="--set accept_whole_tile=yes runs it in large blended patches; with --set halo=Z,Y,X beside it, "
+        "patches are cut as if it looked so far",
         where=str(path),
     )
