@@ -26,7 +26,7 @@ from volumetool.portal.accounts import hash_password
 from volumetool.portal.queries import ALIVE, CANCELLED, COMPLETE, FAILED, PLANNED, QUEUED, RUNNING, Database, now
 from volumetool.portal.serve import serve
 from volumetool.portal.settings import PortalSettings, make_folder
-from volumetool.portal.supervisor import ATTEMPTS, READY, Supervisor
+from volumetool.portal.supervisor import ATTEMPTS, LONGEST_REASON, READY, Supervisor
 from volumetool.portal.tables import PortalJob
 
 
@@ -135,6 +135,7 @@ def test_so_many_jobs_run_at_once_as_the_settings_say(tmp_path: Path, monkeypatc
         ({"kind": "run", "complete": False, "failed": 2, "regions": 9}, FAILED, "2 of 9 regions failed"),
         ({"kind": "error", "exit_code": 5, "error": {"message": "the disk is full", "hint": "make room"}}, FAILED, "make room"),
         ({"kind": "error", "exit_code": 75, "error": {"message": "told to stop", "hint": ""}}, FAILED, "It ended 5 times"),
+        ({"kind": "error", "exit_code": 5, "error": {"message": "m" * 9000, "hint": ""}}, FAILED, "mmm"),
     ],
 )
 def test_the_last_word_of_a_job_says_how_it_ended(
@@ -145,6 +146,7 @@ def test_the_last_word_of_a_job_says_how_it_ended(
     ended = queue.wait(job, lambda job: job.state not in (QUEUED, *ALIVE))
     assert ended.state == state
     assert (ended.reason is None) if reason is None else (reason in (ended.reason or ""))
+    assert len(ended.reason or "") <= LONGEST_REASON  # PostgreSQL refuses longer ones, and no other job would start
 
 
 def test_a_job_that_dies_without_a_word_is_started_five_times_and_then_waits_for_its_owner(

@@ -79,6 +79,10 @@ def test_no_secret_of_a_visit_is_in_any_log(
             with monkeypatch.context() as patch:
                 patch.setattr(Database, "jobs", None)
                 assert admin.get("/").status_code == 500
+                patch.setattr(Database, "login", None)
+                unknown = admin.get(f"/shared/{secrets['invitation']}")
+                assert (unknown.status_code, unknown.json()["code"]) == (500, "portal.fault")
+            with monkeypatch.context() as patch:
                 patch.setattr(Database, "invitation", None)
                 assert admin.get(f"/join/{secrets['invitation']}").status_code == 500
             admin.send("/account/password", password=PASSWORD, new=NEW)

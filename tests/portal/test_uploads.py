@@ -132,6 +132,20 @@ def test_what_is_removed_takes_no_more_of_the_disk(store: House) -> None:
     sending.close()
 
 
+def test_a_portal_that_ends_waits_for_no_queue_of_files(store: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, seen = intake_of(store), []
+
+    def look(number: str) -> None:
+        seen.append(number)
+        own._ending.wait()
+
+    monkeypatch.setattr(own, "look", look)
+    with own:
+        for number in ("one", "two", "three"):
+            own._whole.put(number)
+    assert len(seen) <= 1
+
+
 def test_an_upload_leaves_room_on_the_disk_while_it_comes(store: House, monkeypatch: pytest.MonkeyPatch) -> None:
     visitor = store.newcomer("filler")
     place = begin(visitor, 3000)

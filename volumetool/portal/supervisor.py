@@ -51,6 +51,9 @@ READY, IN_WORK = "ready", "in work"
 ATTEMPTS = 5
 """A job that was killed or told to stop so often is not started any more by itself."""
 
+LONGEST_REASON = 4096
+"""Characters of a reason that the database takes."""
+
 AGAIN = (75, 130)
 """Exit codes of a job that was told to stop: it goes on when it is started again."""
 
@@ -247,7 +250,7 @@ class Supervisor:
         else:
             state, reason = FAILED, f"It ended {job.attempts} times before it was done; see its log. Start it again to go on."
         ended = {"queued": now()} if state == QUEUED else {"ended": now(), "untold": state != CANCELLED}
-        self._database.change(job.id, ALIVE, state=state, reason=reason, process=None, **ended)
+        self._database.change(job.id, ALIVE, state=state, reason=reason and reason[:LONGEST_REASON], process=None, **ended)
 
 
 def plan_job(input: str, options: dict[str, Any], output: Path) -> dict[str, Any]:  # noqa: A002

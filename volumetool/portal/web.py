@@ -46,6 +46,8 @@ READING = ("GET", "HEAD", "OPTIONS")
 UPLOADS = "/api/uploads"
 """Where the protocol of uploads is spoken: with more methods than pages have."""
 
+FAULT = "This is a fault of the portal. The operator's log says more."
+
 MOST_FIELDS = 100
 """Fields of a form."""
 
@@ -272,6 +274,9 @@ def page(portal: Portal, handler: Handler, role: str | None) -> Endpoint:
             )
         except pools.PoolFull:
             return explain(503, "Too many ask for this at once.", {"Retry-After": "30"})
+        except Exception as error:  # noqa: BLE001  (the database does not say who asks)
+            _log_fault(request, error)
+            return explain(500, FAULT)
 
     return endpoint
 
@@ -290,7 +295,11 @@ def streamed(portal: Portal, handler: Stream, role: str) -> Endpoint:
     """
 
     async def endpoint(request: Request) -> Response:
-        visit = Visit(portal, request, {}, *await asyncio.to_thread(_who, portal, request))
+        try:
+            visit = Visit(portal, request, {}, *await asyncio.to_thread(_who, portal, request))
+        except Exception as error:  # noqa: BLE001  (as for pages)
+            _log_fault(request, error)
+            return explain(500, FAULT, {"Connection": "close"})
         _tell_log(visit)
         try:
             answer = await asyncio.to_thread(_admit, visit, role) or await handler(visit)
@@ -339,13 +348,17 @@ def _explained(visit: Visit, error: Exception) -> Response:
             return explain(422, error.message, code=error.code, hint=error.hint)
         status, reason = 422, str(error)
     else:
-        _log.error("%s %s", visit.request.method, visit.request.scope["route"].path, exc_info=error)  # paths hold tokens
-        status, reason = 500, "This is a fault of the portal. The operator's log says more."
+        _log_fault(visit.request, error)
+        status, reason = 500, FAULT
     if visit.asks_for_json:
         return explain(status, reason, headers)
     answer = visit.show("message.html", status, title="This did not work", reason=reason)
     answer.headers.update(headers)
     return answer
+
+
+def _log_fault(request: Request, error: Exception) -> None:
+    _log.error("%s %s", request.method, request.scope["route"].path, exc_info=error)  # the path itself may hold a token
 
 
 def _admit(visit: Visit, role: str | None) -> Response | None:

@@ -257,9 +257,12 @@ def _put_back(settings: PortalSettings, dumped: Path) -> str | None:
         with closing(sqlite3.connect(place)) as source, closing(sqlite3.connect(former)) as target:
             source.backup(target)  # with what its journal holds
         former.chmod(0o600)
+    fresh = place.with_name(f"{place.name}.restored")
+    shutil.copyfile(dumped, fresh)  # it may lie on another disk
+    fresh.chmod(0o600)
     for end in ("-wal", "-shm", "-journal"):
         place.with_name(place.name + end).unlink(missing_ok=True)
-    dumped.replace(place)
+    fresh.replace(place)
     return None if former is None else str(former)
 
 

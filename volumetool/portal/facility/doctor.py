@@ -41,7 +41,7 @@ _PATIENCE = 10
 
 
 def examine_portal(settings: PortalSettings) -> Examination:
-    """Look at all that a portal of these settings needs.
+    """Look at what a portal of these settings needs; the institution's login is not asked.
 
     Parameters
     ----------

@@ -136,7 +136,7 @@ def ask_to_confirm(database: Database, settings: PortalSettings, account: Accoun
     ConfigError
         ``config.mail``: it is no address, or no mail can be sent there.
     """
-    if not is_address(address) or re.search(r"[^\x21-\x7e]", address):
+    if not is_address(address) or re.search(r"[^\x21-\x7e]", address) or len(address) > 254:  # RFC 5321
         raise ConfigError("config.mail", f"{address!r} is no address of mail", hint="write NAME@HOST")
     token = secrets.token_urlsafe(32)
     database.change_account(account.name, mail_asked=address, mail_token=hash_token(token))

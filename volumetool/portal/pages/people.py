@@ -35,7 +35,8 @@ def _set_disabled(visit: Visit, *, disabled: bool) -> Response:
     account = visit.request.path_params["account"]
     if account == visit.who.id:
         raise Refused(409, "This is your own account.")
-    if not visit.database.disable(account, disabled=disabled):
+    name = next((each.name for each in visit.database.accounts() if each.id == account), None)
+    if name is None or visit.database.change_account(name, disabled=disabled) is None:
         raise Refused(404, "There is no such account.")
-    visit.note("disabled" if disabled else "enabled", str(account))
+    visit.note("disabled" if disabled else "enabled", name)
     return go_to("/people")

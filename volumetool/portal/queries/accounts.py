@@ -45,22 +45,13 @@ class AccountQueries(Connection):
             session.execute(delete(Login).where(Login.account_id == account))
             session.execute(delete(ApiToken).where(ApiToken.account_id == account))
 
-    def disable(self, account: int, *, disabled: bool) -> bool:
-        """Let an account log in no more, or again; return whether there is one."""
-        with self._writing() as session:
-            if (found := session.get(Account, account)) is None:
-                return False
-            found.disabled = disabled
-            session.execute(delete(Login).where(Login.account_id == account))
-            return True
-
     def change_account(self, name: str, **fields: object) -> Account | None:
-        """Change role, address or `disabled` of an account; return it, None where there is none."""
+        """Change role, address or `disabled` of an account; return it, None where there is none. Logins end with `disabled`."""
         with self._writing() as session:
             found = session.scalar(select(Account).where(Account.name == name))
             for field, value in fields.items() if found is not None else ():
                 setattr(found, field, value)
-            if found is not None and fields.get("disabled"):
+            if found is not None and "disabled" in fields:
                 session.execute(delete(Login).where(Login.account_id == found.id))
             return found
 

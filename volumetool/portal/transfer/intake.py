@@ -21,7 +21,7 @@ from volumetool.errors import InputError, VolumetoolError
 from volumetool.paths import sync_folder
 from volumetool.portal.queries import LOOKED_AT, RECEIVING, REFUSED, USABLE, Database, now
 from volumetool.portal.settings import PortalSettings
-from volumetool.portal.supervisor import Supervisor, preview_command
+from volumetool.portal.supervisor import LONGEST_REASON, Supervisor, preview_command
 from volumetool.portal.tables import Upload
 from volumetool.portal.transfer.inspection import inspect, kind_of
 
@@ -149,6 +149,7 @@ class Intake:
         self._database, self._settings, self._supervisor = database, settings, supervisor
         self._turns: dict[str, _Turn] = {}
         self._whole: queue.Queue[str | None] = queue.Queue()
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="volumetool-intake", daemon=True)
 
     def __enter__(self) -> Intake:
@@ -158,6 +159,7 @@ class Intake:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._ending.set()
         self._whole.put(None)
         self._thread.join()
 
@@ -233,8 +235,8 @@ class Intake:
     def _work(self) -> None:
         while True:
             with suppress(queue.Empty):
-                if (upload := self._whole.get(timeout=_LOOK_SECONDS)) is None:
-                    return
+                if (upload := self._whole.get(timeout=_LOOK_SECONDS)) is None or self._ending.is_set():
+                    return  # what waits is looked at after the next start
                 self._try_to(partial(self.look, upload))
             self._try_to(self.end_old_ones)
 
@@ -257,7 +259,7 @@ class Intake:
             for file in folder.iterdir():
                 reason = reason.replace(str(file), upload.name)
                 file.unlink()
-            self._database.change_upload(number, (LOOKED_AT,), state=REFUSED, reason=reason[:4096], touched=now())
+            self._database.change_upload(number, (LOOKED_AT,), state=REFUSED, reason=reason[:LONGEST_REASON], touched=now())
             return
         named = self._named(folder).name
         self._database.change_upload(number, (LOOKED_AT,), state=USABLE, facts=facts, file=named, touched=now())
