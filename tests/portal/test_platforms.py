@@ -14,6 +14,7 @@ import yaml
 from small_jobs import noise, write_input
 
 from volumetool.configuration import cache_folder
+from volumetool.portal.pages.routes import ROUTES
 
 ROOT = Path(__file__).parents[2]
 PLATFORMS, PORTAL = ROOT / "examples/platforms", ROOT / "examples/portal"
@@ -84,6 +85,15 @@ def test_systemd_knows_every_line_of_the_unit(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_nginx_logs_no_address_with_a_token() -> None:
+    text = (PORTAL / "nginx.conf").read_text()
+    unlogged = re.search(r"~(\S+) 0;", text)
+    assert unlogged is not None
+    for path, *_ in ROUTES:
+        assert ("{token}" in path) == bool(re.match(unlogged[1], path)), path
+    assert text.count("access_log") == text.count("server {") == 3
+
+
 @pytest.mark.slow
 def test_nginx_accepts_its_example(tmp_path: Path) -> None:
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin")
@@ -92,6 +102,7 @@ def test_nginx_accepts_its_example(tmp_path: Path) -> None:
     keys = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "fullchain.pem"), "-subj", "/CN=em.example.org"]
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *keys], check=True, capture_output=True)
     site = (PORTAL / "nginx.conf").read_text().replace("/etc/ssl/volumetool", str(tmp_path))
+    site = site.replace("/var/log/nginx", str(tmp_path))
     whole = f"pid {tmp_path}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n{site}\n}}\n"
     (tmp_path / "nginx.conf").write_text(whole)
     done = subprocess.run([program, "-t", "-c", str(tmp_path / "nginx.conf")], capture_output=True, text=True, check=False)
