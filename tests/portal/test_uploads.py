@@ -130,6 +130,20 @@ def test_what_is_removed_takes_no_more_of_the_disk(store: House) -> None:
     with pytest.raises(Overtaken):
         sending.write(b"late")
     sending.close()
+    with pytest.raises(Overtaken):
+        own.take(upload)  # by a request that had looked it up before
+
+
+def test_what_is_whole_gets_no_second_file(store: House) -> None:
+    visitor, own = store.newcomer("second"), intake_of(store)
+    place = begin(visitor, 3000)
+    upload = store.database.upload(place.rpartition("/")[2], None)
+    assert upload is not None
+    part = own.place(upload)
+    part.rename(part.with_name("volume.tif"))
+    assert tus(visitor, "HEAD", place).status_code == 409
+    assert send(visitor, place, b"a").status_code == 409
+    assert [file.name for file in files_of(store, place)] == ["volume.tif"]
 
 
 def test_a_portal_that_ends_waits_for_no_queue_of_files(store: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ IDLE_SECONDS = 60.0
 
 _CONTENT = "application/offset+octet-stream"
 _HEADERS = {"Tus-Resumable": VERSION}
+_OVERTAKEN = Refused(409, "A later request goes on with this upload.")
 
 
 def _spoken(handler: Callable[[Visit], Response]) -> Callable[[Visit], Response]:
@@ -50,6 +51,8 @@ def _spoken(handler: Callable[[Visit], Response]) -> Callable[[Visit], Response]
             return handler(visit)
         except Refused as refused:
             return _refusal(refused)
+        except Overtaken:
+            return _refusal(_OVERTAKEN)
 
     return answer
 
@@ -131,6 +134,8 @@ async def receive(visit: Visit) -> Response:
         return await _received(visit, upload, arrival, checksum)
     except Refused as refused:
         return _refusal(refused)
+    except Overtaken:
+        return _refusal(_OVERTAKEN)
 
 
 def _arrival(visit: Visit, upload: Upload) -> Arrival:
@@ -162,8 +167,6 @@ async def _received(visit: Visit, upload: Upload, arrival: Arrival, checksum: tu
             await asyncio.to_thread(arrival.write, block)
     except (ClientDisconnect, TimeoutError):
         cut = True
-    except Overtaken:
-        raise Refused(409, "A later request goes on with this upload.") from None
     except DiskFull:
         raise Refused(507, "The disk of the portal is full. What came is kept; go on later.") from None
     finally:

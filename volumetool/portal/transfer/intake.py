@@ -67,6 +67,11 @@ class Arrival:
         What they are added to.
     turn : _Turn
         A later request takes it over: a connection that is cut may look open from here for minutes.
+
+    Raises
+    ------
+    Overtaken
+        The file is not there any more.
     """
 
     def __init__(self, file: Path, turn: _Turn) -> None:
@@ -74,7 +79,10 @@ class Arrival:
         with turn.lock:
             turn.number += 1
             self._mine = turn.number
-            self._file: BinaryIO = file.open("ab", buffering=0)
+            try:
+                self._file: BinaryIO = open(os.open(file, os.O_WRONLY | os.O_APPEND), "ab", buffering=0)  # noqa: PTH123, SIM115  (`close` closes it)
+            except FileNotFoundError:  # whole, or removed, since it was looked up: no other file takes its place
+                raise Overtaken from None
             os.fsync(self._file.fileno())
             self.began = self.size = self._file.seek(0, os.SEEK_END)
 
