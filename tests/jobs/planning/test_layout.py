@@ -149,3 +149,15 @@ def test_a_region_holds_no_more_shards_than_it_has(tmp_path: Path, monkeypatch: 
     assert needs[0] < needs[1]
     assert needs[-1] == needs[-10]
     assert needs == sorted(needs)
+
+
+def test_what_strips_share_of_wide_chunks_is_planned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two copies of a chunk's voxels, or of `LAYER` bytes of them, where strips touch chunks often enough; else none."""
+    monkeypatch.setattr(estimate, "free_bytes", lambda _output: None)
+    lattice = plan_large(tmp_path).spec.lattice
+    operation, window = open_operation("em-x4"), (64, 4096, lattice.patch[2])
+    narrow, wide, tall = (
+        MemoryModel(operation, 1, "float32", 1, chunk=(chunk, math.prod(chunk)))._shared(lattice, window)
+        for chunk in ((64, 64, 8), (1, 1024, 1024), (64, 2048, 1024))
+    )
+    assert (narrow, wide, tall) == (0, 2 * 4096 * 1024, 2 * 64 * 2048 * 1024)

@@ -31,10 +31,12 @@ class Counted:
     def __init__(self) -> None:
         self.voxels = np.arange(np.prod(SHAPE), dtype=np.uint16).reshape(SHAPE)
         self.times = np.zeros(SHAPE, int)
+        self.sizes: list[int] = []
 
     def source(self) -> Source:
         def read(box: Box) -> Any:
             self.times[box.slices] += 1
+            self.sizes.append(box.voxels)
             return self.voxels[box.slices]
 
         return Source(ts.array(self.voxels), computed=read)
@@ -68,6 +70,14 @@ def test_at_no_time_is_more_kept_than_two_columns_of_chunks(tmp_path: Path) -> N
         most = max(most, sum(file.stat().st_size for file in tmp_path.iterdir()))
     depth, rows, _ = WINDOWS[0].shape
     assert 0 < most <= 2 * depth * rows * CHUNK[2] * counted.voxels.itemsize
+
+
+def test_what_is_on_its_way_to_the_disk_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Counted()
+    monkeypatch.setattr(staging, "LAYER", 2 * np.prod(CHUNK))
+    read_all(counted, tmp_path)
+    assert counted.times.max() == 1
+    assert max(counted.sizes) <= np.prod(CHUNK)
 
 
 @pytest.mark.parametrize("when", [0, 3])

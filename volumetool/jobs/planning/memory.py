@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from volumetool.geometry import Lattice, Triple
 from volumetool.jobs.plan import CacheScope
+from volumetool.jobs.records.staging import FROM, LAYER
 from volumetool.processing.device.malloc import KEPT_FREE
 from volumetool.processing.operation import Operation
 from volumetool.processing.patch_cache import BEHIND, kept_bytes
@@ -97,6 +98,7 @@ class MemoryModel:
         sides = [(n - 1) * lattice.stride[axis] + lattice.patch[axis] for axis, n in enumerate((stacks, rows))]
         window = (sides[0] + context, sides[1], lattice.patch[2])
         raw = math.prod(window) * (3 * self.itemsize + 2) + self._unpacked(window) + self._repairing(spec, window)
+        raw += self._shared(lattice, window)
         # Groups under way at once: one being cut out of its block in float32, one waiting, one in the network with a copy.
         # While streams are fed, the next groups' patches wait inside the network's stage.
         fed = self.batch * self.streams
@@ -143,6 +145,14 @@ class MemoryModel:
             + 4 * (self.operation.card.inputs * patch_in + patch_out)
             + self.operation.working_bytes(patch, self.precision)
         )
+
+    def _shared(self, lattice: Lattice, window: Triple) -> int:
+        """Return the bytes of what strips share on its way to the disk: as it was read, and in the order of the file."""
+        (depth, height, width), _ = self.chunk
+        if (window[2] - 1 + width) / lattice.stride[2] < FROM:  # times that strips touch a chunk, on average
+            return 0
+        row = min(depth, window[0]) * min(width, lattice.shape[2]) * self.itemsize
+        return 2 * min(row * window[1], max(row * height, LAYER))
 
     def _unpacked(self, window: Triple) -> int:
         """Return the bytes that chunks take at most while a window is read."""

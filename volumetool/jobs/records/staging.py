@@ -33,6 +33,9 @@ FROM = 1.5
 SHARE = 0.25
 """Share of the free space of the temporary files that one worker takes for it."""
 
+LAYER = 2**26
+"""Bytes of voxels that are in memory at most on their way to the disk, or else those of one chunk."""
+
 IN_MEMORY = ("tmpfs", "ramfs")
 """File systems whose files take memory that the plan has given away."""
 
@@ -170,11 +173,12 @@ class SharedChunks:
             voxels[_within(part, window)] = self._source.read(part) if found is None else found
 
     def _layers(self, slab: Box) -> Iterator[Box]:
-        """Cut a slab along z between chunks, so that little of it is in memory at once."""
-        step = self._chunk[0]
-        edges = [slab.start[0], *range((slab.start[0] // step + 1) * step, slab.stop[0], step), slab.stop[0]]
-        for low, high in itertools.pairwise(edges):
-            yield Box((low, *slab.start[1:]), (high, *slab.stop[1:]))
+        """Cut a slab between chunks, along z and, where `LAYER` asks for it, along y."""
+        row = min(self._chunk[0], slab.shape[0]) * self._chunk[1] * slab.shape[2] * _dtype(self._source).itemsize
+        steps = self._chunk[0], self._chunk[1] * max(1, LAYER // row)
+        along = (_edges(*each) for each in zip(slab.start[:2], slab.stop[:2], steps, strict=True))
+        for (z, z_stop), (y, y_stop) in itertools.product(*map(itertools.pairwise, along)):
+            yield Box((z, y, slab.start[2]), (z_stop, y_stop, slab.stop[2]))
 
     def _keep(self, column: int, layer: Box) -> None:
         """Read a layer and write it to a file, x outermost: what a window takes of it lies together."""
@@ -187,6 +191,11 @@ class SharedChunks:
         for layer in self._kept.pop(column):
             with suppress(OSError):  # it goes with the folder
                 layer.file.unlink()
+
+
+def _edges(start: int, stop: int, step: int) -> list[int]:
+    """Return where a range begins and ends, and the multiples of a step inside it."""
+    return [start, *range((start // step + 1) * step, stop, step), stop]
 
 
 def _checksums(voxels: NDArray[Any]) -> tuple[int, ...]:
