@@ -132,7 +132,7 @@ def test_a_link_ends_after_hours_and_the_page_makes_another(looking: Looking, mo
 
 
 def test_nobody_else_gets_a_link_and_every_login_has_its_own(looking: Looking) -> None:
-    other = looking.house.newcomer("olga")
+    other = looking.house.newcomer("ursula")
     assert other.get(f"/api/jobs/{looking.job}").status_code == 404
     again = looking.owner.get(f"/api/jobs/{looking.job}").json()["view"]
     assert again == looking.link
