@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from browsing import PASSWORD, House, Visitor, settings_of
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -185,7 +186,8 @@ def test_every_action_works_by_keyboard(still: House, browser: webdriver.Chrome,
     job = still.plan("kim")
 
     def state_is(wanted: str) -> None:
-        WebDriverWait(browser, 60).until(lambda shown: wanted in [each.text for each in shown.find_elements(By.ID, "state")])
+        waiting = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException])  # the page is being left
+        waiting.until(lambda shown: wanted in [each.text for each in shown.find_elements(By.ID, "state")])
 
     browser.get(f"{still.url}/jobs/{job}")
     press("Start")
