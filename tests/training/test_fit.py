@@ -131,6 +131,20 @@ def test_fine_tuning_begins_where_the_shapes_fit(tmp_path: Path) -> None:
     assert new["head.weight"].shape != old["head.weight"].shape
 
 
+def test_a_wider_network_begins_as_the_same_function_and_learns_from_what_is_new(tmp_path: Path) -> None:
+    model = load_model("em-x4")
+    wide = model.card.architecture.model_copy(update={"width": 48})
+    network = begin_network(small_training(tmp_path, architecture=wide.model_dump(), start="em-x4"))
+    x = torch.rand(1, wide.channels, 16, 16, generator=torch.Generator().manual_seed(0))
+    before, after = model.network().forward_with_error(x), network.forward_with_error(x)
+    for old, new in zip(before, after, strict=True):
+        assert torch.allclose(old, new, atol=1e-5)
+    network(x).mean().backward()
+    heard = network.head.weight.grad
+    assert heard is not None
+    assert bool(heard[:, 32:].abs().amin(dim=(1, 2, 3)).all())  # training begins to listen to what is new
+
+
 def test_a_blind_spot_learns_from_noise_alone(tmp_path: Path) -> None:
     architecture = {"width": 8, "pools": [[1, 2, 2]], "scale": [1, 1, 1]}
     config = small_training(tmp_path, architecture=architecture, blind_spot={}, loss={"kind": "mse"})

@@ -250,7 +250,7 @@ class TrainConfig(_Part):
         The network; its scale decides what is learnt: (1,4,4), or (1,1,1) to remove noise alone.
     start : str, optional
         Model to go on from: a built-in name or a file. Tensors of another shape, such as a head for another scale, start
-        afresh.
+        afresh; if the network is wider and otherwise the same, it begins as the same function.
     sources : tuple of SourceConfig
         Volumes to learn from.
     jitter : float

@@ -126,12 +126,17 @@ def _fit(
 
 
 def begin_network(config: TrainConfig) -> UNet:
-    """Make the network to train, with the weights of the model it starts from wherever their shape fits."""
+    """Make the network to train, with the weights of the model it starts from wherever their shape fits.
+
+    A wider network of otherwise the same architecture begins as the same function: new channels read the old ones, and no old
+    one reads a new one yet. (Net2Net, Chen et al. 2016, copies channels instead, and needs noise to tell the copies apart.)
+    """
     network = UNet(config.architecture)
     if config.start is not None:
-        state = load_model(config.start).state
+        model = load_model(config.start)
+        wider = model.card.architecture.model_copy(update={"width": config.architecture.width}) == config.architecture
         mine = network.state_dict()
-        begun = {name: _fitting(name, state, fresh) for name, fresh in mine.items()}
+        begun = {name: _fitting(name, model.state.get(name), fresh, wider=wider) for name, fresh in mine.items()}
         if all(begun[name] is mine[name] for name in mine):
             raise ConfigError(
                 "config.start", f"nothing of {config.start} fits this architecture", hint="take its dims and width, or no start"
@@ -140,12 +145,16 @@ def begin_network(config: TrainConfig) -> UNet:
     return network
 
 
-def _fitting(name: str, state: Any, fresh: Tensor) -> Tensor:
-    old = state.get(name)
+def _fitting(name: str, old: Any, fresh: Tensor, *, wider: bool) -> Tensor:
     if old is None:
         return fresh
     if old.shape == fresh.shape:
         return old  # type: ignore[no-any-return]
+    if wider and all(o <= f for o, f in zip(old.shape, fresh.shape, strict=True)):
+        grown = fresh.clone()
+        grown[: old.shape[0]] = 0
+        grown[tuple(slice(n) for n in old.shape)] = old
+        return grown
     if name == "stem.weight" and old.shape[2:] == fresh.shape[2:] and old.shape[0] == fresh.shape[0]:
         grown = fresh * 0.1  # neighbouring sections that are new join quietly
         here, there = fresh.shape[1] // 2, old.shape[1] // 2  # the section in the middle
