@@ -96,6 +96,7 @@ def _perform(job: Job, dry_run: bool, log_format: LogFormat, as_json: bool, repo
     """Plan a job and run it, print both, and exit with its code; plan it alone for a dry run."""
     from volumetool.jobs.clusters import plan
     from volumetool.jobs.run import run
+    from volumetool.paths import replace_file
 
     table = _table_to_write(job) if dry_run else None
     with observing(log_format) as observer:
@@ -103,7 +104,7 @@ def _perform(job: Job, dry_run: bool, log_format: LogFormat, as_json: bool, repo
     if dry_run:
         _print_plan(decided, as_json=as_json)
         if table is not None:
-            table.write_text(decided.spec.statistics.to_csv())
+            replace_file(table, decided.spec.statistics.to_csv().encode())
             say(f"{table}: the table of sections, to be edited; --statistics {table} takes it")
         return
     _begin(decided)

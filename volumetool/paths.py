@@ -6,13 +6,15 @@ import errno
 import os
 import re
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
-from volumetool.errors import InputError
+from volumetool.errors import InputError, OutputError, StorageFullError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CUT_SCHEME = re.compile(r"^(file|s3|gs|https?):/(?!/)")
 
 
@@ -141,19 +143,65 @@ def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
 
     Raises
     ------
-    OSError
-        It cannot be written.
+    OutputError
+        ``output.full``, ``output.unwritable``.
     """
-    place = Path(path).resolve()
-    if place.exists() and not place.is_file():
-        place.write_bytes(content)
-        return
-    temporary = place.with_name(place.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(place)
+    with writing(path):
+        place = Path(path).resolve()
+        if place.exists() and not place.is_file():
+            place.write_bytes(content)
+            return
+        temporary = place.with_name(place.name + ".new")
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(place)
+        except BaseException:
+            with suppress(OSError):  # half a file takes the room that is missing
+                temporary.unlink()
+            raise
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder, and those that it lies in, where they are missing.
+
+    Raises
+    ------
+    OutputError
+        ``output.full``, ``output.unwritable``.
+    """
+    with writing(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Tell in words for users why a local file or folder cannot be written.
+
+    Raises
+    ------
+    OutputError
+        ``output.full``, ``output.unwritable``.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = os.fspath(path)
+        if error.errno in _FULL:
+            raise StorageFullError(
+                "output.full",
+                f"there is no room to write {where}: {error.strerror}",
+                hint="make room there (space, quota, or the limit of a file's size) and run the same command again",
+                where=where,
+            ) from error
+        raise OutputError(
+            "output.unwritable",
+            f"{where} cannot be written: {error.strerror}",
+            hint="check the path, and whether you may write into its folder",
+            where=where,
+        ) from error
 
 
 def check_regular(path: str | os.PathLike[str]) -> os.stat_result:

@@ -202,6 +202,12 @@ def read_recipe(path: str | os.PathLike[str]) -> Crappifier:
 
 
 def save_recipe(path: str | os.PathLike[str], crappifier: Crappifier) -> None:
-    """Write a crappifier as a YAML file that `read_recipe` reads back equal."""
+    """Write a crappifier as a YAML file that `read_recipe` reads back equal.
+
+    Raises
+    ------
+    OutputError
+        ``output.full``, ``output.unwritable``.
+    """
     text = yaml.safe_dump(crappifier.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
     replace_file(path, text.encode())

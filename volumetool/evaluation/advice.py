@@ -32,7 +32,6 @@ from volumetool.models.package import fitting_models
 from volumetool.paths import AnyPlace, absolute_path, replace_file
 from volumetool.scratch import scratch_folder
 from volumetool.storage.convert_volume import convert
-from volumetool.storage.io.retries import unwritable
 from volumetool.storage.open import open_volume
 from volumetool.storage.volume import Volume
 from volumetool.storage.voxels import read_voxels
@@ -341,7 +340,4 @@ def _write(found: Advice, path: Path) -> None:
     limits = grey_limits(found.pictures[0][1])
     pictures = [(label, data_uri(encode_png(to_grey(section[:SHOWN, :SHOWN], limits)))) for label, section in found.pictures]
     page = fill_template("volumetool.evaluation", "advice.html", found=found, chart=draw(chart), pictures=pictures)
-    try:
-        replace_file(path, page.encode())
-    except OSError as error:
-        raise unwritable(str(path), error) from error
+    replace_file(path, page.encode())

@@ -24,8 +24,7 @@ from volumetool.evaluation.pictures import data_uri, encode_png, grey_limits, to
 from volumetool.evaluation.scores.align import Matched
 from volumetool.evaluation.scores.tiling import Restorer, spread_sections
 from volumetool.geometry import Box
-from volumetool.paths import open_file
-from volumetool.storage.io.retries import unwritable
+from volumetool.paths import open_file, writing
 
 FIELDS = 16
 """Fields shown; each gives a trial per pair of kinds."""
@@ -97,7 +96,7 @@ def write_kit(request: EvaluationRequest, folder: Path) -> int:
     restorer = Restorer(matched)
     trials = _trials(matched, request.seed)
     kit = hashlib.sha256(repr([asdict(trial) for trial in trials]).encode()).hexdigest()[:12]
-    try:
+    with writing(folder):
         if folder.exists() and any(folder.iterdir()):
             raise OutputError("output.exists", f"{folder} is not empty", hint="give a new folder", where=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,8 +104,6 @@ def write_kit(request: EvaluationRequest, folder: Path) -> int:
         _write_key(folder / KEY, kit, trials)
         (folder / PAGE).write_text(_page(kit, shown), encoding="utf-8")
         (folder / "README.txt").write_text(_read_me(len(trials)), encoding="utf-8")
-    except OSError as error:
-        raise unwritable(str(folder), error) from error
     return len(trials)
 
 

@@ -25,7 +25,6 @@ from volumetool.jobs.status import Status, describe_status, job_status
 from volumetool.jobs.timeline import MOST_WORKERS, Timeline
 from volumetool.paths import replace_file
 from volumetool.redaction import printable, redact
-from volumetool.storage.io.retries import unwritable
 from volumetool.storage.open import open_volume
 from volumetool.storage.voxels import read_voxels
 from volumetool.units import show_duration
@@ -104,10 +103,7 @@ def write_job_report(output: str, path: Path) -> None:
         ``ledger.plan``, ``ledger.other-output``.
     """
     text = render_job(stored_plan(output))
-    try:
-        replace_file(path, text.encode())
-    except OSError as error:
-        raise unwritable(str(path), error) from error
+    replace_file(path, text.encode())
 
 
 def render_job(plan: Plan) -> str:

@@ -23,7 +23,6 @@ from volumetool.evaluation.scores.frc import ONE_SEVENTH, Correlation
 from volumetool.evaluation.scores.tiling import Restorer
 from volumetool.geometry import Box
 from volumetool.paths import replace_file
-from volumetool.storage.io.retries import unwritable
 
 HEADINGS: Mapping[str, str] = {
     "psnr": "PSNR, dB",
@@ -86,10 +85,7 @@ def write_report(evaluation: Evaluation, request: EvaluationRequest, path: Path)
         ``output.unwritable``.
     """
     text = render(evaluation, request)
-    try:
-        replace_file(path, text.encode())
-    except OSError as error:
-        raise unwritable(str(path), error) from error
+    replace_file(path, text.encode())
 
 
 def render(evaluation: Evaluation, request: EvaluationRequest) -> str:

@@ -22,7 +22,6 @@ from volumetool.geometry import Box, Size, Triple
 from volumetool.geometry.box import cut
 from volumetool.paths import absolute_path, place_text, replace_file
 from volumetool.storage.io.kvstore import join_url, parent_url
-from volumetool.storage.io.retries import unwritable
 from volumetool.storage.open import open_volume
 from volumetool.storage.provenance import channel_names
 from volumetool.storage.volume import Volume
@@ -349,7 +348,4 @@ def _describe(rank: int, box: Box, total: float, volume: Volume, frame: StageFra
 
 def _write(found: Rescan, path: Path) -> None:
     for file, text in ((path, found.to_csv()), (path.with_suffix(".json"), found.to_json())):
-        try:
-            replace_file(file, text.encode())
-        except OSError as error:
-            raise unwritable(str(file), error) from error
+        replace_file(file, text.encode())

@@ -74,6 +74,11 @@ def save_checkpoint(folder: Path, state: TrainingState, config: TrainConfig, thr
         Configuration of the training, kept with the state: a training with other settings cannot go on from here.
     threads : int
         CPU threads of the training, at least 1. Sums are split over them, so their number decides the last bits.
+
+    Raises
+    ------
+    OutputError
+        ``output.full``, ``output.unwritable``: the checkpoint before it stays.
     """
     tensors = {f"network/{name}": t for name, t in state.network.state_dict().items()}
     tensors |= {f"mean/{name}": t for name, t in state.mean.state_dict().items()}

@@ -15,6 +15,7 @@ from volumetool.errors import ConfigError
 from volumetool.events import Observer, ignore
 from volumetool.geometry import Size, Triple
 from volumetool.models import ModelCard, Provenance, UNet, VoxelSizeRange, load_model, measure_receptive_field, save_model
+from volumetool.paths import make_folder
 from volumetool.storage.io.limits import check_memory
 from volumetool.training.checkpoint import mean_weights, read_checkpoint, read_inputs
 from volumetool.training.config import CardConfig, TrainConfig
@@ -66,7 +67,7 @@ def train(config: TrainConfig, folder: Path, observer: Observer = ignore, *, ove
             (folder / name).unlink(missing_ok=True)
     if folder.is_file():
         raise ConfigError("config.option", f"{folder} is a file", hint="name a folder for the training")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     fit(config, folder, observer, partial(write_progress, folder))
     return finish(config, folder)
 

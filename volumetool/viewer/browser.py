@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from volumetool.errors import ViewError
+from volumetool.paths import replace_file
 from volumetool.viewer.page import Page
 from volumetool.viewer.state import Picture
 
@@ -121,10 +122,12 @@ def take_picture(page: Page, file: Path, picture: Picture, patience: float = PAT
     ------
     ViewError
         ``view.no-browser``, ``view.browser-ended``, ``view.incomplete``.
+    OutputError
+        ``output.full``, ``output.unwritable``.
     """
     with browsing(page.link, picture) as browser:
         png = capture(page, browser, picture, patience)
-    file.write_bytes(name_panels(png, page.state.to_json()))
+    replace_file(file, name_panels(png, page.state.to_json()))
 
 
 def capture(page: Page, browser: subprocess.Popen[bytes], picture: Picture, patience: float = PATIENCE_SECONDS) -> bytes:

@@ -24,7 +24,6 @@ from volumetool.jobs.verification.verify import Depth, Report, make_extent, veri
 from volumetool.paths import absolute_path, place_text, replace_file
 from volumetool.sealed import encode, seal
 from volumetool.storage.io.kvstore import join_url, write_key
-from volumetool.storage.io.retries import unwritable
 from volumetool.storage.io.roles import name_roles
 from volumetool.version import __version__
 
@@ -215,7 +214,4 @@ def _write(found: Attestation, *, into_folder: bool) -> None:
             folder, _, name = place.rpartition("/")
             write_key(folder, name, content)
             continue
-        try:
-            replace_file(place, content)
-        except OSError as error:
-            raise unwritable(place, error) from error
+        replace_file(place, content)

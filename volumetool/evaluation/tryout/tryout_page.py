@@ -22,9 +22,8 @@ from volumetool.evaluation.tryout.places import Crop
 from volumetool.evaluation.tryout.results import Tried, Tryout
 from volumetool.evaluation.tryout.views import CropView
 from volumetool.jobs.planning.report import describe_gate
-from volumetool.paths import replace_file
+from volumetool.paths import replace_file, writing
 from volumetool.redaction import printable
-from volumetool.storage.io.retries import unwritable
 from volumetool.units import show_bytes, show_duration, show_shape, show_size
 
 ERROR_COLOURS = "magma"
@@ -58,7 +57,8 @@ def check_page(page: Path) -> None:
     """
     reason = errno.EISDIR if page.is_dir() else errno.EACCES if os.access(page.parent, os.F_OK) else errno.ENOENT
     if page.is_dir() or not os.access(page.parent, os.W_OK):
-        raise unwritable(str(page), OSError(reason, os.strerror(reason)))
+        with writing(page):
+            raise OSError(reason, os.strerror(reason))
 
 
 def write_page(tryout: Tryout, views: Sequence[Sequence[CropView]]) -> None:
@@ -76,10 +76,7 @@ def write_page(tryout: Tryout, views: Sequence[Sequence[CropView]]) -> None:
     OutputError
         ``output.unwritable``.
     """
-    try:
-        replace_file(tryout.page, render(tryout, views).encode())
-    except OSError as error:
-        raise unwritable(str(tryout.page), error) from error
+    replace_file(tryout.page, render(tryout, views).encode())
 
 
 def render(tryout: Tryout, views: Sequence[Sequence[CropView]]) -> str:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from torch import Tensor
 
 from volumetool.configuration import cache_folder, models_folder, parse_numbers
-from volumetool.errors import ConfigError, ModelError
+from volumetool.errors import ConfigError, ModelError, OutputError
 from volumetool.geometry import Triple
 from volumetool.models import Normalisation, OperationCard
 from volumetool.models.foreign.bioimageio import NO_STEP, BioImageProgram
@@ -26,7 +26,7 @@ from volumetool.models.foreign.measure import RULES, Measured, Seam, measure, me
 from volumetool.models.foreign.processing_steps import Pointwise, UnknownStepError, after_network
 from volumetool.models.foreign.program import ENDS, Forward, Program, open_program, unusable
 from volumetool.models.foreign.resunet import ResUNetProgram
-from volumetool.paths import absolute_path, replace_file
+from volumetool.paths import absolute_path, make_folder, replace_file
 from volumetool.processing.device.arrays import Array, as_array
 from volumetool.processing.device.device_errors import kind_of
 from volumetool.processing.operations.filter import Channels, read_options
@@ -275,8 +275,8 @@ def _recall(name: str, kind: type[Kept], make: Callable[[], Kept]) -> Kept:
         return kind.model_validate_json(cache.read_bytes())
     except (OSError, ValidationError):
         made = make()
-    with contextlib.suppress(OSError):  # found out again the next time: slower, not wrong
-        cache.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OutputError):  # found out again the next time: slower, not wrong
+        make_folder(cache.parent)
         replace_file(cache, made.model_dump_json().encode())
     return made
 

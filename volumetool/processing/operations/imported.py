@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from volumetool.configuration import models_folder
-from volumetool.errors import ModelError
+from volumetool.errors import ModelError, OutputError
 from volumetool.machine import usable_memory
 from volumetool.models.foreign.archive import open_archive
 from volumetool.models.foreign.bioimageio import check_package, pack
@@ -20,7 +20,7 @@ from volumetool.models.foreign.description import DESCRIPTIONS
 from volumetool.models.foreign.program import ENDS, PACKAGE, digest_of, open_program, read_whole, unusable
 from volumetool.models.foreign.trust import trust as trust_digest
 from volumetool.models.package import builtin_names
-from volumetool.paths import absolute_path, replace_file
+from volumetool.paths import absolute_path, make_folder, replace_file
 from volumetool.processing.operation import filters
 from volumetool.processing.operations.foreign import NAME, imported_file
 from volumetool.storage.io.urls import check_url
@@ -71,16 +71,16 @@ def import_model(
     if trust:
         trust_digest(digest_of(content))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        tried.write_bytes(content)
+        make_folder(target.parent)
+        replace_file(tried, content)
         open_program(tried)
         replace_file(target, content)
     except ModelError as error:
         raise ModelError(error.code, error.message.replace(str(tried), text), hint=error.hint, where=text) from error
-    except OSError as error:
+    except OutputError as error:
         raise ModelError(
             "model.folder",
-            f"{target} cannot be written: {error.strerror}",
+            error.message,
             hint="make room there, or set VOLUMETOOL_MODELS to a folder that you may write into",
         ) from error
     finally:
