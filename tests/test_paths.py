@@ -58,6 +58,7 @@ def test_a_file_that_cannot_be_written_is_named_with_the_reason(
         replace_file(place, b"new")
     assert (caught.value.code, caught.value.exit_code) == (code, exit_code)
     assert place.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [place]  # no half file keeps the room
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

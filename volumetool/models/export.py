@@ -61,6 +61,8 @@ def export_model(
     ------
     ModelError
         As :func:`volumetool.load_model`; ``model.unreadable``: a package is missing that writes the file.
+    OutputError
+        ``output.full``, ``output.unwritable``.
     """
     found = load_model(model)
     files = {bioimageio: _package, onnx: _onnx, torch_export: _torch_export}

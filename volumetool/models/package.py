@@ -102,6 +102,11 @@ def save_model(path: Path | str, network: nn.Module, card: ModelCard) -> None:
         The trained network; its weights are stored as float32.
     card : ModelCard
         What the model says of itself. Its architecture must be the network's.
+
+    Raises
+    ------
+    OutputError
+        ``output.full``, ``output.unwritable``.
     """
     state = {name: tensor.detach().cpu().float().contiguous() for name, tensor in network.state_dict().items()}
     _check_shapes({name: tuple(tensor.shape) for name, tensor in state.items()}, card, where=str(path))
