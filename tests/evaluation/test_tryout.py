@@ -258,4 +258,4 @@ def test_of_a_single_section_no_model_makes_further_ones(stack: Path, tmp_path: 
     section = tmp_path / "section.tif"
     tifffile.imwrite(section, vt.open_volume(stack, voxel_size=(30, 16, 16))[0], photometric="minisblack")
     found = vt.try_models(section, tmp_path / "try.html", voxel_size=(30, 16, 16), side=64)
-    assert [each.model for each in found.tried] == ["em-x4", "em-x2", "em-denoise"]
+    assert [each.model for each in found.models] == ["em-x4", "em-x2", "em-denoise"]

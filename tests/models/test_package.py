@@ -21,6 +21,7 @@ from volumetool.models import (
     list_models,
     load_model,
     measure_receptive_field,
+    package,
     save_model,
 )
 
@@ -201,6 +202,15 @@ def test_every_built_in_model_is_whole_small_and_described() -> None:
         assert card.provenance.training
         assert card.provenance.metrics
         assert len(card.provenance.gains) >= (1 if card.dims == 3 else 5)
+
+
+def test_models_are_listed_by_their_cards_and_no_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = tuple(load_model(name).card for name in package.builtin_names())
+    list_models.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(package, "_load_file", None)
+        assert list_models() == cards
+        assert fitting_models((30, 16, 16))[0].name == "em-x4"
 
 
 def test_the_card_of_em_x4_tells_its_true_receptive_field() -> None:

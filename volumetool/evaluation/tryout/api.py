@@ -17,7 +17,7 @@ from volumetool.errors import ConfigError, ResourceError
 from volumetool.evaluation.tryout.places import Crop, choose_crops, crop_around, crop_shape
 from volumetool.evaluation.tryout.results import Tried, Tryout
 from volumetool.evaluation.tryout.tryout_page import check_page, write_page
-from volumetool.evaluation.tryout.views import finest_scale, read_once, view_input, view_output
+from volumetool.evaluation.tryout.views import finest_scale, read_once, view_error, view_input, view_output
 from volumetool.events import Observer, counting, ignore
 from volumetool.geometry import Box, Triple, part_inside
 from volumetool.jobs.job import Job, make_job
@@ -115,11 +115,13 @@ def try_models(
         for each, costs in fitting:
             error = _with_error(each)
             count(1)
-            for crop, read, views in zip(crops, near, shown, strict=True):
-                views += view_output(each, error, crop, read)
+            for views, view in zip(shown, view_output(each, crops, near), strict=True):
+                views.append(view)
                 count(1)
-            expected = () if error is None else tuple(float(views[-1].xy.mean()) for views in shown)
-            tried.append(replace(costs, expected_error=expected))
+            expected = [] if error is None else list(view_error(error, crops, near))
+            for views, view in zip(shown, expected, strict=False):
+                views.append(view)
+            tried.append(replace(costs, expected_error=tuple(float(view.xy.mean()) for view in expected)))
     stored = resolved[0].stored
     level, channels = stored.level, stored.channels
     found = Tryout(job.input, level.shape, level.voxel_size, channels, place, crops, tuple(tried), left_out)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,9 @@ from volumetool.evaluation.scores.resample import enlarge
 from volumetool.evaluation.tryout.places import Crop, section_of
 from volumetool.geometry import Box, Triple
 from volumetool.jobs.planning.resolve import Resolved
+
+Read = Callable[[Box], NDArray[Any]]
+"""Gives the voxels of a box of the input."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class CropView:
     is_grey: bool = True
 
 
-def read_once(resolved: Sequence[Resolved], crop: Crop) -> Callable[[Box], NDArray[Any]]:
+def read_once(resolved: Sequence[Resolved], crop: Crop) -> Read:
     """Read all that jobs need for a crop, and return what gives the voxels of a box of it: a store is asked once.
 
     Parameters
@@ -79,27 +83,46 @@ def view_input(voxels: NDArray[Any], crop: Crop, finest: Triple) -> list[CropVie
     return [raw, fine]
 
 
-def view_output(resolved: Resolved, error: Resolved | None, crop: Crop, read: Callable[[Box], NDArray[Any]]) -> list[CropView]:
-    """Return what a job would store, and the error that its network expects.
+def view_output(resolved: Resolved, crops: Sequence[Crop], reads: Sequence[Read]) -> Iterator[CropView]:
+    """Yield what a job would store of each crop, as it is asked for: as many are computed at once as the network has streams.
 
     Parameters
     ----------
     resolved : Resolved
         The job.
-    error : Resolved, optional
-        The same with the expected error as its second channel.
-    crop : Crop
+    crops : sequence of Crop
         What is shown.
-    read : callable
-        Gives the voxels of a box of the input.
+    reads : sequence of callable
+        Of each crop what gives the voxels of a box of the input.
     """
     name, scale = resolved.inputs.operation.card.name, _scale(resolved)
-    stored = resolved.compute(0, _made_of(resolved, crop.box), read)  # (z, y, x)
-    views = [_cut(stored, crop, scale, name, is_grey=resolved.spec.restores)]
-    if error is not None:
+
+    def view(crop: Crop, read: Read) -> CropView:
+        stored = resolved.compute(0, _made_of(resolved, crop.box), read)  # (z, y, x)
+        return _cut(stored, crop, scale, name, is_grey=resolved.spec.restores)
+
+    with ThreadPoolExecutor(resolved.engine.streams, "volumetool-crops") as pool:
+        yield from pool.map(view, crops, reads)
+
+
+def view_error(error: Resolved, crops: Sequence[Crop], reads: Sequence[Read]) -> Iterator[CropView]:
+    """Yield the error that a network expects in the section that is shown of each crop.
+
+    Parameters
+    ----------
+    error : Resolved
+        The job with the expected error as its second channel.
+    crops, reads
+        As for :func:`view_output`.
+    """
+    name, scale = error.inputs.operation.card.name, _scale(error)
+
+    def view(crop: Crop, read: Read) -> CropView:
         expected = error.compute(1, _made_of(error, section_of(crop.box, crop.section)), read)  # (z, y, x), float32
-        views.append(CropView(f"{name}: expected error", expected[_middle(scale)], None, is_error=True))
-    return views
+        return CropView(f"{name}: expected error", expected[_middle(scale)], None, is_error=True)
+
+    with ThreadPoolExecutor(error.engine.streams, "volumetool-crops") as pool:
+        yield from pool.map(view, crops, reads)
 
 
 def finest_scale(resolved: Sequence[Resolved]) -> Triple:
@@ -126,7 +149,7 @@ def _middle(scale: Triple) -> int:
 
 
 def _cut(voxels: NDArray[Any], crop: Crop, scale: Triple, label: str, *, is_grey: bool = True) -> CropView:
-    """Cut section and side view out of the voxels (z, y, x) that a volume has of a crop."""
+    """Copy section and side view out of the voxels (z, y, x) that a volume has of a crop, which are needed no more."""
     section = (crop.section - crop.box.start[0]) * scale[0] + _middle(scale)
     row = voxels.shape[1] // 2
-    return CropView(label, voxels[min(section, len(voxels) - 1)], voxels[:, row], is_grey=is_grey)
+    return CropView(label, voxels[min(section, len(voxels) - 1)].copy(), voxels[:, row].copy(), is_grey=is_grey)

@@ -110,7 +110,7 @@ def _sample_of(spec: OutputSpec, engine: Engine, region: Region, source: Source)
     if asked and asked % engine.at_once == 0:
         seconds = (engine.seconds - before) / asked
     else:
-        seconds = patch_seconds(engine, spec.lattice.patch, engine.at_once)
+        seconds = patch_seconds(engine, spec.lattice.patch, engine.at_once, rounds=1)  # the network is warm
     # Where the sample is blank or damaged, nothing is known: the rest is taken as incompressible.
     return Sample(seconds, compression or 1.0, _store_seconds(spec.layout), consistency.rms, unrounded, not_finite)
 
@@ -147,9 +147,9 @@ def _store_seconds(layout: VolumeLayout) -> float:
     level = layout.levels[0]
     chunks = math.prod(-(-n // c) for n, c in zip(level.shape, level.chunk, strict=True))
     chunks = min(chunks, STORED_CHUNKS, max(1, STORED // math.prod(level.chunk)))
-    shape = (level.chunk[0], level.chunk[1], chunks * level.chunk[2])
-    # About as hard to compress as an enhanced volume.
-    voxels = np.random.default_rng(0).normal(128, 10, shape).astype(layout.dtype)
+    # About as hard to compress as an enhanced volume; one chunk many times, because drawing takes longer than compressing.
+    chunk = np.random.default_rng(0).normal(128, 10, level.chunk).astype(layout.dtype)
+    voxels = np.tile(chunk, chunks)  # (chunk z, chunk y, chunks * chunk x)
     started = time.perf_counter()
     _stored(voxels, layout)
     return (time.perf_counter() - started) / voxels.nbytes
