@@ -231,7 +231,7 @@ def portal_restore(
 ) -> None:
     """Put a backup back; the portal must not run.
 
-    What jobs wrote since then stays, and counts. All logins end.
+    What jobs wrote since then stays, and counts. All logins, invitations, tokens and links end.
     """
     settings = _settings(config, data=data)
     from volumetool.portal.facility.backup import restore
@@ -241,7 +241,9 @@ def portal_restore(
         print_json("restored", asdict(done))
         return
     say(f"put back what was taken at {done.taken}: {done.jobs} jobs, {done.complete} of them complete", sys.stdout)
-    for words, places in (("results are not there", done.without_results), ("asked for since, left alone", done.unknown)):
+    say(f"ended: {', '.join(f'{count} {name}' for name, count in done.ended.items())}; everybody logs in again", sys.stdout)
+    listed = {"results are not there": done.without_results, "asked for since, left alone": done.unknown}
+    for words, places in (listed | {"accounts that stay disabled": done.disabled}).items():
         if places:
             say(f"{words}: {', '.join(places)}", sys.stdout)
     if done.former:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from argon2 import PasswordHasher
 from browsing import House, Visitor, settings_of
+from letterbox import Letterbox, serve_letterbox
 from postgres import cluster, missing, new_database
 from selenium import webdriver
 from sqlalchemy import URL
@@ -63,8 +64,21 @@ def house(
 
 
 @pytest.fixture
+def letterbox() -> Iterator[tuple[Letterbox, dict[str, str]]]:
+    """Serve a mail server on loopback; give what it gets, and the setting that names it."""
+    with serve_letterbox() as served:
+        yield served
+
+
+@pytest.fixture
 def browser() -> Iterator[webdriver.Chrome]:
     """Give a browser without window, driven from here."""
+    with start_browser() as found:
+        yield found
+
+
+def start_browser() -> webdriver.Chrome:
+    """Return a new browser without window, of somebody who was nowhere before."""
     from volumetool.viewer.browser import browser_flags, find_browser  # neuroglancer takes a second
 
     driver = shutil.which("chromedriver")
@@ -74,5 +88,11 @@ def browser() -> Iterator[webdriver.Chrome]:
     options.binary_location = find_browser()
     for flag in browser_flags():
         options.add_argument(flag)
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as found:
+    return webdriver.Chrome(options, webdriver.ChromeService(driver))
+
+
+@pytest.fixture
+def stranger() -> Iterator[webdriver.Chrome]:
+    """Give the browser of somebody else."""
+    with start_browser() as found:
         yield found

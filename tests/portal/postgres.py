@@ -70,7 +70,7 @@ def cluster() -> Iterator[URL]:
 def _wait(server: subprocess.Popen[bytes], data: Path, log: Path) -> None:
     """Wait until the server has written that it is ready."""
     pid = data / "postmaster.pid"
-    while not (pid.exists() and pid.read_text().splitlines()[-1].strip() == "ready"):
+    while not (pid.exists() and [line.strip() for line in pid.read_text().splitlines()[-1:]] == ["ready"]):  # it may be empty
         assert server.poll() is None, log.read_text()
         try:
             server.wait(0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sqlite3
 import tarfile
 from collections.abc import Callable, Iterator
@@ -15,16 +16,20 @@ import numpy as np
 import pytest
 import tifffile
 from browsing import House, Visitor, settings_of
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 from test_jobs import Queue, programs
 from volumetool.cli.main import main
 
 import volumetool as vt
 from volumetool.errors import ConfigError, InputError, OutputError
+from volumetool.portal.accounts import hash_token
 from volumetool.portal.facility.backup import GONE, back_up, restore
-from volumetool.portal.queries import CANCELLED, COMPLETE, FAILED, RUNNING, Database
+from volumetool.portal.queries import CANCELLED, COMPLETE, FAILED, RUNNING, Database, migrate, now, open_database
 from volumetool.portal.serve import serve
 from volumetool.portal.settings import PortalSettings
 from volumetool.portal.supervisor import Supervisor
+from volumetool.portal.tables import Account, Identity
 
 DONE = 'print(\'{"kind": "run", "complete": true}\')'
 
@@ -162,14 +167,79 @@ def test_a_backup_of_a_newer_version_or_of_another_kind_or_a_torn_one_is_refused
     assert [place.name for place in settings.data.iterdir() if place.name.startswith(".")] == []
 
 
-def test_either_database_is_put_back_as_it_was(new_url: Callable[[], str | None], tmp_path: Path) -> None:
+def test_either_database_is_put_back_as_it_was_over_tables_of_a_newer_version_too(
+    new_url: Callable[[], str | None], tmp_path: Path
+) -> None:
     settings = PortalSettings(**settings_of(tmp_path, database=new_url()))
     with serve(settings) as served:
-        admin = Visitor(served.url).join(served.invitation or "", "ada")
-        about = back_up(settings, tmp_path / "b.tar")
-        Visitor(served.url).join(admin.invite(), "since")
-    assert about["database"] in ("sqlite", "postgresql")
-    restore(settings, tmp_path / "b.tar")
+        Visitor(served.url).join(served.invitation or "", "ada")
+    engine = open_database(settings.database_url)
+    migrate(engine, "0003_uploads")  # as a former version of volumetool has left it
+    about = back_up(settings, tmp_path / "b.tar")
+    assert (about["database"], about["schema"]) == (engine.dialect.name, "0003_uploads")
+    with serve(settings), Session(engine) as session, session.begin():  # this version, whose tables are more
+        session.add(Account(name="since", role="user", password="x", created=now(), disabled=False))
+        session.flush()
+        session.add(Identity(account_id=2, issuer="https://idp", subject="since", linked=now()))
+    restored = restore(settings, tmp_path / "b.tar")
+    assert Path(restored.former or "").stat().st_mode & 0o077 == 0
     database = Database(settings)
     assert [account.name for account in database.accounts()] == ["ada"]
+    assert database.account_of("https://idp", "since") is None
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999_later'"))
+    if engine.dialect.name == "postgresql":
+        with pytest.raises(ConfigError, match="the tables 9999_later of a newer volumetool"):
+            restore(settings, tmp_path / "b.tar")
+        assert [account.name for account in database.accounts()] == ["ada"]
     database.engine.dispose()
+    engine.dispose()
+
+
+def test_what_was_ended_since_a_backup_stays_ended_and_so_does_all_else_that_opens_a_door(
+    new_url: Callable[[], str | None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = PortalSettings(**settings_of(tmp_path, database=new_url()))
+    with serve(settings) as served:
+        ada = Visitor(served.url).join(served.invitation or "", "ada")
+        invitation, ben = ada.invite(), Visitor(served.url).join(ada.invite(), "ben")
+        page = ben.send("/account/tokens", name="n", scope="run", days="9").text
+        token = re.search(r">(volumetool-[\w-]+)<", page)
+        database = Database(settings)
+        house = House(served.url, tmp_path, database, ada)
+        assert database.share(house.plan("ben", state=COMPLETE), "hash of a link", 7)
+        database.change_account("ben", mail_asked="b@example.org", mail_token="hash of another")
+        back_up(settings, tmp_path / "b.tar")
+        database.change_account("ben", disabled=True)
+        database.engine.dispose()  # the file that it has open is replaced
+    (tmp_path / "portal.yaml").write_text(json.dumps(settings_of(tmp_path, database=settings.database), default=str))
+    with pytest.raises(SystemExit):
+        main(["portal", "restore", str(tmp_path / "b.tar"), "--config", str(tmp_path / "portal.yaml")])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "ended: 2 logins, 1 invitations, 1 tokens, 1 links; everybody logs in again" in told
+    assert "accounts that stay disabled: ben" in told
+    with serve(settings) as served:
+        for visitor in (ada, ben):
+            visitor.url = served.url
+            assert visitor.get("/").headers["location"] == "/login"
+        assert Visitor(served.url).get(invitation).status_code == 404
+        assert database.shared("hash of a link") is None
+        assert token is not None
+        assert database.token(hash_token(token[1])) is None
+        assert database.accounts()[1].mail_token is None
+        assert Visitor(served.url).log_in("ben").status_code == 403
+        assert Visitor(served.url).log_in("ada").status_code == 303
+    database.engine.dispose()
+
+
+def test_a_backup_is_put_back_over_a_damaged_database(tmp_path: Path) -> None:
+    settings = PortalSettings(**settings_of(tmp_path))
+    with serve(settings) as served:
+        Visitor(served.url).join(served.invitation or "", "ada")
+        back_up(settings, tmp_path / "b.tar")
+    damaged = b"SQLite format 3\0" + b"x" * 5000
+    (settings.data / "portal.sqlite").write_bytes(damaged)
+    restored = restore(settings, tmp_path / "b.tar")
+    assert Path(restored.former or "").read_bytes() == damaged
+    with serve(settings) as served:
+        assert Visitor(served.url).log_in("ada").status_code == 303

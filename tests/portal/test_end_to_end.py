@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 import socket
 import subprocess
 import sys
+import time
+import zipfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import tensorstore as ts
 import tifffile
 import yaml
 from browsing import PASSWORD, settings_of
+from letterbox import Letterbox
 from numpy.typing import NDArray
 from PIL import Image
 from selenium import webdriver
@@ -28,6 +31,9 @@ from selenium.common.exceptions import NoSuchElementException, StaleElementRefer
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
+
+from volumetool.jobs.records.ledger import Ledger, Record
+from volumetool.portal.web import COOKIE
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,6 +45,9 @@ pytestmark = [
 
 PATIENCE = 900
 OPTIONS = {"model": "em-x4", "voxel_size": "30,16,16"}
+REGIONS = 4
+"""Regions of the stack of 8 bits, whose sections are the more of: one shard holds 64."""
+
 PIXELS = 4
 """Pixels that a voxel of the result has on the screen, along either axis."""
 
@@ -83,19 +92,36 @@ class Person:
     def press(self, text: str) -> None:
         self.browser.find_element(By.XPATH, f"//button[starts-with(text(), '{text}')] | //a[text()='{text}']").click()
 
+    @property
+    def path(self) -> str:
+        return self.browser.current_url.removeprefix(self.url)
+
     def join(self, link: str, name: str) -> None:
         self.browser.get(link)
         self.fill(name=name, password=PASSWORD)
         self.press("Make the account")
         self.arrives("Jobs")
 
-    def plan(self, volume: Path) -> str:
-        """Plan a job; return its path."""
-        self.browser.get(f"{self.url}/new")
-        self.fill(input=str(volume), **OPTIONS)
+    def upload(self, file: Path) -> str:
+        """Send a file by the page; return the path of the upload, which has been looked at."""
+        self.browser.get(f"{self.url}/uploads")
+        self.browser.find_element(By.NAME, "file").send_keys(str(file))
+        self.browser.find_element(By.NAME, "voxel_size").send_keys(OPTIONS["voxel_size"])
+        self.press("Upload")
+        self.arrives(file.name)
+        self.wait(lambda shown: shown.find_element(By.ID, "upload").text == "ready")
+        return self.path
+
+    def plan(self, upload: str) -> str:
+        """Plan a job on an upload; return its path."""
+        self.browser.get(self.url + upload)
+        self.press("New job on it")
+        self.arrives("New job")
+        assert self.browser.find_element(By.NAME, "voxel_size").get_attribute("value") == OPTIONS["voxel_size"]
+        self.fill(model=OPTIONS["model"])
         self.press("Plan")
         self.arrives("Job .*")
-        return self.browser.current_url.removeprefix(self.url)
+        return self.path
 
     def told(self, job: str) -> dict[str, Any]:
         """Return what the page's own script is told of a job."""
@@ -103,55 +129,90 @@ class Person:
         found: dict[str, Any] = self.browser.execute_async_script(ask)
         return found
 
+    def download(self, press: str, folder: Path) -> Path:
+        """Press what begins a download; return the file that has come whole."""
+        folder.mkdir()
+        given = {"behavior": "allow", "downloadPath": str(folder)}
+        self.browser.execute_cdp_cmd("Browser.setDownloadBehavior", given)
+        self.press(press)
+
+        def whole(_: object) -> Path | None:
+            there = list(folder.iterdir())
+            return (
+                there[0] if len(there) == 1 and there[0].suffix != ".crdownload" and not there[0].name.startswith(".") else None
+            )
+
+        found: Path = self.wait(whole)
+        return found
+
 
 def sections(data: Path, folder: Path) -> dict[str, Path]:
-    """Write a real stack of 8 bits and one of 16."""
-    eight = tifffile.imread(data / "kasthuri15-atum-sem" / "kasthuri15_s0001-0060.tif")[:4, 300:428, 300:428]
-    sixteen = tifffile.imread(data / "emdiffuse-noisy-u16" / "brain_4w_03_noisy_u16.tif")
+    """Write a real stack of 8 bits, of several regions, and one of 16."""
+    eight = tifffile.imread(part(data, "fib25-fibsem/fib25_train1.tif"))[:, 90:162, 90:162]
+    sixteen = tifffile.imread(part(data, "emdiffuse-noisy-u16/brain_4w_03_noisy_u16.tif"))
     stacks = {"eight": eight, "sixteen": np.stack([sixteen[at : at + 64, at : at + 64] for at in (200, 500)])}
+    assert [stack.dtype for stack in stacks.values()] == [np.uint8, np.uint16]
     for name, stack in stacks.items():
         tifffile.imwrite(folder / f"{name}.tif", stack, photometric="minisblack")
     return {name: folder / f"{name}.tif" for name in stacks}
 
 
-def test_from_the_first_link_to_the_last_log_out(browser: webdriver.Chrome, data: Path, tmp_path: Path) -> None:
-    config = tmp_path / "portal.yaml"
-    settings = settings_of(tmp_path, port=free_port(), viewer_port=free_port())
+def part(data: Path, name: str) -> Path:
+    if not (data / name).is_file():
+        pytest.skip(f"the test data lack {name}")
+    return data / name
+
+
+def test_from_the_first_link_to_the_last_log_out(
+    browser: webdriver.Chrome,
+    stranger: webdriver.Chrome,
+    letterbox: tuple[Letterbox, dict[str, str]],
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    config, (box, mail) = tmp_path / "portal.yaml", letterbox
+    settings = settings_of(tmp_path, port=free_port(), viewer_port=free_port(), mail=mail)
     config.write_text(yaml.safe_dump(json.loads(json.dumps(settings, default=str))))
-    volumes = sections(data, tmp_path / "lab")
+    files = sections(data, tmp_path)
+    for each in (browser, stranger):
+        size = {"width": 1280, "height": 1800, "deviceScaleFactor": 1, "mobile": False}
+        each.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        each.set_script_timeout(PATIENCE)
     with ExitStack() as stack:
         first, served = serve(config, stack)
         somebody = Person(browser, served["url"])
-        size = {"width": 1280, "height": 1800, "deviceScaleFactor": 1, "mobile": False}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        browser.set_script_timeout(PATIENCE)
         somebody.join(served["invitation"], "ada")
         invite(somebody)
-        jobs = {name: somebody.plan(volume) for name, volume in volumes.items()}
-        browser.get(somebody.url + jobs["eight"])
-        look_at_preview(somebody)
+        give_address(somebody, box)
+        uploads = {name: somebody.upload(file) for name, file in files.items()}
+        for name, facts in (("eight", "250 x 72 x 72 (z, y, x), uint8"), ("sixteen", "2 x 64 x 64 (z, y, x), uint16")):
+            browser.get(somebody.url + uploads[name])
+            assert facts in browser.find_element(By.TAG_NAME, "main").text
+            look_at_preview(somebody)
+        jobs = {name: somebody.plan(upload) for name, upload in uploads.items()}
+        outputs = {name: tmp_path / "portal/jobs" / job.rpartition("/")[2] / "output.zarr" for name, job in jobs.items()}
         for job in jobs.values():
             browser.get(somebody.url + job)
             somebody.press("Start")
             somebody.wait(lambda shown: shown.find_element(By.ID, "state").text != "planned")  # the form has arrived
-        browser.get(somebody.url + jobs["eight"])
-        somebody.wait(lambda _: somebody.told(jobs["eight"])["state"] == "running")
-        first.kill()  # in the middle of a job, and with another one in the queue
-        first.wait()
-        assert (tmp_path / "portal" / "jobs" / jobs["eight"].rpartition("/")[2] / "log.txt").exists()
+        done = kill_between_regions(first, outputs["eight"])
         _, again = serve(config, stack)
         assert again == {**served, "invitation": None}
         for name, job in jobs.items():
             browser.get(somebody.url + job)  # the same login
             somebody.wait(lambda shown: shown.find_element(By.ID, "state").text == "complete")  # its script has followed it
-            output = tmp_path / "portal" / "jobs" / job.rpartition("/")[2] / "output.zarr"
-            see(somebody, output, job)
-            compare(volumes[name], output, tmp_path / f"{name}.zarr")
-        link = somebody.told(jobs["eight"])["view"]
-        assert httpx.get(link, timeout=PATIENCE).status_code == 200
-        somebody.press("Log out")
-        somebody.arrives("Log in")
-        assert httpx.get(link, timeout=PATIENCE).status_code == 404
+            see(somebody, outputs[name], browser.find_element(By.ID, "look-frame").get_attribute("src"))
+            compare(somebody, files[name], outputs[name], tmp_path / name)
+        after = records(outputs["eight"])
+        assert [record for record in after if record.region in {each.region for each in done}] == done  # none was done again
+        assert sorted(record.region for record in after) == list(range(REGIONS))
+        somebody.wait(lambda _: len(box.mails) == 1 + len(jobs))
+        told = {(found["To"], found["Subject"]) for found in box.mails[1:]}
+        assert told == {
+            ("kim@example.org", f"volumetool: job {output.parent.name[:8]} is complete") for output in outputs.values()
+        }
+        guest = visit_by_link(somebody, stranger, jobs["eight"], outputs["eight"], tmp_path)
+        leave(somebody, jobs["eight"], guest)
 
 
 def invite(somebody: Person) -> None:
@@ -165,17 +226,50 @@ def invite(somebody: Person) -> None:
     somebody.join(link[0], "kim")
 
 
+def give_address(somebody: Person, box: Letterbox) -> None:
+    """Ask for mail, and open the link that comes by it."""
+    somebody.press("kim")
+    somebody.arrives("kim")
+    somebody.fill(mail="kim@example.org")
+    somebody.press("Send a link")
+    somebody.wait(lambda shown: box.mails and "A link was sent" in shown.page_source)
+    link = re.search(r"http://\S+/account/mail/[\w-]+", box.mails[0].get_content())
+    assert link is not None
+    somebody.browser.get(link[0])
+    somebody.press("Confirm")
+    somebody.wait(lambda shown: shown.find_element(By.NAME, "mail").get_attribute("value") == "kim@example.org")
+
+
 def look_at_preview(somebody: Person) -> None:
-    """Have the preview made, and move its divider."""
-    browser, job = somebody.browser, somebody.browser.current_url
-    somebody.press("Make it")
-    somebody.wait(lambda shown: shown.find_elements(By.XPATH, "//a[text()='Look at it']"))
-    somebody.press("Look at it")
+    """Look at the preview of an upload, which is made by itself, and move its divider."""
+    browser = somebody.browser
+    somebody.wait(lambda shown: shown.find_elements(By.XPATH, "//a[text()='Look at the preview']"))
+    somebody.press("Look at the preview")
     somebody.wait(lambda shown: shown.find_elements(By.ID, "cut"))
     before = browser.get_screenshot_as_png()
     browser.find_element(By.ID, "cut").send_keys(Keys.HOME)
     somebody.wait(lambda shown: shown.get_screenshot_as_png() != before)
-    browser.get(job)
+
+
+def records(output: Path) -> list[Record]:
+    """Return what the ledger of a job holds, in the order of writing."""
+    return list(Ledger(f"{output}.job", REGIONS).records())
+
+
+def kill_between_regions(server: subprocess.Popen[str], output: Path) -> list[Record]:
+    """Kill the server and its job, as a machine that fails, once some regions are done and not all; return their records."""
+    for _ in range(20 * PATIENCE):
+        if Path(f"{output}.job", "ledger").is_dir() and records(output):
+            break
+        time.sleep(0.05)
+    family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    assert any(str(output) in each.cmdline() for each in family)
+    for each in family:
+        each.kill()
+    psutil.wait_procs(family)
+    done = records(output)
+    assert 0 < len(done) < REGIONS
+    return done
 
 
 def stored(output: Path) -> NDArray[Any]:
@@ -183,14 +277,14 @@ def stored(output: Path) -> NDArray[Any]:
     return np.asarray(ts.open(spec, open=True, read=True).result().read().result())
 
 
-def see(somebody: Person, output: Path, job: str) -> None:
+def see(somebody: Person, output: Path, link: str | None) -> None:
     """Look at a section of the result in Neuroglancer inside of the page: every voxel is as many pixels of its grey."""
     browser, voxels = somebody.browser, stored(output)
     section, (rows, columns) = len(voxels) // 2, voxels.shape[1:]
     low, high = int(voxels.min()), int(voxels.max())
-    link = somebody.told(job)["view"]
-    assert browser.find_element(By.ID, "look-frame").get_attribute("src") == link
-    origin, token = re.fullmatch(r"(.*)/v/(.*)/", link).groups()  # type: ignore[union-attr]
+    parts = re.fullmatch(r"(.*)/v/(.*)/", link or "")
+    assert parts is not None
+    origin, token = parts.groups()
 
     def closer() -> bool:
         """Choose one panel, and a zoom; return whether nobody else moved meanwhile."""
@@ -246,17 +340,62 @@ def is_seen(browser: webdriver.Chrome, wanted: NDArray[Any]) -> bool:
     return False
 
 
-def compare(volume: Path, output: Path, own: Path) -> None:
-    """Compare every chunk of a result with what the command line writes of the same volume."""
+def compare(somebody: Person, file: Path, output: Path, folder: Path) -> None:
+    """Download a result, and compare every chunk of it, and a box, with what the command line writes of the same file."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
-    command = [sys.executable, "-m", "volumetool", "enhance", *options, str(volume), str(own)]
+    own, folder = folder / "own.zarr", folder / "downloads"
+    own.parent.mkdir()
+    command = [sys.executable, "-m", "volumetool", "enhance", *options, str(file), str(own)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    names = [
-        {path.relative_to(each) for path in each.rglob("*") if path.is_file() and path.name != "zarr.json"}
-        for each in (output, own)
-    ]
-    assert names[0] == names[1] != set()
-    for name in names[0]:
-        assert (output / name).read_bytes() == (own / name).read_bytes(), name
-    shutil.rmtree(own)
+    wanted = {str(path.relative_to(own)): path.read_bytes() for path in own.rglob("*") if path.is_file()}
+    came = zipfile.ZipFile(somebody.download("The whole volume", folder))
+    with came:
+        assert set(came.namelist()) == set(wanted)
+        for name, content in wanted.items():
+            if not name.endswith("zarr.json"):  # which says when and of which file it was made
+                assert came.read(name) == (output / name).read_bytes() == content, name
+    somebody.fill(box="0:2,16:80,8:")
+    cut = somebody.download("Download the box", folder.with_name("box"))
+    assert np.array_equal(tifffile.imread(cut), stored(own)[0:2, 16:80, 8:])
+
+
+def visit_by_link(owner: Person, browser: webdriver.Chrome, job: str, output: Path, folder: Path) -> str:
+    """Share a result, and see and take it as somebody who has nothing but the link; return the link of Neuroglancer."""
+    owner.browser.get(owner.url + job)
+    owner.press("Make a link")
+    link = owner.wait(lambda shown: re.search(r"http://[^<]+/shared/[\w-]+", shown.page_source))
+    somebody = Person(browser, owner.url)
+    browser.get(owner.url + job)
+    somebody.arrives("Log in")
+    browser.get(link[0])
+    somebody.arrives("A shared volume")
+    view = str(browser.find_element(By.ID, "look-frame").get_attribute("src"))
+    see(somebody, output, view)
+    with zipfile.ZipFile(somebody.download("The whole volume", folder / "taken")) as came:
+        assert all(came.read(name) == (output / name).read_bytes() for name in came.namelist())
+    owner.press("End it now")
+    owner.wait(lambda shown: not shown.find_elements(By.XPATH, "//button[text()='End it now']"))
+    assert httpx.get(view, timeout=PATIENCE).status_code == 404
+    browser.refresh()
+    somebody.arrives("This did not work")
+    return view
+
+
+def leave(somebody: Person, job: str, other: str) -> None:
+    """Log out: neither the cookie nor a link of this login opens anything any more."""
+    somebody.browser.get(somebody.url + job)
+    link = somebody.told(job)["view"]
+    assert link != other
+    cookie = somebody.browser.get_cookie(COOKIE)
+    assert cookie is not None
+    asked = [f"{somebody.url}/api{job}", f"{somebody.url}{job}/volume.zip", link]
+
+    def answers() -> list[int]:
+        return [httpx.get(each, cookies={COOKIE: cookie["value"]}, timeout=PATIENCE).status_code for each in asked]
+
+    assert answers() == [200, 200, 200]
+    somebody.press("Log out")
+    somebody.arrives("Log in")
+    assert answers() == [401, 303, 404]
+    assert somebody.browser.get_cookie(COOKIE) is None

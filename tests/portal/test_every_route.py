@@ -163,3 +163,23 @@ def test_what_is_looked_at_is_not_changed(house: House, path: str) -> None:
 def test_answers_to_all_methods_have_the_headers(house: House, path: str, method: str) -> None:
     answer = Visitor(house.url).ask(method, filled(path, house, "ada"), {}, origin=house.url)
     assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
+
+
+def test_the_character_nul_is_refused_in_a_sentence_wherever_it_stands(house: House) -> None:
+    """PostgreSQL keeps no text with it: an address, a query, a form or JSON with it reaches no database."""
+    form = house.admin.form_token
+    for path, method, _ in PLACES:
+        place = PARAMETER.sub(r"\1/%00x", path) if "int}" not in path else filled(path, house, "ada")
+        asked = [(place, {"form_token": form})] if "%00" in place else []
+        asked += [(f"{filled(path, house, 'ada')}?box=%00", {"form_token": form})]
+        for where, given in asked:
+            answer = house.admin.ask(method, where, given, **{"x-form-token": form})
+            if method != "HEAD":
+                assert (answer.status_code, "NUL" in answer.text) == (400, True), (method, where)
+    for path in ("/login", "/new", "/people/invite", "/account/mail", "/account/tokens"):
+        for name in ("name", "input", "role", "mail", "\0"):
+            answer = house.admin.ask("POST", path, {"form_token": form, name: "a\0b"})
+            assert (answer.status_code, "NUL" in answer.text) == (400, True), (path, name)
+    for name in ("input", "model", "voxel_size", "roi", "upload"):
+        answer = house.admin.send("/api/jobs", **{name: "a\0b"})
+        assert (answer.status_code, "NUL" in answer.text) == (422, True), name

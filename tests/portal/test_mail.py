@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import re
-import socket
-from collections.abc import Iterator
 from datetime import timedelta
-from email import message_from_bytes
-from email.message import EmailMessage
-from email.policy import default
 from pathlib import Path
-from typing import Any
 
 import pytest
-from aiosmtpd.controller import Controller
 from browsing import Visitor, settings_of
+from letterbox import Letterbox
 from test_jobs import Queue, programs
 
 from volumetool.portal.facility.doctor import examine_portal
@@ -22,35 +16,6 @@ from volumetool.portal.facility.mail import Mailer
 from volumetool.portal.queries import COMPLETE, FAILED, now
 from volumetool.portal.serve import serve
 from volumetool.portal.settings import PortalSettings
-
-
-class Letterbox:
-    """Keeps what a mail server gets; refuses all while it is full."""
-
-    def __init__(self) -> None:
-        self.mails: list[EmailMessage] = []
-        self.full = False
-
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: ARG002, N802  (the server's name for it)
-        """Take a mail."""
-        if self.full:
-            return "452 no room"
-        found = message_from_bytes(envelope.content, policy=default)
-        assert isinstance(found, EmailMessage)
-        self.mails.append(found)
-        return "250 taken"
-
-
-@pytest.fixture
-def letterbox() -> Iterator[tuple[Letterbox, dict[str, str]]]:
-    """Serve a mail server on loopback; give what it gets, and the setting that names it."""
-    box = Letterbox()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = Controller(box, hostname="127.0.0.1", port=port)
-    server.start()
-    yield box, {"sender": "em@example.org", "server": f"smtp://127.0.0.1:{port}"}
-    server.stop()
 
 
 def test_owners_are_told_once_how_jobs_ended_though_the_mail_server_was_full(

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -37,10 +37,14 @@ QUOTA = 10_000_000
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, cheap_hashes: None) -> Iterator[House]:  # noqa: ARG001
-    """Serve a portal with room for uploads; nobody looks at their previews, so none is drawn."""
+def store(
+    tmp_path_factory: pytest.TempPathFactory,
+    cheap_hashes: None,  # noqa: ARG001
+    new_url: Callable[[], str | None],
+) -> Iterator[House]:
+    """Serve a portal with room for uploads, on either database; nobody looks at their previews, so none is drawn."""
     folder = tmp_path_factory.mktemp("store")
-    settings = PortalSettings(**settings_of(folder, quota=QUOTA, upload_limit=4_000_000))
+    settings = PortalSettings(**settings_of(folder, quota=QUOTA, upload_limit=4_000_000, database=new_url()))
     told = supervisor._told
     with pytest.MonkeyPatch.context() as patch, serve(settings) as served:
         patch.setattr(supervisor, "_told", lambda command, seconds: {} if "try" in command else told(command, seconds))

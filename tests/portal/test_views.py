@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from small_jobs import SMALL, Interrupting, noise, run, write_input
 
 from volumetool.portal import job_views
+from volumetool.portal.accounts import hash_token
 from volumetool.portal.job_views import HOURS, LONGEST_STATE, JobView, JobViews
 from volumetool.portal.queries import COMPLETE
 from volumetool.portal.settings import PortalSettings
@@ -138,6 +140,54 @@ def test_nobody_else_gets_a_link_and_every_login_has_its_own(looking: Looking) -
     assert again == looking.link
     operator = looking.house.newcomer("otis", "operator")
     assert operator.get(f"/api/jobs/{looking.job}").json()["view"] not in (None, looking.link)
+
+
+def guest(looking: Looking, link: str) -> Looking:
+    """Return a stranger who opens a shared link, and looks."""
+    stranger = Visitor(looking.house.url)
+    page = stranger.get(link)
+    view = re.search(r'id="look-frame"[^>]* src="([^"]+)"', page.text)
+    assert view is not None
+    assert page.headers["content-security-policy"].endswith(f"; frame-src {looking.origin}")
+    return Looking(looking.house, stranger, looking.job, view[1])
+
+
+def shared(looking: Looking) -> str:
+    found = re.search(r"(/shared/[\w-]+)<", looking.owner.send(f"/jobs/{looking.job}/share", days="7").text)
+    assert found is not None
+    return found[1]
+
+
+def test_a_shared_link_shows_its_result_alone_and_to_each_visitor_apart(
+    looking: Looking, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (guest(looking, link) for link in [shared(looking)] * 2)
+    assert len({looking.token, one.token, other.token}) == 3
+    assert [layer["name"] for layer in one.state()[0]["layers"]] == ["output.zarr"]  # the input is not in what was shared
+    assert one.ask("volumes", "/0/zarr.json").status_code == 200
+    assert one.ask("volumes", "/1/zarr.json").status_code == 404
+    looking.house.database.end_share(looking.job, looking.house.database.shares(looking.job)[0].id)
+    for kind in ("v", "events", "volumes"):
+        assert one.ask(kind, "/0/zarr.json").status_code == 404
+    assert looking.ask("volumes", "/0/zarr.json").status_code == 200
+    monkeypatch.setattr(job_views, "MOST_GUESTS", 2)
+    view, page = registry.view(looking.job), "http://127.0.0.1:1"
+    guests = [registry.views.guest_link(number, looking.job, page) for number in range(5)]
+    assert len(registry.views._views) == 3
+    assert hash_token(guests[-1].split("/")[-2]) in registry.views._views
+    assert registry.views.find(view.token) is view
+
+
+def test_shared_links_of_an_account_that_is_disabled_give_nothing(looking: Looking) -> None:
+    house, link = looking.house, shared(looking)
+    stranger = guest(looking, link)
+    number = next(each.id for each in house.database.accounts() if each.name == "lea")
+    house.admin.send(f"/people/{number}/disable")
+    assert stranger.ask("volumes", "/0/zarr.json").status_code == 404
+    for path in ("", "/volume.zip", "/box.tif?box=0:1,0:9,0:9", "/provenance", "/provenance.json"):
+        assert stranger.owner.get(link + path).status_code == 404, path
+    house.admin.send(f"/people/{number}/enable")
+    assert stranger.owner.get(link).status_code == 200  # it ends when it was made to
 
 
 def test_nothing_but_the_token_is_needed_and_no_cookie_is_set(looking: Looking) -> None:

@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from volumetool.configuration import explain as explain_values
 from volumetool.portal.problems import Problem
-from volumetool.portal.web import COOKIE, READING, Handler, Refused, Visit
+from volumetool.portal.web import COOKIE, NO_NUL, READING, Handler, Refused, Visit
 from volumetool.version import __version__
 
 PREFIX = "/api/"
@@ -30,6 +30,13 @@ class Wish(BaseModel):
     """What a route reads."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*")
+    @classmethod
+    def _without_nul(cls, told: object) -> object:
+        if isinstance(told, str) and "\0" in told:
+            raise ValueError(NO_NUL)
+        return told
 
 
 def operation(function: Callable[..., Answer | Response]) -> Handler:

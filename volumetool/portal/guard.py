@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 
 from volumetool.portal.problems import explain
-from volumetool.portal.web import READING, UPLOADS, Portal, shows_token
+from volumetool.portal.web import NO_NUL, READING, UPLOADS, Portal, shows_token
 
 LONGEST_FORM = 2**16
 """Bytes of a form."""
@@ -54,6 +54,8 @@ async def _refusal(portal: Portal, request: Request) -> tuple[int, str] | None:
     uploads = request.url.path.startswith(UPLOADS)
     if request.method not in ("GET", "HEAD", "POST", *(("PATCH", "DELETE", "OPTIONS") if uploads else ())):
         return 405, "only GET, HEAD, POST"
+    if "\0" in request.scope["path"] or b"%00" in request.scope["query_string"]:
+        return 400, NO_NUL
     if request.method not in READING:
         origins = request.headers.getlist("origin")
         needed = 0 if shows_token(request) else 1  # programs send none; a page that does is one of this server

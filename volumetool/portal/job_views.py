@@ -1,4 +1,4 @@
-"""Neuroglancer on jobs, inside of their pages: who may look at which job, and what is open for that."""
+"""Neuroglancer on jobs, inside of pages: who may look at which job, by a login or a shared link, and what is open for that."""
 
 from __future__ import annotations
 
@@ -36,6 +36,9 @@ HOURS = 12
 LONGEST_STATE = 2**16
 """Bytes of what the client says of its layers, position and zoom."""
 
+MOST_GUESTS = 200
+"""Of them by shared links, where each visit of the page makes one: so strangers take no view from those who are logged in."""
+
 _PICTURE = (1000, 560)
 """Pixels that the volumes are fitted into at first."""
 
@@ -61,14 +64,16 @@ class OpenedJob:
 
 @dataclass
 class JobView:
-    """What one login sees of one job.
+    """What one login sees of one job, or one visitor with a shared link.
 
     Attributes
     ----------
     token : str
         Part of every path of it.
-    login : int
+    login : int or None
         The login that it ends with.
+    share : int or None
+        The shared link that it ends with, in place of a login: it shows the result alone, as the link gives it.
     job : str
         The job.
     origin, page : str
@@ -86,7 +91,8 @@ class JobView:
     """
 
     token: str = field(repr=False)
-    login: int
+    login: int | None
+    share: int | None
     job: str
     origin: str
     page: str
@@ -126,7 +132,7 @@ class JobView:
 
 
 class JobViews:
-    """All views that are known; each ends with its login, with its job, or after `HOURS`.
+    """All views that are known; each ends with its login or shared link, with its job, or after `HOURS`.
 
     Parameters
     ----------
@@ -186,14 +192,34 @@ class JobViews:
                     del self._views[name]
                 elif (view.login, view.job, view.page) == (login, job, page):
                     return view.link
-            made = JobView(secrets.token_urlsafe(32), login, job, self.origin(page), page, monotonic())
-            self._views[hash_token(made.token)] = made
-            if len(self._views) > MOST:
-                self._views.popitem(last=False)
-            return made.link
+            return self._add(JobView(secrets.token_urlsafe(32), login, None, job, self.origin(page), page, monotonic()))
+
+    def guest_link(self, share: int, job: str, page: str) -> str:
+        """Return a link of its own to the result of a job, for one visitor with a shared link.
+
+        Parameters
+        ----------
+        share : int
+            Number of the shared link.
+        job : str
+            The complete job.
+        page : str
+            Origin of the page that shows it in a frame.
+        """
+        with self._lock:
+            return self._add(JobView(secrets.token_urlsafe(32), None, share, job, self.origin(page), page, monotonic()))
+
+    def _add(self, made: JobView) -> str:
+        guests = [name for name, view in self._views.items() if view.share is not None]
+        if made.share is not None and len(guests) >= MOST_GUESTS:
+            del self._views[guests[0]]
+        self._views[hash_token(made.token)] = made
+        if len(self._views) > MOST:
+            self._views.popitem(last=False)
+        return made.link
 
     def find(self, token: str) -> JobView | None:
-        """Return the view of a token, while its login lasts and may see the job; None otherwise, for ever."""
+        """Return the view of a token, while its login or shared link lasts and gives the job; None otherwise, for ever."""
         name = hash_token(token)
         with self._lock:
             if (view := self._views.get(name)) is None:
@@ -206,6 +232,10 @@ class JobViews:
         return None
 
     def _job(self, view: JobView) -> PortalJob | None:
+        if view.share is not None:
+            return self._database.job_of_share(view.share)
+        if view.login is None:
+            return None
         account = self._database.account_of_login(view.login)
         return None if account is None else self._database.job(view.job, account.sees)
 
@@ -232,7 +262,7 @@ class JobViews:
     def _open(self, view: JobView) -> OpenedJob:
         output = str(self._supervisor.folder(view.job) / OUTPUT)
         job = self._database.job(view.job, None)
-        raw = None if job is None else self._raw(job)
+        raw = None if job is None or view.share is not None else self._raw(job)
         layers = make_layers([output] if raw is None else [raw, output])
         if len(view.names) != len(layers):
             view.names = [str(number) for number in range(len(layers))]

@@ -48,6 +48,9 @@ UPLOADS = "/api/uploads"
 
 FAULT = "This is a fault of the portal. The operator's log says more."
 
+NO_NUL = "An address or a field holds the character NUL, which no name has. Write it without."
+"""PostgreSQL keeps no text with it, SQLite does: neither is asked."""
+
 MOST_FIELDS = 100
 """Fields of a form."""
 
@@ -268,6 +271,8 @@ def page(portal: Portal, handler: Handler, role: str | None) -> Endpoint:
             form = dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS))
         except ValueError:
             return explain(413, f"a form has at most {MOST_FIELDS} fields")
+        if any("\0" in name + value for name, value in form.items()):
+            return explain(400, NO_NUL)
         try:
             return await pools.answer(
                 handler, lambda: _answer(handler, role, Visit(portal, request, form, *_who(portal, request), body=body))

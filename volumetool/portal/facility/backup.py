@@ -16,14 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, make_url, text
+from alembic.migration import MigrationContext
+from sqlalchemy import make_url, select
+from sqlalchemy.exc import DatabaseError
 
 from volumetool.errors import ConfigError, InputError, OutputError
 from volumetool.jobs.inspection import status
-from volumetool.portal.queries import ALIVE, CANCELLED, COMPLETE, PLANNED, Database, now, revisions
+from volumetool.portal.queries import ALIVE, CANCELLED, COMPLETE, PLANNED, Database, now, open_database, revisions
 from volumetool.portal.serve import alone
 from volumetool.portal.settings import PortalSettings, make_folder
 from volumetool.portal.supervisor import OUTPUT
+from volumetool.portal.tables import Account, Table
 from volumetool.redaction import redact
 from volumetool.version import __version__
 
@@ -58,6 +61,10 @@ class Restored:
         Folders of jobs that were asked for after the backup; they stay where they are.
     former : str or None
         Where the database that was there before is kept.
+    ended : dict of str to int
+        Logins, invitations, tokens and links of the backup, all of which end: which were ended since, it does not know.
+    disabled : tuple of str
+        Accounts that were disabled since, as the database says that was there before; they stay so.
     """
 
     taken: str
@@ -66,6 +73,8 @@ class Restored:
     without_results: tuple[str, ...]
     unknown: tuple[str, ...]
     former: str | None
+    ended: dict[str, int]
+    disabled: tuple[str, ...]
 
 
 def back_up(settings: PortalSettings, file: Path, *, results: bool = False) -> dict[str, Any]:
@@ -122,10 +131,9 @@ def _dump(settings: PortalSettings, file: Path) -> dict[str, Any]:
             source.backup(target)
             schema = target.execute("SELECT version_num FROM alembic_version").fetchone()[0]
         return {"database": "sqlite", "schema": schema}
-    engine = create_engine(url)  # as it is: a backup brings no table up to date
-    with engine.connect() as connection:
-        schema = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    engine.dispose()
+    schema = _schema(settings)  # as it is: a backup brings no table up to date
+    if schema is None:
+        raise ConfigError("config.database", "the database has no tables of a portal", hint="see `database` in the settings")
     _postgresql(["pg_dump", "--format=custom", f"--file={file}"], settings)
     return {"database": "postgresql", "schema": schema}
 
@@ -156,7 +164,11 @@ def _files(settings: PortalSettings, *, results: bool) -> Iterator[Path]:
         folders.sort(key=lambda name: (not name.endswith(".job"), name))
         if Path(folder) == settings.data:
             folders[:] = [name for name in folders if not name.startswith(".")]  # backups and restorations in work
-            names = [name for name in names if not name.startswith(("portal.sqlite", "lock")) and not name.endswith(".tar")]
+            names = [
+                name
+                for name in names
+                if not name.startswith(("portal.sqlite", "portal.postgresql", "lock")) and not name.endswith(".tar")
+            ]
         yield from (Path(folder) / name for name in sorted(names))
 
 
@@ -181,8 +193,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes, mode: int = 0o600) -> Non
 def restore(settings: PortalSettings, file: Path) -> Restored:
     """Put a backup back.
 
-    Files of jobs that are there stay: they are newer than the backup. Which jobs are complete, their ledgers say. All logins
-    and invitations end. The database that was there is kept beside the new one.
+    Files of jobs that are there stay: they are newer than the backup. Which jobs are complete, their ledgers say. All logins,
+    invitations, tokens and links end; accounts that are disabled stay so. The database that was there is kept.
 
     Parameters
     ----------
@@ -194,7 +206,8 @@ def restore(settings: PortalSettings, file: Path) -> Restored:
     Raises
     ------
     ConfigError
-        ``config.running``: the portal runs. ``config.backup``: it is of a newer version, or of another database.
+        ``config.running``: the portal runs. ``config.backup``: it is of a newer version, or of another database, or would
+        replace tables of a newer version.
     InputError
         ``input.backup``: it is none, or torn.
     """
@@ -202,14 +215,17 @@ def restore(settings: PortalSettings, file: Path) -> Restored:
     with alone(settings), tempfile.TemporaryDirectory(dir=settings.data, prefix=".restore-") as made:
         about = _unpack(file, Path(made))
         _check(about, settings)
+        shut = _disabled(settings)
         former = _put_back(settings, Path(made) / DATABASE)
         if (Path(made) / DATA).is_dir():
             _merge(Path(made) / DATA, settings.data)
         database = Database(settings)
-        database.end_all_logins()
+        ended = database.end_everything()
+        for name in shut:
+            database.change_account(name, disabled=True)
         told = _agree_with_ledgers(database, settings)
         database.engine.dispose()
-    return Restored(about["taken"], *told, former)
+    return Restored(about["taken"], *told, former, ended, shut)
 
 
 def _unpack(file: Path, folder: Path) -> dict[str, Any]:
@@ -248,14 +264,15 @@ def _put_back(settings: PortalSettings, dumped: Path) -> str | None:
     """Put the database in its place; return where the former one is."""
     url = make_url(settings.database_url)
     if url.get_backend_name() != "sqlite":
-        drop = ["pg_restore", "--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error"]
-        _postgresql([*drop, f"--dbname={url.database}", str(dumped)], settings)
-        return None
+        return _put_back_into_postgresql(settings, dumped)
     place, former = Path(url.database or ""), None
     if place.exists():
         former = place.with_name(f"{place.name}.before-{now():%Y%m%dT%H%M%S}")
-        with closing(sqlite3.connect(place)) as source, closing(sqlite3.connect(former)) as target:
-            source.backup(target)  # with what its journal holds
+        try:
+            with closing(sqlite3.connect(place)) as source, closing(sqlite3.connect(former)) as target:
+                source.backup(target)  # with what its journal holds
+        except sqlite3.DatabaseError:
+            shutil.copyfile(place, former)  # damaged, as it may be where a backup is needed
         former.chmod(0o600)
     fresh = place.with_name(f"{place.name}.restored")
     shutil.copyfile(dumped, fresh)  # it may lie on another disk
@@ -264,6 +281,53 @@ def _put_back(settings: PortalSettings, dumped: Path) -> str | None:
         place.with_name(place.name + end).unlink(missing_ok=True)
     fresh.replace(place)
     return None if former is None else str(former)
+
+
+def _put_back_into_postgresql(settings: PortalSettings, dumped: Path) -> str | None:
+    """Put the tables in the place of all that are there, in one transaction; return where the former ones are."""
+    there, former = _schema(settings), None
+    if there is not None and there not in revisions():
+        raise ConfigError(
+            "config.backup",
+            f"the database has the tables {there} of a newer volumetool, unknown to {__version__}: they would stay",
+            hint="name an empty database in `database`, or install that version or a newer one",
+        )
+    if there is not None:
+        former = settings.data / f"portal.postgresql.before-{now():%Y%m%dT%H%M%S}"
+        _postgresql(["pg_dump", "--format=custom", f"--file={former}"], settings)
+        former.chmod(0o600)
+    drop, fill = dumped.with_name("drop.sql"), dumped.with_name("fill.sql")
+    names = ("alembic_version", *Table.metadata.tables)
+    drop.write_text("".join(f'DROP TABLE IF EXISTS "{name}" CASCADE;\n' for name in names))  # those of newer steps, too
+    _postgresql(["pg_restore", "--no-owner", f"--file={fill}", str(dumped)], settings)
+    quiet = ["psql", "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1"]
+    _postgresql([*quiet, f"--file={drop}", f"--file={fill}"], settings)
+    return None if former is None else str(former)
+
+
+def _schema(settings: PortalSettings) -> str | None:
+    """Return the version of the tables of a database; None where it has none."""
+    engine = open_database(settings.database_url)
+    try:
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
+
+
+def _disabled(settings: PortalSettings) -> tuple[str, ...]:
+    """Return the accounts that are disabled now; none where there is no database, or a damaged one."""
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        return ()
+    engine = open_database(url)
+    try:
+        with engine.connect() as connection:
+            return tuple(connection.scalars(select(Account.name).where(Account.disabled).order_by(Account.name)))
+    except DatabaseError:
+        return ()
+    finally:
+        engine.dispose()
 
 
 def _merge(source: Path, target: Path) -> None:

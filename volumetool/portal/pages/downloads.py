@@ -16,7 +16,7 @@ from volumetool.geometry import Box, part_inside
 from volumetool.geometry.box import AskedBox
 from volumetool.portal.access.limits import place_of
 from volumetool.portal.accounts import hash_token
-from volumetool.portal.pages.jobs import find_job
+from volumetool.portal.pages.jobs import find_job, framing
 from volumetool.portal.pools import runs_in
 from volumetool.portal.queries import COMPLETE
 from volumetool.portal.supervisor import OUTPUT
@@ -30,6 +30,8 @@ from volumetool.units import show_bytes
 _BOX = TypeAdapter(AskedBox)
 _BLOCK = 2**20
 
+NO_LINK = "This link has ended, or there was none."
+
 
 def _result(visit: Visit) -> tuple[PortalJob, Volume]:
     """Return the complete job of the path, or of the shared link, and its result."""
@@ -39,7 +41,7 @@ def _result(visit: Visit) -> tuple[PortalJob, Volume]:
         found = visit.database.shared(hash_token(token))
         if found is None:
             visit.limit("absent", place_of(visit.address))
-            raise Refused(404, "This link has ended, or there was none.")
+            raise Refused(404, NO_LINK)
         job = found[1]
     if job.state != COMPLETE:
         raise Refused(409, "The job is not complete.")
@@ -148,10 +150,20 @@ def _provenance(volume: Volume) -> dict[str, Any]:
 
 
 def show_shared(visit: Visit) -> Response:
-    """Show a shared result to whoever has the link."""
+    """Show a shared result to whoever has the link, in Neuroglancer too."""
     job, volume = _result(visit)
     _note(visit, "result seen", job)
-    found = visit.database.shared(hash_token(visit.request.path_params["token"]))
-    assert found is not None  # noqa: S101  (`_result` has found it)
-    place = f"/shared/{visit.request.path_params['token']}"
-    return visit.show("shared.html", job=job, volume=volume, share=found[0], place=place, limit=visit.portal.settings.box_limit)
+    token, views = visit.request.path_params["token"], visit.portal.views
+    found = visit.database.shared(hash_token(token))
+    if found is None:  # ended since it was looked up
+        raise Refused(404, NO_LINK)
+    answer = visit.show(
+        "shared.html",
+        job=job,
+        volume=volume,
+        share=found[0],
+        place=f"/shared/{token}",
+        limit=visit.portal.settings.box_limit,
+        view=None if views is None else views.guest_link(found[0].id, job.id, visit.origin),
+    )
+    return answer if views is None else framing(answer, views.origin(visit.origin))

@@ -54,8 +54,12 @@ def show_job(visit: Visit, link: str | None = None) -> Response:
         can_stop=job.state in (*ALIVE, QUEUED),
         can_remove=job.state not in (*ALIVE, QUEUED),
     )
-    if viewer is not None:
-        answer.headers["Content-Security-Policy"] = f"{HEADERS['Content-Security-Policy']}; frame-src {viewer}"
+    return answer if viewer is None else framing(answer, viewer)
+
+
+def framing(answer: Response, viewer: str) -> Response:
+    """Let a page show what comes from the origin of Neuroglancer in a frame, and from nowhere else."""
+    answer.headers["Content-Security-Policy"] = f"{HEADERS['Content-Security-Policy']}; frame-src {viewer}"
     return answer
 
 

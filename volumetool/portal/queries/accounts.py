@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import Select, delete, select
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from volumetool.portal.queries.connection import Connection, now
-from volumetool.portal.tables import Account, ApiToken, Identity, Invitation, Login
+from volumetool.portal.tables import Account, ApiToken, Identity, Invitation, Login, Share
 
 _SEEN = timedelta(minutes=1)
 """A login's last request is written down once in so long."""
@@ -83,11 +83,15 @@ class AccountQueries(Connection):
             ends = now() + timedelta(days=self._settings.invitation_days)
             session.add(Invitation(token=token, role=role, ends=ends, name=name))
 
-    def end_all_logins(self) -> None:
-        """End all logins and invitations."""
+    def end_everything(self) -> dict[str, int]:
+        """End all logins, invitations, tokens and links; return how many of each."""
         with self._writing() as session:
-            session.execute(delete(Login))
-            session.execute(delete(Invitation))
+            ended = {}
+            for name, table in (("logins", Login), ("invitations", Invitation), ("tokens", ApiToken), ("links", Share)):
+                ended[name] = session.scalar(select(func.count()).select_from(table)) or 0
+                session.execute(delete(table))
+            session.execute(update(Account).values(mail_asked=None, mail_token=None))
+            return ended
 
     def withdraw_invitations(self) -> None:
         """End all invitations."""
@@ -170,8 +174,7 @@ class AccountQueries(Connection):
         login, account = found
         if login.seen < now() - _SEEN:
             with self._writing() as session:
-                if (kept := session.get(Login, login.id)) is not None:  # it may have been ended meanwhile
-                    kept.seen = now()
+                session.execute(update(Login).where(Login.id == login.id).values(seen=now()))  # it may have ended meanwhile
         return login, account
 
     def account_of_login(self, login: int) -> Account | None:

@@ -12,6 +12,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy import Connection as Connected
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -95,9 +96,29 @@ def revisions() -> tuple[str, ...]:
 
 
 def migrate(engine: Engine, version: str = "head") -> None:
-    """Bring the tables of a database to a version, up or down."""
+    """Bring the tables of a database to a version, up or down.
+
+    SQLite changes a table by making another one and dropping the first, which its foreign keys forbid once rows refer to it:
+    they rest meanwhile, and are looked at after.
+    """
     config = _configure()
-    with engine.connect() as connection:
+    with engine.connect() as connection, _without_foreign_keys(connection):
         config.attributes["connection"] = connection
         down = version != "head"
         (command.downgrade if down else command.upgrade)(config, version)
+
+
+@contextmanager
+def _without_foreign_keys(connection: Connected) -> Iterator[None]:
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    own: Any = connection.connection.driver_connection  # no transaction is open: within one the pragma does nothing
+    kept = own.execute("PRAGMA foreign_keys").fetchone()[0]
+    own.execute("PRAGMA foreign_keys = OFF")
+    try:
+        yield
+        if lost := own.execute("PRAGMA foreign_key_check").fetchone():
+            raise ValueError(f"a row of the table {lost[0]} refers to one of {lost[2]} that is not there")
+    finally:
+        own.execute(f"PRAGMA foreign_keys = {kept}")

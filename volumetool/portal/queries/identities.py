@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from volumetool.portal.queries.connection import Connection, now
@@ -99,8 +99,7 @@ class IdentityQueries(Connection):
         held, account = found
         if held.used is None or held.used < now() - _USED:
             with self._writing() as session:
-                if (kept := session.get(ApiToken, held.id)) is not None:  # it may have been ended meanwhile
-                    kept.used = now()
+                session.execute(update(ApiToken).where(ApiToken.id == held.id).values(used=now()))  # it may have ended meanwhile
         return held, account
 
     def tokens(self, account: int) -> Sequence[ApiToken]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 
 from volumetool.portal.queries.connection import Connection, now
 from volumetool.portal.queries.jobs import COMPLETE
-from volumetool.portal.tables import PortalJob, Share
+from volumetool.portal.tables import Account, PortalJob, Share
 
 MOST_SHARES = 100
 """Links of one result that have not ended."""
@@ -49,14 +49,15 @@ class ShareQueries(Connection):
 
     def shared(self, token: str) -> tuple[Share, PortalJob] | None:
         """Return a link that has not ended, and the complete job whose result it gives, by the hash of its token."""
-        wanted = (
-            select(Share, PortalJob)
-            .join(PortalJob, PortalJob.id == Share.job_id)
-            .where(Share.token == token, Share.ends >= now(), PortalJob.state == COMPLETE)
-        )
         with self._reading() as session:
-            found = session.execute(wanted).first()
+            found = session.execute(_lasting_shares().where(Share.token == token)).first()
         return None if found is None else (found[0], found[1])
+
+    def job_of_share(self, share: int) -> PortalJob | None:
+        """Return the complete job whose result a link gives, by the link's number, while it lasts."""
+        with self._reading() as session:
+            found = session.execute(_lasting_shares().where(Share.id == share)).first()
+        return None if found is None else found[1]
 
     def end_share(self, job: str, share: int) -> bool:
         """End a link of a job; return whether there was one."""
@@ -65,3 +66,9 @@ class ShareQueries(Connection):
             if found is not None:
                 session.delete(found)
             return found is not None
+
+
+def _lasting_shares() -> Select[Share, PortalJob]:
+    """Return the query of links that have not ended, and their jobs. Those of an account that may not log in give nothing."""
+    joined = select(Share, PortalJob).join(PortalJob, PortalJob.id == Share.job_id).join(Account)
+    return joined.where(Share.ends >= now(), PortalJob.state == COMPLETE, ~Account.disabled)
