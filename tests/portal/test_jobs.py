@@ -267,11 +267,25 @@ def test_a_preview_of_a_model_that_is_chosen_by_itself_shows_all_that_fit(
     assert "--voxel-size=30,8,8" in told[0]
 
 
+def test_accounts_take_turns_with_their_previews_too(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(supervisor, "_told", lambda command, _: told.append(Path(command[-1]).parent.name))
+    many, one = queue.account("many"), queue.account("one")
+    wanted = [queue.job(queue.add(many, f"m{number}", start=False)) for number in range(3)]
+    wanted.append(queue.job(queue.add(one, "o", start=False)))
+    with queue.supervisor._drawing.take(0):
+        for number, job in enumerate(wanted, start=1):
+            queue.supervisor.draw(job, "preview")
+            _wait(lambda number=number: len(queue.supervisor._drawing._waiting) == number)  # type: ignore[misc]
+    _wait(lambda: len(told) == 4)
+    assert told == ["m0", "o", "m1", "m2"]
+
+
 def test_a_job_that_is_removed_while_its_page_waits_leaves_no_folder(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     went: list[bool] = []
     monkeypatch.setattr(supervisor, "_told", lambda *_: went.append(queue.supervisor.folder("j").exists()))
     job = queue.job(queue.add(queue.account("ann"), "j", start=False))
-    with queue.supervisor._drawing:
+    with queue.supervisor._drawing.take(0):
         queue.supervisor.draw(job, "preview")
         assert queue.supervisor.remove("j")
     _wait(lambda: len(went) == 1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Literal, TypeVar
 
 Result = TypeVar("Result")
@@ -57,3 +58,43 @@ async def answer(handler: object, work: Callable[[], Result]) -> Result:
     finally:
         with _lock:
             _asked[name] -= 1
+
+
+class Turns:
+    """A lock that goes to whoever has not had it for the longest time, as jobs have their turns."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: dict[int, Hashable] = {}
+        self._last: dict[Hashable, int] = {}
+        self._taken = False
+        self._asked = self._given = 0
+
+    @contextmanager
+    def take(self, who: Hashable) -> Iterator[None]:
+        """Hold the lock while the block runs.
+
+        Parameters
+        ----------
+        who : hashable
+            Who asks; what one of them asks for is served in the order of asking.
+        """
+        with self._changed:
+            self._asked += 1
+            number = self._asked
+            self._waiting[number] = who
+            self._changed.wait_for(lambda: not self._taken and self._next() == number)
+            del self._waiting[number]
+            self._taken = True
+            self._given += 1
+            self._last[who] = self._given
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken = False
+                self._changed.notify_all()
+
+    def _next(self) -> int:
+        """Return whose turn it is, of those who wait: never had one, or had it longest ago; then who asked first."""
+        return min(self._waiting, key=lambda number: (self._last.get(self._waiting[number], 0), number))

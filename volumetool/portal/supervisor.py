@@ -21,6 +21,7 @@ from volumetool.jobs.inspection import status
 from volumetool.jobs.status import Status
 from volumetool.portal.facility import slurm
 from volumetool.portal.facility.slurm import SlurmQueue
+from volumetool.portal.pools import Turns
 from volumetool.portal.queries import (
     ALIVE,
     CANCELLED,
@@ -77,7 +78,7 @@ class Supervisor:
         self._settings = settings
         self._slurm = None if settings.slurm is None else SlurmQueue(settings.slurm)
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._drawing = threading.Lock()
+        self._drawing = Turns()
         self._drawn: dict[Path, str] = {}
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="volumetool-supervisor", daemon=True)
@@ -144,7 +145,7 @@ class Supervisor:
             command = preview_command(job.options, job.input, file)
         else:
             command = [*_volumetool("status", {}), f"--report={file}", "--json", "--", str(self.folder(job.id) / OUTPUT)]
-        self.draw_page(file, command)
+        self.draw_page(file, command, job.account_id)
 
     def drawn(self, job: str, page: str) -> str:
         """Return the state of a page about a job; see `drawn_page`."""
@@ -154,8 +155,8 @@ class Supervisor:
         """Return the file of a page, whether it is there or not."""
         return self.folder(job) / f"{page}.html"
 
-    def draw_page(self, file: Path, command: list[str]) -> None:
-        """Have a page made by a command, one page at a time; nothing happens where it is being made.
+    def draw_page(self, file: Path, command: list[str], account: int) -> None:
+        """Have a page made by a command, one at a time, accounts by turns; nothing happens where it is being made.
 
         Parameters
         ----------
@@ -163,20 +164,22 @@ class Supervisor:
             The page.
         command : list of str
             Makes it.
+        account : int
+            Whose page it is.
         """
         if self.drawn_page(file) != IN_WORK:
             self._drawn[file] = IN_WORK
             with suppress(OSError):  # the command says so
                 file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            threading.Thread(target=self._draw, args=(file, command), name="volumetool-page", daemon=True).start()
+            threading.Thread(target=self._draw, args=(file, command, account), name="volumetool-page", daemon=True).start()
 
     def drawn_page(self, file: Path) -> str:
         """Return `READY`, `IN_WORK`, nothing where nobody asked for a page, or why it could not be made."""
         return self._drawn.get(file) or (READY if file.exists() else "")
 
-    def _draw(self, file: Path, command: list[str]) -> None:
+    def _draw(self, file: Path, command: list[str], account: int) -> None:
         try:
-            with self._drawing:  # a folder that was removed meanwhile stays away: the command makes none
+            with self._drawing.take(account):  # a folder that was removed meanwhile stays away: the command makes none
                 _told(command, _PAGE_SECONDS)
             self._drawn[file] = READY
         except (VolumetoolError, OSError, ValueError) as error:

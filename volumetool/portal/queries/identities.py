@@ -99,7 +99,9 @@ class IdentityQueries(Connection):
         held, account = found
         if held.used is None or held.used < now() - _USED:
             with self._writing() as session:
-                session.execute(update(ApiToken).where(ApiToken.id == held.id).values(used=now()))  # it may have ended meanwhile
+                session.execute(
+                    update(ApiToken).where(ApiToken.id == held.id).values(used=now())
+                )  # it may have ended meanwhile
         return held, account
 
     def tokens(self, account: int) -> Sequence[ApiToken]:

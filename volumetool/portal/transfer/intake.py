@@ -238,7 +238,8 @@ class Intake:
             options: dict[str, Any] = {"voxel_size": size}
             if upload.facts["shape"][0] == 1:
                 options["side"] = _SIDE
-            self._supervisor.draw_page(page, preview_command(options, str(self.place(upload)), page))
+            command = preview_command(options, str(self.place(upload)), page)
+            self._supervisor.draw_page(page, command, upload.account_id)
 
     def _work(self) -> None:
         while True:
