@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import httpx
+import pytest
 from browsing import Visitor, settings_of
 
 from volumetool.portal.queries import Database
@@ -39,3 +40,22 @@ def test_what_the_proxy_says_last_counts_and_browsers_are_told_to_stay_with_tls(
         elsewhere = headers | {"host": "em.example.org.mallory.example"}
         assert httpx.get(f"{local}/login", headers=elsewhere, timeout=60).status_code == 421
         assert Visitor(local).get("/login").status_code == 200  # from this machine, by its own name
+
+
+@pytest.mark.parametrize("url", ["https://EM.example.org:443", "https://em.example.org/"])
+def test_forms_are_taken_from_an_address_that_is_written_otherwise_than_browsers_do(tmp_path: Path, url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    given = {"url": url, "port": port, "viewer_url": url.replace("em.", "em-view.").replace("EM.", "em-view.")}
+    settings = PortalSettings(**settings_of(tmp_path, **given))
+    assert (settings.url, settings.viewer_url) == (PUBLIC, "https://em-view.example.org")
+    with serve(settings) as served:
+        assert str(served.invitation).startswith(f"{PUBLIC}/join/")
+        join = f"http://127.0.0.1:{port}{str(served.invitation).removeprefix(PUBLIC)}"
+        for host in ("em.example.org", "em.example.org:443"):  # as some proxies hand it on
+            headers = {"host": host, "origin": PUBLIC}
+            answer = httpx.post(join, data={"name": "ada", "password": "short"}, headers=headers, timeout=60)
+            assert (answer.status_code, "has 12 to 256 characters" in answer.text) == (422, True)
+        for wrong in ("http://em.example.org", "https://em.example.org:8443", "null"):
+            headers = {"host": "em.example.org", "origin": wrong}
+            assert httpx.post(join, data={}, headers=headers, timeout=60).status_code == 403

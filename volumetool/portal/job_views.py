@@ -16,7 +16,7 @@ from volumetool.geometry import Size
 from volumetool.listening.gate import accepted_hosts
 from volumetool.portal.accounts import hash_token
 from volumetool.portal.queries import Database
-from volumetool.portal.settings import PortalSettings
+from volumetool.portal.settings import PortalSettings, hosts_of
 from volumetool.portal.supervisor import OUTPUT, Supervisor
 from volumetool.portal.tables import PortalJob
 from volumetool.viewer.layers import Layer, make_layers
@@ -153,9 +153,8 @@ class JobViews:
         self.hosts = accepted_hosts(settings.host, port)
         self.origins = frozenset(f"http://{host}" for host in self.hosts)
         if settings.viewer_url is not None:
-            parts = urlsplit(settings.viewer_url)
-            self.hosts |= {parts.netloc.lower()}
-            self.origins |= {f"{parts.scheme}://{parts.netloc.lower()}"}
+            self.hosts |= hosts_of(settings.viewer_url)
+            self.origins |= {settings.viewer_url}
 
     def origin(self, page: str) -> str:
         """Return the origin of views for those who came to the origin `page`.
@@ -163,7 +162,7 @@ class JobViews:
         Browsers send cookies to all ports of a host: so on loopback it is the other name of this machine.
         """
         if self._settings.viewer_url is not None:
-            return self._settings.viewer_url.rstrip("/")
+            return self._settings.viewer_url
         asked = urlsplit(page).hostname or ""
         names = {
             "localhost": "[::1]" if self._settings.host == "::1" else "127.0.0.1",

@@ -53,7 +53,7 @@ def serve(settings: PortalSettings) -> Iterator[Served]:
         supervisor = Supervisor(database, settings)
         bound = bind(settings.host, settings.port)
         port = int(bound.getsockname()[1])
-        url = (settings.url or base_url(settings.host, port)).rstrip("/")
+        url = settings.url or base_url(settings.host, port)
         with ExitStack() as stack:
             stack.enter_context(supervisor)
             stack.enter_context(Mailer(database, settings, url))

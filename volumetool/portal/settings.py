@@ -66,6 +66,27 @@ class Mail(BaseModel):
     server: str | None = Field(None, pattern=r"^smtps?://[^\s/]+/?$", repr=False)
 
 
+_USUAL = {"https": ":443", "http": ":80"}
+"""Ports that browsers leave out of hosts and origins."""
+
+
+def _normal(url: object) -> object:
+    """Return a URL as browsers send its origin: small letters, no port where it is that of its scheme, no slash at the end."""
+    if not isinstance(url, str):
+        return url
+    parts = urlsplit(url.strip())
+    return parts._replace(netloc=parts.netloc.lower().removesuffix(_USUAL.get(parts.scheme, ""))).geturl().rstrip("/")
+
+
+Origin = Annotated[str, BeforeValidator(_normal)]
+
+
+def hosts_of(url: str) -> frozenset[str]:
+    """Return the Host headers of requests to an origin: with its usual port written out, too, as some proxies do it."""
+    parts = urlsplit(url)
+    return frozenset({parts.netloc, parts.netloc if parts.port else parts.netloc + _USUAL[parts.scheme]})
+
+
 def _check_origin(name: str, url: str) -> None:
     parts = urlsplit(url)
     local = parts.scheme == "http" and is_loopback(parts.hostname or "")
@@ -83,9 +104,9 @@ class PortalSettings(BaseModel):
     )
     host: str = Field(LOOPBACK, description="Address to listen on; loopback is for this machine, or for a proxy on it.")
     port: int = Field(8850, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    url: str | None = Field(None, description="How browsers reach it through a proxy, such as https://em.example.org.")
+    url: Origin | None = Field(None, description="How browsers reach it through a proxy, such as https://em.example.org.")
     viewer_port: int = Field(0, ge=0, le=65535, description="Port of Neuroglancer, beside the pages; 0 takes a free one.")
-    viewer_url: str | None = Field(
+    viewer_url: Origin | None = Field(
         None, description="How browsers reach that port through a proxy: another host name, https://em-view.example.org."
     )
     database: str | None = Field(None, description="URL of SQLAlchemy; a file of SQLite in `data` by default.")

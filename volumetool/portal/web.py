@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
@@ -25,7 +25,7 @@ from volumetool.portal.facility.metrics import PortalTraffic
 from volumetool.portal.job_views import JobViews
 from volumetool.portal.problems import explain
 from volumetool.portal.queries import Database
-from volumetool.portal.settings import PortalSettings
+from volumetool.portal.settings import PortalSettings, hosts_of
 from volumetool.portal.supervisor import Supervisor
 from volumetool.portal.tables import Account, ApiToken, Login
 from volumetool.portal.transfer.intake import Intake
@@ -120,10 +120,9 @@ def make_portal(
     hosts = accepted_hosts(settings.host, port)
     origins = frozenset(f"http://{host}" for host in hosts)
     if settings.url is not None:
-        parts = urlsplit(settings.url)
-        hosts |= {parts.netloc.lower()}
-        origins |= {f"{parts.scheme}://{parts.netloc.lower()}"}
-    url = (settings.url or base_url(settings.host, port)).rstrip("/")
+        hosts |= hosts_of(settings.url)
+        origins |= {settings.url}
+    url = settings.url or base_url(settings.host, port)
     provider = None if settings.oidc is None else Provider(settings.oidc, f"{url}{COMES_BACK}")
     intake = Intake(database, settings, supervisor)
     return Portal(settings, database, supervisor, intake, hosts, origins, provider, views)
@@ -189,7 +188,7 @@ class Visit:
     def origin(self) -> str:
         """Origin of the pages, as this browser knows it."""
         if (url := self.portal.settings.url) is not None:
-            return url.rstrip("/")
+            return url
         return f"http://{self.request.headers['host'].lower()}"
 
     @property

@@ -98,7 +98,7 @@ def set_account(settings: PortalSettings, name: str, changes: dict[str, Any], *,
         told = [f"{field} {value}" for field, value in changes.items() if value is not None] + ["link"] * (token is not None)
         database.note(OPERATOR, "account set", f"{name}: {', '.join(told)}", "")
     database.engine.dispose()
-    url = None if token is None else f"{(settings.url or base_url(settings.host, settings.port)).rstrip('/')}/join/{token}"
+    url = None if token is None else f"{settings.url or base_url(settings.host, settings.port)}/join/{token}"
     return _facts(found, url) if found is not None else AccountFacts(name, role, None, disabled=False, link=url)
 
 
