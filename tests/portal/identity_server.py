@@ -100,6 +100,8 @@ class IdentityServer:
         Where it sends browsers back to.
     answers : dict
         By path, what it answers in place of the truth.
+    has_form : bool
+        Whether it shows a page on which somebody logs in, as for a browser; otherwise it takes that for done.
     """
 
     person: dict[str, Any] = field(default_factory=lambda: {"sub": "ada-1815"})
@@ -110,6 +112,7 @@ class IdentityServer:
     answers: dict[str, Callable[[], Any]] = field(default_factory=dict)
     codes: dict[str, Code] = field(default_factory=dict)
     issuer: str = ""
+    has_form: bool = False
 
     def plain(self) -> None:
         """Let it be honest again."""
@@ -209,8 +212,10 @@ def _app(server: IdentityServer) -> flask.Flask:
     def _keys() -> Any:
         return flask.jsonify({"keys": server.keys})
 
-    @app.get("/authorize")
+    @app.route("/authorize", methods=["GET", "POST"])
     def _authorize() -> Any:
+        if server.has_form and flask.request.method == "GET":
+            return "<title>Example University</title><form method=post><button>I am who I am</button></form>"
         grant = authorization.get_consent_grant(end_user=server.person)
         answer = authorization.create_authorization_response(grant_user=server.person, grant=grant)
         answer.headers["Location"] += f"&iss={server.issuer}"  # RFC 9207

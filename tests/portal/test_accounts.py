@@ -33,6 +33,9 @@ def test_an_invitation_makes_one_account_and_logs_it_in(house: House) -> None:
         ("carl", "short", "A password has"),
         ("carl", "carl carl carl", "does not hold the name"),
         ("carl", "my Password 12345", "nor volumetool or password"),
+        ("carl", "qwertyuiop12", "in lists of common ones"),
+        ("carl", "ILoveYou1234", "in lists of common ones"),
+        ("carl", "correcthorsebatterystaple", "in lists of common ones"),
     ],
 )
 def test_what_is_wrong_with_a_new_account_is_said_and_the_invitation_stays(

