@@ -8,7 +8,7 @@ import inspect
 import math
 import os
 import reprlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
 
@@ -322,9 +322,27 @@ class OutputChannel(BaseModel):
     values : {"grey", "difference", "plain"}
         ``grey``: the values go back to grey values by the normalisation. ``difference``: they are differences of such values,
         which are scaled and not shifted, such as an expected error. ``plain``: they stay as they are, such as probabilities.
+    block : tuple of int
+        Voxels of the output for which there is one value, their mean, z, y, x: a divisor of the operation's scale.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")
     values: Literal["grey", "difference", "plain"] = "grey"
+    block: tuple[int, int, int] = Field((1, 1, 1), exclude_if=lambda block: block == (1, 1, 1))
+
+
+def planes_of(channels: Sequence[OutputChannel]) -> list[tuple[int, tuple[int, int, int]]]:
+    """Return where an operation lays its channels: in which array of its output's shape, at which voxel of each block there.
+
+    Those of one value for each voxel have an array each. The others, which stand behind them and have blocks of one shape,
+    share the arrays that follow: the first fills the first voxel of each block, the next the next.
+    """
+    fine = [channel for channel in channels if max(channel.block) == 1]
+    found = [(number, (0, 0, 0)) for number in range(len(fine))]
+    for number, channel in enumerate(channels[len(fine) :]):
+        (_, wide, long), size = channel.block, math.prod(channel.block)
+        plane, place = divmod(number, size)
+        found.append((len(fine) + plane, (place // (wide * long), place // long % wide, place % long)))
+    return found

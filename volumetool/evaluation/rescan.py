@@ -23,7 +23,7 @@ from volumetool.geometry.box import cut
 from volumetool.paths import absolute_path, place_text, replace_file
 from volumetool.storage.io.kvstore import join_url, parent_url
 from volumetool.storage.open import open_volume
-from volumetool.storage.provenance import channel_names
+from volumetool.storage.provenance import block_of, channel_names
 from volumetool.storage.volume import Volume
 from volumetool.storage.voxels import read_voxels
 
@@ -31,7 +31,7 @@ CHANNEL = "expected-error"
 """Name of the channel, of an output or of a trust volume, that holds the absolute error expected of each voxel."""
 
 SIDE = 64
-"""Voxels along y and x of a box, unless a size is given; a box is one section deep then."""
+"""Voxels of the output along y and x of a box, unless a size is given; a box is one section deep then."""
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Shares of the volume for which it is said what rescanning them removes."""
@@ -70,7 +70,7 @@ class RescanOptions(Options):
     Parameters
     ----------
     size : tuple of float, optional
-        Size of a box in nm, z, y, x, as ``"50,2000,2000"``; by default one section of 64 x 64 voxels.
+        Size of a box in nm, z, y, x, as ``"50,2000,2000"``; by default one section of 64 x 64 voxels of the output.
     fraction : float
         Share of the volume that may be rescanned: as many boxes are named.
     stage : str or path, optional
@@ -97,7 +97,7 @@ class RescanBox:
     gain : float
         Expected error times area, in grey values times square micrometres.
     box : Box
-        In voxels of the output.
+        In voxels of the volume with the expected error; those of a trust volume may be larger than the output's.
     nm : tuple of tuple of float
         First and last corner, z, y, x, in nm: its faces, not the centres of voxels.
     stage : tuple of tuple of float
@@ -142,7 +142,7 @@ class Rescan:
     of : int
         Boxes in all.
     size : tuple of int
-        Voxels of a box, z, y, x.
+        Voxels of that volume in a box, z, y, x.
     mean_error : float
         Mean absolute error that is expected of the volume as it is, in grey values.
     steps : tuple of RescanStep
@@ -282,7 +282,9 @@ def _trust_volume(volume: Volume) -> str | None:
 def _voxels(volume: Volume, nm: Size | None) -> Triple:
     """Return the size of a box in voxels."""
     z, y, x = volume.shape
-    size = (1, SIDE, SIDE) if nm is None else [round(a / b) for a, b in zip(nm, volume.voxel_size, strict=True)]
+    _, high, wide = block_of(volume)
+    usual = (1, max(1, SIDE // high), max(1, SIDE // wide))
+    size = usual if nm is None else [round(a / b) for a, b in zip(nm, volume.voxel_size, strict=True)]
     if min(size) < 1:
         at, voxel = (" x ".join(f"{n:g}" for n in each) for each in (nm or (), volume.voxel_size))
         raise ConfigError("config.rescan", f"boxes of {at} nm, but a voxel has {voxel} nm", hint="take larger boxes")

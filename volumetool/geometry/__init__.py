@@ -10,6 +10,7 @@ from volumetool.geometry.box import AskedBox, Box, Size, Triple, part_inside
 from volumetool.geometry.lattice import AxisLattice, Lattice, PatchPlace, Placement, balanced, joined
 from volumetool.geometry.levels import (
     LevelGrid,
+    coarse_level,
     default_chunk,
     default_shard,
     fused_count,
@@ -17,6 +18,7 @@ from volumetool.geometry.levels import (
     shard_boxes,
     slab_boxes,
     slabs_of,
+    total_factor,
     without_shards,
 )
 from volumetool.geometry.mirror import mirror_index
@@ -40,6 +42,7 @@ __all__ = [
     "Size",
     "Triple",
     "balanced",
+    "coarse_level",
     "default_chunk",
     "default_shard",
     "downscaled_translation",
@@ -53,6 +56,7 @@ __all__ = [
     "shard_boxes",
     "slab_boxes",
     "slabs_of",
+    "total_factor",
     "upscaled",
     "whole_ratio",
     "without_shards",

@@ -250,6 +250,11 @@ class Lattice:
         """Return the first input voxel of a patch, by its indices; negative at the first faces."""
         return self.in_input((self.z.start(patch[0]), self.y.start(patch[1]), self.x.start(patch[2])))
 
+    def over_blocks(self, block: Triple) -> Lattice:
+        """Return the same patches for an output of one voxel for each block of voxels of this one; blocks divide the scale."""
+        z, y, x = (replace(line, scale=line.scale // n) for line, n in zip(self.axes, block, strict=True))
+        return replace(self, z=z, y=y, x=x)
+
     def in_input(self, lengths: Triple) -> Triple:
         """Return lengths or places along the axes in input voxels."""
         return lengths[0] * self.shrink[0], lengths[1] * self.shrink[1], lengths[2] * self.shrink[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -127,6 +128,26 @@ def _next_factor(level: LevelGrid) -> Triple:
 def without_shards(levels: Sequence[LevelGrid]) -> tuple[LevelGrid, ...]:
     """Return the same levels where each chunk is stored on its own; then no region writes a coarser level."""
     return tuple(replace(level, shard=level.chunk, fused=number == 0) for number, level in enumerate(levels))
+
+
+def total_factor(levels: Sequence[LevelGrid], number: int) -> Triple:
+    """Return how many voxels of the finest level make one of a level, z, y, x."""
+    z, y, x = (math.prod(axis) for axis in zip((1, 1, 1), *(level.factor for level in levels[1 : number + 1]), strict=True))
+    return z, y, x
+
+
+def coarse_level(levels: Sequence[LevelGrid], voxels: int) -> int:
+    """Return the finest level of a pyramid that regions write and that has no more than so many voxels; else the coarsest.
+
+    Parameters
+    ----------
+    levels : sequence of LevelGrid
+        Finest first.
+    voxels : int
+        Voxels that it may have.
+    """
+    fused = [math.prod(level.shape) for level in levels if level.fused]
+    return next((number for number, count in enumerate(fused) if count <= voxels), len(fused) - 1)
 
 
 def fused_count(levels: Sequence[LevelGrid]) -> int:

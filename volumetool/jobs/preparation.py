@@ -85,7 +85,7 @@ def _create(plan: Plan, volume: WrittenVolume, lost: list[str]) -> None:
         delete_segments(folder, close_segments(folder, ""))
         create_volume(place, volume.layout, volume.told(plan, "unfinished"))
     else:  # a deletion that was interrupted
-        create_levels(place, volume.layout, range(len(plan.spec.levels)))
+        create_levels(place, volume.layout, range(len(volume.layout.levels)))
 
 
 def _earlier_places(plan: Plan) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from volumetool.configuration import OutputChannel
+from volumetool.configuration import OutputChannel, planes_of
 from volumetool.models.unet import UNetConfig
 
 ZYX = tuple[int, int, int]
@@ -234,6 +234,11 @@ class OperationCard(BaseModel):
     pointwise: bool = Field(False, exclude_if=lambda pointwise: not pointwise)
     about: str = ""
     caution: str = ""
+
+    @property
+    def planes(self) -> int:
+        """Arrays of the output's shape that hold what it makes of a patch; 0 for a single output, which has no such axis."""
+        return planes_of(self.channels)[-1][0] + 1 if self.channels else 0
 
     @property
     def keeps_dtype(self) -> bool:

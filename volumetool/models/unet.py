@@ -172,6 +172,25 @@ class UNet(nn.Module):
         log_error : Tensor
             float32, of the same shape: the natural logarithm of the expected absolute error, in the units of `enhanced`.
         """
+        enhanced, parts = self.forward_with_error_parts(x)
+        return enhanced, add_cells_(torch.zeros_like(enhanced), parts)
+
+    def forward_with_error_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Do as `forward_with_error`, and leave the voxels that one voxel of the input becomes side by side.
+
+        Parameters
+        ----------
+        x : Tensor
+            As for `forward`.
+
+        Returns
+        -------
+        enhanced : Tensor
+            The enhanced patches, as `forward` returns them.
+        parts : Tensor
+            float32 (b, 1, fy, fx, y, x) or (b, 1, fz, fy, fx, z, y, x): the logarithms of the expected errors, as `add_cells_`
+            takes them.
+        """
         assert self.error_head is not None, "the architecture has no expected_error"  # noqa: S101
         enhanced, features = self._refine(x)
         if torch.is_grad_enabled():
@@ -179,7 +198,7 @@ class UNet(nn.Module):
                 parts = self.error_head(features.detach().float())
         else:
             parts = self.error_head(features)
-        return enhanced, add_cells_(torch.zeros_like(enhanced), parts.float().unflatten(1, (1, *self.factors)))
+        return enhanced, parts.float().unflatten(1, (1, *self.factors))
 
     def _refine(self, x: Tensor) -> tuple[Tensor, Tensor]:
         centre = x[:, self.config.z_context : self.config.z_context + 1]  # (b, 1, z, y, x)

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetool.geometry import AxisLattice, Box, Lattice, Placement, Region, ramp
+from volumetool.configuration import planes_of
+from volumetool.geometry import AxisLattice, Box, Lattice, Placement, Region, Triple, ramp
 from volumetool.processing.columns import Column
 from volumetool.processing.device.arrays import Array, module_of, to_host
 from volumetool.processing.quantize import quantise
@@ -36,8 +37,8 @@ class Slab:
     ----------
     box : Box
         In voxels of the output's level 0.
-    voxels : numpy.ndarray, shape of the box
-        In the output's dtype.
+    voxels : numpy.ndarray, shape of the box, divided by the channel's block
+        In the dtype in which the channel is stored.
     number : int
         Which of the channels that are made of the region's input channel.
     """
@@ -49,10 +50,26 @@ class Slab:
 
 @dataclass
 class _Band:
-    """The part of a region that is open: strips that wait for the next column, slabs that are not full."""
+    """The part of a region that is open in a channel: strips that wait for the next column, slabs that are not full.
 
+    Voxels are those of the channel: of some there is one for a block of the output's. Blocks divide the scale, on which
+    patches, regions and shards begin and end.
+    """
+
+    lattice: Lattice
+    core: Box
+    block: Triple
+    shard: int
+    weights: dict[str, Array]
     strips: dict[int, Array] = field(default_factory=dict)
     slabs: dict[int, NDArray[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, spec: OutputSpec, region: Region, block: Triple, xp: ModuleType) -> Self:
+        """Return the empty band of a channel of a region, whose blocks have that shape."""
+        lattice = spec.lattice.over_blocks(block)
+        weights = {axis: xp.asarray(ramp(line.ramp_length)) for axis, line in zip(AXES, lattice.axes, strict=True)}
+        return cls(lattice, spec.core(region).coarsened(block), block, spec.levels[0].shard[2] // block[2], weights)
 
 
 def blend(
@@ -72,7 +89,8 @@ def blend(
     region : Region
         The region that the columns belong to.
     predicted : iterator of (Column, list of array)
-        Columns with their output patches, each float32 (z, y, x), or (channels, z, y, x) where the operation names channels.
+        Columns with their output patches, each float32 (z, y, x), or (planes, z, y, x) where the operation names channels: they
+        lie where :func:`volumetool.configuration.planes_of` says.
     xp : module
         ``numpy``, or ``cupy`` if the patches are on a GPU.
     seen : callable, optional
@@ -81,37 +99,50 @@ def blend(
     only : int, optional
         The one of several channels that is blended; by default all are.
     """
-    core = spec.core(region)
-    weights = {axis: xp.asarray(ramp(line.ramp_length)) for axis, line in zip(AXES, spec.lattice.axes, strict=True)}
+    made, planes = spec.made, planes_of(spec.made)
+    apart = max(0, len(made) - spec.per_input)  # the error that steps go by, and which is not stored, stands after the image
     numbers = range(spec.per_input) if only is None else range(only, only + 1)
-    steps = 0 in numbers and spec.store_error > 0  # the image's voxels are rounded by what the channel after it says
-    bands = {number: _Band() for number in (*numbers, *([1] if steps and 1 not in numbers else []))}
+    stored = {number + apart if number else 0: number for number in numbers}
+    steps = 0 in stored and spec.store_error > 0  # the image's voxels are rounded by what the channel after it says
+    each = dict.fromkeys((*stored, *([1] if steps else [])))
+    bands = {at: _Band.open(spec, region, made[at].block if made else (1, 1, 1), xp) for at in each}
     for column, patches in predicted:
-        part = _sections(spec.lattice, core, column)
-        low = max(core.start[2], spec.lattice.x.weight_start(column.x))
-        high = min(core.stop[2], spec.lattice.x.weight_start(column.x + 1))
-        skip = low - spec.lattice.x.weight_start(column.x)
-        box = Box((part.start[0], part.start[1], low), (part.stop[0], part.stop[1], high))
-        finished = slice(skip, skip + high - low)  # no later column touches it
-        error = None
-        for number in sorted(bands, reverse=steps):  # the error before the image
-            own = [patch[number] for patch in patches] if spec.predicted else patches  # n times (z, y, x)
-            slab = _blend_column(spec.lattice, part, column, own, weights)  # (core z, core y, patch x with weight)
-            _blend_strip(spec.lattice.x, bands[number], column, slab, weights["x"])
-            values = slab[:, :, finished]  # (z, y, x) of the box
-            if steps and number == 1:
-                error = values.copy() if number in numbers else values
-            if high > low and number in numbers:
-                if seen is not None and number == 0:
+        error, boxes = None, {}
+        for at in sorted(bands, reverse=steps):  # the error before the image
+            band = bands[at]
+            own = [_laid(patch, *planes[at], band.block) for patch in patches] if made else patches  # n times (z, y, x)
+            box, values = _blended(band, column, own)
+            boxes[at] = box
+            if steps and at == 1:
+                error = values.copy() if at in stored else values
+            if box.stop[2] > box.start[2] and at in stored:
+                if seen is not None and at == 0:
                     seen(column, box, values)
-                channel = spec.output_channels(region.channel)[number]
-                # (z, y, x), float32 -> the output's dtype
-                voxels = quantise(spec, channel, column, box, values, None if number else error)
-                _collect(spec, region, bands[number], box, to_host(voxels))
-        if part.stop[0] == core.stop[0]:
-            for number in numbers:
-                for slab_box, voxels in _finished(spec, region, bands[number], high):
+                channel = spec.output_channels(region.channel)[stored[at]]
+                # (z, y, x), float32 -> the dtype in which the channel is stored
+                voxels = quantise(spec, channel, column, box, values, None if at else error)
+                _collect(band, box, to_host(voxels))
+        for at, number in stored.items():
+            if boxes[at].stop[0] == bands[at].core.stop[0]:
+                for slab_box, voxels in _finished(region, bands[at], boxes[at].stop[2]):
                     yield Slab(slab_box, voxels, number)
+
+
+def _laid(patch: Array, plane: int, place: Triple, block: Triple) -> Array:
+    """Return what an operation made of a patch for a channel, (z, y, x) blocks: the voxels at one place of each block."""
+    values: Array = patch[(plane, *(slice(first, None, step) for first, step in zip(place, block, strict=True)))]
+    return values
+
+
+def _blended(band: _Band, column: Column, patches: list[Array]) -> tuple[Box, Array]:
+    """Blend the patches of a column with those before; return the box that no later column touches, and its values."""
+    part, line = _sections(band.lattice, band.core, column), band.lattice.x
+    low = max(band.core.start[2], line.weight_start(column.x))
+    high = min(band.core.stop[2], line.weight_start(column.x + 1))
+    skip = low - line.weight_start(column.x)
+    slab = _blend_column(band.lattice, part, column, patches, band.weights)  # (core z, core y, patch x with weight)
+    _blend_strip(line, band, column, slab, band.weights["x"])
+    return Box((*part.start[:2], low), (*part.stop[:2], high)), slab[:, :, skip : skip + high - low]
 
 
 def look_up(
@@ -130,13 +161,13 @@ def look_up(
     table : numpy.ndarray, shape (grey values,)
         From :func:`volumetool.processing.quantize.tabulate`.
     """
-    band = _Band()
+    band = _Band.open(spec, region, (1, 1, 1), np)
     for box, voxels in strips:
         codes = voxels.view(f"u{voxels.itemsize}")  # (z, y, x): places in the table, also of signed values
         for z, section in enumerate(codes, box.start[0]):
             part = Box((z, *box.start[1:]), (z + 1, *box.stop[1:]))
-            _collect(spec, region, band, part, table.take(section)[None])  # (1, y, x)
-        for slab_box, finished in _finished(spec, region, band, box.stop[2]):
+            _collect(band, part, table.take(section)[None])  # (1, y, x)
+        for slab_box, finished in _finished(region, band, box.stop[2]):
             yield Slab(slab_box, finished)
 
 
@@ -204,12 +235,11 @@ def _blend_strip(line: AxisLattice, band: _Band, column: Column, slab: Array, we
         band.strips[column.z.start] = slab[:, :, step : step + length].copy()  # a view would keep the slab in memory
 
 
-def _collect(spec: OutputSpec, region: Region, band: _Band, box: Box, voxels: NDArray[Any]) -> None:
+def _collect(band: _Band, box: Box, voxels: NDArray[Any]) -> None:
     """Put finished voxels into the slabs that they belong to."""
-    core = spec.core(region)
+    core, shard = band.core, band.shard
     own = box.shifted((-core.start[0], -core.start[1], -core.start[2]))
-    shard = spec.levels[0].shard[2]
-    depth, height, width = region.box.shape
+    depth, height, width = core.shape
     for number in range(own.start[2] // shard, -(-own.stop[2] // shard)):
         start, stop = number * shard, min((number + 1) * shard, width)
         if number not in band.slabs:
@@ -219,15 +249,13 @@ def _collect(spec: OutputSpec, region: Region, band: _Band, box: Box, voxels: ND
         target[...] = voxels[:, :, low - own.start[2] : high - own.start[2]]
 
 
-def _finished(spec: OutputSpec, region: Region, band: _Band, reached: int) -> Iterator[tuple[Box, NDArray[Any]]]:
-    """Yield box and voxels of the slabs that end at or before the output voxel `reached` along x."""
-    shard = spec.levels[0].shard[2]
-    width = region.box.shape[2]
-    done = reached - spec.core(region).start[2]
+def _finished(region: Region, band: _Band, reached: int) -> Iterator[tuple[Box, NDArray[Any]]]:
+    """Yield box, in voxels of the output, and voxels of slabs that end before or at the channel's voxel `reached` along x."""
+    depth, height, width = band.core.shape
+    done = reached - band.core.start[2]
     for number in sorted(band.slabs):
-        stop = min((number + 1) * shard, width)
+        start, stop = number * band.shard, min((number + 1) * band.shard, width)
         if stop > done:
             return
-        z, y, x = region.box.start
-        (z_stop, y_stop, _) = region.box.stop
-        yield Box((z, y, x + number * shard), (z_stop, y_stop, x + stop)), band.slabs.pop(number)
+        box = Box((0, 0, start), (depth, height, stop)).enlarged(band.block).shifted(region.box.start)
+        yield box, band.slabs.pop(number)

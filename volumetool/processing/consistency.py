@@ -113,8 +113,8 @@ def block_means(values: Array, scale: Triple) -> Array:
     return total * np.float32(1 / math.prod(scale))
 
 
-def residuals(outputs: Array, patches: NDArray[np.float32], scale: Triple) -> Array:
-    """Return how far the means of outputs depart from their inputs: the same for all voxels of a block.
+def residuals(outputs: Array, patches: NDArray[np.float32], scale: Triple, block: Triple = (1, 1, 1)) -> Array:
+    """Return how far the means of outputs depart from their inputs: the same for all voxels made of one.
 
     Parameters
     ----------
@@ -124,17 +124,19 @@ def residuals(outputs: Array, patches: NDArray[np.float32], scale: Triple) -> Ar
         What it was made of; depth counts the z context on both sides.
     scale : tuple of int
         Output voxels per input voxel, fz, fy, fx.
+    block : tuple of int
+        Output voxels for which there is one value: a divisor of the scale.
 
     Returns
     -------
-    array of float32, shape of `outputs`
+    array of float32, shape of `outputs`, divided by the block
     """
     means = block_means(outputs, scale)  # (n, z, y, x)
     context, xp = (patches.shape[1] - means.shape[1]) // 2, module_of(means)
     away = means - xp.asarray(patches[:, context : context + means.shape[1]])
-    n, z, y, x = away.shape
-    blocks = xp.broadcast_to(away[:, :, None, :, None, :, None], (n, z, scale[0], y, scale[1], x, scale[2]))
-    return blocks.reshape(outputs.shape)  # a copy: each value for all voxels of its block
+    (n, z, y, x), times = away.shape, [factor // size for factor, size in zip(scale, block, strict=True)]
+    equal = xp.broadcast_to(away[:, :, None, :, None, :, None], (n, z, times[0], y, times[1], x, times[2]))
+    return equal.reshape(n, z * times[0], y * times[1], x * times[2])  # a copy where one value is for several
 
 
 def _part(missing: NDArray[np.bool_], box: Box, column: Column) -> NDArray[np.bool_]:

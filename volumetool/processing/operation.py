@@ -5,6 +5,7 @@ A network is one, a filter another. An operation knows nothing of volumes, chunk
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -252,7 +253,7 @@ def open_operation(spec: str) -> Operation:
     return NetworkOperation(load_model(model), read_options(model, NetworkOptions, said))
 
 
-def with_trust(operation: Operation, *, spread: bool = False) -> Operation:
+def with_trust(operation: Operation, *, spread: bool = False, means: Triple = (1, 1, 1), steps: bool = False) -> Operation:
     """Return a network of ours that makes the channels of a trust volume, too: all that it can say of its output.
 
     Parameters
@@ -261,6 +262,11 @@ def with_trust(operation: Operation, *, spread: bool = False) -> Operation:
         A network of ours.
     spread : bool
         Also how far its outputs of the turned and mirrored patch spread, for which it runs 8 times.
+    means : tuple of int
+        Voxels of the output, z, y, x, that become one of that volume: as far as they divide the scale, these channels are
+        their means.
+    steps : bool
+        Also the error expected of each voxel, by which the steps of stored voxels go.
 
     Raises
     ------
@@ -276,7 +282,10 @@ def with_trust(operation: Operation, *, spread: bool = False) -> Operation:
             hint="leave --trust out, or take one of `volumetool model list`",
         )
     known = operation.model.card.architecture.expected_error
-    return NetworkOperation(operation.model, NetworkOptions(expected_error=known, spread=spread, consistency=True))
+    z, y, x = (math.gcd(n, times) for n, times in zip(means, operation.card.scale, strict=True))
+    apart = steps and max(z, y, x) > 1
+    asked = NetworkOptions(expected_error=known, spread=spread, consistency=True, block=(z, y, x), steps=apart)
+    return NetworkOperation(operation.model, asked)
 
 
 def with_steps(operation: Operation) -> Operation:

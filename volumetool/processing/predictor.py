@@ -110,10 +110,10 @@ def spared_output(engine: Engine, patch: NDArray[np.float32]) -> Array:
     It is the patch's own sections with every voxel repeated by the network's scale; of several channels the first is, and the
     others are 0. Where the operation makes no image of the kind of its input, all are 0.
     """
-    channels = len(engine.card.channels)
-    if engine.card.spares and not channels:
+    planes = engine.card.planes
+    if engine.card.spares and not planes:
         return _enlarge(engine, patch)
-    leading = (channels,) if channels else ()
+    leading = (planes,) if planes else ()
     made = engine.xp.zeros((*leading, *_output_shape(engine, patch)), np.float32)  # ([channels,] z, y, x)
     if engine.card.spares:
         made[0] = _enlarge(engine, patch)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.errors import NumericsError
-from volumetool.geometry import Box
+from volumetool.geometry import Box, Lattice
 from volumetool.processing.columns import Column
 from volumetool.processing.device.arrays import Array, module_of, to_host
 from volumetool.processing.spec import OutputSpec
@@ -33,7 +33,7 @@ def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: A
     column : Column
         The column that the values come from.
     box : Box
-        Where the values lie, in voxels of the full output.
+        Where the values lie, in voxels of the full output, or in blocks of them, as the channel has them.
     values : array of float32, shape of the box
         Network values; overwritten.
     error : array of float32, shape of the box, optional
@@ -51,7 +51,7 @@ def quantise(spec: OutputSpec, channel: int, column: Column, box: Box, values: A
     """
     voxels = round_values(spec, channel, box, values, error)
     if column.missing is not None:
-        _write_missing(spec, column, box, voxels, spec.fill_of(channel))
+        _write_missing(spec.lattice.over_blocks(spec.block_of(channel)), column, box, voxels, spec.fill_of(channel))
     return voxels
 
 
@@ -74,7 +74,8 @@ def round_values(spec: OutputSpec, channel: int, box: Box, values: Array, error:
         ``numerics.not-finite``.
     """
     xp = module_of(values)
-    sections = [spec.lattice.section(z) for z in range(box.start[0], box.stop[0])]
+    lattice = spec.lattice.over_blocks(spec.block_of(channel))
+    sections = [lattice.section(z) for z in range(box.start[0], box.stop[0])]
     zero, span = (part[sections, None, None] for part in spec.output_scale(channel))  # (z, 1, 1) each
     if zero.any() or (span != 1).any() or np.dtype(spec.dtype).kind == "f":  # of floats, 0 is added to make -0 a 0
         with np.errstate(over="ignore", invalid="ignore"):  # checked right below
@@ -82,12 +83,13 @@ def round_values(spec: OutputSpec, channel: int, box: Box, values: Array, error:
             values += xp.asarray(zero)
     if spec.curves is not None:
         values = spec.curves.apply(channel // spec.per_input, sections, values, xp)  # (z, y, x)
-    _check_finite(values, box)
+    whole = box.enlarged(spec.block_of(channel))
+    _check_finite(values, whole)
     dtype = np.dtype(spec.dtype_of(channel))
     if error is not None:
         most = error * xp.asarray(abs(span) * np.float32(spec.store_error))  # (z, y, x), grey values
         _round_to_steps(values, most, dtype, spec.nodata_of(channel))
-        _check_finite(values, box)
+        _check_finite(values, whole)
     if dtype.kind in "iu":
         limits = np.iinfo(cast("np.dtype[np.integer]", dtype))
         xp.rint(values, out=values)
@@ -166,13 +168,13 @@ def _check_finite(values: Array, box: Box) -> None:
         )
 
 
-def _write_missing(spec: OutputSpec, column: Column, box: Box, voxels: Array, fill: float) -> None:
+def _write_missing(lattice: Lattice, column: Column, box: Box, voxels: Array, fill: float) -> None:
     assert column.missing is not None  # noqa: S101  (the caller asked)
-    places = zip(box.start, box.stop, spec.lattice.scale, spec.lattice.shrink, column.missing_start, strict=True)
+    places = zip(box.start, box.stop, lattice.scale, lattice.shrink, column.missing_start, strict=True)
     index = [np.arange(start * n, stop * n) // factor - first for start, stop, factor, n, first in places]
     missing = column.missing[np.ix_(*index)]  # one input voxel for each output voxel, or n of them: (z, y, x) of the box
-    if max(spec.lattice.shrink) > 1:  # a voxel has data where one of its block has
-        blocks = [part for pair in zip(box.shape, spec.lattice.shrink, strict=True) for part in pair]
+    if max(lattice.shrink) > 1:  # a voxel has data where one of its block has
+        blocks = [part for pair in zip(box.shape, lattice.shrink, strict=True) for part in pair]
         missing = np.asarray(missing.reshape(blocks).all(axis=(1, 3, 5)))  # (z, y, x) of the box
     if missing.any():
         xp = module_of(voxels)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from volumetool.configuration import OutputChannel
+from volumetool.configuration import OutputChannel, planes_of
 from volumetool.errors import FingerprintError
-from volumetool.geometry import Box, Lattice, LevelGrid, PatchSharing, Region, RegionGrid, Triple
+from volumetool.geometry import Box, Lattice, LevelGrid, PatchSharing, Region, RegionGrid, Triple, slab_boxes
 from volumetool.processing.sections.curves import GreyCurves
 from volumetool.processing.sections.repair import SectionRepair
 from volumetool.processing.statistics import Statistics
@@ -103,6 +104,8 @@ class OutputSpec(BaseModel):
     trust : str
         NumPy name of the dtype of a second volume, which holds all but the first of `outputs`: then `channels` are those of the
         image alone. Empty, and then not part of `plain`, where one volume holds all.
+    trust_level : int
+        The level of the output on whose grid that volume begins; 0, and then not part of `plain`, for the finest.
     store_error : float
         Voxels of the image are rounded to steps of at most this times their expected error, which is the second of the channels
         that the operation makes, stored or not; 0, and then not part of `plain`, for no such steps.
@@ -140,6 +143,7 @@ class OutputSpec(BaseModel):
     spares: bool = True
     curves: GreyCurves | None = None
     trust: str = ""
+    trust_level: int = 0
     store_error: float = 0.0
     repair: SectionRepair | None = None
     numerics_version: int = NUMERICS_VERSION
@@ -159,6 +163,7 @@ class OutputSpec(BaseModel):
             "reference": 0,
             "spares": True,
             "trust": "",
+            "trust_level": 0,
             "store_error": 0.0,
             "repair": None,
         }
@@ -182,7 +187,9 @@ class OutputSpec(BaseModel):
         if not self.trust:
             return (image,)
         count, kept = (self.channels or 1) * (self.per_input - 1), {"omero": self._display(1)}
-        return image, VolumeLayout(self.trust, self.levels, count, format=self.format, kept=kept)
+        first, *coarser = self.levels[self.trust_level :]
+        levels = (replace(first, factor=(1, 1, 1)), *coarser)
+        return image, VolumeLayout(self.trust, levels, count, format=self.format, kept=kept)
 
     def stored(self, channel: int) -> tuple[int, int]:
         """Return where a channel is written: which of `layouts`, and the index on its c axis."""
@@ -190,6 +197,25 @@ class OutputSpec(BaseModel):
             return 0, channel
         source, number = divmod(channel, self.per_input)
         return (1, source * (self.per_input - 1) + number - 1) if number else (0, source)
+
+    def level_of(self, channel: int) -> int:
+        """Return the level of the output on whose grid the volume of a channel begins."""
+        return self.trust_level if self.stored(channel)[0] else 0
+
+    def block_of(self, channel: int) -> Triple:
+        """Return the voxels of the output for which the operation gives one value of a channel."""
+        return self.outputs[channel % self.per_input].block if self.outputs else (1, 1, 1)
+
+    def shadows(self, box: Box) -> list[tuple[int, int, Box]]:
+        """Return what a box of the output is on the levels that regions write.
+
+        Returns
+        -------
+        list of (int, int, Box)
+            Channel, of those that are made of one of the input; level of its volume; voxels there.
+        """
+        boxes = slab_boxes(box, self.fused)
+        return [(n, *each) for n in range(self.per_input) for each in enumerate(boxes[self.level_of(n) :])]
 
     def image_channel(self, index: int) -> int:
         """Return the channel that stands at an index on the output's c axis."""
@@ -213,9 +239,10 @@ class OutputSpec(BaseModel):
         return np.dtype(self.dtype).itemsize
 
     @property
-    def voxel_bytes(self) -> int:
-        """Bytes per voxel of all channels that are made of one channel of the input."""
-        return sum(np.dtype(self.dtype_of(number)).itemsize for number in range(self.per_input))
+    def voxel_bytes(self) -> float:
+        """Bytes per voxel of the output, before it is stored, of all channels that are made of one channel of the input."""
+        numbers = range(self.per_input)
+        return sum(np.dtype(self.dtype_of(number)).itemsize / math.prod(self.block_of(number)) for number in numbers)
 
     @property
     def fused(self) -> tuple[LevelGrid, ...]:
@@ -251,9 +278,17 @@ class OutputSpec(BaseModel):
         return len(self.outputs) or 1
 
     @property
+    def made(self) -> tuple[OutputChannel, ...]:
+        """What the operation makes: `outputs`, and second the error expected of each voxel, if `store_error` needs it."""
+        if not self.store_error or (self.outputs and self.outputs[1].block == (1, 1, 1)):
+            return self.outputs
+        error = OutputChannel(name="expected-error", values="difference")
+        return (*(self.outputs[:1] or (OutputChannel(name="image"),)), error, *self.outputs[1:])
+
+    @property
     def predicted(self) -> int:
-        """Channels of what the operation makes, one of which may serve `store_error` alone; 0 where it has no such axis."""
-        return len(self.outputs) or (2 if self.store_error else 0)
+        """Arrays of the output's shape that hold what the operation makes of a patch; 0 for one without an axis of channels."""
+        return planes_of(self.made)[-1][0] + 1 if self.made else 0
 
     @property
     def rounded(self) -> str:

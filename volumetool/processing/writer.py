@@ -9,7 +9,7 @@ from typing import Any
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from volumetool.geometry import slab_boxes
+from volumetool.geometry import total_factor
 from volumetool.processing.blend import Slab
 from volumetool.processing.spec import OutputSpec
 from volumetool.storage.voxels import VerifiedWrite, as_bytes
@@ -23,10 +23,14 @@ def downsample_slabs(spec: OutputSpec, slabs: Iterable[Slab]) -> Iterator[tuple[
     Slab
         The slab.
     list of numpy.ndarray
-        Its voxels on each fused level, finest first, in the output's dtype.
+        Its voxels on each fused level of its volume, finest first, in the dtype of that.
     """
     for slab in slabs:
-        levels = list(spec.reduction(slab.number).chain(slab.voxels, spec.fused))  # (z, y, x), (z/fz, y/fy, x/fx), ...
+        reduction, begin = spec.reduction(slab.number), spec.level_of(slab.number)
+        factor = zip(total_factor(spec.levels, begin), spec.block_of(slab.number), strict=True)
+        z, y, x = (whole // joined for whole, joined in factor)  # as far as they are not means already
+        first = slab.voxels if max(z, y, x) == 1 else reduction(slab.voxels, (z, y, x))
+        levels = list(reduction.chain(first, spec.fused[begin:]))  # (z, y, x), (z/fz, y/fy, x/fx), ...
         yield slab, levels
 
 
@@ -42,7 +46,7 @@ def write_slabs(
     slabs : iterable of (Slab, list of numpy.ndarray)
         From :func:`downsample_slabs`, in the order of the sweep.
     targets : sequence of tensorstore.TensorStore
-        The fused levels of the output, finest first; z, y, x of a channel. Of several channels, one after the other.
+        The fused levels of the volume, finest first; z, y, x of a channel. Of several channels, one after the other.
 
     Returns
     -------
@@ -71,11 +75,11 @@ def _begin(
     spec: OutputSpec, slab: Slab, levels: list[NDArray[Any]], targets: Sequence[ts.TensorStore]
 ) -> dict[int, VerifiedWrite]:
     """Begin to write a slab on each level; return the writes by the numbers of their targets."""
-    boxes = slab_boxes(slab.box, spec.fused)  # the slab's box on each level: divided by the level's factor
-    first = slab.number * len(boxes)
+    # The slab's box on each level: divided by the level's factor.
+    own = [(at, level, box) for at, (number, level, box) in enumerate(spec.shadows(slab.box)) if number == slab.number]
     return {
-        first + level: VerifiedWrite(targets[first + level], box, voxels, f"level {level} of the output:")
-        for level, (box, voxels) in enumerate(zip(boxes, levels, strict=True))
+        at: VerifiedWrite(targets[at], box, voxels, f"level {level} of the output:")
+        for (at, level, box), voxels in zip(own, levels, strict=True)
     }
 
 

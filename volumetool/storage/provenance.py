@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import TypeAdapter, ValidationError
 
 from volumetool.configuration import OutputChannel
+from volumetool.geometry import Triple
 from volumetool.sealed import CHECKSUM, is_sound, seal
 from volumetool.storage.create import OWN_KEY, read_root, write_attributes
 from volumetool.storage.formats.base import Json
@@ -37,6 +38,14 @@ def trust_channels(volume: Volume) -> list[str]:
     """Return the names of the channels of a trust volume; none of another volume."""
     names = volume.attributes.get("channels")
     return [str(name) for name in names] if isinstance(names, list) and len(names) == volume.channels else []
+
+
+def block_of(volume: Volume) -> Triple:
+    """Return the voxels of an output, z, y, x, of which each voxel of its trust volume is the mean; of another volume one."""
+    block = volume.attributes.get("block")
+    if not isinstance(block, list) or len(block) != 3 or not all(type(n) is int and n > 0 for n in block):
+        return 1, 1, 1  # others may have written it
+    return (block[0], block[1], block[2]) if trust_channels(volume) else (1, 1, 1)
 
 
 def channel_names(volume: Volume) -> list[str]:

@@ -6,13 +6,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from volumetool.errors import ConfigError
-from volumetool.storage.provenance import trust_channels
+from volumetool.storage.provenance import block_of, trust_channels
 from volumetool.storage.volume import Volume
+from volumetool.units import show_size
 from volumetool.viewer.layers import Layer, make_layers
 
 CLEAR, FULL = 2.0, 6.0
 """Standard deviations of the input's noise up to which a departure is not coloured, and from which it is fully."""
+
+NEAR = 1e-3
+"""Part of a voxel of the output by which places in metadata may differ that mean the same."""
 
 _ERROR = """#uicontrol invlerp normalized
 void main() { float error = normalized(); emitRGBA(vec4(1.0, 0.6, 0.0, 0.7 * error)); }
@@ -44,7 +50,7 @@ def trust_layers(place: str | os.PathLike[str], shown: Sequence[Layer]) -> tuple
     Returns
     -------
     str
-        Name of the layer that they lie over: that of the output with the same voxels.
+        Name of the layer that they lie over: that of the output in the same place.
     list of Layer
         One for each channel.
 
@@ -61,15 +67,26 @@ def trust_layers(place: str | os.PathLike[str], shown: Sequence[Layer]) -> tuple
             "config.option", f"--trust {place} is no trust volume", hint="give what `volumetool enhance --trust` wrote"
         )
     made = layers[0].volume
-    over = [layer for layer in shown if (layer.shape, layer.corners) == (layers[0].shape, layers[0].corners)]
+    over = [layer for layer in shown if _speaks_of(layers[0], layer)]
     if not over:
+        low, high = (show_size(corner) for corner in layers[0].corners)
         raise ConfigError(
             "config.option",
-            f"--trust {place} speaks of a volume of {layers[0].shape} voxels (z, y, x), and none that is shown has them there",
+            f"--trust {place} speaks of an output from {low} to {high} (z, y, x), and none that is shown lies there",
             hint="show the OUTPUT of the same job",
         )
     noise = made.attributes.get("noise") if isinstance(made, Volume) else None
     return over[-1].name, [_coloured(layer, noise) for layer in layers]
+
+
+def _speaks_of(trust: Layer, layer: Layer) -> bool:
+    """Return whether a trust volume lies where a volume does, whose voxels it joins to larger ones, the last ones cut short."""
+    (low, high), (begin, end), size = trust.corners, layer.corners, trust.voxel_size
+    own = np.divide(size, block_of(trust.volume) if isinstance(trust.volume, Volume) else 1)
+    near = np.multiply(own, NEAR)
+    same = np.allclose(own, layer.voxel_size, rtol=NEAR) and (abs(np.subtract(low, begin)) <= near).all()
+    over = np.subtract(high, end)  # by which the last voxels reach beyond the volume
+    return bool(same and (over >= -near).all() and (over < np.subtract(size, own) + near).all())
 
 
 def _coloured(layer: Layer, noise: object) -> Layer:

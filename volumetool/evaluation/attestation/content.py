@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from volumetool.errors import DataError, InputError
 from volumetool.evaluation.attestation.seams import Seams
-from volumetool.geometry import Box, Region, Triple
+from volumetool.geometry import Box, Region, Triple, total_factor
 from volumetool.geometry.box import cut
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.volumes import volumes_of
@@ -176,15 +176,16 @@ class OutputVoxels:
 
     def _look(self, region: Region, channel: int, *, compare: bool) -> None:
         output, source = self._output(channel), self._input(region.channel)
-        boxes = (region.box, self.in_input(region.box))
+        boxes, spec = (region.box, self.in_input(region.box)), self.plan.spec
+        factor = total_factor(spec.levels, spec.level_of(channel))  # the voxels of a trust volume may be larger
         sums = [np.zeros((2, box.shape[0])) for box in boxes]  # (2, z): sum and number of each section's voxels
-        for block in cut(region.box, self.plan.spec.levels[0].chunk, AT_ONCE):
+        for block in cut(region.box, spec.levels[0].chunk, AT_ONCE):
             try:
-                voxels = read_voxels(output, block, "output")
+                voxels = read_voxels(output, block.coarsened(factor), "output")
             except DataError:
                 self.unreadable.add(1.0, block)
                 continue
-            valid = valid_voxels(voxels, self.plan.spec.nodata_of(channel))
+            valid = valid_voxels(voxels, spec.nodata_of(channel))
             if (wrong := int(np.count_nonzero(valid & ~np.isfinite(voxels)))) > 0:
                 self.strange.add(wrong, block)
             if not compare:

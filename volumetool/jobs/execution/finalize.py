@@ -22,7 +22,8 @@ from volumetool.storage.voxels import Source
 
 def coarse_shards(plan: Plan, within: Box | None = None) -> int:
     """Return the number of shards that the last pass writes."""
-    return sum(len(list(shard_boxes(level, box))) for _, level, box in _coarse(plan, within)) * plan.spec.count
+    every = range(plan.spec.count)
+    return sum(len(list(shard_boxes(level, box))) for channel in every for _, level, box in _coarse(plan, channel, within))
 
 
 def build_coarse_levels(plan: Plan, within: Box | None = None, observer: Observer = ignore) -> None:
@@ -45,7 +46,7 @@ def build_coarse_levels(plan: Plan, within: Box | None = None, observer: Observe
     written, count = [], counting(observer, "coarse levels", coarse_shards(plan, within))
     for channel in range(plan.spec.count):
         volume, own = volume_of(plan, channel)
-        for number, level, box in _coarse(plan, within):
+        for number, level, box in _coarse(plan, channel, within):
             fine, coarse = (open_written(plan, each, channel) for each in (number - 1, number))
             delete_torn_shards(coarse, volume.layout, number, box, own)
             reduction = plan.spec.reduction(channel)
@@ -90,11 +91,11 @@ def mark_incomplete(plan: Plan) -> None:
     delete_key(plan.job_dir.url, COARSE)
 
 
-def _coarse(plan: Plan, within: Box | None) -> Iterator[tuple[int, LevelGrid, Box | None]]:
-    """Yield number, grid and changed box of every level that regions do not write."""
-    box = within
+def _coarse(plan: Plan, channel: int, within: Box | None) -> Iterator[tuple[int, LevelGrid, Box | None]]:
+    """Yield number in its volume, grid and changed box of every level of a channel that regions do not write."""
+    box, first = within, plan.spec.level_of(channel)
     for number, level in enumerate(plan.spec.levels):
         if number and box is not None:
             box = box.coarsened(level.factor)
         if not level.fused:
-            yield number, level, box
+            yield number - first, level, box

@@ -24,7 +24,7 @@ from volumetool.errors import (
     StorageFullError,
     VolumetoolError,
 )
-from volumetool.geometry import Region, RegionTask, slab_boxes
+from volumetool.geometry import Region, RegionTask
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import PATCHES, roles_of
 from volumetool.jobs.plan import EarlierStep, Plan
@@ -170,10 +170,9 @@ class Worker:
 
     def _enhance(self, turn: RegionTask, predictor: Predictor) -> Record:
         region = self.plan.grid.region(turn.region)
-        targets, boxes = self._targets(region.channel), slab_boxes(region.box, self.plan.spec.fused)
-        owned = [(channel, *each) for channel in self.plan.spec.output_channels(region.channel) for each in enumerate(boxes)]
-        for target, (channel, level, box) in zip(targets, owned, strict=True):
-            volume, own = volume_of(self.plan, channel)
+        targets, channels = self._targets(region.channel), self.plan.spec.output_channels(region.channel)
+        for target, (number, level, box) in zip(targets, self.plan.spec.shadows(region.box), strict=True):
+            volume, own = volume_of(self.plan, channels[number])
             delete_torn_shards(target, volume.layout, level, box, own)
 
         def make(source: Source) -> RegionStats:
@@ -214,9 +213,9 @@ class Worker:
             As :func:`volumetool.processing.region.enhance_region` and :meth:`RegionInput.read_in_one_state`.
         """
         region = self.plan.grid.region(index)
-        levels, channels = range(len(self.plan.spec.fused)), self.plan.spec.output_channels(region.channel)
-        volumes = [volume_of(self.plan, channel) for channel in channels]
-        targets = [open_in_memory(volume.layout, level, own) for volume, own in volumes for level in levels]
+        volumes = [volume_of(self.plan, channel) for channel in self.plan.spec.output_channels(region.channel)]
+        shadows = self.plan.spec.shadows(region.box)
+        targets = [open_in_memory(volumes[number][0].layout, level, volumes[number][1]) for number, level, _ in shadows]
         make = functools.partial(enhance_region, self.plan.spec, region, BatchPredictor(self.engine), targets=targets)
         self._read(region, make)
         return targets

@@ -129,7 +129,8 @@ def _place(spec: OutputSpec) -> Box:
 
     z, y, x = begin(0), begin(1), begin(2)
     depth = level.chunk[0] if lattice.z.overlap else min(level.chunk[0], SECTIONS)
-    return Box((z, y, x), (z + depth, y + level.chunk[1], x + level.chunk[2])).intersection(Box.whole(level.shape))
+    place, block = Box((z, y, x), (z + depth, y + level.chunk[1], x + level.chunk[2])), spec.block_of(spec.per_input - 1)
+    return place.coarsened(block).enlarged(block).intersection(Box.whole(level.shape))
 
 
 def _compression(slabs: Sequence[Slab], spec: OutputSpec) -> float:

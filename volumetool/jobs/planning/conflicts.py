@@ -22,6 +22,7 @@ DECIDED_BY: dict[str, tuple[str, ...]] = {
     "box": ("crop", "roi"),
     "model": ("model", "trust", "tta", "store_error"),
     "outputs": ("model", "trust", "tta"),
+    "trust_level": ("trust",),
     "input": ("input", "level", "voxel_size"),
     "levels": ("chunk", "shard", "voxel_size"),
     "repair": ("repair_sections",),

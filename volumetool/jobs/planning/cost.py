@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from volumetool.geometry import Box, RegionGrid, Triple
 from volumetool.jobs.job import Job
 from volumetool.jobs.plan import Estimates
@@ -41,7 +43,7 @@ def estimate(job: Job, spec: OutputSpec, keeping: Partition, sample: Sample, mem
         **facts,
         read_bytes=patches * math.prod(spec.lattice.patch) * spec.itemsize,
         written_bytes=written_bytes(job, spec, keeping.span, sample.compression),
-        objects=shards(spec, len(spec.levels)),
+        objects=shards(spec),
         free_bytes=free_bytes(job.output),
         free_files=output_files(job.output),
         bounds=bounds(job.output),
@@ -77,14 +79,18 @@ def opens(job: Job, spec: OutputSpec, span: Triple, chunk: Triple, *, sharded: b
     # What a region reads is a product over the axes: three lines of regions say it of all.
     _, wide, long = grid.grid
     lines = [sum(read(n * step) for n in range(count)) for count, step in zip(grid.grid, (wide * long, long, 1), strict=True)]
-    written = shards(spec, len(spec.fused)) * ((WRITTEN_FILE if is_local(canonical_url(job.output)) else 1) + 2)
+    written = shards(spec, fused=True) * ((WRITTEN_FILE if is_local(canonical_url(job.output)) else 1) + 2)
     return round(grid.channels * math.prod(lines) / read(0) ** 2) * (2 if sharded else 1) + written
 
 
-def shards(spec: OutputSpec, levels: int) -> int:
-    """Return how many shards the first levels of an output have, all channels together."""
-    of_levels = (math.prod(RegionGrid(level.shape, level.shard, (1, 1, 1)).grid) for level in spec.levels[:levels])
-    return sum(of_levels) * spec.count
+def shards(spec: OutputSpec, *, fused: bool = False) -> int:
+    """Return how many shards the volumes of a job have, all channels together; `fused`: on the levels that regions write."""
+    return sum(
+        math.prod(RegionGrid(level.shape, level.shard, (1, 1, 1)).grid) * (layout.channels or 1)
+        for layout in spec.layouts
+        for level in layout.levels
+        if level.fused or not fused
+    )
 
 
 def patch_facts(job: Job, spec: OutputSpec, keeping: Partition) -> dict[str, Any]:
@@ -123,9 +129,13 @@ def written_bytes(job: Job, spec: OutputSpec, span: Triple, compression: float) 
     compression : float
         Stored bytes per byte of voxels, as a sample of the output showed; 1 gives the bytes before compression.
     """
-    voxels = sum(math.prod(level.shape) for level in spec.levels) * spec.count // spec.per_input
+    whole = sum(
+        math.prod(level.shape) * (layout.channels or 1) * np.dtype(layout.dtype).itemsize
+        for layout in spec.layouts
+        for level in layout.levels
+    )
     share = count_patches(spec, span, "none", asked_box(job, spec)) / count_patches(spec, span)
-    return int(voxels * spec.voxel_bytes * compression * share)
+    return int(whole * compression * share)
 
 
 def asked_box(job: Job, spec: OutputSpec) -> Box | None:

@@ -93,10 +93,9 @@ class Inputs:
     @property
     def trust(self) -> str:
         """Data type of the trust volume, as wide as that of the output, and signed; empty without one."""
-        if self.job.trust is None:
-            return ""
         dtype = np.dtype(self.dtype)
-        return dtype.name if dtype.kind == "f" else f"int{8 * dtype.itemsize}"
+        signed = dtype.name if dtype.kind == "f" else f"int{8 * dtype.itemsize}"
+        return "" if self.job.trust is None else signed
 
     @property
     def channels(self) -> int:
@@ -302,8 +301,11 @@ def _choose(job: Job, volume: Volume, mask: Volume | None, observer: Observer) -
 def _operation(job: Job, name: str) -> Operation:
     """Open an operation, which makes the channels of a trust volume, or the error that steps go by, where the job asks."""
     operation = open_operation(name)
-    operation = operation if job.store_error is None else with_steps(operation)
-    return operation if job.trust is None else with_trust(operation, spread=job.tta)
+    if job.trust is not None:
+        return with_trust(operation if job.store_error is None else with_steps(operation), spread=job.tta)
+    if any(max(channel.block) > 1 for channel in operation.card.channels):
+        raise ConfigError("config.option", f"{name}: block is for a trust volume", hint="leave it out, or give --trust PLACE")
+    return operation if job.store_error is None else with_steps(operation)
 
 
 def refuse_foreign_output(job: Job) -> None:

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 
 from volumetool.geometry import Lattice, Triple
 from volumetool.jobs.plan import CacheScope
+from volumetool.jobs.planning.checks import check_patch
+from volumetool.jobs.planning.inputs import Inputs
+from volumetool.jobs.planning.resources import Resources
 from volumetool.jobs.records.staging import FROM, LAYER
 from volumetool.processing.device.malloc import KEPT_FREE
 from volumetool.processing.operation import Operation
 from volumetool.processing.patch_cache import BEHIND, kept_bytes
 from volumetool.processing.sections.repair import HALO, INTERPOLATION, REACH
 from volumetool.processing.spec import OutputSpec
-from volumetool.storage.io.limits import UNPACKED
+from volumetool.storage.io.limits import UNPACKED, unpacked_chunk
 
 
 class MemoryModel:
@@ -90,8 +93,8 @@ class MemoryModel:
         stacks = len(lattice.z.touching(0, min(size[0], lattice.z.size * lattice.z.scale)))
         group = stacks if lattice.z.overlap else min(stacks, max(1, self.batch // rows))
         patch = lattice.patch[0] * lattice.patch[1] * lattice.patch[2]
-        channels = spec.predicted or 1
-        patch_out = patch * math.prod(lattice.scale) * channels
+        planes = spec.predicted or 1
+        patch_out = patch * math.prod(lattice.scale) * planes
         group_depth = size[0] if lattice.z.overlap else group * lattice.z.stride * lattice.z.scale
         context = 2 * lattice.context
         # One column is read ahead, whole, while it is cut out of the window that was read: three copies at worst, and a mask.
@@ -105,9 +108,10 @@ class MemoryModel:
         inputs = spec.inputs * (6 * group * rows + 2 * fed) * (patch + context * lattice.patch[1] * lattice.patch[2]) * 4
         outputs = (3 * group * rows + fed) * patch_out * 4
         slabs = (3 if spec.store_error else 2) * group_depth * size[1] * lattice.x.patch * lattice.x.scale * 4
-        strips = size[0] * size[1] * lattice.x.ramp_length * 4 * channels
+        blended = sum(1 / math.prod(channel.block) for channel in spec.made) or 1
+        strips = int(size[0] * size[1] * lattice.x.ramp_length * 4 * blended)
         # Whole columns of kept patches, at worst, wait and are read; each patch on its way to the disk has a copy.
-        kept = 0 if keep == "none" else (2 * group * rows + 2 * (BEHIND + 1)) * kept_bytes(lattice, channels)
+        kept = 0 if keep == "none" else (2 * group * rows + 2 * (BEHIND + 1)) * kept_bytes(lattice, planes)
         own = int(raw + inputs + outputs + slabs + strips + kept) + self.network(lattice)
         return own + (0 if self.before is None else self._before(*self.before, window))
 
@@ -138,7 +142,7 @@ class MemoryModel:
     def least(self, patch: Triple) -> int:
         """Return the bytes that the smallest step needs: one patch in the network, and one chunk of the input."""
         patch_in = math.prod(patch) + 2 * self.operation.card.z_context * patch[1] * patch[2]
-        patch_out = math.prod(patch) * math.prod(self.operation.card.scale) * (len(self.operation.card.channels) or 1)
+        patch_out = math.prod(patch) * math.prod(self.operation.card.scale) * (self.operation.card.planes or 1)
         return (
             self.BASE
             + self.chunk[1]
@@ -159,3 +163,45 @@ class MemoryModel:
         chunk, each = self.chunk
         touched = math.prod(-(-(n - 1) // size) + 1 for n, size in zip(window, chunk, strict=True))
         return min(touched * each, max(each, UNPACKED))
+
+
+def memory_model(inputs: Inputs, precision: str, batch: int, streams: int) -> MemoryModel:
+    """Return the memory of a worker with what a job names.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        The job with its volume and operation.
+    precision, batch, streams
+        As for :class:`MemoryModel`.
+    """
+    stored = inputs.volume.compute is None
+    chunk = unpacked_chunk(inputs.volume.open(inputs.job.level)) if stored else ((1, 1, 1), 0)
+    return MemoryModel(inputs.operation, inputs.volume.dtype.itemsize, precision, batch, streams, chunk)
+
+
+def patches_within(inputs: Inputs, lattice: Lattice, precision: str, resources: Resources) -> int:
+    """Return how many of the card's patches memory holds in the network at once, before the first one is made.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        The job with its volume and operation.
+    lattice : Lattice
+        Its patches, which may be larger than the card's.
+    precision : str
+        Of the network's body.
+    resources : Resources
+        The memory of a worker.
+
+    Raises
+    ------
+    ResourceError
+        ``resource.memory``: not even one.
+    """
+    memory_of = memory_model(inputs, precision, 1, 1)
+    patch = max(inputs.operation.card.patch, lattice.patch, key=memory_of.least)
+    what = f"patches of {patch} voxels and chunks of {memory_of.chunk[0]}"
+    check_patch(memory_of.least(patch), resources.memory, what, resources.bound)
+    free, each = resources.memory - memory_of.least((0, 0, 0)), memory_of.least(patch) - memory_of.least((0, 0, 0))
+    return free // each

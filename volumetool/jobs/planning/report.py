@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections.abc import Sequence
 
-from volumetool.geometry import fused_count
+from volumetool.geometry import fused_count, total_factor
 from volumetool.jobs.choices import Familiarity
 from volumetool.jobs.plan import EarlierStep, Estimates, Plan
 from volumetool.jobs.planning.choice import ALIKE
@@ -77,7 +77,10 @@ def _trust(plan: Plan) -> str:
     lattice = plan.spec.lattice
     square = lattice.patch[1] == lattice.patch[2] and lattice.scale[1] == lattice.scale[2]
     cost = f"; the network runs {len(turned_ways(square=square))} times for each patch, turned and mirrored" * plan.job.tta
-    return f"{plan.job.trust}: {names} of the same voxels, {plan.spec.trust}, in grey values of the output{cost}"
+    factor = total_factor(plan.spec.levels, plan.spec.trust_level)
+    size = show_size(plan.spec.levels[plan.spec.trust_level].voxel_size)
+    voxels = f"the means over {show_shape(factor)} voxels, of {size}" if max(factor) > 1 else "the same voxels"
+    return f"{plan.job.trust}: {names} of {voxels}, {plan.spec.trust}, in grey values of the output{cost}"
 
 
 def _unrounded(cost: Estimates) -> str:

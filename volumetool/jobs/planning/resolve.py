@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetool.events import Observer, ignore
-from volumetool.geometry import Box, Lattice, LevelGrid, Triple, part_inside
+from volumetool.geometry import Box, Lattice, LevelGrid, Triple, coarse_level, part_inside, total_factor
 from volumetool.jobs.choices import BatchingChoice, Familiarity
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import roles_of
@@ -21,7 +22,6 @@ from volumetool.jobs.planning.checks import (
     bad_sections,
     check_dtype,
     check_options,
-    check_patch,
     check_second,
     check_survey,
     check_voxel_size,
@@ -29,11 +29,12 @@ from volumetool.jobs.planning.checks import (
 from volumetool.jobs.planning.choice import check_gate, judge
 from volumetool.jobs.planning.inputs import Inputs, nodata_of, open_inputs, section_curves, section_statistics
 from volumetool.jobs.planning.layout import box_counts, make_lattice, make_levels, output_box, output_format
-from volumetool.jobs.planning.memory import MemoryModel
+from volumetool.jobs.planning.memory import MemoryModel, memory_model, patches_within
 from volumetool.jobs.planning.resources import Resources, machine_resources
 from volumetool.jobs.records.input_digest import RegionInput
 from volumetool.processing.device.arrays import computes_bfloat16, resolve_device
 from volumetool.processing.engine import Engine
+from volumetool.processing.operation import with_trust
 from volumetool.processing.region import ChainStep, computed, stored_windows
 from volumetool.processing.sections.repair import SectionRepair
 from volumetool.processing.spec import Numerics, OutputSpec
@@ -41,7 +42,6 @@ from volumetool.processing.statistics import Statistics
 from volumetool.processing.survey import Survey, grey_limits
 from volumetool.storage.create import check_layout
 from volumetool.storage.formats.registry import shift_notes
-from volumetool.storage.io.limits import unpacked_chunk
 from volumetool.storage.io.roles import name_roles
 from volumetool.storage.volume import Level, Volume
 from volumetool.storage.voxels import Source
@@ -100,7 +100,7 @@ class Resolved:
     def memory_of(self) -> MemoryModel:
         """Memory that a worker needs."""
         numerics = self.engine.numerics
-        model = _memory(self.inputs, numerics.precision, numerics.batch, self.engine.streams)
+        model = memory_model(self.inputs, numerics.precision, numerics.batch, self.engine.streams)
         model.before = None if self.before is None else (self.before.memory_of, self.before.spec)
         return model
 
@@ -225,9 +225,15 @@ def _resolve(
     lattice = make_lattice(job, inputs.operation.card, inputs.level.shape)
     box = output_box(job, lattice)
     levels = make_levels(job, box, inputs.operation.card, inputs.level)
+    trust_level = coarse_level(levels, box.voxels // math.prod(lattice.scale)) if inputs.trust else 0
+    if existing is not None and existing.spec.trust and existing.spec.levels == levels:
+        trust_level = existing.spec.trust_level if inputs.trust else 0  # it goes on as it began
+    if trust_level:
+        means, steps = total_factor(levels, trust_level), job.store_error is not None
+        inputs = replace(inputs, operation=with_trust(inputs.operation, spread=job.tta, means=means, steps=steps))
     threads = resources.threads
     precision = _precision(inputs, existing)
-    most = _check_patches(inputs, lattice, precision, resources)
+    most = patches_within(inputs, lattice, precision, resources)
     paces = autotune(inputs.operation, precision, job.device, threads, most)
     numerics = None if existing is None or existing.numerics.precision != precision else existing.numerics
     engine = _engine(inputs, lattice, _pace(inputs, lattice, precision, paces, resources.memory), precision, threads, numerics)
@@ -242,7 +248,7 @@ def _resolve(
     notes += check_gate(job.gate, card, gate)
     check_dtype(job, inputs.dtype, _window(inputs, statistics))
     spec = _spec(inputs, engine.numerics, statistics, lattice, box, levels)
-    spec = spec.model_copy(update={"repair": _repair(inputs, statistics, existing)})
+    spec = spec.model_copy(update={"repair": _repair(inputs, statistics, existing), "trust_level": trust_level})
     if card.matching is not None:
         spec = spec.model_copy(update={"curves": section_curves(inputs, card.matching, spec, existing, observer)})
     notes += (card.caution,) if card.caution else ()
@@ -290,35 +296,13 @@ def _precision(inputs: Inputs, existing: Plan | None) -> str:
     return "bfloat16" if safe and computes_bfloat16(resolve_device(job.device)) else "float32"
 
 
-def _memory(inputs: Inputs, precision: str, batch: int, streams: int) -> MemoryModel:
-    stored = inputs.volume.compute is None
-    chunk = unpacked_chunk(inputs.volume.open(inputs.job.level)) if stored else ((1, 1, 1), 0)
-    return MemoryModel(inputs.operation, inputs.volume.dtype.itemsize, precision, batch, streams, chunk)
-
-
-def _check_patches(inputs: Inputs, lattice: Lattice, precision: str, resources: Resources) -> int:
-    """Return how many of the card's patches memory holds in the network at once, before the first one is made.
-
-    Raises
-    ------
-    ResourceError
-        ``resource.memory``: not even one.
-    """
-    memory_of = _memory(inputs, precision, 1, 1)
-    patch = max(inputs.operation.card.patch, lattice.patch, key=memory_of.least)
-    what = f"patches of {patch} voxels and chunks of {memory_of.chunk[0]}"
-    check_patch(memory_of.least(patch), resources.memory, what, resources.bound)
-    free, each = resources.memory - memory_of.least((0, 0, 0)), memory_of.least(patch) - memory_of.least((0, 0, 0))
-    return free // each
-
-
 def _pace(inputs: Inputs, lattice: Lattice, precision: str, paces: tuple[BatchingChoice, ...], allowed: int) -> BatchingChoice:
     """Return the fastest way to run the network that leaves memory for the rest, and has patches for all its calls."""
     room = NETWORK_SHARE * allowed
 
     def fits(pace: BatchingChoice) -> bool:
         enough = pace.patches <= lattice.count
-        return enough and _memory(inputs, precision, pace.batch, pace.streams).network(lattice) <= room
+        return enough and memory_model(inputs, precision, pace.batch, pace.streams).network(lattice) <= room
 
     return choose_batching(paces, fits)
 
@@ -348,7 +332,9 @@ def _spec(
     inputs: Inputs, numerics: Numerics, statistics: Statistics, lattice: Lattice, box: Box, levels: tuple[LevelGrid, ...]
 ) -> OutputSpec:
     job, card, channels = inputs.job, inputs.operation.card, inputs.volume.channels
-    outputs = () if job.store_error is not None and not inputs.trust else card.channels  # what steps go by is not stored
+    outputs = card.channels
+    if job.store_error is not None and (not inputs.trust or max(outputs[-1].block) > 1):  # what steps go by is not stored
+        outputs = outputs[:1] + outputs[2:] if inputs.trust else ()
     made = (channels or 1) * len(outputs) if outputs and not inputs.trust else channels
     return OutputSpec(
         input=inputs.volume.identity_of(job.level),

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import tensorstore as ts
 from pydantic import TypeAdapter
 
-from volumetool.geometry import Box, Region, slab_boxes
+from volumetool.geometry import Box, Region
 from volumetool.jobs.job_dir import COARSE, UNBUILT
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.lease import confirm
@@ -24,7 +24,7 @@ class CoarseShards:
     Attributes
     ----------
     level, channel : int
-        The level, counted from 0, and the channel, counted over all volumes of the job.
+        The level of its volume, counted from 0, and the channel, counted over all volumes of the job.
     stored : tuple of str
         Size and CRC-32 of each shard in C order, as :func:`volumetool.storage.io.shards.stored_as` gives them.
     """
@@ -35,9 +35,13 @@ class CoarseShards:
 
 
 def coarse_parts(plan: Plan) -> list[tuple[int, int]]:
-    """Return level and channel of every part of the volume that regions do not write."""
-    levels = [number for number, level in enumerate(plan.spec.levels) if not level.fused]
-    return [(number, channel) for channel in range(plan.spec.count) for number in levels]
+    """Return level and channel of every part of the volumes that regions do not write."""
+    return [
+        (number, channel)
+        for channel in range(plan.spec.count)
+        for number, level in enumerate(volume_of(plan, channel)[0].layout.levels)
+        if not level.fused
+    ]
 
 
 def coarse_keys(plan: Plan, level: int, channel: int) -> tuple[str, list[str]]:
@@ -48,7 +52,7 @@ def coarse_keys(plan: Plan, level: int, channel: int) -> tuple[str, list[str]]:
     plan : Plan
         The job's plan.
     level : int
-        The level, counted from 0.
+        The level of its volume, counted from 0.
     channel : int
         The channel, counted over all volumes of the job.
     """
@@ -114,25 +118,24 @@ def read_unbuilt(plan: Plan) -> Box | None:
 
 
 def open_owned(plan: Plan, channel: int) -> list[ts.TensorStore]:
-    """Open what the regions of a channel of the input write: the fused levels of the output, channel by channel.
+    """Open what the regions of a channel of the input write: the fused levels of each volume, channel by channel.
 
     Raises
     ------
     VolumetoolError
         As `open_for_writing`.
     """
-    channels, levels = plan.spec.output_channels(channel), range(len(plan.spec.fused))
-    return [open_written(plan, level, out) for out in channels for level in levels]
+    channels, whole = plan.spec.output_channels(channel), Box.whole(plan.spec.box.shape)
+    return [open_written(plan, level, channels[number]) for number, level, _ in plan.spec.shadows(whole)]
 
 
 def region_keys(plan: Plan, region: Region) -> list[tuple[str, list[str]]]:
     """Return the place of each fused level's array, channel by channel, and the keys of a region's shards in it."""
-    volumes, boxes, found = volumes_of(plan), slab_boxes(region.box, plan.spec.fused), []
-    for channel in plan.spec.output_channels(region.channel):
-        number, own = plan.spec.stored(channel)
-        for level, box in enumerate(boxes):
-            keys = list(shard_keys(volumes[number].layout, level, box, own))
-            found.append((volumes[number].level(level), keys))
+    volumes, channels, found = volumes_of(plan), plan.spec.output_channels(region.channel), []
+    for number, level, box in plan.spec.shadows(region.box):
+        which, own = plan.spec.stored(channels[number])
+        keys = list(shard_keys(volumes[which].layout, level, box, own))
+        found.append((volumes[which].level(level), keys))
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from volumetool.geometry import total_factor
 from volumetool.jobs.plan import Plan
 from volumetool.processing.quantize import integer_limits
 from volumetool.storage.create import open_for_writing
@@ -36,7 +37,10 @@ class WrittenVolume:
         return join_url(self.url, WRITTEN[self.layout.format].path.format(number))
 
     def told(self, plan: Plan, status: str, **more: Any) -> dict[str, Any]:
-        """Return what the volume says of its own making: a trust volume also its channels, the noise, and what it can hold.
+        """Return what the volume says of its own making.
+
+        A trust volume also says its channels, the noise, what it can hold, and ``block``: the voxels of the output, z, y, x, of
+        which each of its voxels is the mean.
 
         Parameters
         ----------
@@ -57,7 +61,8 @@ class WrittenVolume:
             if np.dtype(self.layout.dtype).kind in "iu"
             else {}
         )
-        return plan.provenance(status, **more, channels=names, noise=plan.noise, **holds)
+        means = {"unit": "grey values of the output", "block": list(total_factor(plan.spec.levels, plan.spec.trust_level))}
+        return plan.provenance(status, **more, channels=names, noise=plan.noise, **holds, **means)
 
 
 def volumes_of(plan: Plan) -> tuple[WrittenVolume, ...]:
@@ -80,7 +85,7 @@ def open_written(plan: Plan, level: int, channel: int, context: ts.Context | Non
     plan : Plan
         The job's plan.
     level, channel : int
-        The level, counted from 0, and the channel, counted over all volumes of the job.
+        The level of its volume, counted from 0, and the channel, counted over all volumes of the job.
     context : tensorstore.Context, optional
         Thread pools and caches; by default those of `shared_context`.
 

@@ -15,9 +15,11 @@ from itertools import islice
 from random import Random
 from typing import Any
 
+from numpy.typing import NDArray
+
 from volumetool.errors import ConfigError, DataError, FingerprintError, OutputError, VolumetoolError
 from volumetool.events import Observer, counting, ignore
-from volumetool.geometry import Region, slab_boxes, slabs_of
+from volumetool.geometry import Region, slabs_of
 from volumetool.jobs.execution.finalize import mark_incomplete
 from volumetool.jobs.execution.worker import Worker
 from volumetool.jobs.job import Job, make_job
@@ -223,9 +225,9 @@ def _cut(plan: Plan) -> Plan:
 def _stored_regions(plan: Plan) -> dict[int, list[tuple[str, str]]]:
     """Return the regions whose shards of level 0 are all stored, with their places and keys."""
     stored = {(place, key) for place in (each.level(0) for each in volumes_of(plan)) for key in list_keys(place)}
-    levels = len(plan.spec.fused)
+    finest = {volume.level(0) for volume in volumes_of(plan)}
     shards = {
-        index: [(place, key) for place, keys in region_keys(plan, plan.grid.region(index))[::levels] for key in keys]
+        index: [(place, key) for place, keys in region_keys(plan, plan.grid.region(index)) if place in finest for key in keys]
         for index in range(plan.grid.count)
     }
     return {index: keys for index, keys in shards.items() if stored.issuperset(keys)}
@@ -259,19 +261,18 @@ def _sample(worker: Worker, candidates: list[int], report: Report) -> set[int]:
 
 def _record(worker: Worker, region: Region) -> Record | None:
     """Return the record of a region as it is stored, None where a chunk is damaged or a level is not the mean of level 0."""
-    plan, fused = worker.plan, worker.plan.spec.fused
+    plan = worker.plan
     try:
         stores = open_owned(plan, region.channel)
         checksums = [0] * len(stores)
         for slab in slabs_of(region.box, plan.spec.levels[0].shard):
-            for first in range(0, len(stores), len(fused)):  # channel by channel
-                own = stores[first : first + len(fused)]
-                stored = [read_part(store, box.slices) for store, box in zip(own, slab_boxes(slab, fused), strict=True)]
-                means = plan.spec.reduction(first // len(fused)).chain(stored[0], fused)
-                for number, (voxels, mean) in enumerate(zip(stored, means, strict=True), start=first):
-                    if voxels.tobytes() != mean.tobytes():
-                        return None
-                    checksums[number] = extend_checksum(checksums[number], voxels)
+            stored: list[NDArray[Any]] = []
+            for store, (number, level, box) in zip(stores, plan.spec.shadows(slab), strict=True):
+                voxels, factor = read_part(store, box.slices), plan.spec.fused[plan.spec.level_of(number) + level].factor
+                if level and voxels.tobytes() != plan.spec.reduction(number)(stored[-1], factor).tobytes():
+                    return None
+                stored.append(voxels)
+            checksums = [extend_checksum(*each) for each in zip(checksums, stored, strict=True)]
         shards = region_shards(plan, region)
     except (VolumetoolError, ValueError, OSError):
         return None

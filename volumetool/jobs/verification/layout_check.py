@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import product
 from typing import Any
 
 import tensorstore as ts
@@ -120,7 +119,7 @@ def check_job(plan: Plan, ledger: Ledger, damaged: list[Damage]) -> None:
         if _parsed(raw := _content(volume.url, key)) != content
     ]
     key = _array_key(plan)
-    for volume, level in product(volumes, range(len(plan.spec.levels) if key else 0)):
+    for volume, level in ((each, level) for each in volumes for level in range(len(each.layout.levels) if key else 0)):
         raw = _content(volume.level(level), key)
         if not _is_array(volume, level, raw):
             damaged.append(Damage(DamageKind.METADATA, _wrong(raw), join_url(volume.level(level), key), level=level))
@@ -139,11 +138,12 @@ def says_status(plan: Plan) -> str | None:
 
 def lost_metadata(plan: Plan) -> list[tuple[WrittenVolume, list[str]]]:
     """Return the volumes that have lost metadata, with their keys: of the group no JSON, of an array not what was written."""
-    written, name, levels = WRITTEN[plan.spec.format], _array_key(plan), range(len(plan.spec.levels))
+    written, name = WRITTEN[plan.spec.format], _array_key(plan)
     lost = []
     for volume in volumes_of(plan):
         group = [key for key in (*written.beside, written.root) if _parsed(read_key(volume.url, key)) is None]
-        arrays = [level for level in levels if name and not _is_array(volume, level, read_key(volume.level(level), name))]
+        levels = range(len(volume.layout.levels) if name else 0)
+        arrays = [level for level in levels if not _is_array(volume, level, read_key(volume.level(level), name))]
         lost.append((volume, group + [f"{written.path.format(level)}/{name}" for level in arrays]))
     return [(volume, keys) for volume, keys in lost if keys]
 
@@ -152,7 +152,7 @@ def restore_metadata(plan: Plan) -> None:
     """Write the metadata of what a job writes again, and mark it as unfinished."""
     written, key = WRITTEN[plan.spec.format], _array_key(plan)
     for volume in volumes_of(plan):
-        for level in range(len(plan.spec.levels) if key else 0):
+        for level in range(len(volume.layout.levels) if key else 0):
             write_key(volume.level(level), key, _array_document(volume, level))
         root = group_metadata(volume.layout, volume.told(plan, "unfinished"))
         for name, content in {**written.beside, written.root: root}.items():
@@ -185,8 +185,8 @@ class Shards:
         self._noted = True
         region = self._plan.grid.region(record.region)
         sound = True
-        for number, ((url, keys), noted) in enumerate(zip(region_keys(self._plan, region), record.stored, strict=True)):
-            level = number % len(self._plan.spec.fused)
+        shadows = self._plan.spec.shadows(region.box)
+        for (url, keys), noted, (_, level, _) in zip(region_keys(self._plan, region), record.stored, shadows, strict=True):
             for key, then in zip(keys, noted, strict=True):
                 where = Damage(DamageKind.SHARD, region=record.region, level=level, box=region.box)
                 sound = self._check((url, key), then, where, content=content) and sound
@@ -257,7 +257,7 @@ class Shards:
 
 def check_unexpected_files(plan: Plan, damaged: list[Damage]) -> None:
     """Look for files in the arrays that are no shard of their grids; what killed writers left behind is none."""
-    for volume, level in product(volumes_of(plan), range(len(plan.spec.levels))):
+    for volume, level in ((each, level) for each in volumes_of(plan) for level in range(len(each.layout.levels))):
         url, keys = volume.level(level), level_keys(volume.layout, level)
         damaged.extend(
             Damage(DamageKind.STRANGER, "is no shard of this level", join_url(url, key), level=level)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from volumetool.errors import ConfigError, InputError, LedgerError, VolumetoolError
 from volumetool.events import Observer, counting, ignore
-from volumetool.geometry import Box, shard_boxes, slab_boxes, slabs_of
+from volumetool.geometry import Box, shard_boxes, slabs_of
 from volumetool.jobs.execution.finalize import coarse_shards
 from volumetool.jobs.job import check_places
 from volumetool.jobs.job_dir import roles_of
@@ -27,7 +27,7 @@ from volumetool.jobs.plan import Plan
 from volumetool.jobs.records.ledger import DONE, Record
 from volumetool.jobs.records.plan_file import open_ledger, stored_plan
 from volumetool.jobs.records.shard_digests import open_owned
-from volumetool.jobs.records.volumes import open_written
+from volumetool.jobs.records.volumes import open_written, volume_of
 from volumetool.jobs.verification.layout_check import Damage, DamageKind, Shards, check_job, check_unexpected_files, says_status
 from volumetool.processing.spec import OutputSpec
 from volumetool.processing.writer import extend_checksum
@@ -273,21 +273,20 @@ def _verify_region(plan: Plan, record: Record, shards: Shards, report: Report) -
 def _verify_voxels(plan: Plan, record: Record, report: Report) -> None:
     region = plan.grid.region(record.region)
     where = Damage(DamageKind.VOXELS, region=record.region)
-    fused = plan.spec.fused
     stores = _open_owned(plan, region.channel, report, where)
     if stores is None:
         return
     checksums = [0] * len(stores)
     for slab in slabs_of(region.box, plan.spec.levels[0].shard):
-        for number, (box, store) in enumerate(zip(slab_boxes(slab, fused) * plan.spec.per_input, stores, strict=True)):
-            voxels = _read(store, box, report, replace(where, level=number % len(fused)))
+        for number, ((_, level, box), store) in enumerate(zip(plan.spec.shadows(slab), stores, strict=True)):
+            voxels = _read(store, box, report, replace(where, level=level))
             if voxels is None:
                 return
             checksums[number] = extend_checksum(checksums[number], voxels)
-    for number, (now, then) in enumerate(zip(checksums, record.checksums, strict=True)):
+    for now, then, (_, level, _) in zip(checksums, record.checksums, plan.spec.shadows(region.box), strict=True):
         if now != then:
             what = "voxels are not those that were recorded"
-            report.damaged.append(replace(where, level=number % len(fused), box=region.box, detail=what))
+            report.damaged.append(replace(where, level=level, box=region.box, detail=what))
 
 
 def _verify_coarse(plan: Plan, shards: Shards, report: Report, count: Callable[[int], None]) -> None:
@@ -295,7 +294,7 @@ def _verify_coarse(plan: Plan, shards: Shards, report: Report, count: Callable[[
     recorded = shards.coarse()
     number = 0
     for channel in range(plan.spec.count):
-        for level, grid in enumerate(plan.spec.levels):
+        for level, grid in enumerate(volume_of(plan, channel)[0].layout.levels):
             if grid.fused:
                 continue
             where = Damage(DamageKind.VOXELS, level=level)
@@ -312,7 +311,7 @@ def _verify_coarse(plan: Plan, shards: Shards, report: Report, count: Callable[[
 
 def _verify_shard(stores: list[ts.TensorStore], spec: OutputSpec, which: tuple[int, int], box: Box, report: Report) -> None:
     (level, channel), (fine, coarse) = which, stores
-    factor = spec.levels[level].factor
+    factor = spec.levels[spec.level_of(channel) + level].factor
     source = box.enlarged(factor).intersection(box_of(fine))
     finer = _read(fine, source, report, Damage(DamageKind.VOXELS, level=level - 1))
     voxels = _read(coarse, box, report, Damage(DamageKind.VOXELS, level=level))
@@ -352,9 +351,8 @@ def recompute(worker: Worker, regions: Sequence[int], report: Report) -> None:
         stores = _open_owned(plan, region.channel, report, where)
         if stores is None:
             continue
-        boxes = slab_boxes(region.box, plan.spec.fused)
-        for number, (made, store, box) in enumerate(zip(again, stores, boxes * plan.spec.per_input, strict=True)):
-            at = replace(where, level=number % len(boxes))
+        for made, store, (_, level, box) in zip(again, stores, plan.spec.shadows(region.box), strict=True):
+            at = replace(where, level=level)
             voxels = _read(store, box, report, at)
             if voxels is not None and np.asarray(made[box.slices]).tobytes() != voxels.tobytes():
                 report.damaged.append(replace(at, detail="computed again, it has other voxels"))

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from volumetool.configuration import OutputChannel
+from volumetool.configuration import Numbers, OutputChannel, planes_of
 from volumetool.errors import ModelError
 from volumetool.geometry import Triple
 from volumetool.models.card import ModelCard
 from volumetool.models.package import Model
-from volumetool.models.unet import UNet
-from volumetool.processing.consistency import residuals
+from volumetool.models.unet import UNet, add_cells_
+from volumetool.processing.consistency import block_means, residuals
 from volumetool.processing.device.arrays import Array, as_array
 from volumetool.processing.device.cuda_graph import GraphReplay
 from volumetool.processing.operations.turns import turned_ways
@@ -49,18 +49,23 @@ class NetworkOptions(BaseModel):
     """A further channel: the standard deviation over the outputs of the patch turned and mirrored, in grey values."""
     consistency: bool = False
     """A further channel: the mean of the output over each voxel of the input, less that voxel, in grey values."""
+    block: Numbers = (1, 1, 1)
+    """Voxels of the output, z, y, x, over which these channels are averaged: for a trust volume alone."""
+    steps: bool = False
+    """With such blocks: also the expected error of each voxel, by which `--store-error` goes."""
 
     @property
     def said(self) -> str:
         """The options as they stand behind the model in a name."""
-        return "".join(f";{name}=true" for name, asked in self if asked)
+        block = f";block={','.join(map(str, self.block))}" if max(self.block) > 1 else ""
+        return "".join(f";{name}=true" for name, asked in self if asked is True) + block
 
     @property
     def channels(self) -> tuple[OutputChannel, ...]:
         """The channels of the output; empty for the image alone."""
         every = ((ERROR, self.expected_error), (SPREAD, self.spread), (RESIDUAL, self.consistency))
-        more = [channel for channel, asked in every if asked]
-        return (IMAGE, *more) if more else ()
+        more = [channel.model_copy(update={"block": self.block}) for channel, asked in every if asked]
+        return (IMAGE, *([ERROR] if self.steps else []), *more) if more else ()
 
 
 def split_name(spec: str) -> tuple[str, str]:
@@ -110,7 +115,8 @@ class NetworkOperation:
         """Return the bytes of the activations for one patch."""
         itemsize = 2 if precision == "bfloat16" else 4
         activations = math.prod(patch) * self.card.architecture.width * itemsize * ACTIVATIONS[self.card.dims]
-        sums = 16 * math.prod(patch) * math.prod(self.card.scale) if SPREAD in (self.card.channels or ()) else 0
+        spreads = any(channel.name == SPREAD.name for channel in self.card.channels)
+        sums = 16 * math.prod(patch) * math.prod(self.card.scale) if spreads else 0
         return activations + sums
 
 
@@ -133,7 +139,9 @@ class NetworkFunction:
         self, model: Model, device: torch.device, numerics: Numerics, channels: tuple[OutputChannel, ...] = ()
     ) -> None:
         self._dims, self._device, self._numerics, self._scale = model.card.dims, device, numerics, model.card.scale
-        self._channels, self._with_error = channels, ERROR in channels
+        self._channels, self._planes = channels, planes_of(channels)
+        self._names = [channel.name for channel in channels]
+        self._with_error = ERROR.name in self._names
         layout = torch.channels_last if model.card.dims == 2 else torch.channels_last_3d
         self.network = model.network().to(device).to(memory_format=layout)  # type: ignore[call-overload]  # stubs lack it
         # A U-Net does nothing at a call but compute; what else a network does, a recording would leave out.
@@ -141,7 +149,7 @@ class NetworkFunction:
         self.recorded = GraphReplay(self.network) if records else None
 
     def __call__(self, patches: NDArray[np.float32]) -> Array:
-        """Return outputs, float32 (n, [channels,] z, y, x); what is not finite was computed in float32, too."""
+        """Return outputs, float32 (n, [planes,] z, y, x); what is not finite was computed in float32, too."""
         reduced = self._numerics.precision != "float32"
         # Threads start with gradients switched on, so the mode is entered here, in the thread that computes.
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=reduced):
@@ -166,10 +174,10 @@ class NetworkFunction:
         log_error = None
         if self._with_error:
             assert isinstance(self.network, UNet)  # noqa: S101  (its card has the U-Net's configuration)
-            y, log_error = self.network.forward_with_error(x)
+            y, log_error = self.network.forward_with_error_parts(x)
         else:
             y = (recorded or self.network)(x)  # (n, 1, [z*fz,] y*fy, x*fx)
-        spread = self._spread(x, y, recorded or self.network) if SPREAD in self._channels else None
+        spread = self._spread(x, y, recorded or self.network) if SPREAD.name in self._names else None
         y = y.squeeze(1) if self._dims == 3 else y  # (n, z*fz, y*fy, x*fx)
         return y if not self._channels else self._beside(y, log_error, spread, patches)
 
@@ -192,16 +200,20 @@ class NetworkFunction:
     def _beside(
         self, y: torch.Tensor, log_error: torch.Tensor | None, spread: torch.Tensor | None, patches: NDArray[np.float32]
     ) -> torch.Tensor:
-        """Return images with the channels that are asked for beside them."""
-        every = y.new_empty((len(y), len(self._channels), *y.shape[1:]))  # (n, channels, z*fz, y*fy, x*fx)
+        """Return images with the channels that are asked for beside them, where `planes_of` says."""
+        every = y.new_empty((len(y), self._planes[-1][0] + 1, *y.shape[1:]))  # (n, planes, z*fz, y*fy, x*fx)
         every[:, 0] = y
-        if log_error is not None:
-            torch.exp(log_error.view(y.shape), out=every[:, 1])
-        if spread is not None:
-            every[:, self._channels.index(SPREAD)] = spread.view(y.shape)
-        if RESIDUAL in self._channels:
-            # Of some devices an array is a copy, so what is computed on it is laid into the tensor.
-            every[:, -1] = torch.utils.dlpack.from_dlpack(residuals(as_array(y), patches, self._scale))
+        every[:, sum(max(channel.block) == 1 for channel in self._channels) :] = 0  # not every place of a block may be taken
+        errors = None if log_error is None else log_error.exp_()
+        for channel, (plane, place) in zip(self._channels, self._planes, strict=True):
+            along = [slice(first, None, n) for first, n in zip(place, channel.block, strict=True)]
+            at = every[:, plane, along[0], along[1], along[2]]  # (n, z*fz/bz, y*fy/by, x*fx/bx)
+            if channel.name == ERROR.name and errors is not None:
+                at[...] = joined_parts(errors, channel.block).view(at.shape)
+            elif channel.name == SPREAD.name and spread is not None:
+                at[...] = _tensor(block_means(as_array(spread.view(y.shape)), channel.block))
+            elif channel.name == RESIDUAL.name:
+                at[...] = _tensor(residuals(as_array(y), patches, self._scale, channel.block))
         return every
 
     def _repeat_in_float32(self, patches: NDArray[np.float32], y: torch.Tensor) -> None:
@@ -210,3 +222,35 @@ class NetworkFunction:
             if not torch.isfinite(y[number]).all():
                 with torch.autocast(self._device.type, enabled=False):
                     y[number] = self._forward(patches[number : number + 1])[0]
+
+
+def joined_parts(parts: torch.Tensor, block: Triple) -> torch.Tensor:
+    """Return the means over blocks of what a network says of each voxel of its output.
+
+    Parameters
+    ----------
+    parts : Tensor
+        float32 (b, 1, fz, fy, fx, z, y, x), in 2D without fz and z, as `volumetool.models.unet.add_cells_` takes them.
+    block : tuple of int
+        Voxels of the output, z, y, x: a divisor of the network's scale.
+
+    Returns
+    -------
+    Tensor
+        float32 (b, 1, z*fz/bz, y*fy/by, x*fx/bx); in 2D without z.
+    """
+    dims = parts.dim() // 2 - 1
+    own = block[3 - dims :]
+    if max(own) > 1:
+        for axis, n in enumerate(own):
+            parts = parts.unflatten(2 + 2 * axis, (-1, n))
+        parts = parts.mean([3 + 2 * axis for axis in range(dims)])  # (b, 1, fz/bz, fy/by, fx/bx, z, y, x)
+    sizes = [n * times for n, times in zip(parts.shape[-dims:], parts.shape[2 : 2 + dims], strict=True)]
+    fine = (len(parts), 1, *sizes)
+    return parts.reshape(fine) if parts.shape[2 : 2 + dims].numel() == 1 else add_cells_(parts.new_zeros(fine), parts)
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    """Return an array as a tensor; of some devices it is a copy."""
+    tensor: torch.Tensor = torch.utils.dlpack.from_dlpack(array)
+    return tensor

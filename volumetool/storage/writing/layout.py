@@ -9,7 +9,7 @@ from typing import Any
 
 from volumetool.errors import ConfigError, OutputError
 from volumetool.geometry.box import Size, Triple
-from volumetool.geometry.levels import LevelGrid, plan_levels, without_shards
+from volumetool.geometry.levels import LevelGrid, plan_levels, total_factor, without_shards
 from volumetool.storage.io.arrays import PRECOMPUTED, Driver
 from volumetool.storage.writing.names import DEFAULT, CodecName, ReductionMethod, WrittenName
 
@@ -62,8 +62,7 @@ class VolumeLayout:
 
     def factor(self, level: int) -> Triple:
         """Return how many voxels of the finest level make one of a level, z, y, x."""
-        factors = [grid.factor for grid in self.levels[1 : level + 1]]
-        return (math.prod(f[0] for f in factors), math.prod(f[1] for f in factors), math.prod(f[2] for f in factors))
+        return total_factor(self.levels, level)
 
 
 def _as_it_is(grid: LevelGrid) -> Size:
