@@ -115,7 +115,8 @@ def advise(
 def rescan(
     output: Annotated[str, typer.Argument(help="Volume with a channel expected-error: an output, or a trust volume.")],
     size: Annotated[
-        str | None, typer.Option(metavar="Z,Y,X", help="Size of a box in nm; by default one section of 64 x 64 voxels.")
+        str | None,
+        typer.Option(metavar="Z,Y,X", help="Size of a box in nm; by default one section, 64 x 64 voxels of the output."),
     ] = None,
     fraction: Annotated[float, typer.Option(help="Share of the volume that may be rescanned: so many boxes are named.")] = 0.1,
     stage: Annotated[

@@ -75,11 +75,11 @@ def enhance(fine: Bytes, recipe: str, **options: Any) -> Done:
         given = {"model": "em-x4", "trust": folder / "trust.zarr", "voxel_size": (40.0, SCALE * NM, SCALE * NM)} | options
         assert vt.enhance(folder / "raw.npy", folder / "out.zarr", **given).complete
         image, trust = (open_volume(str(folder / each)) for each in ("out.zarr", "trust.zarr"))
-        channels = np.asarray(trust[...], np.float32)[:, 0]  # (2c, y, x)
+        channels = np.asarray(trust[...], np.float32)[:, 0]  # (2c, y, x), on the input's grid
         return Done(
             np.asarray(image[...], np.float32)[:, 0],
-            channels[::2],
-            block_means(channels[1::2]),
+            channels[::2].repeat(SCALE, 1).repeat(SCALE, 2),
+            channels[1::2],
             coarse[:, 0],
             float(trust.attributes["noise"]),
         )

@@ -301,11 +301,8 @@ def _choose(job: Job, volume: Volume, mask: Volume | None, observer: Observer) -
 def _operation(job: Job, name: str) -> Operation:
     """Open an operation, which makes the channels of a trust volume, or the error that steps go by, where the job asks."""
     operation = open_operation(name)
-    if job.trust is not None:
-        return with_trust(operation if job.store_error is None else with_steps(operation), spread=job.tta)
-    if any(max(channel.block) > 1 for channel in operation.card.channels):
-        raise ConfigError("config.option", f"{name}: block is for a trust volume", hint="leave it out, or give --trust PLACE")
-    return operation if job.store_error is None else with_steps(operation)
+    operation = operation if job.store_error is None else with_steps(operation)
+    return operation if job.trust is None else with_trust(operation, spread=job.tta)
 
 
 def refuse_foreign_output(job: Job) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from volumetool.errors import ConfigError
 from volumetool.events import Observer, ignore
 from volumetool.geometry import Box, Lattice, LevelGrid, Triple, coarse_level, part_inside, total_factor
 from volumetool.jobs.choices import BatchingChoice, Familiarity
@@ -220,6 +221,10 @@ def _resolve(
         before = _resolve(job.earlier, None if existing is None else existing.before, (None, None), resources, observer)
         job = job.last(before.spec.output_nodata, _within(job, before))
     inputs = open_inputs(job, existing, observer, None if before is None else before.output)
+    if any(max(channel.block) > 1 for channel in inputs.operation.card.channels):
+        raise ConfigError(
+            "config.option", f"{job.model}: block is for a trust volume", hint="leave it out, or give --trust PLACE"
+        )
     check_second(job, inputs.operation.card, inputs.level)
     extrapolated, notes = check_voxel_size(job, inputs.operation.card, inputs.level.voxel_size)
     lattice = make_lattice(job, inputs.operation.card, inputs.level.shape)
