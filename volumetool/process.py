@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,3 +88,20 @@ def _born(pid: int) -> float | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if state in "ZX" else float(numbers[18])
+
+
+def give_way(pid: int, nice: int) -> None:
+    """Let a process that was just started take what others leave of the cores, as far as the system allows.
+
+    Parameters
+    ----------
+    pid : int
+        Its number. Threads that it begins later inherit this, and processes too.
+    nice : int
+        From 1, a little behind others, to 19.
+    """
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, nice)
+        # Linux shares the cores among sessions first, where it groups by these; a session of its own has to give way as one.
+        if os.getsid(pid) == pid:
+            (PROC / str(pid) / "autogroup").write_text(str(nice))

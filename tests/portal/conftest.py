@@ -18,6 +18,7 @@ from volumetool.portal import accounts
 from volumetool.portal.queries import Database
 from volumetool.portal.serve import serve
 from volumetool.portal.settings import PortalSettings
+from volumetool.portal.supervisor import Supervisor
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,6 +26,14 @@ def cheap_hashes() -> Iterator[None]:
     """Hash passwords in a millisecond: what a hash costs is argon2's promise."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accounts, "_HASHER", PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_spare_process() -> Iterator[None]:
+    """Begin no process ahead of its command: few of these tests would have one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Supervisor, "get_ready", lambda _: None)
         yield
 
 

@@ -305,6 +305,13 @@ def test_a_job_that_cannot_be_started_fails_and_the_next_one_runs(queue: Queue, 
     queue.supervisor.folder("first").unlink()
 
 
+def test_a_job_gives_way_to_the_pages(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "import json, os, time\nwhile (nice := os.getpriority(os.PRIO_PROCESS, 0)) == 0: time.sleep(0.01)\n"
+    programs(monkeypatch, words + 'print(json.dumps({"kind": "run", "complete": nice == 10}))')
+    job = queue.add(queue.account("ann"), "polite")
+    assert queue.wait(job, lambda job: job.state in (COMPLETE, FAILED)).state == COMPLETE
+
+
 def test_the_supervisor_goes_on_after_an_error(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[int] = []
 

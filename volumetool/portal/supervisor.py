@@ -34,8 +34,9 @@ from volumetool.portal.queries import (
     now,
 )
 from volumetool.portal.settings import PortalSettings
+from volumetool.portal.spare import SpareProcess
 from volumetool.portal.tables import PortalJob
-from volumetool.process import Process, process_of
+from volumetool.process import Process, give_way, process_of
 
 _log = logging.getLogger(__name__)
 
@@ -58,8 +59,12 @@ LONGEST_REASON = 4096
 AGAIN = (75, 130)
 """Exit codes of a job that was told to stop: it goes on when it is started again."""
 
+BACKGROUND = 10
+"""How far jobs stand behind pages and previews, as `nice` counts: they take what those leave."""
+
 POLL_SECONDS = 1.0
 _PLAN_SECONDS, _PAGE_SECONDS = 120, 900
+_SPARE = SpareProcess()
 
 
 class Supervisor:
@@ -90,6 +95,7 @@ class Supervisor:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ending.set()
         self._thread.join()
+        _SPARE.end()
         for child in self._children.values():
             if child.poll() is None:
                 child.returncode = 0  # it outlives the portal: nobody waits for it any more
@@ -137,6 +143,10 @@ class Supervisor:
         with suppress(InputError, OutputError):
             return status(self.folder(job) / OUTPUT)
         return None
+
+    def get_ready(self) -> None:
+        """Begin to load what plans and previews need, because one will be asked for soon."""
+        _SPARE.get_ready()
 
     def draw(self, job: PortalJob, page: str) -> None:
         """Have one of `PAGES` made; nothing happens where it is being made."""
@@ -195,6 +205,7 @@ class Supervisor:
             self._database.change(job.id, ALIVE, state=FAILED, reason=reason, ended=now())
             return False
         self._children[job.id] = child
+        give_way(child.pid, BACKGROUND)
         process = process_of(child.pid)
         self._database.change(job.id, ALIVE, process=None if process is None else json.dumps(asdict(process)))
         return True
@@ -325,9 +336,7 @@ def _told(command: list[str], seconds: int) -> dict[str, Any]:
         ``input.slow``: it takes too long; or what the command says.
     """
     try:
-        done = subprocess.run(  # noqa: S603  (this program, with options from a list)
-            command, capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds, check=False
-        )
+        done = _SPARE.run(command, seconds)
     except subprocess.TimeoutExpired as late:
         raise InputError(
             "input.slow", f"the volume could not be looked at within {seconds} s", hint="try again later, or ask the operator"

@@ -63,6 +63,7 @@ def admit(visit: Visit, account: Account, what: str, target: str = "") -> Respon
     token = begin_login(visit.database, account, visit.request.headers.get("user-agent", ""))
     answer.set_cookie(COOKIE, token, path="/", secure=True, httponly=True, samesite="lax")
     visit.database.note(account.name, what, target, visit.address)
+    visit.portal.supervisor.get_ready()  # whoever comes plans, or uploads
     return answer
 
 

@@ -21,6 +21,7 @@ from volumetool.portal.web import Refused, Visit, go_to
 
 def show_new(visit: Visit, wrong: str | None = None) -> Response:
     """Show the form of a new job."""
+    visit.portal.supervisor.get_ready()  # for the plan
     roots = [str(root.path) for root in visit.portal.settings.roots if root.is_open_to(visit.who.name)]
     models = [card.name for card in list_models()]
     form = dict(visit.form)

@@ -40,6 +40,7 @@ def find_upload(visit: Visit, number: str | None = None) -> Upload:
 
 def show_uploads(visit: Visit) -> Response:
     """Show what was uploaded, and send more."""
+    visit.portal.supervisor.get_ready()  # for the preview
     return visit.show(
         "uploads.html",
         uploads=[(upload, who, _share(visit, upload)) for upload, who in visit.database.uploads(visit.sees())],

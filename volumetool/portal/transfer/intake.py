@@ -196,6 +196,7 @@ class Intake:
         folder.mkdir(mode=0o700, parents=True)
         (folder / PART).touch(mode=0o600)
         sync_folder(folder)
+        self._supervisor.get_ready()  # for the preview
         return None
 
     def length(self, upload: Upload) -> int:
