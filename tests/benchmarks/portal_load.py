@@ -1,8 +1,9 @@
 """How many people a portal bears: they log in, look at lists, jobs and previews, and follow a job, while another one runs.
 
 ``python tests/benchmarks/portal_load.py --people 200 --minutes 5``: on loopback, a server of its own. It prints requests,
-errors, median, 95th and 99th percentile of the seconds of each kind of page, and the memory of the server.
-Logins are shown for themselves: a password is hashed for a tenth of a second of a core on purpose.
+errors, median, 95th and 99th percentile of the seconds of each kind of page, what a request costs the server, and its memory.
+Pages are shown twice, while people still log in and after: a password costs a core some time on purpose. All log in within
+``--ramp`` seconds; 0 is a class that begins at once.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ PASSWORD = "plain words are long"
 JOBS = 5
 """Planned jobs of each account."""
 
-Times = dict[str, list[tuple[float, int]]]
-"""Seconds and status of each request, by kind."""
+Times = dict[str, list[tuple[float, int, float]]]
+"""Seconds and status of each request, and when it began, by kind."""
 
 
 class Person:
@@ -58,10 +59,10 @@ class Person:
             else:
                 answer = await self.client.post(self.url + path, data=form, headers=head | {"origin": self.url})
         except httpx.HTTPError as error:
-            self.times[kind].append((time.perf_counter() - began, 0))
+            self.times[kind].append((time.perf_counter() - began, 0, began))
             sys.stderr.write(f"{kind}: {type(error).__name__} {error}\n")
             return None
-        self.times[kind].append((time.perf_counter() - began, answer.status_code))
+        self.times[kind].append((time.perf_counter() - began, answer.status_code, began))
         return answer
 
     async def work(self, wait: float, end: float) -> None:
@@ -170,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--people", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--ramp", type=float, default=30.0, help="seconds within which all log in")
+    parser.add_argument("--ramp", type=float, default=60.0, help="seconds within which all log in")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -189,20 +190,28 @@ def main() -> None:
                 jobs[admin].insert(0, running)
                 (folder / "data/jobs" / running / "preview.html").write_text("<!doctype html>")
                 before, server = os.getloadavg()[0], psutil.Process(serving.pid)
+                spent = -sum(server.cpu_times()[:2])
                 times, memory = asyncio.run(measure(url, jobs, 60 * options.minutes, options.ramp, server))
+                spent += sum(server.cpu_times()[:2])
             finally:
                 serving.terminate()
                 state = end_job(folder)
-    tell(times, memory, f"load before {before:.1f}, after {os.getloadavg()[0]:.1f}; the job was {state}")
+    count = sum(map(len, times.values()))
+    about = (
+        f"{count / (60 * options.minutes):.0f} requests a second, each {1000 * spent / count:.1f} ms of a core in the server"
+    )
+    tell(times, memory, f"{about}; load before {before:.1f}, after {os.getloadavg()[0]:.1f}; the job was {state}")
 
 
 def tell(times: Times, memory: list[int], about: str) -> None:
     """Print the table."""
     lines = [f"{'':8} {'requests':>8} {'errors':>6} {'p50':>7} {'p95':>7} {'p99':>7}  seconds"]
     pages = [each for kind, found in times.items() if kind != "login" for each in found]
-    for kind, found in [*sorted(times.items()), ("pages", pages)]:
-        seconds = np.array([took for took, _ in found] or [np.nan])
-        wrong = sum(status not in (200, 303) for _, status in found)
+    last = max((took + began for took, _, began in times["login"]), default=0.0)
+    during, after = [each for each in pages if each[2] < last], [each for each in pages if each[2] >= last]
+    for kind, found in [*sorted(times.items()), ("pages", pages), ("  during", during), ("  after", after)]:
+        seconds = np.array([took for took, _, _ in found] or [np.nan])
+        wrong = sum(status not in (200, 303) for _, status, _ in found)
         shares = " ".join(f"{np.percentile(seconds, share):7.3f}" for share in (50, 95, 99))
         lines.append(f"{kind:8} {len(found):8} {wrong:6} {shares}")
     lines.append(f"memory of the server, MiB: {' '.join(f'{each / 2**20:.0f}' for each in memory)}")

@@ -6,9 +6,11 @@ from datetime import timedelta
 
 import httpx
 import pytest
+from argon2 import PasswordHasher
 from browsing import PASSWORD, House, Visitor
 from sqlalchemy import update
 
+from volumetool.portal.accounts import check_password
 from volumetool.portal.queries import now
 from volumetool.portal.tables import Login
 
@@ -119,6 +121,24 @@ def test_one_login_can_be_ended_from_another_and_nobody_elses(house: House) -> N
     assert visitor.send(f"/account/logins/{newest}/end").status_code == 303
     assert not is_in(other)
     assert is_in(visitor)
+
+
+def test_a_hash_of_other_parameters_is_made_anew_by_the_next_login_which_ends_no_other(house: House) -> None:
+    visitor = house.newcomer("old-hand")
+    account = house.database.account("old-hand")
+    assert account is not None
+    assert account.password is not None
+    former = PasswordHasher(time_cost=2, memory_cost=128, parallelism=1).hash(PASSWORD)
+    house.database.replace_hash(account.id, account.password, former)
+    assert check_password(house.database, "old-hand", "not that one") is None
+    assert house.database.account("old-hand").password == former
+    assert check_password(house.database, "old-hand", PASSWORD) is not None
+    anew = house.database.account("old-hand").password
+    assert "m=64,t=1,p=1" in anew  # as the tests have it
+    house.database.replace_hash(account.id, former, former)  # it is another one meanwhile
+    assert check_password(house.database, "old-hand", PASSWORD) is not None
+    assert house.database.account("old-hand").password == anew
+    assert visitor.get("/account").status_code == 200
 
 
 def test_after_ten_wrong_passwords_the_right_one_waits_too(house: House) -> None:

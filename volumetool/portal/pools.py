@@ -15,7 +15,7 @@ Asked = TypeVar("Asked", bound=Callable[..., object])
 PoolName = Literal["pages", "passwords", "volumes", "institution"]
 
 THREADS: dict[PoolName, int] = {"pages": 8, "passwords": 2, "volumes": 2, "institution": 4}
-"""Threads of each pool. A hash takes 64 MiB and a tenth of a second of a core; a plan reads volumes, with all cores, and a
+"""Threads of each pool. A hash takes 19 MiB and some 30 ms of a core; a plan reads volumes, with all cores, and a
 box that is cut out has a section in memory; an institution may take its time."""
 
 MOST_WAITING = 500

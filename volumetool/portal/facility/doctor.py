@@ -31,7 +31,7 @@ from volumetool.units import show_bytes
 NETWORK_DISKS = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "fuse.sshfs", "9p")
 """File systems of other machines: the write-ahead log of SQLite needs memory that all its users share."""
 
-FASTEST, SLOWEST = 0.02, 1.0
+FASTEST, SLOWEST = 0.005, 1.0
 """Seconds within which a password should be hashed: long enough for who guesses, short enough for who waits."""
 
 _CLOCK = 5.0
@@ -155,7 +155,7 @@ def _hashing() -> CheckResult:
         began = time.perf_counter()
         hash_password("how long does this take")
         spent.append(time.perf_counter() - began)
-    told = f"{1000 * min(spent):.0f} ms of a core and 64 MiB for each login (argon2id)"
+    told = f"{1000 * min(spent):.0f} ms of a core and 19 MiB for each login (argon2id)"
     if min(spent) > SLOWEST:
         return CheckResult("passwords", "note", told, "the machine is busy, or slow: logins wait for each other")
     if min(spent) < FASTEST:

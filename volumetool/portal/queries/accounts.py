@@ -45,6 +45,19 @@ class AccountQueries(Connection):
             session.execute(delete(Login).where(Login.account_id == account))
             session.execute(delete(ApiToken).where(ApiToken.account_id == account))
 
+    def replace_hash(self, account: int, former: str, password: str) -> None:
+        """Replace a hash of a password by another one of the same password, unless that was changed meanwhile.
+
+        Parameters
+        ----------
+        account : int
+            Whose it is.
+        former, password : str
+            The hash that is there, and the one that takes its place.
+        """
+        with self._writing() as session:
+            session.execute(update(Account).where(Account.id == account, Account.password == former).values(password=password))
+
     def change_account(self, name: str, **fields: object) -> Account | None:
         """Change role, address or `disabled` of an account; return it, None where there is none. Logins end with `disabled`."""
         with self._writing() as session:
