@@ -197,7 +197,7 @@ def main() -> None:
                 serving.terminate()
                 state = end_job(folder)
     count = sum(map(len, times.values()))
-    about = f"{count / (60 * options.minutes):.0f} requests a second; each: {1000 * spent / count:.1f} ms of a core in it"
+    about = f"{count / (60 * options.minutes):.0f} requests a second, for each {1000 * spent / count:.1f} ms of a server core"
     tell(times, memory, f"{about}; load before {before:.1f}, after {os.getloadavg()[0]:.1f}; the job was {state}")
 
 
