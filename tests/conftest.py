@@ -44,11 +44,12 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 
-def pytest_configure() -> None:
-    """Let the fake models be known here; this imports torch. Let Ctrl-C be heard: shells turn it off in the background."""
-    from volumetool.testing import register_fakes
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the fake models be known where tests run; this imports torch. Let Ctrl-C be heard: shells turn it off behind them."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        from volumetool.testing import register_fakes
 
-    register_fakes()
+        register_fakes()
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -189,12 +190,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Let the collector of garbage pass over what stays until the end: modules and thousands of tests."""
+    """Let the collector of garbage pass over what stays until the end, modules and thousands of tests, and run less often."""
     gc.disable()
     try:
         return (yield)  # type: ignore[return-value]
     finally:
         gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
         gc.enable()
 
 

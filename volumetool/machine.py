@@ -156,6 +156,11 @@ def disk_quotas(folder: Path) -> list[Quota]:
 def mount_of(folder: Path) -> tuple[str, str]:
     """Return where the innermost file system around a folder is mounted, and its kind."""
     place = folder.resolve()
+    return _mount_of(place, place.stat().st_dev if place.exists() else 0)
+
+
+@functools.lru_cache(2**8)
+def _mount_of(place: Path, _device: int) -> tuple[str, str]:
     mounted = [part for part in psutil.disk_partitions(all=True) if place.is_relative_to(part.mountpoint)]
     inner = max(mounted, key=lambda part: len(part.mountpoint), default=None)
     return ("/", "unknown") if inner is None else (inner.mountpoint, inner.fstype)

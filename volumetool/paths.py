@@ -222,7 +222,7 @@ def special_kind(mode: int) -> str | None:
     return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else _KINDS.get(stat.S_IFMT(mode), "special file")
 
 
-def refuse_special(path: Path) -> os.stat_result | None:
+def refuse_special(path: str | Path) -> os.stat_result | None:
     """Refuse to read something from which a read may never end; what is missing passes.
 
     Returns
@@ -236,7 +236,7 @@ def refuse_special(path: Path) -> os.stat_result | None:
         ``input.unreadable``.
     """
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116  (every read of a small file asks, and a path object would take most of its time)
     except (OSError, ValueError):
         return None
     if (kind := special_kind(found.st_mode)) is not None:

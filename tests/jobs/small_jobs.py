@@ -34,9 +34,10 @@ COARSE: Size = (8.0, 32.0, 32.0)
 
 SMALL: dict[str, Any] = {
     "model": "fake:identity?patch=1,16,16&overlap=0,4,4&trim=0,1,1",
-    "chunk": "2,8,8",
+    "chunk": "2,16,16",
     "shard": "8,64,64",
     "region": "1,1,2",
+    "batch": 32,
     "memory": "4GiB",
     "device": "cpu",
 }

@@ -41,8 +41,8 @@ class Box:
     @property
     def shape(self) -> Triple:
         """Extent in voxels; never negative."""
-        z, y, x = (max(0, stop - start) for start, stop in zip(self.start, self.stop, strict=True))
-        return z, y, x
+        (z, y, x), (z_stop, y_stop, x_stop) = self.start, self.stop
+        return max(0, z_stop - z), max(0, y_stop - y), max(0, x_stop - x)
 
     @property
     def voxels(self) -> int:
@@ -58,9 +58,9 @@ class Box:
 
     def intersection(self, other: Box) -> Box:
         """Return the box shared with `other`; empty where they do not meet."""
-        start = tuple(map(max, self.start, other.start))
-        stop = tuple(max(low, high) for low, high in zip(start, map(min, self.stop, other.stop), strict=True))
-        return Box(_triple(start), _triple(stop))
+        z, y, x = map(max, self.start, other.start)
+        z_stop, y_stop, x_stop = map(min, self.stop, other.stop)
+        return Box((z, y, x), (max(z, z_stop), max(y, y_stop), max(x, x_stop)))
 
     def joined(self, other: Box) -> Box:
         """Return the smallest box that holds this one and `other`."""
@@ -76,10 +76,8 @@ class Box:
 
     def shifted(self, offset: Triple) -> Box:
         """Return the box moved by `offset` voxels."""
-        return Box(
-            _triple(a + b for a, b in zip(self.start, offset, strict=True)),
-            _triple(a + b for a, b in zip(self.stop, offset, strict=True)),
-        )
+        (z, y, x), (z_stop, y_stop, x_stop), (dz, dy, dx) = self.start, self.stop, offset
+        return Box((z + dz, y + dy, x + dx), (z_stop + dz, y_stop + dy, x_stop + dx))
 
     def enlarged(self, scale: Triple) -> Box:
         """Return the same box on a grid `scale` times finer."""
@@ -90,10 +88,11 @@ class Box:
 
     def coarsened(self, factor: Triple) -> Box:
         """Return the smallest box on a grid `factor` times coarser that covers this one; an empty box stays empty."""
-        start = _triple(a // f for a, f in zip(self.start, factor, strict=True))
+        (z, y, x), (z_stop, y_stop, x_stop), (fz, fy, fx) = self.start, self.stop, factor
+        start = z // fz, y // fy, x // fx
         if self.voxels == 0:
             return Box(start, start)
-        return Box(start, _triple(-(-b // f) for b, f in zip(self.stop, factor, strict=True)))
+        return Box(start, (-(-z_stop // fz), -(-y_stop // fy), -(-x_stop // fx)))
 
     @property
     def fault(self) -> str | None:

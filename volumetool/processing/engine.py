@@ -78,6 +78,7 @@ class Engine:
         self._pool = ThreadPoolExecutor(streams, "volumetool-network", initializer=_begin_stream, initargs=(self._share,))
         self._clock = threading.Lock()
         self._function = operation.open(self.device, numerics)
+        self._placed = self._function if isinstance(self._function, PlacedFunction) else None
 
     def predict(self, patches: NDArray[np.float32], places: Sequence[PatchPlace] = ()) -> list[Array]:
         """Enhance patches.
@@ -173,7 +174,7 @@ class Engine:
             part = np.concatenate([part, np.zeros((more, *part.shape[1:]), np.float32)])
             places = [*places, *list(places[-1:]) * more]
         # (b, [channels,] z*fz, y*fy, x*fx)
-        y = self._function.at(part, places) if places and isinstance(self._function, PlacedFunction) else self._function(part)
+        y = self._function(part) if self._placed is None or not places else self._placed.at(part, places)
         with np.errstate(over="ignore", invalid="ignore"):
             # A sum is finite only if all its terms are; one that is not may be an overflow.
             if self.xp.isfinite(y.sum()) or self.xp.isfinite(y).all():

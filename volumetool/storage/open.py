@@ -21,7 +21,7 @@ from volumetool.storage.formats.registry import find_volume, named_like, readabl
 from volumetool.storage.formats.zarr import refuse_unsaid_nesting
 from volumetool.storage.images import Gaps, find_images
 from volumetool.storage.io.arrays import SPACE, Driver, open_array
-from volumetool.storage.io.kvstore import is_local, join_url, list_keys, local_path
+from volumetool.storage.io.kvstore import canonical_url, is_local, join_url, list_keys, local_path
 from volumetool.storage.io.limits import check_levels
 from volumetool.storage.io.stores.zip_file import zip_on
 from volumetool.storage.io.urls import check_below
@@ -84,13 +84,33 @@ def open_volume(url: AnyVolume, *, voxel_size: Size | None = None, gaps: Gaps = 
     return volume
 
 
+def read_attributes(url: str) -> dict[str, Any]:
+    """Return what volumetool noted in the metadata of a volume, without opening its arrays; empty where it noted nothing.
+
+    Raises
+    ------
+    InputError
+        As `open_volume`, as far as metadata of the whole volume tell.
+    """
+    with sense(place := canonical_url(url)):
+        found = find_volume(place)
+    if found is None:
+        check_allowed(place, "zarr.json")
+        raise _nothing_here(place)
+    return _noted(found)
+
+
+def _noted(found: ParsedMetadata) -> dict[str, Any]:
+    ours = found.attributes.get("volumetool")
+    return ours if isinstance(ours, dict) else {}
+
+
 def _volume(found: ParsedMetadata, voxel_size: Size | None, cast: Cast | None) -> Volume:
     arrays = open_levels(found)
     dtype = _dtype(found.url, arrays, cast)
     correction = _correction(found, voxel_size)
     levels = tuple(_level(found, *pair, correction) for pair in zip(found.levels, arrays, strict=True))
     channels = _channels(found, arrays)
-    ours = found.attributes.get("volumetool")
     facts = {"dtype": dtype.name, "axes": found.axes, "channels": channels}
     structures = _structures(found)
     return Volume(
@@ -101,7 +121,7 @@ def _volume(found: ParsedMetadata, voxel_size: Size | None, cast: Cast | None) -
         dtype=dtype,
         channels=channels,
         levels=levels,
-        attributes=ours if isinstance(ours, dict) else {},
+        attributes=_noted(found),
         identity=identity_of(levels, {**facts, "arrays": structures}),
         level_identities=tuple(
             identity_of((level,), {**facts, "arrays": [structure]}) for level, structure in zip(levels, structures, strict=True)

@@ -16,7 +16,7 @@ from volumetool.storage.create import write_attributes
 from volumetool.storage.downsample import build_level, require_stored
 from volumetool.storage.io.kvstore import delete_key
 from volumetool.storage.io.shards import delete_torn_shards
-from volumetool.storage.open import open_volume
+from volumetool.storage.open import read_attributes
 from volumetool.storage.voxels import Source
 
 
@@ -80,7 +80,7 @@ def finish(plan: Plan, ledger: Ledger) -> bool:
 
 def is_marked_complete(plan: Plan) -> bool:
     """Return whether the volume calls itself complete."""
-    return open_volume(plan.output).attributes.get("status") == "complete"
+    return read_attributes(plan.output).get("status") == "complete"
 
 
 def mark_incomplete(plan: Plan) -> None:

@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, fromstring
@@ -176,9 +175,9 @@ def check_allowed(url: str, key: str) -> None:
 
 def _check_size(url: str, key: str) -> None:
     """Refuse a local file that is too long to be read at once; servers tell no size before."""
-    found = refuse_special(file := Path(f"{canonical_url(url)}/{key}")) if is_local(url) else None
+    found = refuse_special(file := f"{canonical_url(url)}/{key}") if is_local(url) else None
     if found is not None and S_ISREG(found.st_mode) and (size := found.st_size) > MOST_METADATA:
-        raise broken(str(file), f"has {size} bytes; metadata have at most {MOST_METADATA}")
+        raise broken(file, f"has {size} bytes; metadata have at most {MOST_METADATA}")
 
 
 NONSENSE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)

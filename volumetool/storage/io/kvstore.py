@@ -34,8 +34,7 @@ from volumetool.storage.io.s3 import s3_credentials, s3_settings
 from volumetool.storage.io.stores.zip_file import zip_on, zip_spec
 from volumetool.storage.io.urls import FORBIDDEN, check_url, hint_of, signed_query, without_dots
 
-_MANY = 2**16
-_most_open = _MANY
+_most_open = _MANY = 2**16
 
 # What a viewer puts around a plain URL: "zarr://..." in front (older), "|zarr3:" behind (newer).
 _VIEWER_PREFIX = re.compile(r"^(zarr|zarr2|zarr3|n5|precomputed)://(?=\w+://|/)")
@@ -148,7 +147,7 @@ def _folder_spec(url: str) -> dict[str, Any]:
     return {"driver": "http", "base_url": base, "path": f"/{path}"}
 
 
-def shared_context(concurrency: int = 0) -> ts.Context:
+def shared_context(concurrency: int = 0, *, local: bool = False) -> ts.Context:
     """Return this process's tensorstore context: one pool of I/O and copy threads, no cache.
 
     Parameters
@@ -156,8 +155,11 @@ def shared_context(concurrency: int = 0) -> ts.Context:
     concurrency : int, optional
         Upper bound of threads for files, for copies and codecs, and of requests in flight; 0 means the number of cores,
         at most 16. Several workers on one machine should each be given their share.
+    local : bool, default False
+        It is for local files alone: credentials are not looked for.
     """
-    return _context(min(concurrency or min(CONCURRENCY, _cores()), _most_open), json.dumps(s3_credentials()))
+    limit = min(concurrency or min(CONCURRENCY, _cores()), _most_open)
+    return _context(limit, "" if local else json.dumps(s3_credentials()))
 
 
 def limit_open_files(most: int | None) -> None:
@@ -167,29 +169,26 @@ def limit_open_files(most: int | None) -> None:
 
 
 @functools.cache
-def _context(limit: int, credentials: str) -> ts.Context:
+def _context(limit: int, credentials: str = "") -> ts.Context:
+    if credentials:
+        return ts.Context(json.loads(credentials), _context(limit))
     pools = ("file_io", "data_copy", "http_request", "gcs_request", "s3_request")
     bounds: dict[str, Any] = {f"{pool}_concurrency": {"limit": limit} for pool in pools}
     # Whether to try again is decided in one place, `volumetool.storage.io.retries`.
     bounds |= {f"{pool}_retries": {"max_retries": 0} for pool in ("http_request", "gcs_request", "s3_request")}
     # Each voxel is read once or twice, by design; a cache would hold memory that the plan has given to something else.
-    return ts.Context({**bounds, "cache_pool": {"total_bytes_limit": 0}, **json.loads(credentials)})
+    return ts.Context({**bounds, "cache_pool": {"total_bytes_limit": 0}})
 
 
 def open_unsynced(url: str) -> ts.KvStore:
     """Open a place for files that may be lost: writes are atomic, but do not wait for the disk."""
-    return ts.KvStore.open(kvstore_spec(url), context=_unsynced(json.dumps(shared_context().spec.to_json()))).result()
-
-
-@functools.cache
-def _unsynced(context: str) -> ts.Context:
-    return ts.Context({**json.loads(context), "file_io_sync": False})
+    return ts.KvStore.open(kvstore_spec(url), context=ts.Context({"file_io_sync": False}, shared_context())).result()
 
 
 def _open(url: str, written: str = "") -> ts.KvStore:
     if written and is_local(url):
         empty_leftover(local_path(url) / f"{written}{_LEFTOVER}")
-    return ts.KvStore.open(kvstore_spec(url), context=shared_context()).result()
+    return ts.KvStore.open(kvstore_spec(url), context=shared_context(local=is_local(url))).result()
 
 
 def read_key(url: str, key: str) -> bytes | None:
@@ -266,7 +265,7 @@ def read_version(url: str, key: str) -> tuple[bytes | None, bytes]:
 
 def _check_size(url: str, key: str) -> None:
     """Refuse a local file that memory does not hold twice: it may take no room on the disk. Servers tell no size before."""
-    found = refuse_special(Path(f"{canonical_url(url)}/{key}"))
+    found = refuse_special(f"{canonical_url(url)}/{key}")
     if found is not None and (size := found.st_size) > _LARGE and 2 * size > usable_memory():
         raise InputError(
             "input.too-large",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from volumetool.errors import ConfigError, InputError, ResourceError
 from volumetool.machine import memory_limit, usable_memory
-from volumetool.storage.io.chunk_files import check_file, check_shards
+from volumetool.storage.io.chunk_files import SLACK, blosc_head, check_file, check_precomputed
 from volumetool.storage.io.chunk_keys import ARRAY_METADATA, ChunkKeys
 from volumetool.units import parse_bytes
 
@@ -38,9 +38,6 @@ MOST_SECTIONS = 2**21
 """Most sections of a volume that is enhanced, over all channels: 8 mm at 4 nm. A table in memory has a row for each."""
 
 CHUNK_LIMIT = "VOLUMETOOL_CHUNK_LIMIT"
-_SLACK = 2**16
-"""Bytes by which a stored chunk may be longer than its voxels: heads, checksums, and what does not compress."""
-
 _INDEX_ENTRY = 16
 """Bytes of a shard's index per chunk."""
 
@@ -191,26 +188,20 @@ def check_stored(view: ts.TensorStore) -> None:
     DataError
         ``data.oversized``.
     """
-    spec = _stored(view).spec
-    driver, kvstore = spec["driver"], spec.get("kvstore")
-    if (
-        driver not in (*ARRAY_METADATA, "neuroglancer_precomputed")
-        or not isinstance(kvstore, dict)
-        or kvstore.get("driver") != "file"
-    ):
+    _check_files(_stored(view), stored_range(view), view.dtype.numpy_dtype.itemsize)
+
+
+def _check_files(stored: _Stored, ranges: list[tuple[int, int]], itemsize: int) -> None:
+    if not stored.folder:
         return
-    ranges = stored_range(view)
-    if driver == "neuroglancer_precomputed":
-        _check_precomputed(Path(kvstore["path"]), spec["scale_metadata"], ranges, view.dtype.numpy_dtype.itemsize)
+    if stored.keys is None:
+        check_precomputed(Path(stored.folder), stored.spec["scale_metadata"], ranges, itemsize)
         return
-    keys, blosc = ChunkKeys.of(spec["metadata"], driver), _blosc_head(spec["metadata"], driver)
-    chunk = keys.chunk
-    voxels = prod(chunk) * view.dtype.numpy_dtype.itemsize
-    inner = tuple(int(n or 1) for n in view.chunk_layout.read_chunk.shape or (1,))
-    index = prod(chunk) // max(1, prod(inner)) * (_INDEX_ENTRY + 1024)
+    chunk = stored.keys.chunk
+    voxels = prod(chunk) * itemsize
+    index = prod(chunk) // max(1, prod(stored.chunk)) * (_INDEX_ENTRY + 1024)
     for place in product(*(range(a // n, (b - 1) // n + 1) for (a, b), n in zip(ranges, chunk, strict=True))):
-        file = Path(kvstore["path"]) / keys.key(place)
-        check_file(file, voxels, voxels + voxels // 8 + index + _SLACK, blosc)
+        check_file(stored.folder + stored.keys.key(place), voxels, voxels + voxels // 8 + index + SLACK, stored.blosc)
 
 
 @dataclass(frozen=True)
@@ -223,11 +214,35 @@ class _Stored:
         As tensorstore has it.
     chunk, origin : tuple of int
         Voxels of what is unpacked in one piece, and where the first one begins; along the stored axes.
+    folder : str
+        Where its chunks are files; empty where they are none.
+    keys : ChunkKeys, optional
+        The names of these files; those of a precomputed volume are others.
+    blosc : int, optional
+        Where in a file the head of Blosc begins.
     """
 
     spec: dict[str, Any]
     chunk: tuple[int, ...]
     origin: tuple[int, ...]
+    folder: str = ""
+    keys: ChunkKeys | None = None
+    blosc: int | None = None
+
+    @classmethod
+    def of(cls, spec: dict[str, Any]) -> _Stored:
+        """Return what the spec of an array tells, as tensorstore has it."""
+        whole = ts.Spec({name: value for name, value in spec.items() if name != "transform"}).chunk_layout
+        chunk = tuple(int(n or 1) for n in whole.read_chunk.shape or (1,) * whole.rank)
+        origin = tuple(int(n or 0) for n in whole.grid_origin or (0,) * whole.rank)
+        driver, kvstore = spec["driver"], spec.get("kvstore")
+        if not isinstance(kvstore, dict) or kvstore.get("driver") != "file":
+            return cls(spec, chunk, origin)
+        folder = f"{kvstore['path'].rstrip('/')}/"
+        if driver in ARRAY_METADATA:
+            metadata = spec["metadata"]
+            return cls(spec, chunk, origin, folder, ChunkKeys.of(metadata, driver), blosc_head(metadata, driver))
+        return cls(spec, chunk, origin, folder if driver == "neuroglancer_precomputed" else "")
 
 
 _known: dict[tuple[Any, ...], _Stored] = {}
@@ -248,11 +263,7 @@ def _stored(view: ts.TensorStore) -> _Stored:
     if key not in _known:
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
-        spec = view.spec().to_json()
-        whole = ts.Spec({name: value for name, value in spec.items() if name != "transform"}).chunk_layout
-        chunk = tuple(int(n or 1) for n in whole.read_chunk.shape or (1,) * whole.rank)
-        origin = tuple(int(n or 0) for n in whole.grid_origin or (0,) * whole.rank)
-        _known[key] = _Stored(spec, chunk, origin)
+        _known[key] = _Stored.of(view.spec().to_json())
     return _known[key]
 
 
@@ -267,20 +278,6 @@ def _of_computed(view: ts.TensorStore) -> _Stored:
 def spec_of(view: ts.TensorStore) -> dict[str, Any]:
     """Return how the array of a view is stored, as tensorstore has it; the transform may be another view's."""
     return _stored(view).spec
-
-
-def _check_precomputed(folder: Path, scale: dict[str, Any], ranges: list[tuple[int, int]], itemsize: int) -> None:
-    """Look at the chunk files of a precomputed scale; the chunks of a sharded one are found by their own size alone."""
-    if scale.get("sharding"):
-        check_shards(folder / scale["key"])
-        return
-    size, offset, chunk = scale["size"], scale.get("voxel_offset", [0, 0, 0]), scale["chunk_size"]
-    grids = [range((a - o) // n, (b - 1 - o) // n + 1) for (a, b), o, n in zip(ranges, offset, chunk, strict=False)]
-    voxels = prod(chunk) * itemsize
-    for place in product(*grids):
-        starts = [p * n for p, n in zip(place, chunk, strict=True)]
-        spans = [f"{o + a}-{o + min(a + n, m)}" for a, n, m, o in zip(starts, chunk, size, offset, strict=True)]
-        check_file(folder / scale["key"] / "_".join(spans), voxels, 2 * voxels + _SLACK, None)
 
 
 def read_checked(view: ts.TensorStore) -> Any:
@@ -305,8 +302,10 @@ def read_bounded(view: ts.TensorStore) -> NDArray[Any]:
     """
     voxels: NDArray[Any] | None = None
     first = view.domain.inclusive_min
-    for part in _parts(view):
-        read = np.asarray(read_checked(part).result())
+    stored, itemsize = _stored(view), view.dtype.numpy_dtype.itemsize
+    for part, ranges in _parts(view, stored):
+        _check_files(stored, ranges, itemsize)
+        read = np.asarray(part.read().result())
         if read.shape == view.shape:
             return read
         voxels = np.empty(view.shape, read.dtype) if voxels is None else voxels
@@ -332,33 +331,36 @@ def unpacked_chunk(view: ts.TensorStore) -> tuple[tuple[int, ...], int]:
 def unpacked_bytes(view: ts.TensorStore) -> int:
     """Return the bytes that all chunks of a view take while they are unpacked."""
     stored = _stored(view)
-    return prod(_chunk_counts(view, stored)) * _chunk_bytes(view, stored)
+    return prod(_chunk_counts(stored_range(view), stored)) * _chunk_bytes(view, stored)
 
 
 def _chunk_bytes(view: ts.TensorStore, stored: _Stored) -> int:
     return prod(stored.chunk) * view.dtype.numpy_dtype.itemsize + _PER_CHUNK
 
 
-def _chunk_counts(view: ts.TensorStore, stored: _Stored) -> list[int]:
-    """Return how many chunks a view touches along every axis of the stored array."""
-    grid = zip(stored_range(view), stored.origin, stored.chunk, strict=True)
+def _chunk_counts(ranges: list[tuple[int, int]], stored: _Stored) -> list[int]:
+    """Return how many chunks a range of voxels touches along every axis of the stored array."""
+    grid = zip(ranges, stored.origin, stored.chunk, strict=True)
     return [(b - 1 - origin) // n - (a - origin) // n + 1 for (a, b), origin, n in grid]
 
 
-def _parts(view: ts.TensorStore) -> Iterator[ts.TensorStore]:
-    """Yield the parts of a view that are read one after the other: halves between chunks, until they are small enough."""
-    stored = _stored(view)
-    counts = _chunk_counts(view, stored)
+def _parts(view: ts.TensorStore, stored: _Stored) -> Iterator[tuple[ts.TensorStore, list[tuple[int, int]]]]:
+    """Yield the parts of a view that are read one after the other: halves between chunks, until they are small enough.
+
+    Each comes with its first voxel, and the end, along every axis of the stored array.
+    """
+    ranges = stored_range(view)
+    counts = _chunk_counts(ranges, stored)
     if prod(counts) * _chunk_bytes(view, stored) <= UNPACKED or max(counts) == 1:
-        yield view
+        yield view, ranges
         return
     axis, transform = counts.index(max(counts)), _transform(view)
-    output, start = transform.output[axis], stored_range(view)[axis][0]
+    output, start = transform.output[axis], ranges[axis][0]
     n, origin = stored.chunk[axis], stored.origin[axis]
     middle = ((start - origin) // n + counts[axis] // 2) * n + origin - output.offset
     before = (slice(None),) * int(output.input_dimension or 0)
-    yield from _parts(view[(*before, slice(None, middle))])
-    yield from _parts(view[(*before, slice(middle, None))])
+    yield from _parts(view[(*before, slice(None, middle))], stored)
+    yield from _parts(view[(*before, slice(middle, None))], stored)
 
 
 def stored_range(view: ts.TensorStore) -> list[tuple[int, int]]:
@@ -377,17 +379,6 @@ def _transform(view: ts.TensorStore) -> ts.IndexTransform:
     transform = view.spec().transform
     assert transform is not None  # noqa: S101  (an open array always has one)
     return transform
-
-
-def _blosc_head(metadata: dict[str, Any], driver: str) -> int | None:
-    """Return where in a stored chunk the head of Blosc begins, None where there is none."""
-    if driver == "zarr3":
-        return 0 if "blosc" in {codec["name"] for codec in metadata["codecs"]} else None
-    if driver == "zarr":
-        return 0 if (metadata.get("compressor") or {}).get("id") == "blosc" else None
-    return (
-        4 + 4 * len(metadata["blockSize"]) if metadata["compression"].get("type") == "blosc" else None
-    )  # after the block's head
 
 
 def _too_large(url: str, what: str) -> InputError:
