@@ -45,7 +45,7 @@ def growing(output: str) -> zarr.Array[Any]:
     return array
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("order", [range(1, 8), (4, 2, 1, 3, 7, 6, 5)], ids=["in order", "in disorder"])
 @pytest.mark.parametrize("options", [FLAT, CONTEXT, DEEP], ids=["2D", "2.5D", "3D"])
 def test_the_finished_volume_is_the_batch_jobs_byte_for_byte(folder: Path, options: dict[str, Any], order: Any) -> None:
@@ -73,7 +73,7 @@ def test_with_a_trained_model_statistics_are_the_median_of_the_first_sections(fo
     assert_batch(job, model=str(tiny_model), nodata=0)
 
 
-@pytest.mark.parametrize("rows", [1, COUNT])
+@pytest.mark.parametrize("rows", [1, pytest.param(COUNT, marks=pytest.mark.slow)])
 def test_statistics_can_be_given(folder: Path, tiny_model: Path, rows: int) -> None:
     """A table with a row for each section says how many there are, too."""
     table = folder.parent / "given.csv"

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.xdist_group("streams")  # tests of one fixture in one p
 PROGRAM = Path(sys.executable).with_name("volumetool")
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("<&-", ">&-", "2>&-")), "<&- >&- 2>&-"]
+)
 def test_a_command_works_with_streams_that_are_closed(tmp_path: Path, closed: str) -> None:
     voxels = np.random.default_rng(0).integers(0, 255, (3, 20, 30), np.uint8)
     tifffile.imwrite(tmp_path / "stack.tif", voxels, photometric="minisblack")
@@ -128,7 +130,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("columns", ["20", pytest.param("40", marks=pytest.mark.slow), "80"])
+@pytest.mark.parametrize("columns", ["20", *(pytest.param(each, marks=pytest.mark.slow) for each in ("40", "80"))])
 def test_nothing_is_cut_off_on_a_narrow_terminal(
     work: Path, columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,7 +39,7 @@ class TestGaussian(OperationSuite):
 
 class TestMedian(OperationSuite):
     operation = "median:radius=1,1,2"
-    slow_cases = KILLED
+    slow_cases = (*KILLED, "test_regions_patches_and_calls_change_no_byte")
     other_patch = "4,8,48"
 
     def whole(self, values: Floats) -> Floats:

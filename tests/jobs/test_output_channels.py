@@ -49,6 +49,7 @@ class TestFunctionOfTwoChannels(OperationSuite):
 
     dtype = "float32"
     other_patch = "4,16,32"
+    slow_cases = ("test_a_killed_job_goes_on_to_the_same_bytes", "test_verify_finds_a_flipped_bit_and_nothing_before")
     function, scale = "mean_and_error", "1,1,1"
 
     @pytest.fixture(scope="class", autouse=True)

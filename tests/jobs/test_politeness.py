@@ -40,7 +40,7 @@ def options(tmp_path: Path) -> dict[str, Any]:
     return SMALL | {"region": "1,1,1", "input": str(source), "output": str(tmp_path / "out.zarr")}
 
 
-@pytest.mark.parametrize("name", ["in.zarr", "sharded.zarr"])
+@pytest.mark.parametrize("name", [pytest.param("in.zarr", marks=pytest.mark.slow), "sharded.zarr"])
 def test_files_are_opened_as_often_as_the_plan_says(options: dict[str, Any], tmp_path: Path, name: str) -> None:
     if name == "sharded.zarr":
         vt.convert(options["input"], tmp_path / name, chunk="4,16,16", shard="8,32,32")

@@ -54,7 +54,7 @@ def made(options: dict[str, Any]) -> Voxels:
     return read_levels(options["output"])[0]
 
 
-@pytest.mark.parametrize("mode", ["leave", "nearest", "fill"])
+@pytest.mark.parametrize("mode", ["leave", pytest.param("nearest", marks=pytest.mark.slow), "fill"])
 def test_neighbours_are_what_they_are_without_the_bad_sections(stack: Voxels, tmp_path: Path, mode: str) -> None:
     """To the byte: with the same statistics, all good sections are those of the stack from which the bad ones were taken."""
     harmed = stack.copy()

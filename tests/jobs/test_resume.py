@@ -313,7 +313,7 @@ def test_status_tells_what_is_and_what_to_do(options: Options, change: Flip) -> 
     assert status.next_command.startswith("volumetool enhance ")
 
 
-@pytest.mark.parametrize("more", [{}, {"nodata": 0, "fill": 7, "equalise_sections": True}, {"roi": "1:9,2:30,:", "crop": True}])
+@pytest.mark.parametrize("more", [{}, {"nodata": 0, "fill": 7, "equalise_sections": True, "roi": "1:9,2:30,:", "crop": True}])
 def test_the_command_that_status_names_goes_on_with_the_job(options: Options, more: Options) -> None:
     first = run(**options | {"roi": "0:4,:,:"} | more).plan
     program, command, source, output, *words = shlex.split(resume_command(stored_plan(options["output"]).job))

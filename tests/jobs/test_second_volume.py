@@ -35,6 +35,7 @@ class TestFunctionOfTwoVolumes(OperationSuite):
 
     dtype = "float32"
     other_patch = "1,16,32"
+    slow_cases = ("test_a_killed_job_goes_on_to_the_same_bytes", "test_verify_finds_a_flipped_bit_and_nothing_before")
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod

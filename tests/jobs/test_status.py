@@ -75,7 +75,10 @@ def test_the_speed_is_that_of_the_last_regions_and_not_of_the_night_between(opti
     assert status.seconds_left == pytest.approx(sum(voxels[index] for index in todo[2:]) / status.mvox_per_s / 1e6)
 
 
-@pytest.mark.parametrize(("value", "words"), [(0.0, "as in the input"), (0.1, "noise is removed"), (0.5, "look where")])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0.0, "as in the input"), pytest.param(0.1, "noise is removed", marks=pytest.mark.slow), (0.5, "look where")],
+)
 def test_consistency_comes_with_what_is_good(options: dict[str, Any], value: float, words: str) -> None:
     plan = run(**options).plan
     text = dict(describe_status(replace(job_status(plan), consistency=value)))["consistency"]

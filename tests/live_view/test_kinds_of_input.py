@@ -59,7 +59,16 @@ def _of_kind(kind: str, path: Path) -> tuple[Path, NDArray[Any]]:
     return write_precomputed(path, voxels, SIZE), voxels
 
 
-@pytest.mark.parametrize("kind", ["0.1", "0.4 in zarr.json", "2D", "z without unit", "precomputed", "HDF5"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "0.1",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("0.4 in zarr.json", "z without unit")),
+        "2D",
+        "precomputed",
+        "HDF5",
+    ],
+)
 def test_every_command_reads_it(
     kind: str, tmp_path: Path, serve: Any, flat: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

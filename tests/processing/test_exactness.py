@@ -41,7 +41,7 @@ def _coarse(voxels: Voxels) -> Voxels:
     return means
 
 
-@pytest.fixture(scope="module", params=["phantom", "brain"])
+@pytest.fixture(scope="module", params=["phantom", pytest.param("brain", marks=pytest.mark.slow)])
 def sections(request: pytest.FixtureRequest) -> Voxels:
     """Give made-up tissue, and real sections (mouse brain, serial block-face SEM) where they are at hand."""
     if request.param == "phantom":

@@ -220,7 +220,7 @@ def test_without_its_kept_patches_a_run_that_goes_on_computes_the_frontier_again
     assert digest(blocks["output"]) == without(blocks)
 
 
-@pytest.mark.parametrize("choices", [("always", "never"), ("never", "always")])
+@pytest.mark.parametrize("choices", [("always", "never"), pytest.param(("never", "always"), marks=pytest.mark.slow)])
 def test_keeping_may_change_from_run_to_run(blocks: Options, choices: tuple[str, str]) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(Interrupting(5), **blocks | {"patch_cache": choices[0]})

@@ -155,7 +155,7 @@ def test_a_terminal_that_closes_does_not_end_what_was_told_to_ignore_it() -> Non
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.thin(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("children", [True, False])
 def test_a_killed_driver_leaves_no_temporary_folder(source: str, tmp_path: Path, children: bool) -> None:  # noqa: FBT001
     """Its workers delete theirs; where they were killed, too, the next run does."""

@@ -206,7 +206,7 @@ def test_what_is_not_stored_fails_its_regions_where_that_was_asked_for(raw: Opti
     assert run(**strict).complete
 
 
-@pytest.mark.parametrize("region", ["1,1,1", "1,1,2"])
+@pytest.mark.parametrize("region", [pytest.param("1,1,1", marks=pytest.mark.slow), "1,1,2"])
 def test_what_is_not_stored_is_skipped_as_voxels_without_data(raw: Options, region: str) -> None:
     """Exactly the voxels of the missing chunk become the fill value, on level 0; no coarse voxel mixes them in."""
     chunk_files(Path(raw["input"]))[0].unlink()

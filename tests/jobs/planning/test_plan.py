@@ -69,7 +69,7 @@ def test_planning_a_begun_job_writes_nothing_and_gives_its_plan(options: dict[st
     "more",
     [
         {},
-        {"region": "1,2,2"},
+        pytest.param({"region": "1,2,2"}, marks=pytest.mark.slow),
         {"region": "2,5,6"},
         {"model": BLOCKS, "region": "1,2,1"},
         {"roi": "3:7,5:18,20:40", "crop": True},
@@ -110,7 +110,7 @@ def test_the_plan_says_which_box_is_computed_for_a_region_of_interest(options: d
     assert f"{computed.voxels / decided.roi.voxels:.3g} times" in text
 
 
-@pytest.mark.parametrize("more", [{}, {"crop": True}])
+@pytest.mark.parametrize("more", [{}, pytest.param({"crop": True}, marks=pytest.mark.slow)])
 def test_a_box_beyond_the_volume_is_said_each_time(options: dict[str, Any], more: dict[str, Any]) -> None:
     beyond = options | more | {"roi": "4:12,:,:"}
     for decided in (run(**beyond).plan, plan(make_job(**beyond))):

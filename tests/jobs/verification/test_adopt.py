@@ -54,7 +54,7 @@ def refused(options: Options, **asked: Any) -> str:
 @pytest.mark.parametrize(
     "more",
     [
-        {"nodata": "nan", "dtype": "float32"},
+        pytest.param({"nodata": "nan", "dtype": "float32"}, marks=pytest.mark.slow),
         {"nodata": 7, "invert": True, "dtype": "float32", "roi": "2:9,3:30,5:40", "crop": True},
     ],
 )
@@ -203,7 +203,7 @@ def test_what_names_no_job_or_has_its_folder_is_not_adopted(options: Options, vo
     assert "--adopt" in caught.value.hint
 
 
-@pytest.mark.parametrize(("after", "code"), [(None, 0), (5, 3)])
+@pytest.mark.parametrize(("after", "code"), [pytest.param(None, 0, marks=pytest.mark.slow), (5, 3)])
 def test_the_command_tells_what_to_type_next(
     options: Options, capsys: pytest.CaptureFixture[str], after: int | None, code: int
 ) -> None:
