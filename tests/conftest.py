@@ -23,6 +23,9 @@ from bucket_server import BucketServer, reach
 from hypothesis import HealthCheck, settings
 from ports import lasting_ports
 
+LONGEST = ("tests/test_guide.py", "tests/sites/test_slurm.py", "tests/training/test_train.py", "tests/viewer/test_browser.py")
+"""Files of tests that each take long, or belong together."""
+
 STARTUP = str(Path(__file__).with_name("startup"))
 
 # Several pytest workers share the cores; libraries that take all of them would only wait for each other, and a thread that
@@ -174,9 +177,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     A class marks those of its tests as slow, too, that stand in its `slow_cases`: tests of a suite, which others run fast.
 
-    The longest test comes first, so that no worker is left alone with it at the end.
+    The longest tests come first, so that no worker is left alone with one at the end.
     """
-    items.sort(key=lambda item: "test_guide" not in item.nodeid)
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
     seen: Counter[str] = Counter()
     for item in items:
         if (thin := item.get_closest_marker("thin")) is not None:
