@@ -34,6 +34,7 @@ def count(restored: Section, truth: Section) -> int:
     return int(false_membranes(restored, truth).max())
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("kind", ["resin", "granules", "chromatin"])
 @pytest.mark.parametrize("away", [np.abs(X - 0.4 * Y - 60), CURVED], ids=["straight", "curved"])
 def test_a_membrane_counts_that_is_drawn_over_wiped_out_texture(kind: str, away: Section) -> None:

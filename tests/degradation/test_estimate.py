@@ -68,6 +68,7 @@ def test_an_image_shown_inverted_is_told_from_one_as_counted() -> None:
     assert any(isinstance(step, Shot) and step.inverted for step in fit.crappifier.steps)
 
 
+@pytest.mark.slow
 def test_planted_parameters_are_found_in_another_fib_sem_volume(data: Path) -> None:
     truth, other = (
         tifffile.imread(data / "fib25-fibsem" / f"fib25_train{number}.tif")[::25].astype(np.float32) / 255 for number in (1, 2)

@@ -105,7 +105,7 @@ def test_a_live_view_of_a_job_with_a_trust_volume_shows_the_image_and_fills_both
     assert digest(tmp_path / "trust.zarr") == digest(tmp_path / "whole-trust.zarr")
 
 
-@pytest.mark.parametrize("kind", ["flat", "deep"])
+@pytest.mark.parametrize("kind", ["flat", pytest.param("deep", marks=pytest.mark.slow)])
 def test_a_region_takes_the_patches_that_were_looked_at(
     kind: str, request: pytest.FixtureRequest, serve: Any, volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,7 @@ def _needed(served: Any, keys: list[tuple[LiveLevel, tuple[int, int, int]]]) -> 
     return {place for box in boxes for place in places_of(spec, 0, box)}
 
 
-@pytest.mark.parametrize("kind", ["flat", "deep", "gaussian"])
+@pytest.mark.parametrize("kind", ["flat", "deep", pytest.param("gaussian", marks=pytest.mark.slow)])
 def test_100_random_keys_of_8_clients_are_the_jobs_voxels_and_no_patch_is_made_twice(
     kind: str, request: pytest.FixtureRequest, serve: Any, volume: Path, tmp_path: Path
 ) -> None:

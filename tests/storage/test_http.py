@@ -148,7 +148,7 @@ def test_a_busy_server_is_waited_for_and_one_that_stays_busy_is_named(server: We
 
 
 @pytest.mark.usefixtures("hasty")
-@pytest.mark.parametrize("name", ["plain.zarr", "sharded.zarr"])
+@pytest.mark.parametrize("name", [pytest.param("plain.zarr", marks=pytest.mark.slow), "sharded.zarr"])
 def test_a_job_from_a_web_server_to_a_bucket_makes_the_voxels_of_one_on_a_disk(
     server: WebServer, kept: BucketServer, tmp_path: Path, name: str
 ) -> None:
