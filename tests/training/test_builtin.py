@@ -82,7 +82,7 @@ def test_the_overlap_on_the_card_leaves_less_than_a_tenth_of_a_grey_level(name: 
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(each, marks=[pytest.mark.slow] * (each == "em-z4")) for each in NAMES])
 def test_the_number_of_threads_changes_no_bit_or_the_probe_tells(name: str, precision: str) -> None:
     """Workers with other numbers of cores write the same bytes, or are of another numerics class.
 

@@ -71,7 +71,7 @@ def test_a_chain_of_five_crashes_ends_with_the_same_bytes(runner: CrashRunner, j
 
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize(
-    ("job", "kills"), [("tiny", 5), pytest.param("small", 500, marks=pytest.mark.slow)], indirect=["job"], ids=["5", "500"]
+    ("job", "kills"), [("tiny", 3), pytest.param("small", 500, marks=pytest.mark.slow)], indirect=["job"], ids=["3", "500"]
 )
 def test_a_kill_at_a_random_moment_tears_nothing(runner: CrashRunner, job: Job, kills: int) -> None:
     """SIGKILL from outside, by the clock: it meets what no list of operations has. The run goes on from kill to kill."""
@@ -96,7 +96,7 @@ def test_a_kill_at_a_random_moment_tears_nothing(runner: CrashRunner, job: Job, 
 
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize(
-    ("job", "kills"), [("tiny", 4), pytest.param("small", 200, marks=pytest.mark.slow)], indirect=["job"], ids=["4", "200"]
+    ("job", "kills"), [("tiny", 2), pytest.param("small", 200, marks=pytest.mark.slow)], indirect=["job"], ids=["2", "200"]
 )
 def test_a_kill_costs_the_region_in_flight_and_no_other(runner: CrashRunner, job: Job, tmp_path: Path, kills: int) -> None:
     """Of regions longer than a second: shorter ones wait that long for their record, and are lost with it."""

@@ -20,9 +20,9 @@ from volumetool.testing.disk import FULL
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("job", "positions"),
-    [("tiny", 7), pytest.param("small", 20, marks=pytest.mark.slow), pytest.param("tiny", 1000, marks=pytest.mark.slow)],
+    [("tiny", 4), pytest.param("small", 20, marks=pytest.mark.slow), pytest.param("tiny", 1000, marks=pytest.mark.slow)],
     indirect=["job"],
-    ids=["7", "20", "every"],
+    ids=["4", "20", "every"],
 )
 def test_a_disk_that_is_full_from_any_position_on(runner: CrashRunner, job: Job, positions: int) -> None:
     whole = runner.run("crash_jobs:go", job.told, root=begin_anew(job), fault=DiskFault(kinds=FULL))

@@ -19,12 +19,12 @@ KEPT = {"patch_cache": "always"}
 @pytest.mark.parametrize(
     ("job", "losses"),
     [
-        ("tiny", 12),
+        ("tiny", 6),
         pytest.param("small", 200, marks=pytest.mark.slow),
         pytest.param(("small", KEPT), 60, marks=pytest.mark.slow),
     ],
     indirect=["job"],
-    ids=["12", "200", "60 with kept patches"],
+    ids=["6", "200", "60 with kept patches"],
 )
 def test_whatever_was_not_synced_may_go(runner: CrashRunner, job: Job, losses: int) -> None:
     random = Random(11)  # noqa: S311
