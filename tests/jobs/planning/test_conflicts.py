@@ -43,7 +43,7 @@ OTHER: dict[str, tuple[Any, str]] = {
     "mask": ("mask.zarr", "mask"),
     "missing": ("skip", "missing"),
     "dtype": ("uint16", "dtype"),
-    "chunk": ("4,8,8", "levels.0.chunk"),
+    "chunk": ("4,16,16", "levels.0.chunk"),
     "shard": ("8,16,32", "levels.0.shard"),
     "crop": (True, "box.stop"),
     "trust": ("trust.zarr", "trust"),

@@ -122,6 +122,7 @@ def test_of_an_unfinished_output_the_rest_runs(options: Options) -> None:
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("harm", ["flipped", "cut", "deleted", "swapped", "metadata"])
 def test_what_is_damaged_is_not_adopted_and_made_again(options: Options, change: Flip, harm: str) -> None:
+    del options["batch"]  # of a job without a finished region, another batch than that of its plan makes another plan
     run(**options)
     before = digest(options["output"])
     lose_folder(options)
