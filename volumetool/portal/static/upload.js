@@ -39,6 +39,11 @@ async function begin(file, voxelSize) {
   return answer.headers.get("Location");
 }
 
+function complain(text) {
+  told.textContent = text;
+  told.className = "wrong";
+}
+
 function show(offset, size) {
   const percent = Math.floor((100 * offset) / size);
   bar.hidden = false;
@@ -84,17 +89,16 @@ if (form) {
     event.preventDefault();
     const file = chosen.files[0];
     const button = form.querySelector("button");
-    if (file.size > Number(form.dataset.limit)) {
-      told.textContent = "The file is too large.";
-      return;
-    }
+    if (file.size === 0) return complain("The file is empty.");
+    if (file.size > Number(form.dataset.limit)) return complain("The file is too large.");
+    told.className = told.textContent = "";
     button.disabled = true;
     try {
       const place = await begin(file, form.elements.voxel_size.value.trim());
       await send(file, place);
       location.assign(place.replace("/api", ""));
     } catch (error) {
-      told.textContent = error.message;
+      complain(error.message);
       button.disabled = false;
     }
   });
