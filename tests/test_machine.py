@@ -103,6 +103,16 @@ def test_what_ulimit_leaves_of_addresses_counts(monkeypatch: pytest.MonkeyPatch)
     assert GIB // 2 < usable_memory() <= 2 * GIB
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells how much data a process has")
+def test_what_ulimit_leaves_of_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    bound = psutil.Process().memory_info().data + GIB
+    limits = {resource.RLIMIT_DATA: bound}
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (limits.get(kind, resource.RLIM_INFINITY), resource.RLIM_INFINITY))
+    assert GIB // 2 < usable_memory() <= 2 * GIB
+    assert memory_limit() == f"ulimit -d {bound // 2**10}"
+
+
 @pytest.mark.parametrize(
     ("given", "memory"),
     [

@@ -253,13 +253,16 @@ def _first_count(*names: str) -> Left:
 
 
 def _left_of_ulimit() -> Iterator[Left]:
-    """Yield what is left of the addresses that this process may have (``ulimit -v``)."""
+    """Yield what is left of the addresses (``ulimit -v``) and of the memory of its own (``-d``) that this process may have."""
     if sys.platform != "win32":
         import resource
 
-        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if soft != resource.RLIM_INFINITY:
-            yield soft - psutil.Process().memory_info().vms, f"ulimit -v {soft // 2**10}"
+        for flag, kind, told in (("v", resource.RLIMIT_AS, "vms"), ("d", resource.RLIMIT_DATA, "data")):
+            soft, _ = resource.getrlimit(kind)
+            if soft != resource.RLIM_INFINITY and hasattr(
+                taken := psutil.Process().memory_info(), told
+            ):  # Linux alone tells data
+                yield soft - getattr(taken, told), f"ulimit -{flag} {soft // 2**10}"
 
 
 def _number(file: Path) -> float | None:

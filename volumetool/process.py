@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,25 @@ def process_of(pid: int) -> Process | None:
     """Return the process of a number; None where it has ended."""
     born = _born(pid)
     return None if born is None else Process(_place(), pid, born)
+
+
+def keep_within(pid: int, size: int) -> None:
+    """Let a process that was just started have so much memory of its own, where the system can do that (Linux: ``ulimit -d``).
+
+    Parameters
+    ----------
+    pid : int
+        Its number. Processes that it starts later may have as much, each.
+    size : int
+        In bytes: what it may write into, without files and without addresses that are only set apart, as drivers of GPUs do.
+    """
+    if sys.platform == "linux":
+        import resource
+
+        with suppress(OSError):  # it has ended
+            _, most = resource.prlimit(pid, resource.RLIMIT_DATA)
+            size = size if most == resource.RLIM_INFINITY else min(size, most)
+            resource.prlimit(pid, resource.RLIMIT_DATA, (size, size))
 
 
 def _ticks_are_told() -> bool:

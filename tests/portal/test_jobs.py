@@ -267,6 +267,29 @@ def test_a_preview_of_a_model_that_is_chosen_by_itself_shows_all_that_fit(
     assert "--voxel-size=30,8,8" in told[0]
 
 
+BOUNDED = """import json, resource, time
+while resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY:
+    time.sleep(0.01)
+try:
+    bytearray(2**30)
+except MemoryError:
+    print(json.dumps({"kind": "error", "exit_code": 1, "error": {"code": "x.y", "message": "no memory", "hint": ""}}))
+    raise SystemExit(1)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of another process")
+def test_jobs_and_previews_have_so_much_memory_as_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs(monkeypatch, BOUNDED)
+    monkeypatch.setattr(supervisor, "preview_command", lambda *_: [sys.executable, "-c", BOUNDED])
+    queue = Queue(tmp_path, memory=2**29)
+    job = queue.add(queue.account("ann"), "j")
+    assert queue.wait(job, lambda job: job.state == FAILED).reason == "no memory"
+    queue.supervisor.draw(queue.job(job), "preview")
+    _wait(lambda: "no memory" in queue.supervisor.drawn(job, "preview"))
+    queue.end()
+
+
 def test_accounts_take_turns_with_their_previews_too(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(supervisor, "_told", lambda command, _: told.append(Path(command[-1]).parent.name))

@@ -112,6 +112,10 @@ class PortalSettings(BaseModel):
     database: str | None = Field(None, description="URL of SQLAlchemy; a file of SQLite in `data` by default.")
     roots: tuple[Root, ...] = Field((), description="Folders whose volumes accounts may name, and which accounts.")
     running: Positive = Field(1, description="Jobs that run at once.")
+    memory: Bytes | None = Field(
+        None,
+        description="Bytes of memory that each process of a job, plan or page may have; 3/4 of what is free by default.",
+    )
     quota: Bytes = Field(2**40, description="Bytes of outputs and uploads that an account may have.")
     upload_limit: Bytes = Field(2**32, description="Bytes of a file that is uploaded.")
     upload_days: Positive = Field(7, description="An upload that nobody goes on with is deleted after so many days.")

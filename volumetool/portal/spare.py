@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from subprocess import DEVNULL, PIPE, CompletedProcess, Popen
 
-from volumetool.process import give_way
+from volumetool.process import give_way, keep_within
 
 AWAITED = 5
 """How far commands that somebody waits for stand behind the pages, as `nice` counts."""
@@ -32,6 +32,8 @@ class SpareProcess:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: Popen[bytes] | None = None
+        self.memory: int | None = None
+        """Bytes that a process may have."""
         self._until = 0.0
 
     def get_ready(self) -> None:
@@ -40,7 +42,7 @@ class SpareProcess:
             if self._fresh() is None:
                 self._end()
                 with suppress(OSError):  # then the command takes longer
-                    self._waiting = _start([sys.executable, "-m", "volumetool.cli._spare", str(IDLE_SECONDS)], stdin=PIPE)
+                    self._waiting = self._start([sys.executable, "-m", "volumetool.cli._spare", str(IDLE_SECONDS)], stdin=PIPE)
                     self._until = time.monotonic() + _SURE * IDLE_SECONDS
 
     def end(self) -> None:
@@ -69,7 +71,14 @@ class SpareProcess:
             done = _finish(spare, json.dumps(command[3:]).encode() + b"\n", seconds)
             if done.stdout or done.returncode:
                 return done  # else it ended before it read
-        return _finish(_start(command, stdin=DEVNULL), None, seconds)
+        return _finish(self._start(command, stdin=DEVNULL), None, seconds)
+
+    def _start(self, command: list[str], stdin: int) -> Popen[bytes]:
+        process = Popen(command, stdin=stdin, stdout=PIPE, stderr=PIPE)  # noqa: S603  (this program, with options from a list)
+        give_way(process.pid, AWAITED)
+        if self.memory is not None:
+            keep_within(process.pid, self.memory)
+        return process
 
     def _fresh(self) -> Popen[bytes] | None:
         """Return the process that waits; None where it will end soon."""
@@ -82,12 +91,6 @@ class SpareProcess:
             self._waiting.kill()  # it holds nothing
             self._waiting.communicate()
         self._waiting = None
-
-
-def _start(command: list[str], stdin: int) -> Popen[bytes]:
-    process = Popen(command, stdin=stdin, stdout=PIPE, stderr=PIPE)  # noqa: S603  (this program, with options from a list)
-    give_way(process.pid, AWAITED)
-    return process
 
 
 def _finish(process: Popen[bytes], given: bytes | None, seconds: float) -> CompletedProcess[bytes]:

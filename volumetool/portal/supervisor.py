@@ -19,6 +19,7 @@ from typing import Any
 from volumetool.errors import InputError, OutputError, VolumetoolError
 from volumetool.jobs.inspection import status
 from volumetool.jobs.status import Status
+from volumetool.machine import usable_memory
 from volumetool.portal.facility import slurm
 from volumetool.portal.facility.slurm import SlurmQueue
 from volumetool.portal.pools import Turns
@@ -36,7 +37,7 @@ from volumetool.portal.queries import (
 from volumetool.portal.settings import PortalSettings
 from volumetool.portal.spare import SpareProcess
 from volumetool.portal.tables import PortalJob
-from volumetool.process import Process, give_way, process_of
+from volumetool.process import Process, give_way, keep_within, process_of
 
 _log = logging.getLogger(__name__)
 
@@ -56,11 +57,16 @@ ATTEMPTS = 5
 LONGEST_REASON = 4096
 """Characters of a reason that the database takes."""
 
+NO_WORD = "It may have needed more memory than the portal gives to one process. Try a part of the volume, or ask the operator."
+
 AGAIN = (75, 130)
 """Exit codes of a job that was told to stop: it goes on when it is started again."""
 
 BACKGROUND = 10
 """How far jobs stand behind pages and previews, as `nice` counts: they take what those leave."""
+
+MEMORY_SHARE = 0.75
+"""Share of the memory that is free when the portal starts, which each process that it starts may have."""
 
 POLL_SECONDS = 1.0
 _PLAN_SECONDS, _PAGE_SECONDS = 120, 900
@@ -83,6 +89,7 @@ class Supervisor:
         self._settings = settings
         self._slurm = None if settings.slurm is None else SlurmQueue(settings.slurm)
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._memory = _SPARE.memory = settings.memory or int(MEMORY_SHARE * usable_memory())
         self._drawing = Turns()
         self._drawn: dict[Path, str] = {}
         self._ending = threading.Event()
@@ -206,6 +213,8 @@ class Supervisor:
             return False
         self._children[job.id] = child
         give_way(child.pid, BACKGROUND)
+        if self._slurm is None:  # at a site its own limits count, and sbatch would hand on this one
+            keep_within(child.pid, self._memory)
         process = process_of(child.pid)
         self._database.change(job.id, ALIVE, process=None if process is None else json.dumps(asdict(process)))
         return True
@@ -343,7 +352,7 @@ def _told(command: list[str], seconds: int) -> dict[str, Any]:
         ) from late
     told: dict[str, Any] = json.loads(done.stdout or "{}")
     if done.returncode != 0:
-        error = told.get("error", {"code": "input.unknown", "message": "volumetool ended without saying why", "hint": ""})
+        error = told.get("error", {"code": "input.unknown", "message": "volumetool ended without saying why", "hint": NO_WORD})
         raise VolumetoolError(error["code"], error["message"], hint=error.get("hint", ""))
     return told
 
