@@ -107,7 +107,7 @@ def show_bytes(number: float) -> str:
     """Write an amount of bytes for people."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if abs(number) < 1024:
-            return f"{number:.3g} {unit}" if unit != "B" else f"{number:.0f} B"
+            return f"{number:.3g} {unit}" if unit != "B" and abs(number) < 999.5 else f"{number:.0f} {unit}"
         number /= 1024
     return f"{number:.3g} PiB"
 

@@ -23,6 +23,7 @@ from browsing import House, Visitor, settings_of
 import volumetool as vt
 from volumetool.portal import supervisor
 from volumetool.portal.accounts import hash_password
+from volumetool.portal.problems import in_words
 from volumetool.portal.queries import ALIVE, CANCELLED, COMPLETE, FAILED, PLANNED, QUEUED, RUNNING, Database, now
 from volumetool.portal.serve import serve
 from volumetool.portal.settings import PortalSettings, make_folder
@@ -133,7 +134,7 @@ def test_so_many_jobs_run_at_once_as_the_settings_say(tmp_path: Path, monkeypatc
     [
         ({"kind": "run", "complete": True}, COMPLETE, None),
         ({"kind": "run", "complete": False, "failed": 2, "regions": 9}, FAILED, "2 of 9 regions failed"),
-        ({"kind": "error", "exit_code": 5, "error": {"message": "the disk is full", "hint": "make room"}}, FAILED, "make room"),
+        ({"kind": "error", "exit_code": 5, "error": {"message": "the disk is full", "hint": "make room"}}, FAILED, "Make room"),
         ({"kind": "error", "exit_code": 75, "error": {"message": "told to stop", "hint": ""}}, FAILED, "It ended 5 times"),
         ({"kind": "error", "exit_code": 5, "error": {"message": "m" * 9000, "hint": ""}}, FAILED, "mmm"),
     ],
@@ -244,6 +245,27 @@ def _wait(until: Callable[[], bool]) -> None:
 def _blurred(sections: int, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     noise = np.random.default_rng(0).normal(128, 40, (sections, side, side))
     return np.clip(noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("hint", "told"),
+    [
+        (
+            "built-in models that fit: em-x2, em-z4; --level N takes a coarser level, --voxel-size corrects wrong metadata, "
+            "--force-voxel-size goes on",
+            "Built-in models that fit: em-x2, em-z4; the voxel size corrects wrong metadata",
+        ),
+        (
+            "choose one with --model NAME (see `volumetool model list`), take another --level, or give --voxel-size 8,8,8",
+            "Choose one with the model NAME, or give the voxel size 8,8,8",
+        ),
+        ("see `volumetool model list`, or --gate warn goes on", None),
+        ("make room there", "Make room there"),
+        ("", None),
+    ],
+)
+def test_pages_say_nothing_that_only_the_command_line_can_do(hint: str, told: str | None) -> None:
+    assert in_words("no", hint) == ("no" if told is None else f"no\n{told}")
 
 
 def test_the_quota_is_told_where_it_stops_a_job(house: House) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -31,6 +32,35 @@ CODES = {
 
 _CHECKSUM = {460: "Checksum Mismatch"}
 """What tus says beside the statuses of HTTP."""
+
+
+_FIELDS = {"--voxel-size": "the voxel size", "--model": "the model", "--roi": "the box"}
+"""What options of the command line are called on the pages; there are no others."""
+
+_OTHERS = re.compile(r"`volumetool |--(?!voxel-size\b|model\b|roi\b)[a-z]")
+
+
+def in_words(message: str, hint: str) -> str:
+    """Return what a page says of an error: its hint without what only the command line can do.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong.
+    hint : str
+        What to do next, as commands say it.
+    """
+    first, *rest = re.split(r"(; |, or |, | or )", re.sub(r" \(see `volumetool [^)]*\)", "", hint))
+    kept, stronger = [] if _OTHERS.search(first) else [first], ""
+    for between, clause in zip(rest[::2], rest[1::2], strict=True):
+        stronger = stronger or between * (between == "; ")
+        if not _OTHERS.search(clause):
+            kept += [stronger or between, clause] if kept else [clause]
+            stronger = ""
+    told = "".join(kept)
+    for option, name in _FIELDS.items():
+        told = told.replace(option, name)
+    return "\n".join(filter(None, (message, told[:1].upper() + told[1:])))
 
 
 class Problem(BaseModel):

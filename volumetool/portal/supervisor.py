@@ -23,6 +23,7 @@ from volumetool.machine import usable_memory
 from volumetool.portal.facility import slurm
 from volumetool.portal.facility.slurm import SlurmQueue
 from volumetool.portal.pools import Turns
+from volumetool.portal.problems import in_words
 from volumetool.portal.queries import (
     ALIVE,
     CANCELLED,
@@ -199,7 +200,9 @@ class Supervisor:
             with self._drawing.take(account):  # a folder that was removed meanwhile stays away: the command makes none
                 _told(command, _PAGE_SECONDS)
             self._drawn[file] = READY
-        except (VolumetoolError, OSError, ValueError) as error:
+        except VolumetoolError as error:
+            self._drawn[file] = in_words(error.message, error.hint)
+        except (OSError, ValueError) as error:
             self._drawn[file] = str(error)
 
     def _start(self, job: PortalJob) -> bool:
@@ -265,7 +268,7 @@ class Supervisor:
         elif word.get("kind") == "run":
             state, reason = FAILED, f"{word['failed']} of {word['regions']} regions failed. Start it again to try them again."
         elif word.get("kind") == "error" and not stopped:
-            state, reason = FAILED, "\n".join(filter(None, (word["error"]["message"], word["error"]["hint"])))
+            state, reason = FAILED, in_words(word["error"]["message"], word["error"]["hint"])
         elif job.state == STOPPING:
             state, reason = CANCELLED, None
         elif job.attempts < ATTEMPTS:

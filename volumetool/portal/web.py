@@ -23,7 +23,7 @@ from volumetool.portal.access.sign_ins import SignIns
 from volumetool.portal.accounts import ROLES, Tries, hash_token
 from volumetool.portal.facility.metrics import PortalTraffic
 from volumetool.portal.job_views import JobViews
-from volumetool.portal.problems import explain
+from volumetool.portal.problems import explain, in_words
 from volumetool.portal.queries import Database
 from volumetool.portal.settings import PortalSettings, hosts_of
 from volumetool.portal.supervisor import Supervisor
@@ -350,7 +350,7 @@ def _explained(visit: Visit, error: Exception) -> Response:
     elif isinstance(error, VolumetoolError):
         if visit.asks_for_json:
             return explain(422, error.message, code=error.code, hint=error.hint)
-        status, reason = 422, str(error)
+        status, reason = 422, in_words(error.message, error.hint)
     else:
         _log_fault(visit.request, error)
         status, reason = 500, FAULT

@@ -12,6 +12,7 @@ from volumetool.errors import VolumetoolError
 from volumetool.models import list_models
 from volumetool.portal.pages.uploads import find_upload
 from volumetool.portal.pools import runs_in
+from volumetool.portal.problems import in_words
 from volumetool.portal.queries import PLANNED, USABLE, now
 from volumetool.portal.supervisor import OUTPUT, plan_job
 from volumetool.portal.tables import PortalJob, Upload
@@ -49,7 +50,7 @@ def plan(visit: Visit) -> Response:
     except Refused as refused:
         return show_new(visit, refused.reason)
     except VolumetoolError as error:
-        return show_new(visit, str(error))
+        return show_new(visit, in_words(error.message, error.hint))
     return go_to(f"/jobs/{job.id}")
 
 

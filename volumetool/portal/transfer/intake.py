@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from volumetool.errors import InputError, VolumetoolError
 from volumetool.paths import sync_folder
+from volumetool.portal.problems import in_words
 from volumetool.portal.queries import LOOKED_AT, RECEIVING, REFUSED, USABLE, Database, now
 from volumetool.portal.settings import PortalSettings
 from volumetool.portal.supervisor import LONGEST_REASON, Supervisor, preview_command
@@ -265,7 +266,7 @@ class Intake:
         try:
             facts = inspect(self._named(folder))
         except VolumetoolError as error:
-            reason = "\n".join(filter(None, (error.message, error.hint)))
+            reason = in_words(error.message, error.hint)
             for file in folder.iterdir():
                 reason = reason.replace(str(file), upload.name)
                 file.unlink()
