@@ -349,8 +349,7 @@ def compare(somebody: Person, file: Path, output: Path, folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     wanted = {str(path.relative_to(own)): path.read_bytes() for path in own.rglob("*") if path.is_file()}
-    came = zipfile.ZipFile(somebody.download("The whole volume", folder))
-    with came:
+    with zipfile.ZipFile(somebody.download("The whole volume", folder)) as came:
         assert set(came.namelist()) == set(wanted)
         for name, content in wanted.items():
             if not name.endswith("zarr.json"):  # which says when and of which file it was made

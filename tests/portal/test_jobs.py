@@ -23,7 +23,7 @@ from browsing import House, Visitor, settings_of
 import volumetool as vt
 from volumetool.portal import supervisor
 from volumetool.portal.accounts import hash_password
-from volumetool.portal.problems import in_words
+from volumetool.portal.problems import in_words, note_in_words
 from volumetool.portal.queries import ALIVE, CANCELLED, COMPLETE, FAILED, PLANNED, QUEUED, RUNNING, Database, now
 from volumetool.portal.serve import serve
 from volumetool.portal.settings import PortalSettings, make_folder
@@ -266,6 +266,9 @@ def _blurred(sections: int, side: int) -> np.ndarray[tuple[int, ...], np.dtype[n
 )
 def test_pages_say_nothing_that_only_the_command_line_can_do(hint: str, told: str | None) -> None:
     assert in_words("no", hint) == ("no" if told is None else f"no\n{told}")
+    assert note_in_words("3 of 9 look unlike the others: 3. --repair-sections fill makes others, and so on") == (
+        "3 of 9 look unlike the others: 3."
+    )
 
 
 def test_the_quota_is_told_where_it_stops_a_job(house: House) -> None:

@@ -63,6 +63,11 @@ def in_words(message: str, hint: str) -> str:
     return "\n".join(filter(None, (message, told[:1].upper() + told[1:])))
 
 
+def note_in_words(note: str) -> str:
+    """Return what a page says of a plan's note: the sentences that name nothing of the command line alone."""
+    return " ".join(sentence for sentence in re.split(r"(?<=\.) ", note) if not _OTHERS.search(sentence))
+
+
 class Problem(BaseModel):
     """Why a request did not work."""
 

@@ -275,6 +275,7 @@ class Supervisor:
             state, reason = QUEUED, None  # told to stop by somebody else, or killed: it goes on where it was
         else:
             state, reason = FAILED, f"It ended {job.attempts} times before it was done; see its log. Start it again to go on."
+        reason = reason and reason.replace(job.input, job.volume)
         ended = {"queued": now()} if state == QUEUED else {"ended": now(), "untold": state != CANCELLED}
         self._database.change(job.id, ALIVE, state=state, reason=reason and reason[:LONGEST_REASON], process=None, **ended)
 

@@ -137,6 +137,11 @@ class PortalJob(Table):
     queued: Mapped[datetime | None]
     untold: Mapped[bool] = mapped_column(default=False, server_default=false())
 
+    @property
+    def volume(self) -> str:
+        """What its owner calls the volume: the name of the uploaded file, or the path."""
+        return str(self.estimates.get("volume") or self.input)
+
 
 class Upload(Table):
     """A file that somebody sends, or has sent. How much of it is there is its length on the disk, never here."""

@@ -271,7 +271,7 @@ def page(portal: Portal, handler: Handler, role: str | None) -> Endpoint:
         except ValueError:
             return explain(413, f"a form has at most {MOST_FIELDS} fields")
         if any("\0" in name + value for name, value in form.items()):
-            return explain(400, NO_NUL)
+            return explain(422, NO_NUL)
         try:
             return await pools.answer(
                 handler, lambda: _answer(handler, role, Visit(portal, request, form, *_who(portal, request), body=body))

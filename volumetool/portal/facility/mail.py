@@ -88,7 +88,7 @@ class Mailer:
         took = (
             "" if job.began is None or job.ended is None else f" after {show_duration((job.ended - job.began).total_seconds())}"
         )
-        lines = [f"Your job {job.id[:8]} is {job.state}{took}.", "", f"Volume: {printable(job.input)}"]
+        lines = [f"Your job {job.id[:8]} is {job.state}{took}.", "", f"Volume: {printable(job.volume)}"]
         lines += ["", printable(job.reason)] if job.reason else []
         lines += ["", f"{'Its result' if job.state == COMPLETE else 'Its page'}: {self._url}/jobs/{job.id}", ""]
         return f"volumetool: job {job.id[:8]} is {job.state}", "\n".join(lines)

@@ -12,7 +12,7 @@ from volumetool.errors import VolumetoolError
 from volumetool.models import list_models
 from volumetool.portal.pages.uploads import find_upload
 from volumetool.portal.pools import runs_in
-from volumetool.portal.problems import in_words
+from volumetool.portal.problems import in_words, note_in_words
 from volumetool.portal.queries import PLANNED, USABLE, now
 from volumetool.portal.supervisor import OUTPUT, plan_job
 from volumetool.portal.tables import PortalJob, Upload
@@ -50,7 +50,10 @@ def plan(visit: Visit) -> Response:
     except Refused as refused:
         return show_new(visit, refused.reason)
     except VolumetoolError as error:
-        return show_new(visit, in_words(error.message, error.hint))
+        wrong = in_words(error.message, error.hint)
+        if upload := _upload(visit):
+            wrong = wrong.replace(str(visit.portal.intake.place(upload)), upload.name)
+        return show_new(visit, wrong)
     return go_to(f"/jobs/{job.id}")
 
 
@@ -66,6 +69,8 @@ def plan_new(visit: Visit) -> PortalJob:
     if options.get("model", "auto") not in {"auto", *(card.name for card in list_models())}:
         raise Refused(422, "There is no such model here.")
     made = _planned(visit, job, str(place), options, plan_job(str(place), options, output))
+    if upload:
+        made.estimates["volume"] = upload.name
     visit.database.add_plan(made)
     visit.note("planned", f"{job} {place}")
     return made
@@ -97,7 +102,7 @@ def _planned(visit: Visit, job: str, place: str, options: dict[str, str], told: 
         "seconds": estimates["seconds"],
         "objects": estimates["objects"],
         "memory": estimates["worker_bytes"],
-        "notes": told["notes"],
+        "notes": [said for note in told["notes"] if (said := note_in_words(note))],
         "gate": told["gate"],
     }
     return PortalJob(
