@@ -7,7 +7,8 @@ READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut
 SCRATCH := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 8000000 { print "TMPDIR=/dev/shm" }')
 # They start hundreds of processes, too, which read modules that are compiled.
 unexport PYTHONDONTWRITEBYTECODE
-PYTEST := $(SCRATCH) $(BIN)/python -m pytest -n 2 --dist loadgroup
+# A third of their time goes by while they wait for processes, browsers and servers, so one more runs than CI has cores.
+PYTEST := $(SCRATCH) $(BIN)/python -m pytest -n 3 --dist loadgroup
 
 .PHONY: demo test test-fast test-slow lint audit schemas clean
 

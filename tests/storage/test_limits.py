@@ -29,7 +29,7 @@ def test_reading_one_array_again_and_again_leaves_nothing_behind(tmp_path: Path,
     array[...] = 7
     read_part(array, (slice(0, 4), slice(0, 4)))
     # Other threads of the process make objects, too: what reading keeps, it keeps in every round.
-    assert min(kept_by_reading(array) for _ in range(3)) < 10
+    assert any(kept_by_reading(array) < 10 for _ in range(3))
 
 
 def kept_by_reading(array: Any) -> int:

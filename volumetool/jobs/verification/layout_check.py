@@ -245,7 +245,7 @@ class Shards:
         if not is_local(url):
             return (then or "?:?") if key in self._listed(url) else NOTHING
         try:
-            size = (local_path(url) / key).stat().st_size
+            size = os.stat(f"{local_path(url)}/{key}").st_size  # noqa: PTH116  (of millions, a path object each takes longer)
         except (FileNotFoundError, NotADirectoryError):
             return NOTHING
         return f"{size}:{then.partition(':')[2]}"
