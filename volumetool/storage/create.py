@@ -370,6 +370,8 @@ def _delete_empty_levels(place: str, layout: VolumeLayout) -> None:
         return
     key, ours = ARRAY_METADATA[written.driver], array_metadata(layout, 0)
     for path in map(written.path.format, range(MOST_LEVELS)):
+        if is_local(place) and not local_path(join_url(place, path)).is_dir():
+            continue
         there = read_json(place, f"{path}/{key}")
         same = there is not None and all(there.get(name) == ours[name] for name in _MEMBERS if name in ours)
         if same and list_keys(join_url(place, path)) == [key]:

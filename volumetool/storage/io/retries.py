@@ -139,8 +139,9 @@ class Throttle:
 
     def succeeded(self) -> None:
         """Allow one more request in flight."""
-        with self._lock:
-            self.limit = min(self.most, self.limit + 1)
+        if self.throttled:
+            with self._lock:
+                self.limit = min(self.most, self.limit + 1)
 
     @property
     def throttled(self) -> bool:
@@ -235,8 +236,9 @@ class Retries:
 
     def _refund(self) -> None:
         self.throttle.succeeded()
-        with self._lock:
-            self._left = min(self._most, self._left + REFUND)
+        if self._left < self._most:
+            with self._lock:
+                self._left = min(self._most, self._left + REFUND)
 
 
 STORAGE = Retries()

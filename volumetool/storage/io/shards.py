@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from volumetool.storage.formats.registry import WRITTEN
 from volumetool.storage.io.arrays import PRECOMPUTED, read_part
 from volumetool.storage.io.chunk_keys import ChunkKeys
 from volumetool.storage.io.kvstore import is_local, join_url, local_path, read_key
+from volumetool.storage.io.limits import spec_of
 from volumetool.storage.io.presence import url_of
 from volumetool.storage.io.retries import STORAGE, brief, unwritable
 from volumetool.storage.io.stores.traffic import count_beside
@@ -124,12 +126,20 @@ def delete_torn_shards(array: ts.TensorStore, layout: VolumeLayout, number: int,
     level, written = layout.levels[number], WRITTEN[layout.format]
     folder = f"{written.path.format(number)}/" if written.driver == PRECOMPUTED else ""  # its arrays lie in the volume's store
     for key, shard in zip(shard_keys(layout, number, box, channel), shard_boxes(level, box), strict=True):
-        if shard.shape == level.shard:
+        if shard.shape == level.shard or _is_absent(array, f"{folder}{key}"):
             continue
         try:
             read_part(array, shard.slices)
         except (DataError, ValueError, OSError):
             _delete(array, f"{folder}{key}")
+
+
+def _is_absent(array: ts.TensorStore, key: str) -> bool:
+    """Return whether nothing is stored under a key, where a look at a file tells; of other stores a read does."""
+    kvstore = spec_of(array).get("kvstore")
+    if not isinstance(kvstore, dict) or kvstore.get("driver") != "file":
+        return False
+    return not os.path.lexists(f"{kvstore['path']}/{key}")
 
 
 def _delete(array: ts.TensorStore, key: str) -> None:
