@@ -19,6 +19,7 @@ from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.planning.report import describe_plan
 from volumetool.jobs.planning.resolve import resolve
 from volumetool.jobs.records.plan_file import stored_plan
+from volumetool.jobs.verification.adopt import adopt
 from volumetool.jobs.verification.verify import Extent, verify
 from volumetool.processing.quantize import _round_to_steps
 
@@ -93,6 +94,16 @@ def test_the_bytes_are_the_same_for_any_cut_after_an_interruption(folder: Path, 
     assert run(**own).complete
     assert digest(tmp_path / "out.zarr") == digest(folder / "out.zarr")
     assert verify(stored_plan(str(tmp_path / "out.zarr")), Extent("full")).ok
+
+
+def test_a_lost_folder_of_the_job_is_made_again(folder: Path, tmp_path: Path) -> None:
+    """What the options ask of the network is not said twice."""
+    own = options(folder, output=str(tmp_path / "out.zarr"), trust=str(tmp_path / "trust.zarr"))
+    assert run(**own).complete
+    shutil.rmtree(tmp_path / "out.zarr.job")
+    report = adopt(own["output"], source=own["input"])
+    assert report.regions == report.of
+    assert run(**own).complete
 
 
 def test_what_is_rounded_to_nothing_is_0_and_not_minus_0() -> None:

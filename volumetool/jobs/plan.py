@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import socket
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -389,7 +390,9 @@ class Plan(BaseModel):
         unnamed = self.job.model_copy(update={"model": "auto"})  # the model is named below; to find its file takes torch
         said = unnamed.placed.model_dump_json(exclude_defaults=True, include=names)
         options: dict[str, Any] = json.loads(said)  # NaN as text
-        model = ARROW.join(text for _, text, _ in self.operations)
+        *before, last = (text for _, text, _ in self.operations)
+        implied = r"(;\w+=[^;]*)+$" if self.spec.trust or self.spec.store_error else r"$^"  # what these ask of the network
+        model = ARROW.join([*before, re.sub(implied, "", last)])
         options |= {"model": model, "voxel_size": list(self.voxel_size)}
         if self.trust is not None and parent_url(self.trust)[0] == parent_url(self.job_dir.place)[0]:
             options["trust"] = parent_url(self.trust)[1]  # beside the output, wherever that is moved

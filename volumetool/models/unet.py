@@ -237,6 +237,13 @@ class ErrorHead(nn.Sequential):
         super().__init__(nn.ReLU(), conv(width, width, 3, padding=1), nn.ReLU(), last)
         nn.init.constant_(cast("Tensor", last.bias), -3.0)  # training starts near an error of a twentieth of the range
 
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logarithms (b, fz*fy*fx, z, y, x); the features are overwritten where gradients are switched off."""
+        first, second = self[1], self[3]
+        h = first(F.relu(features, inplace=not torch.is_grad_enabled()))  # (b, w, z, y, x)
+        logarithms: Tensor = second(F.relu(h, inplace=True))
+        return logarithms
+
 
 class ConvBlock(nn.Module):
     """Two convolutions beside a straight path, so that no unit that falls silent can cut off the levels below.
