@@ -34,6 +34,13 @@ _CHECKSUM = {460: "Checksum Mismatch"}
 """What tus says beside the statuses of HTTP."""
 
 
+KNOWN = {
+    "in": "such volumes",
+    "edge": "volumes that are a little like it: look at the preview first",
+    "out": "no such volumes: look at the preview before you trust what it draws",
+}
+"""What a model knows, by the verdict on how far a volume is from those that it learnt from."""
+
 _FIELDS = {"--voxel-size": "the voxel size", "--model": "the model", "--roi": "the box"}
 """What options of the command line are called on the pages; there are no others."""
 

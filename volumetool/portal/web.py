@@ -23,7 +23,7 @@ from volumetool.portal.access.sign_ins import SignIns
 from volumetool.portal.accounts import ROLES, Tries, hash_token
 from volumetool.portal.facility.metrics import PortalTraffic
 from volumetool.portal.job_views import JobViews
-from volumetool.portal.problems import explain, in_words
+from volumetool.portal.problems import KNOWN, explain, in_words
 from volumetool.portal.queries import Database
 from volumetool.portal.settings import PortalSettings, hosts_of
 from volumetool.portal.supervisor import Supervisor
@@ -232,6 +232,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {"size": show_bytes, "duration": show_duration, "moment": lambda at: at.strftime("%Y-%m-%d %H:%M UTC")}
+    found.filters["known"] = KNOWN.__getitem__
     return found
 
 
