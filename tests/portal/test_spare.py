@@ -34,7 +34,11 @@ def test_a_spare_process_runs_one_command_and_says_what_the_command_says() -> No
     waiting.get_ready()
     assert waiting._waiting.pid == number  # one is enough
     assert os.getpriority(os.PRIO_PROCESS, number) == AWAITED
-    first, second = waiting.run(LISTED, 120), waiting.run(LISTED, 120)
+    first = waiting.run(LISTED, 120)
+    assert waiting._waiting is not None
+    assert waiting._waiting.pid != number  # each runs one command
+    waiting.end()
+    second = waiting.run(LISTED, 120)
     assert first.args[2] == "volumetool.cli._spare"
     assert second.args == LISTED
     assert (first.returncode, first.stdout) == (second.returncode, second.stdout) == (0, first.stdout)
@@ -43,6 +47,7 @@ def test_a_spare_process_runs_one_command_and_says_what_the_command_says() -> No
     failed = waiting.run([*LISTED[:3], "info", "no-such-volume.zarr", "--json"], 120)
     assert failed.args[2] == "volumetool.cli._spare"
     assert (failed.returncode, json.loads(failed.stdout)["kind"]) == (2, "error")
+    waiting.end()
 
 
 @pytest.mark.slow
@@ -53,7 +58,6 @@ def test_a_spare_process_that_ended_or_was_killed_fails_no_command(monkeypatch: 
         waiting.get_ready()
     monkeypatch.setattr(waiting, "_until", float("inf"))
     assert waiting.run(LISTED, 120).returncode == 0
-    waiting.get_ready()
     assert waiting._waiting is not None
     gone = waiting._waiting
     waiting.end()

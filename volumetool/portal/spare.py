@@ -16,7 +16,7 @@ from subprocess import DEVNULL, PIPE, CompletedProcess, Popen
 
 from volumetool.process import give_way, keep_within
 
-AWAITED = 5
+AWAITED = 2
 """How far commands that somebody waits for stand behind the pages, as `nice` counts."""
 
 IDLE_SECONDS = 600
@@ -69,6 +69,7 @@ class SpareProcess:
             spare, self._waiting = (self._fresh(), None) if command[1:3] == ["-m", "volumetool"] else (None, self._waiting)
         if spare is not None:
             done = _finish(spare, json.dumps(command[3:]).encode() + b"\n", seconds)
+            self.get_ready()  # whoever has seen one plan or preview often asks for another
             if done.stdout or done.returncode:
                 return done  # else it ended before it read
         return _finish(self._start(command, stdin=DEVNULL), None, seconds)
