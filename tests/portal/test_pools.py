@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import pytest
 from browsing import House, Visitor
@@ -32,3 +34,16 @@ def test_pages_are_answered_while_a_crowd_logs_in(house: House, monkeypatch: pyt
         finally:
             go_on.set()
         assert [done.result().status_code for done in asked] == [403] * most
+
+
+def test_of_three_hundred_connections_that_come_at_once_each_is_answered(house: House) -> None:
+    """So many browsers come when a class begins: none is taken for a stranger who keeps others out."""
+    parts = urlsplit(house.url)
+    asked = f"GET /login HTTP/1.1\r\nhost: {parts.netloc}\r\nconnection: close\r\n\r\n".encode()
+    opened = [socket.create_connection((parts.hostname, parts.port), 60) for _ in range(300)]
+    for each in opened:
+        each.sendall(asked)
+    answers = [each.makefile("rb").readline() for each in opened]
+    for each in opened:
+        each.close()
+    assert set(answers) == {b"HTTP/1.1 200 OK\r\n"}

@@ -13,8 +13,11 @@ MOST = 64
 SECONDS = 10.0
 """Seconds that a newcomer may take until its first request is there."""
 
-BACKLOG = 128
-"""Connections that may wait to be accepted."""
+CROWD = 1024
+"""Newcomers of a socket that many people come to at once, as a class does."""
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted, as far as the system lets so many."""
 
 
 class Newcomers:
@@ -22,11 +25,16 @@ class Newcomers:
 
     So strangers who open connections and say nothing take neither memory nor descriptors, and do not keep anybody else out.
     Used from the event loop of one server.
+
+    Parameters
+    ----------
+    most : int
+        How many wait at most: fewer where the process may have few descriptors.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST) -> None:
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = MOST if descriptors == resource.RLIM_INFINITY else max(1, min(MOST, descriptors // 8))
+        self._most = most if descriptors == resource.RLIM_INFINITY else max(1, min(most, descriptors // 8))
         self._waiting: dict[Hashable, tuple[Callable[[], None], asyncio.TimerHandle]] = {}
 
     def admit(self, connection: Hashable, end: Callable[[], None]) -> None:

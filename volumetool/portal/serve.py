@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import resource
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TextIO
 
 from volumetool.errors import ConfigError
 from volumetool.listening.gate import base_url
+from volumetool.listening.newcomers import CROWD
 from volumetool.portal.accounts import invite
 from volumetool.portal.facility.mail import Mailer
 from volumetool.portal.job_views import JobViews
@@ -20,6 +22,9 @@ from volumetool.portal.supervisor import Supervisor
 from volumetool.portal.view_server import build_view_server
 from volumetool.portal.web import make_portal
 from volumetool.viewer.server import Serving, bind
+
+DESCRIPTORS = 16_384
+"""Open files and connections that a portal may have, as far as the system lets it."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ def serve(settings: PortalSettings) -> Iterator[Served]:
         ``config.folder``, ``config.database``, ``config.address``; ``config.running``: another portal uses the folder.
     """
     make_folder(settings)
+    _make_room_for_connections()
     with alone(settings):
         database = Database(settings)
         supervisor = Supervisor(database, settings)
@@ -64,9 +70,18 @@ def serve(settings: PortalSettings) -> Iterator[Served]:
                 stack.enter_context(Serving(build_view_server(views), beside))
             portal = make_portal(settings, database, supervisor, port, views)
             stack.enter_context(portal.intake)
-            stack.enter_context(Serving(build_portal(portal), bound))
+            stack.enter_context(Serving(build_portal(portal), bound, CROWD))
             yield Served(url, None if database.has_admin() else f"{url}/join/{_invite_first(database)}")
         database.engine.dispose()
+
+
+def _make_room_for_connections() -> None:
+    """Let this process have more descriptors than systems give at first: a browser opens six connections, and keeps them."""
+    given, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if most == resource.RLIM_INFINITY else min(DESCRIPTORS, most)
+    if given != resource.RLIM_INFINITY and given < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _invite_first(database: Database) -> str:

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from volumetool.errors import ConfigError, InputError, OutputError, VolumetoolError
 from volumetool.listening.gate import LOOPBACK, Gate
-from volumetool.listening.newcomers import BACKLOG, Newcomers, pass_over_broken_connections
+from volumetool.listening.newcomers import BACKLOG, MOST, Newcomers, pass_over_broken_connections
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -245,9 +245,11 @@ class Serving:
         Application, as :func:`build_app` returns it.
     bound : socket
         Socket from :func:`bind`; it is closed at the end.
+    newcomers : int
+        Connections that may be open before they have shown that they may ask.
     """
 
-    def __init__(self, app: ASGIApp, bound: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, bound: socket.socket, newcomers: int = MOST) -> None:
         import uvicorn
 
         # Nothing is logged: requests hold the token.
@@ -259,7 +261,7 @@ class Serving:
             log_level="critical",
             access_log=False,
             backlog=BACKLOG,
-            http=_protocol(Newcomers()),
+            http=_protocol(Newcomers(newcomers)),
             server_header=False,
             timeout_graceful_shutdown=_LEAVE_SECONDS,
         )
