@@ -49,7 +49,9 @@ def store(
     with pytest.MonkeyPatch.context() as patch, serve(settings) as served:
         patch.setattr(supervisor, "_told", lambda command, seconds: {} if "try" in command else told(command, seconds))
         admin = Visitor(served.url).join(served.invitation or "", "ada")
-        yield House(served.url, folder, Database(settings), admin)
+        database = Database(settings)
+        yield House(served.url, folder, database, admin)
+        database.engine.dispose()
 
 
 def intake_of(store: House) -> Intake:
