@@ -98,6 +98,18 @@ def test_an_output_leads_to_the_trust_volume_beside_it_and_nowhere_else(tmp_path
             vt.rescan(tmp_path / "in.zarr")
 
 
+def test_boxes_are_as_large_in_a_trust_volume_of_larger_voxels(tmp_path: Path) -> None:
+    write_input(tmp_path / "trust.zarr", np.full((1, 1, 64, 64), 3, np.float32), voxel_size=(30.0, 32.0, 32.0))
+    told = {"spec": {"trust": "float32"}, "channels": ["expected-error"], "block": [1, 4, 4]}
+    write_attributes(str(tmp_path / "trust.zarr"), told)
+    found = vt.rescan(tmp_path / "trust.zarr")
+    assert (found.size, found.of) == ((1, 16, 16), 16)
+    (start, stop) = found.boxes[0].nm
+    assert [b - a for a, b in zip(start, stop, strict=True)] == [30, 512, 512]
+    write_attributes(str(tmp_path / "trust.zarr"), told | {"block": [1, 0, "4"]})
+    assert vt.rescan(tmp_path / "trust.zarr").size == (1, 64, 64)
+
+
 @pytest.mark.slow
 def test_the_trust_volume_of_a_network_is_ranked(tmp_path: Path) -> None:
     write_input(tmp_path / "in.zarr", noise((2, 40, 40)))

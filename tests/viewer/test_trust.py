@@ -10,6 +10,8 @@ import pytest
 from small_jobs import SMALL, noise, run, write_input
 
 from volumetool.errors import ConfigError
+from volumetool.geometry import plan_levels
+from volumetool.storage.create import VolumeLayout, create_volume, open_for_writing
 from volumetool.storage.open import open_volume
 from volumetool.viewer.layers import make_layers
 from volumetool.viewer.trust import FULL, trust_layers
@@ -44,6 +46,35 @@ def test_its_channels_lie_over_their_output_in_standard_deviations_of_the_noise(
     noise = open_volume(str(folder / "trust.zarr")).attributes["noise"]
     assert layer.window == (-FULL * noise, FULL * noise)
     assert "emitRGBA" in (layer.shader or "")
+
+
+@pytest.mark.parametrize("shape", [(4, 80, 102), (4, 81, 103)], ids=["whole", "the last voxels are cut short"])
+@pytest.mark.parametrize("block", [[1, 2, 2], None], ids=["coarser", "of an earlier version"])
+def test_voxels_of_several_lie_over_those_that_they_are_the_means_of(
+    tmp_path: Path, shape: tuple[int, int, int], block: list[int] | None
+) -> None:
+    """And not over the input, whose voxels may be as large."""
+    size, (z, y, x) = (30.0, 8.0, 8.0), shape
+    coarse = (z, -(-y // 2), -(-x // 2))
+    write_volume(tmp_path / "out.zarr", shape, size)
+    write_volume(tmp_path / "in.zarr", coarse, (30.0, 16.0, 16.0), (0.0, 4.0, 4.0))
+    own = {"channels": ["consistency"], "noise": 3.0} | ({} if block is None else {"block": block})
+    place = (coarse, (30.0, 16.0, 16.0), (0.0, 4.0, 4.0)) if block else (shape, size, (0.0, 0.0, 0.0))
+    write_volume(tmp_path / "trust.zarr", *place, own)
+    shown = make_layers([tmp_path / "out.zarr", tmp_path / "in.zarr"])
+    assert trust_layers(tmp_path / "trust.zarr", shown)[0] == "out.zarr"
+    with pytest.raises(ConfigError, match="none that is shown lies there"):
+        trust_layers(tmp_path / "trust.zarr", shown[1:])
+
+
+def write_volume(
+    place: Path, shape: Any, voxel_size: Any, translation: Any = (0.0, 0.0, 0.0), told: dict[str, Any] | None = None
+) -> None:
+    """Write a volume of one value; what it says of its making comes with one channel."""
+    levels = plan_levels(shape, voxel_size, translation, (4, 64, 64), (4, 64, 64))[:1]
+    layout = VolumeLayout("int8", levels, None if told is None else 1)
+    create_volume(str(place), layout, told or {})
+    open_for_writing(str(place), layout, 0, 0).write(np.int8(1)).result()
 
 
 @pytest.mark.parametrize("place", ["in.zarr", "other-trust.zarr"])
