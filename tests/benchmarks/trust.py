@@ -183,14 +183,14 @@ def cost(console: Console, tiles: Bytes) -> None:
     """Print processor seconds of one core, and stored bytes, of jobs with and without a trust volume, in turn."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # threads that wait for each other would count, too
     deep = np.concatenate(
-        [np.roll(tiles[:, :536, :640], shift, 2) for shift in range(0, 512, 128)]
-    )  # 16 sections: whole chunks
+        [np.roll(tiles[:, :536, :640], shift, 2) for shift in range(0, 512, 32)]
+    )  # 64 sections: whole chunks of both volumes
     for precision in ("bfloat16", "float32"):
         plain, trusted = [], []
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             np.save(folder / "raw.npy", degrade(deep, RECIPES["sem-fast"], 0))
-            for turn in range(4):
+            for turn in range(5):
                 plain.append(measured(folder, f"plain-{turn}", precision=precision))
                 trusted.append(
                     measured(folder, f"trusted-{turn}", precision=precision, trust=folder / f"trusted-{turn}-t.zarr")
