@@ -26,6 +26,9 @@ Floats = NDArray[np.float32]
 KILLED = ("test_a_killed_job_goes_on_to_the_same_bytes", "test_verify_finds_a_flipped_bit_and_nothing_before")
 """Of these the Gaussian runs with the fast tests."""
 
+CUT = (*KILLED, "test_regions_patches_and_calls_change_no_byte", "test_the_live_view_shows_the_same_bytes")
+"""Of these, too; and of the last two what makes blocks of voxels, or counts the grey values of all sections."""
+
 
 class TestGaussian(OperationSuite):
     operation = "gaussian:sigma=0.5,1,1.5"
@@ -39,7 +42,7 @@ class TestGaussian(OperationSuite):
 
 class TestMedian(OperationSuite):
     operation = "median:radius=1,1,2"
-    slow_cases = (*KILLED, "test_regions_patches_and_calls_change_no_byte")
+    slow_cases = CUT
     other_patch = "4,8,48"
 
     def whole(self, values: Floats) -> Floats:
@@ -171,7 +174,7 @@ class TestTissue(OperationSuite):
     operation = "tissue:deviation=60;sigma=2"
     dtype = "uint16"
     other_patch = "1,32,48"
-    slow_cases = KILLED
+    slow_cases = CUT
 
     @classmethod
     def voxels(cls, shape: tuple[int, int, int]) -> NDArray[Any]:
@@ -219,7 +222,7 @@ def _whole_blocks(values: Floats, block: tuple[int, int, int]) -> Floats:
 
 class TestClahe(OperationSuite):
     operation = "clahe:tile=12;clip=3"
-    slow_cases = KILLED
+    slow_cases = CUT
     dtype = "float32"
     other_patch = "1,60,96"
     tolerance = 0.01

@@ -87,6 +87,7 @@ def digest_of(options: Options, observer: Observer = ignore) -> str:
     return digest(options["output"])
 
 
+@pytest.mark.thin(2)
 @pytest.mark.usefixtures("soon")
 def test_a_job_whose_input_vanishes_stops_and_goes_on_when_it_is_back(place: Place, options: Options, straight: str) -> None:
     """Nothing of what was read meanwhile is recorded: the next run trusts the records, and its bytes are right."""
