@@ -126,7 +126,7 @@ def flip(file: Path) -> None:
 
 HARMS: dict[str, tuple[Callable[[Path], None], Depth]] = {
     "a bit of a shard": (lambda place: flip(shard_files(place / "0")[1]), "stored"),
-    "a bit of a coarse shard": (lambda place: flip(shard_files(place / "4")[0]), "stored"),
+    "a bit of a coarse shard": (lambda place: flip(shard_files(place / "3")[0]), "stored"),
     "a lost shard": (lambda place: shard_files(place / "1")[0].unlink(), "structure"),
     "metadata of a level": (lambda place: (place / "0" / "zarr.json").unlink(), "structure"),
     "metadata of the volume": (lambda place: (place / "zarr.json").unlink(), "structure"),

@@ -259,7 +259,7 @@ def test_a_name_that_is_taken_or_leads_elsewhere_is_refused(name: str, weights: 
 
 def test_a_folder_of_models_that_cannot_be_written_is_named(weights: bytes, elsewhere: Path, tmp_path: Path) -> None:
     (tmp_path / "models").write_bytes(b"a file")
-    with pytest.raises(ModelError, match=r"models/fine\.zip cannot be written") as caught:
+    with pytest.raises(ModelError, match=r"models cannot be written") as caught:
         vt.import_model(zoo.write_package(elsewhere / "fine.zip", *sound(weights)))
     assert caught.value.code == "model.folder"
 

@@ -188,7 +188,8 @@ def open_unsynced(url: str) -> ts.KvStore:
 def _open(url: str, written: str = "") -> ts.KvStore:
     if written and is_local(url):
         empty_leftover(local_path(url) / f"{written}{_LEFTOVER}")
-    return ts.KvStore.open(kvstore_spec(url), context=shared_context(local=is_local(url))).result()
+    spec = kvstore_spec(url)  # a zip file has been looked at with the context that has credentials
+    return ts.KvStore.open(spec, context=shared_context(local=spec["driver"] == "file")).result()
 
 
 def read_key(url: str, key: str) -> bytes | None:
