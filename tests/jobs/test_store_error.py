@@ -128,6 +128,13 @@ def test_image_and_trust_volume_are_those_of_the_jobs_with_one_of_the_options(fo
     assert digest(tmp_path / "trust.zarr") == digest(tmp_path / "trust-2.zarr")
 
 
+def test_what_is_written_without_steps_is_told_from_the_same_channels(folder: Path, tmp_path: Path) -> None:
+    """Of a job with a trust volume: the sample of one without steps, and not the error that only steps go by."""
+    both = {"output": str(tmp_path / "out.zarr"), "trust": str(tmp_path / "trust.zarr")}
+    rounded, plain = (plan(make_job(**options(folder, **both, store_error=each))).estimates for each in (F, None))
+    assert rounded.unrounded == plain.compression
+
+
 def test_it_is_said_counted_and_smaller(folder: Path, tmp_path: Path) -> None:
     decided = plan(make_job(**options(folder)))
     told = dict(describe_plan(decided))

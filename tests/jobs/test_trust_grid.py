@@ -11,7 +11,7 @@ import pytest
 from small_jobs import SMALL, Interrupting, attributes, digest, noise, read_levels, run, shard_files, write_input
 from small_networks import small_network
 
-from volumetool.errors import ConfigError
+from volumetool.errors import ConfigError, FingerprintError
 from volumetool.geometry import coarse_level, plan_levels, without_shards
 from volumetool.jobs.job import make_job
 from volumetool.jobs.planning.planner import plan
@@ -150,3 +150,25 @@ def test_the_operation_averages_as_far_as_blocks_divide_the_scale() -> None:
     assert [channel.block for channel in made.card.channels] == [(1, 1, 1), (2, 1, 1)]
     assert made.identity != with_trust(operation).identity
     assert open_operation(made.spec).identity == made.identity
+
+
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        ("consistency=true;block=0,1,1", "every axis must be above 0"),
+        ("consistency=true;block=1,3,3", r"blocks of \(1, 3, 3\) voxels, but tiny makes \(1, 2, 2\)"),
+        ("consistency=true;block=1,2,2", "block is for a trust volume"),
+        ("consistency=true;steps=true", "steps is for blocks of several voxels"),
+    ],
+    ids=["none", "not of the scale", "without a trust volume", "steps without blocks"],
+)
+def test_means_that_somebody_asks_for_by_name_are_refused_with_the_reason(folder: Path, said: str, word: str) -> None:
+    own = options(folder, model=f"{folder}/tiny.safetensors;{said}", output=str(folder / "new.zarr"), trust=None)
+    with pytest.raises(ConfigError, match=word):
+        plan(make_job(**own))
+
+
+def test_shards_that_move_the_grid_are_named_and_not_the_weights(folder: Path) -> None:
+    with pytest.raises(FingerprintError) as caught:
+        plan(make_job(**options(folder, shard="2,16,16")))
+    assert [line.strip() for line in caught.value.message.splitlines()[1:]] == ["--shard: 2,64,64 then, 2,16,16 now"]

@@ -18,6 +18,7 @@ from volumetool.jobs.planning.autotune import patch_seconds
 from volumetool.processing.blend import Slab, blend
 from volumetool.processing.columns import Column, input_windows, read_columns
 from volumetool.processing.consistency import Consistency
+from volumetool.processing.device.arrays import Array
 from volumetool.processing.engine import Engine
 from volumetool.processing.predictor import BatchPredictor
 from volumetool.processing.region import ChainStep, computed
@@ -98,7 +99,7 @@ def _sample_of(spec: OutputSpec, engine: Engine, region: Region, source: Source)
         compression = _compression(slabs[: spec.per_input], spec)
         if spec.store_error:
             plain = spec.model_copy(update={"store_error": 0.0})
-            own = known if spec.outputs else [(column, [patch[0] for patch in made]) for column, made in known]
+            own = [(column, [_plain(spec, patch) for patch in made]) for column, made in known]
             unrounded = _compression(list(blend(plain, region, iter(own), engine.xp))[: spec.per_input], spec)
             # The finest level alone is rounded.
             finest = math.prod(spec.levels[0].shape) / sum(math.prod(level.shape) for level in spec.levels)
@@ -113,6 +114,14 @@ def _sample_of(spec: OutputSpec, engine: Engine, region: Region, source: Source)
         seconds = patch_seconds(engine, spec.lattice.patch, engine.at_once, rounds=1)  # the network is warm
     # Where the sample is blank or damaged, nothing is known: the rest is taken as incompressible.
     return Sample(seconds, compression or 1.0, _store_seconds(spec.layout), consistency.rms, unrounded, not_finite)
+
+
+def _plain(spec: OutputSpec, patch: Array) -> Array:
+    """Return what an operation made of a patch, (planes, z, y, x), without the error that only steps go by."""
+    if len(spec.made) == spec.per_input:
+        return patch
+    rest: Array = patch[[0, *range(2, len(patch))]] if spec.outputs else patch[0]
+    return rest
 
 
 def _place(spec: OutputSpec) -> Box:

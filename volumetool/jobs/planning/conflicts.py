@@ -116,8 +116,9 @@ def _told(before: dict[str, Any], after: dict[str, Any], then: Job, now: Job) ->
         for option in options
         if option in others
     ]
+    follows = {*FOLLOWS, *(("model",) if "trust_level" in changed else ())}  # the network makes other means then
     for field, words in UNSAID.items():
-        if field in changed and not others.intersection(DECIDED_BY.get(field, (field,))) and not (lines and field in FOLLOWS):
+        if field in changed and not others.intersection(DECIDED_BY.get(field, (field,))) and not (lines and field in follows):
             lines.append(words.format(before=before[field], after=after[field]))
     return lines or [f"{field}: another one now" for field in changed]
 

@@ -6,14 +6,15 @@ import hashlib
 import math
 import re
 from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from volumetool.configuration import Numbers, OutputChannel, planes_of
-from volumetool.errors import ModelError
+from volumetool.configuration import Lengths, OutputChannel, planes_of
+from volumetool.errors import ConfigError, ModelError
 from volumetool.geometry import Triple
 from volumetool.models.card import ModelCard
 from volumetool.models.package import Model
@@ -49,10 +50,16 @@ class NetworkOptions(BaseModel):
     """A further channel: the standard deviation over the outputs of the patch turned and mirrored, in grey values."""
     consistency: bool = False
     """A further channel: the mean of the output over each voxel of the input, less that voxel, in grey values."""
-    block: Numbers = (1, 1, 1)
+    block: Lengths = (1, 1, 1)
     """Voxels of the output, z, y, x, over which these channels are averaged: for a trust volume alone."""
     steps: bool = False
     """With such blocks: also the expected error of each voxel, by which `--store-error` goes."""
+
+    @model_validator(mode="after")
+    def _of_blocks(self) -> Self:
+        if self.steps and max(self.block) == 1:
+            raise ValueError("steps is for blocks of several voxels, as --store-error and --trust make them")
+        return self
 
     @property
     def said(self) -> str:
@@ -88,6 +95,8 @@ class NetworkOperation:
     ------
     ModelError
         ``model.geometry``: the expected error is asked for, and the network has no such output.
+    ConfigError
+        ``config.option``: blocks do not divide the network's scale.
     """
 
     def __init__(self, model: Model, options: NetworkOptions = NetworkOptions()) -> None:  # noqa: B008  (frozen)
@@ -95,7 +104,13 @@ class NetworkOperation:
         self.spec: str = model.spec
         self.card: ModelCard = model.card
         self.identity: str = model.weights_sha256
-        if options.expected_error and not model.card.architecture.expected_error:
+        if any(times % n for n, times in zip(options.block, model.card.scale, strict=True)):
+            raise ConfigError(
+                "config.option",
+                f"blocks of {options.block} voxels, but {model.card.name} makes {model.card.scale} of each of the input",
+                hint="leave block out: --trust takes the one that fits",
+            )
+        if (options.expected_error or options.steps) and not model.card.architecture.expected_error:
             raise ModelError(
                 "model.geometry",
                 f"expected_error is asked for, but {model.card.name} says no error that it expects",
