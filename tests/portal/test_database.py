@@ -42,11 +42,11 @@ def test_migrations_lead_up_to_the_tables_of_the_code_and_down_to_none(
     engine.dispose()
 
 
-def test_a_database_in_use_is_brought_up_to_date_from_every_former_version(
+def test_a_database_in_use_is_brought_up_to_date_from_former_versions(
     tmp_path: Path, new_url: Callable[[], str | None]
 ) -> None:
     """With rows that refer to each other, as every portal has them: SQLite makes tables anew to change them."""
-    for version in revisions()[1:]:
+    for version in (revisions()[1], revisions()[-1]):  # the last one, and the first one, from which all steps are taken
         engine = open_database(new_url() or f"sqlite:///{tmp_path}/{version}.sqlite")
         migrate(engine)
         migrate(engine, version)
