@@ -23,12 +23,6 @@ SANDBOX = (
 """For pages that bring their own script: the browser gives them an origin that nothing else has."""
 
 
-class PageFile(FileResponse):
-    """A page from a file of some megabytes. A thread reads each piece, so few large ones take a third of the time."""
-
-    chunk_size = 2**20
-
-
 def show_jobs(visit: Visit) -> Response:
     """Show the jobs that may be seen."""
     found = visit.database.jobs(visit.sees())
@@ -122,7 +116,7 @@ def show_page(visit: Visit) -> Response:
     job, name = find_job(visit), _page(visit)
     if visit.portal.supervisor.drawn(job.id, name) != READY:
         raise Refused(404, "This page has not been made.")
-    return PageFile(
+    return FileResponse(
         visit.portal.supervisor.page(job.id, name), headers={"Content-Security-Policy": SANDBOX}, media_type="text/html"
     )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from volumetool.configuration import Nanometres
-from volumetool.portal.pages.jobs import SANDBOX, PageFile
+from volumetool.portal.pages.jobs import SANDBOX
 from volumetool.portal.queries import LOOKED_AT, RECEIVING, USABLE
 from volumetool.portal.supervisor import READY
 from volumetool.portal.tables import Upload
@@ -97,7 +97,8 @@ def show_preview(visit: Visit) -> Response:
     upload = find_upload(visit)
     if _preview(visit, upload) != READY:
         raise Refused(404, "This page has not been made.")
-    return PageFile(visit.portal.intake.preview(upload), headers={"Content-Security-Policy": SANDBOX}, media_type="text/html")
+    page = visit.portal.intake.preview(upload)
+    return FileResponse(page, headers={"Content-Security-Policy": SANDBOX}, media_type="text/html")
 
 
 def remove(visit: Visit) -> Response:
