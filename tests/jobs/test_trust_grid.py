@@ -16,6 +16,7 @@ from volumetool.geometry import coarse_level, plan_levels, without_shards
 from volumetool.jobs.job import make_job
 from volumetool.jobs.planning.planner import plan
 from volumetool.jobs.records.plan_file import stored_plan
+from volumetool.jobs.verification.adopt import adopt
 from volumetool.jobs.verification.verify import Extent, verify
 from volumetool.processing.operation import open_operation, with_trust
 from volumetool.storage.open import open_volume
@@ -139,6 +140,10 @@ def test_a_job_that_an_earlier_version_began_goes_on_on_the_grid_of_its_output(
     assert read_levels(tmp_path / "trust.zarr")[0].shape == (2, 3, 80, 102)
     assert digest(tmp_path / "out.zarr") == digest(folder / "out.zarr")
     assert verify(stored_plan(str(tmp_path / "out.zarr")), Extent("full")).ok
+    shutil.rmtree(tmp_path / "out.zarr.job")
+    adopted = adopt(str(tmp_path / "out.zarr"))  # cut into regions as they would be now
+    assert adopted.regions == adopted.of
+    assert run(**options(tmp_path)).ran == 0
     assert plan(make_job(**options(tmp_path, overwrite=True))).spec.trust_level == 1
     with pytest.raises(ConfigError, match="block is for a trust volume"):
         plan(make_job(**options(tmp_path, model=f"{folder}/tiny.safetensors;expected_error=true;block=1,2,2", trust=None)))

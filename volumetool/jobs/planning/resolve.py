@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from volumetool.errors import ConfigError
 from volumetool.events import Observer, ignore
-from volumetool.geometry import Box, Lattice, LevelGrid, Triple, coarse_level, part_inside, total_factor
+from volumetool.geometry import Box, Lattice, LevelGrid, Triple, coarse_level, fused_count, part_inside, total_factor
 from volumetool.jobs.choices import BatchingChoice, Familiarity
 from volumetool.jobs.job import Job
 from volumetool.jobs.job_dir import roles_of
@@ -208,12 +208,20 @@ def resolve(
         return _resolve(job, existing, (statistics, survey), resources or machine_resources(job), observer)
 
 
+def resolve_as_begun(job: Job, trust_level: object) -> Resolved:
+    """Decide every byte of a job whose output says, in metadata that others may have written, where its trust volume begins."""
+    with name_roles(*roles_of(job)):
+        known = trust_level if isinstance(trust_level, int) else -1
+        return _resolve(job, None, (None, None), machine_resources(job), ignore, known)
+
+
 def _resolve(
     job: Job,
     existing: Plan | None,
     fitted: tuple[Statistics | None, Survey | None],
     resources: Resources,
     observer: Observer,
+    trust_level: int = -1,
 ) -> Resolved:
     check_options(job)
     before, asked = None, job
@@ -230,9 +238,7 @@ def _resolve(
     lattice = make_lattice(job, inputs.operation.card, inputs.level.shape)
     box = output_box(job, lattice)
     levels = make_levels(job, box, inputs.operation.card, inputs.level)
-    trust_level = coarse_level(levels, box.voxels // math.prod(lattice.scale)) if inputs.trust else 0
-    if existing is not None and existing.spec.trust and existing.spec.levels == levels:
-        trust_level = existing.spec.trust_level if inputs.trust else 0  # it goes on as it began
+    trust_level = _trust_level(inputs, existing, levels, box.voxels // math.prod(lattice.scale), trust_level)
     if trust_level:
         means, steps = total_factor(levels, trust_level), job.store_error is not None
         inputs = replace(inputs, operation=with_trust(inputs.operation, spread=job.tta, means=means, steps=steps))
@@ -288,6 +294,15 @@ def _left_out(shape: Triple, lattice: Lattice) -> tuple[str, ...]:
     rest = " x ".join(str(n - used) for n, used in zip(shape, lattice.shape, strict=True))
     told = f"the last {rest} voxels (z, y, x) fill no whole block of {show_shape(lattice.shrink)}, and are left out"
     return () if shape == lattice.shape else (told,)
+
+
+def _trust_level(inputs: Inputs, existing: Plan | None, levels: tuple[LevelGrid, ...], voxels: int, begun: int) -> int:
+    """Return the level at which the trust volume begins: as it was begun, or as the input's number of voxels says."""
+    if not inputs.trust:
+        return 0
+    if existing is not None and existing.spec.trust and existing.spec.levels == levels:
+        return existing.spec.trust_level
+    return begun if begun in range(fused_count(levels)) else coarse_level(levels, voxels)  # others may have written it
 
 
 def _precision(inputs: Inputs, existing: Plan | None) -> str:

@@ -27,7 +27,7 @@ from volumetool.jobs.job_dir import LEASE, PLAN, JobDir, roles_of
 from volumetool.jobs.plan import Plan
 from volumetool.jobs.planning.conflicts import field_lines, told_by_specs
 from volumetool.jobs.planning.planner import plan_anew
-from volumetool.jobs.planning.resolve import resolve
+from volumetool.jobs.planning.resolve import resolve_as_begun
 from volumetool.jobs.records.ledger import Ledger, Record
 from volumetool.jobs.records.parts import own_job
 from volumetool.jobs.records.plan_file import open_ledger, write_plan
@@ -164,7 +164,7 @@ def _worker_of(output: str, given: Json, allow_hosts: Collection[str]) -> Worker
         )
     check_version(output, spec.get("numerics_version", 0))
     job = _asked(own, output, given, allow_hosts)
-    resolved = resolve(job.model_copy(update={"patch_cache": "never"}))
+    resolved = resolve_as_begun(job.model_copy(update={"patch_cache": "never"}), spec.get("trust_level", 0))
     if resolved.spec.fingerprint != fingerprint:
         lines = "\n".join(f"  {line}" for line in told_by_specs(spec, resolved.spec.plain()))
         raise FingerprintError(
