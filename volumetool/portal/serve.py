@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from volumetool.viewer.server import Serving, bind
 
 DESCRIPTORS = 16_384
 """Open files and connections that a portal may have, as far as the system lets it."""
+
+SWITCH_SECONDS = 0.0005
+"""Longest turn of a thread while others wait for theirs: a page asks the database often, and lets go of its turn each time."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ def serve(settings: PortalSettings) -> Iterator[Served]:
         ``config.folder``, ``config.database``, ``config.address``; ``config.running``: another portal uses the folder.
     """
     make_folder(settings)
+    sys.setswitchinterval(SWITCH_SECONDS)
     _make_room_for_connections()
     with alone(settings):
         database = Database(settings)

@@ -35,6 +35,9 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _LEAVE_SECONDS = 2
 """How long open answers may take to end when the server stops."""
 
+KEEP_ALIVE_SECONDS = 20
+"""How long a connection without a request stays open: longer than programs keep theirs (5 s), which would meet its end else."""
+
 
 class Content(Protocol):
     """The bytes behind a key."""
@@ -263,6 +266,7 @@ class Serving:
             backlog=BACKLOG,
             http=_protocol(Newcomers(newcomers)),
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_LEAVE_SECONDS,
         )
         self._server = uvicorn.Server(config)
