@@ -232,7 +232,8 @@ def test_what_was_ended_since_a_backup_stays_ended_and_so_does_all_else_that_ope
     database.engine.dispose()
 
 
-def test_a_backup_is_put_back_over_a_damaged_database(tmp_path: Path) -> None:
+def test_a_backup_is_put_back_over_a_damaged_database(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who was disabled since cannot be known then, and that is said."""
     settings = PortalSettings(**settings_of(tmp_path))
     with serve(settings) as served:
         Visitor(served.url).join(served.invitation or "", "ada")
@@ -241,5 +242,6 @@ def test_a_backup_is_put_back_over_a_damaged_database(tmp_path: Path) -> None:
     (settings.data / "portal.sqlite").write_bytes(damaged)
     restored = restore(settings, tmp_path / "b.tar")
     assert Path(restored.former or "").read_bytes() == damaged
+    assert "disable again the accounts" in caplog.text
     with serve(settings) as served:
         assert Visitor(served.url).log_in("ada").status_code == 303

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import shutil
 import sqlite3
@@ -29,6 +30,8 @@ from volumetool.portal.supervisor import OUTPUT
 from volumetool.portal.tables import Account, Table
 from volumetool.redaction import redact
 from volumetool.version import __version__
+
+_log = logging.getLogger(__name__)
 
 ABOUT, DATABASE, DATA = "backup.json", "database", "data"
 """In a backup: what it is, the database, and files of the portal's folder."""
@@ -316,7 +319,7 @@ def _schema(settings: PortalSettings) -> str | None:
 
 
 def _disabled(settings: PortalSettings) -> tuple[str, ...]:
-    """Return the accounts that are disabled now; none where there is no database, or a damaged one."""
+    """Return the accounts that are disabled now; none without a database, nor, with a warning, of one that cannot be read."""
     url = make_url(settings.database_url)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
         return ()
@@ -325,6 +328,7 @@ def _disabled(settings: PortalSettings) -> tuple[str, ...]:
         with engine.connect() as connection:
             return tuple(connection.scalars(select(Account.name).where(Account.disabled).order_by(Account.name)))
     except DatabaseError:
+        _log.warning("the database that is there cannot be read: disable again the accounts that you disabled since the backup")
         return ()
     finally:
         engine.dispose()
