@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from browsing import PASSWORD, House, Visitor, settings_of
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.wait import WebDriverWait
+from selenium.webdriver.support.expected_conditions import alert_is_present
 from small_jobs import SMALL, noise, run, write_input
+from waiting import arrive, wait
 
 from volumetool.portal.queries import COMPLETE, FAILED, Database
 from volumetool.portal.serve import serve
@@ -60,11 +60,7 @@ def log_in(browser: webdriver.Chrome, house: House) -> None:
     browser.get(f"{house.url}/login")
     browser.find_element(By.NAME, "name").send_keys("ada")
     browser.find_element(By.NAME, "password").send_keys(PASSWORD + Keys.ENTER)
-    wait_for(browser, "Jobs")
-
-
-def wait_for(browser: webdriver.Chrome, title: str) -> None:
-    WebDriverWait(browser, 120).until(lambda shown: shown.title == f"{title} - volumetool")
+    arrive(browser, "Jobs")
 
 
 def pages(house: House) -> dict[str, str]:
@@ -182,12 +178,11 @@ def test_every_action_works_by_keyboard(still: House, browser: webdriver.Chrome,
     browser.get(still.url + still.admin.invite())
     press("Name", "kim", PASSWORD)
     press("Make the account")
-    wait_for(browser, "Jobs")
+    arrive(browser, "Jobs")
     job = still.plan("kim")
 
     def state_is(wanted: str) -> None:
-        waiting = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException])  # the page is being left
-        waiting.until(lambda shown: wanted in [each.text for each in shown.find_elements(By.ID, "state")])
+        wait(browser, lambda shown: shown.find_element(By.ID, "state").text == wanted)
 
     browser.get(f"{still.url}/jobs/{job}")
     press("Start")
@@ -195,27 +190,27 @@ def test_every_action_works_by_keyboard(still: House, browser: webdriver.Chrome,
     press("Stop")
     state_is("cancelled")
     press("Delete")
-    WebDriverWait(browser, 60).until(lambda shown: shown.switch_to.alert).accept()
-    wait_for(browser, "Jobs")
+    wait(browser, alert_is_present()).accept()
+    arrive(browser, "Jobs")
     assert still.database.job(job, None) is None
     press("New job")
-    wait_for(browser, "New job")
+    arrive(browser, "New job")
     press("Volume", "/no/such.tif")
     press("Plan")
-    WebDriverWait(browser, 60).until(lambda shown: "There is no such volume" in shown.page_source)
+    wait(browser, lambda shown: "There is no such volume" in shown.page_source)
     press("Log out")
-    wait_for(browser, "Log in")
+    arrive(browser, "Log in")
     press("Name", "ada", PASSWORD)
     press("Log in")
-    wait_for(browser, "Jobs")
+    arrive(browser, "Jobs")
     press("People")
-    wait_for(browser, "People")
+    arrive(browser, "People")
     press("Invite somebody")
-    WebDriverWait(browser, 60).until(lambda shown: "/join/" in shown.page_source)
+    wait(browser, lambda shown: "/join/" in shown.page_source)
     press("Disable kim")
-    WebDriverWait(browser, 60).until(lambda shown: "Enable<" in shown.page_source)
+    wait(browser, lambda shown: "Enable<" in shown.page_source)
     assert still.database.account("kim") is None
     press("ada")
-    wait_for(browser, "ada")
+    arrive(browser, "ada")
     press("End the login")
-    WebDriverWait(browser, 60).until(lambda shown: shown.page_source.count("End<span") == 0)
+    wait(browser, lambda shown: shown.page_source.count("End<span") == 0)

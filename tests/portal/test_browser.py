@@ -10,7 +10,7 @@ import tifffile
 from browsing import PASSWORD, House
 from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.wait import WebDriverWait
+from waiting import arrive, press, wait
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("chromium"), pytest.mark.xdist_group("browser")]
 
@@ -19,16 +19,15 @@ def test_somebody_joins_and_starts_a_job_by_keyboard_and_mouse(house: House, bro
     browser.get(house.url + house.admin.invite())
     browser.find_element(By.NAME, "name").send_keys("paula")
     browser.find_element(By.NAME, "password").send_keys(PASSWORD + "\n")
-    wait = WebDriverWait(browser, 60)
-    wait.until(lambda shown: shown.title == "Jobs - volumetool")
+    arrive(browser, "Jobs")
     job = house.plan("paula", state="queued")
     browser.get(f"{house.url}/jobs/{job}")
-    state = browser.find_element(By.ID, "state").text
+    state = wait(browser, lambda shown: shown.find_element(By.ID, "state").text)
     house.database.change(job, ("queued", "running", "failed"), state="cancelled", reason="stopped by its owner")
-    wait.until(lambda shown: shown.find_element(By.ID, "reason").text == "stopped by its owner")  # the script has seen it
+    wait(browser, lambda shown: shown.find_element(By.ID, "reason").text == "stopped by its owner")  # the script has seen it
     assert state in ("queued", "running", "failed")
-    browser.find_element(By.XPATH, "//button[text()='Log out']").send_keys("\n")
-    wait.until(lambda shown: shown.title == "Log in - volumetool")
+    press(browser, "Log out", "\n")
+    arrive(browser, "Log in")
     problems = [entry["message"] for entry in browser.get_log("browser")]
     assert problems == []
 
@@ -42,11 +41,10 @@ def test_a_file_is_uploaded_by_keyboard_and_its_page_says_what_it_is(
     browser.get(house.url + house.admin.invite())
     browser.find_element(By.NAME, "name").send_keys("ursula")
     browser.find_element(By.NAME, "password").send_keys(PASSWORD + "\n")
-    wait = WebDriverWait(browser, 120)
-    wait.until(lambda shown: shown.title == "Jobs - volumetool")
+    arrive(browser, "Jobs")
     browser.get(f"{house.url}/uploads")
     browser.find_element(By.NAME, "file").send_keys(str(file))
-    browser.find_element(By.XPATH, "//button[text()='Upload']").send_keys("\n")
-    wait.until(lambda shown: shown.title == "tissue.tif - volumetool" and "not said by the file" in shown.page_source)
+    press(browser, "Upload", "\n")
+    wait(browser, lambda shown: shown.title == "tissue.tif - volumetool" and "not said by the file" in shown.page_source)
     assert "3 x 20 x 24 (z, y, x), uint8" in browser.page_source
     assert [entry["message"] for entry in browser.get_log("browser") if "favicon" not in entry["message"]] == []

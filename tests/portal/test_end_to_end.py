@@ -27,10 +27,9 @@ from letterbox import Letterbox
 from numpy.typing import NDArray
 from PIL import Image
 from selenium import webdriver
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.wait import WebDriverWait
+from waiting import arrive, press, wait
 
 from volumetool.jobs.records.ledger import Ledger, Record
 from volumetool.portal.web import COOKIE
@@ -75,10 +74,10 @@ class Person:
     url: str
 
     def wait(self, until: Any) -> Any:
-        return WebDriverWait(self.browser, PATIENCE, 0.5, [NoSuchElementException, StaleElementReferenceException]).until(until)
+        return wait(self.browser, until, PATIENCE)
 
     def arrives(self, title: str) -> None:
-        self.wait(lambda shown: re.fullmatch(f"{title} - volumetool", shown.title))
+        arrive(self.browser, title, PATIENCE)
 
     def fill(self, **fields: str) -> None:
         for name, text in fields.items():
@@ -90,7 +89,7 @@ class Person:
                 field.send_keys(text)
 
     def press(self, text: str) -> None:
-        self.browser.find_element(By.XPATH, f"//button[starts-with(text(), '{text}')] | //a[text()='{text}']").click()
+        press(self.browser, text)
 
     @property
     def path(self) -> str:
@@ -129,12 +128,12 @@ class Person:
         found: dict[str, Any] = self.browser.execute_async_script(ask)
         return found
 
-    def download(self, press: str, folder: Path) -> Path:
-        """Press what begins a download; return the file that has come whole."""
+    def download(self, text: str, folder: Path) -> Path:
+        """Press the text that begins a download; return the file that has come whole."""
         folder.mkdir()
         given = {"behavior": "allow", "downloadPath": str(folder)}
         self.browser.execute_cdp_cmd("Browser.setDownloadBehavior", given)
-        self.press(press)
+        self.press(text)
 
         def whole(_: object) -> Path | None:
             there = list(folder.iterdir())

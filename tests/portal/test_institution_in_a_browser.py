@@ -10,7 +10,7 @@ from browsing import House, Visitor, settings_of
 from identity_server import CLIENT, SECRET, IdentityServer, serve_identities
 from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.wait import WebDriverWait
+from waiting import press, wait
 
 from volumetool.portal.queries import Database
 from volumetool.portal.serve import serve
@@ -48,11 +48,7 @@ def lab(institution: IdentityServer, tmp_path: Path) -> Iterator[House]:
 
 
 def arrive(browser: webdriver.Chrome, title: str) -> None:
-    WebDriverWait(browser, 120).until(lambda shown: shown.title == title)
-
-
-def press(browser: webdriver.Chrome, text: str) -> None:
-    browser.find_element(By.XPATH, f"//button[text()='{text}']").click()
+    wait(browser, lambda shown: shown.title == title)
 
 
 def test_somebody_comes_by_the_institution_and_goes(
