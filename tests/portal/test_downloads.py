@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
+import socket
 import zipfile
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +26,9 @@ from volumetool.portal.pages.shares import DAYS
 from volumetool.portal.queries import COMPLETE, now
 from volumetool.portal.tables import Share
 from volumetool.portal.transfer.archive import BLOCK, Archive
+from volumetool.sealed import seal
+from volumetool.storage.io.kvstore import encode_json
+from volumetool.storage.provenance import without_places
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +51,15 @@ def shown(house: House, done: Path) -> Iterator[tuple[Visitor, str]]:
     shutil.rmtree(house.folder / "portal" / "jobs" / job, ignore_errors=True)
 
 
-def stored(folder: Path) -> dict[str, bytes]:
-    """Return the files below a folder."""
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+def sent(folder: Path) -> dict[str, bytes]:
+    """Return the files below a folder; that of its root without the machine and the places of it."""
+    files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    root = json.loads(files["zarr.json"])
+    own = root["attributes"]["volumetool"]
+    del own["host"], own["checksum"]
+    own["job"]["input"] = "in.zarr"
+    root["attributes"]["volumetool"] = seal(own)
+    return files | {"zarr.json": encode_json(root)}
 
 
 def test_the_zip_file_has_the_bytes_of_the_volume_and_nothing_that_lies_in_it(
@@ -64,11 +76,25 @@ def test_the_zip_file_has_the_bytes_of_the_volume_and_nothing_that_lies_in_it(
         assert found.testzip() is None
         assert {entry.compress_type for entry in found.infolist()} == {zipfile.ZIP_STORED}
         assert found.namelist()[0] == "zarr.json"
-        assert {name: found.read(name) for name in found.namelist()} == stored(done)
+        assert {name: found.read(name) for name in found.namelist()} == sent(done)
     (tmp_path / "volume.zarr.zip").write_bytes(answer.content)
     whole, own = vt.open_volume(tmp_path / "volume.zarr.zip"), vt.open_volume(done)
     assert np.array_equal(whole[:, :, :], own[:, :, :])
     assert visitor.ask("HEAD", f"/jobs/{job}/volume.zip").headers["content-length"] == str(len(answer.content))
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ({"job": {"input": "s3://lab/em/raw.zarr/", "mask": "/srv/em/mask.zarr"}}, {"input": "raw.zarr", "mask": "mask.zarr"}),
+        ({"job": {"model": "median -> /srv/our models/x.pt2;size=3 -> https://lab.org/a/y.onnx"}},
+         {"model": "median -> x.pt2;size=3 -> y.onnx"}),
+        ({"job": {"model": "bin;factors=1,2,2", "input": "C:\\x"}}, {"model": "bin;factors=1,2,2", "input": "C:\\x"}),
+    ],
+)  # fmt: skip
+def test_of_the_places_that_were_read_the_last_name_stays(said: dict[str, Any], left: dict[str, Any]) -> None:
+    told = without_places(said | {"host": "em1"})
+    assert told == seal({"job": left})
 
 
 def test_a_zip_file_is_made_block_by_block_of_what_it_began_with(done: Path, tmp_path: Path) -> None:
@@ -113,7 +139,9 @@ def test_the_page_to_cite_says_model_data_version_and_fingerprint(done: Path, sh
         assert fact.replace("&", "&amp;") in page
     as_json = visitor.get(f"/jobs/{job}/provenance.json").json()
     assert as_json["spec"] == told["spec"]
-    assert "host" not in as_json
+    for text in (page, json.dumps(as_json)):
+        assert str(done.parent) not in text
+        assert socket.gethostname() not in text
 
 
 def test_a_link_gives_one_result_to_anybody_until_it_ends(house: House, done: Path, shown: tuple[Visitor, str]) -> None:
@@ -126,7 +154,7 @@ def test_a_link_gives_one_result_to_anybody_until_it_ends(house: House, done: Pa
     for path in ("", "/volume.zip", "/box.tif?box=0:1,0:9,0:9", "/provenance", "/provenance.json"):
         assert stranger.get(link + path).status_code == 200, path
     with zipfile.ZipFile(io.BytesIO(stranger.get(f"{link}/volume.zip").content)) as archive:
-        assert {name: archive.read(name) for name in archive.namelist()} == stored(done)
+        assert {name: archive.read(name) for name in archive.namelist()} == sent(done)
     assert stranger.get(f"/jobs/{job}").headers["location"] == "/login"
     assert "Log out" not in stranger.get(link).text
     share = house.database.shares(job)[0]

@@ -144,11 +144,14 @@ def write_attributes(url: str, attributes: Mapping[str, Any]) -> None:
             hint="Create the volume before noting anything in it.",
             where=place,
         )
-    if "node_type" in root:
-        root["attributes"] = {**root.get("attributes", {}), OWN_KEY: dict(attributes)}
-    else:
-        root[OWN_KEY] = dict(attributes)
-    write_key(place, key, encode_json(root))
+    write_key(place, key, encode_json(with_attributes(root, attributes)))
+
+
+def with_attributes(root: Json, attributes: Mapping[str, Any]) -> Json:
+    """Return the metadata of a volume with another provenance; everything else in them stays."""
+    if "node_type" in root:  # of Zarr 3; all others have it at the top
+        return {**root, "attributes": {**root.get("attributes", {}), OWN_KEY: dict(attributes)}}
+    return {**root, OWN_KEY: dict(attributes)}
 
 
 def read_root(url: str) -> tuple[str, Json | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import TypeAdapter, ValidationError
 
 from volumetool.configuration import OutputChannel
@@ -13,6 +15,8 @@ from volumetool.storage.io.kvstore import canonical_url
 from volumetool.storage.volume import Volume
 
 _OUTPUTS = TypeAdapter(tuple[OutputChannel, ...])
+_PLACES = ("input", "mask", "with_", "trust")
+_FOLDERS = re.compile(r"(?:^|(?<= -> )|(?<==))(?:\w[\w+.-]*:/)?/(?:(?! -> )[^;])*/")  # of a file, in the text of operations
 
 
 def provenance_of(root: Json) -> Json | None:
@@ -25,6 +29,32 @@ def provenance_of(root: Json) -> Json | None:
 def is_damaged(own: Json) -> bool:
     """Return whether what a volume says of its making does not fit its own checksum."""
     return CHECKSUM in own and not is_sound(own)
+
+
+def without_places(own: Json) -> Json:
+    """Return what a volume says of its making for people whom the machine does not concern.
+
+    Parameters
+    ----------
+    own : dict
+        What the volume says.
+
+    Returns
+    -------
+    dict
+        The same, sealed anew, without the name of the machine; of the paths and URLs that were read, the last part is left.
+    """
+    said: Json = {name: value for name, value in own.items() if name not in ("host", CHECKSUM)}
+    if isinstance(job := said.get("job"), dict):
+        last = {name: str(job[name]).rstrip("/").rpartition("/")[2] for name in _PLACES if name in job}
+        said["job"] = _without_folders(job | last, "model")
+    if isinstance(steps := said.get("chain"), list):
+        said["chain"] = [_without_folders(step, "operation") for step in steps]
+    return seal(said)
+
+
+def _without_folders(told: Json, name: str) -> Json:
+    return {**told, name: _FOLDERS.sub("", str(told[name]))} if name in told else told
 
 
 def write_status(url: str, status: str) -> None:

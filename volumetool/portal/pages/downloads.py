@@ -24,6 +24,7 @@ from volumetool.portal.tables import PortalJob
 from volumetool.portal.transfer.archive import Archive
 from volumetool.portal.web import Refused, Visit
 from volumetool.storage.open import open_volume
+from volumetool.storage.provenance import without_places
 from volumetool.storage.volume import Volume
 from volumetool.units import show_bytes
 
@@ -131,7 +132,7 @@ def _sent(file: IO[bytes]) -> Iterator[bytes]:
 def show_provenance(visit: Visit) -> Response:
     """Show where a result comes from, in a form that can be cited."""
     job, volume = _result(visit)
-    told = _provenance(volume)
+    told = without_places(volume.attributes)
     token = visit.request.path_params.get("token")
     place = f"/jobs/{job.id}" if token is None else f"/shared/{token}"
     return visit.show("provenance.html", job=job, told=told, volume=volume, place=place)
@@ -141,12 +142,7 @@ def provenance_as_json(visit: Visit) -> Response:
     """Answer with all that a result says of its own making."""
     job, volume = _result(visit)
     headers = {"Content-Disposition": f'attachment; filename="volume-{job.id[:8]}-provenance.json"'}
-    return JSONResponse(_provenance(volume), headers=headers)
-
-
-def _provenance(volume: Volume) -> dict[str, Any]:
-    """Return what a result says of its own making, without the name of the machine."""
-    return {name: value for name, value in volume.attributes.items() if name not in ("host", "checksum")}
+    return JSONResponse(without_places(volume.attributes), headers=headers)
 
 
 def show_shared(visit: Visit) -> Response:

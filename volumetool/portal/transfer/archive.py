@@ -6,8 +6,12 @@ import struct
 import zlib
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
+from volumetool.storage.create import read_root, with_attributes
+from volumetool.storage.io.kvstore import encode_json
+from volumetool.storage.provenance import provenance_of, without_places
 from volumetool.storage.volume import Volume
 from volumetool.viewer.served_keys import FilesOfVolume, chunk_keys, files_of
 from volumetool.viewer.server import Content
@@ -29,6 +33,8 @@ _MODE = 0o100644 << 16
 class Archive:
     """The zip file of a volume: its own keys, and nothing that lies beside it.
 
+    What the volume says of its making is sent without the places and the name of this machine.
+
     All entries have the fields of zip64, so that the size of the whole is known before it is sent. In memory are one block of a
     file, and twelve bytes for each.
 
@@ -40,6 +46,10 @@ class Archive:
 
     def __init__(self, volume: Volume) -> None:
         self._volume, self._files = volume, files_of(volume)
+        key, root = read_root(volume.url)
+        if root is not None and (own := provenance_of(root)) is not None:
+            told = encode_json(with_attributes(root, without_places(own)))
+            self._files = replace(self._files, instead={key: told})
         self._sizes = array("Q")
         names = 0
         for name, content in self._entries():
