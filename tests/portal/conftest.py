@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from argon2 import PasswordHasher
@@ -15,6 +17,7 @@ from selenium import webdriver
 from sqlalchemy import URL
 
 from volumetool.portal import accounts
+from volumetool.portal.access.limits import LIMITS
 from volumetool.portal.queries import Database
 from volumetool.portal.serve import serve
 from volumetool.portal.settings import PortalSettings
@@ -37,6 +40,14 @@ def no_spare_process() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def patience_with_strangers() -> Iterator[None]:
+    """Let many ask for links and tokens that nobody has: all tests of this process ask one portal from one address."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LIMITS, "absent", (1000, 900))
+        yield
+
+
 @pytest.fixture(scope="session")
 def server_of_databases() -> Iterator[URL]:
     """Run PostgreSQL."""
@@ -55,6 +66,16 @@ def new_url(request: pytest.FixtureRequest) -> Callable[[], str | None]:
     return lambda: new_database(server, f"t{secrets.token_hex(6)}").render_as_string(hide_password=False)
 
 
+class Resting(Supervisor):
+    """Starts no job, and has no page made: what ended in the meantime would change what tests compare."""
+
+    def turn(self) -> None:
+        """Do nothing."""
+
+    def draw_page(self, file: Path, command: list[str], account: int) -> None:
+        """Do nothing."""
+
+
 @pytest.fixture(scope="session")
 def house(
     tmp_path_factory: pytest.TempPathFactory,
@@ -64,7 +85,10 @@ def house(
     """Serve a portal; its database is one of SQLite, and in the slow tests one of PostgreSQL."""
     folder = tmp_path_factory.mktemp("house")
     settings = PortalSettings(**settings_of(folder, quota=5000, box_limit=20_000, database=new_url()))
-    with serve(settings) as served:
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("volumetool.portal.serve.Supervisor", Resting)
+            served = stack.enter_context(serve(settings))
         assert served.invitation is not None
         admin = Visitor(served.url).join(served.invitation, "ada")
         database = Database(settings)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import flask
+import pytest
 from authlib.integrations.flask_oauth2 import AuthorizationServer
 from authlib.oauth2.rfc6749 import AuthorizationCodeMixin, ClientMixin, grants
 from authlib.oauth2.rfc7636 import CodeChallenge
@@ -17,6 +18,8 @@ from authlib.oidc.core import OpenIDCode
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 from werkzeug.serving import make_server
+
+from volumetool.portal.access import institution
 
 CLIENT, SECRET = "volumetool", "the-client-secret-of-this-portal"
 KEY = RSAKey.generate_key(2048, {"kid": "one", "use": "sig", "alg": "RS256"})
@@ -230,15 +233,18 @@ def _app(server: IdentityServer) -> flask.Flask:
 
 @contextmanager
 def serve_identities() -> Iterator[IdentityServer]:
-    """Serve an institution while the block runs."""
+    """Serve an institution while the block runs; the portal waits for it longer than usual, as for one on a busy machine."""
     server = IdentityServer()
     served = make_server("127.0.0.1", 0, _app(server), threaded=True)
     server.issuer = f"http://127.0.0.1:{served.server_port}"
     thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
-    try:
-        yield server
-    finally:
-        served.shutdown()
-        thread.join()
-        served.server_close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(institution, "_WAIT", 120)
+        patch.setattr(institution, "MOST_SECONDS", 120)
+        try:
+            yield server
+        finally:
+            served.shutdown()
+            thread.join()
+            served.server_close()

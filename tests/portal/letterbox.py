@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email import message_from_bytes
@@ -10,7 +9,13 @@ from email.message import EmailMessage
 from email.policy import default
 from typing import Any
 
+import pytest
 from aiosmtpd.controller import Controller
+from ports import lasting_ports
+
+from volumetool import notification
+
+PATIENCE = 120
 
 
 class Letterbox:
@@ -32,13 +37,16 @@ class Letterbox:
 
 @contextmanager
 def serve_letterbox() -> Iterator[tuple[Letterbox, dict[str, str]]]:
-    """Serve a mail server while the block runs; give what it gets, and the setting that names it."""
-    box = Letterbox()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = Controller(box, hostname="127.0.0.1", port=port)
+    """Serve a mail server while the block runs; give what it gets, and the setting that names it.
+
+    Who sends waits for it longer than usual: both have the cores of a busy machine.
+    """
+    box, (port,) = Letterbox(), lasting_ports(1)
+    server = Controller(box, hostname="127.0.0.1", port=port, ready_timeout=PATIENCE)
     server.start()
-    try:
-        yield box, {"sender": "em@example.org", "server": f"smtp://127.0.0.1:{port}"}
-    finally:
-        server.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notification, "SECONDS", PATIENCE)
+        try:
+            yield box, {"sender": "em@example.org", "server": f"smtp://127.0.0.1:{port}"}
+        finally:
+            server.stop()

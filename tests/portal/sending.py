@@ -83,7 +83,7 @@ def whole(visitor: Visitor, data: bytes, name: str = "a.tif", **fields: str) -> 
 
 def told_when(visitor: Visitor, place: str, until: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Return what the portal says of an upload, once it says so."""
-    for _ in range(1200):
+    for _ in range(2400):
         told: dict[str, Any] = visitor.get(place).json()
         if until(told):
             return told

@@ -130,7 +130,8 @@ def test_a_token_and_a_cookie_are_not_shown_together(house: House, program: tupl
     visitor, token, _ = program
     both = ask(house, token, "GET", "/api/jobs", cookie=f"{COOKIE}={visitor.token}")
     assert (both.status_code, both.json()["code"]) == (400, "portal.request")
-    assert httpx.get(f"{house.url}/", headers={"authorization": f"Bearer {token}"}).status_code == 303  # pages know no tokens
+    shown = {"authorization": f"Bearer {token}"}
+    assert httpx.get(f"{house.url}/", headers=shown, timeout=60).status_code == 303  # pages know no tokens
     assert ask(house, token, "GET", "/api/jobs", authorization=f"Basic {token}").status_code == 401
 
 
@@ -152,7 +153,7 @@ def test_a_job_is_listed_started_stopped_and_deleted(house: House, program: tupl
     assert "em-x4" in {model["name"] for model in ask(house, token, "GET", "/api/models").json()["models"]}
     assert ask(house, token, "GET", f"/api/jobs/{job}").json()["estimates"]["model"] == "em-x4"
     assert ask(house, token, "GET", f"/api/jobs/{job}/log").json() == {"log": ""}
-    assert ask(house, token, "POST", f"/api/jobs/{job}/start").json()["state"] in ("queued", "running", "failed")
+    assert ask(house, token, "POST", f"/api/jobs/{job}/start").json()["state"] == "queued"
     ask(house, token, "POST", f"/api/jobs/{job}/stop")
     other = house.plan("petra", 10)
     assert ask(house, token, "POST", f"/api/jobs/{other}/remove").json() == {"id": other}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import httpx
 from browsing import Visitor, settings_of
+from ports import lasting_ports
 
 from volumetool.portal.queries import Database
 from volumetool.portal.serve import serve
@@ -17,8 +17,7 @@ TRIES = 12
 
 
 def test_what_the_proxy_says_last_counts_and_browsers_are_told_to_stay_with_tls(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = lasting_ports(1)
     settings = PortalSettings(**settings_of(tmp_path, url=PUBLIC, port=port))
     with serve(settings) as served:
         assert str(served.invitation).startswith(f"{PUBLIC}/join/")
@@ -43,8 +42,7 @@ def test_what_the_proxy_says_last_counts_and_browsers_are_told_to_stay_with_tls(
 
 def test_forms_are_taken_from_an_address_that_is_written_otherwise_than_browsers_do(tmp_path: Path) -> None:
     url = "https://EM.example.org:443/"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = lasting_ports(1)
     given = {"url": url, "port": port, "viewer_url": url.replace("em.", "em-view.").replace("EM.", "em-view.")}
     settings = PortalSettings(**settings_of(tmp_path, **given))
     assert (settings.url, settings.viewer_url) == (PUBLIC, "https://em-view.example.org")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from browsing import PASSWORD, settings_of
 from letterbox import Letterbox
 from numpy.typing import NDArray
 from PIL import Image
+from ports import lasting_ports
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -49,11 +49,6 @@ REGIONS = 4
 
 PIXELS = 4
 """Pixels that a voxel of the result has on the screen, along either axis."""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def serve(config: Path, stack: ExitStack) -> tuple[subprocess.Popen[str], dict[str, Any]]:
@@ -170,7 +165,8 @@ def test_from_the_first_link_to_the_last_log_out(
     tmp_path: Path,
 ) -> None:
     config, (box, mail) = tmp_path / "portal.yaml", letterbox
-    settings = settings_of(tmp_path, port=free_port(), viewer_port=free_port(), mail=mail)
+    port, viewer_port = lasting_ports(2)
+    settings = settings_of(tmp_path, port=port, viewer_port=viewer_port, mail=mail)
     config.write_text(yaml.safe_dump(json.loads(json.dumps(settings, default=str))))
     files = sections(data, tmp_path)
     for each in (browser, stranger):

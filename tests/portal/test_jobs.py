@@ -59,7 +59,7 @@ class Queue:
         return found
 
     def wait(self, job: str, until: Callable[[PortalJob], bool]) -> PortalJob:
-        for _ in range(600):
+        for _ in range(2400):
             self.supervisor.turn()
             if until(self.job(job)):
                 return self.job(job)

@@ -24,7 +24,7 @@ TOKEN = "a token of Prometheus"
 
 
 def wait(until: Callable[[], bool]) -> None:
-    for _ in range(600):
+    for _ in range(6000):
         if until():
             return
         time.sleep(0.02)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from browsing import House, Visitor
 
+from volumetool.listening import newcomers
 from volumetool.portal import pools
 from volumetool.portal.pages import accounts
 
@@ -36,8 +37,9 @@ def test_pages_are_answered_while_a_crowd_logs_in(house: House, monkeypatch: pyt
         assert [done.result().status_code for done in asked] == [403] * most
 
 
-def test_of_three_hundred_connections_that_come_at_once_each_is_answered(house: House) -> None:
+def test_of_three_hundred_connections_that_come_at_once_each_is_answered(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """So many browsers come when a class begins: none is taken for a stranger who keeps others out."""
+    monkeypatch.setattr(newcomers, "SECONDS", 600.0)  # it is their number that counts: a busy machine may be slow to ask
     parts = urlsplit(house.url)
     asked = f"GET /login HTTP/1.1\r\nhost: {parts.netloc}\r\nconnection: close\r\n\r\n".encode()
     opened = [socket.create_connection((parts.hostname, parts.port), 60) for _ in range(300)]
