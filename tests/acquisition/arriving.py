@@ -79,7 +79,7 @@ class Told:
         return [str(event) for event in self.events if isinstance(event, kind)]
 
 
-def ticking(*steps: Any, patience: float = 60.0) -> Iterator[Sequence[str]]:
+def ticking(*steps: Any, patience: float = 200.0) -> Iterator[Sequence[str]]:
     """Wake a watch again and again; before each of the first times do one of the steps."""
     deadline = time.monotonic() + patience
     for step in steps:

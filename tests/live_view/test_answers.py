@@ -36,7 +36,7 @@ TRAVERSALS = (
     "C:%5ccanary",
 )
 PARTS = st.sampled_from(["..", ".", "", "c", "0", "1", "2", "00", "-1", "99", "input-mean-1", "zarr.json", "%2e", "٣", "0 "])
-PATIENCE = 60
+PATIENCE = 120
 
 
 @pytest.fixture

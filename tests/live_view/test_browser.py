@@ -40,7 +40,7 @@ def test_the_client_reads_the_voxels_of_the_job(model: str, tmp_path: Path) -> N
         for level in levels:
             scales = [size / 1e9 for size in level.grid.voxel_size]
             dimensions = neuroglancer.CoordinateSpace(names=["z", "y", "x"], units="m", scales=scales)
-            through = shown.page.volume("in.zarr enhanced", dimensions=dimensions).result(timeout=60)
+            through = shown.page.volume("in.zarr enhanced", dimensions=dimensions).result(timeout=120)
             expected = stored[level.number] if level.kind == "computed" else read_levels(path)[level.number]
             np.testing.assert_array_equal(through.read().result(), expected)
 

@@ -16,7 +16,7 @@ from volumetool.errors import DataError
 from volumetool.live_view.patch_scheduler import Closed, PatchScheduler
 from volumetool.live_view.patches import Patch, PatchMaker, PatchPosition
 
-PATIENCE = 60
+PATIENCE = 120
 BATCH = 2
 
 

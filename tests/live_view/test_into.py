@@ -29,7 +29,7 @@ from volumetool.processing.engine import Engine
 from volumetool.storage.create import open_for_writing
 from volumetool.storage.open import open_volume
 
-PATIENCE = 60
+PATIENCE = 120
 
 
 def wait_until(what: Callable[[], bool]) -> None:

@@ -52,7 +52,7 @@ def test_measuring_ends_and_says_what_to_give(tmp_path: Path, monkeypatch: pytes
     known = measure(program)
     said = measure(program, known.receptive_field)
     assert said == known.model_copy(update={"said": True})
-    monkeypatch.setattr(measuring, "SECONDS_BESIDE_HALO", 60.0)
+    monkeypatch.setattr(measuring, "SECONDS_BESIDE_HALO", 600.0)
     assert measure(program, (0, 99, 99)) == known
 
 

@@ -73,7 +73,7 @@ def wait(widget: Any, text: str = "") -> None:
     """Let a preview end, that of a text if one is given."""
     from qtpy.QtWidgets import QApplication
 
-    for _ in range(3000):
+    for _ in range(12_000):
         QApplication.processEvents()
         if not widget.busy and text in widget.message.text():
             return

@@ -84,7 +84,7 @@ def test_the_client_reads_the_voxels_of_every_level(job: RunResult, tmp_path: Pa
         for number, level in enumerate(volume.levels):
             scales = [size / 1e9 for size in level.voxel_size]
             dimensions = neuroglancer.CoordinateSpace(names=["z", "y", "x"], units="m", scales=scales)
-            through = screen.page.volume("copy.zarr", dimensions=dimensions).result(timeout=60)
+            through = screen.page.volume("copy.zarr", dimensions=dimensions).result(timeout=120)
             # Along y and x a level that was rounded up is told to end with the volume.
             wanted = [level.shape[0], *(n >> number for n in volume.shape[1:])]
             assert list(through.shape) == wanted

@@ -41,7 +41,7 @@ def test_a_view_listens_on_loopback_alone_and_ends_with_ctrl_c(job: RunResult) -
         assert (page.status_code, page.headers["content-type"]) == (200, "text/html")
         assert httpx.get(said["link"][:-2], timeout=60).status_code == 404
         viewing.send_signal(signal.SIGINT)
-        _, errors = viewing.communicate(timeout=60)
+        _, errors = viewing.communicate(timeout=120)
     assert viewing.returncode == 0
     assert "Traceback" not in errors
     assert "12 done" in errors

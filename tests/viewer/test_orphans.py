@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-PATIENCE = 60
+PATIENCE = 120
 
 BROWSE = """
 from volumetool.viewer.browser import browsing
@@ -114,6 +114,7 @@ def test_a_real_browser_is_gone_after_its_user_was_killed(tmp_path: Path) -> Non
             time.sleep(0.05)
         process.kill()
     assert all_gone(family)
+    until = time.monotonic() + PATIENCE
     while list(folder.iterdir()) and time.monotonic() < until:
         time.sleep(0.05)
     assert not list(folder.iterdir())
