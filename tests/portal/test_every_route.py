@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
+from datetime import timedelta
 
 import httpx
 import pytest
@@ -18,6 +19,9 @@ from volumetool.portal.tables import ApiToken, Share, Upload
 from volumetool.portal.web import COOKIE, READING, UPLOADS
 
 PLACES = [(path, method, role) for path, _, role, method in (*routes.ROUTES, *getattr(routes, "STREAMS", ()))]
+LONG = timedelta(days=36_500)
+"""After which tokens and links end."""
+
 CHANGING = [(path, method) for path, method, role in PLACES if method not in READING and role is not None]
 PARAMETER = re.compile(r"(\w*)/\{(\w+)(?::\w+)?\}")
 
@@ -42,7 +46,7 @@ def identity(house: House, name: str) -> str:
 
 def token(house: House, name: str) -> str:
     account = number_of(house, name)
-    fields = {"token": secrets.token_hex(32), "name": "n", "scope": "read", "created": now(), "ends": now().replace(year=2200)}
+    fields = {"token": secrets.token_hex(32), "name": "n", "scope": "read", "created": now(), "ends": now() + LONG}
     house.database.add_token(ApiToken(account_id=account, **fields))
     return str(house.database.tokens(account)[0].id)
 
@@ -57,7 +61,7 @@ def upload(house: House, name: str) -> str:
 
 def share(house: House, name: str) -> str:
     with house.database._writing() as session:
-        made = Share(token=secrets.token_hex(32), job_id=house.plan(name), made=now(), ends=now().replace(year=2200))
+        made = Share(token=secrets.token_hex(32), job_id=house.plan(name), made=now(), ends=now() + LONG)
         session.add(made)
         session.flush()
         return str(made.id)
