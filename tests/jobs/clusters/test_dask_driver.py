@@ -49,6 +49,8 @@ def test_a_region_that_waits_for_its_worker_has_not_begun(options: Options, monk
         def take(self, flying: Collection[int]) -> RegionTask | None:
             turn = super().take(flying)
             taken.extend([] if turn is None else [turn.region])
+            if len(taken) == WINDOW:
+                handed_out.set()
             return turn
 
     monkeypatch.setattr(Worker, "run", held)
@@ -57,7 +59,7 @@ def test_a_region_that_waits_for_its_worker_has_not_begun(options: Options, monk
         begun.append(region)
         seen.set()
 
-    seen = threading.Event()
+    seen, handed_out = threading.Event(), threading.Event()
     turns = Noting(plan, open_ledger(plan), begin)
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
@@ -68,6 +70,7 @@ def test_a_region_that_waits_for_its_worker_has_not_begun(options: Options, monk
         ended: list[Record] = []
         first.start()
         assert seen.wait(60)
+        assert handed_out.wait(60)
         assert (taken, begun) == ([0, 1], [0])
         may.set()
         first.join(60)
@@ -212,11 +215,8 @@ def test_processes_that_end_before_they_work_end_the_job_and_it_says_so(
 def test_processes_that_the_scheduler_gave_up_are_ended_and_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As one that hangs in a call that holds Python's lock: no thread of its own can end it."""
     monkeypatch.setattr(worker_processes, "GIVEN_UP", 3)
-    with (
-        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1", processes=True) as cluster,
-        worker_processes.Processes(1, tmp_path) as kept,
-        kept.working_for(cluster.scheduler_address, Security()),
-    ):
+    monkeypatch.setattr(worker_processes, "PROGRAM", "import time; time.sleep(600)")
+    with worker_processes.Processes(1, tmp_path) as kept, kept.working_for("tcp://127.0.0.1:1", Security()):
         (first,) = kept._processes
         assert kept.look([first.name]) == kept.look([]) == kept.look([]) == 0
         assert first.popen.poll() is None
@@ -228,6 +228,7 @@ def test_processes_that_the_scheduler_gave_up_are_ended_and_replaced(monkeypatch
 
 def test_records_that_died_with_their_worker_are_waited_for(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task may have ended, and its worker be gone before the driver has what it returned: dask does it again, nobody else."""
+    monkeypatch.setattr(dask_driver, "LOOK_SECONDS", 60.0)  # what is asked for once is waited for, however slow the machine is
     plan = prepared(options)
     asked, submitted = Counter[str](), list[str]()
     hand_over, submit = distributed.Future.result, distributed.Client.submit
@@ -268,7 +269,7 @@ def test_a_worker_that_hangs_at_the_end_holds_nothing_up_and_its_region_is_recor
         address = distributed.get_worker().address
         say_begun(url, turn.region)
         begun[turn.region] += 1
-        if not hung:
+        if turn.region == 0 and not hung:
             hung.append(address)
         if hung == [address]:
             assert over.wait(60)
@@ -321,7 +322,7 @@ def test_workers_that_come_get_regions_and_those_that_go_are_not_missed(
     monkeypatch.setattr(dask_driver, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(dask_driver, "MOST", 1)
     plan = prepared(options | {"region": "1,1,1", "chunk": "1,8,8"})
-    together, met = threading.Barrier(4), set[str]()
+    together, met, recorded = threading.Barrier(4), set[str](), threading.Event()
 
     def stand(url: str, _runtime: str, turn: RegionTask) -> Record:
         say_begun(url, turn.region)
@@ -329,6 +330,8 @@ def test_workers_that_come_get_regions_and_those_that_go_are_not_missed(
         if turn.region >= 2 and address not in met:
             met.add(address)
             together.wait(60)  # four at once, or none goes on
+        elif turn.region >= 2:
+            assert recorded.wait(60)  # of each of them, before two of them go
         return Record(turn.region, "done", seconds=0.05, worker=address)
 
     monkeypatch.setattr(dask_task, "run_region", stand)
@@ -339,6 +342,8 @@ def test_workers_that_come_get_regions_and_those_that_go_are_not_missed(
         seen = list[Record]()
         for record in dask_driver.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))):
             seen.append(record)
+            if len({each.worker for each in seen}) == 4:
+                recorded.set()
             if len(seen) == 1:
                 cluster.scale(4)
             if len(seen) == 12:

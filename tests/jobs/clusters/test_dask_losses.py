@@ -85,12 +85,16 @@ def test_a_worker_that_joins_and_would_compute_other_bytes_is_refused_and_the_ru
     plan = prepared(options | {"region": "1,1,1"})
     came, refused = list[str](), threading.Event()
 
+    class Driver(dask_driver.ThroughDask):
+        def _refuse(self, worker: dask_task.RefusedWorker) -> None:
+            super()._refuse(worker)
+            refused.set()  # else the first worker may do all before the driver hears of it
+
     def worker_of(_url: str, _runtime: str) -> None:
         address = distributed.get_worker().address
         if address not in came:
             came.append(address)
         if came.index(address) == 1:
-            refused.set()
             raise NumericsError("numerics.other-class", "its probe is 0123, the plan's 4567")
 
     def stand(_url: str, _runtime: str, turn: RegionTask) -> Record:
@@ -103,7 +107,7 @@ def test_a_worker_that_joins_and_would_compute_other_bytes_is_refused_and_the_ru
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         dask_driver.connect(cluster) as client,
     ):
-        driver, seen = dask_driver.ThroughDask(client, plan), list[Record]()
+        driver, seen = Driver(client, plan), list[Record]()
         for record in driver.records(RegionQueue(plan, open_ledger(plan))):
             seen.append(record)
             if len(seen) == 1:

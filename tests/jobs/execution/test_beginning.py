@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import types
 from pathlib import Path
@@ -25,9 +24,7 @@ OTHER = {"invert": True, "shard": "8,32,32"}
 
 def nobody_answers(options: Options, monkeypatch: pytest.MonkeyPatch) -> Options:
     monkeypatch.setattr(dask_driver, "CONNECT_SECONDS", 0.3)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return options | {"cluster": f"tcp://127.0.0.1:{free.getsockname()[1]}"}
+    return options | {"cluster": "tcp://127.0.0.1:1"}  # a port that no test gets
 
 
 def no_driver(options: Options, monkeypatch: pytest.MonkeyPatch) -> Options:
