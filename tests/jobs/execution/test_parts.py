@@ -141,7 +141,7 @@ def test_two_drivers_at_once_one_of_which_is_killed_and_taken_over_make_the_same
     output = tmp_path / "out.zarr"
     drivers = [start(source, output, f"{number}/2", tmp_path / f"log{number}") for number in range(2)]
     kill_after_a_record(drivers[0], output)
-    assert drivers[1].wait(timeout=120) in (0, -signal.SIGKILL)
+    assert drivers[1].wait(timeout=240) in (0, -signal.SIGKILL)
     outcome = run(input=source, output=str(output), part="any", **SLOW)
     assert outcome.complete
     assert digest(output) == straight

@@ -25,6 +25,9 @@ from volumetool.machine import usable_cores
 
 SLOW: dict[str, Any] = SMALL | {"model": SMALL["model"] + "&seconds=0.02", "region": "1,1,1"}
 
+POLITE = "--io-limit=30kB/s"
+"""About a second for each region: the job outlasts whoever looks for its first record. Without it, it goes on at full speed."""
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -51,8 +54,8 @@ def soon() -> float:
     return 10 * max(1.0, os.getloadavg()[0] / usable_cores())
 
 
-def start(source: str, output: Path, workers: int, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "volumetool.cli.main", "enhance", source, str(output), f"--workers={workers}"]
+def start(source: str, output: Path, workers: int, *options: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "volumetool.cli.main", "enhance", source, str(output), f"--workers={workers}", *options]
     command += [f"--{name}={value}" for name, value in SLOW.items()]
     return subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
@@ -78,7 +81,7 @@ def test_a_signal_to_stop_ends_a_job_that_then_goes_on(
     source: str, straight: str, tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:
     output = tmp_path / "out.zarr"
-    process = start(source, output, workers)
+    process = start(source, output, workers, POLITE)
     wait_for(output, 1, process)
     process.send_signal(number)
     _, said = process.communicate(timeout=soon())
