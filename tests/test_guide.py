@@ -116,6 +116,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 
 
 @pytest.mark.xdist_group("guide")
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", [README, *GUIDE], ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run_after_those_of_the_readme(page: Path, workspace: Workspace) -> None:
     workspace.run(page)

@@ -28,6 +28,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(machine, "PATIENCE", 60.0)  # a busy machine tells them late, not never
 
     def install(name: str, told: dict[str, str], place: str = "/home", kind: str = "ext4") -> None:
         cases = "\n".join(f"*{shlex.quote(words)}*) printf '%s\\n' {shlex.quote(text)};;" for words, text in told.items())

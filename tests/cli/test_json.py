@@ -129,6 +129,7 @@ def _no_number(name: str) -> NoReturn:
     raise AssertionError(f"{name} is no JSON")
 
 
+@pytest.mark.timeout(1200)
 def test_every_command_prints_one_object_of_the_kind_that_the_page_says(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

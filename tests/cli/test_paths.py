@@ -125,7 +125,7 @@ def test_an_output_inside_the_input_is_seen_through_links(home: Path) -> None:
 
 
 @given(st.lists(st.sampled_from(["..", ".", "", "a", "link", "b", "~"]), max_size=8))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=200, deadline=None)
 def test_a_spelling_names_what_the_system_finds_there(tmp_path: Path, parts: list[str]) -> None:
     with suppress(FileExistsError):
         (tmp_path / "a" / "b").mkdir(parents=True)

@@ -11,7 +11,7 @@ from volumetool.jobs.records.plan_file import stored_plan
 
 with local_cluster(stored_plan(sys.argv[1])) as cluster:
     assert isinstance(cluster, ThroughDask)
-    cluster.client.wait_for_workers(2, timeout=60)
+    cluster.client.wait_for_workers(2, timeout=240)
     nodes = [cluster.client.scheduler.address, *cluster.client.scheduler_info()["workers"]]
     sys.stdout.write(json.dumps({"nodes": nodes, "link": cluster.link}) + "\n")
     sys.stdout.flush()

@@ -180,7 +180,7 @@ def _bare(path: Path, shape: list[int], chunks: list[int]) -> None:
     (path / ".zarray").write_text(json.dumps(metadata))
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_what_is_read_in_parts_is_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject) -> None:
     """Chunked and sharded, of any channel and order of axes, with bounds that allow one chunk or some."""

@@ -33,9 +33,11 @@ QUICK = ["--model", "fake:identity?patch=1,16,16&overlap=0,4,4", "--device", "cp
 
 FIGURES = logging.getLogger(__name__)
 
+pytestmark = pytest.mark.timeout(900)
+
 SMALL_FLOOD = Flood(connections=300, bodies=8, body=25 * 2**20)
 LARGE_FLOOD = Flood(connections=400, bodies=40, body=2**28)
-FLOODS = [SMALL_FLOOD, pytest.param(LARGE_FLOOD, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+FLOODS = [SMALL_FLOOD, pytest.param(LARGE_FLOOD, marks=pytest.mark.slow)]
 
 
 @dataclass(frozen=True)

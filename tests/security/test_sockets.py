@@ -94,7 +94,7 @@ def test_another_user_of_the_machine_cannot_speak_to_the_scheduler_or_to_a_web_s
     planned, before = prepared(tmp_path), listening(psutil.Process())  # other tests have servers of their own
     with local_cluster(planned) as cluster:
         assert isinstance(cluster, ThroughDask)
-        cluster.client.wait_for_workers(2, timeout=60)
+        cluster.client.wait_for_workers(2, timeout=PATIENCE)
         scheduler = cluster.client.scheduler.address
         workers = cluster.client.scheduler_info()["workers"]
         assert len(workers) == 2

@@ -76,11 +76,12 @@ def same_as_in_process(job: dict[str, Any], folder: Path) -> bool:
     return digest(straight) == digest(job["output"])
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("cluster", [1], indirect=True)
 def test_an_array_ends_by_itself_with_the_bytes_of_one_process(cluster: SlurmCluster, tmp_path: Path) -> None:
     job = options(tmp_path, (16, 24, 24), 0.0)
     start(cluster, tmp_path, job, cpus=1, array=2)
-    wait(lambda: not cluster.elements(), cluster, tmp_path, 240)
+    wait(lambda: not cluster.elements(), cluster, tmp_path, 900)
     assert status(job["output"]).state == "complete"
     assert same_as_in_process(job, tmp_path)
 

@@ -232,7 +232,7 @@ def test_a_volume_travels_to_a_worker_and_opens_there(filled: tuple[Volume, Voxe
     np.testing.assert_array_equal(travelled.open().read().result(), voxels)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     shape=st.tuples(*[st.integers(1, 40)] * 3),
     chunk=st.tuples(*[st.integers(1, 9)] * 3),

@@ -90,7 +90,7 @@ def place(gcs: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequ
     name = f"bucket-{abs(hash(request.node.name))}"
     made = urllib.request.Request(f"{gcs}/storage/v1/b?project=p", json.dumps({"name": name}).encode())  # noqa: S310
     made.add_header("Content-Type", "application/json")
-    for _ in range(300):
+    for _ in range(1200):
         try:
             urllib.request.urlopen(made, timeout=60).close()  # noqa: S310
         except OSError:

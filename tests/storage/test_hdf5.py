@@ -94,7 +94,7 @@ def test_every_layout_and_byte_order_is_what_h5py_reads(tmp_path: Path, options:
         np.testing.assert_array_equal(_read(path, voxel_size=SIZE), file["raw"][...])
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_box_of_any_dataset_is_what_h5py_reads(tmp_path: Path, data: st.DataObject) -> None:
     shape = data.draw(st.tuples(*[st.integers(1, 30)] * data.draw(st.integers(2, 4))))

@@ -12,7 +12,7 @@ import tensorstore as ts
 from volumetool.storage.io.arrays import read_part
 from volumetool.storage.io.kvstore import read_key, write_key
 from volumetool.storage.io.stores import traffic as traffic_module
-from volumetool.storage.io.stores.traffic import BURST_SECONDS, WRITTEN_FILE, IoLimit, count_beside, limit_io, traffic
+from volumetool.storage.io.stores.traffic import BURST_SECONDS, WRITTEN_FILE, IoLimit, Traffic, count_beside, limit_io, traffic
 
 
 class Storage:
@@ -66,13 +66,14 @@ def test_after_a_pause_no_more_than_a_moment_is_made_up_for() -> None:
 
 
 def test_what_is_written_and_read_is_counted(tmp_path: Path) -> None:
-    before = traffic()
-    write_key(str(tmp_path), "a.bin", b"x" * 5_000)
-    read_key(str(tmp_path), "a.bin")
-    count_beside(70)
-    moved = traffic() - before
-    assert moved.bytes == 10_070
-    assert moved.opens == WRITTEN_FILE + 2
+    moved = []
+    for _ in range(3):  # it is counted for the whole process, of which other threads may write something, too
+        before = traffic()
+        write_key(str(tmp_path), "a.bin", b"x" * 5_000)
+        read_key(str(tmp_path), "a.bin")
+        count_beside(70)
+        moved.append(traffic() - before)
+    assert Traffic(10_070, WRITTEN_FILE + 2) in moved, moved
 
 
 def test_reading_an_array_waits_where_there_is_a_limit(tmp_path: Path) -> None:
