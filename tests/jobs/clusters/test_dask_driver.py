@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import time
@@ -150,6 +151,7 @@ def test_a_task_that_times_out_fails_its_region_and_records_that_are_late_are_wa
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dask_driver, "MOST", 1)
+    monkeypatch.setattr(dask_driver, "LOOK_SECONDS", 60.0)  # nothing else is late, however slow the machine is
     plan = prepared(options | {"region": "1,1,1"})
     asked = Counter[str]()
     result = distributed.Future.result
@@ -224,6 +226,24 @@ def test_processes_that_the_scheduler_gave_up_are_ended_and_replaced(monkeypatch
         (second,) = kept._processes
         assert (first.popen.returncode, second.popen.poll()) == (-signal.SIGKILL, None)
     assert second.popen.returncode == -signal.SIGKILL
+
+
+def test_a_request_for_records_that_was_given_up_before_it_began_fails_no_region(options: Options) -> None:
+    """Dask's client gathers for all who ask at once; a request that is cancelled in that moment is what later ones wait for."""
+    plan = prepared(options)
+
+    async def give_up(client: distributed.Client) -> None:
+        client._gather_keys, client._gather_future = set(), asyncio.get_running_loop().create_future()
+        client._gather_future.cancel()
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        dask_driver.connect(cluster) as client,
+    ):
+        client.sync(give_up, client)
+        records = list(dask_driver.ThroughDask(client, plan).records(RegionQueue(plan, open_ledger(plan))))
+    assert sorted(record.region for record in records) == list(range(plan.grid.count))
+    assert {record.state for record in records} == {"done"}
 
 
 def test_records_that_died_with_their_worker_are_waited_for(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:

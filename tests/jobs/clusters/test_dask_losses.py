@@ -83,12 +83,12 @@ def test_a_worker_that_joins_and_would_compute_other_bytes_is_refused_and_the_ru
     monkeypatch.setattr(dask_driver, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(dask_driver, "MOST", 1)
     plan = prepared(options | {"region": "1,1,1"})
-    came, refused = list[str](), threading.Event()
+    came, known = list[str](), threading.Event()
 
     class Driver(dask_driver.ThroughDask):
-        def _refuse(self, worker: dask_task.RefusedWorker) -> None:
-            super()._refuse(worker)
-            refused.set()  # else the first worker may do all before the driver hears of it
+        def _refuse(self, refused: dask_task.RefusedWorker) -> None:
+            super()._refuse(refused)
+            known.set()  # else the first worker may do all before the driver hears of it
 
     def worker_of(_url: str, _runtime: str) -> None:
         address = distributed.get_worker().address
@@ -98,7 +98,7 @@ def test_a_worker_that_joins_and_would_compute_other_bytes_is_refused_and_the_ru
             raise NumericsError("numerics.other-class", "its probe is 0123, the plan's 4567")
 
     def stand(_url: str, _runtime: str, turn: RegionTask) -> Record:
-        assert turn.region < 2 or refused.wait(60)
+        assert turn.region < 2 or known.wait(60)
         return Record(turn.region, "done", seconds=0.05, worker=distributed.get_worker().address)
 
     monkeypatch.setattr(dask_task, "worker_of", worker_of)

@@ -252,7 +252,9 @@ class ThroughDask:
         except CancelledError:  # with the scheduler all tasks are gone
             raise
         except Exception as error:  # noqa: BLE001  (whatever the task raised)
-            if isinstance(error, TimeoutError) and future.status != "error":
+            # Where what it waited for was cancelled, dask finds no result of its own.
+            if isinstance(error, TimeoutError | UnboundLocalError) and future.status != "error":
+                _let_others_gather(self.client)
                 return None
             # Workers that die are no fault of a region's.
             return [] if isinstance(error, KilledWorker) else [_failed(self._running[future][0].region, error)]
@@ -348,6 +350,12 @@ class ThroughDask:
         self._running[future] = asked
         self._assignment.give(key, worker, [turn.region for turn in asked])
         future.add_done_callback(self._heard.put)
+
+
+def _let_others_gather(client: Client) -> None:
+    """Forget a request for results that was given up before it began: dask's client lets all later ones wait for it."""
+    if (asked := getattr(client, "_gather_future", None)) is not None and asked.done():
+        client._gather_future = None
 
 
 def _failed(index: int, error: Any) -> Record:
