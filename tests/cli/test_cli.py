@@ -26,7 +26,7 @@ def start() -> Run:
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [Path(sys.executable).with_name("volumetool"), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
 
     return call
 
@@ -150,7 +150,7 @@ def test_commands_that_do_not_compute_import_no_torch(run: Run, volume: Path) ->
                     sys.exit(f"{command} ended with {ended.code}, or imported torch")
     """
     texts = json.dumps([[str(word) for word in command] for command in commands])
-    done = subprocess.run([sys.executable, "-c", code, texts], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code, texts], capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr
 
 
