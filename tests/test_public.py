@@ -241,7 +241,7 @@ def test_every_object_fits_one_screen_and_shows_no_secret(volume: Path) -> None:
     assert repr(vt.Job(input="a", output="b")) == "Job(input='a', output='b')"
 
 
-@pytest.mark.parametrize("kind", [str, Path, Place])
+@pytest.mark.parametrize("kind", [*(pytest.param(each, marks=pytest.mark.slow) for each in (str, Path)), Place])
 def test_paths_of_every_kind_are_taken_everywhere(volume: Path, kind: type, tiny_model: Path) -> None:
     output = volume.parent / "out.zarr"
     assert vt.open_volume(kind(volume)).identity == vt.open_volume(str(volume)).identity

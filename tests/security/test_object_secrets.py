@@ -32,7 +32,7 @@ def ends(*commands: list[str]) -> list[object]:
     return codes
 
 
-@pytest.mark.parametrize("place", ["environment", "profile"])
+@pytest.mark.parametrize("place", ["environment", pytest.param("profile", marks=pytest.mark.slow)])
 def test_a_job_between_buckets_leaves_no_key_anywhere(
     kept: BucketServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], place: str
 ) -> None:

@@ -68,7 +68,13 @@ def test_a_zip_file_in_a_bucket_is_read_where_it_lies(bucket: str, filled: tuple
     np.testing.assert_array_equal(remote.open()[3:9, 5:40, 7:30].read().result(), voxels[3:9, 5:40, 7:30])
 
 
-@pytest.mark.parametrize("name", get_args(WrittenName))
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("ome-zarr-0.5", "precomputed-sharded") else pytest.param(name, marks=pytest.mark.slow)
+        for name in get_args(WrittenName)
+    ],
+)
 def test_a_killed_conversion_from_bucket_to_bucket_goes_on_to_the_same_objects(
     kept: BucketServer, filled: tuple[Volume, np.ndarray[Any, Any]], name: WrittenName, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from distributed import LocalCluster
 
 from volumetool.errors import ClusterError, ConfigError, VolumetoolError
 from volumetool.jobs.clusters import dask_address, plan
+from volumetool.jobs.job import make_job
 from volumetool.jobs.planning.report import describe_plan
 from volumetool.jobs.run import run
 from volumetool.testing.cluster_suite import ClusterSuite
@@ -90,23 +91,6 @@ class TestAddress(ClusterSuite):
         outcome = run(plan(self.job(source, tmp_path / "out.zarr", cluster=f"file:{file}")))
         assert outcome.complete
 
-    @pytest.mark.parametrize(
-        ("other", "code", "words"),
-        [
-            ({"version": "0.0.9 (numerics version 1)"}, "cluster.other-version", ["0.0.9 (numerics version 1)", __version__]),
-            ({"device": "cuda"}, "numerics.other-class", ["tcp://far:1 computes on cuda", "computes on cpu"]),
-        ],
-    )
-    def test_workers_that_differ_are_refused_with_both_values_before_anything_is_planned(
-        self, source: str, tmp_path: Path, asked: dict[str, Any], other: dict[str, str], code: str, words: list[str]
-    ) -> None:
-        said = {"tcp://near:1": dask_address.announce("cpu", 1), "tcp://far:1": dask_address.announce("cpu", 1) | other}
-        job = self.job(source, tmp_path / "out.zarr", **asked)
-        with pytest.raises(VolumetoolError) as caught:
-            dask_address._check_alike(said, job)
-        assert caught.value.code == code
-        assert all(each in caught.value.message for each in words)
-
     def test_a_number_of_workers_that_it_does_not_have_is_refused(
         self, source: str, tmp_path: Path, asked: dict[str, Any]
     ) -> None:
@@ -130,3 +114,21 @@ class TestCuda(ClusterSuite):
         if not torch.cuda.is_available():
             pytest.skip("torch sees no GPU")
         return {"cluster": "cuda", "device": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("other", "code", "words"),
+    [
+        ({"version": "0.0.9 (numerics version 1)"}, "cluster.other-version", ["0.0.9 (numerics version 1)", __version__]),
+        ({"device": "cuda"}, "numerics.other-class", ["tcp://far:1 computes on cuda", "computes on cpu"]),
+    ],
+)
+def test_workers_that_differ_are_refused_with_both_values_before_anything_is_planned(
+    tmp_path: Path, other: dict[str, str], code: str, words: list[str]
+) -> None:
+    said = {"tcp://near:1": dask_address.announce("cpu", 1), "tcp://far:1": dask_address.announce("cpu", 1) | other}
+    job = make_job(input="in.zarr", output=str(tmp_path / "out.zarr"), cluster="tcp://here:1")
+    with pytest.raises(VolumetoolError) as caught:
+        dask_address._check_alike(said, job)
+    assert caught.value.code == code
+    assert all(each in caught.value.message for each in words)

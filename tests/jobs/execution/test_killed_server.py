@@ -105,6 +105,7 @@ def test_a_job_that_is_killed_leaves_nothing_torn_in_a_bucket(
     assert verify(done).ok
 
 
+@pytest.mark.slow
 def test_parts_of_a_job_write_the_objects_of_one_run_into_a_bucket(options: Options, straight: Path, output: Path) -> None:
     """Each has its claim and its ledger there; whoever ends last builds the coarse levels."""
     first = run(**options, part="1/2")
