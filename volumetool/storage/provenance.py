@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -31,12 +33,12 @@ def is_damaged(own: Json) -> bool:
     return CHECKSUM in own and not is_sound(own)
 
 
-def without_places(own: Json) -> Json:
+def without_places(own: Mapping[str, Any]) -> Json:
     """Return what a volume says of its making for people whom the machine does not concern.
 
     Parameters
     ----------
-    own : dict
+    own : mapping
         What the volume says.
 
     Returns
