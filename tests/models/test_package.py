@@ -197,7 +197,7 @@ def test_every_built_in_model_is_whole_small_and_described() -> None:
         model = load_model(card.name)
         assert model.spec == card.name
         weight_bytes = sum(tensor.numel() * 4 for tensor in model.state.values())
-        assert weight_bytes < 3_000_000
+        assert weight_bytes < (12_000_000 if card.name == "em-x4-large" else 3_000_000)
         assert card.provenance.data
         assert card.provenance.training
         assert card.provenance.metrics

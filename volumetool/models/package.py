@@ -196,10 +196,14 @@ def fitting_models(voxel_size_nm: Sequence[float]) -> tuple[ModelCard, ...]:
     -------
     tuple of ModelCard
         First those that add no sections; of these the one that gains most voxels, of equals the simpler one: 2D, without
-        context; then by name. Empty if none fits.
+        context, narrow; then by name. Empty if none fits.
     """
     fitting = (card for card in list_models() if card.voxel_size is None or card.voxel_size.holds(voxel_size_nm))
-    return tuple(sorted(fitting, key=lambda card: (card.scale[0] > 1, -prod(card.scale), card.dims, card.z_context, card.name)))
+
+    def rank(card: ModelCard) -> tuple[bool, int, int, int, int, str]:
+        return card.scale[0] > 1, -prod(card.scale), card.dims, card.z_context, card.architecture.width, card.name
+
+    return tuple(sorted(fitting, key=rank))
 
 
 _BUILTIN = "volumetool.models.builtin"

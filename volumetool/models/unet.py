@@ -31,6 +31,10 @@ _WIDEST, _MOST_POOLS, _MOST_SCALE, _MOST_CONTEXT = 2**14, 12, 2**10, 64
 """Channels, pools, output voxels per input voxel or per pooled one, and sections on each side, at most."""
 
 
+_SUMMED = 128
+"""Channels that one convolution of size 1 adds up. oneDNN splits longer sums of float32 by threads, whose number would count."""
+
+
 class UNetConfig(BaseModel):
     """Everything that decides the shape of the network.
 
@@ -314,7 +318,10 @@ class Up(nn.ModuleList):
             for part in (conv.weight, cast("Tensor", conv.bias))
         )
         convolve: Callable[..., Tensor] = F.conv2d if h.dim() == 4 else F.conv3d
-        finer = convolve(h, weight, bias)  # (b, fz*fy*fx*c, z, y, x)
+        finer = convolve(h[:, :_SUMMED], weight[:, :_SUMMED], bias)  # (b, fz*fy*fx*c, z, y, x)
+        for first in range(_SUMMED, h.shape[1], _SUMMED):
+            part = slice(first, first + _SUMMED)
+            finer = finer + convolve(h[:, part], weight[:, part])
         finer = finer.unflatten(1, (*self.factors, -1)).movedim(1 + len(self.factors), 1)  # (b, c, fz, fy, fx, z, y, x)
         return add_cells_(skip.clone() if torch.is_grad_enabled() else skip, finer)
 

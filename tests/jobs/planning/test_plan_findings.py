@@ -151,10 +151,10 @@ def test_the_plan_says_what_was_measured_and_what_would_be_next(tmp_path: Path, 
     thin = plan(make_job(**asked, voxel_size=(8.0, 32.0, 32.0)))
     assert thin.choice is not None
     assert thin.choice.evidence is not None
-    assert (thin.model, thin.choice.next_best, thin.spec.lattice.context) == ("em-x4", "em-x2", 4)
+    assert (thin.model, thin.choice.next_best, thin.spec.lattice.context) == ("em-x4", "em-x4-large", 4)
     lines = dict(describe_plan(thin))
     assert "sections 8 nm apart correlate by" in lines["measured"]
-    assert lines["next best"] == "em-x2"
+    assert lines["next best"] == "em-x4-large"
     assert Plan.model_validate_json(thin.model_dump_json()).choice == thin.choice
     assert plan(make_job(**asked, voxel_size=(8.0, 32.0, 32.0), roi="0:2,:,:")).choice == thin.choice
     named = plan(make_job(**asked, voxel_size=(8.0, 32.0, 32.0), model="em-x4"))

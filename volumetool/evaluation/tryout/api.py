@@ -86,7 +86,7 @@ def try_models(
         HTML file to write, which holds everything; one that is there is replaced.
     models : sequence of str or path
         Models or other operations to try; all built-in ones that fit the voxel size without it, of a single section those that
-        make no further ones.
+        make no further ones, and of those that do the same the smaller one.
     at : tuple of int, optional
         The centre of a single crop, in voxels z, y, x, instead of those that rules choose.
     side : int
@@ -147,7 +147,8 @@ def _resolved(
         best, sample = inputs.operation.card, inputs.sample
         single = inputs.level.shape[0] == 1  # there is nothing between sections to make
         fitting = [card for card in fitting_models(inputs.level.voxel_size) if not single or card.scale[0] == 1]
-        names = [best.name, *(card.name for card in fitting)]
+        simplest = {card.scale: card.name for card in reversed(fitting)}
+        names = [best.name, *(card.name for card in fitting if simplest[card.scale] == card.name)]
         rule = best.normalisation if sample is not None and job.statistics is None else None
     found: list[tuple[Resolved, Tried]] = []
     errors: dict[str, ResourceError | ConfigError] = {}
