@@ -32,7 +32,7 @@ _WIDEST, _MOST_POOLS, _MOST_SCALE, _MOST_CONTEXT = 2**14, 12, 2**10, 64
 
 
 _SUMMED = 128
-"""Channels that one convolution of size 1 adds up. oneDNN splits longer sums of float32 by threads, whose number would count."""
+"""Channels that one convolution of size 1 adds up: oneDNN splits longer float32 sums by threads, and bytes would differ."""
 
 
 class UNetConfig(BaseModel):
