@@ -2,11 +2,13 @@
 
 For each set, em-x4 goes on learning on the first two thirds of its sections, at the noise of the test; then both, and the
 classical methods tuned on the sections shown, restore the rest. Such a network is of no use elsewhere and is not shipped. Where
-not even it is far above the classical methods, no built-in model can be. pytest does not collect this file. To run it::
+not even it is far above the classical methods, no built-in model can be. On FIB-25 they see neighbouring sections.
+pytest does not collect this file. To run it::
 
     python tests/benchmarks/oracles.py DATA FOLDER
+    python tests/benchmarks/oracles.py DATA FOLDER --sets fib25-val --steps 1600
 
-Two to three minutes per set on one core; FOLDER keeps the trained models.
+Two to three minutes per set on one core, for 800 steps; FOLDER keeps the trained models.
 """
 
 from __future__ import annotations
@@ -21,16 +23,20 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from scoring import Sums, best, classical, difference, scores_of, sum_blocks
-from unseen import PHANTOM_SHAPE, SOURCES, Net, Sample, degrade, load_net, phantom_samples, restore_centre
+from unseen import PHANTOM_SHAPE, REACH, SOURCES, Net, Sample, centred, degrade, load_net, phantom_samples, restore_centre
 
 from volumetool.degradation import RECIPES
+from volumetool.models import load_model
 from volumetool.training.config import make_config
 from volumetool.training.data.phantom import phantom
 from volumetool.training.train import train
 
-SETS = ("isbi2012", "cdeep3m-sbem", "temca", "phantom")
+SETS = ("isbi2012", "cdeep3m-sbem", "temca", "phantom", "fib25-val")
 SHOWN = ("pssr-em", "pssr2-poisson", "sem-fast")
-METHODS = ("bilinear", "gauss+bicubic", "bm3d")
+METHODS = ("bilinear", "gauss+bicubic", "bm3d", "z-gauss+bicubic")
+THIN = ("fib25-val",)
+"""Sets whose sections are thin enough to be seen with their neighbours."""
+
 PHANTOM_TRAINING_SEEDS = (1, 2)
 
 
@@ -40,13 +46,14 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with the real data, as the tests take it")
     parser.add_argument("folder", type=Path, help="where the trained models are kept")
     parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     ours = load_net("em-x4")
     table = Table(title="PSNR in dB / affine SSIM on the last third; gain over the best classical method", title_justify="left")
     for column in ("", "best classical", "em-x4", "oracle", "em-x4 gains", "oracle gains"):
         table.add_column(column)
-    for name in SETS:
+    for name in options.sets:
         oracle = load_net(str(teach(options.data, options.folder, name, options.steps)))
         samples = phantom_samples() if name == "phantom" else last_third(options.data, name)
         for recipe in SHOWN:
@@ -66,6 +73,7 @@ def teach(data: Path, folder: Path, name: str, steps: int) -> Path:
     options = {
         "name": f"oracle-{name}",
         "start": "em-x4",
+        "architecture": load_model("em-x4").card.architecture.model_dump(mode="json") if name in THIN else {},
         "sources": [{"path": str(file), "voxel_size": "8,8,8"} for file in files],
         "degradation": {"recipes": SHOWN, "noise": [0.9, 1.1]},
         "augmentation": {"contrast": [0.9, 1.1], "gamma": [1, 1], "brightness": [0, 0], "grain": [0, 0]},
@@ -84,10 +92,11 @@ def first_two_thirds(data: Path, name: str) -> np.ndarray[Any, np.dtype[np.uint8
 
 
 def last_third(data: Path, name: str) -> list[Sample]:
-    """Return at most four sections to score, without neighbours."""
-    volume = _volume(data, name)
+    """Return at most four sections to score, with neighbours where they are thin."""
+    volume, reach = _volume(data, name), REACH if name in THIN else 0
     rest = volume[2 * len(volume) // 3 :]
-    return [Sample(rest[z : z + 1], 0, z) for z in range(0, len(rest), -(-len(rest) // 4))]
+    places = range(reach, len(rest) - reach, -(-(len(rest) - 2 * reach) // 4))
+    return [Sample(rest[z - reach : z + reach + 1], reach, z) for z in places]
 
 
 def _volume(data: Path, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -100,8 +109,8 @@ def _volume(data: Path, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def score(samples: list[Sample], recipe: str, ours: Net, oracle: Net) -> list[str]:
     """Return a row of the table."""
     slabs = [degrade(sample.fine, RECIPES[recipe], sample.seed) for sample in samples]
-    coarse = [slab[sample.centre] for slab, sample in zip(slabs, samples, strict=True)]
-    found = classical(coarse, [sample.truth for sample in samples], METHODS)
+    seen = [centred(slab, sample.centre) for slab, sample in zip(slabs, samples, strict=True)]
+    found = classical(seen, [sample.truth for sample in samples], METHODS)
     winner = best(found, "psnr")
     sums = [found[winner][1], *(_restored(net, samples, slabs) for net in (ours, oracle))]
     scores = [scores_of(each) for each in sums]

@@ -167,6 +167,32 @@ def test_a_backup_of_a_newer_version_or_of_another_kind_or_a_torn_one_is_refused
     assert [place.name for place in settings.data.iterdir() if place.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("data/../../up", tarfile.REGTYPE),
+        ("/up", tarfile.REGTYPE),
+        ("data/jobs", tarfile.SYMTYPE),
+        ("data/jobs", tarfile.LNKTYPE),
+        ("data/pipe", tarfile.FIFOTYPE),
+        ("data/disk", tarfile.BLKTYPE),
+        ("backup.json", tarfile.REGTYPE),
+    ],
+)
+def test_a_backup_that_would_write_elsewhere_is_refused(tmp_path: Path, name: str, kind: bytes) -> None:
+    settings = PortalSettings(**settings_of(tmp_path))
+    with serve(settings):
+        back_up(settings, tmp_path / "b.tar")
+    with tarfile.open(tmp_path / "b.tar", "a") as tar:
+        member = tarfile.TarInfo(f"{tmp_path}{name}" if name.startswith("/") else name)
+        member.type, member.linkname = kind, "/etc"
+        tar.addfile(member)
+    before = {place.relative_to(tmp_path) for place in tmp_path.rglob("*")}
+    with pytest.raises(InputError, match="no backup of a portal"):
+        restore(settings, tmp_path / "b.tar")
+    assert {place.relative_to(tmp_path) for place in tmp_path.rglob("*")} == before
+
+
 def test_either_database_is_put_back_as_it_was_over_tables_of_a_newer_version_too(
     new_url: Callable[[], str | None], tmp_path: Path
 ) -> None:

@@ -234,7 +234,7 @@ def restore(settings: PortalSettings, file: Path) -> Restored:
 def _unpack(file: Path, folder: Path) -> dict[str, Any]:
     try:
         with tarfile.open(file, "r:") as tar:
-            tar.extractall(folder, filter="data")
+            _take_out(tar, folder)
         about = json.loads((folder / ABOUT).read_text())
         if about["kind"] != "volumetool-portal" or not (folder / DATABASE).is_file():
             raise ValueError("it holds no database")
@@ -245,6 +245,18 @@ def _unpack(file: Path, folder: Path) -> dict[str, Any]:
             hint="name one of `volumetool portal backup`",
         ) from error
     return dict(about)
+
+
+def _take_out(tar: tarfile.TarFile, folder: Path) -> None:
+    """Write the files of a backup below a folder, and nothing elsewhere."""
+    for member in tar:  # `extractall` knows safe filters from Python 3.11.4 on, which Debian 12 does not have
+        place, data = folder / member.name, tar.extractfile(member) if member.isreg() else None
+        if data is None or not place.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{member.name} is no file of one")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.open("xb") as file:
+            shutil.copyfileobj(data, file)
+        place.chmod((member.mode & 0o755) | 0o600)
 
 
 def _check(about: dict[str, Any], settings: PortalSettings) -> None:
