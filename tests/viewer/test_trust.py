@@ -16,6 +16,8 @@ from volumetool.storage.open import open_volume
 from volumetool.viewer.layers import make_layers
 from volumetool.viewer.trust import FULL, trust_layers
 
+pytestmark = pytest.mark.xdist_group("trust")  # the job takes longer than all that looks at it
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
