@@ -44,15 +44,16 @@ def without_places(own: Mapping[str, Any]) -> Json:
     Returns
     -------
     dict
-        The same, sealed anew, without the name of the machine; of the paths and URLs that were read, the last part is left.
+        The same, without the name of the machine; of the paths and URLs that were read, the last part is left. It is sealed
+        anew where it was sound; what is damaged stays known as that.
     """
-    said: Json = {name: value for name, value in own.items() if name not in ("host", CHECKSUM)}
+    said: Json = {name: value for name, value in own.items() if name != "host"}
     if isinstance(job := said.get("job"), dict):
         last = {name: str(job[name]).rstrip("/").rpartition("/")[2] for name in _PLACES if name in job}
         said["job"] = _without_folders(job | last, "model")
     if isinstance(steps := said.get("chain"), list):
         said["chain"] = [_without_folders(step, "operation") for step in steps]
-    return seal(said)
+    return seal(said) if is_sound(own) else said
 
 
 def _without_folders(told: Json, name: str) -> Json:
